@@ -10,8 +10,6 @@ from collections.abc import Collection
 from icl.errors import did_you_mean
 
 RENAMED: dict[str, str] = {
-    "component:random_colors": "random_colors",
-    "component:misled_rate": "misled_rate",
     "component:leaking": "with_leaks",
     "component:disrupted": "neighbor_swap",
     "component:spread": "diverse_subset",

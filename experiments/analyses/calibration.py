@@ -38,27 +38,27 @@ Shares = dict[str, float]
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting whose options were scored. Raises ConfigError where none were."""
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
         rows = [row for row in to_records(samples) if len(option_probabilities(row)) > 1 and text_items(row, "gold")]
         if rows:
-            found.append({**setting, **_measured(rows), "n": len(rows)})
-    if not found:
+            table_rows.append({**setting, **_measured(rows), "n": len(rows)})
+    if not table_rows:
         raise ConfigError(
             f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options."
         )
     note = f"ece: {BINS} equal bins of the likeliest share; brier: summed over options; risk_50: of the surer half"
-    return make_table(found, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
+    return make_table(table_rows, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
 
 
 def option_probabilities(row: Mapping[str, Any]) -> Shares:
     """Of each option, by its plain form: exp(score), normalized. Empty where options were not scored."""
     scores = row.get("option_scores")
     logs = {normalize_text(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
-    most = max(logs.values(), default=-np.inf)
-    if most == -np.inf:
+    max_log = max(logs.values(), default=-np.inf)
+    if max_log == -np.inf:
         return {}
-    weights = {name: float(np.exp(score - most)) for name, score in logs.items()}
+    weights = {name: float(np.exp(score - max_log)) for name, score in logs.items()}
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
@@ -85,9 +85,9 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     confidence = np.array([max(shares.values()) for shares in every])
     right = np.array([_right(shares, gold) for shares, gold in zip(every, golds, strict=True)])
     scored = [brier(shares, gold) for shares, gold in zip(every, golds, strict=True)]
-    told = [_of_accepted(shares, gold) for shares, gold in zip(every, golds, strict=True)]
+    gold_shares = [_of_accepted(shares, gold) for shares, gold in zip(every, golds, strict=True)]
     with np.errstate(divide="ignore"):
-        losses = -np.log(np.array(told))
+        losses = -np.log(np.array(gold_shares))
     surer = np.argsort(-confidence, kind="stable")[: max(len(rows) // 2, 1)]
     return {
         "accuracy": float(right.mean()),
@@ -111,11 +111,11 @@ def _right(shares: Shares, gold: Sequence[str]) -> float:
 
 
 def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:
-    said, wanted = Counter[str](), Counter[str]()  # of shares: sums of fractions
+    option_counts, gold_counts = Counter[str](), Counter[str]()  # of shares: sums of fractions
     for shares, gold in zip(every, golds, strict=True):
-        said.update(shares)
+        option_counts.update(shares)
         accepted = [name for name in dict.fromkeys(map(normalize_text, gold)) if name in shares] or [
             normalize_text(gold[0])
         ]
-        wanted.update(dict.fromkeys(accepted, 1 / len(accepted)))
-    return float(sum(abs(said[name] - wanted[name]) for name in {*said, *wanted}) / len(every) / 2)
+        gold_counts.update(dict.fromkeys(accepted, 1 / len(accepted)))
+    return float(sum(abs(option_counts[name] - gold_counts[name]) for name in {*option_counts, *gold_counts}) / len(every) / 2)

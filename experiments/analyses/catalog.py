@@ -18,19 +18,19 @@ Analysis = Callable[["RunView"], "DataFrame"]
 
 def list_analyses() -> dict[str, str]:
     """name -> one line, without importing any."""
-    found = {}
+    summaries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_text(encoding="utf-8")
         if "\ndef analyze(" in text:
-            found[path.stem] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    return found
+            summaries[path.stem] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    return summaries
 
 
 def find_analysis(name: str) -> Analysis:
     """The function of an analysis. Raises ConfigError with the nearest name."""
-    known = list_analyses()
+    summaries = list_analyses()
     plain = name.replace("-", "_")
-    if plain not in known:
-        raise ConfigError(f"no analysis named '{name}'.{did_you_mean(plain, known)} There are {', '.join(known)}.")
-    found: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
-    return found
+    if plain not in summaries:
+        raise ConfigError(f"no analysis named '{name}'.{did_you_mean(plain, summaries)} There are {', '.join(summaries)}.")
+    analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
+    return analysis

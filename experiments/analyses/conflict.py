@@ -37,25 +37,25 @@ Row = Mapping[str, Any]
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting that asked items from text and from the image. Raises ConfigError where none did."""
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
         items = _items(to_records(samples))
-        known = [item for item in items if "recognize" not in item or _right(item["recognize"])]
-        if not known:
+        recognized_items = [item for item in items if "recognize" not in item or _right(item["recognize"])]
+        if not recognized_items:
             continue
-        cells = Counter(_cell(item) for item in known)
-        shares = {name: cells[name] / len(known) for name in CELLS}
-        flips = [_cell(item) not in ("both", "same_wrong") for item in known]
-        flipped = interval_columns(flips, unit_labels([item["image"] for item in known]), "flip")
-        bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["image_only"], "kappa": kappa(known)}
-        counts = {"shift": _shift(known), "items": len(known), "asked": len(items)}
-        found.append({**setting, **flipped, **bound, **shares, **counts})
-    if not found:
+        cells = Counter(_cell(item) for item in recognized_items)
+        shares = {name: cells[name] / len(recognized_items) for name in CELLS}
+        flips = [_cell(item) not in ("both", "same_wrong") for item in recognized_items]
+        flipped = interval_columns(flips, unit_labels([item["image"] for item in recognized_items]), "flip")
+        bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["image_only"], "kappa": kappa(recognized_items)}
+        counts = {"shift": _shift(recognized_items), "items": len(recognized_items), "asked": len(items)}
+        table_rows.append({**setting, **flipped, **bound, **shares, **counts})
+    if not table_rows:
         raise ConfigError(
             f"{view.path}: no item was asked from text alone and from its image, and recognized. "
             "Run the task 'conflict' (modes: [text, image, recognize])."
         )
-    return make_table(found, "Does the model say from the image what it says from text?")
+    return make_table(table_rows, "Does the model say from the image what it says from text?")
 
 
 CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
@@ -63,28 +63,28 @@ CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
 
 def kappa(items: Sequence[Mapping[str, Row]]) -> float:
     """Agreement of the two answers beyond chance; NaN where chance agrees always."""
-    pairs = [(_said(item["text"]), _said(item["image"])) for item in items]
+    pairs = [(_prediction(item["text"]), _prediction(item["image"])) for item in items]
     agree = sum(a is not None and a == b for a, b in pairs) / len(pairs)
-    text, seen = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    chance = sum(text[a] * seen[a] for a in text if a is not None) / len(pairs) ** 2
+    text, image = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    chance = sum(text[a] * image[a] for a in text if a is not None) / len(pairs) ** 2
     return (agree - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
 def _shift(items: Sequence[Mapping[str, Row]]) -> float:
     """NaN where options were not scored."""
     moved = [_log_ratio(item) for item in items]
-    known = [value for value in moved if value is not None]
-    return float(np.median(known)) if known else float("nan")
+    ratios = [value for value in moved if value is not None]
+    return float(np.median(ratios)) if ratios else float("nan")
 
 
 def _log_ratio(item: Mapping[str, Row]) -> float | None:
     both = [_gold_share(item[mode]) for mode in ("image", "text")]
     if both[0] is None or both[1] is None:
         return None
-    seen, text = both
-    if not seen or not text:
-        return 0.0 if seen == text else math.inf
-    return abs(math.log(seen / text))
+    image, text = both
+    if not image or not text:
+        return 0.0 if image == text else math.inf
+    return abs(math.log(image / text))
 
 
 def _gold_share(row: Row) -> float | None:
@@ -95,29 +95,29 @@ def _gold_share(row: Row) -> float | None:
 
 def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
     """Items with both answers: way of asking -> sample."""
-    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    items: dict[tuple[Any, ...], dict[str, Row]] = {}
     modes = set()
     for row in rows:
         meta = row.get("meta")
         mode = meta.get("mode") if isinstance(meta, Mapping) else None
         if mode is not None:
             modes.add(mode)
-            found.setdefault((row["seed"], row.get("group")), {})[str(mode)] = row
-    return [item for item in found.values() if {"text", "image"} <= set(item) and modes <= set(item)]
+            items.setdefault((row["seed"], row.get("group")), {})[str(mode)] = row
+    return [item for item in items.values() if {"text", "image"} <= set(item) and modes <= set(item)]
 
 
 def _cell(item: Mapping[str, Row]) -> str:
-    text, seen = _right(item["text"]), _right(item["image"])
-    if text or seen:
-        return "both" if text and seen else "text_only" if text else "image_only"
-    said = _said(item["text"])
-    return "same_wrong" if said is not None and said == _said(item["image"]) else "other_wrong"
+    text, image = _right(item["text"]), _right(item["image"])
+    if text or image:
+        return "both" if text and image else "text_only" if text else "image_only"
+    text_answer = _prediction(item["text"])
+    return "same_wrong" if text_answer is not None and text_answer == _prediction(item["image"]) else "other_wrong"
 
 
-def _said(row: Row) -> str | None:
+def _prediction(row: Row) -> str | None:
     output = row.get("output")
     return named_option(output if isinstance(output, str) else "", text_items(row, "options"))
 
 
 def _right(row: Row) -> bool:
-    return _said(row) in {normalize_text(answer) for answer in text_items(row, "gold")}
+    return _prediction(row) in {normalize_text(answer) for answer in text_items(row, "gold")}

@@ -38,40 +38,40 @@ Row = Mapping[str, Any]
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting and place ('any', then 1, 2, … from the query)."""
     require_sample_metric(view)
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view)):
         rows = to_records(samples)
-        told = [read_answer(row) for row in rows]
-        shown = [[normalize_text(answer) for *_, answer in demos_of(row)] for row in rows]
+        predictions = [read_answer(row) for row in rows]
+        demo_answers = [[normalize_text(answer) for *_, answer in demos_of(row)] for row in rows]
         right = [view.better == "neither" or row[view.metric] == BEST_SCORE[view.better] for row in rows]
-        found.append({**setting, "place": "any", **_any(rows, told, shown, right)})
-        for place in range(1, max(map(len, shown)) + 1):
-            found.append({**setting, "place": str(place), **_at(place, rows, told, shown, right)})
+        table_rows.append({**setting, "place": "any", **_any(rows, predictions, demo_answers, right)})
+        for place in range(1, max(map(len, demo_answers)) + 1):
+            table_rows.append({**setting, "place": str(place), **_at(place, rows, predictions, demo_answers, right)})
     note = (
         "place: 1 is next to the query; copied: where the answer of the place stands once in the prompt; copied all: "
         "in all prompts; copied wrong: copied, among wrong answers; chance: with other queries' prompts"
     )
-    return make_table(found, "Answers copied from demonstrations, by place from the query", note=note)
+    return make_table(table_rows, "Answers copied from demonstrations, by place from the query", note=note)
 
 
-def _any(rows: Sequence[Row], told: Sequence[str], shown: Sequence[list[str]], right: Sequence[bool]) -> dict[str, Any]:
-    hits = [word in answers for word, answers in zip(told, shown, strict=True)]
+def _any(rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence[list[str]], right: Sequence[bool]) -> dict[str, Any]:
+    hits = [word in answers for word, answers in zip(predictions, demo_answers, strict=True)]
     wrong = [hit for hit, good in zip(hits, right, strict=True) if not good]
     counts = {"copied_all": _mean(hits), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
     return {
         **interval_columns(hits, unit_labels(rows), "copied"),
         "n": len(hits),
         **counts,
-        "chance": chance(rows, told, shown),
+        "chance": chance(rows, predictions, demo_answers),
     }
 
 
 def _at(
-    place: int, rows: Sequence[Row], told: Sequence[str], shown: Sequence[list[str]], right: Sequence[bool]
+    place: int, rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence[list[str]], right: Sequence[bool]
 ) -> dict[str, Any]:
-    there = [i for i, answers in enumerate(shown) if len(answers) >= place]
-    hits = {i: told[i] == shown[i][-place] for i in there}
-    once = [i for i in there if shown[i].count(shown[i][-place]) == 1]
+    there = [i for i, answers in enumerate(demo_answers) if len(answers) >= place]
+    hits = {i: predictions[i] == demo_answers[i][-place] for i in there}
+    once = [i for i in there if demo_answers[i].count(demo_answers[i][-place]) == 1]
     wrong = [hits[i] for i in once if not right[i]]
     counts = {"copied_all": _mean(list(hits.values())), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
     own = [hits[i] for i in once]
@@ -83,16 +83,16 @@ def _at(
     }
 
 
-def chance(rows: Sequence[Row], told: Sequence[str], shown: Sequence[Sequence[str]]) -> float:
+def chance(rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence[Sequence[str]]) -> float:
     """The copy rate over all pairs of a prediction and the context of another query; NaN for a single query."""
-    everywhere = Counter(answer for answers in shown for answer in set(answers))
+    everywhere = Counter(answer for answers in demo_answers for answer in set(answers))
     by_query: dict[Any, Counter[str]] = {}
     size: Counter[Any] = Counter()
-    for row, answers in zip(rows, shown, strict=True):
+    for row, answers in zip(rows, demo_answers, strict=True):
         by_query.setdefault(row["query"], Counter()).update(set(answers))
         size[row["query"]] += 1
     pairs = sum(len(rows) - size[row["query"]] for row in rows)
-    hits = sum(everywhere[word] - by_query[row["query"]][word] for row, word in zip(rows, told, strict=True))
+    hits = sum(everywhere[word] - by_query[row["query"]][word] for row, word in zip(rows, predictions, strict=True))
     return hits / pairs if pairs else np.nan
 
 

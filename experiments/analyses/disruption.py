@@ -45,7 +45,7 @@ def analyze(view: "RunView") -> "DataFrame":
     rows = rows.assign(
         **{BASE: rows["cell"].map(lambda d: cells[d][0]), PLACE: rows["cell"].map(lambda d: cells[d][1])}
     )
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("retriever",)):
         for _, own in samples.groupby(BASE, sort=False):
             whole = {_key(row): row for row in to_records(own[own[PLACE] < 0])}
@@ -56,14 +56,14 @@ def analyze(view: "RunView") -> "DataFrame":
             places = sorted({int(row[PLACE]) for row in swapped})
             for name, chosen in [("any", places), *((str(place + 1), [place]) for place in places)]:
                 mine = [row for row in swapped if int(row[PLACE]) in chosen]
-                told = _gap(mine, [whole[_key(row)] for row in mine], view.metric)
-                found.append({**setting, "retriever": label, "place": name, **told})
-    if not found:
+                gap = _gap(mine, [whole[_key(row)] for row in mine], view.metric)
+                table_rows.append({**setting, "retriever": label, "place": name, **gap})
+    if not table_rows:
         raise ConfigError(
             f"{view.path}: no demonstration was swapped beside what it was swapped from. In grid, retriever: [knn, "
             "{name: neighbor_swap, of: knn, position: 0}, {name: neighbor_swap, of: knn, position: 1}]."
         )
-    return make_table(found, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
+    return make_table(table_rows, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
 
 
 def _gap(swapped: Sequence[Row], whole: Sequence[Row], metric: str) -> dict[str, float]:

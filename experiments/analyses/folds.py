@@ -28,14 +28,14 @@ def merge_folds(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
     cells = {digest: store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
     if len({_held_out(cell.get("task")) for cell in cells.values()}) < 2:
         return None
-    told = rows.drop(columns=[UNIT], errors="ignore")
+    columns = rows.drop(columns=[UNIT], errors="ignore")
     for axis in FOLDED:
         nodes = {digest: _without(cell.get(axis)) for digest, cell in cells.items()}
         names = dict(zip(nodes, short_labels(list(nodes.values())), strict=True))
-        told = told.assign(**{axis: [names[digest] for digest in rows["cell"]]})
-    found = tidy_frame(told, view.axes)
-    found.attrs = dict(rows.attrs)
-    return found
+        columns = columns.assign(**{axis: [names[digest] for digest in rows["cell"]]})
+    frame = tidy_frame(columns, view.axes)
+    frame.attrs = dict(rows.attrs)
+    return frame
 
 
 def _held_out(node: Any) -> str:

@@ -27,10 +27,10 @@ def analyze(view: "RunView") -> "DataFrame":
     form, strict, lenient = (
         compare(scores, {"shots": 0}, metric, axes=view.axes) for metric in ("form", "strict", "lenient")
     )
-    told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(form, view.axes)]
-    found: list[dict[str, Any]] = [
+    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(form, view.axes)]
+    table_rows: list[dict[str, Any]] = [
         {
-            **{axis: row[axis] for axis in told},
+            **{axis: row[axis] for axis in label_axes},
             "gain_strict": float(by_strict),
             "gain_lenient": float(by_lenient),
             "format_gain": float(row["difference"]),
@@ -44,4 +44,4 @@ def analyze(view: "RunView") -> "DataFrame":
         )
     ]
     signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
-    return make_table(found, "How much of the gain is format", note="p after Holm", signed=signed)
+    return make_table(table_rows, "How much of the gain is format", note="p after Holm", signed=signed)

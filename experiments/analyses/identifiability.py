@@ -32,7 +32,7 @@ FACT = "identifiable"
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
     require_sample_metric(view)
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
         rows = [row for row in to_records(samples[samples[view.metric].notna()]) if _settled(row) is not None]
         if not rows:
@@ -42,15 +42,15 @@ def analyze(view: "RunView") -> "DataFrame":
             **interval_columns([bool(_settled(row)) for row in rows], unit_labels(rows), FACT),
         }
         for name, own in (("where", [r for r in rows if _settled(r)]), ("else", [r for r in rows if not _settled(r)])):
-            told = interval_columns([row[view.metric] for row in own], unit_labels(own), name)
-            line |= {name: told[name], f"{name}_low": told["low"], f"{name}_high": told["high"]}
-        found.append({**line, "n": len(rows)})
-    if not found:
+            intervals = interval_columns([row[view.metric] for row in own], unit_labels(own), name)
+            line |= {name: intervals[name], f"{name}_low": intervals["low"], f"{name}_high": intervals["high"]}
+        table_rows.append({**line, "n": len(rows)})
+    if not table_rows:
         raise ConfigError(
             f"{view.path}: no sample says whether its demonstrations settle the question. The tasks 'operators' and "
             "'interleaved_operators' do, in runs of this version."
         )
-    return make_table(found, f"Where the demonstrations settle the question, and elsewhere ({view.measure})")
+    return make_table(table_rows, f"Where the demonstrations settle the question, and elsewhere ({view.measure})")
 
 
 def _settled(row: Mapping[str, Any]) -> bool | None:

@@ -41,25 +41,25 @@ def analyze(view: "RunView") -> "DataFrame":
         raise ConfigError(
             f"{view.path}: no labels were renamed. Run it with transforms: [flip_labels], [symbols] or [unlearn]."
         )
-    told = [read_answer(row) for row in to_records(rows)]
+    predictions = [read_answer(row) for row in to_records(rows)]
     prior, follow = (
         [normalize_text(text_items(row, "gold_before_after")[i]) for row in to_records(rows)] for i in (0, 1)
     )
     rows = rows.assign(
-        follow=[float(a == b) for a, b in zip(told, follow, strict=True)],
-        prior=[float(a == b) for a, b in zip(told, prior, strict=True)],
+        follow=[float(a == b) for a, b in zip(predictions, follow, strict=True)],
+        prior=[float(a == b) for a, b in zip(predictions, prior, strict=True)],
     )
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, every):
         own = rows.loc[rows.index.intersection(samples.index)]
         if not len(own):
             continue
-        followed, known = own["follow"].to_numpy(), own["prior"].to_numpy()
-        result = paired_test(Pairs(known, followed, own[UNIT].to_numpy()))
-        shares = {"prior": float(known.mean()), "other": float(np.mean((followed == 0) & (known == 0)))}
+        followed, follows_prior = own["follow"].to_numpy(), own["prior"].to_numpy()
+        result = paired_test(Pairs(follows_prior, followed, own[UNIT].to_numpy()))
+        shares = {"prior": float(follows_prior.mean()), "other": float(np.mean((followed == 0) & (follows_prior == 0)))}
         more = {"more": result.difference, "more_low": result.low, "more_high": result.high, "p": result.p}
         counts = {"n": len(own), "unmapped": len(samples) - len(own)}
-        found.append(
+        table_rows.append(
             {
                 **setting,
                 **interval_columns(followed, unit_labels(to_records(own)), "follow"),
@@ -68,19 +68,19 @@ def analyze(view: "RunView") -> "DataFrame":
                 **counts,
             }
         )
-    for line, p in zip(found, holm([line["p"] for line in found]), strict=True):
+    for line, p in zip(table_rows, holm([line["p"] for line in table_rows]), strict=True):
         line["p"] = float(p)
-    note = "more: follow - prior; p after Holm" + _changes(view, rows, found)
-    return make_table(found, "Do answers follow the demonstrations' labels?", note=note, signed=SIGNED)
+    note = "more: follow - prior; p after Holm" + _changes(view, rows, table_rows)
+    return make_table(table_rows, "Do answers follow the demonstrations' labels?", note=note, signed=SIGNED)
 
 
-def _changes(view: "RunView", rows: "DataFrame", found: list[dict[str, Any]]) -> str:
+def _changes(view: "RunView", rows: "DataFrame", table_rows: list[dict[str, Any]]) -> str:
     """Adds the change against the reference to the lines that have one, and gives the words for it."""
     try:
         tested = compare(rows, view.to, "follow", axes=view.axes, correct=view.correct).to_dict("records")
     except ICLError:  # no reference whose labels were renamed, or not of the same samples
         return ""
-    for line in found:
+    for line in table_rows:
         own = next((row for row in tested if all(row[axis] == line[axis] for axis in view.axes if axis in line)), None)
         names = {"change": "difference", "change_low": "low", "change_high": "high", "change_p": "p_corrected"}
         line |= {name: math.nan if own is None else float(own[column]) for name, column in names.items()}

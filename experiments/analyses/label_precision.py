@@ -27,6 +27,6 @@ def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where no arm has a reference that can have chosen otherwise."""
     chosen, rows = distinct_choices(view, answered_samples(view), "what is retrieved")
     share = [retrieval_statistics(row, int(row["shots"]))["precision"] for row in to_records(rows)]
-    told = compare_with_reference(chosen, rows.assign(precision=share), "precision")
+    comparison = compare_with_reference(chosen, rows.assign(precision=share), "precision")
     names = ", ".join(f"{axis} {value}" for axis, value in chosen.to.items())
-    return make_table(told, f"Label precision against {names}", signed=("difference", "low", "high"))
+    return make_table(comparison, f"Label precision against {names}", signed=("difference", "low", "high"))

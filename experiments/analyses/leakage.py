@@ -29,36 +29,36 @@ LEAKS = ("itself", "image", "twice", "alike")
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting, counts of samples."""
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(
         view, answered_samples(view), without=("decoding", "answer_mode", "max_new_tokens")
     ):
-        rows = list({_shown(row): row for row in to_records(samples)}.values())
-        seen = [_seen(row) for row in rows]
-        counts = {key: sum(one[key] for one in seen) for key in (*LEAKS, "labels", "gold")}
+        rows = list({_prompt_key(row): row for row in to_records(samples)}.values())
+        flags = [_leak_flags(row) for row in rows]
+        counts = {key: sum(one[key] for one in flags) for key in (*LEAKS, "labels", "gold")}
         worst = next((key for key in LEAKS if counts[key]), None)
-        first = next((str(row["query"]) for row, one in zip(rows, seen, strict=True) if worst and one[worst]), "")
-        found.append({**setting, "samples": len(rows), **counts, "first": first})
+        first = next((str(row["query"]) for row, one in zip(rows, flags, strict=True) if worst and one[worst]), "")
+        table_rows.append({**setting, "samples": len(rows), **counts, "first": first})
     return make_table(
-        found, "Leakage audit", note="counts of samples; first: a query of the first column that is not 0"
+        table_rows, "Leakage audit", note="counts of samples; first: a query of the first column that is not 0"
     )
 
 
-def _shown(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _prompt_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a sample's prompt is known by."""
     ids = tuple(name for name, *_ in demos_of(row))
     return row["query"], row["seed"], ids, text_items(row, "images"), text_items(row, "marks"), row.get("prompt_digest")
 
 
-def _seen(row: Mapping[str, Any]) -> dict[str, bool]:
+def _leak_flags(row: Mapping[str, Any]) -> dict[str, bool]:
     ids = [name for name, *_ in demos_of(row)]
     owners = row.get("image_of")
     whose = zip(text_items(row, "images"), owners if isinstance(owners, list | tuple) else (), strict=False)
-    shown: dict[int, set[str]] = {}
+    images_by_owner: dict[int, set[str]] = {}
     for digest, owner in whose:
-        shown.setdefault(int(owner), set()).add(digest)
-    query = shown.pop(-1, set())
-    counts = Counter(digest for digests in shown.values() for digest in digests)
+        images_by_owner.setdefault(int(owner), set()).add(digest)
+    query = images_by_owner.pop(-1, set())
+    counts = Counter(digest for digests in images_by_owner.values() for digest in digests)
     marks = " ".join(text_items(row, "marks"))
     return {
         "itself": str(row["query"]) in ids,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 CLASSES = ("image", "text", "both", "either", "unanswered")
-SHOWN = "shown"
+FULL_INPUT = "shown"
 
 
 def analyze(view: "RunView") -> "DataFrame":
@@ -44,11 +44,11 @@ def analyze(view: "RunView") -> "DataFrame":
     require_sample_metric(view)
     rows = answered_samples(view, shown=False)
     sets = {digest: _set(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
-    rows = rows.assign(**{SHOWN: rows["cell"].map(sets)})
-    rows = rows[rows[SHOWN].notna() & rows[view.metric].notna()]
-    found: list[dict[str, Any]] = []
+    rows = rows.assign(**{FULL_INPUT: rows["cell"].map(sets)})
+    rows = rows[rows[FULL_INPUT].notna() & rows[view.metric].notna()]
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("transforms",)):
-        wide = samples.pivot_table(index=["query", "seed", UNIT], columns=SHOWN, values=view.metric, aggfunc="mean")
+        wide = samples.pivot_table(index=["query", "seed", UNIT], columns=FULL_INPUT, values=view.metric, aggfunc="mean")
         if not {"PT", "P", "T"} <= set(wide):
             continue
         wide = wide.dropna()
@@ -58,15 +58,15 @@ def analyze(view: "RunView") -> "DataFrame":
         both, image, text = (scores[key] for key in ("PT", "P", "T"))
         importance = {"mis_image": (both + image) / 2 - text, "mis_text": (both + text) / 2 - image}
         clusters = wide.index.get_level_values(UNIT).to_numpy()
-        told = [
+        shares = [
             modality_class(a, b, any_) for a, b, any_ in zip(*importance.values(), both + image + text, strict=True)
         ]
         line: dict[str, Any] = {**setting}
         for name, values in importance.items():
             middle = interval_columns(values, clusters, name)
             line |= {name: middle[name], f"{name}_low": middle["low"], f"{name}_high": middle["high"]}
-        found.append({**line, **{name: told.count(name) / len(told) for name in CLASSES}, "n": len(told)})
-    if not found:
+        table_rows.append({**line, **{name: shares.count(name) / len(shares) for name in CLASSES}, "n": len(shares)})
+    if not table_rows:
         raise ConfigError(
             f"{view.path}: no setting was asked with both modalities, without its images and without its question. "
             "In grid, transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: "
@@ -74,7 +74,7 @@ def analyze(view: "RunView") -> "DataFrame":
         )
     signed = tuple(f"mis_{name}{end}" for name in ("image", "text") for end in ("", "_low", "_high"))
     note = "shares of samples: which modality a right answer needs; either: one alone does; unanswered: none does"
-    return make_table(found, f"What answers need ({view.measure})", note=note, signed=signed)
+    return make_table(table_rows, f"What answers need ({view.measure})", note=note, signed=signed)
 
 
 def modality_class(image: float, text: float, answered_at_all: float) -> str:

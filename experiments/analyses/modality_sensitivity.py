@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where the run has no transform, or nothing without one."""
     changed = compare(view.scores, {"transforms": NO_VALUE}, view.metric, axes=view.axes)
-    told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(changed, view.axes)]
-    found: list[dict[str, Any]] = []
+    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(changed, view.axes)]
+    table_rows: list[dict[str, Any]] = []
     for row in changed.to_dict("records"):
         arm = {axis: row[axis] for axis in view.axes}
         intact, zero = float(row["reference_mean"]), _at_zero(view, arm)
@@ -37,10 +37,10 @@ def analyze(view: "RunView") -> "DataFrame":
         gain = {"higher": intact - zero, "lower": zero - intact, "neither": np.nan}[view.better]
         share = drop / gain if gain > 0 else np.nan
         means = {"intact": intact, "changed": float(row["mean"]), "at_0": zero}
-        found.append({**{axis: arm[axis] for axis in told}, **means, **tested, "share": share, "n": int(row["pairs"])})
+        table_rows.append({**{axis: arm[axis] for axis in label_axes}, **means, **tested, "share": share, "n": int(row["pairs"])})
     note = "share: of the gain over 0 shots that the change takes away; – where there is no gain. p after Holm"
     return make_table(
-        found,
+        table_rows,
         f"What each change of the demonstrations costs ({view.measure})",
         note=note,
         signed=("drop", "low", "high", "share"),
@@ -49,9 +49,9 @@ def analyze(view: "RunView") -> "DataFrame":
 
 def _at_zero(view: "RunView", arm: dict[str, Any]) -> float:
     """Accuracy at 0 shots without a transform, all else the same; NaN where it was not run."""
-    wanted = {**arm, "shots": 0, "transforms": NO_VALUE}
+    zero_shot_arm = {**arm, "shots": 0, "transforms": NO_VALUE}
     zeros = view.scores[(view.scores["shots"] == 0) & (view.scores["transforms"] == NO_VALUE)]
     for _, rows in zeros.groupby(list(view.axes), sort=False):
-        if matches_setting({axis: rows[axis].iloc[0] for axis in view.axes}, wanted):
+        if matches_setting({axis: rows[axis].iloc[0] for axis in view.axes}, zero_shot_arm):
             return float(rows[view.metric].mean())
     return float("nan")

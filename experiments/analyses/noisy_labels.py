@@ -39,7 +39,7 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: a curve needs two shares of wrong labels or more. In grid, transforms: [[], "
             "[{name: noisy_labels, share: 0.5}], [{name: noisy_labels, share: 1}]]."
         )
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("transforms",)):
         points = list(samples.groupby(SHARE))
         first = points[0][1]
@@ -66,9 +66,9 @@ def analyze(view: "RunView") -> "DataFrame":
             )
         for row, p in zip(tested[1:], holm([row["p"] for row in tested[1:]]), strict=True):
             row["p"] = float(p)
-        found += tested
+        table_rows += tested
     return make_table(
-        found,
+        table_rows,
         f"The score against the share of wrong labels ({view.measure})",
         note="p after Holm",
         signed=("drop", "slope"),

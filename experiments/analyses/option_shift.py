@@ -43,18 +43,18 @@ def analyze(view: "RunView") -> "DataFrame":
     rows = answered_samples(view, shown=False)
     shifts = {digest: _shift(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows[rows[SHIFT].notna()], without=("transforms",)):
         questions = _questions(to_records(samples))
         if questions:
-            found.append({**setting, **shift_statistics(questions)})
-    if not found:
+            table_rows.append({**setting, **shift_statistics(questions)})
+    if not table_rows:
         raise ConfigError(
             f"{view.path}: no question was asked under every shift of its options. For questions with three, in grid, "
             "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], [{name: option_list, shift: 2}]]."
         )
     note = "consistent: right under every shift of the options; sd: of accuracy over the place of the gold"
-    return make_table(found, "Does an answer depend on where its option stands?", note=note)
+    return make_table(table_rows, "Does an answer depend on where its option stands?", note=note)
 
 
 def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
@@ -66,15 +66,15 @@ def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]
         if gold is not None:
             places.setdefault(gold, []).append(right)
     by_place = [float(np.mean(own)) for own in places.values()]
-    unsteady = [each for (_, each), sure in zip(questions, steady, strict=True) if not sure and len(each) == FOUR]
-    said = [place for each in unsteady for place, *_ in each if place is not None]
+    unsteady = [each for (_, each), is_steady in zip(questions, steady, strict=True) if not is_steady and len(each) == FOUR]
+    places_of_unsteady = [place for each in unsteady for place, *_ in each if place is not None]
     return {
         **interval_columns(steady, [unit for unit, _ in questions], "consistent"),
         "chance": float(np.mean([(1 / len(each)) ** len(each) for _, each in questions])),
         "accuracy": float(np.mean([right for *_, right in turns])),
         "sd": float(np.std(by_place, ddof=1)) if len(by_place) > 1 else float("nan"),
         "first": float(np.mean([place == 0 for place, *_ in turns])),
-        "bias_rate": bias_rate(said),
+        "bias_rate": bias_rate(places_of_unsteady),
         "unread": float(np.mean([place is None for place, *_ in turns])),
         "questions": len(questions),
     }
@@ -90,29 +90,29 @@ def bias_rate(places: Sequence[int]) -> float:
 
 def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
     """Those asked under every shift."""
-    asked: dict[tuple[Any, Any], dict[int, Mapping[str, Any]]] = {}
+    shifts_by_question: dict[tuple[Any, Any], dict[int, Mapping[str, Any]]] = {}
     for row in rows:
         count = len(text_items(row, "options"))
         if count > 1 and row[SHIFT] < count:
-            asked.setdefault((row["query"], row["seed"]), {})[int(row[SHIFT])] = row
-    found: list[tuple[Any, Turns]] = []
-    for turns in asked.values():
+            shifts_by_question.setdefault((row["query"], row["seed"]), {})[int(row[SHIFT])] = row
+    questions: list[tuple[Any, Turns]] = []
+    for turns in shifts_by_question.values():
         first = next(iter(turns.values()))
         if len(turns) == len(text_items(first, "options")):
-            found.append((first[UNIT], [_turn(row, shift) for shift, row in turns.items()]))
-    return found
+            questions.append((first[UNIT], [_turn(row, shift) for shift, row in turns.items()]))
+    return questions
 
 
 def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, bool]:
     options = [normalize_text(option) for option in text_items(row, "options")]
     gold = [normalize_text(answer) for answer in text_items(row, "gold")]
-    said = _said(row, text_items(row, "options"))
+    prediction = _prediction(row, text_items(row, "options"))
     at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
-    wanted = next((at[answer] for answer in gold if answer in at), None)
-    return (None if said is None else at[said]), wanted, said is not None and said in gold
+    gold_place = next((at[answer] for answer in gold if answer in at), None)
+    return (None if prediction is None else at[prediction]), gold_place, prediction is not None and prediction in gold
 
 
-def _said(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
+def _prediction(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
     """The option that was scored highest, where they were scored; else the one that the output names."""
     scores = row.get("option_scores")
     if isinstance(scores, Mapping) and scores:

@@ -42,7 +42,7 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: there is one order only. Make it an axis: order: permutation, and in grid "
             "order.index: [0, 1, 2]."
         )
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("order",)):
         orders = samples["order"].nunique()
         means = samples.groupby("order", sort=False)[view.metric].mean()
@@ -53,16 +53,16 @@ def analyze(view: "RunView") -> "DataFrame":
                     f"query {key[0]}, seed {key[1]} was not answered under each of the {orders} orders. "
                     "Finish the run (the same `icl run` command)."
                 )
-            told = [read_answer(row) for row in to_records(same)]
+            predictions = [read_answer(row) for row in to_records(same)]
             first.append(to_records(same)[0])
-            changed.append(float(np.mean([a != b for a, b in combinations(told, 2)])))
+            changed.append(float(np.mean([a != b for a, b in combinations(predictions, 2)])))
         spread = {"sd": float(means.std(ddof=1)), "lowest": float(means.min()), "highest": float(means.max())}
         spread["range"] = spread["highest"] - spread["lowest"]
-        told_interval = interval_columns(changed, unit_labels(first), "disagreement")
-        found.append(
-            {**setting, "orders": orders, "score": float(means.mean()), **spread, **told_interval, "n": len(first)}
+        disagreement_interval = interval_columns(changed, unit_labels(first), "disagreement")
+        table_rows.append(
+            {**setting, "orders": orders, "score": float(means.mean()), **spread, **disagreement_interval, "n": len(first)}
         )
-    return make_table(found, f"Sensitivity to the order of demonstrations ({view.measure})")
+    return make_table(table_rows, f"Sensitivity to the order of demonstrations ({view.measure})")
 
 
 def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:

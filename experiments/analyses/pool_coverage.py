@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
     tasks = _tasks(view)
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)
     for setting, samples in iter_settings(
         view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")
@@ -46,54 +46,54 @@ def analyze(view: "RunView") -> "DataFrame":
         task = tasks[str(rows[0]["task"])]
         queries = {example.id: example.query for example in task.queries}
         pools = {str(row["query"]): task.pool(str(row["query"])) for row in rows}
-        shown = [_members(row, pools[str(row["query"])]) for row in rows]
+        demos = [_members(row, pools[str(row["query"])]) for row in rows]
         each = [
             pool_coverage(row, own, pools[str(row["query"])], queries[str(row["query"])])
-            for row, own in zip(rows, shown, strict=True)
+            for row, own in zip(rows, demos, strict=True)
         ]
         everyone = {example.id for pool in {id(p): p for p in pools.values()}.values() for example in pool.examples}
-        known = [
+        embedder_nodes = [
             (m["recall"], unit) for m, unit in zip(each, unit_labels(rows), strict=True) if not np.isnan(m["recall"])
         ]
-        apart = diversity(shown)
-        found.append(
+        diversities = diversity(demos)
+        table_rows.append(
             {
                 **setting,
-                **interval_columns([value for value, _ in known], [unit for _, unit in known], "recall"),
+                **interval_columns([value for value, _ in embedder_nodes], [unit for _, unit in embedder_nodes], "recall"),
                 "coverage_labels": float(np.mean([m["labels"] for m in each])),
-                "coverage_pool": len({example.id for own in shown for example in own}) / len(everyone),
+                "coverage_pool": len({example.id for own in demos for example in own}) / len(everyone),
                 "coverage_tokens": _mean([m["tokens"] for m in each]),
-                "diversity": _mean(apart),
+                "diversity": _mean(diversities),
                 "n": len(rows),
             }
         )
     return make_table(
-        found, "What was retrieved, of what there was", note="recall: of the pool that the query may be shown"
+        table_rows, "What was retrieved, of what there was", note="recall: of the pool that the query may be shown"
     )
 
 
-def pool_coverage(row: Mapping[str, Any], shown: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
+def pool_coverage(row: Mapping[str, Any], demos: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
     """Of one sample: recall, labels, tokens; NaN where there is nothing to find."""
     allowed, gold = strictly_fair(query), {normalize_text(answer) for answer in text_items(row, "gold")}
     fair = [example for example in pool.examples if allowed(example)]
     right = {example.id for example in fair if normalize_text(example.answer) in gold}
     labels = {normalize_text(example.class_name) for example in fair}
-    asked = set(split_words(query.question))
-    said = {word for example in shown for word in split_words(example.question)}
+    question_words = set(split_words(query.question))
+    demo_words = {word for example in demos for word in split_words(example.question)}
     return {
-        "recall": len(right & {example.id for example in shown}) / len(right) if right else np.nan,
-        "labels": len(labels & {normalize_text(example.class_name) for example in shown}) / len(labels),
-        "tokens": len(asked & said) / len(asked) if asked else np.nan,
+        "recall": len(right & {example.id for example in demos}) / len(right) if right else np.nan,
+        "labels": len(labels & {normalize_text(example.class_name) for example in demos}) / len(labels),
+        "tokens": len(question_words & demo_words) / len(question_words) if question_words else np.nan,
     }
 
 
-def diversity(shown: Sequence[Sequence[Example]]) -> list[float]:
+def diversity(demos: Sequence[Sequence[Example]]) -> list[float]:
     """Of each list of demonstrations: the mean of 1 - cosine over unordered pairs; NaN without a pair of images."""
-    members = {example.id: example for own in shown for example in own if example.images}
+    members = {example.id: example for own in demos for example in own if example.images}
     if not members:
-        return [np.nan] * len(shown)
+        return [np.nan] * len(demos)
     vectors = dict(zip(members, _vectors(list(members.values())), strict=True))
-    return [mean_pairwise_distance([vectors[example.id] for example in own if example.id in vectors]) for own in shown]
+    return [mean_pairwise_distance([vectors[example.id] for example in own if example.id in vectors]) for own in demos]
 
 
 def mean_pairwise_distance(rows: "Sequence[Vectors]") -> float:
@@ -126,5 +126,5 @@ def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
 
 def _mean(values: Sequence[float]) -> float:
     """Of those that there are."""
-    kept = [value for value in values if not np.isnan(value)]
-    return float(np.mean(kept)) if kept else np.nan
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else np.nan

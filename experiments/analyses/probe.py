@@ -58,15 +58,15 @@ def analyze(view: "RunView") -> "DataFrame":
                 values[[where[index] for index in own.index]] = space.right(name, to_records(own))
     if all(np.isnan(values).all() for values in right.values()):
         raise ConfigError(f"{view.path}: no arm's retriever compares vectors, so there is nothing to probe.")
-    told = []
+    table_rows = []
     for name, values in right.items():
         if not np.isnan(values).all():
-            told += [
+            table_rows += [
                 {"probe": name, **line}
                 for line in compare_with_reference(chosen, rows.assign(accuracy=values), "accuracy")
             ]
     names = ", ".join(f"{axis} {value}" for axis, value in chosen.to.items())
-    return make_table(told, f"Right without a model, against {names}", signed=("difference", "low", "high"))
+    return make_table(table_rows, f"Right without a model, against {names}", signed=("difference", "low", "high"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _Space:
     fitted: FittedSimilarity
 
     @cached_property
-    def asked(self) -> dict[str, Any]:
+    def query_vectors(self) -> dict[str, Any]:
         """query id -> its vector."""
         vectors = self.fitted.asked([query.query for query in self.task.queries])
         return {query.id: vector for query, vector in zip(self.task.queries, vectors, strict=True)}
@@ -91,10 +91,10 @@ class _Space:
         """Of each sample, 1 or 0; NaN where this probe cannot be fitted."""
         if name == "vote":
             return [float(row["vote"]) if row.get("vote") is not None else np.nan for row in rows]
-        said = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
+        predictions = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
         return [
             np.nan if one is None else float(normalize_text(one) in map(normalize_text, text_items(row, "gold")))
-            for one, row in zip(said, rows, strict=True)
+            for one, row in zip(predictions, rows, strict=True)
         ]
 
     def _by_demonstrations(self, row: Row) -> str:
@@ -103,14 +103,14 @@ class _Space:
         if len(set(labels)) == 1:
             return labels[0]
         vectors = self.fitted.index.vectors[[self.place[name] for name, *_ in demos]]
-        return fit_probe(vectors, labels).predict(self.asked[str(row["query"])][None])[0]
+        return fit_probe(vectors, labels).predict(self.query_vectors[str(row["query"])][None])[0]
 
     def _by_pool(self, rows: Sequence[Row]) -> Sequence[str | None]:
         labels = [normalize_text(example.class_name) for example in self.pool.examples]
         if not 1 < len(set(labels)) <= LABELS:
             return [None] * len(rows)
         probe = fit_probe(self.fitted.index.vectors, labels)
-        return probe.predict(np.array([self.asked[str(row["query"])] for row in rows]))
+        return probe.predict(np.array([self.query_vectors[str(row["query"])] for row in rows]))
 
 
 def _space(cell: Mapping[str, Any], tasks: dict[str, Task]) -> _Space | None:

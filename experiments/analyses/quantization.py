@@ -40,7 +40,7 @@ def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[s
     """A row a precision. costs: label of a model -> its further columns, none where they were not measured."""
     frames = {model: view.scores[view.scores["model"] == model] for model in axis_values(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for model, own in frames.items():
         row = {"model": model, "accuracy": float(own[view.metric].mean())}
         row |= dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
@@ -50,15 +50,15 @@ def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[s
             )
             row |= {key: float(getattr(tested, key)) for key in ("difference", "low", "high", "p")}
         row["agreement"] = _agreement(view, model, full, on)
-        found.append({**row, **costs.get(model, {}), "n": len(own)})
-    corrected = holm([row["p"] for row in found if row["model"] != full])
-    for row, p in zip([row for row in found if row["model"] != full], corrected, strict=True):
+        table_rows.append({**row, **costs.get(model, {}), "n": len(own)})
+    corrected = holm([row["p"] for row in table_rows if row["model"] != full])
+    for row, p in zip([row for row in table_rows if row["model"] != full], corrected, strict=True):
         row["p"] = float(p)
     note = (
         f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
         "or of a GPU's allocations; tokens/s of greedy decoding, as fast as the machine was; p after Holm; n samples"
     )
-    frame = make_table(found, "What fewer bits change", note=note, signed=("difference", "low", "high"))
+    frame = make_table(table_rows, "What fewer bits change", note=note, signed=("difference", "low", "high"))
     frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}
     return frame
 
@@ -83,17 +83,17 @@ def precisions(view: "RunView") -> dict[str, Any]:
     """label of a model -> how it is quantized, by its setting or its checkpoint; 'none' or None: not at all."""
     store, first = Store(view.path), view.frame.drop_duplicates("model")
     nodes = {str(row["model"]): (store.read_cell(str(row["cell"])) or {}).get("model") for row in to_records(first)}
-    told = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
-    set_to = {label: node.get("quantize", node.get("quantization")) for label, node in told.items()}
+    mappings = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
+    set_to = {label: node.get("quantize", node.get("quantization")) for label, node in mappings.items()}
     return {
-        label: (comes_as(told[label]) or bits) if bits in ("none", None) else bits for label, bits in set_to.items()
+        label: (comes_as(mappings[label]) or bits) if bits in ("none", None) else bits for label, bits in set_to.items()
     }
 
 
 def _agreement(view: "RunView", model: str, full: str, on: list[str]) -> float:
     """Answers as the analyses read them: the known answer that is named, else the whole output."""
     rows = view.frame[view.frame["model"].isin((model, full)) & view.frame["failed"].isna()]
-    told = {(row["model"], *(row[key] for key in on)): read_answer(row) for row in to_records(rows)}
-    both = [(told[key], told.get((full, *key[1:]))) for key in told if key[0] == model]
+    answers = {(row["model"], *(row[key] for key in on)): read_answer(row) for row in to_records(rows)}
+    both = [(answers[key], answers.get((full, *key[1:]))) for key in answers if key[0] == model]
     paired = [(one, other) for one, other in both if other is not None]
     return sum(one == other for one, other in paired) / len(paired) if paired else float("nan")

@@ -33,35 +33,35 @@ GAIN = "gain"
 def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where there is one precision only, or nothing whose gain could be told."""
     full = full_precision(view)
-    found: list[dict[str, Any]] = []
+    statistics: list[dict[str, Any]] = []
     for task in view.tasks:
         scores = view.scores[(view.scores["task"] == task) & view.scores[view.metric].notna()]
         for name, gains in _gains(view, scores):
-            found += _rows(view, task, name, gains, full)
-    if not found:
+            statistics += _rows(view, task, name, gains, full)
+    if not statistics:
         raise ConfigError(
             f"{view.path}: nothing to gain was run: shots above 0, a retriever beside random, or a second decoding."
         )
-    tested = [row for row in found if row["p"] is not None]
+    tested = [row for row in statistics if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else [], strict=True):
         row["p"] = float(p)
-    for row in found:
+    for row in statistics:
         row["p"] = float("nan") if row["p"] is None else row["p"]
     signed = ("gain", "low", "high", "change", "change_low", "change_high")
     note = (
         f"gain in {view.measure}, over all else that was run; change: against the gain of {full}; p of the change, "
         "after Holm; n pairs of samples"
     )
-    return make_table(found, "What each gain becomes with fewer bits", note=note, signed=signed)
+    return make_table(statistics, "What each gain becomes with fewer bits", note=note, signed=signed)
 
 
 def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
     """(what brings it, samples with a column GAIN) for each thing that can bring one."""
     if "shots" in scores and {0} < set(scores["shots"]):
-        most = axis_values(scores, "shots")[-1]
+        max_shots = axis_values(scores, "shots")[-1]
         with_none = scores[scores["shots"] == 0]
         free = [axis for axis in DEMONSTRATION_AXES if axis in scores]
-        yield f"{most} shots over 0", _paired(view, scores[scores["shots"] == most], with_none, ["shots", *free])
+        yield f"{max_shots} shots over 0", _paired(view, scores[scores["shots"] == max_shots], with_none, ["shots", *free])
     for axis, base in (("retriever", DEFAULT_REFERENCES["retriever"]), ("decoding", view.reference)):
         if axis not in scores or base not in set(scores[axis]):
             continue
@@ -84,23 +84,23 @@ def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) 
     graded = not view.of_samples  # the numbers of a score of the whole run are neither right nor wrong
     for model in axis_values(gains, "model"):
         own = gains[gains["model"] == model]
-        found = _tested(own["reference"], own[view.metric], own[UNIT], name, graded=graded)
-        told = {
+        statistics = _tested(own["reference"], own[view.metric], own[UNIT], name, graded=graded)
+        texts = {
             "task": task,
             "of": name,
             "model": model,
-            "gain": found.difference,
-            "low": found.low,
-            "high": found.high,
+            "gain": statistics.difference,
+            "low": statistics.low,
+            "high": statistics.high,
         }
         change = dict.fromkeys(("change", "change_low", "change_high"), float("nan"))
         p = None
         if model != full:
             both = own.merge(whole[[*keys, GAIN]], on=keys, suffixes=("", "_full"), validate="one_to_one")
-            found = _tested(both[f"{GAIN}_full"], both[GAIN], both[UNIT], name, graded=graded)
-            change = {"change": found.difference, "change_low": found.low, "change_high": found.high}
-            p = found.p
-        yield {**told, **change, "p": p, "n": len(own)}
+            statistics = _tested(both[f"{GAIN}_full"], both[GAIN], both[UNIT], name, graded=graded)
+            change = {"change": statistics.difference, "change_low": statistics.low, "change_high": statistics.high}
+            p = statistics.p
+        yield {**texts, **change, "p": p, "n": len(own)}
 
 
 def _tested(

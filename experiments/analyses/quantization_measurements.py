@@ -60,16 +60,16 @@ def _files(view: "RunView") -> dict[str, Path]:
 def _read(files: Mapping[str, Path], full: str) -> dict[str, Numbers]:
     read = {label: np.load(file) for label, file in files.items()}
     reference: Floats = read[full]["logprobs"]
-    told: dict[str, Numbers] = {}
+    measurements: dict[str, Numbers] = {}
     for label, one in read.items():
         own: Floats = one["logprobs"]
         if own.shape != reference.shape:
             raise ModelError(f"{files[label]} was measured on other prompts than {files[full]}: delete both.")
         numbers: Numbers = json.loads(str(one["numbers"]))
-        apart = kl_divergences(reference, own)
+        divergences = kl_divergences(reference, own)
         kl = {"kl": float("nan"), "kl_max": float("nan")}
-        told[label] = (kl if label == full else {"kl": float(apart.mean()), "kl_max": float(apart.max())}) | numbers
-    return told
+        measurements[label] = (kl if label == full else {"kl": float(divergences.mean()), "kl_max": float(divergences.max())}) | numbers
+    return measurements
 
 
 def kl_divergences(full: Floats, other: Floats) -> NDArray[np.float64]:
@@ -102,13 +102,13 @@ def main(run: Path, label: str, file: Path) -> None:
     model: Any = cells[0].model
     if "logits" not in model.abilities:
         raise ModelError(f"{label} gives no logits, so its divergence cannot be measured; it needs `model: hf`.")
-    asked = measurement_prompts(grid, cells)
+    prompts = measurement_prompts(grid, cells)
     model.load()
-    logits = [model.open([prompt]).logits for prompt in asked]
-    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in asked]
-    run_requests(model, jobs[:1], trace=False)  # what is done once is done now
+    logits = [model.open([prompt]).logits for prompt in prompts]
+    requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in prompts]
+    run_requests(model, requests[:1], trace=False)  # what is done once is done now
     start = time.perf_counter()
-    answers = run_requests(model, jobs, trace=False)
+    answers = run_requests(model, requests, trace=False)
     seconds = time.perf_counter() - start
     tokens = sum(len(getattr(answer, "tokens", ())) + 1 for answer in answers)
     weights = model.weights_bytes / MIB
@@ -123,7 +123,7 @@ def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
     """The first queries of every task, number of shots and retriever, under the first seed."""
     from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 
-    found: list[Prompt] = []
+    prompts: list[Prompt] = []
     for task in grid.tasks:
         mine = [cell for cell in cells if cell.task is task and cell.seed == grid.config.seeds[0]]
         for shots in sorted({cell.shots for cell in mine}):
@@ -131,8 +131,8 @@ def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
             recipes = prompt_specs([cell for cell in mine if cell.shots == shots])
             for row in build_contexts(retrieval, recipes, task.queries[:QUERIES_PER_SETTING]):
                 made = [render(item).prompt for item in row]
-                found += [prompt for prompt in made if prompt is not None]
-    return found
+                prompts += [prompt for prompt in made if prompt is not None]
+    return prompts
 
 
 def _peak() -> float:
@@ -143,8 +143,8 @@ def _peak() -> float:
 
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most * (1 if sys.platform == "darwin" else 1024))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak * (1 if sys.platform == "darwin" else 1024))
 
 
 if __name__ == "__main__":

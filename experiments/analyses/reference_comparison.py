@@ -23,16 +23,16 @@ def compare_with_reference(view: "RunView", rows: "DataFrame", score: str) -> li
 
 
 def _lines(view: "RunView", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
-    found = compare(rows, view.to, score, axes=view.axes, correct=view.correct)
-    told = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(found, view.axes)]
+    comparison = compare(rows, view.to, score, axes=view.axes, correct=view.correct)
+    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(comparison, view.axes)]
     return [
         {
-            **{axis: row[axis] for axis in told},
+            **{axis: row[axis] for axis in label_axes},
             "reference": float(row["reference_mean"]),
             score: float(row["mean"]),
             **{key: float(row[key]) for key in ("difference", "low", "high")},
             "p": float(row["p_corrected"]),
             "n": int(row["pairs"]),
         }
-        for row in found.to_dict("records")
+        for row in comparison.to_dict("records")
     ]

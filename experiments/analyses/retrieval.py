@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting; arms that read the same demonstrations have the same numbers."""
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)
     for setting, samples in iter_settings(
         view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")
@@ -38,7 +38,7 @@ def analyze(view: "RunView") -> "DataFrame":
         scores = np.array([score for row in rows for _, score, _ in demos_of(row)])
         best = [demos_of(row)[ranks_of(row).index(min(ranks_of(row)))][1] for row in rows]
         low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75])
-        found.append(
+        table_rows.append(
             {
                 **setting,
                 **interval_columns([m["precision"] for m in each], unit_labels(rows), "precision"),
@@ -53,7 +53,7 @@ def analyze(view: "RunView") -> "DataFrame":
             }
         )
     return make_table(
-        found, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does"
+        table_rows, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does"
     )
 
 
@@ -74,5 +74,5 @@ def retrieval_statistics(row: Mapping[str, Any], shots: int) -> dict[str, float]
 
 def _mean(values: list[float]) -> float:
     """Of those that there are."""
-    kept = [value for value in values if not np.isnan(value)]
-    return float(np.mean(kept)) if kept else np.nan
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else np.nan

@@ -49,8 +49,8 @@ def iter_settings(
 ) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
     """The rows of each combination of the axes that vary among them; task and shots are always told."""
     among = [axis for axis in view.axes if axis not in without]
-    told = [axis for axis in among if axis in ("task", "shots") or axis in varying_axes(rows, among)]
-    yield from iter_arms(rows, told)
+    label_axes = [axis for axis in among if axis in ("task", "shots") or axis in varying_axes(rows, among)]
+    yield from iter_arms(rows, label_axes)
 
 
 def as_deterioration(better: Better, low: float, middle: float, high: float) -> tuple[float, float, float]:
@@ -63,8 +63,8 @@ def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> di
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return {name: np.nan, "low": np.nan, "high": np.nan}
-    found = estimate_mean(x, np.asarray(units))
-    return {name: found.mean, "low": found.low, "high": found.high}
+    interval = estimate_mean(x, np.asarray(units))
+    return {name: interval.mean, "low": interval.low, "high": interval.high}
 
 
 def make_table(

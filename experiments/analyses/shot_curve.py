@@ -22,10 +22,10 @@ def analyze(view: "RunView") -> "DataFrame":
     """Raises ConfigError where the run has no arm at 0 shots to stand against."""
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]
-    told = [axis for axis in axes if axis == "task" or axis in varying_axes(gains, axes)]
+    label_axes = [axis for axis in axes if axis == "task" or axis in varying_axes(gains, axes)]
     better = better_of(view.scores, view.metric)
-    found: list[dict[str, Any]] = []
-    for setting, points in iter_arms(gains.sort_values("shots", kind="stable"), told):
+    table_rows: list[dict[str, Any]] = []
+    for setting, points in iter_arms(gains.sort_values("shots", kind="stable"), label_axes):
         last = points.iloc[-1]
         zero = float(last["reference_mean"])
         summary = summarize_curve([0, *map(int, points["shots"])], [zero, *map(float, points["mean"])], better)
@@ -37,8 +37,8 @@ def analyze(view: "RunView") -> "DataFrame":
         }
         area = {"efficiency": summary.efficiency, "headroom": summary.headroom}
         peak = {"peak": summary.peak, "peak_shots": summary.peak_shots, "monotone": summary.monotone}
-        found.append({**setting, "at_0": zero, "shots": int(last["shots"]), **tested, **area, **peak})
-    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+        table_rows.append({**setting, "at_0": zero, "shots": int(last["shots"]), **tested, **area, **peak})
+    for row, p in zip(table_rows, holm([row["p"] for row in table_rows]), strict=True):
         row["p"] = float(p)
     note = "gain: at the most shots, against 0; efficiency: mean gain over the axis of shots; p after Holm"
-    return make_table(found, "Shot curves", note=note, signed=("gain", "low", "high", "efficiency", "headroom"))
+    return make_table(table_rows, "Shot curves", note=note, signed=("gain", "low", "high", "efficiency", "headroom"))

@@ -46,34 +46,34 @@ def print_analysis(frame: "DataFrame", console: "Console") -> None:
         name = frame.attrs.get("heads", {}).get(column, name)
         if bound:
             highs = frame[column.removesuffix(LOW) + HIGH].tolist()
-            told = [_between(a, b, column in differences) for a, b in zip(values, highs, strict=True)]
+            texts = [_between(a, b, column in differences) for a, b in zip(values, highs, strict=True)]
         else:
-            told = [_told(column, value, column in differences) for value in values]
-        columns[column] = _Column(name, told, label)
+            texts = [_cell_text(column, value, column in differences) for value in values]
+        columns[column] = _Column(name, texts, label)
     headed: list[str] = []
     if sum(column.width + GAP for column in columns.values()) - GAP > console.width:
         headed = [column for column in columns if column in AXES]  # what a row is of stands in a line above it
-    shown = [column for name, column in columns.items() if name not in headed]
-    needed = sum(column.width + GAP for column in shown) - GAP
+    visible_columns = [column for name, column in columns.items() if name not in headed]
+    needed = sum(column.width + GAP for column in visible_columns) - GAP
     if needed > console.width:  # numbers are not folded: a narrow terminal wraps the lines
         console = Console(width=needed, file=console.file)
     console.print(Text(str(frame.attrs.get("title", "")), "bold").append(_same(frame, same), "dim"))
-    console.print(Text(_line([(column, column.name) for column in shown]), "dim"))
+    console.print(Text(_line([(column, column.name) for column in visible_columns]), "dim"))
     above = None
     for i in range(len(frame)):
         heading = ", ".join(_heading(name, columns[name].cells[i]) for name in headed)
         if heading != above and headed:
             console.print(Text(heading, "bold"))
         above = heading
-        console.print(Text(_line([(column, column.cells[i]) for column in shown])))
+        console.print(Text(_line([(column, column.cells[i]) for column in visible_columns])))
     if note := frame.attrs.get("note"):
         console.print(str(note), style="dim", highlight=False)
 
 
 def _line(cells: Sequence[tuple[_Column, str]]) -> str:
     """Labels begin alike, numbers end alike."""
-    told = (text.ljust(column.width) if column.label else text.rjust(column.width) for column, text in cells)
-    return (" " * GAP).join(told).rstrip()
+    texts = (text.ljust(column.width) if column.label else text.rjust(column.width) for column, text in cells)
+    return (" " * GAP).join(texts).rstrip()
 
 
 def _heading(axis: str, value: str) -> str:
@@ -86,8 +86,8 @@ def _ends(column: Any, bound: str) -> bool:
 
 
 def _same(frame: "DataFrame", axes: list[Any]) -> str:
-    told = [f"{frame[axis].iloc[0]} shots" if axis == "shots" else str(frame[axis].iloc[0]) for axis in axes]
-    return f"  {', '.join(told)}" if told else ""
+    texts = [f"{frame[axis].iloc[0]} shots" if axis == "shots" else str(frame[axis].iloc[0]) for axis in axes]
+    return f"  {', '.join(texts)}" if texts else ""
 
 
 def _between(low: float, high: float, difference: bool) -> str:
@@ -96,7 +96,7 @@ def _between(low: float, high: float, difference: bool) -> str:
     return format_interval(low, high) if difference else f"[{format_share(low)}, {format_share(high)}]"
 
 
-def _told(column: str, value: Any, difference: bool) -> str:
+def _cell_text(column: str, value: Any, difference: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

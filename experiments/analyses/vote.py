@@ -35,7 +35,7 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: no sample has a vote judged by '{view.metric}'. Name another score (--metric), or run the "
             "experiment with shots above 0."
         )
-    found: list[dict[str, Any]] = []
+    table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view)):
         rows = to_records(samples)
         votes = [vote_answer(row) for row in rows]
@@ -50,20 +50,20 @@ def analyze(view: "RunView") -> "DataFrame":
         }
         tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
         judged = differ if view.of_samples else []  # a score of the whole run says nothing of these alone
-        apart = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
-        found.append(
-            {**setting, **interval_columns(agree, unit_labels(rows), "agreement"), **tested, **apart, "n": len(rows)}
+        disagreement = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
+        table_rows.append(
+            {**setting, **interval_columns(agree, unit_labels(rows), "agreement"), **tested, **disagreement, "n": len(rows)}
         )
-    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+    for row, p in zip(table_rows, holm([row["p"] for row in table_rows]), strict=True):
         row["p"] = float(p)
     signed = ("beyond", "beyond_low", "beyond_high")
-    return make_table(found, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
+    return make_table(table_rows, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
 
 
 def vote_answer(row: dict[str, Any]) -> str:
     """The vote's answer in plain form."""
-    shown = zip(demos_of(row), ranks_of(row), strict=True)
-    demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in shown]
+    ranked_demos = zip(demos_of(row), ranks_of(row), strict=True)
+    demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in ranked_demos]
     return normalize_text(vote(demos, EMPTY_QUERY) or "")
 
 

@@ -31,7 +31,7 @@ def test_the_first_guess_is_the_shipped_model_s_own() -> None:
     assert said
     found = retrieve("sqa", task, query, shots=3, model=model)
     pool = task.pool(query.id)
-    texts = Encoder().texts([f"{query.question} {said}", *(f"{e.question} {e.answer}" for e in pool.examples)])
+    texts = Encoder().embed_texts([f"{query.question} {said}", *(f"{e.question} {e.answer}" for e in pool.examples)])
     scores = dict(zip((e.id for e in pool.examples), (texts[1:] @ texts[0]).tolist(), strict=True))
     assert [demo.score for demo in found.demos] == pytest.approx([scores[d.example.id] for d in found.demos], abs=1e-4)
     best = sorted((s for i, s in scores.items() if i != query.id), reverse=True)[:3]

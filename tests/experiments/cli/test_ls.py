@@ -75,7 +75,7 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
         "Leng et al., CVPR 2024",
         "  beta        number from 0 to 1; default 0.1\n              of the best token's probability",
         "  noise_step  whole number from 0 to 999; default 500\n",
-        "  images    query or all; default query\n",
+        "  images      query or all; default query\n",
         "  paper       alpha: 1.0, beta: 0.1, noise_step: 999\n",
         "  decoding: {name: vcd, preset: cd_rethink}\n",
     ):
@@ -94,13 +94,13 @@ def test_a_page_says_what_it_is_before_its_presets_and_asks_for_nothing_that_a_p
 def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         '"""Mine, from nowhere."""\n\nfrom dataclasses import dataclass, field\n\nfrom decoding import Strategy\n\n\n'
-        "@dataclass(frozen=True)\nclass Mine(Strategy):\n    strength: float = 2.5  # how much of it,\n"
+        "@dataclass(frozen=True)\nclass Mine(Strategy):\n    factor: float = 2.5  # how much of it,\n"
         "    # in bits\n    words: tuple[str, ...] = field(default=())\n"
     )
     told = icl("ls", "mine.py:Mine").out
-    assert "strength  number; default 2.5\n            how much of it, in bits\n" in told
-    assert "words     list of text; default []\n" in told
-    assert "decoding: {name: 'mine.py:Mine', strength: 2.5, words: []}" in told.replace('"', "'")
+    assert "factor  number; default 2.5\n          how much of it, in bits\n" in told
+    assert "words   list of text; default []\n" in told
+    assert "decoding: {name: 'mine.py:Mine', factor: 2.5, words: []}" in told.replace('"', "'")
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)

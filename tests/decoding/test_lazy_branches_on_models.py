@@ -65,18 +65,18 @@ def tokens_of(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_late_and_gated_answers_are_the_eager_ones(name: str, model_of: Callable[[str], HF]) -> None:
+def test_lazy_and_gated_answers_equal_eager_ones(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
     jobs = [DecodingRequest(q, arm, max_new_tokens=5 + i % 4) for i, q in enumerate(questions(5)) for arm in arms()]
-    lazy_branches = tokens_of(model, jobs, "always", counters)
-    assert lazy_branches == tokens_of(model, jobs, "never")
-    assert lazy_branches[3 : 3 + len(arms())] != lazy_branches[3:4] * len(arms())
+    lazy_tokens = tokens_of(model, jobs, "always", counters)
+    assert lazy_tokens == tokens_of(model, jobs, "never")
+    assert lazy_tokens[3 : 3 + len(arms())] != lazy_tokens[3:4] * len(arms())
     total = ArmWork()
     for work in counters.arms.values():
-        total.lazy_branches, total.gated = total.lazy_branches + work.lazy_branches, total.gated + work.gated
+        total.lazy, total.gated = total.lazy + work.lazy, total.gated + work.gated
         total.tokens_saved += work.tokens_saved
         total.forwards_saved += work.forwards_saved
-    assert total.lazy_branches >= 15
+    assert total.lazy >= 15
     assert total.gated >= 5
     assert total.tokens_saved > 0
     assert total.forwards_saved > total.tokens_saved
@@ -88,7 +88,7 @@ def with_demonstrations(i: int) -> Prompt:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_contrast_that_is_read_late_does_not_read_its_demonstrations_again(
+def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(
     name: str, model_of: Callable[[str], HF]
 ) -> None:
     model, counters = model_of(name), Counters()
@@ -102,11 +102,11 @@ def test_a_contrast_that_is_read_late_does_not_read_its_demonstrations_again(
     ]
     want = tokens_of(model, jobs, "never")
     before = model.counters()
-    lazy_branches = tokens_of(model, jobs, "always", counters)
+    lazy_tokens = tokens_of(model, jobs, "always", counters)
     told = {key: value - before[key] for key, value in model.counters().items()}
     references = sum(model.count_tokens(with_demonstrations(i)) for i in range(4))
     contrasts = told["prompt_tokens"] - references
-    assert lazy_branches == want
+    assert lazy_tokens == want
     assert contrasts > 0
     assert counters.prompts_opened > 4
     if name in ("gemma3", "qwen3_5"):  # a window that has forgotten, a state: they are read anew
