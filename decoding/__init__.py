@@ -3,8 +3,9 @@
 The names below are the public interface. Each is imported at its first use, so that `import decoding` is quick.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from icl.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm, default_controls, parse_arm
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from decoding.formulas.masks import kth_plausibility_mask, plausibility_mask, typical_mask
     from decoding.formulas.sampling import Beam, Greedy, Sampler, Sampling
     from decoding.traits import Traits
+
+__toolkit__ = "mm-icl"
 
 __all__ = [
     "Arm",
@@ -59,14 +62,5 @@ _MODULES = {
     "decoding.formulas.sampling": ("Beam", "Greedy", "Sampler", "Sampling"),
     "decoding.traits": ("Traits",),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'decoding' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports("decoding", _MODULES)

@@ -1,12 +1,11 @@
 """mm-icl: research on in-context learning with multimodal language models.
 
-What a notebook needs is re-exported here and imported at first use, so that `import icl` is quick.
+The names below are the public interface. Each is imported at its first use, so that `import icl` is quick.
 """
 
-import importlib
-import importlib.util
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from icl.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from decoding.base import Strategy as Strategy
@@ -17,50 +16,110 @@ if TYPE_CHECKING:
     from experiments.api import load_task as load_task
     from experiments.api import retrieve as retrieve
     from experiments.api import run as run
+    from experiments.launch.base import Launcher as Launcher
+    from icl import edits as edits
+    from icl import testing as testing
+    from icl.edits.base import Edit as Edit
+    from icl.images import Image as Image
+    from icl.metrics.base import Metric as Metric
+    from icl.metrics.normalize import normalize_text as normalize_text
+    from icl.models.base import LogitModel as LogitModel
+    from icl.models.base import Model as Model
+    from icl.registry import component as component
+    from icl.registry import parameter as parameter
+    from icl.streams import StreamKey as StreamKey
+    from icl.streams import stream as stream
+    from icl.tasks.base import Pool as Pool
+    from icl.tasks.base import Task as Task
+    from icl.types import Context as Context
+    from icl.types import Demo as Demo
+    from icl.types import Example as Example
+    from icl.types import Generation as Generation
+    from icl.types import Part as Part
+    from icl.types import Prompt as Prompt
+    from icl.types import Query as Query
+    from icl.types import RetrievedExample as RetrievedExample
+    from icl.types import Sample as Sample
+    from icl.types import Turn as Turn
+    from prompts.base import Composer as Composer
+    from prompts.base import Orderer as Orderer
+    from prompts.base import Transform as Transform
+    from retrievers.base import Embedder as Embedder
+    from retrievers.base import Reranker as Reranker
+    from retrievers.base import Retriever as Retriever
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+__toolkit__ = "mm-icl"
+__all__ = [
+    "Composer",
+    "Context",
+    "Demo",
+    "Edit",
+    "Embedder",
+    "Example",
+    "Generation",
+    "Image",
+    "Launcher",
+    "LogitModel",
+    "Metric",
+    "Model",
+    "Orderer",
+    "Part",
+    "Pool",
+    "Prompt",
+    "Query",
+    "Reranker",
+    "RetrievedExample",
+    "Retriever",
+    "Sample",
+    "Strategy",
+    "StreamKey",
+    "Task",
+    "Transform",
+    "Turn",
+    "answer",
+    "component",
+    "compose",
+    "edits",
+    "load_model",
+    "load_run",
+    "load_task",
+    "normalize_text",
+    "parameter",
+    "retrieve",
+    "run",
+    "stream",
+    "testing",
+]
 
-_LAZY = {
-    "load_task": "experiments.api",
-    "load_model": "experiments.api",
-    "retrieve": "experiments.api",
-    "answer": "experiments.api",
-    "compose": "experiments.api",
-    "run": "experiments.api",
-    "load_run": "experiments.api",
-    "Strategy": "decoding.base",
-    "Image": "icl.images",
-    "Example": "icl.types",
-    "Query": "icl.types",
-    "Context": "icl.types",
-    "Prompt": "icl.types",
-    "component": "icl.registry",
+_MODULES: dict[str, tuple[str, ...]] = {
+    "icl.types": (
+        "Context",
+        "Demo",
+        "Example",
+        "Generation",
+        "Part",
+        "Prompt",
+        "Query",
+        "RetrievedExample",
+        "Sample",
+        "Turn",
+    ),
+    "icl.images": ("Image",),
+    "icl.streams": ("StreamKey", "stream"),
+    "icl.registry": ("component", "parameter"),
+    "icl.metrics.normalize": ("normalize_text",),
+    "icl.tasks.base": ("Pool", "Task"),
+    "icl.models.base": ("LogitModel", "Model"),
+    "icl.metrics.base": ("Metric",),
+    "icl.edits.base": ("Edit",),
+    "retrievers.base": ("Embedder", "Reranker", "Retriever"),
+    "prompts.base": ("Composer", "Orderer", "Transform"),
+    "decoding.base": ("Strategy",),
+    "experiments.launch.base": ("Launcher",),
+    "experiments.api": ("answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"),
+    "icl.edits": (),
+    "icl.testing": (),
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name == "edits":
-        return importlib.import_module("icl.edits")
-    raise AttributeError(f"module 'icl' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, "edits"])
-
-
-def _check_neighbors() -> None:
-    """The other packages have common names: say so when another file stands in front of one of them."""
-    ours = Path(__file__).resolve().parent.parent
-    for name in ("prompts", "retrievers", "decoding", "experiments"):
-        spec = importlib.util.find_spec(name)
-        found = Path(spec.origin).resolve() if spec and spec.origin else None
-        if found is not None and found.parent.parent != ours:
-            raise ImportError(
-                f"'{name}' is taken by {found}, which stands in front of the toolkit's own package "
-                f"({ours / name}). Rename that file, or run from another folder."
-            )
-
-
-_check_neighbors()
+__getattr__, __dir__ = lazy_exports("icl", _MODULES)

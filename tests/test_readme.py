@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands there: the study, the components of one's own, the Python example."""
+"""The examples of the README and the docs run as they stand: the study, own components, the Python example."""
 
 import re
 import subprocess
@@ -9,20 +9,30 @@ import pytest
 
 from experiments.api import load_run
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = README + (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+OWN = """
+name: own
+task: {name: binding, ways: 2, queries: 4}
+model: fake-vote
+shots: 2
+composer: {name: "arrows.py:Arrows", arrow: " -> "}
+metrics: [lenient, "token_f1.py:TokenF1"]
+"""
 FEW = ["task.queries=6", "seeds=[0]", "grid.shots=[0,2]"]
 
 
 def block(first_line: str) -> str:
     """The fenced block that begins with this line."""
-    blocks = [text for text in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL) if text.startswith(first_line)]
-    assert len(blocks) == 1, f"the README has {len(blocks)} blocks that begin with {first_line!r}"
+    blocks = [text for text in re.findall(r"```\w+\n(.*?)```", DOCUMENTS, re.DOTALL) if text.startswith(first_line)]
+    assert len(blocks) == 1, f"the documents have {len(blocks)} blocks that begin with {first_line!r}"
     return blocks[0]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("study.yaml", "blind.py", "same_type.py"):
+    for name in ("study.yaml", "blank.py", "same_type.py", "arrows.py", "token_f1.py"):
         (tmp_path / name).write_text(block(f"# {name}"), encoding="utf-8")
     return tmp_path
 
@@ -47,15 +57,23 @@ def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Pat
 
 
 def test_a_strategy_and_a_retriever_of_ones_own_run_from_the_yaml_by_path(folder: Path) -> None:
-    mine = ["grid.decoding=[greedy, {name: 'blind.py:Blind', alpha: 0.5}]", "grid.retriever=['same_type.py:SameType']"]
+    mine = ["grid.decoding=[greedy, {name: 'blank.py:Blank', alpha: 0.5}]", "grid.retriever=['same_type.py:SameType']"]
     done = icl(folder, "run", "study.yaml", *FEW, *mine, "name=mine")
     assert done.returncode == 0, done.stderr
     samples = load_run(folder / "runs" / "mine").samples()
-    assert any("Blind" in str(label) for label in samples["decoding"].unique())
+    assert any("Blank" in str(label) for label in samples["decoding"].unique())
     assert any("SameType" in str(label) for label in samples["retriever"].unique())
 
 
-@pytest.mark.parametrize(("kind", "path"), [("strategy", "blind.py:Blind"), ("retriever", "same_type.py:SameType")])
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("strategy", "blank.py:Blank"),
+        ("retriever", "same_type.py:SameType"),
+        ("composer", "arrows.py:Arrows"),
+        ("metric", "token_f1.py:TokenF1"),
+    ],
+)
 def test_the_public_checks_pass_on_them(folder: Path, kind: str, path: str) -> None:
     done = icl(folder, "check", kind, path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,3 +86,15 @@ def test_the_mistake_that_the_readme_shows_is_answered_in_its_words(folder: Path
     assert done.returncode == 2
     message = next(line.strip() for line in README.splitlines() if "knnn" in line)
     assert message in done.stderr
+
+
+def test_a_composer_and_a_metric_of_ones_own_run_from_the_yaml_by_path(folder: Path) -> None:
+    (folder / "own.yaml").write_text(OWN, encoding="utf-8")
+    done = icl(folder, "run", "own.yaml")
+    assert done.returncode == 0, done.stderr
+    frame = load_run(folder / "runs" / "own").samples()
+    assert frame["failed"].isna().all()
+    first = frame.iloc[0]
+    demos = [f"<image>{first['question']} -> {answer}\n" for *_, answer in first["demos"]]
+    assert first["prompt"] == "[user] " + "".join(demos) + f"<image>{first['question']} ->"
+    assert set(frame["TokenF1"]) == {0.0, 1.0} or list(frame["TokenF1"]) == list(frame["lenient"])

@@ -118,4 +118,6 @@ def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:
             normalize_text(gold[0])
         ]
         gold_counts.update(dict.fromkeys(accepted, 1 / len(accepted)))
-    return float(sum(abs(option_counts[name] - gold_counts[name]) for name in {*option_counts, *gold_counts}) / len(every) / 2)
+    return float(
+        sum(abs(option_counts[name] - gold_counts[name]) for name in {*option_counts, *gold_counts}) / len(every) / 2
+    )

@@ -31,6 +31,8 @@ def find_analysis(name: str) -> Analysis:
     summaries = list_analyses()
     plain = name.replace("-", "_")
     if plain not in summaries:
-        raise ConfigError(f"no analysis named '{name}'.{did_you_mean(plain, summaries)} There are {', '.join(summaries)}.")
+        raise ConfigError(
+            f"no analysis named '{name}'.{did_you_mean(plain, summaries)} There are {', '.join(summaries)}."
+        )
     analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
     return analysis

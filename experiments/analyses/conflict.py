@@ -47,7 +47,10 @@ def analyze(view: "RunView") -> "DataFrame":
         shares = {name: cells[name] / len(recognized_items) for name in CELLS}
         flips = [_cell(item) not in ("both", "same_wrong") for item in recognized_items]
         flipped = interval_columns(flips, unit_labels([item["image"] for item in recognized_items]), "flip")
-        bound = {"conflict": flipped["flip"] - shares["text_only"] + shares["image_only"], "kappa": kappa(recognized_items)}
+        bound = {
+            "conflict": flipped["flip"] - shares["text_only"] + shares["image_only"],
+            "kappa": kappa(recognized_items),
+        }
         counts = {"shift": _shift(recognized_items), "items": len(recognized_items), "asked": len(items)}
         table_rows.append({**setting, **flipped, **bound, **shares, **counts})
     if not table_rows:

@@ -54,7 +54,9 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, "Answers copied from demonstrations, by place from the query", note=note)
 
 
-def _any(rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence[list[str]], right: Sequence[bool]) -> dict[str, Any]:
+def _any(
+    rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence[list[str]], right: Sequence[bool]
+) -> dict[str, Any]:
     hits = [word in answers for word, answers in zip(predictions, demo_answers, strict=True)]
     wrong = [hit for hit, good in zip(hits, right, strict=True) if not good]
     counts = {"copied_all": _mean(hits), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
@@ -67,7 +69,11 @@ def _any(rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence
 
 
 def _at(
-    place: int, rows: Sequence[Row], predictions: Sequence[str], demo_answers: Sequence[list[str]], right: Sequence[bool]
+    place: int,
+    rows: Sequence[Row],
+    predictions: Sequence[str],
+    demo_answers: Sequence[list[str]],
+    right: Sequence[bool],
 ) -> dict[str, Any]:
     there = [i for i, answers in enumerate(demo_answers) if len(answers) >= place]
     hits = {i: predictions[i] == demo_answers[i][-place] for i in there}

@@ -48,7 +48,9 @@ def analyze(view: "RunView") -> "DataFrame":
     rows = rows[rows[FULL_INPUT].notna() & rows[view.metric].notna()]
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("transforms",)):
-        wide = samples.pivot_table(index=["query", "seed", UNIT], columns=FULL_INPUT, values=view.metric, aggfunc="mean")
+        wide = samples.pivot_table(
+            index=["query", "seed", UNIT], columns=FULL_INPUT, values=view.metric, aggfunc="mean"
+        )
         if not {"PT", "P", "T"} <= set(wide):
             continue
         wide = wide.dropna()

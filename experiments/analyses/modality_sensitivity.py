@@ -37,7 +37,9 @@ def analyze(view: "RunView") -> "DataFrame":
         gain = {"higher": intact - zero, "lower": zero - intact, "neither": np.nan}[view.better]
         share = drop / gain if gain > 0 else np.nan
         means = {"intact": intact, "changed": float(row["mean"]), "at_0": zero}
-        table_rows.append({**{axis: arm[axis] for axis in label_axes}, **means, **tested, "share": share, "n": int(row["pairs"])})
+        table_rows.append(
+            {**{axis: arm[axis] for axis in label_axes}, **means, **tested, "share": share, "n": int(row["pairs"])}
+        )
     note = "share: of the gain over 0 shots that the change takes away; – where there is no gain. p after Holm"
     return make_table(
         table_rows,

@@ -66,7 +66,9 @@ def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]
         if gold is not None:
             places.setdefault(gold, []).append(right)
     by_place = [float(np.mean(own)) for own in places.values()]
-    unsteady = [each for (_, each), is_steady in zip(questions, steady, strict=True) if not is_steady and len(each) == FOUR]
+    unsteady = [
+        each for (_, each), is_steady in zip(questions, steady, strict=True) if not is_steady and len(each) == FOUR
+    ]
     places_of_unsteady = [place for each in unsteady for place, *_ in each if place is not None]
     return {
         **interval_columns(steady, [unit for unit, _ in questions], "consistent"),

@@ -60,7 +60,14 @@ def analyze(view: "RunView") -> "DataFrame":
         spread["range"] = spread["highest"] - spread["lowest"]
         disagreement_interval = interval_columns(changed, unit_labels(first), "disagreement")
         table_rows.append(
-            {**setting, "orders": orders, "score": float(means.mean()), **spread, **disagreement_interval, "n": len(first)}
+            {
+                **setting,
+                "orders": orders,
+                "score": float(means.mean()),
+                **spread,
+                **disagreement_interval,
+                "n": len(first),
+            }
         )
     return make_table(table_rows, f"Sensitivity to the order of demonstrations ({view.measure})")
 

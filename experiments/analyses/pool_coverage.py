@@ -59,7 +59,9 @@ def analyze(view: "RunView") -> "DataFrame":
         table_rows.append(
             {
                 **setting,
-                **interval_columns([value for value, _ in embedder_nodes], [unit for _, unit in embedder_nodes], "recall"),
+                **interval_columns(
+                    [value for value, _ in embedder_nodes], [unit for _, unit in embedder_nodes], "recall"
+                ),
                 "coverage_labels": float(np.mean([m["labels"] for m in each])),
                 "coverage_pool": len({example.id for own in demos for example in own}) / len(everyone),
                 "coverage_tokens": _mean([m["tokens"] for m in each]),

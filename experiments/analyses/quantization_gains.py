@@ -61,7 +61,10 @@ def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFra
         max_shots = axis_values(scores, "shots")[-1]
         with_none = scores[scores["shots"] == 0]
         free = [axis for axis in DEMONSTRATION_AXES if axis in scores]
-        yield f"{max_shots} shots over 0", _paired(view, scores[scores["shots"] == max_shots], with_none, ["shots", *free])
+        yield (
+            f"{max_shots} shots over 0",
+            _paired(view, scores[scores["shots"] == max_shots], with_none, ["shots", *free]),
+        )
     for axis, base in (("retriever", DEFAULT_REFERENCES["retriever"]), ("decoding", view.reference)):
         if axis not in scores or base not in set(scores[axis]):
             continue

@@ -68,7 +68,9 @@ def _read(files: Mapping[str, Path], full: str) -> dict[str, Numbers]:
         numbers: Numbers = json.loads(str(one["numbers"]))
         divergences = kl_divergences(reference, own)
         kl = {"kl": float("nan"), "kl_max": float("nan")}
-        measurements[label] = (kl if label == full else {"kl": float(divergences.mean()), "kl_max": float(divergences.max())}) | numbers
+        measurements[label] = (
+            kl if label == full else {"kl": float(divergences.mean()), "kl_max": float(divergences.max())}
+        ) | numbers
     return measurements
 
 

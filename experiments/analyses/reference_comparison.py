@@ -24,7 +24,9 @@ def compare_with_reference(view: "RunView", rows: "DataFrame", score: str) -> li
 
 def _lines(view: "RunView", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
     comparison = compare(rows, view.to, score, axes=view.axes, correct=view.correct)
-    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(comparison, view.axes)]
+    label_axes = [
+        axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(comparison, view.axes)
+    ]
     return [
         {
             **{axis: row[axis] for axis in label_axes},

@@ -52,7 +52,13 @@ def analyze(view: "RunView") -> "DataFrame":
         judged = differ if view.of_samples else []  # a score of the whole run says nothing of these alone
         disagreement = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
         table_rows.append(
-            {**setting, **interval_columns(agree, unit_labels(rows), "agreement"), **tested, **disagreement, "n": len(rows)}
+            {
+                **setting,
+                **interval_columns(agree, unit_labels(rows), "agreement"),
+                **tested,
+                **disagreement,
+                "n": len(rows),
+            }
         )
     for row, p in zip(table_rows, holm([row["p"] for row in table_rows]), strict=True):
         row["p"] = float(p)

@@ -88,9 +88,7 @@ def with_demonstrations(i: int) -> Prompt:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(
-    name: str, model_of: Callable[[str], HF]
-) -> None:
+def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
     jobs = [
         DecodingRequest(with_demonstrations(i), arm, max_new_tokens=8)
