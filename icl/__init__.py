@@ -3,6 +3,7 @@
 The names below are the public interface. Each is imported at its first use, so that `import icl` is quick.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from icl.lazy_exports import lazy_exports
@@ -123,3 +124,5 @@ _MODULES: dict[str, tuple[str, ...]] = {
 }
 
 __getattr__, __dir__ = lazy_exports("icl", _MODULES)
+
+logging.getLogger("icl").addHandler(logging.NullHandler())

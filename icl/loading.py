@@ -16,8 +16,8 @@ from traceback import extract_tb
 from typing import Any
 
 from icl.errors import ConfigError, ICLError, did_you_mean
+from icl.lazy_exports import PACKAGES
 
-TOOLKIT_PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
 SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH_FOLDERS", default=())
 _CODE = "__icl_code__"
 
@@ -54,7 +54,7 @@ def load_function(target: str, where: str = "") -> Callable[..., Any]:
 
 def is_builtin(cls: type[Any]) -> bool:
     """Whether a class belongs to the toolkit, whose components have the same names everywhere."""
-    return cls.__module__.split(".")[0] in TOOLKIT_PACKAGES
+    return cls.__module__.split(".")[0] in PACKAGES
 
 
 def import_path(thing: Any) -> str:

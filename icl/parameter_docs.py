@@ -1,7 +1,7 @@
-"""What a component's file says of its parameters: of each its key, what it may be, its default and its meaning.
+"""Documentation of component parameters, read from the component's source file.
 
-A parameter is a field of the dataclass, its bounds are its type, and its meaning is the comment beside it. So the file
-is the documentation, and this reads it.
+A parameter is a field of the dataclass. Its type gives its bounds, and the comment beside it gives its meaning. `icl ls`,
+the documentation and the JSON schema all read them from here.
 """
 
 import ast
@@ -26,8 +26,9 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from icl.component_json import config_key, describe
 from icl.constraints import MAX_ITEMS
-from icl.registry import FunctionPath, NestedComponent, describe, with_article
+from icl.registry import FunctionPath, NestedComponent, with_article
 
 TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
 LIST_TYPES = (tuple, list, frozenset, set)
@@ -37,23 +38,28 @@ EXAMPLES = {
     "embedder": "encoder",
     "reranker": "label_balance",
 }
-"""kind -> what an example names where a component holds another and has no default."""
+"""kind -> the component that examples use for a required parameter of this kind."""
 
 
 @runtime_checkable
 class DocumentedValues(Protocol):
-    """Metadata of a field that knows what may stand in it, where its type does not say."""
+    """Field metadata that lists the valid values, for a field whose type does not."""
 
     def values(self) -> str:
-        """A sentence of names."""
+        """A sentence that lists the names."""
         ...
 
 
 @dataclass(frozen=True)
 class ParameterDoc:
-    """key: as a config writes it. kind: what it may be, in words. default: as a config would write it.
+    """Documentation of one parameter.
 
-    required: whether a config has to give it; `default` is then an example. meaning: the comment beside the field.
+    Attributes:
+        key: Its name in a config.
+        kind: What it may be, in words.
+        default: Its default as a config writes it, or an example if it is required.
+        required: Whether a config has to set it.
+        meaning: The comment beside the field.
     """
 
     key: str
@@ -64,41 +70,42 @@ class ParameterDoc:
 
 
 def parameter_docs(cls: type[Any]) -> list[ParameterDoc]:
-    """Of a component's class, in the order of its fields, with those of its bases."""
+    """The documentation of a component's parameters, in the order of its fields. Bases are included."""
     hints = get_type_hints(cls, include_extras=True)
-    said = {name: text for base in reversed(cls.__mro__) for name, text in _comments(base).items()}
-    return [_parameter(one, hints[one.name], said.get(one.name, "")) for one in fields(cls) if one.init]
+    meanings = {name: text for base in reversed(cls.__mro__) for name, text in _field_comments(base).items()}
+    return [_parameter_doc(f, hints[f.name], meanings.get(f.name, "")) for f in fields(cls) if f.init]
 
 
 def type_text(hint: Any) -> str:
-    """What a value of this type may be: 'whole number from 0 to 999', 'query or all', 'an embedder'."""
-    origin, inner = get_origin(hint), get_args(hint)
+    """A type in words: 'whole number from 0 to 999', 'query or all', 'an embedder'."""
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        component = next((extra for extra in inner[1:] if isinstance(extra, NestedComponent | FunctionPath)), None)
-        if isinstance(component, NestedComponent):
-            return with_article(component.kind)
-        return "path of a function" if component else type_text(inner[0]) + _range(inner[1:])
+        marker = next((extra for extra in arguments[1:] if isinstance(extra, NestedComponent | FunctionPath)), None)
+        if isinstance(marker, NestedComponent):
+            return with_article(marker.kind)
+        return "path of a function" if marker else type_text(arguments[0]) + _range_text(arguments[1:])
     if origin is Literal:
-        return " or ".join(filter(None, (", ".join(map(str, inner[:-1])), str(inner[-1]))))
+        return " or ".join(filter(None, (", ".join(map(str, arguments[:-1])), str(arguments[-1]))))
     if origin in (Union, types.UnionType):
-        return "text or number" if {str, int, float} <= {*inner} else " or ".join(dict.fromkeys(map(type_text, inner)))
+        is_scalar = {str, int, float} <= {*arguments}
+        return "text or number" if is_scalar else " or ".join(dict.fromkeys(map(type_text, arguments)))
     if origin in LIST_TYPES:
-        return f"list of {' and '.join(_many(each) for each in dict.fromkeys(map(type_text, inner)) if each)}"
-    return _plain(origin or hint)
+        return f"list of {' and '.join(_plural(each) for each in dict.fromkeys(map(type_text, arguments)) if each)}"
+    return _simple_type_text(origin or hint)
 
 
-def _plain(kind: Any) -> str:
-    """A type without arguments; '' for the rest of a list."""
-    if kind is Ellipsis:
+def _simple_type_text(hint: Any) -> str:
+    """The words for a type without arguments; the empty string for the ellipsis of a tuple."""
+    if hint is Ellipsis:
         return ""
-    if isinstance(kind, type) and is_dataclass(kind):
-        return f"a mapping of {', '.join(one.name for one in fields(kind))}"
-    if isinstance(kind, type) and issubclass(kind, Mapping):
+    if isinstance(hint, type) and is_dataclass(hint):
+        return f"a mapping of {', '.join(f.name for f in fields(hint))}"
+    if isinstance(hint, type) and issubclass(hint, Mapping):
         return "mapping"
-    return TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))
+    return TYPE_NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _many(kind: str) -> str:
+def _plural(kind: str) -> str:
     """'an embedder' -> 'embedders', 'number from 0 to 1' -> 'numbers from 0 to 1'."""
     head, space, rest = kind.removeprefix("a ").removeprefix("an ").partition(" ")
     if head in ("whole", "text"):
@@ -106,84 +113,84 @@ def _many(kind: str) -> str:
     return f"{head[:-1]}ies{space}{rest}" if head.endswith("y") else f"{head}s{space}{rest}"
 
 
-def _range(extras: Sequence[Any]) -> str:
+def _range_text(extras: Sequence[Any]) -> str:
     low = next((extra.ge for extra in extras if isinstance(extra, Ge)), None)
     high = next((extra.le for extra in extras if isinstance(extra, Le) and extra.le != MAX_ITEMS), None)
     above = next((extra.gt for extra in extras if isinstance(extra, Gt)), None)
     below = next((extra.lt for extra in extras if isinstance(extra, Lt)), None)
     if low is not None and high is not None:
         return f" from {low} to {high}"
-    told = {"at least": low, "above": above, "at most": high, "below": below}
-    return "".join(f" {word} {value}" for word, value in told.items() if value is not None)
+    limits = {"at least": low, "above": above, "at most": high, "below": below}
+    return "".join(f" {word} {value}" for word, value in limits.items() if value is not None)
 
 
-def _parameter(one: "Field[Any]", hint: Any, meaning: str) -> ParameterDoc:
-    key = str(one.metadata.get("key", one.name))
-    known = [str(extra.values()) for extra in get_args(hint)[1:] if isinstance(extra, DocumentedValues)]
-    meaning = ". ".join(filter(None, (meaning, *known)))
-    if one.default is MISSING and one.default_factory is MISSING:
-        return ParameterDoc(key, type_text(hint), _example(key, hint), True, meaning)
-    value = one.default_factory() if one.default is MISSING and one.default_factory is not MISSING else one.default
-    return ParameterDoc(key, type_text(hint), _short(value), False, meaning)
+def _parameter_doc(field: "Field[Any]", hint: Any, meaning: str) -> ParameterDoc:
+    key = config_key(field)
+    values = [str(extra.values()) for extra in get_args(hint)[1:] if isinstance(extra, DocumentedValues)]
+    meaning = ". ".join(filter(None, (meaning, *values)))
+    if field.default is not MISSING:
+        return ParameterDoc(key, type_text(hint), _short_config(field.default), False, meaning)
+    if field.default_factory is not MISSING:
+        return ParameterDoc(key, type_text(hint), _short_config(field.default_factory()), False, meaning)
+    return ParameterDoc(key, type_text(hint), _example(key, hint), True, meaning)
 
 
-def _short(value: Any) -> Any:
-    """A component as its name and what differs from its own defaults; anything else as it is described."""
+def _short_config(value: Any) -> Any:
+    """A default as a config writes it. A component becomes its name and the parameters that differ from its defaults."""
     if isinstance(value, tuple | list):
-        return [_short(item) for item in value]
+        return [_short_config(item) for item in value]
     if not is_dataclass(value) or isinstance(value, type):
         return value if isinstance(value, float) else describe(value)
-    told = describe(value)
-    own = {one.key: one.default for one in parameter_docs(type(value)) if not one.required}
-    changed = {key: item for key, item in told.items() if key not in own or item != own[key]}
+    defaults = {doc.key: doc.default for doc in parameter_docs(type(value)) if not doc.required}
+    changes = {key: item for key, item in describe(value).items() if key not in defaults or item != defaults[key]}
     mark = getattr(type(value), "component", None)
     if mark is None:
-        return {key: item for key, item in changed.items() if key not in ("name", "code")}
-    return mark[1] if set(changed) <= {"name"} else changed
+        return {key: item for key, item in changes.items() if key not in ("name", "code")}
+    return mark[1] if set(changes) <= {"name"} else changes
 
 
 def _example(key: str, hint: Any) -> Any:
-    """What a config could write where it has to write something: '<path>' where only its author knows."""
-    origin, inner = get_origin(hint), get_args(hint)
+    """A value for a required parameter: '<path>' if only the author of the config knows it."""
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        for extra in inner[1:]:
+        for extra in arguments[1:]:
             if isinstance(extra, NestedComponent):
                 return EXAMPLES.get(extra.kind, f"<{extra.kind}>")
-        if inner[0] in (int, float):
-            return 4 if inner[0] is int else 0.5
-        return _example(key, inner[0])
+        if arguments[0] in (int, float):
+            return 4 if arguments[0] is int else 0.5
+        return _example(key, arguments[0])
     if origin in LIST_TYPES:
-        return [_example(key, inner[0])]
+        return [_example(key, arguments[0])]
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return {f"<{key}>": "<…>"}
     return f"<{key}>"
 
 
-def _comments(cls: type[Any]) -> dict[str, str]:
-    """field -> the comments on its lines and on those that go on below it, of the class's own fields."""
-    own = vars(cls).get("__annotations__", {}) if cls.__module__ != "builtins" else {}
-    if not own:
+def _field_comments(cls: type[Any]) -> dict[str, str]:
+    """field name -> the comments on its lines and on the comment lines right below it; bases are not included."""
+    annotations = vars(cls).get("__annotations__", {}) if cls.__module__ != "builtins" else {}
+    if not annotations:
         return {}
     try:
         text = Path(inspect.getfile(cls)).read_text(encoding="utf-8")
     except (OSError, TypeError):  # a class of a notebook's cell
         return {}
-    beside = dict(_by_line(text))
+    comments = dict(_comments_by_line(text))
     node = next((n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.name == cls.__name__), None)
-    found: dict[str, str] = {}
+    by_field: dict[str, str] = {}
     for field in node.body if node else []:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             last = field.end_lineno or field.lineno
-            lines = [beside[i][1] for i in range(field.lineno, last + 1) if i in beside]
-            while last + 1 in beside and beside[last + 1][0]:
+            lines = [comments[i][1] for i in range(field.lineno, last + 1) if i in comments]
+            while last + 1 in comments and comments[last + 1][0]:
                 last += 1
-                lines.append(beside[last][1])
-            found[field.target.id] = " ".join(line for line in lines if not line.startswith(("noqa", "type:")))
-    return found
+                lines.append(comments[last][1])
+            by_field[field.target.id] = " ".join(line for line in lines if not line.startswith(("noqa", "type:")))
+    return by_field
 
 
-def _by_line(text: str) -> Iterator[tuple[int, tuple[bool, str]]]:
-    """(line, (whether nothing else is on it, comment))."""
+def _comments_by_line(text: str) -> Iterator[tuple[int, tuple[bool, str]]]:
+    """(line number, (whether the line has nothing else, comment))."""
     readline: Callable[[], str] = StringIO(text).readline
     for token in tokenize.generate_tokens(readline):
         if token.type == tokenize.COMMENT:

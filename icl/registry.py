@@ -22,7 +22,14 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icl.component_json import config_key, describe, to_config
 from icl.errors import ConfigError, did_you_mean
-from icl.loading import component_search_folder, is_builtin, load_class, load_function, location
+from icl.lazy_exports import check_packages
+from icl.loading import (
+    component_search_folder,
+    is_builtin,
+    load_class,
+    load_function,
+    location,
+)
 from icl.renamed_names import new_name, suggest
 from icl.validate_finite import find_non_finite
 
@@ -364,6 +371,7 @@ def _accepts_bool(cls: type[Any], field_name: str) -> bool:
 
 def _scan(package: str) -> Iterator[ComponentEntry]:
     """The components in the files of a package, without importing them."""
+    check_packages()
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.py")):

@@ -1,29 +1,16 @@
 """Try one component, ours or yours, on what every component of its kind must do."""
 
-import importlib
 import sys
 from typing import Annotated
 
 import typer
 
 from experiments.cli.component_kinds import kind_of, kind_with
+from icl import testing
 from icl.errors import ConfigError
-from icl.registry import build, with_article
+from icl.registry import PACKAGES, build, with_article
 
-CHECKS = {
-    "task": "icl.testing.conformance:check_task",
-    "model": "icl.testing.conformance:check_model",
-    "metric": "icl.testing.conformance:check_metric",
-    "edit": "icl.testing.edits:check_edit",
-    "embedder": "retrievers.machinery.embedder_conformance:check_embedder",
-    "retriever": "retrievers.machinery.conformance:check_retriever",
-    "reranker": "retrievers.machinery.conformance:check_reranker",
-    "orderer": "prompts.conformance:check_orderer",
-    "transform": "prompts.conformance:check_transform",
-    "composer": "prompts.conformance:check_composer",
-    "strategy": "decoding.conformance:check_strategy",
-    "launcher": "experiments.launch.conformance:check_launcher",
-}
+CHECKS = tuple(kind for kind in PACKAGES if f"check_{kind}" in testing.__all__)
 
 
 def command(
@@ -43,9 +30,8 @@ def command(
     if kind not in CHECKS:
         raise ConfigError(f"there is no check for {with_article(kind)}. There are checks for: {', '.join(CHECKS)}.")
     node = {"name": name, **dict(map(parse_override, parameters))}
-    module, _, function = CHECKS[kind].partition(":")
     try:
-        facts = getattr(importlib.import_module(module), function)(build(kind, node, "command line"))
+        facts = getattr(testing, f"check_{kind}")(build(kind, node, "command line"))
     except AssertionError as error:
         print(f"{kind} '{name}': {error}", file=sys.stderr)
         raise typer.Exit(1) from None

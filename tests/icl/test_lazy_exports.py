@@ -1,5 +1,6 @@
 """Public names are imported at their first use, and a file that shadows a package is named then."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import icl
+from icl import testing
 from icl.lazy_exports import MARKER, PACKAGES, lazy_exports
+from icl.registry import PACKAGES as KINDS
 
 ROOT = Path(icl.__file__).parents[1]
 
@@ -49,3 +52,27 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'package' has no attribute 'Promt'"):
         get_attribute("Promt")
     assert "Prompt" in list_names()
+
+
+def test_the_base_classes_of_all_kinds_are_public() -> None:
+    assert {kind.title() for kind in KINDS} <= set(icl.__all__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_check(kind: str) -> None:
+    assert callable(getattr(testing, f"check_{kind}"))
+
+
+def test_the_registry_names_a_shadowing_file_too(tmp_path: Path) -> None:
+    (tmp_path / "prompts.py").write_text("")
+    result = run_python("from icl.registry import entries; entries('metric')", tmp_path)
+    assert "which shadows the package 'prompts' of mm-icl" in result.stderr
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_package_has_the_marker(name: str) -> None:
+    assert MARKER in (ROOT / name / "__init__.py").read_text()
+
+
+def test_the_logger_is_silent_without_a_handler() -> None:
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("icl").handlers)

@@ -307,3 +307,19 @@ def test_listing_imports_nothing_heavy():
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
         == "[]"
     )
+
+
+@pytest.mark.parametrize("kind", sorted(PACKAGES))
+def test_every_parameter_has_a_description_in_the_schema(kind):
+    for node in schema(kind)["anyOf"][1:]:
+        name = node["properties"]["name"]["const"]
+        if name not in ("inner", "outer"):
+            missing = [
+                key for key, value in node["properties"].items() if key != "name" and not value.get("description")
+            ]
+            assert not missing, f"{kind} '{name}': no comment beside {', '.join(missing)}"
+
+
+def test_the_comment_beside_a_parameter_is_its_description():
+    node = next(o for o in schema("edit")["anyOf"][1:] if o["properties"]["name"]["const"] == "blur")
+    assert node["properties"]["radius"]["description"] == "pixels"
