@@ -3,12 +3,21 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
+# What starts processes, browsers or clusters, or loads many architectures.
+SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tiny tests/experiments/architectures \
+	tests/experiments/notebooks tests/experiments/bench tests/experiments/report/test_page_in_chromium.py \
+	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
+	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \
+	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_readme.py
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test test-fast test-main test-vllm test-tools lint bench clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
+	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
 	@echo "make lint         the checks alone"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
 
@@ -29,11 +38,22 @@ lint: $(VENV)/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/ready-dev lint
+# The tests of vLLM wait for engines to start, so both suites run at once.
+test: $(VENV)/ready-dev lint test-tools
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-main test-vllm
+
+test-main: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(PYTEST_ARGS)
+
+test-vllm:
+	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
+
+test-fast: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(PYTEST_ARGS)
+
+test-tools:
 	@sh tests/install_browser.sh
 	@sh tests/install_slurm.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/decoding/lockstep --ignore tests/decoding/server --ignore tests/icl/models/vllm $(PYTEST_ARGS)
-	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
 
 bench: $(VENV)/ready-dev
 	@$(BIN)/python -m experiments.bench

@@ -16,8 +16,9 @@ PUBLIC_MODULES = ("icl", "icl.edits", "icl.testing", "prompts", "retrievers", "d
 
 HEAD = """# Public API
 
-Import from these modules only. Their names follow semantic versioning: from 1.0 on, a name is deprecated for one minor release before
-it is removed; before 1.0, a minor release may rename it and the [changelog](../CHANGELOG.md) says so. Everything else is internal.
+Import from these modules only. Their names follow semantic versioning. From 1.0 on, a name is deprecated for one minor
+release before it is removed. Before 1.0, a minor release may rename it, and the [changelog](../CHANGELOG.md) says so.
+Everything else is internal.
 
 `python tests/public_api.py` writes this page.
 """

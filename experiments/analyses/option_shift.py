@@ -51,7 +51,8 @@ def analyze(view: "RunView") -> "DataFrame":
     if not table_rows:
         raise ConfigError(
             f"{view.path}: no question was asked under every shift of its options. For questions with three, in grid, "
-            "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], [{name: option_list, shift: 2}]]."
+            "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], "
+            "[{name: option_list, shift: 2}]]."
         )
     note = "consistent: right under every shift of the options; sd: of accuracy over the place of the gold"
     return make_table(table_rows, "Does an answer depend on where its option stands?", note=note)

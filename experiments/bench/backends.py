@@ -4,11 +4,11 @@
     python -m experiments.bench.backends runs/backends vllm remote    where vLLM is installed (the README says how)
     python -m experiments.bench.backends runs/backends                the table of what has been run
 
-`remote` starts `icl serve` itself. The reference is `hf` in float32 on a CPU. Answers are compared if both backends read
-the same prompt. The *margin* of an answer is the log-probability of the best token minus that of the second one, in nats,
-at its closest step. The *log-prob difference* of two backends is the difference between the log-probabilities that they
-give to a token that both chose. Two answers that differ are explained if the margin is at most `EXPLAINED_RATIO` times
-the largest log-prob difference among the answers that agree.
+`remote` starts `icl serve` itself. The reference is `hf` in float32 on a CPU. Answers are compared if both backends
+read the same prompt. The *margin* of an answer is the log-probability of the best token minus that of the second one,
+in nats, at its closest step. The *log-prob difference* of two backends is the difference between the log-probabilities
+that they give to a token that both chose. Two answers that differ are explained if the margin is at most
+`EXPLAINED_RATIO` times the largest log-prob difference among the answers that agree.
 """
 
 import os
@@ -128,7 +128,8 @@ def table(folder: Path) -> Iterator[str]:
     if not here:
         raise ModelError(f"{folder}: no run of '{REFERENCE}', the reference. Run it first.")
     yield (
-        f"| task | backend | pairs | same answer | {METRIC}: hf | {METRIC}: backend | p | largest log-prob difference | "
+        f"| task | backend | pairs | same answer | {METRIC}: hf | {METRIC}: backend | p | "
+        "largest log-prob difference | "
         "margin where answers differ | explained |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|"

@@ -1,9 +1,9 @@
 """Lazy contrast branches: prefilled prompts and time relative to eager branches, and counts of gated steps.
 
-VCD on the shipped model. In each round, all schedules answer the same prompts in turn, with images that are new to them.
-A ratio is the median of processor times over the rounds, with minimum and maximum. The number of answers that need their
-contrast comes from the traces of the eager run.
-`python -m experiments.bench.lazy_branches [CHECKPOINT]` prints the rows.
+VCD on the shipped model. In each round, all schedules answer the same prompts in turn, with images that are new to
+them. A ratio is the median of processor times over the rounds, with minimum and maximum. The number of answers that
+need their contrast comes from the traces of the eager run. `python -m experiments.bench.lazy_branches [CHECKPOINT]`
+prints the rows.
 """
 
 import itertools

@@ -2,14 +2,17 @@
 
 Size is the share of p <= .05 if the true difference is 0. Half of a cluster's samples are equal.
 
-- Symmetric designs: differences of normal scores, of U-shaped scores (beta(.6, .6)), and of scores of which 70 % are equal.
+- Symmetric designs: differences of normal scores, of U-shaped scores (beta(.6, .6)), and of scores of which 70 % are
+equal.
   The figure is the largest size of the three.
-- Skewed designs, where the exchange of names is not exact: nine small gains and one large loss (rare), and an exponential
+- Skewed designs, where the exchange of names is not exact: nine small gains and one large loss (rare), and an
+exponential
   minus its mean.
 
-The interval inverts the test, so its coverage in a symmetric design is 1 - size. Power is measured at 2.8 standard errors, next
-to Student's t with C - 1 degrees of freedom on cluster sums. Coverage of one arm's mean uses beta(2, 8) scores, and scores of
-which 70 % are 1. Coverage of a right/wrong difference uses pairs of which 30 % differ with mean .1, or 40 % with mean .3.
+The interval inverts the test, so its coverage in a symmetric design is 1 - size. Power is measured at 2.8 standard
+errors, next to Student's t with C - 1 degrees of freedom on cluster sums. Coverage of one arm's mean uses beta(2, 8)
+scores, and scores of which 70 % are 1. Coverage of a right/wrong difference uses pairs of which 30 % differ with mean
+.1, or 40 % with mean .3.
 """
 
 from collections.abc import Callable
