@@ -26,7 +26,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	@sh environment.sh $(VENV) $(PYTHON) offline,encoders,notebooks,dev
+	@sh environment.sh $(VENV) $(PYTHON) offline,encoders,notebooks,quantization,adapters,dev
 	@touch $@
 
 quickstart: $(VENV)/ready

@@ -13,7 +13,7 @@ if [ ! -f "$env/ready-2" ]; then
     "$env/bin/pip" uninstall --quiet --yes torchaudio torchcodec
     # What a run of an experiment needs beside them.
     "$env/bin/pip" install --quiet --disable-pip-version-check annotated-types easy-vqa faiss-cpu filelock httpx \
-        jinja2 pandas rich statsmodels typer
+        jinja2 pandas rich typer
     "$env/bin/pip" install --quiet --disable-pip-version-check --no-deps accelerate num2words peft -e "$here"
     touch "$env/ready-2"
 fi

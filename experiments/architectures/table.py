@@ -52,7 +52,7 @@ HEAD = """# Architectures
 
 Made by one command, which goes on where another stopped:
 
-    icl architectures --vllm .venv-vllm/bin/python --table icl/models/hf/ARCHITECTURES.md
+    python -m experiments.architectures --vllm .venv-vllm/bin/python --table docs/architectures.md
 
 It asks tiny checkpoints with random weights of each architecture: real configs, processors and chat templates, float32
 on a CPU, six prompts with one to four images of several sizes, 12 tokens each. A random model has no habits: a wrong

@@ -77,7 +77,7 @@ def read(path: Path) -> list[Entry]:
         return [_entry(one) for one in json.loads(path.read_text(encoding="utf-8"))["entries"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not a file of `icl architectures` ({error}). Delete it, or name another."
+            f"{path} is not a file of `python -m experiments.architectures` ({error}). Delete it, or name another."
         ) from error
 
 

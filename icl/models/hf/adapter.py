@@ -46,7 +46,9 @@ class LoraAdapter:
         if kind != "LORA":
             raise ModelError(f"{self.key}: {folder} holds an adapter of type {kind}; this backend takes LORA.")
         if find_spec("peft") is None:
-            raise ModelError(f"{self.key}: this needs the package peft, which is not installed (pip install peft).")
+            raise ModelError(
+                f"{self.key}: this needs the package peft, which is not installed (pip install 'mm-icl[adapters]')."
+            )
         return folder
 
     @cached_property

@@ -53,7 +53,7 @@ def check(hf: "HF") -> None:
     if find_spec("bitsandbytes") is None:
         raise ModelError(
             f"model.quantize: {hf.quantize} needs the package bitsandbytes, which is not installed "
-            "(pip install bitsandbytes). Or use `quantize: none`."
+            "(pip install 'mm-icl[quantization]'). Or use `quantize: none`."
         )
     if problem := _problem(hf.quantize, place):
         raise ModelError(

@@ -19,9 +19,9 @@ from experiments.architectures.table import COLUMNS, page
 from experiments.architectures.verdicts import Answers, Entry, Verdict, read, written
 from icl.errors import ConfigError, DataError, ModelError
 
-COMMAND = [sys.executable, "-m", "experiments.cli.main", "architectures"]
+COMMAND = [sys.executable, "-m", "experiments.architectures"]
 OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
-PAGE = Path(__file__).parents[3] / "icl" / "models" / "hf" / "ARCHITECTURES.md"
+PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 HF = ("generate", "batch", "cache", "identity")
 MADE = Entry("made", "MadeForConditionalGeneration", dict.fromkeys(COLUMNS, Verdict("yes")))
 
@@ -103,7 +103,7 @@ def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
     written([told], tmp_path / "results.json")
     assert read(tmp_path / "results.json") == [told]
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(DataError, match="is not a file of `icl architectures`"):
+    with pytest.raises(DataError, match=r"is not a file of `python -m experiments\.architectures`"):
         read(tmp_path / "results.json")
 
 
