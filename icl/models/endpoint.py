@@ -1,9 +1,9 @@
-"""Requests to an HTTP endpoint: tried again where that may help, and a sentence where it does not.
+"""Requests to an HTTP endpoint, with retries where they may help and an error message where they do not.
 
-Tried again, after a wait that doubles (or that the endpoint names by Retry-After): 408, 429, 5xx, time-outs, broken
-connections, answers that are not JSON. Not tried again: everything else that is wrong with one request. An endpoint
-that has gone, or that refuses every request (the key, the model's name), is a `EndpointUnavailableError`, which ends a run instead of
-failing each of its samples.
+Retried, after a delay that doubles or that the Retry-After header sets: status 408, 429 and 5xx, timeouts, broken
+connections, and responses that are not JSON. Everything else that is wrong with one request is not retried. An endpoint
+that is unavailable, or that refuses every request (API key, model name), raises `EndpointUnavailableError`. It ends a
+run instead of failing each of its samples.
 """
 
 import email.utils
@@ -18,41 +18,55 @@ from typing import TYPE_CHECKING, Any
 from icl.errors import ModelError
 
 if TYPE_CHECKING:
-    from httpx import Client, Response
+    from httpx import Response
 
-    from icl.models.deadline import Clock
+    from icl.models.http_client import DeadlineClient
 
-LONGEST = 60.0
-"""Seconds that a doubled wait ends at."""
+MAX_BACKOFF_SECONDS = 60.0
+"""Longest delay between two attempts, unless the endpoint asks for a longer one."""
 
-PATIENCE = 600.0
-"""Seconds that an endpoint may ask to be waited for."""
+MAX_RETRY_AFTER_SECONDS = 600.0
+"""Longest delay that an endpoint may ask for."""
 
-ASKED = 10.0
-"""Seconds that a server has to say what it is."""
+PROBE_TIMEOUT_SECONDS = 10.0
+"""Time limit of a request that asks a server what it is."""
 
-MOST_BYTES = 64 * 2**20
-"""Of an answer, unpacked: more is no answer to a question, and memory has an end."""
-
-QUIET = (502, 503, 504)
-"""What a gateway says of a server that is not there."""
+GATEWAY_STATUSES = (502, 503, 504)
+"""Responses of a gateway whose server is down."""
 
 
 class EndpointUnavailableError(ModelError):
-    """No request will be answered until something changes: what is missing is left for the next call."""
+    """No request will succeed until something changes. Requests without an answer are left for the next run."""
 
 
-class _AgainError(Exception):
-    """Worth another try. wait: seconds that the endpoint names; gone: whether it is not there at all."""
+class _RetryableError(Exception):
+    """A failure that a retry may overcome.
 
-    def __init__(self, why: str, wait: float | None = None, gone: bool = False) -> None:
-        super().__init__(why)
-        self.wait, self.gone = wait, gone
+    Attributes:
+        delay: Seconds that the endpoint asks to wait, or None.
+        is_unavailable: Whether the endpoint could not be reached at all.
+    """
+
+    def __init__(self, reason: str, delay: float | None = None, is_unavailable: bool = False) -> None:
+        super().__init__(reason)
+        self.delay, self.is_unavailable = delay, is_unavailable
 
 
 @dataclass(eq=False)
 class Endpoint:
-    """url: of the API. key: sent as a bearer token, in no message. Used by many threads at once."""
+    """JSON over HTTP to one address, for many threads at once.
+
+    Attributes:
+        url: Base address of the API.
+        key: API key, sent as a bearer token. It never appears in a message.
+        key_env: Environment variable that holds the key.
+        timeout: Seconds for one complete response.
+        retries: Attempts after the first.
+        backoff: Seconds before the second attempt; doubled for each further one.
+        connections: Maximum number of simultaneous connections.
+        stopped: Set to end waits between attempts.
+        retry_count: Number of retries so far.
+    """
 
     url: str
     key: str | None = field(repr=False)
@@ -62,167 +76,166 @@ class Endpoint:
     backoff: float
     connections: int
     stopped: Event = field(default_factory=Event)
-    retried: int = 0
+    retry_count: int = 0
     _lock: Lock = field(default_factory=Lock)
-    _made: "tuple[Client, Clock] | None" = None
-
-    def _client(self) -> "tuple[Client, Clock]":
-        import httpx
-
-        from icl.models.deadline import Clock, Timed
-
-        with self._lock:
-            if self._made is None:
-                headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-                limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
-                clock = Clock()
-                client = httpx.Client(headers=headers, timeout=self.timeout, transport=Timed(clock, limits))
-                self._made = client, clock
-            return self._made
+    _client: "DeadlineClient | None" = None
 
     def close(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            made[0].close()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer's JSON object. Raises EndpointUnavailableError, or ModelError where this one request is not answered."""
-        sent = json.dumps(body).encode()
+        """Send JSON and return the JSON object of the response.
+
+        Raises:
+            EndpointUnavailableError: The endpoint is unavailable or refuses every request.
+            ModelError: This request fails.
+        """
+        content = json.dumps(body).encode()
         for attempt in range(self.retries + 1):
             try:
-                return self._once(path, sent)
-            except _AgainError as error:
-                tries = f"{attempt + 1} {'try' if attempt == 0 else 'tries'}"
-                wait = self._wait(error, attempt, sent)
-                if wait > PATIENCE:
-                    asks = f"It asks to be left alone for {wait:,.0f} s"
-                    raise EndpointUnavailableError(self._told(f"{_bare(error)}. {asks}")) from error
-                if attempt == self.retries or self.stopped.wait(wait):
-                    kind = EndpointUnavailableError if error.gone else ModelError
-                    raise kind(self._told(f"{_bare(error)} (after {tries})")) from error
+                return self._post_once(path, content)
+            except _RetryableError as error:
+                attempts = f"{attempt + 1} {'try' if attempt == 0 else 'tries'}"
+                delay = self._delay(error, attempt, content)
+                if delay > MAX_RETRY_AFTER_SECONDS:
+                    message = f"{_without_period(error)}. It asks to wait for {delay:,.0f} s"
+                    raise EndpointUnavailableError(self._message(message)) from error
+                if attempt == self.retries or self.stopped.wait(delay):
+                    kind = EndpointUnavailableError if error.is_unavailable else ModelError
+                    raise kind(self._message(f"{_without_period(error)} (after {attempts})")) from error
                 with self._lock:
-                    self.retried += 1
+                    self.retry_count += 1
         raise AssertionError("unreachable")
 
     def get(self, path: str) -> dict[str, Any]:
-        """What one question without a body is answered. Raises ModelError; it is not tried again."""
+        """The JSON object at a path, without retries. Raises ModelError."""
         import httpx
 
+        from icl.models.http_client import ResponseTooLargeError
+
         try:
-            answer = self._answer("GET", path, min(self.timeout, ASKED))
-            told = _json(answer) if answer.status_code == 200 else None
-        except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
-            raise ModelError(self._told(f"{path}: {error or type(error).__name__}")) from error
-        if not isinstance(told, dict):
-            raise ModelError(self._told(f"{path}: status {answer.status_code}"))
-        return told
+            response = self._request("GET", path, min(self.timeout, PROBE_TIMEOUT_SECONDS))
+            content = _json(response) if response.status_code == 200 else None
+        except (httpx.RequestError, httpx.InvalidURL, ResponseTooLargeError, ValueError) as error:
+            raise ModelError(self._message(f"{path}: {error or type(error).__name__}")) from error
+        if not isinstance(content, dict):
+            raise ModelError(self._message(f"{path}: status {response.status_code}"))
+        return content
 
-    def _wait(self, error: _AgainError, attempt: int, sent: bytes) -> float:
-        """Between half and all of the doubled wait, so that requests that failed together do not return together."""
-        if error.wait is not None:
-            return error.wait
-        part = int.from_bytes(hashlib.sha256(sent + bytes([attempt % 256])).digest()[:4]) / 2**32
-        return min(self.backoff * 2.0**attempt, LONGEST) * (0.5 + 0.5 * part)
+    def mask_key(self, text: str) -> str:
+        """Text of the endpoint without the key, which it may repeat."""
+        return text.replace(self.key, "***") if self.key else text
 
-    def _once(self, path: str, sent: bytes) -> dict[str, Any]:
+    def _delay(self, error: _RetryableError, attempt: int, content: bytes) -> float:
+        """Seconds before the next attempt.
+
+        Jitter between half and all of the doubled backoff keeps requests that failed together from returning together.
+        """
+        if error.delay is not None:
+            return error.delay
+        jitter = int.from_bytes(hashlib.sha256(content + bytes([attempt % 256])).digest()[:4]) / 2**32
+        return min(self.backoff * 2.0**attempt, MAX_BACKOFF_SECONDS) * (0.5 + 0.5 * jitter)
+
+    def _post_once(self, path: str, content: bytes) -> dict[str, Any]:
         import httpx
 
+        from icl.models.http_client import ResponseTooLargeError
+
         try:
-            answer = self._answer("POST", path, self.timeout, sent)
+            response = self._request("POST", path, self.timeout, content)
         except httpx.ConnectTimeout as error:
-            raise _AgainError(f"no connection within {self.timeout:g} s.", gone=True) from error
+            raise _RetryableError(f"no connection within {self.timeout:g} s.", is_unavailable=True) from error
         except httpx.TimeoutException as error:
-            raise _AgainError(f"no answer within {self.timeout:g} s (model.timeout).") from error
+            raise _RetryableError(f"no answer within {self.timeout:g} s (model.timeout).") from error
         except httpx.DecodingError as error:
-            raise _AgainError(f"the answer cannot be unpacked: {error}.") from error
+            raise _RetryableError(f"the answer cannot be decompressed: {error}.") from error
         except httpx.TransportError as error:
-            raise _AgainError(f"the connection failed: {error or type(error).__name__}.", gone=True) from error
+            reason = f"the connection failed: {error or type(error).__name__}."
+            raise _RetryableError(reason, is_unavailable=True) from error
         except httpx.InvalidURL as error:
             raise EndpointUnavailableError(f"model.url: {self.url} is not an address: {error}.") from error
-        if answer.status_code != 200:
-            self._refused(answer)
+        except ResponseTooLargeError as error:
+            raise ModelError(self._message(str(error))) from error
+        if response.status_code != 200:
+            self._raise_for_status(response)
         try:
-            told = _json(answer)
+            data = _json(response)
         except ValueError as error:
-            raise _AgainError(f"the answer is not JSON ({_short(_text(answer))!r}).") from error
-        if not isinstance(told, dict):
-            raise _AgainError(f"the answer is not a JSON object ({_short(_text(answer))!r}).")
-        return told
+            raise _RetryableError(f"the answer is not JSON ({_shorten(_text(response))!r}).") from error
+        if not isinstance(data, dict):
+            raise _RetryableError(f"the answer is not a JSON object ({_shorten(_text(response))!r}).")
+        return data
 
-    def _answer(self, method: str, path: str, seconds: float, sent: bytes | None = None) -> "Response":
-        """The whole answer, unpacked. seconds: for all of it."""
-        import httpx
+    def _request(self, method: str, path: str, seconds: float, content: bytes | None = None) -> "Response":
+        with self._lock:
+            if self._client is None:
+                from icl.models.http_client import DeadlineClient
 
-        (client, clock), found = self._client(), bytearray()
-        clock.end = time.monotonic() + seconds
-        headers = {} if sent is None else {"Content-Type": "application/json"}
-        with client.stream(method, self.url + path, content=sent, headers=headers, timeout=seconds) as answer:
-            for part in answer.iter_bytes():
-                found += part
-                if len(found) > MOST_BYTES:
-                    raise ModelError(self._told(f"the answer has more than {MOST_BYTES // 2**20} MiB"))
-        kept = [(name, told) for name, told in answer.headers.raw if name.lower() in (b"retry-after", b"location")]
-        return httpx.Response(answer.status_code, headers=kept, content=bytes(found))
+                headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+                self._client = DeadlineClient(headers, self.connections)
+            client = self._client
+        return client.request(method, self.url + path, seconds, content)
 
-    def _refused(self, answer: "Response") -> None:
-        """Raises what the status means."""
-        status, (why, code) = answer.status_code, _reason(answer)
-        said = f"status {status}: {why.rstrip('.')}"
+    def _raise_for_status(self, response: "Response") -> None:
+        """Raise the error that a status other than 200 means."""
+        status, (reason, code) = response.status_code, _error_reason(response)
+        message = f"status {status}: {reason.rstrip('.')}"
         if code == "insufficient_quota":
-            raise EndpointUnavailableError(self._told(said))
+            raise EndpointUnavailableError(self._message(message))
         if status in (408, 429) or status >= 500:
-            raise _AgainError(said, _retry_after(answer.headers.get("Retry-After")), gone=status in QUIET)
+            delay = _retry_after(response.headers.get("Retry-After"))
+            raise _RetryableError(message, delay, is_unavailable=status in GATEWAY_STATUSES)
         if status in (401, 403):
-            where = f"the environment variable {self.key_env}" if self.key_env else "model.key_env, which is not set"
-            raise EndpointUnavailableError(self._told(f"it refuses the key ({said}). The key is taken from {where}"))
+            source = f"the environment variable {self.key_env}" if self.key_env else "model.key_env, which is not set"
+            raise EndpointUnavailableError(
+                self._message(f"it refuses the key ({message}). The key is taken from {source}")
+            )
         if status == 404:
             raise EndpointUnavailableError(
-                self._told(f"{said}. Is model.url the address up to /v1, and model.model a name that it serves?")
+                self._message(f"{message}. Is model.url the address up to /v1, and model.model a name that it serves?")
             )
         if status < 300:
-            raise ModelError(self._told(f"the answer has no choices: {said}"))
+            raise ModelError(self._message(f"the answer has no choices: {message}"))
         if status < 400:
-            there = answer.headers.get("Location", "elsewhere")
+            target = response.headers.get("Location", "another address")
             raise EndpointUnavailableError(
-                self._told(f"it sends on to {there}, and a key is not sent after it. Name the final address")
+                self._message(f"it redirects to {target}, and a key is not sent there. Name the final address")
             )
-        raise ModelError(self._told(f"the request is refused: {said}"))
+        raise ModelError(self._message(f"the request is refused: {message}"))
 
-    def _told(self, why: str) -> str:
-        return self.masked(f"{self.url}: {why}" if why.endswith("?") else f"{self.url}: {_bare(why)}.")
-
-    def masked(self, told: str) -> str:
-        """Without the key, which an endpoint may repeat."""
-        return told.replace(self.key, "***") if self.key else told
+    def _message(self, reason: str) -> str:
+        return self.mask_key(f"{self.url}: {reason if reason.endswith('?') else f'{_without_period(reason)}.'}")
 
 
-def _reason(answer: "Response") -> tuple[str, str]:
-    """(message, code) of an error's body, which may be anything."""
+def _error_reason(response: "Response") -> tuple[str, str]:
+    """Message and code in the body of an error response, which may have any shape."""
     try:
-        told = _json(answer)
+        data = _json(response)
     except ValueError:
-        return _short(_text(answer)) or answer.reason_phrase, ""
-    error = told.get("error", told) if isinstance(told, dict) else told
+        return _shorten(_text(response)) or response.reason_phrase, ""
+    error = data.get("error", data) if isinstance(data, dict) else data
     if not isinstance(error, dict):
-        return _short(str(error)), ""
-    return _short(str(error.get("message") or error.get("detail") or error)), str(error.get("code", ""))
+        return _shorten(str(error)), ""
+    return _shorten(str(error.get("message") or error.get("detail") or error)), str(error.get("code", ""))
 
 
-def _json(answer: "Response") -> Any:
+def _json(response: "Response") -> Any:
     """Raises ValueError."""
     try:
-        return json.loads(answer.content)
+        return json.loads(response.content)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _text(answer: "Response") -> str:
-    """JSON is UTF-8; what a header says of an encoding may be anything."""
-    return answer.content.decode("utf-8", "replace")
+def _text(response: "Response") -> str:
+    """The body as UTF-8. The charset of the header is ignored, since it may be anything."""
+    return response.content.decode("utf-8", "replace")
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date."""
+    """Seconds of a Retry-After header, which holds a number or a date."""
     if not header:
         return None
     try:
@@ -235,10 +248,10 @@ def _retry_after(header: str | None) -> float | None:
         return None
 
 
-def _bare(said: object) -> str:
-    return str(said).rstrip(".")
+def _without_period(text: object) -> str:
+    return str(text).rstrip(".")
 
 
-def _short(text: str, limit: int = 300) -> str:
+def _shorten(text: str, limit: int = 300) -> str:
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[:limit]}…"

@@ -164,7 +164,7 @@ class Remote(Model):
 
     def counters(self) -> dict[str, int]:
         """requests, tokens, cached_tokens (found in the server's prefix cache, where it says so), retries."""
-        return {**self.counts, "cached_tokens": sum(self.cached), "retries": self.endpoint.retried}
+        return {**self.counts, "cached_tokens": sum(self.cached), "retries": self.endpoint.retry_count}
 
     def count_tokens(self, prompt: Prompt) -> int:
         """An estimate, for the context budget: four characters a token, and `image_tokens` an image."""
@@ -240,7 +240,7 @@ class Remote(Model):
         try:
             return reader(told)
         except ModelError as error:
-            raise ModelError(self.endpoint.masked(str(error))) from error
+            raise ModelError(self.endpoint.mask_key(str(error))) from error
 
     def _note(self, told: Mapping[str, Any]) -> None:
         usage = told.get("usage")

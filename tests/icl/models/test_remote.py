@@ -136,7 +136,7 @@ def test_retry_after_is_waited_for_in_seconds_and_as_a_date(server: Any, remote:
 
 def test_an_endpoint_that_asks_for_hours_is_not_waited_for(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: (429, {"Retry-After": "86400"}, {"error": {"message": "daily limit"}})
-    with pytest.raises(EndpointUnavailableError, match=r"daily limit. It asks to be left alone for 86,400 s"):
+    with pytest.raises(EndpointUnavailableError, match=r"daily limit. It asks to wait for 86,400 s"):
         remote().generate([request()])
 
 

@@ -15,7 +15,7 @@ import pytest
 from endpoint_server import completion
 
 from icl.errors import ModelError
-from icl.models import endpoint
+from icl.models import http_client
 from icl.models.base import Request
 from icl.models.icl_server import answered
 from icl.models.remote import Remote
@@ -77,7 +77,7 @@ def test_half_a_character_is_marked_and_the_rest_is_kept(server: Any) -> None:
 def test_an_answer_without_end_is_given_up_before_it_fills_memory(
     packed: bool, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(http_client, "MAX_RESPONSE_BYTES", 2**20)
     sent, headers = b" " * 2**22, {}
     if packed:
         sent, headers = gzip.compress(sent), {"Content-Encoding": "gzip"}
