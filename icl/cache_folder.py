@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 
-def cache_folder(given: str | None = None) -> Path:
+def cache_folder(path: str | None = None) -> Path:
     """The folder given, else ICL_CACHE, else the platform's own folder for caches."""
-    if named := given or os.environ.get("ICL_CACHE"):
-        return Path(named).expanduser()
+    if folder := path or os.environ.get("ICL_CACHE"):
+        return Path(folder).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "mm-icl"
     if sys.platform == "win32":

@@ -10,14 +10,14 @@ from typing import Any
 
 
 def canonical_bytes(
-    told: Any, *, ascii_only: bool = True, compact: bool = False, default: Callable[[Any], Any] | None = None
+    value: Any, *, ascii_only: bool = True, compact: bool = False, default: Callable[[Any], Any] | None = None
 ) -> bytes:
     """JSON with sorted keys. ascii_only: other letters as escapes. default: for what JSON has no word for."""
     separators = (",", ":") if compact else None
-    text = json.dumps(told, sort_keys=True, ensure_ascii=ascii_only, separators=separators, default=default)
+    text = json.dumps(value, sort_keys=True, ensure_ascii=ascii_only, separators=separators, default=default)
     return text.encode()
 
 
-def canonical_digest(told: Any, **how: Any) -> str:
+def canonical_digest(value: Any, **options: Any) -> str:
     """sha256 of the canonical text. how: see `canonical`."""
-    return hashlib.sha256(canonical_bytes(told, **how)).hexdigest()
+    return hashlib.sha256(canonical_bytes(value, **options)).hexdigest()

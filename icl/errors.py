@@ -50,16 +50,16 @@ def strip_control_characters(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """ " Did you mean 'vcd'?" for the nearest known word, or the empty string.
 
     Of words as near as one another, the one of the same letters; else the one that begins as it does.
     """
 
     def nearness(other: str) -> tuple[float, bool, int]:
-        alike = SequenceMatcher(None, other, word).ratio()
-        begun = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(other, word, strict=False)))
-        return alike, sorted(other) == sorted(word), begun
+        similarity = SequenceMatcher(None, other, word).ratio()
+        prefix_length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(other, word, strict=False)))
+        return similarity, sorted(other) == sorted(word), prefix_length
 
-    near = get_close_matches(word, list(known), n=5, cutoff=0.5)
-    return f" Did you mean '{max(near, key=nearness)}'?" if near else ""
+    matches = get_close_matches(word, list(candidates), n=5, cutoff=0.5)
+    return f" Did you mean '{max(matches, key=nearness)}'?" if matches else ""

@@ -76,8 +76,8 @@ class Image:
         """sha256 of the pixels and the edits, in order."""
         if not self.edits:
             return self.source_digest
-        told = "|".join([self.source_digest, *(edit.describe() for edit in self.edits)])
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = "|".join([self.source_digest, *(edit.describe() for edit in self.edits)])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def identity(self) -> str:
@@ -133,9 +133,9 @@ class _Decoded:
         if not isinstance(key, Hashable):  # a user's own loader
             return _rgb(image)
         with self.lock:
-            known = self.images.get(key)
-        if known is not None:
-            return known
+            cached = self.images.get(key)
+        if cached is not None:
+            return cached
         pil_image = _rgb(image)
         with self.lock:
             return self.images.get(key) or self.images.put(key, pil_image)

@@ -53,8 +53,8 @@ def owner_of(name: str) -> str:
 
 def demo_index(name: str) -> int | None:
     """The place of the demonstration whose part it is; None where it is of none."""
-    found = _PLACE.match(name)
-    return int(found[1]) if found else None
+    match = _PLACE.match(name)
+    return int(match[1]) if match else None
 
 
 def is_query(name: str) -> bool:

@@ -180,14 +180,14 @@ class Prompt:
     @cached_property
     def digest(self) -> str:
         """sha256 of roles, texts and image digests: equal digests are one prefill."""
-        told = [
+        content = [
             [
                 turn.role,
                 [[part.text, None] if part.image is None else [None, part.image.digest] for part in turn.parts],
             ]
             for turn in self.turns
         ]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":
         """Each part replaced by `change(part)`; None drops it, and a turn that loses all its parts."""

@@ -44,22 +44,22 @@ def convert_user_errors(*components: Any) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise  # of a device: whoever asks may do with less
-        if (said := error_message(error, *components)) is None:
+        if (message := error_message(error, *components)) is None:
             raise
-        whole = "".join(traceback.format_exception(error))
+        trace = "".join(traceback.format_exception(error))
         for keep in TRACEBACK_SINKS.get():
-            keep(said, whole)
-        raise ComponentError(said) from error
+            keep(message, trace)
+        raise ComponentError(message) from error
 
 
 def error_message(error: BaseException, *components: Any) -> str | None:
     """Where it comes from and what it is; None where it is nobody's own."""
     what = f"{type(error).__name__}: {error}".rstrip(".: ")
-    theirs = [type(component) for component in components if not _ours(type(component))]
+    theirs = [type(component) for component in components if not _is_toolkit_class(type(component))]
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in theirs}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if _foreign(frame.f_code.co_filename) or frame.f_code.co_filename in files:
-            return f"{_called(frame)} ({frame.f_code.co_filename}, line {line}) failed: {what}."
+        if _is_user_file(frame.f_code.co_filename) or frame.f_code.co_filename in files:
+            return f"{_call_name(frame)} ({frame.f_code.co_filename}, line {line}) failed: {what}."
     return f"what {import_path(theirs[0])} gave cannot be used: {what}." if theirs else None
 
 
@@ -77,24 +77,24 @@ class TracebackLog:
     """Keeps each different traceback once in a file, which begins with the first. A disk that is full keeps none."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.seen = path, set[str]()
+        self.path, self.traces = path, set[str]()
 
-    def __call__(self, said: str, whole: str) -> None:
-        if whole in self.seen:
+    def __call__(self, message: str, trace: str) -> None:
+        if trace in self.traces:
             return
-        self.seen.add(whole)
+        self.traces.add(trace)
         try:
             with self.path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(f"{said}\n{whole}\n")
+                file.write(f"{message}\n{trace}\n")
         except OSError:
             return  # the sentence stands where the sample is
 
 
-def _ours(cls: type[Any]) -> bool:
+def _is_toolkit_class(cls: type[Any]) -> bool:
     return cls.__module__ == "builtins" or is_builtin(cls)
 
 
-def _called(frame: FrameType) -> str:
+def _call_name(frame: FrameType) -> str:
     """'Mine.retrieve', or the function where there is no object."""
     owner = frame.f_locals.get("self")
     name = frame.f_code.co_name
@@ -102,16 +102,16 @@ def _called(frame: FrameType) -> str:
 
 
 @lru_cache
-def _foreign(file: str) -> bool:
+def _is_user_file(file: str) -> bool:
     """Whether a file of code is neither of the toolkit nor of Python or a package that is installed."""
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
-    return not any(path.is_relative_to(folder) for folder in _known())
+    return not any(path.is_relative_to(folder) for folder in _installed_folders())
 
 
 @lru_cache
-def _known() -> tuple[Path, ...]:
+def _installed_folders() -> tuple[Path, ...]:
     root = Path(__file__).resolve().parents[1]
     paths = sysconfig.get_paths()
     installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")] + site.getsitepackages()

@@ -95,7 +95,7 @@ class Runner:
             self.progress.end()
         if self.album.problem:
             self.progress.note(self.album.problem)
-        if self.log.seen:
+        if self.log.traces:
             self.progress.note(f"what failed in components of your own stands with its traceback in {self.log.path}.")
         for note in (*self.repeats.notes(), *self.fits.notes()):
             self.progress.note(note)

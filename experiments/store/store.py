@@ -190,8 +190,21 @@ def report_write_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """In one step too: where there is no room, what stood there before still does. Makes no folder."""
-    _write(path, text.encode(), within=False)
+    """Write a text file in one step: if the disk is full, the earlier content stays. Makes no folder.
+
+    Only a regular file is replaced. A symbolic link stays, and its target gets the text. A pipe or a device is written
+    to in place.
+
+    Raises:
+        StoreError: The path cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        try:
+            path.write_bytes(text.encode())
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
+    else:
+        _write(path.resolve(), text.encode(), within=False)
 
 
 def _write(path: Path, data: bytes, within: bool = True) -> None:

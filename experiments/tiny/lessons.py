@@ -97,7 +97,7 @@ def operator(rng: Rng, index: PoolIndex, turns: int, names_operator: bool = Fals
     """An image "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
     name = pick(rng, w.OPERATORS)
     question = encode(
-        pick(rng, w.TOLD_OPERATOR_QUESTIONS if names_operator else w.OPERATOR_QUESTIONS).format(operator=name)
+        pick(rng, w.NAMED_OPERATOR_QUESTIONS if names_operator else w.OPERATOR_QUESTIONS).format(operator=name)
     )
     images = rng.choice(index.kind["ordered"], turns).tolist()
     return [

@@ -117,7 +117,7 @@ def digit(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
 def named_operator(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The result of an operator that the question names."""
     name = pick(rng, w.OPERATORS)
-    return turn(image, pick(rng, w.TOLD_OPERATOR_QUESTIONS).format(operator=name), str(index.result(image, name)))
+    return turn(image, pick(rng, w.NAMED_OPERATOR_QUESTIONS).format(operator=name), str(index.result(image, name)))
 
 
 def caption(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:

@@ -74,8 +74,8 @@ class CorruptionField:
         if kind is not None:
             return kind
         if isinstance(node, str) and ":" not in node and node not in entries("edit"):
-            known = dict.fromkeys((*get_args(CorruptionKind), *entries("edit")))
-            raise ConfigError(f"nothing that corrupts is named '{node}'.{did_you_mean(node, known)} (icl ls edit)")
+            names = dict.fromkeys((*get_args(CorruptionKind), *entries("edit")))
+            raise ConfigError(f"nothing that corrupts is named '{node}'.{did_you_mean(node, names)} (icl ls edit)")
         return build_edit(node, "by")
 
 
@@ -101,13 +101,13 @@ def _noised(image: "PILImage", size: float, stream: int) -> "PILImage":
     return PILImage.fromarray((np.clip(pixels + size * noise, 0, 1) * 255).round().astype(np.uint8))
 
 
-def _flat(image: "PILImage", kept: float) -> "PILImage":
+def _flat(image: "PILImage", contrast: float) -> "PILImage":
     import numpy as np
     from PIL import Image as PILImage
 
     pixels = np.asarray(image) / 255
     means = pixels.mean((0, 1), keepdims=True)
-    return PILImage.fromarray((np.clip((pixels - means) * kept + means, 0, 1) * 255).round().astype(np.uint8))
+    return PILImage.fromarray((np.clip((pixels - means) * contrast + means, 0, 1) * 255).round().astype(np.uint8))
 
 
 def _packed(image: "PILImage", quality: int) -> "PILImage":

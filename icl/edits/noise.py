@@ -49,5 +49,5 @@ def diffusion_scales(step: int) -> tuple[float, float]:
 
     line = torch.linspace(-6, 6, DIFFUSION_STEPS, dtype=torch.float64)
     betas = torch.sigmoid(line) * (0.5e-2 - 1e-5) + 1e-5
-    kept = float(torch.cumprod(1 - betas, 0)[step])
-    return kept**0.5, (1 - kept) ** 0.5
+    alpha_bar = float(torch.cumprod(1 - betas, 0)[step])
+    return alpha_bar**0.5, (1 - alpha_bar) ** 0.5

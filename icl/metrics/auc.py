@@ -30,11 +30,11 @@ class AUC:
         options = tuple(map(normalize_text, example.options))
         if len(options) != 2 or normalize_text(self.positive) not in options:
             return None
-        scored = option_probability(generation.option_scores, self.positive)
-        if scored is not None:
-            return scored
-        said = named_option(generation.text, example.options)
-        return 0.5 if said is None else float(said == normalize_text(self.positive))
+        probability = option_probability(generation.option_scores, self.positive)
+        if probability is not None:
+            return probability
+        option = named_option(generation.text, example.options)
+        return 0.5 if option is None else float(option == normalize_text(self.positive))
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         return on_scored_samples(samples, self._parts)

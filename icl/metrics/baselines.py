@@ -52,6 +52,6 @@ def _heaviest(demos: Sequence[Demo], weights: Sequence[float]) -> str | None:
     totals: dict[str, float] = {}
     for demo, weight in zip(demos, weights, strict=True):
         totals[normalize_text(demo.example.answer)] = totals.get(normalize_text(demo.example.answer), 0.0) + weight
-    most = max(totals.values())
-    tied = [demo for demo in demos if totals[normalize_text(demo.example.answer)] == most]
+    top = max(totals.values())
+    tied = [demo for demo in demos if totals[normalize_text(demo.example.answer)] == top]
     return tied[_nearest(tied)].example.answer

@@ -34,7 +34,7 @@ class YesNoMetric:
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(parse_yes_no(generation.text) == self.positive) if asks_yes_no(example) else None
 
-    def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
+    def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
         """(numerator, denominator) of one answer: whether the positive class was said, and whether it was wanted."""
         raise NotImplementedError
 
@@ -45,8 +45,8 @@ class YesNoMetric:
         pairs = [
             self.counts(sample.score == 1, self.positive in map(normalize_text, sample.gold)) for sample in samples
         ]
-        wrong = max(self.counts(said=True, wanted=False), self.counts(said=False, wanted=True))
-        right = self.counts(said=True, wanted=True)
+        wrong = max(self.counts(predicted=True, actual=False), self.counts(predicted=False, actual=True))
+        right = self.counts(predicted=True, actual=True)
         return ratio([over for over, _ in pairs], [under for _, under in pairs], worst=wrong, best=right)
 
 
@@ -55,8 +55,8 @@ class YesNoMetric:
 class Precision(YesNoMetric):
     """Of the answers with the positive class (yes), the share that is right; over a whole cell."""
 
-    def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
-        return int(said and wanted), int(said)
+    def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
+        return int(predicted and actual), int(predicted)
 
 
 @component("metric", "recall")
@@ -64,8 +64,8 @@ class Precision(YesNoMetric):
 class Recall(YesNoMetric):
     """Of the questions whose answer is the positive class (yes), the share answered with it; over a whole cell."""
 
-    def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
-        return int(said and wanted), int(wanted)
+    def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
+        return int(predicted and actual), int(actual)
 
 
 @component("metric", "f1")
@@ -73,5 +73,5 @@ class Recall(YesNoMetric):
 class F1(YesNoMetric):
     """Harmonic mean of precision and recall of the positive class (yes); over a whole cell."""
 
-    def counts(self, said: bool, wanted: bool) -> tuple[int, int]:
-        return 2 * int(said and wanted), int(said) + int(wanted)
+    def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
+        return 2 * int(predicted and actual), int(predicted) + int(actual)

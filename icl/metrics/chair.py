@@ -52,23 +52,23 @@ def mentioned_objects(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
     names = {tuple(map(singular, name.casefold().split())): thing for name, thing in vocabulary.items()}
     words = [singular(word) for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", caption.casefold())]
     lengths = sorted({len(name) for name in names}, reverse=True)
-    found, at = [], 0
-    while at < len(words):
-        size = next((n for n in lengths if tuple(words[at : at + n]) in names), 0)
+    objects, position = [], 0
+    while position < len(words):
+        size = next((n for n in lengths if tuple(words[position : position + n]) in names), 0)
         if size:
-            found.append(names[tuple(words[at : at + size])])
-        at += size or 1
-    return found
+            objects.append(names[tuple(words[position : position + size])])
+        position += size or 1
+    return objects
 
 
 def corpus_chair_i(pairs: Iterable[tuple[str, Example]]) -> float | None:
     """The published CHAIR_I of (caption, example) pairs; None where no caption names an object."""
-    said = wrong = 0
+    total = hallucinated = 0
     for caption, example in pairs:
         named, there = _read(caption, example) or ([], set())
-        said += len(named)
-        wrong += sum(name not in there for name in named)
-    return wrong / said if said else None
+        total += len(named)
+        hallucinated += sum(name not in there for name in named)
+    return hallucinated / total if total else None
 
 
 def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | None:
@@ -155,5 +155,5 @@ class CaptionLength:
         return min(1.0, len(generation.text.split()) / 100)
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
-        said = [None if sample.score is None else sample.output for sample in samples]
-        return mean([None if text is None else float(len(text.split())) for text in said], high=100)
+        outputs = [None if sample.score is None else sample.output for sample in samples]
+        return mean([None if text is None else float(len(text.split())) for text in outputs], high=100)

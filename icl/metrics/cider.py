@@ -38,11 +38,11 @@ def tokenize(caption: str) -> list[str]:
 
 def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of each caption against its own references; the corpus is all of them. In [0, 10]."""
-    found = Counter(gram for each in references for gram in set().union(*map(_grams, each)))
-    size = math.log(len(references)) if references else 0.0
+    document_counts = Counter(gram for each in references for gram in set().union(*map(_grams, each)))
+    log_size = math.log(len(references)) if references else 0.0
 
     def weigh(gram: Gram) -> float:
-        return size - math.log(max(1, found[gram]))
+        return log_size - math.log(max(1, document_counts[gram]))
 
     return [_one(caption, each, weigh) for caption, each in zip(captions, references, strict=True)]
 
@@ -58,13 +58,13 @@ class CIDEr:
         return _one(generation.text, example.answers, lambda gram: 1.0) / 10
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
-        said = [sample.output or "" for sample in samples]
-        found = cider_scores(said, [sample.gold for sample in samples])
-        told = [
+        captions = [sample.output or "" for sample in samples]
+        all_scores = cider_scores(captions, [sample.gold for sample in samples])
+        scores = [
             None if sample.score is None or sample.output is None else value
-            for sample, value in zip(samples, found, strict=True)
+            for sample, value in zip(samples, all_scores, strict=True)
         ]
-        return mean(told, high=10)
+        return mean(scores, high=10)
 
 
 def _one(caption: str, references: Sequence[str], weigh: Weigh) -> float:
@@ -95,5 +95,5 @@ def _bigrams(caption: str) -> int:
 
 @lru_cache(maxsize=100_000)
 def _grams(caption: str) -> Counter[Gram]:
-    told = tokenize(caption)
-    return Counter(tuple(told[i : i + n]) for n in range(1, N + 1) for i in range(len(told) - n + 1))
+    tokens = tokenize(caption)
+    return Counter(tuple(tokens[i : i + n]) for n in range(1, N + 1) for i in range(len(tokens) - n + 1))

@@ -38,8 +38,8 @@ class ConflictItem:
 
     @property
     def flips(self) -> bool:
-        said, saw = (named_option(one.output or "", one.options) for one in (self.text, self.image))
-        return said is None or saw is None or said != saw
+        text_option, image_option = (named_option(one.output or "", one.options) for one in (self.text, self.image))
+        return text_option is None or image_option is None or text_option != image_option
 
     @property
     def text_correct(self) -> bool:
@@ -52,11 +52,11 @@ class ConflictItem:
 
 def conflict_item(members: Sequence[ScoredSample], recognition: bool) -> ConflictItem | None:
     """The item of a group; None where one of its questions is missing. recognition: whether that is one of them."""
-    ways = {str(member.meta.get("mode")): member for member in members}
-    wanted = MODES if recognition else MODES[:2]
-    if not set(wanted) <= set(ways) or any(ways[mode].score is None for mode in wanted):
+    by_mode = {str(member.meta.get("mode")): member for member in members}
+    modes = MODES if recognition else MODES[:2]
+    if not set(modes) <= set(by_mode) or any(by_mode[mode].score is None for mode in modes):
         return None
-    return ConflictItem(ways["text"], ways["image"], not recognition or ways["recognize"].score == 1)
+    return ConflictItem(by_mode["text"], by_mode["image"], not recognition or by_mode["recognize"].score == 1)
 
 
 def asks_to_recognize(samples: Sequence[ScoredSample]) -> bool:
@@ -134,9 +134,9 @@ class MisledRate:
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        told = example.secret.get("contradiction")
-        if not told or example.meta.get("mode", "image") != "image":
+        contradiction = example.secret.get("contradiction")
+        if not contradiction or example.meta.get("mode", "image") != "image":
             return None
         scores = generation.option_scores
-        said = max(scores, key=scores.__getitem__) if scores else named_option(generation.text, example.options)
-        return float(said is not None and normalize_text(said) == normalize_text(told))
+        answer = max(scores, key=scores.__getitem__) if scores else named_option(generation.text, example.options)
+        return float(answer is not None and normalize_text(answer) == normalize_text(contradiction))

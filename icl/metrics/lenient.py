@@ -33,21 +33,21 @@ def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, .
     line = _first_line(output)
     numbers = [answer for answer in answers if is_number(answer)]
     if numbers:
-        found = parse_number(line)
-        if found is not None and found in [parse_number(answer) for answer in numbers]:
+        value = parse_number(line)
+        if value is not None and value in [parse_number(answer) for answer in numbers]:
             return True
     words = [answer for answer in answers if not is_number(answer)]
     if not words:
         return False
-    told, wanted = normalize_vqa(line), [normalize_vqa(answer) for answer in words]
-    if told in wanted:
+    text, normalized = normalize_vqa(line), [normalize_vqa(answer) for answer in words]
+    if text in normalized:
         return True
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
-        named = _named(told, offered | accepted)
+        named = _named(text, offered | accepted)
         return bool(named) and named <= accepted
-    opened = _OPENING.sub("", told)
-    return any(answer and (f"{opened} ").startswith(f"{answer} ") for answer in wanted)
+    rest = _OPENING.sub("", text)
+    return any(answer and (f"{rest} ").startswith(f"{answer} ") for answer in normalized)
 
 
 @component("metric", "lenient")
@@ -71,7 +71,7 @@ def _first_line(output: str) -> str:
     return re.sub(r"^answer\s*:\s*", "", line, flags=re.IGNORECASE)
 
 
-def _named(told: str, names: set[str]) -> set[str]:
+def _named(text: str, names: set[str]) -> set[str]:
     """The names that occur as whole words, the longest first and none inside another."""
     longest = sorted((name for name in names if name), key=lambda name: (-len(name), name))
-    return set(re.findall(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", told))
+    return set(re.findall(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", text))

@@ -16,12 +16,12 @@ from icl.types import Example, Generation
 
 def names_only_answer(output: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
     """Whether the output has an accepted name and, without these names, none of the other options."""
-    told, accepted = output.lower(), [answer.lower() for answer in answers]
-    said = any(answer in told for answer in accepted)
+    text, accepted = output.lower(), [answer.lower() for answer in answers]
+    has_answer = any(answer in text for answer in accepted)
     for answer in sorted(accepted, key=len, reverse=True):
-        told = told.replace(answer, "")
+        text = text.replace(answer, "")
     others = {option.lower() for option in options} - set(accepted)
-    return said and not any(other in told for other in others)
+    return has_answer and not any(other in text for other in others)
 
 
 @component("metric", "link_context")

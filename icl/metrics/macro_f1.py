@@ -43,17 +43,17 @@ class MacroF1:
 
 def _parts(samples: Sequence[ScoredSample]) -> SampleValues:
     golds = {label: label for sample in samples for label in map(normalize_text, sample.gold[:1])}
-    wanted = [normalize_text(sample.gold[0]) if sample.gold else None for sample in samples]
-    said = [_said(sample, golds) for sample in samples]
-    known = dict.fromkeys(
+    actual = [normalize_text(sample.gold[0]) if sample.gold else None for sample in samples]
+    predicted = [_predicted_label(sample, golds) for sample in samples]
+    names = dict.fromkeys(
         [*golds, "yes", "no", *(normalize_text(option) for sample in samples for option in sample.options)]
     )
-    labels = {label: i for i, label in enumerate(sorted(known))}  # of the questions alone: the same for every arm
-    numbers = [np.array([-1 if x is None else labels[x] for x in one], dtype=np.intp) for one in (said, wanted)]
+    labels = {label: i for i, label in enumerate(sorted(names))}  # of the questions alone: the same for every arm
+    numbers = [np.array([-1 if x is None else labels[x] for x in one], dtype=np.intp) for one in (predicted, actual)]
     return macro_f1(numbers[0], numbers[1], len(labels))
 
 
-def _said(sample: ScoredSample, golds: dict[str, str]) -> str | None:
+def _predicted_label(sample: ScoredSample, golds: dict[str, str]) -> str | None:
     """The label that an output stands for, in its plain form."""
     output, gold = sample.output or "", sample.gold
     accepted = {normalize_text(answer) for answer in gold}

@@ -66,26 +66,26 @@ def normalize_vqa(text: str) -> str:
     """The official VQA normalization of one answer."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
     crowded = re.search(r"\d,\d", text) is not None
-    told = text
+    result = text
     for mark in PUNCTUATION:
         touches = f"{mark} " in text or f" {mark}" in text
-        told = told.replace(mark, "" if touches or crowded else " ")
-    told = re.sub(r"\.(?!\d)", "", told, count=FULL_STOPS)
-    words = [DIGITS.get(word, word) for word in told.lower().split()]
+        result = result.replace(mark, "" if touches or crowded else " ")
+    result = re.sub(r"\.(?!\d)", "", result, count=FULL_STOPS)
+    words = [DIGITS.get(word, word) for word in result.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 @lru_cache(CACHE_ENTRIES)
 def parse_number(text: str) -> float | None:
     """The first number of a text, in digits or in words up to ninety-nine, with its sign; None without one."""
-    found = _NUMBER.search(unicodedata.normalize("NFKC", text).casefold())
-    if found is None:
+    match = _NUMBER.search(unicodedata.normalize("NFKC", text).casefold())
+    if match is None:
         return None
-    if found["digits"]:
-        size = float(found["digits"].replace(",", ""))
+    if match["digits"]:
+        size = float(match["digits"].replace(",", ""))
     else:
-        size = float(sum(_VALUES[found[part]] for part in ("tens", "one", "word") if found[part]))
-    return -size if found["sign"] else size
+        size = float(sum(_VALUES[match[part]] for part in ("tens", "one", "word") if match[part]))
+    return -size if match["sign"] else size
 
 
 def is_number(text: str) -> bool:

@@ -22,10 +22,10 @@ def named_option(output: str, options: tuple[str, ...]) -> str | None:
 def option_probability(scores: Mapping[str, float], option: str) -> float | None:
     """The probability of an option among all that were scored; None where it is not among them."""
     logs = {normalize_text(name): score for name, score in scores.items()}
-    most = max(logs.values(), default=-math.inf)
-    if normalize_text(option) not in logs or most == -math.inf:
+    top = max(logs.values(), default=-math.inf)
+    if normalize_text(option) not in logs or top == -math.inf:
         return None
-    weights = {name: math.exp(score - most) for name, score in logs.items()}
+    weights = {name: math.exp(score - top) for name, score in logs.items()}
     return weights[normalize_text(option)] / sum(weights.values())
 
 

@@ -25,22 +25,22 @@ Rule = Literal["exact", "number", "yes_no"]
 
 def truncate_output(output: str) -> str:
     """As the released scorers cut it."""
-    told = output.strip().strip("\n")
-    at = told.find("\n")
-    if at <= 0:
-        at = told.find(".")
-    return told[:at] if at > 0 else told
+    text = output.strip().strip("\n")
+    end = text.find("\n")
+    if end <= 0:
+        end = text.find(".")
+    return text[:end] if end > 0 else text
 
 
 def is_vl_icl_match(output: str, answer: str, rule: Rule) -> bool:
     """Whether the released scorer of this rule counts the output as right."""
-    told = truncate_output(output)
+    text = truncate_output(output)
     if rule == "yes_no":
-        return ("yes" in told.lower()) == (answer.lower() == "yes")
+        return ("yes" in text.lower()) == (answer.lower() == "yes")
     if rule == "number":
-        found = re.search(r"\d+", told)
-        told = found.group() if found else ""
-    return told.lower() == answer.lower()
+        match = re.search(r"\d+", text)
+        text = match.group() if match else ""
+    return text.lower() == answer.lower()
 
 
 @component("metric", "vl_icl")

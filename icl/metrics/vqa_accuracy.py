@@ -21,11 +21,11 @@ from icl.types import Example, Generation
 
 def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always", "official"] = "always") -> float:
     """votes: the answer of each annotator, with repetitions."""
-    said, wanted = output.replace("\n", " ").replace("\t", " ").strip(), [vote.strip() for vote in votes]
-    if normalize == "always" or len(set(wanted)) > 1:
-        said, wanted = normalize_vqa(said), [normalize_vqa(vote) for vote in wanted]
-    same = [vote.lower() == said.lower() for vote in wanted]
-    return sum(min(1.0, (sum(same) - mine) / 3) for mine in same) / len(same)
+    text, references = output.replace("\n", " ").replace("\t", " ").strip(), [vote.strip() for vote in votes]
+    if normalize == "always" or len(set(references)) > 1:
+        text, references = normalize_vqa(text), [normalize_vqa(vote) for vote in references]
+    matches = [vote.lower() == text.lower() for vote in references]
+    return sum(min(1.0, (sum(matches) - own) / 3) for own in matches) / len(matches)
 
 
 @component("metric", "vqa")

@@ -44,17 +44,17 @@ class WinogroundMetric:
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         return mean_over_groups(samples, self._item)
 
-    def holds(self, sure: MatchProbabilities) -> bool:
+    def holds(self, probabilities: MatchProbabilities) -> bool:
         """Whether the item counts. sure: (caption, image) -> how surely they match."""
         raise NotImplementedError
 
     def _item(self, members: Sequence[ScoredSample]) -> float | None:
-        told = [m for m in members if m.score is not None and {"caption", "image"} <= set(m.meta)]
-        own = {int(m.meta["image"]): int(m.meta["caption"]) for m in told if "yes" in map(normalize_text, m.gold)}
+        scored = [m for m in members if m.score is not None and {"caption", "image"} <= set(m.meta)]
+        own = {int(m.meta["image"]): int(m.meta["caption"]) for m in scored if "yes" in map(normalize_text, m.gold)}
         if set(own) != {0, 1} or set(own.values()) != {0, 1}:
             return None
-        sure = {(int(m.meta["caption"]), own[int(m.meta["image"])]): float(m.score or 0) for m in told}
-        return float(self.holds(sure)) if set(sure) == set(PLACES) else None
+        probabilities = {(int(m.meta["caption"]), own[int(m.meta["image"])]): float(m.score or 0) for m in scored}
+        return float(self.holds(probabilities)) if set(probabilities) == set(PLACES) else None
 
 
 @component("metric", "winoground_text")
@@ -62,8 +62,8 @@ class WinogroundMetric:
 class WinogroundText(WinogroundMetric):
     """Of both images, the right caption is surer than the other one; a tie is wrong."""
 
-    def holds(self, sure: MatchProbabilities) -> bool:
-        return sure[0, 0] > sure[1, 0] and sure[1, 1] > sure[0, 1]
+    def holds(self, probabilities: MatchProbabilities) -> bool:
+        return probabilities[0, 0] > probabilities[1, 0] and probabilities[1, 1] > probabilities[0, 1]
 
 
 @component("metric", "winoground_image")
@@ -71,8 +71,8 @@ class WinogroundText(WinogroundMetric):
 class WinogroundImage(WinogroundMetric):
     """Of both captions, the right image is surer than the other one; a tie is wrong."""
 
-    def holds(self, sure: MatchProbabilities) -> bool:
-        return sure[0, 0] > sure[0, 1] and sure[1, 1] > sure[1, 0]
+    def holds(self, probabilities: MatchProbabilities) -> bool:
+        return probabilities[0, 0] > probabilities[0, 1] and probabilities[1, 1] > probabilities[1, 0]
 
 
 @component("metric", "winoground_group")
@@ -80,5 +80,5 @@ class WinogroundImage(WinogroundMetric):
 class WinogroundGroup(WinogroundMetric):
     """The text score and the image score hold for the same item."""
 
-    def holds(self, sure: MatchProbabilities) -> bool:
-        return WinogroundText().holds(sure) and WinogroundImage().holds(sure)
+    def holds(self, probabilities: MatchProbabilities) -> bool:
+        return WinogroundText().holds(probabilities) and WinogroundImage().holds(probabilities)

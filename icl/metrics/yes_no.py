@@ -23,10 +23,10 @@ def parse_yes_no(output: str) -> YesNo | None:
     words = re.findall(r"[a-z]+", output.casefold())
     if words and words[0] in ("yes", "no"):
         return "yes" if words[0] == "yes" else "no"
-    said = {word for word in words if word in ("yes", "no")}
-    if len(said) != 1:
+    answers = {word for word in words if word in ("yes", "no")}
+    if len(answers) != 1:
         return None
-    return "yes" if "yes" in said else "no"
+    return "yes" if "yes" in answers else "no"
 
 
 def parse_pope(output: str) -> YesNo:

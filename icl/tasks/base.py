@@ -32,11 +32,11 @@ class Pool:
     @cached_property
     def digest(self) -> str:
         """sha256 of ids, questions, answers, where the images come from and their edits: cheap, no file is opened."""
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         for e in self.examples:
             images = [(p.identity, p.edits) if p.edits else p.identity for p in e.images]
-            told.update(repr((e.id, e.question, e.answers, e.options, e.label, images)).encode())
-        return told.hexdigest()
+            digest.update(repr((e.id, e.question, e.answers, e.options, e.label, images)).encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.examples)

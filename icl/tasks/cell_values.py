@@ -26,14 +26,14 @@ def text_of(value: Any) -> str:
 
 def image_keys(source: DataSource, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:
     """What tells the images of these rows from others without decoding: path, or sha256 of the encoded bytes."""
-    found: list[list[str]] = [[] for _ in rows]
+    keys_by_row: list[list[str]] = [[] for _ in rows]
     for column in columns:
-        for keys, values in zip(found, source.data.select_columns([column]).select(list(rows)), strict=True):
+        for keys, values in zip(keys_by_row, source.data.select_columns([column]).select(list(rows)), strict=True):
             for cell in _cells(values[column]):
                 data = cell.get("bytes") if isinstance(cell, Mapping) else None
                 path = cell.get("path") if isinstance(cell, Mapping) else cell
                 keys.append(hashlib.sha256(data).hexdigest() if data else str(path))
-    return found
+    return keys_by_row
 
 
 def _cells(value: Any) -> list[Any]:
@@ -88,6 +88,6 @@ class StoredImage:
 
 def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: str) -> Image:
     """The image of a row by its path, which starts from the data's folder."""
-    told = path.format(**{key: text_of(value) for key, value in values.items()})
-    whole = Path(told) if source.folder is None else source.folder / told
-    return Image.from_path(whole, f"{whole} ({at})")
+    filled = path.format(**{key: text_of(value) for key, value in values.items()})
+    full_path = Path(filled) if source.folder is None else source.folder / filled
+    return Image.from_path(full_path, f"{full_path} ({at})")

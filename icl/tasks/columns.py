@@ -39,8 +39,8 @@ class ColumnMapping:
     def __post_init__(self) -> None:
         for role, column in self.columns.items():
             if role not in ROLES:
-                known = ", ".join(ROLES)
-                raise ConfigError(f"columns has no '{role}'.{did_you_mean(role, ROLES)} It has: {known}.")
+                roles = ", ".join(ROLES)
+                raise ConfigError(f"columns has no '{role}'.{did_you_mean(role, ROLES)} It has: {roles}.")
             if not isinstance(column, str) and role not in SEVERAL:
                 raise ConfigError(f"columns.{role} is one column, not {list(column)}.")
         if "answer" not in self.columns:
@@ -63,8 +63,8 @@ class ColumnMapping:
 
     def of(self, role: str) -> tuple[str, ...]:
         """The columns of a role; none where it is not mapped."""
-        found = self.columns.get(role, ())
-        return (found,) if isinstance(found, str) else tuple(found)
+        columns = self.columns.get(role, ())
+        return (columns,) if isinstance(columns, str) else tuple(columns)
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -87,8 +87,8 @@ def read_examples(
     source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str]
 ) -> Iterator[Example]:
     """The examples of these rows. No image is opened. Raises DataError where a row has no answer."""
-    wanted = {column for role in layout.columns if role != "image" for column in layout.of(role)}
-    texts = source.data.select_columns(sorted(wanted | set(layout.placeholders))).select(list(rows))
+    columns = {column for role in layout.columns if role != "image" for column in layout.of(role)}
+    texts = source.data.select_columns(sorted(columns | set(layout.placeholders))).select(list(rows))
     views = {column: source.data.select_columns([column]) for column in layout.of("image")}
     classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
@@ -115,12 +115,12 @@ def read_examples(
 
 def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int]) -> list[list[str]]:
     """What tells the images of these rows from others, without decoding any."""
-    found = image_keys(source, layout.of("image"), rows)
+    keys_by_row = image_keys(source, layout.of("image"), rows)
     if layout.image:
         texts = source.data.select_columns(sorted(set(_named_in(layout.image)))).select(list(rows))
-        for keys, values in zip(found, texts, strict=True):
+        for keys, values in zip(keys_by_row, texts, strict=True):
             keys.append(layout.image.format(**values))
-    return found
+    return keys_by_row
 
 
 def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
@@ -150,8 +150,8 @@ def _one(values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, r
 
 
 def _options(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...]:
-    found = [item for column in layout.of("options") for item in _several(values[column])]
-    return tuple(text_of(item) for item in found if item is not None) or layout.options
+    values_ = [item for column in layout.of("options") for item in _several(values[column])]
+    return tuple(text_of(item) for item in values_ if item is not None) or layout.options
 
 
 def _several(cell: Any) -> Sequence[Any]:
@@ -179,10 +179,10 @@ def _class_of(name: Any) -> str:
 
 def _votes(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, Any]:
     """What each annotator answered, where several did."""
-    given = values[layout.of("answer")[0]]
-    if layout.answer_is != "text" or layout.answer_map or not isinstance(given, list | tuple):
+    answers = values[layout.of("answer")[0]]
+    if layout.answer_is != "text" or layout.answer_map or not isinstance(answers, list | tuple):
         return {}
-    raw = [item.get("answer") if isinstance(item, Mapping) else item for item in given]
+    raw = [item.get("answer") if isinstance(item, Mapping) else item for item in answers]
     return {"votes": tuple(text_of(item) for item in raw if not _missing(item))}
 
 
@@ -196,8 +196,8 @@ def _answers(
 ) -> tuple[str, ...]:
     """Accepted answers, the first as given, each once. Lists may hold texts or records with the key 'answer' (VQA)."""
     column = layout.of("answer")[0]
-    given = values[column] if isinstance(values[column], list | tuple) else [values[column]]
-    raw = [item.get("answer") if isinstance(item, Mapping) else item for item in given]
+    cells = values[column] if isinstance(values[column], list | tuple) else [values[column]]
+    raw = [item.get("answer") if isinstance(item, Mapping) else item for item in cells]
     answers = [_answer(item, source, layout, options, at) for item in raw if not _missing(item)]
     if not answers or not any(answers):
         raise DataError(f"{at} has no answer in column '{column}'. Remove the row, or name another column.")
@@ -209,21 +209,21 @@ def _missing(item: Any) -> bool:
 
 
 def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple[str, ...], at: str) -> str:
-    told = _named(item, source, layout.of("answer")[0])
+    text = _named(item, source, layout.of("answer")[0])
     if layout.answer_is == "class":
-        return _class_of(told)
+        return _class_of(text)
     if layout.answer_is != "text":
-        letter = told.strip("().: ") if layout.answer_is == "letter" else ""
+        letter = text.strip("().: ") if layout.answer_is == "letter" else ""
         place = ord(letter.upper()) - ord("A") if len(letter) == 1 else _whole(text_of(item))
         if place is None or not 0 <= place < len(options):
             raise DataError(f"{at}: the answer {item!r} is no {layout.answer_is} of its {len(options)} options.")
         return options[place]
     if layout.answer_map is not None:
-        for key in (text_of(item), told):
+        for key in (text_of(item), text):
             if key in layout.answer_map:
                 return layout.answer_map[key]
-        raise DataError(f"{at}: answer_map has no '{told}'. It has: {', '.join(layout.answer_map)}.")
-    return told
+        raise DataError(f"{at}: answer_map has no '{text}'. It has: {', '.join(layout.answer_map)}.")
+    return text
 
 
 def _whole(text: str) -> int | None:

@@ -63,9 +63,13 @@ class CorruptedTask:
         """What the shifted domain is called: 'noise 3', 'rotate (degrees 90)'."""
         if not isinstance(self.by, Edit):
             return f"{self.by} {self.severity}"
-        told, usual = describe(self.by), {one.name: one.default for one in fields(self.by)}
-        name = told.pop("name").rpartition(":")[2]
-        own = [f"{key} {value}" for key, value in told.items() if key in usual and getattr(self.by, key) != usual[key]]
+        node, defaults = describe(self.by), {one.name: one.default for one in fields(self.by)}
+        name = node.pop("name").rpartition(":")[2]
+        own = [
+            f"{key} {value}"
+            for key, value in node.items()
+            if key in defaults and getattr(self.by, key) != defaults[key]
+        ]
         return f"{name} ({', '.join(own)})" if own else str(name)
 
     @property
@@ -88,8 +92,8 @@ class CorruptedTask:
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
         """What the task itself can tell of demonstrations, which their images do not change."""
-        told: Mapping[str, Any] = getattr(self.of, "facts", lambda shown: {})(demos)
-        return told
+        facts: Mapping[str, Any] = getattr(self.of, "facts", lambda demos_: {})(demos)
+        return facts
 
     def _shifted(self, example: Example, here: bool) -> Example:
         severity = self.severity if here else 0

@@ -80,18 +80,20 @@ class EmojiShiftTask:
 
     @property
     def title(self) -> str:
-        told = "" if self.half == "both" else f", {self.half} half"
-        return f"emoji-shift by {self.classes} ({self.held_out}{told})"
+        half = "" if self.half == "both" else f", {self.half} half"
+        return f"emoji-shift by {self.classes} ({self.held_out}{half})"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        every = self._drawn(self.held_out)
+        every = self._examples(self.held_out)
         chosen = nested_choice([e.group or e.id for e in every], self.query_limit, self.seed, "emoji-shift/queries")
         return tuple(every[i] for i in chosen)
 
     @cached_property
     def _pool(self) -> Pool:
-        return Pool(tuple(e for style in STYLES if not same_vendor(style, self.held_out) for e in self._drawn(style)))
+        return Pool(
+            tuple(e for style in STYLES if not same_vendor(style, self.held_out) for e in self._examples(style))
+        )
 
     def pool(self, query_id: str) -> Pool:
         return self._pool
@@ -103,13 +105,13 @@ class EmojiShiftTask:
     def _half(self, code: str) -> str:
         return ("first", "second")[StreamKey(self.seed, code).number("emoji-shift/half", 1)]
 
-    def _drawn(self, style: Style) -> list[Example]:
+    def _examples(self, style: Style) -> list[Example]:
         modules = Path(self.modules).expanduser() if self.modules else PACKAGES / "node_modules"
-        kept = [(emoji, emoji.classes[self.classes]) for emoji in load_emoji(modules)]
-        size = Counter(name for _, name in kept)
+        labeled = [(emoji, emoji.classes[self.classes]) for emoji in load_emoji(modules)]
+        size = Counter(name for _, name in labeled)
         if self.classes == "subgroup":
-            kept = [(emoji, name) for emoji, name in kept if size[name] >= FEWEST]
-        kept = [(emoji, name) for emoji, name in kept if self.half in ("both", self._half(emoji.code))]
+            labeled = [(emoji, name) for emoji, name in labeled if size[name] >= FEWEST]
+        labeled = [(emoji, name) for emoji, name in labeled if self.half in ("both", self._half(emoji.code))]
         return [
             Example(
                 id=f"{style}-{emoji.code}",
@@ -120,7 +122,7 @@ class EmojiShiftTask:
                 domain=style,
                 group=emoji.code,
             )
-            for emoji, name in kept
+            for emoji, name in labeled
         ]
 
 
@@ -160,22 +162,24 @@ def load_emoji(modules: Path) -> tuple[Emoji, ...]:
             "task 'emoji-shift' draws SVGs with the package resvg-py, which is not installed. "
             "Install it with: pip install 'mm-icl[emoji]'"
         )
-    found = {style: _found(modules / path) for style, path in DRAWINGS.items()}
-    names, told = (json.loads((modules / path).read_text(encoding="utf-8")) for path in (NAMES, GROUPS))
-    left_out = {number for number, group in told["groups"].items() if group in LEFT_OUT}
+    sources = {style: _sources_in(modules / path) for style, path in DRAWINGS.items()}
+    names, groups = (json.loads((modules / path).read_text(encoding="utf-8")) for path in (NAMES, GROUPS))
+    excluded = {number for number, group in groups["groups"].items() if group in LEFT_OUT}
     return tuple(
         Emoji(
-            code, {"subgroup": told["subgroups"][str(one["subgroup"])].replace("-", " "), "emoji": one["label"]}, drawn
+            code,
+            {"subgroup": groups["subgroups"][str(one["subgroup"])].replace("-", " "), "emoji": one["label"]},
+            drawings,
         )
         for one in names
-        if str(one.get("group", "")) in told["groups"].keys() - left_out and "subgroup" in one
+        if str(one.get("group", "")) in groups["groups"].keys() - excluded and "subgroup" in one
         for code in [_code(one["hexcode"])]
-        if all(code in own for own in found.values())
-        for drawn in [{style: own[code] for style, own in found.items()}]
+        if all(code in own for own in sources.values())
+        for drawings in [{style: own[code] for style, own in sources.items()}]
     )
 
 
-def _found(folder: Path) -> dict[str, EmojiSource]:
+def _sources_in(folder: Path) -> dict[str, EmojiSource]:
     """code -> drawing, of a folder of files or a package of Iconify's."""
     if not (folder / ICONS).is_file():
         return {_code(path.stem): (str(path), "") for path in folder.iterdir()}
@@ -186,10 +190,10 @@ def _found(folder: Path) -> dict[str, EmojiSource]:
 @lru_cache(maxsize=1)
 def _icons(path: str) -> dict[str, str]:
     """name -> SVG of a package of Iconify's."""
-    told = json.loads(Path(path).read_text(encoding="utf-8"))
-    sizes = {name: [one.get(side, told.get(side, 16)) for side in SIDES] for name, one in told["icons"].items()}
+    package = json.loads(Path(path).read_text(encoding="utf-8"))
+    sizes = {name: [one.get(side, package.get(side, 16)) for side in SIDES] for name, one in package["icons"].items()}
     return {
-        name: f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{told["icons"][name]["body"]}</svg>'
+        name: f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{package["icons"][name]["body"]}</svg>'
         for name, (wide, high) in sizes.items()
     }
 

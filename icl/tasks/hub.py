@@ -148,11 +148,13 @@ class HubTask:
             name = f"pool-{split}" if prefixed and split == self.split else split
             return [f"{name}-{row:06d}" for row in range(len(source))]
         ids = [text_of(value) for value in source.data[columns[0]]]
-        seen: dict[str, int] = {}
+        row_of: dict[str, int] = {}
         for row, name in enumerate(ids):
-            if name in seen:
-                raise DataError(f"{source.name}: rows {seen[name]} and {row} have the id '{name}'. Ids must be unique.")
-            seen[name] = row
+            if name in row_of:
+                raise DataError(
+                    f"{source.name}: rows {row_of[name]} and {row} have the id '{name}'. Ids must be unique."
+                )
+            row_of[name] = row
         return [f"pool-{name}" for name in ids] if prefixed else ids
 
     def _choice(self, source: DataSource, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:

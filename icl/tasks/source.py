@@ -120,10 +120,14 @@ def _objects_by_name(path: Path) -> list[dict[str, Any]] | None:
             return None
         file.seek(0)
         try:
-            found = json.load(file)
+            content = json.load(file)
         except ValueError:  # JSON lines under another name, or broken: the reader of tables says so
             return None
-    objects = found if isinstance(found, dict) and found and all(isinstance(v, dict) for v in found.values()) else None
+    objects = (
+        content
+        if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values())
+        else None
+    )
     return None if objects is None else [{"key": name, **row} for name, row in objects.items()]
 
 

@@ -51,13 +51,11 @@ class VLICLTask:
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        found = self._read("query.json")
-        if self.query_limit is not None and self.query_limit > len(found):
-            raise DataError(
-                f"queries: {self.query_limit} is more than the {len(found)} of {self.title}. Ask for fewer."
-            )
-        chosen = nested_choice([f"query-{i}" for i in range(len(found))], self.query_limit, self.seed, "vl_icl")
-        return tuple(self._query(i, found[i]) for i in chosen)
+        rows = self._read("query.json")
+        if self.query_limit is not None and self.query_limit > len(rows):
+            raise DataError(f"queries: {self.query_limit} is more than the {len(rows)} of {self.title}. Ask for fewer.")
+        chosen = nested_choice([f"query-{i}" for i in range(len(rows))], self.query_limit, self.seed, "vl_icl")
+        return tuple(self._query(i, rows[i]) for i in chosen)
 
     @cached_property
     def _by_id(self) -> dict[str, Example]:
@@ -77,10 +75,10 @@ class VLICLTask:
         """The pool of a query (open_mi), of an operator, or of all."""
         if self.task == "open_mi":
             return tuple(self._named(int(which.rpartition("-")[2])))
-        found = self._read("support.json")
+        rows = self._read("support.json")
         if self.task == "matching_mi":
-            return tuple(e for i, pair in enumerate(found) for e in self._matched(i, pair))
-        return tuple(self._example(f"support-{i:05d}", row, _answer(row, which)) for i, row in enumerate(found))
+            return tuple(e for i, pair in enumerate(rows) for e in self._matched(i, pair))
+        return tuple(self._example(f"support-{i:05d}", row, _answer(row, which)) for i, row in enumerate(rows))
 
     def _query(self, number: int, row: Row) -> Example:
         name = f"{self.task}-{number:05d}"
@@ -149,7 +147,7 @@ def _pool(task: VLICLTask, which: str) -> Pool:
 @lru_cache(maxsize=16)
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
             f"VL-ICL: there is no {path}. Its data set is ys-zong/VL-ICL on the Hugging Face hub; unpack it, and give "
@@ -157,9 +155,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         ) from error
     except ValueError as error:
         raise DataError(f"VL-ICL: {path} is no JSON: {error}.") from error
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"VL-ICL: {path} is no list of records.")
-    return found
+    return rows
 
 
 def _answer(row: Row, operator: str) -> str:

@@ -47,11 +47,11 @@ def check_task(task: Any, queries: int = 20) -> None:
     for example, pool in zip(some, pools, strict=True):
         twin = next((other for other in again.queries if other.id == example.id), None)
         _must(
-            twin is not None and _told(twin) == _told(example),
+            twin is not None and _comparable(twin) == _comparable(example),
             f"{name}: query '{example.id}' is not the same in another instance with the same parameters.",
         )
         _must(
-            [_told(e) for e in again.pool(example.id).examples] == [_told(e) for e in pool.examples],
+            [_comparable(e) for e in again.pool(example.id).examples] == [_comparable(e) for e in pool.examples],
             f"{name}: the pool of '{example.id}' is not the same in another instance with the same parameters.",
         )
 
@@ -87,10 +87,10 @@ def check_metric(metric: Any) -> None:
 
 def _check_run_level(name: str, metric: RunLevelMetric) -> None:
     """A number or None for every sample of a cell, failed ones too, whatever the cell."""
-    told = [(e, text) for e in _EXAMPLES for text in (e.answer, *_OUTPUTS)]
+    pairs = [(e, text) for e in _EXAMPLES for text in (e.answer, *_OUTPUTS)]
     cell = [
         ScoredSample(f"{e.id}-{i}", metric.score(Generation(text), e), e.group, text, e.answers, e.options, e.meta)
-        for i, (e, text) in enumerate(told)
+        for i, (e, text) in enumerate(pairs)
     ]
     bare = [dataclasses.replace(sample, output=None) for sample in cell]
     failed = [dataclasses.replace(sample, output=None, score=None) for sample in cell[:3]]
@@ -219,20 +219,20 @@ def _short(prompt: Prompt) -> Prompt:
     return dataclasses.replace(prompt, turns=prompt.turns[-1:])
 
 
-def _told(example: Example) -> Any:
+def _comparable(example: Example) -> Any:
     return dataclasses.replace(example, images=()), [image.digest for image in example.images]
 
 
-def _must(kept: bool, sentence: str) -> None:
-    if not kept:
+def _must(condition: bool, sentence: str) -> None:
+    if not condition:
         raise AssertionError(sentence)
 
 
 def _unique(items: Iterable[str], what: str) -> None:
-    seen: set[str] = set()
+    known_items: set[str] = set()
     for item in items:
-        _must(item not in seen, f"{what} '{item}'.")
-        seen.add(item)
+        _must(item not in known_items, f"{what} '{item}'.")
+        known_items.add(item)
 
 
 def _gray(level: int) -> Image:
@@ -271,14 +271,14 @@ _OUTPUTS = (
 
 def _request(example: Example, images: bool) -> Request:
     demo = dataclasses.replace(example, id="demo")
-    seen = [
+    images_by_owner = [
         (Part(_gray(level), name),) if images else ()
         for level, name in ((90, spans.image(spans.demo(0))), (180, spans.image(spans.QUERY)))
     ]
     turns = (
-        Turn("user", (*seen[0], Part(demo.question, spans.question(spans.demo(0))))),
+        Turn("user", (*images_by_owner[0], Part(demo.question, spans.question(spans.demo(0))))),
         Turn("assistant", (Part(demo.answer, spans.answer(spans.demo(0))),)),
-        Turn("user", (*seen[1], Part(example.question, spans.QUESTION))),
+        Turn("user", (*images_by_owner[1], Part(example.question, spans.QUESTION))),
     )
     prompt = Prompt(turns, StreamKey(0, example.id))
     return Request(prompt, example.options, 8, demos=((demo, 0.5),), gold=example.answers, score_options=True)

@@ -61,19 +61,19 @@ def _check_pixels(name: str, edit: Edit) -> None:
     import torch
 
     pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)
-    kept = pixels.clone()
+    original = pixels.clone()
     changed = edit.apply_to_pixel_values(pixels)
-    _must(bool(torch.equal(pixels, kept)), f"{name}.apply_to_pixel_values() changed the pixels that it was given.")
+    _must(bool(torch.equal(pixels, original)), f"{name}.apply_to_pixel_values() changed the pixels that it was given.")
     _must(
-        changed.shape == kept.shape,
-        f"{name}.apply_to_pixel_values() gave {tuple(changed.shape)} for {tuple(kept.shape)}.",
+        changed.shape == original.shape,
+        f"{name}.apply_to_pixel_values() gave {tuple(changed.shape)} for {tuple(original.shape)}.",
     )
-    _must(changed.dtype == kept.dtype, f"{name}.apply_to_pixel_values() gave {changed.dtype} for {kept.dtype}.")
+    _must(changed.dtype == original.dtype, f"{name}.apply_to_pixel_values() gave {changed.dtype} for {original.dtype}.")
     _must(
-        bool(torch.equal(changed, edit.apply_to_pixel_values(kept.clone()))),
+        bool(torch.equal(changed, edit.apply_to_pixel_values(original.clone()))),
         f"{name}.apply_to_pixel_values() gave two results.",
     )
-    same = bool(torch.equal(changed, kept))
+    same = bool(torch.equal(changed, original))
     _must(
         edit.applies_to_pixel_values or same,
         f"{name} changes processed pixels: declare applies_to_pixel_values = True.",
@@ -87,6 +87,6 @@ def _image(size: tuple[int, int]) -> "PILImage":
     return PILImage.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))
 
 
-def _must(kept: bool, sentence: str) -> None:
-    if not kept:
+def _must(condition: bool, sentence: str) -> None:
+    if not condition:
         raise AssertionError(sentence)

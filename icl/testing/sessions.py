@@ -60,11 +60,11 @@ class _Check:
         lengths = [1 + row % 3 for row in range(len(chunks))]
         ragged.extend([chunk[:n] for chunk, n in zip(chunks, lengths, strict=True)])
         ragged.extend([chunk[n:] or [self._words(1, 0)[0]] for chunk, n in zip(chunks, lengths, strict=True)])
-        kept = [row for row, n in enumerate(lengths) if n < 3]
-        self._same(ragged.logits[kept], single.logits[kept], "chunks of unequal length and advance")
-        apart = self.model.open([self.prompts[0]])
-        apart.extend([chunks[0]])
-        self._same(apart.logits, single.logits[:1], "tokens fed to a row in a batch and alone")
+        full_rows = [row for row, n in enumerate(lengths) if n < 3]
+        self._same(ragged.logits[full_rows], single.logits[full_rows], "chunks of unequal length and advance")
+        separate = self.model.open([self.prompts[0]])
+        separate.extend([chunks[0]])
+        self._same(separate.logits, single.logits[:1], "tokens fed to a row in a batch and alone")
 
     def rows(self) -> None:
         """Selected and joined rows are copies; their sources stay as they were."""
@@ -93,16 +93,16 @@ class _Check:
         session = self._open()
         before = session.logits.clone()
         words = self._words(2, 0)
-        found = session.suffix_logprobs([[words, words[1:]] for _ in self.prompts])
+        logprobs = session.suffix_logprobs([[words, words[1:]] for _ in self.prompts])
         self._same(session.logits, before, "a session before and after suffix_logprobs")
-        first = torch.stack([row[0][0] for row in found])
+        first = torch.stack([row[0][0] for row in logprobs])
         self._same(first, before.log_softmax(-1), "the first entry of suffix_logprobs and the session's own logits")
         _must(
-            all(row[1].shape[0] == 1 for row in found),
+            all(row[1].shape[0] == 1 for row in logprobs),
             f"{self.name}: a suffix of one token has not one distribution.",
         )
         session.advance(self._tokens(words[:1] * len(self.prompts), session))
-        second = torch.stack([row[0][1] for row in found])
+        second = torch.stack([row[0][1] for row in logprobs])
         self._same(second, session.logits.log_softmax(-1), "the second entry of suffix_logprobs and advancing")
 
     def texts(self) -> None:
@@ -151,16 +151,16 @@ class _Check:
     def _tokens(self, tokens: Sequence[int], session: Session) -> Tensor:
         return torch.tensor(list(tokens), device=session.logits.device)
 
-    def _same(self, found: Tensor, wanted: Tensor, what: str) -> None:
-        finite = torch.isfinite(wanted)
+    def _same(self, actual: Tensor, expected: Tensor, what: str) -> None:
+        finite = torch.isfinite(expected)
         _must(
-            bool((finite == torch.isfinite(found)).all()),
+            bool((finite == torch.isfinite(actual)).all()),
             f"{self.name}: {what} differ in which logits are finite.",
         )
-        gap = float((found[finite] - wanted[finite]).abs().max()) if bool(finite.any()) else 0.0
+        gap = float((actual[finite] - expected[finite]).abs().max()) if bool(finite.any()) else 0.0
         _must(gap <= self.tolerance, f"{self.name}: {what} differ by up to {gap:.2g} in their logits.")
 
 
-def _must(kept: bool, sentence: str) -> None:
-    if not kept:
+def _must(condition: bool, sentence: str) -> None:
+    if not condition:
         raise AssertionError(sentence)

@@ -45,7 +45,7 @@ class AttributeTask(BankTask):
         name = query_id("attribute", number)
         return self._example(name, f"query/{name}", balanced_choice(self.seed, "attribute/asked", number, ATTRIBUTES))
 
-    def _example(self, name: str, image: str, asked: str) -> Example:
+    def _example(self, name: str, image: str, attribute_name: str) -> Example:
         stream = f"attribute/{self.concept_set}/{image}"
         rng = StreamKey(self.seed, stream).numpy("facts")
         color, shape = choice(rng, CONCEPT_SETS[self.concept_set])
@@ -64,10 +64,10 @@ class AttributeTask(BankTask):
                 ).image,
             ),
             question=ATTRIBUTE_QUESTIONS[0],
-            answers=(facts[asked],),
+            answers=(facts[attribute_name],),
             options=tuple(facts[attribute] for attribute in ATTRIBUTES),
-            label=facts[asked],
-            secret={"asked": asked, **facts},
+            label=facts[attribute_name],
+            secret={"asked": attribute_name, **facts},
         )
 
 
@@ -75,5 +75,5 @@ class AttributeTask(BankTask):
 def _pool(task: AttributeTask, number: int) -> Pool:
     query = task._query(number)
     chosen = shuffled(StreamKey(task.seed, query.id).numpy("pool"), range(task.bank))[: task.support]
-    asked = query.secret["asked"]
-    return Pool(tuple(task._example(f"{query.id}-s{i:03d}", f"bank/{k}", asked) for i, k in enumerate(chosen)))
+    attribute_name = query.secret["asked"]
+    return Pool(tuple(task._example(f"{query.id}-s{i:03d}", f"bank/{k}", attribute_name) for i, k in enumerate(chosen)))

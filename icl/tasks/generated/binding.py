@@ -48,7 +48,7 @@ class BindingTask:
     def __post_init__(self) -> None:
         if self.similar and self.by != "pair":
             raise ConfigError(f"similar: true is for pairs of color and shape, not for concepts by {self.by}.")
-        values = min(len(_alike(self, value)) for value in self.values)
+        values = min(len(_similar_concepts(self, value)) for value in self.values)
         if not self.ways <= self.in_pool <= values:
             raise ConfigError(
                 f"{self.ways} ways and {self.in_pool} concepts in the pool do not fit: it takes ways <= concepts <= "
@@ -107,27 +107,30 @@ class _Episode:
     def __init__(self, task: BindingTask, number: int) -> None:
         self.task, self.id = task, query_id("binding", number)
         self.rng = StreamKey(task.seed, self.id).numpy("episode")
-        self.concepts = shuffled(self.rng, _alike(task, choice(self.rng, task.values)))[: task.in_pool]
+        self.concepts = shuffled(self.rng, _similar_concepts(task, choice(self.rng, task.values)))[: task.in_pool]
         self.names = shuffled(self.rng, NONCE)[: task.in_pool]
-        self.asked = int(self.rng.integers(task.ways))
+        self.queried_concept = int(self.rng.integers(task.ways))
 
     @property
     def query(self) -> Example:
-        drawing = _drawing(self.task, self.concepts[self.asked], f"query/{self.id}")
-        return self._example(self.id, self.asked, drawing, self.task.ways)
+        drawing = _drawing(self.task, self.concepts[self.queried_concept], f"query/{self.id}")
+        return self._example(self.id, self.queried_concept, drawing, self.task.ways)
 
     @property
     def pool(self) -> Pool:
-        kept = [shuffled(self.rng, range(self.task.bank))[: self.task.support] for _ in self.concepts]
+        bank_places = [shuffled(self.rng, range(self.task.bank))[: self.task.support] for _ in self.concepts]
         turns = [
-            (which, kept[which][turn])
+            (which, bank_places[which][turn])
             for turn in range(self.task.support)
             for which in shuffled(self.rng, range(len(self.concepts)))
         ]
         return Pool(
             tuple(
                 self._example(
-                    f"{self.id}-s{i:03d}", which, _drawing(self.task, self.concepts[which], f"bank/{place}"), len(kept)
+                    f"{self.id}-s{i:03d}",
+                    which,
+                    _drawing(self.task, self.concepts[which], f"bank/{place}"),
+                    len(bank_places),
                 )
                 for i, (which, place) in enumerate(turns)
             )
@@ -147,7 +150,7 @@ class _Episode:
         )
 
 
-def _alike(task: BindingTask, value: Value) -> tuple[Value, ...]:
+def _similar_concepts(task: BindingTask, value: Value) -> tuple[Value, ...]:
     """All concepts, or where similar ones are wanted those that share a color or a shape with this one."""
     if not task.similar or not isinstance(value, tuple):
         return task.values

@@ -72,7 +72,7 @@ class ConflictTask:
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         return tuple(
-            self.asked("query", i // len(self.modes), self.modes[i % len(self.modes)], query_id("conflict", i))
+            self.example("query", i // len(self.modes), self.modes[i % len(self.modes)], query_id("conflict", i))
             for i in range(self.query_limit)
         )
 
@@ -87,11 +87,13 @@ class ConflictTask:
     @cached_property
     def _pools(self) -> dict[Mode, Pool]:
         return {
-            mode: Pool(tuple(self.asked("pool", i, mode, f"conflict-pool-{mode}-{i:05d}") for i in range(self.support)))
+            mode: Pool(
+                tuple(self.example("pool", i, mode, f"conflict-pool-{mode}-{i:05d}") for i in range(self.support))
+            )
             for mode in self.modes
         }
 
-    def asked(self, split: Literal["query", "pool"], item: int, mode: Mode, name: str) -> Example:
+    def example(self, split: Literal["query", "pool"], item: int, mode: Mode, name: str) -> Example:
         """An item in one way of asking."""
         stream = f"conflict/{self.concept_set}/{split}/{item}"
         rng = StreamKey(self.seed, stream).numpy("facts")
@@ -104,11 +106,11 @@ class ConflictTask:
         image = LabeledDrawing(drawing, false).image if against == "printed" else drawing.image
         statement = concept if mode == "text" else _with(concept, self.by, false)
         stated = mode == "text" or (mode == "image" and against == "statement")
-        said = f"{STATEMENT.format(noun=with_article(noun(statement)))} " if stated else ""
+        prefix = f"{STATEMENT.format(noun=with_article(noun(statement)))} " if stated else ""
         return Example(
             id=name,
             images=() if mode == "text" else (image,),
-            question=said + QUESTIONS[by],
+            question=prefix + QUESTIONS[by],
             answers=(_of(concept, by),),
             options=self._options(stream, by, concept, false),
             label=_of(concept, by),

@@ -82,19 +82,19 @@ class CountingTask(SharedPoolTask):
 
     def _scene(self, split: str, number: int) -> tuple[Drawing, Word]:
         """The first of some drawn scenes with a word whose number is the wanted one."""
-        wanted = balanced_choice(
+        target = balanced_choice(
             self.seed, f"counting/{split}", number, (0, 1) if self.answer == "presence" else (0, 1, 2, 3)
         )
-        drawing, words = self._drawn(split, number, 0)
+        drawing, words = self._scene_with_words(split, number, 0)
         for attempt in range(TRIES):
-            drawing, words = self._drawn(split, number, attempt)
+            drawing, words = self._scene_with_words(split, number, attempt)
             for word in words:
                 count = _number(drawing, *word)
-                if self.by == "all" or (min(count, 1) if self.answer == "presence" else count) == wanted:
+                if self.by == "all" or (min(count, 1) if self.answer == "presence" else count) == target:
                     return drawing, word
         return drawing, words[0]
 
-    def _drawn(self, split: str, number: int, attempt: int) -> tuple[Drawing, list[Word]]:
+    def _scene_with_words(self, split: str, number: int, attempt: int) -> tuple[Drawing, list[Word]]:
         stream = f"counting/{split}/{number}/{attempt}"
         every: dict[str, list[Word]] = {
             "color": [(color, None) for color in COLORS],

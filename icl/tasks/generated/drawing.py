@@ -66,5 +66,5 @@ class Drawing:
 @lru_cache(maxsize=20_000)
 def generated_image(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Image:
     """One `Image` a recipe: its digest is computed once. The origin names it without telling what it shows."""
-    told = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
-    return Image.from_source(recipe, f"generated {what} {told} (seed {seed})")
+    digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+    return Image.from_source(recipe, f"generated {what} {digest} (seed {seed})")

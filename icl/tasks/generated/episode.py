@@ -71,12 +71,12 @@ def query_id(task: str, number: int) -> str:
 
 def query_number(task: str, name: str, queries: int) -> int:
     """The number behind a query id. Raises DataError where the task has no such query."""
-    found = re.fullmatch(rf"{re.escape(task)}-(\d+)", name)
-    if found is None or int(found[1]) >= queries:
+    match = re.fullmatch(rf"{re.escape(task)}-(\d+)", name)
+    if match is None or int(match[1]) >= queries:
         raise DataError(
             f"task '{task}' has no query '{name}': it has {query_id(task, 0)} to {query_id(task, queries - 1)}."
         )
-    return int(found[1])
+    return int(match[1])
 
 
 def shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:

@@ -69,10 +69,10 @@ class ExistenceTask(SharedPoolTask):
         drawing = scene(self.seed, stream, max(yes, 1))
         present = [group.concept for group in groups_of(drawing)]
         rng = StreamKey(self.seed, stream)
-        asked = [(concept, "yes") for concept in shuffled(rng.numpy("present"), present)[:yes]]
+        questions = [(concept, "yes") for concept in shuffled(rng.numpy("present"), present)[:yes]]
         absent = _absent(rng.numpy("absent"), present, self.sampling)[: self.per_image - yes]
-        asked += [(concept, "no") for concept in absent]
-        concept, answer = shuffled(rng.numpy("order"), asked)[place]
+        questions += [(concept, "no") for concept in absent]
+        concept, answer = shuffled(rng.numpy("order"), questions)[place]
         return Example(
             id=name,
             images=(drawing.image,),
@@ -99,6 +99,6 @@ def _absent(rng: np.random.Generator, present: list[Concept], sampling: Sampling
     frequent = shuffled(rng, sorted(absent, key=lambda c: -popularity(c))[:FREQUENT])
     if sampling == "popular":
         return frequent
-    beside = [companion(concept) for concept in present if companion(concept) in absent]
-    beside = shuffled(rng, list(dict.fromkeys(beside)))
-    return beside + [concept for concept in frequent if concept not in beside]
+    companions = [companion(concept) for concept in present if companion(concept) in absent]
+    companions = shuffled(rng, list(dict.fromkeys(companions)))
+    return companions + [concept for concept in frequent if concept not in companions]

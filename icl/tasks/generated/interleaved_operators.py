@@ -46,7 +46,7 @@ class InterleavedOperatorsTask:
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        return tuple(self.shown(query, None) for query in self.sums.queries)
+        return tuple(self.example(query, None) for query in self.sums.queries)
 
     def pool(self, query_id: str) -> Pool:
         return _pool(self, query_id)
@@ -59,7 +59,7 @@ class InterleavedOperatorsTask:
         """What a sample's record says of its demonstrations."""
         return self.sums.facts(demos)
 
-    def shown(self, example: Example, bank: int | None) -> Example:
+    def example(self, example: Example, bank: int | None) -> Example:
         """The sum as two images: of its own, or of the bank that all pools share."""
         images = []
         for side in ("left", "right"):
@@ -72,4 +72,4 @@ class InterleavedOperatorsTask:
 
 @lru_cache(maxsize=512)
 def _pool(task: InterleavedOperatorsTask, query_id: str) -> Pool:
-    return Pool(tuple(task.shown(example, task.bank) for example in task.sums.pool(query_id).examples))
+    return Pool(tuple(task.example(example, task.bank) for example in task.sums.pool(query_id).examples))

@@ -72,18 +72,20 @@ class _Episode:
         self.concepts = {"positive": positive, "neighbor": neighbor}
         self.names = {"positive": choice(self.rng, NONCE), "neighbor": noun(neighbor)}
         self.options = tuple(shuffled(self.rng, list(self.names.values())))
-        self.asked = balanced_choice(task.seed, "link_context/asked", number, SIDES)
+        self.queried_side = balanced_choice(task.seed, "link_context/asked", number, SIDES)
 
     @property
     def query(self) -> Example:
-        return self._example(self.id, self.asked, f"query/{self.id}")
+        return self._example(self.id, self.queried_side, f"query/{self.id}")
 
     @property
     def pool(self) -> Pool:
-        kept = {side: shuffled(self.rng, range(self.task.bank))[: self.task.support] for side in SIDES}
-        turns = [(side, kept[side][turn]) for turn in range(self.task.support) for side in shuffled(self.rng, SIDES)]
-        shown = enumerate(turns)
-        return Pool(tuple(self._example(f"{self.id}-s{i:03d}", side, f"bank/{k}") for i, (side, k) in shown))
+        bank_places = {side: shuffled(self.rng, range(self.task.bank))[: self.task.support] for side in SIDES}
+        turns = [
+            (side, bank_places[side][turn]) for turn in range(self.task.support) for side in shuffled(self.rng, SIDES)
+        ]
+        numbered = enumerate(turns)
+        return Pool(tuple(self._example(f"{self.id}-s{i:03d}", side, f"bank/{k}") for i, (side, k) in numbered))
 
     def _example(self, name: str, side: str, image: str) -> Example:
         color, shape = concept = self.concepts[side]

@@ -42,7 +42,7 @@ class MatchingTask(SharedPoolTask):
     def title(self) -> str:
         return "matching" if self.by == "pair" else f"matching · by {self.by}"
 
-    def alike(self, one: Concept, other: Concept) -> bool:
+    def is_match(self, one: Concept, other: Concept) -> bool:
         """Whether two concepts match."""
         return {"pair": one == other, "color": one[0] == other[0], "shape": one[1] == other[1]}[self.by]
 
@@ -54,7 +54,7 @@ class MatchingTask(SharedPoolTask):
         rng = StreamKey(self.seed, stream).numpy("concepts")
         concepts = CONCEPT_SETS[self.concept_set]
         one = choice(rng, concepts)
-        other = choice(rng, [concept for concept in concepts if self.alike(one, concept) == (answer == "yes")])
+        other = choice(rng, [concept for concept in concepts if self.is_match(one, concept) == (answer == "yes")])
         drawings = (
             Drawing(self.seed, f"{stream}/{place}", "single", color=color, shape=shape)
             for place, (color, shape) in enumerate((one, other))

@@ -17,7 +17,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import Drawing
 from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
-from icl.tasks.generated.wording import OPERATOR_QUESTIONS, OPERATORS, TOLD_OPERATOR_QUESTIONS
+from icl.tasks.generated.wording import NAMED_OPERATOR_QUESTIONS, OPERATOR_QUESTIONS, OPERATORS
 from icl.types import Example
 
 PAIRS = tuple((left, right) for left in range(10) for right in range(left + 1))
@@ -30,8 +30,8 @@ RESULTS: Mapping[str, Callable[[int, int], int]] = {
 
 def identifiable(demos: Iterable[Example]) -> bool:
     """Exactly one operator fits all these demonstrations. Reads their `secret`."""
-    shown = [(demo.secret["left"], demo.secret["right"], demo.answer) for demo in demos]
-    return sum(all(str(RESULTS[name](a, b)) == c for a, b, c in shown) for name in OPERATORS) == 1
+    sums = [(demo.secret["left"], demo.secret["right"], demo.answer) for demo in demos]
+    return sum(all(str(RESULTS[name](a, b)) == c for a, b, c in sums) for name in OPERATORS) == 1
 
 
 @component("task", "operators")
@@ -81,7 +81,9 @@ class OperatorsTask:
         return balanced_choice(self.seed, "operators/operator", number, OPERATORS)
 
     def _example(self, name: str, image: str, pair: tuple[int, int], operator: str) -> Example:
-        question = TOLD_OPERATOR_QUESTIONS[0].format(operator=operator) if self.name_operator else OPERATOR_QUESTIONS[0]
+        question = (
+            NAMED_OPERATOR_QUESTIONS[0].format(operator=operator) if self.name_operator else OPERATOR_QUESTIONS[0]
+        )
         results = sorted({result(*pair) for result in RESULTS.values()})
         left, right = pair
         return Example(

@@ -17,8 +17,8 @@ from icl.tasks.generated.wording import NONCE
 from icl.types import Example
 
 RULES = ("boxed", "other")
-BARE = "which word is it?"
-TOLD = "what text is shown in the red box?"
+BARE_QUESTION = "which word is it?"
+BOX_QUESTION = "what text is shown in the red box?"
 
 
 @component("task", "printed_text")
@@ -39,7 +39,7 @@ class PrintedTextTask(BankTask):
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         return tuple(
-            self.shown(query_id("printed_text", i), f"query/{i}", self.rule(i)) for i in range(self.query_limit)
+            self.example(query_id("printed_text", i), f"query/{i}", self.rule(i)) for i in range(self.query_limit)
         )
 
     def pool(self, query_id: str) -> Pool:
@@ -49,7 +49,7 @@ class PrintedTextTask(BankTask):
         """Which word is wanted."""
         return "boxed" if self.name_box else balanced_choice(self.seed, "printed_text/rule", number, RULES)
 
-    def shown(self, name: str, stream: str, rule: str) -> Example:
+    def example(self, name: str, stream: str, rule: str) -> Example:
         """The question of this rule about the image of this stream."""
         rng = StreamKey(self.seed, f"printed_text/{stream}").numpy("words")
         words = tuple(shuffled(rng, NONCE)[:2])
@@ -58,7 +58,7 @@ class PrintedTextTask(BankTask):
         return Example(
             id=name,
             images=(WordImage(self.seed, f"printed_text/{stream}", words, boxed).image,),
-            question=TOLD if self.name_box else BARE,
+            question=BOX_QUESTION if self.name_box else BARE_QUESTION,
             answers=(answer,),
             options=words,
             label=answer,
@@ -71,4 +71,4 @@ def _pool(task: PrintedTextTask, number: int) -> Pool:
     rng = StreamKey(task.seed, query_id("printed_text", number)).numpy("pool")
     chosen = shuffled(rng, range(task.bank))[: task.support]
     name, rule = query_id("printed_text", number), task.rule(number)
-    return Pool(tuple(task.shown(f"{name}-s{i:03d}", f"bank/{k}", rule) for i, k in enumerate(chosen)))
+    return Pool(tuple(task.example(f"{name}-s{i:03d}", f"bank/{k}", rule) for i, k in enumerate(chosen)))

@@ -72,7 +72,7 @@ ATTRIBUTES = ("color", "shape", "texture", "size")
 # The operator of "a ? b" is only in the demonstrations, unless the question tells it.
 OPERATORS = ("plus", "minus", "times")
 OPERATOR_QUESTIONS = ("what is the result?", "what is the result of the expression?", "result?")
-TOLD_OPERATOR_QUESTIONS = ("what is the result of left {operator} right?",)
+NAMED_OPERATOR_QUESTIONS = ("what is the result of left {operator} right?",)
 DIGIT_QUESTIONS = ("what is the {side} digit?",)
 
 # Counting: the shapes of a color, of a shape, of both, or all. Answers are digits.
@@ -145,8 +145,8 @@ NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 def value(facts: ImageFacts, attribute: str) -> str | None:
     """The answer that names this attribute of an image, None where it has none."""
-    found = getattr(facts, attribute)
-    return None if found is None else str(found)
+    fact = getattr(facts, attribute)
+    return None if fact is None else str(fact)
 
 
 def plural(shape: str, count: int = 2) -> str:

@@ -121,10 +121,10 @@ def scene_groups(
     rng: np.random.Generator, concepts: Sequence[Concept] = CONCEPTS, groups: int | None = None
 ) -> tuple[ShapeGroup, ...]:
     """Groups of a scene, drawn by popularity; with probability 0.35 a later one is a companion of the one before."""
-    wanted = groups or int(rng.choice((1, 2, 3), p=(0.25, 0.45, 0.30)))
+    target = groups or int(rng.choice((1, 2, 3), p=(0.25, 0.45, 0.30)))
     weights = np.array([popularity(concept) for concept in concepts])
     chosen: list[Concept] = []
-    while len(chosen) < min(wanted, len(concepts)):
+    while len(chosen) < min(target, len(concepts)):
         concept = concepts[int(rng.choice(len(concepts), p=weights / weights.sum()))]
         if chosen and rng.random() < 0.35 and companion(chosen[-1]) in concepts:
             concept = companion(chosen[-1])
@@ -175,8 +175,8 @@ def draw(
     canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
     if kind in ("count", "scene"):
         cells = rng.permutation(9)
-        alike = [group for group in placed for _ in range(group.count)]
-        for group, cell in zip(alike, cells, strict=False):
+        shapes = [group for group in placed for _ in range(group.count)]
+        for group, cell in zip(shapes, cells, strict=False):
             x, y = ((i + 0.5) * SIDE / 3 + float(rng.uniform(-2, 2)) for i in (cell % 3, cell // 3))
             paint_shape(
                 canvas, rng, group.shape, COLORS[group.color], texture, x, y, float(rng.uniform(6.5, 9)), ground

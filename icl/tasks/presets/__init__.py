@@ -33,5 +33,5 @@ PRESETS = Presets()
 def _read(name: str) -> Mapping[str, Any]:
     import yaml
 
-    found: Mapping[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return found
+    keys: Mapping[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return keys
