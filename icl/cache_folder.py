@@ -1,4 +1,4 @@
-"""Where the toolkit keeps what it has computed: one folder, which anybody may delete."""
+"""The folder of the toolkit's caches. It is safe to delete."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cache_folder(path: str | None = None) -> Path:
-    """The folder given, else ICL_CACHE, else the platform's own folder for caches."""
+    """`path`, or the environment variable ICL_CACHE, or the platform's cache folder."""
     if folder := path or os.environ.get("ICL_CACHE"):
         return Path(folder).expanduser()
     if sys.platform == "darwin":

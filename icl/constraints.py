@@ -1,4 +1,4 @@
-"""Bounds as types: a component's fields say what a parameter may be, and the loader enforces it."""
+"""Annotated types that bound component parameters. The registry enforces the bounds."""
 
 from typing import Annotated
 
@@ -8,13 +8,13 @@ NonNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Temperature = Annotated[float, Ge(0), Le(1000)]
-"""What divides scores; 0 is the best token, and so is what float32 cannot divide by."""
+"""Divisor of scores. 0 means the best token, and so does any value too small for a float32 division."""
 LengthPenalty = Annotated[float, Ge(-10), Le(10)]
-"""A power of the length, which stays finite for every length."""
+"""Exponent of the answer length, small enough that the power stays finite."""
 BeamCount = Annotated[int, Ge(1), Le(1024)]
 
 FLOAT32_MAX = 3.4028234e38
-"""Of the numbers that scores are computed in. Beyond it, and for what is no number, a parameter is refused."""
+"""The largest float32. Scores use float32, so larger parameters and NaN are refused."""
 
 
 class AllowInfinite:
@@ -22,10 +22,10 @@ class AllowInfinite:
 
 
 MAX_ITEMS = 10_000_000
-"""Of anything that is counted: more is a mistake, and would fill memory before it is noticed."""
+"""Upper bound of every count. A larger one is a mistake that would fill the memory."""
 Count = Annotated[int, Ge(0), Le(MAX_ITEMS)]
 PositiveInt = Annotated[int, Ge(1), Le(MAX_ITEMS)]
 PatchesPerSide = Annotated[int, Ge(2), Le(256)]
-"""Of patches of an image: their number grows with its square, and so do time and memory."""
+"""Patches along one side of an image. Time and memory grow with the square."""
 GeneratedCount = Annotated[int, Ge(1), Le(100_000)]
-"""Of what a generated task draws, before the first sample."""
+"""Number of examples that a generated task makes before the first sample."""

@@ -1,7 +1,7 @@
-"""Errors that a user can act on: each is a sentence that says what is wrong, where, and what to do.
+"""Errors that a user can act on. Each message says what is wrong, where, and what to do.
 
-The command line prints the sentence alone; in Python they are ordinary exceptions. Anything that is not an
-`ICLError` is a defect of the toolkit and keeps its traceback.
+The command line prints the message alone. In Python they are ordinary exceptions. Any other exception is a defect of
+the toolkit and keeps its traceback.
 """
 
 from collections.abc import Iterable
@@ -10,50 +10,50 @@ from itertools import takewhile
 
 
 class ICLError(Exception):
-    """Base of every error with a sentence for the user."""
+    """Base class of the errors that a user can act on."""
 
 
 class ConfigError(ICLError):
-    """A YAML, an override or a component parameter is wrong; raised before any model loads."""
+    """A config file, an override or a component parameter is wrong. Raised before a model loads."""
 
 
 class PlanError(ICLError):
-    """The pieces are valid one by one and cannot run together (needs against abilities, shots against pool)."""
+    """The parts of an experiment are valid alone but cannot run together, such as more shots than the pool has."""
 
 
 class DataError(ICLError):
-    """A data source or one of its records is unusable."""
+    """A data source or one of its records cannot be used."""
 
 
 class ImageError(DataError):
-    """One image cannot be read. The runner records the sample as failed and goes on."""
+    """An image cannot be read. The runner records the sample as failed and continues."""
 
 
 class ModelError(ICLError):
-    """A checkpoint cannot be loaded, or a model did not do what its conventions promise."""
+    """A checkpoint cannot be loaded, or a model violates its conventions."""
 
 
 class ComponentError(ICLError):
-    """A component of one's own raised what is no `ICLError`, or gave what cannot be used (see `icl.user_errors`)."""
+    """A user's component raised an exception or returned an unusable value (see `icl.user_errors`)."""
 
 
 class StoreError(ICLError):
-    """A run directory is of another config, damaged, or in use."""
+    """A run directory belongs to another config, is damaged, or is in use."""
 
 
 class ICLWarning(UserWarning):
-    """A sentence about what goes on all the same, with what it costs."""
+    """A warning about a problem that does not stop the run, with its cost."""
 
 
 def strip_control_characters(text: str) -> str:
-    """Without control characters: what data or a model put into a message must not steer a terminal."""
+    """The text without control characters, so that data or model output cannot control a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text)
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """ " Did you mean 'vcd'?" for the nearest known word, or the empty string.
+    """ " Did you mean 'vcd'?" for the most similar candidate, or the empty string.
 
-    Of words as near as one another, the one of the same letters; else the one that begins as it does.
+    Ties go to the candidate with the same letters, then to the one with the longest common prefix.
     """
 
     def nearness(other: str) -> tuple[float, bool, int]:

@@ -1,8 +1,8 @@
-"""`Image`: a lazily opened image that knows its digest and the edits made to it.
+"""Lazily opened images with a digest and a list of edits.
 
-An image is described, not held: where its pixels come from, and what is done to them. The digest is the sha256 of
-the decoded RGB pixels (and of the edits), so two files with the same pixels are one image everywhere: in the
-embedding cache, in the feature cache of a model, in the leak check of a pool.
+An `Image` stores where its pixels come from and which edits apply to them. Its digest is the sha256 of the decoded RGB
+pixels and of the edits. Two files with the same pixels are therefore one image in the embedding cache, in a model's
+feature cache and in the leak check of a pool.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from icl.edits import Edit
 
 MAX_PIXELS = 100_000_000
-"""A larger image is refused: it is a decompression bomb or a scan that nobody meant to send to a model."""
+"""Larger images are refused: they are decompression bombs, or scans too large for any model."""
 
 BYTES, MEMORY = "bytes", "memory"  # origins of images that came without a name
 _UNNAMED = (BYTES, MEMORY)
@@ -33,7 +33,7 @@ _UNNAMED = (BYTES, MEMORY)
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """One image. Make it with `from_path`, `from_bytes`, `from_pil` or `from_source`."""
+    """A lazily opened image. Make it with `from_path`, `from_bytes`, `from_pil` or `from_source`."""
 
     load: Callable[[], "PILImage"]
     origin: str
@@ -41,7 +41,7 @@ class Image:
 
     @classmethod
     def from_path(cls, path: str | Path, origin: str | None = None) -> "Image":
-        """`origin`: a name that is the same on every machine, where the path is not."""
+        """An image file. `origin` is a name that is the same on every machine, if the path is not."""
         return cls(partial(open_image_file, str(path)), origin or str(path))
 
     @classmethod
@@ -54,19 +54,19 @@ class Image:
 
     @classmethod
     def from_source(cls, load: Callable[[], "PILImage"], origin: str) -> "Image":
-        """`load()` gives a PIL image at each call; `origin` names it in error messages."""
+        """An image from a function that returns a PIL image. `origin` names it in error messages."""
         return cls(load, origin)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the unedited image, as its head says: nothing is decoded. Raises ImageError."""
+        """Width and height of the unedited image in pixels, read from the header. Raises ImageError."""
         with _readable(self):
             image = self.load()
             return image.width, image.height
 
     @cached_property
     def source_digest(self) -> str:
-        """sha256 of the unedited pixels: what 'the same image' means."""
+        """sha256 of the unedited pixels. Images with equal source digests are the same image."""
         image = self._decoded()
         head = f"{image.width}x{image.height}:".encode()
         return hashlib.sha256(head + image.tobytes()).hexdigest()
@@ -81,7 +81,7 @@ class Image:
 
     @property
     def identity(self) -> str:
-        """Names the unedited image without opening a file: its origin, or its pixels where it came without a name."""
+        """The origin of the unedited image, or the digest of its pixels if it has no name. Opens no named file."""
         return self.source_digest if self.origin in _UNNAMED else self.origin
 
     def edit(self, *edits: "Edit") -> "Image":
@@ -91,7 +91,7 @@ class Image:
         return edited
 
     def open(self) -> "PILImage":
-        """The RGB image with the edits that act on images. Those on processed pixels are the model's to apply."""
+        """The RGB image after the edits of 8-bit images. The model applies the edits of processed pixel values."""
         image = self._decoded()
         for edit in self.edits:
             image = edit.apply_to_image(image)
@@ -122,7 +122,7 @@ class Image:
 
 
 class _Decoded:
-    """The images decoded last, so that digest, embedding and model share one decoding. Bounded in bytes."""
+    """Cache of decoded images, bounded in bytes. Digest, embedding and model share one decoding."""
 
     def __init__(self, limit: int) -> None:
         self.lock = Lock()
@@ -145,12 +145,12 @@ _DECODED = _Decoded(128 * 2**20)
 
 
 _BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, ArithmeticError, struct.error)
-"""Pillow's words for truncated and broken files, by format."""
+"""The exceptions that Pillow raises for truncated and broken files, by format."""
 
 
 @contextmanager
 def _readable(image: Image) -> Iterator[None]:
-    """Raises ImageError where an image cannot be opened, or not to its end."""
+    """Turn errors of opening or decoding an image into ImageError."""
     from PIL import Image as PILImage
     from PIL import UnidentifiedImageError
 
@@ -167,7 +167,7 @@ def _readable(image: Image) -> Iterator[None]:
 
 
 def _rgb(image: Image) -> "PILImage":
-    """Upright RGB; transparent pixels over white."""
+    """Decode to upright RGB. Transparent pixels are composed over white."""
     from PIL import Image as PILImage
     from PIL import ImageOps
 
@@ -191,7 +191,7 @@ def _rgb(image: Image) -> "PILImage":
 
 
 def open_image_file(path: str) -> "PILImage":
-    """Pillow's image of a file. Raises ValueError for a pipe or a device, whose end may never come, and a folder."""
+    """Open an image file with Pillow. Raises ValueError for a folder, and for a pipe or device, which may never end."""
     import stat
     from os import stat as stat_of
 

@@ -1,4 +1,4 @@
-"""What was used last, within a bound of bytes: decoded images, features, processed pixels, token ids."""
+"""LRU cache bounded in bytes, for decoded images, features, processed pixels and token ids."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -10,9 +10,9 @@ V = TypeVar("V")
 
 
 class LRUByteCache(Generic[K, V]):
-    """The values used last, of at most `limit` bytes together. A value larger than that is handed back, not kept.
+    """Thread-safe LRU cache whose values take at most `limit` bytes together.
 
-    Threads may share it.
+    A value larger than the limit is not stored; `put` returns it all the same.
     """
 
     def __init__(self, limit: int, size: Callable[[V], int]) -> None:

@@ -1,6 +1,6 @@
-"""Quiet loading: the toolkit shows its own progress, and bars of the libraries below would cut it in two.
+"""Hides progress bars of libraries, which would break up the toolkit's own progress display.
 
-What may take long and is told by nothing else (a download, a large data set) keeps its bar, on a terminal.
+Slow steps that the toolkit does not report, such as a download or a large data set, keep their bar on a terminal.
 """
 
 import sys
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SMALL_SOURCE_BYTES = 2**28
-"""Bytes of files that are read in no time that a bar would have to fill."""
+"""Sources below this size, in bytes, load too fast to need a bar."""
 
 
 @contextmanager
 def hide_transformers_progress(really: bool = True) -> Iterator[None]:
-    """No progress bar of transformers', and its setting as it was afterwards. really: False changes nothing."""
+    """Hide the progress bars of transformers and restore the setting afterwards. `really=False` changes nothing."""
     from transformers.utils import logging
 
     if not really or not logging.is_progress_bar_enabled():
@@ -28,7 +28,7 @@ def hide_transformers_progress(really: bool = True) -> Iterator[None]:
 
 @contextmanager
 def hide_datasets_progress(quick: bool) -> Iterator[None]:
-    """No progress bar of `datasets` while a quick source is read, or where nobody watches; afterwards as it was."""
+    """Hide the progress bars of `datasets` for a quick source or without a terminal, and restore the setting."""
     import datasets
 
     if datasets.are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):

@@ -1,8 +1,8 @@
-"""Names of a prompt's parts, written and read here alone.
+"""Names of the parts of a prompt. This module is the only one that writes and parses them.
 
     instruction   demo[2].image[0]   demo[2].question   demo[2].answer   query.image[0]   query.question
 
-What stands before the dot is whose part it is: `query`, or a demonstration by its place in the prompt, from 0.
+The text before the dot is the owner of the part: `query`, or a demonstration by its index in the prompt, from 0.
 """
 
 import re
@@ -10,7 +10,7 @@ import re
 INSTRUCTION = "instruction"
 QUERY = "query"
 QUESTION = "query.question"
-"""The query's own."""
+"""The name of the query's question."""
 
 _ANSWER = ".answer"
 _PLACE = re.compile(r"demo\[(-?\d+)\]")
@@ -18,12 +18,12 @@ _NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(image\[\d+\]|question)|de
 
 
 def demo(place: int) -> str:
-    """The owner of a demonstration's parts."""
+    """The owner name of the demonstration at an index."""
     return f"demo[{place}]"
 
 
 def image(owner: str, number: int = 0) -> str:
-    """number: among the owner's images."""
+    """The name of the owner's image with this number, from 0."""
     return f"{owner}.image[{number}]"
 
 
@@ -37,36 +37,36 @@ def random_factor(name: str) -> str:
 
 
 def question(owner: str) -> str:
-    """The one text that it asks."""
+    """The name of the owner's question."""
     return f"{owner}.question"
 
 
 def answer(owner: str) -> str:
-    """What a demonstration shows for its question."""
+    """The name of a demonstration's answer."""
     return f"{owner}{_ANSWER}"
 
 
 def owner_of(name: str) -> str:
-    """Whose part it is; a name without a dot is its own."""
+    """The owner of a part. A name without a dot is its own owner."""
     return name.split(".", maxsplit=1)[0]
 
 
 def demo_index(name: str) -> int | None:
-    """The place of the demonstration whose part it is; None where it is of none."""
+    """The index of the demonstration that a part belongs to, or None."""
     match = _PLACE.match(name)
     return int(match[1]) if match else None
 
 
 def is_query(name: str) -> bool:
-    """Whether it is a part of the query."""
+    """Whether a part belongs to the query."""
     return name.startswith(f"{QUERY}.")
 
 
 def is_answer(name: str) -> bool:
-    """Whether it is the answer of a demonstration."""
+    """Whether a part is the answer of a demonstration."""
     return demo_index(name) is not None and name.endswith(_ANSWER)
 
 
 def is_span_name(name: str) -> bool:
-    """Whether it is one of those above, to the letter."""
+    """Whether a text is a valid part name."""
     return _NAME.fullmatch(name) is not None

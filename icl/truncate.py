@@ -1,13 +1,13 @@
-"""Long values in a few letters, for labels: the beginning, and a digest that tells it from others that begin so."""
+"""Shortens long parameter values for labels. A digest distinguishes values with the same beginning."""
 
 import hashlib
 
 MAX_LENGTH = 60
-"""Letters of a parameter's value that a label has room for."""
+"""Characters of a parameter value that a label shows."""
 
 
 def truncate(text: str, longest: int = MAX_LENGTH) -> str:
-    """'[0.1, 0.2, 0.…#9f86d0]': the text itself where it is short, else as long as `longest`."""
+    """The text, cut to `longest` characters with a digest at the end: '[0.1, 0.2, 0.…#9f86d0]'."""
     if len(text) <= longest:
         return text
     mark = f"…#{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:6]}"

@@ -1,9 +1,9 @@
-"""The vocabulary: plain frozen data that the components hand to one another.
+"""Frozen dataclasses that components exchange.
 
     Example/Query -> Demo, Context -> Prompt -> Generation -> Sample
 
-A `Query` has no gold: a component that must not see it cannot. A `Prompt` is turns of named parts; the names
-(`icl.spans`: `demo[2].answer`, `query.image[0]`) are its spans, which edits, budgets and perturbations address.
+A `Query` has no gold answer, so a component that must not see the gold cannot. A `Prompt` consists of turns with named
+parts. Edits, budgets and perturbations refer to the names (`icl.spans`: `demo[2].answer`, `query.image[0]`).
 """
 
 import hashlib
@@ -37,10 +37,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Example:
-    """A query with its gold: a member of a support pool, or a test item in the hands of the runner and the metrics.
+    """A question about images with its gold answers: a member of a support pool or a test item.
 
-    answers: accepted answers, the canonical one first. label: the class, where there are classes. group: what belongs
-    together for clustered intervals (questions about one image). secret: facts that would give the gold away.
+    Attributes:
+        answers: Accepted answers, the canonical one first.
+        label: The class, for tasks with classes.
+        group: Examples of one group, such as questions about one image, form a cluster of the intervals.
+        meta: Public facts.
+        secret: Facts that would reveal the gold.
     """
 
     id: str
@@ -70,9 +74,11 @@ class Example:
 
 @dataclass(frozen=True)
 class RetrievedExample:
-    """One retrieved member of a pool. Higher is nearer; a retriever without a similarity gives 0.
+    """One retrieved member of a pool.
 
-    mark: what the sample's record should say of the choice ('dpp: filled by relevance'), or ''.
+    Attributes:
+        score: Similarity; higher is nearer. A retriever without a similarity gives 0.
+        mark: Note on the choice for the sample's record, such as 'dpp: filled by relevance'.
     """
 
     id: str
@@ -82,7 +88,7 @@ class RetrievedExample:
 
 @dataclass(frozen=True)
 class Demo:
-    """A demonstration in its place. rank: 0 is the retriever's best."""
+    """A demonstration of a context. `rank` 0 is the retriever's best."""
 
     example: Example
     score: float = 0.0
@@ -91,10 +97,14 @@ class Demo:
 
 @dataclass(frozen=True)
 class Context:
-    """A query and its demonstrations in the order in which they will be shown. provenance: marks of what was done.
+    """A query and its demonstrations in prompt order.
 
-    renamed: answer of the task -> what the demonstrations call it (flipped labels, symbols). rescored: the query's gold
-    and options go by the new names too; otherwise they stay, and following the demonstrations is wrong.
+    Attributes:
+        key: Random stream of the query.
+        provenance: Notes on what retrievers, orderers and transforms did.
+        label_map: Answer of the task -> its name in the demonstrations (flipped labels, symbols).
+        relabels_gold: Whether the query's gold and options use the new names too. If not, an answer that follows the
+            demonstrations is wrong.
     """
 
     query: Query
@@ -107,7 +117,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a turn: text or an image. name: its span, or '' for glue between spans."""
+    """A text or an image of a turn. `name` is its span, or '' for text between spans."""
 
     content: str | Image
     name: str = ""
@@ -122,11 +132,11 @@ class Part:
 
     @property
     def demo(self) -> int | None:
-        """The place of the demonstration that this is a piece of; None where it is of none."""
+        """The index of the demonstration that this part belongs to, or None."""
         return spans.demo_index(self.name)
 
     def within(self, where: "Where") -> bool:
-        """Whether it is a piece of the query, or of a demonstration."""
+        """Whether the part belongs to the query or to a demonstration, as `where` asks."""
         return where == "all" or (spans.is_query(self.name) if where == "query" else self.demo is not None)
 
 
@@ -140,14 +150,17 @@ class Turn:
 
 Where = Literal["all", "query", "demos"]
 IMAGE_PLACEHOLDER = "<image>"
-"""What stands for an image in `Prompt.text`."""
+"""Placeholder of an image in `Prompt.text`."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """An interleaved prompt, before any model's template. key: whose random streams its edits draw from.
+    """An interleaved prompt, before a model's chat template is applied.
 
-    paired_prompt: another sample's prompt, written alike, for strategies that read one; no part of what this prompt is.
+    Attributes:
+        key: Random stream that image edits draw from.
+        paired_prompt: The prompt of another sample in the same format, for strategies that read one. It is not part of
+            the prompt's identity.
     """
 
     turns: tuple[Turn, ...]
@@ -163,14 +176,14 @@ class Prompt:
 
     @cached_property
     def spans(self) -> dict[str, tuple[int, int]]:
-        """name -> (turn, part) of every named part."""
+        """Part name -> (turn index, part index)."""
         return {
             part.name: (t, p) for t, turn in enumerate(self.turns) for p, part in enumerate(turn.parts) if part.name
         }
 
     @cached_property
     def text(self) -> str:
-        """All text in order, a mark for each image: for records and people, not for models."""
+        """All text in order with a placeholder for each image. For records and readers, not for models."""
         return "\n".join(
             f"[{turn.role}] "
             + "".join(part.text if part.text is not None else IMAGE_PLACEHOLDER for part in turn.parts)
@@ -179,7 +192,7 @@ class Prompt:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of roles, texts and image digests: equal digests are one prefill."""
+        """sha256 of roles, texts and image digests. Prompts with equal digests share a prefill."""
         content = [
             [
                 turn.role,
@@ -190,12 +203,12 @@ class Prompt:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":
-        """Each part replaced by `change(part)`; None drops it, and a turn that loses all its parts."""
+        """Replace each part by `change(part)`. None drops the part. A turn without parts is dropped too."""
         turns = (replace(turn, parts=tuple(p for p in map(change, turn.parts) if p is not None)) for turn in self.turns)
         return replace(self, turns=tuple(turn for turn in turns if turn.parts))
 
     def edit(self, images: Edit, where: Where = "all") -> "Prompt":
-        """The same prompt with an edit on its images: all, the query's alone, or the demonstrations' alone."""
+        """Apply an edit to all images, to the query's alone, or to the demonstrations' alone."""
 
         def change(part: Part) -> Part:
             if part.image is None or not part.within(where):
@@ -210,7 +223,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one answer cost. Work that several arms shared is counted in the run's cost record instead."""
+    """Cost of one answer. Work that several arms share is counted in the run's cost record instead."""
 
     prompt_tokens: int = 0
     new_tokens: int = 0
@@ -219,10 +232,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Generation:
-    """finish: 'stop' or 'length'. trace: numbers a strategy's steps left behind (name -> one value a step).
+    """The answer of a model to one request.
 
-    tokens: without the one that ended it. option_scores: option -> log-probability, where options were scored.
-    steps: what each branch said at every step, where that was asked for (`decoding.engine.trace.compact`).
+    Attributes:
+        tokens: Token ids without the stop token.
+        finish: 'stop' or 'length'.
+        trace: Name -> one value per step, recorded by the strategy.
+        option_scores: Option -> log-probability, if options were scored.
+        steps: The likeliest tokens of each branch at every step, if requested (`decoding.engine.trace.compact`).
     """
 
     text: str
@@ -236,13 +253,21 @@ class Generation:
 
 @dataclass(frozen=True)
 class Sample:
-    """One scored query in one cell: a line of the store. Everything in it is JSON.
+    """One scored query of one cell: a line of the store. All values are JSON.
 
-    cell: digest of the resolved cell. question: as the prompt shows it. demos: [id, score, answer] in prompt order;
-    ranks: of each, 0 the best retrieved. scores: metric -> value in [0, 1]. baselines: what the same demonstrations say
-    without a model: baseline -> metric -> value. image_of: whose each image is, the place of its demonstration or
-    -1 for the query's. renamed: where answers were renamed, the right one before and after. steps: what each branch
-    said at every step, where the config asks for it. failed: the reason, where there is no output.
+    Attributes:
+        cell: Digest of the resolved cell.
+        question: The question as the prompt shows it.
+        demos: (id, score, answer) of each demonstration in prompt order.
+        ranks: Retrieval rank of each demonstration; 0 is the best.
+        dropped: Number of demonstrations that did not fit the context.
+        image_of: Owner of each image: the index of its demonstration, or -1 for the query.
+        gold_before_after: The canonical answer before and after a renaming of answers.
+        scores: Metric -> value in [0, 1].
+        baselines: Baseline -> metric -> value: answers from the same demonstrations without a model.
+        steps: The likeliest tokens of each branch at every step, if the config requests them.
+        marks: Notes on retrieval, order and transforms.
+        failed: The reason for a missing output.
     """
 
     cell: str

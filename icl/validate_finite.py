@@ -1,4 +1,4 @@
-"""Numbers that are none: infinite weights make scores of nothing, so no parameter is, unless its field says so."""
+"""Finds infinite numbers and NaN among parameters. Infinite weights would make every score meaningless."""
 
 from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
@@ -20,7 +20,7 @@ def find_non_finite(cls: type[Any], values: Mapping[str, Any]) -> "tuple[Field[A
 
 
 def _odd(value: Any) -> float | None:
-    """The first such number in it. Components within have been looked at when they were built."""
+    """The first number in a value that is not finite. Nested components were checked when they were built."""
     if isinstance(value, float):
         return None if abs(value) <= FLOAT32_MAX else value
     if isinstance(value, Mapping):
@@ -33,7 +33,7 @@ def _odd(value: Any) -> float | None:
 
 
 def _extras(cls: type[Any], name: str) -> tuple[Any, ...]:
-    """The metadata of a field's type."""
+    """The metadata of a field's annotated type."""
     try:
         return tuple(getattr(get_type_hints(cls, include_extras=True).get(name), "__metadata__", ()))
     except NameError:  # an annotation of the class that only a type checker can read

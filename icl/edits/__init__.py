@@ -1,12 +1,11 @@
-"""What can be done to an image before a model sees it. A strategy's branches differ by these.
+"""Image edits, which distinguish the branches of a strategy.
 
-An edit is a frozen dataclass; `told()` is its part of the image's digest. It acts at one of two places: on the 8-bit
-image (`apply_to_image`) or on the processed `pixel_values` of one image (`apply_to_pixel_values`), where published diffusion noise
-lives. An edit that draws random numbers is bound to the stream of its prompt (`bind`) when it is put on one, so the
-same query gets the same noise in any batch and at any step of decoding. `stream` is what it was bound to.
+An edit is a frozen dataclass and a component of kind `edit`. `describe()` is its part of the image's digest. It changes
+the 8-bit image (`apply_to_image`) or the processed pixel values of one image (`apply_to_pixel_values`), as published
+diffusion noise does. An edit with random numbers is bound to the stream of its prompt (`bind`), so the same query gets
+the same noise in any batch and at any decoding step. `stream` holds that binding.
 
-A component each, of kind `edit`; `contrast`, the task `corrupted` and anything else that takes one knows it by its name
-or path.
+`contrast`, the task `corrupted` and other components name an edit by its name or path.
 """
 
 from icl.edits.base import Box, ColorLevel, Edit, build_edit

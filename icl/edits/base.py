@@ -1,4 +1,4 @@
-"""What every edit of an image is, and places within an image."""
+"""The base classes of image edits."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ColorLevel = Annotated[int, Ge(0), Le(255)]
-"""Of one color of a pixel."""
+"""Intensity of one color channel."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Base of all edits: by itself it changes nothing.
+    """Base class of image edits. It changes nothing itself.
 
-    applies_to_pixel_values: it acts on processed pixels. keeps_size: images come out as wide and high as they went in.
+    Attributes:
+        applies_to_pixel_values: Whether the edit changes the processed pixel values.
+        keeps_size: Whether images keep their width and height.
     """
 
     applies_to_pixel_values: ClassVar[bool] = False
     keeps_size: ClassVar[bool] = True
 
     def bind(self, key: StreamKey, place: str) -> "Edit":
-        """The same edit with its randomness fixed; `place` names the image within the prompt."""
+        """The same edit with fixed random numbers. `place` names the image within the prompt."""
         return self
 
     def describe(self) -> str:
@@ -46,7 +48,7 @@ class Edit:
 
 
 def build_edit(node: Any, where: str = "") -> Edit:
-    """The edit that a config names: its name, a mapping, or the path of one's own. Raises ConfigError."""
+    """Build the edit of a config node: a name, a mapping or the path of a class. Raises ConfigError."""
     edit = build("edit", node, where)
     if not isinstance(edit, Edit):
         raise ConfigError(f"{location(where)}{type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
@@ -55,7 +57,7 @@ def build_edit(node: Any, where: str = "") -> Edit:
 
 @dataclass(frozen=True)
 class Box(Edit):
-    """Base of edits with a place: a box as shares of width and height, from the upper left corner."""
+    """Base class of edits with a box, given as fractions of width and height from the upper left corner."""
 
     left: Fraction = 0.0  # share of the width
     top: Fraction = 0.0  # share of the height, from above
@@ -70,7 +72,7 @@ class Box(Edit):
             )
 
     def of(self, image: "PILImage") -> tuple[int, int, int, int]:
-        """In pixels, at least one wide and high."""
+        """The box as (left, top, right, bottom) in pixels, at least one pixel wide and high."""
         left = min(round(self.left * image.width), image.width - 1)
         top = min(round(self.top * image.height), image.height - 1)
         right, bottom = round(self.right * image.width), round(self.bottom * image.height)

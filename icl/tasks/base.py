@@ -1,6 +1,6 @@
-"""What a task is: queries, and for each query the support pool that demonstrations may come from.
+"""The base protocol of tasks. A task has queries, and a support pool of possible demonstrations for each query.
 
-Most tasks have one pool for all queries. Episodic tasks (made-up names redrawn for every query) have one for each.
+Most tasks share one pool among all queries. Episodic tasks, which draw new names for every query, have one pool each.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from icl.types import Example
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The support examples in a fixed order; ids are unique. Raises DataError where they are not."""
+    """Support examples in a fixed order with unique ids. Raises DataError for a repeated id."""
 
     examples: tuple[Example, ...]
 
@@ -31,7 +31,7 @@ class Pool:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of ids, questions, answers, where the images come from and their edits: cheap, no file is opened."""
+        """sha256 of ids, questions, answers, image origins and edits. Opens no file."""
         digest = hashlib.sha256()
         for e in self.examples:
             images = [(p.identity, p.edits) if p.edits else p.identity for p in e.images]
@@ -44,28 +44,28 @@ class Pool:
 
 @runtime_checkable
 class Task(Protocol):
-    """A component of kind `task`: a frozen dataclass; reading data waits for the first access of `queries`.
+    """A component of kind `task`: a frozen dataclass that reads data at the first access of `queries`.
 
-    One whose pool may hold the query's own image says `pool_shares_images = True`; it is never shown with it.
-    One that can tell something of a set of demonstrations (do they settle the question?) has `facts(demos) -> mapping`:
-    what a sample's `meta` says beside the example's.
+    A task whose pool may contain the query's own image sets `pool_shares_images = True`. Such an example is never a
+    demonstration of that query. An optional method `facts(demos) -> mapping` adds facts about a set of demonstrations
+    to a sample's `meta`, such as whether they determine the answer.
     """
 
     @property
     def title(self) -> str:
-        """What a table calls it."""
+        """The name of the task in tables."""
         ...
 
     @property
     def queries(self) -> Sequence[Example]:
-        """Test items with their gold, in a fixed order. Raises DataError."""
+        """Test items with gold answers, in a fixed order. Raises DataError."""
         ...
 
     def pool(self, query_id: str) -> Pool:
-        """Where this query's demonstrations come from. The same object for all queries that share it."""
+        """The support pool of a query. Queries that share a pool get the same object."""
         ...
 
     @property
     def pool_size(self) -> int:
-        """The number of examples in the smallest pool: more shots are an error before anything runs."""
+        """Number of examples in the smallest pool. More shots are an error before the run starts."""
         ...

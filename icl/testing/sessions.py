@@ -125,16 +125,16 @@ class _Check:
         alone = torch.cat([self.model.open([prompt], early_exits=True).early_exit_logits for prompt in self.prompts], 1)
         self._same(deep.early_exit_logits, alone, "early layers of a prompt in a batch and alone")
         words, last = self._words(2, 0), len(self.prompts) - 1
-        told = deep.suffix_early_exit_logits([[words] for _ in self.prompts])
+        suffix = deep.suffix_early_exit_logits([[words] for _ in self.prompts])
         self._same(
-            torch.stack([row[0][:, 0] for row in told], 1),
+            torch.stack([row[0][:, 0] for row in suffix], 1),
             deep.early_exit_logits.log_softmax(-1),
             "the first entry of suffix_early_exit_logits and the session's own early_exit_logits",
         )
         taken = deep.take(torch.tensor([last, 0], device=deep.logits.device))
         taken.advance(self._tokens(words[:1] * 2, taken))
         self._same(
-            torch.stack([told[row][0][:, 1] for row in (last, 0)], 1),
+            torch.stack([suffix[row][0][:, 1] for row in (last, 0)], 1),
             taken.early_exit_logits.log_softmax(-1),
             "the second entry of suffix_early_exit_logits and advancing",
         )
