@@ -1,7 +1,7 @@
 """Public names of a package, imported at their first use, and the check that the package is the toolkit's own.
 
-The five packages have common names (`prompts`, `experiments`, ...), so a file such as `prompts.py` in the working folder
-can shadow one of them. The check compares a marker in the package's `__init__.py` and never runs the file that it reads.
+The five packages have common names (`prompts`, `experiments`, ...), so a file such as `prompts.py` in the working
+folder can shadow one of them. The check compares a marker in the package's `__init__.py`. It never runs the file.
 """
 
 import importlib
@@ -29,8 +29,8 @@ def check_packages() -> None:
         origin = Path(spec.origin) if spec.origin else None
         if origin is None or MARKER not in origin.read_text(encoding="utf-8", errors="replace"):
             raise ImportError(
-                f"'{name}' is {origin or 'a folder without __init__.py'}, which shadows the package '{name}' of mm-icl. "
-                "Rename it, or run from another folder."
+                f"'{name}' is {origin or 'a folder without __init__.py'}, which shadows the package '{name}' of mm-icl. Rename "
+                "it, or run from another folder."
             )
 
 

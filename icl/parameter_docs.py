@@ -1,7 +1,7 @@
 """Documentation of component parameters, read from the component's source file.
 
-A parameter is a field of the dataclass. Its type gives its bounds, and the comment beside it gives its meaning. `icl ls`,
-the documentation and the JSON schema all read them from here.
+A parameter is a field of the dataclass. Its type gives its bounds, and the comment beside it gives its meaning. `icl
+ls`, the documentation and the JSON schema all read them from here.
 """
 
 import ast
@@ -136,7 +136,7 @@ def _parameter_doc(field: "Field[Any]", hint: Any, meaning: str) -> ParameterDoc
 
 
 def _short_config(value: Any) -> Any:
-    """A default as a config writes it. A component becomes its name and the parameters that differ from its defaults."""
+    """A default as a config writes it: a component by its name and the parameters that differ from its defaults."""
     if isinstance(value, tuple | list):
         return [_short_config(item) for item in value]
     if not is_dataclass(value) or isinstance(value, type):

@@ -283,8 +283,8 @@ def _check_kind(kind: str, cls: type[Any], where: str) -> None:
     if kind in BASES and not issubclass(cls, base := load_class(BASES[kind])):
         raise ConfigError(
             f"{location(where)}'{name or cls.__name__}' is no {kind}: it does not subclass "
-            f"{base.__module__}.{base.__name__}. Write `class {cls.__name__}({base.__name__})`; everything optional has "
-            "a default there."
+            f"{base.__module__}.{base.__name__}. Write `class {cls.__name__}({base.__name__})`; everything optional "
+            "has a default there."
         )
 
 

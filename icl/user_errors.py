@@ -1,9 +1,9 @@
-"""Exceptions of somebody's own components: told with the component, the line and the error, not as a defect of ours.
+"""Turns exceptions of users' own components into errors that name the component, the line and the problem.
 
-A component of one's own may raise anything. Around the calls of components stands `convert_user_errors`: an exception that comes
-out of their code becomes a `ComponentError`, a sentence as any other, so that it fails the sample that it was about and
-no other. Which code is whose is read from the traceback: the innermost line that is neither of the toolkit nor of an
-installed package. The traceback itself goes where `kept` says.
+A user's component may raise anything. Calls of components run inside `convert_user_errors`, which turns an exception
+from user code into a `ComponentError`. It then fails only the sample that it belongs to. The innermost traceback line
+that belongs neither to the toolkit nor to an installed package decides whose code failed. `collect_tracebacks` receives
+the full traceback.
 """
 
 import site
@@ -19,23 +19,26 @@ from types import FrameType
 from typing import Any
 
 from icl.errors import ComponentError, ICLError
+from icl.lazy_exports import PACKAGES
 from icl.loading import import_path
 from icl.registry import is_builtin
 
 TracebackSink = Callable[[str, str], None]
-"""Is told the sentence and the traceback."""
+"""Function that takes the message and the traceback."""
 
-TRACEBACK_SINKS: ContextVar[tuple[TracebackSink, ...]] = ContextVar("KEEPERS", default=())
+TRACEBACK_SINKS: ContextVar[tuple[TracebackSink, ...]] = ContextVar("TRACEBACK_SINKS", default=())
 OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory")
-TOOLKIT_PACKAGES = ("icl", "retrievers", "prompts", "decoding", "experiments")
 
 
 @contextmanager
 def convert_user_errors(*components: Any) -> Iterator[None]:
-    """Turns an exception out of somebody's own code into a ComponentError. What is ours stays as it is.
+    """Turn an exception from user code into a ComponentError. Other exceptions pass unchanged.
 
-    components: that are called within. Where one of them is of somebody's own, an exception of ours is about what it
-    gave. An ICLError passes, and so does a lack of memory.
+    ICLError and out-of-memory errors always pass.
+
+    Args:
+        components: The components that are called in the block. If one of them is a user's, an exception in toolkit
+            code is attributed to the value that it returned.
     """
     try:
         yield
@@ -43,17 +46,17 @@ def convert_user_errors(*components: Any) -> Iterator[None]:
         raise
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
-            raise  # of a device: whoever asks may do with less
+            raise  # device memory: the caller may retry with a smaller batch
         if (message := error_message(error, *components)) is None:
             raise
         trace = "".join(traceback.format_exception(error))
-        for keep in TRACEBACK_SINKS.get():
-            keep(message, trace)
+        for sink in TRACEBACK_SINKS.get():
+            sink(message, trace)
         raise ComponentError(message) from error
 
 
 def error_message(error: BaseException, *components: Any) -> str | None:
-    """Where it comes from and what it is; None where it is nobody's own."""
+    """A sentence about an exception of user code; None if no user code is involved."""
     what = f"{type(error).__name__}: {error}".rstrip(".: ")
     theirs = [type(component) for component in components if not _is_toolkit_class(type(component))]
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in theirs}
@@ -64,9 +67,9 @@ def error_message(error: BaseException, *components: Any) -> str | None:
 
 
 @contextmanager
-def collect_tracebacks(keep: TracebackSink) -> Iterator[None]:
-    """Tracebacks of components that fail within are handed to `keep` too."""
-    token = TRACEBACK_SINKS.set((*TRACEBACK_SINKS.get(), keep))
+def collect_tracebacks(sink: TracebackSink) -> Iterator[None]:
+    """Pass the tracebacks of components that fail in the block to a sink."""
+    token = TRACEBACK_SINKS.set((*TRACEBACK_SINKS.get(), sink))
     try:
         yield
     finally:
@@ -74,7 +77,7 @@ def collect_tracebacks(keep: TracebackSink) -> Iterator[None]:
 
 
 class TracebackLog:
-    """Keeps each different traceback once in a file, which begins with the first. A disk that is full keeps none."""
+    """A file of tracebacks, each written once. The first one creates the file. Write errors are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.traces = path, set[str]()
@@ -87,7 +90,7 @@ class TracebackLog:
             with self.path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(f"{message}\n{trace}\n")
         except OSError:
-            return  # the sentence stands where the sample is
+            return  # the sample has the message
 
 
 def _is_toolkit_class(cls: type[Any]) -> bool:
@@ -95,7 +98,7 @@ def _is_toolkit_class(cls: type[Any]) -> bool:
 
 
 def _call_name(frame: FrameType) -> str:
-    """'Mine.retrieve', or the function where there is no object."""
+    """The name of the failing call: 'Mine.retrieve', or the name of a function."""
     owner = frame.f_locals.get("self")
     name = frame.f_code.co_name
     return name if owner is None else f"{type(owner).__name__}.{name}"
@@ -103,7 +106,7 @@ def _call_name(frame: FrameType) -> str:
 
 @lru_cache
 def _is_user_file(file: str) -> bool:
-    """Whether a file of code is neither of the toolkit nor of Python or a package that is installed."""
+    """Whether a source file belongs neither to the toolkit nor to Python or an installed package."""
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
@@ -115,4 +118,4 @@ def _installed_folders() -> tuple[Path, ...]:
     root = Path(__file__).resolve().parents[1]
     paths = sysconfig.get_paths()
     installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")] + site.getsitepackages()
-    return (*(root / name for name in TOOLKIT_PACKAGES), *(Path(folder).resolve() for folder in installed))
+    return (*(root / name for name in PACKAGES), *(Path(folder).resolve() for folder in installed))

@@ -1,8 +1,8 @@
 """Area under the ROC curve, as for Hateful Memes (Kiela et al., NeurIPS 2020): how well P(yes) orders the samples.
 
-The share of pairs of a positive and a negative sample in which the positive one has the higher score, ties half. With
-`answer_mode: options` the score is the probability of the positive option among the options; with generated answers it is 1,
-0, or 1/2 where the output is neither, and the area is that of a curve with one corner.
+The fraction of pairs of a positive and a negative sample in which the positive one has the higher score; ties count
+half. With `answer_mode: options` the score is the probability of the positive option among the options. With generated
+answers the score is 1, 0, or 1/2 for an output that is neither, so the curve has one corner.
 """
 
 from collections.abc import Sequence

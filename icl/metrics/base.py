@@ -1,8 +1,8 @@
-"""What a metric is: one generation against its example, a number in [0, 1] or None where it does not apply.
+"""The base protocols of metrics. A metric compares one generation with its example.
 
-Most scores of a run are the mean of its samples' scores. Some are not: F1, an area under a curve, a pair that counts
-only where both answers are right. A metric of that kind has `run_level` too (`RunLevelMetric`); `icl.metrics.run_level` has
-the arithmetic that such metrics share.
+Most statistics of a run are the mean of its samples' scores. Others are not, such as F1, the area under a curve, or a
+pair that counts only if both answers are right. Such a metric also has `run_level` (see `RunLevelMetric`). The module
+`icl.metrics.run_level` has the arithmetic that these metrics share.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,29 @@ Better = Literal["higher", "lower", "neither"]
 
 @runtime_checkable
 class Metric(Protocol):
-    """A component of kind `metric`: pure, the same answer for the same pair. better: which way is good.
+    """A component of kind `metric`: a pure function of a generation and its example.
 
-    One that says `accuracy = True` gives 1 for a right answer and 0 for any other: tables call its mean an accuracy,
-    and by it an answer is right or wrong where the score looked at cannot say.
+    A metric with `accuracy = True` gives 1 for a right answer and 0 for any other. Tables call its mean an accuracy. It
+    also decides whether an answer is right if another score cannot.
+
+    Attributes:
+        better: Whether higher or lower scores are better.
     """
 
     better: ClassVar[Better]
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        """In [0, 1]. None: this example has nothing that the metric could judge."""
+        """A score in [0, 1], or None if the metric does not apply to this example."""
         ...
 
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """One sample of a cell as a run keeps it. score: what `score` gave, None where it failed or does not apply.
+    """One stored sample of a cell with its score.
 
-    output: what was said, by the model or by a baseline of its demonstrations; None where only the score is known.
+    Attributes:
+        score: The result of `Metric.score`. None if the sample failed or the metric does not apply.
+        output: The answer of the model or of a baseline. None if only the score is known.
     """
 
     query: str
@@ -47,15 +52,19 @@ class ScoredSample:
 
 @runtime_checkable
 class RunLevelMetric(Metric, Protocol):
-    """A metric of a whole run. Its sample scores are what the statistic is made of, not what a table shows."""
+    """A metric of a whole run. A table shows the statistic of the cell, not the mean of the sample scores."""
 
     def run_level(self, samples: Sequence[ScoredSample]) -> Sequence[float | None]:
-        """A number for each sample of one cell, in their order, whose mean is the statistic of the cell.
+        """One number for each sample of a cell, in their order. Their mean is the statistic of the cell.
 
-        They are the statistic's linearization (see `icl.metrics.run_level`), from which its variance over clusters is
-        computed. Those of that module also know what the statistic is on other samples, which tests of pairs and
-        bounds want; plain numbers are taken for scores whose mean it is. None: the sample has no part in it.
-        A statistic of one's own is `Summed(numbers, Sums(rows, of, …))` of `icl.metrics.sufficient_statistics`: the sums of its
-        rows give it, for any choice of samples; `macro_f1` shows one.
+        The numbers are the statistic's linearization (see `icl.metrics.run_level`), from which its variance over
+        clusters is computed. The functions of that module also return how to compute the statistic on other samples,
+        which paired tests and bounds need. Plain numbers are taken for scores whose mean is the statistic.
+
+        A new statistic returns `RunLevelValues(numbers, SufficientStatistics(rows, of, ...))` of
+        `icl.metrics.sufficient_statistics`. `macro_f1` is an example.
+
+        Returns:
+            None for a sample that has no part in the statistic.
         """
         ...

@@ -5,8 +5,8 @@
 so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which papers print. The others are told apart by
 place; the released script tells them apart by value, which counts wrongly where answers carry no number.
 
-Answers and output are normalized by `icl.metrics.normalize.normalize_vqa`. The script does so only where annotators disagree
-("2" against ten times "two" is then wrong); `normalize: official` does as it does.
+Answers and output are normalized by `icl.metrics.normalize.normalize_vqa`. The script normalizes only if annotators
+disagree, so "2" against ten times "two" is wrong there. `normalize: official` does the same.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""Yes or no: what an output says, the share of yes, and how often it says neither.
+"""Yes/no answers: parsing, the fraction of yes, and the fraction of outputs that are neither.
 
-Two rules are in use and disagree where the output says neither. `parse` is three-way: the first word decides, or else
-the only one of the two words that occurs; what is left is unparsed_rate, which counts as wrong and is counted. `pope_parse`
-is the released evaluation of POPE (Li et al., EMNLP 2023): only the first sentence, commas out, "no" where one of its
-words is No, no or not, and everything else, the empty output too, is yes.
+Two rules are in use. They disagree on outputs that say neither. `parse_yes_no` has three results: the first word
+decides, or else the only one of the two words that occurs. Any other output is unparsed; it counts as wrong and is
+counted. `parse_pope` is the released evaluation of POPE (Li et al., EMNLP 2023). It reads the first sentence without
+commas. The answer is "no" if one of the words is No, no or not; everything else, an empty output too, is "yes".
 """
 
 import re

@@ -192,8 +192,9 @@ def _icons(path: str) -> dict[str, str]:
     """name -> SVG of a package of Iconify's."""
     package = json.loads(Path(path).read_text(encoding="utf-8"))
     sizes = {name: [one.get(side, package.get(side, 16)) for side in SIDES] for name, one in package["icons"].items()}
+    namespace = "http://www.w3.org/2000/svg"
     return {
-        name: f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{package["icons"][name]["body"]}</svg>'
+        name: f'<svg xmlns="{namespace}" viewBox="0 0 {wide} {high}">{package["icons"][name]["body"]}</svg>'
         for name, (wide, high) in sizes.items()
     }
 

@@ -16,7 +16,7 @@ embedded, or named by paths that start from the data's folder: in a column, or `
 first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
 
 With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
-demonstrations share no group: `pool_fraction` of the groups, by a fixed draw, become the pool and the others the queries.
+demonstrations share no group. A fixed draw assigns the fraction `pool_fraction` of the groups to the pool.
 A group is what `columns.group` says, or else all rows that are connected by a common image (same path or same encoded
 bytes); it is the group of the queries too, by which intervals are clustered.
 """
@@ -195,8 +195,8 @@ class HubTask:
         pool = [row for row, name in enumerate(groups) if name in support]
         if not queries or (not pool and self.pool_fraction > 0):
             raise DataError(
-                f"{self._source.name} has {len(names)} groups, too few to give both queries and a pool with pool_fraction "
-                f"{self.pool_fraction}. Name a pool_split, or another share."
+                f"{self._source.name} has {len(names)} groups, too few to give both queries and a pool with "
+                f"pool_fraction {self.pool_fraction}. Name a pool_split, or another share."
             )
         return queries, pool
 

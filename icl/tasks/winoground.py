@@ -1,7 +1,7 @@
 """Winoground (Thrush et al., CVPR 2022): two images and two captions of the same words, as four yes/no questions.
 
 An item of the data has `image_0`, `caption_0`, `image_1` and `caption_1`; each caption is asked of each image. The
-metrics `winoground_text`, `winoground_image` and `winoground_group` read the four answers, best with `answer_mode: options`.
+metrics `winoground_text`, `winoground_image` and `winoground_group` read the four answers. Use `answer_mode: options`.
 The data set (hub id facebook/winoground) has to be asked for; rows of one's own with these columns do as well.
 """
 

@@ -14,8 +14,8 @@ image, in the seen question only, is `against`:
     statement   a sentence before the question: "this is an image of a blue circle."
     none        nothing: the control
 
-The gold is always what is drawn. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group, `misled_rate` says
-how often the contradiction is repeated. An item without all its questions (a `queries` that cuts one) has no part.
+The gold is always the drawn shape. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group. `misled_rate`
+says how often an answer repeats the contradiction. An item that `queries` cuts has no part in them.
 """
 
 from dataclasses import dataclass

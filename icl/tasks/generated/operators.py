@@ -40,7 +40,7 @@ class OperatorsTask:
     """The result of "3 ? 2", where only the demonstrations tell whether ? is plus, minus or times.
 
     The three operators are equally frequent. The options are what the three give, in rising order (fewer than three
-    where two agree). `name_operator: true` is the control: the question names the operator and nothing is left to induce.
+    where two agree). `name_operator: true` is the control: the question names the operator, so nothing is induced.
     """
 
     support: GeneratedCount = 32  # images in a query's pool, each another pair of digits; at most 54
