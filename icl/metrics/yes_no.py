@@ -1,7 +1,7 @@
 """Yes/no answers: parsing, the fraction of yes, and the fraction of outputs that are neither.
 
 Two rules are in use. They disagree on outputs that say neither. `parse_yes_no` has three results: the first word
-decides, or else the only one of the two words that occurs. Any other output is unparsed; it counts as wrong and is
+decides, or else the only one of the two words that occurs. Any other output is unparsed_rate; it counts as wrong and is
 counted. `parse_pope` is the released evaluation of POPE (Li et al., EMNLP 2023). It reads the first sentence without
 commas. The answer is "no" if one of the words is No, no or not; everything else, an empty output too, is "yes".
 """
