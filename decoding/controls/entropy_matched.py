@@ -69,8 +69,8 @@ class EntropyMatched(WrappingControl):
         import torch
 
         surviving_tokens = self.surviving_tokens(logits, scores)
-        wanted = entropy(scores.masked_fill(~surviving_tokens, -float("inf")))
-        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).masked_fill(~surviving_tokens, -float("inf"))
+        wanted = entropy(scores.masked_fill(~surviving_tokens, -float("inf")).double())
+        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~surviving_tokens, -float("inf"))
         most = int(surviving_tokens.sum(-1).max())
         if most < surviving_tokens.shape[-1]:  # a mask leaves few tokens of a large vocabulary
             reference = reference.topk(most).values
@@ -80,5 +80,5 @@ class EntropyMatched(WrappingControl):
             middle = (low + high) / 2
             cooler = entropy(reference / middle.exp()) > wanted
             low, high = torch.where(cooler, low, middle), torch.where(cooler, middle, high)
-        found: Tensor = ((low + high) / 2).exp()
+        found: Tensor = ((low + high) / 2).exp().to(logits.dtype)
         return found
