@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from decoding.traits import Traits, check_member_names
+from decoding.traits import Traits, check_trait_names
+from icl.member_names import check_member_names
 from icl.streams import StreamKey
 from icl.types import Prompt
 
@@ -67,6 +68,7 @@ class Strategy:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_member_names(cls, Strategy)
+        check_trait_names(cls, Strategy)
 
     @property
     def traits(self) -> Traits:

@@ -4,10 +4,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from inspect import get_annotations
 
-from icl.errors import ConfigError
-
-CUTOFF = 0.8
-"""Similarity (of `difflib`) from which an unknown name counts as a misspelling of a known one."""
+from icl.member_names import SIMILARITY
 
 
 @dataclass(frozen=True)
@@ -61,34 +58,26 @@ class Traits:
 TRAITS = tuple(f.name for f in fields(Traits))
 
 
-def check_member_names(cls: type, base: type) -> None:
-    """Refuses members of a new subclass that look like misspelled members of `base`.
+def check_trait_names(cls: type, base: type) -> None:
+    """Refuses class attributes that are traits or resemble one, and parameters that hide a method of `base`.
 
-    A misspelled method would otherwise be ignored, and the strategy would silently run without it. Parameters (fields
-    of the dataclass) and names that begin with an underscore are free.
+    Such an attribute would otherwise be ignored. Complements `icl.member_names.check_member_names`.
 
     Raises:
-        ConfigError: A member is a trait, resembles a member or a trait, or a parameter hides a method.
+        TypeError: The first such name, with the correction.
     """
-    members = [name for name in vars(base) if not name.startswith("_")]
-    inherited = {name for parent in cls.__mro__[1:] for name in vars(parent)}
     parameters = {name for name, hint in get_annotations(cls).items() if "ClassVar" not in str(hint)}
-    for name in (*parameters, *(name for name in vars(cls) if name not in parameters)):
-        if name.startswith("_"):
-            continue
-        if name in parameters:
-            if callable(getattr(base, name, None)):
-                raise ConfigError(
-                    f"{cls.__name__}: the parameter '{name}' hides the method Strategy.{name}. Name the field otherwise; "
-                    f"icl.registry.parameter('{name}', default) keeps the key of the config."
-                )
-        elif name in TRAITS:
-            raise ConfigError(f"{cls.__name__}: '{name}' is a trait. Write traits = Traits({name}=...).")
-        elif name not in inherited and (near := get_close_matches(name, (*members, *TRAITS), n=1, cutoff=CUTOFF)):
-            meant = (
-                f"the trait '{near[0]}', as in traits = Traits({near[0]}=...)" if near[0] in TRAITS else f"'{near[0]}'"
+    for name in parameters:
+        if not name.startswith("_") and callable(getattr(base, name, None)):
+            raise TypeError(
+                f"{cls.__name__}: the parameter '{name}' hides the method {base.__name__}.{name}. Name the field "
+                f"otherwise; icl.registry.parameter('{name}', default) keeps the key of the config."
             )
-            raise ConfigError(
-                f"{cls.__name__}: strategies have no member '{name}'. Did you mean {meant}? Begin the names of "
-                "your own helpers with an underscore."
+    for name in vars(cls):
+        if name.startswith("_") or name in parameters or hasattr(base, name):
+            continue
+        if matches := get_close_matches(name, TRAITS, n=1, cutoff=SIMILARITY):
+            raise TypeError(
+                f"{cls.__name__}.{name} is not a member of {base.__name__}. Did you mean the trait '{matches[0]}', as in "
+                f"traits = Traits({matches[0]}=...)?"
             )

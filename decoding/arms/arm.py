@@ -1,11 +1,14 @@
-"""An arm of a comparison: a strategy and how tokens are drawn from its scores, as a YAML node of `decoding` says it.
+"""An arm of a comparison: a strategy, and how tokens are chosen from its scores.
 
-decoding: greedy
-decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
-decoding: {name: vcd, sampling: {beams: 4}}
-decoding: {name: vcd, normalize: bytes}           # where options are scored: a UTF-8 byte; or mean, a token; else sum
-decoding: {name: moicl, fitted: weights.json}     # parameters that `icl fit` has found
-decoding: studies/mine.py:Mine
+In an experiment file, an arm is a node of `decoding`:
+
+    decoding: greedy
+    decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
+    decoding: {name: vcd, sampling: {beams: 4}}
+    decoding: {name: vcd, logits_processors: [{name: repetition_penalty, penalty: 1.2}]}
+    decoding: {name: vcd, normalize: bytes}           # of option scores: per byte, mean (per token), or sum
+    decoding: {name: moicl, fitted: weights.json}     # parameters fitted by `icl fit`
+    decoding: studies/mine.py:Mine
 """
 
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ from typing import Any, Literal, get_args
 from decoding.arms.control_target import ControlTarget, default_control_classes
 from decoding.arms.fitting import ParameterSource, read_parameter_file
 from decoding.arms.inspection import logits_count
+from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
 from icl.canonical_json import canonical_digest
@@ -25,173 +29,212 @@ from icl.registry import build, describe
 from icl.truncate import truncate
 
 Normalize = Literal["sum", "mean", "bytes"]
-"""An option's score: the sum of its tokens' log-probabilities, their mean, or the sum a UTF-8 byte."""
+"""Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""
 
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
+ARM_KEYS = ("sampling", "logits_processors", "normalize", "label")
+"""Keys of a `decoding` node that are not parameters of the strategy."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """label: what tables call it; made from the parameters that differ from their defaults where it is ''.
+    """A strategy with a sampler and logits processors.
 
-    fitted: the files that parameters were read from, which decide no answers beside these.
+    Attributes:
+        strategy: Combines the logits of its branches.
+        sampler: Chooses tokens from the combined scores.
+        label: Name in tables. By default it is made of the parameters that differ from their defaults.
+        normalize: How option scores are normalized.
+        logits_processors: Processors of transformers that act on the combined scores before the sampler.
+        parameter_sources: Files that parameters were read from. They do not affect the answers beyond the parameters.
     """
 
     strategy: Strategy
     sampler: Sampler = field(default_factory=Greedy)
     label: str = ""
     normalize: Normalize = "sum"
-    fitted: tuple[ParameterSource, ...] = field(default=(), compare=False)
+    logits_processors: tuple[LogitsProcessorConfig, ...] = ()
+    parameter_sources: tuple[ParameterSource, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.label:
-            scored = "" if self.normalize == "sum" else f", normalize={self.normalize}"
-            object.__setattr__(self, "label", _told(self.strategy, self.sampler) + scored)
+            object.__setattr__(self, "label", _default_label(self))
 
     def describe(self) -> dict[str, Any]:
-        """The canonical node: everything that decides the answers, so not the label."""
-        return {
+        """The canonical config node: everything that affects the answers, so without the label."""
+        node = {
             "strategy": describe(self.strategy),
             "sampler": {"name": "greedy"} if _is_greedy(self.sampler) else describe(self.sampler),
-        } | ({} if self.normalize == "sum" else {"normalize": self.normalize})
+        }
+        if self.normalize != "sum":
+            node["normalize"] = self.normalize
+        if self.logits_processors:
+            node["logits_processors"] = [one.describe() for one in self.logits_processors]
+        return node
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (16 hex) of the canonical node."""
+        """sha256 (16 hex digits) of the canonical node."""
         return _digest(self.describe())
 
     @cached_property
     def strategy_digest(self) -> str:
-        """The same of the strategy alone: what decides option scores."""
-        return _digest(self.describe()["strategy"])
+        """sha256 (16 hex digits) of the strategy's canonical node, which determines option scores."""
+        return _digest(describe(self.strategy))
 
 
 def parse_arm(node: Any, where: str = "") -> Arm:
-    """The arm that a node of `decoding` describes. Raises ConfigError; `where` names the place in the YAML."""
+    """The arm of a `decoding` node.
+
+    Args:
+        node: A name, a mapping, or an arm.
+        where: Position in the experiment file, for messages.
+
+    Raises:
+        ConfigError: The node names no strategy, or has wrong parameters.
+    """
     if isinstance(node, Arm):
         return node
-    sampling, label, normalize = None, "", "sum"
-    fitted: list[ParameterSource] = []
+    sources: list[ParameterSource] = []
+    settings: dict[str, Any] = {}
     if isinstance(node, Mapping):
-        node = dict(node)
-        sampling, label = node.pop("sampling", None), node.pop("label", "")
-        normalize = node.pop("normalize", "sum")
-        node = _with_fitted(node, where, fitted)
-    strategy = _strategy(node, where)
-    sampler = strategy.sampler if sampling is None else _sampler(node, sampling, where)
+        settings = {key: node[key] for key in ARM_KEYS if key in node}
+        node = _insert_fitted({key: value for key, value in node.items() if key not in settings}, where, sources)
+    strategy = _build_strategy(node, where)
+    label, normalize = settings.get("label", ""), settings.get("normalize", "sum")
     if not isinstance(label, str):
-        raise ConfigError(f"{_at(where, 'label')}a label is a text, not {label!r}.")
+        raise ConfigError(f"{_prefix(where, 'label')}a label is a text, not {label!r}.")
     if normalize not in NORMALIZE:
         raise ConfigError(
-            f"{_at(where, 'normalize')}normalize is one of {', '.join(NORMALIZE)}, not {normalize!r}."
+            f"{_prefix(where, 'normalize')}normalize is one of {', '.join(NORMALIZE)}, not {normalize!r}."
             f"{did_you_mean(str(normalize), NORMALIZE)}"
         )
-    return Arm(strategy, sampler, label, normalize, tuple(fitted))
+    sampling = settings.get("sampling")
+    return Arm(
+        strategy,
+        strategy.sampler if sampling is None else _build_sampler(node, sampling, where),
+        label,
+        normalize,
+        parse_logits_processors(settings.get("logits_processors", ()), _join(where, "logits_processors")),
+        tuple(sources),
+    )
 
 
 def default_controls(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
-    """The default controls of an arm: those that say that they fit it (`Strategy.fits`), in the order of their ranks.
+    """The default controls of an arm: those whose `Strategy.control_for` returns an arm, by `control_rank`.
 
-    First controls that wrap the strategy, with its sampler; then the reference: greedy, sampled as the arm is, and at
-    the arm's cost. None for a strategy of one branch, and for a control.
+    Controls that wrap the strategy, with its sampler, come first. Then come the references: greedy, sampled as the arm
+    is, and at the arm's cost. Controls and strategies of one branch have none.
 
-    options: option scores are compared, where no sampler plays a part. shots: of the run; 0 has none to double.
+    Args:
+        arm: The arm.
+        options: Whether option scores are compared, so that the sampler does not matter.
+        shots: Number of shots of the run, if known.
     """
     strategy = arm.strategy
     if strategy.traits.is_control or logits_count(strategy) == 1:
         return ()
     target = ControlTarget(arm, options, shots)
-    return tuple(
-        found for found in (control.control_for(target) for control in default_control_classes()) if found is not None
-    )
+    candidates = (control.control_for(target) for control in default_control_classes())
+    return tuple(control for control in candidates if control is not None)
 
 
-def _with_fitted(node: Any, where: str, read: list[ParameterSource]) -> Any:
-    """A node whose key `fitted` names a file, with the parameters of that file under its own; nested ones too."""
+def _insert_fitted(node: Any, where: str, sources: list[ParameterSource]) -> Any:
+    """Inserts the parameters of the files that `fitted` names, in nested nodes too. Explicit parameters win."""
     if not isinstance(node, Mapping):
         return node
-    told = {key: _with_fitted(value, f"{where}.{key}" if where else str(key), read) for key, value in node.items()}
-    if not isinstance(told.get("fitted"), str):
-        return told
-    parameters, origin = read_parameter_file(told.pop("fitted"), told.get("name"), where)
-    read.append(origin)
-    return {**parameters, **told}
+    expanded = {key: _insert_fitted(value, _join(where, str(key)), sources) for key, value in node.items()}
+    if not isinstance(expanded.get("fitted"), str):
+        return expanded
+    parameters, source = read_parameter_file(expanded.pop("fitted"), expanded.get("name"), where)
+    sources.append(source)
+    return {**parameters, **expanded}
 
 
-def _digest(node: Any) -> str:
-    return canonical_digest(node, ascii_only=False)[:16]
-
-
-def _strategy(node: Any, where: str) -> Strategy:
+def _build_strategy(node: Any, where: str) -> Strategy:
     try:
         strategy = build("strategy", node, where)
     except ConfigError as error:
-        told = str(error)
-        raise error if not where or told.startswith(where) else ConfigError(f"{where}: {told}") from error
+        message = str(error)
+        raise error if not where or message.startswith(where) else ConfigError(f"{where}: {message}") from error
     if not isinstance(strategy, Strategy):
         raise ConfigError(
-            f"{_at(where)}{type(strategy).__name__} is not a strategy: it does not extend decoding.Strategy."
+            f"{_prefix(where)}{type(strategy).__name__} is not a strategy: it does not extend decoding.Strategy."
         )
     return strategy
 
 
-def _sampler(node: Any, sampling: Any, where: str) -> Sampler:
-    """`sampling:` takes the parameters of the strategy of that name, or of 'beam' where it says beams."""
+def _build_sampler(node: Any, sampling: Any, where: str) -> Sampler:
+    """`sampling:` has the parameters of the strategy 'sampling', or of 'beam' if it has beams."""
     if node.get("name") in ("sampling", "beam"):
         raise ConfigError(
-            f"{_at(where)}strategy '{node['name']}' says already how tokens are drawn. Put the parameters there and "
-            "drop the key 'sampling'."
+            f"{_prefix(where)}strategy '{node['name']}' already defines how tokens are drawn. Put the parameters there "
+            "and drop the key 'sampling'."
         )
     if not isinstance(sampling, Mapping):
         raise ConfigError(
-            f"{_at(where, 'sampling')}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
+            f"{_prefix(where, 'sampling')}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
         )
     name = "beam" if {"beams", "length_penalty"} & set(sampling) else "sampling"
-    return _strategy({"name": name, **sampling}, f"{where}.sampling" if where else "sampling").sampler
+    return _build_strategy({"name": name, **sampling}, _join(where, "sampling")).sampler
 
 
 def _is_greedy(sampler: Sampler) -> bool:
     return sampler.deterministic and getattr(sampler, "beams", 1) == 1
 
 
-def _told(thing: Any, sampler: Sampler | None = None) -> str:
+def _default_label(arm: Arm) -> str:
     """'vcd', 'vcd(alpha=0.5)', 'mask_only(vcd)', 'vcd, temperature=0.7'."""
-    mark = getattr(type(thing), "component", None)
-    name = mark[1] if mark else type(thing).__name__
-    inside = ", ".join(_parameters(thing)) if is_dataclass(thing) else ""
-    told = f"{name}({inside})" if inside else name
-    own = thing.sampler if isinstance(thing, Strategy) else None
-    if sampler is None or sampler == own:
-        return told
-    if isinstance(sampler, Beam):
-        penalty = "" if sampler.length_penalty == 1 else f", length_penalty={sampler.length_penalty:g}"
-        return f"{told}, beams={sampler.beams}{penalty}"
-    drawn = ", ".join(_parameters(sampler)) or "temperature=1"
-    return f"{told}, greedy" if sampler.deterministic else f"{told}, {drawn}"
+    parts = [_component_label(arm.strategy)]
+    if isinstance(arm.sampler, Beam) and arm.sampler != arm.strategy.sampler:
+        penalty = "" if arm.sampler.length_penalty == 1 else f", length_penalty={arm.sampler.length_penalty:g}"
+        parts.append(f"beams={arm.sampler.beams}{penalty}")
+    elif arm.sampler != arm.strategy.sampler:
+        parameters = ", ".join(_parameter_labels(arm.sampler)) or "temperature=1"
+        parts.append("greedy" if arm.sampler.deterministic else parameters)
+    parts += [one.label for one in arm.logits_processors]
+    if arm.normalize != "sum":
+        parts.append(f"normalize={arm.normalize}")
+    return ", ".join(parts)
 
 
-def _parameters(thing: Any) -> list[str]:
-    told = []
-    for f in fields(thing):
-        value = getattr(thing, f.name)
+def _component_label(component: Any) -> str:
+    mark = getattr(type(component), "component", None)
+    name = mark[1] if mark else type(component).__name__
+    parameters = ", ".join(_parameter_labels(component)) if is_dataclass(component) else ""
+    return f"{name}({parameters})" if parameters else name
+
+
+def _parameter_labels(component: Any) -> list[str]:
+    labels = []
+    for f in fields(component):
+        value = getattr(component, f.name)
         if isinstance(value, Strategy):
-            told.append(_told(value))
+            labels.append(_component_label(value))
         elif f.default is MISSING or value != f.default:
-            told.append(f"{f.metadata.get('key', f.name)}={_value(value)}")
-    return told
+            labels.append(f"{f.metadata.get('key', f.name)}={_value_label(value)}")
+    return labels
 
 
-def _value(value: Any) -> str:
-    """A parameter's value; a long one is cut, with a digest of the whole."""
+def _value_label(value: Any) -> str:
+    """The value of a parameter; a long one is cut and gets a digest."""
     if isinstance(value, tuple):
-        return truncate(f"[{', '.join(map(_value, value))}]")
+        return truncate(f"[{', '.join(map(_value_label, value))}]")
     if isinstance(value, Edit):
-        return truncate(_told(value))
+        return truncate(_component_label(value))
     if is_dataclass(value):
-        return f"{{{', '.join(_parameters(value))}}}"
+        return f"{{{', '.join(_parameter_labels(value))}}}"
     return f"{value:g}" if isinstance(value, float) else truncate(str(value))
 
 
-def _at(where: str, key: str = "") -> str:
-    place = ".".join(part for part in (where, key) if part)
+def _digest(node: Any) -> str:
+    return canonical_digest(node, ascii_only=False)[:16]
+
+
+def _join(where: str, key: str) -> str:
+    return ".".join(part for part in (where, key) if part)
+
+
+def _prefix(where: str, key: str = "") -> str:
+    place = _join(where, key)
     return f"{place}: " if place else ""

@@ -49,7 +49,7 @@ class ControlTarget:
             sampler=self.arm.sampler if sampler is None else sampler,
             label="",
             normalize=self.arm.normalize if normalize is None else normalize,
-            fitted=(),
+            parameter_sources=(),
         )
 
 

@@ -38,7 +38,9 @@ def is_equivalent_to_greedy(arm: Mapping[str, Any], answer_mode: str, shots: int
     strategy = _registered_strategy(config)
     if strategy is None or strategy.is_unfitted:
         return strategy is not None
-    return answer_mode == "generate" and arm.get("sampler") == GREEDY and _has_greedy_scores(strategy, shots)
+    if answer_mode != "generate" or arm.get("sampler") != GREEDY or arm.get("logits_processors"):
+        return False
+    return _has_greedy_scores(strategy, shots)
 
 
 def _has_greedy_scores(strategy: Strategy, shots: int) -> bool:

@@ -16,6 +16,7 @@ SUFFICIENT_ABILITIES = {
     "first token only": frozenset({"logits", "strategies"}),
     "whole options": frozenset({"logits"}),
     "beams": frozenset({"logits"}),
+    "logits processors": frozenset({"logits"}),
     "hidden_states": frozenset({"hidden_states"}),
     "attention": frozenset({"attention"}),
 }
@@ -26,6 +27,7 @@ NEED_NAMES = {
     "logits": "next-token logits",
     "first token only": "the logits of the first answer token",
     "whole options": "whole options scored by each branch",
+    "logits processors": "logits processors between combination and sampler",
     "beams": "rows that beams can take over from one another",
     "hidden_states": "hidden states",
     "attention": "attention maps",
@@ -47,6 +49,8 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
         needs.add("logits")
     if score != "options" and isinstance(arm.sampler, Beam):
         needs.add("beams")
+    if score != "options" and arm.logits_processors:
+        needs.add("logits processors")
     missing = [need for need in sorted(needs) if not SUFFICIENT_ABILITIES.get(need, frozenset({need})) & abilities]
     if not missing:
         return None

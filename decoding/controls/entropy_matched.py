@@ -70,7 +70,9 @@ class EntropyMatched(WrappingControl):
 
         surviving_tokens = self.surviving_tokens(logits, scores)
         wanted = entropy(scores.masked_fill(~surviving_tokens, -float("inf")).double())
-        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~surviving_tokens, -float("inf"))
+        reference = (
+            (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~surviving_tokens, -float("inf"))
+        )
         most = int(surviving_tokens.sum(-1).max())
         if most < surviving_tokens.shape[-1]:  # a mask leaves few tokens of a large vocabulary
             reference = reference.topk(most).values

@@ -1,151 +1,183 @@
-"""One batch answered: its distinct prompts opened once, options scored on the rows, then everything else decoded.
+"""Decoding of one batch: prefills its distinct prompts once, scores options on the rows, then runs the token loop.
 
-Prompts of other branches that are read late are opened by the loop, if at all.
+Prompts of deferred branches are prefilled by the loop, if at all.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from decoding.base import Strategy
 from decoding.engine.beam_search import BeamSearch
-from decoding.engine.branch_scheduling import BranchSchedule, History, choose_schedules
+from decoding.engine.branch_scheduling import BranchHistory, BranchSchedule, choose_schedules
 from decoding.engine.generations import option_generation, text_generation
-from decoding.engine.option_scoring import OptionScoring, option_spellings, score
+from decoding.engine.logits_processors import build_processors
+from decoding.engine.option_scoring import OptionScoring, option_spellings, score_options
 from decoding.engine.requests import ArmWork, Counters, Failure, LazyBranches, PreparedRequest, distinct_prompts
+from decoding.engine.stop_strings import build_stop_criterion
 from decoding.engine.token_loop import DecodingGroup, Hypothesis, decode
-from decoding.formulas.sampling import Beam, Sampler
+from decoding.formulas.sampling import Beam
 from icl.models.base import LogitModel, Session
 from icl.types import Generation, Prompt
 
 
 def decode_batch(
     model: LogitModel,
-    prepared_requests: Sequence[PreparedRequest],
+    prepared: Sequence[PreparedRequest],
     counters: Counters,
     trace: bool,
     lazy_branches: LazyBranches = "auto",
 ) -> list[Generation | Failure]:
-    """Raises ICLError where the prompts cannot be opened together."""
-    history, every = History(model), distinct_prompts(prepared_requests)
-    shares_prefix = model.shares_prefix
-    chosen = choose_schedules(prepared_requests, lazy_branches, history, shares_prefix)
-    prompts = _now(prepared_requests, chosen)
-    exits = any(ready.job.arm.strategy.traits.reads_early_exits for ready in prepared_requests)
+    """The result of each request. Raises ICLError if the prompts cannot be prefilled together."""
+    history, prompts = BranchHistory(model), distinct_prompts(prepared)
+    schedules = choose_schedules(prepared, lazy_branches, history, model.shares_prefix)
+    first_prompts = _first_prompts(prepared, schedules)
+    reads_early_exits = any(one.request.arm.strategy.traits.reads_early_exits for one in prepared)
 
-    def opened(names: Iterable[str], beside: Session | None = None) -> Session:
-        more: dict[str, Any] = {"early_exits": True} if exits else {}
-        if shares_prefix and beside is not None:
-            more["prefix_source"] = beside
-        return model.open([every[name] for name in names], **more)
+    def open_branches(names: Iterable[str], prefix_source: Session | None = None) -> Session:
+        settings: dict[str, Any] = {"early_exits": True} if reads_early_exits else {}
+        if model.shares_prefix and prefix_source is not None:
+            settings["prefix_source"] = prefix_source
+        return model.open([prompts[name] for name in names], **settings)
 
-    session = opened(prompts)
+    session = open_branches(first_prompts)
     counters.batches += 1
-    place = {digest: row for row, digest in enumerate(prompts)}
-    ballots: dict[int, OptionScoring] = {}
-    lanes: dict[int, Hypothesis] = {}
-    for i, ready in enumerate(prepared_requests):
-        job = ready.job
-        rows = [place[digest] for digest in (ready.digests if chosen[i] == "eager" else ready.digests[:1])]
-        if job.score == "options":
-            ids = model.option_ids(ready.branches[0], job.options)
-            firsts = _firsts(model, ready) if job.arm.strategy.traits.sums_first_tokens else ()
-            ballots[i] = OptionScoring(
-                job.arm.strategy,
-                tuple(rows),
-                tuple(map(tuple, ids)),
-                job.prompt.key,
-                job.options,
-                job.normalize,
-                firsts,
-            )
+    row_of = {digest: row for row, digest in enumerate(first_prompts)}
+    scorings: dict[int, OptionScoring] = {}
+    hypotheses: dict[int, Hypothesis] = {}
+    for i, (one, schedule) in enumerate(zip(prepared, schedules, strict=True)):
+        rows = [row_of[digest] for digest in (one.digests if schedule == "eager" else one.digests[:1])]
+        if one.request.answer_mode == "options":
+            scorings[i] = _option_scoring(model, one, rows)
         else:
-            lanes[i] = Hypothesis(rows, job.max_new_tokens, job.prompt.key, top=job.top, prompts=ready.digests)
-    score(session, list(ballots.values()))  # leaves the rows as they are; the loop uses them up
-    work = decode(
-        session,
-        _tracks(prepared_requests, chosen, lanes),
-        model.stop_tokens,
-        trace=trace,
-        open_branches=opened,
-    )
-    counters.prompts_opened += len(prompts) + work.opened
-    counters.prompts_saved += len(every) - len(prompts) - work.opened
+            hypotheses[i] = _hypothesis(model, one, rows)
+    score_options(session, list(scorings.values()))  # before the loop, which uses the rows up
+    groups = _decoding_groups(model, prepared, schedules, hypotheses)
+    work = decode(session, groups, model.stop_tokens, trace=trace, open_branches=open_branches)
+    counters.prompts_prefilled += len(first_prompts) + work.deferred_prefills
+    counters.prompts_saved += len(prompts) - len(first_prompts) - work.deferred_prefills
     counters.forwards += work.forwards
     counters.rows += work.rows
-    counters.rows_asked += work.rows_asked
-    for i, lane in lanes.items():
-        history.learn(prepared_requests[i], chosen[i], lane)
-        _count(prepared_requests[i], chosen[i], lane, counters)
+    counters.rows_without_sharing += work.rows_without_sharing
+    for i, hypothesis in hypotheses.items():
+        history.learn(prepared[i], schedules[i], hypothesis)
+        _count_arm_work(prepared[i], schedules[i], hypothesis, counters)
     return [
-        _scored(ready, ballots[i]) if i in ballots else _generated(model, ready, lanes[i])
-        for i, ready in enumerate(prepared_requests)
+        _option_result(one, scorings[i]) if i in scorings else _text_result(model, one, hypotheses[i])
+        for i, one in enumerate(prepared)
     ]
 
 
-def _firsts(model: LogitModel, ready: PreparedRequest) -> tuple[tuple[int, ...], ...]:
-    """Each option's first tokens in all spellings, without those that begin another option too."""
-    found = [
-        {ids[0] for ids in model.option_ids(ready.branches[0], option_spellings(option)) if ids}
-        for option in ready.job.options
-    ]
-    return tuple(tuple(sorted(own - set().union(*found[:i], *found[i + 1 :]))) for i, own in enumerate(found))
+def _first_prompts(prepared: Sequence[PreparedRequest], schedules: Sequence[BranchSchedule]) -> dict[str, Prompt]:
+    """digest -> prompt of what is prefilled before the first step: all references, then all second branches, ...
 
-
-def _now(prepared_requests: Sequence[PreparedRequest], chosen: Sequence[BranchSchedule]) -> dict[str, Prompt]:
-    """Digest -> prompt of what is opened before the first step: all references, then all second branches, ...
-
-    So the logits of a branch lie side by side, and a step reads them where they are.
+    In this order the logits of one branch are adjacent, and a step reads them without a copy.
     """
-    ways_of = list(zip(prepared_requests, chosen, strict=True))
+    pairs = list(zip(prepared, schedules, strict=True))
     return {
-        ready.digests[n]: ready.branches[n]
-        for n in range(max(len(ready.branches) for ready in prepared_requests))
-        for ready, way in ways_of
-        if n < len(ready.branches) and (n == 0 or way == "eager")
+        one.digests[n]: one.branches[n]
+        for n in range(max(len(one.branches) for one in prepared))
+        for one, schedule in pairs
+        if n < len(one.branches) and (n == 0 or schedule == "eager")
     }
 
 
-def _count(ready: PreparedRequest, way: BranchSchedule, lane: Hypothesis, counters: Counters) -> None:
-    others = len(ready.branches) - 1
-    if not others or lane.finish == "fault":
-        return
-    work, steps = counters.arms.setdefault(ready.job.arm.label, ArmWork()), lane.steps - 1  # the last token is not read
-    setattr(work, way, getattr(work, way) + 1)
-    work.contrasts += others
-    work.tokens += others * steps
-    if way != "eager":
-        work.tokens_saved += others * (steps - lane.read)
-        work.forwards_saved += others * (steps - lane.forwards)
-        if not lane.opened:
-            work.prefills_saved += others
-            work.prompt_tokens_saved += sum(ready.tokens[1:])
-
-
-def _tracks(
-    prepared_requests: Sequence[PreparedRequest], chosen: Sequence[BranchSchedule], lanes: dict[int, Hypothesis]
-) -> list[DecodingGroup]:
-    tracks: dict[tuple[Strategy, Sampler, int, bool], DecodingGroup] = {}
-    for i, lane in lanes.items():
-        arm, gated = prepared_requests[i].job.arm, chosen[i] == "gated"
-        key = (arm.strategy, arm.sampler, len(lane.prompts), gated)
-        track = tracks.setdefault(key, DecodingGroup(arm.strategy, arm.sampler, [], gated))
-        track.lanes.append(lane)
-    for track in tracks.values():
-        if isinstance(track.sampler, Beam) and track.sampler.beams > 1:
-            track.search = BeamSearch(track.sampler, track.lanes)
-            track.lanes = track.search.lanes
-    return list(tracks.values())
-
-
-def _generated(model: LogitModel, ready: PreparedRequest, lane: Hypothesis) -> Generation | Failure:
-    if lane.finish == "fault" or not lane.finish:
-        return Failure(f"{ready.job.arm.label}: {lane.fault}.")
-    return text_generation(
-        ready, model, lane.tokens, lane.finish, steps=lane.steps, numbers=lane.trace, step_traces=lane.step_traces
+def _option_scoring(model: LogitModel, prepared: PreparedRequest, rows: Sequence[int]) -> OptionScoring:
+    request, reference = prepared.request, prepared.branches[0]
+    first_tokens: tuple[tuple[int, ...], ...] = ()
+    if request.arm.strategy.traits.sums_first_tokens:
+        first_tokens = _distinct_first_tokens(model, reference, request.options)
+    ids = tuple(tuple(option) for option in model.option_ids(reference, request.options))
+    return OptionScoring(
+        request.arm.strategy,
+        tuple(rows),
+        ids,
+        request.prompt.key,
+        texts=request.options,
+        normalize=request.normalize,
+        first_tokens=first_tokens,
     )
 
 
-def _scored(ready: PreparedRequest, ballot: OptionScoring) -> Generation | Failure:
-    if ballot.fault:
-        return Failure(f"{ready.job.arm.label}: {ballot.fault}.")
-    return option_generation(ready, ballot.options, ballot.values())
+def _distinct_first_tokens(model: LogitModel, prompt: Prompt, options: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """The first tokens of all spellings of each option, without tokens that also begin another option."""
+    sets = [{ids[0] for ids in model.option_ids(prompt, option_spellings(option)) if ids} for option in options]
+    return tuple(tuple(sorted(own - set().union(*sets[:i], *sets[i + 1 :]))) for i, own in enumerate(sets))
+
+
+def _hypothesis(model: LogitModel, prepared: PreparedRequest, rows: list[int]) -> Hypothesis:
+    request = prepared.request
+    reads_prompt = bool(request.arm.logits_processors)
+    return Hypothesis(
+        rows,
+        request.max_new_tokens,
+        request.prompt.key,
+        top_logprobs=request.top_logprobs,
+        prompts=prepared.digests,
+        prompt_ids=tuple(model.token_ids(prepared.branches[0])) if reads_prompt else (),
+    )
+
+
+def _decoding_groups(
+    model: LogitModel,
+    prepared: Sequence[PreparedRequest],
+    schedules: Sequence[BranchSchedule],
+    hypotheses: dict[int, Hypothesis],
+) -> list[DecodingGroup]:
+    groups: dict[Any, DecodingGroup] = {}
+    for i, hypothesis in hypotheses.items():
+        request, is_gated = prepared[i].request, schedules[i] == "gated"
+        arm, num_branches = request.arm, len(hypothesis.prompts)
+        key = (arm.strategy, arm.sampler, num_branches, is_gated, arm.logits_processors, request.stop_strings)
+        if key not in groups:
+            groups[key] = DecodingGroup(
+                arm.strategy,
+                arm.sampler,
+                [],
+                is_gated,
+                processors=build_processors(arm.logits_processors),
+                stop_criterion=build_stop_criterion(model, request.stop_strings),
+            )
+        groups[key].hypotheses.append(hypothesis)
+    for group in groups.values():
+        if isinstance(group.sampler, Beam) and group.sampler.beams > 1:
+            group.search = BeamSearch(group.sampler, group.hypotheses)
+            group.hypotheses = group.search.hypotheses
+    return list(groups.values())
+
+
+def _count_arm_work(
+    prepared: PreparedRequest, schedule: BranchSchedule, hypothesis: Hypothesis, counters: Counters
+) -> None:
+    num_contrasts = len(prepared.branches) - 1
+    if not num_contrasts or hypothesis.finish == "fault":
+        return
+    work = counters.arms.setdefault(prepared.request.arm.label, ArmWork())
+    steps = hypothesis.steps - 1  # no branch reads the last token
+    setattr(work, schedule, getattr(work, schedule) + 1)
+    work.contrasts += num_contrasts
+    work.tokens += num_contrasts * steps
+    if schedule != "eager":
+        work.tokens_saved += num_contrasts * (steps - hypothesis.branch_tokens)
+        work.forwards_saved += num_contrasts * (steps - hypothesis.branch_forwards)
+        if not hypothesis.is_prefilled:
+            work.prefills_saved += num_contrasts
+            work.prompt_tokens_saved += sum(prepared.tokens[1:])
+
+
+def _text_result(model: LogitModel, prepared: PreparedRequest, hypothesis: Hypothesis) -> Generation | Failure:
+    if hypothesis.finish == "fault" or not hypothesis.finish:
+        return Failure(f"{prepared.request.arm.label}: {hypothesis.fault}.")
+    return text_generation(
+        prepared,
+        model,
+        hypothesis.tokens,
+        hypothesis.finish,
+        steps=hypothesis.steps,
+        numbers=hypothesis.trace,
+        step_traces=hypothesis.step_traces,
+    )
+
+
+def _option_result(prepared: PreparedRequest, scoring: OptionScoring) -> Generation | Failure:
+    if scoring.fault:
+        return Failure(f"{prepared.request.arm.label}: {scoring.fault}.")
+    return option_generation(prepared, scoring.ids, scoring.scores())

@@ -1,4 +1,4 @@
-"""Which jobs share a batch: all arms of a context, contexts of like length, as many as the token budget holds."""
+"""Assignment of requests to batches: all arms of a context together, contexts of similar length, within a token budget."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,41 +6,40 @@ from decoding.engine.requests import PreparedRequest, distinct_prompts
 from icl.models.base import LogitModel
 
 BATCH_TOKENS = 32_768
-"""Tokens of all rows of a batch, prompts and answers together, where the model names no budget of its own."""
+"""Default budget: tokens of all rows of a batch, prompts and answers together."""
 
-ROWS_TO_PREFILL = 4
-"""Rows hold keys and values alone, a prefill holds activations too: its budget (`token_budget`) is worth more rows."""
+ROWS_PER_PREFILL = 4
+"""Budget of rows relative to a prefill. Rows hold keys and values only; a prefill also holds activations."""
 
 
-def batches(model: LogitModel, prepared_requests: Sequence[PreparedRequest]) -> Iterator[list[int]]:
-    """Indices of the jobs of each batch. A single context may be above the budget; it is never cut here."""
+def batches(model: LogitModel, prepared: Sequence[PreparedRequest]) -> Iterator[list[int]]:
+    """Yields the indices of the requests of each batch. A single context may exceed the budget; it is never split."""
     contexts: dict[str, list[int]] = {}
-    for i, ready in enumerate(prepared_requests):
-        contexts.setdefault(ready.digests[0], []).append(i)
-    sizes = {digest: _size([prepared_requests[i] for i in of]) for digest, of in contexts.items()}
-    budget = budget_of(model)
+    for i, one in enumerate(prepared):
+        contexts.setdefault(one.digests[0], []).append(i)
+    sizes = {digest: _size([prepared[i] for i in indices]) for digest, indices in contexts.items()}
+    budget = token_budget(model)
     batch: list[int] = []
-    rows = longest = 0
+    rows = max_tokens = 0
     for digest in sorted(contexts, key=lambda d: -sizes[d][1]):
-        more, length = sizes[digest]
-        if batch and (rows + more) * max(longest, length) > budget:
+        context_rows, context_tokens = sizes[digest]
+        if batch and (rows + context_rows) * max(max_tokens, context_tokens) > budget:
             yield batch
-            batch, rows, longest = [], 0, 0
+            batch, rows, max_tokens = [], 0, 0
         batch += contexts[digest]
-        rows, longest = rows + more, max(longest, length)
+        rows, max_tokens = rows + context_rows, max(max_tokens, context_tokens)
     if batch:
         yield batch
 
 
-def budget_of(model: LogitModel) -> int:
-    """The model's `max_batch_tokens`, or what its `token_budget` for prefills comes to."""
-    prefill = ROWS_TO_PREFILL * (model.token_budget or 0)
-    return model.max_batch_tokens or prefill or BATCH_TOKENS
+def token_budget(model: LogitModel) -> int:
+    """The model's `max_batch_tokens`, else a multiple of its `token_budget` for prefills, else the default."""
+    return model.max_batch_tokens or ROWS_PER_PREFILL * (model.token_budget or 0) or BATCH_TOKENS
 
 
-def _size(prepared_requests: Sequence[PreparedRequest]) -> tuple[int, int]:
-    """(rows that a context can come to when all its arms have parted, tokens of the longest with its answer)."""
-    generated = [ready for ready in prepared_requests if ready.job.score == "generate"]
-    rows = max(len(distinct_prompts(prepared_requests)), sum(len(ready.digests) * ready.beams for ready in generated))
-    new = max((ready.job.max_new_tokens for ready in generated), default=0)
-    return rows, new + max(max(ready.tokens) for ready in prepared_requests)
+def _size(prepared: Sequence[PreparedRequest]) -> tuple[int, int]:
+    """Most rows of a context (when no arms share a row any more), and tokens of its longest row with the answer."""
+    generated = [one for one in prepared if one.request.answer_mode == "generate"]
+    rows = max(len(distinct_prompts(prepared)), sum(len(one.digests) * one.num_beams for one in generated))
+    new_tokens = max((one.request.max_new_tokens for one in generated), default=0)
+    return rows, new_tokens + max(max(one.tokens) for one in prepared)

@@ -1,10 +1,10 @@
-"""How an answer's other branches are read: beside the reference from the start (eager), late, or gated.
+"""Choice of when contrast branches are read: from the start (eager), when a step needs them (lazy), or gated.
 
-The tokens are the same (`decoding.engine.deferred_branches`); the work is not. Late spares the prefill of contrasts that no step needs, and
-pays with forwards of its own for those that are needed, and, where the model's rows do not lend their beginnings, with
-those that both prompts could have shared. So it is a matter of how long answers are and how often a contrast is needed,
-which the engine learns as it goes: from what an arm's answers under one model were like so far, and before there are
-any from the most tokens that one may have.
+The tokens are the same under all schedules (`decoding.engine.deferred_branches`), the work is not. Lazy branches save
+the prefill of contrasts that no step needs. They cost extra forward passes for those that are needed. If the model
+shares no prefixes, they also cost the prefix that both prompts could have shared. The choice depends on the length of
+answers and on how often a contrast is needed. The engine learns both from the previous answers of an arm with the same
+model. Before there are any, it assumes answers of maximal length.
 """
 
 from collections.abc import Sequence
@@ -23,164 +23,197 @@ if TYPE_CHECKING:
     from icl.models.base import LogitModel
 
 BranchSchedule = Literal["eager", "lazy", "gated"]
-Arithmetic = tuple[Strategy, Sampler, int]
-"""A strategy, a sampler, and the most new tokens."""
+ArmKey = tuple[Strategy, Sampler, int]
+"""A strategy, a sampler, and the maximal number of new tokens."""
 
-SETTLED = 0.7
-"""Fraction of steps that are taken to be settled before an arm has answered."""
+DECIDED_STEPS = 0.7
+"""Assumed proportion of steps that the reference decides, before an arm has answered."""
 
-ENOUGH, REMEMBERED = 8, 64
-"""Answers that are believed, and how many are kept in mind: then all count half."""
+MIN_ANSWERS, MAX_ANSWERS = 8, 64
+"""Answers from which statistics are used, and from which all of them are given half their weight."""
 
-FORWARD = 64
-"""Tokens of a prefill that one more forward costs on a small model."""
+FORWARD_TOKENS = 64
+"""Cost of one more forward pass on a small model, in prefilled tokens."""
 
-IMAGE = 16
-"""Tokens of a prefill that processing and encoding an image costs on a small model."""
+IMAGE_TOKENS = 16
+"""Cost of processing and encoding an image on a small model, in prefilled tokens."""
 
-COPIED = 0.02
-"""Of a prefill: moving a row's cache entries once, to join rows to it."""
+COPY_COST = 0.02
+"""Cost of moving the cache entries of a row once, relative to its prefill."""
 
-GAIN = 0.9
-"""Late has to be this much cheaper by the estimate, since eager cannot be wrong by more than it saves."""
+MAX_COST_RATIO = 0.9
+"""Lazy branches are chosen below this ratio of estimated costs, because an eager choice risks less."""
 
 
 @dataclass
 class AnswerStatistics:
-    """What an arm's answers were like. steps: of all. needed: answers with a step that was not settled."""
+    """Statistics of the answers of one arm.
+
+    Attributes:
+        answers: Number of answers.
+        steps: Number of their steps.
+        needing: Answers with a step that the reference did not decide.
+    """
 
     answers: float = 0.0
     steps: float = 0.0
-    needed: float = 0.0
+    needing: float = 0.0
 
-    def add(self, steps: int, needed: bool) -> None:
-        if self.answers >= REMEMBERED:
-            self.answers, self.steps, self.needed = self.answers / 2, self.steps / 2, self.needed / 2
-        self.answers, self.steps, self.needed = self.answers + 1, self.steps + steps, self.needed + needed
+    def add(self, steps: int, needs_contrast: bool) -> None:
+        """Adds an answer. Older answers lose weight over time."""
+        if self.answers >= MAX_ANSWERS:
+            self.answers, self.steps, self.needing = self.answers / 2, self.steps / 2, self.needing / 2
+        self.answers += 1
+        self.steps += steps
+        self.needing += needs_contrast
 
-    def expected(self, limit: int) -> tuple[float, float]:
-        """(tokens of an answer, share of answers that need their contrast)."""
-        if self.answers < ENOUGH:
-            return limit, 1 - SETTLED**limit
-        return self.steps / self.answers, self.needed / self.answers
+    def expected(self, max_new_tokens: int) -> tuple[float, float]:
+        """Expected tokens of an answer, and the proportion of answers that need their contrast."""
+        if self.answers < MIN_ANSWERS:
+            return max_new_tokens, 1 - DECIDED_STEPS**max_new_tokens
+        return self.steps / self.answers, self.needing / self.answers
 
 
-class History:
-    """What each arm's answers were like, kept for as long as the model is."""
+class BranchHistory:
+    """Statistics of each arm's answers, kept as long as the model."""
 
-    kept: ClassVar[WeakKeyDictionary["LogitModel", dict[Arithmetic, AnswerStatistics]]] = WeakKeyDictionary()
+    by_model: ClassVar[WeakKeyDictionary["LogitModel", dict[ArmKey, AnswerStatistics]]] = WeakKeyDictionary()
 
     def __init__(self, model: "LogitModel") -> None:
-        self.known = self.kept.setdefault(model, {})
+        self.statistics = self.by_model.setdefault(model, {})
 
-    def of(self, ready: PreparedRequest) -> AnswerStatistics:
-        arm = ready.job.arm
-        return self.known.setdefault((arm.strategy, arm.sampler, ready.job.max_new_tokens), AnswerStatistics())
+    def of(self, prepared: PreparedRequest) -> AnswerStatistics:
+        """The statistics of the request's arm."""
+        return self.statistics.setdefault(_arm_key(prepared), AnswerStatistics())
 
-    def learn(self, ready: PreparedRequest, way: BranchSchedule, lane: "Hypothesis") -> None:
-        """From an answer that was looked at: read late, or with a trace."""
-        if lane.finish == "fault" or way == "gated" or ready.job.arm.strategy.traits.is_gated:
+    def learn(self, prepared: PreparedRequest, schedule: BranchSchedule, hypothesis: "Hypothesis") -> None:
+        """Adds an answer if it is known whether it needed its contrast: after a lazy schedule, or with a trace."""
+        if hypothesis.finish == "fault" or schedule == "gated" or prepared.request.arm.strategy.traits.is_gated:
             return
-        if way == "lazy" or lane.trace:
-            self.of(ready).add(lane.steps, lane.opened if way == "lazy" else lane.contrasted > 0)
+        if schedule == "lazy":
+            self.of(prepared).add(hypothesis.steps, hypothesis.is_prefilled)
+        elif hypothesis.trace:
+            self.of(prepared).add(hypothesis.steps, hypothesis.undecided_steps > 0)
 
 
 def choose_schedules(
-    prepared_requests: Sequence[PreparedRequest], lazy_branches: LazyBranches, history: History, lends: bool = False
+    prepared: Sequence[PreparedRequest],
+    lazy_branches: LazyBranches,
+    history: BranchHistory,
+    shares_prefix: bool = False,
 ) -> list[BranchSchedule]:
-    """For each job of a batch. Where other jobs open all its prompts anyway, there is nothing to put off.
+    """The schedule of each request of a batch. Eager if other requests prefill all its prompts anyway.
 
-    lends: whether prompts that are opened late begin on the reference's row.
+    Args:
+        prepared: Requests of the batch.
+        lazy_branches: Whether lazy schedules are allowed or forced.
+        history: Statistics of previous answers.
+        shares_prefix: Whether deferred prompts reuse the row of the reference.
     """
-    chosen: list[BranchSchedule] = ["eager"] * len(prepared_requests)
-    alike: dict[Arithmetic, list[int]] = {}
-    for i, ready in enumerate(prepared_requests):
-        job, strategy = ready.job, ready.job.arm.strategy
-        if (
-            lazy_branches == "never"
-            or job.score != "generate"
-            or job.top
-            or len(ready.branches) < 2
-            or strategy.traits.keeps_state
-        ):
-            continue
-        if isinstance(job.arm.sampler, Beam):  # its beams take over one another's rows
-            continue
-        if can_defer_branches(strategy):
-            alike.setdefault((strategy, job.arm.sampler, job.max_new_tokens), []).append(i)
-    for (strategy, _, limit), places in alike.items():
-        own = [prepared_requests[i] for i in places]
-        if (
-            strategy.traits.is_gated
-            or lazy_branches == "always"
-            or is_lazy_cheaper(own, *history.of(own[0]).expected(limit), lends)
-        ):
-            for i in places:
-                chosen[i] = "gated" if strategy.traits.is_gated else "lazy"
-    opened = {
-        digest
-        for ready, way in zip(prepared_requests, chosen, strict=True)
-        for digest in ready.digests
-        if way == "eager"
-    } | {ready.digests[0] for ready in prepared_requests}
-    return [
-        "eager" if opened.issuperset(ready.digests) else way
-        for ready, way in zip(prepared_requests, chosen, strict=True)
-    ]
+    schedules: list[BranchSchedule] = ["eager"] * len(prepared)
+    by_arm: dict[ArmKey, list[int]] = {}
+    for i, one in enumerate(prepared):
+        if lazy_branches != "never" and _may_defer(one):
+            by_arm.setdefault(_arm_key(one), []).append(i)
+    for (strategy, _, limit), indices in by_arm.items():
+        requests = [prepared[i] for i in indices]
+        is_gated = strategy.traits.is_gated
+        expected = history.of(requests[0]).expected(limit)
+        if is_gated or lazy_branches == "always" or is_lazy_cheaper(requests, *expected, shares_prefix):
+            for i in indices:
+                schedules[i] = "gated" if is_gated else "lazy"
+    pairs = list(zip(prepared, schedules, strict=True))
+    prefilled = {digest for one, schedule in pairs if schedule == "eager" for digest in one.digests}
+    prefilled |= {one.digests[0] for one in prepared}
+    return ["eager" if prefilled.issuperset(one.digests) else schedule for one, schedule in pairs]
+
+
+def _may_defer(prepared: PreparedRequest) -> bool:
+    """Whether the branches of a request may be deferred. Beams exchange rows, and step traces show all branches."""
+    request, strategy = prepared.request, prepared.request.arm.strategy
+    return (
+        request.answer_mode == "generate"
+        and not request.top_logprobs
+        and len(prepared.branches) > 1
+        and not strategy.traits.keeps_state
+        and not isinstance(request.arm.sampler, Beam)
+        and can_defer_branches(strategy)
+    )
+
+
+def _arm_key(prepared: PreparedRequest) -> ArmKey:
+    request = prepared.request
+    return request.arm.strategy, request.arm.sampler, request.max_new_tokens
 
 
 def can_defer_branches(strategy: Strategy) -> bool:
-    """Whether some step of it is settled by the reference alone: one that is as sure as can be."""
+    """Whether the reference alone decides some steps, tested on a distribution with a single likely token."""
     import torch
 
-    sure = torch.full((1, 512), -1e4)
-    sure[0, 0] = 0.0
+    logits = torch.full((1, 512), -1e4)
+    logits[0, 0] = 0.0
     try:
-        done = strategy.reference_decides(sure)
-    except PlanError:  # this mask does not fit so small a vocabulary
+        decided = strategy.reference_decides(logits)
+    except PlanError:  # this mask needs a larger vocabulary
         return False
-    return done is not None and bool(done.all())
+    return decided is not None and bool(decided.all())
 
 
 def is_lazy_cheaper(
-    prepared_requests: Sequence[PreparedRequest], steps: float, needed: float, lends: bool = False
+    prepared: Sequence[PreparedRequest], steps: float, needing: float, shares_prefix: bool = False
 ) -> bool:
-    """Whether late is, by an estimate in tokens forwarded. steps: of an answer. needed: share that need a contrast."""
-    count, others = len(prepared_requests), len(prepared_requests[0].branches) - 1
-    whole = sum(sum(ready.tokens[1:]) for ready in prepared_requests)
-    fresh = sum(
-        unshared_tokens(ready.branches[0], branch, size)
-        for ready in prepared_requests
-        for branch, size in zip(ready.branches[1:], ready.tokens[1:], strict=True)
+    """Whether lazy branches are estimated to be cheaper. The estimate is in tokens of forward passes.
+
+    Args:
+        prepared: Requests of one arm.
+        steps: Expected tokens of an answer.
+        needing: Proportion of answers that need their contrast.
+        shares_prefix: Whether deferred prompts reuse the row of the reference.
+    """
+    count, num_contrasts = len(prepared), len(prepared[0].branches) - 1
+    all_tokens = sum(sum(one.tokens[1:]) for one in prepared)
+    new_tokens = sum(
+        unshared_tokens(one.branches[0], branch, size)
+        for one in prepared
+        for branch, size in zip(one.branches[1:], one.tokens[1:], strict=True)
     )
-    read = others * (steps - 1) * count + IMAGE * sum(map(_own_images, prepared_requests))
-    openings = min(steps, needed * count)
-    joined = 2 * FORWARD + COPIED * sum(ready.tokens[0] for ready in prepared_requests)
-    return needed * ((fresh if lends else whole) + read) + openings * joined < GAIN * (fresh + read)
+    reading = num_contrasts * (steps - 1) * count + IMAGE_TOKENS * sum(map(_num_new_images, prepared))
+    prefills = min(steps, needing * count)
+    join_cost = 2 * FORWARD_TOKENS + COPY_COST * sum(one.tokens[0] for one in prepared)
+    lazy_cost = needing * ((new_tokens if shares_prefix else all_tokens) + reading) + prefills * join_cost
+    return lazy_cost < MAX_COST_RATIO * (new_tokens + reading)
 
 
-def _own_images(ready: PreparedRequest) -> int:
-    """Images that the other branches show and the reference does not."""
-    reference, *others = ready.branches
-    seen = {image.digest for image in reference.images}
-    return len({image.digest for branch in others for image in branch.images} - seen)
+def _num_new_images(prepared: PreparedRequest) -> int:
+    """Images that the contrast branches show and the reference does not."""
+    reference, *others = prepared.branches
+    shared = {image.digest for image in reference.images}
+    return len({image.digest for branch in others for image in branch.images} - shared)
 
 
 def unshared_tokens(reference: Prompt, other: Prompt, tokens: int) -> float:
-    """Tokens of a prompt behind what it begins with in common with another, about. A text's are four letters each."""
+    """Estimated tokens of a prompt after the prefix that it shares with the reference.
+
+    Text counts one token per four characters; images share the remaining tokens equally.
+
+    Args:
+        reference: The reference prompt.
+        other: The other prompt.
+        tokens: Number of tokens of `other`.
+    """
     sizes = [(part.text is None, len(part.text or "") / 4) for part in other.parts()]
-    images = sum(shown for shown, _ in sizes)
-    each = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, images)
-    common = 0
-    for (role, mine), (its, yours) in zip(_content(other), _content(reference), strict=False):
-        if (role, mine) != (its, yours):
+    num_images = sum(is_image for is_image, _ in sizes)
+    image_size = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, num_images)
+    num_shared = 0
+    for part, reference_part in zip(_contents(other), _contents(reference), strict=False):
+        if part != reference_part:
             break
-        common += 1
-    weights = [each if shown else size for shown, size in sizes]
-    return tokens * (1 - sum(weights[:common]) / max(1e-9, sum(weights)))
+        num_shared += 1
+    weights = [image_size if is_image else size for is_image, size in sizes]
+    return tokens * (1 - sum(weights[:num_shared]) / max(1e-9, sum(weights)))
 
 
-def _content(prompt: Prompt) -> list[tuple[str, str]]:
+def _contents(prompt: Prompt) -> list[tuple[str, str]]:
     return [
         (turn.role, part.image.digest if part.image is not None else part.text or "")
         for turn in prompt.turns

@@ -1,7 +1,7 @@
-"""One decoding step: branch logits to combined scores, the same for the token loop and for option scoring.
+"""One decoding step: from the logits of the branches to combined scores, for the token loop and for option scoring.
 
-The mask is read from branch 0, then the branches are combined, then masked tokens become -inf. A row whose scores
-cannot be used is told by a sentence and does not touch the others.
+The mask is computed from branch 0, then the branches are combined, then masked tokens become -inf. A row with unusable
+scores gets an error message and does not affect other rows.
 """
 
 from collections.abc import Sequence
@@ -18,44 +18,64 @@ if TYPE_CHECKING:
 NEG_INF = -float("inf")
 
 
-def scores(
+def combine_branches(
     strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState] = ()
 ) -> "tuple[Tensor, dict[int, str]]":
-    """logits: [n, B, V] float32 -> (scores [B, V] with -inf where a token is ruled out, {row: what is wrong}).
+    """Combined scores of a step.
 
-    threads: the answers that the rows belong to; new ones where there are none.
+    Tokens that the reference bans (-inf) stay banned. Any other -inf, NaN or +inf in the logits is a fault.
 
-    A token that the reference itself bans (-inf) stays banned. -inf elsewhere, NaN and +inf are faults; the scores of
-    a faulty row are zeros.
+    Args:
+        strategy: Combines the branches.
+        logits: [n, B, V] float32.
+        step: Number of the token, from 0.
+        states: State of each row; initial states by default.
+
+    Returns:
+        Scores [B, V] with -inf for tokens that are ruled out, and row -> fault. Scores of a faulty row are zeros.
+
+    Raises:
+        PlanError: The strategy returned scores or a mask of another shape.
     """
     banned: Tensor | None = None
     faults: dict[int, str] = {}
     if not bool(logits.sum(-1).isfinite().all()):
-        logits, banned, faults = _examined(logits, step)
-    combined = strategy.combine_stateful(logits, step, states or [InitialStepState() for _ in range(logits.shape[1])])
+        logits, banned, faults = _check_logits(logits, step)
+    scores = strategy.combine_stateful(logits, step, states or [InitialStepState() for _ in range(logits.shape[1])])
     mask = strategy.mask(logits[0])
-    for what, given in (("combine", combined), ("mask", mask)):
-        if given is not None and given.shape != logits.shape[1:]:
+    for method, value in (("combine", scores), ("mask", mask)):
+        if value is not None and value.shape != logits.shape[1:]:
             raise PlanError(
-                f"{type(strategy).__name__}.{what} gave {list(given.shape)} for branches of {list(logits.shape[1:])} "
-                "(rows, vocabulary). All branches have one vocabulary, and so has what is made of them."
+                f"{type(strategy).__name__}.{method} returned shape {list(value.shape)} for branches of "
+                f"{list(logits.shape[1:])} (rows, vocabulary). All branches have one vocabulary, and so must the result."
             )
     if mask is not None:
-        combined = combined.masked_fill(~mask, NEG_INF)
+        scores = scores.masked_fill(~mask, NEG_INF)
     if banned is not None:
-        combined = combined.masked_fill(banned, NEG_INF)
-    best = combined.amax(-1)
+        scores = scores.masked_fill(banned, NEG_INF)
+    return zero_unusable_rows(scores, faults, f"step {step}: the combined scores of {type(strategy).__name__}")
+
+
+def zero_unusable_rows(scores: "Tensor", faults: dict[int, str], subject: str) -> "tuple[Tensor, dict[int, str]]":
+    """Zeroes the rows with faults, and those whose best score is not finite, for which it adds a fault.
+
+    Args:
+        scores: [B, V].
+        faults: row -> fault found before.
+        subject: Begins the message of new faults.
+    """
+    best = scores.amax(-1)
     if not bool(best.isfinite().all()):
         for row in (~best.isfinite()).nonzero()[:, 0].tolist():
-            what = "rule out every token" if best[row] == NEG_INF else "are not finite"
-            faults.setdefault(row, f"step {step}: the combined scores of {type(strategy).__name__} {what}")
+            problem = "rule out every token" if best[row] == NEG_INF else "are not finite"
+            faults.setdefault(row, f"{subject} {problem}")
     if faults:
-        combined = combined.index_fill(0, torch.tensor(sorted(faults), device=combined.device), 0.0)
-    return combined, faults
+        scores = scores.index_fill(0, torch.tensor(sorted(faults), device=scores.device), 0.0)
+    return scores, faults
 
 
-def _examined(logits: "Tensor", step: int) -> "tuple[Tensor, Tensor, dict[int, str]]":
-    """(logits with faulty rows zeroed, tokens that the reference bans [B, V], faults by row)."""
+def _check_logits(logits: "Tensor", step: int) -> "tuple[Tensor, Tensor, dict[int, str]]":
+    """Logits with faulty rows zeroed, the tokens that the reference bans [B, V], and row -> fault."""
     banned = logits[0] == NEG_INF
     wrong = ~logits.isfinite() & ~(banned & (logits == NEG_INF))
     faults: dict[int, str] = {}

@@ -1,14 +1,25 @@
-"""Contrasts read as late as they can be: the other branches of answers whose reference has settled every step so far.
+"""Contrast branches that are read only when a step needs them.
 
-Where `Strategy.settled` says so, the other branches cannot change a step, greedy or sampled, so they need not have been
-read by then, nor even prefilled. Two ways follow. *late*: an answer's other branches are opened at its first step that
-is not settled, take the tokens chosen so far in one chunk, and from then on are rows beside the reference. *gated*:
-they are opened likewise, but read on only where a step needs them, again in one chunk.
+If the plausibility mask leaves a single token, the contrast cannot change it. As long as every step of an answer is
+decided like this by its reference (`Strategy.reference_decides`), its contrast branches need not be prefilled. Branches
+are scheduled in one of three ways (`decoding.engine.branch_scheduling`). `P` is the reference, `N` a contrast branch,
+letters are tokens, and `+[..]` tokens that a row reads in one forward pass:
 
-A prompt is opened once, however many answers come to need it: what is open is kept as it was prefilled for as long as
-another answer may want it, and two answers that have chosen the same tokens share a row. It is opened beside the
-session, so that a model which can lets it begin on the reference's row: demonstrations that both show are not read
-again.
+    step                      0      1      2                    3          4
+    the reference decides     yes    yes    no                   yes        no
+    eager         P           P      P a    P a b                P a b c    P a b c d
+                  N           N      N a    N a b                N a b c    N a b c d
+    lazy          P           P      P a    P a b                P a b c    P a b c d
+                  N           -      -      N +[a b]             N a b c    N a b c d
+    gated         P           P      P a    P a b                P a b c    P a b c d
+                  N           -      -      N +[a b]             (N a b)    N a b +[c d]
+
+After step 2, a lazy branch is an ordinary row of the session. Gated branches stay in a session of their own
+(`deferred_rows`) and read on only when a step needs them.
+
+A prompt is prefilled once, however many hypotheses need it. It is kept as prefilled while another hypothesis may need
+it, and hypotheses that chose the same tokens share a row. Prompts are prefilled with the running session as the prefix
+source. A model that shares prefixes therefore reuses the demonstrations' KV cache of the reference.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,206 +35,221 @@ if TYPE_CHECKING:
     from decoding.engine.token_loop import DecodingGroup, Hypothesis
 
 OpenBranches = Callable[[Sequence[str], Session], Session]
-"""Prefilled rows of prompts by their names, opened beside a session."""
+"""Prefills prompts, given by name, with a session as their prefix source."""
 
-State = tuple[str, tuple[int, ...]]
-"""A prompt and the tokens read behind it: equal states are one row."""
+RowState = tuple[str, tuple[int, ...]]
+"""A prompt and the tokens read after it. Equal states share a row."""
 
 StepBatch = tuple[list["Hypothesis"], "Tensor"]
-"""Lanes that choose together, and the logits of their branches [n, B, V] float32."""
+"""Hypotheses that choose a token together, and the logits of their branches, [n, B, V] float32."""
 
 
 class DeferredBranches:
-    """The branches of one loop that its session does not hold yet. opened: how many prompts were prefilled late."""
+    """Branches of one token loop that its session does not hold yet.
+
+    Attributes:
+        open_branches: Prefills prompts.
+        num_prefilled: Prompts prefilled so far.
+        session: The running session, as prefix source.
+        prefilled: Prompt -> session and row in which it is prefilled, without tokens of an answer.
+        deferred_rows: Rows of gated branches.
+        row_numbers: id of a gated hypothesis -> its rows in `deferred_rows`.
+    """
 
     def __init__(self, open_branches: OpenBranches) -> None:
-        self.open_branches, self.opened = open_branches, 0
-        self.beside: Session | None = None
+        self.open_branches, self.num_prefilled = open_branches, 0
+        self.session: Session | None = None
         self.prefilled: dict[str, tuple[Session, int]] = {}
         self.deferred_rows: Session | None = None
-        self.places: dict[int, list[int]] = {}  # id of a gated lane -> its rows in `asleep`
+        self.row_numbers: dict[int, list[int]] = {}
 
-    def groups(self, session: Session, tracks: Sequence["DecodingGroup"]) -> tuple[Session, list[list[StepBatch]]]:
-        """The session with the rows that came to be needed, and for each track what it chooses from at this step.
+    def step_batches(
+        self, session: Session, groups: Sequence["DecodingGroup"]
+    ) -> tuple[Session, list[list[StepBatch]]]:
+        """Prefills the branches that this step needs.
 
-        A lane's step is taken either on all its branches, or on its reference in the place of each of them.
+        Returns:
+            The session with added rows, and the step batches of each group. A step uses all branches of a hypothesis,
+            or its reference in the place of each of them.
         """
-        self.beside = session
-        reference_decides = [_settled(session.logits, track) for track in tracks]
-        needy = [[lane for lane, done in one if not done] for one in reference_decides]
-        session = self._join(
-            session,
-            tracks,
-            [lane for track, lanes in zip(tracks, needy, strict=True) if not track.gated for lane in lanes],
-        )
-        gated = [lane for track, lanes in zip(tracks, needy, strict=True) if track.gated for lane in lanes]
+        self.session = session
+        decided = [_split_by_decision(session.logits, group) for group in groups]
+        needy = [[h for h, is_decided in pairs if not is_decided] for pairs in decided]
+        lazy = [h for group, needing in zip(groups, needy, strict=True) if not group.is_gated for h in needing]
+        gated = [h for group, needing in zip(groups, needy, strict=True) if group.is_gated for h in needing]
+        session = self._join(session, groups, lazy)
         if gated:
-            self._catch_up(gated, tracks)
+            self._catch_up(gated, groups)
         return session, [
-            self._groups(session, track, [lane for lane, done in one if done], lanes)
-            for track, one, lanes in zip(tracks, reference_decides, needy, strict=True)
+            self._group_batches(session, group, [h for h, is_decided in pairs if is_decided], needing)
+            for group, pairs, needing in zip(groups, decided, needy, strict=True)
         ]
 
-    def _groups(
-        self, session: Session, track: "DecodingGroup", alone: list["Hypothesis"], needy: list["Hypothesis"]
+    def _group_batches(
+        self, session: Session, group: "DecodingGroup", decided: list["Hypothesis"], needy: list["Hypothesis"]
     ) -> list[StepBatch]:
-        waiting = {id(lane) for lane in (*alone, *(needy if track.gated else ()))}
-        beside = [lane for lane in track.lanes if id(lane) not in waiting]
-        found: list[StepBatch] = []
-        if beside:
-            found.append((beside, gather_logits(session.logits, branch_rows(beside))))
-        if alone:
-            reference = gather_logits(session.logits, [[lane.rows[0] for lane in alone]])
-            found.append((alone, reference.expand(len(alone[0].prompts), -1, -1)))
-        if track.gated and needy and self.deferred_rows is not None:
-            reference = gather_logits(session.logits, [[lane.rows[0] for lane in needy]])
-            others = [[self.places[id(lane)][b] for lane in needy] for b in range(len(needy[0].prompts) - 1)]
-            found.append((needy, torch.cat([reference, gather_logits(self.deferred_rows.logits, others)])))
-        return found
+        outside = {id(h) for h in (*decided, *(needy if group.is_gated else ()))}
+        complete = [h for h in group.hypotheses if id(h) not in outside]
+        batches: list[StepBatch] = []
+        if complete:
+            batches.append((complete, gather_logits(session.logits, branch_rows(complete))))
+        if decided:
+            reference = gather_logits(session.logits, [[h.rows[0] for h in decided]])
+            batches.append((decided, reference.expand(len(decided[0].prompts), -1, -1)))
+        if group.is_gated and needy and self.deferred_rows is not None:
+            reference = gather_logits(session.logits, [[h.rows[0] for h in needy]])
+            others = [[self.row_numbers[id(h)][b] for h in needy] for b in range(len(needy[0].prompts) - 1)]
+            batches.append((needy, torch.cat([reference, gather_logits(self.deferred_rows.logits, others)])))
+        return batches
 
-    def _join(self, session: Session, tracks: Sequence["DecodingGroup"], lanes: Sequence["Hypothesis"]) -> Session:
-        """Late lanes get the rest of their rows."""
-        if not lanes:
+    def _join(self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]) -> Session:
+        """Adds the missing rows of lazy hypotheses to the session."""
+        if not hypotheses:
             return session
-        known: dict[State, int] = {
-            (prompt, tuple(lane.tokens)): row
-            for track in tracks
-            for lane in track.lanes
-            for prompt, row in zip(lane.prompts, lane.rows, strict=False)
+        row_of: dict[RowState, int] = {
+            (prompt, tuple(h.tokens)): row
+            for group in groups
+            for h in group.hypotheses
+            for prompt, row in zip(h.prompts, h.rows, strict=False)
         }
-        new = dict.fromkeys(state for lane in lanes for state in _missing(lane) if state not in known)
+        new = dict.fromkeys(state for h in hypotheses for state in _missing_states(h) if state not in row_of)
         if new:
-            part, order = self._rows(list(new), _others(tracks, lanes))
-            known |= {state: len(session) + row for state, row in order.items()}
+            part, order = self._make_rows(list(new), _waiting_prompts(groups, hypotheses))
+            row_of |= {state: len(session) + row for state, row in order.items()}
             session = session.join(part)
-        for lane in lanes:
-            lane.rows = [lane.rows[0], *(known[state] for state in _missing(lane))]
-            _count(lane)
+        for hypothesis in hypotheses:
+            hypothesis.rows = [hypothesis.rows[0], *(row_of[state] for state in _missing_states(hypothesis))]
+            _count_read(hypothesis)
         return session
 
-    def _catch_up(self, lanes: Sequence["Hypothesis"], tracks: Sequence["DecodingGroup"]) -> None:
-        """Gated lanes' sleeping rows read what their answers have come to."""
-        running = {id(lane) for track in tracks if track.gated for lane in track.lanes}
-        behind = [lane for lane in lanes if id(lane) in self.places and lane.read < len(lane.tokens)]
-        chunks = [lane.tokens[lane.read :] for lane in behind for _ in self.places[id(lane)]]
-        moving = [id(lane) for lane in behind]
-        still = [key for key in self.places if key in running and key not in moving]
-        self._select([*still, *moving], split=len(still), chunks=chunks)
-        for lane in behind:
-            _count(lane)
-        new = [lane for lane in lanes if id(lane) not in self.places]
+    def _catch_up(self, hypotheses: Sequence["Hypothesis"], groups: Sequence["DecodingGroup"]) -> None:
+        """Lets the gated rows of these hypotheses read all tokens chosen so far."""
+        running = {id(h) for group in groups if group.is_gated for h in group.hypotheses}
+        behind = [h for h in hypotheses if id(h) in self.row_numbers and h.branch_tokens < len(h.tokens)]
+        chunks = [h.tokens[h.branch_tokens :] for h in behind for _ in self.row_numbers[id(h)]]
+        reading = [id(h) for h in behind]
+        idle = [key for key in self.row_numbers if key in running and key not in reading]
+        self._extend_rows(idle, reading, chunks)
+        for hypothesis in behind:
+            _count_read(hypothesis)
+        new = [h for h in hypotheses if id(h) not in self.row_numbers]
         if new:
-            states = dict.fromkeys(state for lane in new for state in _missing(lane))
-            part, order = self._rows(list(states), _others(tracks, new))
-            whole = [order[state] for lane in new for state in _missing(lane)]
-            part = part if whole == list(range(len(part))) else part.take(_index(whole, part))
+            states = dict.fromkeys(state for h in new for state in _missing_states(h))
+            part, order = self._make_rows(list(states), _waiting_prompts(groups, new))
+            rows = [order[state] for h in new for state in _missing_states(h)]
+            part = part if rows == list(range(len(part))) else part.take(_index(rows, part))
             start = 0 if self.deferred_rows is None else len(self.deferred_rows)
             self.deferred_rows = part if self.deferred_rows is None else self.deferred_rows.join(part)
-            for lane in new:
-                count = len(lane.prompts) - 1
-                self.places[id(lane)] = list(range(start, start + count))
+            for hypothesis in new:
+                count = len(hypothesis.prompts) - 1
+                self.row_numbers[id(hypothesis)] = list(range(start, start + count))
                 start += count
-                _count(lane)
+                _count_read(hypothesis)
 
-    def _select(self, keys: Sequence[int], split: int, chunks: Sequence[Sequence[int]]) -> None:
-        """Keeps the rows of these lanes, in this order; those from the place `split` on read a chunk each."""
+    def _extend_rows(self, idle: Sequence[int], reading: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
+        """Keeps the deferred rows of these hypotheses and drops all others. Rows of `reading` read one chunk each."""
         if self.deferred_rows is None:
             return
-        rows = [[row for key in some for row in self.places[key]] for some in (keys[:split], keys[split:])]
         parts: list[Session] = []
-        for number, own in enumerate(rows):
-            if not own:
+        for keys in (idle, reading):
+            rows = [row for key in keys for row in self.row_numbers[key]]
+            if not rows:
                 continue
-            whole = own == list(range(len(self.deferred_rows)))
-            part = self.deferred_rows if whole else self.deferred_rows.take(_index(own, self.deferred_rows))
-            if not whole:
+            is_whole = rows == list(range(len(self.deferred_rows)))
+            part = self.deferred_rows if is_whole else self.deferred_rows.take(_index(rows, self.deferred_rows))
+            if not is_whole:
                 part.trim()
-            if number:
+            if keys is reading:
                 part.extend(chunks)
             parts.append(part)
-        sizes = {key: len(self.places[key]) for key in keys}
-        self.places, start = {}, 0
+        sizes = {key: len(self.row_numbers[key]) for key in (*idle, *reading)}
+        self.row_numbers, start = {}, 0
         for key, size in sizes.items():
-            self.places[key] = list(range(start, start + size))
+            self.row_numbers[key] = list(range(start, start + size))
             start += size
         self.deferred_rows = None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
 
-    def _rows(self, states: Sequence[State], others: set[str]) -> tuple[Session, dict[State, int]]:
-        """New rows at these states, and where each is. others: prompts that further answers may come to need."""
-        wanted = dict.fromkeys(prompt for prompt, _ in states)
-        new = [prompt for prompt in wanted if prompt not in self.prefilled]
+    def _make_rows(self, states: Sequence[RowState], waiting_prompts: set[str]) -> tuple[Session, dict[RowState, int]]:
+        """New rows in these states, and the row of each.
+
+        Args:
+            states: Distinct states.
+            waiting_prompts: Prompts that other hypotheses may need later.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompt for prompt, _ in states) if prompt not in self.prefilled]
         if new:
-            assert self.beside is not None
-            opened = self.open_branches(new, self.beside)
-            self.opened += len(new)
+            assert self.session is not None
+            opened = self.open_branches(new, self.session)
+            self.num_prefilled += len(new)
             self.prefilled |= {prompt: (opened, row) for row, prompt in enumerate(new)}
         sources: dict[int, Session] = {}
-        of: dict[int, list[State]] = {}
+        states_of: dict[int, list[RowState]] = {}
         for state in states:
             source = self.prefilled[state[0]][0]
             sources[id(source)] = source
-            of.setdefault(id(source), []).append(state)
+            states_of.setdefault(id(source), []).append(state)
         part: Session | None = None
-        order: dict[State, int] = {}
-        for key, own in of.items():
-            rows = [self.prefilled[prompt][1] for prompt, _ in own]
-            spare = rows == list(range(len(sources[key]))) and not others & {prompt for prompt, _ in own}
-            taken = sources[key] if spare else sources[key].take(_index(rows, sources[key]))
+        order: dict[RowState, int] = {}
+        for key, source_states in states_of.items():
+            rows = [self.prefilled[prompt][1] for prompt, _ in source_states]
+            is_last_use = not waiting_prompts & {prompt for prompt, _ in source_states}
+            is_whole = rows == list(range(len(sources[key])))
+            taken = sources[key] if is_whole and is_last_use else sources[key].take(_index(rows, sources[key]))
             part = taken if part is None else part.join(taken)
-            order |= {state: len(order) + i for i, state in enumerate(own)}
-        self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in others}
+            order |= {state: len(order) + i for i, state in enumerate(source_states)}
+        self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in waiting_prompts}
         assert part is not None
         if any(tokens for _, tokens in order):
             part.extend([list(tokens) for _, tokens in order])
         return part, order
 
 
-def branch_rows(lanes: Sequence["Hypothesis"]) -> list[list[int]]:
-    """[n][B] rows of lanes with as many branches each."""
-    return [[lane.rows[b] for lane in lanes] for b in range(len(lanes[0].rows))]
+def branch_rows(hypotheses: Sequence["Hypothesis"]) -> list[list[int]]:
+    """[n][B] rows of hypotheses with equal numbers of branches."""
+    return [[h.rows[b] for h in hypotheses] for b in range(len(hypotheses[0].rows))]
 
 
 def gather_logits(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
-    """[n, B, V] float32 of the rows, without a copy where they lie in order."""
+    """Logits of rows: [R, V] and [n][B] row numbers -> [n, B, V] float32. Adjacent rows are not copied."""
     flat = [row for branch in rows for row in branch]
     if flat == list(range(flat[0], flat[0] + len(flat))):
-        picked = logits[flat[0] : flat[0] + len(flat)]
+        selected = logits[flat[0] : flat[0] + len(flat)]
     else:
-        picked = logits[torch.tensor(flat, device=logits.device)]
-    return picked.float().view(len(rows), len(rows[0]), -1)
+        selected = logits[torch.tensor(flat, device=logits.device)]
+    return selected.float().view(len(rows), len(rows[0]), -1)
 
 
-def _settled(logits: "Tensor", track: "DecodingGroup") -> list[tuple["Hypothesis", bool]]:
-    """The lanes whose other branches are not there, and whether this step can do without them."""
-    waiting = [lane for lane in track.lanes if lane.waits]
-    if not waiting:
+def _split_by_decision(logits: "Tensor", group: "DecodingGroup") -> list[tuple["Hypothesis", bool]]:
+    """The hypotheses without their contrast branches, and whether the reference decides this step for each."""
+    deferred = [h for h in group.hypotheses if h.is_deferred]
+    if not deferred:
         return []
-    done = track.strategy.reference_decides(gather_logits(logits, [[lane.rows[0] for lane in waiting]])[0])
-    told = [False] * len(waiting) if done is None else done.tolist()
-    return list(zip(waiting, told, strict=True))
+    decided = group.strategy.reference_decides(gather_logits(logits, [[h.rows[0] for h in deferred]])[0])
+    flags = [False] * len(deferred) if decided is None else decided.tolist()
+    return list(zip(deferred, flags, strict=True))
 
 
-def _missing(lane: "Hypothesis") -> list[State]:
-    return [(prompt, tuple(lane.tokens)) for prompt in lane.prompts[1:]]
+def _missing_states(hypothesis: "Hypothesis") -> list[RowState]:
+    return [(prompt, tuple(hypothesis.tokens)) for prompt in hypothesis.prompts[1:]]
 
 
-def _others(tracks: Iterable["DecodingGroup"], but: Sequence["Hypothesis"]) -> set[str]:
-    """Prompts that lanes which have not opened theirs may come to need."""
-    these = {id(lane) for lane in but}
+def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypothesis"]) -> set[str]:
+    """Prompts that hypotheses whose branches were never prefilled may need later."""
+    excluded_ids = {id(h) for h in excluded}
     return {
         prompt
-        for track in tracks
-        for lane in track.lanes
-        if lane.waits and not lane.opened and id(lane) not in these
-        for prompt in lane.prompts[1:]
+        for group in groups
+        for h in group.hypotheses
+        if h.is_deferred and not h.is_prefilled and id(h) not in excluded_ids
+        for prompt in h.prompts[1:]
     }
 
 
-def _count(lane: "Hypothesis") -> None:
-    """The lane's other branches have read all its tokens, the new ones in one forward."""
-    lane.opened = True
-    lane.forwards += lane.read < len(lane.tokens)
-    lane.read = len(lane.tokens)
+def _count_read(hypothesis: "Hypothesis") -> None:
+    """Records that the deferred branches have read all tokens, the new ones in one forward pass."""
+    hypothesis.is_prefilled = True
+    hypothesis.branch_forwards += hypothesis.branch_tokens < len(hypothesis.tokens)
+    hypothesis.branch_tokens = len(hypothesis.tokens)
 
 
 def _index(rows: Sequence[int], session: Session) -> "Tensor":

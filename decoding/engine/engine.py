@@ -1,9 +1,8 @@
-"""The engine: jobs in, answers out, with nothing computed twice.
+"""The engine for models with sessions: decodes requests without computing anything twice.
 
-The branches of all jobs are merged by digest and each distinct prompt is prefilled once, however many arms read it.
-Contexts of like length share a batch, as many as fit the model's token budget with everything that will be decoded on
-them; all arms of a context are in its batch. Equal jobs are computed once. A batch that runs out of memory goes on in
-halves. A job that cannot be answered fails alone, with a sentence.
+Branches of all requests are merged by digest, and each distinct prompt is prefilled once. Contexts of similar length
+share a batch, together with all their arms, within the model's token budget. Equal requests are computed once. A batch
+that runs out of memory continues in halves. A request that cannot be answered fails alone, with a reason.
 """
 
 from collections.abc import Sequence
@@ -14,60 +13,61 @@ import torch
 from decoding.engine.batch import decode_batch
 from decoding.engine.batching import batches
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
-from decoding.engine.result_collector import Done, Known, PrepareGenerator, Result, ResultCollector
+from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
 from icl.errors import ICLError
 from icl.models.base import LogitModel
 from icl.models.out_of_memory import is_out_of_memory
 from icl.user_errors import convert_user_errors
 
-KEPT: WeakKeyDictionary[LogitModel, Known] = WeakKeyDictionary()
-"""What preparations were told, for as long as the model is there: an image is described once, however many calls."""
+GENERATION_CACHES: WeakKeyDictionary[LogitModel, GenerationCache] = WeakKeyDictionary()
+"""Texts generated for `Strategy.prepare`, kept as long as the model. An image is described once for all calls."""
 
 
 @with_voting
 def run_requests(
     model: LogitModel,
-    jobs: Sequence[DecodingRequest],
+    requests: Sequence[DecodingRequest],
     counters: Counters | None = None,
     *,
     trace: bool = True,
     lazy_branches: LazyBranches = "auto",
-    done: Done | None = None,
+    on_result: OnResult | None = None,
 ) -> list[Result]:
-    """An answer for each job, in their order; it depends on the job alone, never on the others.
+    """Decodes requests. A result depends on its request alone, not on the other requests.
 
-    trace: leave per-step numbers (`decoding.engine.token_loop.TRACE`) in the generations. late: whether contrasts that no step
-    needs are left unread (`decoding.engine.deferred_branches`). done: called as soon as a job is answered, with its index. Raises nothing
-    for a job's sake: see `Failure`.
+    Args:
+        model: The model.
+        requests: Requests of any strategies.
+        counters: Receives the work done.
+        trace: Record numbers for each step (`decoding.engine.token_loop.TRACE_FIELDS`).
+        lazy_branches: Whether contrast branches may be left unread.
+        on_result: Called with the index and the result of a request as soon as it is available.
+
+    Returns:
+        The results in the order of the requests. A request that cannot be answered has a `Failure`.
     """
     counters = Counters() if counters is None else counters
     model.load()
-    answers = ResultCollector(jobs, counters, done)
-    firsts = answers.ready(
-        PrepareGenerator(run_requests, model, counters, KEPT.setdefault(model, {})), model.count_tokens
-    )
-    places = answers.places()
-    for batch in batches(model, firsts):
-        for j, answer in zip(
-            batch, _run(model, [firsts[j] for j in batch], counters, trace, lazy_branches), strict=True
-        ):
-            for i in places[j]:
-                answers.give(i, answer)
-    return answers.listed()
+    collector = ResultCollector(requests, counters, on_result)
+    cache = GENERATION_CACHES.setdefault(model, {})
+    prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, cache), model.count_tokens)
+    indices = collector.request_indices()
+    for batch in batches(model, prepared):
+        results = _decode(model, [prepared[j] for j in batch], counters, trace, lazy_branches)
+        for j, result in zip(batch, results, strict=True):
+            for i in indices[j]:
+                collector.add(i, result)
+    return collector.results()
 
 
-def _run(
-    model: LogitModel,
-    prepared_requests: list[PreparedRequest],
-    counters: Counters,
-    trace: bool,
-    lazy_branches: LazyBranches,
+def _decode(
+    model: LogitModel, prepared: list[PreparedRequest], counters: Counters, trace: bool, lazy_branches: LazyBranches
 ) -> list[Result]:
-    """One batch; in halves where memory runs out, where a prompt cannot be opened, and where a strategy fails."""
+    """Decodes a batch, or its halves if memory runs out, a prompt cannot be prefilled, or a strategy fails."""
     try:
         with torch.inference_mode(), convert_user_errors():
-            return decode_batch(model, prepared_requests, counters, trace, lazy_branches)
+            return decode_batch(model, prepared, counters, trace, lazy_branches)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -75,8 +75,8 @@ def _run(
         counters.batches_halved += 1
     except ICLError as error:
         problem = str(error)
-    if len(prepared_requests) == 1:
+    if len(prepared) == 1:
         return [Failure(problem)]
-    middle = len(prepared_requests) // 2
-    halves = (prepared_requests[:middle], prepared_requests[middle:])
-    return [answer for half in halves for answer in _run(model, half, counters, trace, lazy_branches)]
+    middle = len(prepared) // 2
+    halves = (prepared[:middle], prepared[middle:])
+    return [result for half in halves for result in _decode(model, half, counters, trace, lazy_branches)]

@@ -1,16 +1,23 @@
-"""What an answer is recorded as, whichever engine gave it: a text or the best option, what it cost, what it left."""
+"""Conversion of decoded tokens and option scores into `Generation`, for all engines."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from decoding.engine.requests import PreparedRequest
+from decoding.engine.stop_strings import cut_generation
 from decoding.engine.token_loop import TRACE_FIELDS
-from decoding.engine.trace import StepTrace, compact
+from decoding.engine.trace import StepTrace, round_significant, serialize_step_traces
 from icl.types import Generation, Usage
+
+TRACE_DIGITS = 6
+"""Significant digits of trace values that are stored.
+
+The last digits of float32 values depend on the batch in which they were computed.
+"""
 
 
 class Detokenizer(Protocol):
-    """Who knows the tokens: a model, or its renderer alone."""
+    """Decoder of token ids: a model, or its renderer alone."""
 
     @property
     def stop_tokens(self) -> frozenset[int]: ...
@@ -18,8 +25,8 @@ class Detokenizer(Protocol):
 
 
 def text_generation(
-    ready: PreparedRequest,
-    reader: Detokenizer,
+    prepared: PreparedRequest,
+    detokenizer: Detokenizer,
     tokens: Sequence[int],
     finish: Literal["stop", "length"],
     *,
@@ -27,17 +34,35 @@ def text_generation(
     numbers: Sequence[Sequence[float]] = (),
     step_traces: Sequence[StepTrace] = (),
 ) -> Generation:
-    """tokens: without the one that ended it. steps: tokens that were chosen, with it. numbers: of TRACE, by step."""
-    usage = Usage(sum(ready.tokens), steps, steps * len(ready.branches) * ready.beams)
-    trace = dict(zip(TRACE_FIELDS, map(tuple, zip(*numbers, strict=True)), strict=True)) if numbers else {}
-    seen = compact(step_traces, reader.stop_tokens, reader.text)
-    return Generation(reader.text(tokens), tuple(tokens), finish, usage, trace, steps=seen)
+    """A generated text.
+
+    Args:
+        prepared: The request.
+        detokenizer: Decodes the tokens.
+        tokens: Tokens of the answer, without the stop token.
+        finish: Why the answer ended.
+        steps: Number of chosen tokens, including the stop token.
+        numbers: TRACE_FIELDS of each step.
+        step_traces: Distributions of each step.
+    """
+    usage = Usage(sum(prepared.tokens), steps, steps * len(prepared.branches) * prepared.num_beams)
+    columns = [tuple(round_significant(value, TRACE_DIGITS) for value in one) for one in zip(*numbers, strict=True)]
+    trace = dict(zip(TRACE_FIELDS, columns, strict=True)) if numbers else {}
+    serialized = serialize_step_traces(step_traces, detokenizer.stop_tokens, detokenizer.text)
+    generation = Generation(detokenizer.text(tokens), tuple(tokens), finish, usage, trace, steps=serialized)
+    return cut_generation(generation, prepared.request.stop_strings)
 
 
-def option_generation(ready: PreparedRequest, ids: Sequence[Sequence[int]], values: Sequence[float]) -> Generation:
-    """ids: the tokens of each option. values: one number an option; the first of the best is the answer."""
-    options = ready.job.options
+def option_generation(prepared: PreparedRequest, ids: Sequence[Sequence[int]], values: Sequence[float]) -> Generation:
+    """The best option; the first of equally good ones.
+
+    Args:
+        prepared: The request.
+        ids: Tokens of each option.
+        values: Score of each option.
+    """
+    options = prepared.request.options
     best = max(range(len(values)), key=values.__getitem__)
-    usage = Usage(sum(ready.tokens), sum(map(len, ids)), len(ready.branches))
+    usage = Usage(sum(prepared.tokens), sum(map(len, ids)), len(prepared.branches))
     scores = dict(zip(options, values, strict=True))
     return Generation(options[best], tuple(ids[best]), "stop", usage, option_scores=scores)

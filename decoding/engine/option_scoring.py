@@ -1,16 +1,16 @@
-"""Option scoring: the log-probability that a strategy gives to whole answers, for any strategy.
+"""Option scoring: the log-probability that a strategy gives to whole answers.
 
-The branches read each option token by token; at every position their next-token distributions are masked and combined
-as in the token loop, and log-softmaxed over the survivors. An option's score is the sum over its tokens, or the mean a
-token, or the sum a UTF-8 byte. The sampler plays no part.
+The branches read each option token by token. At every position their next-token distributions are masked and combined
+as in the token loop, and log-softmaxed over the surviving tokens. The score of an option is the sum over its tokens,
+the mean per token, or the sum per UTF-8 byte. Sampler and logits processors do not matter.
 
-A token that the mask removes scores FLOOR plus its log-probability under the reference (the released code of DoLa and
-MVCD fills with -1000 too): an option that the mask touches stands behind all that it leaves whole, options that it
-touches alike stay in the reference's order, and scores stay finite. For options of one token the best option is the
-token that the loop would choose, where that is one of them.
+A token that the mask removes scores FLOOR plus its log-probability under the reference. (The released code of DoLa and
+MVCD also fills with -1000.) An option with masked tokens therefore ranks below all options without any, options with
+equally many masked tokens keep the order of the reference, and scores stay finite. For options of one token, the best
+option is the token that the loop would choose, if that token is an option.
 
-A strategy that speaks `over_options` gets the options as its vocabulary instead: each branch scores the whole options
-on its own, and these log-probabilities are what it masks and combines.
+For strategies with `traits.combines_options`, the options take the place of the vocabulary. Each branch scores the whole
+options alone, and the strategy masks and combines these log-probabilities.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
-from decoding.engine.decoding_step import NEG_INF, scores
+from decoding.engine.decoding_step import NEG_INF, combine_branches
 from decoding.engine.requests import Normalize
-from decoding.engine.token_loop import early_exit_rows
+from decoding.engine.token_loop import gather_early_exits
 from icl.models.base import Session
 from icl.streams import StreamKey
 
@@ -30,201 +30,238 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOOR = -1000.0
+"""Log-probability added to that of masked tokens."""
+
 SUFFIX_BYTES = 2**28
-"""Distributions of option tokens are held for as many answers at once as fit into this (at least one)."""
+"""Memory for the distributions inside options. Answers are scored in groups that fit into it (at least one)."""
 
 
 @dataclass
 class OptionScoring:
-    """One question with its options. rows: of its branches in the session, the reference first.
+    """The options of one prompt, and their scores once they are computed.
 
-    texts, normalize: how a branch scores whole options, for a strategy over options. firsts: instead, the first tokens
-    of each option's spellings, whose probabilities are summed. logprobs: filled in, per option
-    the log-probability of each of its tokens; `ranked`, by a strategy over options, one number an option. fault: why
-    there are none. memory: what the strategy kept, by step.
+    Attributes:
+        strategy: Combines the branches.
+        rows: Rows of the branches in the session, the reference first.
+        ids: Tokens of each option.
+        key: Random stream of the query.
+        texts: Texts of the options, for normalization.
+        normalize: How scores are normalized.
+        first_tokens: For each option, the first tokens of its spellings (with `traits.sums_first_tokens`).
+        logprobs: Log-probability of each token of each option.
+        combined_scores: One score per option, from a strategy with `traits.combines_options`.
+        fault: Why there are no scores.
+        memory: Values that the strategy stored, by step.
     """
 
     strategy: Strategy
     rows: tuple[int, ...]
-    options: tuple[tuple[int, ...], ...]
+    ids: tuple[tuple[int, ...], ...]
     key: StreamKey = StreamKey()
     texts: tuple[str, ...] = ()
     normalize: Normalize = "sum"
-    firsts: tuple[tuple[int, ...], ...] = ()
+    first_tokens: tuple[tuple[int, ...], ...] = ()
     logprobs: list[list[float]] = field(default_factory=list)
-    ranked: list[float] = field(default_factory=list)
+    combined_scores: list[float] = field(default_factory=list)
     fault: str = ""
     memory: dict[int, int] = field(default_factory=dict)
 
-    def values(self) -> list[float]:
-        """One number an option."""
-        if self.ranked:
-            return self.ranked
-        return [normalize_score(v, text, self.normalize) for v, text in zip(self.logprobs, self.texts, strict=True)]
+    def scores(self) -> list[float]:
+        """One score per option."""
+        if self.combined_scores:
+            return self.combined_scores
+        pairs = zip(self.logprobs, self.texts, strict=True)
+        return [normalize_score(logprobs, text, self.normalize) for logprobs, text in pairs]
 
 
-def normalize_score(logprobs: Sequence[float], option: str, how: Normalize = "sum") -> float:
-    """One number for an option from its tokens' log-probabilities."""
+def normalize_score(logprobs: Sequence[float], option: str, normalize: Normalize = "sum") -> float:
+    """One score from the log-probabilities of an option's tokens."""
     total = sum(logprobs)
-    if how == "sum":
+    if normalize == "sum":
         return total
-    return total / (len(logprobs) if how == "mean" else max(1, len(option.encode())))
+    return total / (len(logprobs) if normalize == "mean" else max(1, len(option.encode())))
 
 
-def score(session: Session, ballots: Sequence[OptionScoring]) -> None:
-    """Fills every ballot. The session's rows stay as they are."""
-    for ballot in ballots:
-        if not ballot.options or not all(ballot.options):
-            ballot.fault = "an option has no tokens of its own after this prompt"
-    whole = [ballot for ballot in ballots if not ballot.fault]
-    over = [ballot for ballot in whole if ballot.strategy.traits.combines_options]
-    summed = [ballot for ballot in over if ballot.strategy.traits.sums_first_tokens]
-    for ballot in summed:
-        _rank_first_tokens(ballot, session.logits)
-    over = [ballot for ballot in over if not ballot.strategy.traits.sums_first_tokens]
-    alone = {
-        (row, b.options, b.texts, b.normalize): OptionScoring(
-            Strategy(), (row,), b.options, b.key, b.texts, b.normalize
-        )
-        for b in over
-        for row in b.rows
+def score_options(session: Session, scorings: Sequence[OptionScoring]) -> None:
+    """Computes the scores of all options. The rows of the session stay unchanged."""
+    for scoring in scorings:
+        if not scoring.ids or not all(scoring.ids):
+            scoring.fault = "an option has no tokens of its own after this prompt"
+    usable = [scoring for scoring in scorings if not scoring.fault]
+    by_token = [scoring for scoring in usable if not scoring.strategy.traits.combines_options]
+    by_option = []
+    for scoring in usable:
+        if not scoring.strategy.traits.combines_options:
+            continue
+        if scoring.strategy.traits.sums_first_tokens:
+            _combine_first_tokens(scoring, session.logits)
+        else:
+            by_option.append(scoring)
+    branches = {
+        (row, s.ids, s.texts, s.normalize): OptionScoring(Strategy(), (row,), s.ids, s.key, s.texts, s.normalize)
+        for s in by_option
+        for row in s.rows
     }
-    counted = [*(ballot for ballot in whole if not ballot.strategy.traits.combines_options), *alone.values()]
-    for chunk in _chunks(counted, session.logits.shape[-1]):
-        inner = _inner(session, chunk)
-        for alike in _alike(chunk):
-            _count(alike, session, inner)
-    for ballot in over:
-        _rank(ballot, [alone[row, ballot.options, ballot.texts, ballot.normalize] for row in ballot.rows])
+    for chunk in _chunks([*by_token, *branches.values()], session.logits.shape[-1]):
+        inner = _read_options(session, chunk)
+        for group in _group_by_strategy(chunk):
+            _score_tokens(group, session, inner)
+    for scoring in by_option:
+        key = (scoring.ids, scoring.texts, scoring.normalize)
+        _combine_branch_scores(scoring, [branches[row, *key] for row in scoring.rows])
 
 
-def _rank(ballot: OptionScoring, branches: Sequence[OptionScoring]) -> None:
-    """Whole options, as each branch scores them alone, combined like the tokens of a step."""
-    ballot.fault = next((f"branch {n}: {b.fault}" for n, b in enumerate(branches) if b.fault), "")
-    if ballot.fault:
+def _combine_branch_scores(scoring: OptionScoring, branches: Sequence[OptionScoring]) -> None:
+    """Combines the options' scores under each branch like the tokens of a step."""
+    scoring.fault = next((f"branch {n}: {branch.fault}" for n, branch in enumerate(branches) if branch.fault), "")
+    if not scoring.fault:
+        _combine_options(scoring, torch.tensor([[branch.scores()] for branch in branches]))
+
+
+def _combine_first_tokens(scoring: OptionScoring, logits: "Tensor") -> None:
+    """Combines the summed probabilities of the options' first tokens. logits: [R, V] of the session."""
+    if not all(scoring.first_tokens):
+        scoring.fault = "an option has no first token that is not another option's too"
         return
-    _combine(ballot, torch.tensor([[b.values()] for b in branches]))
+    logprobs = logits[_index(scoring.rows, logits)].float().log_softmax(-1)
+    sums = [logprobs[:, _index(tokens, logprobs)].logsumexp(-1) for tokens in scoring.first_tokens]
+    _combine_options(scoring, torch.stack(sums, -1)[:, None])
 
 
-def _rank_first_tokens(ballot: OptionScoring, first: "Tensor") -> None:
-    """Options as sets of first tokens."""
-    if not all(ballot.firsts):
-        ballot.fault = "an option has no first token that is not another option's too"
-        return
-    told = first[_index(ballot.rows, first)].float().log_softmax(-1)
-    sets = [told[:, _index(tokens, told)].logsumexp(-1) for tokens in ballot.firsts]
-    _combine(ballot, torch.stack(sets, -1)[:, None])
-
-
-def _combine(ballot: OptionScoring, told: "Tensor") -> None:
-    """told: [n, 1, options] log-probabilities."""
-    combined, faults = combined_logprobs(ballot.strategy, told, 0, [ballot])
-    ballot.fault, ballot.ranked = faults.get(0, ""), combined[0].tolist()
+def _combine_options(scoring: OptionScoring, logprobs: "Tensor") -> None:
+    """logprobs: log-probabilities of the options under each branch, [n, 1, options]."""
+    combined, faults = combined_logprobs(scoring.strategy, logprobs, 0, [scoring])
+    scoring.fault, scoring.combined_scores = faults.get(0, ""), combined[0].tolist()
 
 
 def option_spellings(option: str) -> tuple[str, ...]:
     """An option in every casing, with and without a leading space."""
-    cased = dict.fromkeys((option, option.lower(), option.capitalize(), option.upper()))
-    return (*cased, *(f" {word}" for word in cased))
+    casings = dict.fromkeys((option, option.lower(), option.capitalize(), option.upper()))
+    return (*casings, *(f" {word}" for word in casings))
 
 
-def _alike(ballots: Sequence[OptionScoring]) -> list[list[OptionScoring]]:
+def _group_by_strategy(scorings: Sequence[OptionScoring]) -> list[list[OptionScoring]]:
     groups: dict[tuple[Strategy, int], list[OptionScoring]] = {}
-    for ballot in ballots:
-        groups.setdefault((ballot.strategy, len(ballot.rows)), []).append(ballot)
+    for scoring in scorings:
+        groups.setdefault((scoring.strategy, len(scoring.rows)), []).append(scoring)
     return list(groups.values())
 
 
-Inner = dict[tuple[int, tuple[int, ...]], "Tensor"]
-"""(row, option) -> [tokens, V] log-probabilities before each token, from the row's prompt on; under the row's negative
-number, less one, [early layers, tokens, V] of its early layers, where they are read."""
+@dataclass
+class _InnerDistributions:
+    """Distributions before the tokens of options, by row and option.
+
+    Attributes:
+        logprobs: [tokens, V] log-probabilities.
+        early_exits: [early layers, tokens, V] of the early layers, for strategies that read them.
+    """
+
+    logprobs: dict[tuple[int, tuple[int, ...]], "Tensor"]
+    early_exits: dict[tuple[int, tuple[int, ...]], "Tensor"]
+
+    def at(self, scoring: OptionScoring, option: int, step: int) -> "Tensor":
+        """[n, V]: what the strategy combines at a position inside an option."""
+        ids = scoring.ids[option]
+        logits = torch.stack([self.logprobs[row, ids][step] for row in scoring.rows])
+        if not scoring.strategy.traits.reads_early_exits:
+            return logits
+        return torch.cat([logits, self.early_exits[scoring.rows[0], ids][:, step]])
 
 
-def _inner(session: Session, ballots: Sequence[OptionScoring]) -> Inner:
-    """The distributions inside options of two tokens and more: each row reads each of its options once."""
-    found: Inner = {}
-    for exits in (False, True):
-        wanted: dict[int, dict[tuple[int, ...], None]] = {}
-        for ballot in ballots:
-            for row in ballot.rows if ballot.strategy.traits.reads_early_exits or not exits else ():
-                wanted.setdefault(row, {}).update(dict.fromkeys(o for o in ballot.options if len(o) > 1))
-        rows = sorted(row for row, options in wanted.items() if options)
-        if not rows:
-            continue
-        part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
-        suffixes = [list(wanted[row]) for row in rows]
-        read = part.suffix_early_exit_logits(suffixes) if exits else part.suffix_logprobs(suffixes)
-        for row, of_row in zip(rows, read, strict=True):
-            for option, distributions in zip(wanted[row], of_row, strict=True):
-                found[-1 - row if exits else row, option] = distributions
-    return found
-
-
-def _at(ballot: OptionScoring, option: int, step: int, inner: Inner) -> "Tensor":
-    """[n, V]: what the strategy is handed before a token inside an option."""
-    ids = ballot.options[option]
-    logits = torch.stack([inner[row, ids][step] for row in ballot.rows])
-    return (
-        torch.cat([logits, inner[-1 - ballot.rows[0], ids][:, step]])
-        if ballot.strategy.traits.reads_early_exits
-        else logits
+def _read_options(session: Session, scorings: Sequence[OptionScoring]) -> _InnerDistributions:
+    """The distributions inside options of several tokens. Each row reads each of its options once."""
+    early = [scoring for scoring in scorings if scoring.strategy.traits.reads_early_exits]
+    return _InnerDistributions(
+        _read_rows(session, scorings, early_exits=False), _read_rows(session, early, early_exits=True)
     )
 
 
-def _count(ballots: Sequence[OptionScoring], session: Session, inner: Inner) -> None:
-    """Ballots of one strategy: the first tokens of all options by one combination, later ones by one a position."""
-    strategy, first = ballots[0].strategy, session.logits
-    for ballot in ballots:
-        ballot.logprobs = [[] for _ in ballot.options]
-    start = torch.stack([first[_index([b.rows[n] for b in ballots], first)] for n in range(len(ballots[0].rows))])
+def _read_rows(
+    session: Session, scorings: Sequence[OptionScoring], early_exits: bool
+) -> dict[tuple[int, tuple[int, ...]], "Tensor"]:
+    options_of: dict[int, dict[tuple[int, ...], None]] = {}
+    for scoring in scorings:
+        for row in scoring.rows:
+            options_of.setdefault(row, {}).update(dict.fromkeys(ids for ids in scoring.ids if len(ids) > 1))
+    rows = sorted(row for row, options in options_of.items() if options)
+    if not rows:
+        return {}
+    part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
+    suffixes = [list(options_of[row]) for row in rows]
+    read = part.suffix_early_exit_logits(suffixes) if early_exits else part.suffix_logprobs(suffixes)
+    return {
+        (row, option): distributions
+        for row, by_option in zip(rows, read, strict=True)
+        for option, distributions in zip(options_of[row], by_option, strict=True)
+    }
+
+
+def _score_tokens(scorings: Sequence[OptionScoring], session: Session, inner: _InnerDistributions) -> None:
+    """Scores the options of one strategy: first tokens in one combination, later ones in one per position."""
+    strategy, logits = scorings[0].strategy, session.logits
+    for scoring in scorings:
+        scoring.logprobs = [[] for _ in scoring.ids]
+    num_branches = len(scorings[0].rows)
+    first = torch.stack([logits[_index([s.rows[n] for s in scorings], logits)] for n in range(num_branches)])
     if strategy.traits.reads_early_exits:
-        start = torch.cat([start, early_exit_rows(session, [ballot.rows[0] for ballot in ballots])])
-    told, faults = combined_logprobs(strategy, start.float(), 0, ballots)
+        first = torch.cat([first, gather_early_exits(session, [scoring.rows[0] for scoring in scorings])])
+    logprobs, faults = combined_logprobs(strategy, first.float(), 0, scorings)
     states: dict[tuple[int, int], StepState] = {}
     for row, fault in faults.items():
-        ballots[row].fault = fault
-    for row, ballot in enumerate(ballots):
-        picked = told[row, _index([option[0] for option in ballot.options], told)].tolist()
-        for option, value in zip(ballot.logprobs, picked, strict=True):
-            option.append(value)
-    for step in range(1, max(len(option) for ballot in ballots for option in ballot.options)):
-        places = [(b, o) for b in ballots if not b.fault for o in range(len(b.options)) if len(b.options[o]) > step]
+        scorings[row].fault = fault
+    for row, scoring in enumerate(scorings):
+        values = logprobs[row, _index([ids[0] for ids in scoring.ids], logprobs)].tolist()
+        for option_logprobs, value in zip(scoring.logprobs, values, strict=True):
+            option_logprobs.append(value)
+    for step in range(1, max(len(ids) for scoring in scorings for ids in scoring.ids)):
+        places = [(s, o) for s in scorings if not s.fault for o in range(len(s.ids)) if len(s.ids[o]) > step]
         if not places:
             continue
-        logits = torch.stack([_at(b, o, step, inner) for b, o in places], dim=1).float()
-        for b, o in places:  # each option goes on from what the strategy kept at their common first step
-            states.setdefault((id(b), o), InitialStepState(b.key, dict(b.memory)))
-        told, faults = combined_logprobs(strategy, logits, step, [states[id(b), o] for b, o in places])
-        picked = told.gather(-1, _index([b.options[o][step] for b, o in places], told)[:, None])[:, 0].tolist()
-        for i, (ballot, option_index) in enumerate(places):
-            ballot.logprobs[option_index].append(picked[i])
-            ballot.fault = ballot.fault or faults.get(i, "")
+        stacked = torch.stack([inner.at(s, o, step) for s, o in places], dim=1).float()
+        for s, o in places:  # each option continues from the state after the common first step
+            states.setdefault((id(s), o), InitialStepState(s.key, dict(s.memory)))
+        logprobs, faults = combined_logprobs(strategy, stacked, step, [states[id(s), o] for s, o in places])
+        tokens = _index([s.ids[o][step] for s, o in places], logprobs)
+        values = logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
+        for i, (scoring, option) in enumerate(places):
+            scoring.logprobs[option].append(values[i])
+            scoring.fault = scoring.fault or faults.get(i, "")
 
 
 def combined_logprobs(
     strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState] = ()
 ) -> "tuple[Tensor, dict[int, str]]":
-    """[B, V]: of the combined distribution; below FLOOR, in the reference's order, where a token is ruled out."""
-    combined, faults = scores(strategy, logits, step, states)
-    told = combined.log_softmax(-1)
-    out = combined == NEG_INF
-    if bool(out.any()):
+    """Log-probabilities of the combined distribution, and row -> fault.
+
+    Args:
+        strategy: Combines the branches.
+        logits: [n, B, V] float32.
+        step: Number of the token, from 0.
+        states: State of each row; initial states by default.
+
+    Returns:
+        [B, V] log-probabilities. Tokens that are ruled out are below FLOOR, in the order of the reference.
+    """
+    scores, faults = combine_branches(strategy, logits, step, states)
+    logprobs = scores.log_softmax(-1)
+    is_masked = scores == NEG_INF
+    if bool(is_masked.any()):
         below = FLOOR + logits[0].log_softmax(-1).clamp(min=FLOOR)
-        told = torch.where(out, below, told)
-    return told, faults
+        logprobs = torch.where(is_masked, below, logprobs)
+    return logprobs, faults
 
 
-def _chunks(ballots: Sequence[OptionScoring], vocabulary: int) -> list[list[OptionScoring]]:
-    """Neighbors whose inner distributions fit together into SUFFIX_BYTES; options of one token need none."""
+def _chunks(scorings: Sequence[OptionScoring], vocabulary: int) -> list[list[OptionScoring]]:
+    """Consecutive scorings whose inner distributions fit into SUFFIX_BYTES. Options of one token need no memory."""
     chunks: list[list[OptionScoring]] = []
-    room = 0
-    for ballot in ballots:
-        needs = 4 * vocabulary * len(ballot.rows) * sum(len(o) for o in ballot.options if len(o) > 1)
-        if not chunks or needs > room:
+    free_bytes = 0
+    for scoring in scorings:
+        size = 4 * vocabulary * len(scoring.rows) * sum(len(ids) for ids in scoring.ids if len(ids) > 1)
+        if not chunks or size > free_bytes:
             chunks.append([])
-            room = SUFFIX_BYTES
-        chunks[-1].append(ballot)
-        room -= needs
+            free_bytes = SUFFIX_BYTES
+        chunks[-1].append(scoring)
+        free_bytes -= size
     return chunks
 
 

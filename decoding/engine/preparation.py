@@ -1,4 +1,4 @@
-"""From jobs to branch prompts: the preparation of strategies that generate first, then each job's branches."""
+"""Preparation of requests: runs `Strategy.prepare` and makes the branch prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,59 +11,68 @@ from icl.user_errors import convert_user_errors
 
 
 def prepare_requests(
-    jobs: Sequence[DecodingRequest], generate: Generate, count: Callable[[Prompt], int]
+    requests: Sequence[DecodingRequest], generate: Generate, count_tokens: Callable[[Prompt], int]
 ) -> list[PreparedRequest | Failure]:
-    """Each job's branches, or why it has none. One prompt under one strategy is prepared and branched once.
+    """The branch prompts of each request, or why it has none. A prompt is prepared once per strategy.
 
-    generate: greedy answers of the model under test. count: tokens of a prompt; asked once for each distinct one.
+    Args:
+        requests: The requests.
+        generate: Greedy generation with the model under test.
+        count_tokens: Number of tokens of a prompt; called once per distinct prompt.
     """
-    whose = [_identity(job.prompt, job.arm.strategy.traits.reads_paired_prompt) for job in jobs]
-    wanted: dict[Strategy, dict[str, Prompt]] = {}
-    for job, own in zip(jobs, whose, strict=True):
-        if isinstance(own, str):
-            wanted.setdefault(job.arm.strategy, {}).setdefault(own, job.prompt)
+    keys = [_prompt_key(one.prompt, one.arm.strategy.traits.reads_paired_prompt) for one in requests]
+    prompts_of: dict[Strategy, dict[str, Prompt]] = {}
+    for request, key in zip(requests, keys, strict=True):
+        if isinstance(key, str):
+            prompts_of.setdefault(request.arm.strategy, {}).setdefault(key, request.prompt)
     lengths: dict[str, int] = {}
-    made: dict[tuple[Strategy, str], _Branched | Failure] = {}
-    for strategy, prompts in wanted.items():
+    branches: dict[tuple[Strategy, str], _Branches | Failure] = {}
+    for strategy, prompts in prompts_of.items():
         notes = _notes(strategy, list(prompts.values()), generate)
-        for (own, prompt), note in zip(prompts.items(), notes, strict=True):
-            made[strategy, own] = (
-                note if isinstance(note, Failure) else _branched(strategy, prompt, note, count, lengths)
+        for (key, prompt), note in zip(prompts.items(), notes, strict=True):
+            branches[strategy, key] = (
+                note if isinstance(note, Failure) else _make_branches(strategy, prompt, note, count_tokens, lengths)
             )
-    ready: list[PreparedRequest | Failure] = []
-    for job, own in zip(jobs, whose, strict=True):
-        if job.arm.strategy.traits.requires_options and job.score == "generate":
-            ready.append(Failure(f"{job.arm.label} ranks options and writes no text. Use answer_mode: options."))
-            continue
-        one = made[job.arm.strategy, own] if isinstance(own, str) else own
-        ready.append(one if isinstance(one, Failure) else PreparedRequest(job, one.prompts, one.digests, one.tokens))
-    return ready
+    return [
+        _prepared(request, key if isinstance(key, Failure) else branches[request.arm.strategy, key])
+        for request, key in zip(requests, keys, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
-class _Branched:
+class _Branches:
+    """Branch prompts with their digests and numbers of tokens."""
+
     prompts: tuple[Prompt, ...]
     digests: tuple[str, ...]
     tokens: tuple[int, ...]
 
 
-def _branched(
-    strategy: Strategy, prompt: Prompt, note: Note, count: Callable[[Prompt], int], lengths: dict[str, int]
-) -> _Branched | Failure:
+def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> PreparedRequest | Failure:
+    if request.arm.strategy.traits.requires_options and request.answer_mode == "generate":
+        return Failure(f"{request.arm.label} ranks options and writes no text. Use answer_mode: options.")
+    if isinstance(branches, Failure):
+        return branches
+    return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens)
+
+
+def _make_branches(
+    strategy: Strategy, prompt: Prompt, note: Note, count_tokens: Callable[[Prompt], int], lengths: dict[str, int]
+) -> _Branches | Failure:
     try:
         with convert_user_errors(strategy):
             prompts = strategy.branches(prompt, note)
             digests = tuple(branch.digest for branch in prompts)
         for digest, branch in zip(digests, prompts, strict=True):
             if digest not in lengths:
-                lengths[digest] = count(branch)
+                lengths[digest] = count_tokens(branch)
     except ICLError as error:
         return Failure(str(error))
-    return _Branched(prompts, digests, tuple(lengths[digest] for digest in digests))
+    return _Branches(prompts, digests, tuple(lengths[digest] for digest in digests))
 
 
 def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:
-    """The strategy's notes; where the batch cannot be prepared, one prompt at a time, so that one does not fail all."""
+    """The strategy's notes. If the batch fails, prompts are prepared one by one, so that only the bad ones fail."""
     try:
         with convert_user_errors(strategy):
             return strategy.prepare(prompts, generate)
@@ -73,11 +82,11 @@ def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Seq
         return [note for prompt in prompts for note in _notes(strategy, [prompt], generate)]
 
 
-def _identity(prompt: Prompt, reads_other: bool = False) -> str | Failure:
-    """What makes its branches: content, and whose random streams. Opens the images: a broken one fails here."""
+def _prompt_key(prompt: Prompt, reads_paired_prompt: bool = False) -> str | Failure:
+    """Identifies what the branches depend on: content and random stream. Opens the images, so broken ones fail here."""
     try:
-        own = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
+        key = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
     except ICLError as error:
         return Failure(str(error))
-    other = _identity(prompt.paired_prompt) if reads_other and prompt.paired_prompt is not None else ""
-    return other if isinstance(other, Failure) else f"{own}//{other}"
+    paired = _prompt_key(prompt.paired_prompt) if reads_paired_prompt and prompt.paired_prompt is not None else ""
+    return paired if isinstance(paired, Failure) else f"{key}//{paired}"

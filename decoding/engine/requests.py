@@ -1,4 +1,4 @@
-"""What the engine is asked for and what it answers: jobs, failures, and counters of the work that was shared."""
+"""Decoding requests, failures, and counters of the work that requests share."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,57 +11,75 @@ from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
 __all__ = [
+    "AnswerMode",
     "Counters",
     "DecodingRequest",
     "Failure",
     "LazyBranches",
     "Normalize",
     "PreparedRequest",
-    "Score",
     "distinct_prompts",
 ]
 
-Score = Literal["generate", "options"]
-"""What an answer is: a generated text, or the scores of options."""
+AnswerMode = Literal["generate", "options"]
+"""Whether the answer is a generated text or the best of the given options."""
 
 LazyBranches = Literal["auto", "always", "never"]
-"""Whether contrasts that a step can do without are read late (`decoding.engine.deferred_branches`); auto: where that is cheaper."""
+"""Whether contrast branches are prefilled only when a step needs them; auto: if that is estimated to be cheaper.
+
+See `decoding.engine.deferred_branches` and `decoding.engine.branch_scheduling`.
+"""
 
 
 @dataclass(frozen=True)
 class DecodingRequest:
-    """One answer wanted. score: a generated text, or the scores of `options` (the sampler plays no part there).
+    """One prompt to answer with one arm.
 
-    top: how many tokens of each branch a text's generation keeps of every step (`decoding.engine.trace`).
+    Attributes:
+        prompt: The prompt.
+        arm: Strategy, sampler and logits processors.
+        options: Answer options, for option scoring.
+        answer_mode: Generate a text, or score `options`. Samplers and logits processors do not affect option scores.
+        max_new_tokens: Length limit of a generated answer.
+        top_logprobs: Number of tokens per branch and step that the step traces keep (`decoding.engine.trace`).
+        stop_strings: Texts that end an answer (`decoding.engine.stop_strings`).
     """
 
     prompt: Prompt
     arm: Arm
     options: tuple[str, ...] = ()
-    score: Score = "generate"
+    answer_mode: AnswerMode = "generate"
     max_new_tokens: int = MAX_NEW_TOKENS
-    top: int = 0
+    top_logprobs: int = 0
+    stop_strings: tuple[str, ...] = ()
 
     @property
     def normalize(self) -> Normalize:
-        """Of option scores."""
+        """How option scores are normalized."""
         return self.arm.normalize
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job without an answer, and the sentence that says why. The other jobs of its batch went on."""
+    """The reason why a request has no answer. The other requests of its batch are answered."""
 
     reason: str
 
 
 @dataclass
 class ArmWork:
-    """How the other branches of one arm's answers were read, and what that spared, as if no other arm read them.
+    """How the contrast branches of one arm were read, and what that saved, as if no other arm read them.
 
-    eager, late, gated: answers by `decoding.engine.branch_scheduling.BranchSchedule`. contrasts: prompts of their other branches; prefills_saved: of
-    these, never opened, and prompt_tokens_saved their tokens. tokens: answer tokens that those branches would have read
-    one by one; tokens_saved: not read at all. forwards_saved: rows of forwards less than one a token.
+    Attributes:
+        eager: Answers whose branches were prefilled from the start.
+        lazy: Answers whose branches were prefilled at the first step that needed them.
+        gated: Answers whose branches were read only at steps that needed them.
+        contrasts: Prompts of contrast branches.
+        prefills_saved: Contrast prompts that were never prefilled.
+        prompt_tokens_saved: Tokens of those prompts.
+        tokens: Answer tokens that the branches would have read one by one.
+        tokens_saved: Answer tokens that the branches never read.
+        forwards_saved: Rows of forward passes saved by reading several tokens at once, or none.
     """
 
     eager: int = 0
@@ -77,83 +95,101 @@ class ArmWork:
 
 @dataclass
 class Counters:
-    """Work of the engine, and what was not done twice.
+    """Work of the engine, and work that sharing avoided.
 
-    branch_prompts: prompts that the jobs read, each branch counted. prompts_opened: what was prefilled of them;
-    prompts_saved: distinct ones that no step came to need. arms: by label, of arms with more than one branch.
-    jobs_reused: jobs whose answer another equal job had given. forwards, rows: decoding steps of the model and rows in
-    them. rows_asked: rows that these would have been without rows shared between arms. prepared: prompts answered first
-    for strategies that need it; their work is in `batches` to `rows_asked`.
+    Attributes:
+        decoding_requests: Requests received.
+        requests_reused: Requests that got the answer of an equal request.
+        requests_failed: Requests without an answer.
+        branch_prompts: Prompts that the requests read, counting each branch.
+        prompts_prefilled: Prompts that were prefilled.
+        prompts_prepared: Prompts answered first for strategies that need it. Their work is included in `batches`,
+            `batches_halved`, `forwards`, `rows` and `rows_without_sharing`.
+        batches: Batches decoded.
+        batches_halved: Batches that ran out of memory and continued in halves.
+        forwards: Forward passes that decoded a token.
+        rows: Rows in those forward passes.
+        rows_without_sharing: Rows that these forward passes would have had if arms shared none.
+        prompts_saved: Distinct prompts that no step needed.
+        arms: Work by label of the arm, for arms with more than one branch.
     """
 
-    jobs: int = 0
-    jobs_reused: int = 0
-    jobs_failed: int = 0
+    decoding_requests: int = 0
+    requests_reused: int = 0
+    requests_failed: int = 0
     branch_prompts: int = 0
-    prompts_opened: int = 0
-    prepared: int = 0
+    prompts_prefilled: int = 0
+    prompts_prepared: int = 0
     batches: int = 0
     batches_halved: int = 0
     forwards: int = 0
     rows: int = 0
-    rows_asked: int = 0
+    rows_without_sharing: int = 0
     prompts_saved: int = 0
     arms: dict[str, ArmWork] = field(default_factory=dict)
 
     @property
     def duplicates_merged(self) -> int:
-        """Branch prompts that needed no prefill of their own."""
-        return self.branch_prompts - self.prompts_opened - self.prompts_saved
+        """Branch prompts that needed no prefill because an equal prompt had one."""
+        return self.branch_prompts - self.prompts_prefilled - self.prompts_saved
 
     def add_work(self, other: "Counters") -> None:
-        """The batches and forwards of work done on the side."""
-        for name in ("batches", "batches_halved", "forwards", "rows", "rows_asked"):
+        """Adds the batches and forward passes of `other`."""
+        for name in ("batches", "batches_halved", "forwards", "rows", "rows_without_sharing"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def told(self) -> dict[str, int]:
-        """Those of the whole run."""
+    def to_dict(self) -> dict[str, int]:
+        """All counters except those by arm."""
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arms"}
         return numbers | {"duplicates_merged": self.duplicates_merged}
 
     def arms_to_dict(self) -> dict[str, dict[str, int]]:
+        """Label of each arm -> its `ArmWork` as a dict."""
         return {label: asdict(work) for label, work in self.arms.items()}
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A job whose branches are made. digests, tokens: of the branch prompts, the reference first."""
+    """A request with the prompts of its branches.
 
-    job: DecodingRequest
+    Attributes:
+        request: The request.
+        branches: Branch prompts, the reference first.
+        digests: Digest of each branch prompt.
+        tokens: Number of tokens of each branch prompt.
+    """
+
+    request: DecodingRequest
     branches: tuple[Prompt, ...]
     digests: tuple[str, ...]
     tokens: tuple[int, ...]
 
     @property
-    def beams(self) -> int:
-        """Hypotheses that run side by side."""
-        sampler = self.job.arm.sampler
+    def num_beams(self) -> int:
+        """Hypotheses that are decoded in parallel."""
+        sampler = self.request.arm.sampler
         return sampler.beams if isinstance(sampler, Beam) else 1
 
     @property
     def key(self) -> str:
-        """Equal keys have equal answers: same branches, same arithmetic, same draws."""
-        job = self.job
-        alike = not job.arm.strategy.traits.draws_random_numbers and (
-            job.score == "options" or job.arm.sampler.deterministic
+        """Requests with equal keys have equal answers: equal branches, arithmetic and random numbers."""
+        request, arm = self.request, self.request.arm
+        is_deterministic = not arm.strategy.traits.draws_random_numbers and (
+            request.answer_mode == "options" or arm.sampler.deterministic
         )
-        drawn = None if alike else [job.prompt.key.seed, job.prompt.key.query]
-        if job.score == "options":
-            how: list[object] = [job.options, job.normalize, job.arm.strategy_digest, drawn]
+        stream = None if is_deterministic else [request.prompt.key.seed, request.prompt.key.query]
+        if request.answer_mode == "options":
+            settings: list[object] = [request.options, request.normalize, arm.strategy_digest, stream]
         else:
-            how = [job.max_new_tokens, job.arm.digest, drawn, job.top]
-        return json.dumps([job.score, self.digests, how], sort_keys=True, ensure_ascii=False)
+            settings = [request.max_new_tokens, arm.digest, stream, request.top_logprobs, request.stop_strings]
+        return json.dumps([request.answer_mode, self.digests, settings], sort_keys=True, ensure_ascii=False)
 
 
-def distinct_prompts(prepared_requests: Sequence[PreparedRequest]) -> dict[str, Prompt]:
-    """digest -> prompt of all branches, in order of first use."""
-    return dict(_branches(prepared_requests))
+def distinct_prompts(prepared: Sequence[PreparedRequest]) -> dict[str, Prompt]:
+    """digest -> prompt of all branches, in the order of first use."""
+    return dict(_branch_prompts(prepared))
 
 
-def _branches(prepared_requests: Sequence[PreparedRequest]) -> Iterator[tuple[str, Prompt]]:
-    for ready in prepared_requests:
-        yield from zip(ready.digests, ready.branches, strict=True)
+def _branch_prompts(prepared: Sequence[PreparedRequest]) -> Iterator[tuple[str, Prompt]]:
+    for one in prepared:
+        yield from zip(one.digests, one.branches, strict=True)

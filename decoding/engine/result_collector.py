@@ -1,4 +1,4 @@
-"""What every engine does around its own work: equal jobs are one, answers are told as they come, asides asked once."""
+"""Work that all engines share: merging equal requests, reporting results, and generation for `Strategy.prepare`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,73 +12,92 @@ from icl.errors import ModelError
 from icl.types import Generation, Prompt
 
 Result = Generation | Failure
-Done = Callable[[int, Result], None]
-Run = Callable[..., list[Result]]
-Known = dict[tuple[str, int], str]
+OnResult = Callable[[int, Result], None]
+"""Receives the index of a request and its result."""
+
+RunRequests = Callable[..., list[Result]]
+"""The `run_requests` of an engine."""
+
+GenerationCache = dict[tuple[str, int], str]
+"""Digest of a prompt and maximal number of new tokens -> generated text."""
 
 
 class ResultCollector:
-    """The answers to some jobs as they come in. done: called as soon as a job is answered, with its index."""
+    """Results of requests as they become available. Equal requests are decoded once.
 
-    def __init__(self, jobs: Sequence[DecodingRequest], counters: Counters, done: Done | None) -> None:
-        self.jobs, self.counters, self.done = jobs, counters, done
-        self.given: dict[int, Result] = {}
-        self.alike: dict[str, list[int]] = {}
-        counters.jobs += len(jobs)
+    Args:
+        requests: All requests of one call.
+        counters: Receives numbers of requests and prompts.
+        on_result: Called with the index of a request and its result.
+    """
 
-    def give(self, i: int, answer: Result) -> None:
-        self.given[i] = answer
-        self.counters.jobs_failed += isinstance(answer, Failure)
-        if self.done is not None:
-            self.done(i, answer)
+    def __init__(self, requests: Sequence[DecodingRequest], counters: Counters, on_result: OnResult | None) -> None:
+        self.requests, self.counters, self.on_result = requests, counters, on_result
+        self.by_index: dict[int, Result] = {}
+        self.by_key: dict[str, list[int]] = {}
+        counters.decoding_requests += len(requests)
 
-    def is_new(self, i: int, key: str) -> bool:
-        """Whether a job is the first with this key; it is answered with it, otherwise."""
-        same = self.alike.setdefault(key, [])
-        self.counters.jobs_reused += bool(same)
+    def add(self, i: int, result: Result) -> None:
+        """Stores and reports the result of a request."""
+        self.by_index[i] = result
+        self.counters.requests_failed += isinstance(result, Failure)
+        if self.on_result is not None:
+            self.on_result(i, result)
+
+    def is_first(self, i: int, key: str) -> bool:
+        """Whether a request is the first one with this key. Otherwise it gets the result of the first one."""
+        same = self.by_key.setdefault(key, [])
+        self.counters.requests_reused += bool(same)
         same.append(i)
         return len(same) == 1
 
-    def ready(self, generate: Generate, count: Callable[[Prompt], int]) -> list[PreparedRequest]:
-        """The jobs to be done, one of each kind, with their branches. Those that cannot be made are answered."""
+    def prepare(self, generate: Generate, count_tokens: Callable[[Prompt], int]) -> list[PreparedRequest]:
+        """The first request of each key, with its branches. Requests without branches get a `Failure`."""
         firsts = []
-        for i, one in enumerate(prepare_requests(self.jobs, generate, count)):
-            if isinstance(one, Failure):
-                self.give(i, one)
+        for i, prepared in enumerate(prepare_requests(self.requests, generate, count_tokens)):
+            if isinstance(prepared, Failure):
+                self.add(i, prepared)
                 continue
-            self.counters.branch_prompts += len(one.branches)
-            if self.is_new(i, one.key):
-                firsts.append(one)
+            self.counters.branch_prompts += len(prepared.branches)
+            if self.is_first(i, prepared.key):
+                firsts.append(prepared)
         return firsts
 
-    def places(self) -> list[list[int]]:
-        """For each kind, in the order of `ready`, the jobs that its answer is for."""
-        return list(self.alike.values())
+    def request_indices(self) -> list[list[int]]:
+        """For each key, in the order of `prepare`, the indices of its requests."""
+        return list(self.by_key.values())
 
-    def listed(self) -> list[Result]:
-        return [self.given[i] for i in range(len(self.jobs))]
+    def results(self) -> list[Result]:
+        """All results in the order of the requests."""
+        return [self.by_index[i] for i in range(len(self.requests))]
 
 
 class PrepareGenerator:
-    """Greedy answers for a strategy's preparation, by the engine itself. Raises ModelError where one fails.
+    """Greedy generation for `Strategy.prepare`, by the engine itself.
 
-    run: the engine's `run_requests`. known: answers by digest and limit, which it adds to; each is asked for once.
+    Args:
+        run_requests: The engine.
+        model: The model under test.
+        counters: Receives the work.
+        cache: Texts generated before; new ones are added.
+
+    Raises:
+        ModelError: A prompt could not be answered.
     """
 
-    def __init__(self, run: Run, model: Any, counters: Counters, known: Known) -> None:
-        self.run, self.model, self.counters, self.known = run, model, counters, known
+    def __init__(self, run_requests: RunRequests, model: Any, counters: Counters, cache: GenerationCache) -> None:
+        self.run_requests, self.model, self.counters, self.cache = run_requests, model, counters, cache
 
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        known = self.known
-        wanted = [(prompt.digest, max_new_tokens) for prompt in prompts]
-        new = {key: prompt for key, prompt in zip(wanted, prompts, strict=True) if key not in known}
-        own, greedy = Counters(), Arm(GreedyDecoding())
-        jobs = [DecodingRequest(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in new.values()]
-        answers = self.run(self.model, jobs, own, trace=False) if jobs else []
-        self.counters.prepared += len(jobs)
-        self.counters.add_work(own)
-        for key, answer in zip(new, answers, strict=True):
-            if isinstance(answer, Failure):
-                raise ModelError(f"what is generated before decoding failed: {answer.reason}")
-            known[key] = answer.text
-        return [known[key] for key in wanted]
+        keys = [(prompt.digest, max_new_tokens) for prompt in prompts]
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self.cache}
+        work, greedy = Counters(), Arm(GreedyDecoding())
+        requests = [DecodingRequest(prompt, greedy, max_new_tokens=max_new_tokens) for prompt in new.values()]
+        results = self.run_requests(self.model, requests, work, trace=False) if requests else []
+        self.counters.prompts_prepared += len(requests)
+        self.counters.add_work(work)
+        for key, result in zip(new, results, strict=True):
+            if isinstance(result, Failure):
+                raise ModelError(f"generation before decoding failed: {result.reason}")
+            self.cache[key] = result.text
+        return [self.cache[key] for key in keys]

@@ -1,6 +1,7 @@
-"""Jobs answered by a server that runs strategies: each job is one request, which names the strategy and its parameters.
+"""The engine for servers that run strategies (`icl serve`): each decoding request is one request to the server.
 
-The server makes the branches, decodes them in step and answers once (`icl serve`). Equal jobs are asked once.
+A request names the strategy and its parameters. The server makes the branches, decodes them and sends one answer. Equal
+requests are sent once.
 """
 
 import json
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import branch_count
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.result_collector import Done, Result, ResultCollector
+from decoding.engine.result_collector import OnResult, Result, ResultCollector
+from decoding.engine.stop_strings import cut_generation
 from decoding.engine.voting import with_voting
 from decoding.formulas.sampling import Greedy, Sampling
 from icl.errors import ICLError, PlanError
@@ -21,53 +23,66 @@ from icl.types import Generation
 
 
 class StrategyEndpoint(Protocol):
-    """What a model gives whose server runs strategies."""
+    """A model whose server runs strategies."""
 
     def load(self) -> None: ...
-    def generate_each(self, requests: Sequence[Request], done: Callable[[int, Generation | str], None]) -> None: ...
+    def generate_each(
+        self, requests: Sequence[Request], on_answer: Callable[[int, Generation | str], None]
+    ) -> None: ...
 
 
 @with_voting
 def run_requests(
     model: StrategyEndpoint,
-    jobs: Sequence[DecodingRequest],
+    requests: Sequence[DecodingRequest],
     counters: Counters | None = None,
     *,
     trace: bool = True,
-    done: Done | None = None,
+    on_result: OnResult | None = None,
 ) -> list[Result]:
-    """An answer for each job, in their order: what `decoding.engine.engine.run_requests` is for models with sessions.
+    """Decodes requests on a server, as `decoding.engine.engine.run_requests` does on a model with sessions.
 
-    Raises ModelError where the server has gone; what was answered has been told to `done`.
+    Raises:
+        ModelError: The server is gone. Results that arrived before were passed to `on_result`.
     """
     counters = Counters() if counters is None else counters
     model.load()
-    answers = ResultCollector(jobs, counters, done)
-    requests: list[Request] = []
-    for i, job in enumerate(jobs):
+    collector = ResultCollector(requests, counters, on_result)
+    server_requests: list[Request] = []
+    for i, request in enumerate(requests):
         try:
-            request = _request(job)
-            key = _key(job, request)
+            server_request = _server_request(request)
+            key = _key(request, server_request)
         except ICLError as error:
-            answers.give(i, Failure(f"{job.arm.label}: {error}"))
+            collector.add(i, Failure(f"{request.arm.label}: {error}"))
             continue
-        counters.branch_prompts += branch_count(job.arm.strategy)
-        if answers.is_new(i, key):
-            requests.append(request)
-            counters.prompts_opened += branch_count(job.arm.strategy)
-    places = answers.places()
+        num_branches = branch_count(request.arm.strategy)
+        counters.branch_prompts += num_branches
+        if collector.is_first(i, key):
+            server_requests.append(server_request)
+            counters.prompts_prefilled += num_branches
+    indices = collector.request_indices()
 
-    def said(place: int, answer: Generation | str) -> None:
-        for i in places[place]:
-            answers.give(i, Failure(f"{jobs[i].arm.label}: {answer}") if isinstance(answer, str) else answer)
+    def on_answer(place: int, answer: Generation | str) -> None:
+        for i in indices[place]:
+            if isinstance(answer, str):
+                collector.add(i, Failure(f"{requests[i].arm.label}: {answer}"))
+            else:
+                collector.add(i, cut_generation(answer, requests[i].stop_strings))
 
-    model.generate_each(requests, said)
-    return answers.listed()
+    model.generate_each(server_requests, on_answer)
+    return collector.results()
 
 
 def arm_config(arm: Arm) -> dict[str, Any]:
-    """The arm as a config would say it. Raises PlanError for a sampler that no config can name."""
+    """The config of an arm, as an experiment file would write it.
+
+    Raises:
+        PlanError: The arm has a sampler or logits processors that cannot be sent to a server.
+    """
     node: dict[str, Any] = describe(arm.strategy)
+    if arm.logits_processors:
+        raise PlanError("logits processors cannot be sent to a server. Use the model 'hf'.")
     if arm.sampler == arm.strategy.sampler:
         return node
     if isinstance(arm.sampler, Sampling):
@@ -78,25 +93,40 @@ def arm_config(arm: Arm) -> dict[str, Any]:
     raise PlanError(f"the sampler {type(arm.sampler).__name__} cannot be sent to a server; Sampling can.")
 
 
-def _request(job: DecodingRequest) -> Request:
-    scored = job.score == "options"
+def _server_request(request: DecodingRequest) -> Request:
+    reads_paired_prompt = request.arm.strategy.traits.reads_paired_prompt
     return Request(
-        job.prompt if job.arm.strategy.traits.reads_paired_prompt else replace(job.prompt, paired_prompt=None),
-        job.options,
-        job.max_new_tokens,
-        score_options=scored,
-        strategy=arm_config(job.arm),
-        normalize=job.normalize,
-        top=job.top,
+        request.prompt if reads_paired_prompt else replace(request.prompt, paired_prompt=None),
+        request.options,
+        request.max_new_tokens,
+        score_options=request.answer_mode == "options",
+        strategy=arm_config(request.arm),
+        normalize=request.normalize,
+        top=request.top_logprobs,
     )
 
 
-def _key(job: DecodingRequest, request: Request) -> str:
-    """Equal keys have equal answers. Branches may read the prompt's random stream (noise on an image)."""
-    strategy, key = job.arm.strategy, job.prompt.key
-    alike = branch_count(strategy) == 1 and not strategy.traits.draws_random_numbers
-    alike = alike and (request.score_options or job.arm.sampler.deterministic)
-    how = [request.options, request.normalize] if request.score_options else [request.max_new_tokens, request.top]
-    drawn = None if alike else [key.seed, key.query]
-    other = request.prompt.paired_prompt.digest if request.prompt.paired_prompt is not None else ""
-    return json.dumps([job.score, job.prompt.digest, other, request.strategy, how, drawn], sort_keys=True)
+def _key(request: DecodingRequest, server_request: Request) -> str:
+    """Requests with equal keys have equal answers. Branches may depend on the random stream (noise on an image)."""
+    strategy, stream = request.arm.strategy, request.prompt.key
+    is_deterministic = (
+        branch_count(strategy) == 1
+        and not strategy.traits.draws_random_numbers
+        and (server_request.score_options or request.arm.sampler.deterministic)
+    )
+    if server_request.score_options:
+        settings: list[Any] = [server_request.options, server_request.normalize]
+    else:
+        settings = [server_request.max_new_tokens, server_request.top]
+    paired_prompt = server_request.prompt.paired_prompt
+    return json.dumps(
+        [
+            request.answer_mode,
+            request.prompt.digest,
+            "" if paired_prompt is None else paired_prompt.digest,
+            server_request.strategy,
+            settings,
+            None if is_deterministic else [stream.seed, stream.query],
+        ],
+        sort_keys=True,
+    )

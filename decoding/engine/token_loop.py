@@ -1,24 +1,35 @@
-"""The token loop: many answers, of many strategies, over the rows of one session.
+"""The token loop: decodes many answers, of many strategies, over the rows of one session.
 
-A *track* is the answers that one strategy and sampler decode side by side; each answer holds one row a branch. All
-rows of all tracks go through one forward a step. Two answers that have read the same prompt and chosen the same tokens
-are at the same state, so they share a row until they part: a control costs nothing until its first difference, and a
-row is copied only then. Rows that no answer needs any more leave.
+A `DecodingGroup` holds the hypotheses that one strategy and sampler decode in parallel. Each hypothesis has one row per
+branch. All rows of all groups go through one forward pass per step.
 
-A lane may begin with its reference's row alone: its other branches are read when a step cannot do without them
-(`decoding.engine.deferred_branches`).
+Hypotheses that read the same prompt and chose the same tokens are in the same state, so they share a row. A row is
+copied only when their tokens differ, and rows that no hypothesis needs are dropped. Below, `P` is the prompt, `N` the
+prompt with a noised image, and letters are tokens:
+
+    arm         branch       step 0    step 1    step 2
+    greedy      reference    P         P a       P a b
+    vcd         reference    P         P a       P a c     differs from greedy: the row was copied
+                contrast     N         N a       N a c
+    mask_only   reference    P         P a       P a c     shares the row of vcd
+    rows of the session      2         2         3
+
+A hypothesis may begin with the row of its reference alone. The other branches are then prefilled at the first step
+that needs them (`decoding.engine.deferred_branches`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from decoding.base import Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.deferred_branches import DeferredBranches, OpenBranches, branch_rows, gather_logits
-from decoding.engine.trace import StepTrace, step_traces
+from decoding.engine.logits_processors import apply_processors
+from decoding.engine.stop_strings import StopCriterion, ends_with_stop_string
+from decoding.engine.trace import StepTrace, trace_branches
 from decoding.formulas.sampling import Sampler
 from icl.models.base import Session
 from icl.streams import StreamKey
@@ -29,29 +40,43 @@ if TYPE_CHECKING:
     from decoding.engine.beam_search import BeamSearch
 
 TRACE_FIELDS = ("survivors", "entropy", "changed", "logprob", "gap")
-"""Per step: tokens that survive; entropy of the combined distribution in nats, before the sampler's temperature and
-cuts; 1 where its best token is not the reference's; log-probability of the chosen token in it; nats by which its best
-token leads the next (at most ALONE)."""
+"""Numbers that are recorded for each step of an answer.
+
+survivors: tokens that no mask rules out. entropy: of the combined distribution in nats, before temperature and cuts of
+the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen token.
+gap: difference of the two best log-probabilities in nats, at most MAX_GAP.
+"""
 
 MAX_GAP = 1000.0
-"""The gap where one token alone survives."""
+"""Value of `gap` if a single token survives."""
 
 
 @dataclass
 class Hypothesis:
-    """One answer while it is decoded. rows: of its branches, the reference first. limit: most new tokens.
+    """One answer that is being decoded.
 
-    prompts: names of its branches' prompts; where there are more than rows, the other branches are read when needed.
-
-    tokens: chosen so far, without the one that stopped it. finish: '' while it runs. fault: why it failed. memory: what
-    its strategy kept, by step. top: tokens of each branch that `looks` keeps of every step; 0: it keeps nothing.
-    contrasted: steps that were not settled by the reference alone, as far as that was looked at. opened, read,
-    forwards: whether the other branches were prefilled for it, the tokens each has read behind its prompt, and in how
-    many forwards.
+    Attributes:
+        rows: Rows of its branches in the session, the reference first.
+        max_new_tokens: Length limit in tokens.
+        key: Random stream of the query.
+        tokens: Tokens chosen so far, without the one that ended the answer.
+        steps: Number of steps, including the one that ended the answer.
+        finish: Why it ended; '' while it runs.
+        fault: Reason of a failure.
+        trace: TRACE_FIELDS of each step.
+        memory: Values that the strategy stored, by step.
+        top_logprobs: Tokens per branch that `step_traces` keep. 0 keeps no step traces.
+        step_traces: Distributions of the branches at each step.
+        prompts: Names of the branch prompts. If there are more prompts than rows, the other branches are deferred.
+        prompt_ids: Token ids of the reference prompt, if logits processors read them.
+        undecided_steps: Steps that the reference alone did not decide, as far as this is known.
+        is_prefilled: Whether its deferred branches were prefilled.
+        branch_tokens: Answer tokens that each deferred branch has read.
+        branch_forwards: Forward passes in which they were read.
     """
 
     rows: list[int]
-    limit: int
+    max_new_tokens: int
     key: StreamKey = StreamKey()
     tokens: list[int] = field(default_factory=list)
     steps: int = 0
@@ -59,156 +84,199 @@ class Hypothesis:
     fault: str = ""
     trace: list[list[float]] = field(default_factory=list)
     memory: dict[int, int] = field(default_factory=dict)
-    top: int = 0
+    top_logprobs: int = 0
     step_traces: list[StepTrace] = field(default_factory=list)
     prompts: tuple[str, ...] = ()
-    contrasted: int = 0
-    opened: bool = False
-    read: int = 0
-    forwards: int = 0
+    prompt_ids: tuple[int, ...] = ()
+    undecided_steps: int = 0
+    is_prefilled: bool = False
+    branch_tokens: int = 0
+    branch_forwards: int = 0
 
     @property
-    def waits(self) -> bool:
-        """Whether its session holds the reference alone."""
+    def is_deferred(self) -> bool:
+        """Whether the session holds the row of the reference only."""
         return len(self.rows) < len(self.prompts)
 
 
 @dataclass
 class DecodingGroup:
-    """The lanes of one strategy and sampler; every lane has the same number of branches.
+    """Hypotheses of one strategy and sampler, all with the same number of branches.
 
-    gated: other branches that a step does not need are not read on. search: where the sampler holds several beams, the
-    lanes are these, and it takes their steps (`decoding.engine.beam_search`).
+    Attributes:
+        strategy: Combines the logits of the branches.
+        sampler: Chooses tokens from the combined scores.
+        hypotheses: Hypotheses that are not finished.
+        is_gated: Whether deferred branches skip the steps that do not need them.
+        search: Beam search, if the sampler has several beams. Its beams are then the hypotheses.
+        processors: `transformers.LogitsProcessorList` that acts on the combined scores, or None.
+        stop_criterion: Finds stop strings, or None.
     """
 
     strategy: Strategy
     sampler: Sampler
-    lanes: list[Hypothesis]
-    gated: bool = False
+    hypotheses: list[Hypothesis]
+    is_gated: bool = False
     search: "BeamSearch | None" = None
+    processors: Any = None
+    stop_criterion: StopCriterion | None = None
 
 
 @dataclass
-class Work:
-    """What a loop did: calls of the model that advance all rows, rows in them, and rows that lanes would have had each
-    on their own; prompts prefilled late."""
+class LoopWork:
+    """Work of one token loop.
+
+    Attributes:
+        forwards: Forward passes over all rows.
+        rows: Rows in those passes.
+        rows_without_sharing: Rows that the passes would have had if no hypotheses shared a row.
+        deferred_prefills: Prompts that were prefilled after the first step.
+    """
 
     forwards: int = 0
     rows: int = 0
-    rows_asked: int = 0
-    opened: int = 0
+    rows_without_sharing: int = 0
+    deferred_prefills: int = 0
 
 
 def decode(
     session: Session,
-    tracks: Sequence[DecodingGroup],
-    stops: frozenset[int],
+    groups: Sequence[DecodingGroup],
+    stop_tokens: frozenset[int],
     *,
     trace: bool = True,
     open_branches: OpenBranches | None = None,
-) -> Work:
-    """Runs every lane to its end, writing into the lanes. The session is used up.
+) -> LoopWork:
+    """Decodes every hypothesis to its end. The results are written into the hypotheses.
 
-    later: opens prompts by their names, for lanes that begin without the rows of their other branches.
+    Args:
+        session: Prefilled rows. The loop uses them up.
+        groups: Hypotheses whose `rows` are rows of the session.
+        stop_tokens: Tokens that end an answer.
+        trace: Whether to record TRACE_FIELDS.
+        open_branches: Prefills prompts by name, for hypotheses that begin without the rows of their contrast branches.
     """
-    work = Work()
-    running = [track for track in tracks if track.lanes]
+    work = LoopWork()
+    running = [group for group in groups if group.hypotheses]
     deferred = None if open_branches is None else DeferredBranches(open_branches)
     step = 0
     while running:
-        if deferred is not None and any(lane.waits for track in running for lane in track.lanes):
-            session, groups = deferred.groups(session, running)
+        if deferred is not None and any(h.is_deferred for group in running for h in group.hypotheses):
+            session, batches = deferred.step_batches(session, running)
         else:
-            groups = [[(track.lanes, gather_logits(session.logits, branch_rows(track.lanes)))] for track in running]
-        for track, own in zip(running, groups, strict=True):
-            for lanes, branches in own:
-                early_too = (
-                    [early_exit_rows(session, [lane.rows[0] for lane in lanes])]
-                    if track.strategy.traits.reads_early_exits
-                    else []
-                )
-                logits = torch.cat([branches, *early_too]) if early_too else branches
-                if track.search is not None:
-                    track.lanes = track.search.step(track.strategy, lanes, logits, step=step, stops=stops, trace=trace)
-                    continue
-                for lane, token in zip(lanes, _chosen(track, lanes, logits, step, trace), strict=True):
-                    _take(lane, token, stops)
-            track.lanes = [lane for lane in track.lanes if not lane.finish]
-        running = [track for track in running if track.lanes]
+            batches = [[(g.hypotheses, gather_logits(session.logits, branch_rows(g.hypotheses)))] for g in running]
+        for group, group_batches in zip(running, batches, strict=True):
+            for hypotheses, branch_logits in group_batches:
+                logits = branch_logits
+                if group.strategy.traits.reads_early_exits:
+                    early_layers = gather_early_exits(session, [h.rows[0] for h in hypotheses])
+                    logits = torch.cat([logits, early_layers])
+                if group.search is not None:
+                    group.hypotheses = group.search.step(
+                        group, hypotheses, logits, step=step, stop_tokens=stop_tokens, trace=trace
+                    )
+                else:
+                    _advance_hypotheses(group, hypotheses, logits, step=step, stop_tokens=stop_tokens, trace=trace)
+            group.hypotheses = [h for h in group.hypotheses if not h.finish]
+        running = [group for group in running if group.hypotheses]
         if running:
-            session = _advance(session, running, work)
+            session = _advance_session(session, running, work)
         step += 1
-    work.opened = 0 if deferred is None else deferred.opened
+    work.deferred_prefills = 0 if deferred is None else deferred.num_prefilled
     return work
 
 
-def _chosen(track: DecodingGroup, lanes: Sequence[Hypothesis], own: "Tensor", step: int, trace: bool) -> list[int]:
-    """One token for every lane, decided on the combined scores. own: [n, B, V] logits of their branches."""
-    combined, faults = scores(track.strategy, own, step, lanes)
-    chosen = track.sampler.choose(combined, [lane.key for lane in lanes], step)
-    told = trace_step(combined, own[0], chosen) if trace else []
+def _advance_hypotheses(
+    group: DecodingGroup,
+    hypotheses: Sequence[Hypothesis],
+    logits: "Tensor",
+    *,
+    step: int,
+    stop_tokens: frozenset[int],
+    trace: bool,
+) -> None:
+    """Chooses one token for each hypothesis from the combined scores. logits: [n, B, V]."""
+    scores, faults = combine_branches(group.strategy, logits, step, hypotheses)
+    if group.processors is not None:
+        scores, processor_faults = apply_processors(group.processors, scores, step, hypotheses)
+        faults = processor_faults | faults
+    chosen = group.sampler.choose(scores, [h.key for h in hypotheses], step)
+    numbers = trace_step(scores, logits[0], chosen) if trace else []
     tokens: list[int] = chosen.tolist()
-    top = max(lane.top for lane in lanes)
-    seen = step_traces(track.strategy, own, combined, tokens, step=step, states=lanes, top=top) if top else []
-    for i, lane in enumerate(lanes):
+    top = max(h.top_logprobs for h in hypotheses)
+    step_traces = (
+        trace_branches(group.strategy, logits, scores, tokens, step=step, states=hypotheses, top=top) if top else []
+    )
+    for i, (hypothesis, token) in enumerate(zip(hypotheses, tokens, strict=True)):
         if i in faults:
-            lane.finish, lane.fault = "fault", faults[i]
-            continue
-        if trace:
-            lane.trace.append(told[i])
-            lane.contrasted += not lane.waits and told[i][0] > 1
-        if lane.top:
-            lane.step_traces.append(seen[i])
-    return tokens
+            hypothesis.finish, hypothesis.fault = "fault", faults[i]
+        else:
+            if trace:
+                hypothesis.trace.append(numbers[i])
+                hypothesis.undecided_steps += not hypothesis.is_deferred and numbers[i][0] > 1
+            if hypothesis.top_logprobs:
+                hypothesis.step_traces.append(step_traces[i])
+        _append_token(hypothesis, token, stop_tokens)
+    if group.stop_criterion is not None:
+        undecided = [h for h in hypotheses if h.finish in ("", "length") and h.tokens]
+        for hypothesis, ends in zip(undecided, ends_with_stop_string(group.stop_criterion, undecided), strict=True):
+            hypothesis.finish = "stop" if ends else hypothesis.finish
 
 
-def _take(lane: Hypothesis, token: int, stops: frozenset[int]) -> None:
-    lane.steps += 1
-    if lane.finish:
+def _append_token(hypothesis: Hypothesis, token: int, stop_tokens: frozenset[int]) -> None:
+    hypothesis.steps += 1
+    if hypothesis.finish:
         return
-    if token in stops:
-        lane.finish = "stop"
+    if token in stop_tokens:
+        hypothesis.finish = "stop"
         return
-    lane.tokens.append(token)
-    if len(lane.tokens) >= lane.limit:
-        lane.finish = "length"
+    hypothesis.tokens.append(token)
+    if len(hypothesis.tokens) >= hypothesis.max_new_tokens:
+        hypothesis.finish = "length"
 
 
-def early_exit_rows(session: Session, rows: Sequence[int]) -> "Tensor":
-    """[early layers, B, V] float32 of the rows. The session was opened with exits."""
-    picked: Tensor = session.early_exit_logits[:, torch.tensor(list(rows), device=session.early_exit_logits.device)]
-    return picked.float()
+def gather_early_exits(session: Session, rows: Sequence[int]) -> "Tensor":
+    """[early layers, B, V] float32 logits of the rows, from a session that was opened with early exits."""
+    exits = session.early_exit_logits
+    selected: Tensor = exits[:, torch.tensor(list(rows), device=exits.device)]
+    return selected.float()
 
 
-def trace_step(combined: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
-    """[B][len(TRACE)], read back at once. chosen: [B] long, the tokens that were taken."""
-    survivors = (combined > -float("inf")).sum(-1)
-    told = combined.log_softmax(-1)
-    entropy = torch.special.entr(told.exp()).sum(-1)
-    changed = combined.argmax(-1) != reference.argmax(-1)
-    logprob = told.gather(-1, chosen[:, None])[:, 0]
-    best = told.topk(min(2, told.shape[-1])).values
+def trace_step(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
+    """TRACE_FIELDS of a step for each row, copied to the CPU at once.
+
+    Args:
+        scores: Combined scores, [B, V], -inf for tokens that are ruled out.
+        reference: Logits of branch 0, [B, V].
+        chosen: Chosen tokens, [B] int64.
+    """
+    survivors = (scores > -float("inf")).sum(-1)
+    logprobs = scores.log_softmax(-1)
+    entropy = torch.special.entr(logprobs.exp()).sum(-1)
+    changed = scores.argmax(-1) != reference.argmax(-1)
+    logprob = logprobs.gather(-1, chosen[:, None])[:, 0]
+    best = logprobs.topk(min(2, logprobs.shape[-1])).values
     gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)
     numbers: list[list[float]] = torch.stack([survivors.float(), entropy, changed.float(), logprob, gap], 1).tolist()
     return numbers
 
 
-def _advance(session: Session, running: Sequence[DecodingGroup], work: Work) -> Session:
-    """Every lane's last token to each of its rows. Lanes with equal rows and tokens share the row they go on with."""
-    needed = {(row, lane.tokens[-1]) for track in running for lane in track.lanes for row in lane.rows}
-    following = sorted(needed)
-    place = {state: i for i, state in enumerate(following)}
-    for track in running:
-        for lane in track.lanes:
-            lane.rows = [place[row, lane.tokens[-1]] for row in lane.rows]
-            if len(lane.rows) > 1:
-                lane.read, lane.forwards = lane.read + 1, lane.forwards + 1
-            work.rows_asked += len(lane.rows)
-    before = [row for row, _ in following]
-    if before != list(range(len(session))):
-        session = session.take(torch.tensor(before, device=session.logits.device))
+def _advance_session(session: Session, groups: Sequence[DecodingGroup], work: LoopWork) -> Session:
+    """Feeds the last token of every hypothesis to its rows. Hypotheses with equal row and token share the new row."""
+    states = sorted({(row, h.tokens[-1]) for group in groups for h in group.hypotheses for row in h.rows})
+    new_row = {state: i for i, state in enumerate(states)}
+    for group in groups:
+        for hypothesis in group.hypotheses:
+            hypothesis.rows = [new_row[row, hypothesis.tokens[-1]] for row in hypothesis.rows]
+            if len(hypothesis.rows) > 1:
+                hypothesis.branch_tokens += 1
+                hypothesis.branch_forwards += 1
+            work.rows_without_sharing += len(hypothesis.rows)
+    old_rows = [row for row, _ in states]
+    if old_rows != list(range(len(session))):
+        session = session.take(torch.tensor(old_rows, device=session.logits.device))
         session.trim()
-    session.advance(torch.tensor([token for _, token in following], device=session.logits.device))
+    session.advance(torch.tensor([token for _, token in states], device=session.logits.device))
     work.forwards += 1
-    work.rows += len(before)
+    work.rows += len(old_rows)
     return session

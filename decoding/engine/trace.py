@@ -1,8 +1,8 @@
-"""What each branch said at a step, kept where it is asked for: `top_logprobs: 5` in an experiment file.
+"""Step traces: the distributions of all branches at each step, recorded with `top_logprobs: 5` in an experiment file.
 
-Of every branch and of the combined scores the most probable tokens and the entropy; how far each branch is from the
-reference; the weight that each branch had. All of it from the float32 logits that the step was decided on, before the
-sampler's temperature and cuts. How many tokens survive and whether the best one changed is in `decoding.engine.token_loop.TRACE`.
+A step trace holds the most probable tokens and the entropy of every branch and of the combined scores, the divergence
+of each branch from the reference, and the weight of each branch. All values come from the float32 logits of the step,
+before temperature and cuts of the sampler. The number of surviving tokens is in `decoding.engine.token_loop.TRACE_FIELDS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from decoding.formulas.divergences import entropy, jensen_shannon
 if TYPE_CHECKING:
     from torch import Tensor
 
-FITS = 1e-3
-"""A step is a weighted sum of its branches where what is left over has at most this share of the scores' size."""
+MAX_RESIDUAL = 1e-3
+"""Scores count as a weighted sum of the branches if the residual has at most this proportion of their norm."""
 
 DIGITS = 4
 """Significant digits that are stored."""
@@ -27,97 +27,129 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class StepTrace:
-    """One step of one answer.
+    """Distributions at one step of one answer. Lists over branches begin with the reference.
 
-    chosen: the token that was taken. ids, shares: [n + 1][up to top] tokens and probabilities above 0, the best first;
-    of the branches, the reference first, and last of the combined scores. entropy: [n + 1], nats. apart: [n - 1],
-    Jensen-Shannon divergence of each other branch from the reference, nats. weights: [n], None where the combined
-    scores are no weighted sum of the branches' logits.
+    Attributes:
+        chosen: The chosen token.
+        ids: [n + 1][at most top] most probable tokens of each branch and, last, of the combined scores, best first.
+        probabilities: Their probabilities, without zeros.
+        entropy: [n + 1] entropies in nats.
+        js_divergence: [n - 1] Jensen-Shannon divergence of each contrast branch from the reference in nats.
+        weights: [n] weights of the branches in the combined scores, or None if those are no weighted sum of logits.
     """
 
     chosen: int
     ids: list[list[int]]
-    shares: list[list[float]]
+    probabilities: list[list[float]]
     entropy: list[float]
     js_divergence: list[float]
     weights: list[float] | None
 
 
-def step_traces(
+def trace_branches(
     strategy: Strategy,
     logits: "Tensor",
-    combined: "Tensor",
+    scores: "Tensor",
     chosen: Sequence[int],
     *,
     step: int,
     states: Sequence[StepState],
     top: int,
 ) -> list[StepTrace]:
-    """[B] looks. logits: [n, B, V] of the branches; combined: [B, V] with -inf where a token is ruled out."""
-    every = torch.cat([logits, combined[None]])
-    best = every.softmax(-1).topk(min(top, every.shape[-1]), dim=-1)
-    shares = [[[p for p in row if p > 0] for row in one] for one in best.values.transpose(0, 1).tolist()]
+    """One step trace per row.
+
+    Args:
+        strategy: Combined the branches.
+        logits: Logits of the branches, [n, B, V].
+        scores: Combined scores, [B, V], -inf for tokens that are ruled out.
+        chosen: Chosen token of each row.
+        step: Number of the token, from 0.
+        states: State of each row.
+        top: Tokens to keep per branch.
+    """
+    distributions = torch.cat([logits, scores[None]])
+    best = distributions.softmax(-1).topk(min(top, distributions.shape[-1]), dim=-1)
+    probabilities = [[[p for p in row if p > 0] for row in rows] for rows in best.values.transpose(0, 1).tolist()]
     ranked = best.indices.transpose(0, 1).tolist()
-    ids = [[row[: len(p)] for row, p in zip(*both, strict=True)] for both in zip(ranked, shares, strict=True)]
-    spread = torch.stack([entropy(one)[:, 0] for one in every], 1).tolist()
-    others = [jensen_shannon(logits[0], other)[:, 0] for other in logits[1:]]
-    js_divergence = torch.stack(others, 1).tolist() if others else [[] for _ in chosen]
-    weights = weights_at(strategy, logits, step, states)
-    return [StepTrace(*told) for told in zip(chosen, ids, shares, spread, js_divergence, weights, strict=True)]
+    ids = [[row[: len(p)] for row, p in zip(*pair, strict=True)] for pair in zip(ranked, probabilities, strict=True)]
+    entropies = torch.stack([entropy(one)[:, 0] for one in distributions], 1).tolist()
+    divergences = [jensen_shannon(logits[0], other)[:, 0] for other in logits[1:]]
+    by_row = torch.stack(divergences, 1).tolist() if divergences else [[] for _ in chosen]
+    weights = step_weights(strategy, logits, step, states)
+    return [StepTrace(*values) for values in zip(chosen, ids, probabilities, entropies, by_row, weights, strict=True)]
 
 
-def weights_at(
+def step_weights(
     strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState]
 ) -> list[list[float] | None]:
-    """[B] weights of the branches in the combined scores of a step: the constant ones, else those that fit it.
+    """The weights of the branches in the combined scores of a step: [n] for each row, or None.
 
-    Fitted by least squares to the scores before the mask, over the tokens that all have; each distribution counts up to
-    a constant. Exact where the method weighs logits at this step, however it came by its weights.
+    Constant weights are returned as they are. Others are fitted by least squares to the scores before the mask, over
+    the tokens with finite values in all branches, each distribution up to a constant. The fit is exact if the strategy
+    weighs logits at this step, however it chose the weights.
     """
     constant = constant_weights(strategy)
     if constant is not None and len(constant) == len(logits):
         return [list(constant)] * logits.shape[1]
-    free = strategy.combine_stateful(logits, step, states)
-    seen = free.isfinite() & logits.isfinite().all(0)
-    count = seen.sum(-1, keepdim=True)
+    scores = strategy.combine_stateful(logits, step, states)
+    is_finite = scores.isfinite() & logits.isfinite().all(0)
+    count = is_finite.sum(-1, keepdim=True)
 
-    def centered(z: "Tensor") -> "Tensor":
-        z = z.double().masked_fill(~seen, 0.0)
-        return (z - z.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~seen, 0.0)
+    def center(z: "Tensor") -> "Tensor":
+        z = z.double().masked_fill(~is_finite, 0.0)
+        return (z - z.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~is_finite, 0.0)
 
-    z, wanted = torch.stack([centered(branch) for branch in logits]), centered(free)
+    z, target = torch.stack([center(branch) for branch in logits]), center(scores)
     gram = torch.einsum("nbv,mbv->bnm", z, z)
-    fitted = torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("nbv,bv->bn", z, wanted)[..., None]
-    left = (wanted - torch.einsum("bn,nbv->bv", fitted[..., 0], z)).norm(dim=-1)
-    fits = (left <= FITS * wanted.norm(dim=-1)) & (count[:, 0] > len(logits)) & (wanted.norm(dim=-1) > 0)
-    return [w if ok else None for w, ok in zip(fitted[..., 0].tolist(), fits.tolist(), strict=True)]
+    weights = (torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("nbv,bv->bn", z, target)[..., None])[..., 0]
+    residual = (target - torch.einsum("bn,nbv->bv", weights, z)).norm(dim=-1)
+    norm = target.norm(dim=-1)
+    is_sum = (residual <= MAX_RESIDUAL * norm) & (count[:, 0] > len(logits)) & (norm > 0)
+    return [row if ok else None for row, ok in zip(weights.tolist(), is_sum.tolist(), strict=True)]
 
 
-def compact(seen: Sequence[StepTrace], stops: frozenset[int], text: Callable[[list[int]], str]) -> dict[str, Any]:
-    """The looks of an answer as JSON, each distinct token's text once. Texts are '' for what ends an answer.
+def serialize_step_traces(
+    step_traces: Sequence[StepTrace], stop_tokens: frozenset[int], text: Callable[[list[int]], str]
+) -> dict[str, Any]:
+    """The step traces of an answer as JSON. The text of each distinct token is stored once.
 
-    words: texts. chosen: [steps] places in words. top, p: [steps][n + 1][up to top] places in words, probabilities.
-    entropy, apart, weights: as in `Look`, a row a step; weights are one row where they are the same at every step.
+    Args:
+        step_traces: One for each step.
+        stop_tokens: Tokens that end an answer. Their text is ''.
+        text: Decodes tokens.
+
+    Returns:
+        A dict, empty without step traces, with the keys
+        words: texts of tokens;
+        chosen: [steps] indices into `words`;
+        top, p: [steps][n + 1][at most top] indices into `words`, and probabilities;
+        entropy, js_divergence, weights: as in `StepTrace`, for each step. Weights that never change are stored once.
     """
-    if not seen:
+    if not step_traces:
         return {}
-    place: dict[int, int] = {}
+    index: dict[int, int] = {}
 
     def word(token: int) -> int:
-        return place.setdefault(token, len(place))
+        return index.setdefault(token, len(index))
 
-    told: dict[str, Any] = {
-        "chosen": [word(look.chosen) for look in seen],
-        "top": [[[word(token) for token in row] for row in look.ids] for look in seen],
-        "p": [[[_rounded(share) for share in row] for row in look.shares] for look in seen],
-        "entropy": [[_rounded(value) for value in look.entropy] for look in seen],
+    serialized: dict[str, Any] = {
+        "chosen": [word(step.chosen) for step in step_traces],
+        "top": [[[word(token) for token in row] for row in step.ids] for step in step_traces],
+        "p": [[_round(row) for row in step.probabilities] for step in step_traces],
+        "entropy": [_round(step.entropy) for step in step_traces],
     }
-    if seen[0].js_divergence:
-        told["js_divergence"] = [[_rounded(value) for value in look.js_divergence] for look in seen]
-        weights = [look.weights and [_rounded(weight) for weight in look.weights] for look in seen]
-        told["weights"] = weights[:1] if all(row == weights[0] for row in weights) else weights
-    return {"words": ["" if token in stops else text([token]) or f"#{token}" for token in place], **told}
+    if step_traces[0].js_divergence:
+        serialized["js_divergence"] = [_round(step.js_divergence) for step in step_traces]
+        weights = [None if step.weights is None else _round(step.weights) for step in step_traces]
+        serialized["weights"] = weights[:1] if all(row == weights[0] for row in weights) else weights
+    words = ["" if token in stop_tokens else text([token]) or f"#{token}" for token in index]
+    return {"words": words, **serialized}
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _round(values: Sequence[float]) -> list[float]:
+    return [round_significant(value, DIGITS) for value in values]
+
+
+def round_significant(value: float, digits: int) -> float:
+    """The value with so many significant digits."""
+    return float(f"{value:.{digits}g}")

@@ -1,8 +1,8 @@
-"""Several answers to one job, and the most frequent of them: what a strategy that `samples` more than once asks for.
+"""Majority vote over several answers, for strategies with `traits.num_samples > 1`.
 
-Each answer draws from a stream of its own, the first from the query's. Answers are one where they are equal but for
-case, blanks and a full stop. A tie is broken by the model's own log-probability a step, at temperature 1: of the most
-frequent answers the most probable wins, and the first where no trace is kept.
+Each sample has a random stream of its own; the first uses the stream of the query. Answers count as equal if they
+differ only in case, blanks or a final period. Of equally frequent answers, the one with the highest mean
+log-probability per step (at temperature 1) wins, or the first one if there is no trace.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,76 +15,75 @@ from icl.metrics.normalize import normalize_text
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
 
-Run = TypeVar("Run", bound=Callable[..., list[Generation | Failure]])
+RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 
 
-def with_voting(run: Run) -> Run:
-    """An engine's `run_requests` that asks several times where a strategy wants it, and counts the votes."""
+def with_voting(run_requests: RunRequests) -> RunRequests:
+    """Decorator of an engine's `run_requests`: decodes several samples where a strategy asks for them, and votes."""
 
-    @wraps(run)
-    def run_requests(
+    @wraps(run_requests)
+    def run_with_votes(
         model: Any,
-        jobs: Sequence[DecodingRequest],
+        requests: Sequence[DecodingRequest],
         counters: Any = None,
         *,
         trace: bool = True,
-        done: Callable[[int, Generation | Failure], None] | None = None,
-        **more: Any,
+        on_result: Callable[[int, Generation | Failure], None] | None = None,
+        **settings: Any,
     ) -> list[Generation | Failure]:
-        asked = [(i, one) for i, job in enumerate(jobs) for one in _each(job)]
-        if len(asked) == len(jobs):
-            return run(model, jobs, counters, trace=trace, done=done, **more)
-        whose: dict[int, list[int]] = {}
-        for place, (i, _) in enumerate(asked):
-            whose.setdefault(i, []).append(place)
-        said: dict[int, Generation | Failure] = {}
-        answers: dict[int, Generation | Failure] = {}
+        samples = [(i, sample) for i, request in enumerate(requests) for sample in _samples(request)]
+        if len(samples) == len(requests):
+            return run_requests(model, requests, counters, trace=trace, on_result=on_result, **settings)
+        places: dict[int, list[int]] = {}
+        for place, (i, _) in enumerate(samples):
+            places.setdefault(i, []).append(place)
+        sample_results: dict[int, Generation | Failure] = {}
+        results: dict[int, Generation | Failure] = {}
 
-        def finished(place: int, answer: Generation | Failure) -> None:
-            said[place] = answer
-            i = asked[place][0]
-            if all(p in said for p in whose[i]):
-                voted = _voted([said.pop(p) for p in whose[i]])
-                answers[i] = voted if trace or isinstance(voted, Failure) else replace(voted, trace={})
-                if done is not None:
-                    done(i, answers[i])
+        def collect(place: int, result: Generation | Failure) -> None:
+            sample_results[place] = result
+            i = samples[place][0]
+            if all(p in sample_results for p in places[i]):
+                winner = _vote([sample_results.pop(p) for p in places[i]])
+                results[i] = winner if trace or isinstance(winner, Failure) else replace(winner, trace={})
+                if on_result is not None:
+                    on_result(i, results[i])
 
-        run(model, [one for _, one in asked], counters, trace=True, done=finished, **more)
-        return [answers[i] for i in range(len(jobs))]
+        run_requests(model, [sample for _, sample in samples], counters, trace=True, on_result=collect, **settings)
+        return [results[i] for i in range(len(requests))]
 
-    return cast("Run", run_requests)
+    return cast("RunRequests", run_with_votes)
 
 
-def _each(job: DecodingRequest) -> list[DecodingRequest]:
-    """The job, or its samples."""
-    count = 1 if job.score == "options" else job.arm.strategy.traits.num_samples
-    prompt = job.prompt
+def _samples(request: DecodingRequest) -> list[DecodingRequest]:
+    """The request itself, or one request for each of its samples."""
+    count = 1 if request.answer_mode == "options" else request.arm.strategy.traits.num_samples
+    prompt = request.prompt
     keys = [prompt.key, *(StreamKey(prompt.key.seed, f"{prompt.key.query}/sample {i}") for i in range(1, count))]
-    return [job] if count == 1 else [replace(job, prompt=replace(prompt, key=key)) for key in keys]
+    return [request] if count == 1 else [replace(request, prompt=replace(prompt, key=key)) for key in keys]
 
 
-def _voted(answers: Sequence[Generation | Failure]) -> Generation | Failure:
-    """The winner, with the cost of all. `votes` in its trace: the share of answers that agree with it, each step."""
-    told: list[Generation] = []
+def _vote(results: Sequence[Generation | Failure]) -> Generation | Failure:
+    """The winner, with the usage of all samples. `votes` in its trace is the proportion of equal answers."""
+    answers: list[Generation] = []
+    for result in results:
+        if isinstance(result, Failure):
+            return result
+        answers.append(result)
+    if len(answers) == 1:
+        return answers[0]
+    equal: dict[str, list[Generation]] = {}
     for answer in answers:
-        if isinstance(answer, Failure):
-            return answer
-        told.append(answer)
-    if len(told) == 1:
-        return told[0]
-    alike: dict[str, list[Generation]] = {}
-    for answer in told:
-        alike.setdefault(normalize_text(answer.text), []).append(answer)
-    most = max(map(len, alike.values()))
-    winner = max((answer for same in alike.values() if len(same) == most for answer in same), key=_probable)
+        equal.setdefault(normalize_text(answer.text), []).append(answer)
+    most = max(map(len, equal.values()))
+    winner = max((answer for same in equal.values() if len(same) == most for answer in same), key=_mean_logprob)
     usage = Usage(
-        winner.usage.prompt_tokens, sum(a.usage.new_tokens for a in told), sum(a.usage.forwards for a in told)
+        winner.usage.prompt_tokens, sum(a.usage.new_tokens for a in answers), sum(a.usage.forwards for a in answers)
     )
     steps = len(winner.trace.get("logprob", ()))
-    return replace(winner, usage=usage, trace={**winner.trace, "votes": (most / len(told),) * steps})
+    return replace(winner, usage=usage, trace={**winner.trace, "votes": (most / len(answers),) * steps})
 
 
-def _probable(answer: Generation) -> float:
-    """Mean log-probability a step."""
-    told = answer.trace.get("logprob", ())
-    return sum(told) / len(told) if told else 0.0
+def _mean_logprob(answer: Generation) -> float:
+    logprobs = answer.trace.get("logprob", ())
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0

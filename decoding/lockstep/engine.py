@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
-from decoding.engine.result_collector import Done, PrepareGenerator, Result, ResultCollector
+from decoding.engine.result_collector import OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
 from decoding.lockstep.grouping import PromptGroup, build_answer, build_groups
 from icl.errors import ICLError
@@ -43,22 +43,22 @@ def run_requests(
     counters: Counters | None = None,
     *,
     trace: bool = True,
-    done: Done | None = None,
+    on_result: OnResult | None = None,
 ) -> list[Result]:
     """An answer for each job, in their order: what `decoding.engine.engine.run_requests` is for models with sessions."""
     counters = Counters() if counters is None else counters
     model.load()
-    answers = ResultCollector(jobs, counters, done)
-    firsts = answers.ready(PrepareGenerator(run_requests, model, counters, {}), model.count_tokens)
-    places = answers.places()
+    answers = ResultCollector(jobs, counters, on_result)
+    firsts = answers.prepare(PrepareGenerator(run_requests, model, counters, {}), model.count_tokens)
+    places = answers.request_indices()
     order = sorted(range(len(firsts)), key=lambda j: beginning(firsts[j].branches[0]))
 
     def ended(place: int, answer: Result) -> None:
         for i in places[order[place]]:
-            answers.give(i, answer)
+            answers.add(i, answer)
 
     _Run(model, [firsts[j] for j in order], counters, trace and model.trace, ended).run()
-    return answers.listed()
+    return answers.results()
 
 
 def beginning(prompt: Prompt) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class _Run:
         prepared_requests: Sequence[PreparedRequest],
         counters: Counters,
         trace: bool,
-        out: Done,
+        out: OnResult,
     ) -> None:
         self.model, self.prepared_requests, self.counters, self.trace, self.out = (
             model,
@@ -105,12 +105,12 @@ class _Run:
             try:
                 groups = build_groups(ready, self.model, f"{self.mark}-{j}", self.trace)
             except ICLError as error:
-                self.out(j, Failure(f"{ready.job.arm.label}: {error}"))
+                self.out(j, Failure(f"{ready.request.arm.label}: {error}"))
                 continue
             self.left[j], self.said[j] = len(groups), {}
             for group in groups:
                 self.made.append((j, group))
-                self.counters.prompts_opened += len(group.asks)
+                self.counters.prompts_prefilled += len(group.asks)
                 yield group.asks
 
     def _done(self, number: int, said: list[EngineOutput]) -> None:
@@ -130,7 +130,7 @@ class _Run:
         for j in self.ended:
             heard = [(self.made[number][1], said) for number, said in self.said.pop(j).items()]
             answer = build_answer(self.prepared_requests[j], self.model, heard, kept)
-            if isinstance(answer, Generation) and self.prepared_requests[j].job.score == "generate":
-                self.counters.rows_asked += answer.usage.forwards
+            if isinstance(answer, Generation) and self.prepared_requests[j].request.answer_mode == "generate":
+                self.counters.rows_without_sharing += answer.usage.forwards
             self.out(j, answer)
         self.ended.clear()

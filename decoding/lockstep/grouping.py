@@ -51,20 +51,20 @@ def build_groups(ready: PreparedRequest, reader: OptionTokenizer, name: str, tra
         raise ModelError(
             f"it has {len(ready.branches)} branches, and a group in the engine has {MAX_BRANCHES} at most."
         )
-    job, arm = ready.job, ready.job.arm
-    if problem := unsupported_reason(arm, VLLM.abilities, job.score):
+    job, arm = ready.request, ready.request.arm
+    if problem := unsupported_reason(arm, VLLM.abilities, job.answer_mode):
         raise ModelError(problem)
-    if job.score == "options":
+    if job.answer_mode == "options":
         return _ballots(ready, reader, name)
     plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
-    if plain and not trace and not job.top:
+    if plain and not trace and not job.top_logprobs:
         return [PromptGroup("", [EngineRequest(ready.branches[0], job.max_new_tokens)])]
-    return [_group(ready, name, job.max_new_tokens, trace=trace, top=job.top)]
+    return [_group(ready, name, job.max_new_tokens, trace=trace, top=job.top_logprobs)]
 
 
 def _ballots(ready: PreparedRequest, reader: OptionTokenizer, name: str) -> list[PromptGroup]:
     """One group an option of several tokens, and one whose first step reads the first tokens of all."""
-    ids = reader.option_ids(ready.branches[0], ready.job.options)
+    ids = reader.option_ids(ready.branches[0], ready.request.options)
     if not ids or not all(ids):
         raise ModelError("an option has no tokens of its own after this prompt.")
     first = tuple(option[0] for option in ids)
@@ -75,7 +75,7 @@ def _ballots(ready: PreparedRequest, reader: OptionTokenizer, name: str) -> list
 
 def _group(ready: PreparedRequest, name: str, length: int, option: int = -1, **more: Any) -> PromptGroup:
     name += f"-{option}" if option >= 0 else ""
-    arm, key, count = ready.job.arm, ready.job.prompt.key, len(ready.branches)
+    arm, key, count = ready.request.arm, ready.request.prompt.key, len(ready.branches)
     told = serialize(arm.strategy, arm.sampler)
     asks = [
         EngineRequest(
@@ -93,7 +93,7 @@ def build_answer(
     ready: PreparedRequest, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
 ) -> Generation | Failure:
     """kept: what the engine kept, by the name of a group."""
-    label = ready.job.arm.label
+    label = ready.request.arm.label
     for group, said in heard:
         fault = kept.get(group.name, {}).get("fault")
         if fault:
@@ -101,7 +101,7 @@ def build_answer(
         wrong = next((one for one in said if one.finish not in ("stop", "length")), None)
         if wrong is not None:
             return Failure(f"{label}: {wrong.reason or f'the engine ended the request ({wrong.finish})'}.")
-    if ready.job.score == "options":
+    if ready.request.answer_mode == "options":
         return _scored(ready, reader, heard, kept)
     ((group, said),) = heard
     return _generated(ready, reader, said[0].tokens, kept.get(group.name, {}))
@@ -121,7 +121,7 @@ def _generated(
 def _scored(
     ready: PreparedRequest, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
 ) -> Generation:
-    job, ids = ready.job, reader.option_ids(ready.branches[0], ready.job.options)
+    job, ids = ready.request, reader.option_ids(ready.branches[0], ready.request.options)
     by_option = {group.option: kept[group.name] for group, _ in heard}
     first = by_option[len(ids)]["first"]
     logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]

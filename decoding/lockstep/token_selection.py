@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
 from decoding.engine.token_loop import trace_step
-from decoding.engine.trace import StepTrace, step_traces
+from decoding.engine.trace import StepTrace, trace_branches
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, put
@@ -88,11 +88,11 @@ def _tokens(own: "Tensor", heads: Sequence[BatchRow], step: int) -> "tuple[Tenso
     if heads[0].branch.scores_options:
         return _option_tokens(strategy, own, heads, step)
     states = _threads(strategy, heads)
-    combined, faults = scores(strategy, own, step, states)
+    combined, faults = combine_branches(strategy, own, step, states)
     tokens = sampler.choose(combined, [head.branch.key for head in heads], step)
     _keep_trace(combined, own[0], tokens, heads, step)
     if top := max(head.branch.top for head in heads):
-        seen = step_traces(strategy, own, combined, tokens.tolist(), step=step, states=states, top=top)
+        seen = trace_branches(strategy, own, combined, tokens.tolist(), step=step, states=states, top=top)
         _keep_looks(seen, heads, step)
     return tokens, faults
 

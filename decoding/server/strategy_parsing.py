@@ -12,7 +12,7 @@ from typing import Any
 
 from decoding.arms.arm import Arm, parse_arm
 from decoding.arms.requirements import unsupported_reason
-from decoding.engine.requests import Score
+from decoding.engine.requests import AnswerMode
 from icl.errors import ConfigError, PlanError
 from icl.models.vllm.model import VLLM
 
@@ -58,7 +58,7 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
     return parse_arm(node | given | {"sampling": sampling}, "vllm_xargs")
 
 
-def check_runs(arm: Arm, score: Score, counts_votes: bool) -> None:
+def check_runs(arm: Arm, score: AnswerMode, counts_votes: bool) -> None:
     """Raises PlanError for what an engine cannot run, and for a vote where the client does not count the votes."""
     if problem := unsupported_reason(arm, VLLM.abilities, score):
         raise PlanError(problem)

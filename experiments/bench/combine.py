@@ -15,7 +15,7 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import logits_count, probe_branches
 from decoding.base import InitialStepState, Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from experiments.bench import Row, one_thread, rounds
 from icl.errors import ICLError
 from icl.registry import entries
@@ -74,7 +74,7 @@ def _seconds(strategy: Strategy) -> float:
     common = COMMON_SPREAD * torch.randn(1, BATCH, VOCABULARY, generator=generator)
     logits = common + BRANCH_SPREAD * torch.randn(count, BATCH, VOCABULARY, generator=generator)
     states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(BATCH)]
-    return _best(lambda: scores(strategy, logits, 1, states))
+    return _best(lambda: combine_branches(strategy, logits, 1, states))
 
 
 def _best(run: Callable[[], Any]) -> float:

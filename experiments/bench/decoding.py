@@ -143,10 +143,10 @@ def _many_arms(model: HF) -> list[Row]:
     ] + [
         (
             f"{what}: branch prompts prefilled, of those read",
-            f"{counters.prompts_opened} of {counters.branch_prompts}",
+            f"{counters.prompts_prefilled} of {counters.branch_prompts}",
             "",
         ),
-        (f"{what}: rows decoded, of those asked for", f"{counters.rows} of {counters.rows_asked}", ""),
+        (f"{what}: rows decoded, of those asked for", f"{counters.rows} of {counters.rows_without_sharing}", ""),
     ]
 
 

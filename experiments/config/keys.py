@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from decoding.engine.requests import LazyBranches, Score
+from decoding.engine.requests import AnswerMode, LazyBranches
 from icl.models.base import MAX_NEW_TOKENS
 
 COMPONENT_KINDS: Mapping[str, str] = {
@@ -47,7 +47,7 @@ DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "order")
 """Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
 MAXIMA: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "rerank_candidates": 100_000}
 """Axis -> the largest value: more than any model's context holds, or than a reranker should look at."""
-ANSWER_MODES: tuple[Score, ...] = get_args(Score)
+ANSWER_MODES: tuple[AnswerMode, ...] = get_args(AnswerMode)
 LAZY_BRANCHES: tuple[LazyBranches, ...] = get_args(LazyBranches)
 """Whether contrasts that a step can do without are read late (`decoding.engine.deferred_branches`)."""
 CORRECTIONS = ("holm", "none")

@@ -26,7 +26,7 @@ def fitting_origin(model_digest: str, task: Mapping[str, Any]) -> dict[str, Any]
 def mismatch_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
     """A sentence for each file that does not fit the cells that read it. where: id of a cell's arm -> its place."""
     for cell in grid.cells:
-        for origin in () if cell.control else cell.decoding.fitted:
+        for origin in () if cell.control else cell.decoding.parameter_sources:
             at = f"{where[id(cell.decoding)]}: the parameters in {origin.file}"
             yield from (f"{at} {problem}" for problem in _problems(origin, cell))
 

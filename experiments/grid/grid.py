@@ -20,7 +20,7 @@ from icl.registry import build, component_search_folder, describe
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
-    from decoding.engine.requests import Score
+    from decoding.engine.requests import AnswerMode
     from experiments.launch.base import Launcher
     from icl.models.base import Model
     from icl.tasks.base import Task
@@ -47,7 +47,7 @@ class Cell:
     transforms: "tuple[Transform, ...]"
     composer: "Composer"
     decoding: "Arm"
-    answer_mode: "Score"
+    answer_mode: "AnswerMode"
     max_new_tokens: int
     seed: int
     config: Mapping[str, Any]

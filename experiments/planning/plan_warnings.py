@@ -103,7 +103,7 @@ def _unfitted(grid: Grid) -> Iterator[str]:
 
 
 def _fitted(grid: Grid) -> Iterator[str]:
-    read = {id(cell.decoding): locate(grid, "decoding", cell) for cell in grid.cells if cell.decoding.fitted}
+    read = {id(cell.decoding): locate(grid, "decoding", cell) for cell in grid.cells if cell.decoding.parameter_sources}
     yield from mismatch_warnings(grid, read)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from experiments.stats.formatting import format_count
 
 LINES = (
-    ("answers", "jobs", "jobs_reused", True),
+    ("answers", "decoding_requests", "requests_reused", True),
     ("prompts, each branch counted", "branch_prompts", "duplicates_merged", True),
     ("images", "images_shown", "images_encoded", False),
     ("tokens of the prompts that were opened", "prompt_tokens", "prefill_tokens", False),
-    ("tokens of answers, each branch counted", "rows_asked", "rows", False),
+    ("tokens of answers, each branch counted", "rows_without_sharing", "rows", False),
 )
 """(what, counter of what was asked for, another one, whether that is what was spared, else what was computed)."""
 
@@ -61,7 +61,7 @@ def _line(
 
 def _notes(total: Mapping[str, float]) -> list[str]:
     told = {
-        "prepared": ("text was generated before the answers", "texts were generated before the answers"),
+        "prompts_prepared": ("text was generated before the answers", "texts were generated before the answers"),
         "lent_tokens": (
             "prompt token was taken over from another branch's rows",
             "prompt tokens were taken over from other branches' rows",

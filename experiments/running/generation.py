@@ -56,7 +56,12 @@ def _through_engine(
 
     jobs = [
         DecodingRequest(
-            one.prompt, one.cell.decoding, _options(one), one.cell.answer_mode, one.cell.max_new_tokens, top=top
+            one.prompt,
+            one.cell.decoding,
+            _options(one),
+            one.cell.answer_mode,
+            one.cell.max_new_tokens,
+            top_logprobs=top,
         )
         for one in asked
     ]
@@ -64,7 +69,7 @@ def _through_engine(
     def finished(i: int, result: Generation | Failure) -> None:
         done(asked[i], result.reason if isinstance(result, Failure) else result)
 
-    engine_for(model)(model, jobs, counters, **more, done=finished)
+    engine_for(model)(model, jobs, counters, **more, on_result=finished)
 
 
 def engine_for(model: Model) -> Callable[..., Any]:

@@ -82,7 +82,7 @@ class CostLog:
 
     def counted(self) -> dict[str, Any]:
         """The models' and the engine's counters together, and the engine's by arm."""
-        counters: dict[str, int] = dict(self.counters.told())
+        counters: dict[str, int] = dict(self.counters.to_dict())
         for of in self.models.values():
             for name, value in of.items():
                 counters[name] = counters.get(name, 0) + value

@@ -300,6 +300,15 @@ class LogitModel(Model):
             ImageError: An image cannot be read.
         """
 
+    @property
+    def tokenizer(self) -> Any:
+        """The `transformers` tokenizer, for stop strings. Raises ModelError if the model has none."""
+        raise ModelError(f"{type(self).__name__} has no tokenizer, which stop strings need.")
+
+    def token_ids(self, prompt: Prompt) -> Sequence[int]:
+        """Token ids of the prompt with all image placeholders, as logits processors read them. Raises ModelError."""
+        raise ModelError(f"{type(self).__name__} gives no token ids of prompts, which logits processors need.")
+
     @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
         """Decode the tokens of an answer, without special tokens."""

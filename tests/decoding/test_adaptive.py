@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoding.base import Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.strategies.adacad import AdaCAD
 from decoding.strategies.cad import CAD
 from decoding.strategies.chasd import CHASD
@@ -27,7 +27,7 @@ OUT = -math.inf
 
 
 def combined(strategy: Strategy, *shares: list[float], step: int = 0) -> list[float]:
-    told, faults = scores(strategy, torch.tensor([shares]).transpose(0, 1).log(), step)
+    told, faults = combine_branches(strategy, torch.tensor([shares]).transpose(0, 1).log(), step)
     assert not faults
     return told[0].tolist()
 
@@ -130,7 +130,7 @@ def test_a_gate_leaves_the_reference_where_it_is_sure() -> None:
 
 def test_a_gate_decides_by_row() -> None:
     rows: Tensor = torch.tensor([[P, [0.5, 0.3, 0.2]], [Q, [0.4, 0.3, 0.3]]]).log()
-    told, _ = scores(CHASD(CAD(alpha=1.0), threshold=0.8), rows, 0)
+    told, _ = combine_branches(CHASD(CAD(alpha=1.0), threshold=0.8), rows, 0)
     assert told[0].tolist() == pytest.approx(weighed(0.0), abs=1e-5)
     assert told[1].tolist() == pytest.approx(weighed(1.0, [0.5, 0.3, 0.2], [0.4, 0.3, 0.3]), abs=1e-5)
 

@@ -10,7 +10,7 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
 from decoding.base import Strategy
 from decoding.conformance import check_strategy, made_up
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.strategies.icd import CONFUSED
@@ -52,7 +52,8 @@ def test_written_out_it_is_the_method(method: dict[str, object], written: dict[s
     assert [b.digest for b in generic.strategy.branches(question)] == branches
     logits = made_up(len(branches))
     torch.testing.assert_close(
-        scores(own.strategy, logits, 1)[0].softmax(-1), scores(generic.strategy, logits, 1)[0].softmax(-1)
+        combine_branches(own.strategy, logits, 1)[0].softmax(-1),
+        combine_branches(generic.strategy, logits, 1)[0].softmax(-1),
     )
     answers = run_requests(
         Toy(), [DecodingRequest(prompt(i, shots=3), arm, max_new_tokens=6) for arm in (own, generic) for i in range(4)]

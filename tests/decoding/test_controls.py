@@ -27,7 +27,7 @@ from decoding.controls.shuffled_negative import ShuffledNegative
 from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
 from decoding.controls.unrelated_image import UnrelatedImage
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.formulas.divergences import entropy
@@ -90,8 +90,8 @@ class Winner(Weighted):
 
 def test_mask_only_is_the_methods_mask_on_the_references_scores() -> None:
     logits, method = made_up(2), VCD(alpha=2.0, beta=0.2)
-    own, _ = scores(method, logits, 0)
-    control, _ = scores(MaskOnly(method), logits[:1], 0)
+    own, _ = combine_branches(method, logits, 0)
+    control, _ = combine_branches(MaskOnly(method), logits[:1], 0)
     alive = own > -math.inf
     assert torch.equal(control > -math.inf, alive)
     assert torch.equal(control[alive], logits[0][alive])
@@ -109,7 +109,7 @@ def test_controls_read_the_reference_alone_where_they_can() -> None:
 def test_a_mask_that_reads_other_branches_keeps_reading_them() -> None:
     logits = made_up(2)
     control = MaskOnly(MasksByAll(first=3.0, second=-1.0))
-    own, _ = scores(control, logits, 0)
+    own, _ = combine_branches(control, logits, 0)
     out = logits[1] == logits[1].amax(-1, keepdim=True)
     assert torch.equal(own, logits[0].masked_fill(out, -math.inf))
     check_strategy(control)
@@ -120,20 +120,20 @@ def test_temperature_matched_is_the_reference_at_the_hidden_temperature(
     first: float, second: float, strength: float
 ) -> None:
     logits, control = made_up(1), TemperatureMatched(Weighted(first, second))
-    own, _ = scores(control, logits, 0)
+    own, _ = combine_branches(control, logits, 0)
     torch.testing.assert_close(own.softmax(-1), (logits[0] / (1 / strength)).softmax(-1), rtol=2e-3, atol=1e-5)
 
 
 def test_temperature_matched_keeps_the_mask() -> None:
     logits, method = made_up(2), VCD(beta=0.3)
-    own, _ = scores(TemperatureMatched(method), logits[:1], 0)
-    assert torch.equal(own > -math.inf, scores(method, logits, 0)[0] > -math.inf)
+    own, _ = combine_branches(TemperatureMatched(method), logits[:1], 0)
+    assert torch.equal(own > -math.inf, combine_branches(method, logits, 0)[0] > -math.inf)
 
 
 def test_temperature_matched_follows_a_strength_that_varies() -> None:
     logits, method = made_up(2), Winner()
     assert constant_strength(method) is None
-    own, _ = scores(TemperatureMatched(method), logits, 0)
+    own, _ = combine_branches(TemperatureMatched(method), logits, 0)
     torch.testing.assert_close(own, logits[0] * method.strength(logits, 0))
 
 
@@ -145,8 +145,8 @@ def test_a_strength_of_zero_or_less_is_an_error_that_names_what_to_use(second: f
 
 def test_entropy_matched_has_the_methods_entropy_and_support_at_each_row() -> None:
     logits, method = made_up(2, scale=2.0), VCD(alpha=2.5, beta=0.02)
-    own, _ = scores(method, logits, 0)
-    control, _ = scores(EntropyMatched(method), logits, 0)
+    own, _ = combine_branches(method, logits, 0)
+    control, _ = combine_branches(EntropyMatched(method), logits, 0)
     alive = own > -math.inf
     assert torch.equal(control > -math.inf, alive)
     torch.testing.assert_close(entropy(control), entropy(own), rtol=1e-3, atol=1e-3)
@@ -158,7 +158,7 @@ def test_entropy_matched_has_the_methods_entropy_and_support_at_each_row() -> No
 def test_entropy_matched_is_defined_where_the_weights_sum_to_zero() -> None:
     logits = made_up(2)
     flat = torch.stack([logits[0], logits[0]])
-    control, _ = scores(EntropyMatched(Weighted(1.0, -1.0)), flat, 0)
+    control, _ = combine_branches(EntropyMatched(Weighted(1.0, -1.0)), flat, 0)
     assert float(entropy(control).min()) == pytest.approx(math.log(logits.shape[-1]), abs=1e-3)
 
 
@@ -193,15 +193,15 @@ def test_plus_adds_what_is_subtracted_by_hand() -> None:
 
 def test_plain_average_weighs_all_branches_alike() -> None:
     logits = torch.tensor([[[2.0, 1.5, -9.0]], [[2.5, 0.5, 1.0]]])
-    told, _ = scores(PlainAverage(VCD()), logits, 0)
+    told, _ = combine_branches(PlainAverage(VCD()), logits, 0)
     assert told[0].tolist() == pytest.approx([2.25, 1.0, -math.inf])
 
 
 def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -> None:
     logits, method = torch.randn(2, 3, 4000, generator=torch.Generator().manual_seed(0)), VCD(alpha=2.0, beta=0.005)
-    own, _ = scores(method, logits, 0)
+    own, _ = combine_branches(method, logits, 0)
     states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(3)]
-    proxy, _ = scores(GaussianProxy(method), logits, 0, states)
+    proxy, _ = combine_branches(GaussianProxy(method), logits, 0, states)
     alive = own > -math.inf
     assert torch.equal(proxy > -math.inf, alive)
     for row in range(3):
@@ -217,7 +217,7 @@ def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
 
         def told(query: str, step: int, control: Strategy = control) -> torch.Tensor:
             states = [InitialStepState(StreamKey(0, f"{query}{i}")) for i in range(12)]
-            return scores(control, logits, step, states)[0]
+            return combine_branches(control, logits, step, states)[0]
 
         assert torch.equal(told("a", 0), told("a", 0))
         assert not torch.equal(told("a", 0), told("b", 0))
@@ -239,14 +239,14 @@ def test_a_drawn_control_differs_by_query_in_the_engine_even_for_equal_prompts()
 def test_a_coin_takes_the_place_of_the_gate() -> None:
     """An open gate lets the text lead, a shut one the image, whatever their confidence."""
     logits = torch.tensor([[[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]]]).log()
-    always, never = (scores(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
+    always, never = (combine_branches(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
     assert torch.equal(always, DCD(direction="text").combine(logits, 0))
     assert torch.equal(never, DCD(direction="seen").combine(logits, 0))
     sure = torch.tensor([[[0.96, 0.02, 0.02]], [[0.5, 0.3, 0.2]]]).log()
     gated = CHASD(VCD(beta=0.1), threshold=0.9)
-    shut, opened = (scores(RandomGate(gated, share), sure, 0)[0] for share in (0.0, 1.0))
+    shut, opened = (combine_branches(RandomGate(gated, share), sure, 0)[0] for share in (0.0, 1.0))
     assert torch.equal(shut, sure[0])
-    assert torch.equal(opened, scores(VCD(beta=0.1), sure, 0)[0])
+    assert torch.equal(opened, combine_branches(VCD(beta=0.1), sure, 0)[0])
     with pytest.raises(ConfigError, match="no gate"):
         RandomGate(VCD())
 
@@ -254,7 +254,7 @@ def test_a_coin_takes_the_place_of_the_gate() -> None:
 def test_other_negatives_keep_the_methods_arithmetic() -> None:
     question, logits = prompt(1, shots=2), made_up(2)
     for control in (NoImage(VCD(alpha=0.5)), UnrelatedImage(VCD(alpha=0.5))):
-        assert torch.equal(scores(control, logits, 0)[0], scores(VCD(alpha=0.5), logits, 0)[0])
+        assert torch.equal(combine_branches(control, logits, 0)[0], combine_branches(VCD(alpha=0.5), logits, 0)[0])
         first, other = control.branches(question)
         assert first == question
         assert other.images[:2] == question.images[:2]
@@ -272,7 +272,7 @@ def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
     assert (
         negative.digest == method.branches(question.paired_prompt)[1].digest
     )  # with its own noise: prefilled once for both
-    assert torch.equal(scores(control, logits, 0)[0], scores(method, logits, 0)[0])
+    assert torch.equal(combine_branches(control, logits, 0)[0], combine_branches(method, logits, 0)[0])
     assert control.weights == method.weights
 
 
@@ -311,7 +311,7 @@ def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
 def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None:
     control, logits = MoreDemonstrations(times=3), made_up(1)
     assert (control.traits.demonstration_factor, VCD().traits.demonstration_factor) == (3, 1)
-    assert torch.equal(scores(control, logits, 0)[0], logits[0])
+    assert torch.equal(combine_branches(control, logits, 0)[0], logits[0])
 
 
 def test_pba_asks_for_yes() -> None:
@@ -389,6 +389,6 @@ def test_demonstrations_with_wrong_answers_are_another_negative() -> None:
         assert first == question
         assert [p.text for p in other.parts() if p.name.endswith("answer")] != ["red", "blue", "green"]
         assert other.images == question.images
-        assert torch.equal(scores(control, made_up(2), 0)[0], scores(CED(), made_up(2), 0)[0])
+        assert torch.equal(combine_branches(control, made_up(2), 0)[0], combine_branches(CED(), made_up(2), 0)[0])
     with pytest.raises(PlanError, match="two different"):
         OtherAnswers(CED()).branches(probe_prompt(shots=1))

@@ -7,7 +7,7 @@ import torch
 
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.requirements import unsupported_reason
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
@@ -27,13 +27,13 @@ LAST, NEAR, FAR = [0.6, 0.35, 0.05], [0.5, 0.45, 0.05], [0.1, 0.1, 0.8]
 
 def test_the_layer_that_differs_most_is_subtracted_by_hand() -> None:
     """JSD of NEAR is .005, of FAR .35: log .6/.1 = log 6, log .35/.1; .05 is below .1 of .6 and masked."""
-    found, _ = scores(DoLa(layers="all"), told(LAST, NEAR, FAR), 0)
+    found, _ = combine_branches(DoLa(layers="all"), told(LAST, NEAR, FAR), 0)
     assert found[0].tolist() == pytest.approx([math.log(6), math.log(3.5), -math.inf])
 
 
 def test_each_row_has_a_layer_of_its_own() -> None:
     logits = torch.cat([told(LAST, NEAR, FAR), told(LAST, FAR, NEAR)], 1)
-    found, _ = scores(DoLa(layers="all", beta=0.0), logits, 0)
+    found, _ = combine_branches(DoLa(layers="all", beta=0.0), logits, 0)
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -72,7 +72,7 @@ def test_the_two_divergences_may_choose_different_layers() -> None:
 
 
 def test_where_layers_agree_survivors_are_alike() -> None:
-    found, _ = scores(DoLa(), told(LAST, LAST, LAST), 0)
+    found, _ = combine_branches(DoLa(), told(LAST, LAST, LAST), 0)
     assert found[0].tolist() == pytest.approx([0.0, 0.0, -math.inf], abs=1e-6)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.strategies.cad import CAD
 from decoding.strategies.cd_k import CDK
 from decoding.strategies.ced import CED
@@ -30,7 +30,7 @@ OUT = -math.inf
 
 def combined(strategy: Strategy, *others: Tensor) -> list[float]:
     """Up to a constant: the third token scores as in logits space, where z = z' = 1."""
-    told, faults = scores(strategy, torch.stack([SEEN, *others]), 0)
+    told, faults = combine_branches(strategy, torch.stack([SEEN, *others]), 0)
     assert not faults
     return told[0].tolist()
 

@@ -7,7 +7,7 @@ import torch
 
 from decoding.arms.arm import parse_arm
 from decoding.base import InitialStepState
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.strategies.moicl import MoICL
@@ -132,11 +132,11 @@ def test_weights_are_given_by_that_name() -> None:
 
 def test_xmore_mixes_probabilities_by_how_sure_they_are_by_hand() -> None:
     """H(.9, .1) = .3251, H(.5, .5) = .6931: weights .7225 and .5, so .5910 and .4090; .591 x .9 + .409 x .5 = .7364."""
-    told, _ = scores(XMoRe(), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)
+    told, _ = combine_branches(XMoRe(), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)
     assert told[0].exp().tolist() == pytest.approx([0.7364, 0.2636], abs=1e-4)
     # by 1 / H: 3.0761 and 1.4427, so .6807; by confidence: .9 and .5, so .6429
     for by, share in (("inverse", 0.6807), ("confidence", 0.6429)):
-        told, _ = scores(XMoRe(by=by), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)  # type: ignore[arg-type]
+        told, _ = combine_branches(XMoRe(by=by), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)  # type: ignore[arg-type]
         assert told[0].exp().tolist()[0] == pytest.approx(share * 0.9 + (1 - share) * 0.5, abs=1e-4)
 
 

@@ -124,7 +124,7 @@ def test_six_arms_together_are_each_alone(name: str, model_of: Callable[[str], H
         for arm in arms()
     }
     assert together == [alone[arm.label][i] for i in range(len(questions(name))) for arm in arms()]
-    assert counters.prompts_opened == 3 * len(questions(name))  # the prompts, noised at 999 and at 500
+    assert counters.prompts_prefilled == 3 * len(questions(name))  # the prompts, noised at 999 and at 500
     one_by_one = [texts_of(model, run_requests(model, [job]))[0] for job in jobs[:6]]
     assert one_by_one == together[:6]
 

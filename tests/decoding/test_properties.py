@@ -157,5 +157,5 @@ def test_scores_of_another_vocabulary_fail_their_own_answers_with_a_sentence() -
         Toy(), [DecodingRequest(prompt(1), Arm(Shorter(beta=0.0))), DecodingRequest(prompt(2), Arm(made("greedy")))]
     )
     assert isinstance(bad, Failure)
-    assert "Shorter.combine gave [1, 23] for branches of [1, 24] (rows, vocabulary)" in bad.reason
+    assert "Shorter.combine returned shape [1, 23] for branches of [1, 24] (rows, vocabulary)" in bad.reason
     assert isinstance(good, Generation)

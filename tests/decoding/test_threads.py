@@ -12,7 +12,7 @@ from decoding.base import InitialStepState, Strategy
 from decoding.controls.base import WrappingControl
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize, serialize
 from decoding.lockstep.step_records import RECORD_STORE
@@ -57,7 +57,7 @@ def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
             ]
             select_tokens(after, complete_groups(rows))
             chosen.append({int(row.argmax()) for row in after})
-            said, faults = scores(arm.strategy, given[:, None], step, [thread])
+            said, faults = combine_branches(arm.strategy, given[:, None], step, [thread])
             assert not faults
             wanted.append({int(said.argmax())})
         assert chosen == wanted

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.strategies.vcd import VCD
 from icl.edits import DiffusionNoise
 from icl.errors import ConfigError, PlanError
@@ -23,7 +23,7 @@ def test_scores_by_hand() -> None:
 
 def test_the_mask_reads_the_reference_alone_and_decides_the_token() -> None:
     """exp(-3) = .0498 is below .1: the last token is out, though its contrast is the largest."""
-    combined, faults = scores(VCD(alpha=1.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
+    combined, faults = combine_branches(VCD(alpha=1.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
     assert not faults
     assert combined.tolist() == [[1.5, 2.5, 1.0, -math.inf]]
     assert combined.argmax() == 1
@@ -33,12 +33,12 @@ def test_the_mask_reads_the_reference_alone_and_decides_the_token() -> None:
 @pytest.mark.parametrize(("beta", "survivors"), [(0.0, 4), (0.049, 4), (0.05, 3), (0.36, 3), (0.37, 2), (1.0, 1)])
 def test_beta_is_a_share_of_the_best_probability(beta: float, survivors: int) -> None:
     """The tokens have exp(0), exp(-.5) = .61, exp(-1) = .368 and exp(-3) = .0498 of the best one's probability."""
-    combined, _ = scores(VCD(beta=beta), torch.stack([SEEN, NOISED]), 0)
+    combined, _ = combine_branches(VCD(beta=beta), torch.stack([SEEN, NOISED]), 0)
     assert int((combined > -math.inf).sum()) == survivors
 
 
 def test_alpha_zero_is_the_reference_under_the_mask() -> None:
-    combined, _ = scores(VCD(alpha=0.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
+    combined, _ = combine_branches(VCD(alpha=0.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
     assert combined.tolist() == [[2.0, 1.5, 1.0, -math.inf]]
 
 

@@ -63,7 +63,7 @@ def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[s
     noised = 6 * 2  # the query's image, for each seed
     contrasted = frame[frame["decoding"] == "vcd"].groupby(["prompt_digest", "seed"]).ngroups
     assert counters["images_encoded"] == len(plain) + noised
-    assert counters["prompts_opened"] == prompts + contrasted
+    assert counters["prompts_prefilled"] == prompts + contrasted
     assert counters["prefill_tokens"] <= counters["prompt_tokens"]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
@@ -180,11 +180,19 @@ class HF(LogitModel):
         return self.renderer.text(prompt)
 
     def count_tokens(self, prompt: Prompt) -> int:
+        return len(self.token_ids(prompt))
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.renderer.tokenizer
+
+    def token_ids(self, prompt: Prompt) -> Sequence[int]:
         if prompt.images and not self._by_parts:
             from icl.models.hf.prompt_encoding import processed
 
-            return int(processed(self.renderer, prompt)["input_ids"].shape[-1])
-        return len(self.ids(prompt))
+            ids: list[int] = processed(self.renderer, prompt)["input_ids"][0].tolist()
+            return ids
+        return self.ids(prompt)
 
     def ids(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens of a prompt, the placeholders of each image written out; asked for again and again in a run."""

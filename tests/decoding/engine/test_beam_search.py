@@ -90,7 +90,7 @@ def test_beams_share_a_batch_with_other_arms_and_answer_as_alone() -> None:
 
 def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
     model, arm = Toy(stop_bias=-9.0), parse_arm({"name": "vcd", "beta": 0, "sampling": {"beams": 3}})
-    (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=4, top=2)])
+    (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=4, top_logprobs=2)])
     assert isinstance(answer, Generation)
     assert answer.usage.forwards == 4 * 2 * 3
     branches = probe_branches(model, arm.strategy, prompt(1))
@@ -147,11 +147,11 @@ def test_options_are_scored_without_a_search() -> None:
 
 
 def test_an_answer_is_settled_when_no_running_beam_could_stand_among_those_kept() -> None:
-    def reference_decides(score: float, steps: int, power: float = 0.0, done: tuple[float, ...] = (-1.0, -2.0)) -> bool:
-        beams = AnswerBeams(Hypothesis([0], 8), done=[(one, Hypothesis([0], 8)) for one in done])
+    def is_over(score: float, steps: int, power: float = 0.0, scores: tuple[float, ...] = (-1.0, -2.0)) -> bool:
+        beams = AnswerBeams(Hypothesis([0], 8), finished=[(one, Hypothesis([0], 8)) for one in scores])
         beams.running = [(score, Hypothesis([0], 8, steps=steps))]
-        return BeamSearch(Beam(2, length_penalty=power), [])._settled(beams)
+        return BeamSearch(Beam(2, length_penalty=power), [])._is_over(beams)
 
-    assert [reference_decides(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
-    assert not reference_decides(-9.0, 1, done=(-1.0,))
-    assert [reference_decides(-5.0, 4, power) for power in (0.0, 1.0)] == [True, False]  # -5, and -1.25 a token
+    assert [is_over(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
+    assert not is_over(-9.0, 1, scores=(-1.0,))
+    assert [is_over(-5.0, 4, power) for power in (0.0, 1.0)] == [True, False]  # -5, and -1.25 a token

@@ -112,7 +112,7 @@ def test_contrasts_are_prefilled_for_the_answers_that_need_them_and_for_no_other
     contrasts = {job.arm.strategy.branches(job.prompt)[1].digest for job, need in zip(jobs, needs, strict=True) if need}
     assert {digest for opened in model.opens[1:] for digest in opened} == contrasts
     assert len(model.opens[0]) == 24
-    assert model.counts["prompts"] == counters.prompts_opened == 24 + sum(needs)
+    assert model.counts["prompts"] == counters.prompts_prefilled == 24 + sum(needs)
     assert counters.prompts_saved == 24 - sum(needs)
     assert counters.arms["vcd"].prefills_saved == 24 - sum(needs)
     assert counters.duplicates_merged == 0
@@ -190,7 +190,7 @@ def test_arms_that_share_prompts_answer_as_each_alone_and_open_a_prompt_once(laz
     assert together == told(Sharp(), jobs, "never")
     assert together == [told(Sharp(), [job], lazy_branches)[0] for job in jobs]
     opened = [digest for call in model.opens for digest in call]
-    assert len(opened) == len(set(opened)) == counters.prompts_opened
+    assert len(opened) == len(set(opened)) == counters.prompts_prefilled
     if lazy_branches == "always":
         assert counters.prompts_saved > 0
 
@@ -289,7 +289,9 @@ def test_a_contrast_that_cannot_be_opened_fails_its_own_answer() -> None:
 
 def test_a_step_kept_in_full_reads_all_branches() -> None:
     counters = Counters()
-    (answer,) = told(Sharp(9.0), [DecodingRequest(prompt(1), Arm(VCD()), max_new_tokens=2, top=3)], "always", counters)
+    (answer,) = told(
+        Sharp(9.0), [DecodingRequest(prompt(1), Arm(VCD()), max_new_tokens=2, top_logprobs=3)], "always", counters
+    )
     assert counters.arms["vcd"].eager == 1
     assert answer.steps
 

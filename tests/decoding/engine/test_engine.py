@@ -52,10 +52,10 @@ def test_answers_do_not_depend_on_order_or_budget() -> None:
 def test_each_distinct_branch_prompt_is_opened_once_whatever_the_arms() -> None:
     model, counters = Toy(), Counters()
     run_requests(model, jobs_of(six_arms()), counters)
-    assert model.counts["prompts"] == counters.prompts_opened == 14  # 7 references, 7 noised
+    assert model.counts["prompts"] == counters.prompts_prefilled == 14  # 7 references, 7 noised
     assert counters.branch_prompts == 7 * (1 + 1 + 2 + 2 + 1 + 1)
     assert counters.duplicates_merged == 7 * 8 - 14
-    assert counters.rows < counters.rows_asked
+    assert counters.rows < counters.rows_without_sharing
 
 
 def test_equal_jobs_are_computed_once() -> None:
@@ -79,8 +79,8 @@ def test_equal_jobs_are_computed_once() -> None:
         DecodingRequest(p, greedy, ("w2", "w1"), "options"),
     ]
     answers = run_requests(model, jobs, counters)
-    assert counters.jobs == 13
-    assert counters.jobs_reused == 5
+    assert counters.decoding_requests == 13
+    assert counters.requests_reused == 5
     assert answers[0] == answers[1] == answers[2]
     assert answers[4] == answers[5]
     assert answers[7] == answers[8] != answers[9]
@@ -127,7 +127,7 @@ def test_an_unreadable_image_fails_its_own_jobs(tmp_path: Path) -> None:
             assert "broken.png" in answer.reason
         else:
             assert isinstance(answer, Generation)
-    assert counters.jobs_failed == 6
+    assert counters.requests_failed == 6
 
 
 @pytest.mark.parametrize("error", [ImageError("image 7 cannot be read."), RuntimeError("can't allocate memory: 9 GB")])
@@ -207,7 +207,7 @@ def test_a_strategy_prepares_by_greedy_answers_of_the_same_model_once_a_prompt()
     assert isinstance(answers[0], Generation)
     assert answers[0].tokens[0] == int(first.argmax())
     assert answers[0] == answers[2]
-    assert counters.prepared == 2
+    assert counters.prompts_prepared == 2
 
 
 def test_a_failed_preparation_fails_its_own_jobs() -> None:
@@ -229,7 +229,7 @@ def test_jobs_are_told_as_soon_as_they_are_answered(tmp_path: Path) -> None:
     model.max_batch_tokens = 1
     told: dict[int, object] = {}
     jobs = [DecodingRequest(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
-    answers = run_requests(model, jobs, done=told.__setitem__)
+    answers = run_requests(model, jobs, on_result=told.__setitem__)
     assert [told[i] for i in range(len(jobs))] == answers
 
 
@@ -261,9 +261,9 @@ def test_a_image_is_described_once_however_many_calls_need_it() -> None:
     first, second = Counters(), Counters()
     answers = run_requests(model, [DecodingRequest(p, arm) for p in one_image for arm in arms], first)
     assert all(isinstance(answer, Generation) for answer in answers)
-    assert first.prepared == 1
+    assert first.prompts_prepared == 1
     assert run_requests(model, [DecodingRequest(p, arm) for p in one_image for arm in arms], second) == answers
-    assert second.prepared == 0
+    assert second.prompts_prepared == 0
     other = Counters()
     run_requests(Toy(stop_bias=1.0), [DecodingRequest(one_image[0], arms[0])], other)
-    assert other.prepared == 1  # another model says something else
+    assert other.prompts_prepared == 1  # another model says something else

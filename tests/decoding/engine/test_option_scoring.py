@@ -8,7 +8,7 @@ from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
 from decoding.engine import option_scoring as module
 from decoding.engine.engine import run_requests
-from decoding.engine.option_scoring import FLOOR, OptionScoring, combined_logprobs, normalize_score, score
+from decoding.engine.option_scoring import FLOOR, OptionScoring, combined_logprobs, normalize_score, score_options
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.pmi import PMI
@@ -54,7 +54,7 @@ def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
         prompts += branches
     session = model.open(prompts)
     before = session.logits.clone()
-    score(session, ballots)
+    score_options(session, ballots)
     assert torch.equal(session.logits, before)
     for number, ballot in enumerate(ballots):
         for ours, theirs in zip(ballot.logprobs, slow(model, strategy, number, OPTIONS), strict=True):

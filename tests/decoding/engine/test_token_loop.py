@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from decoding.base import Note, Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.token_loop import MAX_GAP, DecodingGroup, Hypothesis, decode
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.greedy import GreedyDecoding
@@ -98,7 +98,7 @@ def test_equal_states_share_a_row_until_they_part() -> None:
     ]
     work = decode(model.open(VCD().branches(p)), tracks, model.stop_tokens)
     assert lanes[0].tokens == lanes[1].tokens == lanes[2].tokens
-    assert (work.forwards, work.rows, work.rows_asked) == (5, 10, 20)
+    assert (work.forwards, work.rows, work.rows_without_sharing) == (5, 10, 20)
 
 
 def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
@@ -114,7 +114,7 @@ def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
         )
         for method in methods
     ]
-    lanes = [list(track.lanes) for track in tracks]
+    lanes = [list(track.hypotheses) for track in tracks]
     decode(model.open(opened), tracks, model.stop_tokens)
     for method, own in zip(methods, lanes, strict=True):
         assert [lane.tokens for lane in own] == [run(model, method, [p], [7])[0].tokens for p in prompts]
@@ -188,7 +188,7 @@ def test_what_the_reference_bans_stays_banned_whatever_the_contrast_says() -> No
     logits[0, 0, 1] = -math.inf
     for other in (-math.inf, -5.0, 5.0):
         logits[1, 0, 1] = other
-        combined, faults = scores(VCD(beta=0.0), logits, 0)
+        combined, faults = combine_branches(VCD(beta=0.0), logits, 0)
         assert not faults
         assert combined[0].tolist() == [0, -math.inf, 0, 0]
 
@@ -196,7 +196,7 @@ def test_what_the_reference_bans_stays_banned_whatever_the_contrast_says() -> No
 def test_a_reference_that_bans_every_token_is_told_as_such() -> None:
     logits = torch.zeros(2, 3, 4)
     logits[0, 1] = -math.inf
-    combined, faults = scores(VCD(), logits, 7)
+    combined, faults = combine_branches(VCD(), logits, 7)
     assert faults == {1: "step 7, branch 0: the reference bans every token"}
     assert combined[1].tolist() == [0, 0, 0, 0]
 

@@ -14,7 +14,7 @@ from decoding.arms.arm import parse_arm
 from decoding.base import InitialStepState, Strategy
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
-from decoding.engine.trace import compact, step_traces, weights_at
+from decoding.engine.trace import serialize_step_traces, trace_branches, step_weights
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
@@ -24,7 +24,9 @@ TOP = 3
 
 
 def answers(model: Any, arm: Any, prompts: Sequence[Prompt], top: int = TOP, new: int = 6) -> list[Generation]:
-    found = run_requests(model, [DecodingRequest(one, parse_arm(arm), max_new_tokens=new, top=top) for one in prompts])
+    found = run_requests(
+        model, [DecodingRequest(one, parse_arm(arm), max_new_tokens=new, top_logprobs=top) for one in prompts]
+    )
     assert all(isinstance(one, Generation) for one in found), found
     return [one for one in found if isinstance(one, Generation)]
 
@@ -113,14 +115,14 @@ def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
 def test_equal_jobs_of_which_one_asks_are_not_taken_for_one() -> None:
     counters, arm = Counters(), parse_arm("vcd")
     first, second = run_requests(
-        Toy(), [DecodingRequest(prompt(1), arm), DecodingRequest(prompt(1), arm, top=2)], counters
+        Toy(), [DecodingRequest(prompt(1), arm), DecodingRequest(prompt(1), arm, top_logprobs=2)], counters
     )
     assert isinstance(first, Generation)
     assert isinstance(second, Generation)
     assert not first.steps
     assert second.steps
     assert first.tokens == second.tokens
-    assert counters.jobs_reused == 0
+    assert counters.requests_reused == 0
 
 
 def test_a_strategy_of_one_branch_has_no_divergence_and_no_weights() -> None:
@@ -137,7 +139,7 @@ def test_weights_that_vary_are_found_from_the_step_itself() -> None:
     """AdaCAD: (1 + a) z - a z', a the Jensen-Shannon divergence of the two at this very step."""
     z = random_logits(2)
     method = parse_arm("adacad").strategy
-    found = weights_at(method, z, 0, [InitialStepState()] * 3)
+    found = step_weights(method, z, 0, [InitialStepState()] * 3)
     for row, weights in enumerate(found):
         assert weights is not None
         by_hand = method.combine(z, 0)[row]
@@ -152,16 +154,16 @@ def test_what_is_no_weighted_sum_of_logits_has_no_weights() -> None:
     mixture = parse_arm(
         {"name": "contrast", "branches": ["no_image"], "weights": [0.5, 0.5], "space": "probabilities"}
     ).strategy
-    assert weights_at(mixture, random_logits(2), 0, [InitialStepState()] * 3) == [None] * 3
+    assert step_weights(mixture, random_logits(2), 0, [InitialStepState()] * 3) == [None] * 3
 
 
 def test_a_row_that_cannot_be_used_spoils_no_other() -> None:
     z = random_logits(2)
     method = parse_arm("adacad").strategy
-    clean = step_traces(method, z, method.combine(z, 0), [0, 0, 0], step=0, states=[InitialStepState()] * 3, top=4)
+    clean = trace_branches(method, z, method.combine(z, 0), [0, 0, 0], step=0, states=[InitialStepState()] * 3, top=4)
     spoilt = z.clone()
     spoilt[1, 1, 7] = float("nan")
-    again = step_traces(
+    again = trace_branches(
         method, spoilt, method.combine(spoilt, 0), [0, 0, 0], step=0, states=[InitialStepState()] * 3, top=4
     )
     assert again[0].weights == pytest.approx(clean[0].weights)
@@ -173,10 +175,10 @@ def test_each_distinct_token_is_written_once_and_weights_that_stay_are_one_row()
     z[:, 0, 3], z[:, 0, STOP] = 5, 2
     method: Strategy = parse_arm("vcd").strategy
     seen = [
-        step_traces(method, z, z[0], [token], step=step, states=[InitialStepState()], top=2)[0]
+        trace_branches(method, z, z[0], [token], step=step, states=[InitialStepState()], top=2)[0]
         for step, token in enumerate((3, 3, STOP))
     ]
-    told = compact(seen, frozenset({STOP}), lambda ids: f"w{ids[0]}")
+    told = serialize_step_traces(seen, frozenset({STOP}), lambda ids: f"w{ids[0]}")
     assert told["words"] == ["w3", ""]
     assert told["chosen"] == [0, 0, 1]
     assert told["top"] == [[[0, 1]] * 3] * 3

@@ -6,7 +6,7 @@ import pytest
 from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.voting import _voted
+from decoding.engine.voting import _vote
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
 from tests.decoding.prompts import prompt
@@ -29,14 +29,14 @@ def said(text: str, *logprobs: float) -> Generation:
     ],
 )
 def test_the_most_frequent_answer_wins_and_ties_go_to_the_likelier(answers: list[Generation], winner: str) -> None:
-    voted = _voted(answers)
+    voted = _vote(answers)
     assert isinstance(voted, Generation)
     assert voted.text == winner
     assert voted.usage.new_tokens == sum(answer.usage.new_tokens for answer in answers)
 
 
 def test_a_sample_that_fails_fails_its_vote() -> None:
-    assert _voted([said("red", -0.1), Failure("broken")]) == Failure("broken")
+    assert _vote([said("red", -0.1), Failure("broken")]) == Failure("broken")
 
 
 def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
@@ -64,9 +64,9 @@ def test_a_vote_costs_its_samples_and_one_prefill() -> None:
         for i in range(3)
         for name in ("self_consistency", "vcd")
     ]
-    answers = run_requests(model, jobs, counters, trace=False, done=lambda i, answer: told.append(i))
+    answers = run_requests(model, jobs, counters, trace=False, on_result=lambda i, answer: told.append(i))
     assert sorted(told) == list(range(6))
-    assert counters.prompts_opened == 3 * 2
+    assert counters.prompts_prefilled == 3 * 2
     usages = [(a.usage.new_tokens, a.usage.forwards) for a in answers if isinstance(a, Generation)]
     assert usages == [(8, 8), (4, 8)] * 3  # as many forwards as the contrast
     assert all(not a.trace for a in answers if isinstance(a, Generation))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decoding.arms.arm import Arm
 from decoding.base import InitialStepState
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from icl.types import Prompt
 
 TOLERANCE = 1e-4
@@ -90,7 +90,7 @@ class Reference:
         for step, right in enumerate(wanted):
             own = torch.stack([row[step] for row in read])[:, None]
             shaken = own + self.tolerance * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
-            said, faults = scores(arm.strategy, torch.cat([own, shaken], 1), step, states)
+            said, faults = combine_branches(arm.strategy, torch.cat([own, shaken], 1), step, states)
             assert not faults
             chosen = arm.sampler.choose(said, [prompt.key] * (SHAKES + 1), step).tolist()
             if len(set(chosen)) == 1:
@@ -107,6 +107,6 @@ class Reference:
         read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
         thread, worst = [InitialStepState(prompt.key)], 0.0
         for step, (token, told) in enumerate(zip(tokens, logprobs, strict=False)):
-            said, _ = scores(arm.strategy, torch.stack([row[step] for row in read])[:, None], step, thread)
+            said, _ = combine_branches(arm.strategy, torch.stack([row[step] for row in read])[:, None], step, thread)
             worst = max(worst, abs(float(said.log_softmax(-1)[0, token]) - told))
         return worst

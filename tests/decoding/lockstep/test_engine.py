@@ -19,11 +19,11 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
 from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
 from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.token_loop import TRACE_FIELDS
-from decoding.engine.trace import step_traces
+from decoding.engine.trace import trace_branches
 from icl.images import Image
 from icl.registry import entries, resolve
 from icl.streams import StreamKey
@@ -90,7 +90,7 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
     read = [reference.logits(branch, answer.tokens) for branch in job.arm.strategy.branches(job.prompt)]
     for step in range(len(answer.tokens)):
         own = torch.stack([row[step] for row in read])[:, None]
-        said, _ = scores(job.arm.strategy, own, step)
+        said, _ = combine_branches(job.arm.strategy, own, step)
         assert answer.trace["survivors"][step] == float((said > -torch.inf).sum())
         assert answer.trace["changed"][step] == float(said.argmax() != own[0].argmax())
         assert answer.trace["entropy"][step] == pytest.approx(
@@ -103,15 +103,18 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
 
 
 def test_what_branches_said_is_what_plain_forwards_say(engine: groups.Watched, reference: Reference) -> None:
-    jobs = [replace(job, top=3) for job in groups.jobs(3, 5, seed=8, arms=("greedy", groups.ARMS[0], groups.ARMS[4]))]
+    jobs = [
+        replace(job, top_logprobs=3)
+        for job in groups.jobs(3, 5, seed=8, arms=("greedy", groups.ARMS[0], groups.ARMS[4]))
+    ]
     for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
         assert isinstance(answer, Generation)
         strategy, steps = job.arm.strategy, answer.steps
         read = [reference.logits(branch, answer.tokens) for branch in strategy.branches(job.prompt)]
         for step, token in enumerate(answer.tokens):
             own = torch.stack([row[step] for row in read])[:, None]
-            said, _ = scores(strategy, own, step)
-            (seen,) = step_traces(strategy, own, said, [token], step=step, states=[InitialStepState()], top=3)
+            said, _ = combine_branches(strategy, own, step)
+            (seen,) = trace_branches(strategy, own, said, [token], step=step, states=[InitialStepState()], top=3)
             assert steps["p"][step][0] == pytest.approx(seen.shares[0], abs=2e-3)
             assert steps["entropy"][step] == pytest.approx(seen.entropy, abs=5e-3)
             assert (
@@ -164,7 +167,7 @@ def test_equal_jobs_are_computed_once(engine: groups.Watched) -> None:
     answers = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))] * 4, counters)
     assert engine.counters()["requests"] - before == 2
     assert len({answer.tokens for answer in answers}) == 1
-    assert (counters.jobs, counters.jobs_reused) == (4, 3)
+    assert (counters.decoding_requests, counters.requests_reused) == (4, 3)
 
 
 def test_greedy_without_traces_is_an_ordinary_request(engine: groups.Watched) -> None:

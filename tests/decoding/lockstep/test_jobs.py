@@ -66,7 +66,7 @@ def same(answer: Any, wanted: Any) -> None:
 
 @pytest.mark.parametrize("top", [0, 2])
 def test_answers_are_those_of_the_loop(top: int) -> None:
-    asked = jobs(top=top)
+    asked = jobs(top_logprobs=top)
     answers = engine.run_requests(ToyEngine(toy()), asked)
     ends = set()
     for answer, wanted in zip(answers, loop.run_requests(toy(), asked), strict=True):
@@ -78,13 +78,13 @@ def test_answers_are_those_of_the_loop(top: int) -> None:
 
 
 def test_looks_are_kept_for_those_that_ask_beside_others() -> None:
-    asked = [replace(job, top=i % 3) for i, job in enumerate(jobs(arms=("vcd",), count=6))]
+    asked = [replace(job, top_logprobs=i % 3) for i, job in enumerate(jobs(arms=("vcd",), count=6))]
     answers = engine.run_requests(ToyEngine(toy()), asked)
     for job, answer, wanted in zip(asked, answers, loop.run_requests(toy(), asked), strict=True):
         assert isinstance(answer, Generation)
-        assert bool(answer.steps) == bool(job.top)
+        assert bool(answer.steps) == bool(job.top_logprobs)
         assert answer.tokens == wanted.tokens
-        assert all(len(branch) >= min(job.top, 1) for step in answer.steps.get("top", ()) for branch in step)
+        assert all(len(branch) >= min(job.top_logprobs, 1) for step in answer.steps.get("top", ()) for branch in step)
 
 
 @pytest.mark.parametrize("normalize", ["sum", "mean", "bytes"])
@@ -141,13 +141,13 @@ def test_work_is_counted_and_equal_jobs_are_done_once() -> None:
     model, counters, told = ToyEngine(toy()), Counters(), dict[int, Any]()
     asked = [*jobs(("greedy", "vcd"), count=2), *jobs(("vcd",), count=2)]
     scored = DecodingRequest(prompt(1), parse_arm("vcd"), OPTIONS, "options")
-    answers = engine.run_requests(model, [*asked, scored], counters, done=told.setdefault)
+    answers = engine.run_requests(model, [*asked, scored], counters, on_result=told.setdefault)
     assert [told[i] for i in range(7)] == answers
     assert answers[4:6] == [answers[1], answers[3]]
-    assert (counters.jobs, counters.jobs_reused, counters.jobs_failed) == (7, 2, 0)
-    assert counters.prompts_opened == sum(map(len, model.asked)) == 1 + 2 + 1 + 2 + 2 * 3
+    assert (counters.decoding_requests, counters.requests_reused, counters.requests_failed) == (7, 2, 0)
+    assert counters.prompts_prefilled == sum(map(len, model.asked)) == 1 + 2 + 1 + 2 + 2 * 3
     written = {id(answer): answer for answer in answers[:4]}.values()
-    assert counters.rows_asked == sum(answer.usage.forwards for answer in written)
+    assert counters.rows_without_sharing == sum(answer.usage.forwards for answer in written)
     assert model.loaded >= 1
 
 
@@ -167,7 +167,7 @@ def test_answers_are_told_as_soon_as_enough_have_ended(monkeypatch: pytest.Monke
     monkeypatch.setattr(engine, "FETCHED", 4)
     model, order = ToyEngine(toy(), together=2), list[int]()
     asked = jobs(("vcd",), count=10)
-    answers = engine.run_requests(model, asked, done=lambda i, answer: order.append(len(model.asked)))
+    answers = engine.run_requests(model, asked, on_result=lambda i, answer: order.append(len(model.asked)))
     assert [len(names) for names in model.fetched] == [4, 4, 2]
     assert order[0] < 7
     for answer, wanted in zip(answers, loop.run_requests(toy(), asked), strict=True):
@@ -201,7 +201,7 @@ def test_what_goes_wrong_in_one_job_is_told_of_it_alone() -> None:
     assert told[5] == told[6] == "vcd: an option has no tokens of its own after this prompt."
     assert told[7].endswith(": it has 17 branches, and a group in the engine has 16 at most.")
     assert "rule out every token" in told[8]
-    assert len(told) == counters.jobs_failed == 9
+    assert len(told) == counters.requests_failed == 9
     assert not RECORD_STORE.records
 
 
@@ -218,8 +218,10 @@ def test_a_strategy_that_asks_first_is_answered_by_the_engine_itself() -> None:
         engine.run_requests(model, asked, counters), loop.run_requests(toy(), asked), strict=True
     ):
         same(answer, wanted)
-    assert counters.prepared > 0
-    assert [bool(ask.extra) for asks in model.asked[: counters.prepared] for ask in asks] == [False] * counters.prepared
+    assert counters.prompts_prepared > 0
+    assert [bool(ask.extra) for asks in model.asked[: counters.prompts_prepared] for ask in asks] == [
+        False
+    ] * counters.prompts_prepared
 
 
 def test_a_vote_is_counted_over_samples_of_their_own() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
-from decoding.engine.decoding_step import scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
 from decoding.engine.token_loop import TRACE_FIELDS
 from decoding.formulas.sampling import Greedy
@@ -52,7 +52,7 @@ def test_every_branch_chooses_the_token_of_its_strategy() -> None:
     select_tokens(after, complete_groups([row for part in reversed(parts) for row in part]))
     for part in parts:
         strategy, sampler = deserialize(part[0].branch.arm)
-        said, _ = scores(strategy, given[[row.index for row in part]][:, None], part[0].step)
+        said, _ = combine_branches(strategy, given[[row.index for row in part]][:, None], part[0].step)
         wanted = sampler.choose(said, [part[0].branch.key], part[0].step)
         assert {int(after[row.index].argmax()) for row in part} == {int(wanted)}
     assert torch.equal(after[4], given[4])
@@ -85,7 +85,7 @@ def test_a_step_computed_twice_counts_once() -> None:
     record = RECORD_STORE.take("t")
     assert record is not None
     assert len(record.trace) == 2
-    said, _ = scores(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
+    said, _ = combine_branches(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
     assert dict(zip(TRACE_FIELDS, record.trace[0], strict=True))["logprob"] == pytest.approx(
         float(said.log_softmax(-1).max())
     )

@@ -62,7 +62,7 @@ def test_counters_of_the_workers_are_one_session_of_the_run(yaml_file: Callable[
     )
     assert files(two.folder) == files(one.folder)
     sessions = [load_run(done.folder).info["sessions"][0] for done in (one, two)]
-    for key in ("jobs", "branch_prompts", "prompts_opened"):
+    for key in ("decoding_requests", "branch_prompts", "prompts_prefilled"):
         assert sessions[0]["counters"][key] == sessions[1]["counters"][key] > 0, "no prompt was opened by both"
     assert sessions[0]["arms"]["vcd"]["contrasts"] == sessions[1]["arms"]["vcd"]["contrasts"] > 0
 

@@ -133,7 +133,7 @@ def test_overrides_and_the_folder_of_the_config_travel_with_the_share(
 def test_a_shift_tells_that_it_lives_until_it_ends_and_adds_up_what_it_counts(tmp_path: Path) -> None:
     launch_folder(tmp_path).mkdir()
     with WorkerSession(tmp_path, "w-1", beat=0.02) as shift:
-        shift.counters.jobs = 3
+        shift.counters.decoding_requests = 3
         first = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
         assert is_alive(first)
         assert not is_alive({**first, "beat": time.time() - SILENT - 1})
@@ -141,16 +141,20 @@ def test_a_shift_tells_that_it_lives_until_it_ends_and_adds_up_what_it_counts(tm
         later = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
         assert later["beat"] > first["beat"]
     last = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
-    assert (last["state"], last["counters"]["jobs"], is_alive(last)) == ("finished", 3, False)
+    assert (last["state"], last["counters"]["decoding_requests"], is_alive(last)) == ("finished", 3, False)
     with (
         contextlib.suppress(SystemExit),
         WorkerSession(tmp_path, "w-1") as again,
     ):  # put back into a queue by whoever stops it
-        again.counters.jobs = 4
+        again.counters.decoding_requests = 4
         again.waits = True
         raise SystemExit(-1)
     waiting = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
-    assert (waiting["state"], waiting["counters"]["jobs"], waiting["start"]) == ("waiting", 7, first["start"])
+    assert (waiting["state"], waiting["counters"]["decoding_requests"], waiting["start"]) == (
+        "waiting",
+        7,
+        first["start"],
+    )
 
 
 def test_counters_are_added_by_name() -> None:

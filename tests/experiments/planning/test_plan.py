@@ -23,7 +23,7 @@ def test_the_plan_foretells_the_prompts_that_the_engine_opens(mapping: Any, toy:
     foretold = planned(config)
     run(load_config(config), tmp_path)
     counters = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]  # type: ignore[index]
-    assert foretold.work.prompts == counters["prompts_opened"]
+    assert foretold.work.prompts == counters["prompts_prefilled"]
     assert foretold.work.prompts_alone == counters["branch_prompts"]
     assert foretold.samples == 6 * len(foretold.grid.cells)
 
@@ -32,7 +32,7 @@ def test_the_plan_is_an_upper_bound_where_queries_share_prompts(mapping: Any, to
     """A shuffled negative is another query's own negative, and without images queries may be equal."""
     config = mapping(model=toy, shots=0, seeds=[0, 1], controls="default", decoding="vcd")
     run(load_config(config), tmp_path)
-    opened = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]["prompts_opened"]  # type: ignore[index]
+    opened = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]["prompts_prefilled"]  # type: ignore[index]
     assert opened <= planned(config).work.prompts <= 2 * opened
 
 

@@ -3,14 +3,14 @@
 from experiments.report.costs import summarize_costs
 
 COUNTERS = {
-    "jobs": 100, "jobs_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "images_shown": 30,
-    "rows_asked": 10, "rows": 5, "batches_halved": 1, "forwards": 7, "suffix_tokens": 0,
+    "decoding_requests": 100, "requests_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "images_shown": 30,
+    "rows_without_sharing": 10, "rows": 5, "batches_halved": 1, "forwards": 7, "suffix_tokens": 0,
 }  # fmt: skip
 
 
 def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
     session = {"start": "2026-01-02T03:04:05", "end": "2026-01-02T04:04:15", "counters": COUNTERS}
-    told = summarize_costs({"sessions": [session, session, {"counters": {"jobs": 50}}]})
+    told = summarize_costs({"sessions": [session, session, {"counters": {"decoding_requests": 50}}]})
     assert told.time == "2:00:20"
     assert told.lines == (
         ("answers", "250", "170", "32%"),

@@ -128,9 +128,9 @@ def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
     config = mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": decodings})
     go(config, tmp_path)
     counters = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]  # type: ignore[index]
-    assert counters["jobs"] == 6 * 9
-    assert counters["prompts_opened"] == 6 + 18  # the plain prompt of a query once; its noise differs by seed
-    assert counters["jobs_reused"] == 6 * 2 * 2
+    assert counters["decoding_requests"] == 6 * 9
+    assert counters["prompts_prefilled"] == 6 + 18  # the plain prompt of a query once; its noise differs by seed
+    assert counters["requests_reused"] == 6 * 2 * 2
 
 
 def test_option_scores_are_kept_and_judged(mapping: Mapping, toy: str, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_run_file_tells_config_versions_machine_sessions_and_cost(mapping: Map
     assert told["machine"]["cpus"] >= 1
     (session,) = told["sessions"]
     assert session["state"] == "finished"
-    assert session["counters"]["prompts"] == session["counters"]["prompts_opened"] == 6
+    assert session["counters"]["prompts"] == session["counters"]["prompts_prefilled"] == 6
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> None:

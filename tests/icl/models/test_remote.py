@@ -461,7 +461,7 @@ def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, r
     )
     sent = [(json.loads(body["vllm_xargs"]["strategy"])["name"], body["seed"]) for body in server.bodies]
     assert sorted(sent) == [("greedy", 0), ("vcd", 0), ("vcd", 1)]
-    assert (counters.jobs, counters.jobs_reused) == (6, 3)
+    assert (counters.decoding_requests, counters.requests_reused) == (6, 3)
 
 
 def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_has_it_not(

@@ -89,7 +89,7 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
         with pytest.raises(
             ModelError, match=r"the engine has ended in the middle of the run.*What was answered is kept"
         ):
-            run_requests(model, jobs, done=done)
+            run_requests(model, jobs, on_result=done)
     finally:
         model.unload()
     assert 1 <= len(told) < 200

@@ -29,7 +29,7 @@ def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> Non
     assert single.digest == double.digest
     told: list[int] = []
     try:
-        answers = groups.run_requests(double, jobs, done=lambda i, answer: told.append(i))
+        answers = groups.run_requests(double, jobs, on_result=lambda i, answer: told.append(i))
         assert isinstance(double.engine, Replicas)
         each = [engine.counts["requests"] for engine in double.engine.engines]
     finally:
