@@ -14,7 +14,7 @@ from decoding.arms.arm import parse_arm
 from decoding.base import InitialStepState, Strategy
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
-from decoding.engine.trace import serialize_step_traces, trace_branches, step_weights
+from decoding.engine.trace import serialize_step_traces, step_weights, trace_branches
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
