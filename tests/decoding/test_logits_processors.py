@@ -128,7 +128,7 @@ def test_requests_with_different_stop_strings_and_processors_do_not_affect_each_
     ]
     together = run_requests(model, requests)
     assert texts(together) == [texts(run_requests(model, [one]))[0] for one in requests]
-    assert len({one.tokens for one in together[4:8] if isinstance(one, Generation)}) >= 3
+    assert len({one.tokens for one in together[4:8] if isinstance(one, Generation)}) >= 2
 
 
 OWN = """
