@@ -29,8 +29,8 @@ def check_packages() -> None:
         origin = Path(spec.origin) if spec.origin else None
         if origin is None or MARKER not in origin.read_text(encoding="utf-8", errors="replace"):
             raise ImportError(
-                f"'{name}' is {origin or 'a folder without __init__.py'}, which shadows the package '{name}' of mm-icl. Rename "
-                "it, or run from another folder."
+                f"'{name}' is {origin or 'a folder without __init__.py'}, which shadows the package '{name}' of "
+                "mm-icl. Rename it, or run from another folder."
             )
 
 

@@ -7,6 +7,7 @@ the code that runs is the code that `import_path` and `code_digest` name.
 import hashlib
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 
 from icl.errors import ConfigError, ICLError, did_you_mean
 from icl.lazy_exports import PACKAGES
+
+logger = logging.getLogger(__name__)
 
 SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH_FOLDERS", default=())
 _CODE = "__icl_code__"
@@ -117,6 +120,7 @@ def _load_file(name: str, where: str) -> Any:
         spec = importlib.util.spec_from_file_location(alias, path)
         if spec is None or spec.loader is None:
             raise ConfigError(f"{location(where)}{path} cannot be loaded as Python.")
+        logger.info("loading components of %s (code %s)", path, code)
         module = importlib.util.module_from_spec(spec)
         module.__dict__[_CODE] = code
         sys.modules[alias] = module

@@ -12,6 +12,7 @@ An image folder's own `metadata.csv` or `.jsonl` stays its own.
 Images stay encoded (`decode=False`): opening a source decodes none.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_datasets_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
@@ -49,6 +52,7 @@ def open_source(path: str, config: str | None, split: str) -> DataSource:
     from datasets.exceptions import DatasetsError
 
     here = Path(path).expanduser()
+    logger.info("opening data set %s, split %s", path, split)
     try:
         with hide_datasets_progress(_quick(here)):
             data = _read(path, here, config, split)

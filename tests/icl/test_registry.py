@@ -323,3 +323,9 @@ def test_every_parameter_has_a_description_in_the_schema(kind):
 def test_the_comment_beside_a_parameter_is_its_description():
     node = next(o for o in schema("edit")["anyOf"][1:] if o["properties"]["name"]["const"] == "blur")
     assert node["properties"]["radius"]["description"] == "pixels"
+
+
+def test_a_loaded_component_file_is_logged(study, caplog):
+    with caplog.at_level("INFO", logger="icl"):
+        build("metric", f"{study / 'mine.py'}:Mine")
+    assert any("loading components of" in message and "mine.py" in message for message in caplog.messages)
