@@ -77,7 +77,10 @@ class Strategy:
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """The arm that `controls: default` adds for a target: `target.with_strategy(Mine(target.strategy))`, or None."""
+        """The arm that `controls.
+
+        Default` adds for a target: `target.with_strategy(Mine(target.strategy))`, or None.
+        """
         return None
 
     @property

@@ -78,6 +78,7 @@ def check_trait_names(cls: type, base: type) -> None:
             continue
         if matches := get_close_matches(name, TRAITS, n=1, cutoff=SIMILARITY):
             raise TypeError(
-                f"{cls.__name__}.{name} is not a member of {base.__name__}. Did you mean the trait '{matches[0]}', as in "
+                f"{cls.__name__}.{name} is not a member of {base.__name__}. Did you mean the trait "
+                f"'{matches[0]}', as in "
                 f"traits = Traits({matches[0]}=...)?"
             )

@@ -1,10 +1,10 @@
 """InvariantSelectPR (Zhou et al. 2024): nearest images after a class-conditioned contrastive head.
 
 Retrieval is that of `topk_nearest`; both sides go through a linear head that pulls a class together across its source
-domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so an untrained head is `topk_nearest`. It is trained when the
-pool is fitted, on the members of the source domains, or on the pool of another task (`trained_on`: what does a head do
-for classes that it never saw?), or read from a file that `Head.save` wrote. The paper adapts the encoder itself, with
-details that are not published; a linear head over frozen features is a reconstruction.
+domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so an untrained head is `topk_nearest`. It
+is trained when the pool is fitted, on the members of the source domains, or on the pool of another task (`trained_on`:
+what does a head do for classes that it never saw?), or read from a file that `Head.save` wrote. The paper adapts the
+encoder itself, with details that are not published; a linear head over frozen features is a reconstruction.
 """
 
 # ruff: noqa: RUF036  pydantic takes the first member of a union that fits: None is no task

@@ -4,9 +4,9 @@
 
 Neither a member of S, nor the query, nor anything with an image of either is the replacement. It stands in the same
 place with the same score, and the mark says how near it is. Places count from the best (0) and are an axis:
-`retriever.position: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where there
-are fewer demonstrations than the place, or nothing in the pool to swap for, S stays as it is: the mark is not there, or
-says so, and the analysis leaves the sample out.
+`retriever.position: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where
+there are fewer demonstrations than the place, or nothing in the pool to swap for, S stays as it is: the mark is not
+there, or says so, and the analysis leaves the sample out.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,10 @@ from icl.types import Part, Prompt, Role, Turn
 __all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
 
 ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_5")
-"""Caches, positions and tiles of every kind that there is; `python -m experiments.architectures` asks all that are known."""
+"""Caches, positions and tiles of every kind that there is.
+
+`python -m experiments.architectures` asks all that are known.
+"""
 
 
 def image(seed: int, size: tuple[int, int] | None = None) -> Image:

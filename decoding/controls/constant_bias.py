@@ -1,8 +1,8 @@
 """Constant bias: one number for each answer option, added for every query alike.
 
 Bendre et al. (2607.25196) find that a constant on the yes-logit does as well on POPE as the best contrast. Fitted on a
-dev split (`icl fit`, `decoding.arms.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that does
-not beat it does the same.
+dev split (`icl fit`, `decoding.arms.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that
+does not beat it does the same.
 """
 
 from collections.abc import Sequence

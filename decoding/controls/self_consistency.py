@@ -1,9 +1,9 @@
 """Self-consistency (Wang et al., ICLR 2023, 2203.11171): several sampled answers of the prompt as it is, and a vote.
 
 A contrast of two branches pays for two forwards a token. So does this control with two samples, and it contrasts
-nothing. Answers are equal where they differ in case, blanks or a full stop alone. Two answers that differ are a tie:
-it goes to the one of the greater log-probability a step (see `decoding.engine.voting`). The first sample draws from the query's
-own stream, as `sampling` does. Option scores are not sampled: there it is the reference.
+nothing. Answers are equal where they differ in case, blanks or a full stop alone. Two answers that differ are a tie: it
+goes to the one of the greater log-probability a step (see `decoding.engine.voting`). The first sample draws from the
+query's own stream, as `sampling` does. Option scores are not sampled: there it is the reference.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Assignment of requests to batches: all arms of a context together, contexts of similar length, within a token budget."""
+"""Assignment of requests to batches.
+
+All arms of a context together, contexts of similar length, within a token budget.
+"""
 
 from collections.abc import Iterator, Sequence
 

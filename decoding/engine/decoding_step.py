@@ -47,7 +47,8 @@ def combine_branches(
         if value is not None and value.shape != logits.shape[1:]:
             raise PlanError(
                 f"{type(strategy).__name__}.{method} returned shape {list(value.shape)} for branches of "
-                f"{list(logits.shape[1:])} (rows, vocabulary). All branches have one vocabulary, and so must the result."
+                f"{list(logits.shape[1:])} (rows, vocabulary). All branches have one vocabulary, and so must "
+                "the result."
             )
     if mask is not None:
         scores = scores.masked_fill(~mask, NEG_INF)

@@ -9,8 +9,8 @@ MVCD also fills with -1000.) An option with masked tokens therefore ranks below 
 equally many masked tokens keep the order of the reference, and scores stay finite. For options of one token, the best
 option is the token that the loop would choose, if that token is an option.
 
-For strategies with `traits.combines_options`, the options take the place of the vocabulary. Each branch scores the whole
-options alone, and the strategy masks and combines these log-probabilities.
+For strategies with `traits.combines_options`, the options take the place of the vocabulary. Each branch scores the
+whole options alone, and the strategy masks and combines these log-probabilities.
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,10 @@ class Greedy:
 @component("sampler", "beam")
 @dataclass(frozen=True)
 class Beam:
-    """The best of several hypotheses that run side by side (`decoding.engine.beam_search`). A single step takes the best token."""
+    """The best of several hypotheses that run side by side (`decoding.engine.beam_search`).
+
+    A single step takes the best token.
+    """
 
     beams: BeamCount = 4  # hypotheses; 1 is greedy
     length_penalty: LengthPenalty = 1.0  # power of the length that a sum of log-probabilities is divided by

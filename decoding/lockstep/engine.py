@@ -45,7 +45,10 @@ def run_requests(
     trace: bool = True,
     on_result: OnResult | None = None,
 ) -> list[Result]:
-    """An answer for each job, in their order: what `decoding.engine.engine.run_requests` is for models with sessions."""
+    """An answer for each job, in their order.
+
+    What `decoding.engine.engine.run_requests` is for models with sessions.
+    """
     counters = Counters() if counters is None else counters
     model.load()
     answers = ResultCollector(jobs, counters, on_result)

@@ -55,7 +55,8 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     if parallel.data_parallel_size > 1:
         yield (
             "data",
-            "a group must reach one engine whole; model.data_parallel_size starts one engine for each replica, and so does "
+            "a group must reach one engine whole; model.data_parallel_size starts one engine for each replica, "
+            "and so does "
             "`icl serve --data-parallel-size` but for a mixture of experts, whose engines step together",
         )
     if config.kv_transfer_config is not None:

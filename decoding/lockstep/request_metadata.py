@@ -28,9 +28,9 @@ class BranchMetadata:
 
     group: its name. index: which branch this is; 0 is the reference, whose output is the answer. count: of branches.
     arm: strategy and sampler as `serialize` writes them. seed, query: whose random stream a draw reads. trace: keep
-    per-step numbers. top: keep so many tokens of each branch of every step (`decoding.engine.trace`). first: tokens whose
-    log-probability the first step keeps. force: the tokens of an option, chosen one after the other instead of what the
-    strategy would choose, each with its log-probability kept.
+    per-step numbers. top: keep so many tokens of each branch of every step (`decoding.engine.trace`). first: tokens
+    whose log-probability the first step keeps. force: the tokens of an option, chosen one after the other instead of
+    what the strategy would choose, each with its log-probability kept.
     """
 
     group: str

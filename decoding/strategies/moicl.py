@@ -3,9 +3,9 @@
     scores = sum_i w_i l(y | demonstrations of group i, query)
 
 Without weights each group counts 1/n. Weights are learned on a dev split, from 1/n on by the cross-entropy of its
-options (`icl fit`, `decoding.arms.fitting.fit_mixture_weights`); a negative one makes an anti-expert. `sparse` keeps the k
-largest by magnitude, not renormalized. The whole prompt is read for traces and controls, and has no weight. The paper's
-hypernetwork, which gives weights to groups never seen, is not here.
+options (`icl fit`, `decoding.arms.fitting.fit_mixture_weights`); a negative one makes an anti-expert. `sparse` keeps
+the k largest by magnitude, not renormalized. The whole prompt is read for traces and controls, and has no weight. The
+paper's hypernetwork, which gives weights to groups never seen, is not here.
 """
 
 from collections.abc import Sequence

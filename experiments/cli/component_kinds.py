@@ -46,7 +46,8 @@ def kind_with(name: str, command: str) -> str:
         raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
     if len(found) > 1:
         raise ConfigError(
-            f"'{name}' is the name of {' and of '.join(map(with_article, found))}. Say which: icl {command} {found[0]} {name}."
+            f"'{name}' is the name of {' and of '.join(map(with_article, found))}. Say which: icl {command} "
+            f"{found[0]} {name}."
         )
     return found[0]
 

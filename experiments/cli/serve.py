@@ -28,7 +28,7 @@ LAST = 30
 """Seconds that a server that is told to stop has to finish what it has begun."""
 
 OWN = {
-    "data-parallel": "Use --data-parallel-size, which starts engines on this machine and keeps each group in one of them",
+    "data-parallel": "Use --data-parallel-size, which starts engines on this machine and keeps a group in one of them",
     "enable-lora": "Use --adapter",
     "lora-modules": "Use --adapter",
     "max-lora": "It follows from --adapter",

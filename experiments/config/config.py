@@ -1,7 +1,7 @@
 """What an experiment file says, checked key by key before any component is built.
 
-    name, task, model, seeds, shots, retriever, rerankers, rerank_candidates, order, transforms, composer, decoding, answer_mode,
-    max_new_tokens, metrics, controls, trace, lazy_branches, grid, zip, exclude, compare, launcher
+    name, task, model, seeds, shots, retriever, rerankers, rerank_candidates, order, transforms, composer, decoding,
+    answer_mode, max_new_tokens, metrics, controls, trace, lazy_branches, grid, zip, exclude, compare, launcher
 
 A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
 and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`. `rerankers` and
@@ -50,8 +50,9 @@ class CompareSpec:
 class Config:
     """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order.
 
-    top_logprobs: how many tokens of each branch are kept of every step; 0: none. lazy_branches: how contrasts are read, which is
-    no part of a cell, since answers are the same. launcher: the node of what starts the workers, no part of one either.
+    top_logprobs: how many tokens of each branch are kept of every step; 0: none. lazy_branches: how contrasts are read,
+    which is no part of a cell, since answers are the same. launcher: the node of what starts the workers, no part of
+    one either.
     """
 
     document: Document
@@ -163,13 +164,15 @@ def check_value(axis: str, node: Any, where: str) -> None:
         raise ConfigError(f"{where}: max_new_tokens is a whole number of at least 1, not {node!r}.")
     if axis == "rerank_candidates" and node is not None and not (_whole(node) and node >= 1):
         raise ConfigError(
-            f"{where}: rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not {node!r}."
+            f"{where}: rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not "
+            f"{node!r}."
         )
     if axis in MAXIMA and node is not None and node > MAXIMA[axis]:
         raise ConfigError(f"{where}: {axis} is at most {MAXIMA[axis]:,}, not {node:,}.")
     if axis == "answer_mode" and node not in ANSWER_MODES:
         raise ConfigError(
-            f"{where}: answer_mode is one of {', '.join(ANSWER_MODES)}, not {node!r}.{did_you_mean(str(node), ANSWER_MODES)}"
+            f"{where}: answer_mode is one of {', '.join(ANSWER_MODES)}, not "
+            f"{node!r}.{did_you_mean(str(node), ANSWER_MODES)}"
         )
     if axis in LIST_AXES and not isinstance(node, list):
         raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, or none, not {node!r}.")

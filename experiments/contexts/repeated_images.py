@@ -37,7 +37,8 @@ class RepeatedImages:
         return [
             f"retriever '{label}': in {self.repeated[label]:,} of {read:,} prompts that were read two demonstrations "
             "have the same image, as where a pool has several questions an image. `rerankers: [near_duplicate_cap]` "
-            "with `rerank_candidates` several times the shots shows each once; a pool of one question an image does too."
+            "with `rerank_candidates` several times the shots shows each once; a pool of one question an image "
+            "does too."
             for label, read in self.read.items()
             if self.repeated[label] >= SHARE * read
         ]

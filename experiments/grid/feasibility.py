@@ -98,14 +98,16 @@ def check_data(grid: Grid) -> None:
         bare = next((query.id for query in task.queries if len(query.options) < 2), None)
         if bare is not None:
             raise PlanError(
-                f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose among, and query '{bare}' of "
+                f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose among, and "
+                f"query '{bare}' of "
                 f"task '{task.title}' has none. Use answer_mode: generate, or give the task options."
             )
         if not any(set(query.answers) & set(query.options) for query in task.queries):
             query = task.queries[0]
             options = ", ".join(map(repr, query.options))
             raise PlanError(
-                f"{grid.config.where('answer_mode')}: answer_mode: options, and no query of task '{task.title}' has its answer "
+                f"{grid.config.where('answer_mode')}: answer_mode: options, and no query of task '{task.title}' "
+                "has its answer "
                 f"among its options ('{query.id}' has '{query.answer}' and {options}). Write them alike."
             )
 
@@ -123,7 +125,8 @@ def _check_candidates_read(grid: Grid) -> None:
         )
         where = config.where(key, "rerank_candidates") if key else config.where("rerank_candidates")
         raise ConfigError(
-            f"{where}: rerank_candidates is how many of a retriever's best the rerankers get, and the file has no rerankers. "
+            f"{where}: rerank_candidates is how many of a retriever's best the rerankers get, and the file has "
+            "no rerankers. "
             f"Name some (rerankers: [label_balance]), or leave it out."
         )
 
@@ -140,7 +143,8 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
         )
     if cell.rerank_candidates > size:
         raise ConfigError(
-            f"{where}: {cell.rerank_candidates} candidates from a pool of {size} (task '{cell.task.title}'). Ask for at most "
+            f"{where}: {cell.rerank_candidates} candidates from a pool of {size} (task '{cell.task.title}'). "
+            "Ask for at most "
             f"{size}, or leave rerank_candidates out: rerankers then get 50, or all that there are."
         )
 

@@ -35,8 +35,8 @@ CELL_COLUMNS = ("seed", *AXES)
 class Cell:
     """One resolved combination. config: its canonical JSON; labels: axis -> short name, as tables show it.
 
-    retriever: with the rerankers of the axis `rerankers` on it, where there are any; `axis_value` has both apart. control:
-    whether it is here for others' sake alone. controls: digests of the decodings that it is a control of.
+    retriever: with the rerankers of the axis `rerankers` on it, where there are any; `axis_value` has both apart.
+    control: whether it is here for others' sake alone. controls: digests of the decodings that it is a control of.
     """
 
     task: "Task"

@@ -1,8 +1,8 @@
 """What a launcher is: it says how many workers share a grid, starts them, and says what has become of them.
 
 A launcher never sees a cell. The process that was asked for a run writes each worker's share into the run directory
-(`experiments.launch.launch_files`), and a worker is `experiments.launch.worker.run_worker(folder, name)`, called wherever the
-launcher brings it to. What they compute, how far they are and how they ended stands in the run directory.
+(`experiments.launch.launch_files`), and a worker is `experiments.launch.worker.run_worker(folder, name)`, called
+wherever the launcher brings it to. What they compute, how far they are and how they ended stands in the run directory.
 """
 
 from collections.abc import Mapping

@@ -54,7 +54,10 @@ class IdenticalBranches:
 
 
 def _become(cell: Cell, shots: int) -> str | None:
-    """`decoding.arms.requirements.become` on a made-up prompt; nothing where a strategy cannot read it, as its samples will say."""
+    """`decoding.arms.requirements.become` on a made-up prompt.
+
+    Nothing where a strategy cannot read it, as its samples will say.
+    """
     from decoding.arms.inspection import probe_prompt
     from decoding.arms.requirements import degenerate_contrast
 

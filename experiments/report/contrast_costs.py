@@ -1,4 +1,7 @@
-"""What reading contrasts late has spared, by arm: a table of the report's costs (see `decoding.engine.branch_scheduling`)."""
+"""What reading contrasts late has spared, by arm.
+
+A table of the report's costs (see `decoding.engine.branch_scheduling`).
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -104,7 +104,8 @@ def partial_settings_notes(view: RunView) -> Iterator[str]:
             same = list(own)
             names = join_words([row_label(row).strip(f" *{PARTIAL_MARK}") for row in same])
             on = f" ({subject})" if len({row.subject for row in view.effects}) > 1 else ""
-            yield f"{PARTIAL_MARK} {names}{on}: over {over} alone, where {view.reference} has {format_share(same[0].against)}"
+            share = format_share(same[0].against)
+            yield f"{PARTIAL_MARK} {names}{on}: over {over} alone, where {view.reference} has {share}"
 
 
 def row_label(row: DecodingEffect) -> str:

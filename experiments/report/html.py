@@ -231,7 +231,8 @@ def _shelf_note(seen: RunView, shelf: sample_browser.BrowserData) -> str:
     if not some:
         return f"Every query of the run, under every arm and seed.{missing}"
     return (
-        f"This file carries {formatting.join_words(some)}, each under every arm and seed: half are those on which the arms "
+        f"This file carries {formatting.join_words(some)}, each under every arm and seed: half are those on "
+        "which the arms "
         f"disagree most, half are drawn at random. Shares of this selection mean nothing; the tables are over all."
         f"{missing}"
     )

@@ -1,6 +1,7 @@
 """The steps of one answer side by side: what each branch said, its weight, how far it was from the reference.
 
-Read from what `decoding.engine.trace.compact` stored; printed so that 80 columns are enough for three columns of tokens.
+Read from what `decoding.engine.trace.compact` stored; printed so that 80 columns are enough for three columns of
+tokens.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

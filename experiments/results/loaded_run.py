@@ -50,9 +50,9 @@ class Run:
         `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
         (`better`) and which are accuracies. A baseline has a column for each metric that judges it (`vote:strict`);
         `vote` is that of the config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason
-        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunLevelMetric`) average to its statistic
-        in each cell, and beside them (`f1:ref`) stands what a sample's number was computed from. Samples of one query
-        that have one `decided_by` are answered alike by construction (`experiments.store.equivalent_cells`).
+        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunLevelMetric`) average to its
+        statistic in each cell, and beside them (`f1:ref`) stands what a sample's number was computed from. Samples of
+        one query that have one `decided_by` are answered alike by construction (`experiments.store.equivalent_cells`).
         """
         import pandas as pd
 

@@ -96,7 +96,10 @@ class RunView:
 
     @property
     def of_samples(self) -> bool:
-        """Whether a sample has a score of its own; else it is one of the whole run (`icl.metrics.base.RunLevelMetric`)."""
+        """Whether a sample has a score of its own.
+
+        Else it is one of the whole run (`icl.metrics.base.RunLevelMetric`).
+        """
         return sample_ref_column(self.metric) not in self.scores
 
     @property

@@ -39,7 +39,8 @@ def answer(
 ) -> None:
     """Calls `done` with each and its answer, as soon as it is there; in any order.
 
-    top: see `decoding.engine.requests.Job`. late: see `decoding.engine.engine.run_requests`; another engine than that one does not read it.
+    top: see `decoding.engine.requests.Job`. late: see `decoding.engine.engine.run_requests`; another engine than that
+    one does not read it.
     """
     if asked and "strategies" in model.abilities:
         _through_engine(model, asked, counters, done, top)

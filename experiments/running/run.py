@@ -73,6 +73,7 @@ def _untraced(store: Store, grid: Grid, work: RunState) -> str:
     if not work.present or not grid.config.top_logprobs or before == grid.config.top_logprobs:
         return ""
     return (
-        f"{grid.config.where('top_logprobs')}: {work.present:,} samples that are there already keep the steps that they have. "
+        f"{grid.config.where('top_logprobs')}: {work.present:,} samples that are there already keep the steps "
+        "that they have. "
         "To record all of them, start a new run with --fork."
     )

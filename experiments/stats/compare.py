@@ -5,9 +5,9 @@ seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar 
 ones flips of clusters (`subsets`), those of a whole run a randomization test (`exchange`); Holm corrects over all rows,
 or within each value of the axes `by`.
 
-Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested, and comparisons of arms that are the
-same two by construction are one: none of these costs the others power. That is known before there are answers, so
-nothing is chosen by how it came out.
+Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested, and comparisons of arms that
+are the same two by construction are one: none of these costs the others power. That is known before there are answers,
+so nothing is chosen by how it came out.
 """
 
 import math

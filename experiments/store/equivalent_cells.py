@@ -2,8 +2,8 @@
 
 The digest is of the cell's canonical description without what cannot matter to it: how tokens are drawn where options
 are scored, and how these are normalized where answers are written; the order of one demonstration; and a decoding that
-is greedy anyway (`decoding.arms.equivalence`) counts as greedy. It is read from what a cell is, never from what it answered: an
-arm that merely happens to answer alike was worth a test.
+is greedy anyway (`decoding.arms.equivalence`) counts as greedy. It is read from what a cell is, never from what it
+answered: an arm that merely happens to answer alike was worth a test.
 """
 
 from collections.abc import Mapping

@@ -140,7 +140,8 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
         raise ModelError(
             f"{where}: options cannot be scored by the first token of the answer: {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not among the {len(listed)} likeliest tokens, and could still be "
-            "the best. Raise model.top_logprobs if the endpoint lists more, use `answer_mode: generate`, or serve the model "
+            "the best. Raise model.top_logprobs if the endpoint lists more, use `answer_mode: generate`, or "
+            "serve the model "
             "with `icl serve`, which scores whole options."
         )
     return {option: math.log(p) for option, p in own.items() if p}

@@ -166,7 +166,10 @@ _EMPTY_QUERY = Query(id="", images=(), question="")
 
 
 def _ranked_demos(request: Request) -> list[Demo]:
-    """Demonstrations in prompt order with their rank by score. Of equal scores, the one nearer to the query is first."""
+    """Demonstrations in prompt order with their rank by score.
+
+    Of equal scores, the one nearer to the query is first.
+    """
     order = sorted(range(len(request.demos)), key=lambda i: (-request.demos[i][1], -i))
     ranks = {index: rank for rank, index in enumerate(order)}
     return [Demo(example, score, ranks[i]) for i, (example, score) in enumerate(request.demos)]

@@ -35,7 +35,10 @@ class ServerInfo:
     adapters: tuple[str, ...] | None = None
 
     def refusal(self, node: Mapping[str, Any]) -> str | None:
-        """Why this server does not run a strategy, or None. node: as `decoding.engine.server_engine.node_of` writes it."""
+        """Why this server does not run a strategy, or None.
+
+        node: as `decoding.engine.server_engine.node_of` writes it.
+        """
         for name in _names(node):
             if ":" in name or "/" in name:
                 return (

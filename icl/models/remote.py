@@ -1,6 +1,7 @@
 """The component `remote`: any endpoint that speaks OpenAI's chat completions, asked many things at once.
 
-A server of `icl serve` says that it is one (see `icl.models.icl_server`); it is sent strategies and scores whole options.
+A server of `icl serve` says that it is one (see `icl.models.icl_server`); it is sent strategies and scores whole
+options.
 """
 
 import math
@@ -48,8 +49,8 @@ class _Abilities:
 class Remote(Model):
     """Any OpenAI-compatible endpoint, by chat completions with images as PNG data URLs: answers, and option scores.
 
-    Options are scored by the first token of the answer (see `icl.models.chat_messages`), in which they should differ, as
-    letters do. Strategies other than greedy run inside the model, so on a server of `icl serve` alone, which scores
+    Options are scored by the first token of the answer (see `icl.models.chat_messages`), in which they should differ,
+    as letters do. Strategies other than greedy run inside the model, so on a server of `icl serve` alone, which scores
     whole options too.
     """
 
@@ -185,7 +186,8 @@ class Remote(Model):
     def generate_each(self, requests: Sequence[Request], on_answer: OnAnswer) -> None:
         """Calls `on_answer` in this thread with each answer, or why there is none, as soon as it is known.
 
-        Raises EndpointUnavailableError where the endpoint has gone or refuses everything, after what was in flight is told.
+        Raises EndpointUnavailableError where the endpoint has gone or refuses everything, after what was in flight is
+        told.
         """
         self.endpoint.stopped.clear()
         _ = self.cached  # made before threads use it

@@ -8,8 +8,8 @@
                     with it in sight (after Browse-and-Concentrate, whose own first pass is trained: a reconstruction)
 
 The words are greedy, of the model under test, and remembered: an example is described once. What is said of the query
-never sees an answer of it. Beside `vicl` always run `{name: descriptions}`, plain captions: part of the gain of a summary
-that saw the label is the label.
+never sees an answer of it. Beside `vicl` always run `{name: descriptions}`, plain captions: part of the gain of a
+summary that saw the label is the label.
 """
 
 from collections.abc import Mapping

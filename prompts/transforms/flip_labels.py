@@ -2,9 +2,9 @@
 
 One bijection a context: each answer becomes the next of its rivals, cyclically: of its options, or of the answers that
 the demonstrations show. With two labels that is the flip; among questions of several kinds each kind has its own cycle.
-Only the demonstrations change. The gold stays, so
-accuracy falls where they are followed; the sample keeps both answers, and `icl analyze RUN label_following` tells follow,
-prior and other apart. (The papers differ: accuracy against the flipped label, or far below one half.)
+Only the demonstrations change. The gold stays, so accuracy falls where they are followed; the sample keeps both
+answers, and `icl analyze RUN label_following` tells follow, prior and other apart. (The papers differ: accuracy against
+the flipped label, or far below one half.)
 """
 
 from dataclasses import dataclass, replace

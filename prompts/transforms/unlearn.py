@@ -2,8 +2,9 @@
 
 Oracle: which class that is needs the gold. All of its demonstrations in the context are relabeled to the next label,
 cyclically; the others stay true. The paper shows one such demonstration and unlearns 5 random classes; `classes` names
-them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN label_following` counts agreement
-with the new one. Where no demonstration has the query's class nothing is unlearned, and the sample is not counted.
+them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN label_following` counts
+agreement with the new one. Where no demonstration has the query's class nothing is unlearned, and the sample is not
+counted.
 """
 
 from dataclasses import dataclass, replace

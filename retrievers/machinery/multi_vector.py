@@ -89,7 +89,8 @@ class MultiVectorRetriever:
         for what, when in (("embed_patches", "image"), ("embed_words", "question")):
             if self.by in (when, "both") and not hasattr(self.embedder, what):
                 raise ConfigError(
-                    f"by is '{self.by}', and its embedder {self.embedder!r} gives no vectors of {what.removeprefix('embed_')}. "
+                    f"by is '{self.by}', and its embedder {self.embedder!r} gives no vectors of "
+                    f"{what.removeprefix('embed_')}. "
                     f"Use the embedder 'encoder'."
                 )
 

@@ -5,10 +5,10 @@
     loss = half the mean of -log p over pairs that match + half the mean of -log(1 - p) over those that do not
            + prior * KL,    KL = -mean(1 + s - mu^2 - exp(s)) / 2
 
-p is the match probability of `retrievers.machinery.match_probability`; its a and b are learned beside the heads, or given. The means stay
-those of the encoder, so that with all spreads small and alike the ranking is that of cosine. The KL term reads s as a
-log variance, as the released code does. A reconstruction: the paper trains the encoders too, and how it weighs
-matches against the far more numerous rest, the steps, the rate and the starts are not its own.
+p is the match probability of `retrievers.machinery.match_probability`; its a and b are learned beside the heads, or
+given. The means stay those of the encoder, so that with all spreads small and alike the ranking is that of cosine. The
+KL term reads s as a log variance, as the released code does. A reconstruction: the paper trains the encoders too, and
+how it weighs matches against the far more numerous rest, the steps, the rate and the starts are not its own.
 """
 
 import json

@@ -105,7 +105,8 @@ def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) 
     import subprocess
     import sys
 
-    again = "from experiments.config.config import load_config; from experiments.running.run import run; import sys, pathlib\n"
+    again = "from experiments.config.config import load_config; from experiments.running.run import run\n"
+    again += "import sys, pathlib\n"
     again += "print(run(load_config(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
     done = subprocess.run(
         [sys.executable, "-c", again, str(study), str(tmp_path)], capture_output=True, text=True, check=True

@@ -71,7 +71,8 @@ class LanguageModel:
     ) -> Tensor:
         """Logits [R, kept columns, V] of a chunk on top of a cache, which grows.
 
-        exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.early_exit`) behind the last.
+        exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.early_exit`) behind the
+        last.
         """
         more: dict[str, Any] = {"keep": keep, "kinds": kinds, "images": images, "plain": plain}
         said = self.called(tokens, mask, positions, cache, **more, states=early_exits)

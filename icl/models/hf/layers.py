@@ -1,12 +1,13 @@
 """Row operations on the layers of a cache: full attention, sliding windows and linear attention alike.
 
-A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both. SharedPrefixLayer are
-`[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache may hold: an operation
-gives new tensors, and a copied layer owns its dictionaries of states, which linear attention updates in place.
+A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both.
+SharedPrefixLayer are `[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache
+may hold: an operation gives new tensors, and a copied layer owns its dictionaries of states, which linear attention
+updates in place.
 
-Layers of full attention are our own (`icl.models.hf.shared_prefix`): only they keep a beginning once for the rows that share
-it. A window is short and forgets, a state is one a row, and layers that are both are transformers' own: rows of these
-hold copies.
+Layers of full attention are our own (`icl.models.hf.shared_prefix`): only they keep a beginning once for the rows that
+share it. A window is short and forgets, a state is one a row, and layers that are both are transformers' own: rows of
+these hold copies.
 """
 
 import copy
@@ -75,7 +76,7 @@ def has_states(layer: Any) -> bool:
 
 
 def reach(layers: Sequence[Any]) -> int:
-    """SharedPrefixLayer up to which every layer of a cache keeps all that it was given, so that a piece of it can be lent."""
+    """Number of positions up to which every layer of a cache keeps all entries, so that they can be shared."""
     if any(map(has_states, layers)):
         return 0
     return min([layer.sliding_window - 1 for layer in layers if is_sliding(layer)], default=2**31)

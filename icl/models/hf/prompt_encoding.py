@@ -16,7 +16,10 @@ from icl.types import Prompt
 
 
 class PromptEncoder:
-    """Makes `EncodedPrompt`s. encoder: None where the image cache is off, and the processor is called on whole prompts."""
+    """Makes `EncodedPrompt`s.
+
+    encoder: None where the image cache is off, and the processor is called on whole prompts.
+    """
 
     def __init__(
         self, renderer: PromptRenderer, pixels: ImageProcessor, runner: LanguageModel, encoder: ImageEncoder | None

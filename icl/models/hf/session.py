@@ -1,4 +1,5 @@
-"""`HFSession`: the session of the Hugging Face backend. A batch of prefilled prompts that can be selected, joined and grown.
+"""`HFSession`: the session of the Hugging Face backend. A batch of prefilled prompts that can be selected, joined and
+grown.
 
 Every row is `[padding | tokens]` without a hole: chunks of unequal length are padded on the right, where the causal
 mask hides the padding from every real token, and each row is then moved right over its own padding. So the attention

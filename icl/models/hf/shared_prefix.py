@@ -18,7 +18,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 LEAST, ROOM = 8, 32
-"""SharedPrefixLayer kept free behind a row, so that most steps copy nothing: a sixteenth of its own, and within these bounds."""
+"""SharedPrefixLayer kept free behind a row, so that most steps copy nothing.
+
+A sixteenth of its own, and within these bounds.
+"""
 
 ALIKE = 16
 """HFSession a beginning from which it is kept once. Fewer have copies, which no step has to put together."""

@@ -232,7 +232,8 @@ def start(model: "VLLM") -> Any:
         instead = ""
         if model.quantization is not None:
             instead = (
-                f" model.quantization is {model.quantization}: use one that vLLM has for {model.device_type}, or the backend "
+                f" model.quantization is {model.quantization}: use one that vLLM has for {model.device_type}, "
+                "or the backend "
                 "'hf' with `quantize`."
             )
         why = _refusal(weights, arguments) or _reason(error)

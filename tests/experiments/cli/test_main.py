@@ -29,7 +29,8 @@ def test_help_lists_every_command_with_its_line_within_the_terminal(icl: ICL, mo
 def test_help_imports_no_command_and_nothing_heavy() -> None:
     code = (
         "import sys; from experiments.cli.main import main; main(['--help'])\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'pydantic', 'rich', 'typer', 'experiments.config.config'}\n"
+        "heavy = "
+        "{'torch', 'transformers', 'pandas', 'numpy', 'pydantic', 'rich', 'typer', 'experiments.config.config'}\n"
         "mine = [m for m in sys.modules if m.startswith('experiments.cli.') and m != 'experiments.cli.main']\n"
         "print(sorted(heavy & set(sys.modules)), mine)"
     )

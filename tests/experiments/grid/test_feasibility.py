@@ -27,7 +27,8 @@ def test_option_scoring_needs_options(yaml_file: Write) -> None:
     with pytest.raises(PlanError) as error:
         check_data(expand(load_config(path)))
     assert str(error.value) == (
-        f"{path}:3: answer_mode: answer_mode: options needs answers to choose among, and query 'q-0000' of task 'shapes' has none. "
+        f"{path}:3: answer_mode: answer_mode: options needs answers to choose among, and query 'q-0000' of task "
+        "'shapes' has none. "
         "Use answer_mode: generate, or give the task options."
     )
 
@@ -37,7 +38,8 @@ def test_options_that_never_hold_the_answer_are_refused(tmp_path: Path, yaml_fil
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = "{question: question, answer: answer, options: options, id: id}"
     path = yaml_file(
-        f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: fake-gold\nanswer_mode: options\n"
+        f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: "
+        "fake-gold\nanswer_mode: options\n"
     )
     with pytest.raises(PlanError, match=r"no query of task .* among its options .*'yes' and 'Ja', 'Nein'"):
         check_data(expand(load_config(path)))
