@@ -10,6 +10,8 @@ from collections.abc import Collection
 from icl.errors import did_you_mean
 
 RENAMED: dict[str, str] = {
+    "component:made_up": "random_colors",
+    "component:misled": "misled_rate",
     "component:leaking": "with_leaks",
     "component:disrupted": "neighbor_swap",
     "component:spread": "diverse_subset",
@@ -24,8 +26,8 @@ RENAMED: dict[str, str] = {
     "component:unparsed": "unparsed_rate",
     "component:varied": "random_augmentation",
     "component:yes": "yes_ratio",
-    "parameter:concept_set": "concept_set",
-    "parameter:pool_fraction": "pool_fraction",
+    "parameter:drawn_from": "concept_set",
+    "parameter:pool_share": "pool_fraction",
     "parameter:operators.told": "name_operator",
     "parameter:interleaved_operators.told": "name_operator",
     "parameter:printed_text.told": "name_box",

@@ -1,4 +1,4 @@
-"""Two checks of names, part of `make lint`: `python tests/lint_names.py`.
+"""Two checks of names: `python tests/lint_names.py`.
 
 1. No identifier is a word of `BANNED`, and none contains a word of `BANNED_PARTS`. These words say that something
    happened to a value, not what the value is.

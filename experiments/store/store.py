@@ -32,6 +32,9 @@ MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "me
 """Fields of a sample that are lists, and that are mappings."""
 _FIELDS = tuple(f.name for f in fields(Sample))
 
+KEY_OF_0_1 = "compose"
+"""Version 0.2 calls this key of a cell `composer`."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -54,7 +57,18 @@ class Store:
         return self.folder / "cells" / digest
 
     def read_cell(self, digest: str) -> dict[str, Any] | None:
-        return _read_json(self.cell_folder(digest) / "cell.json")
+        """The description of a cell, or None if it has none.
+
+        Raises:
+            StoreError: The file is damaged, or version 0.1 wrote it: its keys have other names.
+        """
+        content = _read_json(self.cell_folder(digest) / "cell.json")
+        if content is not None and KEY_OF_0_1 in content:
+            raise StoreError(
+                f"{self.folder} was written by version 0.1, whose keys have other names (docs/migration.md). Run its "
+                "config again under another name."
+            )
+        return content
 
     def write_cell(self, digest: str, told: Mapping[str, Any]) -> None:
         write_json(self.cell_folder(digest) / "cell.json", told)

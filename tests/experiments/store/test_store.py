@@ -281,3 +281,10 @@ def test_of_two_lines_of_one_query_the_first_that_has_an_answer_counts(mapping: 
             json.dumps({**first, "output": "another", "scores": {"lenient": 1 - first["scores"]["lenient"]}}) + "\n"
         )
     pd.testing.assert_frame_equal(load_run(tmp_path / "t").samples(), before)
+
+
+def test_a_run_of_version_0_1_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_cell("d", {"compose": {"name": "chat"}})
+    with pytest.raises(StoreError, match=r"was written by version 0\.1.* Run its config again under another name\."):
+        store.read_cell("d")
