@@ -127,7 +127,7 @@ def test_without_traces_greedy_is_an_ordinary_request_and_nothing_is_kept() -> N
 
 
 def test_greedy_asked_for_its_steps_is_a_group_of_one() -> None:
-    for more, trace in (({"top": 1}, False), ({}, True)):
+    for more, trace in (({"top_logprobs": 1}, False), ({}, True)):
         model = ToyEngine(toy())
         (answer,) = engine.run_requests(model, jobs(("greedy",), count=1, **more), trace=trace)
         assert isinstance(answer, Generation)

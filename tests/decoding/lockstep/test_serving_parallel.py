@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3, data_parallel=2) as made:
+    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3, data_parallel_size=2) as made:
         yield made
 
 
@@ -42,7 +42,7 @@ def expected(folder: Path) -> list[tuple[DecodingRequest, Generation]]:
     """Jobs, and what one engine in this process says."""
     arms = [groups.ARMS[0], groups.ARMS[3], groups.ARMS[4], {"name": "code"}, "greedy"]  # which a server has by name
     jobs = groups.jobs(30, 6, seed=71, arms=arms)
-    jobs += [replace(job, options=("red", "a blue one"), score="options") for job in jobs[:6]]
+    jobs += [replace(job, options=("red", "a blue one"), answer_mode="options") for job in jobs[:6]]
     engine = groups.tiny_engine(folder)
     answers = groups.run_requests(engine, jobs)
     engine.unload()
