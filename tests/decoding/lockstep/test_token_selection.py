@@ -131,7 +131,7 @@ def test_a_strategy_that_this_process_cannot_build_is_a_fault() -> None:
 
 @pytest.mark.parametrize(
     ("node", "sentence"),
-    [("shapeless", "Faulty.combine gave [1, 40, 1] for branches of [1, 40]"),
+    [("shapeless", "Faulty.combine returned shape [1, 40, 1] for branches of [1, 40]"),
      ("raising", "ZeroDivisionError: integer division or modulo by zero (faulty.py, line 23)")],
 )  # fmt: skip
 @pytest.mark.parametrize("scored", [False, True])
