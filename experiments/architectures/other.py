@@ -34,8 +34,7 @@ def asked(python: Path, names: Sequence[str], work: Path, told: Told, *, again: 
 
 def _told(python: Path, names: Sequence[str], work: Path, told: Told, *, again: bool) -> tuple[int, int]:
     """How it ended, and how many it had answered."""
-    code = "import sys; from experiments.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    call = [str(python), "-c", code, "architectures", *names, "--work", str(work), "--half", "vllm"]
+    call = [str(python), "-m", "experiments.architectures", *names, "--work", str(work), "--half", "vllm"]
     done, book = 0, Book(work / RESULTS)
     with (work / LOG).open("a", encoding="utf-8") as log:
         try:

@@ -135,7 +135,7 @@ def program(folder: Path, *lines: str) -> Path:
 def test_where_the_other_process_dies_the_architecture_is_told_and_the_rest_is_asked(tmp_path: Path) -> None:
     names = ["llava", "llava_next", "pixtral"]
     written([Entry(name, "Made") for name in names], tmp_path / "results.json")
-    dies = program(tmp_path, 'test "$4" = llava && echo "llava  yes" && kill -9 $$', 'echo "noise"; echo "$4  yes"')
+    dies = program(tmp_path, 'test "$3" = llava && echo "llava  yes" && kill -9 $$', 'echo "noise"; echo "$3  yes"')
     told: list[str] = []
     other.asked(dies, names, tmp_path, lambda entry: told.append(entry.name))
     assert told == names
