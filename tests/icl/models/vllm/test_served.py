@@ -32,7 +32,7 @@ task: {{name: binding, ways: 2, queries: 6}}
 model: {model}
 seeds: [0, 1]
 max_new_tokens: 6
-answer_mode: {score}
+answer_mode: {answer_mode}
 metrics: [lenient, {metric}]
 grid:
   shots: [0, 2]
