@@ -38,7 +38,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The tests of vLLM wait for engines to start, so both suites run at once.
+# The tests of vLLM wait for engines to start, so both suites run at once. Their environments are complete before that.
 test: $(VENV)/ready-dev lint test-tools
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-main test-vllm
 
@@ -54,6 +54,7 @@ test-fast: $(VENV)/ready-dev
 test-tools:
 	@sh tests/install_browser.sh
 	@sh tests/install_slurm.sh
+	@PYTHON=$(PYTHON) sh tests/vllm_env.sh env
 
 bench: $(VENV)/ready-dev
 	@$(BIN)/python -m experiments.bench

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes an environment of its own with vLLM for CPUs, and runs the tests that need it: sh tests/vllm_env.sh [pytest arguments]
 # or the benchmarks that do: sh tests/vllm_env.sh bench [--quick]
+# or nothing: sh tests/vllm_env.sh env
 # vLLM pins another transformers than the toolkit, which needs it here for rendering alone: hence --no-deps.
 set -e
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -18,6 +19,9 @@ if [ ! -f "$env/ready-2" ]; then
     touch "$env/ready-2"
 fi
 cd "$here"
+if [ "${1:-}" = env ]; then
+    exit 0
+fi
 if [ "${1:-}" = bench ]; then
     shift
     exec "$env/bin/python" -m experiments.bench "$@" vllm

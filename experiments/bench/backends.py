@@ -165,7 +165,8 @@ def serving(model: str = "tiny") -> Iterator[str]:
                 if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
                     break
             except httpx.TransportError:
-                time.sleep(1)
+                pass
+            time.sleep(1)  # a server that loads its model refuses the connection or answers 503
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
