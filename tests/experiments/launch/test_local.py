@@ -139,7 +139,8 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
     assert err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
     assert not any(map(lives, workers))
     assert load_run(folder).info["sessions"][-1]["state"] == "interrupted"
-    assert go("stopped", "launcher.workers=2")[0].missing == 0
+    done, told = go("stopped", "launcher.workers=2")
+    assert done.missing == 0, told.notes
 
 
 def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
