@@ -18,7 +18,7 @@ from experiments.report import statistical_tests as tests_told
 from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
-from experiments.results.run_view import Run, RunView, view_run
+from experiments.results.run_view import RunView, view_run
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
@@ -27,6 +27,8 @@ from experiments.store.store import report_write_errors, write_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from experiments.results.loaded_run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 VERDICT_SIGNS = {"better": "▲", "worse": "▼", "differs": "≠", "open": "○", "unpaired": "!"}
@@ -54,7 +56,7 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
-def write_report(run: Run | RunView, per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
+def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
     """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
     seen = run if isinstance(run, RunView) else view_run(run)
     found = tables.task_tables(seen)

@@ -5,19 +5,21 @@ from typing import TYPE_CHECKING
 
 from experiments.report.score_table import format_score_table
 from experiments.report.tables import TaskTable, task_tables
-from experiments.results.run_view import Run, RunView, view_run
+from experiments.results.run_view import RunView, view_run
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import few_units_note, format_count
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from experiments.results.loaded_run import Run
+
 MAX_SENTENCES = 8
 """Of one topic: a grid of many strategies has hundreds, and they would push the table out of sight."""
 VERDICT_STYLES = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
 
 
-def print_summary(run: Run | RunView, console: "Console") -> None:
+def print_summary(run: "Run | RunView", console: "Console") -> None:
     """Prints table, findings and the report's path. Raises StoreError for a run without samples."""
     seen = run if isinstance(run, RunView) else view_run(run)
     for table in task_tables(seen):

@@ -23,7 +23,7 @@ DROPPED = ("scores", "baselines")
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Reading waits for the call, so a run in progress can be looked at again and again."""
+    """A run directory. Each call reads it again, so a run in progress can be read repeatedly."""
 
     path: Path
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import (
     DEFAULT_CORRECTION,
@@ -44,14 +44,7 @@ from icl.metrics.baselines import BASELINES
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-
-class Run(Protocol):
-    """What `experiments.api.load_run` gives."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def samples(self) -> "DataFrame": ...
+    from experiments.results.loaded_run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +206,7 @@ def _of_ceiling(one: Finding) -> bool:
     return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
-def view_run(run: Run, metric: str | None = None, to: Mapping[str, Any] | None = None) -> RunView:
+def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None) -> RunView:
     """Reads a run. metric, to: instead of what its config says. Raises StoreError for an empty run, ConfigError."""
     frame = run.samples()
     if not len(frame):
