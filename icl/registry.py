@@ -68,7 +68,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """kind -> the packages that hold its components."""
 
 REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
-    "task": ("title", "queries", "pool"),
+    "task": ("title", "queries", "pool", "pool_size"),
     "metric": ("score",),
     "edit": ("bind", "describe", "apply_to_image", "apply_to_pixel_values"),
     "embedder": ("digest", "embed_images", "embed_texts"),
