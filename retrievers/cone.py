@@ -17,7 +17,7 @@ import numpy as np
 from icl import spans
 from icl.constraints import PositiveInt
 from icl.errors import DataError, PlanError
-from icl.models.answer_likelihood import shown
+from icl.models.answer_likelihood import demo_prompt
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -74,7 +74,7 @@ class FittedConE(FittedSimilarity):
         query: Query = near.query
         if not query.question:
             raise DataError(f"retriever 'cone': query '{query.id}' has no question whose likelihood could be read.")
-        prompts = [shown(query, [near.example(i)], StreamKey(0, query.id)) for i in range(count)]
+        prompts = [demo_prompt(query, [near.example(i)], StreamKey(0, query.id)) for i in range(count)]
         self.model.load()
         told: list[Sequence[float]] = []
         for start in range(0, count, BATCH):

@@ -18,7 +18,7 @@ import numpy as np
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import PlanError
-from icl.models.answer_likelihood import shown
+from icl.models.answer_likelihood import demo_prompt
 from icl.models.short_answers import answers
 from icl.registry import component
 from icl.streams import StreamKey
@@ -93,6 +93,6 @@ class FittedSQA(FittedSimilarity):
             golds: list[Any] = list(queries)
             said = [gold.answer for gold in golds]
         else:
-            prompts = [shown(query, [], StreamKey(0, query.id)) for query in queries]
+            prompts = [demo_prompt(query, [], StreamKey(0, query.id)) for query in queries]
             said = answers(self.model, prompts, retriever.max_new_tokens)
         return retriever.joined(queries, said, self.source)

@@ -1,9 +1,9 @@
-"""How likely a model finds each of a few answers, for retrievers and orderers that ask the model under test.
+"""Probabilities of answer options under a model, for retrievers and orderers that use the model under test.
 
     p(y | demonstrations, query) = exp(mean log p of y's tokens) / sum over the options y' of the same
 
-The mean over tokens, so that a long option is not at a disadvantage. The prompt is plain: a user turn and an assistant
-turn for each demonstration, then the query's user turn.
+The mean over tokens does not penalize long options. The prompt has a user turn and an assistant turn for each
+demonstration, then the query's user turn.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,21 @@ from icl.tasks.base import Pool
 from icl.types import Example, Part, Prompt, Query, Turn
 
 BATCH = 8
-MOST = 64
-"""More options than this are no longer a choice among labels."""
+MAX_OPTIONS = 64
+"""Largest number of options. Open answers have more."""
 
 
 def scorer(model: Model | None, who: str, instead: str) -> LogitModel:
-    """The model as one with sessions. who: \"retriever 'mdl'\"; instead: what runs without. Raises PlanError."""
+    """The model, checked to have logits.
+
+    Args:
+        model: The model of the run, if it has one.
+        who: The component that asks, such as "retriever 'mdl'", for the error message.
+        instead: What runs without logits, for the error message.
+
+    Raises:
+        PlanError: The model has no logits.
+    """
     if model is None or "logits" not in model.abilities:
         raise PlanError(
             f"{who} reads the probabilities of a model with logits, and was given "
@@ -35,38 +44,38 @@ def scorer(model: Model | None, who: str, instead: str) -> LogitModel:
 
 
 def options_of(query: Query, pool: Pool, who: str, instead: str) -> tuple[str, ...]:
-    """The query's options, or the pool's answers where there is no choice among them. Raises PlanError."""
+    """The query's options, or the pool's answers if it has fewer than two. Raises PlanError beyond MAX_OPTIONS."""
     options = query.options if len(query.options) > 1 else tuple(dict.fromkeys(e.answer for e in pool.examples))
-    if not 1 < len(options) <= MOST:
+    if not 1 < len(options) <= MAX_OPTIONS:
         raise PlanError(
-            f"{who} compares the probabilities of 2 to {MOST} options, and query '{query.id}' has "
+            f"{who} compares the probabilities of 2 to {MAX_OPTIONS} options, and query '{query.id}' has "
             f"{len(options)}. Give the task options, or use {instead}."
         )
     return options
 
 
-def shown(query: Query, demos: Sequence[Example], key: StreamKey) -> Prompt:
-    """The demonstrations in this order, then the query."""
+def demo_prompt(query: Query, demos: Sequence[Example], key: StreamKey) -> Prompt:
+    """A chat prompt of the demonstrations in this order and the query."""
     turns: list[Turn] = []
     for n, demo in enumerate(demos):
-        turns.append(Turn("user", _asked(demo, spans.demo(n))))
+        turns.append(Turn("user", _question_parts(demo, spans.demo(n))))
         turns.append(Turn("assistant", (Part(demo.answer, spans.answer(spans.demo(n))),)))
-    return Prompt((*turns, Turn("user", _asked(query, spans.QUERY))), key)
+    return Prompt((*turns, Turn("user", _question_parts(query, spans.QUERY))), key)
 
 
 def probabilities(model: LogitModel, prompts: Sequence[Prompt], options: Sequence[str]) -> NDArray[np.float64]:
-    """[prompts, options], each row of sum 1. Raises ModelError, ImageError."""
+    """Option probabilities [prompts, options]; each row sums to one. Raises ModelError, ImageError."""
     rows: list[list[float]] = []
     model.load()
     for start in range(0, len(prompts), BATCH):
         some = prompts[start : start + BATCH]
         suffixes = [model.option_ids(prompt, options) for prompt in some]
-        found = model.open(some).suffix_logprobs(suffixes)
-        for ids, told in zip(suffixes, found, strict=True):
+        logprobs = model.open(some).suffix_logprobs(suffixes)
+        for ids, row_logprobs in zip(suffixes, logprobs, strict=True):
             rows.append(
                 [
                     float(np.mean([float(step[token]) for step, token in zip(steps, own, strict=True)]))
-                    for own, steps in zip(ids, told, strict=True)
+                    for own, steps in zip(ids, row_logprobs, strict=True)
                 ]
             )
     likelihood = np.exp(np.array(rows) - np.max(rows, axis=1, keepdims=True))
@@ -74,11 +83,11 @@ def probabilities(model: LogitModel, prompts: Sequence[Prompt], options: Sequenc
 
 
 def entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N, O] probabilities -> [N], in nats."""
+    """Entropy of each row in nats: [N, O] probabilities -> [N]."""
     safe = np.where(rows > 0, rows, 1)
     return np.asarray(-(rows * np.log(safe)).sum(axis=1))
 
 
-def _asked(of: Example | Query, owner: str) -> tuple[Part, ...]:
+def _question_parts(of: Example | Query, owner: str) -> tuple[Part, ...]:
     images = tuple(Part(image, spans.image(owner, j)) for j, image in enumerate(of.images))
     return (*images, Part(of.question, spans.question(owner))) if of.question else images

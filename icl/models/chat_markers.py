@@ -1,8 +1,8 @@
-"""Marks of a chat within data: '<|im_start|>' in a question would be read as the beginning of a turn, and be obeyed.
+"""Chat markers within data: a model would read '<|im_start|>' in a question as the beginning of a turn.
 
-A tokenizer knows its marks as single tokens wherever they stand in a text, and a template writes data as it is. So a
-question or an answer that holds one can forge a turn, an end of text or the place of an image. Such a sample is
-refused. What is the experimenter's own (instructions, the glue of a composer) may hold marks: it is meant so.
+A tokenizer turns its special tokens into single ids wherever they occur, and a chat template inserts data unchanged.
+So a question or an answer with a special token can forge a turn, an end of text or an image placeholder. Such a sample
+is refused. The experimenter's own text (instructions, separators of a composer) may contain markers.
 """
 
 import re
@@ -12,40 +12,44 @@ from typing import Any
 from icl.errors import ModelError
 from icl.types import Part, Prompt
 
-SAID = re.compile(r"<\|[A-Za-z0-9_-]+\|>|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
-"""Marks of turns that a checkpoint behind an endpoint may know; which it does cannot be asked."""
+TURN_MARKERS = re.compile(r"<\|[A-Za-z0-9_-]+\|>|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
+"""Common turn markers, for endpoints whose tokenizer is unknown."""
 
 
-def marks_of(tokenizer: Any, known: str = "") -> re.Pattern[str] | None:
-    """Every special token of a tokenizer, the longest first. known: one that is looked after elsewhere.
+def marker_pattern(tokenizer: Any, placeholder: str = "") -> re.Pattern[str] | None:
+    """A pattern of the tokenizer's special tokens, the longest first. None if it has none.
 
-    Not the unknown word: its text is the same token as any other unknown word.
+    The unknown token is left out: its text is the same token as any other unknown word.
+
+    Args:
+        tokenizer: A `transformers` tokenizer.
+        placeholder: The image placeholder, which is checked elsewhere.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {}) or {}
-    found = {str(token) for token in tokenizer.all_special_tokens}
-    found |= {str(token.content) for token in added.values() if token.special}
-    found -= {known, str(tokenizer.unk_token)}
-    words = sorted((word for word in found if word.strip()), key=lambda word: (-len(word), word))
+    markers = {str(token) for token in tokenizer.all_special_tokens}
+    markers |= {str(token.content) for token in added.values() if token.special}
+    markers -= {placeholder, str(tokenizer.unk_token)}
+    words = sorted((word for word in markers if word.strip()), key=lambda word: (-len(word), word))
     return re.compile("|".join(map(re.escape, words))) if words else None
 
 
-def check_marks(prompt: Prompt, marks: re.Pattern[str] | None, where: str) -> None:
-    """Raises ModelError where a text of the data holds a mark, also one that it makes with the text beside it."""
-    if marks is None:
+def check_markers(prompt: Prompt, markers: re.Pattern[str] | None, where: str) -> None:
+    """Raise ModelError if data contains a marker, alone or together with the neighboring text."""
+    if markers is None:
         return
     for run in _runs(prompt):
         whole = "".join(str(part.text) for part in run)
-        for found in marks.finditer(whole):
-            if part := _of_data(run, *found.span()):
+        for match in markers.finditer(whole):
+            if part := _of_data(run, *match.span()):
                 raise ModelError(
-                    f"{where}: the text of {part.name} contains {found[0]!r}, which the model reads as a mark of its "
+                    f"{where}: the text of {part.name} contains {match[0]!r}, which the model reads as a mark of its "
                     "own (of a turn, of the end, or of an image) and not as text. Take it out of the data, or write "
                     "it otherwise."
                 )
 
 
 def _runs(prompt: Prompt) -> Iterator[list[Part]]:
-    """Texts that stand side by side in a turn, as templates get them."""
+    """Runs of neighboring texts in a turn, which templates receive as one."""
     for turn in prompt.turns:
         run: list[Part] = []
         for part in turn.parts:
@@ -59,7 +63,7 @@ def _runs(prompt: Prompt) -> Iterator[list[Part]]:
 
 
 def _of_data(run: list[Part], start: int, end: int) -> Part | None:
-    """The first part of the data that has a letter of the mark."""
+    """The first part of the data that overlaps the characters from `start` to `end`."""
     place = 0
     for part in run:
         size = len(str(part.text))

@@ -1,13 +1,12 @@
-"""Prompts as chat messages, and answers and option scores from what an endpoint sends back.
+"""Prompts as chat messages, and answers and option scores from an endpoint's response.
 
-An option's score comes from the likeliest tokens that the endpoint lists where the answer's first word begins:
+An option's score comes from the top tokens that the endpoint lists at the answer's first word:
 
     score(option) = log sum of p(t), over listed tokens t that begin this option and no other
 
-An option without such a token has no score: what is not listed is below what is, and nobody knows how far. It is left
-out where it cannot be the best one (all that is not listed together is less likely than the best option). Where it
-could be, where a token that begins several options could change which is best, or where no option is listed, there are
-no scores but an error.
+An option without such a token has no score, because the probability of an unlisted token is unknown. The option is left
+out if it cannot be the best one: all unlisted tokens together are less likely than the best option. An error is raised
+if it could be the best, if a token that begins several options could change the best, or if no option is listed.
 """
 
 import base64
@@ -20,39 +19,39 @@ from typing import Any, Literal
 from icl.errors import ModelError
 from icl.images import Image
 from icl.models.base import Request
-from icl.models.chat_markers import SAID, check_marks
+from icl.models.chat_markers import TURN_MARKERS, check_markers
 from icl.types import Generation, Prompt, Turn, Usage
 
 IMAGES_KEPT = 64
 
 BROKEN_OFF = ("abort", "error")
-"""Why an answer ended that is not whole, as vLLM's server says it."""
+"""Values of `finish_reason` in vLLM's server for an incomplete answer."""
 
 SLACK = 1e-3
-"""Nats above zero at which a rounded log-probability still is one."""
+"""Nats above zero that rounding may add to a log-probability."""
 
 
 def messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as chat messages. Neighboring texts are one, since servers put a line break between two.
+    """The prompt as chat messages. Neighboring texts are merged, because servers put a line break between two.
 
-    Raises ModelError where data holds what many checkpoints read as the beginning or the end of a turn.
+    Raises ModelError if data contains a turn marker.
     """
-    check_marks(prompt, SAID, "the endpoint")
+    check_markers(prompt, TURN_MARKERS, "the endpoint")
     return [{"role": turn.role, "content": _content(turn)} for turn in prompt.turns]
 
 
 def _content(turn: Turn) -> str | list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    content: list[dict[str, Any]] = []
     for part in turn.parts:
         if part.image is not None:
-            found.append({"type": "image_url", "image_url": {"url": data_url(part.image)}})
-        elif found and found[-1]["type"] == "text":
-            found[-1]["text"] += part.text
+            content.append({"type": "image_url", "image_url": {"url": data_url(part.image)}})
+        elif content and content[-1]["type"] == "text":
+            content[-1]["text"] += part.text
         else:
-            found.append({"type": "text", "text": part.text})
-    if all(one["type"] == "text" for one in found):
-        return "".join(one["text"] for one in found)
-    return found
+            content.append({"type": "text", "text": part.text})
+    if all(item["type"] == "text" for item in content):
+        return "".join(item["text"] for item in content)
+    return content
 
 
 @lru_cache(IMAGES_KEPT)
@@ -69,16 +68,16 @@ def data_url(image: Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def read(told: dict[str, Any], request: Request, where: str) -> Generation:
-    """The answer in a response. Raises ModelError where it has another shape, or is withheld."""
+def read(response: dict[str, Any], request: Request, where: str) -> Generation:
+    """The answer in a response. Raises ModelError if it is malformed, incomplete or withheld."""
     try:
-        choice = told["choices"][0]
+        choice = response["choices"][0]
         message, text = choice["message"], choice["message"].get("content")
-        usage = told.get("usage") or {}
+        usage = response.get("usage") or {}
         prompt_tokens, new_tokens = (int(usage.get(f"{what}_tokens") or 0) for what in ("prompt", "completion"))
         counted = Usage(max(prompt_tokens, 0), max(new_tokens, 0), 0)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ModelError(f"{where}: the answer has no choices[0].message: {str(told)[:200]}.") from error
+        raise ModelError(f"{where}: the answer has no choices[0].message: {str(response)[:200]}.") from error
     if choice.get("finish_reason") == "content_filter":
         raise ModelError(f"{where}: the answer was withheld by the endpoint's content filter.")
     if choice.get("finish_reason") in BROKEN_OFF:
@@ -93,12 +92,12 @@ def read(told: dict[str, Any], request: Request, where: str) -> Generation:
 
 
 def mended(text: str) -> str:
-    """With a mark in the place of each half of a character, which JSON can write and no file can hold."""
+    """The text with unpaired surrogates replaced. JSON can contain them, but UTF-8 files cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
-    """The sentence for an answer whose content is null: nothing was said, which is not the same as an empty text."""
+    """The error message for an answer whose content is null, which differs from an empty text."""
     if message.get("refusal"):
         return f"the model refuses: {str(message['refusal'])[:200]}"
     if message.get("tool_calls"):
@@ -112,7 +111,7 @@ def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
 
 
 def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) -> dict[str, float]:
-    """listed option -> log-probability of its first token. Raises ModelError where what is listed does not decide."""
+    """Log-probability of the first token of each listed option. Raises ModelError if these do not decide."""
     listed = _first_tokens(choice)
     if wrong := [value for _, value in listed if not value <= SLACK]:  # NaN is not below anything
         raise ModelError(
@@ -148,7 +147,7 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
 
 
 def _first_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
-    """(token without blanks and case, log-probability) of the likeliest, where the answer's first word begins."""
+    """(stripped, case-folded token, log-probability) of the top tokens at the answer's first word."""
     try:
         steps = (choice.get("logprobs") or {}).get("content") or []
         step = next((step for step in steps if step["token"].strip()), None)

@@ -1,7 +1,6 @@
-"""What a checkpoint that cannot be read raises in transformers, peft, torch and safetensors, as one sentence.
+"""Errors of transformers, peft, torch and safetensors for a checkpoint that cannot be read, as one sentence.
 
-Weights in a pickle (`*.bin`) are opened as tensors alone: a pickle that names anything else could run code by being
-read, and torch refuses it.
+A pickle of weights (`*.bin`) may contain tensors only. Loading any other object could run code, so torch refuses it.
 """
 
 from pickle import UnpicklingError
@@ -22,7 +21,7 @@ FAILURES = (
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what was raised, with the next where it ends with a colon, or why a pickle is not opened."""
+    """The first line of an error message, with the second if the first ends with a colon. For pickles, a fixed text."""
     if isinstance(error, UnpicklingError | EOFError):
         return (
             "a weight file (*.bin) is damaged, or a pickle of more than tensors, which could run code by being read "
@@ -30,5 +29,5 @@ def reason(error: BaseException) -> str:
             "`save_pretrained`."
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    more = len(lines) > 1 and lines[0].endswith(":")  # torch lists there what does not fit
+    more = len(lines) > 1 and lines[0].endswith(":")  # torch lists mismatched tensors on the next lines
     return " ".join(lines[: 2 if more else 1]) or type(error).__name__

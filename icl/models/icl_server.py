@@ -1,8 +1,8 @@
-"""Servers of `icl serve`: what one says of itself, what it is asked with a strategy, and what it answers.
+"""The client side of `icl serve`: the server's description, requests with a strategy, and their responses.
 
-Any endpoint may be asked what it is; one that is another server answers with a status or a text of its own, and has no
-strategies. Ours gets the prompt part by part, each with the span that it is, and renders it with the code of the model
-`hf`; so its branches are those that a strategy would make here. It answers with the whole `Generation`.
+Every endpoint is asked for its description. Other servers answer with an error or an unrelated text, and have no
+strategies. `icl serve` receives the prompt part by part with the names of its spans, and renders it with the code of
+the model `hf`. So its branches equal those of a local run. It answers with the whole `Generation`.
 """
 
 import json
@@ -18,7 +18,7 @@ from icl.models.endpoint import Endpoint
 from icl.types import Generation, Prompt, Usage
 
 PATH = "/strategies"
-"""Under the API's address."""
+"""Path of the description, relative to the API's address."""
 
 WHO = "mm-icl"
 
@@ -27,10 +27,17 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """strategies, adapters: names (None: it does not say). most: branches of a group. version: of its toolkit."""
+    """The description of a server of `icl serve`.
+
+    Attributes:
+        strategies: Names of its strategies.
+        max_branches: Maximum number of branches of one request.
+        version: Version of its toolkit.
+        adapters: Names of its adapters, None if the server does not list them.
+    """
 
     strategies: frozenset[str]
-    most: int
+    max_branches: int
     version: str
     adapters: tuple[str, ...] | None = None
 
@@ -50,33 +57,33 @@ class ServerInfo:
         return None
 
 
-def told(endpoint: Endpoint) -> ServerInfo | str:
-    """What the endpoint says, or why it is none of ours."""
+def server_info(endpoint: Endpoint) -> ServerInfo | str:
+    """The description of a server of `icl serve`, or the reason why the endpoint is none."""
     try:
-        said = endpoint.get(PATH)
+        reply = endpoint.get(PATH)
     except ModelError as error:
         return str(error)
     try:
-        if said["server"] != WHO:
-            raise ValueError(said["server"])
-        adapters = tuple(map(str, said["adapters"])) if "adapters" in said else None
+        if reply["server"] != WHO:
+            raise ValueError(reply["server"])
+        adapters = tuple(map(str, reply["adapters"])) if "adapters" in reply else None
         return ServerInfo(
-            frozenset(map(str, said["strategies"])), int(said["branches"]), str(said["version"]), adapters
+            frozenset(map(str, reply["strategies"])), int(reply["branches"]), str(reply["version"]), adapters
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return f"{endpoint.url}{PATH} answers something else"
 
 
-def asked(request: Request) -> dict[str, Any]:
+def strategy_request(request: Request) -> dict[str, Any]:
     """The fields of a chat request that has a strategy."""
     key = request.prompt.key
     more: dict[str, Any] = {"trace": not request.score_options, "top": request.top, "normalize": request.normalize}
     if request.score_options:
         more["options"] = list(request.options)
     if (other := request.prompt.paired_prompt) is not None:
-        more["other"] = {"messages": named(other), "seed": other.key.seed, "user": other.key.query}
+        more["other"] = {"messages": named_messages(other), "seed": other.key.seed, "user": other.key.query}
     return {
-        "messages": named(request.prompt),
+        "messages": named_messages(request.prompt),
         "temperature": 0,
         "seed": key.seed,
         "user": key.query,
@@ -85,8 +92,8 @@ def asked(request: Request) -> dict[str, Any]:
     }
 
 
-def named(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as messages, each part a piece with the name of its span."""
+def named_messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompt as messages whose content items carry the names of their spans."""
     return [
         {
             "role": turn.role,
@@ -101,25 +108,25 @@ def named(prompt: Prompt) -> list[dict[str, Any]]:
     ]
 
 
-def answered(told: Mapping[str, Any], where: str) -> Generation:
-    """The generation in an answer. Raises ModelError where there is none."""
+def generation_in(response: Mapping[str, Any], where: str) -> Generation:
+    """The generation in a response. Raises ModelError if it is malformed."""
     try:
-        said = dict(told["choices"][0]["icl"])
+        reply = dict(response["choices"][0]["icl"])
         return Generation(
-            text=mended(str(said["text"])),
-            tokens=tuple(map(int, said["tokens"])),
-            finish=_one_of(said["finish"], ("stop", "length")),
-            usage=Usage(**{name: int(count) for name, count in said["usage"].items()}),
-            trace={name: tuple(map(float, values)) for name, values in said["trace"].items()},
-            option_scores={option: _score(value) for option, value in said["option_scores"].items()},
-            steps=dict(said["steps"]),
+            text=mended(str(reply["text"])),
+            tokens=tuple(map(int, reply["tokens"])),
+            finish=_one_of(reply["finish"], ("stop", "length")),
+            usage=Usage(**{name: int(count) for name, count in reply["usage"].items()}),
+            trace={name: tuple(map(float, values)) for name, values in reply["trace"].items()},
+            option_scores={option: _score(value) for option, value in reply["option_scores"].items()},
+            steps=dict(reply["steps"]),
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{where}: the answer to a strategy has no choices[0].icl: {str(told)[:200]}.") from error
+        raise ModelError(f"{where}: the answer to a strategy has no choices[0].icl: {str(response)[:200]}.") from error
 
 
-def _one_of(value: Any, known: tuple[Finish, ...]) -> Finish:
-    if value not in known:
+def _one_of(value: Any, choices: tuple[Finish, ...]) -> Finish:
+    if value not in choices:
         raise ValueError(value)
     return value  # type: ignore[no-any-return]
 
@@ -132,7 +139,7 @@ def _score(value: Any) -> float:
 
 
 def _names(node: Any) -> Iterator[str]:
-    """Of the strategy, of strategies inside it, and of functions."""
+    """Names of the strategy, of nested strategies and of functions."""
     if isinstance(node, Mapping):
         for key in ("name", "function"):
             if isinstance(node.get(key), str):

@@ -1,8 +1,8 @@
-"""How a backend that computes here says that memory ran out: what engines and backends answer by halving a batch."""
+"""Recognition of out-of-memory errors, on which engines and backends halve a batch."""
 
 import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of an accelerator, or of the CPU's allocator, which has no exception of its own."""
+    """Whether an accelerator or the CPU allocator ran out of memory. The latter raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

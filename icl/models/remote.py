@@ -108,7 +108,7 @@ class Remote(Model):
     def server(self) -> ServerInfo | str:
         """What the endpoint is, where it is one of ours; else why it is not. It is asked once."""
         try:
-            return served.told(self.endpoint)
+            return served.server_info(self.endpoint)
         except ModelError as error:  # no key: a plan can be made without
             return str(error)
 
@@ -149,7 +149,7 @@ class Remote(Model):
     def load(self) -> None:
         endpoint = self.endpoint
         if isinstance(self.server, str):  # it may have been started since it was asked
-            vars(self)["server"] = served.told(endpoint)
+            vars(self)["server"] = served.server_info(endpoint)
         known = self.server.adapters if isinstance(self.server, ServerInfo) else None
         if self.adapter is not None and known is not None and self.adapter not in known:
             there = f"It has {', '.join(known)}" if known else "It has none"
@@ -229,8 +229,8 @@ class Remote(Model):
         limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
         asked = self.adapter or self.model
         if request.strategy is not None:
-            body = {"model": asked, **self.extra, **served.asked(request), **limit}
-            return self._read(body, lambda told: served.answered(told, self.base))
+            body = {"model": asked, **self.extra, **served.strategy_request(request), **limit}
+            return self._read(body, lambda told: served.generation_in(told, self.base))
         body = {"model": asked, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
         if request.score_options:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}

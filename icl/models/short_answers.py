@@ -1,4 +1,4 @@
-"""Short greedy answers of a model for the own use of retrievers and transforms: descriptions, pseudo-answers."""
+"""Short greedy answers of a model for retrievers and transforms, such as descriptions and pseudo-answers."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -9,25 +9,25 @@ from icl.types import Prompt
 BATCH = 16
 
 ANSWERING = frozenset({"generate", "logits", "strategies"})
-"""Any one of these abilities is enough to be asked here."""
+"""Abilities of which a model needs at least one."""
 
 _ANSWERS: dict[tuple[str, str, int], str] = {}
-"""What models said in this process, by their digest: equal prompts are asked once."""
+"""Answers of this process by model digest, prompt digest and length limit. Equal prompts are answered once."""
 
 
 def answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-    """One greedy answer a prompt, through sessions where the model has them. Raises ModelError, ImageError."""
+    """One greedy answer for each prompt, through sessions if the model has logits. Raises ModelError, ImageError."""
     model.load()
     keys = [(model.digest, prompt.digest, max_new_tokens) for prompt in prompts]
     todo = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in _ANSWERS]
     for start in range(0, len(todo), BATCH):
         some = todo[start : start + BATCH]
-        new = _asked(model, [prompt for _, prompt in some], max_new_tokens)
+        new = _greedy_answers(model, [prompt for _, prompt in some], max_new_tokens)
         _ANSWERS.update({key: text for (key, _), text in zip(some, new, strict=True)})
     return [_ANSWERS[key] for key in keys]
 
 
-def _asked(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+def _greedy_answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     if "logits" in model.abilities:
         return _through_sessions(cast(LogitModel, model), prompts, max_new_tokens)
     requests = [Request(prompt, max_new_tokens=max_new_tokens) for prompt in prompts]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from icl.constraints import PositiveInt
 from icl.errors import PlanError
-from icl.models.answer_likelihood import options_of, probabilities, scorer, shown
+from icl.models.answer_likelihood import demo_prompt, options_of, probabilities, scorer
 from icl.models.base import LogitModel, Model
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Query
@@ -88,7 +88,9 @@ class Trial:
         """[orders, queries, options]: probabilities of the options, under all orders or those numbered."""
         tried = [self.orders[i] for i in (range(len(self.orders)) if numbers is None else numbers)]
         prompts = [
-            shown(query, [demo.example for demo in demos], self.context.key) for demos in tried for query in queries
+            demo_prompt(query, [demo.example for demo in demos], self.context.key)
+            for demos in tried
+            for query in queries
         ]
         rows = probabilities(self.fitted.model, prompts, self.options)
         return rows.reshape(len(tried), len(queries), len(self.options))

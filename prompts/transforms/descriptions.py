@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 from icl import spans
 from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.models.answer_likelihood import shown
+from icl.models.answer_likelihood import demo_prompt
 from icl.models.base import Model
 from icl.models.short_answers import answers
 from icl.registry import component
@@ -114,7 +114,7 @@ class FittedDescriptions:
         turn = Turn("user", (*parts, Part("\n" + request)))
         if not self.described.context:
             return Prompt((turn,), context.key)
-        before = shown(context.query, [demo.example for demo in context.demos], context.key)
+        before = demo_prompt(context.query, [demo.example for demo in context.demos], context.key)
         return Prompt((*before.turns[:-1], turn), context.key)
 
     def _told(self, item: Any, told: Mapping[tuple[str, bool], str]) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.constraints import PositiveInt
-from icl.models.answer_likelihood import entropy, options_of, probabilities, scorer, shown
+from icl.models.answer_likelihood import demo_prompt, entropy, options_of, probabilities, scorer
 from icl.models.base import LogitModel
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -73,5 +73,5 @@ class FittedSubsetRetriever(FittedSimilarity):
         retriever, key = self.retriever, StreamKey(self.seed, near.query.id)
         assert isinstance(retriever, SubsetRetriever)
         options = options_of(near.query, self.pool, f"retriever '{retriever.name}'", INSTEAD)
-        prompts = [shown(near.query, [near.example(place) for place in places[::-1]], key) for places in sets]
+        prompts = [demo_prompt(near.query, [near.example(place) for place in places[::-1]], key) for places in sets]
         return retriever.sign * entropy(probabilities(self.model, prompts, options))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.api import load_model, load_task, retrieve, run
-from icl.models.answer_likelihood import shown
+from icl.models.answer_likelihood import demo_prompt
 from icl.models.short_answers import answers
 from icl.streams import StreamKey
 from retrievers.embedders.encoder import Encoder
@@ -27,7 +27,7 @@ def test_the_first_guess_is_the_shipped_model_s_own() -> None:
     """`sqa` looks for the question with what the model says to the bare query; a knn by that text finds the same."""
     task, model = load_task(**TASK), load_model(**TINY)
     query = task.queries[0]
-    (said,) = answers(model, [shown(query.query, [], StreamKey(0, query.id))], 16)
+    (said,) = answers(model, [demo_prompt(query.query, [], StreamKey(0, query.id))], 16)
     assert said
     found = retrieve("sqa", task, query, shots=3, model=model)
     pool = task.pool(query.id)

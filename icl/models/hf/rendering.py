@@ -11,7 +11,7 @@ from typing import Any
 
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.models.chat_markers import check_marks, marks_of
+from icl.models.chat_markers import check_markers, marker_pattern
 from icl.types import Part, Prompt, Turn
 
 KEPT = 4096
@@ -35,7 +35,7 @@ class PromptRenderer:
         self.processor, self.name = processor, name
         self.tokenizer = processor.tokenizer
         self.slot: str = processor.image_token
-        self.marks = marks_of(self.tokenizer, self.slot)
+        self.marks = marker_pattern(self.tokenizer, self.slot)
         self._text = lru_cache(KEPT)(self._rendered)
         self._ids = LRUByteCache[str, tuple[int, ...]](KEPT_BYTES, lambda ids: ID_BYTES * len(ids))
         self._option = lru_cache(KEPT)(self._option_ids)
@@ -46,7 +46,7 @@ class PromptRenderer:
         Kept for a while: a prompt is counted before it is opened, and its branches often have the same words.
         """
         text = self._text(script(prompt))
-        check_marks(prompt, self.marks, self.name)
+        check_markers(prompt, self.marks, self.name)
         return text
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
@@ -67,7 +67,7 @@ class PromptRenderer:
         Raises ModelError where ids merge, and for an option that holds a mark of the chat.
         """
         for option in options:
-            check_marks(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
+            check_markers(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
         text = self.text(prompt)
         tail = text[text.rfind(self.slot) + len(self.slot) :] if self.slot in text else text
         return [list(self._option(tail, self._continuation(script(prompt), text, option))) for option in options]

@@ -18,7 +18,7 @@ from decoding.server.request_parsing import (
 from icl.errors import ConfigError, DataError, ICLError
 from icl.images import Image
 from icl.models.chat_messages import data_url
-from icl.models.icl_server import named
+from icl.models.icl_server import named_messages
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -216,7 +216,7 @@ def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
     parts = (Part(image(1), "query.image[0]"), Part("Question: ", ""), Part("Which?", "query.question"))
     demo = (Turn("user", (Part("Which?", "demo[0].question"),)), Turn("assistant", (Part("red", "demo[0].answer"),)))
     prompt = Prompt((*demo, Turn("user", parts)), StreamKey(2, "q1"))
-    back = parse_request(asked(messages=named(prompt), seed=2, user="q1")).prompt
+    back = parse_request(asked(messages=named_messages(prompt), seed=2, user="q1")).prompt
     assert back.digest == prompt.digest
     assert back.key == prompt.key
     names = [[part.name for part in turn.parts] for turn in prompt.turns]

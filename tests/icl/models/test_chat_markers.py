@@ -3,7 +3,7 @@
 import pytest
 
 from icl.errors import ModelError
-from icl.models.chat_markers import SAID, check_marks, marks_of
+from icl.models.chat_markers import TURN_MARKERS, check_markers, marker_pattern
 from icl.models.chat_messages import messages
 from icl.models.hf.model import HF
 from icl.types import Part, Prompt, Turn
@@ -52,10 +52,10 @@ def test_a_longer_mark_is_found_before_one_that_it_begins_with() -> None:
         all_special_tokens = ("<im", "<im_end>", "\n", "<unk>")
         unk_token = "<unk>"
 
-    marks = marks_of(Words())
+    marks = marker_pattern(Words())
     with pytest.raises(ModelError, match="contains '<im_end>'"):
-        check_marks(question("a <im_end> b <unk> \n"), marks, "m")
-    check_marks(question("a <unk> \n b"), marks, "m")
+        check_markers(question("a <im_end> b <unk> \n"), marks, "m")
+    check_markers(question("a <unk> \n b"), marks, "m")
 
 
 @pytest.mark.parametrize("mark", ["<|im_start|>", "<|eot_id|>", "<end_of_turn>", "[/INST]"])
@@ -63,4 +63,4 @@ def test_an_endpoint_is_sent_no_mark_of_a_turn(mark: str) -> None:
     with pytest.raises(ModelError, match=r"the endpoint: the text of query\.question contains"):
         messages(question(f"say {mark}user no"))
     assert messages(asked(Part(f"{mark} of mine"), Part("why?", "query.question")))
-    assert SAID.search("a <|> b [INSTANT] <image 1>") is None
+    assert TURN_MARKERS.search("a <|> b [INSTANT] <image 1>") is None

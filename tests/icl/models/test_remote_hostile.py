@@ -17,7 +17,7 @@ from endpoint_server import completion
 from icl.errors import ModelError
 from icl.models import http_client
 from icl.models.base import Request
-from icl.models.icl_server import answered
+from icl.models.icl_server import generation_in
 from icl.models.remote import Remote
 from icl.types import Generation, Part, Prompt, Turn
 
@@ -123,9 +123,9 @@ def test_the_key_is_masked_in_an_answer_of_another_shape_too(server: Any, monkey
 )
 def test_a_generation_of_a_server_of_ours_is_looked_at(wrong: dict[str, Any]) -> None:
     whole = asdict(Generation("red"))
-    assert answered({"choices": [{"icl": whole}]}, "here") == Generation("red")
+    assert generation_in({"choices": [{"icl": whole}]}, "here") == Generation("red")
     with pytest.raises(ModelError, match="the answer to a strategy has no"):
-        answered({"choices": [{"icl": whole | wrong}]}, "here")
+        generation_in({"choices": [{"icl": whole | wrong}]}, "here")
 
 
 @pytest.fixture
