@@ -4,6 +4,7 @@ The model is a fake that answers at once, so what is measured is ours: retrieval
 writing. `python -m experiments.bench.runner` prints the rows.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -87,11 +88,9 @@ def _memory(runs: Path) -> Row:
 
 
 def _file(runs: Path, name: str, queries: int, seeds: list[int] | None = None) -> Path:
-    import yaml
-
     config: dict[str, Any] = {**GRID, "name": name, "task": {"name": "binding", "queries": queries}}
     path = runs / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config | ({"seeds": seeds} if seeds else {})))
+    path.write_text(json.dumps(config | ({"seeds": seeds} if seeds else {})))
     return path
 
 

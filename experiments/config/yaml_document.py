@@ -1,27 +1,31 @@
-"""A YAML file as plain data that remembers its lines, so that an error can say `contrast.yaml:11: grid.decoding[1]`.
+"""A YAML file as plain data with line numbers, so that an error can name `contrast.yaml:11: grid.decoding[1]`.
 
-Only plain data is built (no tags that make objects), with the booleans and numbers of YAML 1.2: `[yes, no]` are two
-strings, `1e-3` is a number, a date is a string. A key written twice is an error instead of the last one winning.
+The reader follows YAML 1.2: `[yes, no]` are two strings, `010` is ten, `1e-3` is a number. A date is a string. A tag
+that makes an object is an error, and so is a key that is written twice.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.resolver import Resolver, VersionedResolver
 
 from icl.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 """A place in a document: ('grid', 'decoding', 1)."""
 
+TAG = "tag:yaml.org,2002:"
 PLAIN = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
 MAX_NODES = 100_000
-"""More than an experiment needs; aliases of aliases grow without end."""
+"""The limit stops aliases of aliases, which grow exponentially. No experiment needs as many values."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,19 @@ def read_document(path: Path) -> Document:
 
 def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
     """Plain data and the line of every place. name: what an error calls the text."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _Resolver
+    yaml.composer.warn_double_anchors = False  # the builder refuses them
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        node = yaml.compose(text)
         if node is None:
             return None, {}
-        build = _Builder(loader, name)
-        return build.value(node, ()), build.lines
-    except yaml.MarkedYAMLError as error:
+        builder = _Builder(yaml, name)
+        return builder.value(node, ()), builder.lines
+    except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}.") from error
-    except yaml.YAMLError as error:
+    except (YAMLError, AssertionError) as error:  # `%YAML 1.9` fails an assertion of the library
         raise ConfigError(f"{name}: not valid YAML: {error}.") from error
     except RecursionError as error:
         raise ConfigError(
@@ -107,80 +113,81 @@ def to_flow_yaml(value: Any) -> str:
 _WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's idea of booleans, floats and dates."""
+class _Resolver(VersionedResolver):
+    """The rules of YAML 1.2 for plain scalars, whatever `%YAML` says, without dates and times."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        letter: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float", ":int", ":timestamp"))]
-        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    processing_version = (1, 2)
+    versioned_resolver = {  # noqa: RUF012
+        first: [(tag, rule) for tag, rule in rules if not tag.endswith((":timestamp", ":value"))]
+        for first, rules in Resolver.yaml_implicit_resolvers.items()
     }
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
-    list("-+.0123456789"),
-)
-_Loader.add_implicit_resolver(  # as before without sixties: 2:00:00 is a time, and no number of seconds
-    "tag:yaml.org,2002:int",
-    re.compile(r"^[-+]?(?:0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"),
-    list("-+0123456789"),
-)
-
-
 class _Builder:
-    def __init__(self, loader: yaml.SafeLoader, name: str) -> None:
-        self.loader, self.name = loader, name
-        self.lines: dict[KeyPath, int] = {}
-        self.seen = 0
-        self.open: set[int] = set()
+    """Turns the nodes of a document into plain data and collects their lines."""
 
-    def value(self, node: yaml.Node, keys: KeyPath) -> Any:
-        self.seen += 1
-        if self.seen > MAX_NODES:
+    def __init__(self, yaml: YAML, name: str) -> None:
+        self.yaml, self.name = yaml, name
+        self.lines: dict[KeyPath, int] = {}
+        self.anchors: dict[str, Node] = {}
+        self.num_nodes = 0
+        self.open: set[Node] = set()
+
+    def value(self, node: Node, keys: KeyPath) -> Any:
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
             raise ConfigError(f"{self.name}: more than {MAX_NODES:,} values. Are its aliases nested?")
-        if id(node) in self.open:
+        if node in self.open:
             raise self._error(node, "an alias that contains itself")
-        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN:
+        if node.anchor and self.anchors.setdefault(node.anchor, node) is not node:
+            raise self._error(node, f"the anchor &{node.anchor} is written twice. Keep one")
+        if str(node.tag).removeprefix(TAG) not in PLAIN:
             raise self._error(node, f"the tag {node.tag} makes an object; only plain values are allowed")
         self.lines.setdefault(keys, node.start_mark.line + 1)
-        self.open.add(id(node))
+        self.open.add(node)
         try:
-            if isinstance(node, yaml.MappingNode):
-                return dict(self._items(node, keys))
-            if isinstance(node, yaml.SequenceNode):
+            if isinstance(node, MappingNode):
+                return self._mapping(node, keys)
+            if isinstance(node, SequenceNode):
                 return [self.value(item, (*keys, i)) for i, item in enumerate(node.value)]
             return self._scalar(node)
         finally:
-            self.open.discard(id(node))
+            self.open.discard(node)
 
-    def _items(self, node: yaml.MappingNode, keys: KeyPath) -> Iterator[tuple[str, Any]]:
-        written: dict[str, int] = {}
-        for key, _ in node.value:
-            name = str(key.value)
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "a key must be a word")
-            if name in written:
-                told = format_key_path((*keys, name))
-                raise ConfigError(
-                    f"{self.name}:{line}: {told} is written twice (first in line {written[name]}). Keep one."
-                )
-            written[name] = line
-        self.loader.flatten_mapping(node)  # `<<: *base`; own keys come later and win
+    def _mapping(self, node: MappingNode, keys: KeyPath) -> dict[str, Any]:
+        self._check_keys(node, keys)
+        values: dict[str, Any] = {}
+        for key, base in node.value:
+            if key.tag == f"{TAG}merge":  # `<<: *base`; of several bases the first wins
+                for one in reversed(base.value if isinstance(base, SequenceNode) else [base]):
+                    if not isinstance(one, MappingNode):
+                        raise self._error(one, "<< takes a mapping or a list of mappings, such as <<: *base")
+                    values |= self.value(one, keys)
         for key, value in node.value:
-            place = (*keys, str(key.value))
-            self.lines[place] = key.start_mark.line + 1
-            yield str(key.value), self.value(value, place)
+            if key.tag != f"{TAG}merge":  # own keys win
+                place = (*keys, key.value)
+                self.lines[place] = key.start_mark.line + 1
+                values[key.value] = self.value(value, place)
+        return values
 
-    def _scalar(self, node: yaml.Node) -> Any:
+    def _check_keys(self, node: MappingNode, keys: KeyPath) -> None:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                raise self._error(key, "a key must be a word")
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                place = format_key_path((*keys, key.value))
+                raise ConfigError(
+                    f"{self.name}:{line}: {place} is written twice (first in line {lines[key.value]}). Keep one."
+                )
+            lines[key.value] = line
+
+    def _scalar(self, node: Node) -> Any:
         try:
-            return self.loader.construct_object(node, deep=True)
-        except ValueError as error:
-            raise self._error(node, str(error)) from error
+            return self.yaml.constructor.construct_object(node)
+        except (ValueError, LookupError) as error:  # `!!int x`
+            raise self._error(node, f"{node.value!r:.60} is no {str(node.tag).removeprefix(TAG)}") from error
 
-    def _error(self, node: yaml.Node, problem: str) -> ConfigError:
+    def _error(self, node: Node, problem: str) -> ConfigError:
         return ConfigError(f"{self.name}:{node.start_mark.line + 1}: {problem}.")

@@ -70,12 +70,11 @@ def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[s
 def test_a_finished_run_is_found_finished_without_loading_torch(
     config: dict[str, Any], tmp_path: Path, checkpoint: str
 ) -> None:
+    import json
     import subprocess
     import sys
 
-    import yaml
-
-    (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "t.yaml").write_text(json.dumps(config))
     words = ["run", str(tmp_path / "t.yaml"), "--runs", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "experiments.cli.main", *words], capture_output=True, check=True)
     code = (

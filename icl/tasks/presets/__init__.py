@@ -31,7 +31,7 @@ PRESETS = Presets()
 
 @lru_cache
 def _read(name: str) -> Mapping[str, Any]:
-    import yaml
+    from ruamel.yaml import YAML
 
-    keys: Mapping[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    keys: Mapping[str, Any] = YAML(typ="safe", pure=True).load(FOLDER / f"{name}.yaml")
     return keys

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config.config import load_config
 from experiments.config.yaml_document import parse_yaml, read_document
 from icl.errors import ConfigError
 
@@ -20,15 +21,34 @@ def test_yes_and_no_are_words_and_1e_3_is_a_number() -> None:
     assert data["a"] == ["yes", "no", "on", True, 0.001, 0.5, 1.0, "2024-01-01"]
 
 
-def test_a_time_is_no_number_to_the_base_of_sixty_and_whole_numbers_are_what_they_were() -> None:
-    data, _ = parse_yaml("a: [2:00:00, 12:30, 12, -3, +7, 0, 0x1f, 010, 1_000, 0b11]", "f")
-    assert data["a"] == ["2:00:00", "12:30", 12, -3, 7, 0, 31, 8, 1000, 3]
+@pytest.mark.parametrize("directive", ["", "%YAML 1.1\n---\n", "%YAML 1.2\n---\n"])
+def test_a_time_is_no_number_to_the_base_of_sixty_and_010_is_ten(directive: str) -> None:
+    data, _ = parse_yaml(f"{directive}a: [2:00:00, 12:30, 12, -3, +7, 0, 0x1f, 010, 0o10, 1_000, 0b11, yes, off]", "f")
+    assert data["a"] == ["2:00:00", "12:30", 12, -3, 7, 0, 31, 10, 8, 1000, 3, "yes", "off"]
+
+
+def test_shots_with_a_leading_zero_are_decimal(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\ntask: easy-vqa\nmodel: fake-copy\nshots: 010\n")
+    assert load_config(tmp_path / "x.yaml").base["shots"] == 10
 
 
 def test_a_merge_key_is_overridden_by_own_keys_and_is_no_duplicate() -> None:
     data, lines = parse_yaml("a: &a {p: 1, q: 2}\nb:\n  <<: *a\n  p: 3\n", "f")
     assert data["b"] == {"p": 3, "q": 2}
     assert lines["b", "p"] == 4
+
+
+def test_a_merge_of_several_mappings_takes_each_key_from_the_first_that_has_it() -> None:
+    text = "a: &a {p: 1, q: 2}\nb: &b {q: 3, r: 4}\nc:\n  r: 5\n  <<: [*a, *b]\n"
+    data, lines = parse_yaml(text, "f")
+    assert data["c"] == {"p": 1, "q": 2, "r": 5}
+    assert lines["c", "r"] == 4
+
+
+def test_merges_of_merges_do_not_fill_the_memory() -> None:
+    bases = ["&a0 {x: 1}", *(f"&a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 10))]
+    with pytest.raises(ConfigError, match=r"more than 100,000 values. Are its aliases nested?"):
+        parse_yaml(f"a:\n  <<: [{', '.join(bases)}]", "f")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +66,14 @@ def test_a_merge_key_is_overridden_by_own_keys_and_is_no_duplicate() -> None:
         ("a: &x [*x]", "f:1: an alias that contains itself."),
         ("? [1]\n: 2", "f:1: a key must be a word."),
         ("a: *b", "f:1: not valid YAML: found undefined alias 'b'."),
+        ("a: !!int x", "f:1: 'x' is no int."),
+        ("a: !!bool maybe", "f:1: 'maybe' is no bool."),
+        ("a:\n  <<: 3", "f:2: << takes a mapping or a list of mappings, such as <<: *base."),
+        ("a: &a 1\nb: &a 2", "f:2: the anchor &a is written twice. Keep one."),
+        ("a: 1\n---\nb: 2", "f:2: not valid YAML: but found another document."),
+        ("%YAML 1.9\n---\na: 1", "f: not valid YAML: version minor part can only be 2 or 1, got (1, 9)."),
+        ("%YAML 2.0\n---\na: 1", "f:1: not valid YAML: found incompatible YAML document"),
+        ("a: !!timestamp 2024-01-01", "f:1: the tag tag:yaml.org,2002:timestamp makes an object"),
         ("a: \x00", "f: not valid YAML: unacceptable character"),
     ],
 )
