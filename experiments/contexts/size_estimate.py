@@ -1,7 +1,7 @@
-"""What the prompts of a grid will take of a model, read off a few of them before the model is started.
+"""Estimate the images and tokens of a grid's prompts from a few of them, before the model is loaded.
 
-An engine sets memory aside for images and tokens when it starts. This is a guess from some queries, and one that is
-too small costs time but no sample: an engine that meets a larger prompt is started again with all the room there is.
+An engine reserves memory for images and tokens when it starts. An estimate that is too small costs time but no
+sample: an engine that meets a larger prompt restarts with its largest size.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.grid.grid import Cell
-from experiments.planning.plan import sample_queries
 from icl.errors import ICLError
-from icl.types import Prompt
+from icl.streams import StreamKey
+from icl.types import Example, Prompt
 
-QUERIES_READ = 8
-"""Of each task and number of shots."""
+SAMPLED_QUERIES = 8
+"""Queries of each task and number of shots whose prompts are measured."""
 
 MARGIN = 1.25
 """Other prompts may be longer by this factor."""
@@ -23,41 +23,52 @@ MARGIN = 1.25
 
 @dataclass(frozen=True)
 class SizeEstimate:
-    """images: of the prompt with the most. tokens: of the longest prompt and its answer, with a margin."""
+    """The largest prompt sizes of a grid: images of one prompt; tokens of one prompt and its answer, with a margin."""
 
     images: int = 0
     tokens: int = 0
 
 
 def estimate_sizes(cells: Sequence[Cell]) -> SizeEstimate:
-    """Of cells of one model, which is asked nothing. Branches of strategies count too; demonstrations are random."""
+    """Estimate the largest prompt of cells of one model. All branches count.
+
+    The model is not called: random demonstrations replace those of a retriever.
+    """
     images = tokens = 0
-    usual = placeholder_retriever()
-    for same in _alike(cells):
-        stood_in = [replace(cell, retriever=cell.retriever and usual) for cell in without_model_calls(same)]
-        task = same[0].task
-        retrieval = Retrieval(task, same[0].model)
-        for row in build_contexts(retrieval, prompt_specs(stood_in), sample_queries(task.queries, QUERIES_READ)):
+    retriever = placeholder_retriever()
+    for group in _same_task_and_shots(cells):
+        measured = [replace(cell, retriever=cell.retriever and retriever) for cell in without_model_calls(group)]
+        task = group[0].task
+        retrieval = Retrieval(task, group[0].model)
+        for row in build_contexts(retrieval, prompt_specs(measured), sample_queries(task.queries, SAMPLED_QUERIES)):
             for item in map(render, row):
                 for cell in item.spec.cells if item.prompt is not None else ():
                     try:
-                        shown, length = _taken(cell, item.prompt)
-                    except ICLError:  # a broken sample, which is told where it is asked
+                        branch_images, length = _largest_branch(cell, item.prompt)
+                    except ICLError:  # the sample fails with this error when it is computed
                         continue
-                    images = max(images, shown)
+                    images = max(images, branch_images)
                     tokens = max(tokens, round(MARGIN * length) + cell.max_new_tokens)
     return SizeEstimate(images, tokens)
 
 
-def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:
-    found: dict[tuple[int, int], list[Cell]] = {}
+def sample_queries(queries: Sequence[Example], limit: int) -> list[Example]:
+    """A fixed random choice of at most `limit` queries, in the order of the task."""
+    if len(queries) <= limit:
+        return list(queries)
+    places = StreamKey().numpy("plan").permutation(len(queries))[:limit]
+    return [queries[int(i)] for i in sorted(places)]
+
+
+def _same_task_and_shots(cells: Sequence[Cell]) -> list[list[Cell]]:
+    groups: dict[tuple[int, int], list[Cell]] = {}
     for cell in cells:
-        found.setdefault((id(cell.task), cell.shots), []).append(cell)
-    return list(found.values())
+        groups.setdefault((id(cell.task), cell.shots), []).append(cell)
+    return list(groups.values())
 
 
-def _taken(cell: Cell, prompt: Prompt | None) -> tuple[int, int]:
-    """Images of the prompt and tokens, of the branch with the most."""
+def _largest_branch(cell: Cell, prompt: Prompt | None) -> tuple[int, int]:
+    """The most images and the most tokens of any branch of the cell's strategy."""
     from decoding.arms.inspection import probe_branches
 
     branches = probe_branches(cell.decoding.strategy, prompt)

@@ -13,11 +13,12 @@ from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.contexts.repeated_images import RepeatedImages
+from experiments.contexts.size_estimate import sample_queries
 from experiments.grid.grid import Cell, Grid
-from experiments.planning.plan_warnings import IdenticalBranches, plan_warnings
+from experiments.grid.grid_warnings import grid_warnings
+from experiments.planning.identical_branches import IdenticalBranches
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.terminal.spinner import ReportProgress
-from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -100,7 +101,7 @@ def make_plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, 
     work, counted, notes = (
         WorkEstimate(),
         dict[str, tuple[int, int]](),
-        dict.fromkeys((*grid.warnings, *plan_warnings(grid))),
+        dict.fromkeys((*grid.warnings, *grid_warnings(grid))),
     )
     alike, repeats, room = IdenticalBranches(), RepeatedImages(), ContextOverflow()
     parts = [(task, sample_queries(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
@@ -133,14 +134,6 @@ def make_plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, 
         notes=(*notes, *alike.notes(), *repeats.notes(), *room.notes()),
         found=shared.share,
     )
-
-
-def sample_queries(queries: "Sequence[Example]", limit: int) -> "list[Example]":
-    """A random choice of queries that is always the same, in the order of the task."""
-    if len(queries) <= limit:
-        return list(queries)
-    places = StreamKey().numpy("plan").permutation(len(queries))[:limit]
-    return [queries[int(i)] for i in sorted(places)]
 
 
 def _groups(grid: Grid, task: "Task") -> list[tuple[list[Cell], list[str]]]:
@@ -209,13 +202,13 @@ def _counted(
         for item in map(render, row):
             if item.prompt is None:
                 found.failed += len(item.spec.cells)
-                into.room.without(item)
+                into.room.add_failure(item)
                 continue
             into.repeats.see(item.spec.cells[0], item)
-            into.room.see(item.spec.cells[0], item)
+            into.room.add(item.spec.cells[0], item)
             for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)
-                into.alike.see(cell, branches)
+                into.alike.add(cell, branches)
                 for branch in branches:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = cell.model.count_tokens(branch)

@@ -9,9 +9,9 @@ from pathlib import Path
 from experiments.config.config import Config
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import Grid, expand
+from experiments.grid.grid_warnings import grid_warnings
 from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch
-from experiments.planning.plan_warnings import plan_warnings
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
 from experiments.running.runner import Runner, RunOutcome
@@ -48,7 +48,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             refresh_run_file(store, grid)
             return RunOutcome(folder, work.total, work.present, 0, 0, grid.warnings)
         write_cells(store, grid)
-        for warning in plan_warnings(grid):
+        for warning in grid_warnings(grid):
             (progress or SilentProgress()).note(warning)
         if grid.launcher.workers:
             return RunOutcome(folder, **launch(store, grid, work, progress or SilentProgress()), warnings=grid.warnings)

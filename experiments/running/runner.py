@@ -137,7 +137,7 @@ class Runner:
             self.album.keep(image for one in asked for image in one.prompt.images)
             for cell, item in window:
                 self.repeats.see(cell, item)
-                self.fits.see(cell, item)
+                self.fits.add(cell, item)
                 if item.prompt is None:
                     self._record(self.recorder.without_prompt(cell, item))
             self.progress.set_phase("answering")

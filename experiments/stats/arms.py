@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
+from experiments.grid.label_matching import match_label
 from experiments.stats.formatting import format_count
 from experiments.stats.run_statistics import sample_ref_column
 from icl.errors import ConfigError, did_you_mean
@@ -120,62 +121,12 @@ def resolve_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
     return found
 
 
-def match_label(wanted: Any, have: Sequence[str], axis: str, what: str) -> str:
-    """The one label of `have` that is named. Raises ConfigError where none is, or several are."""
-    label = str(_label(wanted))
-    fitting = [label] if label in have else _fitting(wanted, have)
-    if len(fitting) != 1:
-        told = ", ".join(f"{key}={value}" for key, value in wanted.items()) if isinstance(wanted, Mapping) else label
-        several = f"{what}: {len(fitting)} arms have {axis} '{told}'. Name one by its label: {', '.join(fitting)}."
-        none = f"{what}: no arm has {axis} '{told}'.{did_you_mean(label, have)} Values: {', '.join(have)}."
-        raise ConfigError(several if fitting else none)
-    return fitting[0]
-
-
-def name_of(label: str) -> str:
-    """'vcd' of 'vcd(alpha=0.5), temperature=1'."""
-    return label.partition("(")[0].partition(", ")[0]
-
-
 def short_control_name(control: str, arm: str) -> str:
     """'mask_only' of 'mask_only(vcd(alpha=0.5)), temperature=1' where it is told of 'vcd(alpha=0.5), temperature=1'."""
     ends = (i for i, letter in enumerate(arm) if letter == "," and arm[:i].count("(") == arm[:i].count(")"))
     end = next(ends, len(arm))
     own = control.removesuffix(arm[end:])
     return own.removesuffix(f"({arm[:end]})")
-
-
-def _fitting(wanted: Any, labels: Sequence[str]) -> list[str]:
-    """The labels that a component named by its parameters may have: {quantize: none} fits 'tiny(quantize=none)'.
-
-    A label tells the parameters in which it differs from others; what no label tells is the same for all. A bare name
-    fits every label of that name, and of a component that is called by its path where the label tells its name.
-    """
-    inner = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}
-    if isinstance(wanted, str):
-        return [label for label in labels if name_of(label) == wanted or f"name={wanted}" in inner[label]]
-    if not isinstance(wanted, Mapping):
-        return []
-    told = {piece.partition("=")[0] for pieces in inner.values() for piece in pieces}
-    parameters = _parameters({key: value for key, value in wanted.items() if key not in ("name", "label")})
-    asked = {
-        f"{short}={value}" for key, value in parameters.items() for short in told if f".{key}".endswith(f".{short}")
-    }
-    asked |= {f"name={wanted['name']}"} & set().union(*inner.values()) if "name" in wanted else set()
-    names = {str(wanted[key]).rstrip("/").rpartition("/")[2] for key in ("label", "name", "path") if key in wanted}
-    named = [label for label in labels if label.partition("(")[0] in names]
-    return [label for label in named or labels if asked <= inner[label]] if asked or named else []
-
-
-def _parameters(node: Mapping[str, Any], within: str = "") -> dict[str, Any]:
-    """Dotted key -> value; an inner component by its place and its name."""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            found |= _parameters(value, f"{within}{key}.")
-        else:
-            found[within.rstrip(".") if key == "name" and within else f"{within}{key}"] = value
-    return found
 
 
 def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:
@@ -208,10 +159,6 @@ def describe_arm(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> s
         elif value != NO_VALUE:
             words.append(str(value))
     return ", ".join(words)
-
-
-def _label(value: Any) -> Any:
-    return value.get("label", value.get("name")) if isinstance(value, Mapping) else value
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES
+from experiments.grid.label_matching import name_of
 from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, holm_corrected
 from experiments.stats.arms import (
     NO_VALUE,
@@ -36,7 +37,6 @@ from experiments.stats.arms import (
     better_of,
     describe_arm,
     find_baseline_column,
-    name_of,
     short_control_name,
     tidy_frame,
     varying_axes,

@@ -9,7 +9,7 @@ from experiments.analyses import quantization
 from experiments.api import run
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan_warnings import plan_warnings
+from experiments.grid.grid_warnings import grid_warnings
 from experiments.report.quantization_section import quantization_section
 from experiments.results.run_view import view_run
 from icl.models.hf import prequantized as ready
@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def test_the_plan_says_which_checkpoint_comes_quantized(config: dict[str, object]) -> None:
-    (told,) = plan_warnings(expand(load_config(config)))
+    (told,) = grid_warnings(expand(load_config(config)))
     assert "model 'gptq': its checkpoint comes quantized (gptq); the weights stay packed" in told
 
 

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 
 from experiments.config.config import load_config
+from experiments.contexts.size_estimate import sample_queries
 from experiments.grid.grid import expand
 from experiments.planning import plan as planning
-from experiments.planning.plan import Plan, make_plan, sample_queries
+from experiments.planning.plan import Plan, make_plan
 from experiments.planning.plan_text import format_plan
 from experiments.running.run import run
 from experiments.store.store import Store

@@ -14,7 +14,7 @@ from decoding.strategies.moicl import MoICL
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.planning.plan_warnings import plan_warnings
+from experiments.grid.grid_warnings import grid_warnings
 from experiments.running.fit import fit
 from experiments.running.run import run
 from experiments.store.store import Store
@@ -134,7 +134,7 @@ def test_what_is_no_file_at_all_is_told(tmp_path: Path) -> None:
 
 
 def warnings(keys: dict[str, Any]) -> list[str]:
-    return [line for line in plan_warnings(expand(load_config(keys))) if "the parameters in" in line]
+    return [line for line in grid_warnings(expand(load_config(keys))) if "the parameters in" in line]
 
 
 def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(

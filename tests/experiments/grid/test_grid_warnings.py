@@ -6,9 +6,9 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
+from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.plan import make_plan
 from experiments.planning.plan_text import format_plan
-from experiments.planning.plan_warnings import plan_warnings
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
 
@@ -16,7 +16,7 @@ SAME = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [1.5, 
 
 
 def told(config: Any) -> list[str]:
-    return list(plan_warnings(expand(load_config(config))))
+    return list(grid_warnings(expand(load_config(config))))
 
 
 def test_a_contrast_whose_branches_are_equal_is_named_with_the_control_it_has_become(mapping: Any, toy: str) -> None:
