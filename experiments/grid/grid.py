@@ -1,13 +1,13 @@
-"""From a config to cells: every combination of the axes, as built components with a digest of what they are.
+"""The grid: every combination of a config's axes as a cell with built components and a digest.
 
-Two combinations that cannot differ are one cell: at 0 shots neither retriever nor orderer matters, and an axis such as
-`decoding.alpha` leaves an arm without an alpha alone. An axis that no component reads at all is an error.
+Combinations that cannot differ become one cell. At 0 shots neither retriever nor orderer matters. An axis such as
+`decoding.alpha` does not change an arm without an alpha. An axis that no component reads is an error.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.config import Config
 from experiments.config.keys import AXES, COMPONENT_KINDS, DEFAULT_LAUNCHER, DEMONSTRATION_AXES
@@ -33,10 +33,15 @@ CELL_COLUMNS = ("seed", *AXES)
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One resolved combination. config: its canonical JSON; labels: axis -> short name, as tables show it.
+    """One combination of axis values under one seed.
 
-    retriever: with the rerankers of the axis `rerankers` on it, where there are any; `axis_value` has both apart.
-    control: whether it is here for others' sake alone. controls: digests of the decodings that it is a control of.
+    Attributes:
+        retriever: Wrapped in the rerankers of the axis `rerankers`, if any. `axis_value` separates the two.
+        config: The canonical JSON of all axes.
+        digest: Identifies the cell in the store.
+        control: Whether the grid added the cell only as a control of others.
+        controls: Digests of the decodings that the cell is a control of.
+        labels: Axis -> short name, as tables show it.
     """
 
     task: "Task"
@@ -60,18 +65,18 @@ class Cell:
 
     def axis_value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
-        named: Any = self.retriever
-        return named.of if axis == "retriever" and self.rerankers else getattr(self, axis)
+        retriever: Any = self.retriever
+        return retriever.of if axis == "retriever" and self.rerankers else getattr(self, axis)
 
     @property
     def num_demos(self) -> int:
-        """How many its prompts show: its shots, unless its decoding is a control that shows more."""
+        """Demonstrations of each prompt: the shots, unless the decoding is a control that shows more."""
         return self.shots * self.decoding.strategy.traits.demonstration_factor
 
 
 @dataclass(frozen=True)
 class Grid:
-    """cells: each once, in the order of the file. warnings: what looks like a mistake and is none."""
+    """All cells of a config, each once, in the order of the file. warnings: what may be a mistake in the file."""
 
     config: Config
     cells: tuple[Cell, ...]
@@ -91,151 +96,175 @@ class Grid:
 def expand(config: Config) -> Grid:
     """Every cell of a config. Builds components and reads no data. Raises ConfigError."""
     with component_search_folder(config.document.folder):
-        factory = _Factory()
+        factory = _CellFactory()
         cells: dict[str, Cell] = {}
-        owners: dict[str, dict[str, None]] = {}
-        holes = [0] * len(config.exclude)
+        control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms
+        num_excluded = [0] * len(config.exclude)
         for point in axis_combinations(config):
-            for arm, control in factory.arms(point, config.controls):
+            for arm, is_control in factory.arms(point, config.controls):
                 for seed in config.seeds:
-                    cell = factory.cell(point, arm, control, seed)
-                    excluded = [i for i, hole in enumerate(config.exclude) if matches_all(hole, cell)]
-                    for i in excluded:
-                        holes[i] += 1
-                    if not excluded:
-                        settled = factory.settled(cell, point["model"][1])
-                        if not control or settled.digest not in cells:  # an arm of the file is no control
-                            cells[settled.digest] = settled
-                        if control:
-                            owner: Arm = factory.component("decoding", point["decoding"])
-                            owners.setdefault(settled.digest, {})[owner.digest] = None
+                    draft = factory.draft(point, arm, is_control, seed)
+                    matching = [i for i, values in enumerate(config.exclude) if matches_all(values, draft)]
+                    for i in matching:
+                        num_excluded[i] += 1
+                    if matching:
+                        continue
+                    cell = factory.finish(draft, point["model"][1])
+                    if not is_control or cell.digest not in cells:  # an arm of the file is no control
+                        cells[cell.digest] = cell
+                    if is_control:
+                        owner: Arm = factory.component("decoding", point["decoding"])
+                        control_owners.setdefault(cell.digest, {})[owner.digest] = None
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
-    warnings = tuple(f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(holes) if count == 0)
-    told = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
-    warnings += tuple(f"{config.where('retriever')}: {warning}" for warning in told if warning)
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
-    found = [replace(cell, controls=tuple(owners.get(digest, ()))) for digest, cell in cells.items()]
-    grid = Grid(config, _labeled(found), metrics, warnings, launcher)
+    warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
+    retriever_warnings = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
+    warnings += [f"{config.where('retriever')}: {warning}" for warning in retriever_warnings if warning]
+    with_owners = [replace(cell, controls=tuple(control_owners.get(digest, ()))) for digest, cell in cells.items()]
+    grid = Grid(config, _labeled(with_owners), metrics, tuple(warnings), launcher)
     check_comparable(grid)
     return grid
 
 
-class _Factory:
-    """Builds each distinct node once, so that equal components are one object and a task reads its data once."""
+class _CellFactory:
+    """Builds cells. Equal nodes of the file become one object, so each task reads its data once.
+
+    Each cache holds one kind of object. Keys contain ids only of objects that another cache keeps alive.
+    """
 
     def __init__(self) -> None:
-        self.built: dict[str, Any] = {}
+        self.components: dict[tuple[str, str], Any] = {}
+        """(axis, node) -> component."""
+        self.lists: dict[tuple[str, str], tuple[Any, ...]] = {}
+        """(axis, list of nodes) -> its components."""
+        self.reranked: dict[tuple[int, int, int | None], Retriever] = {}
+        """(retriever, rerankers, number of candidates) -> the retriever with its rerankers."""
+        self.arm_lists: dict[tuple[int, bool, bool], list[tuple[Arm, bool]]] = {}
+        """(arm, options are scored, there are shots) -> the arm and its controls."""
+        self.controls: dict[tuple[str, str], Arm] = {}
+        """(label, digest) -> control, which several arms may have in common."""
+        self.model_digests: dict[int, str] = {}
+        """model -> digest; reading a checkpoint's digest is slow."""
+        self.descriptions: dict[tuple[str, int], Any] = {}
+        """(axis, component) -> its canonical JSON."""
 
-    def component(self, key: str, node: PlacedNode) -> Any:
-        told, where = node
-        place = f"{key}:{json.dumps(told, sort_keys=True, default=repr)}"
-        if place not in self.built:
-            self.built[place] = (
-                self._arm(told, where) if key == "decoding" else build(COMPONENT_KINDS[key], told, where)
+    def component(self, axis: str, placed_node: PlacedNode) -> Any:
+        """The component of a node on an axis with one component."""
+        node, where = placed_node
+        key = axis, _node_key(node)
+        if key not in self.components:
+            self.components[key] = (
+                _arm(node, where) if axis == "decoding" else build(COMPONENT_KINDS[axis], node, where)
             )
-        return self.built[place]
+        return self.components[key]
 
-    def arms(self, point: Mapping[str, PlacedNode], controls: bool) -> "list[tuple[Arm, bool]]":
-        """The arm of a point, and its controls where the config adds them: (arm, is a control)."""
+    def component_list(self, axis: str, placed_node: PlacedNode) -> tuple[Any, ...]:
+        """The components of a list of nodes."""
+        nodes, where = placed_node
+        key = axis, _node_key(nodes)
+        if key not in self.lists:
+            self.lists[key] = tuple(self.component(axis, (node, f"{where}[{i}]")) for i, node in enumerate(nodes))
+        return self.lists[key]
+
+    def arms(self, point: Mapping[str, PlacedNode], add_controls: bool) -> "list[tuple[Arm, bool]]":
+        """(arm, is it a control) of a point: the point's own arm, and its controls if the config adds them."""
         from decoding.arms.arm import default_controls
 
         arm = self.component("decoding", point["decoding"])
-        options, shots = point["answer_mode"][0] == "options", min(point["shots"][0], 1)
-        place = f"arms:{id(arm)}:{options}:{shots}"
-        if place not in self.built:
-            added = default_controls(arm, options=options, shots=shots) if controls else ()
-            self.built[place] = [(arm, False), *((self._one(control), True) for control in added)]
-        return cast("list[tuple[Arm, bool]]", self.built[place])
+        options, has_shots = point["answer_mode"][0] == "options", point["shots"][0] > 0
+        key = id(arm), options, has_shots
+        if key not in self.arm_lists:
+            controls = default_controls(arm, options=options, shots=int(has_shots)) if add_controls else ()
+            shared = [self.controls.setdefault((control.label, control.digest), control) for control in controls]
+            self.arm_lists[key] = [(arm, False), *((control, True) for control in shared)]
+        return self.arm_lists[key]
 
-    def _one(self, control: "Arm") -> "Arm":
-        """The same object for equal controls of several arms."""
-        found: Arm = self.built.setdefault(f"control:{control.label}:{control.digest}", control)
-        return found
-
-    def cell(self, point: Mapping[str, PlacedNode], arm: "Arm", control: bool, seed: int) -> Cell:
-        rerankers, candidates = self.several("rerankers", point["rerankers"]), point["rerank_candidates"][0]
+    def draft(self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int) -> Cell:
+        """The cell of a point, still without its canonical JSON and digest."""
+        rerankers, candidates = self.component_list("rerankers", point["rerankers"]), point["rerank_candidates"][0]
         return Cell(
-            self.component("task", point["task"]),
-            self.component("model", point["model"]),
-            point["shots"][0],
-            self._reranked(self.component("retriever", point["retriever"]), rerankers, candidates),
-            self.component("order", point["order"]),
-            self.several("transforms", point["transforms"]),
-            self.component("composer", point["composer"]),
-            arm,
-            point["answer_mode"][0],
-            point["max_new_tokens"][0],
-            seed,
-            {},
-            "",
-            control,
+            task=self.component("task", point["task"]),
+            model=self.component("model", point["model"]),
+            shots=point["shots"][0],
+            retriever=self._with_rerankers(self.component("retriever", point["retriever"]), rerankers, candidates),
+            order=self.component("order", point["order"]),
+            transforms=self.component_list("transforms", point["transforms"]),
+            composer=self.component("composer", point["composer"]),
+            decoding=arm,
+            answer_mode=point["answer_mode"][0],
+            max_new_tokens=point["max_new_tokens"][0],
+            seed=seed,
+            config={},
+            digest="",
+            control=is_control,
             rerankers=rerankers,
             rerank_candidates=candidates,
         )
 
-    def several(self, key: str, node: PlacedNode) -> tuple[Any, ...]:
-        """The components of a list: one tuple for equal lists."""
-        told, where = node
-        place = f"{key}[]:{json.dumps(told, sort_keys=True, default=repr)}"
-        if place not in self.built:
-            self.built[place] = tuple(self.component(key, (one, f"{where}[{i}]")) for i, one in enumerate(told))
-        found: tuple[Any, ...] = self.built[place]
-        return found
+    def finish(self, cell: Cell, model_place: str) -> Cell:
+        """The cell without what cannot matter to it, with its canonical JSON and digest.
 
-    def _reranked(
-        self, retriever: "Retriever", rerankers: "tuple[Reranker, ...]", candidates: int | None
-    ) -> "Retriever":
-        """One object for the same rerankers on the same retriever, so that its demonstrations are shared."""
-        from retrievers.reranked import Reranked
-
-        place = f"reranked:{id(retriever)}:{[id(one) for one in rerankers]}:{candidates}"
-        if place not in self.built:
-            wide: dict[str, Any] = {} if candidates is None else {"candidates": candidates}
-            self.built[place] = Reranked(of=retriever, rerank=rerankers, **wide) if rerankers else retriever
-        found: Retriever = self.built[place]
-        return found
-
-    def settled(self, cell: Cell, where: str) -> Cell:
-        """Without what cannot matter, and with the digest of what does. where: the model's place in the file."""
+        Args:
+            cell: A draft.
+            model_place: Where the model stands in the file, for the error of an incomplete checkpoint.
+        """
         if cell.shots == 0:
-            free: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
-            cell = replace(cell, **free)
+            no_demonstrations: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
+            cell = replace(cell, **no_demonstrations)
         if not cell.rerankers:
             cell = replace(cell, rerank_candidates=None)
-        told = {"seed": cell.seed, **{axis: self._told(axis, cell.axis_value(axis)) for axis in AXES}}
-        place = f"digest:{id(cell.model)}"
-        if place not in self.built:
-            self.built[place] = _digest(cell.model, where)
-        identity = {**told, "model": {"name": told["model"]["name"], "digest": self.built[place]}}
+        config = {"seed": cell.seed, **{axis: self._describe(axis, cell.axis_value(axis)) for axis in AXES}}
+        if id(cell.model) not in self.model_digests:
+            self.model_digests[id(cell.model)] = _model_digest(cell.model, model_place)
+        model = {"name": config["model"]["name"], "digest": self.model_digests[id(cell.model)]}
+        identity = {**config, "model": model}
         for axis in ("rerankers", "rerank_candidates"):  # cells from before there was this axis keep their digest
             if not identity[axis]:
                 del identity[axis]
-        return replace(cell, config=told, digest=short_digest(identity))
+        return replace(cell, config=config, digest=short_digest(identity))
 
-    def _told(self, axis: str, value: Any) -> Any:
-        place = f"told:{axis}:{id(value)}"
+    def _with_rerankers(
+        self, retriever: "Retriever", rerankers: "tuple[Reranker, ...]", candidates: int | None
+    ) -> "Retriever":
+        from retrievers.reranked import Reranked
+
+        if not rerankers:
+            return retriever
+        key = id(retriever), id(rerankers), candidates
+        if key not in self.reranked:
+            more: dict[str, Any] = {} if candidates is None else {"candidates": candidates}
+            reranked: Any = Reranked(of=retriever, rerank=rerankers, **more)
+            self.reranked[key] = reranked
+        return self.reranked[key]
+
+    def _describe(self, axis: str, value: Any) -> Any:
         if axis not in COMPONENT_KINDS or value is None:
             return value
-        if place not in self.built:
-            self.built[place] = value.describe() if axis == "decoding" else describe(value)
-        return self.built[place]
-
-    @staticmethod
-    def _arm(node: Any, where: str) -> "Arm":
-        from decoding.arms.arm import parse_arm
-
-        return parse_arm(node, where)
+        key = axis, id(value)
+        if key not in self.descriptions:
+            self.descriptions[key] = value.describe() if axis == "decoding" else describe(value)
+        return self.descriptions[key]
 
 
-def short_digest(told: Any) -> str:
+def _node_key(node: Any) -> str:
+    return json.dumps(node, sort_keys=True, default=repr)
+
+
+def _arm(node: Any, where: str) -> "Arm":
+    from decoding.arms.arm import parse_arm
+
+    return parse_arm(node, where)
+
+
+def short_digest(value: Any) -> str:
     """16 hex digits of the sha256 of canonical JSON."""
-    return canonical_digest(told, ascii_only=False, compact=True, default=repr)[:16]
+    return canonical_digest(value, ascii_only=False, compact=True, default=repr)[:16]
 
 
-def _digest(model: "Model", where: str) -> str:
-    """The model's digest. A checkpoint that is not whole says so here, with its line."""
+def _model_digest(model: "Model", where: str) -> str:
+    """The model's digest. Raises ModelError with the model's line if its checkpoint is incomplete."""
     try:
         return model.digest
     except ModelError as error:
@@ -243,22 +272,22 @@ def _digest(model: "Model", where: str) -> str:
 
 
 def _metrics(config: Config) -> dict[str, Any]:
-    found = {}
+    metrics = {}
     for i, node in enumerate(config.metrics):
         metric = build("metric", node, config.where("metrics", i))
         name = short_labels([describe(metric)])[0]
-        if name in found:
+        if name in metrics:
             raise ConfigError(f"{config.where('metrics', i)}: the metric '{name}' stands there twice.")
-        found[name] = metric
-    return found
+        metrics[name] = metric
+    return metrics
 
 
 def _labeled(cells: list[Cell]) -> tuple[Cell, ...]:
     columns: dict[str, list[Any]] = {"seed": [cell.seed for cell in cells]}
     for axis in AXES:
         nodes = [cell.config[axis] for cell in cells]
-        kept = axis in ("shots", "max_new_tokens")
-        columns[axis] = nodes if kept else short_labels(nodes, [_title(axis, cell) for cell in cells])
+        is_number = axis in ("shots", "max_new_tokens")
+        columns[axis] = nodes if is_number else short_labels(nodes, [_title(axis, cell) for cell in cells])
     return tuple(
         replace(cell, labels={axis: columns[axis][i] for axis in CELL_COLUMNS}) for i, cell in enumerate(cells)
     )
@@ -270,5 +299,5 @@ def _title(axis: str, cell: Cell) -> str | None:
     return cell.decoding.label if axis == "decoding" else None
 
 
-def _distinct(things: Iterator[Any]) -> list[Any]:
-    return list({id(thing): thing for thing in things}.values())
+def _distinct(items: Iterator[Any]) -> list[Any]:
+    return list({id(item): item for item in items}.values())
