@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from icl.errors import ImageError
 from icl.lru_cache_bytes import LRUByteCache
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: they are decompression bombs, or scans too large for any model."""
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""The formats that are decoded. Pillow's decoders of others start programs (EPS: Ghostscript) or are seldom tested."""
 
 BYTES, MEMORY = "bytes", "memory"  # origins of images that came without a name
 _UNNAMED = (BYTES, MEMORY)
@@ -46,7 +49,7 @@ class Image:
 
     @classmethod
     def from_bytes(cls, data: bytes, origin: str = BYTES) -> "Image":
-        return cls(partial(_open_bytes, data), origin)
+        return cls(partial(decode_image, data), origin)
 
     @classmethod
     def from_pil(cls, image: "PILImage", origin: str = MEMORY) -> "Image":
@@ -161,7 +164,8 @@ def _readable(image: Image) -> Iterator[None]:
     except PILImage.DecompressionBombError as error:
         raise ImageError(f"image {image.origin} is too large to open ({error}). Make it smaller.") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"image {image.origin} is not an image that Pillow can read.") from error
+        formats = ", ".join(IMAGE_FORMATS)
+        raise ImageError(f"image {image.origin} is not an image in one of the formats {formats}.") from error
     except _BROKEN as error:
         raise ImageError(f"image {image.origin} cannot be read: {error}.") from error
 
@@ -195,17 +199,20 @@ def open_image_file(path: str) -> "PILImage":
     import stat
     from os import stat as stat_of
 
-    from PIL import Image as PILImage
-
     if not stat.S_ISREG(stat_of(path).st_mode):
         raise ValueError("it is a pipe, a device or a folder, no file")
-    return PILImage.open(path)
+    return decode_image(path)
 
 
-def _open_bytes(data: bytes) -> "PILImage":
+def decode_image(source: "str | Path | BinaryIO | bytes") -> "PILImage":
+    """Open a file, a stream or bytes with Pillow, in one of `IMAGE_FORMATS` whatever the name of the file says.
+
+    Raises:
+        UnidentifiedImageError: The format is another one, or the data is no image.
+    """
     from PIL import Image as PILImage
 
-    return PILImage.open(io.BytesIO(data))
+    return PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
 
 
 def _itself(image: "PILImage") -> "PILImage":

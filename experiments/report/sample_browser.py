@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
+from icl.images import decode_image
 from icl.streams import StreamKey
 from icl.types import IMAGE_PLACEHOLDER
 
@@ -87,7 +88,7 @@ def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
     from PIL import Image as PILImage
 
     try:
-        with PILImage.open(path) as image:
+        with decode_image(path) as image:
             small = max(image.size) <= side
             shown = image.convert("RGB")
     except (OSError, ValueError, PILImage.DecompressionBombError):

@@ -1,13 +1,12 @@
 """The values of a row of any data set as text, and its images: embedded, several in one cell, or named by a path."""
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.images import Image, open_image_file
+from icl.images import Image, decode_image, open_image_file
 from icl.tasks.source import DataSource
 
 if TYPE_CHECKING:
@@ -70,9 +69,6 @@ class StoredImage:
     place: int
 
     def __call__(self) -> "PILImage":
-
-        from PIL import Image as PILImage
-
         cells = _cells(self.view[self.row][self.column])
         if self.place >= len(cells):
             raise ValueError("the cell is empty")
@@ -80,7 +76,7 @@ class StoredImage:
         if not isinstance(cell, Mapping):
             raise ValueError(f"{cell!r:.40} is neither an image nor the path of one")
         if cell.get("bytes"):
-            return PILImage.open(io.BytesIO(cell["bytes"]))
+            return decode_image(cell["bytes"])
         if cell.get("path"):
             return open_image_file(cell["path"])
         raise ValueError("the cell has neither bytes nor a path")

@@ -12,7 +12,6 @@ file and not part of the toolkit, which reads the drawings where they lie; `resv
 taken are those that all styles have, without flags and skin tones.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.images import Image
+from icl.images import Image, decode_image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -212,8 +211,8 @@ def _drawing(path: str, name: str) -> "PILImage":
 
         text = _icons(path)[name] if name else Path(path).read_text(encoding="utf-8")
         png = svg_to_bytes(svg_string=text, width=SIDE, height=SIDE, skip_system_fonts=True)
-        return PILImage.open(io.BytesIO(bytes(png)))
-    image = PILImage.open(path)
+        return decode_image(bytes(png))
+    image = decode_image(path)
     return (
         image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
     )

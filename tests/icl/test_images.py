@@ -233,3 +233,15 @@ def test_a_images_size_is_read_from_its_head():
         cut.open()
     with pytest.raises(ImageError, match="image nothing is not an image"):
         _ = Image.from_bytes(b"", "nothing").size
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "photo.png"])
+def test_no_file_starts_the_program_of_its_format(tmp_path, monkeypatch, name):
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *words, **more: started.append(words))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    (tmp_path / name).write_bytes(encoded(noise(), "EPS"))
+    for image in (Image.from_path(tmp_path / name), Image.from_bytes(encoded(noise(), "EPS"))):
+        with pytest.raises(ImageError, match="is not an image in one of the formats PNG, JPEG"):
+            image.open()
+    assert not started
