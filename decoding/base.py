@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoding.formulas.sampling import Sampler
 
 Note = object
-"""What `Strategy.prepare` found out about one prompt (a description, a first answer). `branches` receives it."""
+"""Result of `Strategy.prepare` for one prompt, such as a description or a first answer. `branches` receives it."""
 
 
 class StepState(Protocol):
@@ -77,9 +77,9 @@ class Strategy:
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """The arm that `controls.
+        """The arm that `controls: default` adds for a target, or None.
 
-        Default` adds for a target: `target.with_strategy(Mine(target.strategy))`, or None.
+        A control returns `target.with_strategy(Mine(target.strategy))`.
         """
         return None
 

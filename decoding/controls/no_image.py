@@ -6,10 +6,10 @@ Which corruption matters? A noised image that does no better than none says noth
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding import prompt_edits as changes
 from decoding.arms.inspection import edits_query_image
 from decoding.base import Strategy
 from decoding.controls.base import NegativeReplacement
+from decoding.prompt_edits import remove_query_image
 from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
@@ -32,4 +32,4 @@ class NoImage(NegativeReplacement):
         return target.with_strategy(NoImage(target.strategy)) if edits_query_image(target.strategy) else None
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:
-        return changes.remove_query_image(prompt)
+        return remove_query_image(prompt)

@@ -9,9 +9,9 @@ a prompt without fails with a sentence, so this is no default.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from decoding import prompt_edits as changes
 from decoding.base import Strategy
 from decoding.controls.base import NegativeReplacement
+from decoding.prompt_edits import replace_answers
 from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
@@ -25,4 +25,4 @@ class OtherAnswers(NegativeReplacement):
     how: Literal["wrong", "shuffled"] = "wrong"  # one of the other answers each, or all exchanged
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:
-        return changes.replace_answers(prompt, self.how)
+        return replace_answers(prompt, self.how)

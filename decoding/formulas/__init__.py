@@ -1,1 +1,1 @@
-"""Formulas."""
+"""Formulas of decoding as pure tensor functions: masks, divergences and samplers."""

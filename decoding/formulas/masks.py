@@ -1,7 +1,7 @@
-"""Which tokens stay plausible: masks that read the reference branch alone.
+"""Plausibility masks: which tokens stay possible, computed from the reference branch alone.
 
-A mask is [B, V] bool, True where a token survives. Working on raw logits or on log-probabilities is the same: a
-constant a row drops out. Every mask keeps each row's best token, so at least one survives.
+A mask is [B, V] bool, True where a token survives. Raw logits and log-probabilities give the same mask, because a
+constant per row cancels. Every mask keeps the best token of each row, so at least one token survives.
 """
 
 import math
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 def plausibility_mask(reference: "Tensor", beta: float) -> "Tensor | None":
-    """Adaptive plausibility (Li et al. 2022, 2210.15097): p(v) >= beta max p, that is z(v) >= log beta + max z.
+    """Adaptive plausibility mask (Li et al. 2022, 2210.15097): p(v) >= beta max p, that is z(v) >= log beta + max z.
 
-    reference: [B, V] float32. beta: share of the best token's probability, in [0, 1]; 0 masks nothing (None), 1 keeps
-    the best token and its ties.
+    Args:
+        reference: Logits of branch 0, [B, V] float32.
+        beta: Proportion of the best token's probability, in [0, 1]. 0 masks nothing; 1 keeps the best token and ties.
+
+    Returns:
+        [B, V] bool, or None if beta is 0.
     """
     if beta == 0:
         return None
@@ -26,10 +30,20 @@ def plausibility_mask(reference: "Tensor", beta: float) -> "Tensor | None":
 
 
 def kth_plausibility_mask(reference: "Tensor", alpha: float, k: int) -> "Tensor | None":
-    """CM3Leon's (Yu et al. 2023, 2309.02591): p(v) >= alpha times the k-th largest p; k = 1 is `plausible`.
+    """CM3Leon's mask (Yu et al. 2023, 2309.02591): p(v) >= alpha times the k-th largest p.
 
-    alpha: in [0, 1]; 0 masks nothing (None), 1 keeps the k best and ties. Raises PlanError where k is beyond the
-    vocabulary.
+    With k = 1 it is `plausibility_mask`.
+
+    Args:
+        reference: Logits of branch 0, [B, V] float32.
+        alpha: Proportion of the k-th best probability, in [0, 1]. 0 masks nothing; 1 keeps the k best tokens and ties.
+        k: Rank of the token that others are compared with.
+
+    Returns:
+        [B, V] bool, or None if alpha is 0.
+
+    Raises:
+        PlanError: k is larger than the vocabulary.
     """
     if k > reference.shape[-1]:
         raise PlanError(f"a mask by the {k}-th best token on a vocabulary of {reference.shape[-1]}. Make k smaller.")
@@ -39,10 +53,15 @@ def kth_plausibility_mask(reference: "Tensor", alpha: float, k: int) -> "Tensor 
 
 
 def typical_mask(reference: "Tensor", width: float) -> "Tensor":
-    """An entropy band (locally typical tokens): |-log p(v) - H(p)| <= width, and the best token.
+    """Entropy band (locally typical tokens): |-log p(v) - H(p)| <= width, and the best token.
 
-    width: in nats.
+    Args:
+        reference: Logits of branch 0, [B, V] float32.
+        width: Half the width of the band, in nats.
+
+    Returns:
+        [B, V] bool.
     """
-    told = reference.log_softmax(-1)
-    near: Tensor = (-told - entropy(reference)).abs() <= width
-    return near | (reference == reference.amax(-1, keepdim=True))
+    logprobs = reference.log_softmax(-1)
+    is_typical: Tensor = (-logprobs - entropy(reference)).abs() <= width
+    return is_typical | (reference == reference.amax(-1, keepdim=True))

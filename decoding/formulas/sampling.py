@@ -1,8 +1,8 @@
-"""How a token is drawn from combined scores: the best one, or a random one from the query's own stream.
+"""Samplers: they choose a token from combined scores, the best one or a random one.
 
-A draw reads one uniform number a row and step, from `(seed, query id, "sampling", step)`, and inverts the cumulative
-distribution in vocabulary order. So a draw depends on the scores and on the query, never on the batch around it, and
-arms of one query share their random numbers, which makes their comparison a paired one.
+A random choice uses one uniform number per row and step, from the stream `(seed, query id, "sampling", step)`. It
+inverts the cumulative distribution in vocabulary order. The choice therefore depends on the scores and the query, not
+on the batch. All arms of a query use the same random numbers, which makes their comparison a paired one.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COLDEST = 1e-6
-"""A temperature below is the best token: scores that are divided by it leave float32."""
+"""Below this temperature the best token is chosen, because divided scores would overflow float32."""
 NUCLEUS_GUESSES = (1024, 16_384)
-"""A nucleus is looked for among so many best tokens first; only a larger one has the whole vocabulary sorted."""
+"""Numbers of best tokens among which a nucleus is searched before the whole vocabulary is sorted."""
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A frozen dataclass; `scores` are combined and masked, [B, V] float32 with -inf where a token is ruled out."""
+    """Chooses the next token. A frozen dataclass."""
 
     @property
     def deterministic(self) -> bool:
@@ -32,14 +32,23 @@ class Sampler(Protocol):
         ...
 
     def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
-        """[B] long: one token a row. keys: whose stream each row draws from."""
+        """One token per row.
+
+        Args:
+            scores: Combined and masked scores, [B, V] float32, -inf for tokens that are ruled out.
+            keys: Random stream of each row.
+            step: Number of the token, from 0.
+
+        Returns:
+            [B] int64.
+        """
         ...
 
 
 @component("sampler", "greedy")
 @dataclass(frozen=True)
 class Greedy:
-    """The best token."""
+    """Greedy sampler: chooses the best token."""
 
     deterministic = True
 
@@ -50,13 +59,13 @@ class Greedy:
 @component("sampler", "beam")
 @dataclass(frozen=True)
 class Beam:
-    """The best of several hypotheses that run side by side (`decoding.engine.beam_search`).
+    """Beam search over several hypotheses (`decoding.engine.beam_search`).
 
-    A single step takes the best token.
+    On its own, one step chooses the best token.
     """
 
-    beams: BeamCount = 4  # hypotheses; 1 is greedy
-    length_penalty: LengthPenalty = 1.0  # power of the length that a sum of log-probabilities is divided by
+    beams: BeamCount = 4  # number of hypotheses; 1 is greedy
+    length_penalty: LengthPenalty = 1.0  # exponent of the length that divides a sum of log-probabilities
 
     deterministic = True
 
@@ -67,12 +76,12 @@ class Beam:
 @component("sampler", "sampling")
 @dataclass(frozen=True)
 class Sampling:
-    """A random token of softmax(scores / temperature), cut to the best (top-k, then top-p, then min-p)."""
+    """Random sampler: draws from softmax(scores / temperature), cut by top-k, then top-p, then min-p."""
 
-    temperature: Temperature = 1.0  # 0 is the best token
-    top_k: Count = 0  # the k best tokens; 0: all
-    top_p: Fraction = 1.0  # the fewest best tokens that hold this probability together; 1: all
-    min_p: Fraction = 0.0  # at least this share of the best token's probability; 0: all
+    temperature: Temperature = 1.0  # divides the scores; 0 chooses the best token
+    top_k: Count = 0  # number of best tokens that are kept; 0 keeps all
+    top_p: Fraction = 1.0  # cumulative probability of the best tokens that are kept; 1 keeps all
+    min_p: Fraction = 0.0  # minimal probability relative to the best token; 0 keeps all
 
     @property
     def deterministic(self) -> bool:
@@ -83,38 +92,40 @@ class Sampling:
 
         if self.deterministic:
             return scores.argmax(-1)
-        chances = self.distribution(scores).double()
+        probabilities = self.distribution(scores).double()
         numbers = [key.number(f"sampling/{step}", 53) / 2**53 for key in keys]
         uniform = torch.tensor(numbers, dtype=torch.float64, device=scores.device)[:, None]
-        heaped = chances.cumsum(-1)
-        total = heaped[:, -1:]
-        below = torch.nextafter(total, torch.zeros_like(total))  # a product rounded up to the total finds no token
-        return torch.searchsorted(heaped, torch.minimum(uniform * total, below), right=True)[:, 0]
+        cumulative = probabilities.cumsum(-1)
+        total = cumulative[:, -1:]
+        below = torch.nextafter(total, torch.zeros_like(total))  # the total itself would match no token
+        return torch.searchsorted(cumulative, torch.minimum(uniform * total, below), right=True)[:, 0]
 
     def distribution(self, scores: "Tensor") -> "Tensor":
-        """[B, V] float32 probabilities that `choose` draws from. Tokens tied with the last one kept are kept."""
+        """Probabilities that `choose` draws from, [B, V] float32. Ties with the last kept token are kept."""
         scores = scores.float() / self.temperature
         if 0 < self.top_k < scores.shape[-1]:
-            scores = _from(scores, scores.topk(self.top_k).values[:, -1:])
+            scores = _cut_below(scores, scores.topk(self.top_k).values[:, -1:])
         if self.top_p < 1:
-            scores = _from(scores, nucleus_threshold(scores, self.top_p))
+            scores = _cut_below(scores, nucleus_threshold(scores, self.top_p))
         if self.min_p > 0:
-            chances = scores.softmax(-1)
-            scores = scores.masked_fill(chances < self.min_p * chances.amax(-1, keepdim=True), -float("inf"))
+            probabilities = scores.softmax(-1)
+            scores = scores.masked_fill(
+                probabilities < self.min_p * probabilities.amax(-1, keepdim=True), -float("inf")
+            )
         return scores.softmax(-1)
 
 
-def _from(scores: "Tensor", least: "Tensor") -> "Tensor":
-    return scores.masked_fill(scores < least, -float("inf"))
+def _cut_below(scores: "Tensor", threshold: "Tensor") -> "Tensor":
+    return scores.masked_fill(scores < threshold, -float("inf"))
 
 
-def nucleus_threshold(scores: "Tensor", share: float) -> "Tensor":
-    """[B, 1]: the score of the last token of the smallest set of best tokens with at least this probability."""
-    whole = scores.logsumexp(-1, keepdim=True)
+def nucleus_threshold(scores: "Tensor", top_p: float) -> "Tensor":
+    """Lowest score in the nucleus, the smallest set of best tokens with this probability: [B, V] -> [B, 1]."""
+    total = scores.logsumexp(-1, keepdim=True)
     for size in sorted({min(guess, scores.shape[-1]) for guess in (*NUCLEUS_GUESSES, scores.shape[-1])}):
         best = scores.topk(size).values
-        before = (best - whole).exp().cumsum(-1)
-        if size == scores.shape[-1] or bool((before[:, -1] >= share).all()):
+        cumulative = (best - total).exp().cumsum(-1)
+        if size == scores.shape[-1] or bool((cumulative[:, -1] >= top_p).all()):
             break
-    place = (before < share).sum(-1, keepdim=True).clamp(max=size - 1)
-    return best.gather(-1, place)
+    last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
+    return best.gather(-1, last)

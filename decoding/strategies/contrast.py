@@ -76,7 +76,7 @@ class Contrast(Strategy):
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        return prompt, *(branch.of(prompt) for branch in self.changed)
+        return prompt, *(branch.apply(prompt) for branch in self.changed)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         if self.masked == "none":

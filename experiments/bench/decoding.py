@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from decoding.arms.arm import Arm, default_controls, parse_arm
-from decoding.conformance import made_up
+from decoding.conformance import random_logits
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches
 from decoding.formulas.sampling import Sampling
@@ -152,7 +152,7 @@ def _many_arms(model: HF) -> list[Row]:
 
 def _sampling() -> list[Row]:
     """A draw from a large vocabulary, beside the softmax that any sampler needs."""
-    scores = torch.cat([made_up(1, BATCH)[0]] * (VOCABULARY // 97 + 1), -1)[:, :VOCABULARY]
+    scores = torch.cat([random_logits(1, BATCH)[0]] * (VOCABULARY // 97 + 1), -1)[:, :VOCABULARY]
     keys = [StreamKey(0, f"q{i}") for i in range(BATCH)]
     runs: list[Callable[[Any], object]] = [
         lambda _: Sampling().choose(scores, keys, 0),

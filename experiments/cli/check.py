@@ -37,7 +37,7 @@ def command(
         raise typer.Exit(1) from None
     print(f"{kind} '{name}' keeps what every {kind} must keep.")
     if facts is not None:
-        print(facts.told())
+        print(facts.describe())
 
 
 def _read(words: list[str]) -> tuple[str, str, list[str]]:

@@ -54,7 +54,8 @@ class LauncherFacts:
     follows: bool = False
     untried: str = ""
 
-    def told(self) -> str:
+    def describe(self) -> str:
+        """The facts in one line."""
         if self.untried:
             return f"nothing was started: {self.untried}"
         after = (

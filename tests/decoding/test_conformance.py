@@ -1,4 +1,4 @@
-"""The public check catches what it says it catches."""
+"""`check_strategy` refuses strategies that break its rules."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class InPlace(VCD):
 
 
 @dataclass(frozen=True)
-class Mixes(VCD):
+class MixesRows(VCD):
     def combine(self, logits: Tensor, step: int) -> Tensor:
         return super().combine(logits - logits.mean(1, keepdim=True), step)
 
@@ -33,13 +33,13 @@ class Double(VCD):
 
 
 @dataclass(frozen=True)
-class Empty(VCD):
+class EmptyMask(VCD):
     def mask(self, reference: Tensor) -> Tensor:
         return reference > reference.amax(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
-class Hides(VCD):
+class UndeclaredMask(VCD):
     def combine(self, logits: Tensor, step: int) -> Tensor:
         return super().combine(logits, step).masked_fill(logits[1] < -2, -math.inf)
 
@@ -62,7 +62,7 @@ class WrongZero(VCD):
 
 
 @dataclass(frozen=True)
-class Restless(VCD):
+class ChangesBranches(VCD):
     calls = [0]  # noqa: RUF012
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
@@ -89,40 +89,40 @@ class ListOfBranches(VCD):
 
 
 @dataclass(frozen=True)
-class SettlesTooMuch(VCD):
+class DecidesTooMuch(VCD):
     def reference_decides(self, reference: Tensor) -> Tensor:
         return torch.ones(len(reference), dtype=torch.bool)
 
 
 @dataclass
-class Thawed(Strategy):
+class NotFrozen(Strategy):
     alpha: float = 1.0
 
 
 @pytest.mark.parametrize(
-    ("strategy", "told"),
+    ("strategy", "message"),
     [
         (InPlace(), "changed the logits"),
-        (Mixes(), "other rows of its batch"),
+        (MixesRows(), "other rows of its batch"),
         (Double(), "not float32"),
-        (Empty(), "at least one must"),
-        (Hides(), "masks_in_combine"),
+        (EmptyMask(), "at least one must"),
+        (UndeclaredMask(), "masks_in_combine"),
         (WrongWeights(), "combine\\(\\) weighs"),
         (WrongZero(), "alpha = 0"),
-        (Restless(), "asked again"),
+        (ChangesBranches(), "called again"),
         (Random(), "pure function"),
         (NotANumber(), "NaN"),
         (ListOfBranches(), "tuple"),
-        (SettlesTooMuch(), "do change"),
-        (Thawed(), "frozen"),
+        (DecidesTooMuch(), "do change"),
+        (NotFrozen(), "frozen"),
     ],
 )
-def test_a_broken_strategy_is_told_what_is_wrong(strategy: Strategy, told: str) -> None:
-    with pytest.raises(AssertionError, match=told):
+def test_a_broken_strategy_is_refused_with_the_reason(strategy: Strategy, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         check_strategy(strategy)
 
 
-def test_facts_are_told_in_a_line() -> None:
-    assert check_strategy(VCD(alpha=0.5)).told() == (
+def test_facts_are_described_in_one_line() -> None:
+    assert check_strategy(VCD(alpha=0.5)).describe() == (
         "2 branches, with a mask, weights 1.5, -0.5 (sum 1): identical branches decode as the reference"
     )

@@ -9,7 +9,7 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
 from decoding.base import Strategy
-from decoding.conformance import check_strategy, made_up
+from decoding.conformance import check_strategy, random_logits
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
@@ -50,7 +50,7 @@ def test_written_out_it_is_the_method(method: dict[str, object], written: dict[s
     question = prompt(2, shots=3)
     branches = [b.digest for b in own.strategy.branches(question)]
     assert [b.digest for b in generic.strategy.branches(question)] == branches
-    logits = made_up(len(branches))
+    logits = random_logits(len(branches))
     torch.testing.assert_close(
         combine_branches(own.strategy, logits, 1)[0].softmax(-1),
         combine_branches(generic.strategy, logits, 1)[0].softmax(-1),
@@ -103,7 +103,7 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
         ({"branches": [{"change": "no_image", "images": "all"}]}, "does not read images. It reads none"),
         ({"branches": [{"change": "blank", "step": 900}]}, "'blank' does not read step"),
         ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),
-        ({"branches": ["crop"]}, "needs a box that leaves something out"),
+        ({"branches": ["crop"]}, "needs a box smaller than the image"),
         ({"branches": [3]}, "a mapping with the key 'change'"),
         ({"branches": "no_image"}, "a list"),
         ({"branches": ["blank", "noise"]}, "2 numbers for the prompt and 2 branches"),

@@ -11,7 +11,7 @@ from decoding.arms.arm import Arm, parse_arm
 from decoding.arms.inspection import constant_strength, probe_prompt
 from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState, Note, Strategy
-from decoding.conformance import check_strategy, made_up
+from decoding.conformance import check_strategy, random_logits
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
@@ -89,7 +89,7 @@ class Winner(Weighted):
 
 
 def test_mask_only_is_the_methods_mask_on_the_references_scores() -> None:
-    logits, method = made_up(2), VCD(alpha=2.0, beta=0.2)
+    logits, method = random_logits(2), VCD(alpha=2.0, beta=0.2)
     own, _ = combine_branches(method, logits, 0)
     control, _ = combine_branches(MaskOnly(method), logits[:1], 0)
     alive = own > -math.inf
@@ -107,7 +107,7 @@ def test_controls_read_the_reference_alone_where_they_can() -> None:
 
 
 def test_a_mask_that_reads_other_branches_keeps_reading_them() -> None:
-    logits = made_up(2)
+    logits = random_logits(2)
     control = MaskOnly(MasksByAll(first=3.0, second=-1.0))
     own, _ = combine_branches(control, logits, 0)
     out = logits[1] == logits[1].amax(-1, keepdim=True)
@@ -119,19 +119,19 @@ def test_a_mask_that_reads_other_branches_keeps_reading_them() -> None:
 def test_temperature_matched_is_the_reference_at_the_hidden_temperature(
     first: float, second: float, strength: float
 ) -> None:
-    logits, control = made_up(1), TemperatureMatched(Weighted(first, second))
+    logits, control = random_logits(1), TemperatureMatched(Weighted(first, second))
     own, _ = combine_branches(control, logits, 0)
     torch.testing.assert_close(own.softmax(-1), (logits[0] / (1 / strength)).softmax(-1), rtol=2e-3, atol=1e-5)
 
 
 def test_temperature_matched_keeps_the_mask() -> None:
-    logits, method = made_up(2), VCD(beta=0.3)
+    logits, method = random_logits(2), VCD(beta=0.3)
     own, _ = combine_branches(TemperatureMatched(method), logits[:1], 0)
     assert torch.equal(own > -math.inf, combine_branches(method, logits, 0)[0] > -math.inf)
 
 
 def test_temperature_matched_follows_a_strength_that_varies() -> None:
-    logits, method = made_up(2), Winner()
+    logits, method = random_logits(2), Winner()
     assert constant_strength(method) is None
     own, _ = combine_branches(TemperatureMatched(method), logits, 0)
     torch.testing.assert_close(own, logits[0] * method.strength(logits, 0))
@@ -144,7 +144,7 @@ def test_a_strength_of_zero_or_less_is_an_error_that_names_what_to_use(second: f
 
 
 def test_entropy_matched_has_the_methods_entropy_and_support_at_each_row() -> None:
-    logits, method = made_up(2, scale=2.0), VCD(alpha=2.5, beta=0.02)
+    logits, method = random_logits(2, scale=2.0), VCD(alpha=2.5, beta=0.02)
     own, _ = combine_branches(method, logits, 0)
     control, _ = combine_branches(EntropyMatched(method), logits, 0)
     alive = own > -math.inf
@@ -156,7 +156,7 @@ def test_entropy_matched_has_the_methods_entropy_and_support_at_each_row() -> No
 
 
 def test_entropy_matched_is_defined_where_the_weights_sum_to_zero() -> None:
-    logits = made_up(2)
+    logits = random_logits(2)
     flat = torch.stack([logits[0], logits[0]])
     control, _ = combine_branches(EntropyMatched(Weighted(1.0, -1.0)), flat, 0)
     assert float(entropy(control).min()) == pytest.approx(math.log(logits.shape[-1]), abs=1e-3)
@@ -212,7 +212,7 @@ def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -
 
 
 def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
-    logits = made_up(2, rows=12, scale=0.3)
+    logits = random_logits(2, rows=12, scale=0.3)
     for control in (GaussianProxy(VCD()), RandomGate(DCD())):
 
         def told(query: str, step: int, control: Strategy = control) -> torch.Tensor:
@@ -252,7 +252,7 @@ def test_a_coin_takes_the_place_of_the_gate() -> None:
 
 
 def test_other_negatives_keep_the_methods_arithmetic() -> None:
-    question, logits = prompt(1, shots=2), made_up(2)
+    question, logits = prompt(1, shots=2), random_logits(2)
     for control in (NoImage(VCD(alpha=0.5)), UnrelatedImage(VCD(alpha=0.5))):
         assert torch.equal(combine_branches(control, logits, 0)[0], combine_branches(VCD(alpha=0.5), logits, 0)[0])
         first, other = control.branches(question)
@@ -264,7 +264,7 @@ def test_other_negatives_keep_the_methods_arithmetic() -> None:
 
 
 def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
-    question, logits = prompt(1, shots=2), made_up(2)
+    question, logits = prompt(1, shots=2), random_logits(2)
     control, method = ShuffledNegative(VCD(alpha=0.5)), VCD(alpha=0.5)
     assert question.paired_prompt is not None
     first, negative = control.branches(question)
@@ -309,7 +309,7 @@ def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
 
 
 def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None:
-    control, logits = MoreDemonstrations(times=3), made_up(1)
+    control, logits = MoreDemonstrations(times=3), random_logits(1)
     assert (control.traits.demonstration_factor, VCD().traits.demonstration_factor) == (3, 1)
     assert torch.equal(combine_branches(control, logits, 0)[0], logits[0])
 
@@ -319,7 +319,7 @@ def test_pba_asks_for_yes() -> None:
         "[user] <image>What is number 1? Answer the question using a single word or phrase. Answer yes whenever "
         "possible."
     )
-    logits = made_up(2)
+    logits = random_logits(2)
     assert torch.equal(PBA().combine(logits, 0), logits[1])
 
 
@@ -389,6 +389,8 @@ def test_demonstrations_with_wrong_answers_are_another_negative() -> None:
         assert first == question
         assert [p.text for p in other.parts() if p.name.endswith("answer")] != ["red", "blue", "green"]
         assert other.images == question.images
-        assert torch.equal(combine_branches(control, made_up(2), 0)[0], combine_branches(CED(), made_up(2), 0)[0])
+        assert torch.equal(
+            combine_branches(control, random_logits(2), 0)[0], combine_branches(CED(), random_logits(2), 0)[0]
+        )
     with pytest.raises(PlanError, match="two different"):
         OtherAnswers(CED()).branches(probe_prompt(shots=1))

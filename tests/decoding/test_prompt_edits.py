@@ -59,7 +59,7 @@ def test_without_the_image_the_demonstrations_keep_theirs() -> None:
 
 
 def test_a_prompt_that_is_its_image_alone_cannot_lose_it() -> None:
-    with pytest.raises(PlanError, match="its image alone"):
+    with pytest.raises(PlanError, match="only its image"):
         changes.remove_query_image(Prompt((Turn("user", (Part(image(1), "query.image[0]"),)),)))
 
 

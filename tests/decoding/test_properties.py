@@ -9,7 +9,7 @@ import torch
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import logits_count
 from decoding.base import Strategy
-from decoding.conformance import apply_mask, made_up
+from decoding.conformance import apply_mask, random_logits
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.formulas.sampling import Sampling
@@ -44,7 +44,7 @@ def test_there_are_strategies_with_a_plausibility_mask() -> None:
 
 @pytest.mark.parametrize("name", MASKED)
 def test_beta_zero_masks_nothing_and_beta_one_leaves_the_references_best_token(name: str) -> None:
-    logits = made_up(logits_count(made(name)))
+    logits = random_logits(logits_count(made(name)))
     logits[0, 1, 5] = logits[0, 1].max()  # a tie, which stays
     best = logits[0] == logits[0].amax(-1, keepdim=True)
     for beta, wanted in ((0.0, torch.ones_like(best)), (1.0, best)):

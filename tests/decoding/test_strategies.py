@@ -8,7 +8,7 @@ import torch
 
 from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
 from decoding.base import Strategy
-from decoding.conformance import apply_mask, check_strategy, made_up
+from decoding.conformance import apply_mask, check_strategy, random_logits
 from decoding.strategies.vcd import VCD
 from icl.registry import build, describe, entries, resolve
 
@@ -78,7 +78,7 @@ def test_identical_branches_decode_as_the_reference_where_weights_sum_to_one(str
     strength = constant_strength(strategy)
     if strength is None or abs(strength - 1) > 1e-6:
         pytest.skip("the weights do not sum to one")
-    reference = made_up(1, scale=scale, seed=3)
+    reference = random_logits(1, scale=scale, seed=3)
     combined = strategy.combine(reference.expand(len(probe_branches(strategy)), -1, -1).clone(), 2)
     torch.testing.assert_close(
         apply_mask(strategy, combined, reference[0]).softmax(-1),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decoding.arms.arm import Arm, parse_arm
 from decoding.base import InitialStepState, Note, Strategy
-from decoding.conformance import apply_mask, made_up
+from decoding.conformance import apply_mask, random_logits
 from decoding.engine.branch_scheduling import can_defer_branches, unshared_tokens
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
@@ -67,7 +67,7 @@ def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
         [InitialStepState() for _ in range(5)],
     )
     for scale in (0.3, 3.0, 12.0):
-        logits = made_up(count, 5, scale)
+        logits = random_logits(count, 5, scale)
         reference_decides = strategy.reference_decides(logits[0])
         if reference_decides is None or strategy.traits.keeps_state:
             continue

@@ -39,7 +39,7 @@ def test_processes_of_this_machine_keep_all_promises_and_nothing_is_left_behind(
     facts = check_launcher(Local(3))
     assert (facts.workers, facts.samples, facts.left, facts.follows, facts.untried) == (3, 32, "", False, "")
     assert list(here.iterdir()) == []
-    assert facts.told().startswith("3 workers, 32 samples as one process writes them, in ")
+    assert facts.describe().startswith("3 workers, 32 samples as one process writes them, in ")
 
 
 def test_jobs_of_slurm_keep_all_promises(slurm: Cluster) -> None:
@@ -57,7 +57,7 @@ def test_one_of_anyones_is_tried_by_the_command(here: Path, icl_process: Callabl
 
 
 def test_where_nobody_is_started_it_is_said_why() -> None:
-    assert check_launcher(Local()).told().startswith("nothing was started: the process that is asked for a run")
+    assert check_launcher(Local()).describe().startswith("nothing was started: the process that is asked for a run")
 
 
 @dataclass(frozen=True)
