@@ -48,13 +48,14 @@ def retrieve(
     """
     from experiments.contexts.contexts import arrange, bind_resources, check_demos
     from retrievers.base import Resources
+    from retrievers.leak_policy import EXCLUDE_LEAKS
 
     example = _example(task, query)
     finder = build("retriever", retriever)
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
     asked: Any = example if "gold" in finder.needs else example.query
     pool = task.pool(example.id)
-    found = check_demos(finder, fitted.retrieve([asked], shots)[0], shots, pool) if shots else ()
+    found = check_demos(finder, fitted.retrieve([asked], shots, EXCLUDE_LEAKS)[0], shots, pool) if shots else ()
     if isinstance(found, str):
         raise PlanError(found)
     return arrange(example, found, pool, seed, order=bind_resources(build("orderer", order), pool, model))

@@ -16,7 +16,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.random_order import random_order
 
 
@@ -49,16 +49,18 @@ class FittedBalanced:
     by_label: Mapping[str, Sequence[Example]]
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(query, k) for query in queries]
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        return [self._one(query, k, policy) for query in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
-        allowed, key = fair(query), StreamKey(self.seed, query.id)
+    def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+        is_allowed, key = policy.allowed_for(query), StreamKey(self.seed, query.id)
         labels = sorted(self.by_label)
         turns = [self._of_label(labels[i], key) for i in random_order(key.numpy("demos/labels"), len(labels))]
-        given = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, allowed), k))
+        given = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, is_allowed), k))
         if len(given) < k:
-            raise too_few(self.pool, query, k)
+            raise policy.too_few(self.pool, query, k)
         return given
 
     def _of_label(self, label: str, key: StreamKey) -> Iterator[Example]:
@@ -66,11 +68,11 @@ class FittedBalanced:
         return (members[i] for i in random_order(key.numpy(f"demos/label/{label}"), len(members)))
 
 
-def _round_robin(turns: list[Iterator[Example]], allowed: Callable[[Example], bool]) -> Iterator[Example]:
+def _round_robin(turns: list[Iterator[Example]], is_allowed: Callable[[Example], bool]) -> Iterator[Example]:
     while turns:
         going = []
         for members in turns:
-            example = next(filter(allowed, members), None)
+            example = next(filter(is_allowed, members), None)
             if example is not None:
                 going.append(members)
                 yield example

@@ -1,11 +1,13 @@
 """What a retriever is: fitted on a pool, it gives each query its demonstrations, best first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from icl.tasks.base import Pool
 from icl.types import Example, Prompt, Query, RetrievedExample
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,11 +69,51 @@ class Resources:
 
 
 class FittedRetriever(Protocol):
-    """A retriever that has seen its pool."""
+    """A retriever that is fitted on a pool."""
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        """k scored ids a query, best first; never the query, nor an image with one of its images' digests."""
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        """The demonstrations of each query, best first.
+
+        Args:
+            queries: The queries; examples with their gold answers if the retriever needs 'gold'.
+            k: The number of demonstrations per query.
+            policy: Which members of the pool may be demonstrations: `policy.allowed_for(query)` is the filter. A
+                wrapper passes the policy on to the retriever inside.
+
+        Raises:
+            PlanError: The pool has fewer than k allowed members for a query.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class FittedRanking:
+    """Base of fitted retrievers that rank the whole pool for each query.
+
+    A subclass defines `rank` only. `retrieve` applies the leak policy and the number of shots, so a subclass can forget
+    neither, and the k-shot set is always the beginning of larger sets.
+    """
+
+    pool: Pool
+
+    def rank(self, query: Query) -> Iterable[RetrievedExample]:
+        """All members of the pool with their scores, best first. A generator does only the work that k shots need."""
+        raise NotImplementedError
+
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        """The first k allowed members of each ranking. Raises PlanError if there are fewer than k."""
+        return [self._first_allowed(query, k, policy) if k else () for query in queries]
+
+    def _first_allowed(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+        is_allowed = policy.allowed_for(query)
+        demos = tuple(islice((demo for demo in self.rank(query) if is_allowed(self.pool.by_id[demo.id])), k))
+        if len(demos) < k:
+            raise policy.too_few(self.pool, query, k)
+        return demos
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ Members without a word of the query score 0 and follow in the order of the pool.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,9 +19,8 @@ from icl.constraints import Fraction, NonNegative
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Resources
+from retrievers.base import FittedRanking, Resources
 from retrievers.machinery.demo_text import TextField, demo_text, split_words
-from retrievers.machinery.leak_policy import fair, too_few
 
 Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -55,14 +54,10 @@ class BM25:
 
 
 @dataclass(frozen=True)
-class FittedBM25:
+class FittedBM25(FittedRanking):
     """Which members have a word, and what it adds to their score."""
 
-    pool: Pool
     postings: Mapping[str, Posting]
-
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(query, k) for query in queries]
 
     def scores(self, text: str) -> NDArray[np.float64]:
         """[N]: the score of every member for a text."""
@@ -73,14 +68,7 @@ class FittedBM25:
                 scores[rows] += adds
         return scores
 
-    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
-        examples, allowed, scores = self.pool.examples, fair(query), self.scores(query.question)
-        given: list[RetrievedExample] = []
-        for row in np.argsort(-scores, kind="stable").tolist() if k else ():
-            if allowed(examples[row]):
-                given.append(RetrievedExample(examples[row].id, round(float(scores[row]), 6)))
-                if len(given) == k:
-                    return tuple(given)
-        if len(given) < k:
-            raise too_few(self.pool, query, k)
-        return tuple(given)
+    def rank(self, query: Query) -> Iterator[RetrievedExample]:
+        scores = self.scores(query.question)
+        for row in np.argsort(-scores, kind="stable").tolist():
+            yield RetrievedExample(self.pool.examples[row].id, round(float(scores[row]), 6))

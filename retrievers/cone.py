@@ -61,7 +61,7 @@ class FittedConE(FittedSimilarity):
 
     def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
-            raise self.retriever.too_few(self.pool, near.query, k)
+            raise self.retriever.too_few(self.pool, near.query, k, near.policy)
         assert isinstance(self.retriever, ConE)
         tried = min(self.retriever.candidates, len(near))
         likely = self.likelihoods(near, tried)

@@ -57,11 +57,11 @@ class ContrastivePair(ModalityRetriever):
                     yield partner
 
     def _partner(self, near: Neighbors, row: int, shown: set[int]) -> int | None:
-        examples, allowed = near.fitted.pool.examples, self.allowed(near.query)
+        examples, is_allowed = near.fitted.pool.examples, near.fitted.filter_for(near.query, near.policy)
         label = examples[row].class_name
 
         def may(other: int) -> bool:
-            return other not in shown and examples[other].class_name != label and allowed(examples[other])
+            return other not in shown and examples[other].class_name != label and is_allowed(other)
 
         (found,) = near.fitted.index.nearest(near.fitted.index.vectors[row : row + 1], 1, [may])
         return found[0][0] if found else None

@@ -21,7 +21,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leak_policy import fair
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 
 
 @component("retriever", "external")
@@ -51,23 +51,25 @@ class FittedExternal:
     pool: Pool
     lists: Mapping[str, Sequence[RetrievedExample]]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(query, k) for query in queries] if k else [() for _ in queries]
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        return [self._one(query, k, policy) for query in queries] if k else [() for _ in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
+    def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         if query.id not in self.lists:
             raise DataError(
                 f"{self.path} lists nothing for query '{query.id}'.{did_you_mean(query.id, self.lists)} "
                 f"It has {len(self.lists)} queries."
             )
-        listed_, allowed = self.lists[query.id], fair(query)
+        listed_, is_allowed = self.lists[query.id], policy.allowed_for(query)
         for one in listed_:
             if one.id not in self.pool.by_id:
                 raise DataError(
                     f"{self.path}: query '{query.id}' lists '{one.id}', which is not in the pool."
                     f"{did_you_mean(one.id, self.pool.by_id)}"
                 )
-        given = [one for one in listed_ if allowed(self.pool.by_id[one.id])]
+        given = [one for one in listed_ if is_allowed(self.pool.by_id[one.id])]
         if len(given) < k:
             raise PlanError(
                 f"{self.path}: {k} demonstrations for query '{query.id}', and {len(given)} of {len(listed_)} listed "

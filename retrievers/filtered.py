@@ -20,6 +20,7 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import open_source, reads
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
@@ -57,7 +58,9 @@ class FittedFiltered:
     resources: Resources
     parts: dict[frozenset[int], tuple[Pool, FittedRetriever]]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         given: list[tuple[RetrievedExample, ...]] = [()] * len(queries)
         together: dict[frozenset[int], list[int]] = {}
         for i, dropped in enumerate(self._dropped(queries) if k else ()):
@@ -65,7 +68,7 @@ class FittedFiltered:
         for dropped, places in together.items():
             part, fitted = self._part(dropped)
             try:
-                answers = fitted.retrieve([queries[i] for i in places], k)
+                answers = fitted.retrieve([queries[i] for i in places], k, policy)
             except PlanError as error:
                 raise PlanError(f"{error} (Filters left {len(part)} of the pool's {len(self.pool)}.)") from error
             for i, answer in zip(places, answers, strict=True):

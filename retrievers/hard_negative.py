@@ -38,7 +38,7 @@ class HardNegative(ModalityRetriever):
         own = near.example(0).class_name
         others = [i for i in range(1, len(near)) if near.example(i).class_name != own]
         if len(others) < k - 1 and len(near) >= self.reach(k):  # many of one label stand in front: look at all
-            (near,) = near.fitted.nearest([near.query], len(near.fitted.index))
+            near = near.all()
             others = [i for i in range(1, len(near)) if near.example(i).class_name != own]
         same = [i for i in range(1, len(near)) if near.example(i).class_name == own]
         chosen = [0, *others[: k - 1]]

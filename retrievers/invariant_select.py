@@ -21,6 +21,7 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources
+from retrievers.leak_policy import LeakPolicy
 from retrievers.machinery.contrastive_head import ContrastiveHead, HeadTraining, Positives, Sum, train_head
 from retrievers.machinery.embedding_source import EmbeddingSource
 from retrievers.machinery.similarity import FittedSimilarity, Neighbors, fit_similarity
@@ -111,10 +112,10 @@ class FittedInvariantSelect(FittedSimilarity):
     def asked(self, queries: Sequence[Query]) -> Vectors:
         return self.head(super().asked(queries))
 
-    def _allowed(self, query: Query) -> Callable[[int], bool]:
+    def filter_for(self, query: Query, policy: LeakPolicy) -> Callable[[int], bool]:
         if query.domain is not None and query.domain in self.head.domains:
             raise PlanError(
                 f"query '{query.id}' is of the domain '{query.domain}', on which the head was trained "
                 f"({', '.join(self.head.domains)}). Name the source domains in `sources`."
             )
-        return super()._allowed(query)
+        return super().filter_for(query, policy)

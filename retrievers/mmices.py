@@ -19,6 +19,7 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.knn import KNN
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import EmbeddingSource
 from retrievers.machinery.similarity import (
     FittedSimilarity,
@@ -69,18 +70,20 @@ class FittedMMICES:
     second: FittedSimilarity
     candidates: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
         asked = self.second.asked(queries).astype(np.float64)
-        found = self.first.nearest(queries, max(self.candidates, k))
+        found = self.first.nearest(queries, max(self.candidates, k), policy)
         return [self._ranked(near, vector, k) for near, vector in zip(found, asked, strict=True)]
 
     def _ranked(
         self, near: Neighbors, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int
     ) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
-            raise self.first.retriever.too_few(self.first.pool, near.query, k)
+            raise self.first.retriever.too_few(self.first.pool, near.query, k, near.policy)
         if self.candidates < k:
             raise PlanError(f"'mmices' keeps {self.candidates} candidates and {k} shots are wanted. Raise candidates.")
         rows = np.sort(near.rows[: self.candidates])

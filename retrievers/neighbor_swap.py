@@ -19,8 +19,8 @@ from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import READ, check_modalities, open_source
-from retrievers.machinery.leak_policy import fair
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 from retrievers.machinery.similarity import embed_by_modality
 from retrievers.machinery.vector_index import VectorIndex
@@ -68,22 +68,26 @@ class FittedNeighborSwap:
     index: VectorIndex
     rows: dict[str, int]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        found = self.of.retrieve(queries, k)
-        return [self._swapped(query, tuple(own)) for query, own in zip(queries, found, strict=True)]
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        found = self.of.retrieve(queries, k, policy)
+        return [self._swapped(query, tuple(own), policy) for query, own in zip(queries, found, strict=True)]
 
-    def _swapped(self, query: Query, own: tuple[RetrievedExample, ...]) -> tuple[RetrievedExample, ...]:
+    def _swapped(
+        self, query: Query, own: tuple[RetrievedExample, ...], policy: LeakPolicy
+    ) -> tuple[RetrievedExample, ...]:
         place = self.retriever.position
         if place >= len(own):
             return own
-        allowed, examples = fair(query), self.pool.examples
+        is_allowed, examples = policy.allowed_for(query), self.pool.examples
         taken = {one.id for one in own}
         shown = {p.source_digest for one in own for p in self.pool.by_id[one.id].images}
 
         def may(row: int) -> bool:
             example = examples[row]
             again = any(image.source_digest in shown for image in example.images)
-            return example.id not in taken and not again and allowed(example)
+            return example.id not in taken and not again and is_allowed(example)
 
         row = self.rows[own[place].id]
         (near,) = self.index.nearest(self.index.vectors[row : row + 1], 1, [may])

@@ -8,6 +8,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 
 
 @component("retriever", "none")
@@ -22,5 +23,7 @@ class NoDemos:
     def fit(self, pool: Pool, resources: Resources) -> "NoDemos":
         return self
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         return [() for _ in queries]

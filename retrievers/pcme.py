@@ -8,7 +8,7 @@ neither the batch nor the seed of a run changes a score. Where all are equally c
 to the samples. Every member is compared: for pools of thousands, not of millions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -19,12 +19,11 @@ from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, Resources
+from retrievers.base import Embedder, FittedRanking, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.probabilistic import Probabilistic, ProbabilisticSource
 from retrievers.machinery.demo_text import demo_text
 from retrievers.machinery.embedding_source import open_source, source_key
-from retrievers.machinery.leak_policy import fair, too_few
 from retrievers.machinery.match_probability import GaussianEmbeddings, match_probabilities
 from retrievers.machinery.vector_math import Vectors
 
@@ -68,7 +67,7 @@ class PCME:
             source: Any = open_source(self.embedder, resources.cache, pool)
             found = self._members(pool.examples, source)
             kept[key] = source, found, found.samples([f"pool/{example.id}" for example in pool.examples])
-        return FittedPCME(self, pool, *kept[key])
+        return FittedPCME(pool, self, *kept[key])
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Embed the members of many small pools and their queries in large batches; heads are fitted pool by pool."""
@@ -96,11 +95,10 @@ class PCME:
 
 
 @dataclass(frozen=True)
-class FittedPCME:
+class FittedPCME(FittedRanking):
     """The GaussianEmbeddings of one pool. source: the heads are its `spreads`. samples: [N, S, D]."""
 
     retriever: PCME
-    pool: Pool
     source: ProbabilisticSource
     members: GaussianEmbeddings
     samples: Vectors
@@ -111,16 +109,9 @@ class FittedPCME:
         told = self.members.uncertainty.tolist()
         return {example.id: float(one) for example, one in zip(self.pool.examples, told, strict=True)}
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(query, k) if k else () for query in queries]
-
-    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
-        may = fair(query)
-        rows = [i for i, example in enumerate(self.pool.examples) if may(example)]
-        if len(rows) < k:
-            raise too_few(self.pool, query, k)
+    def rank(self, query: Query) -> Iterator[RetrievedExample]:
         (asked,) = self.retriever.asked(query, self.source).samples([f"query/{query.id}"])
         heads = self.source.spreads
-        told = match_probabilities(asked, self.samples, heads.a, heads.b, released=heads.released)[rows]
-        best = np.argsort(-np.round(told, 12), kind="stable")[:k].tolist()
-        return tuple(RetrievedExample(self.pool.examples[rows[i]].id, round(float(told[i]), 6)) for i in best)
+        scores = match_probabilities(asked, self.samples, heads.a, heads.b, released=heads.released)
+        for row in np.argsort(-np.round(scores, 12), kind="stable").tolist():
+            yield RetrievedExample(self.pool.examples[row].id, round(float(scores[row]), 6))

@@ -15,6 +15,7 @@ from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources, Retriever
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 
@@ -38,9 +39,11 @@ class FittedQueryDropout:
     share: float
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         asked: list[Any] = [replace(query, question=self._kept(query)) for query in queries]
-        return self.of.retrieve(asked, k)
+        return self.of.retrieve(asked, k, policy)
 
     def _kept(self, query: Query) -> str:
         said = query.question.split()

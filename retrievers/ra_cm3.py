@@ -52,7 +52,7 @@ class RaCM3(SimilarityRetriever):
         texts[seen] += images
         return normalize_rows(texts)
 
-    def eligible(self, example: Example) -> bool:
+    def is_eligible(self, example: Example, query: Query) -> bool:
         return bool(example.images and example.question.strip())
 
     def reach(self, k: int) -> int:
@@ -61,7 +61,7 @@ class RaCM3(SimilarityRetriever):
     def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
         picked = self._apart(near, k)
         if len(picked) < k and len(near) >= self.reach(k):  # the near ones repeat each other: look at all
-            (near,) = near.fitted.nearest([near.query], len(near.fitted.index))
+            near = near.all()
             picked = self._apart(near, k)
         return near.given(picked[:1], MARK if len(picked) < k else "") + near.given(picked[1:])
 

@@ -19,6 +19,7 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, Retriever
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper, model_ability_of
 
 
@@ -70,30 +71,32 @@ class FittedReranked:
     rerankers: tuple[FittedReranker, ...]
     candidates: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
-        found: Sequence[tuple[RetrievedExample, ...]] = self._found(queries, k)
+        found: Sequence[tuple[RetrievedExample, ...]] = self._found(queries, k, policy)
         for reranker in self.rerankers[:-1]:
             found = reranker.rerank(queries, found, max(map(len, found)))
         return [given[:k] for given in self.rerankers[-1].rerank(queries, found, k)]
 
-    def _found(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def _found(self, queries: Sequence[Query], k: int, policy: LeakPolicy) -> list[tuple[RetrievedExample, ...]]:
         """Query by query where some have fewer candidates, so that a query's do not depend on its neighbors'."""
         wide = max(self.candidates, k)
         try:
-            return self.of.retrieve(queries, wide)
+            return self.of.retrieve(queries, wide, policy)
         except PlanError:
-            return [self._fewer(query, k, wide) for query in queries]
+            return [self._fewer(query, k, wide, policy) for query in queries]
 
-    def _fewer(self, query: Query, k: int, wide: int) -> tuple[RetrievedExample, ...]:
+    def _fewer(self, query: Query, k: int, wide: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         """As many candidates as there are, at least k: the largest number that the retriever does not refuse."""
-        most: tuple[RetrievedExample, ...] = self.of.retrieve([query], k)[0]
+        most: tuple[RetrievedExample, ...] = self.of.retrieve([query], k, policy)[0]
         low, high = k, wide + 1
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                (most,) = self.of.retrieve([query], middle)
+                (most,) = self.of.retrieve([query], middle, policy)
                 low = middle
             except PlanError:
                 high = middle

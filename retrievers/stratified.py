@@ -14,7 +14,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
-from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.random_order import random_order
 
 
@@ -37,16 +37,18 @@ class FittedStratified:
     pool: Pool
     seed: int
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(query, k) for query in queries]
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        return [self._one(query, k, policy) for query in queries]
 
-    def _one(self, query: Query, k: int) -> tuple[RetrievedExample, ...]:
+    def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         by_label: dict[str, list[Example]] = {}
-        for example in filter(fair(query), self.pool.examples):
+        for example in filter(policy.allowed_for(query), self.pool.examples):
             by_label.setdefault(example.class_name, []).append(example)
         sizes = {label: len(members) for label, members in by_label.items()}
         if sum(sizes.values()) < k:
-            raise too_few(self.pool, query, k)
+            raise policy.too_few(self.pool, query, k)
         key = StreamKey(self.seed, query.id)
         drawn = [
             by_label[label][i]

@@ -6,14 +6,13 @@ Under a distribution shift the query comes from a domain without labels. The sou
 the pool has but the query's own; a pool without domains is one source.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.machinery.leak_policy import fair, too_few
+from retrievers.leak_policy import LeakPolicy
 from retrievers.machinery.similarity import ModalityRetriever
 
 
@@ -24,19 +23,16 @@ class TopKNearest(ModalityRetriever):
 
     sources: tuple[str, ...] = ()  # domains that demonstrations come from; none named: all but the query's
 
-    def allowed(self, query: Query) -> Callable[[Example], bool]:
-        may = fair(query)
-        return lambda example: self.is_source(example, query) and may(example)
-
-    def is_source(self, example: Example, query: Query) -> bool:
+    def is_eligible(self, example: Example, query: Query) -> bool:
         """Whether a member's labels are known when this query is asked."""
         if self.sources:
             return example.domain in self.sources and example.domain != query.domain
         return example.domain is None or example.domain != query.domain
 
-    def too_few(self, pool: Pool, query: Query, k: int) -> PlanError:
-        outside = sum(not self.is_source(example, query) for example in pool.examples)
+    def too_few(self, pool: Pool, query: Query, k: int, policy: LeakPolicy) -> PlanError:
+        outside = sum(not self.is_eligible(example, query) for example in pool.examples)
         if not outside:
-            return too_few(pool, query, k)
-        part = Pool(tuple(example for example in pool.examples if self.is_source(example, query)))
-        return PlanError(f"{too_few(part, query, k)} ({outside} of the pool's {len(pool)} are of no source domain.)")
+            return policy.too_few(pool, query, k)
+        part = Pool(tuple(example for example in pool.examples if self.is_eligible(example, query)))
+        message = policy.too_few(part, query, k)
+        return PlanError(f"{message} ({outside} of the pool's {len(pool)} are of no source domain.)")

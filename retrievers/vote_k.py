@@ -23,6 +23,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Resources
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, fit_similarity
 from retrievers.machinery.vector_index import VectorIndex
 
@@ -76,10 +77,12 @@ class FittedVoteK:
     pool: Pool
     part: FittedSimilarity
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         if k > len(self.part.pool) < len(self.pool):
             raise PlanError(
                 f"'vote_k' chose {len(self.part.pool)} of the pool's {len(self.pool)} members and {k} shots are "
                 f"wanted. Raise size."
             )
-        return self.part.retrieve(queries, k)
+        return self.part.retrieve(queries, k, policy)

@@ -13,7 +13,7 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources, Retriever
-from retrievers.machinery.leak_policy import leaks_allowed, strictly_fair
+from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 WARNING = (
@@ -49,15 +49,19 @@ class FittedWithLeaks:
     pool: Pool
     of: FittedRetriever
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        with leaks_allowed():
-            found = self.of.retrieve(queries, k)
-        return [self._marked(query, own) for query, own in zip(queries, found, strict=True)]
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
+        """The demonstrations of the retriever inside without leak protection, whatever the policy of the caller."""
+        results = self.of.retrieve(queries, k, ALLOW_LEAKS)
+        return [self._with_marks(query, demos) for query, demos in zip(queries, results, strict=True)]
 
-    def _marked(self, query: Query, found: Sequence[RetrievedExample]) -> tuple[RetrievedExample, ...]:
-        fair = strictly_fair(query)
-        return tuple(one if fair(self.pool.by_id[one.id]) else replace(one, mark=_mark(one)) for one in found)
+    def _with_marks(self, query: Query, demos: Sequence[RetrievedExample]) -> tuple[RetrievedExample, ...]:
+        is_allowed = EXCLUDE_LEAKS.allowed_for(query)
+        return tuple(
+            demo if is_allowed(self.pool.by_id[demo.id]) else replace(demo, mark=_leak_mark(demo)) for demo in demos
+        )
 
 
-def _mark(one: RetrievedExample) -> str:
-    return "; ".join(filter(None, (one.mark, MARK.format(id=one.id))))
+def _leak_mark(demo: RetrievedExample) -> str:
+    return "; ".join(filter(None, (demo.mark, MARK.format(id=demo.id))))

@@ -23,8 +23,8 @@ from experiments.stats.sample_rows import demos_of, text_items, to_records, unit
 from icl.errors import DataError
 from icl.metrics.normalize import normalize_text
 from icl.types import Example, Query
+from retrievers.leak_policy import EXCLUDE_LEAKS
 from retrievers.machinery.demo_text import split_words
-from retrievers.machinery.leak_policy import strictly_fair
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -76,10 +76,10 @@ def analyze(view: "RunView") -> "DataFrame":
 
 def pool_coverage(row: Mapping[str, Any], demos: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
     """Of one sample: recall, labels, tokens; NaN where there is nothing to find."""
-    allowed, gold = strictly_fair(query), {normalize_text(answer) for answer in text_items(row, "gold")}
-    fair = [example for example in pool.examples if allowed(example)]
-    right = {example.id for example in fair if normalize_text(example.answer) in gold}
-    labels = {normalize_text(example.class_name) for example in fair}
+    gold = {normalize_text(answer) for answer in text_items(row, "gold")}
+    allowed = list(filter(EXCLUDE_LEAKS.allowed_for(query), pool.examples))
+    right = {example.id for example in allowed if normalize_text(example.answer) in gold}
+    labels = {normalize_text(example.class_name) for example in allowed}
     question_words = set(split_words(query.question))
     demo_words = {word for example in demos for word in split_words(example.question)}
     return {

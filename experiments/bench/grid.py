@@ -6,7 +6,7 @@ the run's own counters in run.json.
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +18,7 @@ from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession
 from icl.tasks.base import Pool
 from icl.types import Prompt, Query, RetrievedExample
-from retrievers.base import Resources
-from retrievers.machinery.leak_policy import fair
+from retrievers.base import FittedRanking, Resources
 
 QUERIES = 24
 
@@ -44,7 +43,7 @@ class Watched(HF):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The first fair members of the pool, the same for every query."""
+    """The first allowed members of the pool, the same for every query."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -53,18 +52,11 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class FittedFixed:
+class FittedFixed(FittedRanking):
     """The pool in its own order."""
 
-    pool: Pool
-
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [
-            tuple(
-                RetrievedExample(e.id) for e, _ in zip(filter(fair(query), self.pool.examples), range(k), strict=False)
-            )
-            for query in queries
-        ]
+    def rank(self, query: Query) -> Iterable[RetrievedExample]:
+        return (RetrievedExample(example.id) for example in self.pool.examples)
 
 
 def rows() -> list[Row]:

@@ -19,7 +19,7 @@ from icl.user_errors import convert_user_errors
 from prompts.budget import fit
 from prompts.label_renaming import scored_by
 from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.leak_policy import fair
+from retrievers.leak_policy import EXCLUDE_LEAKS
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -151,7 +151,7 @@ def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
     if len(pool) >= LARGE_POOL_RATIO * wanted:
         return wanted
     try:
-        return min(wanted, *(sum(map(fair(query), pool.examples)) for query in queries))
+        return min(wanted, *(sum(map(EXCLUDE_LEAKS.allowed_for(query), pool.examples)) for query in queries))
     except ICLError:
         return wanted  # an image that cannot be read fails its own sample, where it is shown
 
@@ -160,7 +160,7 @@ def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) ->
     """In one call; query by query where that fails, so that one unreadable image fails one sample."""
     try:
         with convert_user_errors(fitted):
-            found = fitted.retrieve(queries, shots)
+            found = fitted.retrieve(queries, shots, EXCLUDE_LEAKS)
     except ICLError as error:
         if len(queries) == 1:
             return [str(error)]

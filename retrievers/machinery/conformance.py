@@ -10,6 +10,7 @@ pool made for its traps: the query itself stands in it, and the query's image un
 Queries carry no gold unless the retriever declares the need.
 """
 
+import inspect
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
-from retrievers.machinery.leak_policy import fair
+from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
@@ -65,9 +66,10 @@ def check_retriever(
     given: list[Any] = asked if "gold" in retriever.needs else [example.query for example in asked]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         resources = resources or Resources(cache=cache)
+        _check_policy(retriever.fit(pool, resources), given)
         left = _left(retriever, pool, given)
         most = max(shots)
-        assert left >= most, f"the pool has {left} fair demonstrations for a query; {most} shots cannot be tried."
+        assert left >= most, f"the pool has {left} allowed demonstrations for a query; {most} shots cannot be tried."
         by_k = {k: _tried(retriever, pool, given, resources, k) for k in sorted({*shots, left})}
         _check_repeats(retriever.fit(pool, resources), given, by_k[most], most)
         if getattr(retriever, "nested", False):
@@ -84,15 +86,15 @@ def check_reranker(
 ) -> None:
     """Raises AssertionError with a sentence where the reranker breaks a promise.
 
-    It is given every fair member of the pool, scored from 1 downwards in the pool's order. `exact = False` where it may
-    keep fewer than k.
+    It is given every allowed member of the pool, scored from 1 downwards in the pool's order. `exact = False` where it
+    may keep fewer than k.
     """
     pool, asked = pool or sample_pool(), list(queries or sample_queries())
     assert reranker.needs <= NEEDS, f"needs names {sorted(reranker.needs - NEEDS)}; it may name {sorted(NEEDS)}."
     given: list[Any] = asked if "gold" in reranker.needs else [example.query for example in asked]
     found = []
     for query in given:
-        fair_ones = [example.id for example in pool.examples if fair(query)(example)]
+        fair_ones = [example.id for example in pool.examples if EXCLUDE_LEAKS.allowed_for(query)(example)]
         found.append(tuple(RetrievedExample(name, 1 - i / len(fair_ones)) for i, name in enumerate(fair_ones)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         fitted = reranker.fit(pool, resources or Resources(cache=cache))
@@ -111,7 +113,7 @@ def check_reranker(
 
 
 def _tried(retriever: Retriever, pool: Pool, queries: list[Query], resources: Resources, k: int) -> Given:
-    given = retriever.fit(pool, resources).retrieve(queries, k)
+    given = retriever.fit(pool, resources).retrieve(queries, k, EXCLUDE_LEAKS)
     assert len(given) == len(queries), f"{len(given)} results for {len(queries)} queries."
     for query, demos in zip(queries, given, strict=True):
         at, ids, scores = f"query '{query.id}', k = {k}", [d.id for d in demos], [d.score for d in demos]
@@ -123,7 +125,7 @@ def _tried(retriever: Retriever, pool: Pool, queries: list[Query], resources: Re
         if getattr(retriever, "ranked", True):
             assert scores == sorted(scores, reverse=True), f"{at}: the best is not first."
         silent = [d.id for d in demos if not (getattr(retriever, "leaks", False) and "leak" in d.mark)]
-        leaked = [i for i in silent if not fair(query)(pool.by_id[i])]
+        leaked = [i for i in silent if not EXCLUDE_LEAKS.allowed_for(query)(pool.by_id[i])]
         assert not leaked, f"{at}: {leaked} are the query itself or have its image."
     return given
 
@@ -132,14 +134,24 @@ def _left(retriever: Retriever, pool: Pool, queries: Sequence[Query]) -> int:
     """How many demonstrations the pool has for any of the queries."""
     if getattr(retriever, "leaks", False):
         return len(pool)
-    return min(sum(map(fair(query), pool.examples)) for query in queries)
+    return min(sum(map(EXCLUDE_LEAKS.allowed_for(query), pool.examples)) for query in queries)
+
+
+def _check_policy(fitted: FittedRetriever, queries: list[Query]) -> None:
+    try:
+        inspect.signature(fitted.retrieve).bind(queries, 1, ALLOW_LEAKS)
+    except TypeError:
+        raise AssertionError(
+            f"{type(fitted).__name__}.retrieve does not take the leak policy. Define retrieve(queries, k, policy), or "
+            f"derive from retrievers.FittedRanking, which applies the policy."
+        ) from None
 
 
 def _check_repeats(fitted: FittedRetriever, queries: list[Query], first: Given, k: int) -> None:
-    _same(first, fitted.retrieve(queries, k), queries, "asked again after another fit")
-    _same(first, [fitted.retrieve([query], k)[0] for query in queries], queries, "asked one at a time")
-    _same(first, fitted.retrieve(queries[::-1], k)[::-1], queries, "asked in another order")
-    doubled = fitted.retrieve([*queries, *queries], k)
+    _same(first, fitted.retrieve(queries, k, EXCLUDE_LEAKS), queries, "asked again after another fit")
+    _same(first, [fitted.retrieve([query], k, EXCLUDE_LEAKS)[0] for query in queries], queries, "asked one at a time")
+    _same(first, fitted.retrieve(queries[::-1], k, EXCLUDE_LEAKS)[::-1], queries, "asked in another order")
+    doubled = fitted.retrieve([*queries, *queries], k, EXCLUDE_LEAKS)
     _same(first, doubled[len(queries) :], queries, "asked in a larger batch")
 
 
@@ -161,10 +173,10 @@ def _check_nested(by_k: dict[int, Given], queries: list[Query]) -> None:
 def _check_too_many(retriever: Retriever, pool: Pool, queries: list[Query], resources: Resources) -> None:
     left, told = _left(retriever, pool, queries[:1]), ""
     try:
-        retriever.fit(pool, resources).retrieve(queries[:1], left + 1)
+        retriever.fit(pool, resources).retrieve(queries[:1], left + 1, EXCLUDE_LEAKS)
     except ICLError as error:
         told = str(error)
-    assert told, f"{left + 1} demonstrations from {left} fair ones raised no ICLError."
+    assert told, f"{left + 1} demonstrations from {left} allowed ones raised no ICLError."
     lacking = [count for count in (left, left + 1) if str(count) not in told]
     assert not lacking, f"the error for too many shots does not say {lacking}: {told}"
 

@@ -20,9 +20,9 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_cache import EmbeddingCache, shared_cache
 from retrievers.machinery.greedy_selection import Array, PartMatches
-from retrievers.machinery.leak_policy import fair, too_few
 from retrievers.machinery.vector_math import Vectors, all_images
 
 Parts = tuple[Vectors, ...]
@@ -132,21 +132,23 @@ class FittedMultiVector:
     source: EmbeddingCache
     parts: tuple[PoolParts, ...]
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         if k == 0:
             return [() for _ in queries]
         groups = (queries[start : start + TOGETHER] for start in range(0, len(queries), TOGETHER))
         return [
-            self._chosen(query, matches, k)
+            self._chosen(query, matches, k, policy)
             for group in groups
             for query, matches in zip(group, self.matches(group), strict=True)
         ]
 
-    def _chosen(self, query: Query, whole: PartMatches, k: int) -> tuple[RetrievedExample, ...]:
-        allowed = fair(query)
-        rows = [i for i, example in enumerate(self.pool.examples) if allowed(example)]
+    def _chosen(self, query: Query, whole: PartMatches, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+        is_allowed = policy.allowed_for(query)
+        rows = [i for i, example in enumerate(self.pool.examples) if is_allowed(example)]
         if len(rows) < k:
-            raise too_few(self.pool, query, k)
+            raise policy.too_few(self.pool, query, k)
         matches = PartMatches(whole.matches[:, rows], self.weighed(query, whole.weights))
         scores, chosen = matches.alone(), self.retriever.choose(matches, k)
         return tuple(RetrievedExample(self.pool.examples[rows[i]].id, round(float(scores[i]), 6)) for i in chosen)

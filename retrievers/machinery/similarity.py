@@ -20,8 +20,8 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources
 from retrievers.embedders.encoder import Encoder
+from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import READ, EmbeddingSource, check_modalities, open_source, source_key
-from retrievers.machinery.leak_policy import fair, too_few
 from retrievers.machinery.vector_index import Search, VectorIndex, build_index
 from retrievers.machinery.vector_math import Vectors
 
@@ -81,13 +81,9 @@ class SimilarityRetriever:
         """[Q, D] unit rows of the queries; a dot product with a document is the score."""
         return self.documents(queries, source)  # type: ignore[arg-type]
 
-    def eligible(self, example: Example) -> bool:
-        """Whether a member of the pool may be a demonstration at all."""
+    def is_eligible(self, example: Example, query: Query) -> bool:
+        """Whether a member of the pool may be a demonstration of the query. The leak policy is checked besides."""
         return True
-
-    def allowed(self, query: Query) -> Callable[[Example], bool]:
-        """Whether a member may be shown to this query."""
-        return fair(query)
 
     def reach(self, k: int) -> int:
         """How many of the nearest `pick` sees."""
@@ -97,8 +93,9 @@ class SimilarityRetriever:
         """k of the nearest, best first. There are k at least, unless `exact` is False."""
         return near.given(range(k))
 
-    def too_few(self, pool: Pool, query: Query, k: int) -> PlanError:
-        return too_few(pool, query, k)
+    def too_few(self, pool: Pool, query: Query, k: int, policy: LeakPolicy) -> PlanError:
+        """The error for a pool with fewer than k members for a query."""
+        return policy.too_few(pool, query, k)
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,7 @@ class Neighbors:
     query: Query
     rows: NDArray[np.int64]
     scores: Scores
+    policy: LeakPolicy
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,6 +118,11 @@ class Neighbors:
 
     def example(self, place: int) -> Example:
         return self.fitted.pool.examples[int(self.rows[place])]
+
+    def all(self) -> "Neighbors":
+        """All members of the pool that the query may get, as neighbors."""
+        (neighbors,) = self.fitted.nearest([self.query], len(self.fitted.index), self.policy)
+        return neighbors
 
     def given(self, places: Sequence[int], mark: str = "") -> list[RetrievedExample]:
         return [RetrievedExample(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in places]
@@ -134,12 +137,14 @@ class FittedSimilarity:
     source: EmbeddingSource
     index: VectorIndex
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(
+        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
+    ) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
-        return [self._given(near, k) for near in self.nearest(queries, self.retriever.reach(k))]
+        return [self._given(near, k) for near in self.nearest(queries, self.retriever.reach(k), policy)]
 
-    def nearest(self, queries: Sequence[Query], count: int) -> list[Neighbors]:
+    def nearest(self, queries: Sequence[Query], count: int, policy: LeakPolicy) -> list[Neighbors]:
         """The `count` nearest allowed members of each query; fewer only where fewer are allowed."""
         vectors = self.asked(queries)
         if vectors.shape[1] != self.index.vectors.shape[1]:
@@ -147,23 +152,30 @@ class FittedSimilarity:
                 f"{self.retriever.embedder!r} gives queries {vectors.shape[1]} entries and demonstrations "
                 f"{self.index.vectors.shape[1]}: they are not in one space. Use an encoder of both (encoder)."
             )
-        found = self.index.nearest(vectors, count, [self._allowed(query) for query in queries])
+        found = self.index.nearest(vectors, count, [self.filter_for(query, policy) for query in queries])
         return [
-            Neighbors(self, query, np.array([r for r, _ in rows], np.int64), np.array([s for _, s in rows], np.float64))
-            for query, rows in zip(queries, found, strict=True)
+            Neighbors(
+                self,
+                query,
+                np.array([row for row, _ in hits], np.int64),
+                np.array([score for _, score in hits], np.float64),
+                policy,
+            )
+            for query, hits in zip(queries, found, strict=True)
         ]
 
     def asked(self, queries: Sequence[Query]) -> Vectors:
         """[Q, D] unit rows in the index's space."""
         return self.retriever.asked(queries, self.source)
 
-    def _allowed(self, query: Query) -> Callable[[int], bool]:
-        examples, allowed, eligible = self.pool.examples, self.retriever.allowed(query), self.retriever.eligible
-        return lambda row: eligible(examples[row]) and allowed(examples[row])
+    def filter_for(self, query: Query, policy: LeakPolicy) -> Callable[[int], bool]:
+        """A filter of rows: whether a member of the pool may be a demonstration of the query."""
+        examples, is_allowed, is_eligible = self.pool.examples, policy.allowed_for(query), self.retriever.is_eligible
+        return lambda row: is_eligible(examples[row], query) and is_allowed(examples[row])
 
     def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k and self.retriever.exact:
-            raise self.retriever.too_few(self.pool, near.query, k)
+            raise self.retriever.too_few(self.pool, near.query, k, near.policy)
         return tuple(self.retriever.pick(near, k))
 
 

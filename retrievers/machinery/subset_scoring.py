@@ -56,7 +56,7 @@ class FittedSubsetRetriever(FittedSimilarity):
 
     def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(near) < k:
-            raise self.retriever.too_few(self.pool, near.query, k)
+            raise self.retriever.too_few(self.pool, near.query, k, near.policy)
         sets = self.sets(near.query, len(near), k)
         return tuple(near.given(sets[first_best(self.merits(near, sets))]))
 

@@ -41,7 +41,7 @@ class Fewer:
         self.__dict__["pool"] = pool
         return self
 
-    def retrieve(self, queries, k):
+    def retrieve(self, queries, k, policy):
         return [tuple(RetrievedExample(e.id) for e in self.pool.examples[: k - 1]) for _ in queries]
 """
 

@@ -27,7 +27,7 @@ class Knowing:
 class Chosen:
     pool: Pool
 
-    def retrieve(self, queries: Sequence[Any], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Any], k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
         return [
             tuple(
                 RetrievedExample(e.id) for e in sorted(self.pool.examples, key=lambda e: e.answer != query.answer)[:k]

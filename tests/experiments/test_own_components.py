@@ -17,21 +17,20 @@ from icl.types import RetrievedExample
 
 @dataclass(frozen=True)
 class LastOnes:
-    """The last fair members of the pool."""
+    """The last allowed members of the pool."""
     needs = frozenset()
     nested = True
 
     def fit(self, pool, resources):
-        def retrieve(queries, k):
-            return [self.of(pool, query, k) for query in queries]
+        def retrieve(queries, k, policy):
+            return [self.of(pool, query, k, policy) for query in queries]
         return type("Fitted", (), {"retrieve": staticmethod(retrieve)})()
 
-    def of(self, pool, query, k):
-        from retrievers.machinery.leak_policy import fair, too_few
-        kept = [e for e in reversed(pool.examples) if fair(query)(e)][:k]
-        if len(kept) < k:
-            raise too_few(pool, query, k)
-        return tuple(RetrievedExample(e.id) for e in kept)
+    def of(self, pool, query, k, policy):
+        demos = [e for e in reversed(pool.examples) if policy.allowed_for(query)(e)][:k]
+        if len(demos) < k:
+            raise policy.too_few(pool, query, k)
+        return tuple(RetrievedExample(e.id) for e in demos)
 '''
 
 STRATEGY = '''

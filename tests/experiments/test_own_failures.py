@@ -37,7 +37,7 @@ class Retriever:
 class Fitted:
     pool: object
 
-    def retrieve(self, queries, k):
+    def retrieve(self, queries, k, policy):
         for query in queries:
             broken(query)
         return [tuple(RetrievedExample(e.id) for e in self.pool.examples[:k]) for _ in queries]
@@ -48,7 +48,7 @@ class Twice(Retriever):
     def fit(self, pool, resources):
         return self
 
-    def retrieve(self, queries, k):
+    def retrieve(self, queries, k, policy):
         return [(RetrievedExample("p-0000"),) * k for _ in queries]
 
 

@@ -27,7 +27,7 @@ class Given:
     def fit(self, pool: Pool, resources: Resources) -> "Given":
         return self
 
-    def retrieve(self, queries: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Any, k: int, policy: Any) -> list[tuple[RetrievedExample, ...]]:
         return [
             tuple(RetrievedExample(name, 1 - i / 10, "of its own") for i, name in enumerate(self.ids[:k]))
             for _ in queries

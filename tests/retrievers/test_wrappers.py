@@ -86,7 +86,7 @@ def test_dropout_searches_with_fewer_words_and_is_off_by_default() -> None:
     seen: list[str] = []
 
     class Spy:
-        def retrieve(self, queries: Any, k: int) -> Any:
+        def retrieve(self, queries: Any, k: int, policy: Any) -> Any:
             seen.extend(one.question for one in queries)
             return [() for _ in queries]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image as PILImage
 
@@ -152,5 +152,5 @@ class Careless:
     def fit(self, pool: Pool, resources: Resources) -> "Careless":
         return self
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
         return [tuple(RetrievedExample(name, 1 - i / 10) for i, name in enumerate(self.ids[:k])) for _ in queries]

@@ -95,7 +95,7 @@ def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_
         "@dataclass(frozen=True)\nclass Mine:\n    needs: ClassVar = frozenset()\n"
         "    def fit(self, pool, resources):\n        self.pool_of[0] = pool\n        return self\n"
         "    pool_of: ClassVar = {}\n"
-        "    def retrieve(self, queries, k):\n"
+        "    def retrieve(self, queries, k, policy):\n"
         "        return [tuple(RetrievedExample(e.id) for e in self.pool_of[0].examples[12:12 + k]) for _ in queries]\n"
     )
     told = icl("check", "mine.py:Mine")

@@ -28,7 +28,7 @@ class Counting:
         object.__setattr__(self, "pool", pool)
         return self
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
         self.asked.append((len(queries), k))
         assert all(type(query) is Query for query in queries)
         if any(query.id == self.refuses for query in queries):
@@ -97,8 +97,8 @@ class Faulty(Counting):
 
     how: str = "few"
 
-    def retrieve(self, queries: Sequence[Query], k: int) -> Any:
-        whole = super().retrieve(queries, k)
+    def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> Any:
+        whole = super().retrieve(queries, k, policy)
         strange = [(RetrievedExample("nowhere"),) * k for _ in queries]
         unranked = [tuple(RetrievedExample(demo.id, float("nan")) for demo in one) for one in whole]
         few = [one[:-1] for one in whole]

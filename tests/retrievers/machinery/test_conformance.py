@@ -1,7 +1,9 @@
 """Every registered retriever keeps its promises; a new one is covered by being registered."""
 
-from dataclasses import fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
 from icl.types import RetrievedExample
 from retrievers.base import Resources
+from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
 from retrievers.machinery.dual_encoder import SHIPPED
+from retrievers.with_leaks import WithLeaks
 
 NAMES = list(entries("retriever"))
 FIELDS = {name: {f.name for f in fields(resolve("retriever", name))} for name in NAMES}
@@ -27,6 +31,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "with_leaks": {"of": {"name": "knn", "embedder": "histogram"}},
     "neighbor_swap": {"of": {"name": "knn", "embedder": "histogram"}, "position": 1},
 }
+LEAKS = ["with_leaks"]
 APART = [
     "external",
     "mdl",
@@ -35,7 +40,6 @@ APART = [
     "sqa",
     "pcme",
 ]  # a file, a model or a transform: beside their tests
-WHERE_LEAKS_ARE_STOPPED = {"random": "random", "balanced": "balanced", "knn": "machinery.similarity"}
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +77,72 @@ def test_every_embedding_retriever_keeps_them_as_it_comes(name: str, kept: Resou
     check_retriever(build("retriever", {"name": name, **REQUIRED.get(name, {})}), resources=kept)
 
 
-@pytest.mark.parametrize("name", WHERE_LEAKS_ARE_STOPPED)
-def test_without_the_exclusion_the_leak_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"retrievers.{WHERE_LEAKS_ARE_STOPPED[name]}.fair", lambda query: lambda example: True)
+@dataclass(frozen=True)
+class _SilentLeaks:
+    """A retriever that allows leaks without the mark."""
+
+    of: Any
+    nested = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.of.needs
+
+    def fit(self, pool: Any, resources: Any) -> Any:
+        fitted = self.of.fit(pool, resources)
+        retrieve = lambda queries, k, policy=EXCLUDE_LEAKS: fitted.retrieve(queries, k, ALLOW_LEAKS)  # noqa: E731
+        return SimpleNamespace(retrieve=retrieve)
+
+
+@pytest.mark.parametrize("name", ["random", "balanced", "knn"])
+def test_a_leak_without_a_mark_is_reported(name: str) -> None:
     with pytest.raises(AssertionError, match="the query itself or have its image"):
-        check_retriever(_built(name))
+        check_retriever(_SilentLeaks(_built(name)))
+
+
+def test_a_retriever_that_does_not_take_the_policy_is_reported() -> None:
+    class OldSignature(_Broken):
+        def retrieve(self, queries: Any, k: int) -> Any:  # type: ignore[override]
+            return super().retrieve(queries, k)
+
+    with pytest.raises(AssertionError, match=r"OldSignature\.retrieve does not take the leak policy\. Define"):
+        check_retriever(OldSignature())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in [*CROSS, *APART, "none", "ra_cm3"]])
+def test_the_policy_alone_decides_whether_a_retriever_leaks(name: str, kept: Resources) -> None:
+    """`none` and `ra_cm3` are left out: they return no demonstration, or no near-copy of the query."""
+    pool, queries = sample_pool(), [example.query for example in sample_queries()]
+    fitted = _built(name).fit(pool, kept)
+    if name not in LEAKS:
+        (demos,) = fitted.retrieve(queries[:1], len(pool) - 3)
+        assert all(map(EXCLUDE_LEAKS.allowed_for(queries[0]), (pool.by_id[demo.id] for demo in demos)))
+    (demos,) = fitted.retrieve(queries[:1], len(pool), ALLOW_LEAKS)
+    assert {demo.id for demo in demos} == {example.id for example in pool.examples}
+
+
+def test_the_policy_reaches_a_retriever_that_works_in_another_thread() -> None:
+    class Threaded:
+        def __init__(self, of: Any) -> None:
+            self.needs, self.of = of.needs, of
+
+        def fit(self, pool: Any, resources: Any) -> Any:
+            fitted = self.of.fit(pool, resources)
+
+            def retrieve(*arguments: Any) -> Any:
+                with ThreadPoolExecutor(1) as threads:
+                    return threads.submit(fitted.retrieve, *arguments).result()
+
+            return SimpleNamespace(retrieve=retrieve)
+
+    pool, query = sample_pool(), sample_queries()[0].query
+    retriever = WithLeaks(of=Threaded(_built("knn")))
+    (demos,) = retriever.fit(pool, Resources()).retrieve([query], 10)
+    assert query.id in {demo.id for demo in demos}
 
 
 class _Broken:
-    """Gives the first k fair members of the pool; each subclass breaks one promise."""
+    """Gives the first k allowed members of the pool; each subclass breaks one promise."""
 
     needs = frozenset[str]()
     nested = True
@@ -90,7 +151,7 @@ class _Broken:
         self.pool, self.calls = pool, 0
         return self
 
-    def retrieve(self, queries: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Any, k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
         self.calls += 1
         return [self.one(i, query, k) for i, query in enumerate(queries)]
 
@@ -189,13 +250,12 @@ MINE = '''
 from dataclasses import dataclass
 
 from icl.types import RetrievedExample
-from retrievers.base import Resources
-from retrievers.machinery.leak_policy import fair, too_few
+from retrievers import FittedRanking
 
 
 @dataclass(frozen=True)
 class First:
-    """The first k fair examples."""
+    """The first k allowed examples."""
 
     needs = frozenset()
     nested = True
@@ -205,18 +265,9 @@ class First:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    pool: object
-
-    def retrieve(self, queries, k):
-        return [self.one(query, k) for query in queries]
-
-    def one(self, query, k):
-        may = fair(query)
-        given = [RetrievedExample(e.id) for e in self.pool.examples if may(e)][:k]
-        if len(given) < k:
-            raise too_few(self.pool, query, k)
-        return tuple(given)
+class Fitted(FittedRanking):
+    def rank(self, query):
+        return [RetrievedExample(example.id) for example in self.pool.examples]
 '''
 
 
