@@ -1,11 +1,12 @@
 """The values of a row of any data set as text, and its images: embedded, several in one cell, or named by a path."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icl.errors import DataError
 from icl.images import Image, decode_image, open_image_file
 from icl.tasks.source import DataSource
 
@@ -48,21 +49,22 @@ def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> I
 
     feature = view.features[column]
     if isinstance(feature, ImageFeature):
-        yield Image.from_source(StoredImage(view, column, row, 0), f"{source.name} row {row}, column '{column}'")
+        origin = f"{source.name} row {row}, column '{column}'"
+        yield Image.from_source(StoredImage(source, view, column, row, 0), origin)
         return
     for place, cell in enumerate(_cells(view[row][column])):
         if isinstance(cell, str):
-            path = Path(cell) if source.folder is None else source.folder / cell
-            yield Image.from_path(path, f"{path} ({source.name} row {row})")
+            yield _named_image(cell, source, f"{source.name} row {row}")
         else:
             origin = f"{source.name} row {row}, column '{column}', image {place}"
-            yield Image.from_source(StoredImage(view, column, row, place), origin)
+            yield Image.from_source(StoredImage(source, view, column, row, place), origin)
 
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
     """Reads one image of a table when it is called."""
 
+    source: DataSource
     view: "Dataset"
     column: str
     row: int
@@ -78,12 +80,19 @@ class StoredImage:
         if cell.get("bytes"):
             return decode_image(cell["bytes"])
         if cell.get("path"):
-            return open_image_file(cell["path"])
+            return open_image_file(str(self.source.image_path(cell["path"])))
         raise ValueError("the cell has neither bytes nor a path")
 
 
 def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: str) -> Image:
-    """The image of a row by its path, which starts from the data's folder."""
+    """The image of a row by its path, which starts from the data's folder and stays in the folder that `path` names."""
     filled = path.format(**{key: text_of(value) for key, value in values.items()})
-    full_path = Path(filled) if source.folder is None else source.folder / filled
-    return Image.from_path(full_path, f"{full_path} ({at})")
+    return _named_image(filled, source, at, base=os.path.dirname(path.partition("{")[0]))
+
+
+def _named_image(text: str, source: DataSource, at: str, base: str = "") -> Image:
+    try:
+        path = source.image_path(text, base)
+    except ValueError as error:
+        raise DataError(f"{at}: {error}.") from error
+    return Image.from_path(path, f"{path} ({at})")

@@ -63,6 +63,7 @@ class HubTask:
     pool_fraction: Fraction = 0.5  # of the groups of a divided split that become the pool
     question: str | None = None  # one text for all rows; {column} is filled in
     image: str | None = None  # the path of a row's image, likewise; it starts from the data's folder
+    allow_outside: bool = False  # rows may name image files outside the folder of the data
     options: tuple[Text, ...] = ()  # the same for all rows
     answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; every value must be in it
     answer_is: AnswerIs = "text"  # index or letter: of an option (0 or A is the first); class: of a folder's name
@@ -137,7 +138,7 @@ class HubTask:
         return self._opened(self.path, self.split)
 
     def _opened(self, path: str, split: str) -> DataSource:
-        source = open_source(path, self.config, split)
+        source = open_source(path, self.config, split, self.allow_outside)
         self._layout.check(source)
         return source
 

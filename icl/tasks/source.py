@@ -13,6 +13,7 @@ Images stay encoded (`decode=False`): opening a source decodes none.
 """
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,17 @@ SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a f
 
 @dataclass(frozen=True, eq=False)
 class DataSource:
-    """One split, its rows in their order. folder: what relative image paths start from, for local data."""
+    """One split, its rows in their order.
+
+    Attributes:
+        folder: The folder of local data, from which relative image paths start. None for a data set of the hub.
+        allow_outside: Whether a row may name an image file outside the folder of the data.
+    """
 
     data: "Dataset"
     name: str
     folder: Path | None
+    allow_outside: bool = False
 
     def __len__(self) -> int:
         return len(self.data)
@@ -46,8 +53,28 @@ class DataSource:
     def columns(self) -> list[str]:
         return list(self.data.column_names)
 
+    def image_path(self, text: str, base: str = "") -> Path:
+        """The file that a row names.
 
-def open_source(path: str, config: str | None, split: str) -> DataSource:
+        Data from elsewhere could otherwise show any file of this machine to a model, and in a report.
+
+        Args:
+            text: The path, absolute or relative to the folder of the data.
+            base: A folder that the config names, absolute or relative to the folder of the data. The path stays in it.
+
+        Raises:
+            ValueError: The path leaves the folder, and `allow_outside` is false.
+        """
+        folder = self.folder or Path()
+        path = Path(os.path.normpath(folder / text))
+        allowed = [Path(os.path.normpath(folder / base))] if self.folder or base else []
+        if self.allow_outside or any(path.is_relative_to(inside) for inside in (*allowed, *_caches())):
+            return path
+        where = f"the folder {allowed[0]}" if allowed else "the data set"
+        raise ValueError(f"the path '{text}' leaves {where}. Set allow_outside: true if you trust the data")
+
+
+def open_source(path: str, config: str | None, split: str, allow_outside: bool = False) -> DataSource:
     """Raises DataError with the splits there are."""
     from datasets.exceptions import DatasetsError
 
@@ -68,7 +95,15 @@ def open_source(path: str, config: str | None, split: str) -> DataSource:
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         raise DataError(f"data set {path}{kind}, split '{split}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
-    return DataSource(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder)
+    return DataSource(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder, allow_outside)
+
+
+def _caches() -> tuple[Path, ...]:
+    """The folders in which `datasets` keeps the files of data sets of the hub."""
+    from datasets import config
+
+    names = ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "HF_HUB_CACHE")
+    return tuple(Path(str(getattr(config, name))) for name in names if getattr(config, name, None))
 
 
 def _read(path: str, here: Path, config: str | None, split: str) -> Any:

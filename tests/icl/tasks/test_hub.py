@@ -431,3 +431,50 @@ def test_a_pipe_or_a_device_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(DataError, match="it is a pipe or a device, no file"):
         _ = task(tmp_path / "pipe.jsonl").queries
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_row_names_no_image_outside_the_folder_of_the_data(tmp_path, absolute):
+    (tmp_path / "data").mkdir()
+    painted("red").save(tmp_path / "secret.png")
+    path = str(tmp_path / "secret.png") if absolute else "../secret.png"
+    (tmp_path / "data" / "t.jsonl").write_text(json.dumps({"ask": "?", "image": path, "said": "red"}) + "\n")
+    with pytest.raises(
+        DataError, match=r"t\.jsonl\[test\] row 0: the path '.*secret\.png' leaves the folder .*allow_outside"
+    ):
+        _ = task(tmp_path / "data" / "t.jsonl", pool_fraction=0).queries
+    (query,) = task(tmp_path / "data" / "t.jsonl", pool_fraction=0, allow_outside=True).queries
+    assert query.images[0].open().getpixel((0, 0)) == COLORS["red"]
+
+
+def test_a_stored_cell_names_no_image_outside_the_folder_of_the_data(tmp_path):
+    painted("red").save(tmp_path / "secret.png")
+    data = Dataset.from_dict(
+        {"ask": ["?"], "image": [{"bytes": None, "path": str(tmp_path / "secret.png")}], "said": ["red"]},
+        features=Features(ask=Value("string"), image=Image(decode=False), said=Value("string")),
+    )
+    (tmp_path / "data").mkdir()
+    data.to_parquet(tmp_path / "data" / "d.parquet")
+    (query,) = task(tmp_path / "data" / "d.parquet", pool_fraction=0).queries
+    with pytest.raises(ImageError, match="leaves the folder"):
+        query.images[0].open()
+
+
+@pytest.mark.parametrize("named", ["{folder}/img_{{name}}.png", "../images/img_{{name}}.png"])
+def test_a_folder_that_the_config_names_may_be_anywhere_and_rows_stay_in_it(tmp_path, named):
+    for folder in ("data", "images"):
+        (tmp_path / folder).mkdir()
+    painted("red").save(tmp_path / "images" / "img_a.png")
+    painted("blue").save(tmp_path / "secret.png")
+    columns = {"question": "ask", "answer": "said"}
+    path = tmp_path / "data" / "t.jsonl"
+
+    def image_of(name: str):
+        path.write_text(json.dumps({"ask": "?", "name": name, "said": "red"}) + "\n")
+        image = named.format(folder=tmp_path / "images")
+        (query,) = task(path, columns=columns, image=image, pool_fraction=0).queries
+        return query.images[0].open().getpixel((0, 0))
+
+    assert image_of("a") == COLORS["red"]
+    with pytest.raises(DataError, match="leaves the folder"):
+        image_of("x/../../secret")
