@@ -53,12 +53,13 @@ def retrieve(
     example = _example(task, query)
     finder = build("retriever", retriever)
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
-    asked: Any = example if "gold" in finder.needs else example.query
+    retriever_input: Any = example if "gold" in finder.needs else example.query
     pool = task.pool(example.id)
-    found = check_demos(finder, fitted.retrieve([asked], shots, EXCLUDE_LEAKS)[0], shots, pool) if shots else ()
-    if isinstance(found, str):
-        raise PlanError(found)
-    return arrange(example, found, pool, seed, order=bind_resources(build("orderer", order), pool, model))
+    ranking = fitted.retrieve([retriever_input], shots, EXCLUDE_LEAKS)[0] if shots else ()
+    demos = check_demos(finder, ranking, shots, pool)
+    if isinstance(demos, str):
+        raise PlanError(demos)
+    return arrange(example, demos, pool, seed, order=bind_resources(build("orderer", order), pool, model))
 
 
 def compose(composer: Any, context: Context) -> Prompt:
@@ -93,12 +94,12 @@ def answer(
         (only,) = model.generate([Request(prompt, max_new_tokens=max_new_tokens)])
         return {arm.label: only for arm in arms}
     jobs = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
-    said: dict[str, Generation] = {}
+    generations: dict[str, Generation] = {}
     for arm, result in zip(arms, engine_for(model)(model, jobs), strict=True):
         if isinstance(result, Failure):
             raise PlanError(result.reason)
-        said[arm.label] = result
-    return said
+        generations[arm.label] = result
+    return generations
 
 
 def run(
@@ -117,8 +118,8 @@ def run(
     from experiments.running.run import run as start
     from experiments.terminal.progress import make_progress
 
-    given = {**dict(_pairs(overrides)), **keys} if keys else overrides
-    outcome = start(load_config(config, given), Path(runs), make_progress(quiet), fork)
+    all_overrides = {**dict(_pairs(overrides)), **keys} if keys else overrides
+    outcome = start(load_config(config, all_overrides), Path(runs), make_progress(quiet), fork)
     return load_run(outcome.folder)
 
 
@@ -134,7 +135,7 @@ def _example(task: "Task", query: Example | Query | str) -> Example:
     if isinstance(query, Example):
         return query
     name = query if isinstance(query, str) else query.id
-    known = {example.id: example for example in task.queries}
-    if name not in known:
-        raise PlanError(f"task '{task.title}' has no query '{name}'.{did_you_mean(name, known)}")
-    return known[name]
+    examples = {example.id: example for example in task.queries}
+    if name not in examples:
+        raise PlanError(f"task '{task.title}' has no query '{name}'.{did_you_mean(name, examples)}")
+    return examples[name]

@@ -40,8 +40,8 @@ def prompt(
     turns = []
     for seed in images[:-1]:
         turns += [turn("user", image(seed, size), "what?", name=f"demo[{seed}]"), turn("assistant", f"shape {seed}")]
-    shown = [image(seed, size) for seed in images[-1:]]
-    return Prompt((*turns, turn("user", *shown, question, name="query")), StreamKey(0, query))
+    parts = [image(seed, size) for seed in images[-1:]]
+    return Prompt((*turns, turn("user", *parts, question, name="query")), StreamKey(0, query))
 
 
 def prompts() -> list[Prompt]:

@@ -72,9 +72,9 @@ def write_run(
             digests.append(digest)
             store.write_cell(digest, {**cell, "labels": _labels(cell)})
             writer.append(digest, [_sample(cell, digest, i, images, texts) for i in range(queries)])
-    told = {"name": folder.name, "config": {"compare": compare}, "cells": digests, "sessions": _sessions()}
+    info = {"name": folder.name, "config": {"compare": compare}, "cells": digests, "sessions": _sessions()}
     metric = {"better": texts.better} if texts.better else {}
-    store.write_run({**told, "metrics": {"lenient": metric, "strict": metric}})
+    store.write_run({**info, "metrics": {"lenient": metric, "strict": metric}})
     return load_run(folder)
 
 
@@ -104,10 +104,10 @@ def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any, 
 
 def _labels(cell: Mapping[str, Any]) -> dict[str, Any]:
     d = cell["decoding"]["strategy"]
-    told = f"{d['name']}({d['of']['name']})" if "of" in d else d["name"]
+    label = f"{d['name']}({d['of']['name']})" if "of" in d else d["name"]
     model = cell["model"]
     name = model if isinstance(model, str) else f"{model['path']}(quantize={model['quantize']})"
-    own = {"retriever": cell["retriever"] or "none", "decoding": told, "model": name}
+    own = {"retriever": cell["retriever"] or "none", "decoding": label, "model": name}
     return {**dict.fromkeys(AXES, "none"), **cell, **own}
 
 
@@ -115,15 +115,15 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, images: Mapping[str, s
     query, seed, k, hostile = f"{cell['task']}-{i:04d}", cell["seed"], cell["shots"], how.hostile
     key = json.dumps([query, seed, k, cell["retriever"]])
     draw = np.random.default_rng(hash_of(key))
-    asked = COLORS[hash_of(query) % len(COLORS)]
-    shown = [str(name) for name in draw.choice(COLORS, size=k)]
+    gold = COLORS[hash_of(query) % len(COLORS)]
+    demo_answers = [str(name) for name in draw.choice(COLORS, size=k)]
     base, slope = CHANCES.get(cell["task"], (0.6, 0.05))
     chance = base + slope * np.log2(1 + k) + (0.04 if cell["retriever"] == "knn" else 0)
     luck = np.random.default_rng(hash_of(key + json.dumps(cell["decoding"]) + _bits(cell)))
     fixed = how.saying.get(cell["task"])
     right = fixed is None and luck.random() < 0.7 * chance + 0.3 * (draw.random() < chance)
-    wrong = [name for name in COLORS if name != asked]
-    said = fixed or (asked if right else str(luck.choice(wrong)))
+    wrong = [name for name in COLORS if name != gold]
+    answer = fixed or (gold if right else str(luck.choice(wrong)))
     question = f"[user] <image>What color is the shape?{hostile}"
     common: dict[str, Any] = {
         "cell": digest,
@@ -131,24 +131,28 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, images: Mapping[str, s
         "seed": seed,
         "group": f"image {i // 2}",
         "question": f"What color is the shape?{hostile}",
-        "gold": (f"{asked}{hostile}",),
+        "gold": (f"{gold}{hostile}",),
         "options": tuple(f"{name}{hostile}" for name in COLORS),
-        "demos": tuple((f"pool-{j}{hostile}", 0.9 - 0.05 * j, f"{name}{hostile}") for j, name in enumerate(shown)),
+        "demos": tuple(
+            (f"pool-{j}{hostile}", 0.9 - 0.05 * j, f"{name}{hostile}") for j, name in enumerate(demo_answers)
+        ),
     }
     if query in how.failing:
         return Sample(**common, failed=how.failing[query])
     return Sample(
         **common,
-        prompt="\n".join([*(f"{question}\n[assistant] {name}{hostile}" for name in shown), question]),
+        prompt="\n".join([*(f"{question}\n[assistant] {name}{hostile}" for name in demo_answers), question]),
         prompt_digest=f"{hash_of(key):x}",
-        images=tuple(images[name] for name in (*shown, asked)),
-        image_of=(*range(len(shown)), -1),
-        output=f"{said}{hostile}",
+        images=tuple(images[name] for name in (*demo_answers, gold)),
+        image_of=(*range(len(demo_answers)), -1),
+        output=f"{answer}{hostile}",
         finish="stop",
         scores={"lenient": float(right), "strict": float(right and luck.random() < 0.95)},
-        baselines={"vote": how.votes or float(max(shown, key=shown.count) == asked)} if shown else {},
+        baselines={"vote": how.votes or float(max(demo_answers, key=demo_answers.count) == gold)}
+        if demo_answers
+        else {},
         trace={"survivors": (2.0, 1.0), "changed": (0.0, 1.0)} if how.traced else {"divergence": (0.1, 0.4, 0.2)},
-        steps=_steps(said, hostile) if how.traced else {},
+        steps=_steps(answer, hostile) if how.traced else {},
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
         meta={"type": f"color{hostile}"},
     )
@@ -158,10 +162,10 @@ def _bits(cell: Mapping[str, Any]) -> str:
     return "" if isinstance(cell["model"], str) else str(cell["model"]["quantize"])
 
 
-def _steps(said: str, hostile: str) -> dict[str, Any]:
+def _steps(answer: str, hostile: str) -> dict[str, Any]:
     """Two branches that agree at the first of two steps, and have nothing in common at the second."""
     return {
-        "words": [f"{said}{hostile}", f"other{hostile}", ""],
+        "words": [f"{answer}{hostile}", f"other{hostile}", ""],
         "chosen": [0, 2],
         "top": [[[0, 1], [0, 1], [0, 1]], [[1, 2], [2, 1], [2]]],
         "p": [[[0.7, 0.3], [0.7, 0.3], [0.7, 0.3]], [[0.999, 0.001], [0.999, 0.001], [1.0]]],
@@ -188,5 +192,5 @@ def _sessions() -> list[dict[str, Any]]:
     counters = {"images_encoded": 3140, "images_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
     spared = {"prefills_saved": 40, "prompt_tokens_saved": 12_000, "tokens": 300, "tokens_saved": 90}
     work = {"eager": 20, "lazy": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **spared}
-    told = {"counters": counters, "arms": {"vcd": work}}
-    return [{"start": "2026-01-02T03:04:05", "end": "2026-01-02T03:06:15", **told}]
+    arms = {"counters": counters, "arms": {"vcd": work}}
+    return [{"start": "2026-01-02T03:04:05", "end": "2026-01-02T03:06:15", **arms}]

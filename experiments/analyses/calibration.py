@@ -39,7 +39,7 @@ Shares = dict[str, float]
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting whose options were scored. Raises ConfigError where none were."""
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
+    for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
         rows = [row for row in to_records(samples) if len(option_probabilities(row)) > 1 and text_items(row, "gold")]
         if rows:
             table_rows.append({**setting, **_measured(rows), "n": len(rows)})

@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting that asked items from text and from the image. Raises ConfigError where none did."""
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
+    for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
         items = _items(to_records(samples))
         recognized_items = [item for item in items if "recognize" not in item or _right(item["recognize"])]
         if not recognized_items:

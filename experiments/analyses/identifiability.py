@@ -33,7 +33,7 @@ def analyze(view: "RunView") -> "DataFrame":
     """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
     require_sample_metric(view)
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, answered_samples(view, shown=False)):
+    for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
         rows = [row for row in to_records(samples[samples[view.metric].notna()]) if _settled(row) is not None]
         if not rows:
             continue

@@ -42,7 +42,7 @@ FULL_INPUT = "shown"
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where one of the three sets of modalities was not run."""
     require_sample_metric(view)
-    rows = answered_samples(view, shown=False)
+    rows = answered_samples(view, with_demos=False)
     sets = {digest: _set(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{FULL_INPUT: rows["cell"].map(sets)})
     rows = rows[rows[FULL_INPUT].notna() & rows[view.metric].notna()]

@@ -40,7 +40,7 @@ right."""
 
 def analyze(view: "RunView") -> "DataFrame":
     """A row a setting. Raises ConfigError where no question was asked under all shifts of its options."""
-    rows = answered_samples(view, shown=False)
+    rows = answered_samples(view, with_demos=False)
     shifts = {digest: _shift(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
     table_rows: list[dict[str, Any]] = []

@@ -20,14 +20,14 @@ BEST_SCORE = {"higher": 1, "lower": 0}
 """The best that a score of a sample can be, by which way is good."""
 
 
-def answered_samples(view: "RunView", shown: bool = True) -> "DataFrame":
+def answered_samples(view: "RunView", with_demos: bool = True) -> "DataFrame":
     """The samples that did not fail; with at least one demonstration where `shown`. Raises ConfigError for none."""
     rows = view.frame[view.frame["failed"].isna()]
-    if shown:
+    if with_demos:
         rows = rows[rows["demos"].map(lambda demos: bool(as_sequence(demos)))] if "demos" in rows else rows[:0]
     if not len(rows):
         raise ConfigError(
-            f"{view.path}: no sample has {'demonstrations and ' if shown else ''}an answer. "
+            f"{view.path}: no sample has {'demonstrations and ' if with_demos else ''}an answer. "
             "Run the experiment with shots above 0."
         )
     return rows

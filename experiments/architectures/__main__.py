@@ -31,7 +31,7 @@ def main(
 
     vLLM needs its own environment: name its Python, or run this command there with the same --work.
     """
-    from experiments.architectures.run import asked
+    from experiments.architectures.run import check_architectures
     from experiments.architectures.table import COLUMNS, exceptions, page
     from experiments.architectures.verdicts import Entry
 
@@ -39,7 +39,7 @@ def main(
         words = [f"{column} {entry.verdicts[column].word}" for column in COLUMNS if column in entry.verdicts]
         print(f"{entry.name:<16}  {', '.join(words) or '; '.join(entry.notes)}", flush=True)
 
-    results = asked(names or [], work, print_entry, half=half, again=again, vllm=vllm)
+    results = check_architectures(names or [], work, print_entry, half=half, again=again, vllm=vllm)
     if table is not None:
         table.write_text(page(results.entries, results.peculiar), encoding="utf-8")
         print(f"written to {table}")

@@ -16,8 +16,8 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
-from experiments.architectures.asked import NEW_TOKENS, conversation, prompts
-from experiments.architectures.verdicts import Answers, Entry, Verdict
+from experiments.architectures.inputs import NEW_TOKENS, conversation, prompts
+from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
 from icl.errors import ICLError, ModelError
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
@@ -35,7 +35,7 @@ ARMS: dict[str, Any] = {
 }
 
 
-def checked(name: str, folder: Path) -> Entry:
+def check_hf(name: str, folder: Path) -> Entry:
     """All columns of one checkpoint, and its answers for other engines to be compared with."""
     hf = HF(path=str(folder), dtype="float32", device="cpu")
     try:
@@ -43,13 +43,13 @@ def checked(name: str, folder: Path) -> Entry:
     except ICLError as error:
         return Entry(name, "", {}, {}, (f"not loaded: {error}",))
     try:
-        asked = prompts()
-        answers: dict[str, Answers] = {}
+        all_prompts = prompts()
+        answers: dict[str, ReferenceAnswers] = {}
         verdicts = {
-            "generate": _told(lambda: _generate(hf, asked, answers)),
-            "batch": _told(lambda: _batch(hf, asked, answers)),
-            "cache": _told(lambda: _cache(hf, asked)),
-            "identity": _told(lambda: _identity(hf, asked, answers)),
+            "generate": _verdict_of(lambda: _generate(hf, all_prompts, answers)),
+            "batch": _verdict_of(lambda: _batch(hf, all_prompts, answers)),
+            "cache": _verdict_of(lambda: _cache(hf, all_prompts)),
+            "identity": _verdict_of(lambda: _identity(hf, all_prompts, answers)),
         }
         kind = type(hf.engine.runner.model).__name__
         return Entry(name, kind, verdicts, answers, tuple(note.replace(str(folder), name) for note in hf.notes))
@@ -57,9 +57,9 @@ def checked(name: str, folder: Path) -> Entry:
         hf.unload()
 
 
-def said(hf: HF, arm: str, asked: Sequence[Prompt]) -> list[Generation]:
+def generate(hf: HF, arm: str, all_prompts: Sequence[Prompt]) -> list[Generation]:
     """Raises ModelError where a prompt has no answer."""
-    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in asked]
+    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in all_prompts]
     model: Any = hf
     answers = run_requests(model, jobs)
     for answer in answers:
@@ -68,63 +68,63 @@ def said(hf: HF, arm: str, asked: Sequence[Prompt]) -> list[Generation]:
     return [answer for answer in answers if isinstance(answer, Generation)]
 
 
-def _generate(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verdict:
-    alone = [said(hf, "greedy", [prompt])[0] for prompt in asked]
-    answers["greedy"] = Answers.of(alone)
-    for i, (prompt, own) in enumerate(zip(asked, alone, strict=True)):
+def _generate(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, ReferenceAnswers]) -> Verdict:
+    alone = [generate(hf, "greedy", [prompt])[0] for prompt in all_prompts]
+    answers["greedy"] = ReferenceAnswers.of(alone)
+    for i, (prompt, own) in enumerate(zip(all_prompts, alone, strict=True)):
         inputs = hf.checkpoint.processor.apply_chat_template(
             conversation(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
         width = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             whole = hf.engine.runner.model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
-        wanted = whole[0, width:].tolist()
+        expected = whole[0, width:].tolist()
         if (got := hf.count_tokens(prompt)) != width:
             return Verdict("no", f"prompt {i} is counted as {got} tokens and has {width}")
-        end = next((place for place, token in enumerate(wanted) if token in hf.stop_tokens), len(wanted))
-        if list(own.tokens) != wanted[:end]:
-            place = next(k for k, (a, b) in enumerate(zip([*own.tokens, -1], wanted, strict=False)) if a != b)
+        end = next((place for place, token in enumerate(expected) if token in hf.stop_tokens), len(expected))
+        if list(own.tokens) != expected[:end]:
+            place = next(k for k, (a, b) in enumerate(zip([*own.tokens, -1], expected, strict=False)) if a != b)
             return Verdict("no", f"prompt {i} parts from generate at token {place}")
     return Verdict("yes", f"{sum(len(one.tokens) for one in alone)} tokens")
 
 
-def _batch(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verdict:
-    gap = _gap(hf.open(asked).logits, torch.cat([hf.open([prompt]).logits for prompt in asked]))
+def _batch(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, ReferenceAnswers]) -> Verdict:
+    gap = _gap(hf.open(all_prompts).logits, torch.cat([hf.open([prompt]).logits for prompt in all_prompts]))
     if gap > CLOSE:
         return Verdict("no", f"logits differ by up to {gap:.1e}")
-    together = [list(one.tokens) for one in said(hf, "greedy", asked)]
-    alike = together == [list(tokens) for tokens in answers["greedy"].tokens]
-    return Verdict("yes" if alike else "no", f"logits within {gap:.0e}")
+    together = [list(one.tokens) for one in generate(hf, "greedy", all_prompts)]
+    is_equal = together == [list(tokens) for tokens in answers["greedy"].tokens]
+    return Verdict("yes" if is_equal else "no", f"logits within {gap:.0e}")
 
 
-def _cache(hf: HF, asked: Sequence[Prompt]) -> Verdict:
+def _cache(hf: HF, all_prompts: Sequence[Prompt]) -> Verdict:
     from icl.models.hf.prompt_encoding import PromptEncoder
 
     if hf.engine.reader.encoder is None:
         return Verdict("off", "the cache is off")
     plain = PromptEncoder(hf.renderer, hf.pixels, hf.engine.runner, None)
     worst = 0.0
-    for prompt in asked:
+    for prompt in all_prompts:
         (read,) = plain.read([prompt])
         worst = max(worst, _gap(hf.engine.runner.prefill([read]).logits, hf.open([prompt]).logits))
     return Verdict("yes" if worst <= CLOSE else "no", f"logits within {worst:.0e}")
 
 
-def _identity(hf: HF, asked: Sequence[Prompt], answers: dict[str, Answers]) -> Verdict:
-    answers["vcd"] = Answers.of(said(hf, "vcd", asked))
+def _identity(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, ReferenceAnswers]) -> Verdict:
+    answers["vcd"] = ReferenceAnswers.of(generate(hf, "vcd", all_prompts))
     strategy = parse_arm(ARMS["identity"]).strategy
-    branches = [hf.open([strategy.branches(prompt)[b] for prompt in asked]).logits for b in (0, 1)]
+    branches = [hf.open([strategy.branches(prompt)[b] for prompt in all_prompts]).logits for b in (0, 1)]
     if _gap(*branches) < 0.1:
         return Verdict("no", "noise on the images does not change the logits")
-    alike = [one.tokens for one in said(hf, "identity", asked)] == list(answers["greedy"].tokens)
-    return Verdict("yes" if alike else "no", "")
+    is_equal = [one.tokens for one in generate(hf, "identity", all_prompts)] == list(answers["greedy"].tokens)
+    return Verdict("yes" if is_equal else "no", "")
 
 
 def _gap(one: "Tensor", other: "Tensor") -> float:
     return float((one - other).abs().max())
 
 
-def _told(ask: Callable[[], Verdict]) -> Verdict:
+def _verdict_of(ask: Callable[[], Verdict]) -> Verdict:
     """What an architecture cannot do is a verdict, whatever it raises: its code is not ours."""
     try:
         return ask()

@@ -12,9 +12,9 @@ from typing import Any
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest, Failure
-from experiments.architectures.asked import NEW_TOKENS, prompts
 from experiments.architectures.checks import ARMS
-from experiments.architectures.verdicts import Answers, Entry, Verdict
+from experiments.architectures.inputs import NEW_TOKENS, prompts
+from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
 
 CLOSE = 5e-3
 """Nats by which the best token leads the next, in float32."""
@@ -22,7 +22,7 @@ COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
 """column -> arm"""
 
 
-def checked(entry: Entry, folder: Path) -> dict[str, Verdict]:
+def check_vllm(entry: Entry, folder: Path) -> dict[str, Verdict]:
     """Needs vLLM in this environment. Whatever it raises for an architecture is the verdict on it."""
     from icl.models.vllm.model import VLLM
 
@@ -32,42 +32,42 @@ def checked(entry: Entry, folder: Path) -> dict[str, Verdict]:
     model = VLLM(str(folder), max_model_len=1024, max_images=4, cache_gib=0.25)
     try:
         model.load()
-        return {column: _compared(model, arm, entry.answers[arm]) for column, arm in COLUMNS.items()}
+        return {column: _compare_arm(model, arm, entry.answers[arm]) for column, arm in COLUMNS.items()}
     except Exception as error:  # noqa: BLE001
         return dict.fromkeys(COLUMNS, Verdict("no", _first(error)))
     finally:
         model.unload()
 
 
-def _compared(model: Any, arm: str, wanted: Answers) -> Verdict:
+def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers) -> Verdict:
     from decoding.lockstep.engine import run_requests
 
     jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
-    found = run_requests(model, jobs, trace=False)
-    fail = [answer.reason for answer in found if isinstance(answer, Failure)]
-    whole = [i for i, answer in enumerate(found) if not isinstance(answer, Failure)]
-    tokens = [answer.tokens for answer in found if not isinstance(answer, Failure)]
-    verdict = same(tokens, wanted.only(whole))
+    results = run_requests(model, jobs, trace=False)
+    fail = [answer.reason for answer in results if isinstance(answer, Failure)]
+    whole = [i for i, answer in enumerate(results) if not isinstance(answer, Failure)]
+    tokens = [answer.tokens for answer in results if not isinstance(answer, Failure)]
+    verdict = compare_tokens(tokens, reference.only(whole))
     if not fail or (whole and verdict.word == "no"):
         return verdict
     rest = f" The answers to the other {len(whole)} prompts are the loop's." if whole else ""
     return Verdict("no", f"{fail[0].rstrip('.')}.{rest}")
 
 
-def same(found: Sequence[Sequence[int]], wanted: Answers) -> Verdict:
+def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAnswers) -> Verdict:
     """Whether all prompts have the same tokens, up to a step that was close."""
-    total = alike = 0
-    for number, (own, other, gaps) in enumerate(zip(found, wanted.tokens, wanted.gaps, strict=True)):
+    total = equal = 0
+    for number, (own, other, gaps) in enumerate(zip(token_lists, reference.tokens, reference.gaps, strict=True)):
         total += len(other)
         if tuple(own) == other:
-            alike += len(other)
+            equal += len(other)
             continue
         ends = ((*own, -1), (*other, -1))
         place = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(len(own), len(other)))
         if gaps[place] >= CLOSE:
             return Verdict("no", f"prompt {number} parts at token {place}, decided by {gaps[place]:.2g} nats")
-        alike += place
-    return Verdict("yes", f"{alike} of {total} tokens" + ("" if alike == total else ", parted at close steps"))
+        equal += place
+    return Verdict("yes", f"{equal} of {total} tokens" + ("" if equal == total else ", parted at close steps"))
 
 
 def _first(error: BaseException) -> str:

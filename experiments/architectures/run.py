@@ -1,8 +1,8 @@
-"""Asks architectures what they can do here, and keeps what they answered in a folder.
+"""Checks architectures and stores the results in a folder.
 
-vLLM and the Hugging Face backend need releases of transformers that do not go together. So an architecture is asked in
-halves: one where the backend `hf` can open sessions, then one where vLLM is, on the same checkpoints. `other` runs the
-second half with the Python of another environment. What was answered by these releases is kept and not asked again.
+vLLM and the Hugging Face backend need different releases of transformers. So each architecture is checked in two
+halves on the same checkpoint: one in an environment of the backend `hf`, one in an environment of vLLM. `vllm_process`
+runs the second half with the Python of the other environment. Results of the installed releases are reused.
 """
 
 import shutil
@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.architectures import checks, engines
-from experiments.architectures.asked import checkpoint
+from experiments.architectures.inputs import checkpoint
 from experiments.architectures.random.make import ARCHITECTURES
-from experiments.architectures.verdicts import Entry, Half, read, written
+from experiments.architectures.verdicts import Entry, Half, read_entries, write_entries
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.hf import version_check as least
 
 RESULTS = "results.json"
-Told = Callable[[Entry], None]
+ReportEntry = Callable[[Entry], None]
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,25 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Book:
+class ResultsFile:
     """The file of a folder: name -> what was found, written anew with every row."""
 
     path: Path
 
     @property
-    def found(self) -> dict[str, Entry]:
-        entries = {entry.name: entry for entry in read(self.path)}
+    def entries(self) -> dict[str, Entry]:
+        entries = {entry.name: entry for entry in read_entries(self.path)}
         return {name: entries[name] for name in ARCHITECTURES if name in entries}
 
     def put(self, entry: Entry) -> None:
-        found = self.found | {entry.name: entry}
-        written([found[name] for name in ARCHITECTURES if name in found], self.path)
+        entries = self.entries | {entry.name: entry}
+        write_entries([entries[name] for name in ARCHITECTURES if name in entries], self.path)
 
 
-def asked(
+def check_architectures(
     names: Sequence[str],
     work: Path,
-    told: Told = lambda _: None,
+    report_entry: ReportEntry = lambda _: None,
     *,
     half: Half | None = None,
     again: bool = False,
@@ -65,21 +65,21 @@ def asked(
     half: this one alone; else all that this environment can answer. again: also what was answered before. vllm: the
     Python of another environment, which answers what this one cannot. Raises ConfigError, ModelError.
     """
-    from experiments.architectures import other
+    from experiments.architectures import vllm_process
 
     chosen = _chosen(names)
     work.mkdir(parents=True, exist_ok=True)
-    book = Book(work / RESULTS)
-    for one in _halves(book, half):
+    results = ResultsFile(work / RESULTS)
+    for one in _halves(results, half):
         releases = RELEASES[one]()
         for name in chosen:
-            known = book.found.get(name)
-            if again or known is None or known.asked.get(one) != releases:
-                book.put(ASK[one](name, work, known).answered(one, releases))
-            told(book.found[name])
+            entry = results.entries.get(name)
+            if again or entry is None or entry.releases.get(one) != releases:
+                results.put(ASK[one](name, work, entry).answered(one, releases))
+            report_entry(results.entries[name])
     if vllm is not None:
-        other.asked(vllm, chosen, work, told, again=again)
-    return Table(tuple(book.found.values()))
+        vllm_process.check_in_process(vllm, chosen, work, report_entry, again=again)
+    return Table(tuple(results.entries.values()))
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
@@ -92,7 +92,7 @@ def _chosen(names: Sequence[str]) -> list[str]:
     return list(names or ARCHITECTURES)
 
 
-def _halves(book: Book, half: Half | None) -> list[Half]:
+def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
     """What is asked in this environment. Raises ModelError where that is nothing yet."""
     halves: list[Half] = []
     problem: ModelError | None = None
@@ -110,10 +110,10 @@ def _halves(book: Book, half: Half | None) -> list[Half]:
     halves = halves if half is None else [half]
     if not halves:
         raise problem or ModelError("this environment can answer nothing.")
-    if halves == ["vllm"] and not book.found:
+    if halves == ["vllm"] and not results.entries:
         raise ModelError(
-            f"vLLM is here, and there is nothing in {book.path.parent} to compare it with: {problem or ''} Run `icl "
-            f"architectures --work {book.path.parent}` there first."
+            f"vLLM is here, and there is nothing in {results.path.parent} to compare it with: {problem or ''} Run `icl "
+            f"architectures --work {results.path.parent}` there first."
         )
     return halves
 
@@ -121,13 +121,13 @@ def _halves(book: Book, half: Half | None) -> list[Half]:
 def _by_hf(name: str, work: Path, entry: Entry | None) -> Entry:
     """On a checkpoint made anew. What vLLM said of the one before is forgotten."""
     shutil.rmtree(work / name, ignore_errors=True)
-    return checks.checked(name, checkpoint(name, work / name))
+    return checks.check_hf(name, checkpoint(name, work / name))
 
 
 def _by_vllm(name: str, work: Path, entry: Entry | None) -> Entry:
     if entry is None:
         raise ModelError(f"{name} was not asked on the backend 'hf' yet: there is nothing in {work} to compare with.")
-    return entry.with_verdicts(engines.checked(entry, work / name)) if entry.answers else entry
+    return entry.with_verdicts(engines.check_vllm(entry, work / name)) if entry.answers else entry
 
 
 def _version(package: str) -> str:

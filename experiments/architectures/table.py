@@ -78,15 +78,15 @@ def page(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> str:
     """peculiar: architecture -> what is special about it, in a line."""
     packages = ", ".join(dict.fromkeys(by for half in ("hf", "vllm") for by in _releases(entries, half)))
     rows = [f"| {' | '.join(cell)} |" for cell in _rows(entries, peculiar)]
-    told = [f"- **{name}**, {column}: {why}" for name, column, why in exceptions(entries)]
+    exception_lines = [f"- **{name}**, {column}: {why}" for name, column, why in exceptions(entries)]
     parts = [HEAD, f"With {packages}.", "\n".join(rows)]
-    if told:
-        parts.append("## Where it is not a plain yes\n\n" + "\n".join(told))
+    if exception_lines:
+        parts.append("## Where it is not a plain yes\n\n" + "\n".join(exception_lines))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _releases(entries: Sequence[Entry], half: str) -> Iterator[str]:
-    return (entry.asked[half] for entry in entries if half in entry.asked)
+    return (entry.releases[half] for entry in entries if half in entry.releases)
 
 
 def exceptions(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
@@ -117,9 +117,9 @@ def _rows(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> Iterator[Seq
     yield ("---",) * (len(COLUMNS) + 3)
     for entry in entries:
         words = [entry.verdicts.get(column, NOT_RUN).word for column in COLUMNS]
-        told = ["**no**" if word == "no" else word for word in words]
+        cells = ["**no**" if word == "no" else word for word in words]
         kind = entry.kind.removesuffix("ForConditionalGeneration") or "–"
-        yield (entry.name, kind, *told, peculiar.get(entry.name, ""))
+        yield (entry.name, kind, *cells, peculiar.get(entry.name, ""))
 
 
 def _short(text: str) -> str:

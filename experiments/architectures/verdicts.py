@@ -24,52 +24,52 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ReferenceAnswers:
     """Of all prompts: tokens without the one that ended them, and by how many nats each step was decided."""
 
     tokens: tuple[tuple[int, ...], ...]
     gaps: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, answers: Sequence[Generation]) -> "Answers":
+    def of(cls, answers: Sequence[Generation]) -> "ReferenceAnswers":
         return cls(tuple(one.tokens for one in answers), tuple(tuple(one.trace["gap"]) for one in answers))
 
-    def only(self, places: Sequence[int]) -> "Answers":
+    def only(self, places: Sequence[int]) -> "ReferenceAnswers":
         """Of these prompts."""
-        return Answers(tuple(self.tokens[i] for i in places), tuple(self.gaps[i] for i in places))
+        return ReferenceAnswers(tuple(self.tokens[i] for i in places), tuple(self.gaps[i] for i in places))
 
 
 @dataclass(frozen=True)
 class Entry:
     """A row of the table.
 
-    kind: the model's class. notes: what the backend says of itself for this checkpoint. asked: half -> the releases
+    kind: the model's class. notes: what the backend says of itself for this checkpoint. releases: half -> the releases
     that answered it, once it has answered.
     """
 
     name: str
     kind: str
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    answers: Mapping[str, Answers] = field(default_factory=dict)
+    answers: Mapping[str, ReferenceAnswers] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    asked: Mapping[str, str] = field(default_factory=dict)
+    releases: Mapping[str, str] = field(default_factory=dict)
 
     def with_verdicts(self, more: Mapping[str, Verdict]) -> "Entry":
         return replace(self, verdicts={**self.verdicts, **more})
 
     def answered(self, half: Half, releases: str) -> "Entry":
-        return replace(self, asked={**self.asked, half: releases})
+        return replace(self, releases={**self.releases, half: releases})
 
 
-def written(entries: Sequence[Entry], path: Path) -> None:
+def write_entries(entries: Sequence[Entry], path: Path) -> None:
     """In one go: a process that is killed leaves the file as it was before."""
     text = json.dumps({"entries": [asdict(entry) for entry in entries]}, indent=1) + "\n"
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
-def read(path: Path) -> list[Entry]:
+def read_entries(path: Path) -> list[Entry]:
     """Nothing where the file is not there. Raises DataError where it is of another kind."""
     if not path.is_file():
         return []
@@ -81,10 +81,12 @@ def read(path: Path) -> list[Entry]:
         ) from error
 
 
-def _entry(told: Mapping[str, Any]) -> Entry:
+def _entry(record: Mapping[str, Any]) -> Entry:
     answers = {
-        arm: Answers(tuple(map(tuple, one["tokens"])), tuple(map(tuple, one["gaps"])))
-        for arm, one in told["answers"].items()
+        arm: ReferenceAnswers(tuple(map(tuple, one["tokens"])), tuple(map(tuple, one["gaps"])))
+        for arm, one in record["answers"].items()
     }
-    verdicts = {column: Verdict(**one) for column, one in told["verdicts"].items()}
-    return Entry(str(told["name"]), str(told["kind"]), verdicts, answers, tuple(told["notes"]), dict(told["asked"]))
+    verdicts = {column: Verdict(**one) for column, one in record["verdicts"].items()}
+    return Entry(
+        str(record["name"]), str(record["kind"]), verdicts, answers, tuple(record["notes"]), dict(record["releases"])
+    )

@@ -119,7 +119,7 @@ def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]
 
     parsed = parse_arm(arm)
     count = getattr(parsed.strategy, "count", 1)
-    told = serialize(parsed.strategy, parsed.sampler)
+    serialized = serialize(parsed.strategy, parsed.sampler)
     numbers = iter(range(10**6))
 
     def run() -> None:
@@ -127,14 +127,14 @@ def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]
 
         def extra(group: int, b: int) -> dict[str, str]:
             name = f"bench-{id(run)}-{number}-{group}"
-            return BranchMetadata(name, b, count, told, query=f"q{group}").extra_args() if count > 1 else {}
+            return BranchMetadata(name, b, count, serialized, query=f"q{group}").extra_args() if count > 1 else {}
 
         groups = [
             [EngineRequest(prompts[g * count + b], LENGTH, extra(g, b), stops=False) for b in range(count)]
             for g in range(len(prompts) // count)
         ]
         _llm(model).reset_prefix_cache()
-        model.run_groups(groups, _fine)
+        model.run_groups(groups, _check_lengths)
 
     return run
 
@@ -148,8 +148,8 @@ def _llm(model: "VLLM") -> Any:
     return engine.llm
 
 
-def _fine(number: int, said: Any) -> None:
-    wrong = [one for one in said if one.finish != "length"]
+def _check_lengths(number: int, outputs: Any) -> None:
+    wrong = [one for one in outputs if one.finish != "length"]
     assert not wrong, wrong[0]
 
 
@@ -160,29 +160,29 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     from experiments.planning.plan import make_plan
     from experiments.running.run import run
 
-    held = Held(path)
-    held.load()
-    llm = _llm(held)
+    warm = WarmVLLM(path)
+    warm.load()
+    llm = _llm(warm)
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     numbers = iter(range(10**6))
 
     def ours() -> None:
-        _forget(held)
+        _forget(warm)
         outcome = run(load_config(_file(f"run-{next(numbers)}", path, queries)), folder)
         assert (outcome.computed, outcome.failed) == (queries, 0), outcome
 
-    Held.asked.clear()
-    before, encoded = dict(held.counters()), scheduler.counts["encoder inputs"]
+    WarmVLLM.prompts.clear()
+    before, encoded = dict(warm.counters()), scheduler.counts["encoder inputs"]
     ours()
-    read, cached = (held.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
+    read, cached = (warm.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
     encoded = scheduler.counts["encoder inputs"] - encoded
-    prompts = list(Held.asked.values())
+    prompts = list(WarmVLLM.prompts.values())
     conversations = [_conversation(prompt) for prompt in prompts]
 
     def by_hand() -> None:
         from vllm import SamplingParams
 
-        _forget(held)
+        _forget(warm)
         llm.chat(conversations, SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
 
     def beginning() -> None:
@@ -192,19 +192,19 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     yield f"icl run against LLM.chat by hand, {what}: samples a second", _faster(theirs, mine), ">= .95"
     samples = statistics.median(a / b for a, b in zip(begun, mine, strict=True)) * queries
     yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
-    told = make_plan(expand(load_config(_file("planned", path, queries)))).found
-    yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {told:.3f}", "equal"
+    planned = make_plan(expand(load_config(_file("planned", path, queries)))).found
+    yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {planned:.3f}", "equal"
     images = len({image.digest for prompt in prompts for image in prompt.images})
     yield "  encoder runs, and distinct images", f"{encoded}, {images}", "equal"
-    Held.engines.pop().stop()
+    WarmVLLM.engines.pop().stop()
 
 
 @dataclass(frozen=True)
-class Held(VLLM):
+class WarmVLLM(VLLM):
     """A model in one engine for all runs, which is not stopped after a run, noting what it is asked."""
 
     engines: ClassVar[list[Any]] = []
-    asked: ClassVar[dict[str, Prompt]] = {}  # by digest, in their order
+    prompts: ClassVar[dict[str, Prompt]] = {}  # by digest, in their order
 
     @cached_property
     def engine(self) -> Any:
@@ -226,7 +226,7 @@ class Held(VLLM):
         def noted() -> Iterator[Any]:
             for asks in groups:
                 for ask in asks:
-                    self.asked.setdefault(ask.prompt.digest, ask.prompt)
+                    self.prompts.setdefault(ask.prompt.digest, ask.prompt)
                 yield asks
 
         super().run_groups(noted(), done)
@@ -237,17 +237,17 @@ def _file(name: str, path: str, queries: int) -> dict[str, Any]:
     return {
         "name": name,
         "task": {"name": "easy-vqa", "queries": queries},
-        "model": {"name": f"{__name__}:Held", "path": path},
+        "model": {"name": f"{__name__}:WarmVLLM", "path": path},
         "retriever": "experiments.bench.grid:Fixed",
         "shots": 8,
         "max_new_tokens": NEW,
     }
 
 
-def _forget(held: Held) -> None:
+def _forget(warm: WarmVLLM) -> None:
     """What earlier rounds left in caches."""
-    vars(held.hf).pop("renderer", None)
-    llm = _llm(held)
+    vars(warm.hf).pop("renderer", None)
+    llm = _llm(warm)
     llm.reset_prefix_cache()
     llm.reset_mm_cache()
     llm.llm_engine.reset_encoder_cache()

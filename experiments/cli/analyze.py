@@ -32,18 +32,18 @@ def command(
     from experiments.terminal.spinner import spinner
 
     if not name:
-        known = list_analyses()
-        longest, width = max(map(len, known)), shutil.get_terminal_size().columns
-        for each, told in known.items():
-            for line in hanging_lines(f"  {each:<{longest}}  ", told, width):
+        analyses = list_analyses()
+        longest, width = max(map(len, analyses)), shutil.get_terminal_size().columns
+        for analysis, summary in analyses.items():
+            for line in hanging_lines(f"  {analysis:<{longest}}  ", summary, width):
                 print(line)
         return
     analyze = find_analysis(name)
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        seen = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
+        view = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
-        table = analyze(seen)
+        table = analyze(view)
     print_analysis(table, Console())
     if csv is not None:
         write_text(csv, table.to_csv(index=False))

@@ -46,29 +46,29 @@ def command(
 
     if correct and correct not in CORRECTIONS:
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
-    wanted = parse_settings(to or [], "--to")
+    setting = parse_settings(to or [], "--to")
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        seen = view_run(load_run(run), metric or None, None if BASELINE in wanted else wanted)
-    if seen.unfinished:
-        print(seen.unfinished, file=sys.stderr)
-    reference = wanted or dict(seen.to)
+        view = view_run(load_run(run), metric or None, None if BASELINE in setting else setting)
+    if view.unfinished:
+        print(view.unfinished, file=sys.stderr)
+    reference = setting or dict(view.to)
     if not reference:
         raise ConfigError("the run has one arm only: there is nothing to compare.")
     if controls:
-        if not seen.effects:
+        if not view.effects:
             raise ConfigError("--controls: the run has one decoding only.")
-        print_controls(seen, Console())
-        table = controls_frame(seen)
+        print_controls(view, Console())
+        table = controls_frame(view)
     else:
         table = compare(
-            seen.scores, reference, seen.metric, correct=correct or seen.correct, by=by or (), axes=seen.axes
+            view.scores, reference, view.metric, correct=correct or view.correct, by=by or (), axes=view.axes
         )
-        print_comparison(table, seen, Console())
+        print_comparison(table, view, Console())
     if page is not None and not controls:
         raise ConfigError("--page goes with --controls.")
     if page is not None:
-        write_text(page, render_controls_page(seen))
+        write_text(page, render_controls_page(view))
         print(f"wrote {page}")
     if csv is not None:
         write_text(csv, table.to_csv(index=False))

@@ -40,21 +40,21 @@ def kind_with(name: str, command: str) -> str:
     """The one kind that has a component of this name or path. Raises ConfigError where none has, or several have."""
     if ":" in name:
         return _kind_of_class(resolve("", name, "command line"), name)
-    found = [kind for kind in PACKAGES if name in entries(kind)]
-    if not found:
-        known = [known for kind in PACKAGES for known in entries(kind)]
-        raise ConfigError(f"no component named '{name}'.{did_you_mean(name, known)} (icl ls)")
-    if len(found) > 1:
+    kinds = [kind for kind in PACKAGES if name in entries(kind)]
+    if not kinds:
+        names = [names for kind in PACKAGES for names in entries(kind)]
+        raise ConfigError(f"no component named '{name}'.{did_you_mean(name, names)} (icl ls)")
+    if len(kinds) > 1:
         raise ConfigError(
-            f"'{name}' is the name of {' and of '.join(map(with_article, found))}. Say which: icl {command} "
-            f"{found[0]} {name}."
+            f"'{name}' is the name of {' and of '.join(map(with_article, kinds))}. Say which: icl {command} "
+            f"{kinds[0]} {name}."
         )
-    return found[0]
+    return kinds[0]
 
 
 def _kind_of_class(cls: type[Any], name: str) -> str:
     mark = getattr(cls, "component", None)
-    found = mark[0] if mark else next((kind for method, kind in METHODS.items() if hasattr(cls, method)), None)
-    if found is None:
+    kind = mark[0] if mark else next((kind for method, kind in METHODS.items() if hasattr(cls, method)), None)
+    if kind is None:
         raise ConfigError(f"{name} has none of the methods {', '.join(METHODS)}, so it is no component.")
-    return str(found)
+    return str(kind)

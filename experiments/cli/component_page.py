@@ -32,17 +32,21 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
     width = min(width, WIDEST)
     yield f"{kind} {name}"
     own = inspect.cleandoc(cls.__doc__ or "")
-    told = inspect.getdoc(inspect.getmodule(cls)) or ""
+    module_doc = inspect.getdoc(inspect.getmodule(cls)) or ""
     first, _, further = own.partition("\n\n")
-    for text in (first, told, further):  # what it is, from which paper, and then what there is to know of its presets
+    for text in (
+        first,
+        module_doc,
+        further,
+    ):  # what it is, from which paper, and then what there is to know of its presets
         if text:
             yield ""
             yield from wrap_text(text, width)
-    found, presets = parameter_docs(cls), getattr(cls, "presets", {})
-    if found:
+    parameters, presets = parameter_docs(cls), getattr(cls, "presets", {})
+    if parameters:
         yield ""
         yield "Parameters"
-        yield from _parameters(found, presets, width)
+        yield from _parameters(parameters, presets, width)
     if presets:
         yield ""
         yield "Presets (what else is given goes over them)"
@@ -52,7 +56,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hanging_lines(f"  {preset:<{longest}}  ", line, width)
     yield ""
     yield "In an experiment file"
-    for line in examples(kind, name, found, presets):
+    for line in examples(kind, name, parameters, presets):
         yield from hanging_lines("  ", line, width, further="      ")
     if kind == "strategy":
         yield from hanging_lines(
@@ -65,16 +69,16 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
             yield from hanging_lines("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
 
 
-def examples(kind: str, name: str, found: Sequence[ParameterDoc], presets: Presets) -> Iterator[str]:
+def examples(kind: str, name: str, parameters: Sequence[ParameterDoc], presets: Presets) -> Iterator[str]:
     """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
     place = PLACES[kind]
     if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
         place = place.replace("knn,", "knn, by: question,")
-    needed = {one.key: one.default for one in found if one.required}
+    needed = {one.key: one.default for one in parameters if one.required}
     if kind != "edit":  # a change of the same name may ask for more
         yield place.format(to_flow_yaml({"name": name, **needed}) if needed else to_flow_yaml(name))
-    if len(found) > len(needed) or kind == "edit":
-        yield place.format(to_flow_yaml({"name": name, **{one.key: one.default for one in found}}))
+    if len(parameters) > len(needed) or kind == "edit":
+        yield place.format(to_flow_yaml({"name": name, **{one.key: one.default for one in parameters}}))
     if presets:
         last, values = [*presets.items()][-1]
         left = {key: value for key, value in needed.items() if key not in values}
@@ -105,9 +109,9 @@ def wrap_text(text: str, width: int) -> Iterator[str]:
             yield from hanging_lines("", block, width)
 
 
-def _parameters(found: Sequence[ParameterDoc], presets: Presets, width: int) -> Iterator[str]:
-    longest = max(len(one.key) for one in found)
-    for one in found:
+def _parameters(parameters: Sequence[ParameterDoc], presets: Presets, width: int) -> Iterator[str]:
+    longest = max(len(one.key) for one in parameters)
+    for one in parameters:
         default = f"default {to_flow_yaml(one.default)}"
         if one.required:
             preset = any(one.key in values for values in presets.values())

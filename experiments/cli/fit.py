@@ -33,15 +33,15 @@ def command(
     from experiments.store.store import report_write_errors
 
     try:
-        found = fit(load_config(config, overrides or []))
+        fitted = fit(load_config(config, overrides or []))
     except SeveralSettingsError as error:
         words = ["icl", "fit", str(config), *(overrides or []), *error.overrides, *(["--out", str(out)] if out else [])]
         raise ConfigError(f"{error.reason} This chooses one of each:\n    {shlex.join(words)}") from error
-    name = str(type(found.strategy).component[1])  # type: ignore[attr-defined]
+    name = str(type(fitted.strategy).component[1])  # type: ignore[attr-defined]
     path = out or Path(f"{name}.json")
     with report_write_errors(path):
-        write_parameter_file(found.strategy, path, found.how)
-    for reason, count in found.left_out.items():
+        write_parameter_file(fitted.strategy, path, fitted.how)
+    for reason, count in fitted.left_out.items():
         print(f"left out     {count:,} samples: {reason}")
-    print(f"fitted       {Arm(found.strategy).label} on {found.samples:,} samples")
+    print(f"fitted       {Arm(fitted.strategy).label} on {fitted.samples:,} samples")
     print(f"wrote        {path}   (decoding: {{name: {name}, fitted: {path}}})")

@@ -31,23 +31,23 @@ def command(
             _list(list(entries(one).values()), width)
         print("\n`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
         return
-    found = kind_of(kind)
-    if found is None and name:
+    component_kind = kind_of(kind)
+    if component_kind is None and name:
         raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, WORDS)} {_KINDS}")
-    if found is None:
+    if component_kind is None:
         named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
         if not named:
-            known = [*WORDS, *(each for one in PACKAGES for each in entries(one))]
+            candidates = [*WORDS, *(each for one in PACKAGES for each in entries(one))]
             raise ConfigError(
-                f"no kind of component, and no component, named '{kind}'.{did_you_mean(kind, known)} {_KINDS}"
+                f"no kind of component, and no component, named '{kind}'.{did_you_mean(kind, candidates)} {_KINDS}"
             )
-        found, name = kind_with(kind, "ls"), kind
+        component_kind, name = kind_with(kind, "ls"), kind
     if name:
-        for line in component_page(found, name, width):
+        for line in component_page(component_kind, name, width):
             print(line)
         return
-    _list(list(entries(found).values()), width)
-    if found == "model":
+    _list(list(entries(component_kind).values()), width)
+    if component_kind == "model":
         print("\nWhat each can do: generate answers; give next-token logits here; score whole")
         print("options; run decoding strategies; show layers within (hidden); take adapters;")
         print("load quantized. served: where the server is one of `icl serve`.")
@@ -62,9 +62,9 @@ def command(
 _KINDS = f"Kinds: {', '.join(PLURALS)}."
 
 
-def _list(found: Sequence[ComponentEntry], width: int) -> None:
-    longest = max((len(entry.name) for entry in found), default=0)
-    for entry in found:
+def _list(components: Sequence[ComponentEntry], width: int) -> None:
+    longest = max((len(entry.name) for entry in components), default=0)
+    for entry in components:
         for line in hanging_lines(f"  {entry.name:<{longest}}  ", entry.summary, width):
             print(line)
 

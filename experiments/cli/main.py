@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("--version", "-V"):
         print(f"mm-icl {__version__}")
         return 0
-    known = commands()
-    if words[0] not in known:
-        print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], known)} (icl --help)", file=sys.stderr)
+    names = commands()
+    if words[0] not in names:
+        print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], names)} (icl --help)", file=sys.stderr)
         return WRONG
     try:
         return _call(words[0], words[1:], debug)
@@ -59,19 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _traced(said: str, whole: str) -> None:
-    print(strip_control_characters(whole), file=sys.stderr)
+def _traced(sentence: str, trace: str) -> None:
+    print(strip_control_characters(trace), file=sys.stderr)
 
 
 def commands() -> dict[str, str]:
     """name -> one line, of every command, without importing it."""
-    found = {}
+    summaries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_text(encoding="utf-8")
         if "\ndef command(" in text:
             summary = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-            found[path.stem.replace("_", "-")] = summary
-    return found
+            summaries[path.stem.replace("_", "-")] = summary
+    return summaries
 
 
 def _call(name: str, words: list[str], debug: bool) -> int:
@@ -109,9 +109,9 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     """The command, which says that it was stopped: its parser would end it without a word."""
 
     @wraps(command)
-    def stoppable(*given: Any, **named: Any) -> None:
+    def stoppable(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*given, **named)
+            command(*args, **kwargs)
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
@@ -120,9 +120,9 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _help() -> str:
-    known = commands()
-    width = max(map(len, known), default=0)
-    lines = "\n".join(_folded(f"  {name:<{width}}  ", summary) for name, summary in known.items())
+    summaries = commands()
+    width = max(map(len, summaries), default=0)
+    lines = "\n".join(_folded(f"  {name:<{width}}  ", summary) for name, summary in summaries.items())
     end = "`icl COMMAND --help` explains one, --debug shows tracebacks."
     return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n{end}"
 

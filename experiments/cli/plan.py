@@ -42,9 +42,9 @@ def command(
         except StoreError as error:  # what it costs under another name is still to be known
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)
-        found = make_plan(grid, present, report_progress)
+        plan = make_plan(grid, present, report_progress)
         if refused:
-            found = replace(found, notes=(refused, *found.notes))
+            plan = replace(plan, notes=(refused, *plan.notes))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in format_plan(found, width):
+    for line in format_plan(plan, width):
         print(line)

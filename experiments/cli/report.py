@@ -24,10 +24,10 @@ def command(
         from experiments.results.loaded_run import load_run
         from experiments.results.run_view import view_run
 
-        seen = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
+        view = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
         report_progress("writing", 0, 0)
-        made = write_report(seen, per_cell)
-    size = made.report.stat().st_size / 1e6
-    print(f"report  {made.report} ({size:.1f} MB)")
-    print(f"tables  {', '.join(map(str, made.tables))}")
-    print(f"figures {', '.join(map(str, made.figures))}")
+        files = write_report(view, per_cell)
+    size = files.report.stat().st_size / 1e6
+    print(f"report  {files.report} ({size:.1f} MB)")
+    print(f"tables  {', '.join(map(str, files.tables))}")
+    print(f"figures {', '.join(map(str, files.figures))}")

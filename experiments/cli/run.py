@@ -40,33 +40,33 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)
     if done.jobs:
-        _submitted(done.folder, done.jobs)
+        _print_jobs(done.folder, done.jobs)
         return
     if not done.computed and not done.missing:
         print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
     else:
         print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
     if not quiet:
-        _shown(done.folder, bool(done.computed))
+        _show_results(done.folder, bool(done.computed))
     if done.missing:
         print(f"{done.missing:,} samples are missing. The same command goes on from there.", file=sys.stderr)
     if done.failed or done.missing:
         raise typer.Exit(1)
 
 
-def _submitted(folder: Path, jobs: tuple[str, ...]) -> None:
+def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
     """What the jobs are called, and what to type next."""
     print(f"submitted    {len(jobs)} job{'s' * (len(jobs) > 1)}: {', '.join(jobs)}   {folder}")
     print(f"icl watch {folder} shows how far they are. When they have ended, the same command shows the table.")
 
 
-def _shown(folder: Path, anew: bool) -> None:
+def _show_results(folder: Path, is_new: bool) -> None:
     """The table, what it shows, and the report's path."""
     from rich.console import Console
 
     from experiments.report.remembered import show_end
 
     try:
-        show_end(folder, Console(), anew)
+        show_end(folder, Console(), is_new)
     except ICLError as error:  # the samples are there; what cannot be told of them is told
         print(f"no report: {error}", file=sys.stderr)

@@ -47,15 +47,15 @@ def command(
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
 
-    seen = view_run(load_run(run))
+    view = view_run(load_run(run))
     console = Console()
     if failed:
-        print_failures(seen, console)
+        print_failures(view, console)
         return
     setting = parse_settings(arm or [], "--arm")
-    print_sample(seen, sample or choose_informative_query(seen, setting, seed), setting, seed, console, steps=steps)
+    print_sample(view, sample or choose_informative_query(view, setting, seed), setting, seed, console, steps=steps)
     if not sample:
-        ids = list(dict.fromkeys(map(str, seen.frame["query"])))
+        ids = list(dict.fromkeys(map(str, view.frame["query"])))
         such = f", such as {', '.join(ids[:MAX_EXAMPLE_IDS])}" if len(ids) > 1 else ""
         line = f"\n{len(ids):,} queries{such}: icl show {run} QUERY"
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -33,14 +33,14 @@ def _watch(run: Path, once: bool) -> None:
     if once:
         print(f"{watch.poll().told()}   {watch.folder}")
         return
-    seen = watch.follow(make_progress())
-    if seen.complete:
-        print(f"complete     {seen.finished:,} samples, {seen.failed:,} failed   {watch.folder}")
+    status = watch.follow(make_progress())
+    if status.complete:
+        print(f"complete     {status.finished:,} samples, {status.failed:,} failed   {watch.folder}")
         print(f"The command that began the run shows its table; icl report {watch.folder} writes its report.")
     else:
         print(
-            f"{watch.folder}: nobody is at work. {seen.told()}. The `icl run` that began it goes on from there.",
+            f"{watch.folder}: nobody is at work. {status.told()}. The `icl run` that began it goes on from there.",
             file=sys.stderr,
         )
-    if seen.failed or not seen.complete:
+    if status.failed or not status.complete:
         raise typer.Exit(1)

@@ -53,9 +53,11 @@ def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, l
             format_estimate(e.mean, e.low, e.high, 3) if (e := row.scores.get(metric)) else "–" for row in rows
         ]
     found["answers"] = [answers_cell(row) for row in rows]
-    graded = any(row.moves and row.moves.graded for row in rows)
+    graded = any(row.transitions and row.transitions.graded for row in rows)
     moved = "down/up" if view.better == "neither" else "worse/better" if graded else "lost/won"
-    found[moved] = [f"{row.moves.lost}/{row.moves.won}" if row.moves else "" for row in rows]
+    found[moved] = [
+        f"{row.transitions.right_to_wrong}/{row.transitions.wrong_to_right}" if row.transitions else "" for row in rows
+    ]
     found["other"] = [_number(row.other, 2) for row in rows]
     found["survivors"] = [_many(row.survivors) for row in rows]
     found["changed"] = [_number(row.changed, 3) for row in rows]
@@ -67,20 +69,23 @@ def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, l
 
 def answers_cell(row: DecodingEffect) -> str:
     """'yes .62 (.55)': shares, the reference's in brackets; of a histogram the answers that moved, at most two."""
-    names = dict.fromkeys([*row.before, *row.said])
+    names = dict.fromkeys([*row.reference_answers, *row.answers])
     if not names:
         return ""
     if set(names) <= {"yes", "no", OTHER_ANSWER}:
-        told = ["yes", *([OTHER_ANSWER] if row.said.get(OTHER_ANSWER) or row.before.get(OTHER_ANSWER) else [])]
+        told = [
+            "yes",
+            *([OTHER_ANSWER] if row.answers.get(OTHER_ANSWER) or row.reference_answers.get(OTHER_ANSWER) else []),
+        ]
     else:
-        gap = {name: abs(row.said.get(name, 0) - row.before.get(name, 0)) for name in names}
-        told = sorted(names, key=lambda name: (-gap[name], -row.before.get(name, 0)))[:2]
+        gap = {name: abs(row.answers.get(name, 0) - row.reference_answers.get(name, 0)) for name in names}
+        told = sorted(names, key=lambda name: (-gap[name], -row.reference_answers.get(name, 0)))[:2]
     return ", ".join(_answer(row, name) for name in told)
 
 
 def all_answers_text(row: DecodingEffect) -> str:
     """The whole histogram in words."""
-    return ", ".join(_answer(row, name) for name in dict.fromkeys([*row.before, *row.said]))
+    return ", ".join(_answer(row, name) for name in dict.fromkeys([*row.reference_answers, *row.answers]))
 
 
 def column_notes(view: RunView, *, whole: bool = False) -> list[str]:
@@ -140,17 +145,20 @@ def family_note(view: RunView) -> str:
 
 def transition_cell(row: DecodingEffect, view: RunView) -> tuple[str, str]:
     """(cell, what it says in words) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
-    found = row.moves
+    found = row.transitions
     if found is None:
         return "", ""
     if found.graded or view.better == "neither":
         worse, better = ("fell", "rose") if view.better == "neither" else ("got worse", "got better")
-        return f"{found.lost} / {found.won}", f"{found.lost} {worse}, {found.won} {better}, {found.kept} are the same"
+        return (
+            f"{found.right_to_wrong} / {found.wrong_to_right}",
+            f"{found.right_to_wrong} {worse}, {found.wrong_to_right} {better}, {found.still_right} are the same",
+        )
     told = (
-        f"{found.kept} right in both, {found.lost} right to wrong, {found.won} wrong to right, "
-        f"{found.still} wrong in both"
+        f"{found.still_right} right in both, {found.right_to_wrong} right to wrong, "
+        f"{found.wrong_to_right} wrong to right, {found.still_wrong} wrong in both"
     )
-    return f"{found.kept} / {found.lost} / {found.won} / {found.still}", told
+    return f"{found.still_right} / {found.right_to_wrong} / {found.wrong_to_right} / {found.still_wrong}", told
 
 
 def page_sections(view: RunView) -> list[dict[str, Any]]:
@@ -158,7 +166,7 @@ def page_sections(view: RunView) -> list[dict[str, Any]]:
     found = []
     for subject, rows in group_by_subject(view):
         told = effect_columns(view, rows)
-        graded = view.better == "neither" or any(row.moves and row.moves.graded for row in rows)
+        graded = view.better == "neither" or any(row.transitions and row.transitions.graded for row in rows)
         heads, cells = list(told), list(zip(*told.values(), strict=True))
         place = next(
             (i for i, name in enumerate(heads) if name in TRANSITION_HEADINGS), None
@@ -264,19 +272,24 @@ def _print_block(
 
 
 def _answer(row: DecodingEffect, name: str) -> str:
-    before = "" if row.role == "reference" else f" ({format_share(row.before.get(name, 0.0), 2)})"
-    return f"{name} {format_share(row.said.get(name, 0.0), 2)}{before}"
+    before = "" if row.role == "reference" else f" ({format_share(row.reference_answers.get(name, 0.0), 2)})"
+    return f"{name} {format_share(row.answers.get(name, 0.0), 2)}{before}"
 
 
 def _flat(row: DecodingEffect) -> dict[str, Any]:
     told: dict[str, Any] = {"subject": row.subject, "decoding": row.decoding, "role": row.role, "of": row.of}
     for metric, found in row.scores.items():
         told |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
-    for name in dict.fromkeys([*row.before, *row.said]):
-        told |= {f"said:{name}": row.said.get(name, 0.0), f"before:{name}": row.before.get(name, 0.0)}
-    if row.moves:
-        moved = row.moves
-        told |= {"kept": moved.kept, "lost": moved.lost, "won": moved.won, "still_wrong": moved.still}
+    for name in dict.fromkeys([*row.reference_answers, *row.answers]):
+        told |= {f"said:{name}": row.answers.get(name, 0.0), f"before:{name}": row.reference_answers.get(name, 0.0)}
+    if row.transitions:
+        moved = row.transitions
+        told |= {
+            "kept": moved.still_right,
+            "lost": moved.right_to_wrong,
+            "won": moved.wrong_to_right,
+            "still_wrong": moved.still_wrong,
+        }
     for name in ("other", "survivors", "changed", "entropy", "length", "forwards", "samples"):
         told[name] = getattr(row, name)
     if row.judgment:

@@ -127,9 +127,9 @@ def _tables(views: Sequence[RunView]) -> Iterator[str]:
 def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
     named = {row.decoding: row for row in rows}
     shown = [row for row in rows if row.role != "control" or not row.of]
-    said = any(row.said for row in shown)
-    moved = "worse / better" if any(row.moves and row.moves.graded for row in shown) else "lost / won"
-    turned = any(row.moves for row in shown)
+    said = any(row.answers for row in shown)
+    moved = "worse / better" if any(row.transitions and row.transitions.graded for row in shown) else "lost / won"
+    turned = any(row.transitions for row in shown)
     heads = ["decoding", view.metric, *(["answers"] if said else []), *([moved] if turned else [])]
     heads += ["survivors", "changed", "length"]
     yield _line([*heads, "best control", f"beats {view.reference} and all its controls?"])
@@ -139,7 +139,11 @@ def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
         cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}{_mark(row)}"]
         cells.append(format_estimate(found.mean, found.low, found.high) if found else "–")
         cells += [answers_cell(row)] if said else []
-        cells += [f"{row.moves.lost} / {row.moves.won}" if row.moves else ""] if turned else []
+        cells += (
+            [f"{row.transitions.right_to_wrong} / {row.transitions.wrong_to_right}" if row.transitions else ""]
+            if turned
+            else []
+        )
         cells += [
             _number(row.survivors, 1),
             "" if isnan(row.changed) else format_share(row.changed),

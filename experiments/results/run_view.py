@@ -180,7 +180,7 @@ class RunView:
             reference=reference,
             controls=self.controls,
             also=other,
-            apart=renamed != "",
+            excluded=renamed != "",
         )
         full = ceiling_effects(self.scores, self.metric, self.axes) if self.better == "higher" else {}
         told = floor_effects(self.frame, self.axes) | full

@@ -58,10 +58,10 @@ class ArmComparison:
         """
         if self.result is None:
             return ""
-        told = format_interval(self.result.low, self.result.high)
+        interval = format_interval(self.result.low, self.result.high)
         lower = "; lower is better" if self.better == "lower" else ""
         family = f" (Holm over {self.family})" if self.family > 1 else ""
-        return f"{format_signed(self.result.difference)} {told}, {format_p(self.p)}{family}, {self.n}{lower}"
+        return f"{format_signed(self.result.difference)} {interval}, {format_p(self.p)}{family}, {self.n}{lower}"
 
     @property
     def means(self) -> str:

@@ -35,8 +35,8 @@ def axes_of(frame: "DataFrame") -> tuple[str, ...]:
 
 def better_of(frame: "DataFrame", metric: str) -> Better:
     """Which way of a metric is good: as the frame says in `attrs['better']`, else higher."""
-    found: Better = frame.attrs.get("better", {}).get(metric, "higher")
-    return found
+    better: Better = frame.attrs.get("better", {}).get(metric, "higher")
+    return better
 
 
 def is_accuracy(metric: str) -> bool:
@@ -57,9 +57,9 @@ def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str 
     """
     if (column := baseline_column(baseline, metric)) in frame:
         return column
-    told = any(str(other).startswith(baseline_column(baseline, "")) for other in frame)
+    has_judged = any(str(other).startswith(baseline_column(baseline, "")) for other in frame)
     fits = better_of(frame, metric) == "higher" and sample_ref_column(metric) not in frame
-    return baseline if baseline in frame and not told and fits else None
+    return baseline if baseline in frame and not has_judged and fits else None
 
 
 def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
@@ -71,19 +71,19 @@ def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
 
     if UNIT in frame:
         return frame
-    told = frame.copy(deep=False)
-    told.attrs = {}
+    tidy = frame.copy(deep=False)
+    tidy.attrs = {}
     for axis in axes:
-        codes, found = pd.factorize(told[axis])
-        labels = np.array([*(_plain(value) for value in found), NO_VALUE], dtype=object)
-        told[axis] = pd.Series(labels[codes], index=told.index, dtype=object)
-    unit = told["query"].astype(str)
-    if "group" in told:
-        unit = ("group " + told["group"].astype(str)).where(told["group"].notna(), "query " + unit)
-    if "task" in told:
-        unit = told["task"].astype(str) + "\x1f" + unit
-    told[UNIT] = pd.factorize(unit)[0]
-    return told
+        codes, values = pd.factorize(tidy[axis])
+        labels = np.array([*(_plain(value) for value in values), NO_VALUE], dtype=object)
+        tidy[axis] = pd.Series(labels[codes], index=tidy.index, dtype=object)
+    unit = tidy["query"].astype(str)
+    if "group" in tidy:
+        unit = ("group " + tidy["group"].astype(str)).where(tidy["group"].notna(), "query " + unit)
+    if "task" in tidy:
+        unit = tidy["task"].astype(str) + "\x1f" + unit
+    tidy[UNIT] = pd.factorize(unit)[0]
+    return tidy
 
 
 def varying_axes(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
@@ -102,23 +102,23 @@ def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "D
 
 def axis_values(frame: "DataFrame", axis: str) -> list[Any]:
     """The values of an axis in order: numbers by size, labels by first appearance, 'none' first."""
-    found = list(dict.fromkeys(frame[axis]))
-    if all(isinstance(value, int | float) for value in found):
-        return sorted(found)
-    return sorted(found, key=lambda value: value != NO_VALUE)
+    values = list(dict.fromkeys(frame[axis]))
+    if all(isinstance(value, int | float) for value in values):
+        return sorted(values)
+    return sorted(values, key=lambda value: value != NO_VALUE)
 
 
 def resolve_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:
     """`setting` in the frame's own values: '0' finds 0. Raises ConfigError for an unknown axis or value."""
-    found: Arm = {}
-    for axis, wanted in setting.items():
+    arm: Arm = {}
+    for axis, label in setting.items():
         if axis not in axes:
             raise ConfigError(
                 f"{what}: the run has no axis '{axis}'.{did_you_mean(axis, axes)} Axes: {', '.join(axes)}."
             )
         have = {str(value): value for value in axis_values(frame, axis)}
-        found[axis] = have[match_label(wanted, list(have), axis, what)]
-    return found
+        arm[axis] = have[match_label(label, list(have), axis, what)]
+    return arm
 
 
 def short_control_name(control: str, arm: str) -> str:
@@ -136,11 +136,11 @@ def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> 
     """
     if all(arm[key] == value for key, value in to.items()):
         return None
-    wanted = {**arm, **to}
+    reference = {**arm, **to}
     fitting = [
-        c for c in candidates if matches_setting(c, wanted) and all(c[key] == value for key, value in to.items())
+        c for c in candidates if matches_setting(c, reference) and all(c[key] == value for key, value in to.items())
     ]
-    return next((c for c in fitting if c == wanted), fitting[0] if fitting else None)
+    return next((c for c in fitting if c == reference), fitting[0] if fitting else None)
 
 
 def matches_setting(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:

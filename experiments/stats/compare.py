@@ -64,9 +64,9 @@ def compare(
     import pandas as pd
 
     axes = tuple(axes if axes is not None else axes_of(frame))
-    known = [c for c in frame.columns if c not in axes]
+    columns = [c for c in frame.columns if c not in axes]
     if metric not in frame:
-        raise ConfigError(f"--metric: the run has no score '{metric}'.{did_you_mean(metric, known)}")
+        raise ConfigError(f"--metric: the run has no score '{metric}'.{did_you_mean(metric, columns)}")
     if correct not in CORRECTIONS:
         raise ConfigError(f"correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
     samples = tidy_frame(frame, axes)
@@ -90,8 +90,8 @@ def compare(
         tested = rows_of[~rows_of["by_construction"]]
         distinct = tested.drop_duplicates("compared")
         adjusted = holm(distinct["p"]) if correct == "holm" else distinct["p"].to_numpy()
-        found = dict(zip(distinct["compared"], adjusted, strict=True))
-        table.loc[rows_of.index, "p_corrected"] = [found.get(key, math.nan) for key in rows_of["compared"]]
+        corrected = dict(zip(distinct["compared"], adjusted, strict=True))
+        table.loc[rows_of.index, "p_corrected"] = [corrected.get(key, math.nan) for key in rows_of["compared"]]
         table.loc[rows_of.index, "family"] = len(distinct)
     table["family"] = table["family"].astype(int)
     table = table[[*axes, *RESULT_COLUMNS]]
@@ -112,24 +112,24 @@ def _against_arms(
     samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], level: float
 ) -> list[dict[str, Any]]:
     to = resolve_setting(samples, to, axes, "--to")
-    found = list(iter_arms(samples, axes))
-    told_axes = varying_axes(samples, axes)
+    arms = list(iter_arms(samples, axes))
+    label_axes = varying_axes(samples, axes)
     rows = []
-    for arm, mine in found:
-        reference = reference_of(arm, to, [other for other, _ in found])
+    for arm, mine in arms:
+        reference = reference_of(arm, to, [other for other, _ in arms])
         if reference is None:
             continue
-        theirs = next(rows for other, rows in found if other == reference)
-        names = (describe_arm(reference, told_axes), describe_arm(arm, told_axes))
+        theirs = next(rows for other, rows in arms if other == reference)
+        names = (describe_arm(reference, label_axes), describe_arm(arm, label_axes))
         pairs = align_pairs(theirs, mine, metric, names=names)
         result = paired_test(pairs, level, names)
-        told_row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
+        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
         decided = _decided(theirs), _decided(mine)
         if None not in decided:
-            told_row["compared"] = decided
+            row["compared"] = decided
             if decided[0] == decided[1]:
-                told_row |= {"by_construction": True, "p": math.nan}
-        rows.append(told_row)
+                row |= {"by_construction": True, "p": math.nan}
+        rows.append(row)
     return rows
 
 
@@ -161,7 +161,7 @@ def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
         raise ConfigError(f"--to baseline={name}: no other key can stand beside it.")
     if column := find_baseline_column(frame, name, metric):
         return column
-    have = [known for known in BASELINES if find_baseline_column(frame, known, metric)]
+    have = [name for name in BASELINES if find_baseline_column(frame, name, metric)]
     there = f"There are {', '.join(have)}." if have else "It has none: they need demonstrations."
     near = did_you_mean(name, have)
     raise ConfigError(f"--to baseline={name}: the run has no such baseline judged by '{metric}'.{near} {there}")

@@ -41,10 +41,10 @@ class Transitions:
     Lost is to the worse, won to the better; where neither way is good, down and up.
     """
 
-    kept: int
-    lost: int
-    won: int
-    still: int
+    still_right: int
+    right_to_wrong: int
+    wrong_to_right: int
+    still_wrong: int
     graded: bool = False
 
 
@@ -63,9 +63,9 @@ class DecodingEffect:
     role: Role
     of: str
     scores: Mapping[str, Estimate]
-    said: Mapping[str, float]
-    before: Mapping[str, float]
-    moves: Transitions | None
+    answers: Mapping[str, float]
+    reference_answers: Mapping[str, float]
+    transitions: Transitions | None
     other: float = nan
     survivors: float = nan
     changed: float = nan
@@ -103,7 +103,7 @@ def decoding_effects(
         (subject, name): judge_strategy(list(own), [t for t in alone if t.subject == subject])
         for (subject, name), own in groupby(trials, key=lambda t: (t.subject, t.arm))
     }
-    found = []
+    effects = []
     for subject, part in split_by_subject(samples, settings):
         theirs = part[part["decoding"] == base]
         answer_of = answer_reader(frame.loc[part.index])
@@ -112,7 +112,7 @@ def decoding_effects(
             (left, right), _ = shared_settings(theirs, mine, ["shots", "retriever"])
             whole = len(left) in (0, len(theirs))
             own = frame.loc[mine.index]
-            found.append(
+            effects.append(
                 DecodingEffect(
                     subject,
                     name,
@@ -122,7 +122,7 @@ def decoding_effects(
                     answer_shares(own, answer_of),
                     answer_shares(frame.loc[left.index], answer_of),
                     None if role == "reference" else count_transitions(left, right, metric, better),
-                    nan if role == "reference" else _other(frame, left, right),
+                    nan if role == "reference" else _changed_share(frame, left, right),
                     judgment=verdicts.get((subject, name)),
                     samples=len(mine),
                     over="" if whole else _settings(left, theirs),
@@ -130,7 +130,7 @@ def decoding_effects(
                     **trace_means(own),
                 )
             )
-    return found
+    return effects
 
 
 def count_transitions(
@@ -158,12 +158,13 @@ def answer_reader(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | Non
 
     rows: of all arms of a subject.
     """
-    told = rows[rows["failed"].isna()] if "failed" in rows else rows
-    golds = {normalize_text(str(a)) for gold in _column(told, "gold") for a in gold or ()}
+    answered = rows[rows["failed"].isna()] if "failed" in rows else rows
+    golds = {normalize_text(str(a)) for gold in _column(answered, "gold") for a in gold or ()}
     if golds and golds <= {"yes", "no"}:
         return lambda row: parse_yes_no(str(row["output"])) or OTHER_ANSWER
     options = [
-        tuple(map(normalize_text, map(str, o))) if isinstance(o, list | tuple) else () for o in _column(told, "options")
+        tuple(map(normalize_text, map(str, o))) if isinstance(o, list | tuple) else ()
+        for o in _column(answered, "options")
     ]
     if not options or not all(options):
         return None
@@ -179,9 +180,9 @@ def answer_shares(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], st
     """Answer -> its share, the names in order."""
     if answer_of is None:
         return {}
-    told = rows[rows["output"].notna()]
-    kept = [name for name in ("output", "options") if name in told]
-    read: list[Any] = told[kept].to_dict("records")
+    answered = rows[rows["output"].notna()]
+    columns = [name for name in ("output", "options") if name in answered]
+    read: list[Any] = answered[columns].to_dict("records")
     counts = Counter(map(answer_of, read))
     return {name: counts[name] / len(read) for name in sorted(counts, key=lambda name: (name == OTHER_ANSWER, name))}
 
@@ -189,20 +190,20 @@ def answer_shares(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], st
 def trace_means(rows: "DataFrame") -> dict[str, float]:
     """Means over all steps of all answers, of what their traces and usage say."""
     both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
-    told = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
+    traced = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
 
     def mean(name: str) -> float:
-        values = [value for t, _ in told for value in t.get(name, ())]
+        values = [value for t, _ in traced for value in t.get(name, ())]
         return float(np.mean(values)) if values else nan
 
-    steps = sum(len(t["survivors"]) for t, _ in told)
-    forwards = [u["forwards"] for _, u in told if isinstance(u, Mapping) and "forwards" in u]
+    steps = sum(len(t["survivors"]) for t, _ in traced)
+    forwards = [u["forwards"] for _, u in traced if isinstance(u, Mapping) and "forwards" in u]
     return {
         "survivors": mean("survivors"),
         "changed": mean("changed"),
         "entropy": mean("entropy"),
-        "length": steps / len(told) if told else nan,
-        "forwards": sum(forwards) / steps if forwards and len(forwards) == len(told) else nan,
+        "length": steps / len(traced) if traced else nan,
+        "forwards": sum(forwards) / steps if forwards and len(forwards) == len(traced) else nan,
     }
 
 
@@ -233,17 +234,17 @@ def _settings(part: "DataFrame", whole: "DataFrame") -> str:
     }
     if "shots" in fewer:  # the values of 'retriever' that are fewer are those of 0 shots, which have none
         return f"{join_words(list(map(str, fewer['shots'])))} shots"
-    told = "".join(f"{axis} {join_words(list(map(str, values)))}" for axis, values in fewer.items())
-    return told or "a part of the settings"
+    text = "".join(f"{axis} {join_words(list(map(str, values)))}" for axis, values in fewer.items())
+    return text or "a part of the settings"
 
 
-def _other(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:
+def _changed_share(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:
     keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
-    said = [
+    outputs = [
         frame.loc[rows.index].assign(**{k: rows[k] for k in keys}).set_index(keys)["output"]
         for rows in (reference, arm)
     ]
-    both = [s[s.notna() & ~s.index.duplicated()] for s in said]
+    both = [s[s.notna() & ~s.index.duplicated()] for s in outputs]
     shared = both[0].index.intersection(both[1].index)
     if not len(shared):
         return nan
@@ -255,5 +256,5 @@ def _column(rows: "DataFrame", name: str) -> list[Any]:
     return list(rows[name]) if name in rows else [None] * len(rows)
 
 
-def _place(options: Sequence[str], said: str) -> str:
-    return f"option {options.index(said) + 1}" if said in options else OTHER_ANSWER
+def _place(options: Sequence[str], answer: str) -> str:
+    return f"option {options.index(answer) + 1}" if answer in options else OTHER_ANSWER

@@ -85,7 +85,7 @@ def findings(
     controls: Mapping[str, Sequence[str]] | None = None,
     vote: str = "vote",
     also: str | None = "strict",
-    apart: "Series[bool] | None" = None,
+    excluded: "Series[bool] | None" = None,
 ) -> list[Finding]:
     """All sentences that the run's axes allow, by topic.
 
@@ -102,22 +102,22 @@ def findings(
     settings = [axis for axis in varying_axes(samples, axes) if axis not in ("shots", "retriever", "decoding")]
     samples = drop_unscored_tasks(samples, metric)
     plain = samples[samples["decoding"] == base]
-    asked = plain if apart is None else plain[~apart.loc[plain.index]]
+    scored = plain if excluded is None else plain[~excluded.loc[plain.index]]
     shots = "shots" in axes
     voted = find_baseline_column(frame, vote, metric)
     return [
-        *(_gain(asked, settings, metric, better, also) if shots else ()),
-        *_retrieval(asked, settings, metric, better),
+        *(_gain(scored, settings, metric, better, also) if shots else ()),
+        *_retrieval(scored, settings, metric, better),
         *(_vote(plain, settings, metric, better, voted) if shots and voted else ()),
         *_decoding(samples, settings, metric, better, base=base, controls=controls or {}),
     ]
 
 
-def reference_decoding(samples: "DataFrame", wanted: str | None = None) -> str:
+def reference_decoding(samples: "DataFrame", preferred: str | None = None) -> str:
     """The decoding that the others stand against: as wanted, else the usual one, else the first."""
     have = [str(value) for value in axis_values(samples, "decoding")]
     return next(
-        (name for name in (wanted, DEFAULT_REFERENCES["decoding"]) if name in have), have[0] if have else NO_VALUE
+        (name for name in (preferred, DEFAULT_REFERENCES["decoding"]) if name in have), have[0] if have else NO_VALUE
     )
 
 
@@ -161,12 +161,12 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better:
     chance = DEFAULT_REFERENCES["retriever"]
     trials = []
     for subject, part in split_by_subject(plain, settings):
-        shown = part[part["shots"] != 0] if "shots" in part else part
-        drawn = shown[shown["retriever"] == chance]
-        for name in axis_values(shown, "retriever") if len(drawn) else ():
+        with_demos = part[part["shots"] != 0] if "shots" in part else part
+        random_rows = with_demos[with_demos["retriever"] == chance]
+        for name in axis_values(with_demos, "retriever") if len(random_rows) else ():
             if name not in (chance, NO_VALUE):
-                rows = shown[shown["retriever"] == name]
-                both, where = shared_settings(drawn, rows, ["shots"])
+                rows = with_demos[with_demos["retriever"] == name]
+                both, where = shared_settings(random_rows, rows, ["shots"])
                 one = compare_arms(subject, str(name), chance, both, metric, on=["shots"], pooled=where, better=better)
                 trials.append(one)
     for subject, tried in _by_subject(holm_corrected(trials)):
@@ -222,8 +222,8 @@ def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:
     for words, own in groupby(by_words, key=_words):
         names = [f"{_name(t)} ({t.short})" for t in own]
         clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {join_words(names)}")
-    told_all = "" if against.better == "neither" else ": it does not beat all its controls"
-    return f"It {join_words(clauses)}{told_all}."
+    conclusion = "" if against.better == "neither" else ": it does not beat all its controls"
+    return f"It {join_words(clauses)}{conclusion}."
 
 
 def _name(t: ArmComparison) -> str:

@@ -35,9 +35,9 @@ CEILING = 0.97
 
 def ceiling_effects(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> dict[str, str]:
     """task -> the sentence, for the tasks of which every arm is at the ceiling. scores: tidy, higher is better."""
-    told = {str(task): scores[scores["task"] == task] for task in axis_values(scores, "task")}
-    found = {task: _at_ceiling(rows, metric, axes) for task, rows in told.items()}
-    return {task: sentence for task, sentence in found.items() if sentence}
+    parts = {str(task): scores[scores["task"] == task] for task in axis_values(scores, "task")}
+    sentences = {task: _at_ceiling(rows, metric, axes) for task, rows in parts.items()}
+    return {task: sentence for task, sentence in sentences.items() if sentence}
 
 
 def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
@@ -53,25 +53,25 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
 
 def floor_effects(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
     """task -> the sentence, for the tasks that have one. frame: tidy, with what was said."""
-    told = frame[frame["failed"].isna()] if "failed" in frame else frame
-    if "output" not in told or "task" not in told:
+    answered = frame[frame["failed"].isna()] if "failed" in frame else frame
+    if "output" not in answered or "task" not in answered:
         return {}
-    parts = {str(task): told[told["task"] == task] for task in axis_values(told, "task")}
-    found = {task: _sentence(rows, axes) for task, rows in parts.items()}
-    return {task: sentence for task, sentence in found.items() if sentence}
+    parts = {str(task): answered[answered["task"] == task] for task in axis_values(answered, "task")}
+    sentences = {task: _sentence(rows, axes) for task, rows in parts.items()}
+    return {task: sentence for task, sentence in sentences.items() if sentence}
 
 
 def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
     """task -> the sentence, for the tasks where each arm's answers are mostly none of the options. frame: tidy."""
-    told = frame[frame["failed"].isna()] if "failed" in frame else frame
-    if "output" not in told or "task" not in told:
+    answered = frame[frame["failed"].isna()] if "failed" in frame else frame
+    if "output" not in answered or "task" not in answered:
         return {}
-    found = {}
-    for task in axis_values(told, "task"):
-        named = [_named(rows) for _, rows in iter_arms(told[told["task"] == task], axes)]
+    sentences = {}
+    for task in axis_values(answered, "task"):
+        named = [_named(rows) for _, rows in iter_arms(answered[answered["task"] == task], axes)]
         if named and 0 < max(named) < OPTION_SHARE_LIMIT:
-            found[str(task)] = RARELY_AN_OPTION.format(format_share(max(named)))
-    return found
+            sentences[str(task)] = RARELY_AN_OPTION.format(format_share(max(named)))
+    return sentences
 
 
 def _named(rows: "DataFrame") -> float:
@@ -85,8 +85,8 @@ def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
     if all(_misses(row) for row in to_records(read)):
         return NEVER_AN_OPTION
     several = sum(1 for _ in iter_arms(rows, axes)) > 1
-    alike = rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1
-    return SAME_ANSWERS if several and alike else ""
+    is_equal = rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1
+    return SAME_ANSWERS if several and is_equal else ""
 
 
 def _misses(row: dict[str, object]) -> bool:

@@ -124,7 +124,12 @@ def bootstrap_mean(
 
 
 def estimate_graded_mean(
-    values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, *, least: float = 0.0, most: float = 1.0
+    values: ArrayLike,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    *,
+    lowest: float = 0.0,
+    highest: float = 1.0,
 ) -> Estimate:
     """The mean with a bootstrap interval, or with that of `sign_flips` if there are fewer than FEW_UNITS clusters.
 
@@ -141,8 +146,8 @@ def estimate_graded_mean(
         return bootstrap_mean(x, codes, level)
     if np.ptp(x) == 0:
         return Estimate(float(x[0]), float(x[0]), float(x[0]), len(x), count)
-    least, most = min(least, float(x.min())), max(most, float(x.max()))
-    low, high = sign_flip_interval(*cluster_sums(x, codes), level, least=least, most=most)
+    lowest, highest = min(lowest, float(x.min())), max(highest, float(x.max()))
+    low, high = sign_flip_interval(*cluster_sums(x, codes), level, lowest=lowest, highest=highest)
     return Estimate(float(x.mean()), low, high, len(x), count)
 
 
@@ -153,16 +158,16 @@ def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: f
     graded = estimate_graded_mean(values, clusters, level)
     if graded.low < graded.high or not 0 <= graded.mean <= 1:
         return graded
-    low, high = interval_without_spread(graded.mean, graded.clusters, level, least=0.0)
+    low, high = interval_without_spread(graded.mean, graded.clusters, level, lowest=0.0)
     return replace(graded, low=low, high=high)
 
 
 def interval_without_spread(
-    mean: float, clusters: int, level: float = 0.95, least: float = -1.0
+    mean: float, clusters: int, level: float = 0.95, lowest: float = -1.0
 ) -> tuple[float, float]:
     """The interval of a mean that is equal in all clusters: its ends have z^2 more clusters at `least`, or at 1."""
     z2 = normal_quantile(0.5 + level / 2) ** 2
-    low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (least, 1.0))
+    low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (lowest, 1.0))
     return min(mean, low), max(mean, high)
 
 

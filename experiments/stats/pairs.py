@@ -179,7 +179,7 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         low, high = bootstrap.low, bootstrap.high
     else:
         widest = max(1.0, float(np.abs(d).max()))
-        low, high = sign_flip_interval(sums, sizes, level, least=-widest, most=widest)
+        low, high = sign_flip_interval(sums, sizes, level, lowest=-widest, highest=widest)
     return PairedTestResult(
         difference=difference,
         low=low,

@@ -38,11 +38,11 @@ def randomization_p(strata: Sequence[Stratum], samples: int = SAMPLED_SUBSETS) -
     totals = [(sum_rows(stratum.reference), sum_rows(stratum.arm)) for stratum in strata]
 
     def difference(swapped: Floats) -> Floats:
-        found = np.zeros(len(swapped))
+        differences = np.zeros(len(swapped))
         for stratum, move, (reference, arm) in zip(strata, moves, totals, strict=True):
             moved = np.asarray(swapped @ move)
-            found += stratum.weight * (stratum.value(arm - moved) - stratum.value(reference + moved))
-        return found
+            differences += stratum.weight * (stratum.value(arm - moved) - stratum.value(reference + moved))
+        return differences
 
     observed = abs(float(difference(np.zeros((1, len(differing))))[0]))
     extreme = count = 0

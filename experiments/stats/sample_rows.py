@@ -42,7 +42,7 @@ def read_answer(row: Mapping[str, Any]) -> str:
 
     Known are the options, the answers of the demonstrations, the gold, and what the gold was renamed from or to.
     """
-    known = (
+    candidates = (
         *text_items(row, "options"),
         *(answer for *_, answer in demos_of(row)),
         *text_items(row, "gold"),
@@ -50,17 +50,17 @@ def read_answer(row: Mapping[str, Any]) -> str:
     )
     return match_known_answer(
         str(row["output"]) if isinstance(row["output"], str) else "",
-        tuple(dict.fromkeys(filter(normalize_text, known))),
+        tuple(dict.fromkeys(filter(normalize_text, candidates))),
     )
 
 
 @lru_cache(maxsize=65_536)
-def match_known_answer(output: str, known: tuple[str, ...]) -> str:
+def match_known_answer(output: str, candidates: tuple[str, ...]) -> str:
     """The one known answer that the output names, else the output itself; in plain form."""
     whole = normalize_text(output)
-    if whole in map(normalize_text, known):
+    if whole in map(normalize_text, candidates):
         return whole
-    named = {normalize_text(answer) for answer in known if contains_answer(output, (answer,), known)}
+    named = {normalize_text(answer) for answer in candidates if contains_answer(output, (answer,), candidates)}
     return named.pop() if len(named) == 1 else whole
 
 

@@ -60,7 +60,7 @@ def sign_flip_p(sums: Floats) -> float:
 
 
 def sign_flip_interval(
-    sums: Floats, sizes: Floats, level: float = 0.95, *, least: float, most: float
+    sums: Floats, sizes: Floats, level: float = 0.95, *, lowest: float, highest: float
 ) -> tuple[float, float]:
     """The interval of the mean sum(sums) / sum(sizes): all means that `sign_flip_p` does not reject at 1 - level.
 
@@ -81,12 +81,12 @@ def sign_flip_interval(
         with np.errstate(divide="ignore", invalid="ignore"):
             means = np.stack([chosen @ sums / inside, (1 - chosen) @ sums / outside])
         undivided = (inside == 0) | (outside == 0)
-        lows.append(np.where(undivided, least, means.min(axis=0)))
-        highs.append(np.where(undivided, most, means.max(axis=0)))
+        lows.append(np.where(undivided, lowest, means.min(axis=0)))
+        highs.append(np.where(undivided, highest, means.max(axis=0)))
     low, high = np.sort(np.concatenate(lows)), np.sort(np.concatenate(highs))
     place = floor((1 - level) * len(low) + ROUNDING)
     ends = _zero_if_tiny(float(low[place])), _zero_if_tiny(float(high[-1 - place]))
-    return min(max(least, ends[0]), most), max(min(most, ends[1]), least)
+    return min(max(lowest, ends[0]), highest), max(min(highest, ends[1]), lowest)
 
 
 def subsets(clusters: int, samples: int = SAMPLED_SUBSETS) -> Iterator[Floats]:

@@ -102,20 +102,20 @@ def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison
 
     alone: trials of controls against the reference; those of the strategy's own are told where they beat it.
     """
-    found = _judged(tried)
+    judgment = _judged(tried)
     if tried[0].better == "neither":
-        return found
+        return judgment
     checks = tried[1:]
     above = [t for t in checks if t.verdict == "worse"]
     raised = [t for t in alone if t.verdict == "better" and any(t.arm == c.against for c in checks)]
-    words = found.words
+    words = judgment.words
     if above:
         words += f"; {_named(above)} {'is' if len(above) == 1 else 'are'} better than it"
     if raised:
         names = _named([replace(t, arm=tried[0].arm, against=t.arm) for t in raised])
         family = f" (Holm over {raised[0].family})" if raised[0].family > 1 else ""
         words += f"; {names} {'beats' if len(raised) == 1 else 'beat'} {tried[0].against}{family}"
-    return replace(found, words=words)
+    return replace(judgment, words=words)
 
 
 def _judged(tried: Sequence[ArmComparison]) -> StrategyVerdict:
@@ -148,8 +148,8 @@ def _stands(against: ArmComparison) -> str:
         return f"not compared with {against.against}"
     if against.identical:
         return f"always scores the same as {against.against}"
-    told = {"better": "beats", "worse": "is worse than", "open": "is not distinguishable from"}
-    return f"{told[against.verdict]} {against.against}"
+    phrases = {"better": "beats", "worse": "is worse than", "open": "is not distinguishable from"}
+    return f"{phrases[against.verdict]} {against.against}"
 
 
 def _named(trials: Sequence[ArmComparison]) -> str:

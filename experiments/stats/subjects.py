@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
     """Without the tasks that this metric says nothing about (captions have no yes-ratio, questions no CHAIR)."""
     attrs = samples.attrs
-    kept = samples[samples.groupby("task")[metric].transform("count") > 0]
-    kept.attrs = attrs
-    return kept
+    scored = samples[samples.groupby("task")[metric].transform("count") > 0]
+    scored.attrs = attrs
+    return scored
 
 
 def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
@@ -25,23 +25,23 @@ def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tup
         return (a, b), ""
     left, right = (frame.set_index(over).index for frame in (a, b))
     a, b = a[left.isin(right)], b[right.isin(left)]
-    told_over = [
+    pooled = [
         f"{join_words([str(v) for v in axis_values(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
     ]
     several = any(b[axis].nunique() > 1 for axis in over)
-    return (a, b), f" over {' and '.join(told_over)}" if several and told_over else ""
+    return (a, b), f" over {' and '.join(pooled)}" if several and pooled else ""
 
 
 def split_by_subject(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
     """(subject in words, samples) of each task and value of the other axes, with the 0-shot arms that it shares."""
     keys = list(settings) or ["task"]
-    found = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
-    settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in found)
+    arms = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
+    settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
     for values in settled:
         named = dict(zip(keys, values, strict=True))
-        rows = [i for arm, own in found if matches_setting(arm, named) for i in own.index]
+        rows = [i for arm, own in arms if matches_setting(arm, named) for i in own.index]
         # "none" is where an axis cannot matter at 0 shots, and also a setting of its own: no reranker, no transform.
-        own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in found)
+        own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in arms)
         if own_shots or not any(
             matches_setting({**named, "shots": 0}, dict(zip(keys, other, strict=True)))
             for other in settled

@@ -39,9 +39,9 @@ def summarize_arms(
         scored = samples[samples[metric].notna()]
         row: dict[str, Any] = dict(arm)
         if len(scored):
-            found = estimate_arm(scored, metric, level)
+            estimate = estimate_arm(scored, metric, level)
             seeds = scored.groupby("seed")[metric].mean()
-            row |= {"mean": found.mean, "low": found.low, "high": found.high, "clusters": found.clusters}
+            row |= {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "clusters": estimate.clusters}
             row |= {"seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan}
         else:
             row |= {"mean": np.nan, "low": np.nan, "high": np.nan, "clusters": 0, "seed_sd": np.nan}

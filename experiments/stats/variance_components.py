@@ -31,9 +31,9 @@ class VarianceComponents:
     @property
     def shares(self) -> dict[str, float]:
         """Each part over their sum; all zero where nothing varies."""
-        found = {"item": self.item, "draw": self.draw, **({} if self.order is None else {"order": self.order})}
-        total = sum(found.values())
-        return {name: value / total if total else 0.0 for name, value in found.items()}
+        parts = {"item": self.item, "draw": self.draw, **({} if self.order is None else {"order": self.order})}
+        total = sum(parts.values())
+        return {name: value / total if total else 0.0 for name, value in parts.items()}
 
 
 def variance_components(frame: "DataFrame", metric: str) -> VarianceComponents:

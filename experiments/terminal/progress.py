@@ -20,16 +20,16 @@ LINE_EVERY = 15.0
 WINDOW = 30.0
 """Seconds that the rate looks back: start-up and an early slow task soon leave the estimate."""
 
-SURE = 3.0
+MIN_RATE_SECONDS = 3.0
 """Seconds of samples that are needed before a rate is told."""
 
-LONG = 3.0
+LONG_PHASE_SECONDS = 3.0
 """Seconds after which it is told for how long the same thing has been done."""
 
 BAR = 28
 """Columns of the bar, where there is room for them."""
 
-REASONS_TOLD = 5
+MAX_REASONS = 5
 """Failures that are told one by one; the rest are counted."""
 
 
@@ -104,7 +104,7 @@ class SilentProgress:
     def rate(self) -> float:
         """Samples a second over the last WINDOW seconds; 0 before it is known."""
         now = time.monotonic()
-        if not self.marks or now - self.marks[0][0] < SURE:
+        if not self.marks or now - self.marks[0][0] < MIN_RATE_SECONDS:
             return 0.0
         return (self.done - self.marks[0][1]) / (now - self.marks[0][0])
 
@@ -115,7 +115,7 @@ class SilentProgress:
             return "-"
         return format_duration((self.samples - self.done) / self.rate)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Samples, not cells: all arms of a query are answered together, so cells end together, and late."""
         rate = self.rate
         pace = f"{rate:,.{0 if rate >= 10 else 1}f} samples/s   {self.left} left" if rate > 0 else self._begun()
@@ -123,7 +123,7 @@ class SilentProgress:
 
     def _begun(self) -> str:
         lasted = time.monotonic() - self.since
-        return self.what if lasted < LONG else f"{self.what}, for {format_duration(lasted)}"
+        return self.what if lasted < LONG_PHASE_SECONDS else f"{self.what}, for {format_duration(lasted)}"
 
 
 class Heartbeat:
@@ -167,7 +167,7 @@ class LineProgress(SilentProgress):
         super().set_phase(what, reset_rate)
         if begun:
             self.last = time.monotonic()
-            self._say(f"running      {self.told()}")
+            self._say(f"running      {self.describe()}")
 
     def end(self) -> None:
         if self.heart is not None:
@@ -180,13 +180,13 @@ class LineProgress(SilentProgress):
             due = now - max(self.last, self.started) >= LINE_EVERY
             self.last = now if due else self.last
         if due:
-            self._say(f"running      {self.told()}")
+            self._say(f"running      {self.describe()}")
 
     def failed(self, sample: str, reason: str) -> None:
         super().failed(sample, reason)
-        if self.failures <= REASONS_TOLD:
+        if self.failures <= MAX_REASONS:
             self._say(failure_text(sample, reason, self.failures, self.samples))
-        elif self.failures == REASONS_TOLD + 1:
+        elif self.failures == MAX_REASONS + 1:
             self._say("further failed samples are counted, and recorded with their reasons.")
 
     def note(self, text: str) -> None:
@@ -212,9 +212,9 @@ class BarProgress(LineProgress):
 
         super().begin(cells, samples, cells_done, samples_done)
         self.column = BarColumn(BAR)
-        columns = (TextColumn("running     "), self.column, TextColumn("{task.fields[told]}"))
+        columns = (TextColumn("running     "), self.column, TextColumn("{task.fields[text]}"))
         self.bar = Bar(*columns, console=Console(file=self.out), transient=True)
-        self.task = self.bar.add_task("run", total=samples, completed=samples_done, told="")
+        self.task = self.bar.add_task("run", total=samples, completed=samples_done, text="")
         self._beat()
         self.bar.start()
 
@@ -235,10 +235,10 @@ class BarProgress(LineProgress):
     def _beat(self) -> None:
         bar, column = self.bar, self.column
         if bar is not None and column is not None:
-            told = self.told()
-            room = bar.console.width - len("running      ") - len(told) - 2
+            text = self.describe()
+            room = bar.console.width - len("running      ") - len(text) - 2
             column.bar_width = max(4, min(column.bar_width or BAR, room))  # never wider again: it would jump
-            bar.update(self.task, completed=self.done, told=told)
+            bar.update(self.task, completed=self.done, text=text)
 
     def _say(self, text: str) -> None:
         if self.bar is not None:

@@ -53,10 +53,10 @@ def llava_next_video(size: Size) -> Made:
         image_token_index=words.image_token_id,
         video_token_index=words.video_token_id,
     )
-    given = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    sizes = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
     processor = transformers.LlavaNextVideoProcessor(
-        transformers.LlavaNextVideoVideoProcessor(**given),
-        transformers.LlavaNextImageProcessor(**given, image_grid_pinpoints=grid),
+        transformers.LlavaNextVideoVideoProcessor(**sizes),
+        transformers.LlavaNextImageProcessor(**sizes, image_grid_pinpoints=grid),
         words,
         patch_size=7,
         vision_feature_select_strategy="default",

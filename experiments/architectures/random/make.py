@@ -20,8 +20,8 @@ PLAIN = Size()
 def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     """A checkpoint of the architecture `name` in `folder`. Raises ConfigError for a name that is not known."""
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ConfigError(f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are {known}.")
+        names = ", ".join(ARCHITECTURES)
+        raise ConfigError(f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are {names}.")
     config, processor, slot, published = ARCHITECTURES[name](size)
     processor.chat_template = TEMPLATE.replace("SLOT", slot)
     with torch.random.fork_rng():  # what the architecture draws itself: vectors and the like
@@ -32,15 +32,15 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(_joined(told, published), indent=2) + "\n", encoding="utf-8")
+    model_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(_merge(model_config, published), indent=2) + "\n", encoding="utf-8")
     return folder
 
 
-def _joined(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """With more of its keys, and of those inside them."""
-    return {**told} | {
-        key: _joined(told.get(key, {}), value) if isinstance(value, Mapping) else value for key, value in more.items()
+    return {**config} | {
+        key: _merge(config.get(key, {}), value) if isinstance(value, Mapping) else value for key, value in more.items()
     }
 
 

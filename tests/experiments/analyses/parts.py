@@ -36,8 +36,8 @@ def trusting(request: Request) -> str:
 
 def half_the_gain(request: Request) -> str:
     """Right at 0 shots for one query in two, with images for all, without their images as at 0 shots."""
-    seen = request.demos and request.demos[0][0].images
-    return request.gold[0] if seen or int(request.prompt.key.query[-1]) % 2 else ""
+    has_image = request.demos and request.demos[0][0].images
+    return request.gold[0] if has_image or int(request.prompt.key.query[-1]) % 2 else ""
 
 
 def _reads(request: Request) -> tuple[bool, bool]:
@@ -59,8 +59,8 @@ def needs_either(request: Request) -> str:
 
 def first_listed(request: Request) -> str:
     """The option that is listed first."""
-    told = next(part.text or "" for part in request.prompt.parts() if part.name == "query.question")
-    return told.partition("Options: ")[2].partition(",")[0]
+    question = next(part.text or "" for part in request.prompt.parts() if part.name == "query.question")
+    return question.partition("Options: ")[2].partition(",")[0]
 
 
 @component("metric", "test-wrong")

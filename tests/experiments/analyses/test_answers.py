@@ -24,21 +24,21 @@ def _row(frame: pd.DataFrame, **where: Any) -> Any:
 
 
 def test_a_model_that_copies_the_last_demonstration_does_so_always(ran: Any) -> None:
-    found = copying.analyze(ran(model="fake-copy", grid={"shots": [0, 4]}))
-    last = _row(found, place="1")
+    table = copying.analyze(ran(model="fake-copy", grid={"shots": [0, 4]}))
+    last = _row(table, place="1")
     assert (last["copied"], last["copied_all"], last["copied_wrong"]) == (1.0, 1.0, 1.0)
     assert last["low"] > 0.3
-    assert list(found["place"]) == ["any", "1", "2", "3", "4"]
-    assert _row(found, place="any")["copied"] == 1.0
-    assert all(_row(found, place=place)["copied"] == 0.0 for place in "234" if _row(found, place=place)["n"])
+    assert list(table["place"]) == ["any", "1", "2", "3", "4"]
+    assert _row(table, place="any")["copied"] == 1.0
+    assert all(_row(table, place=place)["copied"] == 0.0 for place in "234" if _row(table, place=place)["n"])
 
 
 def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
-    found = copying.analyze(ran(model="fake-gold", shots=3))
-    told = _row(found, place="any")
-    assert told["n_wrong"] == 0
-    assert 0 < told["copied"] < 1
-    assert pd.isna(told["copied_wrong"])
+    table = copying.analyze(ran(model="fake-gold", shots=3))
+    row = _row(table, place="any")
+    assert row["n_wrong"] == 0
+    assert 0 < row["copied"] < 1
+    assert pd.isna(row["copied_wrong"])
 
 
 def test_what_is_wrong_does_not_depend_on_which_way_is_good(ran: Any) -> None:
@@ -53,40 +53,40 @@ def test_what_is_wrong_does_not_depend_on_which_way_is_good(ran: Any) -> None:
 
 def test_chance_is_the_copy_rate_over_all_other_queries_contexts() -> None:
     rows = [{"query": "a"}, {"query": "a"}, {"query": "b"}]
-    shown = [["red"], ["blue"], ["red", "red"]]
+    demo_answers = [["red"], ["blue"], ["red", "red"]]
     # a's two with b's context: red is there, blue is not; b's red with a's two contexts: in one of them
-    assert copying.chance(rows, ["red", "blue", "red"], shown) == (1 + 0 + 1) / 4
-    assert pd.isna(copying.chance(rows[:2], ["red", "blue"], shown[:2]))
+    assert copying.chance(rows, ["red", "blue", "red"], demo_answers) == (1 + 0 + 1) / 4
+    assert pd.isna(copying.chance(rows[:2], ["red", "blue"], demo_answers[:2]))
 
 
 def test_a_voter_agrees_with_the_vote_and_adds_nothing(ran: Any) -> None:
-    told = _row(vote.analyze(ran(model="fake-vote", shots=5)))
-    assert (told["agreement"], told["differ"], told["beyond"], told["p"]) == (1.0, 0, 0.0, 1.0)
-    assert told["accuracy"] == told["vote"]
-    assert told["n"] == 12
+    row = _row(vote.analyze(ran(model="fake-vote", shots=5)))
+    assert (row["agreement"], row["differ"], row["beyond"], row["p"]) == (1.0, 0, 0.0, 1.0)
+    assert row["accuracy"] == row["vote"]
+    assert row["n"] == 12
 
 
 def test_ties_of_the_vote_go_to_the_best_ranked_in_any_order(ran: Any) -> None:
-    found = ran(model="fake-gold", shots=4, grid={"order": ["as_retrieved", "reversed", "random"]})
+    view = ran(model="fake-gold", shots=4, grid={"order": ["as_retrieved", "reversed", "random"]})
     by_order = {
         order: [vote.vote_answer(row) for row in rows.sort_values(["query", "seed"]).to_dict("records")]
-        for order, rows in found.frame.groupby("order")
+        for order, rows in view.frame.groupby("order")
     }
     assert by_order["as_retrieved"] == by_order["reversed"] == by_order["random"]
 
 
 def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> None:
-    told = _row(vote.analyze(ran(model="fake-gold", shots=3)))
-    assert (told["accuracy"], told["right"], told["vote_right"]) == (1.0, 1.0, 0.0)
-    assert told["beyond"] == pytest.approx(1 - told["vote"])
-    assert told["agreement"] == pytest.approx(told["vote"])
+    row = _row(vote.analyze(ran(model="fake-gold", shots=3)))
+    assert (row["accuracy"], row["right"], row["vote_right"]) == (1.0, 1.0, 0.0)
+    assert row["beyond"] == pytest.approx(1 - row["vote"])
+    assert row["agreement"] == pytest.approx(row["vote"])
 
 
 def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_be(ran: Any, toy: str) -> None:
     view = ran(model=toy, shots=3, answer_mode="options", metrics=["option", "lenient"])
     for metric in ("option", "lenient"):
-        told = _row(vote.analyze(replace(view, metric=metric)))
-        assert told["n"] == 12
+        row = _row(vote.analyze(replace(view, metric=metric)))
+        assert row["n"] == 12
     assert view.frame["vote:option"].tolist() == view.frame["vote:lenient"].tolist()
     with pytest.raises(ConfigError, match="no sample has a vote judged by 'unparsed_rate'"):
         vote.analyze(ran(name="u", model=toy, shots=3, metrics=["unparsed_rate", "strict"], metric="unparsed_rate"))
@@ -94,21 +94,21 @@ def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_b
 
 def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:
     view = ran(model="fake-gold", shots=3, grid={"transforms": [["flip_labels"], ["symbols"]]})
-    found = label_following.analyze(view)
-    flipped, symbols = (_row(found, transforms=name) for name in ("flip_labels", "symbols"))
+    table = label_following.analyze(view)
+    flipped, symbols = (_row(table, transforms=name) for name in ("flip_labels", "symbols"))
     assert (flipped["follow"], flipped["prior"], flipped["other"]) == (0.0, 1.0, 0.0)
     assert (symbols["follow"], symbols["prior"], symbols["other"]) == (1.0, 0.0, 0.0)
     assert (symbols["n"], symbols["unmapped"]) == (12, 0)
     assert (flipped["more"], symbols["more"]) == (-1.0, 1.0)
     assert [flipped["p"], symbols["p"]] == pytest.approx([2 * 2 / 2**4] * 2)  # four queries, Holm over two rows
-    assert "change" not in found  # what it is compared with has labels of its own
+    assert "change" not in table  # what it is compared with has labels of its own
 
 
-def test_arms_that_follow_more_than_their_reference_are_told_with_the_test_in_pairs(ran: Any, tmp_path: Any) -> None:
+def test_label_following_is_tested_in_pairs_against_the_reference(ran: Any, tmp_path: Any) -> None:
     view = ran(model="fake-vote", shots=3, transforms=["symbols"], grid={"retriever": ["random", "oracle"]},
                compare={"to": {"retriever": "random"}})  # fmt: skip
-    found = label_following.analyze(view)
-    random, oracle = (_row(found, retriever=name) for name in ("random", "oracle"))
+    table = label_following.analyze(view)
+    random, oracle = (_row(table, retriever=name) for name in ("random", "oracle"))
     assert oracle["change"] == pytest.approx(oracle["follow"] - random["follow"]) != 0
     tested = compare(view.scores, view.to, "strict", axes=view.axes)  # of symbols, to follow is to be right
     assert [oracle[f"change{end}"] for end in ("", "_low", "_high", "_p")] == pytest.approx(
@@ -126,13 +126,13 @@ def test_symbols_are_what_metrics_score(ran: Any) -> None:
 
 
 def test_a_copier_follows_flipped_labels_of_its_own_class_only(ran: Any) -> None:
-    told = _row(label_following.analyze(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
-    assert told["follow"] + told["prior"] + told["other"] == pytest.approx(1)
+    row = _row(label_following.analyze(ran(model="fake-copy", shots=1, transforms=["flip_labels"])))
+    assert row["follow"] + row["prior"] + row["other"] == pytest.approx(1)
 
 
 def test_what_cannot_be_read_is_other(ran: Any, scripted: Any) -> None:
-    told = _row(label_following.analyze(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
-    assert (told["follow"], told["prior"], told["other"]) == (0.0, 0.0, 1.0)
+    row = _row(label_following.analyze(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
+    assert (row["follow"], row["prior"], row["other"]) == (0.0, 0.0, 1.0)
 
 
 def test_without_renamed_labels_there_is_nothing_to_follow(ran: Any) -> None:

@@ -24,9 +24,9 @@ def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]
 def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = ran(model="fake-copy", shots=3)
     assert main(["analyze", str(view.path), "copying", "--csv", str(tmp_path / "c.csv"), "--metric", "strict"]) == 0
-    told = capsys.readouterr().out
-    assert "Answers copied from demonstrations" in told
-    assert "1.000" in told
+    output = capsys.readouterr().out
+    assert "Answers copied from demonstrations" in output
+    assert "1.000" in output
     assert (tmp_path / "c.csv").read_text().startswith("task,shots,place,copied,")
 
 
@@ -37,9 +37,9 @@ def test_an_unknown_analysis_names_the_nearest(ran: Any, capsys: pytest.CaptureF
 
 def test_a_notebook_asks_the_run(ran: Any) -> None:
     view = ran(model="fake-copy", shots=2)
-    found = load_run(view.path).analyze("copying", metric="strict")
-    assert list(found["place"]) == ["any", "1", "2"]
-    assert found["copied_all"][1] == 1.0
+    table = load_run(view.path).analyze("copying", metric="strict")
+    assert list(table["place"]) == ["any", "1", "2"]
+    assert table["copied_all"][1] == 1.0
 
 
 @pytest.mark.parametrize("name", list_analyses())
@@ -80,11 +80,11 @@ def test_in_a_narrow_terminal_settings_stand_above_their_rows() -> None:
     frame = pd.DataFrame([*rows, {"shots": 8, "order": "as_retrieved", "place": "any", "copied": 1.0}])
     out = io.StringIO()
     print_analysis(frame, Console(file=out, width=24))
-    told = ["", "place  copied", "4 shots, reversed", "1        .250", "2        .500"]
-    assert out.getvalue().splitlines() == [*told, "8 shots, as_retrieved", "any     1.000"]
+    expected = ["", "place  copied", "4 shots, reversed", "1        .250", "2        .500"]
+    assert out.getvalue().splitlines() == [*expected, "8 shots, as_retrieved", "any     1.000"]
 
 
-def test_a_column_that_has_a_head_of_its_own_is_told_by_it() -> None:
+def test_a_column_with_its_own_heading_is_printed_under_it() -> None:
     frame = pd.DataFrame([{"model": "a", "tokens_s": 20.0, "kl_max": 0.5}])
     frame.attrs["heads"] = {"tokens_s": "tokens/s"}
     print_analysis(frame, Console(file=(out := io.StringIO()), width=80))

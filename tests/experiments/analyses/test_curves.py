@@ -15,25 +15,25 @@ PARTS = Path(__file__).parent / "parts.py"
 
 
 def test_a_model_that_knows_gains_nothing(ran: Any) -> None:
-    (told,) = shot_curve.analyze(ran(model="fake-gold", grid={"shots": [0, 2, 4]})).to_dict("records")
-    assert (told["at_0"], told["gain"], told["efficiency"], told["p"]) == (1.0, 0.0, 0.0, 1.0)
-    assert (told["peak"], told["peak_shots"], told["monotone"]) == (1.0, 0, True)
+    (row,) = shot_curve.analyze(ran(model="fake-gold", grid={"shots": [0, 2, 4]})).to_dict("records")
+    assert (row["at_0"], row["gain"], row["efficiency"], row["p"]) == (1.0, 0.0, 0.0, 1.0)
+    assert (row["peak"], row["peak_shots"], row["monotone"]) == (1.0, 0, True)
 
 
 def test_the_curve_of_a_voter_is_the_vote_s(ran: Any) -> None:
     view = ran(model="fake-vote", grid={"shots": [0, 1, 5]}, metric="strict")
-    (told,) = shot_curve.analyze(view).to_dict("records")
+    (row,) = shot_curve.analyze(view).to_dict("records")
     means = view.scores.groupby("shots")["strict"].mean()
-    assert told["at_0"] == 0
-    assert told["gain"] == pytest.approx(means[5])
-    assert told["efficiency"] == pytest.approx((means[1] / 2 + (means[1] + means[5]) / 2 * 4) / 5)
+    assert row["at_0"] == 0
+    assert row["gain"] == pytest.approx(means[5])
+    assert row["efficiency"] == pytest.approx((means[1] / 2 + (means[1] + means[5]) / 2 * 4) / 5)
 
 
 def test_each_retriever_has_a_curve_from_the_shared_0_shots(ran: Any) -> None:
     axes = {"shots": [0, 2], "retriever": ["random", {"name": "knn", "embedder": "pixels"}]}
-    found = shot_curve.analyze(ran(model="fake-nearest", grid=axes))
-    assert sorted(found["retriever"]) == ["knn", "random"]
-    assert set(found["at_0"]) == {0.0}
+    table = shot_curve.analyze(ran(model="fake-nearest", grid=axes))
+    assert sorted(table["retriever"]) == ["knn", "random"]
+    assert set(table["at_0"]) == {0.0}
 
 
 def test_a_curve_needs_0_shots(ran: Any) -> None:
@@ -43,43 +43,43 @@ def test_a_curve_needs_0_shots(ran: Any) -> None:
 
 def test_a_gain_in_form_alone_is_all_format(ran: Any, scripted: Any) -> None:
     view = ran(model=scripted("wordy_without_demonstrations"), grid={"shots": [0, 2]})
-    (told,) = format_gain.analyze(view).to_dict("records")
-    assert (told["gain_strict"], told["gain_lenient"], told["format_gain"]) == (1.0, 0.0, 1.0)
-    assert told["p"] == pytest.approx(2 / 2**4)  # four queries: the least that there is
+    (row,) = format_gain.analyze(view).to_dict("records")
+    assert (row["gain_strict"], row["gain_lenient"], row["format_gain"]) == (1.0, 0.0, 1.0)
+    assert row["p"] == pytest.approx(2 / 2**4)  # four queries: the least that there is
 
 
 def test_a_gain_in_content_is_no_format_gain(ran: Any) -> None:
-    (told,) = format_gain.analyze(ran(model="fake-vote", grid={"shots": [0, 9]})).to_dict("records")
-    assert told["gain_strict"] == told["gain_lenient"] > 0
-    assert told["format_gain"] == 0
+    (row,) = format_gain.analyze(ran(model="fake-vote", grid={"shots": [0, 9]})).to_dict("records")
+    assert row["gain_strict"] == row["gain_lenient"] > 0
+    assert row["format_gain"] == 0
 
 
 def test_what_does_not_read_its_demonstrations_is_insensitive_to_order(ran: Any) -> None:
     axes = {"order.index": [0, 1, 2, 3]}
-    (told,) = order_sensitivity.analyze(ran(model="fake-gold", shots=3, order="permutation", grid=axes)).to_dict(
+    (row,) = order_sensitivity.analyze(ran(model="fake-gold", shots=3, order="permutation", grid=axes)).to_dict(
         "records"
     )
-    assert (told["orders"], told["sd"], told["range"], told["disagreement"]) == (4, 0.0, 0.0, 0.0)
+    assert (row["orders"], row["sd"], row["range"], row["disagreement"]) == (4, 0.0, 0.0, 0.0)
 
 
 def test_a_copier_disagrees_as_often_as_its_last_demonstrations_differ(ran: Any) -> None:
     view = ran(model="fake-copy", shots=2, order="permutation", grid={"order.index": [0, 1]})
-    (told,) = order_sensitivity.analyze(view).to_dict("records")
-    shown = view.frame[view.frame["order"].str.contains("index=0")]["demos"]
-    differ = [demos[0][2] != demos[1][2] for demos in shown]
-    assert told["disagreement"] == pytest.approx(sum(differ) / len(differ))
-    assert told["disagreement"] > 0
+    (row,) = order_sensitivity.analyze(view).to_dict("records")
+    demos = view.frame[view.frame["order"].str.contains("index=0")]["demos"]
+    differ = [demos[0][2] != demos[1][2] for demos in demos]
+    assert row["disagreement"] == pytest.approx(sum(differ) / len(differ))
+    assert row["disagreement"] > 0
     means = view.scores.groupby("order")[view.metric].mean()
-    assert told["sd"] == pytest.approx(abs(means.iloc[0] - means.iloc[1]) / 2**0.5)
+    assert row["sd"] == pytest.approx(abs(means.iloc[0] - means.iloc[1]) / 2**0.5)
 
 
 def test_the_spread_of_two_known_orders(ran: Any, shapes: str) -> None:
     first = {"name": f"{PARTS}:Careless", "ids": ["p-0000", "p-0001"]}  # red, green; the queries: red, green, blue, red
     axes = {"order": ["reversed", "as_retrieved"]}
     view = ran(task={"name": shapes, "queries": 4}, model="fake-copy", shots=2, retriever=first, grid=axes)
-    (told,) = order_sensitivity.analyze(view).to_dict("records")
-    assert (told["lowest"], told["highest"], told["range"], told["disagreement"]) == (0.25, 0.5, 0.25, 1.0)
-    assert told["sd"] == pytest.approx(0.25 / 2**0.5)
+    (row,) = order_sensitivity.analyze(view).to_dict("records")
+    assert (row["lowest"], row["highest"], row["range"], row["disagreement"]) == (0.25, 0.5, 0.25, 1.0)
+    assert row["sd"] == pytest.approx(0.25 / 2**0.5)
 
 
 def test_one_order_or_an_unfinished_one_is_refused(ran: Any) -> None:
@@ -97,37 +97,37 @@ def test_what_a_change_costs_and_what_part_of_the_gain_that_is(ran: Any, scripte
         grid={"shots": [0, 2], "transforms": [[], ["images"], ["questions"]]},
         exclude=[{"shots": 0, "transforms": ["images"]}, {"shots": 0, "transforms": ["questions"]}],
     )
-    found = modality_sensitivity.analyze(view).set_index("transforms")
-    assert (found.loc["images", "intact"], found.loc["images", "at_0"]) == (1.0, 0.5)
-    assert (found.loc["images", "drop"], found.loc["images", "share"]) == (0.5, 1.0)
-    assert (found.loc["questions", "drop"], found.loc["questions", "share"]) == (0.0, 0.0)
+    table = modality_sensitivity.analyze(view).set_index("transforms")
+    assert (table.loc["images", "intact"], table.loc["images", "at_0"]) == (1.0, 0.5)
+    assert (table.loc["images", "drop"], table.loc["images", "share"]) == (0.5, 1.0)
+    assert (table.loc["questions", "drop"], table.loc["questions", "share"]) == (0.0, 0.0)
 
 
 def test_there_is_no_share_without_a_gain(ran: Any) -> None:
     axes = {"shots": [0, 2], "transforms": [[], [{"name": "answers", "how": "removed"}]]}
-    (told,) = (
+    (row,) = (
         row
         for row in modality_sensitivity.analyze(ran(model="fake-gold", grid=axes)).to_dict("records")
         if row["shots"] == 2
     )
-    assert (told["drop"], told["intact"], told["at_0"]) == (0.0, 1.0, 1.0)
-    assert told["share"] != told["share"]
+    assert (row["drop"], row["intact"], row["at_0"]) == (0.0, 1.0, 1.0)
+    assert row["share"] != row["share"]
 
 
 def test_a_voter_loses_all_of_its_gain_with_the_answers(ran: Any) -> None:
     axes = {"shots": [0, 5], "transforms": [[], [{"name": "answers", "how": "removed"}]]}
-    found = modality_sensitivity.analyze(ran(model="fake-vote", grid=axes))
-    (told,) = (row for row in found.to_dict("records") if row["shots"] == 5)
-    assert (told["changed"], told["share"]) == (0.0, 1.0)
+    table = modality_sensitivity.analyze(ran(model="fake-vote", grid=axes))
+    (row,) = (row for row in table.to_dict("records") if row["shots"] == 5)
+    assert (row["changed"], row["share"]) == (0.0, 1.0)
 
 
 def test_the_noise_curve_of_a_model_that_trusts_a_majority(ran: Any, scripted: Any) -> None:
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
-    found = noisy_labels.analyze(ran(model=scripted("trusting"), shots=4, grid={"transforms": [[], *noise]}))
-    assert list(found["share"]) == [0.0, 0.5, 1.0]
-    assert list(found["score"]) == [1.0, 1.0, 0.0]
-    assert list(found["drop"])[1:] == [0.0, 1.0]
-    assert list(found["slope"]) == pytest.approx([-1.0] * 3)
+    table = noisy_labels.analyze(ran(model=scripted("trusting"), shots=4, grid={"transforms": [[], *noise]}))
+    assert list(table["share"]) == [0.0, 0.5, 1.0]
+    assert list(table["score"]) == [1.0, 1.0, 0.0]
+    assert list(table["drop"])[1:] == [0.0, 1.0]
+    assert list(table["slope"]) == pytest.approx([-1.0] * 3)
 
 
 def _changes(text: str) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def test_noise_that_hurts_is_a_drop_whichever_way_is_good(ran: Any, scripted: An
 
 def test_the_noise_curve_of_a_model_that_knows_is_flat(ran: Any) -> None:
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.25, 1)]
-    found = noisy_labels.analyze(ran(model="fake-gold", shots=4, grid={"transforms": [[], *noise]}))
-    assert list(found["slope"]) == pytest.approx([0.0] * 3)
+    table = noisy_labels.analyze(ran(model="fake-gold", shots=4, grid={"transforms": [[], *noise]}))
+    assert list(table["slope"]) == pytest.approx([0.0] * 3)
 
 
 def test_a_noise_curve_needs_two_shares(ran: Any) -> None:
@@ -173,10 +173,10 @@ def test_a_noise_curve_needs_two_shares(ran: Any) -> None:
 
 def test_an_oracle_s_order_is_not_one_by_chance(ran: Any) -> None:
     orders = ["reversed", "as_retrieved", {"name": "label_position", "position": "tail"}]
-    (told,) = order_sensitivity.analyze(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
-    assert told["orders"] == 2
+    (row,) = order_sensitivity.analyze(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
+    assert row["orders"] == 2
     more = [*orders, *({"name": "permutation", "index": i} for i in range(3))]
-    (told,) = order_sensitivity.analyze(ran(name="m", model="fake-copy", shots=4, grid={"order": more})).to_dict(
+    (row,) = order_sensitivity.analyze(ran(name="m", model="fake-copy", shots=4, grid={"order": more})).to_dict(
         "records"
     )
-    assert told["orders"] == 3
+    assert row["orders"] == 3

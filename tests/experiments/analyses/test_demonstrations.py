@@ -26,24 +26,24 @@ def _careless(*ids: str) -> dict[str, Any]:
 def test_retrieved_answers_are_counted_by_rank(ran: Any) -> None:
     # colors of the pool go red, green, blue, red …; queries too: two of each
     view = ran(shots=4, seeds=[0], retriever=_careless("p-0001", "p-0000", "p-0003", "p-0002"))
-    (told,) = retrieval.analyze(view).to_dict("records")
-    assert told["precision"] == pytest.approx((2 + 1 + 1) / 3 / 4)
-    assert (told["hit"], told["mrr"]) == (1.0, pytest.approx((1 / 2 + 1 + 1 / 4) / 3))
-    assert (told["coverage"], told["distinct"], told["used"]) == (1.0, 0.75, 4)
-    assert (told["similarity"], told["best"]) == (pytest.approx(0.85), 1.0)
-    assert told["n"] == 6
+    (row,) = retrieval.analyze(view).to_dict("records")
+    assert row["precision"] == pytest.approx((2 + 1 + 1) / 3 / 4)
+    assert (row["hit"], row["mrr"]) == (1.0, pytest.approx((1 / 2 + 1 + 1 / 4) / 3))
+    assert (row["coverage"], row["distinct"], row["used"]) == (1.0, 0.75, 4)
+    assert (row["similarity"], row["best"]) == (pytest.approx(0.85), 1.0)
+    assert row["n"] == 6
 
 
 def test_ranks_are_the_retriever_s_in_any_order(ran: Any) -> None:
     axes = {"order": ["reversed", "as_retrieved"]}
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0001", "p-0000"), grid=axes)
-    (told,) = retrieval.analyze(view).to_dict("records")
-    assert told["mrr"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    (row,) = retrieval.analyze(view).to_dict("records")
+    assert row["mrr"] == pytest.approx((1 / 2 + 1 + 0) / 3)
 
 
 def test_precision_is_over_the_shots_asked_for(ran: Any) -> None:
-    (told,) = retrieval.analyze(ran(shots=4, seeds=[0], retriever=_careless("p-0000", "p-0001"))).to_dict("records")
-    assert told["precision"] == pytest.approx((1 + 1 + 0) / 3 / 4)
+    (row,) = retrieval.analyze(ran(shots=4, seeds=[0], retriever=_careless("p-0000", "p-0001"))).to_dict("records")
+    assert row["precision"] == pytest.approx((1 + 1 + 0) / 3 / 4)
 
 
 def test_precision_is_compared_in_pairs(ran: Any) -> None:
@@ -51,10 +51,10 @@ def test_precision_is_compared_in_pairs(ran: Any) -> None:
     ours, theirs = (_careless(*ids) for ids in (("p-0000", "p-0003"), ("p-0000", "p-0001")))
     to = {"retriever": "Careless(ids=['p-0000', 'p-0001'])"}
     view = ran(shots=2, seeds=[0], grid={"retriever": [theirs, ours]}, compare={"to": to, "metric": "strict"})
-    (told,) = label_precision.analyze(view).to_dict("records")
-    assert (told["reference"], told["precision"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert (told["difference"], told["n"]) == (pytest.approx(0), 6)
-    assert told["low"] < 0 < told["high"]
+    (row,) = label_precision.analyze(view).to_dict("records")
+    assert (row["reference"], row["precision"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (row["difference"], row["n"]) == (pytest.approx(0), 6)
+    assert row["low"] < 0 < row["high"]
 
 
 def test_precision_is_of_what_was_chosen_and_not_of_how_it_is_answered(ran: Any) -> None:
@@ -62,9 +62,9 @@ def test_precision_is_of_what_was_chosen_and_not_of_how_it_is_answered(ran: Any)
     view = ran(shots=2, seeds=[0], grid=axes, compare={"to": {"order": "reversed"}, "metric": "strict"})
     with pytest.raises(ConfigError, match=r"the same whatever order is\. Name another reference, such as --to"):
         label_precision.analyze(view)
-    (told,) = label_precision.analyze(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
-    assert "order" not in told
-    assert told["n"] == 6
+    (row,) = label_precision.analyze(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
+    assert "order" not in row
+    assert row["n"] == 6
 
 
 def test_twice_the_demonstrations_are_not_twice_as_right() -> None:
@@ -78,8 +78,8 @@ def test_without_options_there_is_no_coverage(ran: Any, shapes: str) -> None:
 
 
 def test_a_run_of_our_own_retrievers_does_not_leak(ran: Any) -> None:
-    found = leakage.analyze(ran(grid={"shots": [0, 3], "transforms": [[], ["flip_labels"]]}))
-    clean, flipped = found.to_dict("records")
+    table = leakage.analyze(ran(grid={"shots": [0, 3], "transforms": [[], ["flip_labels"]]}))
+    clean, flipped = table.to_dict("records")
     assert [clean[key] for key in LEAKS] == [0] * 6
     assert [flipped[key] for key in LEAKS] == [0, 0, 0, 0, 12, 0]
     assert clean["first"] == ""
@@ -87,7 +87,7 @@ def test_a_run_of_our_own_retrievers_does_not_leak(ran: Any) -> None:
 
 def test_each_kind_of_leak_is_counted(ran: Any) -> None:
     task = {"name": f"{PARTS}:Leaking"}
-    found = leakage.analyze(
+    table = leakage.analyze(
         ran(
             task=task,
             model="fake-gold",
@@ -96,7 +96,7 @@ def test_each_kind_of_leak_is_counted(ran: Any) -> None:
             grid={"retriever": [_careless("q0", "q1"), _careless("q3", "twin")]},
         )
     )
-    counts = [[row[key] for key in (*LEAKS, "first")] for row in found.to_dict("records")]
+    counts = [[row[key] for key in (*LEAKS, "first")] for row in table.to_dict("records")]
     assert counts == [[2, 2, 0, 0, 0, 0, "q0"], [1, 1, 0, 4, 0, 0, "q3"]]
 
 
@@ -114,12 +114,14 @@ def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any
     """Fold a shows the right one of two for half of its queries more than the reference, fold b for none."""
     task = {"name": f"{PARTS}:Folds"}
     ours, theirs = (_careless(*ids) for ids in (("p0", "p1"), ("p2", "p3")))
-    told_as = "Careless(ids=['p2', 'p3'])"
-    compared: dict[str, Any] = {"to": {"retriever": told_as}, "metric": "strict"}
+    label = "Careless(ids=['p2', 'p3'])"
+    compared: dict[str, Any] = {"to": {"retriever": label}, "metric": "strict"}
     axes = {"task.held_out": ["a", "b"], "retriever": [theirs, ours]}
-    told = label_precision.analyze(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict("records")
-    assert [(row["task"], row["n"]) for row in told] == [("Folds", 8), ("folds a", 4), ("folds b", 4)]
-    assert [row["difference"] for row in told] == pytest.approx([0.125, 0.25, 0.0])
+    rows_by_fold = label_precision.analyze(ran(task=task, shots=2, seeds=[0], grid=axes, compare=compared)).to_dict(
+        "records"
+    )
+    assert [(row["task"], row["n"]) for row in rows_by_fold] == [("Folds", 8), ("folds a", 4), ("folds b", 4)]
+    assert [row["difference"] for row in rows_by_fold] == pytest.approx([0.125, 0.25, 0.0])
     unfolded = label_precision.analyze(ran(name="u", task={**task, "held_out": "a"}, shots=2, seeds=[0],
                                      grid={"retriever": [theirs, ours]}, compare=compared))  # fmt: skip
     assert list(unfolded["n"]) == [4]
@@ -139,25 +141,28 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
         compare={"to": to, "metric": "strict"},
         metric="strict",
     )
-    told = {row["probe"]: row for row in probe.analyze(view).to_dict("records")}
-    assert set(told) == {"vote", "demonstrations", "pool"}
+    rows_by_probe = {row["probe"]: row for row in probe.analyze(view).to_dict("records")}
+    assert set(rows_by_probe) == {"vote", "demonstrations", "pool"}
     task, means = build("task", node), dict[tuple[str, str], float]()
     for name in ("pixels", "histogram"):
         fitted = KNN(embedder=build("embedder", name)).fit(task.pool(""), Resources())
-        asked = fitted.asked([query.query for query in task.queries])  # type: ignore[attr-defined]
+        query_vectors = fitted.asked([query.query for query in task.queries])  # type: ignore[attr-defined]
         whole = fit_probe(fitted.index.vectors, [e.answer for e in fitted.pool.examples])  # type: ignore[attr-defined]
         golds = [query.answer for query in task.queries]
-        means[name, "pool"] = float(np.mean(np.array(whole.predict(asked)) == golds))
+        means[name, "pool"] = float(np.mean(np.array(whole.predict(query_vectors)) == golds))
         few = []
-        for query, vector in zip(task.queries, asked, strict=True):
-            shown = [task.pool("").by_id[one.id] for one in fitted.retrieve([query.query], 4)[0]]
-            labels, rows = [e.answer for e in shown], fitted.source.embed_images(shown)  # type: ignore[attr-defined]
-            said = labels[0] if len(set(labels)) == 1 else fit_probe(rows, labels).predict(vector[None])[0]
-            few.append(said == query.answer)
+        for query, vector in zip(task.queries, query_vectors, strict=True):
+            demos = [task.pool("").by_id[one.id] for one in fitted.retrieve([query.query], 4)[0]]
+            labels, rows = [e.answer for e in demos], fitted.source.embed_images(demos)  # type: ignore[attr-defined]
+            prediction = labels[0] if len(set(labels)) == 1 else fit_probe(rows, labels).predict(vector[None])[0]
+            few.append(prediction == query.answer)
         means[name, "demonstrations"] = float(np.mean(few))
     for kind in ("pool", "demonstrations"):
-        assert (told[kind]["reference"], told[kind]["accuracy"]) == (means["pixels", kind], means["histogram", kind])
-        assert told[kind]["n"] == 12
+        assert (rows_by_probe[kind]["reference"], rows_by_probe[kind]["accuracy"]) == (
+            means["pixels", kind],
+            means["histogram", kind],
+        )
+        assert rows_by_probe[kind]["n"] == 12
 
 
 def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
@@ -167,9 +172,9 @@ def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
     node = {"name": "counting", "queries": 4, "pool_size": 20}
     model = {"name": "hf", "path": "tiny"}
     view = ran(task=node, model=model, shots=2, seeds=[0], grid={**arms, **more}, compare={"to": to})
-    found = probe.analyze(view)
-    assert list(found["probe"]) == ["vote", "demonstrations", "pool"]
-    assert set(found["n"]) == {4}
+    table = probe.analyze(view)
+    assert list(table["probe"]) == ["vote", "demonstrations", "pool"]
+    assert set(table["n"]) == {4}
     with pytest.raises(ConfigError, match="the same whatever decoding is"):
         probe.analyze(replace(view, to={"decoding": "greedy"}))
     leaks = leakage.analyze(view).to_dict("records")

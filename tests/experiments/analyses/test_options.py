@@ -21,8 +21,8 @@ def test_brier_is_summed_over_the_options() -> None:
 
 def test_bins_are_closed_above() -> None:
     """.2 is the end of the third of 15 bins and .21 begins the fourth; .19 shares the third."""
-    apart = calibration.ece(np.array([0.2, 0.21]), np.array([0.0, 1.0]))
-    assert apart == pytest.approx(0.5 * 0.2 + 0.5 * 0.79)
+    two_bins = calibration.ece(np.array([0.2, 0.21]), np.array([0.0, 1.0]))
+    assert two_bins == pytest.approx(0.5 * 0.2 + 0.5 * 0.79)
     together = calibration.ece(np.array([0.19, 0.2]), np.array([0.0, 1.0]))
     assert together == pytest.approx(0.5 - 0.195)
     assert calibration.ece(np.array([1.0, 1.0]), np.array([1.0, 0.0])) == 0.5
@@ -33,19 +33,19 @@ def test_shares_are_of_the_scored_options_and_a_tie_is_wrong() -> None:
     assert calibration.option_probabilities(row) == pytest.approx({"red": 0.75, "blue": 0.25})
     assert calibration.option_probabilities({"option_scores": {}}) == {}
     tied = {"option_scores": {"red": 0.0, "blue": 0.0}, "gold": ("red",), "unit": 1}
-    told = calibration._measured([row, tied])
-    assert told["accuracy"] == 0.5
-    assert told["confidence"] == pytest.approx((0.75 + 0.5) / 2)
-    assert told["over"] == pytest.approx(told["confidence"] - 0.5)
-    assert told["nll"] == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
-    assert told["risk_50"] == 0.0
-    assert told["skew"] == pytest.approx((2 - 1.25) / 2)
+    measures = calibration._measured([row, tied])
+    assert measures["accuracy"] == 0.5
+    assert measures["confidence"] == pytest.approx((0.75 + 0.5) / 2)
+    assert measures["over"] == pytest.approx(measures["confidence"] - 0.5)
+    assert measures["nll"] == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
+    assert measures["risk_50"] == 0.0
+    assert measures["skew"] == pytest.approx((2 - 1.25) / 2)
 
 
 def test_what_several_accepted_options_have_is_theirs_together_and_the_surer_half_is_a_half() -> None:
     """Confidences .8, .7, .6, .5; the two surest are right, wrong. The last has two accepted options of .5 and .3."""
-    told = [({"a": 0.8, "b": 0.2}, "a"), ({"a": 0.3, "b": 0.7}, "a"), ({"a": 0.6, "b": 0.4}, "a")]
-    rows = [{"shares": shares, "gold": (gold,)} for shares, gold in told]
+    answers = [({"a": 0.8, "b": 0.2}, "a"), ({"a": 0.3, "b": 0.7}, "a"), ({"a": 0.6, "b": 0.4}, "a")]
+    rows = [{"shares": shares, "gold": (gold,)} for shares, gold in answers]
     rows.append({"shares": {"a": 0.5, "b": 0.3, "c": 0.2}, "gold": ("a", "b")})
     scored = [
         {
@@ -55,10 +55,10 @@ def test_what_several_accepted_options_have_is_theirs_together_and_the_surer_hal
         }
         for i, row in enumerate(rows)
     ]
-    found = calibration._measured(scored)
-    assert found["risk_50"] == 0.5
-    assert found["nll"] == pytest.approx(-sum(map(math.log, (0.8, 0.3, 0.6, 0.8))) / 4)
-    assert found["accuracy"] == 0.75
+    measures = calibration._measured(scored)
+    assert measures["risk_50"] == 0.5
+    assert measures["nll"] == pytest.approx(-sum(map(math.log, (0.8, 0.3, 0.6, 0.8))) / 4)
+    assert measures["accuracy"] == 0.75
 
 
 def test_the_skew_takes_every_accepted_answer_for_an_even_part() -> None:
@@ -76,15 +76,15 @@ def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran
     view = ran(model="fake-gold", answer_mode="options", metrics=["option"])
     scores = [{"red": 0.0, "blue": math.log(0.25)} if i % 3 else {"red": 0.0} for i in range(len(view.frame))]
     gold = [("red",) if i % 2 else ("blue",) for i in range(len(scores))]
-    seen = replace(view, frame=view.frame.assign(option_scores=scores, gold=gold))
-    (told,) = calibration.analyze(seen).to_dict("records")
-    kept = [answers for answers, own in zip(gold, scores, strict=True) if len(own) == 2]
-    right = sum(answers == ("red",) for answers in kept)
-    assert (told["n"], told["accuracy"]) == (len(kept), right / len(kept))
-    assert told["confidence"] == pytest.approx(0.8)
-    brier = (right * 2 * 0.2**2 + (len(kept) - right) * 2 * 0.8**2) / len(kept)
-    assert told["brier"] == pytest.approx(brier)
-    assert told["ece"] == pytest.approx(abs(right / len(kept) - 0.8))
+    changed_view = replace(view, frame=view.frame.assign(option_scores=scores, gold=gold))
+    (row,) = calibration.analyze(changed_view).to_dict("records")
+    golds = [answers for answers, own in zip(gold, scores, strict=True) if len(own) == 2]
+    right = sum(answers == ("red",) for answers in golds)
+    assert (row["n"], row["accuracy"]) == (len(golds), right / len(golds))
+    assert row["confidence"] == pytest.approx(0.8)
+    brier = (right * 2 * 0.2**2 + (len(golds) - right) * 2 * 0.8**2) / len(golds)
+    assert row["brier"] == pytest.approx(brier)
+    assert row["ece"] == pytest.approx(abs(right / len(golds) - 0.8))
 
 
 def test_options_that_were_all_ruled_out_have_no_shares() -> None:
@@ -92,16 +92,16 @@ def test_options_that_were_all_ruled_out_have_no_shares() -> None:
     assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
 
 
-def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes: str) -> None:
-    (told,) = calibration.analyze(ran(model="fake-gold", answer_mode="options", metrics=["option"])).to_dict("records")
-    assert (told["accuracy"], told["risk_50"], told["n"]) == (1.0, 0.0, 12)
-    assert told["ece"] == pytest.approx(1 - told["confidence"])
+def test_a_model_that_knows_is_right_and_its_confidence_is_reported(ran: Any, shapes: str) -> None:
+    (row,) = calibration.analyze(ran(model="fake-gold", answer_mode="options", metrics=["option"])).to_dict("records")
+    assert (row["accuracy"], row["risk_50"], row["n"]) == (1.0, 0.0, 12)
+    assert row["ece"] == pytest.approx(1 - row["confidence"])
     with pytest.raises(ConfigError, match=r"no options were scored\. Run it with answer_mode: options"):
         calibration.analyze(ran(name="generated", task={"name": shapes, "optionless": True}))
 
 
 @pytest.mark.parametrize(
-    ("right", "wanted"),
+    ("right", "expected"),
     [
         ((1, 1, 1), "either"),  # (with both, image alone, text alone)
         ((0, 0, 0), "unanswered"),  # the same signs as the one above
@@ -112,10 +112,10 @@ def test_a_model_that_knows_is_right_and_its_confidence_is_told(ran: Any, shapes
         ((0, 1, 1), "either"),
     ],
 )
-def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any, wanted: str) -> None:
+def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any, expected: str) -> None:
     both, image, text = right
     scores = (both + image) / 2 - text, (both + text) / 2 - image
-    assert modality_importance.modality_class(*scores, sum(right)) == wanted
+    assert modality_importance.modality_class(*scores, sum(right)) == expected
 
 
 @pytest.mark.parametrize(
@@ -129,18 +129,18 @@ def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any
 )
 def test_importance_is_over_the_non_empty_sets(ran: Any, scripted: Any, name: str, kind: str, mis: Any) -> None:
     view = ran(model=scripted(name), shots=1, grid={"transforms": [[], *REMOVED, ["flip_labels"]]})
-    (told,) = modality_importance.analyze(view).to_dict("records")
-    assert (told["mis_image"], told["mis_text"]) == mis
-    assert (told[kind], sum(told[one] for one in modality_importance.CLASSES)) == (1.0, 1.0)
-    assert told["n"] == 12
+    (row,) = modality_importance.analyze(view).to_dict("records")
+    assert (row["mis_image"], row["mis_text"]) == mis
+    assert (row[kind], sum(row[one] for one in modality_importance.CLASSES)) == (1.0, 1.0)
+    assert row["n"] == 12
 
 
 def test_importance_does_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
     from tests.experiments.analyses.test_curves import PARTS
 
     view = ran("Wrong", model=scripted("needs_both"), metrics=[f"{PARTS}:Wrong"], grid={"transforms": [[], *REMOVED]})
-    (told,) = modality_importance.analyze(view).to_dict("records")
-    assert (told["both"], told["mis_image"]) == (1.0, 0.5)
+    (row,) = modality_importance.analyze(view).to_dict("records")
+    assert (row["both"], row["mis_image"]) == (1.0, 0.5)
 
 
 def test_importance_needs_all_three_sets(ran: Any) -> None:
@@ -152,26 +152,26 @@ SHIFTS = [[{"name": "option_list", "shift": shift}] for shift in range(3)]
 
 
 def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any) -> None:
-    (told,) = option_shift.analyze(ran(model=scripted("first_listed"), grid={"transforms": SHIFTS})).to_dict("records")
-    assert (told["consistent"], told["first"], told["accuracy"]) == (0.0, 1.0, pytest.approx(1 / 3))
-    assert told["chance"] == pytest.approx(1 / 27)
-    assert told["sd"] == pytest.approx(np.std([1, 0, 0], ddof=1))
-    assert told["questions"] == 12
-    assert math.isnan(told["bias_rate"])
+    (row,) = option_shift.analyze(ran(model=scripted("first_listed"), grid={"transforms": SHIFTS})).to_dict("records")
+    assert (row["consistent"], row["first"], row["accuracy"]) == (0.0, 1.0, pytest.approx(1 / 3))
+    assert row["chance"] == pytest.approx(1 / 27)
+    assert row["sd"] == pytest.approx(np.std([1, 0, 0], ddof=1))
+    assert row["questions"] == 12
+    assert math.isnan(row["bias_rate"])
 
 
 def test_who_knows_is_consistent_wherever_the_answer_stands(ran: Any) -> None:
-    (told,) = option_shift.analyze(ran(model="fake-gold", grid={"transforms": SHIFTS})).to_dict("records")
-    assert (told["consistent"], told["sd"], told["first"]) == (1.0, 0.0, pytest.approx(1 / 3))
+    (row,) = option_shift.analyze(ran(model="fake-gold", grid={"transforms": SHIFTS})).to_dict("records")
+    assert (row["consistent"], row["sd"], row["first"]) == (1.0, 0.0, pytest.approx(1 / 3))
 
 
 def test_the_bias_rate_of_one_letter_is_cmmu_s_and_consistent_questions_are_not_in_it() -> None:
     always_first = [(0, gold, gold == 0) for gold in range(4)]
     knowing = [(gold, gold, True) for gold in range(4)]
-    told = option_shift.shift_statistics([("a", always_first), ("b", knowing)])
-    assert told["bias_rate"] == 1875
-    assert told["consistent"] == 0.5
-    assert told["chance"] == pytest.approx(1 / 256)
+    statistics = option_shift.shift_statistics([("a", always_first), ("b", knowing)])
+    assert statistics["bias_rate"] == 1875
+    assert statistics["consistent"] == 0.5
+    assert statistics["chance"] == pytest.approx(1 / 256)
     assert option_shift.bias_rate([0, 1, 2, 3]) == 0
 
 
@@ -188,8 +188,8 @@ def test_a_gold_that_is_no_option_stands_at_no_place() -> None:
     row = {"options": ["red", "green"], "gold": ["blue"], "output": "red"}
     odd = [option_shift._turn(row, shift) for shift in (0, 1)]
     assert odd == [(0, None, False), (1, None, False)]
-    told = option_shift.shift_statistics([("a", [(0, 0, True), (1, 1, True)]), ("b", odd)])
-    assert (told["accuracy"], told["sd"]) == (0.5, 0.0)
+    statistics = option_shift.shift_statistics([("a", [(0, 0, True), (1, 1, True)]), ("b", odd)])
+    assert (statistics["accuracy"], statistics["sd"]) == (0.5, 0.0)
 
 
 def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
@@ -197,17 +197,19 @@ def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
         option_shift.analyze(ran(grid={"transforms": SHIFTS[:2]}))
 
 
-def test_what_the_demonstrations_settle_is_told_of_each_sample(ran: Any) -> None:
+def test_identifiability_is_reported_for_each_sample(ran: Any) -> None:
     view = ran(task={"name": "operators", "queries": 9}, model="fake-gold", grid={"shots": [0, 1, 4]}, seeds=[0])
-    found = identifiability.analyze(view).set_index("shots")
-    assert found.loc[0, "identifiable"] == 0.0
-    assert found.loc[0, "identifiable"] <= found.loc[1, "identifiable"] <= found.loc[4, "identifiable"]
-    assert found.loc[4, "identifiable"] > 0.5
-    assert (found.loc[0, "else"], found.loc[4, "where"]) == (1.0, 1.0)
+    table = identifiability.analyze(view).set_index("shots")
+    assert table.loc[0, "identifiable"] == 0.0
+    assert table.loc[0, "identifiable"] <= table.loc[1, "identifiable"] <= table.loc[4, "identifiable"]
+    assert table.loc[4, "identifiable"] > 0.5
+    assert (table.loc[0, "else"], table.loc[4, "where"]) == (1.0, 1.0)
     with pytest.raises(ConfigError, match="no sample says whether its demonstrations settle the question"):
         identifiability.analyze(ran(name="shapes"))
-    told = ran(name="told", task={"name": "operators", "queries": 3, "name_operator": True}, model="fake-gold", shots=0)
-    assert list(identifiability.analyze(told)["identifiable"]) == [1.0]
+    named = ran(
+        name="told", task={"name": "operators", "queries": 3, "name_operator": True}, model="fake-gold", shots=0
+    )
+    assert list(identifiability.analyze(named)["identifiable"]) == [1.0]
 
 
 def test_another_look_of_the_images_settles_no_less(ran: Any) -> None:

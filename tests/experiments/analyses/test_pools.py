@@ -22,20 +22,20 @@ def _careless(*ids: str) -> dict[str, Any]:
 def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
     """Of nine members three are of each color; two red ones are shown to two red queries and four others."""
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0000", "p-0003"))
-    (told,) = pool_coverage.analyze(view).to_dict("records")
-    assert told["recall"] == pytest.approx((2 / 3 * 2) / 6)
-    assert told["coverage_labels"] == pytest.approx(1 / 3)
-    assert told["coverage_pool"] == pytest.approx(2 / 9)
-    assert told["coverage_tokens"] == 1.0
-    assert 0 <= told["diversity"] < 0.5
+    (row,) = pool_coverage.analyze(view).to_dict("records")
+    assert row["recall"] == pytest.approx((2 / 3 * 2) / 6)
+    assert row["coverage_labels"] == pytest.approx(1 / 3)
+    assert row["coverage_pool"] == pytest.approx(2 / 9)
+    assert row["coverage_tokens"] == 1.0
+    assert 0 <= row["diversity"] < 0.5
 
 
 def test_the_query_and_its_image_are_in_no_recall(ran: Any) -> None:
     """The pool is the queries and a twin of the last: its answer is nowhere where it may be shown, nor anyone's."""
     view = ran(task={"name": f"{PARTS}:Leaking"}, model="fake-gold", shots=1, seeds=[0], retriever=_careless("q0"))
-    (told,) = pool_coverage.analyze(view).to_dict("records")
-    assert pd.isna(told["recall"])
-    assert pd.isna(told["diversity"])
+    (row,) = pool_coverage.analyze(view).to_dict("records")
+    assert pd.isna(row["recall"])
+    assert pd.isna(row["diversity"])
 
 
 def test_labels_and_words_of_one_sample() -> None:
@@ -44,8 +44,10 @@ def test_labels_and_words_of_one_sample() -> None:
 
     members = Pool((make("a", "is it red", "yes"), make("b", "how many dots", "2"), make("c", "is it blue", "no")))
     query = make("q", "how red is it", "yes").query
-    told = pool_coverage.pool_coverage({"gold": ("yes",)}, [members.examples[0], members.examples[1]], members, query)
-    assert told == {"recall": 1.0, "labels": pytest.approx(2 / 3), "tokens": 1.0}
+    coverage = pool_coverage.pool_coverage(
+        {"gold": ("yes",)}, [members.examples[0], members.examples[1]], members, query
+    )
+    assert coverage == {"recall": 1.0, "labels": pytest.approx(2 / 3), "tokens": 1.0}
     assert pool_coverage.pool_coverage({"gold": ("yes",)}, [members.examples[1]], members, query)["tokens"] == 0.25
     assert pd.isna(pool_coverage.pool_coverage({"gold": ("maybe",)}, [], members, query)["recall"])
 
@@ -61,12 +63,12 @@ def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
     reds = _careless("p-0000", "p-0003", "p-0006")
     swaps = [{"name": "neighbor_swap", "of": reds, "position": place, "embedder": "pixels"} for place in (0, 1)]
     view = ran(model="fake-copy", shots=3, seeds=[0], grid={"retriever": [reds, *swaps]}, metric="strict")
-    found = disruption.analyze(view).set_index("place")
-    assert list(found.index) == ["any", "1", "2"]
-    assert (found.loc["1", "gap"], found.loc["1", "net"]) == (pytest.approx(2 / 3), pytest.approx(0))
-    assert found.loc["1", "changed"] == 1.0
-    assert (found.loc["2", "gap"], found.loc["any", "gap"]) == (0.0, pytest.approx(1 / 3))
-    assert (found.loc["any", "n"], found.loc["2", "n"]) == (12, 6)
+    table = disruption.analyze(view).set_index("place")
+    assert list(table.index) == ["any", "1", "2"]
+    assert (table.loc["1", "gap"], table.loc["1", "net"]) == (pytest.approx(2 / 3), pytest.approx(0))
+    assert table.loc["1", "changed"] == 1.0
+    assert (table.loc["2", "gap"], table.loc["any", "gap"]) == (0.0, pytest.approx(1 / 3))
+    assert (table.loc["any", "n"], table.loc["2", "n"]) == (12, 6)
 
 
 def test_a_gap_needs_what_it_was_swapped_from(ran: Any) -> None:

@@ -33,28 +33,28 @@ def models(ran: Any, **keys: Any) -> Any:
 
 
 def test_gains_and_their_changes_are_differences_sample_by_sample(ran: Any) -> None:
-    found = quantization_gains.analyze(seen := models(ran)).set_index("model")
-    means = seen.scores.groupby(["model", "shots"])["strict"].mean()
+    table = quantization_gains.analyze(view := models(ran)).set_index("model")
+    means = view.scores.groupby(["model", "shots"])["strict"].mean()
     for model in ("fake-vote", "fake-copy", "fake-gold"):
-        assert found.loc[model, "gain"] == pytest.approx(means[model, 5] - means[model, 0])
-        assert found.loc[model, "of"] == "5 shots over 0"
-    assert found.loc["fake-gold", "gain"] == 0.0
-    assert found.loc["fake-gold", "change"] == pytest.approx(-found.loc["fake-vote", "gain"])
-    assert found.loc["fake-gold", "change_low"] <= found.loc["fake-gold", "change"] <= 0
-    assert math.isnan(found.loc["fake-vote", "p"])
+        assert table.loc[model, "gain"] == pytest.approx(means[model, 5] - means[model, 0])
+        assert table.loc[model, "of"] == "5 shots over 0"
+    assert table.loc["fake-gold", "gain"] == 0.0
+    assert table.loc["fake-gold", "change"] == pytest.approx(-table.loc["fake-vote", "gain"])
+    assert table.loc["fake-gold", "change_low"] <= table.loc["fake-gold", "change"] <= 0
+    assert math.isnan(table.loc["fake-vote", "p"])
 
 
-def test_a_retriever_s_gain_is_told_beside_that_of_the_shots(ran: Any) -> None:
+def test_a_retriever_s_gain_is_reported_next_to_the_gain_of_shots(ran: Any) -> None:
     near = {"name": "knn", "embedder": "pixels"}
-    found = quantization_gains.analyze(seen := models(ran, retriever=["random", near]))
-    assert set(found["of"]) == {"5 shots over 0", "knn over random"}
-    shown = seen.scores[(seen.scores["model"] == "fake-copy") & (seen.scores["shots"] == 5)]
-    means = shown.groupby("retriever")["strict"].mean()
-    row = found[(found["of"] == "knn over random") & (found["model"] == "fake-copy")].iloc[0]
+    table = quantization_gains.analyze(view := models(ran, retriever=["random", near]))
+    assert set(table["of"]) == {"5 shots over 0", "knn over random"}
+    five_shots = view.scores[(view.scores["model"] == "fake-copy") & (view.scores["shots"] == 5)]
+    means = five_shots.groupby("retriever")["strict"].mean()
+    row = table[(table["of"] == "knn over random") & (table["model"] == "fake-copy")].iloc[0]
     assert row["gain"] == pytest.approx(means["knn"] - means["random"])
 
 
-def test_one_precision_nothing_to_gain_and_no_logits_are_told(ran: Any) -> None:
+def test_one_precision_no_gain_and_missing_logits_are_reported(ran: Any) -> None:
     with pytest.raises(ConfigError, match="there is one precision only"):
         quantization.analyze(ran(model="fake-gold", name="one"))
     grid = {"model": ["fake-gold", "fake-copy"]}
@@ -77,18 +77,18 @@ def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None
         "grid": {"model.quantize": ["none", "nf4"], "shots": [0, 2]},
         "compare": {"to": {"model": {"quantize": "none"}}, "metric": "lenient"},
     }
-    seen = view_run(run(config, runs=tmp_path, quiet=True))
-    found = quantization.analyze(seen).set_index("model")
+    view = view_run(run(config, runs=tmp_path, quiet=True))
+    table = quantization.analyze(view).set_index("model")
     full, few = "tiny(quantize=none)", "tiny(quantize=nf4)"
-    assert list(found.index) == [full, few]
-    assert found.loc[full, "agreement"] == 1.0
-    assert 0 < found.loc[few, "kl"] <= found.loc[few, "kl_max"]
-    assert math.isnan(found.loc[full, "kl"])
-    assert found.loc[few, "weights_mib"] < 0.8 * found.loc[full, "weights_mib"]
-    assert found.loc[few, "peak_mib"] > found.loc[few, "weights_mib"]
-    assert found.loc[few, "tokens_s"] > 0
-    files = sorted((seen.path / "precision").iterdir())
+    assert list(table.index) == [full, few]
+    assert table.loc[full, "agreement"] == 1.0
+    assert 0 < table.loc[few, "kl"] <= table.loc[few, "kl_max"]
+    assert math.isnan(table.loc[full, "kl"])
+    assert table.loc[few, "weights_mib"] < 0.8 * table.loc[full, "weights_mib"]
+    assert table.loc[few, "peak_mib"] > table.loc[few, "weights_mib"]
+    assert table.loc[few, "tokens_s"] > 0
+    files = sorted((view.path / "precision").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
-    again = quantization.analyze(view_run(load_run(seen.path))).set_index("model")
+    again = quantization.analyze(view_run(load_run(view.path))).set_index("model")
     assert [file.stat().st_mtime_ns for file in files] == times
-    assert again.loc[few, "kl"] == found.loc[few, "kl"]
+    assert again.loc[few, "kl"] == table.loc[few, "kl"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.architectures import checks, other
-from experiments.architectures.asked import checkpoint, prompts
-from experiments.architectures.engines import same
+from experiments.architectures import checks, vllm_process
+from experiments.architectures.engines import compare_tokens
+from experiments.architectures.inputs import checkpoint, prompts
 from experiments.architectures.random.make import ARCHITECTURES, save
-from experiments.architectures.run import Book, asked
+from experiments.architectures.run import ResultsFile, check_architectures
 from experiments.architectures.table import COLUMNS, page
-from experiments.architectures.verdicts import Answers, Entry, Verdict, read, written
+from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict, read_entries, write_entries
 from icl.errors import ConfigError, DataError, ModelError
 
 COMMAND = [sys.executable, "-m", "experiments.architectures"]
@@ -33,12 +33,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("name", "cache"), [("pixtral", "yes"), ("idefics2", "off")])
 def test_an_architecture_is_asked_on_a_checkpoint_of_its_own(name: str, cache: str, work: Path) -> None:
-    found = {entry.name: entry for entry in asked([name], work).entries}[name]
-    assert {column: found.verdicts[column].word for column in HF} == {**dict.fromkeys(HF, "yes"), "cache": cache}
-    assert [len(tokens) for tokens in found.answers["greedy"].tokens] == [12] * len(prompts())
-    assert found.answers["vcd"].tokens != found.answers["greedy"].tokens
-    assert found in read(work / "results.json")
-    assert re.fullmatch(r"torch \S+, transformers \S+", found.asked["hf"])
+    entry_of = {entry.name: entry for entry in check_architectures([name], work).entries}[name]
+    assert {column: entry_of.verdicts[column].word for column in HF} == {**dict.fromkeys(HF, "yes"), "cache": cache}
+    assert [len(tokens) for tokens in entry_of.answers["greedy"].tokens] == [12] * len(prompts())
+    assert entry_of.answers["vcd"].tokens != entry_of.answers["greedy"].tokens
+    assert entry_of in read_entries(work / "results.json")
+    assert re.fullmatch(r"torch \S+, transformers \S+", entry_of.releases["hf"])
 
 
 def test_a_checkpoint_has_the_settings_of_published_ones_beside_its_own(tmp_path: Path) -> None:
@@ -53,17 +53,17 @@ def test_a_checkpoint_has_the_settings_of_published_ones_beside_its_own(tmp_path
 
 def test_a_strategy_that_is_not_greedy_fails_the_identity(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(checks.ARMS, "identity", {**checks.ARMS["vcd"], "alpha": 5.0})
-    assert checks.checked("pixtral", checkpoint("pixtral", work / "pixtral")).verdicts["identity"].word == "no"
+    assert checks.check_hf("pixtral", checkpoint("pixtral", work / "pixtral")).verdicts["identity"].word == "no"
 
 
 def test_one_that_cannot_be_loaded_says_why(work: Path) -> None:
-    (found,) = (entry for entry in asked(["blip_2"], work).entries if entry.name == "blip_2")
-    assert found.verdicts == {}
-    assert "has no chat template" in found.notes[0]
+    (unloaded,) = (entry for entry in check_architectures(["blip_2"], work).entries if entry.name == "blip_2")
+    assert unloaded.verdicts == {}
+    assert "has no chat template" in unloaded.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("found", "word", "why"),
+    ("tokens", "word", "why"),
     [
         ([(1, 2, 3), (4, 5)], "yes", "5 of 5 tokens"),
         ([(1, 9, 9), (4, 5)], "yes", "3 of 5 tokens, parted at close steps"),
@@ -72,9 +72,9 @@ def test_one_that_cannot_be_loaded_says_why(work: Path) -> None:
         ([(1, 2, 3), (4, 5, 6)], "no", "prompt 1 parts at token 2, decided by 3 nats"),
     ],
 )
-def test_answers_are_the_same_up_to_a_step_that_was_close(found: list[tuple[int, ...]], word: str, why: str) -> None:
-    wanted = Answers(((1, 2, 3), (4, 5)), ((2.0, 0.001, 1.0), (1.0, 1.0, 3.0)))
-    verdict = same(found, wanted)
+def test_answers_are_the_same_up_to_a_step_that_was_close(tokens: list[tuple[int, ...]], word: str, why: str) -> None:
+    reference = ReferenceAnswers(((1, 2, 3), (4, 5)), ((2.0, 0.001, 1.0), (1.0, 1.0, 3.0)))
+    verdict = compare_tokens(tokens, reference)
     assert (verdict.word, verdict.why) == (word, why)
 
 
@@ -86,25 +86,25 @@ def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
         off.answered("hf", "torch 2").answered("vllm", "vllm 9"),
         refused,
     ]
-    told = page(model_ability_of, {"made": "Tiles."})
-    assert "With torch 2, vllm 9." in told
-    assert "| made | Made | yes | yes | yes | yes | yes | yes | Tiles. |" in told
-    assert "| made | Made | yes | yes | off | yes | **no** | yes | Tiles. |" in told
-    assert "| other | – | not run | not run | not run | not run | not run | not run |  |" in told
-    assert "- **made**, image cache = none: the cache is off" in told
-    assert "- **made**, vLLM = loop: KeyError: x y" in told
-    assert "- **other**, not run: not loaded: model.path: other takes no cache." in told
+    markdown = page(model_ability_of, {"made": "Tiles."})
+    assert "With torch 2, vllm 9." in markdown
+    assert "| made | Made | yes | yes | yes | yes | yes | yes | Tiles. |" in markdown
+    assert "| made | Made | yes | yes | off | yes | **no** | yes | Tiles. |" in markdown
+    assert "| other | – | not run | not run | not run | not run | not run | not run |  |" in markdown
+    assert "- **made**, image cache = none: the cache is off" in markdown
+    assert "- **made**, vLLM = loop: KeyError: x y" in markdown
+    assert "- **other**, not run: not loaded: model.path: other takes no cache." in markdown
 
 
 def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
-    told = Entry(
-        "a", "A", {"generate": Verdict("no", "why")}, {"greedy": Answers(((1, 2),), ((0.5, 0.25),))}, ("note",)
+    entry = Entry(
+        "a", "A", {"generate": Verdict("no", "why")}, {"greedy": ReferenceAnswers(((1, 2),), ((0.5, 0.25),))}, ("note",)
     ).answered("hf", "torch 2")
-    written([told], tmp_path / "results.json")
-    assert read(tmp_path / "results.json") == [told]
+    write_entries([entry], tmp_path / "results.json")
+    assert read_entries(tmp_path / "results.json") == [entry]
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(DataError, match=r"is not a file of `python -m experiments\.architectures`"):
-        read(tmp_path / "results.json")
+        read_entries(tmp_path / "results.json")
 
 
 def test_a_kill_keeps_the_rows_that_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +114,14 @@ def test_a_kill_keeps_the_rows_that_are_answered(tmp_path: Path, monkeypatch: py
         first = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
     assert first.startswith("pixtral ")
-    asked_anew = []
-    own = checks.checked
-    monkeypatch.setattr(checks, "checked", lambda name, folder: (asked_anew.append(name), own(name, folder))[1])
-    table = asked(names, tmp_path)
-    assert asked_anew == ["llava"]
+    repeated = []
+    own = checks.check_hf
+    monkeypatch.setattr(checks, "check_hf", lambda name, folder: (repeated.append(name), own(name, folder))[1])
+    table = check_architectures(names, tmp_path)
+    assert repeated == ["llava"]
     assert {entry.name: entry.verdicts["generate"].word for entry in table.entries} == dict.fromkeys(names, "yes")
-    asked(["pixtral"], tmp_path, again=True)
-    assert asked_anew == ["llava", "pixtral"]
+    check_architectures(["pixtral"], tmp_path, again=True)
+    assert repeated == ["llava", "pixtral"]
 
 
 def program(folder: Path, *lines: str) -> Path:
@@ -132,43 +132,45 @@ def program(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_where_the_other_process_dies_the_architecture_is_told_and_the_rest_is_asked(tmp_path: Path) -> None:
+def test_a_vllm_process_that_dies_is_reported_and_the_other_architectures_are_checked(tmp_path: Path) -> None:
     names = ["llava", "llava_next", "pixtral"]
-    written([Entry(name, "Made") for name in names], tmp_path / "results.json")
+    write_entries([Entry(name, "Made") for name in names], tmp_path / "results.json")
     dies = program(tmp_path, 'test "$3" = llava && echo "llava  yes" && kill -9 $$', 'echo "noise"; echo "$3  yes"')
-    told: list[str] = []
-    other.asked(dies, names, tmp_path, lambda entry: told.append(entry.name))
-    assert told == names
-    found = Book(tmp_path / "results.json").found
-    assert {name: entry.verdicts for name, entry in found.items()} == {
+    reported: list[str] = []
+    vllm_process.check_in_process(dies, names, tmp_path, lambda entry: reported.append(entry.name))
+    assert reported == names
+    entries = ResultsFile(tmp_path / "results.json").entries
+    assert {name: entry.verdicts for name, entry in entries.items()} == {
         "llava": {},
         "llava_next": dict.fromkeys(("vllm", "lockstep"), Verdict("no", "vLLM's process died: SIGKILL")),
         "pixtral": {},
     }
     assert (tmp_path / "vllm.log").read_text() == "noise\n"
-    assert all("vllm" not in entry.asked for entry in found.values())  # so that the next call asks again
+    assert all("vllm" not in entry.releases for entry in entries.values())  # so that the next call asks again
 
 
 def test_another_environment_that_cannot_answer_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"does not answer for vLLM: no vllm here \(more in .*vllm.log\)"):
-        other.asked(program(tmp_path, "echo no vllm here >&2", "exit 2"), ["llava"], tmp_path, lambda _: None)
+        vllm_process.check_in_process(
+            program(tmp_path, "echo no vllm here >&2", "exit 2"), ["llava"], tmp_path, lambda _: None
+        )
     with pytest.raises(ConfigError, match=r"--vllm: .*nothing is not a Python that can be started"):
-        other.asked(tmp_path / "nothing", ["llava"], tmp_path, lambda _: None)
+        vllm_process.check_in_process(tmp_path / "nothing", ["llava"], tmp_path, lambda _: None)
 
 
 @pytest.mark.skipif(not OTHER.is_file(), reason="needs the environment that tests/vllm_env.sh makes (VLLM_ENV)")
 def test_one_command_asks_both_environments_and_writes_the_page(tmp_path: Path) -> None:
     call = [*COMMAND, "pixtral", "--work", str(tmp_path), "--vllm", str(OTHER), "--table", str(tmp_path / "page.md")]
-    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    assert "lockstep yes" in told
-    told = (tmp_path / "page.md").read_text()
-    assert "| pixtral | Llava | yes | yes | yes | yes | yes | yes |" in told
-    assert re.search(r"With torch \S+, transformers \S+, vllm \S+ \(with transformers \S+\)\.", told)
+    output = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert "lockstep yes" in output
+    output = (tmp_path / "page.md").read_text()
+    assert "| pixtral | Llava | yes | yes | yes | yes | yes | yes |" in output
+    assert re.search(r"With torch \S+, transformers \S+, vllm \S+ \(with transformers \S+\)\.", output)
 
 
 def test_an_unknown_architecture_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no architecture named 'lava'\. Did you mean 'llava'"):
-        asked(["lava"], tmp_path)
+        check_architectures(["lava"], tmp_path)
 
 
 def test_the_shipped_page_has_every_architecture_and_no_wrong_answer_of_ours() -> None:

@@ -11,7 +11,7 @@ from experiments.cli.main import main
 PARTS = Path(__file__).parents[2] / "experiments"
 
 
-class Told(NamedTuple):
+class Outcome(NamedTuple):
     """What a command did."""
 
     status: int
@@ -20,15 +20,15 @@ class Told(NamedTuple):
 
 
 @pytest.fixture
-def icl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+def icl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs a command in an empty folder, in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icl"])
 
-    def call(*words: str) -> Told:
+    def call(*words: str) -> Outcome:
         status = main(words)
-        told = capsys.readouterr()
-        return Told(status, told.out, told.err)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
 
     return call
 

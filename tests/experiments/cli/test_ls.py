@@ -33,20 +33,20 @@ def test_a_kind_goes_by_its_name_its_plural_and_its_key_in_a_config(icl: ICL, wo
     assert any(line.split()[0] == "vcd" and "noised image" in line for line in lines)
 
 
-def test_all_kinds_are_told_and_how_to_see_more(icl: ICL) -> None:
-    told = icl("ls").out
-    assert [line for line in told.splitlines() if line and line[0] not in " `"] == list(PACKAGES)
-    assert told.endswith("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.\n")
+def test_all_kinds_are_listed_with_a_hint(icl: ICL) -> None:
+    output = icl("ls").out
+    assert [line for line in output.splitlines() if line and line[0] not in " `"] == list(PACKAGES)
+    assert output.endswith("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.\n")
 
 
 def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
-    told = icl("ls", "models").out.partition("What each can do")[2].splitlines()[2:]
+    lines = icl("ls", "models").out.partition("What each can do")[2].splitlines()[2:]
     rows = {
-        line.split()[0]: line.split()[1:] for line in told if line[:3].strip() and "`" not in line and ":" not in line
+        line.split()[0]: line.split()[1:] for line in lines if line[:3].strip() and "`" not in line and ":" not in line
     }
     assert rows["model"] == ["generate", "logits", "score", "strategies", "hidden_states", "adapters", "quantized"]
     assert rows["hf"] == ["yes"] * 7
-    assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own (gptq, awq, compressed-tensors, …)" in told
+    assert "  quantized, hf: nf4, fp4, int8, the checkpoint's own (gptq, awq, compressed-tensors, …)" in lines
     assert rows["remote"] == ["yes", "-", "yes", "served", "-", "served", "-"]
     assert rows["vllm"][:4] == ["yes", "-", "yes", "yes"]
     assert set(rows) == {"model", *entries("model")}
@@ -63,14 +63,14 @@ def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
         (("random",), "'random' is the name of a retriever and of an orderer. Say which: icl ls retriever random."),
     ],
 )
-def test_a_word_that_means_nothing_or_two_things_is_told(icl: ICL, words: tuple[str, ...], sentence: str) -> None:
-    told = icl("ls", *words)
-    assert (told.status, told.out) == (2, "")
-    assert told.err.startswith(sentence)
+def test_an_unknown_or_ambiguous_word_is_reported(icl: ICL, words: tuple[str, ...], sentence: str) -> None:
+    output = icl("ls", *words)
+    assert (output.status, output.out) == (2, "")
+    assert output.err.startswith(sentence)
 
 
 def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_to_copy(icl: ICL) -> None:
-    told = icl("ls", "decoding", "vcd").out
+    output = icl("ls", "decoding", "vcd").out
     for piece in (
         "Leng et al., CVPR 2024",
         "  beta        number from 0 to 1; default 0.1\n              of the best token's probability",
@@ -79,13 +79,13 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
         "  paper       alpha: 1.0, beta: 0.1, noise_step: 999\n",
         "  decoding: {name: vcd, preset: cd_rethink}\n",
     ):
-        assert piece in told, piece
-    assert icl("ls", "vcd").out == told
+        assert piece in output, piece
+    assert icl("ls", "vcd").out == output
 
 
 def test_a_page_says_what_it_is_before_its_presets_and_asks_for_nothing_that_a_preset_gives(icl: ICL) -> None:
-    told = icl("ls", "decoding", "vcd").out
-    assert told.index("Leng et al.") < told.index("Presets. released")
+    output = icl("ls", "decoding", "vcd").out
+    assert output.index("Leng et al.") < output.index("Presets. released")
     hub = icl("ls", "task", "hub").out
     assert "  task: {name: hub, preset: vqav2}\n" in hub
     assert "has to be given, here or by a preset" in hub
@@ -97,10 +97,10 @@ def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
         "@dataclass(frozen=True)\nclass Mine(Strategy):\n    factor: float = 2.5  # how much of it,\n"
         "    # in bits\n    words: tuple[str, ...] = field(default=())\n"
     )
-    told = icl("ls", "mine.py:Mine").out
-    assert "factor  number; default 2.5\n          how much of it, in bits\n" in told
-    assert "words   list of text; default []\n" in told
-    assert "decoding: {name: 'mine.py:Mine', factor: 2.5, words: []}" in told.replace('"', "'")
+    output = icl("ls", "mine.py:Mine").out
+    assert "factor  number; default 2.5\n          how much of it, in bits\n" in output
+    assert "words   list of text; default []\n" in output
+    assert "decoding: {name: 'mine.py:Mine', factor: 2.5, words: []}" in output.replace('"', "'")
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
@@ -113,20 +113,20 @@ def test_every_parameter_has_a_meaning_and_every_page_fits_80_columns(kind: str,
 def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None:
     cls = resolve(kind, name)
     for line in examples(kind, name, parameter_docs(cls), getattr(cls, "presets", {})):
-        told = parse_yaml(line, "line")[0]
+        parsed = parse_yaml(line, "line")[0]
         if "<" not in line:  # what only its author knows: a path, an address
-            load_config({"task": "binding", "model": "fake-vote", **told})
-            key, node = next(iter(told.items()))
+            load_config({"task": "binding", "model": "fake-vote", **parsed})
+            key, node = next(iter(parsed.items()))
             for each in node if isinstance(node, list) else [node]:
                 build("launcher" if key == "launcher" else OF.get(key, "retriever"), each)
 
 
 def test_a_default_that_a_page_tells_is_the_default() -> None:
     for kind, name in ALL:
-        found = parameter_docs(resolve(kind, name))
-        if not any(one.required for one in found):
-            told = {one.key: parse_yaml(to_flow_yaml(one.default), one.key)[0] for one in found}
-            assert build(kind, {"name": name, **told}) == build(kind, name), (kind, name)
+        parameters = parameter_docs(resolve(kind, name))
+        if not any(one.required for one in parameters):
+            defaults = {one.key: parse_yaml(to_flow_yaml(one.default), one.key)[0] for one in parameters}
+            assert build(kind, {"name": name, **defaults}) == build(kind, name), (kind, name)
 
 
 def test_formulas_stay_as_they_are_and_text_and_items_are_folded() -> None:
@@ -155,8 +155,8 @@ def test_every_word_for_a_kind_is_understood_with_an_s_and_without(icl: ICL) -> 
 def test_the_page_of_contrast_lists_what_a_branch_may_change(icl: ICL) -> None:
     from decoding.branch import CHANGES
 
-    told = " ".join(icl("ls", "decoding", "contrast").out.partition("Parameters")[2].split())
-    listed = told.partition("change: none,")[2].partition(" weights ")[0]
+    output = " ".join(icl("ls", "decoding", "contrast").out.partition("Parameters")[2].split())
+    listed = output.partition("change: none,")[2].partition(" weights ")[0]
     assert all(name in listed for name in (*CHANGES, *entries("edit")) if name != "none")
     assert "instruction (with text)" in listed
     assert "an edit of the images (icl ls edit): blank, blur," in listed

@@ -18,12 +18,12 @@ ICL = Callable[..., Any]
 
 def test_help_lists_every_command_with_its_line_within_the_terminal(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    told = icl("--help")
-    assert told.status == 0
-    assert all(len(line) <= 80 for line in told.out.splitlines())
+    output = icl("--help")
+    assert output.status == 0
+    assert all(len(line) <= 80 for line in output.out.splitlines())
     assert {"run", "plan", "ls", "schema", "check"} <= set(commands())
-    assert all(f"  {name}" in told.out for name in commands())
-    assert all(line in " ".join(told.out.split()) for line in commands().values())
+    assert all(f"  {name}" in output.out for name in commands())
+    assert all(line in " ".join(output.out.split()) for line in commands().values())
 
 
 def test_help_imports_no_command_and_nothing_heavy() -> None:
@@ -42,49 +42,49 @@ def test_without_a_command_the_help_is_shown_and_nothing_was_done(icl: ICL) -> N
     assert icl().status == 2
 
 
-def test_a_misspelled_command_is_told_with_the_nearest(icl: ICL) -> None:
-    told = icl("rnu")
-    assert (told.status, told.out) == (2, "")
-    assert told.err == "icl: no command named 'rnu'. Did you mean 'run'? (icl --help)\n"
+def test_a_misspelled_command_is_reported_with_the_nearest(icl: ICL) -> None:
+    output = icl("rnu")
+    assert (output.status, output.out) == (2, "")
+    assert output.err == "icl: no command named 'rnu'. Did you mean 'run'? (icl --help)\n"
 
 
 def test_an_error_steers_no_terminal(icl: ICL) -> None:
     Path("x.yaml").write_text('task: "\\e[2Jnope\\u202e"\nmodel: fake-vote\n')
-    told = icl("run", "x.yaml")
-    assert told.status == 2
-    assert told.err == "x.yaml:1: task: no task named '�[2Jnope�'. (icl ls task)\n"
+    output = icl("run", "x.yaml")
+    assert output.status == 2
+    assert output.err == "x.yaml:1: task: no task named '�[2Jnope�'. (icl ls task)\n"
 
 
-def test_the_version_is_told(icl: ICL) -> None:
+def test_the_version_is_printed(icl: ICL) -> None:
     assert icl("--version").out.startswith("mm-icl 0.")
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "ls", "schema", "check", "watch"])
 def test_every_command_explains_itself(icl: ICL, command: str) -> None:
-    told = icl(command, "--help")
-    assert told.status == 0
-    assert commands()[command] in " ".join(told.out.split())
+    output = icl(command, "--help")
+    assert output.status == 0
+    assert commands()[command] in " ".join(output.out.split())
 
 
 def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -> None:
     from experiments.config.keys import KEYS
 
     assert icl("schema", "--out", "icl.json").status == 0
-    told = json.loads((tmp_path / "icl.json").read_text())
-    assert set(told["properties"]) == set(KEYS)
-    named, bare = told["properties"]["launcher"]["anyOf"]
+    schema = json.loads((tmp_path / "icl.json").read_text())
+    assert set(schema["properties"]) == set(KEYS)
+    named, bare = schema["properties"]["launcher"]["anyOf"]
     assert named["$ref"] == "#/$defs/launcher"
     assert "workers" in bare["properties"]  # `launcher: {workers: 2}` is two of the usual launcher
     assert "name" not in bare["required"]
-    names = [one["properties"]["name"]["const"] for one in told["$defs"]["strategy"]["anyOf"] if "properties" in one]
+    names = [one["properties"]["name"]["const"] for one in schema["$defs"]["strategy"]["anyOf"] if "properties" in one]
     assert names == list(entries("strategy"))
-    assert "$defs" not in json.dumps(told["$defs"]).replace("#/$defs/", "")
+    assert "$defs" not in json.dumps(schema["$defs"]).replace("#/$defs/", "")
 
 
 def test_check_tries_a_component_of_ours(icl: ICL) -> None:
-    told = icl("check", "vcd", "alpha=0.5")
-    assert told.status == 0
-    assert told.out.startswith(
+    output = icl("check", "vcd", "alpha=0.5")
+    assert output.status == 0
+    assert output.out.startswith(
         "strategy 'vcd' keeps what every strategy must keep.\n2 branches, with a mask, weights 1.5, -0.5"
     )
 
@@ -98,17 +98,17 @@ def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_
         "    def retrieve(self, queries, k, policy):\n"
         "        return [tuple(RetrievedExample(e.id) for e in self.pool_of[0].examples[12:12 + k]) for _ in queries]\n"
     )
-    told = icl("check", "mine.py:Mine")
-    assert told.status == 1
-    assert told.err.startswith("retriever 'mine.py:Mine': ")
-    assert "are the query itself or have its image." in told.err
+    output = icl("check", "mine.py:Mine")
+    assert output.status == 1
+    assert output.err.startswith("retriever 'mine.py:Mine': ")
+    assert "are the query itself or have its image." in output.err
 
 
 def test_check_tries_a_reranker(icl: ICL) -> None:
     assert icl("check", "near_duplicate_cap").status == 0
 
 
-def test_check_of_an_unknown_name_is_told(icl: ICL) -> None:
+def test_check_of_an_unknown_name_is_an_error(icl: ICL) -> None:
     assert icl("check", "vdc").err == "no component named 'vdc'. Did you mean 'vcd'? (icl ls)\n"
 
 
@@ -116,8 +116,8 @@ TWO = "'random' is the name of a retriever and of an orderer. Say which: icl che
 
 
 def test_check_of_a_name_of_two_kinds_asks_which(icl: ICL) -> None:
-    told = icl("check", "random")
-    assert (told.status, told.err) == (2, TWO)
+    output = icl("check", "random")
+    assert (output.status, output.err) == (2, TWO)
     assert icl("check", "orderer", "random").status == 0
 
 
@@ -179,8 +179,8 @@ def test_a_table_is_not_shown_again_where_anything_has_changed(
 
 
 def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
-    told = icl("run", grid(RUN), "grid.shots=[1]", "name=other", "--runs", "elsewhere", "--quiet")
-    assert (told.status, told.out) == (0, "")
+    output = icl("run", grid(RUN), "grid.shots=[1]", "name=other", "--runs", "elsewhere", "--quiet")
+    assert (output.status, output.out) == (0, "")
     assert (tmp_path / "elsewhere" / "other" / "run.json").is_file()
 
 
@@ -189,13 +189,13 @@ def test_run_with_a_failed_sample_ends_with_1_and_goes_on_from_there(
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     config = grid(RUN.replace("task: SHAPES", "task: {name: SHAPES, broken: bad.png}"))
-    told = icl("run", config)
-    assert told.status == 1
+    output = icl("run", config)
+    assert output.status == 1
     assert (
         "sample q-0001: image bad.png is not an image in one of the formats PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM, "
-        "JPEG2000. Sample marked failed; 1 of 12 so far." in (told.err)
+        "JPEG2000. Sample marked failed; 1 of 12 so far." in (output.err)
     )
-    assert "done         12 samples, 2 failed" in told.err
+    assert "done         12 samples, 2 failed" in output.err
     assert icl("run", config).status == 1
 
 
@@ -220,20 +220,20 @@ def test_run_with_a_failed_sample_ends_with_1_and_goes_on_from_there(
 def test_a_users_mistake_is_one_sentence_and_status_2(
     icl: ICL, grid: Callable[[str], str], text: str, sentence: str
 ) -> None:
-    told = icl("run", grid(text))
-    assert (told.status, told.out) == (2, "")
-    assert told.err.startswith(sentence)
-    assert told.err.count("\n") == 1
-    assert icl("plan", "grid.yaml").err == told.err
+    output = icl("run", grid(text))
+    assert (output.status, output.out) == (2, "")
+    assert output.err.startswith(sentence)
+    assert output.err.count("\n") == 1
+    assert icl("plan", "grid.yaml").err == output.err
 
 
 def test_a_plan_is_made_where_a_run_of_the_name_has_other_settings(icl: ICL, grid: Callable[[str], str]) -> None:
     assert icl("run", grid(RUN)).status == 0
-    told = icl("plan", "grid.yaml", "grid.shots=[4]")
-    assert told.status == 0
-    assert "icl run would refuse" in told.out
-    assert "shots 0, 2, now 4" in " ".join(told.out.split())
-    assert "samples are there already" not in told.out
+    output = icl("plan", "grid.yaml", "grid.shots=[4]")
+    assert output.status == 0
+    assert "icl run would refuse" in output.out
+    assert "shots 0, 2, now 4" in " ".join(output.out.split())
+    assert "samples are there already" not in output.out
     assert icl("run", "grid.yaml", "grid.shots=[4]").status == 2
 
 
@@ -246,15 +246,17 @@ def test_plan_tells_the_grid_and_what_is_there_already(icl: ICL, grid: Callable[
 
 def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL, grid: Callable[[str], str]) -> None:
     icl("run", grid(RUN), "--quiet")
-    told = icl("run", "grid.yaml", "model=fake-vote")
-    assert told.status == 2
-    assert told.err.startswith("runs/small was made with another config (model fake-copy, now fake-vote).")
+    output = icl("run", "grid.yaml", "model=fake-vote")
+    assert output.status == 2
+    assert output.err.startswith("runs/small was made with another config (model fake-copy, now fake-vote).")
     next_free_folder = icl("run", "grid.yaml", "model=fake-vote", "--fork")
     assert (next_free_folder.status, "runs/small-2" in next_free_folder.err) == (0, True)
 
 
 @pytest.mark.parametrize(
-    "where", ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._shown"]
+    "where",
+    ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._show_results"],
+    ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._show_results"],
 )
 def test_ctrl_c_says_that_nothing_is_lost(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, where: str
@@ -263,32 +265,32 @@ def test_ctrl_c_says_that_nothing_is_lost(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(where, stopped)
-    told = icl("run", grid(RUN))
-    assert told.status == 130
-    assert told.err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
+    output = icl("run", grid(RUN))
+    assert output.status == 130
+    assert output.err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
 
 
-def test_ctrl_c_while_a_command_is_imported_is_told(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_command_is_imported_is_reported(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("importlib.import_module", stopped)
-    told = icl("run", "x.yaml")
-    assert (told.status, told.err) == (130, "stopped.\n")
+    output = icl("run", "x.yaml")
+    assert (output.status, output.err) == (130, "stopped.\n")
 
 
 @pytest.mark.parametrize(
     "words", [("report", "runs/small"), ("compare", "runs/small"), ("analyze", "runs/small", "vote")]
 )
-def test_ctrl_c_in_a_command_that_only_reads_is_told(
+def test_ctrl_c_in_a_command_that_only_reads_is_reported(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("experiments.results.loaded_run.load_run", stopped)
-    told = icl(*words)
-    assert (told.status, told.err) == (130, "stopped.\n")
+    output = icl(*words)
+    assert (output.status, output.err) == (130, "stopped.\n")
 
 
 def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[[str], str], tmp_path: Path) -> None:
@@ -317,7 +319,7 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
 
 @pytest.mark.parametrize("command", commands())
 def test_help_is_prose_without_the_indentation_of_its_source(icl: ICL, command: str) -> None:
-    told = icl(command, "--help").out.partition("[OPTIONS]")[2]
-    prose = [line for line in told.split("\nOptions:")[0].split("\nArguments:")[0].splitlines()[1:] if line.strip()]
+    output = icl(command, "--help").out.partition("[OPTIONS]")[2]
+    prose = [line for line in output.split("\nOptions:")[0].split("\nArguments:")[0].splitlines()[1:] if line.strip()]
     assert len(prose) > 1
     assert [line for line in prose if not line.startswith("  ") or "  " in line[2:] or line[2] == " "] == []

@@ -29,14 +29,14 @@ def executed(tmp_path, mapping, toy, monkeypatch):
 def test_every_cell_runs_and_shows_what_it_says(executed):
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in code)
-    told = [str(cell.outputs) for cell in code]
-    assert f"{6 * 2 * 2 * (1 + 2 * 2)} samples; scores: " in told[0]
-    assert "balanced" in told[1]
-    assert "image/png" in told[2]
-    assert "p_corrected" in told[3]
-    assert "ICL gain" in told[4]
-    assert "not distinguishable" in told[4]
-    assert "q-000" in told[5]
+    outputs = [str(cell.outputs) for cell in code]
+    assert f"{6 * 2 * 2 * (1 + 2 * 2)} samples; scores: " in outputs[0]
+    assert "balanced" in outputs[1]
+    assert "image/png" in outputs[2]
+    assert "p_corrected" in outputs[3]
+    assert "ICL gain" in outputs[4]
+    assert "not distinguishable" in outputs[4]
+    assert "q-000" in outputs[5]
 
 
 def test_it_is_stored_without_outputs():

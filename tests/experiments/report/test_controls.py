@@ -50,8 +50,8 @@ def test_the_page_has_the_table_with_its_transitions(written):
     assert "right / lost / won / wrong" in text
     seen = view_run(run)
     row = next(row for row in seen.effects if row.decoding == "vcd")
-    told = row.moves
-    assert f"{told.kept} / {told.lost} / {told.won} / {told.still}" in text
+    told = row.transitions
+    assert f"{told.still_right} / {told.right_to_wrong} / {told.wrong_to_right} / {told.still_wrong}" in text
     assert row.judgment.words in text
     alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
     assert '<section id="controls">' not in write_report(alone).report.read_text()

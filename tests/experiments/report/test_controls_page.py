@@ -13,8 +13,8 @@ def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
     assert text.count("| `vcd` |") == len(judged) == 2
     assert "mask_only(vcd)" not in text.split("## Tables")[1]
     row = next(line for line in text.splitlines() if line.startswith("| `vcd` |"))
-    told = judged[0].moves
-    assert f" | {told.lost} / {told.won} | 1.5 | .500 | 2.0 | mask_only " in row
+    told = judged[0].transitions
+    assert f" | {told.right_to_wrong} / {told.wrong_to_right} | 1.5 | .500 | 2.0 | mask_only " in row
     assert row.endswith(f"| {judged[0].judgment.words} |")
     assert "p after Holm over 4 comparisons" in text
     assert text.index("    icl run") < text.index("## What it shows") < text.index("## Tables")

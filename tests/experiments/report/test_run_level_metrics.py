@@ -48,7 +48,7 @@ def printed(make, *args, width=200):
 def test_the_table_of_controls_counts_no_answers_and_says_why(run):
     seen = view_run(run, PAIRS)
     rows = [row for row in seen.effects if row.subject == "shapes"]
-    assert [row.moves for row in rows] == [None] * 3
+    assert [row.transitions for row in rows] == [None] * 3
     assert not {"lost/won", "worse/better", "down/up"} & set(effect_columns(seen, rows))
     text = printed(print_controls, seen)
     assert "no lost/won: group_accuracy is a score of the whole run" in text

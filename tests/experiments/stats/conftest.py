@@ -46,8 +46,14 @@ def tidied() -> Make:
         cell: str = "c",
         **more: Any,
     ) -> pd.DataFrame:
-        said = ["yes" if score == 1 else "no" for score in scores]
-        columns = {"cell": cell, "seed": 0, "query": [f"q{i}" for i in range(len(scores))], "output": said, "m": scores}
+        answers = ["yes" if score == 1 else "no" for score in scores]
+        columns = {
+            "cell": cell,
+            "seed": 0,
+            "query": [f"q{i}" for i in range(len(scores))],
+            "output": answers,
+            "m": scores,
+        }
         columns |= {"gold": [[answer] for answer in gold], "group": list(groups) if groups else None, **more}
         frame = pd.DataFrame(columns)
         frame["failed"] = [None if score is not None else "gone" for score in scores]

@@ -11,13 +11,13 @@ from icl.errors import ConfigError
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]
 
 
-def found(labels: list[str], wanted: Any) -> Any:
+def match(labels: list[str], value: Any) -> Any:
     frame = pd.DataFrame({"model": labels})
-    return resolve_setting(frame, {"model": wanted}, ("model",), "compare.to")["model"]
+    return resolve_setting(frame, {"model": value}, ("model",), "compare.to")["model"]
 
 
 @pytest.mark.parametrize(
-    ("labels", "wanted", "label"),
+    ("labels", "value", "label"),
     [
         (BITS, "tiny(quantize=none)", BITS[0]),
         (BITS, {"quantize": "none"}, BITS[0]),
@@ -39,13 +39,13 @@ def found(labels: list[str], wanted: Any) -> Any:
     ],
 )
 def test_a_component_is_found_by_its_label_or_by_the_parameters_that_tell_it_apart(
-    labels: list[str], wanted: Any, label: str
+    labels: list[str], value: Any, label: str
 ) -> None:
-    assert found(labels, wanted) == label
+    assert match(labels, value) == label
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("value", "message"),
     [
         ({"quantize": "fp4"}, "no arm has model 'quantize=fp4'"),
         ({"quantize": "nf4"}, "2 arms have model 'quantize=nf4'. Name one by its label: tiny.*True"),
@@ -53,9 +53,9 @@ def test_a_component_is_found_by_its_label_or_by_the_parameters_that_tell_it_apa
         ("tiny(quantize=nun)", "Did you mean 'tiny.quantize=none.'"),
     ],
 )
-def test_one_that_fits_none_or_several_is_told(wanted: Any, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        found(BITS, wanted)
+def test_a_setting_that_matches_no_label_or_several_is_an_error(value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        match(BITS, value)
 
 
 def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
@@ -65,10 +65,10 @@ def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
         "mask_only(vcd(alpha=0.5)), temperature=1",
         "sampling, temperature=1",
     ]
-    assert found(arms, "vcd") == arms[1]
-    assert found(arms, "sampling") == arms[3]
+    assert match(arms, "vcd") == arms[1]
+    assert match(arms, "sampling") == arms[3]
     with pytest.raises(ConfigError, match=r"2 arms have model 'knn'\. Name one by its label"):
-        found(["knn(by=text)", "knn(by=image)"], "knn")
+        match(["knn(by=text)", "knn(by=image)"], "knn")
 
 
 @pytest.mark.parametrize(

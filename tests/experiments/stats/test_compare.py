@@ -33,17 +33,17 @@ def rows_of(table):
 
 
 def test_each_arm_stands_against_the_arm_that_differs_in_the_named_axis_alone(grid):
-    found = rows_of(compare(grid, {"decoding": "greedy"}, axes=AXES))
-    assert set(found) == {("a", 4, "random", "vcd"), ("a", 4, "knn", "vcd"), ("b", 4, "random", "vcd")}
-    lost = found["a", 4, "random", "vcd"]
+    table = rows_of(compare(grid, {"decoding": "greedy"}, axes=AXES))
+    assert set(table) == {("a", 4, "random", "vcd"), ("a", 4, "knn", "vcd"), ("b", 4, "random", "vcd")}
+    lost = table["a", 4, "random", "vcd"]
     assert (lost["difference"], lost["reference_mean"], lost["mean"]) == pytest.approx((-1 / 6, 2 / 6, 1 / 6))
     assert (lost["right_to_wrong"], lost["wrong_to_right"], lost["reference"]) == (1, 0, "greedy")
 
 
 def test_all_retrievers_share_the_arm_at_zero_shots(grid):
-    found = rows_of(compare(grid, {"shots": 0}, axes=AXES))
-    assert set(found) == {("a", 4, "random", "greedy"), ("a", 4, "knn", "greedy"), ("b", 4, "random", "greedy")}
-    knn = found["a", 4, "knn", "greedy"]
+    table = rows_of(compare(grid, {"shots": 0}, axes=AXES))
+    assert set(table) == {("a", 4, "random", "greedy"), ("a", 4, "knn", "greedy"), ("b", 4, "random", "greedy")}
+    knn = table["a", 4, "knn", "greedy"]
     assert (knn["wrong_to_right"], knn["right_to_wrong"]) == (4, 0)
     assert knn["p"] == pytest.approx(2 / 16)
 
@@ -53,10 +53,10 @@ def test_the_arm_at_zero_shots_has_no_retriever_to_compare(grid):
 
 
 def test_every_arm_stands_against_the_vote_of_its_own_demonstrations(grid):
-    found = rows_of(compare(grid, {"baseline": "vote"}, axes=AXES))
-    assert ("a", 0, "none", "greedy") not in found
-    assert found["a", 4, "knn", "greedy"]["difference"] == pytest.approx(2 / 6)
-    assert found["a", 4, "knn", "greedy"]["reference"] == "vote"
+    table = rows_of(compare(grid, {"baseline": "vote"}, axes=AXES))
+    assert ("a", 0, "none", "greedy") not in table
+    assert table["a", 4, "knn", "greedy"]["difference"] == pytest.approx(2 / 6)
+    assert table["a", 4, "knn", "greedy"]["reference"] == "vote"
 
 
 def test_holm_is_over_the_whole_table_or_within_an_axis(grid):
@@ -95,8 +95,8 @@ def test_no_demonstrations_at_two_shots_stand_for_no_other_retriever(arm):
         arm([1, 1], shots=2, retriever="none", decoding="vcd"),
         arm([1, 0], shots=2, retriever="knn", decoding="vcd"),
     ])  # fmt: skip
-    found = compare(frame, {"decoding": "greedy"}, axes=("shots", "retriever", "decoding"))
-    assert list(found["retriever"]) == ["none"]
+    table = compare(frame, {"decoding": "greedy"}, axes=("shots", "retriever", "decoding"))
+    assert list(table["retriever"]) == ["none"]
 
 
 def test_values_may_be_text_as_from_a_command_line(grid):
@@ -136,11 +136,11 @@ def test_where_lower_is_better_a_fall_is_better_and_where_neither_is_it_only_dif
         [arm([1] * 20, decoding="greedy"), arm([0] * 20, decoding="down"), arm([1, *[0] * 19], decoding="near")],
         ignore_index=True,
     )
-    told = {}
+    tables = {}
     for better in ("higher", "lower", "neither"):
         frame.attrs["better"] = {"lenient": better}
-        told[better] = verdicts(compare(frame, {"decoding": "greedy"}, axes=("decoding",)))
-    assert told == {"higher": ["worse"] * 2, "lower": ["better"] * 2, "neither": ["differs"] * 2}
+        tables[better] = verdicts(compare(frame, {"decoding": "greedy"}, axes=("decoding",)))
+    assert tables == {"higher": ["worse"] * 2, "lower": ["better"] * 2, "neither": ["differs"] * 2}
 
 
 def test_where_lower_is_better_a_fall_is_won(arm):

@@ -29,7 +29,7 @@ def sample(query: int, decoding: str, right: float, output: str, **more: Any) ->
     }  # fmt: skip
 
 
-def told(rows: list[dict[str, Any]], better: str = "higher", **more: Any) -> list[DecodingEffect]:
+def effects_of(rows: list[dict[str, Any]], better: str = "higher", **more: Any) -> list[DecodingEffect]:
     frame = tidy_frame(pd.DataFrame(rows), AXES)
     frame.attrs["better"] = {"lenient": better}
     keys = {"metrics": ("strict", "lenient"), "base": "greedy", "controls": CONTROLS, **more}
@@ -43,8 +43,8 @@ def arm(decoding: str, rights: str, **more: Any) -> list[dict[str, Any]]:
 
 def test_the_reference_stands_first_then_shared_controls_then_each_strategy_with_its_own() -> None:
     names = ("mask_only(vcd)", "vcd", "icd", "self_consistency", "greedy", "sign_flip(icd)")
-    found = told([row for name in names for row in arm(name, "rrww")])
-    assert [(row.decoding, row.role, row.of) for row in found] == [
+    effects = effects_of([row for name in names for row in arm(name, "rrww")])
+    assert [(row.decoding, row.role, row.of) for row in effects] == [
         ("greedy", "reference", ""),
         ("self_consistency", "control", ""),
         ("vcd", "strategy", ""),
@@ -52,36 +52,40 @@ def test_the_reference_stands_first_then_shared_controls_then_each_strategy_with
         ("icd", "strategy", ""),
         ("sign_flip(icd)", "control", "icd"),
     ]
-    assert [row.judgment is not None for row in found] == [False, False, True, False, True, False]
+    assert [row.judgment is not None for row in effects] == [False, False, True, False, True, False]
 
 
 def test_answers_move_between_right_and_wrong_and_yes_is_counted_before_and_after() -> None:
-    _, row = told([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")])
-    assert row.moves == Transitions(kept=2, lost=2, won=3, still=1)
+    _, row = effects_of([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")])
+    assert row.transitions == Transitions(still_right=2, right_to_wrong=2, wrong_to_right=3, still_wrong=1)
     assert row.scores["lenient"].mean == pytest.approx(5 / 8)
-    assert row.before == {"no": 0.5, "yes": 0.5}
-    assert row.said == pytest.approx({"no": 3 / 8, "yes": 5 / 8})
+    assert row.reference_answers == {"no": 0.5, "yes": 0.5}
+    assert row.answers == pytest.approx({"no": 3 / 8, "yes": 5 / 8})
     assert row.other == pytest.approx(5 / 8)
 
 
 def test_an_arm_that_is_not_in_all_settings_stands_beside_the_reference_where_both_are() -> None:
     none, both = {"shots": 0, "retriever": "none"}, [*arm("greedy", "rrrw"), *arm("icd", "rrrr")]
     rows = [*arm("greedy", "wwww", **none), *arm("icd", "wwww", **none), *both, *arm("vcd", "rrww")]
-    row = {row.decoding: row for row in told(rows)}
-    assert (row["vcd"].over, row["vcd"].against, row["vcd"].before) == ("4 shots", 0.75, {"no": 0.25, "yes": 0.75})
-    assert (row["icd"].over, row["icd"].before) == ("", {"no": 5 / 8, "yes": 3 / 8})
+    row = {row.decoding: row for row in effects_of(rows)}
+    assert (row["vcd"].over, row["vcd"].against, row["vcd"].reference_answers) == (
+        "4 shots",
+        0.75,
+        {"no": 0.25, "yes": 0.75},
+    )
+    assert (row["icd"].over, row["icd"].reference_answers) == ("", {"no": 5 / 8, "yes": 3 / 8})
     knn = [*arm("greedy", "rrrr", retriever="knn"), *arm("icd", "wwww", retriever="knn")]
-    row = {row.decoding: row for row in told([*both, *knn, *arm("vcd", "rrww")])}
+    row = {row.decoding: row for row in effects_of([*both, *knn, *arm("vcd", "rrww")])}
     assert (row["vcd"].over, row["vcd"].against) == ("retriever random", 0.75)
     crossed = [{**one, "shots": 8} for one in [*both, *knn]]
     more = [*arm("vcd", "rrww"), *arm("vcd", "rrww", shots=8, retriever="knn")]
-    row = {row.decoding: row for row in told([*both, *knn, *crossed, *more])}
+    row = {row.decoding: row for row in effects_of([*both, *knn, *crossed, *more])}
     assert (row["vcd"].over, row["vcd"].against) == ("a part of the settings", 0.875)
 
 
 def test_where_lower_is_better_lost_and_right_turn_round() -> None:
-    _, row = told([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")], better="lower")
-    assert row.moves == Transitions(kept=1, lost=3, won=2, still=2)
+    _, row = effects_of([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")], better="lower")
+    assert row.transitions == Transitions(still_right=1, right_to_wrong=3, wrong_to_right=2, still_wrong=2)
 
 
 def test_graded_scores_only_rise_and_fall() -> None:
@@ -93,8 +97,8 @@ def test_graded_scores_only_rise_and_fall() -> None:
 
 
 def test_arms_on_other_queries_are_not_paired() -> None:
-    _, row = told([*arm("greedy", "rrrr"), *arm("vcd", "rr")])
-    assert row.moves is None
+    _, row = effects_of([*arm("greedy", "rrrr"), *arm("vcd", "rr")])
+    assert row.transitions is None
     assert row.judgment is not None
     assert row.judgment.verdict == "unpaired"
     assert "not compared with greedy" in row.judgment.words
@@ -107,14 +111,14 @@ def test_steps_and_forwards_are_means_over_all_steps() -> None:
         sample(1, "vcd", 1, "yes", trace={"survivors": [2.0], "changed": [0.0], "entropy": [0.3]},
                usage={"new_tokens": 2, "forwards": 5}),
     ]  # fmt: skip
-    found = trace_means(pd.DataFrame(rows))
-    assert found == pytest.approx({"survivors": 2, "changed": 1 / 3, "entropy": 0.3, "length": 1.5, "forwards": 3})
+    means = trace_means(pd.DataFrame(rows))
+    assert means == pytest.approx({"survivors": 2, "changed": 1 / 3, "entropy": 0.3, "length": 1.5, "forwards": 3})
     scored = trace_means(pd.DataFrame(arm("vcd", "rw", trace={}, usage={"new_tokens": 2, "forwards": 2})))
     assert all(math.isnan(value) for value in scored.values())  # options are scored in no steps
 
 
 @pytest.mark.parametrize(
-    ("options", "golds", "outputs", "wanted"),
+    ("options", "golds", "outputs", "expected"),
     [
         ([["yes", "no"]] * 2, ["yes", "no"], ["Yes, it is.", "perhaps"], {"yes": 0.5, "other": 0.5}),
         ([["red", "blue"], ["blue", "red"]], ["red", "blue"], ["Blue.", "blue"], {"blue": 1.0}),
@@ -124,14 +128,14 @@ def test_steps_and_forwards_are_means_over_all_steps() -> None:
         ([[str(i) for i in range(20)]] * 2, ["3", "4"], ["3", "4"], {}),
     ],
 )  # fmt: skip
-def test_answers_are_counted_as_the_task_allows(options: Any, golds: Any, outputs: Any, wanted: Any) -> None:
+def test_answers_are_counted_as_the_task_allows(options: Any, golds: Any, outputs: Any, expected: Any) -> None:
     rows = pd.DataFrame(
         [
-            {"output": said, "gold": [gold], "options": own}
-            for said, gold, own in zip(outputs, golds, options, strict=True)
+            {"output": output, "gold": [gold], "options": own}
+            for output, gold, own in zip(outputs, golds, options, strict=True)
         ]
     )
-    assert answer_shares(rows, answer_reader(rows)) == wanted
+    assert answer_shares(rows, answer_reader(rows)) == expected
 
 
 def judgment(greedy: str, vcd: str, **others: str) -> str:
@@ -186,13 +190,13 @@ def test_controls_that_were_not_beaten_are_named_up_to_four() -> None:
     assert five == "no: beats greedy; does not beat a, b, c and 2 more (1 of 6 beaten)"
 
 
-def test_a_control_that_is_better_than_its_strategy_or_the_reference_is_told() -> None:
+def test_a_control_better_than_its_strategy_or_the_reference_is_named() -> None:
     assert judgment(GOOD, BAD, sign_flip=GOOD, mask_only=BAD) == (
         "no: is worse than greedy; beats none of its 2 controls; sign_flip is better than it"
     )
     rows = [*arm("greedy", BAD), *arm("vcd", "w" * 20 + "r" * 20), *arm("mask_only(vcd)", BAD)]
-    found = verdict_of_vcd([*rows, *arm("self_consistency", GOOD)])
-    assert found == (
+    verdict = verdict_of_vcd([*rows, *arm("self_consistency", GOOD)])
+    assert verdict == (
         "no: beats greedy; does not beat self_consistency (1 of 2 beaten); self_consistency is better than it; "
         "self_consistency beats greedy (Holm over 2)"
     )
@@ -203,11 +207,11 @@ def test_a_control_that_is_better_than_its_strategy_or_the_reference_is_told() -
 
 def test_controls_against_the_reference_make_the_family_of_verdicts_no_larger() -> None:
     rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", GOOD), *arm("self_consistency", BAD)]
-    assert [row.judgment.family for row in told(rows) if row.judgment] == [3]
+    assert [row.judgment.family for row in effects_of(rows) if row.judgment] == [3]
 
 
 def verdict_of_vcd(rows: list[dict[str, Any]]) -> str:
-    return next(row.judgment.words for row in told(rows) if row.decoding == "vcd" and row.judgment)
+    return next(row.judgment.words for row in effects_of(rows) if row.decoding == "vcd" and row.judgment)
 
 
 def test_only_what_beats_all_its_controls_counts_as_better() -> None:
@@ -222,12 +226,12 @@ def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
     """Eight pairs that all go one way have p = .0078: enough alone, and not among eight comparisons (.0625)."""
     alone = [*arm("greedy", "w" * 8), *arm("vcd", "r" * 8)]
     more = [row for i in range(7) for row in arm(f"other{i}", "w" * 4 + "r" * 4)]
-    found = []
+    families = []
     for rows in (alone, [*alone, *more]):
         frame = tidy_frame(pd.DataFrame(rows), AXES)
         trials = compare_strategies(frame, [], "lenient", "higher", base="greedy", controls={})
-        found.append((len(trials), judge_strategy([t for t in trials if t.arm == "vcd"]).words))
-    assert found == [
+        families.append((len(trials), judge_strategy([t for t in trials if t.arm == "vcd"]).words))
+    assert families == [
         (1, "beats greedy; no control was run"),
         (8, "is not distinguishable from greedy; no control was run"),
     ]
@@ -236,10 +240,10 @@ def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
 def test_a_task_that_the_score_says_nothing_about_has_no_rows() -> None:
     captions = [{**row, "task": "captions", "lenient": None} for name in ("greedy", "vcd") for row in arm(name, "rw")]
     rows = [*captions, *arm("greedy", "rrww"), *arm("vcd", "rwww")]
-    assert {row.subject for row in told(rows)} == {"shapes"}
+    assert {row.subject for row in effects_of(rows)} == {"shapes"}
 
 
-def test_forwards_are_told_where_every_answer_tells_them() -> None:
+def test_forwards_are_reported_if_every_answer_reports_them() -> None:
     rows = [{"trace": {"survivors": [2.0, 1.0]}, "usage": {"forwards": 4}}, {"trace": {"survivors": [1.0, 1.0]}}]
     assert math.isnan(trace_means(pd.DataFrame(rows))["forwards"])
     rows[1]["usage"] = {"forwards": 2}
@@ -247,7 +251,7 @@ def test_forwards_are_told_where_every_answer_tells_them() -> None:
 
 
 def test_what_is_none_of_the_answers_stands_last() -> None:
-    rows = pd.DataFrame([{"output": said, "gold": ["yes"]} for said in ("yes", "maybe", "no", "no")])
+    rows = pd.DataFrame([{"output": output, "gold": ["yes"]} for output in ("yes", "maybe", "no", "no")])
     assert list(answer_shares(rows, answer_reader(rows)).items()) == [("no", 0.5), ("yes", 0.25), ("other", 0.25)]
 
 
@@ -258,11 +262,11 @@ def test_golds_that_are_not_all_yes_or_no_are_read_by_their_options() -> None:
 
 def test_the_same_answer_in_other_letters_is_no_other_answer() -> None:
     rows = [*arm("greedy", "rr"), *(row | {"output": "Yes."} for row in arm("vcd", "rr"))]
-    assert next(row for row in told(rows) if row.decoding == "vcd").other == 0
+    assert next(row for row in effects_of(rows) if row.decoding == "vcd").other == 0
 
 
 def test_an_arm_with_several_answers_to_a_query_is_read_by_the_first() -> None:
     rows = [*arm("greedy", "rr"), *arm("vcd", "rw"), *arm("vcd", "ww")]
-    (found,) = [row for row in told(rows) if row.decoding == "vcd"]
-    assert found.moves is None
-    assert found.other == 0.5
+    (row,) = [row for row in effects_of(rows) if row.decoding == "vcd"]
+    assert row.transitions is None
+    assert row.other == 0.5

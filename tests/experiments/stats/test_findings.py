@@ -31,11 +31,11 @@ def run(arm):
     return make
 
 
-def only(found, topic):
-    return [one for one in found if one.topic == topic]
+def only(sentences, topic):
+    return [one for one in sentences if one.topic == topic]
 
 
-def test_a_gain_is_told_with_its_numbers(run):
+def test_a_gain_is_reported_with_its_numbers(run):
     frame = run({(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.6, (8, "random", "greedy"): 0.9})
     (gain,) = only(findings(frame), "ICL gain")
     assert gain.verdict == "better"
@@ -43,7 +43,7 @@ def test_a_gain_is_told_with_its_numbers(run):
     assert re.fullmatch(r"\+\.400 \[\+\.\d{3}, \+\.\d{3}\], p < \.001 \(Holm over 2\), n = 120", gain.numbers)
 
 
-def test_no_gain_is_not_told_as_equality(run):
+def test_no_gain_is_not_reported_as_equality(run):
     frame = run({(0, "", "greedy"): 0.5, (4, "random", "greedy"): 0.51})
     (gain,) = only(findings(frame), "ICL gain")
     assert gain.verdict == "open"
@@ -69,7 +69,7 @@ def test_demonstrations_that_hurt_are_named(run):
     assert worse.claim == "no gain; even random at 2 shots is below 0 shots (.500 against .700)"
 
 
-def test_a_gain_of_form_is_told_beside_the_gain(run):
+def test_the_gain_under_strict_scoring_is_reported_next_to_the_gain(run):
     cells = {(0, "", "greedy"): 0.8, (4, "random", "greedy"): 0.9}
     strict = [*scores(0.2), *scores(0.9)]
     (gain,) = only(findings(run(cells).assign(strict=strict)), "ICL gain")
@@ -124,7 +124,7 @@ def test_a_strategy_beats_its_controls_only_if_it_beats_all_of_them(run):
     assert "It is not distinguishable from its controls mask_only(vcd) (+.008, p = 1) and temperature_" in both.more
 
 
-def test_a_strategy_below_the_reference_is_told_so(run):
+def test_a_strategy_below_the_reference_is_reported_as_below(run):
     (one,) = decoding(run, 0.3, 0.5, 0.5)
     assert (one.verdict, one.claim) == ("worse", "vcd is below greedy")
 
@@ -156,7 +156,7 @@ def test_seeds_are_not_independent_evidence(run):
     assert thrice.numbers.endswith("n = 120 x 3 seeds")
 
 
-def test_groups_are_told_and_are_the_units(run):
+def test_groups_are_named_and_are_the_units(run):
     frame = run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.6})
     frame["group"] = [f"g{int(q[1:]) // 4}" for q in frame["query"]]
     (one,) = only(findings(frame), "Decoding")
@@ -202,9 +202,9 @@ def test_a_setting_without_a_reranker_has_its_own_sentences(run):
         ],
         ignore_index=True,
     )
-    told = only(findings(frame), "Retrieval")
-    assert sorted(one.subject for one in told) == ["label_balance", "rerankers none"]
-    assert all("knn beats random" in one.claim for one in told)
+    sentences = only(findings(frame), "Retrieval")
+    assert sorted(one.subject for one in sentences) == ["label_balance", "rerankers none"]
+    assert all("knn beats random" in one.claim for one in sentences)
 
 
 def test_where_lower_is_better_the_best_arm_is_the_lowest_and_conclusions_turn(run):
@@ -223,8 +223,8 @@ def test_where_lower_is_better_the_best_arm_is_the_lowest_and_conclusions_turn(r
 
 def test_where_lower_is_better_arms_below_beat_what_they_stand_against(run):
     cells = {(4, "random", "greedy"): 0.8, (4, "knn", "greedy"): 0.6}
-    (drawn,) = only(findings(lower(run(cells))), "Retrieval")
-    assert (drawn.verdict, drawn.claim) == ("better", "knn beats random")
+    (retrieval,) = only(findings(lower(run(cells))), "Retrieval")
+    assert (retrieval.verdict, retrieval.claim) == ("better", "knn beats random")
     votes = only(findings(lower(run(cells, vote=0.7).rename(columns={"vote": "vote:lenient"}))), "Vote")
     assert [(v.verdict, v.claim.split(" the vote")[0]) for v in votes] == [
         ("worse", "random at 4 shots is above"), ("better", "knn at 4 shots beats"),
@@ -237,17 +237,17 @@ def test_where_lower_is_better_arms_below_beat_what_they_stand_against(run):
 def test_where_neither_way_is_good_there_are_differences_and_no_verdicts(run):
     cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.2, (8, "random", "greedy"): 0.9,
              (8, "random", "vcd"): 0.5, (8, "random", "mask_only(vcd)"): 0.9}  # fmt: skip
-    found = findings(lower(run(cells), "neither"), controls={"vcd": ("mask_only(vcd)",)})
-    assert {one.verdict for one in found} == {"differs"}
-    assert [one.claim for one in only(found, "ICL gain")] == [
+    sentences = findings(lower(run(cells), "neither"), controls={"vcd": ("mask_only(vcd)",)})
+    assert {one.verdict for one in sentences} == {"differs"}
+    assert [one.claim for one in only(sentences, "ICL gain")] == [
         "random at 2 shots differs from 0 shots (.200 against .500)",
         "random at 8 shots differs from 0 shots (.900 against .500)",
     ]
-    (one,) = only(found, "Decoding")
+    (one,) = only(sentences, "Decoding")
     assert (one.claim, one.more) == (
         "vcd differs from greedy", "It differs from its control mask_only(vcd) (−.400, p < .001).",
     )  # fmt: skip
-    assert not any(word in one.sentence for one in found for word in ("beat", "best", "no gain", "better"))
+    assert not any(word in one.sentence for one in sentences for word in ("beat", "best", "no gain", "better"))
 
 
 def test_one_setting_shows_nothing(run):

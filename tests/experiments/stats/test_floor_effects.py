@@ -7,16 +7,16 @@ from experiments.stats.floor_effects import ceiling_effects
 
 
 def test_a_task_that_no_arm_answers_has_one_sentence_that_says_so(written):
-    found = view_run(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
-    (answers,) = (one for one in found if one.topic == "Answers")
+    sentences = view_run(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
+    (answers,) = (one for one in sentences if one.topic == "Answers")
     assert answers.subject == "binding, 2-way"
     assert answers.sentence == "no answer of any arm is one of the options; the model does not do this task as asked."
-    assert {one.subject for one in found if one.topic in {"ICL gain", "Retrieval", "Decoding"}} == {"shapes"}
+    assert {one.subject for one in sentences if one.topic in {"ICL gain", "Retrieval", "Decoding"}} == {"shapes"}
 
 
-def test_arms_that_answer_alike_are_told_once(written):
-    found = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
-    assert [one.claim for one in found if one.topic != "Vote"] == [
+def test_arms_with_equal_answers_have_one_sentence(written):
+    sentences = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
+    assert [one.claim for one in sentences if one.topic != "Vote"] == [
         "every arm gives the same answers; nothing here tells them apart."
     ]
 
@@ -25,43 +25,43 @@ def test_a_task_whose_arms_differ_has_no_such_sentence(written):
     assert not [one for one in view_run(written(queries=6)).findings if one.topic == "Answers"]
 
 
-def test_a_task_whose_answers_are_mostly_no_options_is_said_to_have_them(written, monkeypatch):
+def test_a_task_whose_answers_are_rarely_options_is_reported(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor_effects.OPTION_SHARE_LIMIT", 1.1)
-    found = view_run(written(queries=6, tasks=("shapes",))).findings
-    (answers,) = (one for one in found if one.topic == "Answers")
+    sentences = view_run(written(queries=6, tasks=("shapes",))).findings
+    (answers,) = (one for one in sentences if one.topic == "Answers")
     assert answers.sentence == (
         "no arm names one of the options in more than 1.000 of its answers; "
         "scores tell first of all how often one is named."
     )
-    assert len(found) > 1
+    assert len(sentences) > 1
 
 
-def test_a_task_at_its_ceiling_is_said_to_be_and_nothing_else_is_made_of_it(written, monkeypatch):
+def test_a_task_at_its_ceiling_has_that_finding_alone(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor_effects.CEILING", 0.3)
-    found = view_run(written(queries=40, tasks=("shapes",))).findings
-    (answers,) = (one for one in found if one.topic == "Answers")
+    sentences = view_run(written(queries=40, tasks=("shapes",))).findings
+    (answers,) = (one for one in sentences if one.topic == "Answers")
     assert re.fullmatch(
         r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so nothing here can show a gain\.",
         answers.sentence,
     )
-    assert not [one for one in found if one.verdict == "open" and one is not answers]
-    assert not [one for one in found if one.topic in ("Vote", "Retrieval") and one.verdict == "better"]
+    assert not [one for one in sentences if one.verdict == "open" and one is not answers]
+    assert not [one for one in sentences if one.topic in ("Vote", "Retrieval") and one.verdict == "better"]
 
 
 def test_a_task_that_every_arm_answers_has_a_ceiling_of_one_number():
     rows = [{"task": "a", "shots": k, "query": f"q{i}", "lenient": 1.0} for k in (0, 4) for i in range(3)]
-    told = ceiling_effects(pd.DataFrame(rows), "lenient", ("task", "shots"))
-    assert told == {"a": "at its ceiling: every arm scores 1.000, so nothing here can show a gain."}
+    sentences = ceiling_effects(pd.DataFrame(rows), "lenient", ("task", "shots"))
+    assert sentences == {"a": "at its ceiling: every arm scores 1.000, so nothing here can show a gain."}
 
 
 def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
-    seen = view_run(written(queries=40, tasks=("shapes",)))
-    lowest = seen.scores.groupby(["shots", "retriever", "decoding"])["lenient"].mean().min()
+    view = view_run(written(queries=40, tasks=("shapes",)))
+    lowest = view.scores.groupby(["shots", "retriever", "decoding"])["lenient"].mean().min()
     monkeypatch.setattr("experiments.stats.floor_effects.CEILING", lowest + 0.001)
-    assert not [one for one in seen.findings if one.topic == "Answers"]
+    assert not [one for one in view.findings if one.topic == "Answers"]
 
 
 def test_arms_that_answer_alike_and_are_all_right_are_at_their_ceiling(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor_effects.CEILING", 0.0)
-    found = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
-    assert [one.claim[:16] for one in found if one.topic == "Answers"] == ["at its ceiling: "]
+    sentences = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
+    assert [one.claim[:16] for one in sentences if one.topic == "Answers"] == ["at its ceiling: "]

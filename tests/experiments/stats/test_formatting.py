@@ -18,7 +18,7 @@ from experiments.stats.formatting import (
 @pytest.mark.parametrize(
     ("p", "words"), [(0.0004, "< .001"), (0.0049, ".005"), (0.0496, ".050"), (0.0312, ".031"), (0.61, ".61"), (1, "1")]
 )
-def test_p_is_told_without_rounding_over_the_level(p, words):
+def test_p_is_printed_without_rounding_over_the_level(p, words):
     assert format_p_number(p) == words
 
 
@@ -26,7 +26,7 @@ def test_p_values_read_as_sentences():
     assert (format_p(0.0001), format_p(0.032)) == ("p < .001", "p = .032")
 
 
-def test_one_is_not_told_as_several():
+def test_one_is_printed_in_the_singular():
     assert (format_count(1, "shot"), format_count(0, "shot"), format_count(1200, "sample")) == (
         "1 shot",
         "0 shots",
@@ -50,13 +50,13 @@ def test_lists_read_as_prose():
     assert [join_words(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
 
 
-def test_an_interval_that_is_not_symmetric_at_the_edge_is_told_by_its_ends():
+def test_an_asymmetric_interval_at_the_edge_is_printed_by_its_ends():
     assert format_estimate(0.64, 0.6, 0.68, 2) == ".64 ±.04"
     assert format_estimate(1.0, 0.963, 1.0) == "1.000 [.963, 1.000]"
     assert format_estimate(0.0, 0.0, 0.037, 2) == ".00 [.00, .04]"
     assert format_estimate(0.99, 0.93, 0.998, 2) == ".99 [.93, 1.00]"
 
 
-def test_few_units_are_told_and_enough_or_none_are_not():
+def test_few_units_have_a_note_and_many_or_none_do_not():
     assert few_units_note([29, 40]).startswith("some intervals rest on 29 independent units")
     assert few_units_note([0, 30]) == few_units_note([]) == ""

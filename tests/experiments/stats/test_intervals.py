@@ -32,10 +32,10 @@ def test_wilson_refuses_what_is_no_proportion(right, n):
 
 
 def test_without_clusters_a_proportion_is_plain_wilson():
-    found = estimate_proportion([1, 0, 1, 1, 0, 1, 1, 1])
-    assert (found.low, found.high) == pytest.approx(wilson(6, 8))
-    assert (found.samples, found.clusters) == (8, 8)
-    assert found.half_width == pytest.approx((found.high - found.low) / 2)
+    estimate = estimate_proportion([1, 0, 1, 1, 0, 1, 1, 1])
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(6, 8))
+    assert (estimate.samples, estimate.clusters) == (8, 8)
+    assert estimate.half_width == pytest.approx((estimate.high - estimate.low) / 2)
 
 
 def test_copies_of_a_query_under_three_seeds_do_not_narrow_the_interval():
@@ -134,8 +134,8 @@ def test_as_many_clusters_as_values_are_needed():
 
 
 def test_graded_scores_without_spread_leave_open_what_so_many_clusters_leave_open():
-    found = estimate_mean([0.25] * 40, np.arange(40) // 2)
+    estimate = estimate_mean([0.25] * 40, np.arange(40) // 2)
     z2 = 1.959963984540054**2
-    assert (found.low, found.high) == pytest.approx((5 / (20 + z2), (5 + z2) / (20 + z2)))
-    assert (found.mean, found.samples, found.clusters) == (0.25, 40, 20)
+    assert (estimate.low, estimate.high) == pytest.approx((5 / (20 + z2), (5 + z2) / (20 + z2)))
+    assert (estimate.mean, estimate.samples, estimate.clusters) == (0.25, 40, 20)
     assert estimate_mean([3.0, 3.0]) == bootstrap_mean([3.0, 3.0])  # no score in [0, 1]

@@ -11,8 +11,8 @@ sklearn = pytest.importorskip("sklearn.metrics")
 RNG = np.random.default_rng(0)
 
 
-def frame(tidied, said, gold, cell="c"):
-    return tidied("macro_f1", [float(word == "yes") for word in said], list(gold), cell=cell)
+def frame(tidied, answers, gold, cell="c"):
+    return tidied("macro_f1", [float(word == "yes") for word in answers], list(gold), cell=cell)
 
 
 def test_the_interval_stays_in_its_bounds_and_is_open_where_all_are_right(tidied):
@@ -30,11 +30,11 @@ def test_the_interval_stays_in_its_bounds_and_is_open_where_all_are_right(tidied
 
 def test_the_interval_is_that_of_a_bootstrap_of_scikit_learns_number(tidied):
     gold = np.where(RNG.random(200) < 0.3, "yes", "no")
-    said = np.where(RNG.random(200) < 0.25, np.where(gold == "yes", "no", "yes"), gold)
-    found = estimate_arm(frame(tidied, said, gold), "m")
+    answers = np.where(RNG.random(200) < 0.25, np.where(gold == "yes", "no", "yes"), gold)
+    estimate = estimate_arm(frame(tidied, answers, gold), "m")
     draws = [RNG.integers(0, 200, 200) for _ in range(400)]
-    low, high = np.quantile([sklearn.f1_score(gold[d], said[d], average="macro") for d in draws], [0.025, 0.975])
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
+    low, high = np.quantile([sklearn.f1_score(gold[d], answers[d], average="macro") for d in draws], [0.025, 0.975])
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.02)
 
 
 def test_two_arms_are_tested_on_the_statistic_itself(tidied):
@@ -42,7 +42,7 @@ def test_two_arms_are_tested_on_the_statistic_itself(tidied):
     one, other = (np.where(RNG.random(60) < wrong, "yes", gold) for wrong in (0.05, 0.9))
     pairs = align_pairs(frame(tidied, one, gold), frame(tidied, other, gold, "d"), "m")
     result = paired_test(pairs)
-    scores = [sklearn.f1_score(gold, said, average="macro") for said in (one, other)]
+    scores = [sklearn.f1_score(gold, answers, average="macro") for answers in (one, other)]
     assert result.difference == pytest.approx(scores[1] - scores[0])
     assert result.p < 0.01
     assert -1 <= result.low <= result.difference <= result.high < 0

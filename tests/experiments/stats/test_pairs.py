@@ -35,8 +35,8 @@ def test_an_arm_that_mixes_settings_is_refused(arm):
 
 
 def test_a_failed_sample_drops_its_pair_and_is_counted(arm):
-    found = align_pairs(tidy_frame(arm([1, None, 1]), ()), tidy_frame(arm([0, 1, None]), ()), "lenient")
-    assert (list(found.differences), found.dropped_pairs) == ([-1], 2)
+    pairs = align_pairs(tidy_frame(arm([1, None, 1]), ()), tidy_frame(arm([0, 1, None]), ()), "lenient")
+    assert (list(pairs.differences), pairs.dropped_pairs) == ([-1], 2)
 
 
 def test_no_pair_left_is_refused(arm):
@@ -47,47 +47,47 @@ def test_no_pair_left_is_refused(arm):
 
 def test_right_or_wrong_takes_mcnemar_with_its_counts():
     pairs = Pairs(np.array([1, 1, 0, 0, 0, 1.0]), np.array([1, 0, 1, 1, 1, 1.0]), np.arange(6))
-    found = paired_test(pairs)
-    assert (found.test, found.right_to_wrong, found.wrong_to_right) == ("mcnemar", 1, 3)
-    assert (found.pairs, found.clusters, found.dropped_pairs) == (6, 6, 0)
-    assert found.difference == pytest.approx(2 / 6)
-    assert found.p == pytest.approx(2 * (1 + 4) / 16)
-    assert found.low < found.difference < found.high
+    result = paired_test(pairs)
+    assert (result.test, result.right_to_wrong, result.wrong_to_right) == ("mcnemar", 1, 3)
+    assert (result.pairs, result.clusters, result.dropped_pairs) == (6, 6, 0)
+    assert result.difference == pytest.approx(2 / 6)
+    assert result.p == pytest.approx(2 * (1 + 4) / 16)
+    assert result.low < result.difference < result.high
 
 
 def test_graded_scores_take_flips_and_what_these_leave_open():
     draw = np.random.default_rng(0)
     before, more = draw.random(200), draw.normal(0.1, 0.2, 200)
-    found = paired_test(Pairs(before, before + more, np.arange(200)))
-    assert found.test == "randomization"
+    result = paired_test(Pairs(before, before + more, np.arange(200)))
+    assert result.test == "randomization"
     half = 1.96 * more.std() / np.sqrt(200)
-    assert (found.low, found.high) == pytest.approx((more.mean() - half, more.mean() + half), abs=0.002)
-    assert found.p < 0.001
+    assert (result.low, result.high) == pytest.approx((more.mean() - half, more.mean() + half), abs=0.002)
+    assert result.p < 0.001
 
 
 def test_identical_arms_leave_open_what_so_many_queries_leave_open():
     same = np.ones(50)
-    found = paired_test(Pairs(same, same, np.arange(50)))
-    assert (found.difference, found.p) == (0, 1)
-    assert (-found.low, found.high) == (pytest.approx(wilson(0, 50)[1]),) * 2
+    result = paired_test(Pairs(same, same, np.arange(50)))
+    assert (result.difference, result.p) == (0, 1)
+    assert (-result.low, result.high) == (pytest.approx(wilson(0, 50)[1]),) * 2
 
 
 def test_groups_are_the_units_where_there_are_groups(arm):
     groups = {0: "a", 1: "a", 2: "b"}
-    found = align_pairs(
+    pairs = align_pairs(
         tidy_frame(arm([1, 0, 1, 1], groups=groups), ()), tidy_frame(arm([0, 0, 1, 0], groups=groups), ()), "lenient"
     )
-    assert paired_test(found).clusters == 3
+    assert paired_test(pairs).clusters == 3
 
 
 def test_a_difference_that_is_the_same_everywhere_leaves_open_what_so_many_queries_leave_open():
-    found = paired_test(Pairs(np.ones(20), np.zeros(20), np.arange(20)))
+    result = paired_test(Pairs(np.ones(20), np.zeros(20), np.arange(20)))
     z2 = 1.959963984540054**2
-    assert (found.low, found.high) == pytest.approx((-1, (-20 + z2) / (20 + z2)))
-    assert not found.is_identical
+    assert (result.low, result.high) == pytest.approx((-1, (-20 + z2) / (20 + z2)))
+    assert not result.is_identical
 
 
-def test_what_is_said_to_be_graded_takes_no_mcnemar():
+def test_pairs_marked_as_graded_do_not_use_mcnemar():
     ones = np.array([1.0, 1.0, 0.0])
     assert paired_test(Pairs(ones, ones[::-1], np.arange(3), is_graded=True)).test == "randomization"
 

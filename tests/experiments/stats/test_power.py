@@ -20,14 +20,14 @@ def test_mcnemar_finds_that_difference_four_times_of_five():
     delta = smallest_detectable_difference(n, psi)
     draw = np.random.default_rng(0)
     counts = draw.multinomial(n, [(psi - delta) / 2, (psi + delta) / 2, 1 - psi], 3000)
-    found = np.mean([mcnemar_p(int(b), int(c)) <= 0.05 for b, c, _ in counts])
-    assert found == pytest.approx(0.8, abs=0.05)
+    power = np.mean([mcnemar_p(int(b), int(c)) <= 0.05 for b, c, _ in counts])
+    assert power == pytest.approx(0.8, abs=0.05)
 
 
 def test_more_pairs_see_smaller_differences():
-    seen = [smallest_detectable_difference(n) for n in (50, 200, 1000, 10_000)]
-    assert seen == sorted(seen, reverse=True)
-    assert seen[-1] < 0.02
+    differences = [smallest_detectable_difference(n) for n in (50, 200, 1000, 10_000)]
+    assert differences == sorted(differences, reverse=True)
+    assert differences[-1] < 0.02
 
 
 def test_a_difference_is_never_above_the_share_of_pairs_that_would_have_to_differ():

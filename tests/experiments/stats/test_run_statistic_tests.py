@@ -17,28 +17,28 @@ from icl.metrics.sufficient_statistics import statistics_of
 Z2 = 1.959963984540054**2
 
 
-def f1(said, wanted):
-    under = said.sum() + wanted.sum()
-    return 2 * (said & wanted).sum() / under if under else np.nan
+def f1(answers, positive):
+    under = answers.sum() + positive.sum()
+    return 2 * (answers & positive).sum() / under if under else np.nan
 
 
-def auc(scores, wanted):
-    above, below = scores[wanted][:, None], scores[~wanted][None]
+def auc(scores, positive):
+    above, below = scores[positive][:, None], scores[~positive][None]
     return float(np.mean((above > below) + 0.5 * (above == below)))
 
 
-def f1_parts(said, wanted):
-    return ratio(2.0 * (said & wanted), 1.0 * said + wanted, (0, 1), (2, 2))
+def f1_parts(answers, positive):
+    return ratio(2.0 * (answers & positive), 1.0 * answers + positive, (0, 1), (2, 2))
 
 
 def strata(*cells, clusters=None):
     """cells: (parts of the reference, parts of the arm)."""
     sizes = np.cumsum([0, *(len(one) for one, _ in cells)])
-    told = [
+    paired_cells = [
         (np.arange(a, b), statistics_of(one), statistics_of(other))
         for a, b, (one, other) in zip(sizes[:-1], sizes[1:], cells, strict=True)
     ]
-    return build_strata(told, np.arange(sizes[-1]) if clusters is None else np.asarray(clusters))
+    return build_strata(paired_cells, np.arange(sizes[-1]) if clusters is None else np.asarray(clusters))
 
 
 def test_of_right_and_wrong_it_is_the_exact_sign_flip_test():
@@ -52,69 +52,71 @@ def test_of_right_and_wrong_it_is_the_exact_sign_flip_test():
 
 
 def test_every_exchange_of_few_clusters_is_tried_on_the_f1_itself():
-    wanted = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    positive = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
     a = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
     b = np.array([0, 1, 0, 1, 0, 1, 1, 0], dtype=bool)
-    seen, extreme = abs(f1(b, wanted) - f1(a, wanted)), 0
+    observed, extreme = abs(f1(b, positive) - f1(a, positive)), 0
     for chosen in itertools.product([False, True], repeat=8):
         swap = np.array(chosen)
         one, other = np.where(swap, b, a), np.where(swap, a, b)
-        extreme += abs(f1(other, wanted) - f1(one, wanted)) >= seen - 1e-12
-    assert randomization_p(strata((f1_parts(a, wanted), f1_parts(b, wanted)))) == pytest.approx(extreme / 2**8)
+        extreme += abs(f1(other, positive) - f1(one, positive)) >= observed - 1e-12
+    assert randomization_p(strata((f1_parts(a, positive), f1_parts(b, positive)))) == pytest.approx(extreme / 2**8)
 
 
 def test_many_clusters_are_a_sample_of_the_exchanges(monkeypatch):
     draw = np.random.default_rng(1)
-    wanted = draw.random(40) < 0.5
-    a, b = wanted ^ (np.arange(40) < 3), wanted ^ (np.arange(40) > 29)
-    made = strata((f1_parts(a, wanted), f1_parts(b, wanted)))
-    drawn = randomization_p(made)
+    positive = draw.random(40) < 0.5
+    a, b = positive ^ (np.arange(40) < 3), positive ^ (np.arange(40) > 29)
+    made = strata((f1_parts(a, positive), f1_parts(b, positive)))
+    sampled = randomization_p(made)
     monkeypatch.setattr(sign_flips, "MAX_ENUMERATED", 13)
     sign_flips._cached_subsets.cache_clear()
     assert (a != b).sum() == 13
-    assert drawn == pytest.approx(randomization_p(made), abs=0.01)
+    assert sampled == pytest.approx(randomization_p(made), abs=0.01)
     assert randomization_p(made) == randomization_p(made)
 
 
 def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
     draw = np.random.default_rng(2)
-    wanted = np.arange(40) % 2 == 0
-    a, b = draw.normal(size=40) + wanted, draw.normal(size=40) + 2 * wanted
-    p = randomization_p(strata((roc_auc(a, wanted), roc_auc(b, wanted))))
-    assert p == randomization_p(strata((roc_auc(a, wanted), roc_auc(100 + np.exp(b), wanted))))
-    assert randomization_p(strata((roc_auc(a, wanted), roc_auc(a**3, wanted)))) == 1
+    positive = np.arange(40) % 2 == 0
+    a, b = draw.normal(size=40) + positive, draw.normal(size=40) + 2 * positive
+    p = randomization_p(strata((roc_auc(a, positive), roc_auc(b, positive))))
+    assert p == randomization_p(strata((roc_auc(a, positive), roc_auc(100 + np.exp(b), positive))))
+    assert randomization_p(strata((roc_auc(a, positive), roc_auc(a**3, positive)))) == 1
 
 
 def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
-    wanted = np.array([1, 0, 1, 0, 1, 0, 0, 1], dtype=bool)
+    positive = np.array([1, 0, 1, 0, 1, 0, 0, 1], dtype=bool)
     a, b = np.array([2, 2, 3, 3, 1, 1, 3, 3.0]), np.array([6, 3, 12, 4, 6, 8, 2, 8.0])
     ranks = rankdata(a), rankdata(b)
-    seen, extreme = abs(auc(b, wanted) - auc(a, wanted)), 0
+    observed, extreme = abs(auc(b, positive) - auc(a, positive)), 0
     for chosen in itertools.product([False, True], repeat=8):
         one, other = (np.where(chosen, *pair) for pair in (ranks, ranks[::-1]))
-        extreme += abs(auc(other, wanted) - auc(one, wanted)) >= seen - 1e-12
-    assert randomization_p(strata((roc_auc(a, wanted), roc_auc(b, wanted)))) == pytest.approx(extreme / 2**8)
+        extreme += abs(auc(other, positive) - auc(one, positive)) >= observed - 1e-12
+    assert randomization_p(strata((roc_auc(a, positive), roc_auc(b, positive)))) == pytest.approx(extreme / 2**8)
     assert extreme == 68
 
 
 def test_the_interval_is_a_bootstrap_of_the_difference_itself():
     draw = np.random.default_rng(3)
-    wanted = draw.random(120) < 0.3
-    a, b = (wanted ^ (draw.random(120) < wrong) for wrong in (0.1, 0.2))
-    x, y = draw.normal(size=120) + wanted, draw.normal(size=120) + 2 * wanted
+    positive = draw.random(120) < 0.3
+    a, b = (positive ^ (draw.random(120) < wrong) for wrong in (0.1, 0.2))
+    x, y = draw.normal(size=120) + positive, draw.normal(size=120) + 2 * positive
     clusters = np.arange(120) // 2
     for parts, statistic, one, other in ((f1_parts, f1, a, b), (roc_auc, auc, x, y)):
-        low, high = run_statistic_interval(strata((parts(one, wanted), parts(other, wanted)), clusters=clusters), 60)
-        drawn = []
+        low, high = run_statistic_interval(
+            strata((parts(one, positive), parts(other, positive)), clusters=clusters), 60
+        )
+        sampled = []
         for _ in range(1500):
             rows = (2 * draw.integers(0, 60, 60)[:, None] + [0, 1]).ravel()
-            drawn.append(statistic(other[rows], wanted[rows]) - statistic(one[rows], wanted[rows]))
-        assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.025)
+            sampled.append(statistic(other[rows], positive[rows]) - statistic(one[rows], positive[rows]))
+        assert (low, high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])), abs=0.025)
 
 
 def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
-    wanted = np.arange(50) < 20
-    same = strata((f1_parts(wanted, wanted), f1_parts(wanted, wanted)))
+    positive = np.arange(50) < 20
+    same = strata((f1_parts(positive, positive), f1_parts(positive, positive)))
     assert randomization_p(same) == 1
     worst = 40 / (40 + Z2)
     assert run_statistic_interval(same, 50) == pytest.approx((worst - 1, 1 - worst))
@@ -123,9 +125,9 @@ def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
 
 
 def test_equal_arms_between_the_ends_are_bounded_by_the_worst_and_the_best_that_clusters_can_be():
-    wanted, said = np.arange(50) < 20, np.arange(50) < 15
+    positive, answers = np.arange(50) < 20, np.arange(50) < 15
     low = 30 / (35 + Z2) - (30 + 2 * Z2) / (35 + 2 * Z2)  # F1: a cluster of errors more in one, of hits in the other
-    assert run_statistic_interval(strata((f1_parts(said, wanted),) * 2), 50) == pytest.approx((low, -low))
+    assert run_statistic_interval(strata((f1_parts(answers, positive),) * 2), 50) == pytest.approx((low, -low))
 
 
 def test_an_arm_that_is_always_right_against_one_that_never_is_has_an_interval():
@@ -139,17 +141,17 @@ def test_the_interval_of_a_share_is_that_of_its_mean():
     draw = np.random.default_rng(4)
     a, b = draw.integers(0, 2, (2, 80)).astype(float)
     ones = np.ones(80)
-    found = bootstrap_mean(b - a)
+    estimate = bootstrap_mean(b - a)
     assert run_statistic_interval(strata((ratio(a, ones), ratio(b, ones))), 80) == pytest.approx(
-        (found.low, found.high)
+        (estimate.low, estimate.high)
     )
 
 
 def test_seeds_of_a_query_are_exchanged_together():
     draw = np.random.default_rng(5)
-    wanted = np.arange(10) % 2 == 0
-    a, b = wanted ^ (draw.random(10) < 0.1), wanted ^ (draw.random(10) < 0.6)
-    cell = f1_parts(a, wanted), f1_parts(b, wanted)
+    positive = np.arange(10) % 2 == 0
+    a, b = positive ^ (draw.random(10) < 0.1), positive ^ (draw.random(10) < 0.6)
+    cell = f1_parts(a, positive), f1_parts(b, positive)
     assert randomization_p(strata(cell, cell, cell, clusters=np.tile(np.arange(10), 3))) == pytest.approx(
         randomization_p(strata(cell))
     )
@@ -158,30 +160,30 @@ def test_seeds_of_a_query_are_exchanged_together():
 @pytest.mark.parametrize("kind", ["f1", "area"])
 def test_at_the_end_of_the_scale_the_level_is_kept(kind):
     """Two arms that are alike: p at most .05 in at most .05 of the draws, however few errors there are."""
-    draw, found = np.random.default_rng(6), []
+    draw, p_values = np.random.default_rng(6), []
     for _ in range(300):
-        wanted = np.arange(30) % 2 == 0
+        positive = np.arange(30) % 2 == 0
         if kind == "f1":
-            a, b = (f1_parts(wanted ^ (draw.random(30) < 0.06), wanted) for _ in range(2))
+            a, b = (f1_parts(positive ^ (draw.random(30) < 0.06), positive) for _ in range(2))
         else:
-            a, b = (roc_auc(draw.normal(size=30) + 3 * wanted, wanted) for _ in range(2))
-        found.append(randomization_p(strata((a, b)), samples=400))
-    assert np.mean(np.array(found) <= 0.05) <= 0.075
-    assert np.mean(np.array(found) <= 0.2) <= 0.245
+            a, b = (roc_auc(draw.normal(size=30) + 3 * positive, positive) for _ in range(2))
+        p_values.append(randomization_p(strata((a, b)), samples=400))
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.075
+    assert np.mean(np.array(p_values) <= 0.2) <= 0.245
 
 
 def test_where_a_choice_leaves_no_score_it_counts_against_the_difference():
-    wanted = np.array([True, False, False])
+    positive = np.array([True, False, False])
     a, b = np.array([True, False, False]), np.array([False, False, True])
-    one, other = (ratio(1.0 * (said & wanted), 1.0 * said) for said in (a, b))  # precision
+    one, other = (ratio(1.0 * (answers & positive), 1.0 * answers) for answers in (a, b))  # precision
     # of 4 exchanges two leave an arm without any yes, and two show the 1 that was seen
     assert randomization_p(strata((one, other))) == 1
 
 
 def test_a_cluster_at_worst_and_at_best_is_as_large_as_clusters_are():
-    (found,) = strata((ratio([1, 1, 0, 0], [1, 1, 0, 0]), ratio([0, 0, 3, 0], [0, 0, 3, 3])), clusters=[0, 0, 1, 1])
-    assert list(found.best) == [6, 6]  # two samples a cluster that have a say in either arm, the larger of the arms'
-    assert list(found.worst) == [0, 6]
+    (stratum,) = strata((ratio([1, 1, 0, 0], [1, 1, 0, 0]), ratio([0, 0, 3, 0], [0, 0, 3, 3])), clusters=[0, 0, 1, 1])
+    assert list(stratum.best) == [6, 6]  # two samples a cluster that have a say in either arm, the larger of the arms'
+    assert list(stratum.worst) == [0, 6]
 
 
 def test_exactly_so_few_clusters_are_all_tried():
@@ -190,9 +192,9 @@ def test_exactly_so_few_clusters_are_all_tried():
 
 
 def test_a_p_is_never_smaller_than_its_draws_can_tell():
-    wanted = np.arange(80) % 2 == 0
-    assert randomization_p(strata((f1_parts(~wanted, wanted), f1_parts(wanted, wanted)))) == 1 / 10_000
-    assert randomization_p(strata((roc_auc(-1.0 * wanted, wanted), roc_auc(1.0 * wanted, wanted)))) == 1 / 2_001
+    positive = np.arange(80) % 2 == 0
+    assert randomization_p(strata((f1_parts(~positive, positive), f1_parts(positive, positive)))) == 1 / 10_000
+    assert randomization_p(strata((roc_auc(-1.0 * positive, positive), roc_auc(1.0 * positive, positive)))) == 1 / 2_001
 
 
 def test_cells_weigh_by_their_pairs_in_test_and_interval():
@@ -201,12 +203,12 @@ def test_cells_weigh_by_their_pairs_in_test_and_interval():
     clusters = np.r_[np.arange(10), np.arange(30)]
     cells = [(ratio(a[:10], ones[:10]), ratio(b[:10], ones[:10])), (ratio(a[10:], ones), ratio(b[10:], ones))]
     made = strata(*cells, clusters=clusters)
-    drawn = []
+    sampled = []
     for counts in resampled_counts(30, 10_000):
         means = [counts[:, : len(d)] @ d / counts[:, : len(d)].sum(1) for d in (b[:10] - a[:10], b[10:] - a[10:])]
-        drawn.append(0.25 * means[0] + 0.75 * means[1])
-    told = np.concatenate(drawn)
-    assert run_statistic_interval(made, 30) == pytest.approx(tuple(np.nanquantile(told, [0.025, 0.975])))
+        sampled.append(0.25 * means[0] + 0.75 * means[1])
+    differences = np.concatenate(sampled)
+    assert run_statistic_interval(made, 30) == pytest.approx(tuple(np.nanquantile(differences, [0.025, 0.975])))
     gained = ratio([0, 0], ones[:2]), ratio([1, 1], ones[:2])
     lost = ratio([1] * 3 + [0] * 5, ones[:8]), ratio([0] * 8, ones[:8])
     few = strata(gained, lost)
@@ -217,22 +219,24 @@ def test_cells_weigh_by_their_pairs_in_test_and_interval():
 
 
 def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
-    wanted, draw = np.arange(30) % 2 == 0, np.random.default_rng(8)
-    made = strata(tuple(roc_auc(draw.normal(size=30) + wanted, wanted) for _ in range(2)))
+    positive, draw = np.arange(30) % 2 == 0, np.random.default_rng(8)
+    made = strata(tuple(roc_auc(draw.normal(size=30) + positive, positive) for _ in range(2)))
     first = run_statistic_interval(made, 30)
     monkeypatch.setattr(run_statistic_tests, "CHUNK", 7 * len(made[0].worst))
     assert run_statistic_interval(made, 30) == first
 
 
 def test_draws_in_which_a_score_does_not_exist_are_left_out():
-    wanted = np.array([True, False] * 10)
+    positive = np.array([True, False] * 10)
     a, b = np.arange(20) < 1, np.arange(20) < 3  # precision: some draws have no yes
-    low, high = run_statistic_interval(strata(tuple(ratio(1.0 * (said & wanted), 1.0 * said) for said in (a, b))), 20)
-    drawn = []
+    low, high = run_statistic_interval(
+        strata(tuple(ratio(1.0 * (answers & positive), 1.0 * answers) for answers in (a, b))), 20
+    )
+    sampled = []
     for counts in resampled_counts(20, 10_000):
         with np.errstate(invalid="ignore"):
-            found = [counts @ (said & wanted) / (counts @ said) for said in (a, b)]
-        drawn.append(found[1] - found[0])
-    told = np.concatenate(drawn)
-    assert np.isnan(told).any()
-    assert (low, high) == pytest.approx(tuple(np.nanquantile(told, [0.025, 0.975])))
+            precisions = [counts @ (answers & positive) / (counts @ answers) for answers in (a, b)]
+        sampled.append(precisions[1] - precisions[0])
+    differences = np.concatenate(sampled)
+    assert np.isnan(differences).any()
+    assert (low, high) == pytest.approx(tuple(np.nanquantile(differences, [0.025, 0.975])))

@@ -41,63 +41,65 @@ def interval(parts, clusters=None):
 
 def test_an_f1_of_one_is_as_sure_as_its_positive_answers_not_as_all_samples(tidied):
     gold = golds(10, 190)
-    found = estimate_arm(tidied("f1", [1.0] * 10 + [0.0] * 190, gold), "m")
-    assert (found.mean, found.high) == (1, 1)
-    assert found.low == pytest.approx(20 / (20 + Z2))  # Wilson on F / (2 - F) = 10 of 10
+    estimate = estimate_arm(tidied("f1", [1.0] * 10 + [0.0] * 190, gold), "m")
+    assert (estimate.mean, estimate.high) == (1, 1)
+    assert estimate.low == pytest.approx(20 / (20 + Z2))  # Wilson on F / (2 - F) = 10 of 10
     proportion = wilson(10, 10)[0]
-    assert found.low == pytest.approx(2 * proportion / (1 + proportion))
+    assert estimate.low == pytest.approx(2 * proportion / (1 + proportion))
 
 
 def test_a_recall_of_one_is_wilson_at_the_number_of_positives(tidied):
-    found = estimate_arm(tidied("recall", [1.0] * 5 + [0.0] * 95, golds(5, 95)), "m")
-    assert (found.low, found.high) == pytest.approx(wilson(5, 5))
+    estimate = estimate_arm(tidied("recall", [1.0] * 5 + [0.0] * 95, golds(5, 95)), "m")
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(5, 5))
 
 
 def test_an_f1_of_nothing_found_leaves_open_what_so_many_errors_leave_open(tidied):
-    found = estimate_arm(tidied("f1", [0.0] * 8 + [1.0] * 12, golds(8, 12)), "m")
+    estimate = estimate_arm(tidied("f1", [0.0] * 8 + [1.0] * 12, golds(8, 12)), "m")
     proportion = wilson(0, 20)[1]
-    assert (found.mean, found.low) == (0, 0)
-    assert found.high == pytest.approx(2 * proportion / (1 + proportion))
+    assert (estimate.mean, estimate.low) == (0, 0)
+    assert estimate.high == pytest.approx(2 * proportion / (1 + proportion))
 
 
 def test_groups_that_are_all_right_are_wilson_over_groups(tidied):
     rows = tidied("group_accuracy", [1.0] * 12, golds(12, 0), groups=[f"g{i // 2}" for i in range(12)])
-    found = estimate_arm(rows, "m")
-    assert (found.low, found.high) == pytest.approx(wilson(6, 6))
-    assert found.clusters == 6
+    estimate = estimate_arm(rows, "m")
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(6, 6))
+    assert estimate.clusters == 6
 
 
 def test_an_area_without_spread_is_as_sure_as_its_smaller_class():
-    for scores, middle in ((lambda wanted: 1.0 * wanted, 1.0), (lambda wanted: 0.0 * wanted, 0.5)):
-        wanted = np.arange(200) < 12
-        found = interval(roc_auc(scores(wanted), wanted))
-        assert found.mean == middle
-        assert found.low == pytest.approx((12 * middle + Z2 * 0) / (12 + Z2))
-        assert found.high == pytest.approx((12 * middle + Z2) / (12 + Z2))
-        turned = interval(roc_auc(scores(wanted), ~wanted))  # the smaller class is the other one
-        assert (turned.low, turned.high) == pytest.approx((1 - found.high, 1 - found.low))
+    for scores, middle in ((lambda positive: 1.0 * positive, 1.0), (lambda positive: 0.0 * positive, 0.5)):
+        positive = np.arange(200) < 12
+        estimate = interval(roc_auc(scores(positive), positive))
+        assert estimate.mean == middle
+        assert estimate.low == pytest.approx((12 * middle + Z2 * 0) / (12 + Z2))
+        assert estimate.high == pytest.approx((12 * middle + Z2) / (12 + Z2))
+        turned = interval(roc_auc(scores(positive), ~positive))  # the smaller class is the other one
+        assert (turned.low, turned.high) == pytest.approx((1 - estimate.high, 1 - estimate.low))
 
 
 def test_a_mean_that_is_no_share_is_a_bootstrap_and_bounded_where_it_has_no_spread():
     values = list(np.random.default_rng(0).exponential(size=60))
-    found, drawn = interval(mean(values, high=10)), bootstrap_mean(values)
-    assert (found.low, found.high) == (drawn.low, drawn.high)
+    estimate, sampled = interval(mean(values, high=10)), bootstrap_mean(values)
+    assert (estimate.low, estimate.high) == (sampled.low, sampled.high)
     nothing = interval(mean([0.0] * 50, high=10))
     assert (nothing.low, nothing.high) == pytest.approx((0, 10 * Z2 / (50 + Z2)))
 
 
 def test_a_metric_of_ones_own_that_gives_plain_numbers_is_bounded_as_a_share():
-    found = interval([1.0] * 30)
-    assert (found.low, found.high) == pytest.approx(wilson(30, 30))
+    estimate = interval([1.0] * 30)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(30, 30))
 
 
 def test_copies_under_more_seeds_make_no_interval_narrower():
     for wrong in (0, 4):
-        said, wanted = np.arange(40) < 20 - wrong, np.arange(40) < 20
-        once = ratio(2.0 * (said & wanted), 1.0 * said + wanted, (0, 1), (2, 2))
+        answers, positive = np.arange(40) < 20 - wrong, np.arange(40) < 20
+        once = ratio(2.0 * (answers & positive), 1.0 * answers + positive, (0, 1), (2, 2))
         alone = interval(once)
         thrice = [
-            own for _ in range(3) for own in owns(ratio(2.0 * (said & wanted), 1.0 * said + wanted, (0, 1), (2, 2)))
+            own
+            for _ in range(3)
+            for own in owns(ratio(2.0 * (answers & positive), 1.0 * answers + positive, (0, 1), (2, 2)))
         ]
         thrice = estimate_run_statistic(thrice, np.tile(np.asarray(once, float), 3), np.tile(np.arange(40), 3))
         assert (thrice.low, thrice.high) == pytest.approx((alone.low, alone.high))
@@ -105,16 +107,16 @@ def test_copies_under_more_seeds_make_no_interval_narrower():
 
 
 def test_one_cluster_says_almost_nothing():
-    found = interval(ratio([1.0, 0.0], [1.0, 1.0]), clusters=[0, 0])
-    assert found.low < 0.15
-    assert found.high > 0.85
+    estimate = interval(ratio([1.0, 0.0], [1.0, 1.0]), clusters=[0, 0])
+    assert estimate.low < 0.15
+    assert estimate.high > 0.85
 
 
 def test_the_summary_of_an_arm_has_the_same_interval(tidied):
     rows = tidied("f1", [1.0] * 10 + [0.0] * 10, golds(10, 10))
-    (told,) = summarize_arms(rows, "m", axes=()).to_dict("records")
-    found = estimate_arm(rows, "m")
-    assert (told["low"], told["high"]) == (found.low, found.high)
+    (row,) = summarize_arms(rows, "m", axes=()).to_dict("records")
+    estimate = estimate_arm(rows, "m")
+    assert (row["low"], row["high"]) == (estimate.low, estimate.high)
 
 
 @pytest.mark.parametrize("kind", ["f1", "recall", "area", "mean"])
@@ -125,21 +127,23 @@ def test_intervals_cover_near_the_ends(kind):
         if kind == "mean":
             return mean(list(draw.exponential(1.0, 60) * (draw.random(60) < 0.7)), high=10), 0.7
         if kind == "area":
-            wanted = np.arange(40) % 2 == 0
-            return roc_auc(draw.normal(size=40) + 4.0 * wanted, wanted), 0.99766
+            positive = np.arange(40) % 2 == 0
+            return roc_auc(draw.normal(size=40) + 4.0 * positive, positive), 0.99766
         if kind == "recall":
-            wanted = np.arange(60) < 10
-            said = wanted & (draw.random(60) < 0.9)
-            return ratio(1.0 * (said & wanted), 1.0 * wanted), 0.9
-        wanted = draw.random(40) < 0.25
-        said = wanted ^ (draw.random(40) < 0.02)
-        return ratio(2.0 * (said & wanted), 1.0 * said + wanted, (0, 1), (2, 2)), 2 * 0.245 / (0.49 + 0.015 + 0.005)
+            positive = np.arange(60) < 10
+            answers = positive & (draw.random(60) < 0.9)
+            return ratio(1.0 * (answers & positive), 1.0 * positive), 0.9
+        positive = draw.random(40) < 0.25
+        answers = positive ^ (draw.random(40) < 0.02)
+        return ratio(2.0 * (answers & positive), 1.0 * answers + positive, (0, 1), (2, 2)), 2 * 0.245 / (
+            0.49 + 0.015 + 0.005
+        )
 
     hit = old = 0
     for _ in range(400):
         numbers, truth = parts()
-        found = interval(numbers)
-        hit += found.low <= truth <= found.high
+        estimate = interval(numbers)
+        hit += estimate.low <= truth <= estimate.high
         guessed = estimate_mean(np.asarray(numbers, dtype=float))
         old += guessed.low <= truth <= guessed.high
     assert 0.91 <= hit / 400 <= 0.985
@@ -159,10 +163,10 @@ def test_a_sample_that_failed_in_one_arm_is_no_error_of_the_other(tidied):
     gold = golds(4, 4)
     whole = tidied("f1", [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], gold)
     failing = tidied("f1", [1.0, 1.0, 1.0, None, 0.0, 0.0, 0.0, 0.0], gold, cell="d")
-    pairs, found = compared(failing, whole)
-    assert found.difference == 0  # on the seven that both have they say the same
-    assert (found.p, found.pairs, found.dropped_pairs) == (1, 7, 1)
-    assert found.is_identical
+    pairs, result = compared(failing, whole)
+    assert result.difference == 0  # on the seven that both have they say the same
+    assert (result.p, result.pairs, result.dropped_pairs) == (1, 7, 1)
+    assert result.is_identical
     assert pairs.arm.mean() == pairs.reference.mean() == 1
     assert whole["m"].mean() == pytest.approx(6 / 7)
 
@@ -171,8 +175,8 @@ def test_a_group_with_a_failure_in_one_arm_counts_in_none(tidied):
     groups = ["a", "a", "b", "b", "c", "c"]
     one = tidied("group_accuracy", [1.0, 1.0, 1.0, 0.0, 1.0, 1.0], golds(6, 0), groups=groups)
     other = tidied("group_accuracy", [1.0, 1.0, 1.0, None, 0.0, 1.0], golds(6, 0), groups=groups, cell="d")
-    pairs, found = compared(one, other)
-    assert (pairs.reference.mean(), pairs.arm.mean(), found.pairs) == (1, 0.5, 4)
+    pairs, result = compared(one, other)
+    assert (pairs.reference.mean(), pairs.arm.mean(), result.pairs) == (1, 0.5, 4)
 
 
 def test_pairs_without_failures_keep_the_numbers_of_the_run(tidied):
@@ -198,17 +202,17 @@ def test_cells_weigh_by_their_pairs(tidied):
         return pd.concat([small, large], ignore_index=True)
 
     one, other = two([1.0, 0.0], [1.0] * 6), two([1.0, 1.0], [1.0] * 3 + [0.0] * 3)
-    pairs, found = compared(one, other)
-    assert found.difference == pytest.approx((2 * 0.5 + 6 * -0.5) / 8)
+    pairs, result = compared(one, other)
+    assert result.difference == pytest.approx((2 * 0.5 + 6 * -0.5) / 8)
     assert [stratum.weight for stratum in pairs.strata] == [0.25, 0.75]
 
 
 def test_what_is_no_score_of_a_sample_has_no_answers_that_moved(tidied):
     one, other = tidied("f1", [1.0, 1.0, 0.0], golds(2, 1)), tidied("f1", [1.0, 0.0, 0.0], golds(2, 1), cell="d")
     assert count_transitions(one, other, "m") is None
-    found = paired_test(align_pairs(one, other, "m"))
-    assert (found.right_to_wrong, found.wrong_to_right) == (None, None)
-    assert not found.is_identical
+    result = paired_test(align_pairs(one, other, "m"))
+    assert (result.right_to_wrong, result.wrong_to_right) == (None, None)
+    assert not result.is_identical
 
 
 def test_a_samples_own_number_is_what_a_csv_shows(tidied):
@@ -224,8 +228,8 @@ def test_a_score_of_a_run_against_one_of_samples_is_graded_and_no_vote_of_sample
 
 
 def test_clusters_that_agree_by_chance_make_no_interval_narrower_than_samples_do():
-    found = interval(ratio([1.0, 0.0] * 20, [1.0] * 40), clusters=np.arange(40) // 2)
-    assert (found.low, found.high) == pytest.approx(wilson(19.5, 39))
+    estimate = interval(ratio([1.0, 0.0] * 20, [1.0] * 40), clusters=np.arange(40) // 2)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(19.5, 39))
 
 
 def test_pairs_of_a_part_of_a_cell_are_computed_on_that_part(tidied):
@@ -254,14 +258,14 @@ def test_a_pair_without_a_number_in_one_arm_is_dropped_whatever_the_metric_says_
         cells = [
             RunStatistic(metric, samples, metric.run_level(samples)) for metric in (Stubborn(first), Stubborn(second))
         ]
-        a, b, kept = align_run_statistics(*([SampleRef(cell, i) for i in range(4)] for cell in cells))
+        a, b, cell_pairs = align_run_statistics(*([SampleRef(cell, i) for i in range(4)] for cell in cells))
         assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, True, True, True]
-        assert [rows for rows, _, _ in kept] == [[1, 2, 3]]
+        assert [rows for rows, _, _ in cell_pairs] == [[1, 2, 3]]
 
 
 def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
-    wanted = np.arange(10) % 2 == 0
-    left, right = owns(roc_auc(1.0 * wanted, wanted)), owns([1.0] * 4 + [0.0] * 6)
+    positive = np.arange(10) % 2 == 0
+    left, right = owns(roc_auc(1.0 * positive, positive)), owns([1.0] * 4 + [0.0] * 6)
     _, _, ((rows, one, other),) = align_run_statistics(left, right)
     assert rows == list(range(10))
     assert float(one.value(one.rows.sum(axis=0))) == 1
@@ -270,19 +274,19 @@ def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
 
 def test_samples_without_a_say_make_no_cluster_larger(tidied):
     rows = tidied("recall", [1.0, 0.0] * 10, ["yes", "no"] * 10, groups=[f"g{i // 2}" for i in range(20)])
-    found = estimate_arm(rows, "m")
-    assert (found.low, found.high) == pytest.approx(wilson(10, 10))
+    estimate = estimate_arm(rows, "m")
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(10, 10))
 
 
 def test_a_ratio_that_is_no_share_is_a_bootstrap():
     parts = ratio([2.0, 0.0, 2.0, 1.0, 2.0, 2.0], [1.0] * 6)
-    found, drawn = interval(parts), bootstrap_mean(parts)
-    assert (found.low, found.high) == (drawn.low, drawn.high)
+    estimate, sampled = interval(parts), bootstrap_mean(parts)
+    assert (estimate.low, estimate.high) == (sampled.low, sampled.high)
 
 
 def test_plain_numbers_beyond_a_share_bound_themselves():
-    found = interval([2.0] * 10)
-    assert (found.low, found.high) == (pytest.approx(20 / (10 + Z2)), 2)
+    estimate = interval([2.0] * 10)
+    assert (estimate.low, estimate.high) == (pytest.approx(20 / (10 + Z2)), 2)
 
 
 class Chained:
@@ -301,16 +305,16 @@ def test_both_arms_are_left_with_the_same_samples_where_a_failure_reaches_furthe
     for scores in ([None, 1.0, 1.0, 1.0, 1.0], [1.0] * 5):
         samples = tuple(ScoredSample(f"q{i}", score) for i, score in enumerate(scores))
         cells.append(RunStatistic(metric, samples, metric.run_level(samples)))
-    a, b, kept = align_run_statistics(*([SampleRef(cell, i) for i in range(5)] for cell in cells))
+    a, b, cell_pairs = align_run_statistics(*([SampleRef(cell, i) for i in range(5)] for cell in cells))
     assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [False, False, False, True, True]
-    assert [rows for rows, _, _ in kept] == [[3, 4]]
+    assert [rows for rows, _, _ in cell_pairs] == [[3, 4]]
 
 
 def test_a_difference_of_rounding_is_none(tidied):
     gold = golds(7, 6)
     first = tidied("f1", [1.0] * 5 + [0.0] * 2 + [0.0] * 5 + [1.0], gold)
     second = tidied("f1", [0.0] * 2 + [1.0] * 5 + [1.0] + [0.0] * 5, gold, cell="d")
-    pairs, found = compared(first, second)
+    pairs, result = compared(first, second)
     assert pairs.differences.mean() != 0
-    assert found.difference == 0
-    assert not found.is_identical
+    assert result.difference == 0
+    assert not result.is_identical

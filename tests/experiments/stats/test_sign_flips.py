@@ -19,7 +19,7 @@ def brute_p(sums, sizes, mean):
     return np.mean([one >= abs(rest.sum()) - 1e-12 for one in flips])
 
 
-def drawn(seed, clusters):
+def random_differences(seed, clusters):
     draw = np.random.default_rng(seed)
     sizes = draw.integers(1, 6, clusters).astype(float)
     return draw.normal(0.1, 0.3, clusters) * sizes, sizes
@@ -27,7 +27,7 @@ def drawn(seed, clusters):
 
 def test_p_is_the_share_of_flips_that_are_as_far_out():
     for seed in range(4):
-        sums, sizes = drawn(seed, 8)
+        sums, sizes = random_differences(seed, 8)
         assert sign_flip_p(sums) == pytest.approx(brute_p(sums, sizes, 0))
 
 
@@ -38,8 +38,8 @@ def test_of_whole_differences_it_is_the_exact_test():
 
 @pytest.mark.parametrize("clusters", [6, 7, 9])
 def test_the_interval_holds_the_means_that_the_test_leaves_open_and_no_other(clusters):
-    sums, sizes = drawn(clusters, clusters)
-    low, high = sign_flip_interval(sums, sizes, least=-9, most=9)
+    sums, sizes = random_differences(clusters, clusters)
+    low, high = sign_flip_interval(sums, sizes, lowest=-9, highest=9)
     for end, outward in ((low, -1e-6), (high, 1e-6)):
         assert brute_p(sums, sizes, end - outward) > 0.05
         assert brute_p(sums, sizes, end + outward) <= 0.05
@@ -47,19 +47,19 @@ def test_the_interval_holds_the_means_that_the_test_leaves_open_and_no_other(clu
 
 @pytest.mark.parametrize("clusters", [6, 12, 20])
 def test_the_interval_leaves_out_nothing_exactly_where_p_is_small(clusters):
-    draw, seen = np.random.default_rng(1), set()
+    draw, outcomes = np.random.default_rng(1), set()
     for _ in range(60):
         d = np.round(draw.normal(0.08, 0.16, clusters), 2)  # ties too
-        found = paired_test(Pairs(np.full(clusters, 0.5), 0.5 + d, np.arange(clusters)))
-        assert (found.low <= 0 <= found.high) == (found.p > 0.05)
-        seen.add(found.p > 0.05)
-    assert seen == {True, False}
+        result = paired_test(Pairs(np.full(clusters, 0.5), 0.5 + d, np.arange(clusters)))
+        assert (result.low <= 0 <= result.high) == (result.p > 0.05)
+        outcomes.add(result.p > 0.05)
+    assert outcomes == {True, False}
 
 
 def test_with_five_clusters_nothing_can_be_left_out():
-    found = paired_test(Pairs(np.zeros(5), np.array([0.9, 0.8, 0.9, 0.7, 0.8]), np.arange(5), is_graded=True))
-    assert found.p == pytest.approx(2 / 32)
-    assert (found.low, found.high) == (-1, 1)
+    result = paired_test(Pairs(np.zeros(5), np.array([0.9, 0.8, 0.9, 0.7, 0.8]), np.arange(5), is_graded=True))
+    assert result.p == pytest.approx(2 / 32)
+    assert (result.low, result.high) == (-1, 1)
 
 
 def test_many_clusters_are_a_sample_of_the_subsets_with_the_whole_among_them():
@@ -69,11 +69,11 @@ def test_many_clusters_are_a_sample_of_the_subsets_with_the_whole_among_them():
 
 
 def test_the_same_for_any_piece_size(monkeypatch):
-    sums, sizes = drawn(3, 30)
-    first = sign_flip_p(sums), sign_flip_interval(sums, sizes, least=-1, most=1)
+    sums, sizes = random_differences(3, 30)
+    first = sign_flip_p(sums), sign_flip_interval(sums, sizes, lowest=-1, highest=1)
     sign_flips._cached_subsets.cache_clear()
     monkeypatch.setattr(sign_flips, "CHUNK", 30 * 70)
-    assert (sign_flip_p(sums), sign_flip_interval(sums, sizes, least=-1, most=1)) == first
+    assert (sign_flip_p(sums), sign_flip_interval(sums, sizes, lowest=-1, highest=1)) == first
     sign_flips._cached_subsets.cache_clear()
 
 
@@ -92,7 +92,7 @@ def test_a_graded_difference_keeps_its_level_at_few_clusters(clusters, sizes):
 def test_the_interval_of_a_graded_score_covers_at_few_clusters():
     draw, hit = np.random.default_rng(4), 0
     for _ in range(600):
-        found = estimate_mean(draw.beta(2, 8, 8))
-        hit += found.low <= 0.2 <= found.high
+        estimate = estimate_mean(draw.beta(2, 8, 8))
+        hit += estimate.low <= 0.2 <= estimate.high
     assert hit / 600 > 0.91
     assert estimate_mean(draw.beta(2, 8, 5)).low == 0

@@ -17,8 +17,8 @@ def test_mcnemar_of_one_and_nine_by_hand():
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 5), (3, 3), (10, 21), (400, 460)])
 def test_mcnemar_agrees_with_statsmodels_and_is_symmetric(b, c):
     table = [[7, b], [c, 9]]
-    wanted = mcnemar_of_statsmodels(table, exact=True).pvalue if b + c else 1.0
-    assert mcnemar_p(b, c) == pytest.approx(wanted) == mcnemar_p(c, b)
+    expected = mcnemar_of_statsmodels(table, exact=True).pvalue if b + c else 1.0
+    assert mcnemar_p(b, c) == pytest.approx(expected) == mcnemar_p(c, b)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 10))
@@ -63,9 +63,9 @@ def test_clustered_test_keeps_its_level_where_counting_samples_does_not():
 def test_large_clustered_test_agrees_with_drawn_flips():
     draw = np.random.default_rng(1)
     sums = draw.integers(-3, 4, 400) + (draw.random(400) < 0.08)
-    drawn = np.abs((draw.choice([-1, 1], (20_000, 400)) * sums).sum(1)) >= abs(sums.sum())
+    sampled = np.abs((draw.choice([-1, 1], (20_000, 400)) * sums).sum(1)) >= abs(sums.sum())
     p = exact_sign_flip_p(sums, np.arange(400))
-    assert p == pytest.approx(drawn.mean(), abs=0.012)
+    assert p == pytest.approx(sampled.mean(), abs=0.012)
     assert 0 < p < 1
 
 

@@ -19,24 +19,24 @@ def simulated(item, draw, order=None, *, n=3000, seeds=3, orders=4):
 
 
 def test_item_and_draw_are_recovered():
-    found = variance_components(simulated(0.5, 0.2), "lenient")
-    assert (found.item, found.draw) == (pytest.approx(0.5, abs=0.03), pytest.approx(0.2, abs=0.02))
-    assert found.order is None
-    assert found.shares["item"] == pytest.approx(5 / 7, abs=0.03)
+    components = variance_components(simulated(0.5, 0.2), "lenient")
+    assert (components.item, components.draw) == (pytest.approx(0.5, abs=0.03), pytest.approx(0.2, abs=0.02))
+    assert components.order is None
+    assert components.shares["item"] == pytest.approx(5 / 7, abs=0.03)
 
 
-def test_order_is_told_apart_from_the_draw():
-    found = variance_components(simulated(0.4, 0.1, 0.3), "lenient")
-    assert found.item == pytest.approx(0.4, abs=0.03)
-    assert found.draw == pytest.approx(0.1, abs=0.02)
-    assert found.order == pytest.approx(0.3, abs=0.02)
+def test_order_is_separated_from_the_draw():
+    components = variance_components(simulated(0.4, 0.1, 0.3), "lenient")
+    assert components.item == pytest.approx(0.4, abs=0.03)
+    assert components.draw == pytest.approx(0.1, abs=0.02)
+    assert components.order == pytest.approx(0.3, abs=0.02)
 
 
 def test_by_hand_for_two_items_under_two_seeds():
     frame = pd.DataFrame({"query": list("aabb"), "seed": [0, 1, 0, 1], "lenient": [1, 1, 0, 1]})
-    found = variance_components(frame, "lenient")
-    assert found.draw == pytest.approx((0 + 0.5) / 2)
-    assert found.item == pytest.approx(max(0, (2 * 0.125 - 0.25) / 2))
+    components = variance_components(frame, "lenient")
+    assert components.draw == pytest.approx((0 + 0.5) / 2)
+    assert components.item == pytest.approx(max(0, (2 * 0.125 - 0.25) / 2))
 
 
 def test_answers_that_do_not_depend_on_the_draw_are_all_item():
@@ -69,5 +69,5 @@ def test_draws_that_vary_less_than_their_orders_have_no_variance_of_their_own():
         for seed in (0, 1)
         for order in ("a", "b")
     ]
-    found = variance_components(pd.DataFrame(rows), "lenient")
-    assert (found.item, found.draw, found.order) == (0, 0, 0.5)
+    components = variance_components(pd.DataFrame(rows), "lenient")
+    assert (components.item, components.draw, components.order) == (0, 0, 0.5)

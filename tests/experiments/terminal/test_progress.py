@@ -8,10 +8,10 @@ from experiments.terminal.progress import BarProgress, LineProgress, SilentProgr
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0:00"), (21.4, "0:21"), (725, "12:05"), (3723, "1:02:03"), (-3, "0:00")]
+    ("seconds", "text"), [(0, "0:00"), (21.4, "0:21"), (725, "12:05"), (3723, "1:02:03"), (-3, "0:00")]
 )
-def test_time_left_is_told_as_a_clock(seconds: float, told: str) -> None:
-    assert format_duration(seconds) == told
+def test_time_left_is_printed_as_a_clock(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,33 +24,33 @@ def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.Mon
         lines.advance(1)
         lines.failed(f"q{i}", "the image is gone.")
     lines.end()
-    told = out.getvalue().splitlines()
-    assert told[0] == "plan         4 cells, 100 samples, 20 of them there already"
-    assert told[1] == "sample q0: the image is gone. Sample marked failed; 1 of 100 so far."
-    assert [line for line in told if line.startswith("running")] == [
+    output = out.getvalue().splitlines()
+    assert output[0] == "plan         4 cells, 100 samples, 20 of them there already"
+    assert output[1] == "sample q0: the image is gone. Sample marked failed; 1 of 100 so far."
+    assert [line for line in output if line.startswith("running")] == [
         "running      35/100 samples   1.0 samples/s   1:05 left",
         "running      50/100 samples   1.0 samples/s   0:50 left",
     ]
-    assert sum(line.startswith("sample ") for line in told) == 5
-    assert "further failed samples are counted, and recorded with their reasons." in told
+    assert sum(line.startswith("sample ") for line in output) == 5
+    assert "further failed samples are counted, and recorded with their reasons." in output
 
 
-def test_the_rate_forgets_a_slow_start_and_is_not_told_before_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_forgets_a_slow_start_and_is_not_printed_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    told = SilentProgress()
-    told.begin(cells=1, samples=1000, cells_done=0, samples_done=0)
+    progress = SilentProgress()
+    progress.begin(cells=1, samples=1000, cells_done=0, samples_done=0)
     now[0] = 100.0
-    told.advance(1)
-    assert told.told() == "1/1,000 samples   starting, for 1:40"
+    progress.advance(1)
+    assert progress.describe() == "1/1,000 samples   starting, for 1:40"
     for _ in range(40):
         now[0] += 1
-        told.advance(10)
-    assert told.told() == "401/1,000 samples   10 samples/s   1:00 left"
-    told.set_phase("finding demonstrations")
-    assert "10 samples/s" in told.told()
-    told.set_phase("loading the model large", reset_rate=True)
-    assert told.told() == "401/1,000 samples   loading the model large"
+        progress.advance(10)
+    assert progress.describe() == "401/1,000 samples   10 samples/s   1:00 left"
+    progress.set_phase("finding demonstrations")
+    assert "10 samples/s" in progress.describe()
+    progress.set_phase("loading the model large", reset_rate=True)
+    assert progress.describe() == "401/1,000 samples   loading the model large"
 
 
 def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
@@ -78,17 +78,17 @@ def test_quiet_says_nothing_and_a_file_gets_lines() -> None:
     assert type(make_progress(out=io.StringIO())) is LineProgress
 
 
-def test_a_rate_is_told_where_a_batch_takes_longer_than_the_rate_looks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_is_printed_if_a_batch_takes_longer_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    told = SilentProgress()
-    told.begin(cells=1, samples=400, cells_done=0, samples_done=0)
+    progress = SilentProgress()
+    progress.begin(cells=1, samples=400, cells_done=0, samples_done=0)
     for _ in range(5):
         now[0] += 100
         for _ in range(40):
-            told.advance(1)
-    assert 0.3 < told.rate < 0.9
-    assert told.left != "-"
+            progress.advance(1)
+    assert 0.3 < progress.rate < 0.9
+    assert progress.left != "-"
 
 
 def test_a_log_tells_what_is_begun_before_there_are_samples_and_of_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_log_tells_what_is_begun_before_there_are_samples_and_of_a_long_wait(m
     ]
 
 
-def test_a_wait_is_told_of_while_the_process_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_is_reported_while_the_process_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LINE_EVERY", 0.5)
     out = io.StringIO()
     lines = LineProgress(out=out)

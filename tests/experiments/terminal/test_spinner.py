@@ -34,12 +34,12 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(format_duration: list
         for i in range(100):
             format_duration[0] += 0.05
             tell("counting", i, 100)
-    shown = out.getvalue().split("\r\x1b[K")
-    assert shown[:2] == ["", "reading      …"]
-    assert shown[-1] == ""
-    assert 30 <= len(shown) <= 55
-    assert shown[-2].startswith("counting     ━━━━━━━━━━━━━━━━━━━━━━━")
-    assert all(len(line) < 80 for line in shown)
+    frames = out.getvalue().split("\r\x1b[K")
+    assert frames[:2] == ["", "reading      …"]
+    assert frames[-1] == ""
+    assert 30 <= len(frames) <= 55
+    assert frames[-2].startswith("counting     ━━━━━━━━━━━━━━━━━━━━━━━")
+    assert all(len(line) < 80 for line in frames)
 
 
 def test_the_line_is_gone_after_an_error_too() -> None:
@@ -66,11 +66,13 @@ def test_a_log_has_a_line_now_and_then(format_duration: list[float]) -> None:
 def test_a_plan_tells_how_far_it_is(mapping: Callable[..., dict[str, Any]], shapes: str) -> None:
     tasks = [{"name": shapes, "queries": 5}, {"name": shapes, "queries": 5, "salt": "x"}]
     node = {key: value for key, value in mapping().items() if key not in ("shots", "task")}
-    told: list[tuple[str, int, int]] = []
+    reports: list[tuple[str, int, int]] = []
     make_plan(
-        expand(load_config({**node, "grid": {"task": tasks, "shots": [0, 1, 2]}})), 0, lambda *all_: told.append(all_)
+        expand(load_config({**node, "grid": {"task": tasks, "shots": [0, 1, 2]}})),
+        0,
+        lambda *all_: reports.append(all_),
     )
-    assert told == [("counting", i, 30) for i in range(30)]
+    assert reports == [("counting", i, 30) for i in range(30)]
 
 
 def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
@@ -80,7 +82,7 @@ def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_done_next_is_told_at_once(format_duration: list[float]) -> None:
+def test_the_next_phase_is_printed_at_once(format_duration: list[float]) -> None:
     out = Screen()
     with spinner(out) as tell:
         tell("starting", 0, 0)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 
-from experiments.architectures.run import RESULTS, Book, Told
+from experiments.architectures.run import RESULTS, ReportEntry, ResultsFile
 from experiments.architectures.verdicts import Verdict
 from icl.errors import ConfigError, ModelError
 
@@ -17,25 +17,29 @@ LOG = "vllm.log"
 COLUMNS = ("vllm", "lockstep")
 
 
-def asked(python: Path, names: Sequence[str], work: Path, told: Told, *, again: bool = False) -> None:
+def check_in_process(
+    python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, *, again: bool = False
+) -> None:
     """Raises ConfigError where there is no such program, ModelError where it cannot answer."""
-    left, book = list(names), Book(work / RESULTS)
+    left, results = list(names), ResultsFile(work / RESULTS)
     (work / LOG).unlink(missing_ok=True)
     while left:
-        code, done = _told(python, left, work, told, again=again)
+        code, done = _run_process(python, left, work, report_entry, again=again)
         left = left[done:]
         if code > 0 or (code == 0 and left):
             raise ModelError(f"{python} does not answer for vLLM: {_last(work / LOG)} (more in {work / LOG})")
         if code < 0:
             verdict = Verdict("no", f"vLLM's process died: {Signals(-code).name}")
-            book.put(book.found[left[0]].with_verdicts(dict.fromkeys(COLUMNS, verdict)))
-            told(book.found[left.pop(0)])
+            results.put(results.entries[left[0]].with_verdicts(dict.fromkeys(COLUMNS, verdict)))
+            report_entry(results.entries[left.pop(0)])
 
 
-def _told(python: Path, names: Sequence[str], work: Path, told: Told, *, again: bool) -> tuple[int, int]:
+def _run_process(
+    python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, *, again: bool
+) -> tuple[int, int]:
     """How it ended, and how many it had answered."""
     call = [str(python), "-m", "experiments.architectures", *names, "--work", str(work), "--half", "vllm"]
-    done, book = 0, Book(work / RESULTS)
+    done, results = 0, ResultsFile(work / RESULTS)
     with (work / LOG).open("a", encoding="utf-8") as log:
         try:
             process = subprocess.Popen(
@@ -47,7 +51,7 @@ def _told(python: Path, names: Sequence[str], work: Path, told: Told, *, again: 
             assert process.stdout is not None
             for line in process.stdout:
                 if done < len(names) and line.split(maxsplit=1)[:1] == [names[done]]:
-                    told(book.found[names[done]])
+                    report_entry(results.entries[names[done]])
                     done += 1
                 else:
                     log.write(line)

@@ -28,10 +28,10 @@ SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
 
 def prompts() -> list[Prompt]:
     """Five in the form `chat`, with none to three demonstrations, and one in the form `interleaved`."""
-    shown = ([1, 2, 3], [4], [5, 1, 6, 2], [2, 7], [3])
+    image_seeds = ([1, 2, 3], [4], [5, 1, 6, 2], [2, 7], [3])
     words = ("color?", "how many are there in it?", "x", "what is it, and where?", "is it red?")
-    made = [_chat(images, text, f"q{i}") for i, (images, text) in enumerate(zip(shown, words, strict=True))]
-    both = (_seen(8, spans.image(spans.demo(0))), Part("Question: what?\nAnswer: shape 8\n\n"))
+    made = [_chat(images, text, f"q{i}") for i, (images, text) in enumerate(zip(image_seeds, words, strict=True))]
+    both = (_image_part(8, spans.image(spans.demo(0))), Part("Question: what?\nAnswer: shape 8\n\n"))
     return [*made, Prompt((Turn("user", (*both, *_query(9, "Question: what?\nAnswer:"))),), StreamKey(0, "q5"))]
 
 
@@ -42,7 +42,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     """
     from safetensors.torch import load_file, save_file
 
-    if (folder / "asked").is_file():
+    if (folder / "complete").is_file():
         return folder
     save(name, folder, SIZE)
     words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     for key in heads:
         weights[key][special] /= 8
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    (folder / "asked").touch()
+    (folder / "complete").touch()
     return folder
 
 
@@ -90,16 +90,16 @@ def _chat(images: list[int], question: str, query: str) -> Prompt:
     turns: list[Turn] = []
     for i, seed in enumerate(images[:-1]):
         demo = spans.demo(i)
-        shown = (_seen(seed, spans.image(demo)), Part("what?", spans.question(demo)))
-        turns += [Turn("user", shown), Turn("assistant", (Part(f"shape {seed}", spans.answer(demo)),))]
+        parts = (_image_part(seed, spans.image(demo)), Part("what?", spans.question(demo)))
+        turns += [Turn("user", parts), Turn("assistant", (Part(f"shape {seed}", spans.answer(demo)),))]
     return Prompt((*turns, Turn("user", _query(images[-1], question))), StreamKey(0, query))
 
 
 def _query(seed: int, question: str) -> tuple[Part, ...]:
-    return _seen(seed, spans.image(spans.QUERY)), Part(question, spans.QUESTION)
+    return _image_part(seed, spans.image(spans.QUERY)), Part(question, spans.QUESTION)
 
 
-def _seen(seed: int, name: str) -> Part:
+def _image_part(seed: int, name: str) -> Part:
     """An image of coarse random colors, smooth in between."""
     from PIL import Image as PILImage
 
