@@ -87,7 +87,7 @@ def restrict_grid(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> 
             "and now: code, data or a checkpoint has changed since it was launched. Run the same command again."
         )
     own = replace(grid, cells=cells)
-    found = load_run_state(store, own)
+    found = load_run_state(store, own, grid)
     for digest, wanted in queries.items():
         found.missing[digest] &= wanted
     found.total = sum(map(len, queries.values()))

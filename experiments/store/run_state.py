@@ -43,9 +43,18 @@ class RunState:
         return sum(not queries for queries in self.missing.values())
 
 
-def load_run_state(store: Store, grid: Grid) -> RunState:
-    """What is left to do. Raises StoreError where the folder is of another experiment or of other data."""
-    _check_shared(store, grid)
+def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> RunState:
+    """What is left to do of a grid.
+
+    Args:
+        store: The run directory.
+        grid: The cells to look at.
+        run_grid: All cells of the run, if `grid` has only a worker's share of them.
+
+    Raises:
+        StoreError: The folder is of another experiment or of other data.
+    """
+    _check_shared(store, run_grid or grid)
     told = {id(task): data_digests(task) for task in grid.tasks}
     ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
     found = RunState()

@@ -143,6 +143,12 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
     assert done.missing == 0, told.notes
 
 
+def test_workers_compute_cells_that_have_no_samples_yet_though_other_cells_have(go: Go, tmp_path: Path) -> None:
+    go("resumed", "grid.shots=[0]")
+    done, progress = go("resumed", "launcher.workers=2")
+    assert (done.present, done.computed, done.missing, progress.notes) == (60, 120, 0, [])
+
+
 def test_what_stops_all_workers_is_told_once(go: Go, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from dataclasses import dataclass\nfrom icl.errors import ModelError\nfrom icl.models.fake import FakeCopy\n\n"

@@ -77,6 +77,12 @@ def test_a_worker_that_is_started_again_does_the_rest_of_its_share(launched: Cal
     assert files(one.folder) == before
 
 
+def test_a_worker_of_one_model_starts_after_the_samples_of_another_model(launched: Callable[..., Any]) -> None:
+    launch, _ = launched("grid.model=[fake-copy, fake-vote]", "grid.shots=[2]")
+    assert [run_worker(str(launch.folder), worker) for worker in launch.workers] == ["", ""]
+    assert lines(launch.folder) == 240
+
+
 def test_a_worker_whose_launch_was_given_up_does_nothing(
     launched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
