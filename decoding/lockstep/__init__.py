@@ -1,6 +1,9 @@
-"""Strategies inside vLLM: the branches of a group are ordinary requests that advance in step and choose as one.
+"""Strategies inside vLLM: each branch of a strategy is one vLLM request, and the branches of a group decode in step.
 
-Two classes go into an engine, by name, without a fork: a logits processor that applies a strategy to the rows of a
-group and makes all of them choose one token, and a scheduler that brings those rows into one batch whatever the
-lengths of their prompts. `icl.models.vllm.engine.PLUGIN_ARGS` names them.
+Two classes are added to an engine through vLLM's own options: a logits processor that applies the strategy to the rows
+of a group, and a scheduler that puts these rows into one batch, whatever the lengths of their prompts.
+`icl.models.vllm.engine.PLUGIN_ARGS` names both.
+
+A request walks through the modules in this order: `engine` (or `decoding.server`) → `grouping` → `request_metadata` →
+`scheduler` → `logits_processor` → `token_selection` → `step_records` → `worker_extension`.
 """

@@ -1,4 +1,4 @@
-"""Slots and cache blocks: what a request still needs, and whether a whole group fits beside what was promised."""
+"""Whether request slots and KV cache blocks suffice for a whole group, beside what admitted groups still need."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,34 +9,37 @@ from decoding.lockstep.request_group import RequestGroup
 
 
 class BlockBudget:
-    """Counts by the cache manager of one scheduler. A step's balance is made once and drawn down as requests enter."""
+    """The free slots and blocks of one scheduler. It is computed once in a step and reduced as requests enter."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
-        self.balance: tuple[int, int] | None = None
+        self.remaining: tuple[int, int] | None = None  # slots and blocks
 
     def new_step(self) -> None:
-        self.balance = None
+        self.remaining = None
 
-    def take(self, requests: Iterable[Request], admitted: Iterable[RequestGroup]) -> bool:
-        """Whether slots and blocks suffice for all of these; if so they are theirs."""
-        if self.balance is None:
-            promised = [r for gang in admitted for r in gang.requests]
+    def reserve(self, requests: Iterable[Request], admitted: Iterable[RequestGroup]) -> bool:
+        """Reserves slots and blocks for all of these requests. False if they do not suffice."""
+        if self.remaining is None:
+            promised = [request for group in admitted for request in group.requests]
             slots = len(self.scheduler.running) + sum(r.status != RequestStatus.RUNNING for r in promised)
-            self.balance = self.scheduler.max_num_active_reqs - slots, self.free() - self.needed(promised)
-        wanted = list(requests)
-        slots, blocks = self.balance[0] - len(wanted), self.balance[1] - self.needed(wanted)
+            self.remaining = (
+                self.scheduler.max_num_active_reqs - slots,
+                self.free_blocks() - self.missing_blocks(promised),
+            )
+        newcomers = list(requests)
+        slots, blocks = self.remaining[0] - len(newcomers), self.remaining[1] - self.missing_blocks(newcomers)
         if slots < 0 or blocks < 0:
             return False
-        self.balance = slots, blocks
+        self.remaining = slots, blocks
         return True
 
-    def free(self) -> int:
-        """Blocks that nobody holds; cached ones that could be given up count as free."""
+    def free_blocks(self) -> int:
+        """Blocks that no request uses. Cached blocks that vLLM can evict count as free."""
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
-    def needed(self, requests: Iterable[Request]) -> int:
-        """Blocks that these still need to hold all their tokens, hits in the prefix cache not counted."""
+    def missing_blocks(self, requests: Iterable[Request]) -> int:
+        """Blocks that these requests lack to store all their tokens, without hits in the prefix cache."""
         manager = self.scheduler.kv_cache_manager
         total = 0
         for request in requests:
@@ -52,12 +55,12 @@ class BlockBudget:
             )
         return total
 
-    def too_small(self, gang: RequestGroup) -> str:
-        """The sentence for a group that does not fit even alone."""
-        size, have = self.scheduler.block_size, self.scheduler.kv_cache_config.num_blocks - 1
-        wanted = sum(-(-request.num_tokens // size) for request in gang.requests)
+    def too_small_message(self, group: RequestGroup) -> str:
+        """Message for a group that does not fit even alone."""
+        size, available = self.scheduler.block_size, self.scheduler.kv_cache_config.num_blocks - 1
+        required = sum(-(-request.num_tokens // size) for request in group.requests)
         return (
-            f"its {gang.size} branches need {wanted} blocks of {size} tokens together, and the cache of this engine "
-            f"has {have}. {gang.size} branches of {have // gang.size * size} tokens each fit, prompt and answer: "
-            "shorten the prompts, or give it a larger cache"
+            f"its {group.size} branches need {required} blocks of {size} tokens together, and the cache of this engine "
+            f"has {available}. {group.size} branches of {available // group.size * size} tokens each fit, prompt and "
+            "answer: shorten the prompts, or give it a larger cache"
         )

@@ -1,8 +1,8 @@
-"""Jobs answered by an engine that runs strategies itself: each job is a group of prompts, each group one answer.
+"""Runs decoding requests in an engine that runs strategies itself. Each request is one group of prompts or several.
 
-Everything is asked at once, in the order of the prompts' beginnings, so that what prompts share is in the engine's
-prefix cache when the next one comes: demonstrations across queries, and the branches of one query. Equal jobs are
-computed once.
+All groups are submitted at once, sorted by the start of their prompts. What prompts share, demonstrations across
+queries and the branches of one query, is then still in the engine's prefix cache when the next prompt needs it. Equal
+requests are computed once.
 """
 
 import secrets
@@ -17,12 +17,12 @@ from icl.errors import ICLError
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.types import Generation, Prompt
 
-FETCHED = 256
-"""Answers whose traces are fetched from the engine together."""
+FETCH_SIZE = 256
+"""Number of answers whose records are fetched from the engine together."""
 
 
 class StrategyModel(Protocol):
-    """What a model with the ability 'strategies' gives."""
+    """A model with the ability 'strategies', such as `icl.models.vllm.model.VLLM`."""
 
     @property
     def trace(self) -> bool: ...
@@ -39,33 +39,40 @@ class StrategyModel(Protocol):
 @with_voting
 def run_requests(
     model: StrategyModel,
-    jobs: Sequence[DecodingRequest],
+    requests: Sequence[DecodingRequest],
     counters: Counters | None = None,
     *,
     trace: bool = True,
     on_result: OnResult | None = None,
 ) -> list[Result]:
-    """An answer for each job, in their order.
+    """The result of each request, in order.
 
-    What `decoding.engine.engine.run_requests` is for models with sessions.
+    The counterpart of `decoding.engine.engine.run_requests`, which runs models with sessions.
+
+    Args:
+        model: The model.
+        requests: What to decode.
+        counters: Counters to increase.
+        trace: Whether to record the numbers of each step.
+        on_result: Called with the index and the result of each request as soon as it has ended.
     """
     counters = Counters() if counters is None else counters
     model.load()
-    answers = ResultCollector(jobs, counters, on_result)
-    firsts = answers.prepare(PrepareGenerator(run_requests, model, counters, {}), model.count_tokens)
-    places = answers.request_indices()
-    order = sorted(range(len(firsts)), key=lambda j: beginning(firsts[j].branches[0]))
+    collector = ResultCollector(requests, counters, on_result)
+    prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, {}), model.count_tokens)
+    indices = collector.request_indices()
+    order = sorted(range(len(prepared)), key=lambda j: prefix_key(prepared[j].branches[0]))
 
-    def ended(place: int, answer: Result) -> None:
-        for i in places[order[place]]:
-            answers.add(i, answer)
+    def collect(place: int, result: Result) -> None:
+        for i in indices[order[place]]:
+            collector.add(i, result)
 
-    _Run(model, [firsts[j] for j in order], counters, trace and model.trace, ended).run()
-    return answers.results()
+    _GroupRun(model, [prepared[j] for j in order], counters, trace and model.trace, collect).run()
+    return collector.results()
 
 
-def beginning(prompt: Prompt) -> tuple[str, ...]:
-    """A key by which prompts that begin alike stand together."""
+def prefix_key(prompt: Prompt) -> tuple[str, ...]:
+    """A sort key: prompts with the same start come next to each other."""
     return tuple(
         piece
         for turn in prompt.turns
@@ -75,65 +82,60 @@ def beginning(prompt: Prompt) -> tuple[str, ...]:
     )
 
 
-class _Run:
-    """The groups of some jobs, asked together. out: told the place of a job and its answer, once it has ended."""
+class _GroupRun:
+    """All groups of some requests in one run of the engine. `on_result` receives the results, by request index."""
 
     def __init__(
         self,
         model: StrategyModel,
-        prepared_requests: Sequence[PreparedRequest],
+        prepared: Sequence[PreparedRequest],
         counters: Counters,
         trace: bool,
-        out: OnResult,
+        on_result: OnResult,
     ) -> None:
-        self.model, self.prepared_requests, self.counters, self.trace, self.out = (
-            model,
-            prepared_requests,
-            counters,
-            trace,
-            out,
-        )
-        self.mark = secrets.token_hex(4)  # engines and runs never meet under one name
-        self.made: list[tuple[int, PromptGroup]] = []  # with the job that it belongs to
-        self.said: dict[int, dict[int, list[EngineOutput]]] = {}  # job -> number of a group -> what its prompts said
-        self.left: dict[int, int] = {}
-        self.ended: list[int] = []
+        self.model, self.prepared, self.counters, self.trace = model, prepared, counters, trace
+        self.on_result = on_result
+        self.prefix = secrets.token_hex(4)  # group names are unique over runs and engines
+        self.groups: list[tuple[int, PromptGroup]] = []  # request index and group, by group number
+        self.outputs: dict[int, dict[int, list[EngineOutput]]] = {}  # request index -> group number -> outputs
+        self.open_groups: dict[int, int] = {}  # request index -> number of groups that still run
+        self.finished: list[int] = []  # request indices whose records are not fetched yet
 
     def run(self) -> None:
-        self.model.run_groups(self._groups(), self._done)
+        self.model.run_groups(self._engine_requests(), self._on_group)
         self._fetch()
 
-    def _groups(self) -> Iterator[list[EngineRequest]]:
-        for j, ready in enumerate(self.prepared_requests):
+    def _engine_requests(self) -> Iterator[list[EngineRequest]]:
+        for j, prepared in enumerate(self.prepared):
             try:
-                groups = build_groups(ready, self.model, f"{self.mark}-{j}", self.trace)
+                groups = build_groups(prepared, self.model, f"{self.prefix}-{j}", self.trace)
             except ICLError as error:
-                self.out(j, Failure(f"{ready.request.arm.label}: {error}"))
+                self.on_result(j, Failure(f"{prepared.request.arm.label}: {error}"))
                 continue
-            self.left[j], self.said[j] = len(groups), {}
+            self.open_groups[j], self.outputs[j] = len(groups), {}
             for group in groups:
-                self.made.append((j, group))
-                self.counters.prompts_prefilled += len(group.asks)
-                yield group.asks
+                self.groups.append((j, group))
+                self.counters.prompts_prefilled += len(group.requests)
+                yield group.requests
 
-    def _done(self, number: int, said: list[EngineOutput]) -> None:
-        j, _ = self.made[number]
-        self.said[j][number] = said
-        self.left[j] -= 1
-        if not self.left[j]:
-            self.ended.append(j)
-        if len(self.ended) >= FETCHED:
+    def _on_group(self, number: int, outputs: list[EngineOutput]) -> None:
+        j, _ = self.groups[number]
+        self.outputs[j][number] = outputs
+        self.open_groups[j] -= 1
+        if not self.open_groups[j]:
+            self.finished.append(j)
+        if len(self.finished) >= FETCH_SIZE:
             self._fetch()
 
     def _fetch(self) -> None:
-        """Answers of the jobs that have ended, with what the engine kept of them."""
-        names = [self.made[number][1].name for j in self.ended for number in self.said[j]]
-        wanted = [name for name in names if name]
-        kept = self.model.take_records(wanted) if wanted else {}
-        for j in self.ended:
-            heard = [(self.made[number][1], said) for number, said in self.said.pop(j).items()]
-            answer = build_answer(self.prepared_requests[j], self.model, heard, kept)
-            if isinstance(answer, Generation) and self.prepared_requests[j].request.answer_mode == "generate":
-                self.counters.rows_without_sharing += answer.usage.forwards
-            self.out(j, answer)
-        self.ended.clear()
+        """Fetches the records of the finished requests, and passes on their results."""
+        names = [self.groups[number][1].name for j in self.finished for number in self.outputs[j]]
+        names = [name for name in names if name]
+        records = self.model.take_records(names) if names else {}
+        for j in self.finished:
+            outputs = [(self.groups[number][1], out) for number, out in self.outputs.pop(j).items()]
+            result = build_answer(self.prepared[j], self.model, outputs, records)
+            if isinstance(result, Generation) and self.prepared[j].request.answer_mode == "generate":
+                self.counters.rows_without_sharing += result.usage.forwards
+            self.on_result(j, result)
+        self.finished.clear()

@@ -1,31 +1,31 @@
-"""What an engine must be for groups to decode in it; anything else is refused at start-up, with the reason.
+"""The configuration that an engine needs so that groups can decode in it. Any other is refused at start, with reasons.
 
-`additional_config: {lockstep_allow: [version]}` takes one refusal back, for those who test what was not verified.
+`additional_config: {lockstep_allow: [version]}` accepts one of the refused settings, for tests of unverified ones.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-VERIFIED = ("0.32.",)
-"""vLLM versions on which the tests of this package passed. The scheduler interface of vLLM is not a stable one."""
+VERIFIED_VERSIONS = ("0.32.",)
+"""vLLM versions with which the tests of this package passed. The scheduler interface of vLLM is not stable."""
 
 SCHEDULER = "decoding.lockstep.scheduler.LockstepScheduler"
-PATIENCE = 60.0
-"""Seconds that an incomplete group waits for its other branches; `additional_config: {lockstep_patience: 5}`."""
+PATIENCE_SECONDS = 60.0
+"""Time that an incomplete group waits for its other branches. Set by `additional_config: {lockstep_patience: 5}`."""
 
 
-def settings_of(vllm_config: Any) -> dict[str, Any]:
+def additional_config(vllm_config: Any) -> dict[str, Any]:
     """`additional_config` of an engine."""
     config = vllm_config.additional_config
     return config if isinstance(config, dict) else {}
 
 
 def check_engine(vllm_config: Any, version: str | None = None) -> None:
-    """Raises ValueError with everything that is wrong, each with what to do."""
-    allowed = settings_of(vllm_config).get("lockstep_allow", ())
-    wrong = [sentence for name, sentence in _problems(vllm_config, version or _version()) if name not in allowed]
-    if wrong:
-        raise ValueError("strategies cannot run in this engine: " + "; ".join(wrong))
+    """Raises ValueError with every problem of the configuration, each with its solution."""
+    allowed = additional_config(vllm_config).get("lockstep_allow", ())
+    problems = [sentence for name, sentence in _problems(vllm_config, version or _version()) if name not in allowed]
+    if problems:
+        raise ValueError("strategies cannot run in this engine: " + "; ".join(problems))
 
 
 def _version() -> str:
@@ -35,11 +35,12 @@ def _version() -> str:
 
 
 def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
+    """(key in `lockstep_allow`, sentence) of each problem."""
     scheduler, parallel = config.scheduler_config, config.parallel_config
-    if not version.startswith(VERIFIED):
-        yield "version", f"vLLM {version} was not verified (verified: {', '.join(v + 'x' for v in VERIFIED)})"
-    named = scheduler.scheduler_cls
-    if named != SCHEDULER and getattr(named, "__name__", "") != "LockstepScheduler":
+    if not version.startswith(VERIFIED_VERSIONS):
+        yield "version", f"vLLM {version} was not verified (verified: {', '.join(v + 'x' for v in VERIFIED_VERSIONS)})"
+    scheduler_class = scheduler.scheduler_cls
+    if scheduler_class != SCHEDULER and getattr(scheduler_class, "__name__", "") != "LockstepScheduler":
         yield (
             "scheduler",
             f"under another scheduler the branches of a group drift apart; pass scheduler_cls={SCHEDULER}",
@@ -55,17 +56,16 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     if parallel.data_parallel_size > 1:
         yield (
             "data",
-            "a group must reach one engine whole; model.data_parallel_size starts one engine for each replica, "
-            "and so does "
-            "`icl serve --data-parallel-size` but for a mixture of experts, whose engines step together",
+            "a group must reach one engine whole; model.data_parallel_size starts one engine for each replica, and so "
+            "does `icl serve --data-parallel-size`, except for a mixture of experts, whose engines step together",
         )
     if config.kv_transfer_config is not None:
-        yield "transfer", "caches that come from elsewhere are not verified; leave kv_transfer_config out"
+        yield "transfer", "KV caches from other engines are not verified; leave kv_transfer_config out"
     if config.model_config.is_mm_prefix_lm and config.device_config.device_type == "cpu":
         yield (
             "image mask",
-            "in this architecture the tokens of an image see each other, and vLLM's attention for CPUs has no such "
-            "mask (it runs, and says something else); use a GPU, or the backend 'hf'",
+            "in this architecture the tokens of an image attend to each other, and vLLM's attention for CPUs has no "
+            "such mask (it runs, and gives other outputs); use a GPU, or the backend 'hf'",
         )
     if config.use_v2_model_runner:
         yield "runner", "the second model runner was not verified; set VLLM_USE_V2_MODEL_RUNNER=0"

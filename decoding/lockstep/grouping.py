@@ -1,8 +1,8 @@
-"""A job as groups of an engine's prompts, and its answer from what these said and what the engine kept of them.
+"""From a decoding request to groups of engine requests, and from their outputs and records to its result.
 
-Greedy decoding of the prompt as it is needs no group and runs as an ordinary request. Options are scored by groups that
-are made to choose the option's own tokens; the strategy's log-probability of each is kept. All options of one token are
-read off one step.
+Greedy decoding of the unchanged prompt needs no group and runs as an ordinary request. To score options, a group is
+forced to choose the option's own tokens, and the strategy's log-probability of each is recorded. One step gives the
+first tokens of all options.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,105 +25,116 @@ from icl.types import Generation, Prompt
 
 
 class OptionTokenizer(Detokenizer, Protocol):
-    """Who knows the tokens: a model, or its renderer alone."""
+    """Tokenizer of answers and options: a model, or its renderer."""
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Prompts that decode one output. name: '' where one decodes outside of groups.
+    """Engine requests that decode one output.
 
-    option: the place of the option whose tokens it is made to choose; of all options where it reads first tokens.
+    Attributes:
+        name: Name of the group, '' for an ordinary request.
+        requests: One request for each branch.
+        option: Index of the option that the group is forced to choose. The number of options for the group that reads
+            the first tokens of all.
     """
 
     name: str
-    asks: list[EngineRequest]
+    requests: list[EngineRequest]
     option: int = -1
 
 
 GroupOutputs = Sequence[tuple[PromptGroup, Sequence[EngineOutput]]]
+Records = Mapping[str, Mapping[str, Any]]
+"""Name of a group -> its record, as `LockstepWorkerExtension.lockstep_take_records` returns it."""
 
 
-def build_groups(ready: PreparedRequest, reader: OptionTokenizer, name: str, trace: bool) -> list[PromptGroup]:
-    """name: what the names of its groups begin with. Raises ModelError where it cannot be asked."""
-    if len(ready.branches) > MAX_BRANCHES:
+def build_groups(
+    prepared: PreparedRequest, tokenizer: OptionTokenizer, name_prefix: str, trace: bool
+) -> list[PromptGroup]:
+    """The groups of a request. Raises ModelError if an engine cannot run it."""
+    if len(prepared.branches) > MAX_BRANCHES:
         raise ModelError(
-            f"it has {len(ready.branches)} branches, and a group in the engine has {MAX_BRANCHES} at most."
+            f"it has {len(prepared.branches)} branches, and a group in the engine has {MAX_BRANCHES} at most."
         )
-    job, arm = ready.request, ready.request.arm
-    if problem := unsupported_reason(arm, VLLM.abilities, job.answer_mode):
+    request, arm = prepared.request, prepared.request.arm
+    if problem := unsupported_reason(arm, VLLM.abilities, request.answer_mode):
         raise ModelError(problem)
-    if job.answer_mode == "options":
-        return _ballots(ready, reader, name)
+    if request.answer_mode == "options":
+        return _option_groups(prepared, tokenizer, name_prefix)
     plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
-    if plain and not trace and not job.top_logprobs:
-        return [PromptGroup("", [EngineRequest(ready.branches[0], job.max_new_tokens)])]
-    return [_group(ready, name, job.max_new_tokens, trace=trace, top=job.top_logprobs)]
+    if plain and not trace and not request.top_logprobs:
+        return [PromptGroup("", [EngineRequest(prepared.branches[0], request.max_new_tokens)])]
+    return [_group(prepared, name_prefix, request.max_new_tokens, trace=trace, top=request.top_logprobs)]
 
 
-def _ballots(ready: PreparedRequest, reader: OptionTokenizer, name: str) -> list[PromptGroup]:
-    """One group an option of several tokens, and one whose first step reads the first tokens of all."""
-    ids = reader.option_ids(ready.branches[0], ready.request.options)
+def _option_groups(prepared: PreparedRequest, tokenizer: OptionTokenizer, name_prefix: str) -> list[PromptGroup]:
+    """One group for each option of several tokens, and one whose first step gives the first tokens of all options."""
+    ids = tokenizer.option_ids(prepared.branches[0], prepared.request.options)
     if not ids or not all(ids):
         raise ModelError("an option has no tokens of its own after this prompt.")
     first = tuple(option[0] for option in ids)
     long = [place for place, option in enumerate(ids) if len(option) > 1]
-    groups = [_group(ready, name, len(ids[p]), option=p, force=tuple(ids[p])) for p in long]
-    return [*groups, _group(ready, name, 1, option=len(ids), first=first)]
+    groups = [_group(prepared, name_prefix, len(ids[p]), option=p, force=tuple(ids[p])) for p in long]
+    return [*groups, _group(prepared, name_prefix, 1, option=len(ids), first=first)]
 
 
-def _group(ready: PreparedRequest, name: str, length: int, option: int = -1, **more: Any) -> PromptGroup:
+def _group(prepared: PreparedRequest, name: str, length: int, option: int = -1, **metadata: Any) -> PromptGroup:
     name += f"-{option}" if option >= 0 else ""
-    arm, key, count = ready.request.arm, ready.request.prompt.key, len(ready.branches)
-    told = serialize(arm.strategy, arm.sampler)
-    asks = [
+    arm, key, count = prepared.request.arm, prepared.request.prompt.key, len(prepared.branches)
+    arm_text = serialize(arm.strategy, arm.sampler)
+    requests = [
         EngineRequest(
             prompt,
             length,
-            BranchMetadata(name, b, count, told, key.seed, key.query, **more).extra_args(),
+            BranchMetadata(name, b, count, arm_text, key.seed, key.query, **metadata).extra_args(),
             stops=option < 0,
         )
-        for b, prompt in enumerate(ready.branches)
+        for b, prompt in enumerate(prepared.branches)
     ]
-    return PromptGroup(name, asks, option)
+    return PromptGroup(name, requests, option)
 
 
 def build_answer(
-    ready: PreparedRequest, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
+    prepared: PreparedRequest, tokenizer: OptionTokenizer, outputs: GroupOutputs, records: Records
 ) -> Generation | Failure:
-    """kept: what the engine kept, by the name of a group."""
-    label = ready.request.arm.label
-    for group, said in heard:
-        fault = kept.get(group.name, {}).get("fault")
+    """The result of a request from the outputs and records of all its groups."""
+    label = prepared.request.arm.label
+    for group, group_outputs in outputs:
+        fault = records.get(group.name, {}).get("fault")
         if fault:
             return Failure(f"{label}: {fault}.")
-        wrong = next((one for one in said if one.finish not in ("stop", "length")), None)
-        if wrong is not None:
-            return Failure(f"{label}: {wrong.reason or f'the engine ended the request ({wrong.finish})'}.")
-    if ready.request.answer_mode == "options":
-        return _scored(ready, reader, heard, kept)
-    ((group, said),) = heard
-    return _generated(ready, reader, said[0].tokens, kept.get(group.name, {}))
+        failed = next((output for output in group_outputs if output.finish not in ("stop", "length")), None)
+        if failed is not None:
+            return Failure(f"{label}: {failed.reason or f'the engine ended the request ({failed.finish})'}.")
+    if prepared.request.answer_mode == "options":
+        return _option_scores(prepared, tokenizer, outputs, records)
+    ((group, group_outputs),) = outputs
+    return _text(prepared, tokenizer, group_outputs[0].tokens, records.get(group.name, {}))
 
 
-def _generated(
-    ready: PreparedRequest, reader: OptionTokenizer, tokens: tuple[int, ...], record: Mapping[str, Any]
+def _text(
+    prepared: PreparedRequest, tokenizer: OptionTokenizer, tokens: tuple[int, ...], record: Mapping[str, Any]
 ) -> Generation:
-    stopped = bool(tokens) and tokens[-1] in reader.stop_tokens
+    stopped = bool(tokens) and tokens[-1] in tokenizer.stop_tokens
     answer = tokens[:-1] if stopped else tokens
-    step_traces = [StepTrace(**told) for told in record.get("looks", ())]
+    step_traces = [StepTrace(**values) for values in record.get("step_traces", ())]
     numbers, steps = record.get("trace", ()), len(tokens)
     finish: Literal["stop", "length"] = "stop" if stopped else "length"
-    return text_generation(ready, reader, answer, finish, steps=steps, numbers=numbers, step_traces=step_traces)
+    return text_generation(prepared, tokenizer, answer, finish, steps=steps, numbers=numbers, step_traces=step_traces)
 
 
-def _scored(
-    ready: PreparedRequest, reader: OptionTokenizer, heard: GroupOutputs, kept: Mapping[str, Mapping[str, Any]]
+def _option_scores(
+    prepared: PreparedRequest, tokenizer: OptionTokenizer, outputs: GroupOutputs, records: Records
 ) -> Generation:
-    job, ids = ready.request, reader.option_ids(ready.branches[0], ready.request.options)
-    by_option = {group.option: kept[group.name] for group, _ in heard}
+    request = prepared.request
+    ids = tokenizer.option_ids(prepared.branches[0], request.options)
+    by_option = {group.option: records[group.name] for group, _ in outputs}
     first = by_option[len(ids)]["first"]
     logprobs = [by_option[p]["forced"] if p in by_option else [first[p]] for p in range(len(ids))]
-    values = [normalize_score(v, option, job.normalize) for v, option in zip(logprobs, job.options, strict=True)]
-    return option_generation(ready, ids, values)
+    values = [
+        normalize_score(v, option, request.normalize) for v, option in zip(logprobs, request.options, strict=True)
+    ]
+    return option_generation(prepared, ids, values)

@@ -1,7 +1,7 @@
-"""The logits processor: finds the rows of each group in a step's batch and has them choose one token.
+"""The logits processor: finds the rows of each group in a batch, and makes all of them sample one token.
 
-vLLM has two model runners with an interface each; this class has both, since an engine loads one class for either. It
-never waits: whether the rows of a group come together is the scheduler's business, and the scheduler checks the tokens.
+vLLM has two model runners, each with an interface of its own. An engine loads the same class for both, so this class
+implements both. It never waits: the scheduler brings the rows of a group into one batch, and checks the tokens.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,14 @@ from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunner
 
 from decoding.lockstep.engine_requirements import check_engine
-from decoding.lockstep.request_metadata import BranchMetadata, check_arm, check_name, parse_branch
+from decoding.lockstep.request_metadata import BranchMetadata, check_arm, check_group_name, parse_branch
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WITHOUT_EFFECT = {
+NEUTRAL_VALUES = {
     "n": 1,
     "temperature": 0.0,
     "min_p": 0.0,
@@ -33,20 +33,20 @@ WITHOUT_EFFECT = {
     "structured_outputs": None,
     "prompt_logprobs": None,
 }
-"""Sampling parameters that act on one branch behind the strategy's back, and the value at which they do nothing."""
+"""Sampling parameters that would change single branches after the strategy, with the value that has no effect."""
 
 
 class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
-    """One instance a worker. Ordinary requests pass it untouched."""
+    """Logits processor that applies strategies. Each worker has one. It leaves ordinary requests unchanged."""
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Where a request enters: raises ValueError, which a server answers with status 400."""
+        """Checks a request at arrival. Raises ValueError, which a server answers with status 400."""
         branch = parse_branch(sampling_params.extra_args)
         if branch is None:
             return
-        check_name(branch)
-        for name, neutral in WITHOUT_EFFECT.items():
+        check_group_name(branch)
+        for name, neutral in NEUTRAL_VALUES.items():
             value = getattr(sampling_params, name, neutral)
             if value != neutral and value:
                 raise ValueError(f"{name}={value} has no place in a branch: sampling and masks belong to its strategy")
@@ -59,16 +59,16 @@ class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         check_engine(vllm_config)
         # The first runner passes (device, pinned), the second (request states,).
         self.states = runner[0] if len(runner) == 1 else None
-        self.entries: dict[
-            int, tuple[BranchMetadata, list[int]]
-        ] = {}  # batch index -> branch, its output so far (live)
-        self.slots: dict[int, BranchMetadata] = {}  # request slot -> branch
+        # First runner: batch index -> branch and its output tokens, a list that vLLM extends.
+        self.entries: dict[int, tuple[BranchMetadata, list[int]]] = {}
+        # Second runner: request slot -> branch.
+        self.slots: dict[int, BranchMetadata] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: Any) -> None:
-        """First runner: which request sits where, in vLLM's order of removed, added, moved."""
+        """First runner: the batch index of each request changes, in vLLM's order: removed, added, moved."""
         if batch_update is None:
             return
         for index in batch_update.removed:
@@ -95,14 +95,14 @@ class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         return branch is not None
 
     def apply(self, logits: "Tensor", ctx: Any = None) -> "Tensor":
-        """logits: [rows, V] float32, changed in place."""
+        """Writes the selected tokens into logits [rows, V] float32, in place."""
         rows = self._first_rows() if ctx is None else self._second_rows(ctx)
         if rows:
             select_tokens(logits, complete_groups(rows))
         return logits
 
     def _first_rows(self) -> list[BatchRow]:
-        # A row that is still reading its prompt has a step too; what it chooses is dropped by the runner.
+        # A row in the middle of its prompt has a step too; the runner drops what it samples.
         return [BatchRow(index, branch, len(output)) for index, (branch, output) in self.entries.items()]
 
     def _second_rows(self, ctx: Any) -> list[BatchRow]:

@@ -1,6 +1,7 @@
-"""An engine's process ends with the process that started it.
+"""Ends an engine's process when the process that started it ends.
 
-vLLM's workers watch their engine, and nobody watches the server: killed, it left an engine behind that held its memory.
+vLLM's workers watch their engine, but nothing watches the server. Without this module, a server that is killed leaves
+an engine behind that holds its memory.
 """
 
 import multiprocessing
@@ -8,17 +9,17 @@ import os
 from threading import Thread
 from typing import Any
 
-OURS = "EngineCore"
-"""How vLLM's names of such processes begin."""
+ENGINE_PROCESS_PREFIX = "EngineCore"
+"""Start of the names that vLLM gives to engine processes."""
 
 
 def exit_with_parent() -> None:
-    """Nothing where the engine runs in a process that is not its own."""
+    """Starts the watch. Does nothing if the engine has no process of its own."""
     parent = multiprocessing.parent_process()
-    if parent is not None and multiprocessing.current_process().name.startswith(OURS):
-        Thread(target=_leave, args=(parent,), name="parent watch", daemon=True).start()
+    if parent is not None and multiprocessing.current_process().name.startswith(ENGINE_PROCESS_PREFIX):
+        Thread(target=_exit_after, args=(parent,), name="parent watch", daemon=True).start()
 
 
-def _leave(parent: Any) -> None:
+def _exit_after(parent: Any) -> None:
     parent.join()
-    os._exit(1)  # nobody is left to be told; the workers see it
+    os._exit(1)  # vLLM's workers notice that their engine has ended

@@ -9,28 +9,35 @@ from vllm.v1.request import Request, RequestStatus
 
 logger = init_logger(__name__)
 
-SHARED_ENDS = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED})
+REGULAR_ENDS = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED})
 
 
 @dataclass(eq=False)
 class RequestGroup:
-    """The requests of one group.
+    """The requests of one group: one for each branch of a strategy.
 
-    admitted: its branches may leave the waiting queue and have room set aside; not all need have left yet.
-    turn: the step at which it chose last. verdict: how it ends, set once. reason: why, for a person.
+    Attributes:
+        name: Unique name of the group.
+        size: Number of branches.
+        created: Time at which the first branch arrived, by the monotonic clock.
+        members: Index of a branch -> its request.
+        is_admitted: Whether slots and blocks are reserved for all branches, so that they may leave the waiting queue.
+        last_sampled: Number of the step in which the group sampled last.
+        final_status: How the group ends, None while it goes on. It is set once.
+        reason: Message for the user if the group fails.
     """
 
     name: str
     size: int
-    born: float = field(default_factory=time.monotonic)
+    created: float = field(default_factory=time.monotonic)
     members: dict[int, Any] = field(default_factory=dict)
-    admitted: bool = False
-    turn: int = 0
-    verdict: RequestStatus | None = None
+    is_admitted: bool = False
+    last_sampled: int = 0
+    final_status: RequestStatus | None = None
     reason: str | None = None
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         return len(self.members) == self.size
 
     @property
@@ -42,31 +49,31 @@ class RequestGroup:
         return [request for request in self.requests if request.status == RequestStatus.RUNNING]
 
     @property
-    def ready(self) -> bool:
-        """Whether what each branch computes next is the token that it chooses from."""
-        return self.verdict is None and all(
-            r.status == RequestStatus.RUNNING and lacks_one(r) for r in self.members.values()
+    def can_sample(self) -> bool:
+        """Whether each branch runs and lacks only the token whose logits it samples from."""
+        return self.final_status is None and all(
+            r.status == RequestStatus.RUNNING and lacks_one_token(r) for r in self.members.values()
         )
 
-    def end(self, verdict: RequestStatus, reason: str | None = None) -> None:
-        if self.verdict is None:
-            self.verdict, self.reason = verdict, reason
+    def end(self, status: RequestStatus, reason: str | None = None) -> None:
+        if self.final_status is None:
+            self.final_status, self.reason = status, reason
             if reason:
                 logger.warning("lockstep group %s ends: %s", self.name, reason)
 
     def fail(self, reason: str) -> None:
         self.end(RequestStatus.FINISHED_ERROR, reason)
 
-    def judge(self, patience: float) -> None:
-        """Ends it where one of its branches has ended, or never came."""
-        ended = next((r.status for r in self.members.values() if r.is_finished()), None)
-        if ended is not None:
-            self.end(ended if ended in SHARED_ENDS else RequestStatus.FINISHED_ABORTED)
-        elif not self.complete and time.monotonic() - self.born > patience:
-            came = f"{len(self.members)} of {self.size} branches came within {patience:g} s"
-            self.fail(f"{came}: {sorted(self.members)}")
+    def check_end(self, patience: float) -> None:
+        """Ends the group if one branch has ended, or if a branch is missing after `patience` seconds."""
+        status = next((r.status for r in self.members.values() if r.is_finished()), None)
+        if status is not None:
+            self.end(status if status in REGULAR_ENDS else RequestStatus.FINISHED_ABORTED)
+        elif not self.is_complete and time.monotonic() - self.created > patience:
+            arrived = f"{len(self.members)} of {self.size} branches came within {patience:g} s"
+            self.fail(f"{arrived}: {sorted(self.members)}")
 
 
-def lacks_one(request: Request) -> bool:
-    """Whether the next token of a request that is computed is the one that it chooses from."""
+def lacks_one_token(request: Request) -> bool:
+    """Whether all tokens of a request but the last are computed. The logits of the last give the next token."""
     return bool(request.num_tokens - request.num_computed_tokens == 1)

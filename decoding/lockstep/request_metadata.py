@@ -1,6 +1,6 @@
-"""What a request says about its group: a line of JSON under one key of its `extra_args`.
+"""The metadata of a branch: a JSON text under one key of a vLLM request's `extra_args`.
 
-Whoever names groups vouches that a name is used once; an engine and a server do, a client never does.
+Group names must be unique. The engine and the server choose them; a client never does.
 """
 
 import json
@@ -12,25 +12,32 @@ from typing import Any
 from decoding.lockstep.serialization import deserialize
 from icl.streams import StreamKey
 
-KEY = "lockstep"
-SECRET = "ICL_LOCKSTEP_SECRET"
-"""The variable by which a server tells its own processes how the names of its groups begin."""
+METADATA_KEY = "lockstep"
+SECRET_VARIABLE = "ICL_LOCKSTEP_SECRET"
+"""Environment variable with the prefix of a server's group names. Only the server's own processes know it."""
 
-NAMED = "groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}"
+GROUP_NAME_REFUSED = "groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}"
 
 MAX_BRANCHES = 16
-"""Branches that a group may have."""
+"""Maximum number of branches of a group."""
 
 
 @dataclass(frozen=True)
 class BranchMetadata:
-    """One prompt of a group.
+    """The place of one prompt in a group, and how the group decodes.
 
-    group: its name. index: which branch this is; 0 is the reference, whose output is the answer. count: of branches.
-    arm: strategy and sampler as `serialize` writes them. seed, query: whose random stream a draw reads. trace: keep
-    per-step numbers. top: keep so many tokens of each branch of every step (`decoding.engine.trace`). first: tokens
-    whose log-probability the first step keeps. force: the tokens of an option, chosen one after the other instead of
-    what the strategy would choose, each with its log-probability kept.
+    Attributes:
+        group: Name of the group.
+        index: Index of the branch. Branch 0 is the reference; its output is the answer.
+        count: Number of branches.
+        arm: Strategy and sampler as `serialize` writes them.
+        seed: Seed of the random stream of the sampler.
+        query: Query id of the random stream of the sampler.
+        trace: Whether to record the numbers of each step.
+        top: Number of tokens to record of each branch in each step (`decoding.engine.trace`).
+        first: Tokens whose log-probability is recorded at step 0.
+        force: Tokens of an option. They are chosen in place of the strategy's tokens, and their log-probabilities are
+            recorded.
     """
 
     group: str
@@ -60,30 +67,30 @@ class BranchMetadata:
 
     def extra_args(self) -> dict[str, str]:
         """For `SamplingParams(extra_args=...)`."""
-        return {KEY: json.dumps(vars(self))}
+        return {METADATA_KEY: json.dumps(vars(self))}
 
 
 def parse_branch(extra_args: Mapping[str, Any] | None) -> BranchMetadata | None:
-    """The branch that a request is, or None for an ordinary one. Raises ValueError where it is malformed."""
-    told = (extra_args or {}).get(KEY)
-    if told is None:
+    """The branch that a request is, None for an ordinary request. Raises ValueError if the metadata is malformed."""
+    text = (extra_args or {}).get(METADATA_KEY)
+    if text is None:
         return None
     try:
-        given = json.loads(told)
+        values = json.loads(text)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"'{KEY}' is not the JSON that an engine writes: {error}") from error
-    known = {f.name for f in fields(BranchMetadata)}
-    if not isinstance(given, dict) or given.keys() - known or {"group", "index", "count", "arm"} - given.keys():
-        raise ValueError(f"'{KEY}' is a mapping of {', '.join(sorted(known))}, not {told[:200]}")
-    return BranchMetadata(**given | {key: tuple(given.get(key, ())) for key in ("first", "force")})
+        raise ValueError(f"'{METADATA_KEY}' is not the JSON that an engine writes: {error}") from error
+    allowed = {f.name for f in fields(BranchMetadata)}
+    if not isinstance(values, dict) or values.keys() - allowed or {"group", "index", "count", "arm"} - values.keys():
+        raise ValueError(f"'{METADATA_KEY}' is a mapping of {', '.join(sorted(allowed))}, not {text[:200]}")
+    return BranchMetadata(**values | {key: tuple(values.get(key, ())) for key in ("first", "force")})
 
 
-def check_name(branch: BranchMetadata) -> None:
-    """Raises ValueError where a server runs here and the group was named by somebody else."""
-    if not branch.group.startswith(os.environ.get(SECRET, "")):
-        raise ValueError(NAMED)
+def check_group_name(branch: BranchMetadata) -> None:
+    """Raises ValueError if a server runs in this process and the group name is not one of its own."""
+    if not branch.group.startswith(os.environ.get(SECRET_VARIABLE, "")):
+        raise ValueError(GROUP_NAME_REFUSED)
 
 
 def check_arm(branch: BranchMetadata) -> None:
-    """Raises ICLError where the strategy of a branch cannot be built in this process."""
+    """Raises ICLError if this process cannot build the strategy of a branch."""
     deserialize(branch.arm)

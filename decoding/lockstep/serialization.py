@@ -1,4 +1,4 @@
-"""An arm as text that another process can build it from, so that every process runs the very same formula."""
+"""An arm as JSON text, from which another process builds the same strategy and sampler."""
 
 import json
 from functools import lru_cache
@@ -13,12 +13,16 @@ SAMPLERS: dict[str, type[Greedy | Sampling]] = {"greedy": Greedy, "sampling": Sa
 
 
 def serialize(strategy: Strategy, sampler: Sampler) -> str:
-    """The text. Raises PlanError where a piece cannot be named, or would not come back as it is."""
-    return _written((strategy, sampler))
+    """The text of a strategy and a sampler.
+
+    Raises:
+        PlanError: A component has no name, or is not equal to the one built from the text.
+    """
+    return _serialized((strategy, sampler))
 
 
 @lru_cache(1024)
-def _written(arm: tuple[Strategy, Any]) -> str:
+def _serialized(arm: tuple[Strategy, Any]) -> str:
     strategy, sampler = arm
     if type(sampler) not in SAMPLERS.values():
         raise PlanError(f"the sampler {type(sampler).__name__} cannot be sent to the engine's process; Sampling can.")
@@ -33,6 +37,6 @@ def _written(arm: tuple[Strategy, Any]) -> str:
 
 @lru_cache(1024)
 def deserialize(text: str) -> tuple[Strategy, Sampler]:
-    """Strategy and sampler of a text. Raises ConfigError where the strategy is not known in this process."""
+    """Strategy and sampler of a text. Raises ConfigError if this process does not know the strategy."""
     strategy, sampler = json.loads(text)
     return build("strategy", strategy), SAMPLERS[sampler.pop("name")](**sampler)

@@ -1,7 +1,7 @@
-"""What a step leaves behind for those who asked: traces, log-probabilities of options, faults.
+"""Records of decoding steps: traces, log-probabilities of options, faults.
 
-One for each process, written by the logits processor. The scheduler reads faults from it where it shares the process;
-an engine's front end fetches the rest with `worker.LockstepWorkerExtension`.
+Each process has one store, which the logits processor writes. The scheduler reads faults from it if it runs in the same
+process. An engine's front end fetches the rest through `worker_extension.LockstepWorkerExtension`.
 """
 
 from collections import OrderedDict
@@ -10,17 +10,21 @@ from typing import TypeVar
 
 from decoding.engine.trace import StepTrace
 
-MOST_GROUPS = 100_000
-"""Groups whose numbers wait to be fetched; beyond that the oldest are forgotten."""
+MAX_GROUPS = 100_000
+"""Groups whose records wait to be fetched. Beyond that the oldest records are dropped."""
 
 
 @dataclass
 class GroupRecord:
-    """Of one group. Lists have one entry a step.
+    """The record of one group.
 
-    trace: numbers of the step. looks: what each branch said, where that is asked for. first: log-probabilities of the
-    tokens asked for at step 0. forced: of the option's own tokens. faults: step -> why the step could not be
-    taken. memory: what the strategy kept, by step.
+    Attributes:
+        trace: The numbers of each step (`decoding.engine.token_loop.trace_step`).
+        step_traces: The tokens of each branch in each step, if they are requested.
+        first: Log-probabilities of the requested tokens at step 0.
+        forced: Log-probability of the option's token in each step.
+        faults: Step -> reason why the strategy failed there.
+        memory: State of the strategy, by step.
     """
 
     trace: list[list[float]] = field(default_factory=list)
@@ -32,19 +36,20 @@ class GroupRecord:
 
 
 class RecordStore:
-    """name of a group -> its record."""
+    """Mapping of group names to records, of limited size."""
 
-    def __init__(self, most: int = MOST_GROUPS) -> None:
-        self.most = most
+    def __init__(self, max_groups: int = MAX_GROUPS) -> None:
+        self.max_groups = max_groups
         self.records: OrderedDict[str, GroupRecord] = OrderedDict()
         self.faulty: set[str] = set()
 
     def of(self, group: str) -> GroupRecord:
+        """The record of a group, a new one if there is none."""
         if group not in self.records:
             self.records[group] = GroupRecord()
-            while len(self.records) > self.most:
-                old, _ = self.records.popitem(last=False)
-                self.faulty.discard(old)
+            while len(self.records) > self.max_groups:
+                oldest, _ = self.records.popitem(last=False)
+                self.faulty.discard(oldest)
         return self.records[group]
 
     def fault(self, group: str, step: int, reason: str) -> None:
@@ -52,7 +57,7 @@ class RecordStore:
         self.faulty.add(group)
 
     def clear_fault(self, group: str, step: int) -> None:
-        """A step is computed again where a prompt was read in chunks: the last time counts."""
+        """Removes the fault of a step. With chunked prefill a step is computed several times, and the last counts."""
         if group in self.faulty:
             faults = self.records[group].faults
             faults.pop(step, "")
@@ -60,11 +65,13 @@ class RecordStore:
                 self.faulty.discard(group)
 
     def reason(self, group: str) -> str | None:
+        """The first fault of a group, None if it has none."""
         if group not in self.faulty:
             return None
         return next(iter(self.records[group].faults.values()))
 
     def take(self, group: str) -> GroupRecord | None:
+        """Removes the record of a group and returns it."""
         self.faulty.discard(group)
         return self.records.pop(group, None)
 
@@ -75,7 +82,7 @@ RECORD_STORE = RecordStore()
 Value = TypeVar("Value")
 
 
-def put(values: list[Value], step: int, value: Value) -> None:
-    """values[step] = value, where steps come one after the other, some of them twice."""
+def set_step(values: list[Value], step: int, value: Value) -> None:
+    """values[step] = value. Steps follow one another, but a step may be computed again: what comes after is dropped."""
     del values[step:]
     values.append(value)

@@ -1,11 +1,11 @@
-"""A waiting queue whose scan can be ended: what stands behind a request that has no room waits unread."""
+"""A waiting queue whose scan can be stopped, so that requests behind one that does not fit are not examined."""
 
 from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 from vllm.v1.request import Request
 
 
 class ClosableQueue(FCFSRequestQueue):  # type: ignore[misc]
-    """First come, first served. While it is closed it looks empty to a scan, and is not."""
+    """First-come-first-served queue. While `closed` is set it looks empty to vLLM's scan."""
 
     closed = False
 
@@ -13,7 +13,7 @@ class ClosableQueue(FCFSRequestQueue):  # type: ignore[misc]
         return len(self) > 0 and not self.closed
 
     def ends_with(self, requests: list[Request]) -> bool:
-        """Whether these stand at its end, in this order."""
+        """Whether the queue ends with these requests, in this order."""
         return len(self) >= len(requests) and all(
             self[i - len(requests)] is request for i, request in enumerate(requests)
         )

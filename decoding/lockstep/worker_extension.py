@@ -1,4 +1,4 @@
-"""How an engine's front end fetches what the workers kept: an extension of vLLM's worker class, given by its name."""
+"""Extension of vLLM's worker class through which an engine's front end reads the records of the workers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,26 +8,26 @@ from decoding.lockstep.step_records import RECORD_STORE
 
 
 class LockstepWorkerExtension:
-    """Mixed into the worker (`worker_extension_cls`), called by `collective_rpc`."""
+    """Mixin of vLLM's worker (`worker_extension_cls`). Its methods are called with `collective_rpc`."""
 
     model_runner: Any
 
     def lockstep_unsupported_layers(self, number: int) -> list[str]:
-        """Layers that an adapter changes and this worker does not."""
+        """Layers that an adapter changes and for which vLLM has no LoRA module."""
         manager = self.model_runner.lora_manager._adapter_manager
         return sorted(set(manager.get_adapter(number).loras) - set(manager.modules))
 
     def lockstep_take_records(self, groups: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Records of groups that have any, or of all, as plain values; they are forgotten here."""
-        found = {}
+        """Removes the records of these groups (None: of all) and returns them as plain values, by group."""
+        records = {}
         for group in list(RECORD_STORE.records) if groups is None else groups:
             record = RECORD_STORE.take(group)
             if record is not None:
-                found[group] = {
+                records[group] = {
                     "trace": record.trace,
-                    "looks": [asdict(look) for look in record.step_traces],
+                    "step_traces": [asdict(trace) for trace in record.step_traces],
                     "first": record.first,
                     "forced": record.forced,
                     "fault": next(iter(record.faults.values()), ""),
                 }
-        return found
+        return records

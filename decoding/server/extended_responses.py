@@ -32,7 +32,7 @@ async def answered(desk: StrategyServer, asked: StrategyRequest, name: str, seat
     tasks = [
         asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}", seat))
         for group in groups
-        for b, (made, ask) in enumerate(zip(given, group.asks, strict=False))
+        for b, (made, ask) in enumerate(zip(given, group.requests, strict=False))
     ]
     try:
         said = list(await asyncio.gather(*tasks))
@@ -45,7 +45,7 @@ async def answered(desk: StrategyServer, asked: StrategyRequest, name: str, seat
     kept = await desk.take_records([group.name for group in groups if group.name])
     heard, rest = [], iter(said)
     for group in groups:
-        heard.append((group, [next(rest) for _ in group.asks]))
+        heard.append((group, [next(rest) for _ in group.requests]))
     answer = build_answer(ready, desk.hf, heard, kept)
     if isinstance(answer, Failure):
         raise HTTPError(400, answer.reason)

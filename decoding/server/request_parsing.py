@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from decoding.arms.arm import Arm
 from decoding.engine.requests import Normalize
-from decoding.lockstep.request_metadata import KEY
+from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strategy
 from icl import spans
 from icl.errors import ConfigError, DataError, did_you_mean
@@ -96,7 +96,7 @@ def names_strategy(body: Any) -> bool:
 def names_group(body: Any) -> bool:
     """Whether a request says that it is a branch, which only the server's own are."""
     extra = body.get("vllm_xargs") if isinstance(body, dict) else None
-    return isinstance(extra, dict) and KEY in extra
+    return isinstance(extra, dict) and METADATA_KEY in extra
 
 
 def parse_request(body: Mapping[str, Any]) -> StrategyRequest:

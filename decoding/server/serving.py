@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from decoding.arms.inspection import branch_count
-from decoding.lockstep.request_metadata import MAX_BRANCHES, NAMED, SECRET, BranchMetadata
+from decoding.lockstep.request_metadata import GROUP_NAME_REFUSED, MAX_BRANCHES, SECRET_VARIABLE, BranchMetadata
 from decoding.lockstep.serialization import serialize
 from decoding.server import http
 from decoding.server.extended_responses import answered
@@ -104,7 +104,7 @@ class StrategyMiddleware:
         """Answers a request with a strategy, and passes any other on. Raises HTTPError."""
         body = http.parsed(raw)
         if names_group(body):
-            raise HTTPError(400, NAMED)
+            raise HTTPError(400, GROUP_NAME_REFUSED)
         if not names_strategy(body):
             if isinstance(body, dict) and body.get("icl") is not None:
                 raise HTTPError(400, ONLY)
@@ -154,7 +154,7 @@ class StrategyMiddleware:
 
     def _name(self) -> str:
         """Of a group."""
-        return f"{os.environ.get(SECRET, '')}-{os.getpid()}-{next(self.numbers)}"
+        return f"{os.environ.get(SECRET_VARIABLE, '')}-{os.getpid()}-{next(self.numbers)}"
 
     async def _said(self, desk: StrategyServer, asked: StrategyRequest, seat: Placement) -> AsyncGenerator[Piece, None]:
         """The answer as it comes. The branches run as long as this is read."""

@@ -130,7 +130,7 @@ def server(
         )
     if find_spec("vllm") is None:
         raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL_HINT}")
-    from decoding.lockstep.request_metadata import SECRET
+    from decoding.lockstep.request_metadata import SECRET_VARIABLE
     from icl.images import MAX_PIXELS
 
     engine, called, beside = VLLM(model), name or model, adapters or []
@@ -168,7 +168,7 @@ def server(
     environment = (
         ENVIRONMENT | {"VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS)} | (CPU_ENVIRONMENT if cpu else {}) | os.environ
     )
-    environment |= {SECRET: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    environment |= {SECRET_VARIABLE: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # one that comes later is checked by nobody
     if key:
         environment["VLLM_API_KEY"] = key

@@ -1,4 +1,4 @@
-"""Chat requests with a strategy as a client without any library writes them, and what their answers hold."""
+"""Chat requests with a strategy as a client without a library writes them, and the tokens of their answers."""
 
 import base64
 import io
@@ -23,22 +23,22 @@ def body(prompt: Prompt, strategy: Any = None, **more: Any) -> dict[str, Any]:
                 url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
                 content.append({"type": "image_url", "image_url": {"url": url}})
         messages.append({"role": turn.role, "content": content})
-    given = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 8, "user": prompt.key.query}
-    given["return_token_ids"] = True
+    fields = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 8, "user": prompt.key.query}
+    fields["return_token_ids"] = True
     if strategy is not None:
-        given["vllm_xargs"] = {"strategy": strategy} if isinstance(strategy, str) else strategy
-    return given | more
+        fields["vllm_xargs"] = {"strategy": strategy} if isinstance(strategy, str) else strategy
+    return fields | more
 
 
 def tokens(answer: tuple[int, Any]) -> list[int]:
-    """Without the one that stopped it."""
+    """The tokens of an answer, without the stop token."""
     assert answer[0] == 200, answer
     ids: list[int] = answer[1]["choices"][0]["token_ids"]
     return [token for token in ids if token not in checkpoints.STOPS]
 
 
 def renamed(prompt: Prompt) -> Prompt:
-    """With the names that a server gives to the parts of a request."""
+    """The prompt with the names that a server gives to the parts of a request."""
     turns = []
     users = [i for i, turn in enumerate(prompt.turns) if turn.role == "user"]
     for i, turn in enumerate(prompt.turns):

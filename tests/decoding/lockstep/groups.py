@@ -1,4 +1,4 @@
-"""Prompts of mixed lengths under several arms, asked of an engine, with what every branch of every group said."""
+"""Prompts of mixed lengths under several arms, and an engine that records the outputs of every branch."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ WORDS = ("red", "how many are there", "is it to the left of the other one, or no
 
 
 def prompts(count: int, seed: int = 0) -> list[Prompt]:
-    """One to four images of few, so that beginnings are shared; questions of 1 to 60 letters."""
+    """Prompts of one to four out of twelve images, so that starts are shared, with questions of 1 to 60 letters."""
     tiny = checkpoints.tiny_models()
     draw = random.Random(seed)
     return [
@@ -35,7 +35,7 @@ def prompts(count: int, seed: int = 0) -> list[Prompt]:
     ]
 
 
-def jobs(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> list[DecodingRequest]:
+def decoding_requests(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> list[DecodingRequest]:
     """Prompts and arms in turn, shuffled."""
     parsed: list[Arm] = [parse_arm(arm) for arm in arms]
     made = [
@@ -46,27 +46,27 @@ def jobs(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> 
 
 
 class Watched(VLLM):
-    """Keeps what every prompt of every group said. As a subclass it adds no field: the component is the same."""
+    """A VLLM model that records all groups and their outputs. It adds no field: the component is the same."""
 
     def run_groups(self, groups: Any, done: Any) -> None:
-        self.__dict__.setdefault("heard", [])
-        self.__dict__.setdefault("asked", [])
+        self.__dict__.setdefault("outputs", [])
+        self.__dict__.setdefault("groups", [])
 
-        def hear(number: int, said: list[EngineOutput]) -> None:
-            self.__dict__["heard"].append(said)
-            done(number, said)
+        def on_group(number: int, outputs: list[EngineOutput]) -> None:
+            self.__dict__["outputs"].append(outputs)
+            done(number, outputs)
 
-        def tell() -> Any:
-            for asks in groups:
-                self.__dict__["asked"].append(asks)
-                yield asks
+        def recorded() -> Any:
+            for group in groups:
+                self.__dict__["groups"].append(group)
+                yield group
 
-        super().run_groups(tell(), hear)
+        super().run_groups(recorded(), on_group)
 
     @property
-    def groups_heard(self) -> list[list[EngineOutput]]:
-        """Of groups with two branches and more."""
-        return [said for said in self.__dict__["heard"] if len(said) > 1]
+    def group_outputs(self) -> list[list[EngineOutput]]:
+        """The outputs of groups with two branches or more."""
+        return [outputs for outputs in self.__dict__["outputs"] if len(outputs) > 1]
 
     @property
     def scheduler(self) -> Any:
@@ -81,4 +81,4 @@ def tiny_engine(
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 
-__all__ = ["ARMS", "Watched", "jobs", "prompts", "run_requests", "tiny_engine"]
+__all__ = ["ARMS", "Watched", "decoding_requests", "prompts", "run_requests", "tiny_engine"]

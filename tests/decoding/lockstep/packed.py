@@ -36,11 +36,11 @@ class Format:
 
     @property
     def config(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"quant_method": self.method, "bits": self.bits, "group_size": self.group}
+        config: dict[str, Any] = {"quant_method": self.method, "bits": self.bits, "group_size": self.group}
         if self.method == "awq":
-            return told | {"zero_point": True, "version": "gemm", "modules_to_not_convert": list(LEFT_OUT)}
+            return config | {"zero_point": True, "version": "gemm", "modules_to_not_convert": list(LEFT_OUT)}
         named = "gptq_v2" if self.second else "gptq"
-        return told | {"desc_act": self.desc_act, "sym": self.symmetric, "checkpoint_format": named}
+        return config | {"desc_act": self.desc_act, "sym": self.symmetric, "checkpoint_format": named}
 
 
 FORMATS = {"gptq": Format("gptq"), "awq": Format("awq", symmetric=False)}
@@ -80,17 +80,17 @@ def group_of_each(inputs: int, how: Format) -> Tensor:
 
 def rounded(weight: Tensor, groups: Tensor, how: Format) -> tuple[Tensor, Tensor, Tensor]:
     """Of a weight [out, in]: numbers [in, out], and zeros and scales [groups, out]; scales fit float16."""
-    most = 2**how.bits - 1
+    largest = 2**how.bits - 1
     zero_strength, scales = [], []
     for group in range(int(groups.max()) + 1):
         mine = weight.T[groups == group]
         low, high = mine.amin(0), mine.amax(0)
-        scale = (mine.abs().amax(0) / (most // 2) if how.symmetric else (high - low) / most).half().float()
-        middle = torch.full_like(scale, (most + 1) // 2)
-        zero_strength.append(middle if how.symmetric else (-low / scale).round().clamp(1, most))
+        scale = (mine.abs().amax(0) / (largest // 2) if how.symmetric else (high - low) / largest).half().float()
+        middle = torch.full_like(scale, (largest + 1) // 2)
+        zero_strength.append(middle if how.symmetric else (-low / scale).round().clamp(1, largest))
         scales.append(scale)
     zero, scale = torch.stack(zero_strength), torch.stack(scales)
-    return (weight.T / scale[groups] + zero[groups]).round().clamp(0, most), zero, scale
+    return (weight.T / scale[groups] + zero[groups]).round().clamp(0, largest), zero, scale
 
 
 def gptq(numbers: Tensor, zero_strength: Tensor, groups: Tensor, how: Format) -> dict[str, Tensor]:

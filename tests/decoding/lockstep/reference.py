@@ -1,7 +1,7 @@
-"""What strategies say over plain forwards of transformers: no cache, no batch, the processor on the whole prompt.
+"""Strategies over plain forward passes of transformers: no cache, no batch, the processor on the whole prompt.
 
-A step is *decided* where no small change of the branches' logits changes the token: there an engine has to choose the
-very same one. Elsewhere two right engines may differ, and from then on they read different texts.
+A step is *decided* if no small change of the branches' logits changes the token. There an engine must choose the same
+token. Elsewhere two correct engines may differ, and their texts differ from then on.
 """
 
 from collections.abc import Sequence, Set
@@ -25,7 +25,7 @@ SHAKES = 8
 
 @dataclass(frozen=True)
 class Compared:
-    """steps: all. decided: of these. equal: decided ones with the right token."""
+    """Number of steps, of decided steps, and of decided steps with the right token."""
 
     steps: int
     decided: int
@@ -33,7 +33,7 @@ class Compared:
 
 
 class Reference:
-    """tolerance: by how much an engine's logits may differ where a step counts as decided."""
+    """Strategies over the model of a folder. tolerance: largest difference of logits under which a step is decided."""
 
     def __init__(self, folder: Path, tolerance: float = TOLERANCE) -> None:
         import transformers
@@ -44,7 +44,7 @@ class Reference:
 
     @torch.inference_mode()
     def logits(self, prompt: Prompt, tokens: Sequence[int]) -> Tensor:
-        """[len(tokens) + 1, V]: what is said after the prompt and each of the tokens."""
+        """Logits after the prompt and after each of the tokens, [len(tokens) + 1, V]."""
         inputs = self._inputs(prompt)
         new = torch.tensor([list(tokens)], dtype=torch.long)
         for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
@@ -81,32 +81,33 @@ class Reference:
     def compare(
         self, prompt: Prompt, arm: Arm, tokens: Sequence[int], stops: Set[int] = frozenset(), note: object = None
     ) -> Compared:
-        """Along the tokens that an engine chose. stops: what may come after them, where the answer was stopped."""
+        """Compares along the tokens of an engine. stops: tokens that may follow them, if the answer was stopped."""
         read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt, note)]
         states = [InitialStepState(prompt.key) for _ in range(SHAKES + 1)]
-        wanted: list[Set[int]] = [{token} for token in tokens] + ([stops] if stops else [])
+        expected: list[Set[int]] = [{token} for token in tokens] + ([stops] if stops else [])
         decided = equal = 0
         noise = torch.Generator().manual_seed(0)
-        for step, right in enumerate(wanted):
+        for step, right in enumerate(expected):
             own = torch.stack([row[step] for row in read])[:, None]
             shaken = own + self.tolerance * (2 * torch.rand(len(own), SHAKES, own.shape[-1], generator=noise) - 1)
-            said, faults = combine_branches(arm.strategy, torch.cat([own, shaken], 1), step, states)
+            combined, faults = combine_branches(arm.strategy, torch.cat([own, shaken], 1), step, states)
             assert not faults
-            chosen = arm.sampler.choose(said, [prompt.key] * (SHAKES + 1), step).tolist()
+            chosen = arm.sampler.choose(combined, [prompt.key] * (SHAKES + 1), step).tolist()
             if len(set(chosen)) == 1:
                 decided += 1
                 equal += chosen[0] in right
-        return Compared(len(wanted), decided, equal)
+        return Compared(len(expected), decided, equal)
 
-    def apart(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], logprobs: Sequence[float]) -> float:
-        """How far an engine's log-probabilities of the tokens that it chose are from these, at most.
+    def distance(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], logprobs: Sequence[float]) -> float:
+        """The largest difference between the log-probabilities of an engine's tokens and those of the reference.
 
-        Tokens hide a wrong weight of a branch where it shifts scores by less than the first two are apart; this does
-        not.
+        A wrong weight of a branch may leave all tokens unchanged, but it changes log-probabilities.
         """
         read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
-        thread, worst = [InitialStepState(prompt.key)], 0.0
-        for step, (token, told) in enumerate(zip(tokens, logprobs, strict=False)):
-            said, _ = combine_branches(arm.strategy, torch.stack([row[step] for row in read])[:, None], step, thread)
-            worst = max(worst, abs(float(said.log_softmax(-1)[0, token]) - told))
+        states, worst = [InitialStepState(prompt.key)], 0.0
+        for step, (token, logprob) in enumerate(zip(tokens, logprobs, strict=False)):
+            combined, _ = combine_branches(
+                arm.strategy, torch.stack([row[step] for row in read])[:, None], step, states
+            )
+            worst = max(worst, abs(float(combined.log_softmax(-1)[0, token]) - logprob))
         return worst

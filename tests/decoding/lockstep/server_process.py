@@ -21,7 +21,7 @@ KEY = "a key of the test"
 
 @dataclass
 class Server:
-    """statuses: of /health while the model loads, and once it is there."""
+    """A running server. statuses: of /health while the model loads and after that."""
 
     port: int
     log: Path
@@ -43,7 +43,7 @@ class Server:
         return status, json.loads(text)
 
     def hang_up(self, body: Any, patience: float) -> None:
-        """Asks, waits so many seconds for the first bytes of an answer, and leaves before the rest."""
+        """Sends a request, waits up to `patience` seconds for the first bytes of the answer, and hangs up."""
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         with suppress(OSError):
@@ -56,18 +56,18 @@ class Server:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
     def by_engine(self, name: str) -> dict[str, float]:
-        """A metric of each engine."""
-        found: dict[str, float] = {}
+        """The values of a metric, by engine."""
+        values: dict[str, float] = {}
         for line in self.call("/metrics")[1].splitlines():
             if line.startswith(f"vllm:{name}{{"):
                 engine = line.partition('engine="')[2].partition('"')[0]
-                found[engine] = found.get(engine, 0.0) + float(line.rsplit(" ", 1)[1])
-        return found
+                values[engine] = values.get(engine, 0.0) + float(line.rsplit(" ", 1)[1])
+        return values
 
 
 @contextmanager
 def started(model: str, log: Path, options: list[str], port: int = 0, **settings: Any) -> Iterator[Server]:
-    """Runs until the end of the block; then it must stop by itself when asked. port: 0 for a free one."""
+    """A server that runs until the end of the block, and must then stop on SIGTERM. port: 0 for a free one."""
     if not port:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -88,8 +88,8 @@ class World:
         resumed = output.scheduled_cached_reqs.resumed_req_ids
         # The runner still holds what ran in the last step; it cannot be told to begin that anew.
         assert not (resumed & before & set(output.num_scheduled_tokens))
-        for gang in getattr(self.scheduler, "armed", ()) if output.num_scheduled_tokens else ():
-            assert {output.num_scheduled_tokens.get(r.request_id) for r in gang.requests} == {1}, gang.name
+        for group in getattr(self.scheduler, "sampling", ()) if output.num_scheduled_tokens else ():
+            assert {output.num_scheduled_tokens.get(r.request_id) for r in group.requests} == {1}, group.name
         ids = list(output.num_scheduled_tokens)
         rows, own = [], {}
         for i, request_id in enumerate(ids):
@@ -106,14 +106,16 @@ class World:
             own |= {row.index: token for row in together}
         own = self.meddle(own, ids)
         sampled = [[own[i]] if i in own else [] for i in range(len(ids))]
-        said = ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
-        for batch in self.scheduler.update_from_output(output, said).values():
+        runner_output = ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
+        for batch in self.scheduler.update_from_output(output, runner_output).values():
             for one in batch.outputs:
                 self.tokens[one.request_id] += one.new_token_ids
                 if one.finish_reason is not None:
                     self.ends[one.request_id] = str(one.finish_reason), one.stop_reason
 
-    def run(self, most: int = 5000) -> None:
+    def run(self, max_steps: int = 5000) -> None:
         while self.scheduler.has_unfinished_requests():
             self.step()
-            assert self.steps < most, f"no end after {most} steps: {[r.request_id for r in self.scheduler.running]}"
+            assert self.steps < max_steps, (
+                f"no end after {max_steps} steps: {[r.request_id for r in self.scheduler.running]}"
+            )

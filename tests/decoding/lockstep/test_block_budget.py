@@ -38,7 +38,7 @@ def engine(folder: Path) -> Iterator[groups.Watched]:
     made.unload()
 
 
-def told(demos: int, query: str, words: str = "what?") -> Prompt:
+def prompt_of(demos: int, query: str, words: str = "what?") -> Prompt:
     """A question about an image behind demonstrations without any, so that each one less is a shorter branch."""
     turns = [
         Turn(role, (Part(text, f"demo[{i}].{kind}"),))
@@ -49,30 +49,32 @@ def told(demos: int, query: str, words: str = "what?") -> Prompt:
     return replace(prompt, turns=(*turns, *prompt.turns))
 
 
-def test_sixteen_branches_of_unequal_length_say_what_the_strategy_says(engine: groups.Watched, folder: Path) -> None:
-    jobs = [
-        DecodingRequest(told(14, f"q{i}", words), parse_arm(SIXTEEN | sampling), max_new_tokens=8)
+def test_sixteen_branches_of_unequal_length_decode_as_the_strategy_defines(
+    engine: groups.Watched, folder: Path
+) -> None:
+    requests = [
+        DecodingRequest(prompt_of(14, f"q{i}", words), parse_arm(SIXTEEN | sampling), max_new_tokens=8)
         for i, words in enumerate(("a", "b", "it"))
         for sampling in ({}, {"sampling": {"temperature": 0.8}})
     ]
-    assert len({engine.count_tokens(branch) for branch in jobs[0].arm.strategy.branches(jobs[0].prompt)}) == 16
-    answers = groups.run_requests(engine, jobs)
-    assert {len(said) for said in engine.groups_heard[-len(jobs) :]} == {16}
-    assert all(len({one.tokens for one in said}) == 1 for said in engine.groups_heard)
+    assert len({engine.count_tokens(branch) for branch in requests[0].arm.strategy.branches(requests[0].prompt)}) == 16
+    answers = groups.run_requests(engine, requests)
+    assert {len(outputs) for outputs in engine.group_outputs[-len(requests) :]} == {16}
+    assert all(len({one.tokens for one in outputs}) == 1 for outputs in engine.group_outputs)
     reference = Reference(folder)
     steps = decided = 0
-    for job, answer in zip(jobs, answers, strict=True):
+    for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Generation), answer.reason
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = reference.compare(job.prompt, job.arm, answer.tokens, stops)
-        assert found.equal == found.decided, (job.arm.label, found)
-        steps, decided = steps + found.steps, decided + found.decided
+        compared = reference.compare(request.prompt, request.arm, answer.tokens, stops)
+        assert compared.equal == compared.decided, (request.arm.label, compared)
+        steps, decided = steps + compared.steps, decided + compared.decided
     assert decided > 0.9 * steps
 
 
-def test_a_group_that_the_cache_has_no_room_for_is_told_what_fits_and_fails_alone(engine: groups.Watched) -> None:
-    large = [DecodingRequest(told(14, "large", "a long question"), parse_arm(SIXTEEN), max_new_tokens=4)]
-    others = groups.jobs(6, 6, seed=91, arms=["greedy", groups.ARMS[0]])
+def test_a_group_too_large_for_the_cache_fails_alone_and_the_message_says_what_fits(engine: groups.Watched) -> None:
+    large = [DecodingRequest(prompt_of(14, "large", "a long question"), parse_arm(SIXTEEN), max_new_tokens=4)]
+    others = groups.decoding_requests(6, 6, seed=91, arms=["greedy", groups.ARMS[0]])
     failed, *fine = groups.run_requests(engine, large + others, trace=False)
     assert isinstance(failed, Failure)
     numbers = re.search(TOO_SMALL, failed.reason)
@@ -80,7 +82,7 @@ def test_a_group_that_the_cache_has_no_room_for_is_told_what_fits_and_fails_alon
     needed, there, fits = map(int, numbers.groups())
     assert needed > there == 80
     assert all(isinstance(answer, Generation) for answer in fine), fine
-    short = told(1, "short", "w")
+    short = prompt_of(1, "short", "w")
     assert engine.count_tokens(short) + 8 <= fits
     (answer,) = groups.run_requests(engine, [DecodingRequest(short, parse_arm(SIXTEEN), max_new_tokens=8)])
     assert isinstance(answer, Generation)

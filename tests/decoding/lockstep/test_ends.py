@@ -34,7 +34,7 @@ def made(folder: Path, blocks: int = 60, **more: Any) -> simulate.World:
 def finish(world: simulate.World) -> dict[str, str]:
     """name -> 'finish: reason', and that nothing is left behind."""
     world.run()
-    assert not world.scheduler.gangs
+    assert not world.scheduler.groups
     assert world.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == (
         world.scheduler.kv_cache_config.num_blocks - 1
     )
@@ -155,7 +155,7 @@ def test_ordinary_requests_are_scheduled_as_by_vllm(folder: Path) -> None:
     """Step for step, the same requests get the same numbers of tokens as under vLLM's own scheduler."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    told = []
+    schedules = []
     for kind in (Scheduler, simulate.LockstepScheduler):
         engine = simulate.config(folder, 48, 6, True)
         world = simulate.World(simulate.scheduler(engine, 60, kind), random.Random(3))
@@ -170,6 +170,6 @@ def test_ordinary_requests_are_scheduled_as_by_vllm(folder: Path) -> None:
 
         world.scheduler.schedule = watched
         world.run()
-        told.append(steps)
-    assert len(told[0]) > 20
-    assert told[0] == told[1]
+        schedules.append(steps)
+    assert len(schedules[0]) > 20
+    assert schedules[0] == schedules[1]

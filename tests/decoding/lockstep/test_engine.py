@@ -1,4 +1,4 @@
-"""Jobs on one real engine: batches, options, traces, faults, what is refused; the same as the token loop's answers."""
+"""Decoding requests on a real engine: batches, options, traces, faults, refusals. Answers equal the token loop's."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -55,71 +55,75 @@ def tokens(answers: list[Any]) -> list[tuple[int, ...]]:
 
 
 def test_an_answer_does_not_depend_on_the_batch(engine: groups.Watched) -> None:
-    jobs = groups.jobs(15, 10, seed=3)
-    together = tokens(groups.run_requests(engine, jobs))
-    alone = [tokens(groups.run_requests(engine, [job]))[0] for job in jobs]
+    requests = groups.decoding_requests(15, 10, seed=3)
+    together = tokens(groups.run_requests(engine, requests))
+    alone = [tokens(groups.run_requests(engine, [request]))[0] for request in requests]
     assert together == alone
 
 
 def test_options_are_scored_by_the_same_strategy(engine: groups.Watched, reference: Reference) -> None:
-    jobs = [
+    requests = [
         DecodingRequest(prompt, replace(parse_arm(arm), normalize=how), OPTIONS, "options")
         for prompt in groups.prompts(3, seed=5)
         for arm, how in (("greedy", "sum"), (groups.ARMS[0], "mean"), (groups.ARMS[1], "bytes"))
     ]
-    for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
+    for request, answer in zip(requests, groups.run_requests(engine, requests), strict=True):
         assert isinstance(answer, Generation), answer.reason
-        for option, ids in zip(OPTIONS, engine.option_ids(job.prompt, OPTIONS), strict=True):
-            read = [reference.logits(branch, ids[:-1]) for branch in job.arm.strategy.branches(job.prompt)]
-            told = [
+        for option, ids in zip(OPTIONS, engine.option_ids(request.prompt, OPTIONS), strict=True):
+            read = [reference.logits(branch, ids[:-1]) for branch in request.arm.strategy.branches(request.prompt)]
+            logprobs = [
                 float(
-                    combined_logprobs(job.arm.strategy, torch.stack([row[s] for row in read])[:, None], s)[0][0, token]
+                    combined_logprobs(request.arm.strategy, torch.stack([row[s] for row in read])[:, None], s)[0][
+                        0, token
+                    ]
                 )
                 for s, token in enumerate(ids)
             ]
-            size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[job.normalize]
-            assert answer.option_scores[option] == pytest.approx(sum(told) / size, abs=5e-4)
+            size = {"sum": 1, "mean": len(ids), "bytes": len(option)}[request.normalize]
+            assert answer.option_scores[option] == pytest.approx(sum(logprobs) / size, abs=5e-4)
         assert answer.text == max(answer.option_scores, key=lambda o: answer.option_scores[o])
 
 
 def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Reference) -> None:
-    job = DecodingRequest(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[0]), max_new_tokens=6)
-    (answer,) = groups.run_requests(engine, [job])
+    request = DecodingRequest(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[0]), max_new_tokens=6)
+    (answer,) = groups.run_requests(engine, [request])
     assert isinstance(answer, Generation)
     assert tuple(answer.trace) == TRACE_FIELDS
-    read = [reference.logits(branch, answer.tokens) for branch in job.arm.strategy.branches(job.prompt)]
+    read = [reference.logits(branch, answer.tokens) for branch in request.arm.strategy.branches(request.prompt)]
     for step in range(len(answer.tokens)):
         own = torch.stack([row[step] for row in read])[:, None]
-        said, _ = combine_branches(job.arm.strategy, own, step)
-        assert answer.trace["survivors"][step] == float((said > -torch.inf).sum())
-        assert answer.trace["changed"][step] == float(said.argmax() != own[0].argmax())
+        combined, _ = combine_branches(request.arm.strategy, own, step)
+        assert answer.trace["survivors"][step] == float((combined > -torch.inf).sum())
+        assert answer.trace["changed"][step] == float(combined.argmax() != own[0].argmax())
         assert answer.trace["entropy"][step] == pytest.approx(
-            float(torch.special.entr(said.softmax(-1)).sum()), abs=1e-4
+            float(torch.special.entr(combined.softmax(-1)).sum()), abs=1e-4
         )
-        told = said.log_softmax(-1)[0]
-        first, second = told.topk(2).values.tolist()
-        assert answer.trace["logprob"][step] == pytest.approx(float(told[answer.tokens[step]]), abs=1e-4)
+        logprobs = combined.log_softmax(-1)[0]
+        first, second = logprobs.topk(2).values.tolist()
+        assert answer.trace["logprob"][step] == pytest.approx(float(logprobs[answer.tokens[step]]), abs=1e-4)
         assert answer.trace["gap"][step] == pytest.approx(min(first - second, 1000.0), abs=1e-4)
 
 
-def test_what_branches_said_is_what_plain_forwards_say(engine: groups.Watched, reference: Reference) -> None:
-    jobs = [
-        replace(job, top_logprobs=3)
-        for job in groups.jobs(3, 5, seed=8, arms=("greedy", groups.ARMS[0], groups.ARMS[4]))
+def test_traces_of_branches_are_those_of_plain_forward_passes(engine: groups.Watched, reference: Reference) -> None:
+    requests = [
+        replace(request, top_logprobs=3)
+        for request in groups.decoding_requests(3, 5, seed=8, arms=("greedy", groups.ARMS[0], groups.ARMS[4]))
     ]
-    for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
+    for request, answer in zip(requests, groups.run_requests(engine, requests), strict=True):
         assert isinstance(answer, Generation)
-        strategy, steps = job.arm.strategy, answer.steps
-        read = [reference.logits(branch, answer.tokens) for branch in strategy.branches(job.prompt)]
+        strategy, steps = request.arm.strategy, answer.steps
+        read = [reference.logits(branch, answer.tokens) for branch in strategy.branches(request.prompt)]
         for step, token in enumerate(answer.tokens):
             own = torch.stack([row[step] for row in read])[:, None]
-            said, _ = combine_branches(strategy, own, step)
-            (seen,) = trace_branches(strategy, own, said, [token], step=step, states=[InitialStepState()], top=3)
-            assert steps["p"][step][0] == pytest.approx(seen.probabilities[0], abs=2e-3)
-            assert steps["entropy"][step] == pytest.approx(seen.entropy, abs=5e-3)
+            combined, _ = combine_branches(strategy, own, step)
+            (expected,) = trace_branches(
+                strategy, own, combined, [token], step=step, states=[InitialStepState()], top=3
+            )
+            assert steps["p"][step][0] == pytest.approx(expected.probabilities[0], abs=2e-3)
+            assert steps["entropy"][step] == pytest.approx(expected.entropy, abs=5e-3)
             assert (
-                steps["js_divergence"][step] == pytest.approx(seen.js_divergence, abs=2e-3)
-                if seen.js_divergence
+                steps["js_divergence"][step] == pytest.approx(expected.js_divergence, abs=2e-3)
+                if expected.js_divergence
                 else "js_divergence" not in steps
             )
 
@@ -130,21 +134,21 @@ def test_sixteen_branches_decode_one_output(engine: groups.Watched, reference: R
     prompt = Prompt(tuple(turns), StreamKey(0, "wide"))
     (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, arm, max_new_tokens=6)])
     assert isinstance(answer, Generation), answer.reason
-    said = engine.groups_heard[-1]
-    assert len(said) == 16
-    assert len({one.tokens for one in said}) == 1
-    assert len({one.prompt_tokens for one in said}) > 7
-    assert reference.apart(prompt, arm, answer.tokens, answer.trace["logprob"]) < 1e-4
+    outputs = engine.group_outputs[-1]
+    assert len(outputs) == 16
+    assert len({one.tokens for one in outputs}) == 1
+    assert len({one.prompt_tokens for one in outputs}) > 7
+    assert reference.distance(prompt, arm, answer.tokens, answer.trace["logprob"]) < 1e-4
 
 
-def test_a_image_is_encoded_once_whatever_shows_it(engine: groups.Watched) -> None:
+def test_an_image_is_encoded_once_whatever_prompt_has_it(engine: groups.Watched) -> None:
     tiny, counts = checkpoints.tiny_models(), engine.scheduler.counts
     before = counts["encoder inputs"]
-    jobs = [
+    requests = [
         DecodingRequest(tiny.prompt([900 + i, 902], "what?", f"e{i}"), parse_arm("greedy"), max_new_tokens=2)
         for i in (0, 1)
     ]
-    groups.run_requests(engine, jobs)
+    groups.run_requests(engine, requests)
     groups.run_requests(
         engine, [DecodingRequest(tiny.prompt([902, 901, 900], "and?", "e3"), parse_arm("greedy"), max_new_tokens=2)]
     )
@@ -152,15 +156,15 @@ def test_a_image_is_encoded_once_whatever_shows_it(engine: groups.Watched) -> No
 
 
 def test_usage_counts_what_the_loop_counts(engine: groups.Watched) -> None:
-    job = DecodingRequest(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[1]), max_new_tokens=5)
-    (answer,) = groups.run_requests(engine, [job])
-    read = sum(engine.count_tokens(branch) for branch in job.arm.strategy.branches(job.prompt))
+    request = DecodingRequest(groups.prompts(1, seed=7)[0], parse_arm(groups.ARMS[1]), max_new_tokens=5)
+    (answer,) = groups.run_requests(engine, [request])
+    read = sum(engine.count_tokens(branch) for branch in request.arm.strategy.branches(request.prompt))
     assert isinstance(answer, Generation)
     steps = len(answer.tokens) + (answer.finish == "stop")
     assert (answer.usage.prompt_tokens, answer.usage.new_tokens, answer.usage.forwards) == (read, steps, 3 * steps)
 
 
-def test_equal_jobs_are_computed_once(engine: groups.Watched) -> None:
+def test_equal_requests_are_computed_once(engine: groups.Watched) -> None:
     prompt = groups.prompts(1, seed=9)[0]
     before = engine.counters()["requests"]
     counters = Counters()
@@ -172,11 +176,11 @@ def test_equal_jobs_are_computed_once(engine: groups.Watched) -> None:
 
 def test_greedy_without_traces_is_an_ordinary_request(engine: groups.Watched) -> None:
     prompts = groups.prompts(4, seed=11)
-    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=8) for prompt in prompts]
-    grouped, plain = groups.run_requests(engine, jobs), groups.run_requests(engine, jobs, trace=False)
+    requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=8) for prompt in prompts]
+    grouped, plain = groups.run_requests(engine, requests), groups.run_requests(engine, requests, trace=False)
     assert tokens(grouped) == tokens(plain)
     assert all(answer.trace for answer in grouped)
-    assert not any(ask.extra for ask in engine.__dict__["asked"][-1])
+    assert not any(request.extra for request in engine.__dict__["groups"][-1])
 
 
 def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Watched, reference: Reference) -> None:
@@ -195,34 +199,36 @@ def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Wat
         )
         for n in (2, 3)
     ]
-    jobs = [DecodingRequest(prompt, arm, max_new_tokens=6) for _, arm in arms for prompt in prompts]
+    requests = [DecodingRequest(prompt, arm, max_new_tokens=6) for _, arm in arms for prompt in prompts]
     steps = decided = 0
-    for job, answer in zip(jobs, groups.run_requests(engine, jobs), strict=True):
-        assert isinstance(answer, Generation), (job.arm.label, answer.reason)
-        (note,) = job.arm.strategy.prepare([job.prompt], lambda asked, length: said(engine, asked, length))
+    for request, answer in zip(requests, groups.run_requests(engine, requests), strict=True):
+        assert isinstance(answer, Generation), (request.arm.label, answer.reason)
+        (note,) = request.arm.strategy.prepare(
+            [request.prompt], lambda prompts, length: generated(engine, prompts, length)
+        )
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = reference.compare(job.prompt, job.arm, answer.tokens, stops, note)
-        assert found.equal == found.decided, (job.arm.label, found)
-        steps, decided = steps + found.steps, decided + found.decided
+        compared = reference.compare(request.prompt, request.arm, answer.tokens, stops, note)
+        assert compared.equal == compared.decided, (request.arm.label, compared)
+        steps, decided = steps + compared.steps, decided + compared.decided
     print(f"{len(arms)} strategies, {steps} steps, {decided} decided")
     assert len(arms) > 6
     assert decided > 0.8 * steps
 
 
-def said(engine: groups.Watched, prompts: Any, length: int) -> list[str]:
+def generated(engine: groups.Watched, prompts: Any, length: int) -> list[str]:
     """What a strategy's preparation is answered."""
-    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=length) for prompt in prompts]
-    return [answer.text for answer in groups.run_requests(engine, jobs, trace=False)]
+    requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=length) for prompt in prompts]
+    return [answer.text for answer in groups.run_requests(engine, requests, trace=False)]
 
 
-def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Watched) -> None:
+def test_a_step_that_rules_out_every_token_fails_its_request_alone(engine: groups.Watched) -> None:
     poison = parse_arm({"name": f"{Path(__file__).with_name('poison.py')}:Poison", "at": 3})
     prompts = groups.prompts(6, seed=13)
-    jobs = [
+    requests = [
         DecodingRequest(p, poison if i % 2 else parse_arm(groups.ARMS[0]), max_new_tokens=8)
         for i, p in enumerate(prompts)
     ]
-    answers = groups.run_requests(engine, jobs)
+    answers = groups.run_requests(engine, requests)
     for i, answer in enumerate(answers):
         if i % 2 and not isinstance(answer, Generation):
             assert "step 3: the combined scores of Poison rule out every token" in answer.reason
@@ -234,11 +240,14 @@ def test_a_step_that_rules_out_every_token_fails_its_job_alone(engine: groups.Wa
     assert any(isinstance(answer, Failure) for answer in answers)
 
 
-def test_a_broken_image_fails_its_job_alone(engine: groups.Watched) -> None:
+def test_a_broken_image_fails_its_request_alone(engine: groups.Watched) -> None:
     broken = Image.from_bytes(b"not an image", "images/7.jpg")
     bad = Prompt((Turn("user", (Part(broken, "query.image[0]"), Part("what?", "query.question"))),))
-    jobs = [DecodingRequest(bad, parse_arm("greedy")), DecodingRequest(groups.prompts(1)[0], parse_arm(groups.ARMS[0]))]
-    first, second = groups.run_requests(engine, jobs)
+    requests = [
+        DecodingRequest(bad, parse_arm("greedy")),
+        DecodingRequest(groups.prompts(1)[0], parse_arm(groups.ARMS[0])),
+    ]
+    first, second = groups.run_requests(engine, requests)
     assert isinstance(first, Failure)
     assert "images/7.jpg" in first.reason
     assert isinstance(second, Generation)
@@ -294,6 +303,6 @@ def test_sampling_parameters_that_act_behind_the_strategy_are_refused(name: str,
 
     extra = BranchMetadata("g", 0, 2, serialize(VCD(), Greedy())).extra_args()
     LockstepLogitsProcessor.validate_params(SamplingParams(temperature=0, extra_args=extra))
-    given = {"temperature": 0.7 if name == "n" else 0} | {name: value}
+    parameters = {"temperature": 0.7 if name == "n" else 0} | {name: value}
     with pytest.raises(ValueError, match=f"{'temperature' if name == 'n' else name}|n=2"):
-        LockstepLogitsProcessor.validate_params(SamplingParams(**given, extra_args=extra))
+        LockstepLogitsProcessor.validate_params(SamplingParams(**parameters, extra_args=extra))

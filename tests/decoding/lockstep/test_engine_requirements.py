@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from decoding.lockstep.engine_requirements import SCHEDULER, check_engine, settings_of
+from decoding.lockstep.engine_requirements import SCHEDULER, additional_config, check_engine
 
 
 def engine(**changes: Any) -> Any:
@@ -49,7 +49,7 @@ NOT_VERIFIED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("pipeline", {"pipeline_parallel_size": 2}, "0.32.0", "pass pipeline_parallel_size=1$"),
     ("data", {"data_parallel_size": 2}, "0.32.0", "one engine for each replica"),
     ("transfer", {"kv_transfer_config": object()}, "0.32.0", "kv_transfer_config"),
-    ("image mask", {"is_mm_prefix_lm": True}, "0.32.0", "tokens of an image see each other"),
+    ("image mask", {"is_mm_prefix_lm": True}, "0.32.0", "tokens of an image attend to each other"),
     ("runner", {"use_v2_model_runner": True}, "0.32.0", "VLLM_USE_V2_MODEL_RUNNER=0$"),
 )
 
@@ -70,17 +70,17 @@ def test_the_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_settings_that_are_no_mapping_are_none() -> None:
-    assert settings_of(engine(additional_config=object())) == {}
-    assert settings_of(engine(additional_config={"lockstep_patience": 5})) == {"lockstep_patience": 5}
+    assert additional_config(engine(additional_config=object())) == {}
+    assert additional_config(engine(additional_config={"lockstep_patience": 5})) == {"lockstep_patience": 5}
 
 
 def test_a_mask_of_images_is_left_to_gpus() -> None:
     check_engine(engine(is_mm_prefix_lm=True, device_type="cuda"), "0.32.1")
 
 
-def test_all_reasons_are_told_at_once_and_single_ones_can_be_taken_back() -> None:
-    with pytest.raises(ValueError, match="async_scheduling") as told:
+def test_all_reasons_are_reported_at_once_and_single_ones_can_be_accepted() -> None:
+    with pytest.raises(ValueError, match="async_scheduling") as error:
         check_engine(engine(async_scheduling=True, policy="priority"), "0.40")
-    assert "priority" in str(told.value)
-    assert "0.40" in str(told.value)
+    assert "priority" in str(error.value)
+    assert "0.40" in str(error.value)
     check_engine(engine(additional_config={"lockstep_allow": ["version"]}), "0.40")

@@ -15,7 +15,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.logits_processor import LockstepLogitsProcessor
-from decoding.lockstep.request_metadata import SECRET, BranchMetadata
+from decoding.lockstep.request_metadata import SECRET_VARIABLE, BranchMetadata
 from decoding.lockstep.serialization import serialize
 from decoding.strategies.vcd import VCD
 
@@ -34,12 +34,12 @@ def test_rows_are_followed_as_the_batch_changes() -> None:
              (2, parameters("g", 1), None, outputs[2]), (3, parameters("h", 0), None, outputs[3])]  # fmt: skip
     processor.update_state(BatchUpdate(4, [], added, []))
     outputs[0].append(5), outputs[2].append(5)
-    told = {(row.branch.group, row.branch.index): (row.index, row.step) for row in processor._first_rows()}
-    assert told == {("g", 0): (0, 1), ("g", 1): (2, 1), ("h", 0): (3, 0)}
+    rows = {(row.branch.group, row.branch.index): (row.index, row.step) for row in processor._first_rows()}
+    assert rows == {("g", 0): (0, 1), ("g", 1): (2, 1), ("h", 0): (3, 0)}
     swap, move = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
     processor.update_state(BatchUpdate(4, [3], [], [(0, 1, swap), (2, 3, move)]))
-    told = {(row.branch.group, row.branch.index): (row.index, row.step) for row in processor._first_rows()}
-    assert told == {("g", 0): (1, 1), ("g", 1): (3, 1)}
+    rows = {(row.branch.group, row.branch.index): (row.index, row.step) for row in processor._first_rows()}
+    assert rows == {("g", 0): (1, 1), ("g", 1): (3, 1)}
     logits = torch.randn(4, 30)
     before = logits.clone()
     assert processor.apply(logits) is logits
@@ -47,7 +47,7 @@ def test_rows_are_followed_as_the_batch_changes() -> None:
     assert torch.equal(logits[[0, 2]], before[[0, 2]])
 
 
-def test_the_second_runner_tells_rows_by_slots() -> None:
+def test_the_second_runner_identifies_rows_by_slots() -> None:
     lengths = np.array([0, 12, 0, 40, 7])
     states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=lengths))
     processor = LockstepLogitsProcessor(engine(), states)
@@ -64,7 +64,7 @@ def test_the_second_runner_tells_rows_by_slots() -> None:
     assert list(processor.slots) == [1]
 
 
-def told(processor: LockstepLogitsProcessor) -> dict[int, tuple[str, int]]:
+def rows_of(processor: LockstepLogitsProcessor) -> dict[int, tuple[str, int]]:
     return {row.index: (row.branch.group, row.branch.index) for row in processor._first_rows()}
 
 
@@ -74,20 +74,20 @@ def test_rows_change_hands_as_vllm_says() -> None:
     added = [(i, parameters(group, index), None, []) for i, (group, index) in enumerate((("g", 0), ("g", 1)))]
     processor.update_state(BatchUpdate(4, [], added, []))
     processor.update_state(None)  # nothing changed
-    assert told(processor) == {0: ("g", 0), 1: ("g", 1)}
+    assert rows_of(processor) == {0: ("g", 0), 1: ("g", 1)}
     processor.update_state(BatchUpdate(4, [], [], [(0, 1, swap)]))
-    assert told(processor) == {1: ("g", 0), 0: ("g", 1)}
+    assert rows_of(processor) == {1: ("g", 0), 0: ("g", 1)}
     processor.update_state(BatchUpdate(4, [], [], [(2, 1, swap)]))  # an ordinary row takes the place of a branch's
-    assert told(processor) == {2: ("g", 0), 0: ("g", 1)}
+    assert rows_of(processor) == {2: ("g", 0), 0: ("g", 1)}
     processor.update_state(BatchUpdate(4, [], [], [(3, 0, move)]))  # and here it takes it for good
-    assert told(processor) == {2: ("g", 0)}
+    assert rows_of(processor) == {2: ("g", 0)}
     processor.update_state(BatchUpdate(4, [], [(2, parameters(None), None, [])], []))  # so does an ordinary request
-    assert told(processor) == {}
+    assert rows_of(processor) == {}
     processor.update_state(BatchUpdate(4, [], [(2, parameters("h"), None, []), (3, parameters("h", 1), None, [])], []))
     processor.update_state(BatchUpdate(4, [3, 0], [(3, parameters("i"), None, [])], [(3, 0, move)]))
-    assert told(processor) == {2: ("h", 0), 0: ("i", 0)}
+    assert rows_of(processor) == {2: ("h", 0), 0: ("i", 0)}
     processor.update_state(BatchUpdate(1, [2], [], []))
-    assert told(processor) == {0: ("i", 0)}
+    assert rows_of(processor) == {0: ("i", 0)}
 
 
 def test_a_batch_without_branches_is_left_as_it_is() -> None:
@@ -143,24 +143,24 @@ ACTS: tuple[tuple[str, Any], ...] = (
 
 
 @pytest.mark.parametrize(("name", "value"), ACTS)
-def test_what_acts_on_one_branch_alone_is_refused(name: str, value: Any) -> None:
-    given = parameters("g")
-    LockstepLogitsProcessor.validate_params(given)
-    setattr(given, name, value)
+def test_a_parameter_that_changes_one_branch_alone_is_refused(name: str, value: Any) -> None:
+    branch = parameters("g")
+    LockstepLogitsProcessor.validate_params(branch)
+    setattr(branch, name, value)
     with pytest.raises(ValueError, match=f"^{name}=.* has no place in a branch"):
-        LockstepLogitsProcessor.validate_params(given)
+        LockstepLogitsProcessor.validate_params(branch)
     ordinary = parameters(None)
     setattr(ordinary, name, value)
     LockstepLogitsProcessor.validate_params(ordinary)  # an ordinary request may
 
 
-def test_a_branch_is_looked_at_where_it_enters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_branch_is_checked_at_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = SamplingParams(
         temperature=0, extra_args=BranchMetadata("g", 0, 2, '[{"name": "no_such"}, null]').extra_args()
     )
     with pytest.raises(ValueError, match="no strategy named 'no_such'"):
         LockstepLogitsProcessor.validate_params(gone)
-    monkeypatch.setenv(SECRET, "s3cret")
+    monkeypatch.setenv(SECRET_VARIABLE, "s3cret")
     with pytest.raises(ValueError, match="groups are named by the server"):
         LockstepLogitsProcessor.validate_params(parameters("g"))
     LockstepLogitsProcessor.validate_params(parameters("s3cret-1"))

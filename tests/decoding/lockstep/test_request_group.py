@@ -20,27 +20,27 @@ def request(status: Any = RUNNING, tokens: int = 20, computed: int = 19) -> Any:
     return SimpleNamespace(status=status, num_tokens=tokens, num_computed_tokens=computed, is_finished=lambda: finished)
 
 
-def gang(*members: Any, size: int = 2) -> RequestGroup:
+def group_of(*members: Any, size: int = 2) -> RequestGroup:
     return RequestGroup("g", size, members=dict(enumerate(members)))
 
 
-def test_it_may_choose_when_all_its_branches_lack_one_token() -> None:
-    assert gang(request(), request(tokens=7, computed=6)).ready
-    assert not gang(request(), request(computed=18)).ready
-    assert not gang(request(), request(computed=20)).ready
-    assert not gang(request(), request(WAITING)).ready
-    ended = gang(request(), request())
+def test_it_can_sample_when_all_its_branches_lack_one_token() -> None:
+    assert group_of(request(), request(tokens=7, computed=6)).can_sample
+    assert not group_of(request(), request(computed=18)).can_sample
+    assert not group_of(request(), request(computed=20)).can_sample
+    assert not group_of(request(), request(WAITING)).can_sample
+    ended = group_of(request(), request())
     ended.fail("why")
-    assert not ended.ready
+    assert not ended.can_sample
 
 
-def test_its_branches_are_told_in_order() -> None:
+def test_its_branches_are_listed_in_order() -> None:
     first, second = request(), request(WAITING)
     made = RequestGroup("g", 2, members={1: second, 0: first})
     assert made.requests == [first, second]
     assert made.running == [first]
-    assert made.complete
-    assert not gang(first, size=3).complete
+    assert made.is_complete
+    assert not group_of(first, size=3).is_complete
 
 
 @pytest.mark.parametrize(
@@ -54,33 +54,33 @@ def test_its_branches_are_told_in_order() -> None:
     ],
 )
 def test_the_end_of_one_branch_is_the_end_of_all(status: Any, verdict: Any) -> None:
-    made = gang(request(), request(status))
-    made.judge(60)
-    assert (made.verdict, made.reason) == (verdict, None)
+    made = group_of(request(), request(status))
+    made.check_end(60)
+    assert (made.final_status, made.reason) == (verdict, None)
 
 
 def test_it_waits_for_its_branches_as_long_as_patience_lasts() -> None:
-    made = gang(request(WAITING), size=3)
-    made.judge(60)
-    assert made.verdict is None
-    made.born = time.monotonic() - 61.5
-    made.judge(90)
-    assert made.verdict is None
-    made.judge(60)
-    assert made.verdict == RequestStatus.FINISHED_ERROR
+    made = group_of(request(WAITING), size=3)
+    made.check_end(60)
+    assert made.final_status is None
+    made.created = time.monotonic() - 61.5
+    made.check_end(90)
+    assert made.final_status is None
+    made.check_end(60)
+    assert made.final_status == RequestStatus.FINISHED_ERROR
     assert made.reason == "1 of 3 branches came within 60 s: [0]"
-    whole = gang(request(WAITING), request())
-    whole.born = made.born
-    whole.judge(60)
-    assert whole.verdict is None
+    whole = group_of(request(WAITING), request())
+    whole.created = made.created
+    whole.check_end(60)
+    assert whole.final_status is None
 
 
-def test_the_first_verdict_stands() -> None:
-    made = gang(request(), request())
+def test_the_first_final_status_stands() -> None:
+    made = group_of(request(), request())
     made.end(RequestStatus.FINISHED_STOPPED)
     made.fail("too late")
-    assert (made.verdict, made.reason) == (RequestStatus.FINISHED_STOPPED, None)
+    assert (made.final_status, made.reason) == (RequestStatus.FINISHED_STOPPED, None)
 
 
-def test_groups_are_told_apart_by_themselves() -> None:
-    assert len({gang(request()), gang(request())}) == 2
+def test_groups_are_distinguished_by_identity() -> None:
+    assert len({group_of(request()), group_of(request())}) == 2

@@ -1,4 +1,4 @@
-"""Rules of the scheduler one by one, each where leaving it out would show. No model is needed."""
+"""The rules of the scheduler one by one. Each test fails without its rule. No model is needed."""
 
 import random
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from test_ends import finish
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.request import RequestStatus
 
+from decoding.lockstep import scheduler as scheduler_module
 from decoding.lockstep.request_metadata import BranchMetadata
 
 
@@ -48,11 +49,36 @@ def agree(world: simulate.World, *names: str) -> bool:
     return len({tuple(world.tokens[name]) for name in names}) == 1
 
 
-# Choosing together
+# Sampling together
+
+
+def test_the_timeline_of_the_docstring_is_what_happens(folder: Path) -> None:
+    table = str(scheduler_module.__doc__).split("    step  ")[1].split("\n\n")[0]
+    expected = {row[:3]: row[26:70].split() for row in map(str.strip, table.splitlines()[1:])}
+    world = made(folder, budget=16, blocks=5)
+    world.group("g", [5, 13], 5)
+    world.group("h", [6, 14], 8)
+    rows: dict[str, list[str]] = {name: [] for name in expected}
+    schedule, steps = world.scheduler.schedule, list[dict[str, int]]()
+
+    def recorded() -> Any:
+        output = schedule()
+        steps.append(dict(output.num_scheduled_tokens))
+        return output
+
+    world.scheduler.schedule = recorded
+    for _ in range(9):
+        world.step()
+        for name in rows.keys() & world.scheduler.requests.keys() | steps[-1].keys():
+            count, samples = steps[-1].get(name), name[0] in world.whole
+            is_preempted = not count and world.scheduler.requests[name].status == RequestStatus.PREEMPTED
+            rows[name].append(f"{count}*" if samples else str(count) if count else "P" if is_preempted else ".")
+    assert rows == expected
+    assert set(finish(world).values()) == {"length"}
 
 
 @pytest.mark.parametrize("what", ["other token", "no token", "two tokens"])
-def test_branches_that_choose_apart_end_with_what_they_chose(folder: Path, what: str) -> None:
+def test_branches_that_sample_different_tokens_end_with_an_error(folder: Path, what: str) -> None:
     world = made(folder)
     world.group("g", [20, 30], 50)
     world.group("other", [20, 25], 8)
@@ -66,17 +92,17 @@ def test_branches_that_choose_apart_end_with_what_they_chose(folder: Path, what:
     world.meddle = meddle
     if what == "two tokens":  # as a drafter would
         world.meddle = lambda own, ids: own
-        compare = world.scheduler._compare
+        compare = world.scheduler._check_tokens
 
         def twice(output: Any) -> Any:
             if len(world.tokens["g.0"]) == 3 and "g.0" in output.req_id_to_index:
                 output.sampled_token_ids[output.req_id_to_index["g.0"]] *= 2
             return compare(output)
 
-        world.scheduler._compare = twice
+        world.scheduler._check_tokens = twice
     ends = finish(world)
     assert ends["g.0"] == ends["g.1"]
-    assert ends["g.0"].startswith("error: its branches chose apart: [(")
+    assert ends["g.0"].startswith("error: its branches chose different tokens: [(")
     assert ends["g.0"].endswith(" of 2")
     assert ends["other.0"] == ends["other.1"] == "length"
     assert agree(world, "other.0", "other.1")
@@ -189,11 +215,11 @@ def test_an_abort_before_the_group_is_complete_ends_it_and_nothing_hangs(folder:
     assert finish(world)["g.0"] == "length"
 
 
-def test_what_vllm_holds_back_is_held_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_vllm_blocks_stays_blocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As while the grammar of a structured output is compiled."""
-    held = {"plain", "g.1"}
+    blocked = {"plain", "g.1"}
     own = simulate.LockstepScheduler.__bases__[0]
-    monkeypatch.setattr(own, "_handle_blocked_waiting_request", lambda self, request: request.request_id not in held)
+    monkeypatch.setattr(own, "_handle_blocked_waiting_request", lambda self, request: request.request_id not in blocked)
     world = made(folder)
     world.add("plain", 20, 3)
     world.group("g", [20, 30], 3)
@@ -201,7 +227,7 @@ def test_what_vllm_holds_back_is_held_back(folder: Path, monkeypatch: pytest.Mon
     until(world, lambda: "other.0" in world.ends)
     assert world.ends.keys() == {"other.0", "other.1"}
     assert world.scheduler.requests["plain"].num_computed_tokens == 0
-    held.clear()
+    blocked.clear()
     assert set(finish(world).values()) == {"length"}
 
 
@@ -255,7 +281,7 @@ def test_state_space_layers_are_refused(folder: Path, monkeypatch: pytest.Monkey
         simulate.LockstepScheduler(engine, cache, StructuredOutputManager(engine), simulate.BLOCK, log_stats=False)
 
 
-def test_the_guard_stands_at_the_scheduler_too(folder: Path) -> None:
+def test_the_scheduler_checks_the_configuration_too(folder: Path) -> None:
     engine = simulate.config(folder, 64, 8, False)
     engine.scheduler_config.policy = "priority"
     with pytest.raises(ValueError, match="the priority policy preempts single branches"):
@@ -301,7 +327,7 @@ def test_what_an_admitted_group_still_needs_is_not_given_away(folder: Path) -> N
     until(world, lambda: world.tokens["first.0"] or second.num_computed_tokens)
     assert second.num_computed_tokens == 0
     assert set(finish(world).values()) == {"length"}
-    assert world.scheduler.counts["preempted"] == world.scheduler.counts["torn"] == 0
+    assert world.scheduler.counts["preempted"] == world.scheduler.counts["split groups"] == 0
 
 
 def test_what_an_ordinary_request_needs_is_counted_too(folder: Path) -> None:
@@ -312,7 +338,7 @@ def test_what_an_ordinary_request_needs_is_counted_too(folder: Path) -> None:
     until(world, lambda: world.tokens["g.0"] or plain.num_computed_tokens)
     assert plain.num_computed_tokens == 0
     assert set(finish(world).values()) == {"length"}
-    assert world.scheduler.counts["preempted"] == world.scheduler.counts["torn"] == 0
+    assert world.scheduler.counts["preempted"] == world.scheduler.counts["split groups"] == 0
 
 
 def test_a_group_of_which_vllm_preempts_one_branch_goes_back_whole(folder: Path) -> None:
@@ -320,46 +346,46 @@ def test_a_group_of_which_vllm_preempts_one_branch_goes_back_whole(folder: Path)
     world.group("g", [20, 30, 40], 9)
     world.group("other", [20, 30], 9)
     until(world, lambda: len(world.tokens["g.0"]) == 3)
-    torn = world.scheduler.requests["g.1"]
-    world.scheduler.running.remove(torn)
-    world.scheduler._preempt_request(torn, 0.0)
+    preempted = world.scheduler.requests["g.1"]
+    world.scheduler.running.remove(preempted)
+    world.scheduler._preempt_request(preempted, 0.0)
     world.step()
     for name in ("g.0", "g.2"):
         assert world.scheduler.requests[name].status == RequestStatus.PREEMPTED
-    assert (world.scheduler.counts["torn"], world.scheduler.counts["preempted"]) == (1, 2)
+    assert (world.scheduler.counts["split groups"], world.scheduler.counts["preempted"]) == (1, 2)
     assert world.whole == ["other"]
     assert set(finish(world).values()) == {"length"}
     assert agree(world, "g.0", "g.1", "g.2")
 
 
 @pytest.mark.parametrize("ending", [False, True])
-def test_a_standstill_costs_the_youngest_group_its_place_unless_another_ends(folder: Path, ending: bool) -> None:
+def test_a_stall_preempts_the_youngest_group_unless_another_ends(folder: Path, ending: bool) -> None:
     """Nothing could be scheduled in a step; where a group is ending, its blocks come free without that."""
     world = made(folder)
     world.group("old", [20, 20], 50)
     world.group("young", [20, 20], 50)
     world.add("plain", 20, 50)
     until(world, lambda: len(world.tokens["young.0"]) > 2)
-    old, young = (world.scheduler.gangs[name] for name in ("old", "young"))
+    old, young = (world.scheduler.groups[name] for name in ("old", "young"))
     if ending:
         world.scheduler.finish_requests("old.0", RequestStatus.FINISHED_ABORTED)
-        old.judge(60)
-    world.scheduler._unblock()
-    assert [len(gang.running) for gang in (old, young)] == ([1, 2] if ending else [2, 0])
-    assert young.verdict is None
+        old.check_end(60)
+    world.scheduler._resolve_stall()
+    assert [len(group.running) for group in (old, young)] == ([1, 2] if ending else [2, 0])
+    assert young.final_status is None
     assert world.scheduler.counts["stalls"] == (not ending)
     ends = finish(world)
     assert ends["young.0"] == ends["young.1"] == ends["plain"] == "length"
     assert agree(world, "young.0", "young.1")
 
 
-def test_a_standstill_of_ordinary_requests_is_no_groups_affair(folder: Path) -> None:
+def test_a_stall_of_ordinary_requests_preempts_no_group(folder: Path) -> None:
     world = made(folder)
     world.add("plain", 20, 5)
     world.group("waits", [20, 20], 5)
     world.scheduler.max_num_active_reqs = 1
     until(world, lambda: world.tokens["plain"])
-    world.scheduler._unblock()
+    world.scheduler._resolve_stall()
     assert world.scheduler.counts["stalls"] == 0
     world.scheduler.max_num_active_reqs = 8
     assert set(finish(world).values()) == {"length"}
@@ -387,10 +413,10 @@ def test_an_ordinary_request_goes_before_a_group_where_it_came_last(folder: Path
     world = made(folder, blocks=17)
     world.group("g", [90, 90], 20)
     world.add("plain", 50, 30)
-    plain, gang = world.scheduler.requests["plain"], world.scheduler.gangs["g"]
+    plain, group = world.scheduler.requests["plain"], world.scheduler.groups["g"]
     until(world, lambda: world.scheduler.counts["preempted"])
     assert plain.status == RequestStatus.PREEMPTED
-    assert len(gang.running) == 2
+    assert len(group.running) == 2
     assert world.whole == ["g"]
     assert world.scheduler.counts["preempted"] == 1
     assert set(finish(world).values()) == {"length"}
@@ -402,6 +428,6 @@ def test_a_prompt_that_is_cached_whole_still_waits_for_its_partner(folder: Path)
     for name in ("one", "two"):
         world.group(name, [33, 65], 4, shared=65)
         finish(world)
-    assert world.scheduler.counts["hits cut"] == 2
+    assert world.scheduler.counts["shortened hits"] == 2
     assert world.scheduler.requests == {}
     assert agree(world, "two.0", "two.1")

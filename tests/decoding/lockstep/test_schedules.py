@@ -60,13 +60,13 @@ def crowd(folder: Path, seed: int) -> simulate.World:
 
 def check(world: simulate.World) -> None:
     for name, members in world.members.items():
-        told = {tuple(world.tokens[m]) for m in members}
-        assert len(told) == 1, f"{name}: {told}"
+        outputs = {tuple(world.tokens[m]) for m in members}
+        assert len(outputs) == 1, f"{name}: {outputs}"
         assert {world.ends[m][0] for m in members} <= {"stop", "length"}, [world.ends[m] for m in members]
     pool = world.scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == world.scheduler.kv_cache_config.num_blocks - 1
-    assert not world.scheduler.gangs
-    assert not world.scheduler.gang_of
+    assert not world.scheduler.groups
+    assert not world.scheduler.group_of_request
     assert not world.scheduler.admitted
 
 
@@ -80,7 +80,7 @@ def test_random_schedules_keep_every_group_together(folder: Path) -> None:
     print(dict(counts))
     assert counts["violations"] == 0
     assert counts["group steps"] > 3000
-    assert counts["torn"] >= 10  # vLLM itself preempted one branch alone
+    assert counts["split groups"] >= 10  # vLLM itself preempted one branch alone
     assert counts["preempted"] >= 10
 
 
@@ -97,7 +97,7 @@ def test_random_preemptions_of_single_branches_keep_every_group_together(folder:
             world.step()
             assert world.steps < 20_000
         check(world)
-        torn += scheduler.counts["torn"]
+        torn += scheduler.counts["split groups"]
         assert scheduler.counts["violations"] == 0
     assert torn > 100
 
@@ -108,21 +108,21 @@ def test_a_step_does_not_look_at_groups_that_merely_wait(folder: Path, monkeypat
     world = simulate.World(simulate.scheduler(simulate.config(folder, 128, 4, False), 40), random.Random(0))
     for g in range(300):
         world.group(f"g{g}", [20, 30], 4)
-    looked: list[str] = []
-    asked: list[str] = []
-    judge, handle = RequestGroup.judge, type(world.scheduler)._handle_blocked_waiting_request
+    checked: list[str] = []
+    examined: list[str] = []
+    check_end, handle = RequestGroup.check_end, type(world.scheduler)._handle_blocked_waiting_request
     monkeypatch.setattr(
-        RequestGroup, "judge", lambda self, patience: (looked.append(self.name), judge(self, patience))[1]
+        RequestGroup, "check_end", lambda self, patience: (checked.append(self.name), check_end(self, patience))[1]
     )
     monkeypatch.setattr(
         type(world.scheduler),
         "_handle_blocked_waiting_request",
-        lambda self, request: (asked.append(request.request_id), handle(self, request))[1],
+        lambda self, request: (examined.append(request.request_id), handle(self, request))[1],
     )
     for _ in range(20):
         world.step()
-    assert len(looked) < 100
-    assert len(asked) < 200
+    assert len(checked) < 100
+    assert len(examined) < 200
 
 
 def test_groups_take_turns_where_the_budget_is_smaller_than_their_rows(folder: Path) -> None:

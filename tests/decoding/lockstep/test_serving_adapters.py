@@ -62,11 +62,11 @@ def references(folder: Path, adapters: dict[str, Path]) -> dict[str, Reference]:
     return made
 
 
-def test_every_branch_of_a_group_runs_with_the_adapter_that_is_asked_for(
+def test_every_branch_of_a_group_runs_with_the_requested_adapter(
     serving: Server, folder: Path, adapters: dict[str, Path]
 ) -> None:
     """Base and adapters at once, ordinary requests among them: the tokens are those of transformers with the same."""
-    asked = [
+    requests = [
         (name, prompt, arm)
         for i, prompt in enumerate(map(renamed, groups.prompts(6, seed=61)))
         for name in ("tiny", "one", "two")
@@ -74,48 +74,48 @@ def test_every_branch_of_a_group_runs_with_the_adapter_that_is_asked_for(
     ]
     bodies = [
         body(prompt, None if arm is None else {"strategy": json.dumps(arm) if arm is VCD else arm}, model=name)
-        for name, prompt, arm in asked
+        for name, prompt, arm in requests
     ]
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(serving.chat, bodies))
     steps = decided = 0
-    known = references(folder, adapters)
-    said: dict[str, list[list[int]]] = {}
-    for (name, prompt, arm), answer in zip(asked, answers, strict=True):
+    reference_of = references(folder, adapters)
+    outputs: dict[str, list[list[int]]] = {}
+    for (name, prompt, arm), answer in zip(requests, answers, strict=True):
         ids = tokens(answer)
-        said.setdefault(name, []).append(ids)
+        outputs.setdefault(name, []).append(ids)
         stopped = answer[1]["choices"][0]["finish_reason"] == "stop"
         stops = frozenset(checkpoints.STOPS) if stopped else frozenset()
-        found = known[name].compare(prompt, parse_arm(arm or "greedy"), ids, stops, None)
-        assert found.equal == found.decided
-        steps, decided = steps + found.steps, decided + found.decided
+        compared = reference_of[name].compare(prompt, parse_arm(arm or "greedy"), ids, stops, None)
+        assert compared.equal == compared.decided
+        steps, decided = steps + compared.steps, decided + compared.decided
     assert decided > 0.8 * steps
-    assert said["tiny"] != said["one"] != said["two"] != said["tiny"]
+    assert outputs["tiny"] != outputs["one"] != outputs["two"] != outputs["tiny"]
 
 
-def test_a_strategy_that_asks_the_model_first_asks_the_adapter(serving: Server, folder: Path) -> None:
+def test_a_strategy_that_generates_first_generates_with_the_adapter(serving: Server, folder: Path) -> None:
     prompt = renamed(groups.prompts(1, seed=62)[0])
     base, one = (tokens(serving.chat(body(prompt, "code", model=name))) for name in ("tiny", "one"))
     assert base != one
 
 
-def test_a_config_names_the_adapter_and_is_told_where_it_is_not_there(
+def test_a_config_names_the_adapter_and_a_missing_one_is_an_error(
     serving: Server, folder: Path, adapters: dict[str, Path]
 ) -> None:
     url = f"http://127.0.0.1:{serving.port}/v1"
     model = Remote(url, "tiny", "ICL_TEST_KEY", adapter="one")
     by_name = Remote(url, "one", "ICL_TEST_KEY")
     prompts, arms = groups.prompts(4, seed=63), (parse_arm(VCD), parse_arm("greedy"))
-    jobs = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
-    answers, again = run_requests(model, jobs), run_requests(by_name, jobs)
+    requests = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
+    answers, again = run_requests(model, requests), run_requests(by_name, requests)
     tuned = references(folder, adapters)["one"]
-    for job, answer, other in zip(jobs, answers, again, strict=True):
+    for request, answer, other in zip(requests, answers, again, strict=True):
         assert isinstance(answer, Generation), answer
         assert isinstance(other, Generation), other
         assert answer.tokens == other.tokens
         assert answer.trace["gap"]
-        found = tuned.compare(job.prompt, job.arm, answer.tokens)
-        assert found.equal == found.decided
+        compared = tuned.compare(request.prompt, request.arm, answer.tokens)
+        assert compared.equal == compared.decided
     assert len({model.digest, by_name.digest, Remote(url, "tiny").digest}) == 3
     with pytest.raises(ModelError, match=r"has no adapter 'too'\. Did you mean 'two'\? It has one, two"):
         Remote(url, "tiny", "ICL_TEST_KEY", adapter="too").load()
@@ -140,7 +140,7 @@ def test_an_adapter_of_another_base_is_a_sentence_before_the_server_starts(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"adapters": ["=x"]}, "give it as name=DIR"),
         ({"adapters": ["tiny={one}"]}, "'tiny' names something else here already"),
@@ -152,14 +152,14 @@ def test_an_adapter_of_another_base_is_a_sentence_before_the_server_starts(
         ({"merge": True, "adapters": ["{one}", "{two}"]}, "and 2 is given"),
     ],
 )
-def test_settings_that_cannot_be_are_told(
-    settings: dict[str, Any], told: str, folder: Path, adapters: dict[str, Path]
+def test_impossible_settings_are_reported(
+    settings: dict[str, Any], message: str, folder: Path, adapters: dict[str, Path]
 ) -> None:
     filled = {
         key: [one.format(**adapters) for one in value] if isinstance(value, list) else value
         for key, value in settings.items()
     }
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         server(str(folder), "127.0.0.1", 8000, name="tiny", **filled)
 
 
@@ -185,17 +185,20 @@ def test_a_merged_adapter_is_served_whole_under_its_name(
     with started(str(folder), tmp_path / "log", OPTIONS, adapters=[f"mine={own}"], merge=True) as serving:
         assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["mine"]
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "mine", "ICL_TEST_KEY")
-        jobs = [
+        requests = [
             DecodingRequest(prompt, parse_arm(arm), max_new_tokens=6)
             for prompt in groups.prompts(4, seed=65)
             for arm in (VCD, "greedy")
         ]
-        answers = run_requests(model, jobs)
-    found = [
-        (tuned.compare(job.prompt, job.arm, answer.tokens), base.compare(job.prompt, job.arm, answer.tokens))
-        for job, answer in zip(jobs, answers, strict=True)
+        answers = run_requests(model, requests)
+    compared = [
+        (
+            tuned.compare(request.prompt, request.arm, answer.tokens),
+            base.compare(request.prompt, request.arm, answer.tokens),
+        )
+        for request, answer in zip(requests, answers, strict=True)
         if isinstance(answer, Generation)
     ]
-    assert len(found) == len(jobs)
-    assert all(with_it.equal == with_it.decided for with_it, _ in found)
-    assert any(without.equal < without.decided for _, without in found)
+    assert len(compared) == len(requests)
+    assert all(with_it.equal == with_it.decided for with_it, _ in compared)
+    assert any(without.equal < without.decided for _, without in compared)

@@ -1,4 +1,4 @@
-"""A real server with two engines: every group goes whole to one of them, and says what one engine says."""
+"""A real server with two engines: every group runs in one of them, with the answers of a single engine."""
 
 import json
 import random
@@ -39,30 +39,32 @@ def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> list[tuple[DecodingRequest, Generation]]:
-    """Jobs, and what one engine in this process says."""
+    """Requests, and the answers of an engine in this process."""
     arms = [groups.ARMS[0], groups.ARMS[3], groups.ARMS[4], {"name": "code"}, "greedy"]  # which a server has by name
-    jobs = groups.jobs(30, 6, seed=71, arms=arms)
-    jobs += [replace(job, options=("red", "a blue one"), answer_mode="options") for job in jobs[:6]]
+    requests = groups.decoding_requests(30, 6, seed=71, arms=arms)
+    requests += [replace(request, options=("red", "a blue one"), answer_mode="options") for request in requests[:6]]
     engine = groups.tiny_engine(folder)
-    answers = groups.run_requests(engine, jobs)
+    answers = groups.run_requests(engine, requests)
     engine.unload()
-    return [(job, answer) for job, answer in zip(jobs, answers, strict=True) if isinstance(answer, Generation)]
+    return [
+        (request, answer) for request, answer in zip(requests, answers, strict=True) if isinstance(answer, Generation)
+    ]
 
 
-def test_groups_on_two_engines_say_what_one_engine_says(
+def test_groups_on_two_engines_give_the_answers_of_one_engine(
     serving: Server, expected: list[tuple[DecodingRequest, Generation]]
 ) -> None:
     """Tokens, and traces and scores of options, which each engine keeps for itself."""
     assert len(expected) == 36
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY", concurrency=12)
-    answers = run_requests(model, [job for job, _ in expected])
-    for answer, (_, wanted) in zip(answers, expected, strict=True):
+    answers = run_requests(model, [request for request, _ in expected])
+    for answer, (_, generation) in zip(answers, expected, strict=True):
         assert isinstance(answer, Generation), answer
-        assert answer.tokens == wanted.tokens
-        assert answer.option_scores == pytest.approx(wanted.option_scores, abs=5e-3)
-        assert answer.trace.keys() == wanted.trace.keys()
+        assert answer.tokens == generation.tokens
+        assert answer.option_scores == pytest.approx(generation.option_scores, abs=5e-3)
+        assert answer.trace.keys() == generation.trace.keys()
         for name in answer.trace.keys() & {"logprob"}:
-            assert answer.trace[name] == pytest.approx(wanted.trace[name], abs=5e-3)
+            assert answer.trace[name] == pytest.approx(generation.trace[name], abs=5e-3)
     each = serving.by_engine("request_success_total")
     assert len(each) == 2
     assert min(each.values()) > 0.2 * sum(each.values())
@@ -94,21 +96,21 @@ def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Ser
     assert serving.metric("num_requests_running") == 0
     assert serving.metric("num_requests_waiting") == 0
     assert serving.metric("kv_cache_usage_perc") == 0
-    assert "chose apart" not in serving.log.read_text()
+    assert "chose different tokens" not in serving.log.read_text()
     assert "branches came within" not in serving.log.read_text()
     assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == []
 
 
-def test_a_server_whose_model_is_split_says_what_one_process_says_and_whose_fault_a_failure_is(
+def test_a_split_model_gives_the_answers_of_one_process_and_reports_faults(
     folder: Path, expected: list[tuple[DecodingRequest, Generation]], tmp_path: Path
 ) -> None:
     """The workers know what went wrong in a step, and their scheduler, in another process, does not."""
     split = [*OPTIONS, "tensor-parallel-size=2"]
     with started(str(folder), tmp_path / "log", split, name="tiny", max_images=4) as serving:
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
-        same = run_requests(model, [job for job, _ in expected])
+        same = run_requests(model, [request for request, _ in expected])
         endless = body(renamed(expected[0][0].prompt), {"strategy": "vcd", "alpha": 3e38})
-        told = [serving.call("/v1/chat/completions", endless | {"stream": stream}) for stream in (False, True)]
+        answers = [serving.call("/v1/chat/completions", endless | {"stream": stream}) for stream in (False, True)]
     assert [answer.tokens for answer in same if isinstance(answer, Generation)] == [ok.tokens for _, ok in expected]
-    assert {status for status, _ in told} == {400}
-    assert all("step 0: the combined scores of VCD are not finite" in text for _, text in told)
+    assert {status for status, _ in answers} == {400}
+    assert all("step 0: the combined scores of VCD are not finite" in text for _, text in answers)

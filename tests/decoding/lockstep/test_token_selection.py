@@ -15,7 +15,13 @@ from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
 from decoding.engine.token_loop import TRACE_FIELDS
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep.request_metadata import KEY, SECRET, BranchMetadata, check_name, parse_branch
+from decoding.lockstep.request_metadata import (
+    METADATA_KEY,
+    SECRET_VARIABLE,
+    BranchMetadata,
+    check_group_name,
+    parse_branch,
+)
 from decoding.lockstep.serialization import deserialize, serialize
 from decoding.lockstep.step_records import RECORD_STORE, GroupRecord, RecordStore
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
@@ -28,9 +34,10 @@ SPREAD = f"{Path(__file__).with_name('spread.py')}:Spread"
 
 def rows(group: str, arm: Any, places: list[int], step: int = 0, **more: Any) -> list[BatchRow]:
     parsed = parse_arm(arm)
-    told = serialize(parsed.strategy, parsed.sampler)
+    arm_text = serialize(parsed.strategy, parsed.sampler)
     return [
-        BatchRow(i, BranchMetadata(group, b, len(places), told, 3, group, **more), step) for b, i in enumerate(places)
+        BatchRow(i, BranchMetadata(group, b, len(places), arm_text, 3, group, **more), step)
+        for b, i in enumerate(places)
     ]
 
 
@@ -40,7 +47,7 @@ def logits(count: int, seed: int = 0) -> torch.Tensor:
 
 def test_every_branch_chooses_the_token_of_its_strategy() -> None:
     """Groups of several arms, steps and sizes in one batch, rows in any order, an ordinary request between."""
-    given = logits(12)
+    before = logits(12)
     parts = [
         rows("a", "vcd", [7, 2], step=1),
         rows("b", {"name": SPREAD, "branch_count": 4}, [0, 11, 5, 3], step=4),
@@ -48,35 +55,35 @@ def test_every_branch_chooses_the_token_of_its_strategy() -> None:
         rows("d", "vcd", [10, 1], step=0),
         rows("e", "sampling", [8], step=2),
     ]
-    after = given.clone()
+    after = before.clone()
     select_tokens(after, complete_groups([row for part in reversed(parts) for row in part]))
     for part in parts:
         strategy, sampler = deserialize(part[0].branch.arm)
-        said, _ = combine_branches(strategy, given[[row.index for row in part]][:, None], part[0].step)
-        wanted = sampler.choose(said, [part[0].branch.key], part[0].step)
-        assert {int(after[row.index].argmax()) for row in part} == {int(wanted)}
-    assert torch.equal(after[4], given[4])
+        combined, _ = combine_branches(strategy, before[[row.index for row in part]][:, None], part[0].step)
+        expected = sampler.choose(combined, [part[0].branch.key], part[0].step)
+        assert {int(after[row.index].argmax()) for row in part} == {int(expected)}
+    assert torch.equal(after[4], before[4])
 
 
 def test_a_group_is_combined_only_whole_and_at_one_step() -> None:
-    whole, half, apart = rows("a", "vcd", [0, 1]), rows("b", "vcd", [2, 3])[:1], rows("c", "vcd", [4, 5])
-    apart[1] = BatchRow(5, apart[1].branch, 1)
-    assert complete_groups([*half, *apart, *whole]) == [whole]
+    whole, half, other_step = rows("a", "vcd", [0, 1]), rows("b", "vcd", [2, 3])[:1], rows("c", "vcd", [4, 5])
+    other_step[1] = BatchRow(5, other_step[1].branch, 1)
+    assert complete_groups([*half, *other_step, *whole]) == [whole]
 
 
-def test_options_choose_their_own_tokens_and_keep_the_strategys_log_probabilities() -> None:
-    given = [logits(2, seed) for seed in range(3)]
+def test_options_choose_their_own_tokens_and_record_the_strategys_log_probabilities() -> None:
+    steps = [logits(2, seed) for seed in range(3)]
     option, first = (5, 9, 2), (5, 1, 7)
-    for step, each in enumerate(given):
+    for step, each in enumerate(steps):
         after = each.clone()
         select_tokens(after, complete_groups(rows("o", "vcd", [0, 1], step, first=first, force=option)))
         assert after.argmax(-1).tolist() == [option[step]] * 2
     strategy = parse_arm("vcd").strategy
-    told = [combined_logprobs(strategy, each[:, None], step)[0][0] for step, each in enumerate(given)]
+    logprobs = [combined_logprobs(strategy, each[:, None], step)[0][0] for step, each in enumerate(steps)]
     record = RECORD_STORE.take("o")
     assert record is not None
-    assert record.forced == pytest.approx([float(told[s][token]) for s, token in enumerate(option)])
-    assert record.first == pytest.approx([float(told[0][token]) for token in first])
+    assert record.forced == pytest.approx([float(logprobs[s][token]) for s, token in enumerate(option)])
+    assert record.first == pytest.approx([float(logprobs[0][token]) for token in first])
 
 
 def test_a_step_computed_twice_counts_once() -> None:
@@ -85,30 +92,30 @@ def test_a_step_computed_twice_counts_once() -> None:
     record = RECORD_STORE.take("t")
     assert record is not None
     assert len(record.trace) == 2
-    said, _ = combine_branches(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
+    combined, _ = combine_branches(parse_arm("vcd").strategy, logits(2, 1)[:, None], 0)
     assert dict(zip(TRACE_FIELDS, record.trace[0], strict=True))["logprob"] == pytest.approx(
-        float(said.log_softmax(-1).max())
+        float(combined.log_softmax(-1).max())
     )
 
 
-def test_what_is_kept_is_what_each_group_asked_for() -> None:
-    """Groups of one arm in one combination, some with traces, some with looks, some with neither."""
+def test_each_group_has_the_records_that_it_requests() -> None:
+    """Groups of one arm in one combination, some with traces, some with step traces, some with neither."""
     parts = [rows("plain", "vcd", [0, 1]), rows("traced", "vcd", [2, 3], trace=True), rows("seen", "vcd", [4, 5])]
     parts[2] = [BatchRow(row.index, replace(row.branch, top=2), 0) for row in parts[2]]
     select_tokens(logits(6), complete_groups([row for part in parts for row in part]))
-    kept = {name: RECORD_STORE.take(name) or GroupRecord() for name in ("plain", "traced", "seen")}
-    assert [(len(record.trace), len(record.step_traces)) for record in kept.values()] == [(0, 0), (1, 0), (0, 1)]
-    assert [len(ids) for ids in kept["seen"].step_traces[0].ids] == [2, 2, 2]
+    records = {name: RECORD_STORE.take(name) or GroupRecord() for name in ("plain", "traced", "seen")}
+    assert [(len(record.trace), len(record.step_traces)) for record in records.values()] == [(0, 0), (1, 0), (0, 1)]
+    assert [len(ids) for ids in records["seen"].step_traces[0].ids] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_faulty_group_differs_on_purpose_and_says_why(bad: float) -> None:
-    given = logits(4)
-    given[1, 17] = bad
-    select_tokens(given, complete_groups([*rows("bad", "vcd", [0, 1]), *rows("good", "vcd", [2, 3])]))
-    assert given[:2].argmax(-1).tolist() == [0, 1]
-    assert given.isfinite().all()
-    assert given[2].argmax() == given[3].argmax()
+def test_a_faulty_group_samples_different_tokens_and_has_a_reason(bad: float) -> None:
+    batch = logits(4)
+    batch[1, 17] = bad
+    select_tokens(batch, complete_groups([*rows("bad", "vcd", [0, 1]), *rows("good", "vcd", [2, 3])]))
+    assert batch[:2].argmax(-1).tolist() == [0, 1]
+    assert batch.isfinite().all()
+    assert batch[2].argmax() == batch[3].argmax()
     assert RECORD_STORE.reason("bad") == f"step 0, branch 1: the score of token 17 is {bad}"
     assert RECORD_STORE.reason("good") is None
     select_tokens(
@@ -122,10 +129,10 @@ def test_a_strategy_that_this_process_cannot_build_is_a_fault() -> None:
     branches = [
         BatchRow(b, BranchMetadata("gone", b, 2, '[{"name": "no_such.module:Strategy"}, null]'), 0) for b in range(2)
     ]
-    given = logits(2)
-    select_tokens(given, complete_groups(branches))
+    batch = logits(2)
+    select_tokens(batch, complete_groups(branches))
     assert "no_such" in str(RECORD_STORE.reason("gone"))
-    assert given[0].argmax() != given[1].argmax()
+    assert batch[0].argmax() != batch[1].argmax()
     RECORD_STORE.take("gone")
 
 
@@ -136,53 +143,53 @@ def test_a_strategy_that_this_process_cannot_build_is_a_fault() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("scored", [False, True])
 def test_whatever_a_strategy_raises_ends_its_groups_alone(node: str, sentence: str, scored: bool) -> None:
-    """The engine is everybody's: an error inside a step would end it."""
+    """An error inside a step would end the engine, which other requests share."""
     arm = {"name": f"{Path(__file__).with_name('faulty.py')}:Faulty", "how": node}
-    given, first = logits(4), (3,) if scored else ()
-    select_tokens(given, complete_groups([*rows("raises", arm, [0, 1], first=first), *rows("beside", "vcd", [2, 3])]))
+    batch, first = logits(4), (3,) if scored else ()
+    select_tokens(batch, complete_groups([*rows("raises", arm, [0, 1], first=first), *rows("beside", "vcd", [2, 3])]))
     assert str(RECORD_STORE.reason("raises")).startswith(sentence)
-    assert given[0].argmax() != given[1].argmax()
-    assert given[2].argmax() == given[3].argmax()
+    assert batch[0].argmax() != batch[1].argmax()
+    assert batch[2].argmax() == batch[3].argmax()
     RECORD_STORE.take("raises"), RECORD_STORE.take("beside")
 
 
-def test_the_ledger_forgets_the_oldest() -> None:
-    ledger = RecordStore(most=2)
+def test_the_store_drops_the_oldest_records() -> None:
+    store = RecordStore(max_groups=2)
     for name in "abc":
-        ledger.fault(name, 0, "why")
-    assert [ledger.reason(name) for name in "abc"] == [None, "why", "why"]
-    assert ledger.faulty == {"b", "c"}
+        store.fault(name, 0, "why")
+    assert [store.reason(name) for name in "abc"] == [None, "why", "why"]
+    assert store.faulty == {"b", "c"}
 
 
-def test_what_was_taken_from_the_ledger_is_gone() -> None:
-    ledger = RecordStore()
-    ledger.fault("g", 2, "why")
-    ledger.fault("g", 3, "why else")
-    ledger.clear_fault("g", 2)
-    assert ledger.reason("g") == "why else"
-    record = ledger.take("g")
+def test_a_record_that_was_taken_from_the_store_is_gone() -> None:
+    store = RecordStore()
+    store.fault("g", 2, "why")
+    store.fault("g", 3, "why else")
+    store.clear_fault("g", 2)
+    assert store.reason("g") == "why else"
+    record = store.take("g")
     assert record is not None
     assert record.faults == {3: "why else"}
-    assert ledger.reason("g") is None
-    assert ledger.take("g") is None
-    ledger.of("g")
-    assert ledger.reason("g") is None
+    assert store.reason("g") is None
+    assert store.take("g") is None
+    store.of("g")
+    assert store.reason("g") is None
 
 
-def test_workers_tell_what_they_kept_once() -> None:
+def test_workers_return_each_record_once() -> None:
     RECORD_STORE.fault("w1", 0, "why")
     RECORD_STORE.of("w2").forced.append(-1.5)
     RECORD_STORE.of("w3")
     assert LockstepWorkerExtension().lockstep_take_records(["w1", "unknown"]) == {
-        "w1": {"trace": [], "looks": [], "first": [], "forced": [], "fault": "why"}
+        "w1": {"trace": [], "step_traces": [], "first": [], "forced": [], "fault": "why"}
     }
-    told = LockstepWorkerExtension().lockstep_take_records()
-    assert told["w2"]["forced"] == [-1.5]
-    assert told.keys() >= {"w2", "w3"}
+    records = LockstepWorkerExtension().lockstep_take_records()
+    assert records["w2"]["forced"] == [-1.5]
+    assert records.keys() >= {"w2", "w3"}
     assert LockstepWorkerExtension().lockstep_take_records() == {}
 
 
-def test_layers_that_a_worker_does_not_change_are_told_by_name() -> None:
+def test_layers_that_a_worker_does_not_change_are_listed() -> None:
     adapter, modules = SimpleNamespace(loras={"b.q": 1, "a.q": 2, "c.q": 3}), {"c.q": 0, "d.q": 0}
     manager = SimpleNamespace(get_adapter={7: adapter}.__getitem__, modules=modules)
     worker = LockstepWorkerExtension()
@@ -220,7 +227,7 @@ def test_a_branch_travels_as_one_line_of_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("text", "sentence"),
     [
         ("{", "not the JSON"),
         ("[1]", "is a mapping of"),
@@ -235,19 +242,19 @@ def test_a_branch_travels_as_one_line_of_json() -> None:
         ('{"group": "g", "index": 0, "count": 17, "arm": "[]"}', "1 to 16"),
     ],
 )
-def test_a_malformed_branch_is_refused_with_the_reason(told: str, sentence: str) -> None:
+def test_a_malformed_branch_is_refused_with_the_reason(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        parse_branch({KEY: told})
+        parse_branch({METADATA_KEY: text})
 
 
 def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = BranchMetadata("s3cret-1", 0, 2, "[]"), BranchMetadata("1-s3cret", 0, 2, "[]")
-    monkeypatch.delenv(SECRET, raising=False)
-    check_name(own), check_name(other)
-    monkeypatch.setenv(SECRET, "s3cret")
-    check_name(own)
+    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+    check_group_name(own), check_group_name(other)
+    monkeypatch.setenv(SECRET_VARIABLE, "s3cret")
+    check_group_name(own)
     with pytest.raises(ValueError, match="groups are named by the server"):
-        check_name(other)
+        check_group_name(other)
 
 
 def test_a_strategy_that_does_not_come_back_as_it_was_is_refused() -> None:

@@ -1,6 +1,6 @@
-"""The engine's log-probabilities are the strategy's own, closer than a weight that is wrong by two in a hundred.
+"""The engine's log-probabilities are close enough to the strategy's own to detect a weight that is wrong by 2 %.
 
-Chosen tokens alone would not show one: it shifts scores by less than the first two mostly are apart.
+Such a weight changes too few tokens to be detected by them.
 """
 
 from dataclasses import replace
@@ -43,19 +43,21 @@ def test_log_probabilities_show_the_weight_of_every_branch(
 ) -> None:
     folder = checkpoints.saved(architecture, tmp_path)
     reference, engine = Reference(folder), groups.tiny_engine(folder)
-    jobs = groups.jobs(20, 8, seed=17, arms=groups.ARMS[:4])
-    answers = groups.run_requests(engine, jobs)
+    requests = groups.decoding_requests(20, 8, seed=17, arms=groups.ARMS[:4])
+    answers = groups.run_requests(engine, requests)
     engine.unload()
     right, off = list[float](), list[float]()
-    for job, answer in zip(jobs, answers, strict=True):
+    for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Generation), answer
         if not answer.tokens:
             continue
-        for arm, told in ((job.arm, right), (wrong(job.arm), off)):
-            told.append(reference.apart(job.prompt, arm, answer.tokens, answer.trace["logprob"]))
+        for arm, distances in ((request.arm, right), (wrong(request.arm), off)):
+            distances.append(reference.distance(request.prompt, arm, answer.tokens, answer.trace["logprob"]))
     assert len(right) > 12
     assert max(right) < NEAR
-    shown = sum(distance > NEAR for distance in off)
-    assert shown > 0.9 * len(off)
+    detected = sum(distance > NEAR for distance in off)
+    assert detected > 0.9 * len(off)
     measured = f"{len(right)} groups, log-probabilities at most {max(right):.1e} apart"
-    record_property("measured", f"{measured}; a weight wrong by 2 % or branches swapped shows in {shown} of {len(off)}")
+    record_property(
+        "measured", f"{measured}; a weight wrong by 2 % or branches swapped shows in {detected} of {len(off)}"
+    )

@@ -1,7 +1,7 @@
 """The toy model behind the interface of an engine that runs strategies: rows of many groups in one batch, no vLLM.
 
-Requests are read as vLLM is told them (an `Ask` with its `extra`); each step is one call of `force` on the logits of
-all that run. A group whose branches differ ends with an error, as under the scheduler.
+The engine reads the `extra` of an `EngineRequest` as vLLM does. Each step is one call of `select_tokens` on the logits
+of all running groups. A group whose branches differ ends with an error, as under the scheduler.
 """
 
 import random
@@ -24,20 +24,26 @@ from tests.decoding.toy import Toy
 @dataclass
 class Running:
     number: int
-    asks: Sequence[EngineRequest]
+    requests: Sequence[EngineRequest]
     tokens: list[int] = field(default_factory=list)
 
 
 class ToyEngine:
-    """together: groups in a batch. asked: every group that came. refused: a word -> why its prompts are not taken."""
+    """A toy engine.
+
+    Attributes:
+        together: Number of groups in a batch.
+        groups: All groups that were submitted.
+        refusals: Word -> output of prompts that have it.
+    """
 
     trace = True
 
     def __init__(self, toy: Toy, together: int = 5, seed: int = 0) -> None:
         self.toy, self.together, self.draw = toy, together, random.Random(seed)
-        self.asked: list[Sequence[EngineRequest]] = []
+        self.groups: list[Sequence[EngineRequest]] = []
         self.fetched: list[list[str]] = []
-        self.refused: dict[str, EngineOutput] = {}
+        self.refusals: dict[str, EngineOutput] = {}
         self.loaded = 0
 
     @property
@@ -66,24 +72,25 @@ class ToyEngine:
         waiting = enumerate(groups)
         running: list[Running] = []
         while True:
-            for number, asks in islice(waiting, self.together - len(running)):
-                self.asked.append(asks)
-                wrong = [said for word, said in self.refused.items() if any(word in ask.prompt.text for ask in asks)]
+            for number, requests in islice(waiting, self.together - len(running)):
+                self.groups.append(requests)
+                texts = [request.prompt.text for request in requests]
+                wrong = [output for word, output in self.refusals.items() if any(word in text for text in texts)]
                 if wrong:
-                    done(number, wrong * len(asks))
+                    done(number, wrong * len(requests))
                 else:
-                    running.append(Running(number, asks))
+                    running.append(Running(number, requests))
             if not running:
                 return
             running = self._stepped(running, done)
 
     def _stepped(self, running: list[Running], done: Callable[[int, list[EngineOutput]], None]) -> list[Running]:
-        places = [(group, ask) for group in running for ask in group.asks]
+        places = [(group, request) for group in running for request in group.requests]
         self.draw.shuffle(places)
-        logits = self.toy.logits_of([ToyRow(ask.prompt, group.tokens) for group, ask in places])
-        told = [(i, parse_branch(ask.extra), len(group.tokens)) for i, (group, ask) in enumerate(places)]
+        logits = self.toy.logits_of([ToyRow(request.prompt, group.tokens) for group, request in places])
+        rows = [(i, parse_branch(request.extra), len(group.tokens)) for i, (group, request) in enumerate(places)]
         select_tokens(
-            logits, complete_groups([BatchRow(i, branch, step) for i, branch, step in told if branch is not None])
+            logits, complete_groups([BatchRow(i, branch, step) for i, branch, step in rows if branch is not None])
         )
         chosen: dict[int, set[int]] = {}
         for (group, _), token in zip(places, torch.argmax(logits, -1).tolist(), strict=True):
@@ -91,9 +98,12 @@ class ToyEngine:
         return [group for group in running if self._goes_on(group, chosen[group.number], done)]
 
     def _goes_on(self, group: Running, chosen: set[int], done: Callable[[int, list[EngineOutput]], None]) -> bool:
-        first, count = group.asks[0], len(group.asks)
+        first, count = group.requests[0], len(group.requests)
         if len(chosen) != 1:
-            done(group.number, [EngineOutput(tuple(group.tokens), "error", "its branches chose apart")] * count)
+            done(
+                group.number,
+                [EngineOutput(tuple(group.tokens), "error", "its branches chose different tokens")] * count,
+            )
             return False
         group.tokens.append(*chosen)
         stopped = first.stops and group.tokens[-1] in self.stop_tokens

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from decoding.lockstep.request_metadata import KEY
+from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.request_parsing import (
     LONGEST,
     MOST_OPTIONS,
@@ -242,10 +242,10 @@ def test_texts_together_have_a_limit() -> None:
     ("body", "strategy", "group"),
     [
         ({"vllm_xargs": {"strategy": "vcd"}}, True, False),
-        ({"vllm_xargs": {KEY: "{}"}}, False, True),
+        ({"vllm_xargs": {METADATA_KEY: "{}"}}, False, True),
         ({"vllm_xargs": {"other": 1}}, False, False),
         ({"vllm_xargs": "strategy lockstep"}, False, False),
-        ({"strategy": "vcd", KEY: "{}"}, False, False),
+        ({"strategy": "vcd", METADATA_KEY: "{}"}, False, False),
         (["vllm_xargs"], False, False),
         (None, False, False),
     ],

@@ -74,7 +74,9 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
     """Its process alone: what has ended is told, nothing is told to have failed, and nothing waits."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     model = VLLM("tiny", cache_gib=0.1, enforce_eager=True, in_flight=8, engine_args={"max_num_seqs": 8})
-    jobs = [DecodingRequest(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)]
+    requests = [
+        DecodingRequest(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)
+    ]
     told: list[Generation | Failure] = []
 
     def done(i: int, answer: Generation | Failure) -> None:
@@ -84,12 +86,12 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
             os.kill(engine.pid, signal.SIGKILL)
         told.append(answer)
 
-    monkeypatch.setattr("decoding.lockstep.engine.FETCHED", 1)
+    monkeypatch.setattr("decoding.lockstep.engine.FETCH_SIZE", 1)
     try:
         with pytest.raises(
             ModelError, match=r"the engine has ended in the middle of the run.*What was answered is kept"
         ):
-            run_requests(model, jobs, on_result=done)
+            run_requests(model, requests, on_result=done)
     finally:
         model.unload()
     assert 1 <= len(told) < 200

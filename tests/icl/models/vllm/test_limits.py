@@ -38,7 +38,7 @@ def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(mod
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([i], "what?", f"q{i}") for i in range(4)]
     prompts += [tiny.prompt([1], "very long " * 40, "long"), tiny.prompt([2, 3, 4], "and?", "many")]
-    jobs = [
+    requests = [
         DecodingRequest(prompt, parse_arm(arm), max_new_tokens=5)
         for prompt in prompts
         for arm in ("greedy", groups.ARMS[0])
@@ -46,12 +46,12 @@ def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(mod
     model.expect_prompts(1, 60)
     model.load()
     assert model.engine.longest == 256
-    answers = groups.run_requests(model, jobs)
+    answers = groups.run_requests(model, requests)
     assert model.engine.longest == model.max_tokens
     assert not model.engine.planned
     assert model.counters()["requests"] == len(prompts) * 3
     roomy = groups.tiny_engine(folder)
-    expected = groups.run_requests(roomy, jobs)
+    expected = groups.run_requests(roomy, requests)
     roomy.unload()
     assert all(isinstance(answer, Generation) and answer.trace for answer in answers), answers
     assert [answer.tokens for answer in answers] == [answer.tokens for answer in expected]

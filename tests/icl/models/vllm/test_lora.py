@@ -46,21 +46,21 @@ def test_answers_are_those_of_the_backend_hf_with_the_same_adapter(folder: Path,
     lora = model.lora
     assert lora is not None
     tuned.model = lora.applied(tuned.model, str(folder), merge=False)  # as the backend `hf` puts it on
-    jobs = [
+    requests = [
         DecodingRequest(prompt, parse_arm(arm), max_new_tokens=8)
         for prompt in groups.prompts(8, seed=41)
         for arm in ("greedy", groups.ARMS[0])
     ]
     steps = decided = same = 0
-    for job, answer in zip(jobs, groups.run_requests(model, jobs), strict=True):
+    for request, answer in zip(requests, groups.run_requests(model, requests), strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = tuned.compare(job.prompt, job.arm, answer.tokens, stops, None)
+        found = tuned.compare(request.prompt, request.arm, answer.tokens, stops, None)
         assert found.equal == found.decided
         steps, decided = steps + found.steps, decided + found.decided
-        same += int(base.logits(job.prompt, ())[0].argmax()) == int(tuned.logits(job.prompt, ())[0].argmax())
+        same += int(base.logits(request.prompt, ())[0].argmax()) == int(tuned.logits(request.prompt, ())[0].argmax())
     assert decided > 0.8 * steps
-    assert same < 0.7 * len(jobs)  # the adapter says something else
+    assert same < 0.7 * len(requests)  # the adapter says something else
 
 
 def test_a_run_knows_its_adapter_by_its_weights(folder: Path, adapter: Path, tmp_path: Path) -> None:
@@ -98,17 +98,17 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "merged"
 
 
-def merged_says_what_hf_says(folder: Path, model: VLLM, jobs: list[DecodingRequest]) -> list[Generation]:
+def merged_says_what_hf_says(folder: Path, model: VLLM, requests: list[DecodingRequest]) -> list[Generation]:
     """The answers, each step of which a merged model of transformers would take too."""
     reference, lora = Reference(folder), model.lora
     assert lora is not None
     reference.model = lora.applied(reference.model, str(folder), merge=True)
     answers = []
     steps = decided = 0
-    for job, answer in zip(jobs, groups.run_requests(model, jobs), strict=True):
+    for request, answer in zip(requests, groups.run_requests(model, requests), strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = reference.compare(job.prompt, job.arm, answer.tokens, stops, None)
+        found = reference.compare(request.prompt, request.arm, answer.tokens, stops, None)
         assert found.equal == found.decided
         steps, decided = steps + found.steps, decided + found.decided
         answers.append(answer)
@@ -119,18 +119,18 @@ def merged_says_what_hf_says(folder: Path, model: VLLM, jobs: list[DecodingReque
 def test_merged_it_says_what_it_says_beside_the_weights_and_what_hf_says_merged(
     folder: Path, adapter: Path, model: VLLM, cached: Path
 ) -> None:
-    jobs = [
+    requests = [
         DecodingRequest(prompt, parse_arm(arm), max_new_tokens=8)
         for prompt in groups.prompts(8, seed=43)
         for arm in ("greedy", groups.ARMS[0])
     ]
     model.unload()  # engines share what a process has once: one at a time
-    beside = groups.run_requests(model, jobs)
+    beside = groups.run_requests(model, requests)
     model.unload()
     whole = groups.tiny_engine(folder, adapter=str(adapter), merge=True)
     assert whole.digest not in {model.digest, VLLM(str(folder)).digest}
     try:
-        answers = merged_says_what_hf_says(folder, whole, jobs)
+        answers = merged_says_what_hf_says(folder, whole, requests)
         assert "enable_lora" not in whole.arguments()
     finally:
         whole.unload()
@@ -146,8 +146,8 @@ def test_merged_it_may_change_layers_and_ranks_that_vllm_would_not_take(
         pytest.skip("one architecture is enough")
     own = saved(folder, tmp_path / "lora", TOWER_TOO, rank=600)
     whole = groups.tiny_engine(folder, adapter=str(own), merge=True)
-    jobs = [DecodingRequest(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]
+    requests = [DecodingRequest(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]
     try:
-        merged_says_what_hf_says(folder, whole, jobs)
+        merged_says_what_hf_says(folder, whole, requests)
     finally:
         whole.unload()

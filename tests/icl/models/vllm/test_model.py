@@ -78,9 +78,9 @@ def test_images_go_by_their_digest_and_are_processed_once(model: VLLM) -> None:
 def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([1, 2, 3, 4], f"question {i}?", f"fixed{i}") for i in range(8)]
-    jobs = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
+    requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
     before = dict(model.counters())
-    groups.run_requests(model, jobs, trace=False)
+    groups.run_requests(model, requests, trace=False)
     read, cached = (model.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
     assert cached > 0.6 * read
 
@@ -142,7 +142,7 @@ def test_a_quantization_that_the_device_cannot_do_is_a_sentence(folder: Path, me
 
 def test_a_mask_of_images_that_vllm_has_not_here_is_refused(tmp_path: Path) -> None:
     gemma = checkpoints.saved("gemma3", tmp_path)
-    with pytest.raises(ModelError, match=r"tokens of an image see each other, .* or the backend 'hf'"):
+    with pytest.raises(ModelError, match=r"tokens of an image attend to each other, .* or the backend 'hf'"):
         groups.tiny_engine(gemma).load()
 
 
@@ -169,12 +169,12 @@ def test_it_runs_in_processes_of_its_own_and_can_be_started_again(
         )
     ]
     prompts = groups.prompts(2, seed=25)
-    jobs = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
+    requests = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
     model = groups.tiny_engine(folder)
-    apart = groups.run_requests(model, jobs)
+    apart = groups.run_requests(model, requests)
     model.unload()
     monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    inside = groups.run_requests(model, jobs)
+    inside = groups.run_requests(model, requests)
     model.unload()
     assert [getattr(a, "tokens", None) for a in apart] == [getattr(a, "tokens", None) for a in inside]
     assert [getattr(a, "trace", None) for a in apart] == [getattr(a, "trace", None) for a in inside]

@@ -32,15 +32,15 @@ def test_it_says_what_the_same_weights_say_in_full_precision_and_packed_on_hf(
     source = checkpoints.saved(architecture, tmp_path)
     small, full = packed.made(source, tmp_path, method)
     engine = groups.tiny_engine(small)
-    jobs = groups.jobs(16, 8, arms=["greedy", groups.ARMS[0]])
-    answers = groups.run_requests(engine, jobs)
+    requests = groups.decoding_requests(16, 8, arms=["greedy", groups.ARMS[0]])
+    answers = groups.run_requests(engine, requests)
     layers = [type(layer.quant_method).__name__ for layer in layers_of(engine) if hasattr(layer, "quant_method")]
     engine.unload()
     assert any("AWQ" in layer or "GPTQ" in layer for layer in layers), layers
     on_hf = Reference(full, TOLERANCE)
     on_hf.model = packed_on_hf(small)
     references = (Reference(full, TOLERANCE), on_hf, Reference(source, TOLERANCE))
-    same, here, other = (agreed(reference, jobs, answers) for reference in references)
+    same, here, other = (agreed(reference, requests, answers) for reference in references)
     print(method, same, here, other)
     assert same[1] == same[0] > 0.5 * same[2]
     assert here == same
@@ -59,12 +59,12 @@ def layers_of(engine: groups.Watched) -> list[object]:
     return list(engine.engine.llm.apply_model(lambda model: list(model.modules()))[0])
 
 
-def agreed(reference: Reference, jobs: list[groups.DecodingRequest], answers: list[object]) -> tuple[int, int, int]:
+def agreed(reference: Reference, requests: list[groups.DecodingRequest], answers: list[object]) -> tuple[int, int, int]:
     """Steps that are decided, those of them with the reference's token, and all."""
     total = [0, 0, 0]
-    for job, answer in zip(jobs, answers, strict=True):
+    for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = reference.compare(job.prompt, job.arm, answer.tokens, stops)
+        found = reference.compare(request.prompt, request.arm, answer.tokens, stops)
         total = [a + b for a, b in zip(total, (found.decided, found.equal, found.steps), strict=True)]
     return total[0], total[1], total[2]

@@ -23,27 +23,27 @@ def test_two_workers_say_what_plain_forwards_say(tmp_path: Path) -> None:
     model = VLLM(
         str(folder), tensor_parallel_size=2, max_model_len=512, max_images=4, cache_gib=0.25, engine_args=settings
     )
-    jobs = groups.jobs(20, 8, arms=["greedy", *groups.ARMS[:3], POISON])
+    requests = groups.decoding_requests(20, 8, arms=["greedy", *groups.ARMS[:3], POISON])
     try:
-        answers = groups.run_requests(model, jobs)
+        answers = groups.run_requests(model, requests)
         assert model.engine.llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size == 2
     finally:
         model.unload()
     reference = Reference(folder)
     steps = decided = failed = 0
-    for job, answer in zip(jobs, answers, strict=True):
+    for request, answer in zip(requests, answers, strict=True):
         if isinstance(answer, Failure):
             assert "step 2: the combined scores of Poison rule out every token" in answer.reason
             failed += 1
             continue
         assert isinstance(answer, Generation)
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        if "Poison" in job.arm.label:
+        if "Poison" in request.arm.label:
             assert answer.finish == "stop"
             assert len(answer.tokens) < 2
         else:
-            found = reference.compare(job.prompt, job.arm, answer.tokens, stops)
-            assert found.equal == found.decided, (job.arm.label, found)
+            found = reference.compare(request.prompt, request.arm, answer.tokens, stops)
+            assert found.equal == found.decided, (request.arm.label, found)
             steps, decided = steps + found.steps, decided + found.decided
         assert len(answer.trace["gap"]) == len(answer.tokens) + bool(stops)
     assert decided > 0.9 * steps
