@@ -18,6 +18,7 @@ from typing import Any
 
 from icl.errors import ConfigError, ICLError, did_you_mean
 from icl.lazy_exports import PACKAGES
+from icl.object_digest import object_digest
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +63,46 @@ def is_builtin(cls: type[Any]) -> bool:
 
 def import_path(thing: Any) -> str:
     """The path of a class or function: 'my_pkg.my_mod:Mine', or 'mine.py:Mine' without the folder of the file."""
+    if not hasattr(thing, "__qualname__"):  # an object with a __call__, such as functools.partial
+        return import_path(type(thing))
     module = sys.modules.get(thing.__module__)
     path = getattr(module, "__file__", None)
     return f"{Path(path).name if path and hasattr(module, _CODE) else thing.__module__}:{thing.__qualname__}"
 
 
 def code_digest(thing: Any) -> str:
-    """12 hex digits of the sha256 of the file that defines a class or function; 'interactive' without a file."""
-    module = sys.modules.get(thing.__module__)
+    """12 hex digits that change with the code of a class or function.
+
+    The digest is the sha256 of the file that defines it. Without a file, as in a notebook, and for lambdas and what a
+    function defines, it covers the code and the values that the code reads (`icl.object_digest`).
+
+    Raises:
+        ConfigError: The code reads a value that has no digest.
+    """
+    name = getattr(thing, "__qualname__", "<>")
+    by_file = _file_digest(thing)
+    return by_file if by_file is not None and "<" not in name else object_digest(thing, _file_identity)
+
+
+def _file_digest(thing: Any) -> str | None:
+    """12 hex digits of the sha256 of the file that defines a class or function; None without a file."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    if module is None or (module.__name__ == "__main__" and hasattr(sys, "ps1")):  # a cell of a notebook, or a REPL
+        return None
+    if hasattr(module, _CODE):
+        digest: str = getattr(module, _CODE)
+        return digest
     path = getattr(module, "__file__", None)
-    digest: str | None = getattr(module, _CODE, None)
-    return digest or (hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else "interactive")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else None
+
+
+def _file_identity(thing: Any) -> str | None:
+    """The path and the code digest of what a file defines; a name alone for Python's own classes and functions."""
+    module = getattr(thing, "__module__", None) or ""
+    if module in sys.stdlib_module_names or module.partition(".")[0] in (*sys.stdlib_module_names, *PACKAGES):
+        return None if module == "__main__" else import_path(thing)
+    digest = _file_digest(thing)
+    return None if digest is None else f"{import_path(thing)} {digest}"
 
 
 def location(where: str) -> str:
