@@ -164,7 +164,10 @@ class BranchesField:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         name = {"anyOf": [{"enum": list(dict.fromkeys((*CHANGES, *entries("edit"))))}, {"pattern": ":"}]}
-        change = {"anyOf": [{"type": "string", **name}, {"type": "object", "required": ["name"]}]}
+        change = {
+            "anyOf": [{"type": "string", **name}, {"type": "object", "required": ["name"]}],
+            "description": "change of the prompt or edit of its images",
+        }
         branch = {"type": "object", "properties": {"change": change}, "description": "a change with its parameters"}
         return {"type": "array", "items": {"anyOf": [{"type": "string", **name}, branch]}}
 

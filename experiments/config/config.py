@@ -1,35 +1,30 @@
-"""What an experiment file says, checked key by key before any component is built.
+"""Loads an experiment file and checks it key by key, before any component is built.
 
-    name, task, model, seeds, shots, retriever, rerankers, rerank_candidates, order, transforms, composer, decoding,
-    answer_mode, max_new_tokens, metrics, controls, trace, lazy_branches, grid, zip, exclude, compare, launcher
-
-A key outside `grid` holds for all cells; the same key in `grid` (every combination) or `zip` (side by side) is an axis
-and overrides it. An axis may also be one parameter of a component: `decoding.alpha: [0.5, 1.0]`. `rerankers` and
-`transforms` are lists; an empty one is called none.
+`experiments.config.keys.ExperimentKeys` lists the keys. A key outside `grid` holds for all cells. The same key in
+`grid` (every combination) or `zip` (side by side) is an axis and overrides it. An axis can also be one parameter of a
+component: `decoding.alpha: [0.5, 1.0]`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from decoding.engine.requests import LazyBranches
 from experiments.config.keys import (
-    ANSWER_MODES,
     AXES,
     COMPONENT_KINDS,
-    CORRECTIONS,
-    DEFAULT_CORRECTION,
     DEFAULT_LAUNCHER,
-    DEFAULT_METRIC,
     DEFAULT_METRICS,
     DEFAULTS,
     EMPTY_LIST,
+    HINTS,
     KEYS,
-    LAZY_BRANCHES,
     LIST_AXES,
-    MAXIMA,
+    CompareSpec,
+    Expected,
+    ExperimentKeys,
 )
 from experiments.config.overrides import apply_overrides
 from experiments.config.yaml_document import Document, read_document
@@ -37,44 +32,31 @@ from icl.errors import ConfigError, did_you_mean
 from icl.renamed_names import suggest
 
 
-@dataclass(frozen=True)
-class CompareSpec:
-    """What a table's differences are taken against. to: axis -> value of the reference; metric: its name."""
-
-    to: Mapping[str, Any]
-    metric: str
-    correct: str = DEFAULT_CORRECTION
-
-
-@dataclass(frozen=True)
-class Config:
-    """base: the node of every key of AXES; grid, zipped: axis -> its values' nodes, in order.
-
-    top_logprobs: how many tokens of each branch are kept of every step; 0: none. lazy_branches: how contrasts are read,
-    which is no part of a cell, since answers are the same. launcher: the node of what starts the workers, no part of
-    one either.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Config(ExperimentKeys):
+    """The checked values of an experiment file, with their places in it."""
 
     document: Document
-    name: str
-    base: Mapping[str, Any]
-    grid: Mapping[str, Sequence[Any]]
-    zipped: Mapping[str, Sequence[Any]]
-    exclude: Sequence[Mapping[str, Any]]
-    seeds: tuple[int, ...]
-    metrics: tuple[Any, ...]
-    controls: bool
-    compare: CompareSpec | None
-    top_logprobs: int = 0
-    lazy_branches: LazyBranches = "auto"
-    launcher: Any = DEFAULT_LAUNCHER
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """axis -> the value that holds for all cells. A task or model that is in grid or zip alone is left out."""
+        return {axis: value for axis in AXES if (value := getattr(self, axis)) is not None or axis in DEFAULTS}
 
     def where(self, *keys: str | int) -> str:
         return self.document.where(*keys)
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
-    """The config of a YAML file, or of a mapping, with overrides `grid.shots=[0,4]` put over it. Raises ConfigError."""
+    """The config of a YAML file or of a mapping.
+
+    Args:
+        source: A path, or the keys themselves.
+        overrides: Values such as 'grid.shots=[0,4]' that replace those of the source.
+
+    Raises:
+        ConfigError: An unknown key or axis, or a wrong value.
+    """
     if isinstance(source, Mapping):
         document = Document("config", Path.cwd(), {str(key): value for key, value in source.items()})
     else:
@@ -83,106 +65,88 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def parse_config(document: Document) -> Config:
-    """The config of a document. Raises ConfigError for unknown keys, wrong types, empty axes."""
-    data = _emptied({key: value for key, value in document.data.items() if value is not None})
+    """The config of a document.
+
+    Raises:
+        ConfigError: An unknown key or axis, or a wrong value.
+    """
+    data = {"name": Path(document.name).stem}
+    data |= {key: value for key, value in document.data.items() if value is not None}
     for key in data:
         if key not in KEYS:
-            meant = suggest("key", key, KEYS)
-            known = f" Keys: {', '.join(KEYS)}." if meant == "." else ""
-            raise ConfigError(f"{document.where(key)}: no key '{key}'{meant}{known}")
-    grid, zipped = (_axes(document, key, data.get(key, {})) for key in ("grid", "zip"))
-    for axis in zipped:
-        if axis in grid:
-            raise ConfigError(f"{document.where('zip', axis)}: {axis} is in grid and in zip. Keep one.")
-    lengths = {axis: len(values) for axis, values in zipped.items()}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{axis} {count}" for axis, count in lengths.items())
-        raise ConfigError(f"{document.where('zip')}: paired axes have different lengths ({told}).")
-    rows = [list(row) for row in zip(*zipped.values(), strict=True)]
-    for i, row in enumerate(rows):
-        if row in rows[:i]:  # a single value may be paired with several others
-            raise ConfigError(f"{document.where('zip')}: pair {i + 1} is the same as pair {rows.index(row) + 1}.")
+            hint = suggest("key", key, KEYS)
+            keys = f" Keys: {', '.join(KEYS)}." if hint == "." else ""
+            raise ConfigError(f"{document.where(key)}: no key '{key}'{hint}{keys}")
+    values = {key: _PARSERS.get(key, _parse_value)(document, key, node) for key, node in data.items()}
+    grid, zipped = values.get("grid", {}), values.get("zip", {})
+    _check_axes(document, grid, zipped)
     for key in ("task", "model"):
-        if key not in data and key not in grid and key not in zipped:
+        if key not in values and key not in grid and key not in zipped:
             raise ConfigError(f"{document.name}: the key {key} is missing. (icl ls {key}s)")
-    for axis in AXES:
-        if axis in data:
-            check_value(axis, data[axis], document.where(axis))
-    return Config(
-        document,
-        _name(document, data),
-        {**DEFAULTS, **{axis: data[axis] for axis in AXES if axis in data}},
-        grid,
-        zipped,
-        _exclude(document, data.get("exclude", [])),
-        _seeds(document, data.get("seeds", [0])),
-        _metrics(document, data, grid, zipped),
-        _controls(document, data.get("controls", "none")),
-        _compare(document, data.get("compare")),
-        _top_logprobs(document, data.get("top_logprobs")),
-        _late(document, data.get("lazy_branches", LAZY_BRANCHES[0])),
-        _launch(document, data.get("launcher", DEFAULT_LAUNCHER)),
-    )
+        values.setdefault(key, None)
+    modes = [values.get("answer_mode"), *grid.get("answer_mode", ()), *zipped.get("answer_mode", ())]
+    if "options" in modes:
+        values.setdefault("metrics", (*DEFAULT_METRICS, "option"))
+    return Config(document=document, **values)
 
 
-def _emptied(data: dict[str, Any]) -> dict[str, Any]:
-    """`rerankers: none` as the empty list that it is, wherever values of an axis stand.
+def check_value(key: str, node: Any, where: str) -> Any:
+    """The value of a key, or of the parameter of a component. Components themselves are checked when they are built.
 
-    In `compare.to`, which names a value as tables do, it is the other way round.
+    Args:
+        key: A key of the file or an axis.
+        node: Its value in the file.
+        where: The place that error messages name.
+
+    Raises:
+        ConfigError: The value has the wrong type, or is out of range.
     """
-
-    def own(axis: str, value: Any) -> Any:
-        return [] if axis in LIST_AXES and value == EMPTY_LIST else value
-
-    def each(axes: Any) -> Any:
-        if not isinstance(axes, Mapping):
-            return axes
-        return {
-            axis: [own(axis, v) for v in values] if axis in LIST_AXES and isinstance(values, list) else values
-            for axis, values in axes.items()
-        }
-
-    told = {key: own(key, value) for key, value in data.items()}
-    told |= {key: each(data[key]) for key in ("grid", "zip") if key in data}
-    if isinstance(holes := data.get("exclude"), list):
-        told["exclude"] = [
-            {key: own(key, value) for key, value in hole.items()} if isinstance(hole, Mapping) else hole
-            for hole in holes
-        ]
-    compare = data.get("compare")
-    if isinstance(compare, Mapping) and isinstance(to := compare.get("to"), Mapping):
-        named = {key: EMPTY_LIST if key in LIST_AXES and value == [] else value for key, value in to.items()}
-        told["compare"] = {**compare, "to": named}
-    return told
+    if key in LIST_AXES:
+        node = [] if node == EMPTY_LIST else node
+        if not isinstance(node, list):
+            raise ConfigError(f"{where}: {key} is a list of components, applied in turn, or none, not {node!r}.")
+    elif key in COMPONENT_KINDS:
+        if isinstance(node, list):
+            raise ConfigError(f"{where}: a list of {key} values is an axis: write it under grid.")
+    elif key in HINTS:
+        return _check_type(HINTS[key], key, node, where)
+    return node
 
 
-def check_value(axis: str, node: Any, where: str) -> None:
-    """Raises ConfigError where a plain value is of the wrong type. Components are checked when they are built."""
-    if axis == "shots" and not (_whole(node) and node >= 0):
-        raise ConfigError(f"{where}: shots is a number of demonstrations, 0 or more, not {node!r}.")
-    if axis == "max_new_tokens" and not (_whole(node) and node >= 1):
-        raise ConfigError(f"{where}: max_new_tokens is a whole number of at least 1, not {node!r}.")
-    if axis == "rerank_candidates" and node is not None and not (_whole(node) and node >= 1):
-        raise ConfigError(
-            f"{where}: rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not "
-            f"{node!r}."
-        )
-    if axis in MAXIMA and node is not None and node > MAXIMA[axis]:
-        raise ConfigError(f"{where}: {axis} is at most {MAXIMA[axis]:,}, not {node:,}.")
-    if axis == "answer_mode" and node not in ANSWER_MODES:
-        raise ConfigError(
-            f"{where}: answer_mode is one of {', '.join(ANSWER_MODES)}, not "
-            f"{node!r}.{did_you_mean(str(node), ANSWER_MODES)}"
-        )
-    if axis in LIST_AXES and not isinstance(node, list):
-        raise ConfigError(f"{where}: {axis} is a list of components, applied in turn, or none, not {node!r}.")
-    if axis in COMPONENT_KINDS and axis not in LIST_AXES and isinstance(node, list):
-        raise ConfigError(f"{where}: a list of {axis} values is an axis: write it under grid.")
+def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
+    """The value of a key that holds no component, with lists as tuples."""
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(hint).validate_python(tuple(node) if isinstance(node, list) else node, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] == "less_than_equal":
+            raise ConfigError(f"{where}: {key} is at most {problem['ctx']['le']:,}, not {node:,}.") from error
+        is_annotated = get_origin(hint) is Annotated
+        base, *metadata = get_args(hint) if is_annotated else (hint,)
+        choices = get_args(base) if get_origin(base) is Literal else ()
+        texts = [extra.text for extra in metadata if isinstance(extra, Expected)]
+        expected = texts[0] if texts else f"one of {', '.join(choices)}"
+        raise ConfigError(f"{where}: {key} is {expected}, not {node!r}.{did_you_mean(str(node), choices)}") from error
 
 
-def _axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
+@lru_cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint)
+
+
+def _parse_value(document: Document, key: str, node: Any) -> Any:
+    return check_value(key, node, document.where(key))
+
+
+def _parse_axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
+    """axis -> its values, of `grid` or `zip`."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"{document.where(key)}: {key} is a mapping from axes to lists of values, not {node!r}.")
+    axes: dict[str, list[Any]] = {}
     for axis, values in node.items():
         where = document.where(key, axis)
         if axis in ("seed", "seeds"):
@@ -194,115 +158,108 @@ def _axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
             raise ConfigError(f"{where}: an axis is a list of values, not {values!r}.")
         if not values:
             raise ConfigError(f"{where}: the axis is empty. Give it a value, or remove it.")
-        for i, value in enumerate(values):
-            check_value(axis, value, document.where(key, axis, i))
-            if key == "grid" and value in values[:i]:
+        axes[axis] = []
+        for i, item in enumerate(values):
+            value = check_value(axis, item, document.where(key, axis, i))
+            if key == "grid" and value in axes[axis]:
                 raise ConfigError(f"{document.where(key, axis, i)}: {value!r} stands in this axis twice.")
-    return {axis: list(values) for axis, values in node.items()}
+            axes[axis].append(value)
+    return axes
 
 
 _AXES_ARE = f"Axes: {', '.join(AXES)}, or a parameter of a component such as decoding.alpha."
 
 
-def _name(document: Document, data: Mapping[str, Any]) -> str:
-    name = data.get("name", Path(document.name).stem)
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        where = document.where("name")
-        raise ConfigError(f"{where}: {name!r} names a folder: letters, digits, '.', '_' and '-' only.")
-    return name
+def _check_axes(document: Document, grid: Mapping[str, list[Any]], zipped: Mapping[str, list[Any]]) -> None:
+    for axis in zipped:
+        if axis in grid:
+            raise ConfigError(f"{document.where('zip', axis)}: {axis} is in grid and in zip. Keep one.")
+    lengths = {axis: len(values) for axis, values in zipped.items()}
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{axis} {count}" for axis, count in lengths.items())
+        raise ConfigError(f"{document.where('zip')}: paired axes have different lengths ({text}).")
+    rows = list(zip(*zipped.values(), strict=True))
+    for i, row in enumerate(rows):
+        if row in rows[:i]:  # a single value may be paired with several others
+            raise ConfigError(f"{document.where('zip')}: pair {i + 1} is the same as pair {rows.index(row) + 1}.")
 
 
-def _seeds(document: Document, node: Any) -> tuple[int, ...]:
-    seeds = [node] if _whole(node) else node
-    if not isinstance(seeds, list) or not seeds or not all(map(_whole, seeds)):
-        raise ConfigError(
-            f"{document.where('seeds')}: seeds is a list of whole numbers such as [0, 1, 2], not {node!r}."
-        )
+def _parse_name(document: Document, key: str, node: Any) -> str:
+    if not isinstance(node, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", node):
+        raise ConfigError(f"{document.where(key)}: {node!r} names a folder: letters, digits, '.', '_' and '-' only.")
+    return node
+
+
+def _parse_seeds(document: Document, key: str, node: Any) -> tuple[int, ...]:
+    where = document.where(key)
+    seeds: tuple[int, ...] = check_value(key, [node] if type(node) is int else node, where)
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{document.where('seeds')}: a seed stands there twice: {seeds}.")
-    return tuple(seeds)
+        raise ConfigError(f"{where}: a seed stands there twice: {node}.")
+    return seeds
 
 
-def _exclude(document: Document, node: Any) -> list[Mapping[str, Any]]:
+def _parse_exclude(document: Document, key: str, node: Any) -> list[Mapping[str, Any]]:
     if not isinstance(node, list):
-        raise ConfigError(f"{document.where('exclude')}: exclude is a list of mappings, such as [{{shots: 0}}].")
-    known = (*AXES, "seed")
+        raise ConfigError(f"{document.where(key)}: exclude is a list of mappings, such as [{{shots: 0}}].")
+    names = (*AXES, "seed")
     for i, hole in enumerate(node):
         if not isinstance(hole, Mapping) or not hole:
-            raise ConfigError(f"{document.where('exclude', i)}: a hole is a mapping from axes to values, not {hole!r}.")
-        for key in hole:
-            if key not in known:
-                raise ConfigError(f"{document.where('exclude', i, key)}: no axis '{key}'{suggest('key', key, known)}")
-    return list(node)
+            raise ConfigError(f"{document.where(key, i)}: a hole is a mapping from axes to values, not {hole!r}.")
+        for axis in hole:
+            if axis not in names:
+                raise ConfigError(f"{document.where(key, i, axis)}: no axis '{axis}'{suggest('key', axis, names)}")
+    return [
+        {axis: [] if axis in LIST_AXES and value == EMPTY_LIST else value for axis, value in hole.items()}
+        for hole in node
+    ]
 
 
-def _metrics(document: Document, data: Mapping[str, Any], *axes: Mapping[str, Any]) -> tuple[Any, ...]:
-    options = any(
-        "options" in values for values in ([data.get("answer_mode")], *(a.get("answer_mode", []) for a in axes))
-    )
-    node = data.get("metrics", [*DEFAULT_METRICS, *(["option"] if options else [])])
-    if isinstance(node, str | Mapping):
-        node = [node]
-    if not isinstance(node, list) or not node:
-        raise ConfigError(f"{document.where('metrics')}: metrics is a list of at least one metric. (icl ls metrics)")
-    return tuple(node)
+def _parse_metrics(document: Document, key: str, node: Any) -> tuple[Any, ...]:
+    metrics = [node] if isinstance(node, str | Mapping) else node
+    if not isinstance(metrics, list) or not metrics:
+        raise ConfigError(f"{document.where(key)}: metrics is a list of at least one metric. (icl ls metrics)")
+    return tuple(metrics)
 
 
-def _controls(document: Document, node: Any) -> bool:
-    if node not in ("none", "default"):
-        raise ConfigError(f"{document.where('controls')}: controls is 'none' or 'default', not {node!r}.")
-    return bool(node == "default")
-
-
-def _late(document: Document, node: Any) -> LazyBranches:
-    for way in LAZY_BRANCHES:
-        if node == way:
-            return way
-    raise ConfigError(
-        f"{document.where('lazy_branches')}: lazy_branches is one of {', '.join(LAZY_BRANCHES)}, not {node!r}."
-        f"{did_you_mean(str(node), LAZY_BRANCHES)}"
-    )
-
-
-def _launch(document: Document, node: Any) -> Any:
-    """The node of a launcher; a mapping without a name gives parameters of the usual one."""
+def _parse_launcher(document: Document, key: str, node: Any) -> Any:
+    """The node of a launcher. A mapping without a name has parameters of the default launcher."""
     if isinstance(node, list):
-        raise ConfigError(f"{document.where('launcher')}: launcher is one component, not a list. (icl ls launcher)")
+        raise ConfigError(f"{document.where(key)}: launcher is one component, not a list. (icl ls launcher)")
     return {"name": DEFAULT_LAUNCHER, **node} if isinstance(node, Mapping) else node
 
 
-def _top_logprobs(document: Document, node: Any) -> int:
-    if node is None:
-        return 0
-    if not _whole(node) or node < 0:
-        raise ConfigError(
-            f"{document.where('top_logprobs')}: top_logprobs is how many tokens of each branch are kept of every step, "
-            f"a whole number of 0 or more, not {node!r}."
-        )
-    return int(node)
-
-
-def _compare(document: Document, node: Any) -> CompareSpec | None:
-    if node is None:
-        return None
-    where = document.where("compare")
+def _parse_compare(document: Document, key: str, node: Any) -> CompareSpec:
     if not isinstance(node, Mapping) or not isinstance(node.get("to"), Mapping) or not node["to"]:
+        where = document.where(key)
         raise ConfigError(
             f"{where}: compare needs 'to', the reference's value of an axis: {{to: {{decoding: greedy}}}}."
         )
-    for key in node:
-        if key not in ("to", "metric", "correction"):
-            known = ("to", "metric", "correction")
-            raise ConfigError(f"{document.where('compare', key)}: no key '{key}'{suggest('key', key, known)}")
+    names = [f.name for f in fields(CompareSpec)]
+    for name in node:
+        if name not in names:
+            raise ConfigError(f"{document.where(key, name)}: no key '{name}'{suggest('key', name, names)}")
     for axis in node["to"]:
         if axis not in AXES:
-            raise ConfigError(f"{document.where('compare', 'to', axis)}: no axis '{axis}'{suggest('key', axis, AXES)}")
-    correct = node.get("correction", DEFAULT_CORRECTION)
-    if correct not in CORRECTIONS:
-        at = document.where("compare", "correction")
-        raise ConfigError(f"{at}: correction is one of {', '.join(CORRECTIONS)}, not {correct!r}.")
-    return CompareSpec(dict(node["to"]), str(node.get("metric", DEFAULT_METRIC)), correct)
+            raise ConfigError(f"{document.where(key, 'to', axis)}: no axis '{axis}'{suggest('key', axis, AXES)}")
+    hints = get_type_hints(CompareSpec, include_extras=True)
+    values = {
+        name: _check_type(hints[name], name, value, document.where(key, name))
+        for name, value in node.items()
+        if name != "to" and value is not None
+    }
+    # `to` names values as tables do.
+    to = {axis: EMPTY_LIST if axis in LIST_AXES and value == [] else value for axis, value in node["to"].items()}
+    return CompareSpec(to=to, **values)
 
 
-def _whole(node: Any) -> bool:
-    return isinstance(node, int) and not isinstance(node, bool)
+_PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
+    "name": _parse_name,
+    "seeds": _parse_seeds,
+    "metrics": _parse_metrics,
+    "grid": _parse_axes,
+    "zip": _parse_axes,
+    "exclude": _parse_exclude,
+    "compare": _parse_compare,
+    "launcher": _parse_launcher,
+}
+"""Keys with checks beyond their type."""

@@ -1,132 +1,131 @@
-"""The JSON schema of an experiment file: editors complete keys and components with it, and mark what is wrong."""
+"""The JSON schema of an experiment file: editors complete keys and components with it, and mark mistakes."""
 
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
 
 from decoding.arms.arm import NORMALIZE
 from experiments.config.keys import (
-    ANSWER_MODES,
     AXES,
     COMPONENT_KINDS,
-    CORRECTIONS,
     DEFAULT_LAUNCHER,
-    DEFAULTS,
     EMPTY_LIST,
-    LAZY_BRANCHES,
+    HINTS,
     LIST_AXES,
-    MAXIMA,
+    CompareSpec,
+    ExperimentKeys,
+    component_kind,
 )
+from icl.parameter_docs import parameter_docs
 from icl.registry import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def experiment_schema() -> dict[str, Any]:
-    """A schema document; each kind of component is a definition in `$defs`. Imports every component."""
-    kinds = {kind: _inlined(schema(kind)) for kind in dict.fromkeys((*COMPONENT_KINDS.values(), "metric", "launcher"))}
+    """A schema document, with a definition in `$defs` for each kind of component. Imports every component."""
+    kinds = {kind: _inlined(schema(kind)) for kind in filter(None, map(component_kind, HINTS.values()))}
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
-    values = {axis: _value(axis) for axis in AXES}
-    axes = {
-        "type": "object",
-        "properties": {axis: {"type": "array", "items": value, "minItems": 1} for axis, value in values.items()},
-        "patternProperties": {rf"^({'|'.join(COMPONENT_KINDS)})\..+$": {"type": "array", "minItems": 1}},
-        "additionalProperties": False,
-    }
-    properties: dict[str, Any] = {
-        "name": {"type": "string", "description": "the run's folder"},
-        **values,
-        "seeds": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "default": [0]},
-        "metrics": {"type": "array", "items": {"$ref": "#/$defs/metric"}, "minItems": 1},
-        "controls": {"enum": ["none", "default"], "description": "default: each strategy's controls are added"},
-        "top_logprobs": {
-            "type": "integer",
-            "minimum": 0,
-            "default": 0,
-            "description": "how many of each branch's most probable tokens are kept of every step",
-        },
-        "lazy_branches": {
-            "enum": list(LAZY_BRANCHES),
-            "default": LAZY_BRANCHES[0],
-            "description": "whether branches that no step of an answer needs are left unread: the answers are the same",
-        },
-        "grid": {**axes, "description": "every combination"},
-        "zip": {**axes, "description": "side by side: lists of one length"},
-        "exclude": {"type": "array", "items": {"type": "object"}, "description": "combinations to leave out"},
-        "compare": {
-            "type": "object",
-            "properties": {
-                "to": {"type": "object", "description": "the reference: a value of an axis"},
-                "metric": {"type": "string"},
-                "correction": {"enum": list(CORRECTIONS)},
-            },
-            "required": ["to"],
-            "additionalProperties": False,
-        },
-    }
-    usual = next(
-        one
-        for one in kinds["launcher"]["anyOf"]
-        if one.get("properties", {}).get("name") == {"const": DEFAULT_LAUNCHER}
-    )
-    unnamed = {**usual, "required": [key for key in usual["required"] if key != "name"]}
-    properties["launcher"] = {
-        "anyOf": [{"$ref": "#/$defs/launcher"}, unnamed],  # parameters alone are those of the usual one
-        "default": DEFAULT_LAUNCHER,
-        "description": "where the work is done, by how many workers; no part of a cell",
-    }
+    properties = {key: _value_schema(key) for key in HINTS}
+    properties |= {"grid": _axes_schema(), "zip": _axes_schema(), "compare": _compare_schema()}
+    unnamed = _without_name(
+        kinds["launcher"], DEFAULT_LAUNCHER
+    )  # a mapping without a name has the default's parameters
+    properties["launcher"] = {"anyOf": [properties["launcher"], unnamed]}
     return {
         "$schema": DRAFT,
         "title": "mm-icl experiment",
         "type": "object",
-        "properties": properties,
+        "properties": _documented(ExperimentKeys, properties),
         "additionalProperties": False,
         "$defs": kinds,
     }
 
 
-def _value(axis: str) -> dict[str, Any]:
-    default = {"default": DEFAULTS[axis]} if axis in DEFAULTS else {}
-    if axis == "shots":
-        return {"type": "integer", "minimum": 0, "maximum": MAXIMA[axis], **default}
-    if axis == "max_new_tokens":
-        return {"type": "integer", "minimum": 1, "maximum": MAXIMA[axis], **default}
-    if axis == "rerank_candidates":
-        return {"type": ["integer", "null"], "minimum": 1, "maximum": MAXIMA[axis], **default}
-    if axis == "answer_mode":
-        return {"enum": list(ANSWER_MODES), **default}
-    node = {"$ref": f"#/$defs/{COMPONENT_KINDS[axis]}"}
-    if axis in LIST_AXES:
-        return {"anyOf": [{"const": EMPTY_LIST}, {"type": "array", "items": node}], "default": EMPTY_LIST}
-    return {**node, **default}
+def _documented(cls: type[Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """The properties with the comments and defaults of a dataclass's fields."""
+    described = {}
+    for doc in parameter_docs(cls):
+        default = EMPTY_LIST if doc.key in LIST_AXES else doc.default
+        optional = {} if doc.required or default is None else {"default": default}
+        described[doc.key] = {**properties[doc.key], **optional, "description": doc.meaning}
+    return described
 
 
-def _with_arm_keys(node: dict[str, Any]) -> dict[str, Any]:
-    """A decoding has more keys than its strategy's parameters."""
-    more = {
-        "sampling": {"type": "object"},
-        "label": {"type": "string"},
-        "normalize": {"enum": list(NORMALIZE), "description": "where options are scored: what a score is divided by"},
+def _value_schema(key: str) -> dict[str, Any]:
+    kind = component_kind(HINTS[key])
+    if kind is None:
+        node: dict[str, Any] = TypeAdapter(HINTS[key]).json_schema()
+        return node
+    node = {"$ref": f"#/$defs/{kind}"}
+    if key == "metrics":
+        return {"type": "array", "items": node, "minItems": 1}
+    return {"anyOf": [{"const": EMPTY_LIST}, {"type": "array", "items": node}]} if key in LIST_AXES else node
+
+
+def _axes_schema() -> dict[str, Any]:
+    meanings = {doc.key: doc.meaning for doc in parameter_docs(ExperimentKeys)}
+    axes = {axis: {"items": _value_schema(axis), "description": meanings[axis]} for axis in AXES}
+    return {
+        "type": "object",
+        "properties": {axis: {"type": "array", "minItems": 1, **node} for axis, node in axes.items()},
+        "patternProperties": {rf"^({'|'.join(COMPONENT_KINDS)})\..+$": {"type": "array", "minItems": 1}},
+        "additionalProperties": False,
+    }
+
+
+def _compare_schema() -> dict[str, Any]:
+    hints = get_type_hints(CompareSpec, include_extras=True)
+    return {
+        "type": "object",
+        "properties": _documented(CompareSpec, {key: TypeAdapter(hint).json_schema() for key, hint in hints.items()}),
+        "required": [doc.key for doc in parameter_docs(CompareSpec) if doc.required],
+        "additionalProperties": False,
+    }
+
+
+def _without_name(kind: dict[str, Any], name: str) -> dict[str, Any]:
+    """The schema of one component's parameters."""
+    node = next(one for one in kind["anyOf"] if one.get("properties", {}).get("name") == {"const": name})
+    properties = {key: value for key, value in node["properties"].items() if key != "name"}
+    return {**node, "properties": properties, "required": [key for key in node["required"] if key != "name"]}
+
+
+def _with_arm_keys(strategies: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an arm: a strategy's parameters and the keys of `decoding.arms.arm`."""
+    sampling = {"anyOf": [_without_name(strategies, name) for name in ("sampling", "beam")]}
+    processor = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    arm_keys = {
+        "sampling": {**sampling, "description": "how a token is chosen: parameters of 'sampling' or 'beam'"},
+        "logits_processors": {
+            "type": "array",
+            "items": {"anyOf": [{"type": "string"}, processor]},
+            "description": "processors of transformers on the combined scores, such as repetition_penalty",
+        },
+        "normalize": {"enum": list(NORMALIZE), "description": "what the score of an option is divided by"},
+        "label": {"type": "string", "description": "name in tables"},
         "fitted": {"type": "string", "description": "a file of icl fit with parameters"},
     }
-    told = [
-        {**one, "properties": {**one["properties"], **more}} if one.get("type") == "object" else one
-        for one in node["anyOf"]
+    nodes = [
+        {**node, "properties": {**node["properties"], **arm_keys}} if node.get("type") == "object" else node
+        for node in strategies["anyOf"]
     ]
-    return {**node, "anyOf": told}
+    return {**strategies, "anyOf": nodes}
 
 
-def _inlined(node: dict[str, Any]) -> dict[str, Any]:
-    """Definitions that pydantic put beside a component's schema, moved into where they are named."""
+def _inlined(kind: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the definitions that pydantic put beside each component in the places that refer to them."""
     definitions: dict[str, Any] = {}
-    for one in node["anyOf"]:
-        definitions |= one.pop("$defs", {})
+    for node in kind["anyOf"]:
+        definitions |= node.pop("$defs", {})
 
-    def told(value: Any) -> Any:
+    def inline(value: Any) -> Any:
         if isinstance(value, dict):
             name = str(value.get("$ref", "")).removeprefix("#/$defs/")
             if name in definitions:
-                return told({**definitions[name], **{k: v for k, v in value.items() if k != "$ref"}})
-            return {key: told(inner) for key, inner in value.items()}
-        return [told(inner) for inner in value] if isinstance(value, list) else value
+                return inline({**definitions[name], **{k: v for k, v in value.items() if k != "$ref"}})
+            return {key: inline(inner) for key, inner in value.items()}
+        return [inline(inner) for inner in value] if isinstance(value, list) else value
 
-    inlined: dict[str, Any] = told(node)
+    inlined: dict[str, Any] = inline(kind)
     return inlined

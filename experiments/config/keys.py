@@ -1,66 +1,130 @@
-"""The words of an experiment file: its keys, which of them are axes, which hold components, and the defaults."""
+"""The keys of an experiment file. Each is written once, with its type, default and meaning.
+
+The loader, its suggestions, the JSON schema and the table in docs/studies.md read `ExperimentKeys`. The comment beside
+a field is its documentation, as in components.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Le, MinLen
 
 from decoding.engine.requests import AnswerMode, LazyBranches
 from icl.models.base import MAX_NEW_TOKENS
+from icl.registry import NestedComponent
 
-COMPONENT_KINDS: Mapping[str, str] = {
-    "task": "task",
-    "model": "model",
-    "retriever": "retriever",
-    "rerankers": "reranker",
-    "order": "orderer",
-    "transforms": "transform",
-    "composer": "composer",
-    "decoding": "strategy",
-}
-"""Keys that hold components, and the registry's word for what they hold."""
-
-DEFAULTS: Mapping[str, Any] = {
-    "shots": 0,
-    "retriever": "random",
-    "rerankers": [],
-    "rerank_candidates": None,
-    "order": "reversed",
-    "transforms": [],
-    "composer": "chat",
-    "decoding": "greedy",
-    "answer_mode": "generate",
-    "max_new_tokens": MAX_NEW_TOKENS,
-}
-DEFAULT_REFERENCES: Mapping[str, str] = {axis: DEFAULTS[axis] for axis in ("retriever", "decoding")}
-"""Axis -> what its other values are held against where nobody says: chance, and the model's own most probable token."""
-AXES: tuple[str, ...] = ("task", "model", *DEFAULTS)
-KEYS: tuple[str, ...] = (
-    *("name", *AXES, "seeds", "metrics", "controls", "top_logprobs", "lazy_branches"),
-    *("grid", "zip", "exclude", "compare", "launcher"),
-)
-DEFAULT_LAUNCHER = "local"
-"""What `launcher` is where it does not say."""
-LIST_AXES = ("rerankers", "transforms")
-"""Keys that hold a list of components, applied in turn."""
-EMPTY_LIST = "none"
-"""How an empty list is called, in files and tables."""
-DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "order")
-"""Axes that cannot matter without demonstrations: one arm at 0 shots serves all of their values."""
-MAXIMA: Mapping[str, int] = {"shots": 10_000, "max_new_tokens": 100_000, "rerank_candidates": 100_000}
-"""Axis -> the largest value: more than any model's context holds, or than a reranker should look at."""
-ANSWER_MODES: tuple[AnswerMode, ...] = get_args(AnswerMode)
-LAZY_BRANCHES: tuple[LazyBranches, ...] = get_args(LazyBranches)
-"""Whether contrasts that a step can do without are read late (`decoding.engine.deferred_branches`)."""
-CORRECTIONS = ("holm", "none")
 METRIC_PREFERENCE = ("lenient", "strict", "option")
-"""Which score is looked at where the run does not say: the first of these that it has."""
+"""The primary metric of a run that names none is the first of these that it has."""
 DEFAULT_METRICS = ("strict", "lenient")
-"""The scores of a run that names none; where a run has them, they are told beside the one that is looked at."""
-DEFAULT_METRIC, DEFAULT_CORRECTION = METRIC_PREFERENCE[0], CORRECTIONS[0]
-"""What `compare` means where it does not say."""
+"""Metrics of a run that names none. Where a run has them, tables show them beside the primary metric."""
+DEFAULT_METRIC = METRIC_PREFERENCE[0]
+Correction = Literal["holm", "none"]
+CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
+DEFAULT_CORRECTION = CORRECTIONS[0]
+DEFAULT_LAUNCHER = "local"
+EMPTY_LIST = "none"
+"""Name of an empty list, in files and tables."""
+DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "order")
+"""Axes that have no effect without demonstrations: at 0 shots, one arm stands for all of their values."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Field metadata of a key that can be an axis of the grid."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Field metadata: what an error message says that the value is."""
+
+    text: str
+
+
+Shots = Annotated[int, Ge(0), Le(10_000), Expected("a number of demonstrations, 0 or more")]
+TokenLimit = Annotated[int, Ge(1), Le(100_000), Expected("a whole number of at least 1")]
+CandidateCount = Annotated[
+    Annotated[int, Ge(1), Le(100_000)] | None,
+    Expected("how many of the retriever's best the rerankers get, 1 or more"),
+]
+TraceWidth = Annotated[
+    int, Ge(0), Expected("how many tokens of each branch are kept of every step, a whole number of 0 or more")
+]
+Seeds = Annotated[tuple[int, ...], MinLen(1), Expected("a list of whole numbers such as [0, 1, 2]")]
+Controls = Annotated[Literal["none", "default"], Expected("'none' or 'default'")]
+Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
+Transforms = list[Annotated[Any, NestedComponent("transform")]]
+Metrics = tuple[Annotated[Any, NestedComponent("metric")], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSpec:
+    """The reference that the differences of a table are computed against."""
+
+    to: Mapping[str, Any]  # the reference: an axis and its value, such as {decoding: greedy}
+    metric: Annotated[str, Expected("the name of a metric")] = DEFAULT_METRIC  # metric of the differences
+    correction: Correction = DEFAULT_CORRECTION  # correction of p-values for multiple comparisons
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentKeys:
+    """The values of the keys of an experiment file. Components are config nodes that are not built yet."""
+
+    name: str  # folder of the run; by default the name of the file
+    task: Annotated[Any, Axis(), NestedComponent("task")]  # provides the queries and the pool of demonstrations
+    model: Annotated[Any, Axis(), NestedComponent("model")]  # answers the prompts
+    shots: Annotated[Shots, Axis()] = 0  # number of demonstrations
+    retriever: Annotated[Any, Axis(), NestedComponent("retriever")] = "random"  # chooses demonstrations from the pool
+    rerankers: Annotated[Rerankers, Axis()] = field(default_factory=list)  # choose again among the candidates, in turn
+    rerank_candidates: Annotated[CandidateCount, Axis()] = None  # number of candidates that the rerankers get
+    order: Annotated[Any, Axis(), NestedComponent("orderer")] = "reversed"  # orders the demonstrations
+    transforms: Annotated[Transforms, Axis()] = field(default_factory=list)  # change query or demonstrations, in turn
+    composer: Annotated[Any, Axis(), NestedComponent("composer")] = "chat"  # writes the prompt
+    decoding: Annotated[Any, Axis(), NestedComponent("strategy")] = "greedy"  # decodes the answer
+    answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
+    max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # tokens of a generated answer, at most
+    seeds: Seeds = (0,)  # random seeds; every cell runs with each
+    metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
+    controls: Controls = "none"  # default: adds the controls of each decoding strategy
+    top_logprobs: TraceWidth = 0  # number of tokens of each branch that are stored for every step
+    lazy_branches: LazyBranches = "auto"  # whether to skip branches that no step needs
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes whose product is run
+    zip: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes of equal length that are paired
+    exclude: list[Mapping[str, Any]] = field(default_factory=list)  # combinations that are left out
+    compare: CompareSpec | None = None  # reference and metric of the tables
+    launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers
+
+
+def component_kind(hint: Any) -> str | None:
+    """The registry kind of the component, or list of components, that a type hint stands for."""
+    for part in get_args(hint):
+        kind = part.kind if isinstance(part, NestedComponent) else component_kind(part)
+        if kind is not None:
+            return kind
+    return None
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(ExperimentKeys)
+        if f.default is not MISSING or f.default_factory is not MISSING
+    }
+
+
+HINTS: Mapping[str, Any] = get_type_hints(ExperimentKeys, include_extras=True)
+KEYS: tuple[str, ...] = tuple(HINTS)
+AXES: tuple[str, ...] = tuple(key for key, hint in HINTS.items() if Axis() in get_args(hint))
+DEFAULTS: Mapping[str, Any] = {key: value for key, value in _defaults().items() if key in AXES}
+COMPONENT_KINDS: Mapping[str, str] = {axis: kind for axis in AXES if (kind := component_kind(HINTS[axis]))}
+"""Axis -> registry kind of the components that it holds."""
+LIST_AXES: tuple[str, ...] = tuple(axis for axis in AXES if get_origin(get_args(HINTS[axis])[0]) is list)
+"""Axes that hold a list of components, applied in turn."""
+DEFAULT_REFERENCES: Mapping[str, str] = {axis: DEFAULTS[axis] for axis in ("retriever", "decoding")}
+"""Axis -> the reference that its other values are compared with by default: chance, and greedy decoding."""
 
 
 def primary_metric(info: Mapping[str, Any], metrics: Sequence[str]) -> str | None:
-    """The score that a run is looked at by: as its `compare` says, else the first of METRICS, else its first."""
-    said = (info.get("config") or {}).get("compare") or {}
-    first = metrics[0] if metrics else None
-    return str(said["metric"]) if said.get("metric") else next((m for m in METRIC_PREFERENCE if m in metrics), first)
+    """The metric that a run is judged by: that of its `compare`, else of `METRIC_PREFERENCE`, else its first."""
+    metric = ((info.get("config") or {}).get("compare") or {}).get("metric")
+    return str(metric) if metric else next((m for m in METRIC_PREFERENCE if m in metrics), next(iter(metrics), None))

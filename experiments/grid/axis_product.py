@@ -33,8 +33,8 @@ def _points(config: Config) -> Iterator[dict[str, PlacedNode]]:
         for axis, values in config.grid.items()
     ]
     pairs = [
-        [(axis, values[i], config.where("zip", axis, i)) for axis, values in config.zipped.items()]
-        for i in range(len(next(iter(config.zipped.values()), [])))
+        [(axis, values[i], config.where("zip", axis, i)) for axis, values in config.zip.items()]
+        for i in range(len(next(iter(config.zip.values()), [])))
     ]
     for chosen in itertools.product(*columns):
         for row in pairs or [[]]:
@@ -76,7 +76,7 @@ def _parameters(cls: type[Any]) -> list[str]:
 
 
 def _all_read(config: Config, read: set[str]) -> None:
-    for key, axes in (("grid", config.grid), ("zip", config.zipped)):
+    for key, axes in (("grid", config.grid), ("zip", config.zip)):
         for axis in axes:
             if axis not in read:
                 head, _, parameter = axis.partition(".")
@@ -85,7 +85,7 @@ def _all_read(config: Config, read: set[str]) -> None:
                         f"{config.where(key, axis)}: {head} is a list, and no axis reaches into its parts. Write each "
                         f"whole list as a value of the axis {head}."
                     )
-                nodes = axes.get(head) or config.grid.get(head) or config.zipped.get(head) or [config.base[head]]
+                nodes = axes.get(head) or config.grid.get(head) or config.zip.get(head) or [config.base[head]]
                 names = [node if isinstance(node, str) else node.get("name", "") for node in nodes]
                 known = [
                     p for name in names for p in _parameters(resolve(COMPONENT_KINDS[head], name, config.where(head)))

@@ -114,7 +114,7 @@ def check_data(grid: Grid) -> None:
 
 def _check_candidates_read(grid: Grid) -> None:
     config = grid.config
-    asked = config.base["rerank_candidates"] is not None or "rerank_candidates" in {*config.grid, *config.zipped}
+    asked = config.base["rerank_candidates"] is not None or "rerank_candidates" in {*config.grid, *config.zip}
     if (
         asked
         and not any(cell.rerankers for cell in grid.cells if cell.shots)
@@ -161,7 +161,7 @@ def data_digests(task: "Task") -> dict[str, str]:
 
 def locate(grid: Grid, axis: str, cell: Cell) -> str:
     """The place of a cell's value in the file."""
-    for key, axes in (("grid", grid.config.grid), ("zip", grid.config.zipped)):
+    for key, axes in (("grid", grid.config.grid), ("zip", grid.config.zip)):
         for i, node in enumerate(axes.get(axis, ())):
             if _is(node, axis, cell):
                 return grid.config.where(key, axis, i)

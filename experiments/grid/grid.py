@@ -101,7 +101,7 @@ def expand(config: Config) -> Grid:
         control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms
         num_excluded = [0] * len(config.exclude)
         for point in axis_combinations(config):
-            for arm, is_control in factory.arms(point, config.controls):
+            for arm, is_control in factory.arms(point, config.controls == "default"):
                 for seed in config.seeds:
                     draft = factory.draft(point, arm, is_control, seed)
                     matching = [i for i, values in enumerate(config.exclude) if matches_all(values, draft)]

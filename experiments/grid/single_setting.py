@@ -30,9 +30,9 @@ def single_setting_overrides(config: Config, cells: Sequence[Cell]) -> list[str]
         for axis, values in config.grid.items()
         if len(values) > 1
     ]
-    rows = range(len(next(iter(config.zipped.values()), [])))
-    row = next((i for i in rows if all(_is(chosen, axis, values[i]) for axis, values in config.zipped.items())), 0)
-    zipped = config.zipped.items() if len(rows) > 1 else ()
+    rows = range(len(next(iter(config.zip.values()), [])))
+    row = next((i for i in rows if all(_is(chosen, axis, values[i]) for axis, values in config.zip.items())), 0)
+    zipped = config.zip.items() if len(rows) > 1 else ()
     return [*found, *(_override("zip", axis, values[row]) for axis, values in zipped)]
 
 

@@ -48,7 +48,7 @@ def fit(config: Config) -> FitResult:
     from decoding.arms.fitting import Fittable
     from decoding.arms.requirements import unsupported_reason
 
-    grid = expand(replace(config, compare=None, controls=False))
+    grid = expand(replace(config, compare=None, controls="none"))
     cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
     first = _one(config, cells, grid.cells)
     check_data(grid)
