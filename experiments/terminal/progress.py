@@ -1,5 +1,9 @@
-"""How a run tells where it is: a bar on a terminal, a line now and then elsewhere, nothing when asked to be quiet."""
+"""The progress display of a run: a bar on a terminal, lines elsewhere, nothing with `--quiet`.
 
+Every display also logs to `icl.progress`: the start and notes at INFO, failed samples and finished cells at DEBUG.
+"""
+
+import logging
 import sys
 import time
 from collections import deque
@@ -15,29 +19,31 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 LINE_EVERY = 15.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines of a log."""
 
 WINDOW = 30.0
-"""Seconds that the rate looks back: start-up and an early slow task soon leave the estimate."""
+"""Seconds over which the rate is averaged, so that a slow start does not stay in it."""
 
 MIN_RATE_SECONDS = 3.0
-"""Seconds of samples that are needed before a rate is told."""
+"""Seconds of samples that a rate needs."""
 
 LONG_PHASE_SECONDS = 3.0
-"""Seconds after which it is told for how long the same thing has been done."""
+"""Seconds after which the duration of a phase is shown."""
 
 BAR = 28
-"""Columns of the bar, where there is room for them."""
+"""The width of the bar in columns, if there is room."""
 
 MAX_REASONS = 5
-"""Failures that are told one by one; the rest are counted."""
+"""Failures that are printed; further ones are only counted."""
+
+logger = logging.getLogger("icl.progress")
 
 
 class Progress(Protocol):
-    """What the runner reports to. Samples are those still to do at the start of this session, plus those present."""
+    """The interface that the runner reports to. `samples` counts all samples of the run, present ones included."""
 
     suffix: str
-    """What is told after the rate: who is at work, where that is not this process."""
+    """Text after the rate, such as the number of workers."""
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None: ...
 
@@ -50,14 +56,19 @@ class Progress(Protocol):
     def note(self, text: str) -> None: ...
 
     def set_phase(self, what: str, reset_rate: bool = False) -> None:
-        """What takes the time before there is a rate. afresh: the rate so far says nothing of what comes."""
+        """Names what the run is doing now.
+
+        Args:
+            what: The phase, such as "loading the model".
+            reset_rate: Whether the rate so far does not predict the next samples.
+        """
 
     def end(self) -> None: ...
 
 
 @dataclass
 class SilentProgress:
-    """Counts, and says nothing."""
+    """A progress counter without output, and the base class of the displays."""
 
     samples: int = 0
     done: int = 0
@@ -74,35 +85,41 @@ class SilentProgress:
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
         self.started = self.since = time.monotonic()
+        logger.info("%s cells, %s samples, %s of them present", cells, samples, samples_done)
 
     def advance(self, samples: int) -> None:
         now = time.monotonic()
         self.done += samples
         if not self.marks or now - self.marks[-1][0] >= 1:
             self.marks.append((now, self.done))
-        while len(self.marks) > 2 and now - self.marks[0][0] > WINDOW:  # two: a batch may take longer than that
+        while len(self.marks) > 2 and now - self.marks[0][0] > WINDOW:  # two, because a batch may take longer
             self.marks.popleft()
 
     def cell_finished(self) -> None:
         self.cells_done += 1
+        logger.debug("%s of %s cells finished", self.cells_done, self.cells)
 
     def failed(self, sample: str, reason: str) -> None:
         self.failures += 1
+        logger.debug("sample %s failed: %s", sample, reason)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+        logger.info("%s", text)
 
     def set_phase(self, what: str, reset_rate: bool = False) -> None:
+        if what != self.what:
+            logger.log(logging.INFO if reset_rate or not self.marks else logging.DEBUG, "%s", what)
         self.what, self.since = what, time.monotonic()
         if reset_rate:
             self.marks.clear()
 
     def end(self) -> None:
-        """Nothing to put away."""
+        """Nothing to close."""
 
     @property
     def rate(self) -> float:
-        """Samples a second over the last WINDOW seconds; 0 before it is known."""
+        """Samples per second over the last WINDOW seconds; 0 before MIN_RATE_SECONDS have passed."""
         now = time.monotonic()
         if not self.marks or now - self.marks[0][0] < MIN_RATE_SECONDS:
             return 0.0
@@ -110,13 +127,16 @@ class SilentProgress:
 
     @property
     def left(self) -> str:
-        """Time left, as 1:02:03 or 0:21; '-' before it is known."""
+        """The remaining time, such as '1:02:03' or '0:21'; '-' without a rate."""
         if self.rate <= 0:
             return "-"
         return format_duration((self.samples - self.done) / self.rate)
 
     def describe(self) -> str:
-        """Samples, not cells: all arms of a query are answered together, so cells end together, and late."""
+        """One line with samples, rate and remaining time.
+
+        It does not count cells: all arms of a query are decoded together, so cells finish together and late.
+        """
         rate = self.rate
         pace = f"{rate:,.{0 if rate >= 10 else 1}f} samples/s   {self.left} left" if rate > 0 else self._begun()
         return "   ".join(filter(None, (f"{self.done:,}/{self.samples:,} samples", pace, self.suffix)))
@@ -127,7 +147,7 @@ class SilentProgress:
 
 
 class Heartbeat:
-    """Calls `beat` every second, in a thread, until it is stopped: a wait is told of too."""
+    """A thread that calls `beat` every second until `stop`, so that long waits are reported."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self.beat, self.over = beat, Event()
@@ -145,18 +165,18 @@ class Heartbeat:
 
 @dataclass
 class LineProgress(SilentProgress):
-    """A line for what is begun, and one every `LINE_EVERY` seconds, whether or not anything has moved: for logs."""
+    """A progress display for logs: a line per phase, and one every `LINE_EVERY` seconds."""
 
     out: TextIO = field(default_factory=lambda: sys.stderr)
-    last: float = 0.0
-    heart: Heartbeat | None = None
-    saying: Any = field(default_factory=Lock)
+    last_line: float = 0.0
+    heartbeat: Heartbeat | None = None
+    lock: Any = field(default_factory=Lock)
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         super().begin(cells, samples, cells_done, samples_done)
-        there = f", {samples_done:,} of them there already" if samples_done else ""
-        self._say(f"plan         {cells:,} cells, {samples:,} samples{there}")
-        self.heart = Heartbeat(self._beat)
+        present = f", {samples_done:,} of them there already" if samples_done else ""
+        self._print(f"plan         {cells:,} cells, {samples:,} samples{present}")
+        self.heartbeat = Heartbeat(self._beat)
 
     def advance(self, samples: int) -> None:
         super().advance(samples)
@@ -166,40 +186,40 @@ class LineProgress(SilentProgress):
         begun = what != self.what and (reset_rate or not self.marks)
         super().set_phase(what, reset_rate)
         if begun:
-            self.last = time.monotonic()
-            self._say(f"running      {self.describe()}")
+            self.last_line = time.monotonic()
+            self._print(f"running      {self.describe()}")
 
     def end(self) -> None:
-        if self.heart is not None:
-            self.heart.stop()
-            self.heart = None
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+            self.heartbeat = None
 
     def _beat(self) -> None:
-        with self.saying:
+        with self.lock:
             now = time.monotonic()
-            due = now - max(self.last, self.started) >= LINE_EVERY
-            self.last = now if due else self.last
+            due = now - max(self.last_line, self.started) >= LINE_EVERY
+            self.last_line = now if due else self.last_line
         if due:
-            self._say(f"running      {self.describe()}")
+            self._print(f"running      {self.describe()}")
 
     def failed(self, sample: str, reason: str) -> None:
         super().failed(sample, reason)
         if self.failures <= MAX_REASONS:
-            self._say(failure_text(sample, reason, self.failures, self.samples))
+            self._print(failure_text(sample, reason, self.failures, self.samples))
         elif self.failures == MAX_REASONS + 1:
-            self._say("further failed samples are counted, and recorded with their reasons.")
+            self._print("further failed samples are counted, and recorded with their reasons.")
 
     def note(self, text: str) -> None:
-        super().note(text)
-        self._say(text)
+        self.notes.append(text)
+        self._print(text)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(strip_control_characters(text), file=self.out, flush=True)
 
 
 @dataclass
 class BarProgress(LineProgress):
-    """A bar with samples, samples a second and the time left."""
+    """A progress bar with samples, rate and remaining time, for terminals."""
 
     bar: "Bar | None" = None
     column: "BarColumn | None" = None
@@ -236,19 +256,26 @@ class BarProgress(LineProgress):
         bar, column = self.bar, self.column
         if bar is not None and column is not None:
             text = self.describe()
-            room = bar.console.width - len("running      ") - len(text) - 2
-            column.bar_width = max(4, min(column.bar_width or BAR, room))  # never wider again: it would jump
+            available = bar.console.width - len("running      ") - len(text) - 2
+            column.bar_width = max(
+                4, min(column.bar_width or BAR, available)
+            )  # it never grows again, because it would flicker
             bar.update(self.task, completed=self.done, text=text)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.bar is not None:
             self.bar.console.print(strip_control_characters(text), markup=False, highlight=False)
         else:
-            super()._say(text)
+            super()._print(text)
 
 
 def make_progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
-    """The one that fits where the output goes."""
+    """The display for a stream: a bar on a terminal, else lines.
+
+    Args:
+        quiet: Whether to display nothing.
+        out: The stream; by default stderr.
+    """
     stream = out or sys.stderr
     if quiet:
         return SilentProgress()
@@ -256,7 +283,7 @@ def make_progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
 
 
 def failure_text(sample: str, reason: str, count: int, samples: int) -> str:
-    """The sentence of one failed sample."""
+    """The message about one failed sample."""
     return f"sample {sample}: {reason.rstrip('.')}. Sample marked failed; {count:,} of {samples:,} so far."
 
 

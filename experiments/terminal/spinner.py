@@ -1,6 +1,6 @@
-"""What a person sees while something is read or counted before a run: a line that grows and is gone when it is done.
+"""A one-line progress display for commands that read or count: a line that is removed at the end.
 
-Where there is no terminal, a line now and then.
+Without a terminal it prints a line from time to time.
 """
 
 import sys
@@ -12,50 +12,50 @@ from typing import TextIO
 from experiments.terminal.progress import LINE_EVERY
 
 ReportProgress = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, of how much; 0 where nobody knows)."""
+"""(what is being done, how much is done, the total or 0)."""
 
 EVERY = 0.1
-"""Seconds between two changes of the line."""
+"""Seconds between two updates of the line."""
 
 BAR = 28
 
 
 @contextmanager
 def spinner(out: TextIO | None = None) -> Iterator[ReportProgress]:
-    """`with spinner() as report_progress: tell("reading", 3, 10)`."""
+    """Shows a line within `with spinner() as report_progress: report_progress("reading", 3, 10)`."""
     stream = out or sys.stderr
     line = _Line(stream) if stream.isatty() else _Log(stream)
     try:
-        yield line.tell
+        yield line.update
     finally:
         line.end()
 
 
 class _Log:
-    """A line every `LINE_EVERY` seconds."""
+    """The display of a log: a line every `LINE_EVERY` seconds."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.last = out, time.monotonic()
 
-    def tell(self, what: str, done: int, of: int) -> None:
+    def update(self, what: str, done: int, of: int) -> None:
         now = time.monotonic()
         if now - self.last >= LINE_EVERY:
             self.last = now
             print(f"{what:<12} {done:,}/{of:,}" if of else what, file=self.out, flush=True)
 
     def end(self) -> None:
-        """Nothing to put away."""
+        """Nothing to close."""
 
 
 class _Line:
-    """One line that is written over and over. Written by hand: a command that ends at once needs no more imports."""
+    """The display of a terminal: one line that is rewritten. It does without rich, whose import takes time."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.last, self.what = out, -EVERY, ""
 
-    def tell(self, what: str, done: int, of: int) -> None:
+    def update(self, what: str, done: int, of: int) -> None:
         now = time.monotonic()
-        if now - self.last < EVERY and what == self.what:  # something else that is done is always told
+        if now - self.last < EVERY and what == self.what:  # a new phase is always shown
             return
         self.last, self.what = now, what
         part = done * BAR // of if of else 0

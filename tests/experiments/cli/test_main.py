@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -249,13 +250,12 @@ def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL,
     output = icl("run", "grid.yaml", "model=fake-vote")
     assert output.status == 2
     assert output.err.startswith("runs/small was made with another config (model fake-copy, now fake-vote).")
-    next_free_folder = icl("run", "grid.yaml", "model=fake-vote", "--fork")
-    assert (next_free_folder.status, "runs/small-2" in next_free_folder.err) == (0, True)
+    fork = icl("run", "grid.yaml", "model=fake-vote", "--fork")
+    assert (fork.status, "runs/small-2" in fork.err) == (0, True)
 
 
 @pytest.mark.parametrize(
     "where",
-    ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._show_results"],
     ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._show_results"],
 )
 def test_ctrl_c_says_that_nothing_is_lost(
@@ -323,3 +323,21 @@ def test_help_is_prose_without_the_indentation_of_its_source(icl: ICL, command: 
     prose = [line for line in output.split("\nOptions:")[0].split("\nArguments:")[0].splitlines()[1:] if line.strip()]
     assert len(prose) > 1
     assert [line for line in prose if not line.startswith("  ") or "  " in line[2:] or line[2] == " "] == []
+
+
+def test_a_command_takes_verbose_anywhere(icl: ICL, grid: Callable[[str], str]) -> None:
+    config = grid(RUN)
+    silent = icl("run", config, "name=a", "--quiet")
+    once = icl("run", "--verbose", config, "name=b", "--quiet")
+    twice = icl("-v", "run", config, "name=c", "--quiet", "--verbose")
+    assert (silent.status, once.status, twice.status) == (0, 0, 0)
+    assert "INFO" not in silent.err
+    assert "INFO icl.progress: 2 cells, 12 samples, 0 of them present" in once.err
+    assert "DEBUG" not in once.err
+    assert "DEBUG icl.progress: 2 of 2 cells finished" in twice.err
+    assert logging.getLogger("icl").level == logging.NOTSET
+
+
+def test_every_help_names_the_option(icl: ICL) -> None:
+    assert "--verbose" in icl("--help").out
+    assert "--verbose" in icl("run", "--help").out

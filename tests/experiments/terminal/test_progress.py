@@ -121,12 +121,12 @@ def test_a_wait_is_reported_while_the_process_is_busy(monkeypatch: pytest.Monkey
     lines = LineProgress(out=out)
     lines.begin(cells=1, samples=10, cells_done=0, samples_done=0)
     lines.set_phase("loading the model")
-    heart = lines.heart
-    assert heart is not None
+    heartbeat = lines.heartbeat
+    assert heartbeat is not None
     time.sleep(1.5)
     lines.end()
     assert out.getvalue().count("loading the model") == 2
-    assert not heart.thread.is_alive()
+    assert not heartbeat.thread.is_alive()
 
 
 @pytest.mark.parametrize(("columns", "bar"), [(80, 14), (120, 28), (40, 4)])

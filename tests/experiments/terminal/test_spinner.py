@@ -21,19 +21,19 @@ class Screen(io.StringIO):
 
 
 @pytest.fixture
-def format_duration(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_a_terminal_shows_one_line_that_is_gone_at_the_end(format_duration: list[float]) -> None:
+def test_a_terminal_shows_one_line_that_is_gone_at_the_end(clock: list[float]) -> None:
     out = Screen()
-    with spinner(out) as tell:
-        tell("reading", 0, 0)
+    with spinner(out) as report_progress:
+        report_progress("reading", 0, 0)
         for i in range(100):
-            format_duration[0] += 0.05
-            tell("counting", i, 100)
+            clock[0] += 0.05
+            report_progress("counting", i, 100)
     frames = out.getvalue().split("\r\x1b[K")
     assert frames[:2] == ["", "reading      …"]
     assert frames[-1] == ""
@@ -44,8 +44,8 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(format_duration: list
 
 def test_the_line_is_gone_after_an_error_too() -> None:
     def broken(out: Screen) -> None:
-        with spinner(out) as tell:
-            tell("reading", 0, 0)
+        with spinner(out) as report_progress:
+            report_progress("reading", 0, 0)
             raise ValueError("x")
 
     out = Screen()
@@ -54,12 +54,12 @@ def test_the_line_is_gone_after_an_error_too() -> None:
     assert out.getvalue().endswith("\r\x1b[K")
 
 
-def test_a_log_has_a_line_now_and_then(format_duration: list[float]) -> None:
+def test_a_log_has_a_line_now_and_then(clock: list[float]) -> None:
     out = io.StringIO()
-    with spinner(out) as tell:
+    with spinner(out) as report_progress:
         for i in range(40):
-            format_duration[0] += 1
-            tell("counting", i, 40)
+            clock[0] += 1
+            report_progress("counting", i, 40)
     assert out.getvalue().splitlines() == ["counting     14/40", "counting     29/40"]
 
 
@@ -82,10 +82,10 @@ def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
     assert capsys.readouterr().err == ""
 
 
-def test_the_next_phase_is_printed_at_once(format_duration: list[float]) -> None:
+def test_the_next_phase_is_printed_at_once(clock: list[float]) -> None:
     out = Screen()
-    with spinner(out) as tell:
-        tell("starting", 0, 0)
-        tell("reading", 0, 0)
-        tell("reading", 1, 9)
+    with spinner(out) as report_progress:
+        report_progress("starting", 0, 0)
+        report_progress("reading", 0, 0)
+        report_progress("reading", 1, 9)
     assert [part.split()[0] for part in out.getvalue().split("\r\x1b[K") if part] == ["starting", "reading"]
