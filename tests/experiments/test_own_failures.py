@@ -217,7 +217,7 @@ def test_a_task_of_one_s_own_that_cannot_be_read_is_told_before_anything_runs(
     task.write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    title = 'mine'\n"
         "    @property\n    def queries(self):\n        return open('/no/such/file')\n"
-        "    def pool(self, query_id): ...\n"
+        "    def pool(self, query_id): ...\n    pool_size = 1\n"
     )
     file = yaml_file(f"name: own\ntask: '{task}:Mine'\nmodel: fake-gold\n")
     assert main(["run", str(file), "--runs", str(tmp_path / "runs"), "--quiet"]) == 2
