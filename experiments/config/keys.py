@@ -50,6 +50,9 @@ CandidateCount = Annotated[
 TraceWidth = Annotated[
     int, Ge(0), Expected("how many tokens of each branch are kept of every step, a whole number of 0 or more")
 ]
+StopStrings = Annotated[
+    tuple[Annotated[str, MinLen(1)], ...], Expected('a list of texts that end an answer, such as ["\\n"]')
+]
 Seeds = Annotated[tuple[int, ...], MinLen(1), Expected("a list of whole numbers such as [0, 1, 2]")]
 Controls = Annotated[Literal["none", "default"], Expected("'none' or 'default'")]
 Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
@@ -83,6 +86,7 @@ class ExperimentKeys:
     decoding: Annotated[Any, Axis(), NestedComponent("strategy")] = "greedy"  # decodes the answer
     answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
     max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # tokens of a generated answer, at most
+    stop_strings: StopStrings = ()  # texts that end a generated answer and are cut off
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
     controls: Controls = "none"  # default: adds the controls of each decoding strategy

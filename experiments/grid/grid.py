@@ -42,6 +42,7 @@ class Cell:
         control: Whether the grid added the cell only as a control of others.
         controls: Digests of the decodings that the cell is a control of.
         labels: Axis -> short name, as tables show it.
+        stop_strings: Texts that end a generated answer.
     """
 
     task: "Task"
@@ -62,6 +63,7 @@ class Cell:
     labels: Mapping[str, Any] = field(default_factory=dict)
     rerankers: "tuple[Reranker, ...] | None" = ()
     rerank_candidates: int | None = None
+    stop_strings: tuple[str, ...] = ()
 
     def axis_value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
@@ -96,7 +98,7 @@ class Grid:
 def expand(config: Config) -> Grid:
     """Every cell of a config. Builds components and reads no data. Raises ConfigError."""
     with component_search_folder(config.document.folder):
-        factory = _CellFactory()
+        factory = _CellFactory(config.stop_strings)
         cells: dict[str, Cell] = {}
         control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms
         num_excluded = [0] * len(config.exclude)
@@ -134,7 +136,8 @@ class _CellFactory:
     Each cache holds one kind of object. Keys contain ids only of objects that another cache keeps alive.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_strings: tuple[str, ...]) -> None:
+        self.stop_strings = stop_strings
         self.components: dict[tuple[str, str], Any] = {}
         """(axis, node) -> component."""
         self.lists: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -201,6 +204,7 @@ class _CellFactory:
             control=is_control,
             rerankers=rerankers,
             rerank_candidates=candidates,
+            stop_strings=self.stop_strings if point["answer_mode"][0] == "generate" else (),
         )
 
     def finish(self, cell: Cell, model_place: str) -> Cell:
@@ -216,6 +220,8 @@ class _CellFactory:
         if not cell.rerankers:
             cell = replace(cell, rerank_candidates=None)
         config = {"seed": cell.seed, **{axis: self._describe(axis, cell.axis_value(axis)) for axis in AXES}}
+        if cell.stop_strings:
+            config["stop_strings"] = list(cell.stop_strings)
         if id(cell.model) not in self.model_digests:
             self.model_digests[id(cell.model)] = _model_digest(cell.model, model_place)
         model = {"name": config["model"]["name"], "digest": self.model_digests[id(cell.model)]}

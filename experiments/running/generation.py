@@ -63,6 +63,7 @@ def _through_engine(
             one.cell.answer_mode,
             one.cell.max_new_tokens,
             top_logprobs=top,
+            stop_strings=one.cell.stop_strings,
         )
         for one in asked
     ]
@@ -103,9 +104,18 @@ def _through_requests(model: Model, asked: Sequence[SampleRequest], done: Answer
 
     def finished(i: int, result: Answer) -> None:
         for one in alike[i]:
-            done(one, result)
+            done(one, _cut(result, one.cell.stop_strings))
 
     model.generate_each(requests, finished)
+
+
+def _cut(result: Answer, stop_strings: Sequence[str]) -> Answer:
+    """The answer of a model that does not know stop strings, without the text from the first one on."""
+    if isinstance(result, str) or not stop_strings:
+        return result
+    from decoding.engine.stop_strings import cut_generation
+
+    return cut_generation(result, stop_strings)
 
 
 def _request(model: Model, one: SampleRequest) -> Request:

@@ -22,6 +22,8 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
     if not isinstance(arm, Mapping) or not isinstance(shots, int):
         return ""
     told = {key: cell.get(key) for key in DECIDES}
+    if "stop_strings" in cell:
+        told["stop_strings"] = cell["stop_strings"]
     told["decoding"] = _arm(arm, score, shots)
     if shots * _demonstrations(arm) <= 1 and ":" not in str((cell.get("order") or {}).get("name")):
         told["order"] = None
@@ -29,8 +31,8 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
 
 
 def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
-    unread = "sampler" if score == "options" else "normalize"
-    told = {key: value for key, value in arm.items() if key != unread}
+    unread = ("sampler", "logits_processors") if score == "options" else ("normalize",)
+    told = {key: value for key, value in arm.items() if key not in unread}
     return told | {"strategy": GREEDY} if is_equivalent_to_greedy(arm, score, shots) else told
 
 

@@ -172,6 +172,9 @@ def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
             _canonical(cell.config[axis]) for cell in grid.cells
         }:
             told.append(f"{axis} {', '.join(has)} with other parameters or code")
+    stop_strings = [list(cell.stop_strings) for cell in grid.cells]
+    if not told and not any(cell.get("stop_strings", []) in stop_strings for cell in before):
+        told.append(f"stop_strings {stop_strings[0]}")
     if not told and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
         told.append("the model's weights or settings have changed")
     return "; ".join(told) or "no combination is the same"

@@ -55,6 +55,7 @@ def told(path: Path, *overrides: str) -> str:
         ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
         ("top_logprobs: five", "grid.yaml:4: top_logprobs: " + KEPT + "'five'."),
         ("top_logprobs: -1", "grid.yaml:4: top_logprobs: " + KEPT + "-1."),
+        ("stop_strings: x", "grid.yaml:4: stop_strings: stop_strings is a list of texts that end an answer, such as"),
         ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
         ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
         ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),

@@ -45,6 +45,9 @@ def test_what_cannot_matter_to_a_cell_decides_nothing():
 def test_a_sampler_is_not_read_where_options_are_scored_and_their_norm_where_answers_are_written():
     options = [cell(answer_mode="options", decoding=arm("vcd", sampler)) for sampler in ("greedy", "sampling")]
     assert len({*map(equivalence_digest, options)}) == 1
+    processed = arm("vcd", logits_processors=[{"name": "repetition_penalty", "penalty": 2}])
+    assert equivalence_digest(cell(answer_mode="options", decoding=processed)) == equivalence_digest(options[0])
+    assert equivalence_digest(cell(decoding=processed)) != equivalence_digest(cell())
     normed = [
         cell(answer_mode=score, decoding=arm("vcd", **more))
         for score in ("generate", "options")
