@@ -317,8 +317,8 @@ def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: 
     preset = parameters.pop("preset")
     if preset not in presets:
         available = f"Presets: {', '.join(presets)}." if presets else "It has none."
-        hint = did_you_mean(str(preset), presets)
-        raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'.{hint} {available}")
+        hint = suggest("value", str(preset), presets, name)
+        raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'{hint} {available}")
     return {**presets[preset], **parameters}
 
 

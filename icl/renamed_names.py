@@ -1,7 +1,7 @@
 """Old names of components, parameters, keys and values, so that an error can name the new one.
 
 Nothing is loaded under an old name. A row's key is `kind:old`, where kind is `component`, `parameter`, `key` (of a
-config file) or `value` (of a parameter). `parameter:knn.reach` limits a row to one component.
+config file), `value` (of a parameter, or a preset) or `analysis`. `parameter:knn.reach` limits a row to one component.
 """
 
 import re
@@ -46,6 +46,11 @@ RENAMED: dict[str, str] = {
     "parameter:vllm.gpu_memory": "gpu_memory_utilization",
     "parameter:vllm.prefix_caching": "enable_prefix_caching",
     "parameter:fake-gold.right": "accuracy",
+    "analysis:following": "label_following",
+    "analysis:identifiable": "identifiability",
+    "analysis:modality": "modality_sensitivity",
+    "analysis:pool": "pool_coverage",
+    "analysis:precision": "label_precision",
 }
 """`kind:old` -> new. A rename that follows from `RENAMED_WORDS` needs no row."""
 
@@ -58,6 +63,11 @@ RENAMED_WORDS: dict[str, str] = {
     "labelled": "labeled",
     "centred": "centered",
     "grey": "gray",
+    "favoured": "favored",
+    "neighbour": "neighbor",
+    "recognise": "recognize",
+    "recognised": "recognized",
+    "summarisation": "summarization",
 }
 """Words that changed inside every name: `no_picture` is `no_image`, `mean_colour` is `mean_color`."""
 
@@ -68,7 +78,7 @@ def new_name(kind: str, old: str, names: Collection[str], component: str = "") -
     """The new name of an old one, if `names` contains it.
 
     Args:
-        kind: What the name is of: 'component', 'parameter', 'key' or 'value'.
+        kind: What the name is of: 'component', 'parameter', 'key', 'value' or 'analysis'.
         old: The name that was not recognized.
         names: The names that are valid in its place.
         component: The component that the parameter or value belongs to.

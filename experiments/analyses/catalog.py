@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icl.errors import ConfigError, did_you_mean
+from icl.errors import ConfigError
+from icl.renamed_names import suggest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,7 +33,7 @@ def find_analysis(name: str) -> Analysis:
     plain = name.replace("-", "_")
     if plain not in summaries:
         raise ConfigError(
-            f"no analysis named '{name}'.{did_you_mean(plain, summaries)} There are {', '.join(summaries)}."
+            f"no analysis named '{name}'{suggest('analysis', plain, summaries)} There are {', '.join(summaries)}."
         )
     analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
     return analysis

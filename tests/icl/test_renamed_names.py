@@ -1,9 +1,14 @@
 """Errors about an old name say the new one."""
 
+from dataclasses import fields
+
 import pytest
 
+from experiments.analyses.catalog import find_analysis, list_analyses
+from experiments.config.keys import KEYS, CompareSpec
 from icl.errors import ConfigError
-from icl.registry import PACKAGES, build, entries
+from icl.parameter_docs import parameter_docs
+from icl.registry import PACKAGES, build, entries, resolve
 from icl.renamed_names import RENAMED, RENAMED_WORDS, new_name, suggest
 
 
@@ -66,9 +71,62 @@ def test_an_old_parameter_is_answered_with_the_new_one(monkeypatch):
 
 def test_every_component_row_leads_to_a_component():
     names = {name for kind in PACKAGES for name in entries(kind)}
-    rows = {old: new for old, new in RENAMED.items() if old.startswith("component:")}
-    assert set(rows.values()) <= names
-    assert not {old.removeprefix("component:") for old in rows} & names
+    assert set(rows("component").values()) <= names
+    assert not set(rows("component")) & names
+
+
+def rows(kind: str) -> dict[str, str]:
+    return {old.partition(":")[2]: new for old, new in RENAMED.items() if old.startswith(f"{kind}:")}
+
+
+def test_every_row_is_of_one_kind_and_renames_something() -> None:
+    assert sorted(RENAMED) == sorted(
+        f"{kind}:{old}" for kind in ("component", "parameter", "key", "value", "analysis") for old in rows(kind)
+    )
+    assert [old for old, new in RENAMED.items() if old.partition(":")[2].rpartition(".")[2] == new] == []
+    assert not set(RENAMED_WORDS) & set(RENAMED_WORDS.values())
+
+
+def test_every_parameter_row_leads_to_a_parameter() -> None:
+    parameters = {
+        name: {doc.key for doc in parameter_docs(resolve(kind, name))} for kind in PACKAGES for name in entries(kind)
+    }
+    for old, new in rows("parameter").items():
+        component, _, parameter = old.rpartition(".")
+        owners = [parameters[component]] if component else [keys for keys in parameters.values() if new in keys]
+        assert owners, old
+        assert all(new in keys and parameter not in keys for keys in owners), old
+
+
+def test_every_value_row_leads_to_a_value() -> None:
+    values = {
+        value
+        for kind in PACKAGES
+        for name in entries(kind)
+        for doc in parameter_docs(resolve(kind, name))
+        for value in doc.kind.replace(",", " ").split()
+    }
+    assert set(rows("value").values()) <= values
+
+
+def test_every_key_row_leads_to_a_key_of_the_experiment_file() -> None:
+    keys = {*KEYS, *(f.name for f in fields(CompareSpec))}
+    assert set(rows("key").values()) <= keys
+    assert not set(rows("key")) & keys
+
+
+def test_every_analysis_row_leads_to_an_analysis() -> None:
+    assert set(rows("analysis").values()) <= set(list_analyses())
+    assert not set(rows("analysis")) & set(list_analyses())
+    with pytest.raises(ConfigError, match=r"no analysis named 'pool': it is now 'pool_coverage'\. There are "):
+        find_analysis("pool")
+
+
+def test_an_old_preset_is_answered_with_the_new_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'cad' has no preset 'summarisation': it is now 'summarization'\. Presets: "
+    ):
+        build("strategy", {"name": "cad", "preset": "summarisation"})
 
 
 def test_no_component_has_an_old_word_in_its_name():
