@@ -1,10 +1,10 @@
-"""Benchmarks: one module a part, each with `rows()`; `make bench` prints them all."""
+"""Benchmarks: one module per part, each with a function `rows()`. `make bench` prints all rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 Row = tuple[str, str, str]
-"""What was measured, the figure, and its goal."""
+"""(what was measured, the figure, its goal)."""
 
 
 class _Settings:
@@ -12,18 +12,18 @@ class _Settings:
 
 
 def quick() -> None:
-    """From now on one round of everything: shows that the parts run; the figures are rough."""
+    """Measures one round from now on, which shows that the parts run."""
     _Settings.quick = True
 
 
 def rounds(usual: int) -> int:
-    """How often a part repeats what it times."""
+    """The number of rounds that a part measures."""
     return 1 if _Settings.quick else usual
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Figures that do not depend on how many cores are free."""
+    """Restricts torch to one thread, so that figures do not depend on the number of free cores."""
     import torch
 
     threads = torch.get_num_threads()

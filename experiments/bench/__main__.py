@@ -1,8 +1,8 @@
 """The benchmark table: `python -m experiments.bench [--quick] [PART ...]`, or `make bench`.
 
-A part is a module of this package with a function `rows()`. Figures are ratios within one run wherever they can be,
-because machines are noisy. A figure that misses its goal is printed as measured. --quick measures one round instead of
-several: rough figures that show that all parts run.
+A part is a module of this package with a function `rows()`. Times are CPU times (`timing`): the median over rounds,
+with minimum and maximum. Most figures are ratios within one run, because machines differ. A figure that misses its goal
+is printed as measured. `--quick` measures one round, which shows that all parts run.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def main() -> None:
         if name != last:
             print(f"\n{name}")
             last = name
-        print(f"  {what:<86} {figure:>24}   {goal}", flush=True)
+        print(f"  {what:<86} {figure:>44}   {goal}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ model's. Attention is left out, so a real step lasts longer. Scores have some tw
 """
 
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
+from statistics import median
 
 import torch
 
@@ -16,7 +14,8 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import logits_count, probe_branches
 from decoding.base import InitialStepState, Strategy
 from decoding.engine.decoding_step import combine_branches
-from experiments.bench import Row, one_thread, rounds
+from experiments.bench import Row, one_thread
+from experiments.bench.timing import cpu_rounds, with_spread
 from icl.errors import ICLError
 from icl.registry import entries
 from icl.streams import StreamKey
@@ -25,6 +24,7 @@ VOCABULARY, BATCH = 150_000, 16
 PARAMETERS, WIDTH, INNER = 7.6e9, 3_584, 18_944
 COMMON_SPREAD, BRANCH_SPREAD = 4.3, 1.0
 """Standard deviations of the scores that branches have in common, and of each's own."""
+ROUNDS = 3
 
 
 def rows() -> list[Row]:
@@ -32,13 +32,16 @@ def rows() -> list[Row]:
     with one_thread(), torch.inference_mode():
         strategies = _strategies()
         steps = {count: _step(count) for count in {len(probe_branches(one)) for one in strategies.values()}}
-        spent = {name: (one, _seconds(one) / steps[len(probe_branches(one))]) for name, one in strategies.items()}
+        spent = {
+            name: (one, [seconds / steps[len(probe_branches(one))] for seconds in _seconds(one)])
+            for name, one in strategies.items()
+        }
     table: list[Row] = []
     for what, is_control in (("methods", False), ("controls", True)):
-        own = {name: share for name, (one, share) in spent.items() if one.traits.is_control == is_control}
-        within = sum(share <= 0.05 for share in own.values())
-        dear = sorted(own, key=lambda name: -own[name])[:3]
-        figure = ", ".join(f"{name} {own[name]:.1%}" for name in dear)
+        own = {name: shares for name, (one, shares) in spent.items() if one.traits.is_control == is_control}
+        within = sum(median(shares) <= 0.05 for shares in own.values())
+        dear = sorted(own, key=lambda name: -median(own[name]))[:3]
+        figure = ", ".join(f"{name} {with_spread([100 * share for share in own[name]], ' %', 1)}" for name in dear)
         table.append(
             (f"{what} whose combination takes at most 5 % of a step", f"{within} of {len(own)}", f"{len(own)}")
         )
@@ -49,7 +52,8 @@ def rows() -> list[Row]:
 def _step(branches: int) -> float:
     """Seconds."""
     weights, rows_ = torch.randn(INNER, WIDTH), torch.randn(branches * BATCH, WIDTH)
-    return PARAMETERS / weights.numel() * _best(lambda: torch.nn.functional.linear(rows_, weights))
+    (seconds,) = cpu_rounds([lambda: torch.nn.functional.linear(rows_, weights)], ROUNDS)
+    return PARAMETERS / weights.numel() * median(seconds)
 
 
 def _strategies() -> dict[str, Strategy]:
@@ -68,22 +72,14 @@ def _strategies() -> dict[str, Strategy]:
     return strategies
 
 
-def _seconds(strategy: Strategy) -> float:
+def _seconds(strategy: Strategy) -> list[float]:
+    """CPU seconds of one combination, in each round."""
     count = logits_count(strategy)
     generator = torch.Generator().manual_seed(0)
     common = COMMON_SPREAD * torch.randn(1, BATCH, VOCABULARY, generator=generator)
     logits = common + BRANCH_SPREAD * torch.randn(count, BATCH, VOCABULARY, generator=generator)
     states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(BATCH)]
-    return _best(lambda: combine_branches(strategy, logits, 1, states))
-
-
-def _best(run: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(rounds(2) + 1):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return min(times[1:])
+    return cpu_rounds([lambda: combine_branches(strategy, logits, 1, states)], ROUNDS)[0]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """What decoding costs: our loop against `generate`, contrast against the released way to do it, arms over one prefill.
 
 Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.decoding [CHECKPOINT]` prints
-them. Each is of the best processor times of several runs in turn, so that other work on the machine does not count.
+them. Each is the median over rounds of the ratio of CPU times, with minimum and maximum.
 """
 
 import itertools
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches
 from decoding.formulas.sampling import Sampling
 from decoding.strategies.vcd import VCD
-from experiments.bench import Row, one_thread, rounds
+from experiments.bench import Row, one_thread
+from experiments.bench.timing import cpu_rounds, round_ratios, with_spread
 from icl.images import Image
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
@@ -68,13 +69,16 @@ def _against_generate(model: HF) -> list[Row]:
         arms = [parse_arm(arm)]
         ours = [partial(_run, endless, arms=arms, new=size, lazy_branches="never") for size in (new, 1)]
         theirs = [partial(_generated, model, inputs, size) for size in (new, 1)]
-        times = rounds(ROUNDS if copies < 3 else 2)
+        times = ROUNDS if copies < 3 else 2
         long, short, their_long, their_short = in_turn([*ours, *theirs], lambda: prompts, times)
-        ratio = (their_long - their_short) / (long - short)
-        rate = BATCH * (new - 1) / (long - short)
-        rest = f"{rate:,.0f} tokens/s; with prefill {their_long / long:.2f}"
+        spent = [a - b for a, b in zip(long, short, strict=True)]
+        ratios = round_ratios([a - b for a, b in zip(their_long, their_short, strict=True)], spent)
+        rate = BATCH * (new - 1) / median(spent)
+        rest = f"{rate:,.0f} tokens/s; with prefill {with_spread(round_ratios(their_long, long))}"
         against = "generate" if copies == 1 else f"generate on {copies} x the rows"
-        table.append((f"{name}, batch {BATCH}: tokens/s over {against}", f"{ratio:.2f} ({rest})", f">= {goal}"))
+        table.append(
+            (f"{name}, batch {BATCH}: tokens/s over {against}", f"{with_spread(ratios)}, {rest}", f">= {goal}")
+        )
     return table
 
 
@@ -107,9 +111,11 @@ def _against_released(model: HF) -> list[Row]:
                 (lambda: prompts_of(next(fresh)))
                 if image_state == "new images"
                 else (lambda same=cached_prompts: same),  # type: ignore[misc]
-                rounds(3),
+                3,
             )
-            figure = f"{theirs / spent:.1f} x ({spent / BATCH * 1e3:.1f} ms a query, {theirs / BATCH * 1e3:.1f} ms)"
+            ours_ms, theirs_ms = (median(seconds) / BATCH * 1e3 for seconds in (spent, theirs))
+            ratio = with_spread(round_ratios(theirs, spent), " x", 1)
+            figure = f"{ratio}, {ours_ms:.1f} ms a query, {theirs_ms:.1f} ms"
             what = f"vcd, batch {BATCH}, {new} tokens, {image_state}: speed over a loop in the released style"
             table.append((what, figure, ">= 10 x"))
     return table
@@ -136,7 +142,7 @@ def _many_arms(model: HF) -> list[Row]:
     return [
         (
             f"{name} arms, {SHOTS} shots, up to {SHORT_ANSWER} tokens: time over the greedy arm",
-            f"{spent / alone:.2f} ({spent / BATCH * 1e3:.1f} ms a query)",
+            f"{with_spread(round_ratios(spent, alone))}, {median(spent) / BATCH * 1e3:.1f} ms a query",
             goal,
         )
         for name, spent, goal in (("six", half, "<= 2"), ("twelve", whole, "<= 3"))
@@ -159,8 +165,10 @@ def _sampling() -> list[Row]:
         lambda _: Sampling(top_p=0.9).choose(scores, keys, 0),
         lambda _: scores.softmax(-1),
     ]
-    plain, nucleus, softmax = (each / BATCH * 1e3 for each in in_turn(runs, lambda: None))
-    figure = f"{plain:.2f} ms, top-p of flat scores {nucleus:.2f} ms, softmax {softmax:.2f} ms"
+    plain, nucleus, softmax = (
+        with_spread([each / BATCH * 1e3 for each in seconds], " ms") for seconds in in_turn(runs, lambda: None)
+    )
+    figure = f"{plain}, top-p of flat scores {nucleus}, softmax {softmax}"
     return [(f"one draw among {VOCABULARY:,} tokens", figure, "")]
 
 
@@ -269,17 +277,14 @@ class _Contrast:
 
 def in_turn(
     runs: Sequence[Callable[[Any], object]], make_input: Callable[[], Any], times: int | None = None
-) -> list[float]:
-    """The best processor time of each run, after one that does not count. given: what a run gets, made beforehand."""
-    best = [float("inf")] * len(runs)
-    for number in range((rounds(ROUNDS) if times is None else times) + 1):
-        for i, run in enumerate(runs):
-            made = make_input()
-            start = time.process_time()
-            run(made)
-            if number:
-                best[i] = min(best[i], time.process_time() - start)
-    return best
+) -> list[list[float]]:
+    """CPU seconds of each run in each round. `make_input` makes the argument of a run, outside the time."""
+    made: list[Any] = [None]
+
+    def prepare() -> None:
+        made[0] = make_input()
+
+    return cpu_rounds([lambda run=run: run(made[0]) for run in runs], times or ROUNDS, prepare)  # type: ignore[misc]
 
 
 if __name__ == "__main__":

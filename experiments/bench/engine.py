@@ -1,20 +1,19 @@
 """What the Hugging Face backend costs below any decoding strategy: sessions, images, shared beginnings, options.
 
 Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.engine [CHECKPOINT]` prints them.
-What is compared runs in turn on one thread, in processor time, and each ratio is the median over the rounds, so that
-other work on the machine weighs on both sides alike.
+Both sides of a ratio run in turn on one thread. Each ratio is the median over rounds of the ratio of CPU times, with
+minimum and maximum.
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
 from typing import Any
 
 import torch
 
-from experiments.bench import Row, one_thread, rounds
+from experiments.bench import Row, one_thread
 from experiments.bench.decoding import BATCH, forget, processed, prompts_of
+from experiments.bench.timing import cpu_rounds, round_ratios, with_spread
 from icl.edits import DiffusionNoise
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
@@ -51,8 +50,8 @@ def _greedy(model: HF) -> list[Row]:
     warm = _ratios(theirs, lambda: ours(False))
     what = f"greedy, batch {BATCH}, {NEW} tokens from prompts: speed over processor and generate"
     return [
-        (f"{what}, no image seen before", f"{cold:.2f}", ">= 0.95"),
-        (f"{what}, images in the cache", f"{warm:.2f}", ""),
+        (f"{what}, no image seen before", with_spread(cold), ">= 0.95"),
+        (f"{what}, images in the cache", with_spread(warm), ""),
     ]
 
 
@@ -76,7 +75,7 @@ def _images(model: HF) -> list[Row]:
         model.open(fresh)
     encoded = model.counters()["images_encoded"] - before["images_encoded"]
     return [
-        ("prompts made ready with images in the cache: time over processor and tower", f"{ratio:.2f}", ""),
+        ("prompts made ready with images in the cache: time over processor and tower", with_spread(ratio), ""),
         ("images encoded / distinct images", f"{encoded / len(distinct):.2f}", "1.00"),
     ]
 
@@ -95,7 +94,7 @@ def _shared_prefixes(model: HF) -> list[Row]:
         tokens = (model.counters()["prefill_tokens"] - before) / sum(map(len, reads))
         goal = "<= 0.60" if name.startswith("two") else ""
         what = f"{name}, 8 shots: time of a prefill over one that shares nothing"
-        counts.append((what, f"{ratio:.2f} (tokens {tokens:.2f})", goal))
+        counts.append((what, f"{with_spread(ratio)}, tokens {tokens:.2f}", goal))
     return counts
 
 
@@ -113,7 +112,7 @@ def _copies(model: HF) -> list[Row]:
     what = "16 branches that share a beginning"
     return [
         (f"{what}, {own / 16:.0f} of {len(reads[0])} tokens their own: bytes of cache entries", counts, ""),
-        (f"{what}: time of 8 steps over those of rows with copies", f"{steps:.2f}", ""),
+        (f"{what}: time of 8 steps over those of rows with copies", with_spread(steps), ""),
     ]
 
 
@@ -152,7 +151,7 @@ def _options(model: HF) -> list[Row]:
     return [
         (
             "4 options scored on prefilled rows: time over the prefill",
-            f"{prefill:.2f} (of a prefill each: {whole:.2f})",
+            f"{with_spread(prefill)}, of a prefill each: {with_spread(whole)}",
             "",
         )
     ]
@@ -167,23 +166,15 @@ def _generate(model: HF, inputs: dict[str, Any]) -> None:
     model.engine.runner.model.generate(**inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=never)
 
 
-def _ratios(one: Callable[[], object], other: Callable[[], object]) -> float:
-    """Median of (time of `one` / time of `other`), in turn; the first round of each is not counted."""
-    ratios = []
-    for _ in range(rounds(ROUNDS) + 1):
-        times = []
-        for run in (one, other):
-            begin = time.process_time()
-            run()
-            times.append(time.process_time() - begin)
-        ratios.append(times[0] / times[1])
-    return median(ratios[1:])
+def _ratios(one: Callable[[], object], other: Callable[[], object]) -> list[float]:
+    """CPU time of `one` over that of `other`, in each round."""
+    return round_ratios(*cpu_rounds([one, other], ROUNDS))
 
 
 def main() -> None:
     """Prints the table."""
     for what, figure, goal in rows(*sys.argv[1:2]):
-        print(f"{what:98} {figure:24} {goal}")
+        print(f"{what:98} {figure:48} {goal}")
 
 
 if __name__ == "__main__":

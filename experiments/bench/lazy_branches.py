@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from statistics import median
 from typing import Any
 
 from decoding.arms.arm import Arm, parse_arm
@@ -19,6 +18,7 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
 from experiments.bench import Row, one_thread, rounds
 from experiments.bench.decoding import forget, with_decoded_image
+from experiments.bench.timing import with_spread
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
 from icl.tasks.generated.attribute import AttributeTask
@@ -92,7 +92,7 @@ def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], make_inp
             times[place] = time.process_time() - begin
         if number:
             ratios.append([spent / times[0] for spent in times])
-    return [f"{median(own):.2f} ({min(own):.2f} to {max(own):.2f})" for own in zip(*ratios, strict=True)]
+    return [with_spread(own) for own in zip(*ratios, strict=True)]
 
 
 def _gated(model: HF) -> list[Row]:

@@ -1,7 +1,7 @@
 """What retrieval costs: exact search against bare FAISS, the overhead of a query, and what the embedding cache saves.
 
-Ratios and counters of one run on this machine, times in CPU seconds of the process. `python -m
-experiments.bench.retrieval` prints them.
+Ratios and counters of one run on this machine. Times are CPU seconds: the median over rounds, with minimum and
+maximum. `python -m experiments.bench.retrieval` prints them.
 """
 
 import tempfile
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench import Row, rounds
+from experiments.bench import Row
+from experiments.bench.timing import cpu_rounds, round_ratios, with_spread
 from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example
@@ -37,7 +38,7 @@ def rows() -> list[Row]:
 
 
 def _search() -> list[Row]:
-    """The index against IndexFlatIP on the same vectors, best of five in turn; and that both find the same."""
+    """The index against IndexFlatIP on the same vectors, in turn, and whether both return the same scores."""
     import faiss
 
     rng = np.random.default_rng(0)
@@ -45,13 +46,17 @@ def _search() -> list[Row]:
     bare = faiss.IndexFlatIP(DIM)
     bare.add(vectors)
     index = VectorIndex(vectors)
-    ours, theirs = _in_turn(lambda: index.nearest(queries, SHOTS), lambda: bare.search(queries, SHOTS))
+    ours, theirs = cpu_rounds([lambda: index.nearest(queries, SHOTS), lambda: bare.search(queries, SHOTS)])
     table = index.nearest(queries, SHOTS)
     scores, _ = bare.search(queries, SHOTS)
     same = np.allclose([[score for _, score in one] for one in table], scores, atol=1e-5)
     what = f"knn, {QUERIES:,} queries over {ROWS:,} x {DIM}, k = {SHOTS}"
     return [
-        (f"{what}: time over FAISS flat", f"{ours / theirs:.2f} ({ours:.2f} s, {theirs:.2f} s)", "<= 1.10"),
+        (
+            f"{what}: time over FAISS flat",
+            f"{with_spread(round_ratios(ours, theirs))}, {with_spread(ours, ' s')}",
+            "<= 1.10",
+        ),
         (f"{what}: scores equal FAISS", "yes" if same else "NO", "yes"),
     ]
 
@@ -71,9 +76,9 @@ def _approximate() -> list[Row]:
         built = time.process_time() - start
         table = index.nearest(queries, SHOTS)
         shared = [len({r for r, _ in a} & {r for r, _ in b}) / SHOTS for a, b in zip(exact, table, strict=True)]
-        fast, plain = _in_turn(partial(index.nearest, queries, SHOTS), partial(each.nearest, queries, SHOTS))
+        fast, plain = cpu_rounds([partial(index.nearest, queries, SHOTS), partial(each.nearest, queries, SHOTS)])
         what = f"{search}, {QUERIES:,} queries over {len(vectors):,} x {DIM}"
-        figure = f"{fast / plain:.2f} of exact, built in {built:.1f} s"
+        figure = f"{with_spread(round_ratios(fast, plain))} of exact, built in {built:.1f} s"
         out += [(f"{what}: time", figure, "< 1"), (f"{what}: recall", f"{np.mean(shared):.3f}", ">= 0.95")]
     return out
 
@@ -107,11 +112,9 @@ def _diverse() -> list[Row]:
         "set coverage, matching included": coverage,
     }
     for name, run in runs.items():
-        start = time.process_time()
-        run()
-        taken = time.process_time() - start
+        (taken,) = cpu_rounds([run], 3)
         what = f"{name}: {PICKED} of {CANDIDATES:,} candidates for {QUERIES:,} queries"
-        out.append((what, f"{taken:.2f} s", "< 5 s"))
+        out.append((what, with_spread(taken, " s"), "< 5 s"))
     return out
 
 
@@ -143,25 +146,15 @@ def _episodes() -> list[Row]:
     out: list[Row] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name, retriever in (("random", Random()), ("knn", KNN(embedder=Histogram()))):
-            for again in (False, True):
-                start = time.process_time()
+
+            def episodes(retriever: Any = retriever) -> None:
                 for pool, query in zip(pools, queries, strict=True):
-                    fresh = Pool(pool.examples) if again else pool
-                    retriever.fit(fresh, Resources(cache=folder)).retrieve([query], 4)
-                each = (time.process_time() - start) / EPISODES
-            out.append((f"{name}: fit and retrieve, a pool of {EPISODE} a query", f"{each * 1e3:.2f} ms", "<= 1 ms"))
+                    retriever.fit(Pool(pool.examples), Resources(cache=folder)).retrieve([query], 4)
+
+            (seconds,) = cpu_rounds([episodes], 3)
+            each = with_spread([1e3 * one / EPISODES for one in seconds], " ms")
+            out.append((f"{name}: fit and retrieve, a pool of {EPISODE} a query", each, "<= 1 ms"))
     return out
-
-
-def _in_turn(one: Callable[[], Any], two: Callable[[], Any]) -> tuple[float, float]:
-    """The best of five runs of each, taken in turn so that a busy machine is busy for both."""
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds(5)):
-        for i, run in enumerate((one, two)):
-            start = time.process_time()
-            run()
-            best[i] = min(best[i], time.process_time() - start)
-    return best[0], best[1]
 
 
 def _example(name: str, number: int) -> Example:
@@ -173,4 +166,4 @@ def _example(name: str, number: int) -> Example:
 
 if __name__ == "__main__":
     for what, figure, goal in rows():
-        print(f"{what:<72} {figure:>24}   {goal}")
+        print(f"{what:<72} {figure:>40}   {goal}")

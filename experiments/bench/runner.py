@@ -1,26 +1,31 @@
-"""What the runner itself costs: time a sample, a finished run looked at again, memory against the number of samples.
+"""The cost of the runner: CPU time of a sample, of a finished run, and memory against the number of samples.
 
-The model is a fake that answers at once, so what is measured is ours: retrieval, composing, scoring, baselines and
-writing. `python -m experiments.bench.runner` prints the rows.
+The model is a fake that answers at once, so what is measured is retrieval, composing, scoring, baselines and writing.
+Times are CPU seconds: the median over rounds, with minimum and maximum. `python -m experiments.bench.runner` prints
+the rows.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from experiments.bench import Row, rounds
+from experiments.bench.timing import children_cpu_seconds, cpu_rounds, with_spread
 
 GRID: Mapping[str, Any] = {
     "model": "fake-vote",
     "seeds": [0, 1, 2],
     "grid": {"shots": [0, 2, 4, 8], "retriever": ["random", "balanced"], "composer": ["chat", "interleaved"]},
 }
-"""42 cells; 240 queries make 10,080 samples."""
+"""42 cells."""
+QUERIES = 240
+"""10,080 samples."""
 
 
 def rows() -> list[Row]:
@@ -31,37 +36,32 @@ def rows() -> list[Row]:
 
 
 def _overhead(runs: Path) -> Row:
-    """Two sizes, so that what a run costs once (loading the task, decoding the pool's images) is not a sample's."""
-    seconds = {queries: _run_seconds(runs, f"time-{queries}", queries) for queries in (40, 240)}
-    more = 42 * (240 - 40)
-    each = (seconds[240] - seconds[40]) / more
-    return "runner overhead a sample (fake model, binding)", f"{1000 * each:.2f} ms", "<= 1 ms"
+    """The difference of two sizes, so that costs of the run (loading the task, decoding images) do not count."""
+    small, large = cpu_rounds([partial(_run, runs, queries, count()) for queries in (40, QUERIES)], 3)
+    each = [1000 * (b - a) / (42 * (QUERIES - 40)) for a, b in zip(small, large, strict=True)]
+    return "runner overhead a sample (fake model, binding)", with_spread(each, " ms"), "<= 1 ms"
 
 
-def _run_seconds(runs: Path, name: str, queries: int) -> float:
+def _run(runs: Path, queries: int, numbers: Iterator[int]) -> None:
     from experiments.config.config import load_config
     from experiments.running.run import run
 
-    config = load_config({**GRID, "name": name, "task": {"name": "binding", "queries": queries}})
-    start = time.perf_counter()
-    outcome = run(config, runs)
+    name = f"time-{queries}-{next(numbers)}"
+    outcome = run(load_config({**GRID, "name": name, "task": {"name": "binding", "queries": queries}}), runs)
     assert outcome.computed == 42 * queries, outcome
-    return time.perf_counter() - start
 
 
 def _resume(runs: Path) -> Row:
-    """The whole process of `icl run` on the finished run of 10,080 samples, imports and all; the best of three."""
-    file = _file(runs, "time-240", 240)
-    best = min(_seconds(file, runs) for _ in range(rounds(3)))
-    return "icl run on a finished grid of 10,080 samples", f"{best:.2f} s", "< 2 s"
-
-
-def _seconds(file: Path, runs: Path) -> float:
-    start = time.perf_counter()
+    """The whole process of `icl run` on the finished run of 10,080 samples, imports included."""
+    file = _file(runs, f"time-{QUERIES}-0", QUERIES)
     command = [sys.executable, "-m", "experiments.cli.main", "run", str(file), "--runs", str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("nothing to do (10,080 samples present)"), done.stdout
-    return time.perf_counter() - start
+
+    def again() -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("nothing to do (10,080 samples present)"), done.stdout
+
+    seconds = [children_cpu_seconds(again) for _ in range(rounds(3))]
+    return "icl run on a finished grid of 10,080 samples", with_spread(seconds, " s"), "< 2 s"
 
 
 PEAK = """
@@ -96,4 +96,4 @@ def _file(runs: Path, name: str, queries: int, seeds: list[int] | None = None) -
 
 if __name__ == "__main__":
     for what, figure, goal in rows():
-        print(f"{what:<55} {figure:>22}   {goal}")
+        print(f"{what:<55} {figure:>36}   {goal}")

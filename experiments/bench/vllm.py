@@ -1,25 +1,25 @@
 """What strategies cost inside vLLM: lockstep against greedy, the plug-in unused, a run against a hand-written script.
 
 Needs an environment with vLLM (tests/vllm_env.sh makes one): `python -m experiments.bench vllm` there. Each figure is a
-ratio of processor times on one engine, the median of several rounds in turn, so that other work on the machine counts
-little. The model has random weights and the shape of a small real one: with the shipped model a step is all overhead.
+ratio of CPU times on one engine: the median over rounds in turn, with minimum and maximum. The model has random weights
+and the shape of a small real one, because a step of the shipped model is mostly overhead.
 """
 
 import gc
 import importlib.util
 import os
 import shutil
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding.base import Note, Strategy
-from experiments.bench import Row, rounds
+from experiments.bench import Row
+from experiments.bench.timing import cpu_rounds, round_ratios, with_spread
 from icl import spans
 from icl.models.vllm.model import VLLM
 from icl.types import Prompt
@@ -190,7 +190,7 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
 
     mine, theirs, begun = _in_turn([ours, by_hand, beginning], 5)
     yield f"icl run against LLM.chat by hand, {what}: samples a second", _faster(theirs, mine), ">= .95"
-    samples = statistics.median(a / b for a, b in zip(begun, mine, strict=True)) * queries
+    samples = median(round_ratios(begun, mine)) * queries
     yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
     planned = make_plan(expand(load_config(_file("planned", path, queries)))).found
     yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {planned:.3f}", "equal"
@@ -286,19 +286,15 @@ def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
     ]
 
 
-def _in_turn(runs: Sequence[Callable[[], None]], times_each: int = ROUNDS) -> list[list[float]]:
-    """Processor times of each, round by round, after one round that does not count."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds(times_each) + 1):
-        for spent, run in zip(times, runs, strict=True):
-            gc.collect()
-            gc.freeze()  # nobody looks for garbage among what the others keep
-            start = time.process_time()
-            run()
-            spent.append(time.process_time() - start)
-    return [spent[1:] for spent in times]
+def _in_turn(runs: Sequence[Callable[[], None]], times: int = ROUNDS) -> list[list[float]]:
+    """CPU seconds of each run in each round, with the garbage of the other runs collected before."""
+
+    def collect() -> None:
+        gc.collect()
+        gc.freeze()  # so that later collections skip the objects of the other runs
+
+    return cpu_rounds(runs, times, collect)
 
 
 def _faster(slow: Sequence[float], fast: Sequence[float]) -> str:
-    """The median of the rounds' ratios: what else runs on the machine is much the same within a round."""
-    return f"{statistics.median(a / b for a, b in zip(slow, fast, strict=True)):.2f}"
+    return with_spread(round_ratios(slow, fast))
