@@ -1,4 +1,4 @@
-"""`python -m decoding.server`: vLLM's API server, whose port answers 503 while the model loads."""
+"""`python -m decoding.server`: vLLM's API server, which answers 503 while the model loads."""
 
 from argparse import Namespace
 from typing import Any
@@ -14,7 +14,7 @@ def main() -> None:
 
     def setup_server(args: Namespace, **options: Any) -> Any:
         address, sock = bind(args, **options)
-        if not args.uds and not args.ssl_certfile:  # the responder has neither Unix sockets nor TLS
+        if not args.uds and not args.ssl_certfile:  # the responder supports neither Unix sockets nor TLS
             LOADING.start(sock)
         return address, sock
 

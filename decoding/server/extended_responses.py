@@ -1,6 +1,6 @@
-"""A request that asks for more than a text: decoded as in an engine in the process, answered with all that it left.
+"""Responses to requests with the key `icl`: the answer with its tokens, traces and option scores.
 
-Tokens, traces and option scores come with the answer, so that the model `remote` gives what the model `vllm` gives.
+The model `remote` sends such requests, and so gets what the model `vllm` gives.
 """
 
 import asyncio
@@ -16,37 +16,49 @@ from decoding.server.strategy_server import StrategyServer
 from icl.models.vllm.engine_io import EngineOutput
 
 
-async def answered(desk: StrategyServer, asked: StrategyRequest, name: str, seat: Placement) -> dict[str, Any]:
-    """The fields of a chat completion. name: of its groups. Raises ICLError and RefusedError."""
-    more = asked.more or ExtendedOptions()
-    branches = tuple(await desk.branches(asked, seat))
-    given = [await desk.inputs.of_async(branch) for branch in branches]
-    lengths = tuple(len(made["prompt_token_ids"]) for made in given)
-    room = max(desk.longest - max(lengths), 1)
-    limit = min(asked.max_tokens or room, room)
-    score: Any = "options" if more.options else "generate"
-    arm = asked.arm if more.normalize is None else replace(asked.arm, normalize=more.normalize)
-    job = DecodingRequest(asked.prompt, arm, more.options, score, limit, more.top)
-    ready = PreparedRequest(job, branches, ("",) * len(branches), lengths)
-    groups = await asyncio.to_thread(build_groups, ready, desk.hf, name, more.trace)
+async def extended_response(
+    server: StrategyServer, request: StrategyRequest, name: str, placement: Placement
+) -> dict[str, Any]:
+    """The fields of a chat completion.
+
+    Args:
+        server: The server.
+        request: The request.
+        name: Prefix of the names of its groups.
+        placement: Adapter and engine of the request.
+
+    Raises:
+        ICLError: The request cannot be decoded.
+        HTTPError: The engine refuses or fails.
+    """
+    extended = request.extended or ExtendedOptions()
+    branches = tuple(await server.branches(request, placement))
+    inputs = [await server.inputs.of_async(branch) for branch in branches]
+    lengths = tuple(len(branch_input["prompt_token_ids"]) for branch_input in inputs)
+    room = max(server.max_model_len - max(lengths), 1)
+    limit = min(request.max_tokens or room, room)
+    answer_mode: Any = "options" if extended.options else "generate"
+    arm = request.arm if extended.normalize is None else replace(request.arm, normalize=extended.normalize)
+    decoding = DecodingRequest(request.prompt, arm, extended.options, answer_mode, limit, extended.top)
+    prepared = PreparedRequest(decoding, branches, ("",) * len(branches), lengths)
+    groups = await asyncio.to_thread(build_groups, prepared, server.hf, name, extended.trace)
     tasks = [
-        asyncio.ensure_future(desk.whole(made, ask, f"{group.name or name}-{b}", seat))
+        asyncio.ensure_future(server.run_request(branch_input, engine_request, f"{group.name or name}-{b}", placement))
         for group in groups
-        for b, (made, ask) in enumerate(zip(given, group.requests, strict=False))
+        for b, (branch_input, engine_request) in enumerate(zip(inputs, group.requests, strict=False))
     ]
     try:
-        said = list(await asyncio.gather(*tasks))
+        outputs = list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    if any(one.finish == "abort" for one in said):
+    if any(output.finish == "abort" for output in outputs):
         raise HTTPError(503, "the engine ended the request: it is stopping, or was told to.")
-    kept = await desk.take_records([group.name for group in groups if group.name])
-    heard, rest = [], iter(said)
-    for group in groups:
-        heard.append((group, [next(rest) for _ in group.requests]))
-    answer = build_answer(ready, desk.hf, heard, kept)
+    records = await server.take_records([group.name for group in groups if group.name])
+    remaining = iter(outputs)
+    group_outputs = [(group, [next(remaining) for _ in group.requests]) for group in groups]
+    answer = build_answer(prepared, server.hf, group_outputs, records)
     if isinstance(answer, Failure):
         raise HTTPError(400, answer.reason)
     choice = {
@@ -55,16 +67,16 @@ async def answered(desk: StrategyServer, asked: StrategyRequest, name: str, seat
         "finish_reason": answer.finish,
         "icl": asdict(answer),
     }
-    return {"choices": [choice], "usage": usage(said, answer.usage.new_tokens)}
+    return {"choices": [choice], "usage": _usage(outputs, answer.usage.new_tokens)}
 
 
-def usage(said: list[EngineOutput], new: int) -> dict[str, Any]:
-    """Tokens read by all branches, those of them that the prefix cache had, and tokens of the answer."""
-    read, cached = sum(one.prompt_tokens for one in said), sum(one.cached_tokens for one in said)
-    details = {"cached_tokens": cached}
+def _usage(outputs: list[EngineOutput], new_tokens: int) -> dict[str, Any]:
+    """Prompt tokens of all branches, those of them in the prefix cache, and tokens of the answer."""
+    prompt_tokens = sum(output.prompt_tokens for output in outputs)
+    cached_tokens = sum(output.cached_tokens for output in outputs)
     return {
-        "prompt_tokens": read,
-        "completion_tokens": new,
-        "total_tokens": read + new,
-        "prompt_tokens_details": details,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": new_tokens,
+        "total_tokens": prompt_tokens + new_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }

@@ -1,66 +1,65 @@
-"""The HTTP of the server with strategies: bodies read, answers and events written, as OpenAI's."""
+"""HTTP of the server with strategies: reads request bodies, and writes responses and events as OpenAI's API does."""
 
 import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-MOST_BYTES = 64 * 2**20
-"""Of a request's body: an image of 100 MB is refused before it is decoded."""
-
+MAX_BODY_BYTES = 64 * 2**20
+"""Size limit of a request body. An image of 100 MB is refused before it is decoded."""
 
 RETRY_SECONDS = 10
-"""Seconds after which a client may try again (Retry-After), where the server cannot answer now."""
+"""Seconds after which a client may try again (Retry-After), if the server cannot answer now."""
 
 
 class HTTPError(Exception):
-    """An answer with a status and a sentence."""
+    """An error response: a status and a message."""
 
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
         self.status = status
 
 
-OPEN = frozenset({"/health", "/ping", "/version", "/load", "/metrics"})
-"""What a GET is told without a key, as vLLM tells it."""
+PUBLIC_PATHS = frozenset({"/health", "/ping", "/version", "/load", "/metrics"})
+"""Paths that need no key for GET, as in vLLM."""
 
-HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON writes half of a character beyond the first 65,536."""
 
 
 def path_of(scope: Any) -> str:
-    """The path of a request, without what `--root-path` puts before it."""
+    """The path of a request, without the prefix of `--root-path`."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
-def may_enter(args: Any, scope: Any) -> bool:
-    """Whether a request brings the key, where there is one.
+def is_authorized(args: Any, scope: Any) -> bool:
+    """Whether a request has the key, if one is needed.
 
-    vLLM asks for it on paths that begin with /v1 and the like, and answers chats on others too (/invocations).
+    vLLM checks the key on paths that begin with /v1 and the like, but it also answers chats on others (/invocations).
     """
     from vllm import envs
     from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
     tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
-    free = scope["method"] == "OPTIONS" or (scope["method"] in ("GET", "HEAD") and path_of(scope) in OPEN)
-    if not tokens or free:
+    is_public = scope["method"] == "OPTIONS" or (scope["method"] in ("GET", "HEAD") and path_of(scope) in PUBLIC_PATHS)
+    if not tokens or is_public:
         return True
-    brought = header(scope, b"authorization").decode("latin-1")
-    return bool(AuthenticationMiddleware(None, tokens).verify_token({"Authorization": brought}))
+    authorization = header(scope, b"authorization").decode("latin-1")
+    return bool(AuthenticationMiddleware(None, tokens).verify_token({"Authorization": authorization}))
 
 
 def is_json(scope: Any) -> bool:
-    """Whether a request says that its body is JSON: what a page in a browser cannot say to a server that is not its."""
+    """Whether the content type is JSON. A page in a browser cannot send that to the server of another origin."""
     return header(scope, b"content-type").partition(b";")[0].strip().lower() == b"application/json"
 
 
 def header(scope: Any, name: bytes) -> bytes:
-    """Of a request; b"" where it has none."""
+    """The value of a request header, b"" if it is missing."""
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-async def body(receive: Any) -> bytes:
-    """The whole body. Raises RefusedError where it is too large."""
+async def read_body(receive: Any) -> bytes:
+    """The complete body. Raises HTTPError if it is too large or the client disconnects."""
     pieces, size = [], 0
     while True:
         message = await receive()
@@ -68,87 +67,87 @@ async def body(receive: Any) -> bytes:
             raise HTTPError(499, "the client left")
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
-        if size > MOST_BYTES:
-            raise HTTPError(413, f"a request has {MOST_BYTES // 2**20} MiB at most. Send smaller images.")
+        if size > MAX_BODY_BYTES:
+            raise HTTPError(413, f"a request has {MAX_BODY_BYTES // 2**20} MiB at most. Send smaller images.")
         if not message.get("more_body"):
             return b"".join(pieces)
 
 
-def request(raw: bytes) -> Any:
-    """The message of a body that has been read."""
+def body_message(raw: bytes) -> Any:
+    """The ASGI message of a body that has been read."""
     return {"type": "http.request", "body": raw, "more_body": False}
 
 
-def again(message: Any, receive: Any) -> Any:
-    """A `receive` that gives the message that was taken, then what comes after it."""
-    given = False
+def prepend_message(message: Any, receive: Any) -> Any:
+    """A `receive` that returns `message` first, and then the messages of `receive`."""
+    is_replayed = False
 
     async def replay() -> Any:
-        nonlocal given
-        if given:
+        nonlocal is_replayed
+        if is_replayed:
             return await receive()
-        given = True
+        is_replayed = True
         return message
 
     return replay
 
 
-def parsed(raw: bytes) -> Any:
-    """The JSON of a body, or None. Raises RefusedError for a text that no tokenizer and no answer can hold."""
+def parse_json(raw: bytes) -> Any:
+    """The JSON of a body, None if it is malformed. Raises HTTPError for half a character, which nothing can encode."""
     try:
-        told = json.loads(raw)
-        if HALF.search(raw):
-            json.dumps(told, ensure_ascii=False).encode()
+        content = json.loads(raw)
+        if SURROGATE_ESCAPE.search(raw):
+            json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         raise HTTPError(400, f"a text of the request has half a character ({half}), which no encoding has.") from error
     except (ValueError, RecursionError):
-        return None  # vLLM says what is wrong with it
-    return told
+        return None  # vLLM reports what is wrong with it
+    return content
 
 
-async def gone(receive: Any) -> None:
-    """Ends when the client has hung up."""
+async def wait_for_disconnect(receive: Any) -> None:
+    """Returns when the client has hung up."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def chained(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def chain(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     """The first piece, then the rest."""
     yield first
     async for piece in rest:
         yield piece
 
 
-def error_content(sentence: str, status: int) -> dict[str, Any]:
-    """The content of an answer that is none, as OpenAI writes it."""
+def error_content(message: str, status: int) -> dict[str, Any]:
+    """The content of an error response, as OpenAI writes it."""
     kind = "BadRequestError" if status < 500 else "InternalServerError"
-    return {"error": {"message": sentence, "type": kind, "param": None, "code": status}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
 class TrackedSend:
-    """A `send` that knows how far its answer is."""
+    """An ASGI `send` that records whether the response has started and ended."""
 
     def __init__(self, send: Any) -> None:
-        self.send, self.begun, self.ended = send, False, False
+        self.send, self.has_started, self.has_ended = send, False, False
 
     async def __call__(self, message: Any) -> None:
-        self.begun = True
-        self.ended = message["type"] == "http.response.body" and not message.get("more_body")
+        self.has_started = True
+        self.has_ended = message["type"] == "http.response.body" and not message.get("more_body")
         await self.send(message)
 
-    async def refuse(self, refused: HTTPError) -> None:
-        """Says that there is no answer, or that the stream that has begun ends here."""
-        content = error_content(str(refused), refused.status)
-        if not self.begun:
-            await answer(self, refused.status, content)
-        elif not self.ended:
-            await event(self, content)
-            await event(self, "[DONE]", last=True)
+    async def send_error(self, error: HTTPError) -> None:
+        """Sends an error response, or ends a stream that has started with an error event."""
+        content = error_content(str(error), error.status)
+        if not self.has_started:
+            await send_json(self, error.status, content)
+        elif not self.has_ended:
+            await send_event(self, content)
+            await send_event(self, "[DONE]", last=True)
 
 
-async def answer(send: Any, status: int, content: Any) -> None:
-    """Sends one answer of JSON."""
+async def send_json(send: Any, status: int, content: Any) -> None:
+    """Sends a complete response with JSON."""
     raw = json.dumps(content, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     if status == 503:
@@ -157,45 +156,47 @@ async def answer(send: Any, status: int, content: Any) -> None:
     await send({"type": "http.response.body", "body": raw})
 
 
-async def event(send: Any, content: Any, last: bool = False) -> None:
-    """Sends one of server-sent events."""
-    told = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-    await send({"type": "http.response.body", "body": f"data: {told}\n\n".encode(), "more_body": not last})
+async def send_event(send: Any, content: Any, last: bool = False) -> None:
+    """Sends one server-sent event."""
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    await send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": not last})
 
 
-async def whole(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]]) -> None:
+async def send_completion(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]]) -> None:
     """Sends the answer when it is complete."""
     text, last = "", {}
     async for last in pieces:
         text += last["text"]
-    message: dict[str, Any] = {
+    choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": text},
         "finish_reason": last["finish"],
     }
     if last["ids"] is not None:
-        message["token_ids"] = last["ids"]
-    await answer(send, 200, head | {"object": "chat.completion", "choices": [message], "usage": usage(last)})
+        choice["token_ids"] = last["ids"]
+    await send_json(send, 200, head | {"object": "chat.completion", "choices": [choice], "usage": _usage(last)})
 
 
-async def stream(send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]], counted: bool) -> None:
-    """Server-sent events as OpenAI's. The pieces' `new` counts all tokens so far. counted: told in an event."""
+async def send_stream(
+    send: Any, head: dict[str, Any], pieces: AsyncIterator[dict[str, Any]], include_usage: bool
+) -> None:
+    """Sends the pieces as server-sent events. With `include_usage` the last event counts tokens."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     last: dict[str, Any] = {}
     role = {"role": "assistant"}
     async for last in pieces:
         choice = {"index": 0, "delta": role | {"content": last["text"]}, "finish_reason": last["finish"]}
-        await event(send, head | {"object": "chat.completion.chunk", "choices": [choice]})
+        await send_event(send, head | {"object": "chat.completion.chunk", "choices": [choice]})
         role = {}
-    if counted:
-        await event(send, head | {"object": "chat.completion.chunk", "choices": [], "usage": usage(last)})
-    await event(send, "[DONE]", last=True)
+    if include_usage:
+        await send_event(send, head | {"object": "chat.completion.chunk", "choices": [], "usage": _usage(last)})
+    await send_event(send, "[DONE]", last=True)
 
 
-def usage(last: dict[str, Any]) -> dict[str, int]:
-    """Tokens read, of all branches, and tokens of the answer."""
+def _usage(last: dict[str, Any]) -> dict[str, int]:
+    """Prompt tokens of all branches, and tokens of the answer."""
     return {
-        "prompt_tokens": last["read"],
-        "completion_tokens": last["new"],
-        "total_tokens": last["read"] + last["new"],
+        "prompt_tokens": last["prompt_tokens"],
+        "completion_tokens": last["new_tokens"],
+        "total_tokens": last["prompt_tokens"] + last["new_tokens"],
     }

@@ -1,8 +1,8 @@
-"""Where the prompts of one request run, all of them: with which adapter, and in which of a server's engines.
+"""Where all prompts of one request run: with which adapter, and in which of a server's engines.
 
-With `--data-parallel-size` vLLM's front end spreads requests over engines one by one, and the branches of a group would
-never meet. So a request with a strategy names its engine (vLLM's `data_parallel_rank`): the one with the fewest
-branches of such requests. Ordinary requests are spread by vLLM, whose own balance counts ours too.
+With `--data-parallel-size` vLLM's front end distributes single requests over engines, so the branches of a group would
+never meet. A request with a strategy therefore names its engine (vLLM's `data_parallel_rank`): the one with the fewest
+branches of such requests. vLLM distributes ordinary requests, and its load balancer counts the branches too.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Placement:
-    """adapter: vLLM's request for a LoRA; None: the base. rank: of the engine; None where there is one."""
+    """Adapter and engine of one request.
+
+    Attributes:
+        adapter: vLLM's LoRA request, None for the base model.
+        rank: Index of the engine, None if there is only one.
+    """
 
     adapter: Any = None
     rank: int | None = None
@@ -24,27 +29,27 @@ class Placement:
 
 
 class EngineBalancer:
-    """The engines of one server process."""
+    """Number of branches in each engine of a server. It gives each new request the engine with the fewest."""
 
     def __init__(self, engines: int) -> None:
-        self.busy = [0] * engines
-        self.last = 0
+        self.branches = [0] * engines
+        self.last_rank = 0
 
     @property
-    def several(self) -> bool:
-        return len(self.busy) > 1
+    def has_several(self) -> bool:
+        return len(self.branches) > 1
 
     @contextmanager
-    def taken(self, branches: int, adapter: Any = None) -> Iterator[Placement]:
-        """A seat for so many branches, for as long as the block runs. Of engines as busy, the next one in turn."""
-        if not self.several:
+    def place(self, branches: int, adapter: Any = None) -> Iterator[Placement]:
+        """A placement for a request, which counts for as long as the block runs. Equal engines take turns."""
+        if not self.has_several:
             yield Placement(adapter)
             return
-        count = len(self.busy)
-        rank = min(range(count), key=lambda r: (self.busy[r], (r - self.last - 1) % count))
-        self.busy[rank] += branches
-        self.last = rank
+        count = len(self.branches)
+        rank = min(range(count), key=lambda r: (self.branches[r], (r - self.last_rank - 1) % count))
+        self.branches[rank] += branches
+        self.last_rank = rank
         try:
             yield Placement(adapter, rank)
         finally:
-            self.busy[rank] -= branches
+            self.branches[rank] -= branches

@@ -1,12 +1,13 @@
-"""A chat request that asks for a strategy, read: the prompt, the arm, the limits. Everything wrong is a sentence.
+"""Parses a chat request with a strategy: prompt, arm and limits. An invalid request is an error with a message.
 
-The request is OpenAI's, with `vllm_xargs: {strategy: vcd, alpha: 1.0}`: the name of a strategy of the toolkit and its
-parameters, or the whole node as a text of JSON where it is nested. Sampling is what the request says of temperature,
-top_p, top_k, min_p and seed.
+The request is OpenAI's, with `vllm_xargs: {strategy: vcd, alpha: 1.0}`: the name of a strategy and its parameters, or
+the whole node as JSON text if it is nested. Sampling follows temperature, top_p, top_k, min_p and seed of the request.
 
-A client that knows more than messages can say it (the model `remote` does): a piece of a message has a `name`, the span
-that it is (`demo[0].answer`), and the key `icl` asks for what OpenAI's API has no place for, so that the answer brings
-its tokens, traces and option scores: `icl: {trace: true, options: [yes, no], normalize: mean}`.
+Two extensions, which the model `remote` uses:
+
+- A piece of a message may have a `name`: its span, such as `demo[0].answer`.
+- The key `icl` requests what OpenAI's API cannot express: `icl: {trace: true, options: [yes, no], normalize: mean}`.
+  The answer then has tokens, traces and option scores.
 """
 
 import base64
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from decoding.arms.arm import Arm
-from decoding.engine.requests import Normalize
+from decoding.engine.requests import AnswerMode, Normalize
 from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strategy
 from icl import spans
@@ -26,20 +27,20 @@ from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
-LONGEST = 2**20
-"""Characters of text that a request may have."""
+MAX_CHARACTERS = 2**20
+"""Maximum number of characters in all texts of a request."""
 
-READ = frozenset(
+KNOWN_KEYS = frozenset(
     {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "seed", "user"}
     | {"return_token_ids", "vllm_xargs", "icl", *SAMPLING}
 )
-INERT = frozenset(
+IGNORED_KEYS = frozenset(
     {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "priority", "request_id"}
     | {"session_id", "parallel_tool_calls", "include_reasoning"}
 )
-"""What cannot change an answer."""
+"""Keys that cannot change an answer."""
 
-NEUTRAL = {
+NEUTRAL_VALUES = {
     "n": 1, "best_of": 1, "use_beam_search": False, "length_penalty": 1, "logprobs": False, "top_logprobs": 0,
     "tools": [], "tool_choice": "none", "functions": [], "response_format": {"type": "text"}, "echo": False,
     "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "logit_bias": {}, "bad_words": [],
@@ -47,20 +48,24 @@ NEUTRAL = {
     "skip_special_tokens": True, "spaces_between_special_tokens": True, "add_special_tokens": False,
     "add_generation_prompt": True, "continue_final_message": False,
 }  # fmt: skip
-"""Of what a strategy has no place for, the value at which it does nothing."""
+"""Keys that a request with a strategy cannot have, with the value at which they have no effect."""
 
-STOPS, STOP_LONGEST, NAME_LONGEST = 64, 1024, 1024
-"""Stop texts, their characters, and those of a user's name."""
-
-NAME = re.compile(r"[\w.\[\]-]{0,80}")
-MOST_OPTIONS = 256
+MAX_STOPS = 64
+MAX_STOP_CHARACTERS = 1024
+MAX_NAME_CHARACTERS = 1024  # of a model or a user
+MAX_OPTIONS = 256
+SPAN_NAME = re.compile(r"[\w.\[\]-]{0,80}")
 
 
 @dataclass(frozen=True)
 class ExtendedOptions:
-    """What the key `icl` asks for. options: to be scored, instead of a text. top: tokens kept of every step.
+    """The key `icl` of a request.
 
-    normalize: None where it does not say, and the strategy's own word for it counts.
+    Attributes:
+        trace: Whether to return the numbers of each step.
+        top: Number of tokens to return of each branch in each step.
+        options: Options to score, in place of a text.
+        normalize: Normalization of option scores; None: the strategy's own.
     """
 
     trace: bool = False
@@ -71,9 +76,18 @@ class ExtendedOptions:
 
 @dataclass(frozen=True)
 class StrategyRequest:
-    """max_tokens: None where the request does not say. token_ids: whether the answer's ids are wanted too.
+    """A parsed chat request with a strategy.
 
-    stream_usage: whether the last event of a stream counts tokens.
+    Attributes:
+        prompt: The prompt.
+        arm: Strategy and sampler.
+        max_tokens: Maximum number of new tokens, None if the request does not limit them.
+        stop: Texts that end the answer.
+        stream: Whether to stream the answer.
+        model: Name of the model, '' if the request has none.
+        token_ids: Whether to return the token ids of the answer.
+        extended: The key `icl`, None if the request has none.
+        stream_usage: Whether the last event of a stream counts tokens.
     """
 
     prompt: Prompt
@@ -83,7 +97,7 @@ class StrategyRequest:
     stream: bool
     model: str
     token_ids: bool = False
-    more: ExtendedOptions | None = None
+    extended: ExtendedOptions | None = None
     stream_usage: bool = False
 
 
@@ -94,69 +108,90 @@ def names_strategy(body: Any) -> bool:
 
 
 def names_group(body: Any) -> bool:
-    """Whether a request says that it is a branch, which only the server's own are."""
+    """Whether a request has the metadata of a branch, which only the server itself may send."""
     extra = body.get("vllm_xargs") if isinstance(body, dict) else None
     return isinstance(extra, dict) and METADATA_KEY in extra
 
 
 def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
-    """Raises ConfigError, DataError, PlanError."""
+    """The request of a body.
+
+    Raises:
+        ConfigError: A key or value is invalid.
+        DataError: An image or a text is invalid.
+        PlanError: An engine cannot run the strategy.
+    """
     _check_keys(body)
     limit = body.get("max_completion_tokens")
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (not _is_whole(limit) or limit < 1):
         raise ConfigError(f"max_tokens is a number of tokens, at least 1, not {limit!r}.")
-    said = body.get("stop") or ()
-    said = (said,) if isinstance(said, str) else said
-    if not isinstance(said, list | tuple) or not all(isinstance(word, str) and word for word in said):
-        raise ConfigError(f"stop is a text or a list of texts, not {said!r}.")
-    stop = tuple(said)
-    if len(stop) > STOPS or any(len(word) > STOP_LONGEST for word in stop):
-        raise ConfigError(f"stop has {STOPS} texts at most, each of {STOP_LONGEST} characters at most.")
+    stop = _stop(body)
     prompt = _prompt(body)
-    more = None if body.get("icl") is None else _more(body["icl"])
+    extended = None if body.get("icl") is None else _extended(body["icl"])
     stream = _flag(body, "stream")
-    if more is not None and (stream or stop):
+    if extended is not None and (stream or stop):
         raise ConfigError("icl: what it asks for comes with a whole answer; leave out stream and stop.")
-    if more is not None and body["icl"].get("other") is not None:
+    if extended is not None and body["icl"].get("other") is not None:
         other = body["icl"]["other"]
         if not isinstance(other, dict):
             raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
         prompt = replace(prompt, paired_prompt=_prompt(other))
     arm = parse_strategy(body)
-    check_runs(arm, "options" if more is not None and more.options else "generate", counts_votes=more is not None)
-    told = _text(body, "model"), _flag(body, "return_token_ids")
-    options = body.get("stream_options")
-    counted = isinstance(options, dict) and bool(options.get("include_usage"))
-    return StrategyRequest(prompt, arm, limit, stop, stream, *told, more, counted)
+    answer_mode: AnswerMode = "options" if extended is not None and extended.options else "generate"
+    check_runs(arm, answer_mode, counts_votes=extended is not None)
+    stream_options = body.get("stream_options")
+    return StrategyRequest(
+        prompt,
+        arm,
+        limit,
+        stop,
+        stream,
+        _text(body, "model"),
+        _flag(body, "return_token_ids"),
+        extended,
+        stream_usage=isinstance(stream_options, dict) and bool(stream_options.get("include_usage")),
+    )
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    texts = body.get("stop") or ()
+    texts = (texts,) if isinstance(texts, str) else texts
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"stop is a text or a list of texts, not {texts!r}.")
+    if len(texts) > MAX_STOPS or any(len(text) > MAX_STOP_CHARACTERS for text in texts):
+        raise ConfigError(f"stop has {MAX_STOPS} texts at most, each of {MAX_STOP_CHARACTERS} characters at most.")
+    return tuple(texts)
 
 
 def _check_keys(body: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what the request says and nobody would read: its answer would be another one."""
-    unread = [key for key in body if key not in READ | INERT and body[key] not in (None, NEUTRAL.get(key))]
+    """Raises ConfigError for keys that would be ignored although they change an answer."""
+    unread = [
+        key for key in body if key not in KNOWN_KEYS | IGNORED_KEYS and body[key] not in (None, NEUTRAL_VALUES.get(key))
+    ]
     if unread:
-        meant = "" if unread[0] in NEUTRAL else did_you_mean(unread[0], READ)
+        meant = "" if unread[0] in NEUTRAL_VALUES else did_you_mean(unread[0], KNOWN_KEYS)
         raise ConfigError(
             f"{', '.join(unread):.400}: a request with a strategy gives one plain answer; leave it out.{meant}"
         )
 
 
 def _text(body: Mapping[str, Any], key: str) -> str:
-    told = body.get(key)
-    if told is not None and (not isinstance(told, str) or len(told) > NAME_LONGEST):
-        raise ConfigError(f"{key} is a text of {NAME_LONGEST} characters at most.")
-    return told or ""
+    text = body.get(key)
+    if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME_CHARACTERS):
+        raise ConfigError(f"{key} is a text of {MAX_NAME_CHARACTERS} characters at most.")
+    return text or ""
 
 
 def _flag(body: Mapping[str, Any], key: str) -> bool:
-    told = body.get(key)
-    if told is not None and not isinstance(told, bool):
-        raise ConfigError(f"{key} is true or false, not {told!r:.80}.")
-    return bool(told)
+    value = body.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{key} is true or false, not {value!r:.80}.")
+    return bool(value)
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether it is a whole number; True is none."""
+    """Whether a value is a whole number. True is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -167,25 +202,28 @@ def _prompt(body: Mapping[str, Any]) -> Prompt:
     return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, _text(body, "user")))
 
 
-def _more(told: Any) -> ExtendedOptions:
-    known = ("trace", "top", "options", "normalize", "other")
-    if not isinstance(told, dict) or told.keys() - set(known):
-        raise ConfigError(f"icl is a mapping of {', '.join(known)}.")
-    options, normalize = told.get("options", []), told.get("normalize")
+def _extended(node: Any) -> ExtendedOptions:
+    keys = ("trace", "top", "options", "normalize", "other")
+    if not isinstance(node, dict) or node.keys() - set(keys):
+        raise ConfigError(f"icl is a mapping of {', '.join(keys)}.")
+    options, normalize = node.get("options", []), node.get("normalize")
     if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
         raise ConfigError("icl.options is a list of texts.")
-    if len(options) > MOST_OPTIONS or len(set(options)) != len(options):
-        raise ConfigError(f"icl.options has {len(options)} texts; it may have {MOST_OPTIONS}, each once.")
+    if len(options) > MAX_OPTIONS or len(set(options)) != len(options):
+        raise ConfigError(f"icl.options has {len(options)} texts; it may have {MAX_OPTIONS}, each once.")
     if normalize is not None and normalize not in get_args(Normalize):
         raise ConfigError(f"icl.normalize is one of {', '.join(get_args(Normalize))}.")
-    top = told.get("top", 0)
-    if not _is_whole(top) or not 0 <= top <= MOST_OPTIONS:
-        raise ConfigError(f"icl.top is a number of tokens, at most {MOST_OPTIONS}.")
-    return ExtendedOptions(bool(told.get("trace")), top, tuple(options), normalize)
+    top = node.get("top", 0)
+    if not _is_whole(top) or not 0 <= top <= MAX_OPTIONS:
+        raise ConfigError(f"icl.top is a number of tokens, at most {MAX_OPTIONS}.")
+    return ExtendedOptions(bool(node.get("trace")), top, tuple(options), normalize)
 
 
 def _turns(messages: Any) -> Iterator[Turn]:
-    """The last user message is the query, those before it are demonstrations, so that edits find their parts."""
+    """The turns of messages. The last user message is the query and those before it are demonstrations.
+
+    So edits of a strategy find their parts.
+    """
     if not isinstance(messages, list) or not messages:
         raise ConfigError("messages is a list with at least one message.")
     users = [i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
@@ -204,8 +242,8 @@ def _turns(messages: Any) -> Iterator[Turn]:
         place = spans.QUERY if i == users[-1] else spans.demo(demo)
         parts = tuple(_parts(pieces, i, role, place))
         length += sum(len(part.text or "") for part in parts)
-        if length > LONGEST:
-            raise DataError(f"the messages have more than {LONGEST} characters.")
+        if length > MAX_CHARACTERS:
+            raise DataError(f"the messages have more than {MAX_CHARACTERS} characters.")
         yield Turn(role, parts)
 
 
@@ -228,9 +266,9 @@ def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
 
 
 def _name(piece: Mapping[str, Any], usual: str, where: str) -> str:
-    """The span that a piece says it is, or what its place says."""
+    """The span that a piece names, otherwise the usual span of its place."""
     name = piece.get("name", usual)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not SPAN_NAME.fullmatch(name):
         raise ConfigError(f"{where}.name is the name of a span, such as demo[0].answer, not {str(name)[:80]!r}.")
     return name
 

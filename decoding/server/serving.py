@@ -1,10 +1,11 @@
-"""Strategies over HTTP: one chat request becomes a group of requests inside the server, and one answer.
+"""Strategies over HTTP: one chat request becomes a group of requests inside the server, and gets one answer.
 
-An ASGI middleware in front of vLLM's own application (`--middleware`). It reads chat requests, answers those that name
-a strategy, and passes everything else on as it came; a strategy that is named elsewhere is refused, since nothing would
-read it. Groups are named here; a client that names one itself is refused. A client that hangs up takes its whole group
-with it. An adapter that vLLM cannot put on whole stops the server before it listens. A server that stops tells whoever
-still waits.
+This is an ASGI middleware in front of vLLM's own application (`--middleware`):
+
+- It answers chat requests that name a strategy, and passes every other request on unchanged.
+- It refuses a strategy on any other path, where vLLM would ignore it, and group names that a client sends.
+- If a client hangs up, its whole group ends. When the server stops, requests that still wait get a 503.
+- An adapter that vLLM cannot apply completely stops the server before it listens.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from decoding.arms.inspection import branch_count
 from decoding.lockstep.request_metadata import GROUP_NAME_REFUSED, MAX_BRANCHES, SECRET_VARIABLE, BranchMetadata
 from decoding.lockstep.serialization import serialize
 from decoding.server import http
-from decoding.server.extended_responses import answered
+from decoding.server.extended_responses import extended_response
 from decoding.server.http import HTTPError, TrackedSend
 from decoding.server.loading import LOADING
 from decoding.server.placement import Placement
@@ -28,188 +29,197 @@ from decoding.server.shutdown import STOPPING_MESSAGE, GracefulShutdown
 from decoding.server.strategy_server import StrategyServer
 from icl import __version__
 from icl.errors import ICLError
-from icl.models import icl_server as served
+from icl.models import icl_server
 from icl.registry import entries
 
-PATH = "/v1/chat/completions"
-ASKED = f"/v1{served.PATH}"
-"""Where a client learns what this server is."""
+CHAT_PATH = "/v1/chat/completions"
+INFO_PATH = f"/v1{icl_server.PATH}"
+"""Path that describes the server to clients."""
 
-ONLY = f"vllm_xargs.strategy is read at POST {PATH} alone, and icl beside it: this would be answered without."
-NOT_JSON = "the body is JSON, and the request does not say so: it needs Content-Type: application/json."
-NO_KEY = "the key is missing, or is another one (Authorization: Bearer)."
+WRONG_PATH_MESSAGE = (
+    f"vllm_xargs.strategy is read at POST {CHAT_PATH} alone, and icl beside it: this would be answered without."
+)
+NOT_JSON_MESSAGE = "the body is JSON, and the request does not say so: it needs Content-Type: application/json."
+NO_KEY_MESSAGE = "the key is missing, or is another one (Authorization: Bearer)."
 
 Piece = dict[str, Any]
-"""New text; how it ended, or None; tokens read and new so far; ids of the new ones, where they are wanted."""
+"""A piece of an answer: new text, finish reason, numbers of prompt tokens and new tokens so far, token ids or None."""
 
 
 class StrategyMiddleware:
-    """vLLM makes one with the application that it wraps."""
+    """The middleware. vLLM creates one for its application."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.numbers = itertools.count()
         self.shutdown = GracefulShutdown()
-        self.desk: StrategyServer | None = None
+        self.strategy_server: StrategyServer | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await self._starting(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
         elif scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif not http.may_enter(scope["app"].state.args, scope):
-            await TrackedSend(send).refuse(HTTPError(401, NO_KEY))
+        elif not http.is_authorized(scope["app"].state.args, scope):
+            await TrackedSend(send).send_error(HTTPError(401, NO_KEY_MESSAGE))
         elif scope["method"] == "POST":
-            await self._posted(scope, receive, TrackedSend(send))
-        elif (scope["method"], http.path_of(scope)) == ("GET", ASKED):
-            await self._told(scope, send)
+            await self._on_post(scope, receive, TrackedSend(send))
+        elif (scope["method"], http.path_of(scope)) == ("GET", INFO_PATH):
+            await self._send_info(scope, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _starting(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application's life, from before it listens."""
+    async def _run_lifespan(self, scope: Any, receive: Any, send: Any) -> None:
+        """Runs checks before the application starts to listen, and then the application."""
         message = await receive()
-        if problem := await self._desk(scope).lost():
+        if problem := await self._server(scope).unsupported_layers_message():
             await send({"type": "lifespan.startup.failed", "message": problem})
             _ = asyncio.get_running_loop().create_task(_exit())
             return
         LOADING.stop()
         state = scope["app"].state
         self.shutdown.install(state.server, state.engine_client)
-        await self.app(scope, http.again(message, receive), send)
+        await self.app(scope, http.prepend_message(message, receive), send)
 
-    def _desk(self, scope: Any) -> StrategyServer:
-        if self.desk is None:
-            self.desk = StrategyServer(scope["app"].state)
-        return self.desk
+    def _server(self, scope: Any) -> StrategyServer:
+        if self.strategy_server is None:
+            self.strategy_server = StrategyServer(scope["app"].state)
+        return self.strategy_server
 
-    async def _told(self, scope: Any, send: Any) -> None:
-        told = {
-            "server": served.WHO,
+    async def _send_info(self, scope: Any, send: Any) -> None:
+        info = {
+            "server": icl_server.WHO,
             "version": __version__,
             "branches": MAX_BRANCHES,
             "strategies": list(entries("strategy")),
+            "adapters": self._server(scope).adapters,
         }
-        await http.answer(send, 200, told | {"adapters": self._desk(scope).adapters})
+        await http.send_json(send, 200, info)
 
-    async def _posted(self, scope: Any, receive: Any, reply: TrackedSend) -> None:
+    async def _on_post(self, scope: Any, receive: Any, send: TrackedSend) -> None:
         try:
-            raw = await http.body(receive)
+            raw = await http.read_body(receive)
             with self.shutdown.active_request():
-                await self._read(scope, raw, receive, reply)
-        except HTTPError as refused:
-            await reply.refuse(refused)
+                await self._dispatch(scope, raw, receive, send)
+        except HTTPError as error:
+            await send.send_error(error)
 
-    async def _read(self, scope: Any, raw: bytes, receive: Any, reply: TrackedSend) -> None:
+    async def _dispatch(self, scope: Any, raw: bytes, receive: Any, send: TrackedSend) -> None:
         """Answers a request with a strategy, and passes any other on. Raises HTTPError."""
-        body = http.parsed(raw)
+        body = http.parse_json(raw)
         if names_group(body):
             raise HTTPError(400, GROUP_NAME_REFUSED)
         if not names_strategy(body):
             if isinstance(body, dict) and body.get("icl") is not None:
-                raise HTTPError(400, ONLY)
-            await self.app(scope, http.again(http.request(raw), receive), reply)
+                raise HTTPError(400, WRONG_PATH_MESSAGE)
+            await self.app(scope, http.prepend_message(http.body_message(raw), receive), send)
             return
-        if http.path_of(scope) != PATH:
-            raise HTTPError(400, ONLY)
+        if http.path_of(scope) != CHAT_PATH:
+            raise HTTPError(400, WRONG_PATH_MESSAGE)
         if not http.is_json(scope):
-            raise HTTPError(415, NOT_JSON)
-        work = asyncio.ensure_future(self._serve(self._desk(scope), body, reply))
-        gone, over = asyncio.ensure_future(http.gone(receive)), asyncio.ensure_future(self.shutdown.closing.wait())
+            raise HTTPError(415, NOT_JSON_MESSAGE)
+        answer = asyncio.ensure_future(self._serve(self._server(scope), body, send))
+        disconnect = asyncio.ensure_future(http.wait_for_disconnect(receive))
+        closing = asyncio.ensure_future(self.shutdown.closing.wait())
         try:
-            await asyncio.wait({work, gone, over}, return_when=asyncio.FIRST_COMPLETED)
-            waits = not work.done() and not gone.done()
+            await asyncio.wait({answer, disconnect, closing}, return_when=asyncio.FIRST_COMPLETED)
+            still_waits = not answer.done() and not disconnect.done()
         finally:
-            for task in (work, gone, over):
+            for task in (answer, disconnect, closing):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await work
-        if waits:
+                await answer
+        if still_waits:
             raise HTTPError(503, STOPPING_MESSAGE)
 
-    async def _serve(self, desk: StrategyServer, body: Any, reply: TrackedSend) -> None:
+    async def _serve(self, server: StrategyServer, body: Any, send: TrackedSend) -> None:
         try:
-            asked = await asyncio.to_thread(parse_request, body)
-            adapter = desk.adapter(asked.model)
-            branches = branch_count(asked.arm.strategy) if desk.seats.several else 1
-            with desk.seats.taken(branches, adapter) as seat:
-                await self._answer(desk, asked, seat, reply)
+            request = await asyncio.to_thread(parse_request, body)
+            adapter = server.adapter(request.model)
+            branches = branch_count(request.arm.strategy) if server.balancer.has_several else 1
+            with server.balancer.place(branches, adapter) as placement:
+                await self._answer(server, request, placement, send)
         except ICLError as error:
-            await reply.refuse(HTTPError(400, str(error)))
-        except HTTPError as refused:
-            await reply.refuse(refused)
+            await send.send_error(HTTPError(400, str(error)))
+        except HTTPError as error:
+            await send.send_error(error)
 
-    async def _answer(self, desk: StrategyServer, asked: StrategyRequest, seat: Placement, send: Any) -> None:
-        head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": asked.model or desk.name}
-        if asked.more is not None:
-            content = await answered(desk, asked, self._name(), seat)
-            await http.answer(send, 200, head | {"object": "chat.completion"} | content)
+    async def _answer(self, server: StrategyServer, request: StrategyRequest, placement: Placement, send: Any) -> None:
+        model = request.model or server.model_name
+        head = {"id": f"chatcmpl-{next(self.numbers)}", "created": int(time.time()), "model": model}
+        if request.extended is not None:
+            content = await extended_response(server, request, self._group_name(), placement)
+            await http.send_json(send, 200, head | {"object": "chat.completion"} | content)
             return
-        async with contextlib.aclosing(self._said(desk, asked, seat)) as pieces:
-            told = http.chained(await anext(pieces), pieces)  # what is refused has a status of its own
-            if asked.stream:
-                await http.stream(send, head, told, asked.stream_usage)
+        async with contextlib.aclosing(self._pieces(server, request, placement)) as pieces:
+            # The first piece is awaited before anything is sent, so that an error gets a status of its own.
+            all_pieces = http.chain(await anext(pieces), pieces)
+            if request.stream:
+                await http.send_stream(send, head, all_pieces, request.stream_usage)
             else:
-                await http.whole(send, head, told)
+                await http.send_completion(send, head, all_pieces)
 
-    def _name(self) -> str:
-        """Of a group."""
+    def _group_name(self) -> str:
         return f"{os.environ.get(SECRET_VARIABLE, '')}-{os.getpid()}-{next(self.numbers)}"
 
-    async def _said(self, desk: StrategyServer, asked: StrategyRequest, seat: Placement) -> AsyncGenerator[Piece, None]:
-        """The answer as it comes. The branches run as long as this is read."""
-        branches = await desk.branches(asked, seat)
-        given = [await desk.inputs.of_async(branch) for branch in branches]
-        group = self._name()
-        told, key = serialize(asked.arm.strategy, asked.arm.sampler), asked.prompt.key
-        said: asyncio.Queue[Any] = asyncio.Queue()
-        tasks = [
-            asyncio.ensure_future(
-                desk.read(made, asked, BranchMetadata(group, b, len(branches), told, key.seed, key.query), said, seat)
-            )
-            for b, made in enumerate(given)
-        ]
+    async def _pieces(
+        self, server: StrategyServer, request: StrategyRequest, placement: Placement
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer in pieces. The branches run until this generator is closed."""
+        branches = await server.branches(request, placement)
+        inputs = [await server.inputs.of_async(branch) for branch in branches]
+        group = self._group_name()
+        arm_text, key = serialize(request.arm.strategy, request.arm.sampler), request.prompt.key
+        outputs: asyncio.Queue[Any] = asyncio.Queue()  # outputs of branch 0; an exception or None when a branch ends
+        tasks = []
+        for b, branch_input in enumerate(inputs):
+            metadata = BranchMetadata(group, b, len(branches), arm_text, key.seed, key.query)
+            run = server.run_branch(branch_input, request, metadata, outputs, placement)
+            tasks.append(asyncio.ensure_future(run))
         for task in tasks:
-            task.add_done_callback(lambda ended: said.put_nowait(None if ended.cancelled() else ended.exception()))
-        text, read = "", sum(len(made["prompt_token_ids"]) for made in given)
+            task.add_done_callback(lambda done: outputs.put_nowait(None if done.cancelled() else done.exception()))
+        text, prompt_tokens = "", sum(len(branch_input["prompt_token_ids"]) for branch_input in inputs)
         try:
             while True:
-                output = await said.get()
-                if output is None:  # a branch has ended
-                    if said.empty() and all(task.done() for task in tasks):
-                        raise ended("without an answer", None)
+                output = await outputs.get()
+                if output is None:
+                    if outputs.empty() and all(task.done() for task in tasks):
+                        raise ended_error("without an answer", None)
                     continue
                 if isinstance(output, BaseException):
                     raise output
-                one = output.outputs[0]
-                failed = one.finish_reason not in (None, "stop", "length")
-                if (failed or output.finished) and (fault := await desk.fault(group)):
+                completion = output.outputs[0]
+                failed = completion.finish_reason not in (None, "stop", "length")
+                if (failed or output.finished) and (fault := await server.fault(group)):
                     raise HTTPError(400, fault)
                 if failed:
-                    raise ended(one.finish_reason, one.stop_reason)
+                    raise ended_error(completion.finish_reason, completion.stop_reason)
                 yield {
-                    "text": one.text[len(text) :],
-                    "finish": one.finish_reason,
-                    "read": read,
-                    "new": len(one.token_ids),
-                    "ids": list(one.token_ids) if asked.token_ids else None,
+                    "text": completion.text[len(text) :],
+                    "finish": completion.finish_reason,
+                    "prompt_tokens": prompt_tokens,
+                    "new_tokens": len(completion.token_ids),
+                    "ids": list(completion.token_ids) if request.token_ids else None,
                 }
                 if output.finished:
                     return
-                text = one.text
+                text = completion.text
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def ended(how: str, reason: Any) -> HTTPError:
-    """Why a group has no whole answer. What an engine says against a group it says again the next time."""
-    if how == "abort":
+def ended_error(finish: str, reason: Any) -> HTTPError:
+    """The error for a group without a complete answer.
+
+    A 400 if the engine gives a reason, since the same request would fail again.
+    """
+    if finish == "abort":
         return HTTPError(503, "the engine ended the request: it is stopping, or was told to.")
-    return HTTPError(400, str(reason)) if reason else HTTPError(500, f"the request ended: {how}.")
+    return HTTPError(400, str(reason)) if reason else HTTPError(500, f"the request ended: {finish}.")
 
 
 async def _exit() -> None:
-    """Out of the server's loop, which ends the engines, with a status that says that it failed."""
+    """Leaves the server's event loop with a failure status, which also ends the engines."""
     raise SystemExit(1)

@@ -1,7 +1,7 @@
-"""The strategy that a chat request names, as an arm: by its registered name, and nothing that a client brings along.
+"""Parses the strategy of a chat request. A client may name registered strategies only, and neither code nor files.
 
-A name that is a path would run the client's code here, and a key `fitted` would read a file. What the engine cannot run
-is refused before it gets there.
+A name that is a path would run the client's code here, and the key `fitted` would read a file. Strategies that an
+engine cannot run are refused before they reach it.
 """
 
 import json
@@ -17,8 +17,8 @@ from icl.errors import ConfigError, PlanError
 from icl.models.vllm.model import VLLM
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
-ALL = {"top_p": 1, "top_k": 0, "min_p": 0}
-"""Values that cut nothing off a distribution."""
+NO_TRUNCATION = {"top_p": 1, "top_k": 0, "min_p": 0}
+"""Values that keep the whole distribution."""
 
 
 def parse_strategy(body: Mapping[str, Any]) -> Arm:
@@ -30,8 +30,8 @@ def parse_strategy(body: Mapping[str, Any]) -> Arm:
 
 
 def _parsed_arm(body: Mapping[str, Any]) -> Arm:
-    given = dict(body["vllm_xargs"])
-    strategy = given.pop("strategy")
+    parameters = dict(body["vllm_xargs"])
+    strategy = parameters.pop("strategy")
     node = {"name": strategy} if isinstance(strategy, str) and not strategy.lstrip().startswith("{") else strategy
     if isinstance(node, str):
         try:
@@ -40,7 +40,7 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
             raise ConfigError(f"vllm_xargs.strategy is not JSON: {error}.") from error
     if not isinstance(node, dict):
         raise ConfigError("vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON.")
-    _check_node(node | given)
+    _check_node(node | parameters)
     sampling = {key: body[key] for key in SAMPLING if body.get(key) is not None}
     for key, value in sampling.items():
         _check_node(value)
@@ -48,19 +48,19 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
             raise ConfigError(f"{key} is a number, not {value!r:.80}.")
     if sampling.get("top_k") in (-1, 0):
         del sampling["top_k"]
-    cuts = [key for key, value in sampling.items() if value != ALL.get(key, value)]
+    cuts = [key for key, value in sampling.items() if value != NO_TRUNCATION.get(key, value)]
     if cuts and "temperature" not in sampling:
         raise ConfigError(f"{cuts[0]} goes with a temperature: say one too, or leave it out.")
-    if sampling.get("temperature") and "sampling" in node | given:
+    if sampling.get("temperature") and "sampling" in node | parameters:
         raise ConfigError("temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out.")
     if not sampling.get("temperature", 0):
-        return parse_arm(node | given, "vllm_xargs")
-    return parse_arm(node | given | {"sampling": sampling}, "vllm_xargs")
+        return parse_arm(node | parameters, "vllm_xargs")
+    return parse_arm(node | parameters | {"sampling": sampling}, "vllm_xargs")
 
 
-def check_runs(arm: Arm, score: AnswerMode, counts_votes: bool) -> None:
-    """Raises PlanError for what an engine cannot run, and for a vote where the client does not count the votes."""
-    if problem := unsupported_reason(arm, VLLM.abilities, score):
+def check_runs(arm: Arm, answer_mode: AnswerMode, counts_votes: bool) -> None:
+    """Raises PlanError if an engine cannot run the arm, or if it is a vote and the client does not count votes."""
+    if problem := unsupported_reason(arm, VLLM.abilities, answer_mode):
         raise PlanError(problem)
     if arm.strategy.traits.num_samples > 1 and not counts_votes:
         raise PlanError(
@@ -69,7 +69,10 @@ def check_runs(arm: Arm, score: AnswerMode, counts_votes: bool) -> None:
 
 
 def _check_node(node: Any) -> None:
-    """Only registered names and no files, since a client has no say in what runs or is read here; finite numbers."""
+    """Raises ConfigError unless a node has registered names, finite numbers and no files.
+
+    A client must not choose what code runs or what files are read here.
+    """
     if isinstance(node, dict):
         if "fitted" in node:
             raise ConfigError("vllm_xargs: fitted names a file; send the parameters that it has.")

@@ -1,4 +1,4 @@
-"""A server's engine as strategies need it: prompts rendered, branches made, requests started."""
+"""The engine of a server, as strategies need it: renders prompts, makes branches and runs engine requests."""
 
 import asyncio
 import itertools
@@ -21,8 +21,8 @@ from icl.types import Prompt
 
 Value = TypeVar("Value")
 
-PIXELS = 2**28
-"""Of all images of a request together: what memory has room for when they are opened."""
+MAX_PIXELS = 2**28
+"""Maximum number of pixels in all images of a request together, which limits the memory of opened images."""
 
 
 async def _in_own_thread(function: Callable[[], Value]) -> Value:
@@ -43,13 +43,15 @@ async def _in_own_thread(function: Callable[[], Value]) -> Value:
 
 
 class StrategyServer:
-    """What a server needs to answer with strategies; made once. server: the state of vLLM's application."""
+    """The engine client of a server process, with renderer, adapters and the balance over several engines."""
 
-    def __init__(self, server: Any) -> None:
-        self.engine, self.args, self.models = server.engine_client, server.args, server.openai_serving_models
-        parallel = server.vllm_config.parallel_config
-        self.seats = EngineBalancer(int(parallel.data_parallel_size))
-        self.apart = parallel.distributed_executor_backend != "uni"  # workers whose faults a scheduler cannot see
+    def __init__(self, state: Any) -> None:
+        """state: the state of vLLM's application."""
+        self.engine, self.args, self.models = state.engine_client, state.args, state.openai_serving_models
+        parallel = state.vllm_config.parallel_config
+        self.balancer = EngineBalancer(int(parallel.data_parallel_size))
+        # The scheduler cannot read the faults of workers in other processes.
+        self.has_worker_processes = parallel.distributed_executor_backend != "uni"
         self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
         self.numbers = itertools.count()
 
@@ -59,56 +61,56 @@ class StrategyServer:
 
     @property
     def adapters(self) -> list[str]:
-        """The names that clients ask for them by."""
+        """The names of the adapters."""
         return list(self.models.lora_requests)
 
     @property
-    def name(self) -> str:
-        """That clients call the base by."""
+    def model_name(self) -> str:
+        """The name of the base model."""
         return str(self.models.base_model_paths[0].name)
 
     def adapter(self, name: str) -> Any:
-        """vLLM's request for the adapter that a client names as its model, None for the base. Raises RefusedError."""
+        """vLLM's LoRA request for the adapter of a name, None for the base model. Raises HTTPError (404)."""
         if name in self.models.lora_requests:
             return self.models.lora_requests[name]
         if name and not self.models.is_base_model(name):
-            known = [*(base.name for base in self.models.base_model_paths), *self.adapters]
+            names = [*(base.name for base in self.models.base_model_paths), *self.adapters]
             raise HTTPError(
-                404, f"there is no model '{name}' here.{did_you_mean(name, known)} It serves {', '.join(known)}."
+                404, f"there is no model '{name}' here.{did_you_mean(name, names)} It serves {', '.join(names)}."
             )
         return None
 
-    async def lost(self) -> str:
-        """The sentence for an adapter of which vLLM would leave something out, or ''."""
+    async def unsupported_layers_message(self) -> str:
+        """Message for an adapter with layers that vLLM would leave out, '' if there is none."""
         for name, adapter in self.models.lora_requests.items():
-            found: list[list[str]] = await self.engine.collective_rpc(
+            layers: list[list[str]] = await self.engine.collective_rpc(
                 "lockstep_unsupported_layers", args=(adapter.lora_int_id,)
             )
-            if found[0]:
+            if layers[0]:
                 return (
-                    f"--adapter {name}: vLLM has no place for {len(found[0])} of the layers that {adapter.lora_path} "
-                    f"changes, such as {found[0][0]}, and would leave them out. Use --merge."
+                    f"--adapter {name}: vLLM has no place for {len(layers[0])} of the layers that {adapter.lora_path} "
+                    f"changes, such as {layers[0][0]}, and would leave them out. Use --merge."
                 )
         return ""
 
-    async def branches(self, asked: StrategyRequest, seat: Placement) -> Sequence[Prompt]:
-        """The strategy's branches; what it generates first is asked of this server's own model."""
-        await asyncio.to_thread(self._check_images, asked.prompt)
-        note = await self._prepare(asked, seat)
-        found = await asyncio.to_thread(asked.arm.strategy.branches, asked.prompt, note)
-        if len(found) > MAX_BRANCHES:
+    async def branches(self, request: StrategyRequest, placement: Placement) -> Sequence[Prompt]:
+        """The strategy's branches. A strategy that generates first uses this server's own model."""
+        await asyncio.to_thread(self._check_images, request.prompt)
+        note = await self._prepare(request, placement)
+        branches = await asyncio.to_thread(request.arm.strategy.branches, request.prompt, note)
+        if len(branches) > MAX_BRANCHES:
             raise HTTPError(
-                400, f"{asked.arm.label} reads {len(found)} prompts, and a group has {MAX_BRANCHES} at most."
+                400, f"{request.arm.label} reads {len(branches)} prompts, and a group has {MAX_BRANCHES} at most."
             )
-        return found
+        return branches
 
-    async def _prepare(self, asked: StrategyRequest, seat: Placement) -> Note:
+    async def _prepare(self, request: StrategyRequest, placement: Placement) -> Note:
         """The note of the strategy's `prepare`, which runs in a thread of its own.
 
-        `prepare` blocks its thread while the model generates, and rendering a prompt to generate from takes threads of
-        the event loop's pool. If `prepare` ran in that pool, as many requests as it has threads would block it forever.
+        `prepare` blocks its thread while the model generates. Rendering the prompts of these generations takes threads
+        of the event loop's pool. If `prepare` ran in that pool too, a few requests would block it forever.
         """
-        strategy = asked.arm.strategy
+        strategy = request.arm.strategy
         if type(strategy).prepare is Strategy.prepare:
             return None
         loop, hung_up = asyncio.get_running_loop(), Event()
@@ -117,11 +119,13 @@ class StrategyServer:
         def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
             if hung_up.is_set():
                 raise CancelledError
-            generations.append(asyncio.run_coroutine_threadsafe(self._generated(prompts, max_new_tokens, seat), loop))
+            generations.append(
+                asyncio.run_coroutine_threadsafe(self._generate(prompts, max_new_tokens, placement), loop)
+            )
             return generations[-1].result()
 
         try:
-            notes = await _in_own_thread(lambda: strategy.prepare([asked.prompt], generate))
+            notes = await _in_own_thread(lambda: strategy.prepare([request.prompt], generate))
         finally:
             hung_up.set()
             for future in generations:
@@ -129,31 +133,31 @@ class StrategyServer:
         return notes[0]
 
     def _check_images(self, prompt: Prompt) -> None:
-        """Raises DataError where the images are more than there is room for, before one is decoded."""
+        """Raises DataError if the images have too many pixels, before one is decoded."""
         images = [*prompt.images, *(prompt.paired_prompt.images if prompt.paired_prompt is not None else ())]
         pixels = sum(width * height for width, height in (image.size for image in images))
-        if pixels > PIXELS:
+        if pixels > MAX_PIXELS:
             raise DataError(
-                f"the images of the request have {pixels:,} pixels together, and a server opens {PIXELS:,} at most. "
-                "Send smaller ones."
+                f"the images of the request have {pixels:,} pixels together, and a server opens {MAX_PIXELS:,} at "
+                "most. Send smaller ones."
             )
 
-    async def _generated(self, prompts: Sequence[Prompt], length: int, seat: Placement) -> list[str]:
-        async def one(prompt: Prompt) -> str:
-            given, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
+    async def _generate(self, prompts: Sequence[Prompt], length: int, placement: Placement) -> list[str]:
+        async def generate_one(prompt: Prompt) -> str:
+            engine_input, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
             tokens: list[int] = []
-            async for output in self._outputs(given, self._parameters(length, (), None), name, seat):
+            async for output in self._outputs(engine_input, self._parameters(length, (), None), name, placement):
                 tokens = list(output.outputs[0].token_ids)
             return self.hf.text(tokens)
 
-        return list(await asyncio.gather(*map(one, prompts)))
+        return list(await asyncio.gather(*map(generate_one, prompts)))
 
-    async def _outputs(self, given: Any, parameters: Any, name: str, seat: Placement) -> AsyncIterator[Any]:
-        """What the engine says, one after the other. Raises RefusedError."""
+    async def _outputs(self, engine_input: Any, parameters: Any, name: str, placement: Placement) -> AsyncIterator[Any]:
+        """The outputs of an engine request as they come. Raises HTTPError."""
         from vllm.exceptions import VLLMError, VLLMServerError
 
         try:
-            async for output in self.engine.generate(given, parameters, name, **seat.arguments()):
+            async for output in self.engine.generate(engine_input, parameters, name, **placement.arguments()):
                 yield output
         except VLLMServerError as error:
             raise HTTPError(503, f"the engine has failed: {error}") from error
@@ -161,57 +165,64 @@ class StrategyServer:
             raise HTTPError(400, f"vLLM does not take this prompt: {error}") from error
 
     @property
-    def longest(self) -> int:
-        """Tokens of prompt and answer together that the engine has room for."""
+    def max_model_len(self) -> int:
+        """Maximum number of tokens of prompt and answer together."""
         return int(self.engine.model_config.max_model_len)
 
-    async def whole(self, given: Any, ask: EngineRequest, name: str, seat: Placement) -> EngineOutput:
-        """What one prompt of a group says in the end. Raises RefusedError where the engine does not take it."""
+    async def run_request(
+        self, engine_input: Any, request: EngineRequest, name: str, placement: Placement
+    ) -> EngineOutput:
+        """Runs an engine request to its end. Raises HTTPError if the engine refuses it."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         parameters = SamplingParams(
             temperature=0.0,
-            max_tokens=ask.max_new_tokens,
-            stop_token_ids=sorted(self.hf.stop_tokens) if ask.stops else [],
+            max_tokens=request.max_new_tokens,
+            stop_token_ids=sorted(self.hf.stop_tokens) if request.stops else [],
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=dict(ask.extra) or None,
+            extra_args=dict(request.extra) or None,
         )
         last = None
-        async for output in self._outputs(given, parameters, name, seat):
+        async for output in self._outputs(engine_input, parameters, name, placement):
             last = output
         return EngineOutput(reason="it ended without an answer") if last is None else output_from_vllm(last)
 
     async def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """What the workers kept of these groups; it is forgotten there."""
-        ask = self.engine.engine_core.call_utility_all_async
+        """Removes the records of these groups from the workers of all engines, and returns them by group."""
+        call = self.engine.engine_core.call_utility_all_async
         try:
-            found: list[list[dict[str, Any]]] = await ask(
+            by_engine: list[list[dict[str, Any]]] = await call(
                 "collective_rpc", "lockstep_take_records", None, (list(groups),), {}
             )
-        except Exception as error:  # vLLM has no kind of its own for what an engine says that is stopping
-            raise HTTPError(503, f"the engine does not tell what it kept: {error}.") from error
-        return {name: record for engine in found for name, record in engine[0].items()}
+        except Exception as error:  # vLLM has no exception of its own for an engine that is stopping
+            raise HTTPError(503, f"the engine does not return its records: {error}.") from error
+        return {name: record for engine in by_engine for name, record in engine[0].items()}
 
     async def fault(self, group: str) -> str:
-        """Why a step of this group could not be taken, where its scheduler cannot know; else ''."""
-        if not self.apart:
+        """The fault of a group that its scheduler cannot see, '' if there is none."""
+        if not self.has_worker_processes:
             return ""
         return str((await self.take_records([group])).get(group, {}).get("fault", ""))
 
-    async def read(
-        self, given: Any, asked: StrategyRequest, branch: BranchMetadata, said: "asyncio.Queue[Any]", seat: Placement
+    async def run_branch(
+        self,
+        engine_input: Any,
+        request: StrategyRequest,
+        branch: BranchMetadata,
+        outputs: "asyncio.Queue[Any]",
+        placement: Placement,
     ) -> None:
-        """Runs one branch to its end. What branch 0 says goes into `said`. Raises RefusedError."""
-        room = self.longest - len(given["prompt_token_ids"])
-        limit = min(asked.max_tokens or room, room)
-        stop = asked.stop if branch.index == 0 else ()
+        """Runs one branch to its end, and puts the outputs of branch 0 into `outputs`. Raises HTTPError."""
+        room = self.max_model_len - len(engine_input["prompt_token_ids"])
+        limit = min(request.max_tokens or room, room)
+        stop = request.stop if branch.index == 0 else ()
         name = f"icl-{next(self.numbers)}-{branch.index}"
-        async for output in self._outputs(given, self._parameters(limit, stop, branch), name, seat):
+        async for output in self._outputs(engine_input, self._parameters(limit, stop, branch), name, placement):
             if branch.index == 0:
-                said.put_nowait(output)
+                outputs.put_nowait(output)
 
     def _parameters(self, limit: int, stop: tuple[str, ...], branch: BranchMetadata | None) -> Any:
         from vllm import SamplingParams

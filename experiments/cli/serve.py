@@ -1,4 +1,4 @@
-"""Serve a checkpoint over HTTP, with every strategy: vLLM's OpenAI-compatible server and the plug-in."""
+"""The command `icl serve`: a checkpoint over HTTP with all strategies, by vLLM's OpenAI-compatible server."""
 
 import json
 import os
@@ -15,26 +15,26 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-FREE = (
+OVERRIDABLE = (
     *("dtype", "block-size", "mm-processor-cache-gb", "kv-cache-memory-bytes", "shutdown-timeout"),
     "allowed-media-domains",
 )
-"""Options that a user may set otherwise."""
+"""Options that the command sets and a user may change."""
 
-NOWHERE = "none (icl serve --option allowed-media-domains=HOST)"
-"""In place of the hosts that images may be fetched from: who reaches the server must not reach others through it."""
+NO_MEDIA_DOMAINS = "none (icl serve --option allowed-media-domains=HOST)"
+"""In place of the hosts that images may be fetched from. A client must not reach other hosts through the server."""
 
-LAST = 30
-"""Seconds that a server that is told to stop has to finish what it has begun."""
+SHUTDOWN_SECONDS = 30
+"""Time that a server has to finish its requests when it is stopped."""
 
-OWN = {
+REPLACED_OPTIONS = {
     "data-parallel": "Use --data-parallel-size, which starts engines on this machine and keeps a group in one of them",
     "enable-lora": "Use --adapter",
     "lora-modules": "Use --adapter",
     "max-lora": "It follows from --adapter",
     "api-server-count": "One process answers all requests, since it names the groups",
 }
-"""How options begin that are other options here, or none."""
+"""Start of the names of vLLM options that are not available -> what to do instead."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -77,10 +77,10 @@ def command(  # noqa: PLR0917
         options=option,
     )
     check_free(host, port)
-    at = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-    called = arguments[arguments.index("--served-model-name") + 1]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    served_name = arguments[arguments.index("--served-model-name") + 1]
     typer.echo(
-        f"serving      model '{called}' at {at}, once it is loaded, which takes a minute or more: the line "
+        f"serving      model '{served_name}' at {url}, once it is loaded, which takes a minute or more: the line "
         "'Application startup complete' says when. Ctrl-C ends it.",
         err=True,
     )
@@ -88,7 +88,7 @@ def command(  # noqa: PLR0917
 
 
 def check_free(host: str, port: int) -> None:
-    """Raises ConfigError where nothing can listen there, before a model is loaded."""
+    """Raises ConfigError if the address is not free, before a model is loaded."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, number) as tried:
@@ -114,7 +114,7 @@ def server(
     data_parallel_size: int = 1,
     options: list[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Arguments of Python and the environment of a server. Raises ConfigError, ModelError."""
+    """Python arguments and environment of a server process. Raises ConfigError, ModelError."""
     from importlib.util import find_spec
 
     from icl.models.vllm.engine import CPU_ENVIRONMENT, ENVIRONMENT, INSTALL_HINT, PLUGIN_ARGS
@@ -133,14 +133,14 @@ def server(
     from decoding.lockstep.request_metadata import SECRET_VARIABLE
     from icl.images import MAX_PIXELS
 
-    engine, called, beside = VLLM(model), name or model, adapters or []
+    engine, served_name, separate_adapters = VLLM(model), name or model, adapters or []
     if merge:
-        engine, alone = _merged(model, beside)
-        called, beside = name or alone, []
+        engine, adapter_name = _merged(model, separate_adapters)
+        served_name, separate_adapters = name or adapter_name, []
     cpu = engine.device_type == "cpu"
-    given = {
+    values = {
         "model": engine.weights(),
-        "served-model-name": called,
+        "served-model-name": served_name,
         "host": host,
         "port": str(port),
         "scheduler-cls": PLUGIN_ARGS["scheduler_cls"],
@@ -148,89 +148,89 @@ def server(
         "worker-extension-cls": PLUGIN_ARGS["worker_extension_cls"],
         "middleware": "decoding.server.serving.StrategyMiddleware",
         "limit-mm-per-prompt": json.dumps({"image": max_images, "video": 0}),
-        "mm-processor-cache-gb": "0",  # with it, a request that is refused breaks the next one with its image
+        "mm-processor-cache-gb": "0",  # with it, a refused request breaks the next one with its image
         "additional-config": json.dumps({"lockstep_patience": patience}),
-        "shutdown-timeout": str(LAST),
-        "allowed-media-domains": NOWHERE,
+        "shutdown-timeout": str(SHUTDOWN_SECONDS),
+        "allowed-media-domains": NO_MEDIA_DOMAINS,
     }
     if cpu:
-        given |= {"dtype": engine.precision, "block-size": str(engine.block_size)}
-        if not any(one.lstrip("-").replace("_", "-").startswith("gpu-memory") for one in options or []):
-            given["kv-cache-memory-bytes"] = str(round(CPU_CACHE_GIB * GIB))
+        values |= {"dtype": engine.precision, "block-size": str(engine.block_size)}
+        if not any(text.lstrip("-").replace("_", "-").startswith("gpu-memory") for text in options or []):
+            values["kv-cache-memory-bytes"] = str(round(CPU_CACHE_GIB * GIB))
     if data_parallel_size > 1:
-        given["data-parallel-size"] = str(data_parallel_size)
-    lora = _adapters(beside, engine, called)
+        values["data-parallel-size"] = str(data_parallel_size)
+    lora = _adapters(separate_adapters, engine, served_name)
     flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
-    flags += _options(options or [], given)
+    flags += _options(options or [], values)
     arguments = ["-m", "decoding.server"]
-    for option, value in given.items():
+    for option, value in values.items():
         arguments += [f"--{option}", str(value)]
     environment = (
         ENVIRONMENT | {"VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS)} | (CPU_ENVIRONMENT if cpu else {}) | os.environ
     )
     environment |= {SECRET_VARIABLE: secrets.token_hex(8), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # one that comes later is checked by nobody
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"  # an adapter that is added later would not be checked
     if key:
         environment["VLLM_API_KEY"] = key
     return [*arguments, *flags], environment
 
 
-def _options(told: list[str], given: dict[str, str]) -> list[str]:
-    """Those with a value enter `given`, the others are returned as flags. Raises ConfigError."""
+def _options(options: list[str], values: dict[str, str]) -> list[str]:
+    """Adds options with a value to `values`, and returns the others as flags. Raises ConfigError."""
     flags = []
-    for one in told:
-        name, _, value = one.partition("=")
+    for option in options:
+        name, _, value = option.partition("=")
         name = name.lstrip("-").replace("_", "-")
-        if instead := next((why for start, why in OWN.items() if name.startswith(start)), None):
+        if instead := next((why for start, why in REPLACED_OPTIONS.items() if name.startswith(start)), None):
             raise ConfigError(f"--option {name} is not for here. {instead}.")
-        taken = [key for key in given if key.startswith(name)]  # vLLM takes the beginning of a name for the name
-        if taken and name not in FREE:
+        taken = [key for key in values if key.startswith(name)]  # vLLM accepts abbreviated names
+        if taken and name not in OVERRIDABLE:
             raise ConfigError(f"--option {name} is set by icl serve itself.")
         if value:
-            given[name] = value
+            values[name] = value
         else:
             flags.append(f"--{name}")
     return flags
 
 
-def _merged(model: str, told: list[str]) -> tuple["VLLM", str]:
-    """The model with an adapter in its weights, and the adapter's name. Raises ConfigError, ModelError."""
+def _merged(model: str, adapters: list[str]) -> tuple["VLLM", str]:
+    """The model with an adapter merged into its weights, and the adapter's name. Raises ConfigError, ModelError."""
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.vllm.model import VLLM
 
-    if len(told) != 1:
-        raise ConfigError(f"--merge: one --adapter goes into the weights, and {len(told) or 'none'} is given.")
-    name, folder = _named(told[0])
+    if len(adapters) != 1:
+        raise ConfigError(f"--merge: one --adapter goes into the weights, and {len(adapters) or 'none'} is given.")
+    name, folder = _name_and_folder(adapters[0])
     return VLLM(model, adapter=str(LoraAdapter(folder, "--adapter").folder), merge=True), name
 
 
-def _named(told: str) -> tuple[str, str]:
-    """Name and folder of an adapter. Raises ConfigError."""
-    before, sign, after = told.partition("=")
-    name, folder = (before, after) if sign else (Path(told).name, told)
+def _name_and_folder(adapter: str) -> tuple[str, str]:
+    """Name and folder of an adapter, which is written as name=DIR or DIR. Raises ConfigError."""
+    before, sign, after = adapter.partition("=")
+    name, folder = (before, after) if sign else (Path(adapter).name, adapter)
     if not name or not folder:
-        raise ConfigError(f"--adapter {told}: give it as name=DIR.")
+        raise ConfigError(f"--adapter {adapter}: give it as name=DIR.")
     return name, folder
 
 
-def _adapters(told: list[str], engine: "VLLM", served: str) -> list[str]:
-    """Arguments for adapters, each of which is of this model. Raises ConfigError, ModelError."""
-    if not told:
+def _adapters(adapters: list[str], engine: "VLLM", served_name: str) -> list[str]:
+    """Arguments for adapters of this model. Raises ConfigError, ModelError."""
+    if not adapters:
         return []
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.vllm import lora
 
     modules: dict[str, str] = {}
     ranks = []
-    for one in told:
-        name, folder = _named(one)
-        if name == served or name in modules:
-            raise ConfigError(f"--adapter {one}: '{name}' names something else here already. Give it as other=DIR.")
+    for text in adapters:
+        name, folder = _name_and_folder(text)
+        if name == served_name or name in modules:
+            raise ConfigError(f"--adapter {text}: '{name}' names something else here already. Give it as other=DIR.")
         adapter = LoraAdapter(folder, "--adapter")
         lora.check(adapter, engine.hf)
         ranks.append(lora.arguments(adapter)["max_lora_rank"])
         modules[name] = json.dumps({"name": name, "path": str(adapter.folder.absolute())})
-    # Beside one with an adapter, vLLM on a CPU gives a request without one the last slot's (index -1): it stays empty.
+    # In a batch with adapters, vLLM on a CPU uses the last slot (index -1) for requests without one: it stays empty.
     slots = len(modules) + (engine.device_type == "cpu")
     room = ["--max-loras", str(slots), "--max-lora-rank", str(max(ranks))]
     return ["--enable-lora", *room, "--lora-modules", *modules.values()]

@@ -7,42 +7,42 @@ import pytest
 from decoding.server.placement import EngineBalancer, Placement
 
 
-def test_seats_go_to_the_engine_with_the_fewest_branches() -> None:
-    seats = EngineBalancer(2)
-    with seats.taken(8) as first, seats.taken(2) as second, seats.taken(2) as third:
+def test_a_request_goes_to_the_engine_with_the_fewest_branches() -> None:
+    balancer = EngineBalancer(2)
+    with balancer.place(8) as first, balancer.place(2) as second, balancer.place(2) as third:
         assert first.rank != second.rank == third.rank
-        assert sorted(seats.busy) == [4, 8]
-    assert seats.busy == [0, 0]
+        assert sorted(balancer.branches) == [4, 8]
+    assert balancer.branches == [0, 0]
 
 
-def test_engines_as_busy_take_turns() -> None:
+def test_engines_with_equally_many_branches_take_turns() -> None:
     for engines in (2, 3, 5):
-        seats, ranks = EngineBalancer(engines), []
+        balancer, ranks = EngineBalancer(engines), []
         for _ in range(2 * engines):
-            with seats.taken(1) as seat:
-                ranks.append(seat.rank)
+            with balancer.place(1) as placement:
+                ranks.append(placement.rank)
         assert ranks == [*range(1, engines), 0] * 2
-    seats = EngineBalancer(3)
-    with seats.taken(1) as one, seats.taken(1) as two, seats.taken(1) as three, seats.taken(1) as four:
-        assert [seat.rank for seat in (one, two, three, four)] == [1, 2, 0, 1]
+    balancer = EngineBalancer(3)
+    with balancer.place(1) as one, balancer.place(1) as two, balancer.place(1) as three, balancer.place(1) as four:
+        assert [placement.rank for placement in (one, two, three, four)] == [1, 2, 0, 1]
 
 
-def test_a_seat_is_free_again_however_its_request_ended() -> None:
-    seats = EngineBalancer(2)
-    with contextlib.suppress(RuntimeError), seats.taken(3):
+def test_a_request_is_no_longer_counted_however_it_ended() -> None:
+    balancer = EngineBalancer(2)
+    with contextlib.suppress(RuntimeError), balancer.place(3):
         raise RuntimeError
-    assert seats.busy == [0, 0]
+    assert balancer.branches == [0, 0]
 
 
 def test_one_engine_needs_no_rank() -> None:
-    seats = EngineBalancer(1)
-    assert not seats.several
-    with seats.taken(4, "lora") as seat:
-        assert seat == Placement("lora", None)
-    assert EngineBalancer(2).several
+    balancer = EngineBalancer(1)
+    assert not balancer.has_several
+    with balancer.place(4, "lora") as placement:
+        assert placement == Placement("lora", None)
+    assert EngineBalancer(2).has_several
 
 
 @pytest.mark.parametrize("adapter", [None, "lora"])
-def test_a_seat_is_said_as_vllm_takes_it(adapter: str | None) -> None:
-    with EngineBalancer(3).taken(2, adapter) as seat:
-        assert seat.arguments() == {"lora_request": adapter, "data_parallel_rank": 1}
+def test_a_placement_has_the_arguments_of_vllm(adapter: str | None) -> None:
+    with EngineBalancer(3).place(2, adapter) as placement:
+        assert placement.arguments() == {"lora_request": adapter, "data_parallel_rank": 1}

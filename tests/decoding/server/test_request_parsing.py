@@ -8,8 +8,8 @@ from PIL import Image as PILImage
 
 from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.request_parsing import (
-    LONGEST,
-    MOST_OPTIONS,
+    MAX_CHARACTERS,
+    MAX_OPTIONS,
     ExtendedOptions,
     names_group,
     names_strategy,
@@ -23,7 +23,7 @@ from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
 
-def asked(**more: Any) -> dict[str, Any]:
+def chat_body(**more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Which color?"}], "vllm_xargs": {"strategy": "greedy"}, **more}
 
 
@@ -35,7 +35,7 @@ def image(red: int) -> Image:
     return Image.from_pil(PILImage.new("RGB", (4, 4), (red, 0, 0)), f"image {red}")
 
 
-def shown(url: Any) -> dict[str, Any]:
+def image_piece(url: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": url}
 
 
@@ -90,9 +90,9 @@ def shown(url: Any) -> dict[str, Any]:
         ({"icl": {}, "stop": "."}, "icl: what it asks for comes with a whole answer; leave out stream and stop."),
     ],
 )
-def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_request_is_an_error_with_a_message(more: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_request(asked(**more))
+        parse_request(chat_body(**more))
     assert str(error.value) == sentence
 
 
@@ -118,40 +118,40 @@ def test_a_request_that_cannot_be_meant_is_a_sentence(more: dict[str, Any], sent
          "messages[0].content[0].name is the name of a span, such as demo[0].answer, not '7'."),
         ([user({"type": "text", "text": "x", "name": "a" * 81})],
          f"messages[0].content[0].name is the name of a span, such as demo[0].answer, not '{'a' * 80}'."),
-        ([user(shown({"url": "https://example.com/a.png"}))],
+        ([user(image_piece({"url": "https://example.com/a.png"}))],
          "messages[0].content[0]: send the image itself (data:image/png;base64,...): the server fetches nothing."),
-        ([user(shown(5))],
+        ([user(image_piece(5))],
          "messages[0].content[0]: send the image itself (data:image/png;base64,...): the server fetches nothing."),
     ],
 )  # fmt: skip
-def test_messages_that_cannot_be_meant_are_a_sentence(messages: Any, sentence: str) -> None:
+def test_invalid_messages_are_an_error_with_a_message(messages: Any, sentence: str) -> None:
     with pytest.raises(ICLError) as error:
-        parse_request(asked(messages=messages))
+        parse_request(chat_body(messages=messages))
     assert str(error.value) == sentence
 
 
-def test_what_does_nothing_may_be_said() -> None:
+def test_neutral_values_are_accepted() -> None:
     neutral = {"n": 1, "logprobs": False, "tools": None, "response_format": None, "seed": None, "icl": None}
-    assert parse_request(asked(**neutral)) == parse_request(asked())
+    assert parse_request(chat_body(**neutral)) == parse_request(chat_body())
 
 
-@pytest.mark.parametrize(("said", "stop"), [(None, ()), ("END", ("END",)), (["a", "b"], ("a", "b"))])
-def test_a_request_stops_at_one_text_or_at_several(said: Any, stop: tuple[str, ...]) -> None:
-    assert parse_request(asked(stop=said)).stop == stop
+@pytest.mark.parametrize(("value", "stop"), [(None, ()), ("END", ("END",)), (["a", "b"], ("a", "b"))])
+def test_a_request_stops_at_one_text_or_at_several(value: Any, stop: tuple[str, ...]) -> None:
+    assert parse_request(chat_body(stop=value)).stop == stop
 
 
 @pytest.mark.parametrize(
-    ("said", "limit"),
+    ("fields", "limit"),
     [({}, None), ({"max_tokens": None}, None), ({"max_tokens": 1}, 1), ({"max_completion_tokens": 7}, 7),
      ({"max_completion_tokens": 7, "max_tokens": 9}, 7)],
 )  # fmt: skip
-def test_a_limit_goes_by_its_new_name_first(said: Any, limit: int | None) -> None:
-    assert parse_request(asked(**said)).max_tokens == limit
+def test_a_limit_goes_by_its_new_name_first(fields: Any, limit: int | None) -> None:
+    assert parse_request(chat_body(**fields)).max_tokens == limit
 
 
-def test_the_rest_of_a_request_is_taken_at_its_word() -> None:
-    plain = parse_request(asked())
-    assert (plain.stream, plain.model, plain.token_ids, plain.more, plain.stream_usage) == (
+def test_the_other_fields_of_a_request_are_parsed() -> None:
+    plain = parse_request(chat_body())
+    assert (plain.stream, plain.model, plain.token_ids, plain.extended, plain.stream_usage) == (
         False,
         "",
         False,
@@ -160,45 +160,51 @@ def test_the_rest_of_a_request_is_taken_at_its_word() -> None:
     )
     assert plain.prompt.key == StreamKey(0, "")
     full = parse_request(
-        asked(
+        chat_body(
             stream=True, model="tiny", return_token_ids=True, stream_options={"include_usage": True}, seed=4, user="q"
         )
     )
-    assert (full.stream, full.model, full.token_ids, full.more, full.stream_usage) == (True, "tiny", True, None, True)
+    assert (full.stream, full.model, full.token_ids, full.extended, full.stream_usage) == (
+        True,
+        "tiny",
+        True,
+        None,
+        True,
+    )
     assert full.prompt.key == StreamKey(4, "q")
-    assert not parse_request(asked(stream_options={"include_usage": False})).stream_usage
-    assert not parse_request(asked(stream_options=[1])).stream_usage
+    assert not parse_request(chat_body(stream_options={"include_usage": False})).stream_usage
+    assert not parse_request(chat_body(stream_options=[1])).stream_usage
 
 
-def test_what_icl_asks_for_is_read() -> None:
-    assert parse_request(asked(icl={})).more == ExtendedOptions()
-    more = {"trace": True, "top": MOST_OPTIONS, "options": ["yes", "no"], "normalize": "bytes"}
-    assert parse_request(asked(icl=more)).more == ExtendedOptions(True, 256, ("yes", "no"), "bytes")
-    many = tuple(map(str, range(MOST_OPTIONS)))
-    assert parse_request(asked(icl={"options": list(many)})).more == ExtendedOptions(options=many)
+def test_the_key_icl_is_parsed() -> None:
+    assert parse_request(chat_body(icl={})).extended == ExtendedOptions()
+    more = {"trace": True, "top": MAX_OPTIONS, "options": ["yes", "no"], "normalize": "bytes"}
+    assert parse_request(chat_body(icl=more)).extended == ExtendedOptions(True, 256, ("yes", "no"), "bytes")
+    many = tuple(map(str, range(MAX_OPTIONS)))
+    assert parse_request(chat_body(icl={"options": list(many)})).extended == ExtendedOptions(options=many)
 
 
-def test_another_samples_prompt_comes_beside_its_own() -> None:
+def test_the_prompt_of_another_sample_is_the_paired_prompt() -> None:
     other = {"messages": [{"role": "user", "content": "Another?"}], "seed": 3, "user": "q9"}
-    prompt = parse_request(asked(icl={"other": other}, seed=1)).prompt
+    prompt = parse_request(chat_body(icl={"other": other}, seed=1)).prompt
     assert prompt.paired_prompt is not None
     assert prompt.paired_prompt.key == StreamKey(3, "q9")
     assert (prompt.paired_prompt.text, prompt.text, prompt.key) == (
         "[user] Another?", "[user] Which color?", StreamKey(1, ""),
     )  # fmt: skip
-    assert parse_request(asked(icl={"other": None})).prompt.paired_prompt is None
+    assert parse_request(chat_body(icl={"other": None})).prompt.paired_prompt is None
 
 
 def test_messages_become_demonstrations_and_the_query() -> None:
     first, second = image(10), image(20)
     messages = [
         {"role": "system", "content": "Answer briefly."},
-        user(shown({"url": data_url(first)}), {"type": "text", "text": "Which?"}, {"type": "text", "text": "\n"}),
+        user(image_piece({"url": data_url(first)}), {"type": "text", "text": "Which?"}, {"type": "text", "text": "\n"}),
         {"role": "assistant", "content": "red"},
-        user(shown(data_url(first)), shown(data_url(second)), {"type": "text", "text": "And?"}),
+        user(image_piece(data_url(first)), image_piece(data_url(second)), {"type": "text", "text": "And?"}),
         {"role": "assistant", "content": "The"},
     ]
-    prompt = parse_request(asked(messages=messages)).prompt
+    prompt = parse_request(chat_body(messages=messages)).prompt
     assert [(turn.role, [part.name for part in turn.parts]) for turn in prompt.turns] == [
         ("system", ["instruction"]),
         ("user", ["demo[0].image[0]", "demo[0].question", ""]),
@@ -209,33 +215,35 @@ def test_messages_become_demonstrations_and_the_query() -> None:
     assert [part.text for turn in prompt.turns for part in turn.parts if part.image is None] == [
         "Answer briefly.", "Which?", "\n", "red", "And?", "The",
     ]  # fmt: skip
-    assert [shown.digest for shown in prompt.images] == [first.digest, first.digest, second.digest]
+    assert [image.digest for image in prompt.images] == [first.digest, first.digest, second.digest]
 
 
-def test_a_prompt_that_was_sent_by_its_parts_comes_back_whole() -> None:
+def test_a_prompt_survives_the_way_through_messages() -> None:
     parts = (Part(image(1), "query.image[0]"), Part("Question: ", ""), Part("Which?", "query.question"))
     demo = (Turn("user", (Part("Which?", "demo[0].question"),)), Turn("assistant", (Part("red", "demo[0].answer"),)))
     prompt = Prompt((*demo, Turn("user", parts)), StreamKey(2, "q1"))
-    back = parse_request(asked(messages=named_messages(prompt), seed=2, user="q1")).prompt
+    back = parse_request(chat_body(messages=named_messages(prompt), seed=2, user="q1")).prompt
     assert back.digest == prompt.digest
     assert back.key == prompt.key
     names = [[part.name for part in turn.parts] for turn in prompt.turns]
     assert [[part.name for part in turn.parts] for turn in back.turns] == names
 
 
-def test_a_image_is_read_from_the_request_alone() -> None:
+def test_an_image_comes_from_the_request_itself() -> None:
     with pytest.raises(DataError, match=r"messages\[0\]\.content\[0\]: the image is not base64: "):
-        parse_request(asked(messages=[user(shown("data:image/png;base64,?"))]))
-    mangled = parse_request(asked(messages=[user(shown("data:image/png;base64," + base64.b64encode(b"no").decode()))]))
+        parse_request(chat_body(messages=[user(image_piece("data:image/png;base64,?"))]))
+    mangled = parse_request(
+        chat_body(messages=[user(image_piece("data:image/png;base64," + base64.b64encode(b"no").decode()))])
+    )
     with pytest.raises(ICLError, match=r"messages\[0\]\.content\[0\]"):  # it is opened later
         _ = mangled.prompt.images[0].digest
 
 
 def test_texts_together_have_a_limit() -> None:
-    half = {"role": "user", "content": "x" * (LONGEST // 2)}
-    assert len(parse_request(asked(messages=[half, half])).prompt.turns) == 2
+    half = {"role": "user", "content": "x" * (MAX_CHARACTERS // 2)}
+    assert len(parse_request(chat_body(messages=[half, half])).prompt.turns) == 2
     with pytest.raises(DataError, match="more than 1048576 characters"):
-        parse_request(asked(messages=[half, half, {"role": "user", "content": "x"}]))
+        parse_request(chat_body(messages=[half, half, {"role": "user", "content": "x"}]))
 
 
 @pytest.mark.parametrize(
@@ -250,12 +258,12 @@ def test_texts_together_have_a_limit() -> None:
         (None, False, False),
     ],
 )
-def test_whose_a_request_is(body: Any, strategy: bool, group: bool) -> None:
+def test_requests_with_a_strategy_or_a_group_are_recognized(body: Any, strategy: bool, group: bool) -> None:
     assert (names_strategy(body), names_group(body)) == (strategy, group)
 
 
-def test_what_changes_no_answer_may_be_said() -> None:
+def test_keys_that_change_no_answer_are_accepted() -> None:
     """As clients do that write out every default."""
-    said = {"n": 1, "presence_penalty": 0.0, "tools": [], "logit_bias": None, "response_format": {"type": "text"}}
+    neutral = {"n": 1, "presence_penalty": 0.0, "tools": [], "logit_bias": None, "response_format": {"type": "text"}}
     idle = {"metadata": {"run": "7"}, "service_tier": "auto", "priority": 3, "max_completion_tokens": None}
-    assert parse_request(asked(max_tokens=5, **said, **idle)) == parse_request(asked(max_tokens=5))
+    assert parse_request(chat_body(max_tokens=5, **neutral, **idle)) == parse_request(chat_body(max_tokens=5))

@@ -1,9 +1,10 @@
-"""A real server: a request with a strategy is one answer; what is wrong is told; hanging up is safe."""
+"""A real server: one answer for a request with a strategy, errors with a message, safe disconnects."""
 
 import json
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,8 @@ from server_process import Server, started
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
 
+OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,9 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, options, name="tiny", max_images=4, patience=3) as made:
+    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3) as made:
         yield made
 
 
@@ -52,21 +54,21 @@ def expected(folder: Path) -> list[tuple[dict[str, Any], list[int]]]:
     answers = groups.run_requests(engine, jobs)
     engine.unload()
     bodies = [body(p, ARMS[i % 4][0], **ARMS[i % 4][2]) for i, p in enumerate(prompts)]
-    return [(given, list(answer.tokens)) for given, answer in zip(bodies, answers, strict=True)]
+    return [(request_body, list(answer.tokens)) for request_body, answer in zip(bodies, answers, strict=True)]
 
 
 def test_one_request_is_one_answer_of_the_strategy(serving: Server, expected: list[Any]) -> None:
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(serving.chat, [given for given, _ in expected]))
-    assert [tokens(answer) for answer in answers] == [said for _, said in expected]
+        answers = list(pool.map(serving.chat, [request_body for request_body, _ in expected]))
+    assert [tokens(answer) for answer in answers] == [ids for _, ids in expected]
     usage = answers[0][1]["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def test_streamed_pieces_are_the_answer(serving: Server, expected: list[Any]) -> None:
-    given, _ = expected[0]
-    whole = serving.chat(given)[1]["choices"][0]["message"]["content"]
-    status, events = serving.call("/v1/chat/completions", given | {"stream": True})
+    request_body, _ = expected[0]
+    whole = serving.chat(request_body)[1]["choices"][0]["message"]["content"]
+    status, events = serving.call("/v1/chat/completions", request_body | {"stream": True})
     assert status == 200
     lines = [line[6:] for line in events.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
@@ -77,14 +79,14 @@ def test_streamed_pieces_are_the_answer(serving: Server, expected: list[Any]) ->
 
 
 def test_a_stop_text_ends_the_whole_group(serving: Server, expected: list[Any]) -> None:
-    for given, _ in expected:
-        said = serving.chat(given)[1]["choices"][0]["message"]["content"]
-        place = next((i for i in range(2, len(said) - 1) if said[i].isascii() and said[i].isprintable()), None)
-        if place is not None and said[place] not in said[:place]:
+    for request_body, _ in expected:
+        text = serving.chat(request_body)[1]["choices"][0]["message"]["content"]
+        place = next((i for i in range(2, len(text) - 1) if text[i].isascii() and text[i].isprintable()), None)
+        if place is not None and text[place] not in text[:place]:
             break
-    status, answer = serving.chat(given | {"stop": said[place]})
+    status, answer = serving.chat(request_body | {"stop": text[place]})
     assert (status, answer["choices"][0]["finish_reason"]) == (200, "stop")
-    assert answer["choices"][0]["message"]["content"] == said[:place]
+    assert answer["choices"][0]["message"]["content"] == text[:place]
 
 
 @pytest.mark.parametrize(
@@ -106,14 +108,14 @@ def test_a_stop_text_ends_the_whole_group(serving: Server, expected: list[Any]) 
         ({"vllm_xargs": {"lockstep": '{"group": "g", "index": 0, "count": 2, "arm": "[]"}'}}, "named by the server"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_a_sentence(serving: Server, change: dict[str, Any], sentence: str) -> None:
-    given = body(checkpoints.tiny_models().prompt([1], "what?"), "vcd") | change
-    status, answer = serving.chat(given)
+def test_an_invalid_request_gets_a_400_with_a_message(serving: Server, change: dict[str, Any], sentence: str) -> None:
+    request_body = body(checkpoints.tiny_models().prompt([1], "what?"), "vcd") | change
+    status, answer = serving.chat(request_body)
     assert status == 400, answer
     assert sentence in answer["error"]["message"]
 
 
-def test_more_images_than_a_prompt_may_have_are_a_sentence(serving: Server) -> None:
+def test_too_many_images_get_a_400_with_a_message(serving: Server) -> None:
     for strategy in ("vcd", None):
         many, fewer = (body(checkpoints.tiny_models().prompt([*range(n)], "what?"), strategy) for n in (5, 4))
         status, answer = serving.chat(many)
@@ -142,7 +144,7 @@ def test_more_requests_that_generate_first_than_the_pool_has_threads(serving: Se
     with ThreadPoolExecutor(count) as pool:
         for strategy in ("code", "dcd"):
             bodies = [body(prompt, strategy) for prompt in prompts]
-            answers = list(pool.map(lambda given: serving.chat(given, timeout=300), bodies))
+            answers = list(pool.map(lambda request_body: serving.chat(request_body, timeout=300), bodies))
             assert [status for status, _ in answers] == [200] * count, answers
 
 
@@ -151,9 +153,9 @@ def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: li
     draw = random.Random(5)
     plain = body(checkpoints.tiny_models().prompt([3], "what?"), None)
     right = tokens(serving.chat(plain))
-    asked = checkpoints.tiny_models().prompt([1, 2], "tell me")
+    prompt = checkpoints.tiny_models().prompt([1, 2], "tell me")
     cut = [
-        (body(asked, strategy, max_tokens=300, stream=stream), draw.uniform(0.05, longest))
+        (body(prompt, strategy, max_tokens=300, stream=stream), draw.uniform(0.05, longest))
         for longest in (1.0, 5.0)
         for strategy in ("vcd", "vcd", None)
         for stream in (True, False)
@@ -165,8 +167,8 @@ def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: li
             return True
         if i % 3 == 1:
             return tokens(serving.chat(plain, timeout=600)) == right
-        given, said = expected[i % len(expected)]
-        return tokens(serving.chat(given, timeout=600)) == said
+        request_body, ids = expected[i % len(expected)]
+        return tokens(serving.chat(request_body, timeout=600)) == ids
 
     with ThreadPoolExecutor(500) as pool:
         assert all(pool.map(one, range(500)))
@@ -179,3 +181,27 @@ def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: li
     assert serving.metric("kv_cache_usage_perc") == 0
     assert tokens(serving.chat(expected[0][0])) == expected[0][1]
     assert "chose different tokens" not in serving.log.read_text()
+
+
+def test_mixed_requests_with_random_disconnects_never_hang(serving: Server) -> None:
+    """300 requests: strategies that generate first, others, none; streamed, whole, with traces; a quarter hangs up."""
+    draw = random.Random(9)
+    prompts = [renamed(prompt) for prompt in groups.prompts(6, seed=33)]
+    forms: list[dict[str, Any]] = [{}, {"stream": True}, {"icl": {"trace": True}}]
+    bodies = []
+    for i in range(300):
+        strategy = ("dcd", "code", "vcd", "greedy", None)[i % 5]
+        bodies.append(body(prompts[i % 6], strategy, **forms[i % (2 if strategy is None else 3)]))
+
+    def answer(i: int) -> tuple[int, str] | None:
+        if i % 4 == 0:
+            serving.hang_up(bodies[i], draw.uniform(0.02, 2.0))
+            return None
+        return serving.call("/v1/chat/completions", bodies[i])
+
+    with ThreadPoolExecutor(100) as pool:
+        answers = [pair for pair in pool.map(answer, range(300)) if pair is not None]
+    assert len(answers) == 225
+    assert {status for status, _ in answers} == {200}, Counter(text for status, text in answers if status != 200)
+    assert all("[DONE]" in text for _, text in answers if text.startswith("data: "))
+    assert len([text for _, text in answers if text.startswith("data: ")]) > 50

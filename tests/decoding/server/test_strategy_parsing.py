@@ -18,7 +18,7 @@ def body(strategy: Any, xargs: Any = None, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("given", "node"),
+    ("request_body", "node"),
     [
         (body("vcd"), "vcd"),
         (body("vcd", {"alpha": 0.25}), {"name": "vcd", "alpha": 0.25}),
@@ -39,13 +39,13 @@ def body(strategy: Any, xargs: Any = None, **more: Any) -> dict[str, Any]:
         (body("icd", {"disturbance": "Be unsure: guess."}), {"name": "icd", "disturbance": "Be unsure: guess."}),
     ],
 )  # fmt: skip
-def test_a_named_strategy_is_the_arm_of_a_config(given: dict[str, Any], node: Any) -> None:
-    arm, own = parse_strategy(given), parse_arm(node)
+def test_a_named_strategy_is_the_arm_of_a_config(request_body: dict[str, Any], node: Any) -> None:
+    arm, own = parse_strategy(request_body), parse_arm(node)
     assert (arm.strategy, arm.sampler, arm.label) == (own.strategy, own.sampler, own.label)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("request_body", "sentence"),
     [
         (body("vdc"), "vllm_xargs: no strategy named 'vdc'"),
         (body('{"name": "vcd"'), "vllm_xargs.strategy is not JSON: Expecting"),
@@ -72,9 +72,9 @@ def test_a_named_strategy_is_the_arm_of_a_config(given: dict[str, Any], node: An
          "vllm_xargs: the strategy is nested too deeply."),
     ],
 )  # fmt: skip
-def test_a_strategy_that_cannot_be_meant_is_a_sentence(given: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_strategy_is_an_error_with_a_message(request_body: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_strategy(given)
+        parse_strategy(request_body)
     assert str(error.value).startswith(sentence)
 
 
@@ -82,13 +82,13 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
     """Nor told of: whether it is there, or what it says."""
     path = tmp_path / "weights.json"
     path.write_text(json.dumps({"format": "a secret", "strategy": "moicl", "parameters": {}}))
-    told = set()
+    messages = set()
     for name in (str(path), str(tmp_path / "none.json")):
         for node in ({"name": "moicl", "fitted": name}, {"name": "mask_only", "of": {"name": "moicl", "fitted": name}}):
             with pytest.raises(ConfigError) as error:
                 parse_strategy(body(node))
-            told.add(str(error.value))
-    assert told == {"vllm_xargs: fitted names a file; send the parameters that it has."}
+            messages.add(str(error.value))
+    assert messages == {"vllm_xargs: fitted names a file; send the parameters that it has."}
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,17 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
         ("self_consistency", None, "self_consistency is a vote of 2 answers, and a request is one of them."),
     ],
 )
-def test_what_the_engine_does_not_run_is_refused_before_it_gets_there(strategy: str, icl: Any, sentence: str) -> None:
+def test_a_strategy_that_the_engine_cannot_run_is_refused_before_it_gets_there(
+    strategy: str, icl: Any, sentence: str
+) -> None:
     with pytest.raises(PlanError) as error:
         parse_request(body(strategy, icl=icl))
     assert sentence in str(error.value)
 
 
-def test_what_is_asked_for_is_what_must_run() -> None:
+def test_the_check_depends_on_the_requested_answer() -> None:
     """`dcd` writes texts here, and cannot score options here."""
-    assert parse_request(body("dcd", icl={"trace": True})).more is not None
+    assert parse_request(body("dcd", icl={"trace": True})).extended is not None
     with pytest.raises(PlanError, match="needs whole options"):
         parse_request(body("dcd", icl={"options": ["a"]}))
 

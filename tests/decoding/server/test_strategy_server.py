@@ -1,4 +1,4 @@
-"""What a server asks of its engine for a strategy, against an engine that only notes it. Real ones: test_serving.py."""
+"""The requests of a server to its engine, against an engine that records them. Real engines: test_serving.py."""
 
 import asyncio
 import threading
@@ -27,10 +27,10 @@ PROMPT = Prompt((Turn("user", (Part("Which color?", "query.question"),)),))
 
 
 class Engine:
-    """outputs: what every request says, one after the other. unplaced: layers by an adapter's number."""
+    """An engine that records requests. outputs: of each request. unplaced: unsupported layers, by adapter."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Any, Any, str, dict[str, Any]]] = []
+        self.requests: list[tuple[Any, Any, str, dict[str, Any]]] = []
         self.outputs: list[Any] = []
         self.wrong: Exception | None = None
         self.unplaced: dict[int, list[str]] = {}
@@ -39,8 +39,8 @@ class Engine:
         self.engine_core = SimpleNamespace(call_utility_all_async=self.utility)
         self.model_config = SimpleNamespace(max_model_len=100)
 
-    async def generate(self, given: Any, parameters: Any, name: str, **seat: Any) -> AsyncIterator[Any]:
-        self.asked.append((given, parameters, name, seat))
+    async def generate(self, engine_input: Any, parameters: Any, name: str, **placement: Any) -> AsyncIterator[Any]:
+        self.requests.append((engine_input, parameters, name, placement))
         for output in self.outputs:
             await asyncio.sleep(0)
             yield output
@@ -51,8 +51,8 @@ class Engine:
         assert name == "lockstep_unsupported_layers"
         return [self.unplaced.get(args[0], [])]
 
-    async def utility(self, *told: Any) -> Any:
-        self.calls.append(told)
+    async def utility(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
         return self.records
 
 
@@ -67,7 +67,7 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def desk(engine: Engine) -> StrategyServer:
+def server(engine: Engine) -> StrategyServer:
     lora = SimpleNamespace(lora_int_id=7, lora_path="folder/of/mine")
     models = SimpleNamespace(
         lora_requests={"mine": lora},
@@ -96,103 +96,103 @@ def parse_request(arm: Any = "vcd", limit: int | None = None, stop: tuple[str, .
     return StrategyRequest(PROMPT, parse_arm(arm), limit, stop, False, "tiny")
 
 
-def shown() -> Prompt:
+def image_prompt() -> Prompt:
     image = Image.from_pil(PILImage.new("RGB", (5, 3)), "an image")
     return Prompt((Turn("user", (Part(image, "query.image[0]"), *PROMPT.turns[0].parts)),))
 
 
-def test_a_model_is_asked_for_by_its_name(desk: StrategyServer) -> None:
-    assert desk.adapters == ["mine"]
-    assert desk.adapter("mine") is desk.models.lora_requests["mine"]
-    assert desk.adapter("tiny") is None
-    assert desk.adapter("") is None
+def test_a_model_is_asked_for_by_its_name(server: StrategyServer) -> None:
+    assert server.adapters == ["mine"]
+    assert server.adapter("mine") is server.models.lora_requests["mine"]
+    assert server.adapter("tiny") is None
+    assert server.adapter("") is None
     with pytest.raises(HTTPError) as refused:
-        desk.adapter("mime")
+        server.adapter("mime")
     assert refused.value.status == 404
     assert str(refused.value) == "there is no model 'mime' here. Did you mean 'mine'? It serves tiny, mine."
 
 
-def test_each_engine_of_a_server_is_a_seat(desk: StrategyServer) -> None:
-    assert len(desk.seats.busy) == 3
+def test_each_engine_of_a_server_is_balanced(server: StrategyServer) -> None:
+    assert len(server.balancer.branches) == 3
 
 
-def test_an_adapter_with_layers_that_have_no_place_is_told_of(desk: StrategyServer, engine: Engine) -> None:
-    assert asyncio.run(desk.lost()) == ""
+def test_an_adapter_with_unsupported_layers_is_reported(server: StrategyServer, engine: Engine) -> None:
+    assert asyncio.run(server.unsupported_layers_message()) == ""
     engine.unplaced = {7: ["a.q", "b.q"]}
-    assert asyncio.run(desk.lost()).startswith(
+    assert asyncio.run(server.unsupported_layers_message()).startswith(
         "--adapter mine: vLLM has no place for 2 of the layers that folder/of/mine changes, such as a.q, and would "
         "leave them out."
     )
 
 
-def test_what_every_engine_kept_is_put_together(desk: StrategyServer, engine: Engine) -> None:
+def test_the_records_of_all_engines_are_merged(server: StrategyServer, engine: Engine) -> None:
     engine.records = [[{"a": {"fault": ""}}], [{}], [{"b": {"fault": "why"}}]]
-    assert asyncio.run(desk.take_records(["a", "b"])) == {"a": {"fault": ""}, "b": {"fault": "why"}}
+    assert asyncio.run(server.take_records(["a", "b"])) == {"a": {"fault": ""}, "b": {"fault": "why"}}
     assert engine.calls == [("collective_rpc", "lockstep_take_records", None, (["a", "b"],), {})]
 
 
-def test_a_fault_is_asked_for_where_the_scheduler_cannot_know_it(desk: StrategyServer, engine: Engine) -> None:
+def test_a_fault_is_fetched_if_the_scheduler_cannot_see_it(server: StrategyServer, engine: Engine) -> None:
     engine.records = [[{"a": {"fault": "why"}}], [{}], [{}]]
-    assert asyncio.run(desk.fault("a")) == "why"
-    assert asyncio.run(desk.fault("b")) == ""
-    desk.apart, engine.calls[:] = False, []
-    assert asyncio.run(desk.fault("a")) == ""
+    assert asyncio.run(server.fault("a")) == "why"
+    assert asyncio.run(server.fault("b")) == ""
+    server.has_worker_processes, engine.calls[:] = False, []
+    assert asyncio.run(server.fault("a")) == ""
     assert engine.calls == []
 
 
-def test_an_engine_that_tells_nothing_is_a_sentence(desk: StrategyServer, engine: Engine) -> None:
-    async def stopping(*told: Any) -> Any:
+def test_an_engine_without_records_is_an_error_with_a_message(server: StrategyServer, engine: Engine) -> None:
+    async def stopping(*arguments: Any) -> Any:
         raise RuntimeError("it is stopping")
 
     engine.engine_core.call_utility_all_async = stopping
-    with pytest.raises(HTTPError, match="does not tell what it kept: it is stopping") as refused:
-        asyncio.run(desk.take_records(["a"]))
+    with pytest.raises(HTTPError, match="does not return its records: it is stopping") as refused:
+        asyncio.run(server.take_records(["a"]))
     assert refused.value.status == 503
 
 
-def test_branches_are_made_off_the_loop(desk: StrategyServer) -> None:
+def test_branches_are_made_outside_the_event_loop(server: StrategyServer) -> None:
     """A strategy that edits images would hold up every other request."""
     where: list[Any] = []
-    asked = parse_request({"name": "icd"})
-    branches = type(asked.arm.strategy).branches
+    request = parse_request({"name": "icd"})
+    branches = type(request.arm.strategy).branches
 
-    class Watched(type(asked.arm.strategy)):  # type: ignore[misc]
+    class Watched(type(request.arm.strategy)):  # type: ignore[misc]
         def branches(self, prompt: Prompt, note: object = None) -> Any:
             where.append(threading.current_thread())
             return branches(self, prompt, note)
 
-    object.__setattr__(asked.arm, "strategy", Watched())
-    made = asyncio.run(desk.branches(asked, Placement()))
+    object.__setattr__(request.arm, "strategy", Watched())
+    made = asyncio.run(server.branches(request, Placement()))
     assert made[0] == PROMPT
     assert len(made) == 2
     assert where[0] is not threading.main_thread()
 
 
-def test_more_branches_than_a_group_may_have_are_refused_before_they_are_read(desk: StrategyServer) -> None:
+def test_more_branches_than_a_group_may_have_are_refused_before_they_are_read(server: StrategyServer) -> None:
     spread = f"{Path(__file__).parents[1] / 'lockstep/spread.py'}:Spread"
-    assert len(asyncio.run(desk.branches(parse_request({"name": spread, "branch_count": 16}), Placement()))) == 16
+    assert len(asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 16}), Placement()))) == 16
     with pytest.raises(HTTPError, match="reads 17 prompts, and a group has 16 at most") as refused:
-        asyncio.run(desk.branches(parse_request({"name": spread, "branch_count": 17}), Placement()))
+        asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 17}), Placement()))
     assert refused.value.status == 400
 
 
 def test_images_without_room_are_refused_before_they_are_opened(
-    desk: StrategyServer, monkeypatch: pytest.MonkeyPatch
+    server: StrategyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of another sample's prompt count too."""
-    monkeypatch.setattr("decoding.server.strategy_server.PIXELS", 30)
-    one = shown()
+    monkeypatch.setattr("decoding.server.strategy_server.MAX_PIXELS", 30)
+    one = image_prompt()
     for prompt in (one, replace(one, paired_prompt=one)):
-        asyncio.run(desk.branches(replace(parse_request("greedy"), prompt=prompt), Placement()))
-    monkeypatch.setattr("decoding.server.strategy_server.PIXELS", 29)
+        asyncio.run(server.branches(replace(parse_request("greedy"), prompt=prompt), Placement()))
+    monkeypatch.setattr("decoding.server.strategy_server.MAX_PIXELS", 29)
     with pytest.raises(DataError, match="have 30 pixels together, and a server opens 29 at most"):
         asyncio.run(
-            desk.branches(replace(parse_request("greedy"), prompt=replace(one, paired_prompt=one)), Placement())
+            server.branches(replace(parse_request("greedy"), prompt=replace(one, paired_prompt=one)), Placement())
         )
 
 
-def test_the_room_for_an_answer_is_the_engines(desk: StrategyServer) -> None:
-    assert desk.longest == 100
+def test_the_context_length_is_the_engines(server: StrategyServer) -> None:
+    assert server.max_model_len == 100
 
 
 @pytest.fixture
@@ -203,32 +203,36 @@ def vllm() -> None:
 @pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize(("limit", "tokens"), [(None, 60), (7, 7), (61, 60), (0, 60)])
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_branch_is_read_to_its_end(
-    desk: StrategyServer, engine: Engine, index: int, limit: int | None, tokens: int
+def test_a_branch_runs_to_its_end(
+    server: StrategyServer, engine: Engine, index: int, limit: int | None, tokens: int
 ) -> None:
     engine.outputs = [output(5), output(5, 6, finish="stop")]
-    branch, said = BranchMetadata("g", index, 2, "[]"), asyncio.Queue[Any]()
-    given = asyncio.run(rendered(PROMPT))
-    asyncio.run(desk.read(given, parse_request(limit=limit, stop=("END",)), branch, said, Placement("lora", 2)))
-    ((sent, parameters, name, seat),) = engine.asked
-    assert sent is given
-    assert seat == {"lora_request": "lora", "data_parallel_rank": 2}
+    branch, outputs = BranchMetadata("g", index, 2, "[]"), asyncio.Queue[Any]()
+    engine_input = asyncio.run(rendered(PROMPT))
+    asyncio.run(
+        server.run_branch(
+            engine_input, parse_request(limit=limit, stop=("END",)), branch, outputs, Placement("lora", 2)
+        )
+    )
+    ((sent, parameters, name, placement),) = engine.requests
+    assert sent is engine_input
+    assert placement == {"lora_request": "lora", "data_parallel_rank": 2}
     assert name.endswith(f"-{index}")
     assert parameters.max_tokens == tokens
     assert parameters.temperature == 0
     assert parameters.ignore_eos
     assert parameters.stop == (["END"] if index == 0 else [])  # branch 0 is the answer
-    assert parameters.stop_token_ids == sorted(desk.hf.stop_tokens) != []
+    assert parameters.stop_token_ids == sorted(server.hf.stop_tokens) != []
     assert parse_branch(parameters.extra_args) == branch
-    assert [said.get_nowait() for _ in range(said.qsize())] == (engine.outputs if index == 0 else [])
+    assert [outputs.get_nowait() for _ in range(outputs.qsize())] == (engine.outputs if index == 0 else [])
 
 
 @pytest.mark.usefixtures("vllm")
-def test_a_prompt_without_room_still_asks_for_one_token(desk: StrategyServer, engine: Engine) -> None:
+def test_a_prompt_without_room_still_asks_for_one_token(server: StrategyServer, engine: Engine) -> None:
     """vLLM then says itself that it is too long."""
     engine.model_config.max_model_len = 30
     asyncio.run(
-        desk.read(
+        server.run_branch(
             asyncio.run(rendered(PROMPT)),
             parse_request(),
             BranchMetadata("g", 0, 2, "[]"),
@@ -236,74 +240,82 @@ def test_a_prompt_without_room_still_asks_for_one_token(desk: StrategyServer, en
             Placement(),
         )
     )
-    assert engine.asked[0][1].max_tokens == 1
+    assert engine.requests[0][1].max_tokens == 1
 
 
 @pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize("index", [0, 1])
-def test_what_keeps_any_branch_from_running_is_told(desk: StrategyServer, engine: Engine, index: int) -> None:
+def test_an_error_of_any_branch_is_reported(server: StrategyServer, engine: Engine, index: int) -> None:
     from vllm.exceptions import VLLMServerError
 
-    given, branch, said = asyncio.run(rendered(PROMPT)), BranchMetadata("g", index, 2, "[]"), asyncio.Queue[Any]()
+    engine_input, branch, outputs = (
+        asyncio.run(rendered(PROMPT)),
+        BranchMetadata("g", index, 2, "[]"),
+        asyncio.Queue[Any](),
+    )
     for wrong, status, sentence in (
         (ValueError("too long"), 400, "vLLM does not take this prompt: too long"),
         (VLLMServerError("it died"), 503, "the engine has failed: it died"),
     ):
         engine.wrong = wrong
         with pytest.raises(HTTPError, match=sentence) as refused:
-            asyncio.run(desk.read(given, parse_request(), branch, said, Placement()))
+            asyncio.run(server.run_branch(engine_input, parse_request(), branch, outputs, Placement()))
         assert refused.value.status == status
-    assert said.empty()
+    assert outputs.empty()
 
 
 @pytest.mark.usefixtures("vllm")
-def test_no_two_requests_have_one_name(desk: StrategyServer, engine: Engine) -> None:
+def test_no_two_requests_have_one_name(server: StrategyServer, engine: Engine) -> None:
     async def all_of() -> None:
-        given = await rendered(PROMPT)
+        engine_input = await rendered(PROMPT)
         for index in (0, 0, 1):
-            await desk.read(given, parse_request(), BranchMetadata("g", index, 2, "[]"), asyncio.Queue(), Placement())
-        await desk._generated([PROMPT, PROMPT], 3, Placement())
+            await server.run_branch(
+                engine_input, parse_request(), BranchMetadata("g", index, 2, "[]"), asyncio.Queue(), Placement()
+            )
+        await server._generate([PROMPT, PROMPT], 3, Placement())
 
     asyncio.run(all_of())
-    assert len({name for _, _, name, _ in engine.asked}) == 5
+    assert len({name for _, _, name, _ in engine.requests}) == 5
 
 
 @pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize("stops", [True, False])
-def test_a_prompt_of_a_job_is_asked_whole(desk: StrategyServer, engine: Engine, stops: bool) -> None:
+def test_an_engine_request_runs_to_its_end(server: StrategyServer, engine: Engine, stops: bool) -> None:
     from vllm.sampling_params import RequestOutputKind
 
     engine.outputs = [output(5), output(5, 6, finish="length")]
     extra = BranchMetadata("g", 0, 2, "[]").extra_args() if stops else {}
-    said = asyncio.run(desk.whole({}, EngineRequest(PROMPT, 9, extra, stops), "name", Placement(None, 1)))
-    assert (said.tokens, said.finish, said.prompt_tokens, said.cached_tokens) == ((5, 6), "length", 3, 2)
-    ((_, parameters, name, seat),) = engine.asked
-    assert (name, seat) == ("name", {"lora_request": None, "data_parallel_rank": 1})
+    result = asyncio.run(server.run_request({}, EngineRequest(PROMPT, 9, extra, stops), "name", Placement(None, 1)))
+    assert (result.tokens, result.finish, result.prompt_tokens, result.cached_tokens) == ((5, 6), "length", 3, 2)
+    ((_, parameters, name, placement),) = engine.requests
+    assert (name, placement) == ("name", {"lora_request": None, "data_parallel_rank": 1})
     assert (parameters.max_tokens, parameters.temperature, parameters.ignore_eos) == (9, 0, True)
-    assert parameters.stop_token_ids == (sorted(desk.hf.stop_tokens) if stops else [])
+    assert parameters.stop_token_ids == (sorted(server.hf.stop_tokens) if stops else [])
     assert parameters.extra_args == (extra or None)
     assert not parameters.detokenize
     assert parameters.output_kind == RequestOutputKind.FINAL_ONLY
 
 
 @pytest.mark.usefixtures("vllm")
-def test_a_prompt_that_is_not_taken_or_not_answered_is_a_sentence(desk: StrategyServer, engine: Engine) -> None:
+def test_a_refused_or_unanswered_prompt_has_a_message(server: StrategyServer, engine: Engine) -> None:
     assert (
-        asyncio.run(desk.whole({}, EngineRequest(PROMPT, 9), "name", Placement())).reason
+        asyncio.run(server.run_request({}, EngineRequest(PROMPT, 9), "name", Placement())).reason
         == "it ended without an answer"
     )
     engine.wrong = ValueError("too long")
     with pytest.raises(HTTPError, match="vLLM does not take this prompt: too long"):
-        asyncio.run(desk.whole({}, EngineRequest(PROMPT, 9), "name", Placement()))
+        asyncio.run(server.run_request({}, EngineRequest(PROMPT, 9), "name", Placement()))
     engine.outputs, engine.wrong = [output(finish="error", stop="no token is left")], None
-    assert asyncio.run(desk.whole({}, EngineRequest(PROMPT, 9), "name", Placement())).reason == "no token is left"
+    assert (
+        asyncio.run(server.run_request({}, EngineRequest(PROMPT, 9), "name", Placement())).reason == "no token is left"
+    )
 
 
 @pytest.mark.usefixtures("vllm")
-def test_who_hangs_up_takes_along_what_a_strategy_asked_first(desk: StrategyServer, engine: Engine) -> None:
+def test_a_disconnect_ends_the_generations_of_a_preparation(server: StrategyServer, engine: Engine) -> None:
     ended: list[str] = []
 
-    async def endless(*told: Any, **seat: Any) -> AsyncIterator[Any]:
+    async def endless(*arguments: Any, **placement: Any) -> AsyncIterator[Any]:
         try:
             while True:
                 await asyncio.sleep(0.01)
@@ -314,7 +326,7 @@ def test_who_hangs_up_takes_along_what_a_strategy_asked_first(desk: StrategyServ
     async def leave() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(
-                desk.branches(replace(parse_request({"name": "code"}), prompt=shown()), Placement()), 0.3
+                server.branches(replace(parse_request({"name": "code"}), prompt=image_prompt()), Placement()), 0.3
             )
         await asyncio.sleep(0.1)
 
@@ -324,16 +336,18 @@ def test_who_hangs_up_takes_along_what_a_strategy_asked_first(desk: StrategyServ
 
 
 @pytest.mark.usefixtures("vllm")
-def test_what_a_strategy_asks_first_is_an_ordinary_request_of_its_seat(desk: StrategyServer, engine: Engine) -> None:
-    ids = desk.hf.option_ids(PROMPT, ["red"])[0]
+def test_a_preparation_generates_with_ordinary_requests_of_its_placement(
+    server: StrategyServer, engine: Engine
+) -> None:
+    ids = server.hf.option_ids(PROMPT, ["red"])[0]
     engine.outputs = [output(ids[0]), output(*ids, finish="stop")]
-    asked = replace(parse_request({"name": "code"}), prompt=shown())
-    branches = asyncio.run(desk.branches(asked, Placement("lora", 1)))
+    request = replace(parse_request({"name": "code"}), prompt=image_prompt())
+    branches = asyncio.run(server.branches(request, Placement("lora", 1)))
     assert len(branches) > 1
-    assert any(desk.hf.text(ids) in branch.text for branch in branches)
-    assert engine.asked
-    for _, parameters, name, seat in engine.asked:
-        assert seat == {"lora_request": "lora", "data_parallel_rank": 1}
+    assert any(server.hf.text(ids) in branch.text for branch in branches)
+    assert engine.requests
+    for _, parameters, name, placement in engine.requests:
+        assert placement == {"lora_request": "lora", "data_parallel_rank": 1}
         assert name.startswith("icl-first-")
         assert parameters.extra_args is None
         assert parameters.stop == []
@@ -341,7 +355,7 @@ def test_what_a_strategy_asks_first_is_an_ordinary_request_of_its_seat(desk: Str
 
 
 @pytest.mark.usefixtures("vllm")
-def test_preparations_of_many_requests_never_block_the_thread_pool(desk: StrategyServer, engine: Engine) -> None:
+def test_preparations_of_many_requests_never_block_the_thread_pool(server: StrategyServer, engine: Engine) -> None:
     """Rendering needs the pool while `prepare` waits for the model, so `prepare` must not wait inside the pool."""
 
     async def rendered_in_the_pool(prompt: Prompt) -> Any:
@@ -349,16 +363,16 @@ def test_preparations_of_many_requests_never_block_the_thread_pool(desk: Strateg
 
     async def scenario() -> list[Any]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        request = replace(parse_request({"name": "code"}), prompt=shown())
-        return await asyncio.wait_for(asyncio.gather(*(desk.branches(request, Placement()) for _ in range(5))), 30)
+        request = replace(parse_request({"name": "code"}), prompt=image_prompt())
+        return await asyncio.wait_for(asyncio.gather(*(server.branches(request, Placement()) for _ in range(5))), 30)
 
-    desk.__dict__["inputs"] = SimpleNamespace(of_async=rendered_in_the_pool)
-    engine.outputs = [output(*desk.hf.option_ids(PROMPT, ["red"])[0], finish="stop")]
+    server.__dict__["inputs"] = SimpleNamespace(of_async=rendered_in_the_pool)
+    engine.outputs = [output(*server.hf.option_ids(PROMPT, ["red"])[0], finish="stop")]
     assert all(len(branches) > 1 for branches in asyncio.run(scenario()))
 
 
 @pytest.mark.usefixtures("vllm")
-def test_an_error_of_a_preparation_reaches_the_request(desk: StrategyServer, engine: Engine) -> None:
+def test_an_error_of_a_preparation_reaches_the_request(server: StrategyServer, engine: Engine) -> None:
     engine.wrong = ValueError("too long")
     with pytest.raises(HTTPError, match="vLLM does not take this prompt: too long"):
-        asyncio.run(desk.branches(replace(parse_request({"name": "code"}), prompt=shown()), Placement()))
+        asyncio.run(server.branches(replace(parse_request({"name": "code"}), prompt=image_prompt()), Placement()))
