@@ -23,7 +23,7 @@ from experiments.config.keys import (
     KEYS,
     LIST_AXES,
     CompareSpec,
-    Expected,
+    ExpectedText,
     ExperimentKeys,
 )
 from experiments.config.overrides import apply_overrides
@@ -126,7 +126,7 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
         is_annotated = get_origin(hint) is Annotated
         base, *metadata = get_args(hint) if is_annotated else (hint,)
         choices = get_args(base) if get_origin(base) is Literal else ()
-        texts = [extra.text for extra in metadata if isinstance(extra, Expected)]
+        texts = [extra.text for extra in metadata if isinstance(extra, ExpectedText)]
         expected = texts[0] if texts else f"one of {', '.join(choices)}"
         raise ConfigError(f"{where}: {key} is {expected}, not {node!r}.{did_you_mean(str(node), choices)}") from error
 

@@ -35,26 +35,26 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedText:
     """Field metadata: what an error message says that the value is."""
 
     text: str
 
 
-Shots = Annotated[int, Ge(0), Le(10_000), Expected("a number of demonstrations, 0 or more")]
-TokenLimit = Annotated[int, Ge(1), Le(100_000), Expected("a whole number of at least 1")]
+Shots = Annotated[int, Ge(0), Le(10_000), ExpectedText("a number of demonstrations, 0 or more")]
+TokenLimit = Annotated[int, Ge(1), Le(100_000), ExpectedText("a whole number of at least 1")]
 CandidateCount = Annotated[
     Annotated[int, Ge(1), Le(100_000)] | None,
-    Expected("how many of the retriever's best the rerankers get, 1 or more"),
+    ExpectedText("how many of the retriever's best the rerankers get, 1 or more"),
 ]
 TraceWidth = Annotated[
-    int, Ge(0), Expected("how many tokens of each branch are kept of every step, a whole number of 0 or more")
+    int, Ge(0), ExpectedText("how many tokens of each branch are kept of every step, a whole number of 0 or more")
 ]
 StopStrings = Annotated[
-    tuple[Annotated[str, MinLen(1)], ...], Expected('a list of texts that end an answer, such as ["\\n"]')
+    tuple[Annotated[str, MinLen(1)], ...], ExpectedText('a list of texts that end an answer, such as ["\\n"]')
 ]
-Seeds = Annotated[tuple[int, ...], MinLen(1), Expected("a list of whole numbers such as [0, 1, 2]")]
-Controls = Annotated[Literal["none", "default"], Expected("'none' or 'default'")]
+Seeds = Annotated[tuple[int, ...], MinLen(1), ExpectedText("a list of whole numbers such as [0, 1, 2]")]
+Controls = Annotated[Literal["none", "default"], ExpectedText("'none' or 'default'")]
 Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
 Transforms = list[Annotated[Any, NestedComponent("transform")]]
 Metrics = tuple[Annotated[Any, NestedComponent("metric")], ...]
@@ -65,7 +65,7 @@ class CompareSpec:
     """The reference that the differences of a table are computed against."""
 
     to: Mapping[str, Any]  # the reference: an axis and its value, such as {decoding: greedy}
-    metric: Annotated[str, Expected("the name of a metric")] = DEFAULT_METRIC  # metric of the differences
+    metric: Annotated[str, ExpectedText("the name of a metric")] = DEFAULT_METRIC  # metric of the differences
     correction: Correction = DEFAULT_CORRECTION  # correction of p-values for multiple comparisons
 
 

@@ -1,7 +1,7 @@
 """Dotted overrides from the command line: `grid.shots=[0,4] model.path=Qwen/Qwen2.5-VL-7B-Instruct`.
 
-A value is read as YAML. A component that is a bare name becomes a mapping when a parameter is put on it; a number
-between dots is a place in a list (`grid.decoding.1.alpha=2`).
+A value is read as YAML. A component that is a plain name becomes a mapping if an override sets one of its parameters.
+A number between dots is an index of a list (`grid.decoding.1.alpha=2`).
 """
 
 import shlex
@@ -16,61 +16,72 @@ from icl.renamed_names import suggest
 
 
 def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
-    """The document with dotted keys set. Raises ConfigError for an unknown key or a place that is not there."""
+    """The document with the values of overrides.
+
+    Args:
+        document: An experiment file.
+        overrides: Texts such as 'grid.shots=[0,4]', or dotted key -> value.
+
+    Raises:
+        ConfigError: An unknown key, or a place that does not exist.
+    """
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
-    data, given = _copy(document.data), set(document.given)
+    data, overridden = _copy(document.data), set(document.overridden)
     axes: dict[str, str] = {}
     for key, value in pairs:
         keys = _set(data, key, value)
         if keys[0] in AXES and keys[0] in (data.get("grid") or {}):
             axes[str(keys[0])] = f"grid.{keys[0]}={to_flow_yaml([value]) if len(keys) == 1 else '[...]'}"
-        given.add(keys)
+        overridden.add(keys)
     if axes:
         what = f"{next(iter(axes))} is an axis" if len(axes) == 1 else f"{', '.join(axes)} are axes"
         raise ConfigError(f"command line: {what} of the grid. Write {shlex.join(axes.values())}.")
-    return replace(document, data=data, given=frozenset(given))
+    return replace(document, data=data, overridden=frozenset(overridden))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """key=value, the value read as YAML. Raises ConfigError."""
+    """(key, value) of a text 'key=value'. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: '{text}' is not of the form key=value, such as grid.shots=[0,4].")
     return key, parse_yaml(value, f"command line: {key}")[0]
 
 
-def _set(data: dict[str, Any], told: str, value: Any) -> KeyPath:
-    keys = _keys(data, told)
-    at: Any = data
+def _set(data: dict[str, Any], dotted_key: str, value: Any) -> KeyPath:
+    """Sets a value in place and returns its path."""
+    keys = _split_key(data, dotted_key)
+    node: Any = data
     for i, key in enumerate(keys):
         place = format_key_path(keys[:i])
-        if isinstance(at, list) and (isinstance(key, str) or key >= len(at)):
-            raise ConfigError(f"command line: {told}: {place} is a list of {len(at)} values; '{key}' is none of them.")
-        if i == len(keys) - 1:
-            at[key] = value
-            break
-        below: Any = at.get(key) if isinstance(at, dict) else at[key]
-        if isinstance(below, str):  # a component by its bare name
-            below = {"name": below}
-        elif below is None:
-            below = {}
-        elif not isinstance(below, dict | list):
+        if isinstance(node, list) and (isinstance(key, str) or key >= len(node)):
             raise ConfigError(
-                f"command line: {told}: {format_key_path(keys[: i + 1])} is {below!r}, which has no keys."
+                f"command line: {dotted_key}: {place} is a list of {len(node)} values; '{key}' is none of them."
             )
-        at[key] = below
-        at = below
+        if i == len(keys) - 1:
+            node[key] = value
+            break
+        child: Any = node.get(key) if isinstance(node, dict) else node[key]
+        if isinstance(child, str):  # a component without parameters
+            child = {"name": child}
+        elif child is None:
+            child = {}
+        elif not isinstance(child, dict | list):
+            raise ConfigError(
+                f"command line: {dotted_key}: {format_key_path(keys[: i + 1])} is {child!r}, which has no keys."
+            )
+        node[key] = child
+        node = child
     return keys
 
 
-def _keys(data: Mapping[str, Any], told: str) -> KeyPath:
-    """The place that a dotted key names. Under grid and zip, dots may belong to the axis: `grid.decoding.alpha`."""
-    words = told.split(".")
+def _split_key(data: Mapping[str, Any], dotted_key: str) -> KeyPath:
+    """The path of a dotted key. Under grid and zip, dots may belong to the axis: `grid.decoding.alpha`."""
+    words = dotted_key.split(".")
     if words[0] not in KEYS:
-        raise ConfigError(f"command line: {told}: no key '{words[0]}'{suggest('key', words[0], KEYS)}")
+        raise ConfigError(f"command line: {dotted_key}: no key '{words[0]}'{suggest('key', words[0], KEYS)}")
     if words[0] not in ("grid", "zip") or len(words) == 1:
-        below = data.get(words[0])
-        return tuple(int(w) if w.isdigit() and isinstance(below, list) and i == 0 else w for i, w in enumerate(words))
+        is_list = isinstance(data.get(words[0]), list)
+        return tuple(int(word) if word.isdigit() and is_list and i == 1 else word for i, word in enumerate(words))
     for i, word in enumerate(words):
         if word.isdigit():
             return (words[0], ".".join(words[1:i]), int(word), *words[i + 1 :])

@@ -20,7 +20,7 @@ from ruamel.yaml.resolver import Resolver, VersionedResolver
 from icl.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
-"""A place in a document: ('grid', 'decoding', 1)."""
+"""The path of a value in a document: ('grid', 'decoding', 1)."""
 
 TAG = "tag:yaml.org,2002:"
 PLAIN = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
@@ -30,43 +30,51 @@ MAX_NODES = 100_000
 
 @dataclass(frozen=True)
 class Document:
-    """name: what errors call the file. lines: line of every place. given: places that the command line wrote."""
+    """An experiment file as plain data with the origin of each value.
+
+    Attributes:
+        name: Name of the file in error messages.
+        folder: Folder of the file. Paths in it are relative to this folder.
+        data: Values of the top-level keys.
+        lines: Path of a value -> its line.
+        overridden: Paths that the command line has set.
+    """
 
     name: str
     folder: Path
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
-    given: frozenset[KeyPath] = frozenset()
+    overridden: frozenset[KeyPath] = frozenset()
 
     def where(self, *keys: str | int) -> str:
-        """'contrast.yaml:11: grid.decoding[1]', by the nearest place that has a line."""
-        told = format_key_path(keys)
+        """'contrast.yaml:11: grid.decoding[1]'. A path without a line has that of the nearest path above it."""
+        key_path = format_key_path(keys)
         places = [keys[:end] for end in range(len(keys), 0, -1)]
-        if any(place in self.given for place in places):
-            return f"command line: {told}"
+        if any(place in self.overridden for place in places):
+            return f"command line: {key_path}"
         line = next((self.lines[place] for place in places if place in self.lines), None)
         if line is not None:
-            return f"{self.name}:{line}: {told}"
-        return f"{self.name}: {told}" if told else self.name
+            return f"{self.name}:{line}: {key_path}"
+        return f"{self.name}: {key_path}" if key_path else self.name
 
 
 def format_key_path(keys: Sequence[str | int]) -> str:
     """('grid', 'decoding', 1) -> 'grid.decoding[1]'."""
-    told = ""
+    text = ""
     for key in keys:
-        told += f"[{key}]" if isinstance(key, int) else f".{key}" if told else key
-    return told
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
 
 
 def read_document(path: Path) -> Document:
-    """The document of a file. Raises ConfigError with the line of what is wrong."""
+    """The document of a file. Raises ConfigError with the line of the mistake."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        near = sorted(names, key=lambda name: -SequenceMatcher(None, path.stem, Path(name).stem).ratio())
-        beside = f" Beside it: {', '.join(near[:5])}{', …' * (len(near) > 5)}." if near else ""
-        raise ConfigError(f"there is no file {path}.{beside}") from error
+        names.sort(key=lambda name: -SequenceMatcher(None, path.stem, Path(name).stem).ratio())
+        siblings = f" Beside it: {', '.join(names[:5])}{', …' * (len(names) > 5)}." if names else ""
+        raise ConfigError(f"there is no file {path}.{siblings}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     data, lines = parse_yaml(text, str(path))
@@ -78,7 +86,15 @@ def read_document(path: Path) -> Document:
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
-    """Plain data and the line of every place. name: what an error calls the text."""
+    """(plain data, path of a value -> its line).
+
+    Args:
+        text: A YAML document.
+        name: Name of the text in error messages.
+
+    Raises:
+        ConfigError: Invalid YAML, a key that is written twice, a tag that makes an object, or too many values.
+    """
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _Resolver
     yaml.composer.warn_double_anchors = False  # the builder refuses them
@@ -100,7 +116,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
 
 
 def to_flow_yaml(value: Any) -> str:
-    """A value as YAML writes it within a line."""
+    """A value in one line of YAML."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {to_flow_yaml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -124,7 +140,7 @@ class _Resolver(VersionedResolver):
 
 
 class _Builder:
-    """Turns the nodes of a document into plain data and collects their lines."""
+    """Converts the nodes of a document to plain data and collects their lines."""
 
     def __init__(self, yaml: YAML, name: str) -> None:
         self.yaml, self.name = yaml, name

@@ -50,7 +50,7 @@ class Outer:
 
 
 @pytest.fixture(autouse=True)
-def _known(monkeypatch):
+def _registered(monkeypatch):
     """Two components of this file stand among the metrics."""
     real = registry.entries
     mine = {
@@ -83,7 +83,7 @@ def outer(**parameters) -> Outer:
     return build("metric", {"name": "outer", "inner": "inner", **parameters}, "x.yaml:4: metrics[0]")
 
 
-def test_a_name_a_mapping_and_a_component_itself_are_all_nodes():
+def test_a_node_is_a_name_a_mapping_or_a_component():
     assert build("metric", "inner") == Inner()
     assert build("metric", {"name": "inner", "share": 0.25}) == Inner(0.25)
     assert build("metric", Inner(0.75)) == Inner(0.75)
@@ -98,13 +98,13 @@ def test_components_nest_and_keys_may_differ_from_attributes():
     assert node == {"inner": describe(Inner(1.0)), "size": 3, "pool": 7, "loud": False, "names": ["a"]}
 
 
-def test_equal_pieces_have_equal_descriptions():
+def test_equal_components_have_equal_descriptions():
     assert json.dumps(describe(Inner(1))) == json.dumps(describe(Inner(1.0)))
     assert describe(Inner(0.5)) == describe(build("metric", "inner")) != describe(Inner(0.25))
 
 
 @pytest.mark.parametrize(
-    ("node", "says"),
+    ("node", "message"),
     [
         ("strickt", "no metric named 'strickt'. Did you mean 'strict'? (icl ls metric)"),
         ({"share": 1}, "a metric is a name or a mapping with the key 'name', not {'share': 1}."),
@@ -130,11 +130,11 @@ def test_equal_pieces_have_equal_descriptions():
         ("icl.models.fake:FakeCopy", "'fake-copy' is a model, not a metric. (icl ls metric)"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_its_place_and_a_remedy(node, says):
+def test_a_mistake_is_reported_with_its_place_and_a_remedy(node, message):
     with pytest.raises(ConfigError) as error:
         build("metric", node, "x.yaml:4: metrics[0]")
     assert str(error.value).startswith("x.yaml:4: metrics[0]: ")
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 def test_allowed_values_keep_their_case():
@@ -148,7 +148,7 @@ def test_allowed_values_keep_their_case():
         registry._validate(Cased, {"mode": "a"}, "x")
 
 
-def test_true_is_a_value_where_a_flag_is_wanted():
+def test_true_is_a_valid_flag():
     assert outer(loud=True).loud is True
 
 
@@ -157,7 +157,7 @@ def test_an_unknown_kind_is_an_error():
         resolve("retreiver", "knn")
 
 
-def test_a_preset_is_overridden_by_what_stands_beside_it():
+def test_parameters_override_those_of_a_preset():
     assert outer(preset="big").size == 100
     assert outer(preset="big", size=5).size == 5
 
@@ -167,9 +167,9 @@ class Words:
     words: frozenset[str] = frozenset()
 
 
-def test_a_set_is_described_alike_by_every_process():
+def test_a_set_has_the_same_description_in_every_process():
     code = "from icl.registry import describe; print(describe(frozenset(['red', 'green', 'blue', 'yes', 'no'])))"
-    told = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONHASHSEED": seed},
@@ -179,15 +179,17 @@ def test_a_set_is_described_alike_by_every_process():
         ).stdout
         for seed in ("1", "2")
     ]
-    assert told == ["['blue', 'green', 'no', 'red', 'yes']\n"] * 2
+    assert outputs == ["['blue', 'green', 'no', 'red', 'yes']\n"] * 2
 
 
-def test_what_has_no_text_of_its_own_is_no_parameter():
+def test_an_object_without_a_text_cannot_be_a_parameter():
     with pytest.raises(ConfigError, match="a parameter of type object has no text"):
         describe(Words(object()))
 
 
-def test_a_file_is_found_beside_the_config_and_described_wherever_it_lies(study, monkeypatch, tmp_path_factory):
+def test_a_file_is_searched_in_the_folder_of_the_config_and_its_description_has_no_folder(
+    study, monkeypatch, tmp_path_factory
+):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     with component_search_folder(study):
@@ -201,14 +203,14 @@ def test_a_file_is_found_beside_the_config_and_described_wherever_it_lies(study,
     assert describe(first) != describe(build("metric", "mine.py:Mine"))
 
 
-def test_an_edited_file_runs_its_new_code_and_says_so(study):
+def test_an_edited_file_runs_its_new_code_and_changes_its_description(study):
     path = study / "mine.py"
     before = build("metric", f"{path}:Mine")
-    told = describe(before)
+    description = describe(before)
     path.write_text(path.read_text().replace("0.0", "1.0"))
     after = build("metric", f"{path}:Mine")
     assert (before.score(None, None), after.score(None, None)) == (0.0, 1.0)
-    assert describe(before) == told != describe(after)
+    assert describe(before) == description != describe(after)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_an_edited_file_runs_its_new_code_and_says_so(study):
         ("x = '\0'\n", "cannot be loaded: SyntaxError: source code string cannot contain null bytes."),
     ],
 )
-def test_a_file_that_fails_to_load_says_where_and_is_not_remembered(study, code, says):
+def test_the_error_of_a_file_that_fails_to_load_names_its_line_and_is_not_cached(study, code, says):
     (study / "bad.py").write_text(code)
     for _ in range(2):
         with pytest.raises(ConfigError) as error:
@@ -230,14 +232,14 @@ def test_a_file_that_fails_to_load_says_where_and_is_not_remembered(study, code,
         assert says in str(error.value)
 
 
-def test_ctrl_c_while_a_file_loads_stays_ctrl_c(study):
+def test_ctrl_c_while_a_file_loads_is_not_converted_to_an_error(study):
     (study / "bad.py").write_text("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         build("metric", f"{study / 'bad.py'}:Mine")
 
 
 @pytest.mark.parametrize("kind", list(REQUIRED_MEMBERS))
-def test_a_class_that_lacks_what_a_run_asks_of_its_kind_is_refused(study, kind):
+def test_a_class_without_a_member_of_its_kind_is_refused(study, kind):
     (study / "empty.py").write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Empty:\n    x: int = 0\n"
     )
@@ -247,13 +249,13 @@ def test_a_class_that_lacks_what_a_run_asks_of_its_kind_is_refused(study, kind):
 
 
 @pytest.mark.parametrize("kind", list(REQUIRED_MEMBERS))
-def test_no_component_of_ours_lacks_what_a_run_asks_of_its_kind(kind):
+def test_shipped_components_have_all_members_of_their_kind(kind):
     for name in entries(kind):
         if name not in ("inner", "outer"):
             registry._check_members(kind, resolve(kind, name), name, "")
 
 
-def test_a_class_that_is_no_dataclass_is_refused(study):
+def test_a_class_that_is_not_a_dataclass_is_refused(study):
     (study / "plain.py").write_text("class Mine:\n    pass\n")
     with pytest.raises(ConfigError, match="is not a dataclass"):
         build("metric", f"{study / 'plain.py'}:Mine")
@@ -274,7 +276,7 @@ def test_an_entry_point_adds_a_name(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", sorted(PACKAGES))
-def test_every_component_is_found_by_name_and_says_in_a_line_what_it_is(kind):
+def test_every_component_resolves_by_name_and_has_a_summary_of_one_line(kind):
     for name, entry in entries(kind).items():
         cls = resolve(kind, name)
         assert cls.component == (kind, name)
@@ -284,14 +286,14 @@ def test_every_component_is_found_by_name_and_says_in_a_line_what_it_is(kind):
 
 @pytest.mark.parametrize("kind", sorted(PACKAGES))
 def test_every_kind_has_a_schema_that_is_json_and_names_its_parameters(kind):
-    told = json.loads(json.dumps(schema(kind)))
-    by_name = {one["properties"]["name"]["const"]: one for one in told["anyOf"][1:]}
+    kind_schema = json.loads(json.dumps(schema(kind)))
+    by_name = {one["properties"]["name"]["const"]: one for one in kind_schema["anyOf"][1:]}
     assert set(by_name) >= set(entries(kind))
     assert all(one["additionalProperties"] is False for one in by_name.values())
 
 
 @pytest.mark.parametrize(("kind", "name", "preset"), [("strategy", "vcd", "paper"), ("task", "hub", "pope")])
-def test_a_schema_names_presets_and_does_not_ask_for_what_they_give(kind, name, preset):
+def test_a_schema_lists_presets_and_does_not_require_the_parameters_that_they_set(kind, name, preset):
     one = next(o for o in schema(kind)["anyOf"][1:] if o["properties"]["name"]["const"] == name)
     assert preset in one["properties"]["preset"]["enum"]
     assert one["required"] == ["name"]

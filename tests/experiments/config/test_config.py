@@ -8,11 +8,13 @@ from experiments.config.config import load_config
 from icl.errors import ConfigError
 
 Write = Callable[..., Path]
-KEPT = "top_logprobs is how many tokens of each branch are kept of every step, a whole number of 0 or more, not "
+TOP_LOGPROBS_EXPECTED = (
+    "top_logprobs is how many tokens of each branch are kept of every step, a whole number of 0 or more, not "
+)
 BASE = "name: x\ntask: easy-vqa\nmodel: fake-copy\n"
 
 
-def told(path: Path, *overrides: str) -> str:
+def error_message(path: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
         load_config(path, overrides)
     return str(error.value).replace(f"{path.parent}/", "")
@@ -53,8 +55,8 @@ def told(path: Path, *overrides: str) -> str:
         ),
         ("metrics: []", "grid.yaml:4: metrics: metrics is a list of at least one metric. (icl ls metrics)"),
         ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
-        ("top_logprobs: five", "grid.yaml:4: top_logprobs: " + KEPT + "'five'."),
-        ("top_logprobs: -1", "grid.yaml:4: top_logprobs: " + KEPT + "-1."),
+        ("top_logprobs: five", "grid.yaml:4: top_logprobs: " + TOP_LOGPROBS_EXPECTED + "'five'."),
+        ("top_logprobs: -1", "grid.yaml:4: top_logprobs: " + TOP_LOGPROBS_EXPECTED + "-1."),
         ("stop_strings: x", "grid.yaml:4: stop_strings: stop_strings is a list of texts that end an answer, such as"),
         ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
         ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
@@ -76,8 +78,8 @@ def told(path: Path, *overrides: str) -> str:
         ("grid: {shots: [0]}\nzip: {shots: [0]}", "grid.yaml:5: zip.shots: shots is in grid and in zip. Keep one."),
     ],
 )
-def test_a_mistake_is_told_with_file_line_key_and_remedy(yaml_file: Write, text: str, sentence: str) -> None:
-    assert told(yaml_file(BASE + text + "\n")).startswith(sentence)
+def test_a_mistake_is_reported_with_file_line_key_and_remedy(yaml_file: Write, text: str, sentence: str) -> None:
+    assert error_message(yaml_file(BASE + text + "\n")).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -88,47 +90,52 @@ def test_a_mistake_is_told_with_file_line_key_and_remedy(yaml_file: Write, text:
         {"zip": {"answer_mode": ["options"]}},
     ],
 )
-def test_options_are_judged_wherever_the_file_asks_for_their_scores(mapping: Any, axes: dict[str, Any]) -> None:
+def test_the_metric_option_is_added_wherever_options_are_scored(mapping: Any, axes: dict[str, Any]) -> None:
     assert load_config(mapping(**axes)).metrics == ("strict", "lenient", "option")
     assert load_config(mapping()).metrics == ("strict", "lenient")
 
 
-def test_a_name_that_is_no_folder_name_is_refused(yaml_file: Write) -> None:
+def test_a_name_that_is_not_a_folder_name_is_refused(yaml_file: Write) -> None:
     path = yaml_file("name: ../up\ntask: easy-vqa\nmodel: fake-copy\n")
-    assert told(path) == "grid.yaml:1: name: '../up' names a folder: letters, digits, '.', '_' and '-' only."
+    assert error_message(path) == "grid.yaml:1: name: '../up' names a folder: letters, digits, '.', '_' and '-' only."
 
 
-def test_without_a_name_the_run_is_called_as_the_file(yaml_file: Write) -> None:
+def test_the_default_name_of_a_run_is_the_name_of_the_file(yaml_file: Write) -> None:
     assert load_config(yaml_file("task: easy-vqa\nmodel: fake-copy\n", "study.yaml")).name == "study"
 
 
 @pytest.mark.parametrize("key", ["task", "model"])
-def test_a_task_and_a_model_are_needed(yaml_file: Write, key: str) -> None:
+def test_a_task_and_a_model_are_required(yaml_file: Write, key: str) -> None:
     lines = [line for line in BASE.splitlines() if not line.startswith(key)]
-    assert told(yaml_file("\n".join(lines))) == f"grid.yaml: the key {key} is missing. (icl ls {key}s)"
+    assert error_message(yaml_file("\n".join(lines))) == f"grid.yaml: the key {key} is missing. (icl ls {key}s)"
 
 
-def test_an_override_sets_a_value_as_yaml(yaml_file: Write) -> None:
+def test_an_override_is_read_as_yaml(yaml_file: Write) -> None:
     config = load_config(yaml_file(BASE + "grid:\n  shots: [0, 4]\n"), ["grid.shots=[0, 8]", "seeds=[3]", "name=y"])
     assert (list(config.grid["shots"]), config.seeds, config.name) == ([0, 8], (3,), "y")
 
 
-def test_an_override_puts_a_parameter_on_a_bare_name(yaml_file: Write) -> None:
+def test_an_override_sets_a_parameter_of_a_component_without_parameters(yaml_file: Write) -> None:
     config = load_config(yaml_file(BASE), ["model.right=0.5", "task.queries=20"])
     assert config.base["model"] == {"name": "fake-copy", "right": 0.5}
     assert config.base["task"] == {"name": "easy-vqa", "queries": 20}
 
 
-def test_an_override_reaches_into_a_list(yaml_file: Write) -> None:
+def test_an_override_can_change_an_item_of_a_list(yaml_file: Write) -> None:
     config = load_config(yaml_file(BASE + "grid:\n  decoding: [greedy, vcd]\n"), ["grid.decoding.1.alpha=2"])
     assert config.grid["decoding"] == ["greedy", {"name": "vcd", "alpha": 2}]
 
 
-def test_an_override_may_add_an_axis_of_a_parameter(yaml_file: Write) -> None:
+def test_an_override_can_change_an_item_of_a_list_outside_of_the_grid(yaml_file: Write) -> None:
+    config = load_config(yaml_file(BASE + "metrics: [strict, lenient]\n"), ["metrics.1=f1"])
+    assert config.metrics == ("strict", "f1")
+
+
+def test_an_override_can_add_an_axis_of_a_parameter(yaml_file: Write) -> None:
     assert load_config(yaml_file(BASE), ["grid.decoding.alpha=[0.5,1]"]).grid == {"decoding.alpha": [0.5, 1]}
 
 
-def test_an_empty_override_takes_a_key_away(yaml_file: Write) -> None:
+def test_an_empty_override_removes_a_key(yaml_file: Write) -> None:
     assert load_config(yaml_file(BASE + "exclude: [{shots: 0}]\n"), ["exclude="]).exclude == []
 
 
@@ -145,25 +152,25 @@ def test_an_empty_override_takes_a_key_away(yaml_file: Write) -> None:
         ("seeds=[1", "command line: seeds:1: not valid YAML:"),
     ],
 )
-def test_a_wrong_override_is_told_as_of_the_command_line(yaml_file: Write, override: str, sentence: str) -> None:
-    assert told(yaml_file(BASE + "seeds: 3\ngrid:\n  shots: [0, 4]\n"), override).startswith(sentence)
+def test_the_error_of_a_wrong_override_names_the_command_line(yaml_file: Write, override: str, sentence: str) -> None:
+    assert error_message(yaml_file(BASE + "seeds: 3\ngrid:\n  shots: [0, 4]\n"), override).startswith(sentence)
 
 
-def test_the_file_itself_is_left_as_it_was(mapping: Callable[..., dict[str, Any]]) -> None:
-    given = mapping(grid={"shots": [0, 1]})
-    del given["shots"]
-    load_config(given, {"grid.shots": [5]})
-    assert given["grid"] == {"shots": [0, 1]}
+def test_overrides_do_not_change_the_mapping_itself(mapping: Callable[..., dict[str, Any]]) -> None:
+    source = mapping(grid={"shots": [0, 1]})
+    del source["shots"]
+    load_config(source, {"grid.shots": [5]})
+    assert source["grid"] == {"shots": [0, 1]}
 
 
-def test_a_trace_is_kept_where_the_file_or_the_command_line_says_so(tmp_path: Path) -> None:
+def test_top_logprobs_can_be_set_by_the_file_or_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(BASE)
     assert load_config(path).top_logprobs == 0
     assert load_config(path, ["top_logprobs=3"]).top_logprobs == 3
 
 
-def test_contrasts_are_read_late_unless_one_key_says_otherwise(tmp_path: Path) -> None:
+def test_lazy_branches_is_auto_by_default(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(BASE)
     assert load_config(path).lazy_branches == "auto"
