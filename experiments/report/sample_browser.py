@@ -56,10 +56,10 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
         frame = view.frame[view.frame["task"] == task]
         chosen = choose_queries(frame, view.judge or view.metric, per_cell)
         shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
-        for query in chosen:
-            rows: list[Any] = frame[frame["query"] == query].to_dict("records")
-            for row in rows:
-                shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
+        place = {query: i for i, query in enumerate(chosen)}
+        rows: list[Any] = frame[frame["query"].isin(chosen)].to_dict("records")
+        for row in sorted(rows, key=lambda row: place[row["query"]]):
+            shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):

@@ -98,7 +98,8 @@ def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | 
 
     The first of all where no score says of one answer whether it is right.
     """
-    every: list[Any] = view.frame.to_dict("records")
+    columns = {*view.axes, *view.to, *filter(None, [view.judge]), "seed", "query"}
+    every: list[Any] = view.frame[[name for name in view.frame if name in columns]].to_dict("records")
     setting = resolve_setting(view.frame, arm, view.axes, "--arm")
     fits = [row for row in every if all(row[axis] == value for axis, value in setting.items())]
     rows: list[Any] = [row for row in fits if seed is None or row["seed"] == seed] or every

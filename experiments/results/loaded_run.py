@@ -1,15 +1,19 @@
 """A finished or unfinished run, read back: a frame of samples with a column an axis, a metric and a baseline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
 from experiments.results.run_metrics import run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.sample_table import FLAT, SampleTable, column_path, gc_paused
 from experiments.store.store import Store
 from icl.errors import StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -17,8 +21,8 @@ from icl.metrics.base import Better
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-DROPPED = ("scores", "baselines")
-"""Mappings of a sample that become columns of their own."""
+EAGER = ("query", "seed", "group", "failed", "output")
+"""Fields of a sample, beside its scores and baselines, that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,42 @@ class Run:
         """
         import pandas as pd
 
+        from experiments.results.lazy_column import LazyColumn
+
+        frame = self.lazy_samples()
+        lazy = [column.array for _, column in frame.items() if isinstance(column.array, LazyColumn)]
+        if not lazy:
+            return frame
+        with gc_paused():
+            details = lazy[0].table.values([array.name for array in lazy], lazy[0].rows, shared=False)
+            return frame.assign(**{name: pd.Series(values, frame.index) for name, values in details.items()})
+
+    def lazy_samples(self) -> "DataFrame":
+        """The frame of `samples`, whose prompts, demonstrations, traces and other details are read when they are used.
+
+        Equal details may be one object: do not change them in place.
+        """
+        import pandas as pd
+
         store, info = Store(self.path), self.info
-        metrics, baselines = dict.fromkeys(info.get("metrics", {})), dict[str, None]()
-        rows: list[dict[str, Any]] = []
-        for digest, labels in _labels(store, _cells(self)).items():
-            labels |= {"decided_by": equivalence_digest(store.read_cell(digest) or {})}
-            for sample in store.samples(digest):
-                scores, votes = sample.get("scores", {}), sample.get("baselines", {})
-                metrics |= dict.fromkeys(scores)
-                baselines |= dict.fromkeys(votes)
-                kept = {key: value for key, value in sample.items() if key not in DROPPED}
-                rows.append({**labels, **kept, **scores, **_judged(votes)})
+        cells = _labels(store, _cells(self))
+        table = SampleTable(store, list(cells))
+        numbers = table.cell_numbers()
+        metrics, baselines, columns = dict.fromkeys(info.get("metrics", {})), dict[str, None](), dict[str, Any]()
+        for digest, labels in cells.items():
+            labels |= {"cell": digest, "decided_by": equivalence_digest(store.read_cell(digest) or {})}
+        for label in ("cell", "decided_by", *AXES) if len(table) else ():
+            values = pd.Series([labels[label] for labels in cells.values()])
+            columns[label] = values.iloc[numbers].reset_index(drop=True)
+        for name, values in _columns(table):
+            field, *path = column_path(name)
+            if field == "scores":
+                metrics |= dict.fromkeys(path)
+            elif field == "baselines":
+                baselines[path[0]] = None
+            columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
         first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = run_level(pd.DataFrame(rows), info, baselines)
+        frame = run_level(pd.DataFrame(columns), info, baselines)
         frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
@@ -136,15 +163,24 @@ def _cells(run: Run) -> list[str]:
     return [str(digest) for digest in told]
 
 
-def _judged(told: Mapping[str, Any]) -> dict[str, float]:
-    """A sample's baselines as columns. An older run has one value of each, by strict or its first metric."""
-    columns: dict[str, float] = {}
-    for baseline, by in told.items():
-        judged = isinstance(by, Mapping)
-        columns |= (
-            {baseline_column(baseline, metric): value for metric, value in by.items()} if judged else {baseline: by}
-        )
-    return columns
+def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
+    """(name, values) of each column, those of a cell's scores and baselines after its other fields."""
+    import pandas as pd
+
+    from experiments.results.lazy_column import LazyColumn
+
+    own = (sorted(cell.columns, key=lambda name: len(column_path(name)) > 1) for cell in table.cells)
+    names = list(dict.fromkeys(chain.from_iterable(own)))
+    eager = [name for name in names if name in EAGER or column_path(name)[0] in FLAT]
+    stored = table.read([name for name in eager if table.columns[name] != "json"])
+    rows = np.arange(len(table))
+    for name in names:
+        if name in stored.column_names:
+            yield name, stored[name].to_pandas()
+        elif name in eager:
+            yield name, pd.Series(table.values([name], rows)[name])
+        else:
+            yield name, LazyColumn(table, name, rows)
 
 
 def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":

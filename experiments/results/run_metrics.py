@@ -26,6 +26,10 @@ FACTS = ("better", "run_level", "accuracy", "code")
 """What run.json says of a metric beside its node."""
 
 
+DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "ranks")
+"""Columns that a run-level metric and the baselines read, beside that of the score."""
+
+
 def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
     """The frame with the columns of its run metrics replaced, and one beside each. info: run.json.
 
@@ -41,9 +45,10 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
         judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
         for column, by in columns.items():
+            details = frame[[name for name in (*DETAILS, column) if name in frame]]
             values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
             for places in cells.values():
-                samples = _judged(frame.iloc[places], column, by)
+                samples = _judged(details.iloc[places], column, by)
                 parts = metric.run_level(samples)
                 if len(parts) != len(samples):
                     raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")

@@ -208,7 +208,7 @@ def _of_ceiling(one: Finding) -> bool:
 
 def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None) -> RunView:
     """Reads a run. metric, to: instead of what its config says. Raises StoreError for an empty run, ConfigError."""
-    frame = run.samples()
+    frame = run.lazy_samples()
     if not len(frame):
         raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
     axes = axes_of(frame)

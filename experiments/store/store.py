@@ -11,6 +11,7 @@ anew.
 A query counts once; a later line of it counts where the earlier one failed.
 """
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -76,7 +77,7 @@ class Store:
     def samples(self, digest: str) -> Iterator[dict[str, Any]]:
         """The samples of a cell, each query once, as JSON mappings without their empty fields."""
         found: dict[str, dict[str, Any]] = {}
-        for line in self._lines(digest):
+        for line in self.lines(digest):
             known = found.get(line["query"])
             if known is None or known.get("failed"):
                 found[line["query"]] = line
@@ -89,7 +90,7 @@ class Store:
         """
         finished: set[str] = set()
         failed: dict[str, str] = {}
-        for line in self._lines(digest, damaged):
+        for line in self.lines(digest, damaged):
             if line.get("failed"):
                 failed[line["query"]] = line["failed"]
             else:
@@ -105,19 +106,41 @@ class Store:
             if path.name != f"{worker}.jsonl":
                 path.unlink()
 
-    def _lines(self, digest: str, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    def lines(
+        self, digest: str, damaged: list[str] | None = None, checksums: dict[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The valid lines of a cell, of a query all that there are.
+
+        Args:
+            digest: The cell.
+            damaged: Receives the places of the lines that are passed over.
+            checksums: Receives the SHA-256 of each file, as `checksums` returns it.
+        """
         seed = (self.read_cell(digest) or {}).get("seed")
-        for path in sorted(self.cell_folder(digest).glob("*.jsonl")):
-            try:
-                with path.open("rb") as file:
-                    for number, raw in enumerate(file, 1):
-                        line = parse_line(raw)
-                        if line is not None and line["cell"] == digest and seed in (None, line["seed"]):
-                            yield line
-                        elif damaged is not None and raw.endswith(b"\n"):
-                            damaged.append(f"line {number} of {path}")
-            except OSError as error:
-                raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+        for path in self._files(digest):
+            checksum = hashlib.sha256()
+            with _report_read_errors(path), path.open("rb") as file:
+                for number, raw in enumerate(file, 1):
+                    if checksums is not None:
+                        checksum.update(raw)
+                    line = parse_line(raw)
+                    if line is not None and line["cell"] == digest and seed in (None, line["seed"]):
+                        yield line
+                    elif damaged is not None and raw.endswith(b"\n"):
+                        damaged.append(f"line {number} of {path}")
+            if checksums is not None:
+                checksums[path.name] = checksum.hexdigest()
+
+    def checksums(self, digest: str) -> dict[str, str]:
+        """The SHA-256 of each file of a cell's samples, by the file's name."""
+        checksums: dict[str, str] = {}
+        for path in self._files(digest):
+            with _report_read_errors(path), path.open("rb") as file:
+                checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return checksums
+
+    def _files(self, digest: str) -> list[Path]:
+        return sorted(self.cell_folder(digest).glob("*.jsonl"))
 
 
 class SampleWriter:
@@ -219,6 +242,14 @@ def write_text(path: Path, text: str) -> None:
             raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
     else:
         _write(path.resolve(), text.encode(), within=False)
+
+
+@contextmanager
+def _report_read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _write(path: Path, data: bytes, within: bool = True) -> None:

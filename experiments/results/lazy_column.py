@@ -1,0 +1,96 @@
+"""A column of a frame of samples whose values are read and decoded when they are used.
+
+Tables and statistics need a few columns of numbers. Prompts, traces and demonstrations are most of a run, and are
+needed of few samples or of one analysis.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pandas.api.extensions import ExtensionArray, ExtensionDtype
+from pandas.api.indexers import check_array_indexer
+
+from experiments.store.sample_table import SampleTable
+
+
+class LazyType(ExtensionDtype):
+    """The type of a lazy column: its values are Python objects, NaN where a sample has none."""
+
+    name = "lazy"
+    type = object
+    na_value = np.nan
+
+    @classmethod
+    def construct_array_type(cls) -> "type[LazyColumn]":
+        return LazyColumn
+
+
+class LazyColumn(ExtensionArray):
+    """A column of a table in some of its rows. Equal values may be one object: do not change them in place."""
+
+    def __init__(self, table: SampleTable, name: str, rows: NDArray[np.intp]) -> None:
+        self.table, self.name, self.rows = table, name, rows
+
+    def values(self) -> list[Any]:
+        """The decoded values."""
+        return self.table.values([self.name], self.rows)[self.name]
+
+    @property
+    def dtype(self) -> LazyType:
+        return LazyType()
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        array = np.empty(len(self), dtype=object)
+        array[:] = self.values()
+        return array if dtype is None else array.astype(dtype)
+
+    def __getitem__(self, item: Any) -> Any:
+        rows = self.rows[check_array_indexer(self, item)]
+        return self._of(rows) if isinstance(rows, np.ndarray) else self._of(np.array([rows])).values()[0]
+
+    def __eq__(self, other: object) -> Any:
+        return np.asarray(self) == other
+
+    __hash__ = ExtensionArray.__hash__
+
+    def isna(self) -> NDArray[np.bool_]:
+        return np.array([isinstance(value, float) and math.isnan(value) for value in self], dtype=bool)
+
+    def take(self, indices: Sequence[int], *, allow_fill: bool = False, fill_value: Any = None) -> Self:
+        places = np.asarray(indices, dtype=np.intp)
+        if not allow_fill:
+            return self._of(self.rows[places])
+        if (places < -1).any():
+            raise ValueError("a place is -1 where a value is missing, or not negative.")
+        rows = np.append(self.rows, -1)  # the place -1
+        return self._of(rows[places])
+
+    def copy(self) -> Self:
+        return self._of(self.rows)
+
+    @classmethod
+    def _concat_same_type(cls, to_concat: Sequence[Self]) -> Self:
+        first = to_concat[0]
+        if any((column.table, column.name) != (first.table, first.name) for column in to_concat):
+            raise TypeError("lazy columns of two runs cannot be joined: use `Run.samples()`.")
+        return first._of(np.concatenate([column.rows for column in to_concat]))
+
+    @classmethod
+    def _from_sequence(cls, scalars: Any, *, dtype: Any = None, copy: bool = False) -> Self:
+        raise TypeError("a lazy column is made from a table of samples only.")
+
+    def _of(self, rows: NDArray[np.intp]) -> Self:
+        return type(self)(self.table, self.name, rows)
