@@ -4,6 +4,7 @@ Tables and statistics need a few columns of numbers. Prompts, traces and demonst
 needed of few samples or of one analysis.
 """
 
+import builtins
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -15,6 +16,8 @@ from pandas.api.indexers import check_array_indexer
 
 from experiments.store.sample_table import SampleTable
 
+TakeIndexer = Sequence[int | np.integer[Any]] | NDArray[np.integer[Any] | np.bool[builtins.bool]]
+
 
 class LazyType(ExtensionDtype):
     """The type of a lazy column: its values are Python objects, NaN where a sample has none."""
@@ -24,7 +27,7 @@ class LazyType(ExtensionDtype):
     na_value = np.nan
 
     @classmethod
-    def construct_array_type(cls) -> "type[LazyColumn]":
+    def construct_array_type(cls) -> "builtins.type[LazyColumn]":
         return LazyColumn
 
 
@@ -69,7 +72,7 @@ class LazyColumn(ExtensionArray):
     def isna(self) -> NDArray[np.bool_]:
         return np.array([isinstance(value, float) and math.isnan(value) for value in self], dtype=bool)
 
-    def take(self, indices: Sequence[int], *, allow_fill: bool = False, fill_value: Any = None) -> Self:
+    def take(self, indices: TakeIndexer, *, allow_fill: bool = False, fill_value: Any = None) -> Self:
         places = np.asarray(indices, dtype=np.intp)
         if not allow_fill:
             return self._of(self.rows[places])
