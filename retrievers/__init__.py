@@ -1,4 +1,4 @@
-"""Retrievers: which demonstrations a query gets. One file per retriever.
+"""Retrievers: they choose the demonstrations of a query. One file per retriever.
 
 The names below are the public interface.
 """

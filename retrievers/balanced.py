@@ -1,8 +1,8 @@
-"""Label-balanced random demonstrations: as many of each label as the number of shots allows.
+"""Label-balanced random demonstrations: each label appears equally often, up to one demonstration.
 
-Round robin over the labels in a random order of the query's own, each turn a random member of that label: every prefix
-is balanced within one, so it is nested as well as balanced. A label that runs out is passed over. The label of an
-example is its `label`, or its first answer where it has none.
+Each query has its own random order of labels. The retriever goes round this order and takes a random member of each
+label. Every prefix is balanced, so the sets are nested. A label without members left is skipped. The label of an
+example is its `label`, or its first answer if it has no label.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ from retrievers.machinery.random_order import random_order
 @component("retriever", "balanced")
 @dataclass(frozen=True)
 class Balanced:
-    """Random demonstrations, equally many of each label, nested across shots."""
+    """Random demonstrations with equally many of each label, nested across shots."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     nested: ClassVar[bool] = True
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedBalanced":
-        """Raises PlanError where the pool has a single label."""
+        """Raises PlanError if the pool has a single label."""
         by_label: dict[str, list[Example]] = {}
         for example in pool.examples:
             by_label.setdefault(example.class_name, []).append(example)
@@ -43,7 +43,7 @@ class Balanced:
 
 @dataclass(frozen=True)
 class FittedBalanced:
-    """Draws from one pool by label. Every score is 0."""
+    """Random members of one pool by label. All scores are 0."""
 
     pool: Pool
     by_label: Mapping[str, Sequence[Example]]
@@ -58,10 +58,10 @@ class FittedBalanced:
         is_allowed, key = policy.allowed_for(query), StreamKey(self.seed, query.id)
         labels = sorted(self.by_label)
         turns = [self._of_label(labels[i], key) for i in random_order(key.numpy("demos/labels"), len(labels))]
-        given = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, is_allowed), k))
-        if len(given) < k:
+        demos = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, is_allowed), k))
+        if len(demos) < k:
             raise policy.too_few(self.pool, query, k)
-        return given
+        return demos
 
     def _of_label(self, label: str, key: StreamKey) -> Iterator[Example]:
         members = self.by_label[label]
@@ -70,10 +70,10 @@ class FittedBalanced:
 
 def _round_robin(turns: list[Iterator[Example]], is_allowed: Callable[[Example], bool]) -> Iterator[Example]:
     while turns:
-        going = []
+        nonempty = []
         for members in turns:
             example = next(filter(is_allowed, members), None)
             if example is not None:
-                going.append(members)
+                nonempty.append(members)
                 yield example
-        turns = going
+        turns = nonempty

@@ -1,4 +1,7 @@
-"""What a retriever is: fitted on a pool, it gives each query its demonstrations, best first."""
+"""The interfaces of embedders, retrievers and rerankers.
+
+A retriever is fitted on a pool. The fitted retriever returns the demonstrations of each query, best first.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,50 +20,54 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """A component of kind `embedder`. Vectors are float32 and L2-normalized, so a dot product is a cosine."""
+    """A component of kind `embedder`: it embeds images and texts.
+
+    Vectors are float32 and L2-normalized, so a dot product is a cosine.
+    """
 
     @property
     def digest(self) -> str:
-        """Names encoder and settings: the key of the cache on disk."""
+        """Identifies the encoder and its settings. It is a part of the cache key."""
         ...
 
     def embed_images(self, items: "Sequence[Query | Example]") -> "np.ndarray":
-        """[N, D] of the items' images (the mean over several, normalized again)."""
+        """Vectors of the items' images, [N, D]. Several images of an item: their mean, normalized again."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> "np.ndarray":
-        """[N, D]. Raises PlanError where the encoder has no text tower."""
+        """Vectors of texts, [N, D]. Raises PlanError if the encoder has no text tower."""
         ...
 
 
 class MultiVectorEmbedder(Embedder, Protocol):
-    """An embedder that also gives a vector to every part. Rows are unit vectors; rows of zeros are padding.
+    """An embedder that also embeds the parts of an item: patches and words.
 
-    The number of rows is the embedder's own, whatever stands beside an item in its batch.
+    Rows are unit vectors; rows of zeros are padding. The number of rows does not depend on the batch.
     """
 
     def embed_patches(self, images: "Sequence[Image]") -> "np.ndarray":
-        """[N, P, D] of the images' patches."""
+        """Vectors of the images' patches, [N, P, D]."""
         ...
 
     def embed_words(self, texts: Sequence[str]) -> "np.ndarray":
-        """[N, W, D] of the texts' tokens, without special ones."""
+        """Vectors of the texts' tokens without special tokens, [N, W, D]."""
         ...
 
 
 class EmbeddingModel(Protocol):
-    """A model with the ability 'embed': what the embedder `one_word` asks."""
+    """A model with the ability 'embed', for the embedder `e5v`."""
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
-        """[N, D] float32: the last layer's hidden state at each prompt's last token."""
+        """The hidden state of the last layer at the last token of each prompt, [N, D] float32."""
         ...
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a retriever may use besides the pool.
+    """The resources that a retriever can use besides the pool.
 
-    seed: of the cell, for `icl.streams`. model: where it is needed. cache: folder of embeddings; None: the usual one.
+    seed: of the cell, for `icl.streams`. model: for retrievers that need one. cache: the folder of the embedding cache;
+    None: the default folder.
     """
 
     seed: int = 0
@@ -118,10 +125,10 @@ class FittedRanking:
 
 @runtime_checkable
 class Retriever(Protocol):
-    """A component of kind `retriever`. needs: among 'embedder', 'model', 'labels', 'gold'.
+    """A component of kind `retriever`. `needs` may contain 'embedder', 'model', 'labels' and 'gold'.
 
-    One that needs the model may say which ability it wants of it, `asks = "generate"`; otherwise it is "logits". One
-    with a `warning` has it printed before a run.
+    Optional attributes: `asks`, the ability of the model that it needs ("logits" by default); `warning`, a text that is
+    printed before a run; `nested`, `ranked`, `exact`, `leaks` (see `retrievers.machinery.conformance`).
     """
 
     needs: ClassVar[frozenset[str]]
@@ -130,18 +137,18 @@ class Retriever(Protocol):
 
 
 class FittedReranker(Protocol):
-    """A reranker that has seen its pool."""
+    """A reranker that is fitted on a pool."""
 
     def rerank(
-        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+        self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
     ) -> list[tuple[RetrievedExample, ...]]:
-        """At most k of each query's candidates, which come best first, in a new order."""
+        """At most k of each query's candidates, in a new order. The candidates are best first."""
         ...
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """A component of kind `reranker`: it chooses among a retriever's candidates. needs: as a retriever's."""
+    """A component of kind `reranker`: it selects from a retriever's candidates. `needs` is as for a retriever."""
 
     needs: ClassVar[frozenset[str]]
 

@@ -3,8 +3,8 @@
     score(q, d) = sum over the query's words of  idf tf (k1 + 1) / (tf + k1 (1 - b + b |d| / mean |d|))
     idf = ln(1 + (N - df + .5) / (df + .5))
 
-Words are lower-case word tokens, none is left out as too common, and a word that the query says twice counts twice.
-Members without a word of the query score 0 and follow in the order of the pool.
+Words are lower-case word tokens. There are no stop words, and a word that occurs twice in the query counts twice.
+Members without a word of the query have the score 0 and follow in the order of the pool.
 """
 
 from collections import Counter
@@ -28,14 +28,14 @@ Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
 @component("retriever", "bm25")
 @dataclass(frozen=True)
 class BM25:
-    """Shared words, weighted by how rare they are: no encoder."""
+    """Demonstrations that share rare words with the query. It needs no encoder."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
 
-    text: TextField = "question"  # what of a demonstration is searched; the query gives its question
-    k1: NonNegative = 1.2  # how fast repetitions of a word stop counting
-    b: Fraction = 0.75  # how much a long text is discounted
+    text: TextField = "question"  # which text of a demonstration is searched, with the question of the query
+    k1: NonNegative = 1.2  # how slowly the effect of a repeated word saturates
+    b: Fraction = 0.75  # how much the length of a text lowers its score
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedBM25":
         counts = [Counter(split_words(demo_text(example, self.text))) for example in pool.examples]
@@ -45,22 +45,22 @@ class BM25:
         for row, count in enumerate(counts):
             for word, times in count.items():
                 rows.setdefault(word, []).append((row, times))
-        return FittedBM25(pool, {word: self._posting(found, norm) for word, found in rows.items()})
+        return FittedBM25(pool, {word: self._posting(entries, norm) for word, entries in rows.items()})
 
-    def _posting(self, found: list[tuple[int, int]], norm: NDArray[np.float64]) -> Posting:
-        rows, times = np.array(found, dtype=np.int64).T
+    def _posting(self, entries: list[tuple[int, int]], norm: NDArray[np.float64]) -> Posting:
+        rows, times = np.array(entries, dtype=np.int64).T
         idf = np.log(1 + (len(norm) - len(rows) + 0.5) / (len(rows) + 0.5))
         return rows, idf * times * (self.k1 + 1) / (times + norm[rows])
 
 
 @dataclass(frozen=True)
 class FittedBM25(FittedRanking):
-    """Which members have a word, and what it adds to their score."""
+    """The postings of one pool: the members that have a word, and what the word adds to their scores."""
 
     postings: Mapping[str, Posting]
 
     def scores(self, text: str) -> NDArray[np.float64]:
-        """[N]: the score of every member for a text."""
+        """The score of every member for a text, [N]."""
         scores = np.zeros(len(self.pool))
         for word in split_words(text):
             if word in self.postings:

@@ -1,11 +1,12 @@
-"""ConE (Peng et al., ACL 2024): demonstrations under which the model finds the query's own words likeliest.
+"""ConE (Peng et al., ACL 2024): the demonstrations that make the words of the query most likely for the model.
 
     score(q, x) = sum over the tokens t of the question of  log p(t | x, tokens before t)
 
-The `candidates` nearest are tried, each alone: one demonstration, then the query's images and question. All tokens of
-the question count, none of an answer does; an image has no tokens whose likelihood a model tells, so it only
-conditions. The sum, not the mean: for one query the ranking is the same. Where the candidates run out, the next nearest
-follow. (The released mask is one token late and reads a label; this is the formula.)
+Each of the `candidates` nearest members is scored alone: the prompt is one demonstration, then the images and the
+question of the query. All tokens of the question count, and no token of an answer. Images only condition, because a
+model gives no likelihood of their tokens. The score is the sum, not the mean; within one query the ranking is the same.
+If there are fewer candidates than shots, the next nearest members follow. (The released mask is one token late and
+reads a label; this module follows the formula.)
 """
 
 from collections.abc import Sequence
@@ -31,52 +32,52 @@ BATCH = 32
 @component("retriever", "cone")
 @dataclass(frozen=True, kw_only=True)
 class ConE(ModalityRetriever):
-    """The near demonstrations that make the query's own words likeliest to the model (ConE)."""
+    """The near demonstrations that make the words of the query most likely for the model (ConE)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
     asks: ClassVar[str] = "text_logprobs"
     ranked: ClassVar[bool] = False
 
-    candidates: PositiveInt = 30  # the nearest that are tried, whatever the number of shots
+    candidates: PositiveInt = 30  # how many of the nearest members are scored, for any number of shots
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
-        """Raises PlanError without a model that tells how likely a text in a prompt is."""
-        near, model = fit_similarity(self, pool, resources), resources.model
+        """Raises PlanError without a model that computes the likelihood of a text in a prompt."""
+        fitted, model = fit_similarity(self, pool, resources), resources.model
         if model is None or self.asks not in model.abilities:
             raise PlanError(
                 "retriever 'cone' reads how likely a model finds the query's words, and was given "
                 f"{'no model' if model is None else repr(model)}. Use the model 'hf', or the retriever 'mdl' or 'knn'."
             )
-        return FittedConE(self, pool, near.source, near.index, model)
+        return FittedConE(self, pool, fitted.source, fitted.index, model)
 
-    def reach(self, k: int) -> int:
+    def num_candidates(self, k: int) -> int:
         return max(k, self.candidates)
 
 
 @dataclass(frozen=True)
 class FittedConE(FittedSimilarity):
-    """An index over one pool, and the model."""
+    """An index over one pool, and the model that scores the candidates."""
 
     model: Any
 
-    def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
-        if len(near) < k:
-            raise self.retriever.too_few(self.pool, near.query, k, near.policy)
+    def select(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
+        if len(neighbors) < k:
+            raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
         assert isinstance(self.retriever, ConE)
-        tried = min(self.retriever.candidates, len(near))
-        likely = self.likelihoods(near, tried)
-        best = np.argsort(-np.round(likely, 6), kind="stable")[:k].tolist()
-        chosen = [RetrievedExample(near.example(i).id, round(float(likely[i]), 6)) for i in best]
-        return (*chosen, *near.given(range(tried, tried + k - len(chosen))))
+        count = min(self.retriever.candidates, len(neighbors))
+        scores = self.log_likelihoods(neighbors, count)
+        best = np.argsort(-np.round(scores, 6), kind="stable")[:k].tolist()
+        demos = [RetrievedExample(neighbors.example(i).id, round(float(scores[i]), 6)) for i in best]
+        return (*demos, *neighbors.retrieved(range(count, count + k - len(demos))))
 
-    def likelihoods(self, near: Neighbors, count: int) -> "np.ndarray":
-        """[count] float64: of the question, under each of the nearest alone."""
-        query: Query = near.query
+    def log_likelihoods(self, neighbors: Neighbors, count: int) -> "np.ndarray":
+        """The log-likelihood of the question under each of the nearest members alone, [count] float64."""
+        query: Query = neighbors.query
         if not query.question:
             raise DataError(f"retriever 'cone': query '{query.id}' has no question whose likelihood could be read.")
-        prompts = [demo_prompt(query, [near.example(i)], StreamKey(0, query.id)) for i in range(count)]
+        prompts = [demo_prompt(query, [neighbors.example(i)], StreamKey(0, query.id)) for i in range(count)]
         self.model.load()
-        told: list[Sequence[float]] = []
+        logprobs: list[Sequence[float]] = []
         for start in range(0, count, BATCH):
-            told += self.model.text_logprobs(prompts[start : start + BATCH], spans.QUESTION)
-        return np.array([float(np.sum(one)) for one in told])
+            logprobs += self.model.text_logprobs(prompts[start : start + BATCH], spans.QUESTION)
+        return np.array([float(np.sum(of_tokens)) for of_tokens in logprobs])

@@ -1,7 +1,7 @@
-"""Relevant, then as unlike each other as possible (Li and Qiu, 2023; Qin et al., NeurIPS 2024: top 10, keep 3).
+"""The most diverse subset of the nearest members (Li and Qiu, 2023; Qin et al., NeurIPS 2024: top 10, keep 3).
 
-Of the nearest `candidates`, the set of k with the smallest sum of pairwise cosines, found among all such sets and shown
-by relevance. Not nested: the best pair need not be part of the best triple.
+Among all subsets of k of the nearest `candidates`, the one with the smallest sum of pairwise cosines, ordered by
+relevance. The sets are not nested: the best pair need not be part of the best triple.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from retrievers.machinery.similarity import Neighbors
 
 @component("retriever", "diverse_subset")
 @dataclass(frozen=True, kw_only=True)
-class VarianceHead(CandidateSetRetriever):
-    """The most diverse set of the nearest few, every set tried."""
+class DiverseSubset(CandidateSetRetriever):
+    """The most diverse subset of the nearest candidates, by comparing all subsets."""
 
     nested: ClassVar[bool] = False
 
     candidates: Annotated[int, Ge(1), Le(16)] = 10  # all their subsets of k are compared
 
-    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        return near.given(most_diverse_subset(near.vectors, k))
+    def choose_set(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        return neighbors.retrieved(most_diverse_subset(neighbors.vectors, k))

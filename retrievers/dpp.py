@@ -1,9 +1,9 @@
-"""A determinantal point process at inference (Ye et al., CEIL, ICML 2023; Chen et al., NeurIPS 2018, for the greedy).
+"""A determinantal point process at inference (Ye et al., CEIL, ICML 2023; greedy: Chen et al., NeurIPS 2018).
 
     L_ij = r_i S_ij r_j,    S = (1 + cos) / 2,    r = exp(rel / (2 scale)),    rel = (1 + relevance) / 2 - its maximum
 
-Greedy maximum of det(L_S) among the nearest `candidates`, in the order of picking; a score is the relevance. Where no
-candidate is left that is independent of the chosen (a determinant ratio of 1e-12), the nearest fill up and are marked.
+The greedy maximum of det(L_S) among the nearest `candidates`, in the order of selection. A score is the relevance. If
+no candidate is independent of the selected ones (determinant ratio 1e-12), the nearest candidates follow with a mark.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ MARK = "dpp: filled by relevance"
 @component("retriever", "dpp")
 @dataclass(frozen=True, kw_only=True)
 class DPP(CandidateSetRetriever):
-    """The set with the largest determinant of quality times diversity, greedily (CEIL without training)."""
+    """The greedy set with the largest determinant of relevance and diversity (CEIL without training)."""
 
     ranked: ClassVar[bool] = False
 
-    scale: Positive = 0.1  # of the relevance against diversity: smaller trusts relevance more
+    scale: Positive = 0.1  # of the relevance; a smaller scale gives relevance more weight against diversity
 
-    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        picked = dpp(near.scores, near.vectors, k, self.scale)
-        rest = [place for place in range(len(near)) if place not in picked][: k - len(picked)]
-        return [*near.given(picked), *near.given(rest, MARK)]
+    def choose_set(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        selected = dpp(neighbors.scores, neighbors.vectors, k, self.scale)
+        rest = [position for position in range(len(neighbors)) if position not in selected][: k - len(selected)]
+        return [*neighbors.retrieved(selected), *neighbors.retrieved(rest, MARK)]

@@ -1,10 +1,9 @@
-"""A part of the pool for each query: any retriever, restricted by domain, by label, or by likeness to the query.
+"""A retriever on a part of the pool: filters by domain, label, or similarity to the query.
 
     {name: filtered, of: knn, domain: other, near: 0.95}
 
-The retriever inside is fitted on what is left and sees nothing else, so a greedy choice or a quota is made as if the
-rest did not exist. Queries that are left the same members share one fit. (The query itself and its images are never
-given by any retriever, with or without this one.)
+The retriever inside is fitted on the filtered pool, so greedy selection and quotas do not see the other members.
+Queries with the same filtered pool share one fit. The leak policy applies with and without this filter.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,22 +27,22 @@ from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 @component("retriever", "filtered")
 @dataclass(frozen=True, kw_only=True)
 class Filtered(RetrieverWrapper):
-    """Another retriever on the part of the pool that a query may see: by domain, label or likeness."""
+    """Another retriever on a filtered pool: by domain, by label, or without near-duplicates of the query."""
 
-    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that chooses among what is left
-    domain: Literal["any", "same", "other"] = "any"  # members of the query's own domain, or of any other
-    labels: tuple[str, ...] = ()  # members with one of these labels; none named: all
-    near: Fraction | None = None  # drop members whose image has a larger cosine with the query's
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that is fitted on the filtered pool
+    domain: Literal["any", "same", "other"] = "any"  # keep members of the query's own domain, or of all other domains
+    labels: tuple[str, ...] = ()  # keep members with one of these labels; empty: all
+    near: Fraction | None = None  # drop members whose image has a larger cosine with the query's image
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
         default_factory=Encoder
-    )  # what `near` compares with
+    )  # compares the images for `near`
 
     def __post_init__(self) -> None:
         if self.near is not None and "image" not in reads(self.embedder):
             raise ConfigError(f"near compares images, and {self.embedder!r} reads texts only. Use 'encoder'.")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedFiltered":
-        """Raises ConfigError where a domain is asked for and the pool has none."""
+        """Raises ConfigError if `domain` filters and no example of the pool has a domain."""
         if self.domain != "any" and all(example.domain is None for example in pool.examples):
             raise ConfigError(f"retriever 'filtered': domain is '{self.domain}', and no example of the pool has one.")
         return FittedFiltered(self, pool, resources, {})
@@ -51,7 +50,7 @@ class Filtered(RetrieverWrapper):
 
 @dataclass(frozen=True)
 class FittedFiltered:
-    """A fit of the retriever inside for every different part of the pool."""
+    """The retriever inside, fitted once for each different filtered pool."""
 
     retriever: Filtered
     pool: Pool
@@ -61,44 +60,44 @@ class FittedFiltered:
     def retrieve(
         self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
     ) -> list[tuple[RetrievedExample, ...]]:
-        given: list[tuple[RetrievedExample, ...]] = [()] * len(queries)
-        together: dict[frozenset[int], list[int]] = {}
-        for i, dropped in enumerate(self._dropped(queries) if k else ()):
-            together.setdefault(dropped, []).append(i)
-        for dropped, places in together.items():
-            part, fitted = self._part(dropped)
+        results: list[tuple[RetrievedExample, ...]] = [()] * len(queries)
+        queries_by_pool: dict[frozenset[int], list[int]] = {}
+        for i, dropped_rows in enumerate(self._dropped_rows(queries) if k else ()):
+            queries_by_pool.setdefault(dropped_rows, []).append(i)
+        for dropped_rows, indices in queries_by_pool.items():
+            part, fitted = self._part(dropped_rows)
             try:
-                answers = fitted.retrieve([queries[i] for i in places], k, policy)
+                of_part = fitted.retrieve([queries[i] for i in indices], k, policy)
             except PlanError as error:
                 raise PlanError(f"{error} (Filters left {len(part)} of the pool's {len(self.pool)}.)") from error
-            for i, answer in zip(places, answers, strict=True):
-                given[i] = answer
-        return given
+            for i, demos in zip(indices, of_part, strict=True):
+                results[i] = demos
+        return results
 
-    def _part(self, dropped: frozenset[int]) -> tuple[Pool, FittedRetriever]:
-        if dropped not in self.parts:
-            kept = (example for i, example in enumerate(self.pool.examples) if i not in dropped)
-            part = Pool(tuple(kept)) if dropped else self.pool
-            self.parts[dropped] = part, self.retriever.of.fit(part, self.resources)
-        return self.parts[dropped]
+    def _part(self, dropped_rows: frozenset[int]) -> tuple[Pool, FittedRetriever]:
+        if dropped_rows not in self.parts:
+            examples = (example for i, example in enumerate(self.pool.examples) if i not in dropped_rows)
+            part = Pool(tuple(examples)) if dropped_rows else self.pool
+            self.parts[dropped_rows] = part, self.retriever.of.fit(part, self.resources)
+        return self.parts[dropped_rows]
 
-    def _dropped(self, queries: Sequence[Query]) -> list[frozenset[int]]:
-        too_near: Sequence[Any] = [()] * len(queries)
+    def _dropped_rows(self, queries: Sequence[Query]) -> list[frozenset[int]]:
+        duplicates: Sequence[Any] = [()] * len(queries)
         if self.retriever.near is not None:
             source = open_source(self.retriever.embedder, self.resources.cache, self.pool)
             images = source.embed_images(self.pool.examples)
             scores = source.embed_images(queries) @ images.T
-            too_near = [np.flatnonzero(row > self.retriever.near).tolist() for row in scores]
+            duplicates = [np.flatnonzero(row > self.retriever.near).tolist() for row in scores]
         return [
-            frozenset(near).union(i for i, e in enumerate(self.pool.examples) if not may(e))
-            for near, may in zip(too_near, map(self._may, queries), strict=True)
+            frozenset(rows).union(i for i, example in enumerate(self.pool.examples) if not matches(example))
+            for rows, matches in zip(duplicates, map(self._label_filter, queries), strict=True)
         ]
 
-    def _may(self, query: Query) -> Callable[[Example], bool]:
+    def _label_filter(self, query: Query) -> Callable[[Example], bool]:
         domain, labels = self.retriever.domain, self.retriever.labels
 
-        def may(example: Example) -> bool:
-            here = domain == "any" or (example.domain == query.domain) == (domain == "same")
-            return here and (not labels or example.class_name in labels)
+        def matches(example: Example) -> bool:
+            domain_matches = domain == "any" or (example.domain == query.domain) == (domain == "same")
+            return domain_matches and (not labels or example.class_name in labels)
 
-        return may
+        return matches

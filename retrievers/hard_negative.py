@@ -1,7 +1,7 @@
-"""Hard negatives: the nearest neighbor, then the nearest members with another label than its own.
+"""Hard negatives: the nearest neighbor, then the nearest members with another label than this neighbor.
 
-The label that the negatives differ from is that of the nearest neighbor, so nothing reads the query's gold. When no
-other label is left, the nearest of the same label follow and are marked.
+The label of the nearest neighbor stands for that of the query, so no gold answer is read. If no member with another
+label is left, the nearest members with the same label follow with a mark.
 """
 
 from collections.abc import Sequence
@@ -21,32 +21,32 @@ MARK = "hard_negative: no other label left"
 @component("retriever", "hard_negative")
 @dataclass(frozen=True)
 class HardNegative(ModalityRetriever):
-    """The nearest neighbor, then the nearest members with another label than its own."""
+    """The nearest neighbor, then the nearest members with another label than this neighbor."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
     ranked: ClassVar[bool] = False
 
     def fit(self, pool: Pool, resources: Resources) -> FittedSimilarity:
-        """Raises PlanError where the pool has a single label."""
+        """Raises PlanError if the pool has a single label."""
         check_two_labels(pool, "hard_negative")
         return fit_similarity(self, pool, resources)
 
-    def reach(self, k: int) -> int:
+    def num_candidates(self, k: int) -> int:
         return 4 * k + 16
 
-    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        own = near.example(0).class_name
-        others = [i for i in range(1, len(near)) if near.example(i).class_name != own]
-        if len(others) < k - 1 and len(near) >= self.reach(k):  # many of one label stand in front: look at all
-            near = near.all()
-            others = [i for i in range(1, len(near)) if near.example(i).class_name != own]
-        same = [i for i in range(1, len(near)) if near.example(i).class_name == own]
-        chosen = [0, *others[: k - 1]]
-        return [*near.given(chosen), *near.given(same[: k - len(chosen)], MARK)]
+    def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        label = neighbors.example(0).class_name
+        others = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name != label]
+        if len(others) < k - 1 and len(neighbors) >= self.num_candidates(k):  # the candidates have one label
+            neighbors = neighbors.all()
+            others = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name != label]
+        same = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name == label]
+        selected = [0, *others[: k - 1]]
+        return [*neighbors.retrieved(selected), *neighbors.retrieved(same[: k - len(selected)], MARK)]
 
 
 def check_two_labels(pool: Pool, name: str) -> None:
-    """Raises PlanError where all members have one label."""
+    """Raises PlanError if all members have one label."""
     labels = {example.class_name for example in pool.examples}
     if len(labels) < 2:
         raise PlanError(

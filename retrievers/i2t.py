@@ -1,9 +1,9 @@
-"""From image to text: the query's image against what demonstrations say (cross-modal retrieval with CLIP).
+"""From image to text: compares the query's image with the text of demonstrations (cross-modal retrieval, CLIP).
 
     score(q, x) = cos(image_q, text_x)
 
-The text of a demonstration is its answer (a caption), its question, or both. An encoder with one space for images and
-texts is needed; its modality gap moves all scores alike and leaves the ranking (see the embedder `centered`).
+The text of a demonstration is its answer (a caption), its question, or both. The encoder must have one space for images
+and texts. Its modality gap shifts all scores equally and does not change the ranking (see the embedder `centered`).
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,20 +21,20 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "i2t")
 @dataclass(frozen=True)
 class ImageToText(SimilarityRetriever):
-    """The query's image against the demonstrations' text."""
+    """Demonstrations whose text is nearest to the query's image."""
 
-    text: Literal["answer", "question", "both"] = "answer"  # what of a demonstration is compared
+    text: Literal["answer", "question", "both"] = "answer"  # which text of a demonstration is compared
 
     @property
     def modalities(self) -> frozenset[str]:
         return frozenset({"image", "text"})
 
     @property
-    def key(self) -> Hashable:
+    def index_key(self) -> Hashable:
         return ("i2t", self.text)
 
-    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+    def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         return source.embed_texts([demo_text(example, self.text) for example in examples])
 
-    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+    def embed_queries(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         return source.embed_images(queries)

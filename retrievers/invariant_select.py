@@ -1,13 +1,18 @@
 """InvariantSelectPR (Zhou et al. 2024): nearest images after a class-conditioned contrastive head.
 
-Retrieval is that of `topk_nearest`; both sides go through a linear head that pulls a class together across its source
-domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so an untrained head is `topk_nearest`. It
-is trained when the pool is fitted, on the members of the source domains, or on the pool of another task (`trained_on`:
-what does a head do for classes that it never saw?), or read from a file that `Head.save` wrote. The paper adapts the
-encoder itself, with details that are not published; a linear head over frozen features is a reconstruction.
+The retriever is `topk_nearest` with a linear head on both sides. The head moves the images of a class together across
+the source domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so without training the result
+is that of `topk_nearest`. There are three sources of the head:
+
+- the members of the source domains in the pool (default);
+- the pool of another task (`trained_on`), which shows what a head does for classes outside its training data;
+- a file that `ContrastiveHead.save` wrote (`head`).
+
+The paper adapts the encoder itself and does not publish the details. A linear head over frozen features is a
+reconstruction.
 """
 
-# ruff: noqa: RUF036  pydantic takes the first member of a union that fits: None is no task
+# ruff: noqa: RUF036  pydantic uses the first matching member of a union: None is no task
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +36,7 @@ from retrievers.machinery.vector_math import Vectors
 from retrievers.topk_nearest import TopKNearest
 
 _HEADS: "WeakKeyDictionary[Pool, dict[tuple[InvariantSelect, int], ContrastiveHead]]" = WeakKeyDictionary()
-"""Heads of pools that are still in use: cells that differ in seed or shots share them."""
+"""The heads of all pools in use. Cells that differ in the seed or the number of shots share a head."""
 
 MARK = "invariant_select: one source domain, so positives are of the same domain"
 
@@ -39,17 +44,19 @@ MARK = "invariant_select: one source domain, so positives are of the same domain
 @component("retriever", "invariant_select")
 @dataclass(frozen=True, kw_only=True)
 class InvariantSelect(TopKNearest):
-    """Nearest images after a head trained to keep the class and forget the domain (InvariantSelectPR)."""
+    """Nearest images after a head that keeps the class and removes the domain (InvariantSelectPR)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
-    head: str | None = None  # a saved head; none: train one
-    trained_on: None | Annotated[Task, NestedComponent("task")] = None  # on whose (first) pool; none: the pool at hand
-    steps: Count = 100  # of training; 0 is topk_nearest
-    rate: Positive = 1e-3  # Adam's step
+    head: str | None = None  # the file of a saved head; none: train one
+    trained_on: None | Annotated[Task, NestedComponent("task")] = (
+        None  # the task whose first pool trains the head; none: the retriever's pool
+    )
+    steps: Count = 100  # of training; 0 steps: the same as topk_nearest
+    rate: Positive = 1e-3  # learning rate of Adam
     temperature: Positive = 0.1  # of the contrastive loss
     pull: NonNegative = 0.0  # weight of the squared distance from the identity
-    positives: Positives = "other_domains"  # of an anchor: its class in other domains, or all its class
+    positives: Positives = "other_domains"  # of an anchor: members of its class in other domains, or all of its class
     sum_over: Sum = "positives_and_others"  # the loss's denominator; all_rows: the supervised contrastive loss
 
     def __post_init__(self) -> None:
@@ -57,60 +64,62 @@ class InvariantSelect(TopKNearest):
         if self.head is not None and self.trained_on is not None:
             raise ConfigError("head is a file and trained_on is given too. Leave one of them out.")
 
-    def ready(self) -> None:
-        """Raises DataError or PlanError where the head's file is missing or another embedder's."""
+    def preflight(self) -> None:
+        """Raises DataError or PlanError if the file of the head is missing or belongs to another embedder."""
         if self.head is not None:
-            self.saved(self.head)
+            self.load_head(self.head)
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
-        """Raises PlanError where the pool gives a head nothing to learn."""
-        plain = fit_similarity(self, pool, resources)
-        base = self._learns_from(pool)
-        heads = _HEADS.setdefault(base, {})
-        key = (replace(self, trained_on=None), self._changed())
+        """Raises PlanError if a head cannot be trained on the pool."""
+        without_head = fit_similarity(self, pool, resources)
+        training_pool = self._training_pool(pool)
+        heads = _HEADS.setdefault(training_pool, {})
+        key = (replace(self, trained_on=None), self._file_version())
         if key not in heads:
-            heads[key] = self.trained(base, plain.source) if self.head is None else self.saved(self.head)
+            heads[key] = (
+                self.train(training_pool, without_head.source) if self.head is None else self.load_head(self.head)
+            )
         head = heads[key]
         return FittedInvariantSelect(
-            self, pool, plain.source, build_index(head(plain.index.vectors), self.search), head
+            self, pool, without_head.source, build_index(head(without_head.index.vectors), self.search), head
         )
 
-    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        head: ContrastiveHead = near.fitted.head  # type: ignore[attr-defined]
-        alone = self.head is None and self.steps > 0 and len(head.domains) < 2
-        return near.given(range(k), MARK if alone else "")
+    def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        head: ContrastiveHead = neighbors.fitted.head  # type: ignore[attr-defined]
+        single_domain = self.head is None and self.steps > 0 and len(head.domains) < 2
+        return neighbors.retrieved(range(k), MARK if single_domain else "")
 
-    def trained(self, pool: Pool, source: EmbeddingSource) -> ContrastiveHead:
-        """A head from the pool's source domains."""
-        known = [example for example in pool.examples if not self.sources or example.domain in self.sources]
-        labels, domains = [example.class_name for example in known], [example.domain for example in known]
+    def train(self, pool: Pool, source: EmbeddingSource) -> ContrastiveHead:
+        """Train a head on the source domains of a pool."""
+        examples = [example for example in pool.examples if not self.sources or example.domain in self.sources]
+        labels, domains = [example.class_name for example in examples], [example.domain for example in examples]
         training = HeadTraining(self.steps, self.rate, self.temperature, self.positives, self.sum_over, self.pull)
-        return train_head(self.documents(known, source), labels, domains, self.embedder.digest, training)
+        return train_head(self.embed_documents(examples, source), labels, domains, self.embedder.digest, training)
 
-    def _learns_from(self, pool: Pool) -> Pool:
-        """The pool at hand, or the first one of the task that was named."""
+    def _training_pool(self, pool: Pool) -> Pool:
+        """The retriever's pool, or the first pool of the task `trained_on`."""
         return pool if self.trained_on is None else self.trained_on.pool(self.trained_on.queries[0].id)
 
-    def saved(self, path: str) -> ContrastiveHead:
-        """The head of a file. Raises PlanError where it was trained on another embedder's vectors."""
+    def load_head(self, path: str) -> ContrastiveHead:
+        """Read the head of a file. Raises PlanError if it was trained on vectors of another embedder."""
         head = ContrastiveHead.load(Path(path).expanduser())
         check_embedder(f"the head {path}", head.embedder, self.embedder.digest)
         return head
 
-    def _changed(self) -> int:
-        """Tells a file from its later self."""
+    def _file_version(self) -> int:
+        """The time of the last change of the head's file; 0 without a file."""
         file = Path(self.head).expanduser() if self.head else None
         return file.stat().st_mtime_ns if file and file.exists() else 0
 
 
 @dataclass(frozen=True)
 class FittedInvariantSelect(FittedSimilarity):
-    """An index of projected images, and the head, which `head.save(path)` writes."""
+    """An index of images after the head, and the head; `head.save(path)` writes it."""
 
     head: ContrastiveHead
 
-    def asked(self, queries: Sequence[Query]) -> Vectors:
-        return self.head(super().asked(queries))
+    def embed_queries(self, queries: Sequence[Query]) -> Vectors:
+        return self.head(super().embed_queries(queries))
 
     def filter_for(self, query: Query, policy: LeakPolicy) -> Callable[[int], bool]:
         if query.domain is not None and query.domain in self.head.domains:

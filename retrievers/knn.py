@@ -3,9 +3,8 @@
     score(q, x) = cos(q, x)                                               image or question
     score(q, x) = w cos(image_q, image_x) + (1 - w) cos(question_q, question_x)        both
 
-`both` is the weighted mean of the two cosines (the dot product of the concatenated unit vectors, each scaled by the
-root of its weight), not the concatenation of raw vectors, which lets the longer one decide. Exact; equal scores are in
-the order of the pool.
+`both` is the weighted mean of the two cosines: the dot product of concatenated unit vectors, each scaled by the root of
+its weight. A concatenation of raw vectors would let the longer one decide. Equal scores are in the order of the pool.
 """
 
 from dataclasses import dataclass
@@ -17,4 +16,4 @@ from retrievers.machinery.similarity import ModalityRetriever
 @component("retriever", "knn")
 @dataclass(frozen=True)
 class KNN(ModalityRetriever):
-    """The pool's nearest neighbors of the query by image, question or both (RICES)."""
+    """The nearest neighbors of the query by image, question or both (RICES)."""

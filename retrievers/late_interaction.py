@@ -1,9 +1,9 @@
-"""Late interaction (FILIP, Yao et al., ICLR 2022): every part of the query finds its best match in a member.
+"""Late interaction (FILIP, Yao et al., ICLR 2022): the mean best match of the parts of the query in a member.
 
     score(q, x) = mean over the parts t of q of  max over the parts j of x of  cos(t, j)
 
-Of images the parts are patches, of questions words; `both` is the weighted mean of the two. It is the query's side
-that is averaged: the score of x for q is not that of q for x.
+The parts of images are patches, and those of questions are words; `both` is the weighted mean of the two. The mean is
+over the parts of the query, so the score of x for q differs from that of q for x.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,6 @@ from retrievers.machinery.multi_vector import MultiVectorRetriever
 class LateInteraction(MultiVectorRetriever):
     """Nearest by the mean of each patch's or word's best match (FILIP)."""
 
-    def choose(self, matches: PartMatches, k: int) -> list[int]:
-        scores = np.round(matches.alone(), 6)
+    def select(self, matches: PartMatches, k: int) -> list[int]:
+        scores = np.round(matches.scores(), 6)
         return [int(i) for i in np.argsort(-scores, kind="stable")[:k]]

@@ -1,9 +1,9 @@
-"""Minimum description length (Wu et al., ACL 2023): the set under which the model is surest of the query's label.
+"""Minimum description length (Wu et al., ACL 2023): the set with the lowest entropy of the query's label.
 
     argmin over sets S of near demonstrations of   H(p(y | S, q))
 
-The k nearest are always one of the sets; probabilities are of whole options, the mean over their tokens. The
-opposite choice is `local_entropy`.
+The k nearest members are always one of the sets. Probabilities are of whole options: the mean over their tokens.
+`local_entropy` is the opposite choice.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from retrievers.machinery.subset_scoring import SubsetRetriever
 @component("retriever", "mdl")
 @dataclass(frozen=True, kw_only=True)
 class MDL(SubsetRetriever):
-    """Of some sets of near demonstrations, the one that makes the model surest (MDL)."""
+    """Among sets of near demonstrations, the one with the lowest entropy of the model's label (MDL)."""
 
     name: ClassVar[str] = "mdl"
     sign: ClassVar[int] = -1

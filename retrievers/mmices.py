@@ -1,9 +1,9 @@
-"""Two stages: near in one modality first, then the order of the other (MMICES, Chen et al. 2023; SI-Q, Li et al. 2024).
+"""Two stages: candidates by one modality, ranked by the other (MMICES, Chen et al. 2023; SI-Q, Li et al. 2024).
 
-    keep the `candidates` nearest by `first`, then the k best of them by the cosine of the other modality
+    the `candidates` nearest members by `first`, then the k best of them by the cosine of the other modality
 
-The result has the order and the scores of the second modality. The papers and their re-implementations keep 200 or 32,
-so the number has no silent default: give `candidates`, or a preset.
+The result has the order and the scores of the second modality. The papers and their re-implementations keep 200 or 32
+candidates, so `candidates` has no default: set it, or use a preset.
 """
 
 from collections.abc import Hashable, Sequence
@@ -34,14 +34,14 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "mmices")
 @dataclass(frozen=True, kw_only=True)
 class MMICES(SimilarityRetriever):
-    """Near by image first, then ranked by question (MMICES), or the other way round."""
+    """Candidates by image, ranked by question (MMICES), or the other way round."""
 
-    candidates: PositiveInt  # how many the first stage keeps
+    candidates: PositiveInt  # how many members the first stage keeps
     first: Literal["image", "question"] = "image"  # what the first stage compares; the second compares the other
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "mmices": {"candidates": 200},  # the public re-implementation of MMICES
-        "si_q": {"candidates": 32},  # similar image, then question; also what the introspection paper keeps
+        "si_q": {"candidates": 32},  # similar image, then question; the introspection paper uses the same number
         "sq_i": {"candidates": 32, "first": "question"},
     }
 
@@ -50,7 +50,7 @@ class MMICES(SimilarityRetriever):
         return frozenset({"image", "text"})
 
     @property
-    def key(self) -> Hashable:
+    def index_key(self) -> Hashable:
         return ("compared", self.first, None)
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedMMICES":
@@ -58,13 +58,13 @@ class MMICES(SimilarityRetriever):
         first = fit_similarity(self, pool, resources)
         return FittedMMICES(first, fit_similarity(other, pool, resources), self.candidates)
 
-    def documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+    def embed_documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         return embed_by_modality(examples, source, self.first)
 
 
 @dataclass(frozen=True)
 class FittedMMICES:
-    """Two indexes over one pool."""
+    """Two indexes over one pool, one for each stage."""
 
     first: FittedSimilarity
     second: FittedSimilarity
@@ -75,18 +75,18 @@ class FittedMMICES:
     ) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
-        asked = self.second.asked(queries).astype(np.float64)
-        found = self.first.nearest(queries, max(self.candidates, k), policy)
-        return [self._ranked(near, vector, k) for near, vector in zip(found, asked, strict=True)]
+        vectors = self.second.embed_queries(queries).astype(np.float64)
+        nearest = self.first.nearest(queries, max(self.candidates, k), policy)
+        return [self._rank(neighbors, vector, k) for neighbors, vector in zip(nearest, vectors, strict=True)]
 
-    def _ranked(
-        self, near: Neighbors, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int
+    def _rank(
+        self, neighbors: Neighbors, vector: "np.ndarray[Any, np.dtype[np.float64]]", k: int
     ) -> tuple[RetrievedExample, ...]:
-        if len(near) < k:
-            raise self.first.retriever.too_few(self.first.pool, near.query, k, near.policy)
+        if len(neighbors) < k:
+            raise self.first.retriever.too_few(self.first.pool, neighbors.query, k, neighbors.policy)
         if self.candidates < k:
             raise PlanError(f"'mmices' keeps {self.candidates} candidates and {k} shots are wanted. Raise candidates.")
-        rows = np.sort(near.rows[: self.candidates])
+        rows = np.sort(neighbors.rows[: self.candidates])
         scores = (self.second.index.vectors[rows] * vector).sum(axis=1)
         best = np.argsort(-scores, kind="stable")[:k]
-        return tuple(replace(near, rows=rows[best], scores=scores[best]).given(range(k)))
+        return tuple(replace(neighbors, rows=rows[best], scores=scores[best]).retrieved(range(k)))

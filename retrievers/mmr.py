@@ -1,9 +1,9 @@
-"""Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): near to the query, far from what was chosen.
+"""Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): near to the query, far from selected members.
 
     next = argmax over x not in S of   l cos(q, x) - (1 - l) max over s in S of cos(x, s)
 
-The first is the most relevant (the maximum over nothing is 0), both terms are the same cosine, and a score is the
-relevance. Chosen among the nearest `candidates`; where these run out, the next nearest follow.
+The first member is the most relevant one (the maximum over an empty set is 0). Both terms are the same cosine. A score
+is the relevance. The set is selected from the nearest `candidates`; if there are fewer than k, the next nearest follow.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from retrievers.machinery.similarity import Neighbors
 @component("retriever", "mmr")
 @dataclass(frozen=True, kw_only=True)
 class MMR(CandidateSetRetriever):
-    """Near to the query and far from each other, by a stated balance (maximal marginal relevance)."""
+    """Demonstrations near to the query and far from each other (maximal marginal relevance)."""
 
     ranked: ClassVar[bool] = False
 
-    balance: Fraction  # l: 1 is knn, 0 is diversity alone after the first
+    balance: Fraction  # l: 1 is knn; 0 is only diversity after the first
 
-    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        return near.given(mmr(near.scores, near.vectors, k, self.balance))
+    def choose_set(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        return neighbors.retrieved(mmr(neighbors.scores, neighbors.vectors, k, self.balance))

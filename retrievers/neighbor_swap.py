@@ -1,12 +1,13 @@
-"""One demonstration swapped for its nearest neighbor: how much hangs on which one exactly? (disruption gap)
+"""One demonstration replaced by its nearest neighbor: how much does the exact choice matter? (disruption gap)
 
-    S = what the retriever inside gives;  S_i = S with its i-th replaced by the member of the pool nearest to it
+    S = the demonstrations of the retriever inside;  S_i = S with its i-th replaced by its nearest member of the pool
 
-Neither a member of S, nor the query, nor anything with an image of either is the replacement. It stands in the same
-place with the same score, and the mark says how near it is. Places count from the best (0) and are an axis:
-`retriever.position: [0, 1, 2, 3]`; `icl analyze RUN disruption` measures the gap against the retriever inside. Where
-there are fewer demonstrations than the place, or nothing in the pool to swap for, S stays as it is: the mark is not
-there, or says so, and the analysis leaves the sample out.
+The replacement is not in S, is not the query, and shares no image with either. It has the position and the score of the
+demonstration that it replaces, and a mark with the cosine between the two. Positions count from the best (0) and can be
+an axis: `retriever.position: [0, 1, 2, 3]`. `icl analyze RUN disruption` measures the gap to the retriever inside.
+
+S does not change if it has fewer demonstrations than the position (no mark), or if the pool has no replacement (a mark
+says so). The analysis excludes these samples.
 """
 
 from collections.abc import Sequence
@@ -20,27 +21,27 @@ from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
 from retrievers.embedders.encoder import Encoder
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
-from retrievers.machinery.embedding_source import READ, check_modalities, open_source
+from retrievers.machinery.embedding_source import MODALITIES_OF, check_modalities, open_source
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 from retrievers.machinery.similarity import embed_by_modality
 from retrievers.machinery.vector_index import VectorIndex
 
 SWAPPED = "neighbor_swap: place"
-NOTHING = "neighbor_swap: nothing to swap for"
+NO_REPLACEMENT = "neighbor_swap: nothing to swap for"
 
 
 @component("retriever", "neighbor_swap")
 @dataclass(frozen=True, kw_only=True)
 class NeighborSwap(RetrieverWrapper):
-    """Another retriever's demonstrations, one of them swapped for its nearest neighbor in the pool."""
+    """Another retriever with one demonstration replaced by its nearest neighbor in the pool."""
 
-    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever whose demonstrations they are
-    position: Count = 0  # which one is swapped, 0 the best
-    by: Literal["image", "question", "both"] = "image"  # what its neighbor is near in
-    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(default_factory=Encoder)  # what is compared with
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that returns the demonstrations
+    position: Count = 0  # of the demonstration that is replaced; 0 is the best
+    by: Literal["image", "question", "both"] = "image"  # what is compared to find the neighbor
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(default_factory=Encoder)  # makes the vectors
 
     def __post_init__(self) -> None:
-        check_modalities(self.embedder, READ[self.by], f"by is '{self.by}', and ")
+        check_modalities(self.embedder, MODALITIES_OF[self.by], f"by is '{self.by}', and ")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -48,7 +49,7 @@ class NeighborSwap(RetrieverWrapper):
 
     @property
     def nested(self) -> bool:
-        """Which member is free for a swap depends on all the others."""
+        """Which members can be the replacement depends on all demonstrations."""
         return False
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedNeighborSwap":
@@ -71,32 +72,33 @@ class FittedNeighborSwap:
     def retrieve(
         self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
     ) -> list[tuple[RetrievedExample, ...]]:
-        found = self.of.retrieve(queries, k, policy)
-        return [self._swapped(query, tuple(own), policy) for query, own in zip(queries, found, strict=True)]
+        results = self.of.retrieve(queries, k, policy)
+        return [self._swap(query, tuple(demos), policy) for query, demos in zip(queries, results, strict=True)]
 
-    def _swapped(
-        self, query: Query, own: tuple[RetrievedExample, ...], policy: LeakPolicy
+    def _swap(
+        self, query: Query, demos: tuple[RetrievedExample, ...], policy: LeakPolicy
     ) -> tuple[RetrievedExample, ...]:
-        place = self.retriever.position
-        if place >= len(own):
-            return own
+        position = self.retriever.position
+        if position >= len(demos):
+            return demos
         is_allowed, examples = policy.allowed_for(query), self.pool.examples
-        taken = {one.id for one in own}
-        shown = {p.source_digest for one in own for p in self.pool.by_id[one.id].images}
+        ids = {demo.id for demo in demos}
+        digests = {image.source_digest for demo in demos for image in self.pool.by_id[demo.id].images}
 
-        def may(row: int) -> bool:
+        def can_replace(row: int) -> bool:
             example = examples[row]
-            again = any(image.source_digest in shown for image in example.images)
-            return example.id not in taken and not again and is_allowed(example)
+            repeats_image = any(image.source_digest in digests for image in example.images)
+            return example.id not in ids and not repeats_image and is_allowed(example)
 
-        row = self.rows[own[place].id]
-        (near,) = self.index.nearest(self.index.vectors[row : row + 1], 1, [may])
-        if not near:
-            return (*own[:place], replace(own[place], mark=_joined(own[place].mark, NOTHING)), *own[place + 1 :])
-        other, cosine = near[0]
-        mark = _joined(own[place].mark, f"{SWAPPED} {place}, cosine {cosine:.3f}")
-        return (*own[:place], RetrievedExample(examples[other].id, own[place].score, mark), *own[place + 1 :])
+        before, demo, after = demos[:position], demos[position], demos[position + 1 :]
+        row = self.rows[demo.id]
+        (hits,) = self.index.nearest(self.index.vectors[row : row + 1], 1, [can_replace])
+        if not hits:
+            return (*before, replace(demo, mark=_join_marks(demo.mark, NO_REPLACEMENT)), *after)
+        other, cosine = hits[0]
+        mark = _join_marks(demo.mark, f"{SWAPPED} {position}, cosine {cosine:.3f}")
+        return (*before, RetrievedExample(examples[other].id, demo.score, mark), *after)
 
 
-def _joined(*marks: str) -> str:
+def _join_marks(*marks: str) -> str:
     return "; ".join(filter(None, marks))

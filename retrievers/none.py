@@ -1,4 +1,4 @@
-"""No demonstrations: the zero-shot arm, whatever the number of shots."""
+"""No demonstrations: the zero-shot arm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 @component("retriever", "none")
 @dataclass(frozen=True)
 class NoDemos:
-    """No demonstrations, whatever the number of shots."""
+    """No demonstrations for any number of shots."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
-    exact: ClassVar[bool] = False  # gives fewer than k
+    exact: ClassVar[bool] = False  # returns fewer than k
 
     def fit(self, pool: Pool, resources: Resources) -> "NoDemos":
         return self

@@ -1,8 +1,9 @@
-"""The oracle: nearest by the true answer (Li et al. 2024; Baldassini et al. 2024), an upper bound of answer copying.
+"""The oracle: nearest by the gold answer (Li et al. 2024; Baldassini et al. 2024), an upper bound of answer copying.
 
     score(q, x) = cos(answer_q, answer_x)
 
-It reads the query's gold and declares it. A number reached with it is a bound on the others, not one of them.
+It reads the gold answer of the query and declares it in `needs`. Its results are a bound for other retrievers and are
+not comparable with them.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,7 +21,7 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "oracle")
 @dataclass(frozen=True)
 class Oracle(SimilarityRetriever):
-    """Nearest by the gold answer: sees the gold, an upper bound."""
+    """Nearest by the gold answer of the query: an upper bound."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "gold"})
 
@@ -29,14 +30,14 @@ class Oracle(SimilarityRetriever):
         return frozenset({"text"})
 
     @property
-    def key(self) -> Hashable:
+    def index_key(self) -> Hashable:
         return ("answers",)
 
-    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+    def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         return source.embed_texts([example.answer for example in examples])
 
-    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
-        answers = [query.answer for query in queries if isinstance(query, Example)]
-        if len(answers) < len(queries):
+    def embed_queries(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        gold_answers = [query.answer for query in queries if isinstance(query, Example)]
+        if len(gold_answers) < len(queries):
             raise PlanError("retriever 'oracle' reads the gold and was asked without it. Give it examples.")
-        return source.embed_texts(answers)
+        return source.embed_texts(gold_answers)

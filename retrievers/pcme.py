@@ -2,10 +2,10 @@
 
     score(q, x) = mean over all pairs of samples of  sigmoid(-a || z_q - z_x || + b)
 
-Of two members equally far from the query, the less certain one is the less probable match. The embedder is
-`probabilistic`, whose heads say how uncertain an item is; an item's samples come from a stream of its own, so that
-neither the batch nor the seed of a run changes a score. Where all are equally certain the ranking is that of `knn`, up
-to the samples. Every member is compared: for pools of thousands, not of millions.
+Of two members at the same distance from the query, the less certain one is the less probable match. The embedder is
+`probabilistic`, whose heads estimate the uncertainty of an item. The samples of an item come from its own stream, so
+neither the batch nor the seed of a run changes a score. If all members are equally certain, the ranking is that of
+`knn`, up to the samples. Every member is compared, so this is for pools of thousands, not of millions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,27 +30,29 @@ from retrievers.machinery.vector_math import Vectors
 _SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[ProbabilisticSource, GaussianEmbeddings, Vectors]]]" = (
     WeakKeyDictionary()
 )
-"""What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
+"""The samples of all pools in use. Cells that differ in the seed or the number of shots share them."""
 
 
 @component("retriever", "pcme")
 @dataclass(frozen=True)
 class PCME:
-    """Nearest by match probability: of two equally near, the more certain one (PCME)."""
+    """Nearest by match probability; of two members equally near, the more certain one (PCME)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     nested: ClassVar[bool] = True
 
-    query: Literal["image", "question"] = "image"  # what of the query is compared
-    member: Literal["image", "text"] = "image"  # with what of a member: text is what the embedder pairs
-    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(  # says how uncertain an item is
+    query: Literal["image", "question"] = "image"  # which modality of the query is compared
+    member: Literal["image", "text"] = (
+        "image"  # with which modality of a member; text: what the embedder pairs with images
+    )
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(  # estimates the uncertainty of an item
         default_factory=lambda: Probabilistic(of=Encoder())
     )
 
     def __post_init__(self) -> None:
         if not isinstance(self.embedder, Probabilistic):
             raise ConfigError(
-                f"retriever 'pcme' needs to know how uncertain an item is, and {self.embedder!r} does not say. Write "
+                f"retriever 'pcme' needs the uncertainty of an item, and {self.embedder!r} does not estimate it. Write "
                 f"embedder: {{name: probabilistic, of: ...}}."
             )
         if self.embedder.pairs == "label" and (self.query, self.member) != ("image", "image"):
@@ -60,43 +62,46 @@ class PCME:
             )
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedPCME":
-        """Raises PlanError where the pool's pairs give the heads nothing to learn."""
-        kept = _SAMPLES.setdefault(pool, {})
+        """Raises PlanError if the heads cannot be trained on the pairs of the pool."""
+        of_pool = _SAMPLES.setdefault(pool, {})
         key = (*source_key(self.embedder, resources.cache), self.member)
-        if key not in kept:
+        if key not in of_pool:
             source: Any = open_source(self.embedder, resources.cache, pool)
-            found = self._members(pool.examples, source)
-            kept[key] = source, found, found.samples([f"pool/{example.id}" for example in pool.examples])
-        return FittedPCME(pool, self, *kept[key])
+            members = self._embed_members(pool.examples, source)
+            of_pool[key] = source, members, members.samples([f"pool/{example.id}" for example in pool.examples])
+        return FittedPCME(pool, self, *of_pool[key])
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Embed the members of many small pools and their queries in large batches; heads are fitted pool by pool."""
         members = {item.id: item for item in items if isinstance(item, Example)}
         source = open_source(self.embedder, resources.cache, Pool(tuple(members.values())))
         queries = [item for item in items if isinstance(item, Query)]
-        asked = self.query == "image"
-        source.embed_images([*members.values(), *(queries if asked else ())])
+        by_image = self.query == "image"
+        source.embed_images([*members.values(), *(queries if by_image else ())])
         if isinstance(self.embedder, Probabilistic) and self.embedder.pairs != "label":
-            told = [self._said(example) for example in members.values()]
-            source.embed_texts([*told, *(() if asked else (query.question for query in queries))])
+            texts = [self._member_text(example) for example in members.values()]
+            source.embed_texts([*texts, *(() if by_image else (query.question for query in queries))])
 
-    def asked(self, query: Query, source: ProbabilisticSource) -> GaussianEmbeddings:
-        """Of the query, one row."""
+    def embed_query(self, query: Query, source: ProbabilisticSource) -> GaussianEmbeddings:
+        """The embedding of the query, one row."""
         return source.of_images([query]) if self.query == "image" else source.of_texts([query.question])
 
-    def _members(self, examples: Sequence[Example], source: ProbabilisticSource) -> GaussianEmbeddings:
+    def _embed_members(self, examples: Sequence[Example], source: ProbabilisticSource) -> GaussianEmbeddings:
         if self.member == "image":
             return source.of_images(examples)
-        return source.of_texts([self._said(example) for example in examples])
+        return source.of_texts([self._member_text(example) for example in examples])
 
-    def _said(self, example: Example) -> str:
+    def _member_text(self, example: Example) -> str:
         pairs: Any = getattr(self.embedder, "pairs", "answer")
         return demo_text(example, pairs)
 
 
 @dataclass(frozen=True)
 class FittedPCME(FittedRanking):
-    """The GaussianEmbeddings of one pool. source: the heads are its `spreads`. samples: [N, S, D]."""
+    """The Gaussian embeddings of one pool; `source.heads` are the variance heads.
+
+    samples: [N, S, D].
+    """
 
     retriever: PCME
     source: ProbabilisticSource
@@ -105,13 +110,13 @@ class FittedPCME(FittedRanking):
 
     @property
     def uncertainty(self) -> dict[str, float]:
-        """id -> how uncertain each member is: the geometric mean of its standard deviations."""
-        told = self.members.uncertainty.tolist()
-        return {example.id: float(one) for example, one in zip(self.pool.examples, told, strict=True)}
+        """The uncertainty of each member by id: the geometric mean of its standard deviations."""
+        values = self.members.uncertainty.tolist()
+        return {example.id: float(value) for example, value in zip(self.pool.examples, values, strict=True)}
 
     def rank(self, query: Query) -> Iterator[RetrievedExample]:
-        (asked,) = self.retriever.asked(query, self.source).samples([f"query/{query.id}"])
-        heads = self.source.spreads
-        scores = match_probabilities(asked, self.samples, heads.a, heads.b, released=heads.released)
+        (query_samples,) = self.retriever.embed_query(query, self.source).samples([f"query/{query.id}"])
+        heads = self.source.heads
+        scores = match_probabilities(query_samples, self.samples, heads.a, heads.b, released=heads.released)
         for row in np.argsort(-np.round(scores, 12), kind="stable").tolist():
             yield RetrievedExample(self.pool.examples[row].id, round(float(scores[row]), 6))

@@ -1,8 +1,8 @@
-"""Query dropout (Yasunaga et al., RA-CM3, ICML 2023): a share of the query's words does not take part in the search.
+"""Query dropout (Yasunaga et al., RA-CM3, ICML 2023): the search uses only a part of the query's words.
 
-floor(share n) of the question's n words are left out, at random from the query's own stream, and at least one stays. In
-training it keeps retrieved documents from being copies of the query; at inference it is off (share 0) unless asked for.
-Only what is searched with is changed: the prompt shows the query whole.
+floor(share n) of the n words of the question are dropped at random, from the query's own stream. At least one word
+remains. In training, dropout prevents retrieved documents that copy the query. At inference it is off by default
+(share 0). Only the search changes: the prompt shows the whole query.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 @component("retriever", "query_dropout")
 @dataclass(frozen=True, kw_only=True)
 class QueryDropout(RetrieverWrapper):
-    """Another retriever, asked with a part of the question's words left out."""
+    """Another retriever that searches without some words of the question."""
 
-    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that is asked
-    share: Fraction = 0.0  # of the words; RA-CM3 trains with .2
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that searches
+    share: Fraction = 0.0  # of the words that are dropped; RA-CM3 trains with .2
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedQueryDropout":
         return FittedQueryDropout(self.of.fit(pool, resources), self.share, resources.seed)
@@ -42,13 +42,13 @@ class FittedQueryDropout:
     def retrieve(
         self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
     ) -> list[tuple[RetrievedExample, ...]]:
-        asked: list[Any] = [replace(query, question=self._kept(query)) for query in queries]
-        return self.of.retrieve(asked, k, policy)
+        shortened: list[Any] = [replace(query, question=self._drop_words(query)) for query in queries]
+        return self.of.retrieve(shortened, k, policy)
 
-    def _kept(self, query: Query) -> str:
-        said = query.question.split()
-        lost = min(int(self.share * len(said) + 1e-9), len(said) - 1)
-        if lost <= 0:
+    def _drop_words(self, query: Query) -> str:
+        words = query.question.split()
+        count = min(int(self.share * len(words) + 1e-9), len(words) - 1)
+        if count <= 0:
             return query.question
-        gone = set(stream(self.seed, query.id, "query_dropout").permutation(len(said))[:lost].tolist())
-        return " ".join(word for i, word in enumerate(said) if i not in gone)
+        dropped = set(stream(self.seed, query.id, "query_dropout").permutation(len(words))[:count].tolist())
+        return " ".join(word for i, word in enumerate(words) if i not in dropped)

@@ -2,10 +2,10 @@
 
     document = unit(unit(image) + unit(text)),    query likewise,    relevance = cosine
 
-Only members with an image and a text; those whose relevance is above `limit` are too near to the query (its own copy)
-and are dropped, then any above it to one already chosen. The mean is normalized again: a plain inner product of means
-gives a document (1 + cos(image, text)) / 2 with itself, so that the limit would never act. When the pool is used up
-fewer than k come back, and the first of them says so.
+Only members with an image and a text are candidates. A member is dropped if its cosine with the query, or with a
+selected member, is above `limit`. The mean is normalized again: without it, the inner product of a document with itself
+is (1 + cos(image, text)) / 2, and the limit has no effect. If too few members remain, fewer than k are returned, and
+the first one has a mark.
 """
 
 from collections.abc import Sequence
@@ -27,45 +27,47 @@ MARK = "ra_cm3: fewer demonstrations than shots"
 @component("retriever", "ra_cm3")
 @dataclass(frozen=True, kw_only=True)
 class RaCM3(SimilarityRetriever):
-    """Near in image and text together, without near-copies of the query or of each other (RA-CM3)."""
+    """Demonstrations near in image and text together, without near-duplicates of the query or each other (RA-CM3)."""
 
     exact: ClassVar[bool] = False
 
-    limit: Fraction = 0.9  # a cosine above it is a near-copy
+    limit: Fraction = 0.9  # members with a larger cosine are near-duplicates
 
     @property
     def modalities(self) -> frozenset[str]:
         return frozenset({"image", "text"})
 
-    def documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+    def embed_documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         texts = source.embed_texts([item.question for item in examples])
-        seen = [i for i, item in enumerate(examples) if item.images]
-        if not seen:
+        with_image = [i for i, item in enumerate(examples) if item.images]
+        if not with_image:
             return texts
-        images = source.embed_images([examples[i] for i in seen])
+        images = source.embed_images([examples[i] for i in with_image])
         if images.shape[1] != texts.shape[1]:
             raise ConfigError(
                 f"retriever 'ra_cm3' adds image and text vectors, and {self.embedder!r} gives "
                 f"{images.shape[1]} and {texts.shape[1]} entries. Use an embedder with one space for both (encoder)."
             )
         texts = texts.copy()
-        texts[seen] += images
+        texts[with_image] += images
         return normalize_rows(texts)
 
     def is_eligible(self, example: Example, query: Query) -> bool:
         return bool(example.images and example.question.strip())
 
-    def reach(self, k: int) -> int:
+    def num_candidates(self, k: int) -> int:
         return 16 * k + 64
 
-    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        picked = self._apart(near, k)
-        if len(picked) < k and len(near) >= self.reach(k):  # the near ones repeat each other: look at all
-            near = near.all()
-            picked = self._apart(near, k)
-        return near.given(picked[:1], MARK if len(picked) < k else "") + near.given(picked[1:])
+    def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        selected = self._without_duplicates(neighbors, k)
+        if len(selected) < k and len(neighbors) >= self.num_candidates(
+            k
+        ):  # many near-duplicates: search the whole pool
+            neighbors = neighbors.all()
+            selected = self._without_duplicates(neighbors, k)
+        return neighbors.retrieved(selected[:1], MARK if len(selected) < k else "") + neighbors.retrieved(selected[1:])
 
-    def _apart(self, near: Neighbors, k: int) -> list[int]:
-        skip = int((near.scores > self.limit).sum())
-        rest = replace(near, rows=near.rows[skip:], scores=near.scores[skip:])
-        return [skip + place for place in select_dissimilar(rest.vectors, k, self.limit)]
+    def _without_duplicates(self, neighbors: Neighbors, k: int) -> list[int]:
+        skip = int((neighbors.scores > self.limit).sum())
+        rest = replace(neighbors, rows=neighbors.rows[skip:], scores=neighbors.scores[skip:])
+        return [skip + position for position in select_dissimilar(rest.vectors, k, self.limit)]

@@ -1,7 +1,8 @@
 """Random demonstrations: the baseline of every retrieval experiment.
 
-Drawn uniformly without replacement from the stream (seed, query id, "demos"): the same for any batch, order of queries
-and number of workers, and nested: the 4-shot set begins the 8-shot set.
+They are drawn uniformly without replacement from the stream (seed, query id, "demos"). They depend neither on the
+batch, nor on the order of queries, nor on the number of workers. The sets are nested: the 8-shot set begins with the
+4-shot set.
 """
 
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ from retrievers.machinery.random_order import random_order
 
 @component("retriever", "random")
 @dataclass(frozen=True)
-class Random:
-    """Uniform draws for each query, nested across shots."""
+class RandomRetriever:
+    """Uniformly random demonstrations for each query, nested across shots."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True

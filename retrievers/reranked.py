@@ -1,12 +1,11 @@
-"""A retriever and the rerankers that look at its candidates again.
+"""A retriever whose candidates pass through rerankers.
 
     {name: reranked, of: knn, candidates: 50, rerank: [near_duplicate_cap, label_balance]}
 
-The retriever is asked for `candidates` (all that it has, where it has fewer; never fewer than the shots). Each reranker
-but the last passes on all that it keeps, the last gives the shots. In an experiment file the keys `rerank` and
-`candidates` put this around any retriever; there, fewer candidates than shots or more than the pool has are an error. A
-reranker whose choice depends on the number of shots makes the sets of different numbers unlike, so nothing is promised
-to be nested.
+The retriever returns `candidates` members: at least as many as there are shots, and all if the pool has fewer. All
+rerankers but the last pass on every candidate that they keep; the last one returns the shots. In an experiment file,
+the keys `rerankers` and `rerank_candidates` wrap any retriever. There, fewer candidates than shots, or more than the
+pool has, are an error. A reranker may depend on the number of shots, so the sets are not nested.
 """
 
 from collections.abc import Sequence
@@ -26,11 +25,11 @@ from retrievers.machinery.retriever_wrapper import RetrieverWrapper, model_abili
 @component("retriever", "reranked")
 @dataclass(frozen=True, kw_only=True)
 class Reranked(RetrieverWrapper):
-    """Another retriever's candidates, chosen among by rerankers."""
+    """Another retriever whose candidates pass through rerankers."""
 
-    of: Annotated[Retriever, NestedComponent("retriever")]  # whose candidates
+    of: Annotated[Retriever, NestedComponent("retriever")]  # returns the candidates
     rerank: tuple[Annotated[Reranker, NestedComponent("reranker")], ...]  # applied one after the other
-    candidates: PositiveInt = 50  # how many the retriever is asked for; all, where it has fewer
+    candidates: PositiveInt = 50  # how many the retriever returns; all if the pool has fewer
 
     def __post_init__(self) -> None:
         if not self.rerank:
@@ -43,8 +42,8 @@ class Reranked(RetrieverWrapper):
     @property
     def asks(self) -> str:
         parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerank)
-        asking = [one for one in parts if "model" in one.needs]
-        return "generate" if all(model_ability_of(one) == "generate" for one in asking) else "logits"
+        model_users = [part for part in parts if "model" in part.needs]
+        return "generate" if all(model_ability_of(part) == "generate" for part in model_users) else "logits"
 
     @property
     def nested(self) -> bool:
@@ -65,7 +64,7 @@ class Reranked(RetrieverWrapper):
 
 @dataclass(frozen=True)
 class FittedReranked:
-    """All of them fitted on one pool."""
+    """The retriever and the rerankers, fitted on one pool."""
 
     of: FittedRetriever
     rerankers: tuple[FittedReranker, ...]
@@ -76,28 +75,31 @@ class FittedReranked:
     ) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
-        found: Sequence[tuple[RetrievedExample, ...]] = self._found(queries, k, policy)
+        candidates: Sequence[tuple[RetrievedExample, ...]] = self._candidates(queries, k, policy)
         for reranker in self.rerankers[:-1]:
-            found = reranker.rerank(queries, found, max(map(len, found)))
-        return [given[:k] for given in self.rerankers[-1].rerank(queries, found, k)]
+            candidates = reranker.rerank(queries, candidates, max(map(len, candidates)))
+        return [demos[:k] for demos in self.rerankers[-1].rerank(queries, candidates, k)]
 
-    def _found(self, queries: Sequence[Query], k: int, policy: LeakPolicy) -> list[tuple[RetrievedExample, ...]]:
-        """Query by query where some have fewer candidates, so that a query's do not depend on its neighbors'."""
-        wide = max(self.candidates, k)
+    def _candidates(self, queries: Sequence[Query], k: int, policy: LeakPolicy) -> list[tuple[RetrievedExample, ...]]:
+        """The candidates of all queries in one call; one call per query if a query has fewer candidates.
+
+        The candidates of a query then do not depend on the other queries.
+        """
+        count = max(self.candidates, k)
         try:
-            return self.of.retrieve(queries, wide, policy)
+            return self.of.retrieve(queries, count, policy)
         except PlanError:
-            return [self._fewer(query, k, wide, policy) for query in queries]
+            return [self._all_candidates(query, k, count, policy) for query in queries]
 
-    def _fewer(self, query: Query, k: int, wide: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
-        """As many candidates as there are, at least k: the largest number that the retriever does not refuse."""
-        most: tuple[RetrievedExample, ...] = self.of.retrieve([query], k, policy)[0]
-        low, high = k, wide + 1
+    def _all_candidates(self, query: Query, k: int, count: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+        """The largest set between k and `count` candidates that the retriever returns without an error."""
+        candidates: tuple[RetrievedExample, ...] = self.of.retrieve([query], k, policy)[0]
+        low, high = k, count + 1
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                (most,) = self.of.retrieve([query], middle, policy)
+                (candidates,) = self.of.retrieve([query], middle, policy)
                 low = middle
             except PlanError:
                 high = middle
-        return most
+        return candidates

@@ -1,12 +1,12 @@
-"""Set coverage (Set-BSR, Gupta et al., EMNLP 2023): together the demonstrations show every part of the query.
+"""Set coverage (Set-BSR, Gupta et al., EMNLP 2023): demonstrations that together cover the parts of the query.
 
     argmax over sets Z of  sum over the parts t of q of  w_t  max over z in Z, j in z of  cos(t, j)
     with idf: w_t = log((N + 1) / (df_t + 1)), N the members of the pool, df_t those that have the word t
 
-Greedy, in the order of picking; when no member adds anything, coverage starts anew with those that are left. Parts are
-words, patches, or both, half the weight to each modality (576 patches would drown eight words); patches weigh alike,
-and so do words unless `idf` is asked for. Special tokens take no part. A score is what the demonstration covers by
-itself.
+The search is greedy, and the result is in the order of selection. When no member improves the coverage, coverage starts
+again from zero with the remaining members. Parts are words, patches, or both; with both, each modality has half of the
+weight (576 patches would outweigh eight words). Patches have equal weights, and words too unless `idf` is set. Special
+tokens are not parts. A score is what the demonstration covers by itself.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ class SetCoverage(MultiVectorRetriever):
 
     ranked: ClassVar[bool] = False
 
-    idf: bool = False  # words weigh by how few members of the pool have them, not alike
+    idf: bool = False  # weight words by inverse document frequency in the pool, not equally
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,37 +40,36 @@ class SetCoverage(MultiVectorRetriever):
             raise ConfigError("idf weighs words, and by is 'image'. Use by: question or by: both, or leave idf out.")
         if self.idf and not hasattr(self.embedder, "tokens"):
             raise ConfigError(
-                f"idf counts words, and the embedder {self.embedder!r} does not tell its words. "
-                f"Use the embedder 'encoder'."
+                f"idf counts words, and the embedder {self.embedder!r} gives no words. Use the embedder 'encoder'."
             )
 
     def fit(self, pool: Pool, resources: Resources) -> FittedMultiVector:
         fitted = super().fit(pool, resources)
         if not self.idf:
             return fitted
-        having = Counter[int]()
+        counts = Counter[int]()
         for words in self.embedder.tokens([example.question for example in pool.examples]):  # type: ignore[attr-defined]
-            having.update(set(words))
-        return FittedCoverage(fitted.retriever, pool, fitted.source, fitted.parts, having)
+            counts.update(set(words))
+        return FittedSetCoverage(fitted.retriever, pool, fitted.source, fitted.parts, counts)
 
-    def choose(self, matches: PartMatches, k: int) -> list[int]:
-        return matches.pick(k)
+    def select(self, matches: PartMatches, k: int) -> list[int]:
+        return matches.greedy_cover(k)
 
 
 @dataclass(frozen=True)
-class FittedCoverage(FittedMultiVector):
-    """having: of each word, how many members of the pool have it."""
+class FittedSetCoverage(FittedMultiVector):
+    """The parts of one pool, and for each word the number of members that have it."""
 
-    having: Mapping[int, int]
+    document_counts: Mapping[int, int]
 
-    def weighed(self, query: Query, weights: Array) -> Array:
-        """Raises DataError where every word of the query is in every member: none would weigh anything."""
+    def part_weights(self, query: Query, weights: Array) -> Array:
+        """Weights with idf. Raises DataError if every word of the query is in every member, so all weights are 0."""
         (words,) = self.retriever.embedder.tokens([query.question])  # type: ignore[attr-defined]
-        rarity = np.array([np.log((len(self.pool) + 1) / (self.having.get(word, 0) + 1)) for word in words])
-        if not rarity.any():
+        idf = np.array([np.log((len(self.pool) + 1) / (self.document_counts.get(word, 0) + 1)) for word in words])
+        if not idf.any():
             raise DataError(
                 f"query '{query.id}': every word of {query.question!r} is in every member of the pool, so idf gives "
                 f"none a weight. Leave idf out of set_coverage."
             )
-        share = self.retriever.shares()[-1]
-        return np.concatenate([weights[: len(weights) - len(words)], share * rarity / rarity.sum()])
+        share = self.retriever.modality_weights()[-1]
+        return np.concatenate([weights[: len(weights) - len(words)], share * idf / idf.sum()])

@@ -1,13 +1,13 @@
-"""By question and answer together: first the model answers, then what it said is looked for (Li et al., CVPR 2024).
+"""Question and answer together: the model answers first, and the search uses its answer (Li et al., CVPR 2024).
 
     score(q, x) = w cos(image_q, image_x) + (1 - w) cos(text(question_q answer_q), text(question_x answer_x))
 
-    preset sqa           the query's answer is the model's own, without demonstrations; w = 0
-    preset oracle_sqa    it is the gold, as in the released code: an upper bound
-    preset iqpr          the model's own, and the image weighs as much as the text (the baseline of TACO, Li 2025, by
-                         what its name says: no definition could be read)
+    preset sqa           answer_q is the model's answer without demonstrations; w = 0
+    preset oracle_sqa    answer_q is the gold answer, as in the released code: an upper bound
+    preset iqpr          answer_q is the model's answer, and image and text have equal weights (a baseline of TACO, Li
+                         2025; reconstructed from its name, because no definition is published)
 
-The model's answer is greedy and remembered: one call a query.
+The model's answer is greedy and cached: one call per query.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "sqa")
 @dataclass(frozen=True)
 class SQA(SimilarityRetriever):
-    """Nearest by question and answer together; the query's answer is the model's own first guess (SQA)."""
+    """Nearest by question and answer together; the query's answer is the model's first guess (SQA)."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sqa": {},
@@ -42,7 +42,7 @@ class SQA(SimilarityRetriever):
     }
     asks: ClassVar[str] = "generate"
 
-    answer: Literal["model", "gold"] = "model"  # of the query: the model's first guess, or (oracle) the right one
+    answer: Literal["model", "gold"] = "model"  # of the query: the model's first guess, or the gold answer (oracle)
     weight: Fraction = 0.0  # of the image's cosine
     max_new_tokens: PositiveInt = 16  # of the first guess
 
@@ -55,25 +55,29 @@ class SQA(SimilarityRetriever):
         return frozenset({"text", "image"} if self.weight else {"text"})
 
     @property
-    def key(self) -> tuple[str, float]:
+    def index_key(self) -> tuple[str, float]:
         return "sqa", self.weight
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
-        """Raises PlanError without a model, where the answer is its own."""
-        near, model = fit_similarity(self, pool, resources), resources.model
+        """Raises PlanError if the model must answer and there is no model."""
+        fitted, model = fit_similarity(self, pool, resources), resources.model
         if model is None and self.answer == "model":
             raise PlanError("retriever 'sqa' asks a model for a first answer, and there is none. Use 'knn'.")
-        return FittedSQA(self, pool, near.source, near.index, model)
+        return FittedSQA(self, pool, fitted.source, fitted.index, model)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
-        """Nothing ahead: a query's text is not known before the model spoke."""
+        """Does nothing: the text of a query is unknown until the model answers."""
 
-    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
-        return self.joined(examples, [example.answer for example in examples], source)
+    def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+        return self.embed_with_answers(examples, [example.answer for example in examples], source)
 
-    def joined(self, items: Sequence[Query | Example], said: Sequence[str], source: EmbeddingSource) -> Vectors:
-        """[N, D]: a dot product of two rows is the score."""
-        texts = source.embed_texts([f"{item.question} {text}".strip() for item, text in zip(items, said, strict=True)])
+    def embed_with_answers(
+        self, items: Sequence[Query | Example], item_answers: Sequence[str], source: EmbeddingSource
+    ) -> Vectors:
+        """Vectors whose dot product is the score, [N, D]."""
+        texts = source.embed_texts(
+            [f"{item.question} {answer}".strip() for item, answer in zip(items, item_answers, strict=True)]
+        )
         if not self.weight:
             return texts
         images = source.embed_images(items)
@@ -82,17 +86,17 @@ class SQA(SimilarityRetriever):
 
 @dataclass(frozen=True)
 class FittedSQA(FittedSimilarity):
-    """An index of questions with answers, and the model."""
+    """An index over questions with answers, and the model that answers queries."""
 
     model: Any
 
-    def asked(self, queries: Sequence[Query]) -> Vectors:
+    def embed_queries(self, queries: Sequence[Query]) -> Vectors:
         retriever = self.retriever
         assert isinstance(retriever, SQA)
         if retriever.answer == "gold":
             golds: list[Any] = list(queries)
-            said = [gold.answer for gold in golds]
+            query_answers = [gold.answer for gold in golds]
         else:
             prompts = [demo_prompt(query, [], StreamKey(0, query.id)) for query in queries]
-            said = answers(self.model, prompts, retriever.max_new_tokens)
-        return retriever.joined(queries, said, self.source)
+            query_answers = answers(self.model, prompts, retriever.max_new_tokens)
+        return retriever.embed_with_answers(queries, query_answers, self.source)

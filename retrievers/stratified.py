@@ -1,7 +1,7 @@
-"""Random demonstrations in the proportions of the pool's labels, against `balanced`, which takes equally many of each.
+"""Random demonstrations in the label proportions of the pool; `balanced` takes equally many of each label.
 
-Of k shots a label gets k n_label / N, rounded by the largest remainders (ties to the label that more members have, then
-by name), with members drawn at random and shown in random order. A quota depends on k, so it is not nested.
+A label gets k n_label / N of k shots, rounded by the largest remainders. Ties go to the label with more members, then
+by name. Members are drawn at random and are in random order. The quotas depend on k, so the sets are not nested.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from retrievers.machinery.random_order import random_order
 @component("retriever", "stratified")
 @dataclass(frozen=True)
 class Stratified:
-    """Random demonstrations, each label in the pool's own proportion."""
+    """Random demonstrations in the label proportions of the pool."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     nested: ClassVar[bool] = False
@@ -32,7 +32,7 @@ class Stratified:
 
 @dataclass(frozen=True)
 class FittedStratified:
-    """Draws from one pool by label. Every score is 0."""
+    """Random members of one pool by label. All scores are 0."""
 
     pool: Pool
     seed: int
@@ -50,16 +50,16 @@ class FittedStratified:
         if sum(sizes.values()) < k:
             raise policy.too_few(self.pool, query, k)
         key = StreamKey(self.seed, query.id)
-        drawn = [
+        demos = [
             by_label[label][i]
             for label, quota in quotas(sizes, k).items()
             for i in islice(random_order(key.numpy(f"demos/label/{label}"), sizes[label]), quota)
         ]
-        return tuple(RetrievedExample(drawn[i].id) for i in random_order(key.numpy("demos/order"), len(drawn)))
+        return tuple(RetrievedExample(demos[i].id) for i in random_order(key.numpy("demos/order"), len(demos)))
 
 
 def quotas(sizes: dict[str, int], k: int) -> dict[str, int]:
-    """k shared out in proportion to the sizes, by the largest remainders; in exact arithmetic."""
+    """Quotas with sum k in proportion to the sizes, by the largest remainders, in exact arithmetic."""
     total = sum(sizes.values())
     shares = {label: k * size // total for label, size in sorted(sizes.items())} if k else {}
     by_remainder = sorted(shares, key=lambda label: (-(k * sizes[label] % total), -sizes[label], label))

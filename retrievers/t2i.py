@@ -1,8 +1,8 @@
-"""From text to image: the query's question against the demonstrations' images (cross-modal retrieval with CLIP).
+"""From text to image: compares the query's question with the images of demonstrations (cross-modal retrieval, CLIP).
 
     score(q, x) = cos(question_q, image_x)
 
-An encoder with one space for images and texts is needed.
+The encoder must have one space for images and texts.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,18 +18,18 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "t2i")
 @dataclass(frozen=True)
 class TextToImage(SimilarityRetriever):
-    """The query's question against the demonstrations' images."""
+    """Demonstrations whose images are nearest to the query's question."""
 
     @property
     def modalities(self) -> frozenset[str]:
         return frozenset({"image", "text"})
 
     @property
-    def key(self) -> Hashable:
+    def index_key(self) -> Hashable:
         return ("compared", "image", None)
 
-    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+    def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         return source.embed_images(examples)
 
-    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+    def embed_queries(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         return source.embed_texts([query.question for query in queries])

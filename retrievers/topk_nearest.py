@@ -2,8 +2,8 @@
 
     score(q, x) = cos(image_q, image_x),    x of a source domain
 
-Under a distribution shift the query comes from a domain without labels. The source domains are those named, or all that
-the pool has but the query's own; a pool without domains is one source.
+Under a distribution shift, the query comes from a domain without labels. The source domains are those in `sources`, or
+all domains of the pool except the query's. A pool without domains is a single source.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from retrievers.machinery.similarity import ModalityRetriever
 @component("retriever", "topk_nearest")
 @dataclass(frozen=True)
 class TopKNearest(ModalityRetriever):
-    """The nearest images of the source domains (TopKNearestPR)."""
+    """The nearest images from the source domains (TopKNearestPR)."""
 
-    sources: tuple[str, ...] = ()  # domains that demonstrations come from; none named: all but the query's
+    sources: tuple[str, ...] = ()  # domains that demonstrations come from; empty: all but the query's
 
     def is_eligible(self, example: Example, query: Query) -> bool:
-        """Whether a member's labels are known when this query is asked."""
+        """Whether a member is of a source domain of the query."""
         if self.sources:
             return example.domain in self.sources and example.domain != query.domain
         return example.domain is None or example.domain != query.domain

@@ -1,12 +1,12 @@
-"""vote-k (Su et al., ICLR 2023): a diverse and representative part of the pool, chosen once for all queries.
+"""vote-k (Su et al., ICLR 2023): a diverse and representative part of the pool, selected once for all queries.
 
-Every member votes for its `neighbors` nearest. The next chosen is
+Every member votes for its `neighbors` nearest members. The next selected member is
 
-    argmax over u not chosen of   sum over v not chosen, u near v, of   rho ^ -(number of chosen members near v)
+    argmax over u not selected of   sum over v not selected, u near v, of   rho ^ -(number of selected members near v)
 
-so a region that has a member already counts less. Ties: more undiscounted votes, then the order of the pool. `size`
-members are chosen when the pool is fitted; a query gets its nearest among them. This is the published discount, of the
-paper's two halves the one that needs no model; its confidence-based half is not here.
+so a region that already has a member counts less. Ties go to the member with more undiscounted votes, then to the order
+of the pool. Fitting selects `size` members, and a query gets its nearest among them. This is the half of the method
+that needs no model; the confidence-based half is not implemented.
 """
 
 from collections.abc import Sequence
@@ -31,47 +31,54 @@ from retrievers.machinery.vector_index import VectorIndex
 @component("retriever", "vote_k")
 @dataclass(frozen=True, kw_only=True)
 class VoteK(ModalityRetriever):
-    """Nearest among a representative part of the pool that is chosen by discounted votes."""
+    """Nearest members of a representative part of the pool, which discounted votes select."""
 
-    size: PositiveInt = 100  # members chosen; all where the pool has no more
-    neighbors: PositiveInt = 150  # members that each votes for
-    rho: Annotated[float, Ge(1)] = 10.0  # a vote is divided by it for every chosen member near the voter
+    size: PositiveInt = 100  # number of members selected; all if the pool has fewer
+    neighbors: PositiveInt = 150  # number of members that each member votes for
+    rho: Annotated[float, Ge(1)] = 10.0  # divides a vote for every selected member near the voter
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedVoteK":
-        whole = fit_similarity(self, pool, resources)
+        fitted = fit_similarity(self, pool, resources)
         size = min(self.size, len(pool))
-        rows = range(len(pool)) if size == len(pool) else self.chosen(whole.index, size)
+        rows = range(len(pool)) if size == len(pool) else self.select_rows(fitted.index, size)
         part = Pool(tuple(pool.examples[row] for row in sorted(rows)))
         return FittedVoteK(self, pool, fit_similarity(self, part, resources))
 
-    def chosen(self, index: VectorIndex, size: int) -> list[int]:
-        """Rows in the order of choosing."""
+    def select_rows(self, index: VectorIndex, size: int) -> list[int]:
+        """Rows of the pool in the order of selection."""
         others: list[Any] = [lambda row, own=own: row != own for own in range(len(index))]
-        near = index.nearest(index.vectors, min(self.neighbors, len(index) - 1), others)
-        return most_voted(np.array([[row for row, _ in rows] for rows in near]), size, self.rho)
+        hits = index.nearest(index.vectors, min(self.neighbors, len(index) - 1), others)
+        return most_voted(np.array([[row for row, _ in of_member] for of_member in hits]), size, self.rho)
 
 
-def most_voted(near: NDArray[np.int64], size: int, rho: float) -> list[int]:
-    """near: [N, n], whom each row votes for -> `size` rows in the order of choosing."""
-    count = len(near)
-    votes = np.bincount(near.ravel(), minlength=count)
-    met = np.zeros(count)  # chosen members near each voter
-    standing = np.ones(count, bool)
-    chosen: list[int] = []
-    while len(chosen) < size:
-        weight = np.where(standing, rho**-met, 0.0)
-        scores = np.bincount(near.ravel(), np.repeat(weight, near.shape[1]), count)
-        tied = standing & (scores >= scores[standing].max() - 1e-9)
+def most_voted(nearest: NDArray[np.int64], size: int, rho: float) -> list[int]:
+    """Select rows by discounted votes.
+
+    Args:
+        nearest: [N, n], the rows that each row votes for.
+
+    Returns:
+        `size` rows in the order of selection.
+    """
+    count = len(nearest)
+    votes = np.bincount(nearest.ravel(), minlength=count)
+    selected_nearby = np.zeros(count)  # selected members near each voter
+    remaining = np.ones(count, bool)
+    selected: list[int] = []
+    while len(selected) < size:
+        weight = np.where(remaining, rho**-selected_nearby, 0.0)
+        scores = np.bincount(nearest.ravel(), np.repeat(weight, nearest.shape[1]), count)
+        tied = remaining & (scores >= scores[remaining].max() - 1e-9)
         best = int(np.argmax(np.where(tied, votes, -1)))
-        chosen.append(best)
-        standing[best] = False
-        met += (near == best).any(axis=1)
-    return chosen
+        selected.append(best)
+        remaining[best] = False
+        selected_nearby += (nearest == best).any(axis=1)
+    return selected
 
 
 @dataclass(frozen=True)
 class FittedVoteK:
-    """An index over the chosen part."""
+    """An index over the selected part of the pool."""
 
     retriever: VoteK
     pool: Pool

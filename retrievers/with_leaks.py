@@ -1,8 +1,8 @@
-"""Another retriever without the exclusion of leaks: what would a leak be worth?
+"""Another retriever without leak protection, to measure how much leaks inflate accuracy.
 
-A query may then be shown itself, or a demonstration with one of its images. Each such demonstration marks its
-sample, a run that has this retriever says so before it starts, and `icl analyze RUN leakage` counts. Without this
-wrapper nothing switches the exclusion off.
+A query may then get itself, or a demonstration with one of its images. Each such demonstration marks its sample. A run
+with this retriever prints a warning before it starts, and `icl analyze RUN leakage` counts the marks. No other
+component allows leaks.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ MARK = "leak: {id} is the query or has its image"
 @component("retriever", "with_leaks")
 @dataclass(frozen=True, kw_only=True)
 class WithLeaks(RetrieverWrapper):
-    """Another retriever that may give the query itself and its images: for measuring leaks, marked in each sample."""
+    """Another retriever that may return the query itself and its images. Each leak is marked in its sample."""
 
-    of: Annotated[Retriever, NestedComponent("retriever")]  # whose exclusion of leaks is switched off
+    of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that may leak
 
     @property
     def leaks(self) -> bool:
@@ -44,7 +44,7 @@ class WithLeaks(RetrieverWrapper):
 
 @dataclass(frozen=True)
 class FittedWithLeaks:
-    """The retriever inside, over one pool."""
+    """The retriever inside, fitted on one pool."""
 
     pool: Pool
     of: FittedRetriever

@@ -80,7 +80,7 @@ class _Space:
     @cached_property
     def query_vectors(self) -> dict[str, Any]:
         """query id -> its vector."""
-        vectors = self.fitted.asked([query.query for query in self.task.queries])
+        vectors = self.fitted.embed_queries([query.query for query in self.task.queries])
         return {query.id: vector for query, vector in zip(self.task.queries, vectors, strict=True)}
 
     @cached_property

@@ -25,7 +25,7 @@ from retrievers.machinery.greedy_selection import PartMatches, dpp, mmr
 from retrievers.machinery.multi_vector import PoolParts
 from retrievers.machinery.vector_index import VectorIndex, build_index
 from retrievers.machinery.vector_math import normalize_rows
-from retrievers.random import Random
+from retrievers.random import RandomRetriever
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
 CANDIDATES, PICKED, PARTS = 1_000, 16, 8
@@ -103,7 +103,7 @@ def _diverse() -> list[Row]:
     def coverage() -> None:
         for some in np.split(query_vectors, QUERIES // 10):
             for matches in np.split(members.matches(np.concatenate(some)), len(some)):
-                assert len(PartMatches(matches, weights).pick(PICKED)) == PICKED
+                assert len(PartMatches(matches, weights).greedy_cover(PICKED)) == PICKED
 
     out: list[Row] = []
     runs: dict[str, Callable[[], None]] = {
@@ -145,7 +145,7 @@ def _episodes() -> list[Row]:
     queries = [_example(f"q{n}", 100_000 + n).query for n in range(EPISODES)]
     out: list[Row] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for name, retriever in (("random", Random()), ("knn", KNN(embedder=Histogram()))):
+        for name, retriever in (("random", RandomRetriever()), ("knn", KNN(embedder=Histogram()))):
 
             def episodes(retriever: Any = retriever) -> None:
                 for pool, query in zip(pools, queries, strict=True):

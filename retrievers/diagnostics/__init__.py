@@ -1,1 +1,1 @@
-"""Diagnostics."""
+"""Diagnostics of embedders and pools."""

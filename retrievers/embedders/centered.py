@@ -1,10 +1,10 @@
-"""The modality gap closed by centering (C3, Zhang et al., ICLR 2024, without its training noise).
+"""Centering, which closes the modality gap (C3, Zhang et al., ICLR 2024, without its training noise).
 
     vector = unit(unit(v) - mean of its own modality over the pool)
 
-Means are of normalized vectors, and of the pool alone: its images, and the texts that `text` names, each text once.
-Centering takes away the gap between the centroids, not the difference of the distributions. One vector less its
-mean is nothing: fewer than two different ones are an error.
+The means are of normalized vectors of the pool: its images, and its distinct texts of the kind `text`. Centering
+removes the gap between the centroids, not the difference of the distributions. A single vector minus its mean is zero,
+so fewer than two different vectors are an error.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ from retrievers.machinery.vector_math import Vectors, normalize_rows
 @component("embedder", "centered")
 @dataclass(frozen=True, kw_only=True)
 class Centered:
-    """Another embedder, less the mean of each modality over the pool (C3)."""
+    """Another embedder minus the mean of each modality over the pool (C3)."""
 
     of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose vectors are centered
-    text: TextField = "question"  # the pool's texts whose mean is taken; i2t compares answers
+    text: TextField = "question"  # which texts of the pool have their mean subtracted; i2t compares answers
 
     @property
     def reads(self) -> frozenset[str]:
@@ -47,11 +47,11 @@ class Centered:
         raise no_pool("centered")
 
     def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
-        return _Opened(open_source(self.of, cache, pool), pool.examples, self.text)
+        return _CenteredSource(open_source(self.of, cache, pool), pool.examples, self.text)
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _CenteredSource:
     source: EmbeddingSource
     examples: tuple[Example, ...]
     text: TextField
@@ -75,7 +75,7 @@ class _Opened:
 def _mean(rows: Vectors, what: str) -> Vectors:
     if len(np.unique(np.round(rows, 6), axis=0)) < 2:
         raise PlanError(
-            f"embedder 'centered': the pool has fewer than two different {what}, and one less its mean is nothing. "
-            f"Use the embedder inside without centering."
+            f"embedder 'centered': the pool has fewer than two different {what}, and a vector minus "
+            f"its own mean is zero. Use the embedder inside without centering."
         )
     return np.asarray(rows.mean(axis=0), dtype=np.float32)

@@ -1,9 +1,10 @@
-"""A multimodal model as its own encoder (E5-V, Jiang et al. 2024): the state with which it would say it in one word.
+"""A multimodal model as an encoder (E5-V, Jiang et al. 2024): the hidden state before a summary in one word.
 
     <image>  Summary above image in one word:          <text>  Summary above sentence in one word:
 
-The vector is the last layer's hidden state at the last token, L2-normalized: images and texts in one space. The paper
-trains the model on text pairs; the prompt works without, less well. The model must have the ability 'embed'.
+The vector is the hidden state of the last layer at the last token, L2-normalized. Images and texts are in one space.
+The paper trains the model on text pairs; without training the prompt works less well. The model must have the ability
+'embed'.
 """
 
 from collections.abc import Sequence
@@ -22,11 +23,11 @@ BATCH = 16
 @component("embedder", "e5v")
 @dataclass(frozen=True, kw_only=True)
 class E5V:
-    """The hidden state with which a multimodal model would sum up in one word (E5-V)."""
+    """The hidden state of a multimodal model before a summary in one word (E5-V)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
-    model: Annotated[Model, NestedComponent("model")]  # whose states they are; needs the ability 'embed'
+    model: Annotated[Model, NestedComponent("model")]  # the model with the hidden states; it needs the ability 'embed'
 
     def __post_init__(self) -> None:
         if "embed" not in self.model.abilities:
@@ -40,11 +41,11 @@ class E5V:
         return f"one_word-1-{self.model.digest}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        asked = [_asked(Part(p), Part("\nSummary above image in one word:")) for p in all_images(items)]
-        return mean_per_item(items, self._states(asked))
+        prompts = [_prompt(Part(image), Part("\nSummary above image in one word:")) for image in all_images(items)]
+        return mean_per_item(items, self._states(prompts))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        return self._states([_asked(Part(f"{text}\nSummary above sentence in one word:")) for text in texts])
+        return self._states([_prompt(Part(f"{text}\nSummary above sentence in one word:")) for text in texts])
 
     def _states(self, prompts: list[Prompt]) -> Vectors:
         self.model.load()
@@ -53,5 +54,5 @@ class E5V:
         return stack_batches(rows)
 
 
-def _asked(*parts: Part) -> Prompt:
+def _prompt(*parts: Part) -> Prompt:
     return Prompt((Turn("user", parts),))

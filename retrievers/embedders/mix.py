@@ -1,8 +1,8 @@
-"""Two encoders at once (Tong et al., CVPR 2024, whose mixture of features this is at retrieval, without training).
+"""Two encoders together (the mixture of features of Tong et al., CVPR 2024, at retrieval and without training).
 
     vector = [sqrt(w) unit(one), sqrt(1 - w) unit(other)],    so that    cosine = w cos_one + (1 - w) cos_other
 
-Concatenating raw vectors instead lets the longer one decide.
+With concatenated raw vectors, the longer vector would decide.
 """
 
 from collections.abc import Sequence
@@ -43,27 +43,27 @@ class Mix:
         return f"mix-1({self.one.digest},{self.other.digest},{self.weight})"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.joined(self.one.embed_images(items), self.other.embed_images(items))
+        return self.concatenate(self.one.embed_images(items), self.other.embed_images(items))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        return self.joined(self.one.embed_texts(texts), self.other.embed_texts(texts))
+        return self.concatenate(self.one.embed_texts(texts), self.other.embed_texts(texts))
 
     def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
-        return _Opened(self, open_source(self.one, cache, pool), open_source(self.other, cache, pool))
+        return _MixSource(self, open_source(self.one, cache, pool), open_source(self.other, cache, pool))
 
-    def joined(self, one: Vectors, other: Vectors) -> Vectors:
-        """[N, D1] and [N, D2] unit rows -> [N, D1 + D2] unit rows."""
+    def concatenate(self, one: Vectors, other: Vectors) -> Vectors:
+        """Weighted concatenation: [N, D1] and [N, D2] unit rows -> [N, D1 + D2] unit rows."""
         return np.hstack([one * np.float32(self.weight**0.5), other * np.float32((1 - self.weight) ** 0.5)])
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _MixSource:
     mix: Mix
     one: EmbeddingSource
     other: EmbeddingSource
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        return self.mix.joined(self.one.embed_images(items), self.other.embed_images(items))
+        return self.mix.concatenate(self.one.embed_images(items), self.other.embed_images(items))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        return self.mix.joined(self.one.embed_texts(texts), self.other.embed_texts(texts))
+        return self.mix.concatenate(self.one.embed_texts(texts), self.other.embed_texts(texts))

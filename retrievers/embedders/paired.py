@@ -1,7 +1,7 @@
-"""Two encoders side by side: images through one, texts through another.
+"""Two encoders: one for images, one for texts.
 
-For retrieval by image, by question or by both (a mean of two cosines, each within one encoder). They do not share a
-space, so comparing an image with a text through it means nothing, and is refused where their dimensions differ.
+It serves retrieval by image, by question or by both (a mean of two cosines, each within one encoder). The encoders do
+not share a space, so a cosine of an image and a text has no meaning. It is an error if their dimensions differ.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from retrievers.machinery.vector_math import Vectors
 @component("embedder", "paired")
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Images through one embedder, texts through another."""
+    """One embedder for images and another one for texts."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
@@ -43,11 +43,11 @@ class Paired:
         return self.text.embed_texts(texts)
 
     def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
-        return _Opened(open_source(self.image, cache, pool), open_source(self.text, cache, pool))
+        return _PairedSource(open_source(self.image, cache, pool), open_source(self.text, cache, pool))
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _PairedSource:
     image: EmbeddingSource
     text: EmbeddingSource
 

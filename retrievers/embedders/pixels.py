@@ -1,6 +1,6 @@
-"""Raw pixels: the image shrunk to a small square and read as one vector, the baseline below every encoder.
+"""Raw pixels: the image as a small square, read as one vector; a baseline for encoders.
 
-Values run from -1 to 1, and a constant last entry keeps a uniformly gray image from being the zero vector.
+Values are from -1 to 1. The last entry is a constant, so a uniformly gray image is not the zero vector.
 """
 
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item,
 @component("embedder", "pixels")
 @dataclass(frozen=True)
 class Pixels:
-    """Shrunken raw pixels: no weights, where which color is."""
+    """The raw pixels of the downscaled image; images only, without weights."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
-    size: Annotated[int, Ge(1), Le(64)] = 16  # side in pixels of the square; the vector has 3 size^2 + 1 entries
+    size: Annotated[int, Ge(1), Le(64)] = 16  # side of the square in pixels; the vector has 3 size^2 + 1 entries
 
     @property
     def digest(self) -> str:
         return f"pixels-1-{self.size}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        return mean_per_item(items, normalize_rows(np.stack([self._one(image) for image in all_images(items)])))
+        return mean_per_item(items, normalize_rows(np.stack([self._embed_image(image) for image in all_images(items)])))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError("embedder 'pixels' reads images only. For questions, use the embedder 'encoder'.")
 
-    def _one(self, image: Image) -> Vectors:
+    def _embed_image(self, image: Image) -> Vectors:
         from PIL import Image as PILImage
 
         small = image.open().resize((self.size, self.size), PILImage.Resampling.BOX)

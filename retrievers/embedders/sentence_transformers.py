@@ -1,6 +1,6 @@
-"""Any checkpoint of sentence-transformers (Reimers and Gurevych, EMNLP 2019): texts, and images where it reads them.
+"""Checkpoints of sentence-transformers (Reimers and Gurevych, EMNLP 2019), for texts and optionally images.
 
-Needs the package sentence-transformers, which is not installed by default. Vectors are L2-normalized, in float32.
+It needs the package sentence-transformers, which is not installed by default. Vectors are L2-normalized float32.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class SentenceTransformers:
     """A sentence-transformers checkpoint (an optional package)."""
 
     path: str  # a hub id or a folder
-    images_too: bool = False  # for a multimodal checkpoint (clip-ViT-B-32 and its kin)
+    images_too: bool = False  # the checkpoint embeds images too (such as clip-ViT-B-32)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -43,20 +43,20 @@ class SentenceTransformers:
         return f"sentence-1-{self.path}@{_revision(self.path)}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        return mean_per_item(items, self._encoded([image.open() for image in all_images(items)]))
+        return mean_per_item(items, self._encode([image.open() for image in all_images(items)]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        return self._encoded(list(texts))
+        return self._encode(list(texts))
 
-    def _encoded(self, inputs: list[Any]) -> Vectors:
-        model = _loaded(self.path)
+    def _encode(self, inputs: list[Any]) -> Vectors:
+        model = _load(self.path)
         return normalize_rows(
             np.asarray(model.encode(inputs, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
         )
 
 
 @lru_cache(maxsize=2)
-def _loaded(path: str) -> Any:
+def _load(path: str) -> Any:
     from retrievers.machinery.optional_packages import import_optional
 
     module = import_optional("sentence_transformers", "sentence_transformers", "sentence-transformers")
@@ -74,6 +74,6 @@ def _revision(path: str) -> str:
         return str(model_info(path).sha)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
-            f"embedder 'sentence_transformers': there is no folder '{path}', and the hub names no such model "
+            f"embedder 'sentence_transformers': there is no folder '{path}', and the hub has no such model "
             f"({type(error).__name__}). Name a folder or a hub id."
         ) from error

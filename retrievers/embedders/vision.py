@@ -1,7 +1,7 @@
-"""Any vision backbone that transformers' AutoModel opens: ViT, DINOv2, ConvNeXt, ResNet, Swin, CLIP's image tower.
+"""Vision backbones that transformers' AutoModel can load: ViT, DINOv2, ConvNeXt, ResNet, Swin, CLIP's image tower.
 
-Vectors are L2-normalized, in float32. `pool` says what of the last layer: `pooled`, the model's own pooled output;
-`first`, the first token ([CLS]); `mean`, the mean over all tokens or places, a [CLS] token included.
+Vectors are L2-normalized float32. `pool` selects the output of the last layer: `pooled`, the pooled output of the
+model; `first`, the first token ([CLS]); `mean`, the mean over all tokens or positions, [CLS] included.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 @component("embedder", "vision")
 @dataclass(frozen=True, kw_only=True)
 class Vision:
-    """A vision backbone (DINOv2, ViT, ConvNeXt): images alone."""
+    """A vision backbone such as DINOv2, ViT or ConvNeXt; images only."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
     path: str  # a hub id or a folder
-    pool: Literal["pooled", "first", "mean"] = "pooled"  # what of the last layer is the vector
+    pool: Literal["pooled", "first", "mean"] = "pooled"  # which output of the last layer is the vector
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of weights, configuration and processor. Raises ModelError where there is no such checkpoint."""
+        """sha256 of weights, configuration and processor. Raises ModelError without such a checkpoint."""
         from retrievers.machinery.dual_encoder import checkpoint_digest, find_checkpoint
 
         return f"vision-1-{self.pool}-{checkpoint_digest(find_checkpoint(self.path))}"

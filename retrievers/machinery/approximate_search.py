@@ -1,10 +1,10 @@
 """Approximate nearest neighbors: FAISS proposes candidates from a part of the index, and their scores are exact.
 
     hnsw    a navigable small-world graph (Malkov and Yashunin, 2016): 32 links a row, beams of 200 and 48
-    ivf     an inverted file (Jegou et al., 2011): about 4 sqrt(N) lists by k-means, the 32 nearest are read
+    ivf     an inverted file (Jegou et al., 2011): about 4 sqrt(N) lists by k-means, the 32 nearest are searched
 
-A neighbor may be missed, never mis-scored: candidates are ranked as the exact index ranks them. Both are built on one
-thread from fixed seeds, so that the same vectors give the same index on the same machine.
+The search can miss a neighbor, but its scores are exact: candidates are ranked as in the exact index. Both indexes are
+built on one thread from fixed seeds, so the same vectors give the same index on the same machine.
 """
 
 from typing import Any
@@ -16,12 +16,14 @@ from retrievers.machinery.vector_index import VectorIndex
 from retrievers.machinery.vector_math import Vectors
 
 LINKS, BUILD, BEAM = 32, 200, 48
+"""HNSW: links per row, beam of the build, beam of the search."""
+
 LISTS, PROBES, SAMPLE = 4, 32, 64
-"""IVF: lists a root of N, lists read a query, training rows a list."""
+"""IVF: lists per sqrt(N), lists searched per query, training rows per list."""
 
 
 class _Approximate(VectorIndex):
-    """An index whose proposals come from FAISS; where it proposes too few, the rest of the pool stands in."""
+    """Base of indexes whose candidates FAISS proposes. If it proposes too few, other rows of the pool fill up."""
 
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors)
@@ -31,21 +33,20 @@ class _Approximate(VectorIndex):
         raise NotImplementedError
 
     def widen(self, m: int) -> None:
-        """Look further for m candidates than for a few."""
+        """Widen the search for m candidates."""
 
     def propose(self, queries: Vectors, m: int) -> NDArray[np.int64]:
         self.widen(m)
         _, rows = self.faiss.search(queries, m)
-        for own in rows:
-            lost = int((own < 0).sum())
-            if lost:
-                unseen = np.setdiff1d(np.arange(len(self)), own)[:lost]
-                own[own < 0] = unseen
+        for of_query in rows:
+            missing = int((of_query < 0).sum())
+            if missing:
+                of_query[of_query < 0] = np.setdiff1d(np.arange(len(self)), of_query)[:missing]
         return np.asarray(rows, dtype=np.int64)
 
 
 class HNSW(_Approximate):
-    """A small-world graph: the fastest search, the slowest build."""
+    """A small-world graph: fast search, slow build."""
 
     def build(self) -> Any:
         import faiss
@@ -60,7 +61,7 @@ class HNSW(_Approximate):
 
 
 class IVF(_Approximate):
-    """Lists around centers: quick to build."""
+    """An inverted file, lists around k-means centers: fast build."""
 
     def build(self) -> Any:
         import faiss
@@ -73,7 +74,7 @@ class IVF(_Approximate):
         index.train(self.vectors)
         index.add(self.vectors)
         index.nprobe = PROBES
-        self.centers = centers  # the index only points to it
+        self.centers = centers  # keeps the object alive: the index has only a pointer to it
         return index
 
 

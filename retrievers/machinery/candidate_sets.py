@@ -1,4 +1,4 @@
-"""What retrievers share that choose a set among the nearest candidates."""
+"""Base of retrievers that select a set from the nearest candidates, such as `mmr` and `dpp`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,21 +10,22 @@ from retrievers.machinery.similarity import ModalityRetriever, Neighbors
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateSetRetriever(ModalityRetriever):
-    """Base of retrievers that choose among the nearest `candidates`; where these run out, the next nearest follow.
+    """Base of retrievers that select a set from the nearest `candidates`.
 
-    The candidates do not depend on the number of shots, so a greedy choice is nested.
+    If there are fewer candidates than shots, the next nearest members follow. The candidates do not depend on the
+    number of shots, so a greedy selection is nested.
     """
 
-    candidates: PositiveInt = 100  # the nearest members among which the set is chosen
+    candidates: PositiveInt = 100  # how many of the nearest members the set is selected from
 
-    def reach(self, k: int) -> int:
+    def num_candidates(self, k: int) -> int:
         return max(k, self.candidates)
 
-    def pick(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        first = replace(near, rows=near.rows[: self.candidates], scores=near.scores[: self.candidates])
-        chosen = list(self.choose(first, min(k, len(first))))
-        return [*chosen, *near.given(range(len(first), len(first) + k - len(chosen)))] if self.exact else chosen
+    def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        first = replace(neighbors, rows=neighbors.rows[: self.candidates], scores=neighbors.scores[: self.candidates])
+        demos = list(self.choose_set(first, min(k, len(first))))
+        return [*demos, *neighbors.retrieved(range(len(first), len(first) + k - len(demos)))] if self.exact else demos
 
-    def choose(self, near: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        """k of the candidates; where `exact`, never fewer."""
+    def choose_set(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        """Select k of the candidates; fewer only if `exact` is False."""
         raise NotImplementedError

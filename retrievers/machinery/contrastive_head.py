@@ -3,10 +3,11 @@
     z = unit(W x),    W = I before training
     L_i = - mean over p in P(i) of  log[ exp(z_i z_p / t) / sum over a in A(i) of exp(z_i z_a / t) ]
 
-P(i) are rows of i's class from another domain, or of its class at all where no other domain has it. A(i) is P(i) and
-the other classes: rows of i's class that are not in P(i) would be pushed away by the sum. Anchors without a positive
-are left out of the mean. A reconstruction: the paper's negatives, temperature and schedule are not published. Other
-readings: positives `class` (all of the class), sum over `all_rows`; both together are the supervised contrastive loss.
+P(i) are the rows of i's class from other domains, or all rows of its class if no other domain has the class. A(i) is
+P(i) and all other classes; other rows of i's class are excluded, because the sum would push them away. The mean
+excludes anchors without a positive. This is a reconstruction: the paper does not publish its negatives, temperature and
+schedule. The alternatives are positives `class` (all of the class) and sum over `all_rows`; both together are the
+supervised contrastive loss.
 """
 
 import json
@@ -30,21 +31,24 @@ Sum = Literal["positives_and_others", "all_rows"]
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How a head is trained. Full gradients up to `batch` rows, else batches drawn from the seed."""
+    """The settings of training. Gradients are full up to `batch` rows; above, batches are drawn from the seed."""
 
     steps: int = 100
     rate: float = 1e-3
     temperature: float = 0.1
     positives: Positives = "other_domains"
     sum_over: Sum = "positives_and_others"
-    pull: float = 0.0  # weight of ||W - I||^2, which holds the head near the identity
+    pull: float = 0.0  # weight of ||W - I||^2, which keeps the head near the identity
     batch: int = 1024
     seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ContrastiveHead:
-    """weights: [D, D]. embedder: the digest of what it was trained on. domains: that it saw."""
+    """A linear head over unit vectors.
+
+    weights: [D, D]. embedder: the digest of the embedder of the training data. domains: the training domains.
+    """
 
     weights: Vectors
     embedder: str
@@ -58,22 +62,22 @@ class ContrastiveHead:
         return normalize_rows(vectors @ self.weights.T)
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with the embedder's digest and the domains in its metadata."""
+        """Write a safetensors file with the embedder's digest and the domains in its metadata."""
         from safetensors.numpy import save_file
 
-        told = {"embedder": self.embedder, "domains": json.dumps(self.domains), "format": "mm-icl head 1"}
-        save_file({"weights": np.ascontiguousarray(self.weights)}, path, metadata=told)
+        metadata = {"embedder": self.embedder, "domains": json.dumps(self.domains), "format": "mm-icl head 1"}
+        save_file({"weights": np.ascontiguousarray(self.weights)}, path, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "ContrastiveHead":
-        """Raises DataError where the file is no head."""
+        """Read a file that `save` wrote. Raises DataError if it is not a head."""
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="numpy") as file:
-                told = file.metadata() or {}
+                metadata = file.metadata() or {}
                 weights = np.asarray(file.get_tensor("weights"), dtype=np.float32)
-            return cls(weights, told["embedder"], tuple(json.loads(told["domains"])))
+            return cls(weights, metadata["embedder"], tuple(json.loads(metadata["domains"])))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"{path} is not a saved head ({type(error).__name__}: {error}).") from error
 
@@ -85,7 +89,7 @@ def train_head(
     embedder: str = "",
     training: HeadTraining | None = None,
 ) -> ContrastiveHead:
-    """Raises PlanError where no two rows share a label, or all do. vectors: [N, D] unit rows."""
+    """Train a head on vectors [N, D], unit rows. Raises PlanError if no two rows share a label, or all do."""
     import torch
 
     training = training or HeadTraining()
@@ -93,39 +97,42 @@ def train_head(
         raise PlanError(f"a head needs two labels or more to tell apart, and its {len(labels)} examples have one.")
     if len(set(labels)) == len(labels):
         raise PlanError(f"a head needs labels with two examples or more; each of the {len(labels)} has its own.")
-    classes, places = _numbers(labels), _numbers(domains)
+    class_ids, domain_ids = _numbers(labels), _numbers(domains)
     rows = torch.from_numpy(np.ascontiguousarray(vectors))
     identity = torch.eye(vectors.shape[1])
     weights = identity.clone().requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=training.rate)
     rng = np.random.Generator(np.random.Philox(training.seed))
     for _ in range(training.steps):
-        some = _batch(rng, len(rows), training.batch)
-        projected = torch.nn.functional.normalize(rows[some] @ weights.T, dim=1)
-        loss = contrastive_loss(projected, classes[some], places[some], training)
+        batch = _batch(rng, len(rows), training.batch)
+        projected = torch.nn.functional.normalize(rows[batch] @ weights.T, dim=1)
+        loss = contrastive_loss(projected, class_ids[batch], domain_ids[batch], training)
         optimizer.zero_grad()
         (loss + training.pull * (weights - identity).square().sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    seen = tuple(sorted({domain for domain in domains if domain is not None}))
-    return ContrastiveHead(weights.detach().numpy().astype(np.float32), embedder, seen)
+    training_domains = tuple(sorted({domain for domain in domains if domain is not None}))
+    return ContrastiveHead(weights.detach().numpy().astype(np.float32), embedder, training_domains)
 
 
 def contrastive_loss(rows: "Tensor", classes: "Tensor", domains: "Tensor", training: HeadTraining) -> "Tensor":
-    """rows: [N, D] unit; classes, domains: [N] long. The mean over anchors with a positive; 0 where there is none."""
+    """The mean loss over anchors with a positive; 0 without such anchors.
+
+    rows: [N, D], unit rows. classes, domains: [N] long.
+    """
     import torch
 
     same = classes[:, None] == classes
     itself = torch.eye(len(rows), dtype=torch.bool)
-    across = same & (domains[:, None] != domains)
-    crossed = across.any(dim=1, keepdim=True) & (training.positives == "other_domains")
-    positives = torch.where(crossed, across, same & ~itself)
+    cross_domain = same & (domains[:, None] != domains)
+    use_cross_domain = cross_domain.any(dim=1, keepdim=True) & (training.positives == "other_domains")
+    positives = torch.where(use_cross_domain, cross_domain, same & ~itself)
     counted = positives | ~same if training.sum_over == "positives_and_others" else ~itself
     scores = rows @ rows.T / training.temperature
-    below = scores.masked_fill(~counted, -torch.inf).logsumexp(dim=1, keepdim=True)
-    told = torch.where(positives, below - scores, 0.0).sum(dim=1)
+    denominators = scores.masked_fill(~counted, -torch.inf).logsumexp(dim=1, keepdim=True)
+    losses = torch.where(positives, denominators - scores, 0.0).sum(dim=1)
     count = positives.sum(dim=1)
-    kept = count > 0
-    return (told[kept] / count[kept]).mean() if bool(kept.any()) else rows.sum() * 0
+    has_positive = count > 0
+    return (losses[has_positive] / count[has_positive]).mean() if bool(has_positive.any()) else rows.sum() * 0
 
 
 def _numbers(values: Sequence[str | None]) -> "Tensor":

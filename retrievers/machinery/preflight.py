@@ -1,4 +1,4 @@
-"""What a retriever reads beside the data is there: files, weights, packages. Asked before anything runs."""
+"""Checks before a run that a retriever's files, weights and packages exist."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -6,24 +6,23 @@ from typing import Any
 
 
 def run_preflight(component: Any) -> None:
-    """Raises ICLError as the first use would.
+    """Check a component and the components inside it. Raises the ICLError that the first use would raise.
 
-    A component that reads something of its own has a method `ready` that raises; an embedder is ready where it can say
-    its digest. Those inside a component are asked too.
+    A component with files of its own has a method `preflight` that raises. An embedder is checked by its digest.
     """
-    for one in _inside(component):
-        if (ready := getattr(one, "ready", None)) is not None:
-            ready()
-        elif hasattr(one, "embed_images") and hasattr(one, "embed_texts"):
-            one.digest  # noqa: B018
+    for part in _parts(component):
+        if (preflight := getattr(part, "preflight", None)) is not None:
+            preflight()
+        elif hasattr(part, "embed_images") and hasattr(part, "embed_texts"):
+            part.digest  # noqa: B018
 
 
-def _inside(component: Any) -> Iterator[Any]:
-    """The component and those in its fields, at any depth; not tasks and models, which have checks of their own."""
+def _parts(component: Any) -> Iterator[Any]:
+    """The component and all components inside it, without tasks and models, which have their own checks."""
     if isinstance(component, tuple):
-        for one in component:
-            yield from _inside(one)
+        for element in component:
+            yield from _parts(element)
     elif is_dataclass(component) and not hasattr(component, "queries") and not hasattr(component, "abilities"):
         yield component
         for field in fields(component):
-            yield from _inside(getattr(component, field.name))
+            yield from _parts(getattr(component, field.name))

@@ -1,24 +1,24 @@
-"""Drawing without replacement, one at a time: the first k draws are the same for every k."""
+"""Random sampling without replacement, one at a time: the first k numbers are the same for every k."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 BLOCK = 64
-"""Numbers taken from the generator at a time. Fixed, so that the sequence does not depend on how many are used."""
+"""Numbers per call of the generator. It is fixed, so the sequence does not depend on how many are consumed."""
 
-WHOLE = 1024
-"""Up to this size the whole permutation is drawn."""
+MAX_PERMUTATION = 1024
+"""Up to this size the whole permutation is computed."""
 
 
 def random_order(rng: np.random.Generator, size: int) -> Iterator[int]:
-    """0..size-1 in a uniformly random order, each once. Costs what is consumed, not `size`."""
-    if size <= WHOLE:
+    """The numbers 0..size-1 in a uniformly random order. The cost grows with the numbers consumed, not with `size`."""
+    if size <= MAX_PERMUTATION:
         yield from rng.permutation(size).tolist()
         return
-    seen: set[int] = set()
-    while len(seen) < size:
+    used: set[int] = set()
+    while len(used) < size:
         for number in rng.integers(size, size=BLOCK).tolist():
-            if number not in seen:
-                seen.add(number)
+            if number not in used:
+                used.add(number)
                 yield number

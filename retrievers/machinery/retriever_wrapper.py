@@ -1,4 +1,4 @@
-"""What retrievers share that wrap another one: they need what it needs and promise what it promises."""
+"""Base of retrievers that wrap another retriever. Needs and declared properties are those of the one inside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from retrievers.base import Reranker, Resources, Retriever
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieverWrapper:
-    """Base of wrappers of a retriever `of`."""
+    """Base of retrievers that wrap a retriever `of`."""
 
     of: Retriever
 
@@ -20,19 +20,19 @@ class RetrieverWrapper:
 
     @property
     def nested(self) -> bool:
-        return promised(self.of, "nested", False)
+        return declared(self.of, "nested", False)
 
     @property
     def ranked(self) -> bool:
-        return promised(self.of, "ranked", True)
+        return declared(self.of, "ranked", True)
 
     @property
     def exact(self) -> bool:
-        return promised(self.of, "exact", True)
+        return declared(self.of, "exact", True)
 
     @property
     def leaks(self) -> bool:
-        return promised(self.of, "leaks", False)
+        return declared(self.of, "leaks", False)
 
     @property
     def warning(self) -> str:
@@ -43,17 +43,17 @@ class RetrieverWrapper:
         return model_ability_of(self.of)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
-        """Let the retriever inside embed the members of many small pools at once, where it can."""
+        """Embed the members of many small pools at once, if the retriever inside can."""
         prepare: Any = getattr(self.of, "prepare", None)
         if prepare is not None:
             prepare(items, resources)
 
 
 def model_ability_of(component: Retriever | Reranker) -> str:
-    """The ability that it wants of the model, where it needs one: one that does not say reads logits."""
+    """The ability of the model that a component needs; 'logits' by default."""
     return str(getattr(component, "asks", "logits"))
 
 
-def promised(retriever: Retriever, name: str, default: bool) -> bool:
-    """A promise of a retriever that need not make it."""
+def declared(retriever: Retriever, name: str, default: bool) -> bool:
+    """An optional property of a retriever, or its default."""
     return bool(getattr(retriever, name, default))

@@ -1,4 +1,4 @@
-"""A loaded sentence encoder: the mean over its tokens, padding left out."""
+"""Sentence encoders: the vector of a text is the mean over its tokens, without padding."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,9 +13,9 @@ from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
 class SentenceEncoder:
-    """Float32, on the GPU where there is one."""
+    """A loaded sentence encoder in float32, on the GPU if there is one."""
 
-    def __init__(self, folder: Path, longest: int) -> None:
+    def __init__(self, folder: Path, max_tokens: int) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
@@ -26,25 +26,25 @@ class SentenceEncoder:
         except FAILURES as error:
             raise ModelError(f"the sentence encoder {folder} cannot be loaded: {reason(error)}") from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.longest = model.eval().to(self.device), longest
+        self.model, self.max_tokens = model.eval().to(self.device), max_tokens
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """[N, D] unit rows."""
+        """The vector of each text, [N, D], unit rows."""
         import torch
 
         rows = []
         with torch.inference_mode():
             for start in range(0, len(texts), BATCH):
-                some = list(texts[start : start + BATCH])
-                given = self.tokenizer(
-                    some, padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
+                batch = list(texts[start : start + BATCH])
+                inputs = self.tokenizer(
+                    batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
                 ).to(self.device)
-                states, real = self.model(**given).last_hidden_state, given["attention_mask"][..., None]
-                rows.append(((states * real).sum(dim=1) / real.sum(dim=1)).float().cpu().numpy())
+                states, mask = self.model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+                rows.append(((states * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy())
         return stack_batches(rows)
 
 
 @lru_cache(maxsize=2)
-def load_sentence_encoder(folder: Path, longest: int) -> SentenceEncoder:
-    """The loaded encoder of a folder, shared by all that name it."""
-    return SentenceEncoder(folder, longest)
+def load_sentence_encoder(folder: Path, max_tokens: int) -> SentenceEncoder:
+    """The loaded encoder of a folder, shared by all users."""
+    return SentenceEncoder(folder, max_tokens)

@@ -1,8 +1,18 @@
-"""What all retrievers by similarity share: vectors of the pool, an index over them, and the nearest of each query.
+"""Similarity retrieval: embed the pool and the queries, search the nearest members of the pool, select k of them.
 
-A retriever says what its vectors are (`documents` of the pool, `asked` of the queries), how many of the nearest it
-looks at (`reach`), and which of them it gives (`pick`). The rest is here: the cache, the index of a pool in use, the
-exclusion of leaks, the errors.
+    pool ── embed_documents ──> VectorIndex ─┐
+                                             ├─ nearest ──> Neighbors ── select ──> k demonstrations
+    queries ── embed_queries ────────────────┘
+
+A retriever subclasses `SimilarityRetriever` (or `ModalityRetriever`, which embeds images, questions or both) and
+overrides the steps that differ:
+
+    embed_documents, embed_queries    what is compared
+    num_candidates                    how many of the nearest members `select` can choose from
+    is_eligible                       which members may be demonstrations
+    select                            which of the candidates are returned
+
+This module does the rest: it caches vectors and indexes, applies the leak policy, and raises the errors.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -21,19 +31,28 @@ from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, FittedRetriever, Resources
 from retrievers.embedders.encoder import Encoder
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
-from retrievers.machinery.embedding_source import READ, EmbeddingSource, check_modalities, open_source, source_key
+from retrievers.machinery.embedding_source import (
+    MODALITIES_OF,
+    EmbeddingSource,
+    check_modalities,
+    open_source,
+    source_key,
+)
 from retrievers.machinery.vector_index import Search, VectorIndex, build_index
 from retrievers.machinery.vector_math import Vectors
 
 Scores = NDArray[np.float64]
 
 _INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[EmbeddingSource, VectorIndex]]]" = WeakKeyDictionary()
-"""What was fitted on a pool that is still in use: cells that differ in seed or shots share it."""
+"""The indexes of all pools in use. Cells that differ in the seed or the number of shots share an index."""
 
 
 @dataclass(frozen=True)
 class SimilarityRetriever:
-    """Base of retrievers by similarity. `nested`, `ranked`: see `retrievers.machinery.conformance`."""
+    """Base of retrievers that return members of the pool by their similarity to the query.
+
+    `retrievers.machinery.conformance` describes `nested`, `ranked` and `exact`.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     nested: ClassVar[bool] = True
@@ -47,21 +66,21 @@ class SimilarityRetriever:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What the embedder has to read: 'image', 'text'."""
+        """The modalities that the embedder must read: 'image', 'text'."""
         return frozenset({"image"})
 
     @property
-    def key(self) -> Hashable:
-        """Names the vectors: retrievers with equal keys and embedders share an index."""
+    def index_key(self) -> Hashable:
+        """Identifies the vectors of the pool. Retrievers with equal keys and embedders share an index."""
         return type(self).__name__
 
-    def __post_init__(self) -> None:
-        check_modalities(self.embedder, self.modalities, self.told)
-
     @property
-    def told(self) -> str:
-        """What an error adds about the settings."""
+    def error_prefix(self) -> str:
+        """The settings that an error about the embedder names first."""
         return ""
+
+    def __post_init__(self) -> None:
+        check_modalities(self.embedder, self.modalities, self.error_prefix)
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         return fit_similarity(self, pool, resources)
@@ -70,37 +89,48 @@ class SimilarityRetriever:
         """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
         members = {item.id: item for item in items if isinstance(item, Example)}
         source = open_source(self.embedder, resources.cache, Pool(tuple(members.values())))
-        self.documents(list(members.values()), source)
-        self.asked([item for item in items if isinstance(item, Query)], source)
+        self.embed_documents(list(members.values()), source)
+        self.embed_queries([item for item in items if isinstance(item, Query)], source)
 
-    def documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
-        """[N, D] unit rows of the pool."""
+    def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
+        """Embed the members of a pool.
+
+        Returns:
+            [N, D] float32, unit rows.
+        """
         raise NotImplementedError
 
-    def asked(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
-        """[Q, D] unit rows of the queries; a dot product with a document is the score."""
-        return self.documents(queries, source)  # type: ignore[arg-type]
+    def embed_queries(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+        """Embed queries, by default like members of the pool.
+
+        Returns:
+            [Q, D] float32, unit rows. The dot product of a query and a member is the score.
+        """
+        return self.embed_documents(queries, source)  # type: ignore[arg-type]
 
     def is_eligible(self, example: Example, query: Query) -> bool:
-        """Whether a member of the pool may be a demonstration of the query. The leak policy is checked besides."""
+        """Whether a member of the pool may be a demonstration of the query. The leak policy is checked as well."""
         return True
 
-    def reach(self, k: int) -> int:
-        """How many of the nearest `pick` sees."""
+    def num_candidates(self, k: int) -> int:
+        """How many of the nearest members `select` can choose from."""
         return k
 
-    def pick(self, near: "Neighbors", k: int) -> Sequence[RetrievedExample]:
-        """k of the nearest, best first. There are k at least, unless `exact` is False."""
-        return near.given(range(k))
+    def select(self, neighbors: "Neighbors", k: int) -> Sequence[RetrievedExample]:
+        """Select k of the nearest members, best first. There are at least k, unless `exact` is False."""
+        return neighbors.retrieved(range(k))
 
     def too_few(self, pool: Pool, query: Query, k: int, policy: LeakPolicy) -> PlanError:
-        """The error for a pool with fewer than k members for a query."""
+        """The error for a pool that has fewer than k members for a query."""
         return policy.too_few(pool, query, k)
 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The nearest members of one query. rows: places in the pool; scores: [C] float64, best first."""
+    """The nearest members of the pool for one query, best first. A position is a place in this order.
+
+    rows: [C], their rows in the pool. scores: [C] float64.
+    """
 
     fitted: "FittedSimilarity"
     query: Query
@@ -113,24 +143,25 @@ class Neighbors:
 
     @property
     def vectors(self) -> Vectors:
-        """[C, D] of the members."""
+        """[C, D], the vectors of the members."""
         return np.asarray(self.fitted.index.vectors[self.rows])
 
-    def example(self, place: int) -> Example:
-        return self.fitted.pool.examples[int(self.rows[place])]
+    def example(self, position: int) -> Example:
+        return self.fitted.pool.examples[int(self.rows[position])]
 
     def all(self) -> "Neighbors":
-        """All members of the pool that the query may get, as neighbors."""
+        """All members of the pool that may be demonstrations of the query."""
         (neighbors,) = self.fitted.nearest([self.query], len(self.fitted.index), self.policy)
         return neighbors
 
-    def given(self, places: Sequence[int], mark: str = "") -> list[RetrievedExample]:
-        return [RetrievedExample(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in places]
+    def retrieved(self, positions: Sequence[int], mark: str = "") -> list[RetrievedExample]:
+        """The members at these positions as results of a retriever, each with the mark."""
+        return [RetrievedExample(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in positions]
 
 
 @dataclass(frozen=True)
 class FittedSimilarity:
-    """An index over one pool."""
+    """A similarity retriever that is fitted on a pool: an index over the vectors of the pool."""
 
     retriever: SimilarityRetriever
     pool: Pool
@@ -142,80 +173,90 @@ class FittedSimilarity:
     ) -> list[tuple[RetrievedExample, ...]]:
         if not queries or k == 0:
             return [() for _ in queries]
-        return [self._given(near, k) for near in self.nearest(queries, self.retriever.reach(k), policy)]
+        nearest = self.nearest(queries, self.retriever.num_candidates(k), policy)
+        return [self.select(neighbors, k) for neighbors in nearest]
 
     def nearest(self, queries: Sequence[Query], count: int, policy: LeakPolicy) -> list[Neighbors]:
-        """The `count` nearest allowed members of each query; fewer only where fewer are allowed."""
-        vectors = self.asked(queries)
+        """The `count` nearest members of each query that may be demonstrations; all of them if there are fewer."""
+        vectors = self.embed_queries(queries)
         if vectors.shape[1] != self.index.vectors.shape[1]:
             raise ConfigError(
                 f"{self.retriever.embedder!r} gives queries {vectors.shape[1]} entries and demonstrations "
                 f"{self.index.vectors.shape[1]}: they are not in one space. Use an encoder of both (encoder)."
             )
-        found = self.index.nearest(vectors, count, [self.filter_for(query, policy) for query in queries])
+        hits = self.index.nearest(vectors, count, [self.filter_for(query, policy) for query in queries])
         return [
             Neighbors(
                 self,
                 query,
-                np.array([row for row, _ in hits], np.int64),
-                np.array([score for _, score in hits], np.float64),
+                np.array([row for row, _ in of_query], np.int64),
+                np.array([score for _, score in of_query], np.float64),
                 policy,
             )
-            for query, hits in zip(queries, found, strict=True)
+            for query, of_query in zip(queries, hits, strict=True)
         ]
 
-    def asked(self, queries: Sequence[Query]) -> Vectors:
-        """[Q, D] unit rows in the index's space."""
-        return self.retriever.asked(queries, self.source)
+    def embed_queries(self, queries: Sequence[Query]) -> Vectors:
+        """[Q, D], unit rows in the space of the index."""
+        return self.retriever.embed_queries(queries, self.source)
 
     def filter_for(self, query: Query, policy: LeakPolicy) -> Callable[[int], bool]:
         """A filter of rows: whether a member of the pool may be a demonstration of the query."""
         examples, is_allowed, is_eligible = self.pool.examples, policy.allowed_for(query), self.retriever.is_eligible
         return lambda row: is_eligible(examples[row], query) and is_allowed(examples[row])
 
-    def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
-        if len(near) < k and self.retriever.exact:
-            raise self.retriever.too_few(self.pool, near.query, k, near.policy)
-        return tuple(self.retriever.pick(near, k))
+    def select(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
+        """The demonstrations of one query."""
+        if len(neighbors) < k and self.retriever.exact:
+            raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
+        return tuple(self.retriever.select(neighbors, k))
 
 
 def fit_similarity(retriever: SimilarityRetriever, pool: Pool, resources: Resources) -> FittedSimilarity:
-    """The retriever over a pool; the index is built once while the pool is in use."""
+    """Fit a similarity retriever. While a pool is in use, each of its indexes is built once."""
     indexes = _INDEXES.setdefault(pool, {})
-    key = (*source_key(retriever.embedder, resources.cache), retriever.key, retriever.search)
+    key = (*source_key(retriever.embedder, resources.cache), retriever.index_key, retriever.search)
     if key not in indexes:
         source = open_source(retriever.embedder, resources.cache, pool)
-        indexes[key] = source, build_index(retriever.documents(pool.examples, source), retriever.search)
+        indexes[key] = source, build_index(retriever.embed_documents(pool.examples, source), retriever.search)
     return FittedSimilarity(retriever, pool, *indexes[key])
 
 
 @dataclass(frozen=True)
 class ModalityRetriever(SimilarityRetriever):
-    """Base of retrievers that compare by image, by question, or by the weighted mean of both cosines."""
+    """Base of retrievers that compare images, questions, or both (the weighted mean of the two cosines)."""
 
     by: Literal["image", "question", "both"] = "image"  # what is compared
     weight: Fraction = 0.5  # of the image's cosine where by is 'both'
 
     @property
     def modalities(self) -> frozenset[str]:
-        return READ[self.by]
+        return MODALITIES_OF[self.by]
 
     @property
-    def key(self) -> Hashable:
+    def index_key(self) -> Hashable:
         return ("compared", self.by, self.weight if self.by == "both" else None)
 
     @property
-    def told(self) -> str:
+    def error_prefix(self) -> str:
         return f"by is '{self.by}', and "
 
-    def documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
+    def embed_documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         return embed_by_modality(examples, source, self.by, self.weight)
 
 
 def embed_by_modality(
     items: Sequence[Query | Example], source: EmbeddingSource, by: str, weight: float = 0.5
 ) -> Vectors:
-    """[N, D]: a dot product of two rows is the cosine of images or questions, or their weighted mean ('both')."""
+    """Vectors whose dot product is the cosine of images, the cosine of questions, or the weighted mean of both.
+
+    Args:
+        by: 'image', 'question' or 'both'.
+        weight: The weight of the cosine of images if `by` is 'both'.
+
+    Returns:
+        [N, D] float32, or [N, 2 D] for 'both'.
+    """
     if by == "image":
         return source.embed_images(items)
     questions = source.embed_texts([item.question for item in items])

@@ -1,8 +1,8 @@
-"""What retrievers share that let the model choose among sets of near demonstrations.
+"""Base of `mdl` and `local_entropy`: the model scores sets of near demonstrations, and the best set is returned.
 
-One set is the k nearest, the others are drawn at random among the `candidates` nearest, from its own stream. Under each
-set, shown with the nearest next to the query, the model gives probabilities of the options. The set that is chosen is
-given by similarity. A set depends on k, so nothing is nested.
+One set is the k nearest members. The other sets are random subsets of the `candidates` nearest, from the query's own
+stream. For each set, with the nearest demonstration next to the query, the model gives probabilities of the options.
+The best set is returned in the order of similarity. A set depends on k, so the sets are not nested.
 """
 
 from collections.abc import Sequence
@@ -27,51 +27,54 @@ INSTEAD = "the retriever 'dpp'"
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetRetriever(ModalityRetriever):
-    """Base of `mdl` and `local_entropy`."""
+    """Base of retrievers that select the set with the best entropy of the model's answer."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
     nested: ClassVar[bool] = False
     name: ClassVar[str] = ""
-    sign: ClassVar[int] = 1  # of the entropy in the merit of a set
+    sign: ClassVar[int] = 1  # 1: prefers high entropy, -1: low entropy
 
-    candidates: PositiveInt = 30  # the nearest among which sets are drawn
-    subsets: PositiveInt = 10  # sets compared, the k nearest among them
+    candidates: PositiveInt = 30  # how many of the nearest members the sets are drawn from
+    subsets: PositiveInt = 10  # number of sets that are compared, the k nearest included
 
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError without a model that gives logits."""
-        near = fit_similarity(self, pool, resources)
+        fitted = fit_similarity(self, pool, resources)
         model = scorer(resources.model, f"retriever '{self.name}'", INSTEAD)
-        return FittedSubsetRetriever(self, pool, near.source, near.index, model, resources.seed)
+        return FittedSubsetRetriever(self, pool, fitted.source, fitted.index, model, resources.seed)
 
-    def reach(self, k: int) -> int:
+    def num_candidates(self, k: int) -> int:
         return max(k, self.candidates)
 
 
 @dataclass(frozen=True)
 class FittedSubsetRetriever(FittedSimilarity):
-    """An index over one pool, and the model."""
+    """An index over one pool, and the model that scores the sets."""
 
     model: LogitModel
     seed: int
 
-    def _given(self, near: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
-        if len(near) < k:
-            raise self.retriever.too_few(self.pool, near.query, k, near.policy)
-        sets = self.sets(near.query, len(near), k)
-        return tuple(near.given(sets[first_best(self.merits(near, sets))]))
+    def select(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
+        if len(neighbors) < k:
+            raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
+        sets = self.sets(neighbors.query, len(neighbors), k)
+        return tuple(neighbors.retrieved(sets[first_best(self.merits(neighbors, sets))]))
 
     def sets(self, query: Query, count: int, k: int) -> list[tuple[int, ...]]:
-        """Different sets of k places among the nearest `count`, the k nearest first."""
+        """Distinct sets of k positions among the nearest `count`; the first set is the k nearest."""
         retriever = self.retriever
         assert isinstance(retriever, SubsetRetriever)
         rng = StreamKey(self.seed, query.id).numpy("subsets")
-        drawn = [tuple(sorted(rng.permutation(count)[:k].tolist())) for _ in range(retriever.subsets - 1)]
-        return list(dict.fromkeys([tuple(range(k)), *drawn]))
+        random_sets = [tuple(sorted(rng.permutation(count)[:k].tolist())) for _ in range(retriever.subsets - 1)]
+        return list(dict.fromkeys([tuple(range(k)), *random_sets]))
 
-    def merits(self, near: Neighbors, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
-        """The signed entropy of the options under each set; the larger, the better."""
-        retriever, key = self.retriever, StreamKey(self.seed, near.query.id)
+    def merits(self, neighbors: Neighbors, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+        """The signed entropy of the options under each set. The larger, the better."""
+        retriever, key = self.retriever, StreamKey(self.seed, neighbors.query.id)
         assert isinstance(retriever, SubsetRetriever)
-        options = options_of(near.query, self.pool, f"retriever '{retriever.name}'", INSTEAD)
-        prompts = [demo_prompt(near.query, [near.example(place) for place in places[::-1]], key) for places in sets]
+        options = options_of(neighbors.query, self.pool, f"retriever '{retriever.name}'", INSTEAD)
+        prompts = [
+            demo_prompt(neighbors.query, [neighbors.example(position) for position in positions[::-1]], key)
+            for positions in sets
+        ]
         return retriever.sign * entropy(probabilities(self.model, prompts, options))

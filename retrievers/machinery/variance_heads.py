@@ -1,14 +1,16 @@
-"""How uncertain an embedding is: variance heads over frozen vectors (PCME, Chun et al., CVPR 2021).
+"""Variance heads: the uncertainty of embeddings over frozen vectors (PCME, Chun et al., CVPR 2021).
 
     z = mu + exp(s) eps,    mu = x,    s = V x + c (within -20 and 5),    V = 0 and c = `start` before training
 
     loss = half the mean of -log p over pairs that match + half the mean of -log(1 - p) over those that do not
            + prior * KL,    KL = -mean(1 + s - mu^2 - exp(s)) / 2
 
-p is the match probability of `retrievers.machinery.match_probability`; its a and b are learned beside the heads, or
-given. The means stay those of the encoder, so that with all spreads small and alike the ranking is that of cosine. The
-KL term reads s as a log variance, as the released code does. A reconstruction: the paper trains the encoders too, and
-how it weighs matches against the far more numerous rest, the steps, the rate and the starts are not its own.
+p is the match probability of `retrievers.machinery.match_probability`. Its a and b are parameters, or are learned with
+the heads. The means are those of the encoder, so with small and equal deviations the ranking is that of the cosine. The
+KL term treats s as a log variance, as the released code does.
+
+This is a reconstruction: the paper trains the encoders too. The equal weight of matches and non-matches, the steps, the
+learning rate and the start values are not from the paper.
 """
 
 import json
@@ -29,21 +31,21 @@ if TYPE_CHECKING:
 
 FORMAT = "mm-icl spreads 1"
 A, B = 10.0, 10.0
-"""Where learning of a and b starts."""
+"""The start values of a and b."""
 
-SMALLEST = 1e-3
-"""Of a: what is farther is never the more probable match."""
+MIN_A = 1e-3
+"""The lower bound of a. A member farther away is never a more probable match."""
 
-LEAST, MOST = -20.0, 5.0
-"""Bounds of s: a point, and more than the whole sphere. Beyond them nothing changes but the risk of an overflow."""
+MIN_LOG_DEVIATION, MAX_LOG_DEVIATION = -20.0, 5.0
+"""Bounds of s: a point, and more than the whole sphere. Values beyond them only risk an overflow."""
 
-FASTER = 10.0
-"""The rate of a and b, in rates of the heads."""
+AB_RATE_FACTOR = 10.0
+"""The learning rate of a and b, relative to that of the heads."""
 
 
 @dataclass(frozen=True)
 class VarianceTraining:
-    """How heads are trained. a, b: given instead of learned. batch: pairs drawn for a step."""
+    """The settings of training. a, b: fixed values; None: learned. batch: pairs per step."""
 
     steps: int = 100
     rate: float = 0.01
@@ -58,22 +60,27 @@ class VarianceTraining:
 
 @dataclass(frozen=True, eq=False)
 class VarianceHead:
-    """The head of one modality. weights: [D, D]; bias: [D]."""
+    """The variance head of one modality. weights: [D, D]; bias: [D]."""
 
     weights: Vectors
     bias: Vectors
 
     def __call__(self, rows: Vectors) -> GaussianEmbeddings:
-        """[N, D] unit rows -> as many GaussianEmbeddings around them."""
+        """Gaussian embeddings with these means: [N, D] unit rows."""
         check_width("the variance head", len(self.bias), rows)
-        exact = rows.astype(np.float64)  # row by row, so that what stands beside an item changes nothing
-        spread = np.array([self.weights.astype(np.float64) @ row for row in exact]).reshape(rows.shape) + self.bias
-        return GaussianEmbeddings(rows, spread.clip(LEAST, MOST).astype(np.float32))
+        exact = rows.astype(np.float64)  # row by row: other items cannot change a row
+        log_deviations = (
+            np.array([self.weights.astype(np.float64) @ row for row in exact]).reshape(rows.shape) + self.bias
+        )
+        return GaussianEmbeddings(rows, log_deviations.clip(MIN_LOG_DEVIATION, MAX_LOG_DEVIATION).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class VarianceHeads:
-    """texts: None where images were paired with images. embedder: the digest of what they were trained on."""
+    """The variance heads of images and texts, and the parameters of the match probability.
+
+    texts: None if images were paired with images. embedder: the digest of the embedder of the training data.
+    """
 
     images: VarianceHead
     texts: VarianceHead | None
@@ -83,11 +90,11 @@ class VarianceHeads:
     embedder: str
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file, with a, b and the embedder's digest in its metadata."""
+        """Write a safetensors file with a, b and the embedder's digest in its metadata."""
         from safetensors.numpy import save_file
 
-        told = {"embedder": self.embedder, "format": FORMAT}
-        told["said"] = json.dumps({"a": self.a, "b": self.b, "released": self.released})
+        metadata = {"embedder": self.embedder, "format": FORMAT}
+        metadata["said"] = json.dumps({"a": self.a, "b": self.b, "released": self.released})
         parts = {"images": self.images, "texts": self.texts}
         tensors = {
             f"{name}.{what}": np.ascontiguousarray(getattr(part, what))
@@ -95,26 +102,26 @@ class VarianceHeads:
             if part is not None
             for what in ("weights", "bias")
         }
-        save_file(tensors, path, metadata=told)
+        save_file(tensors, path, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "VarianceHeads":
-        """Raises DataError where the file holds no variance heads."""
+        """Read a file that `save` wrote. Raises DataError if it has no variance heads."""
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="numpy") as file:
-                told, names = file.metadata() or {}, set(file.keys())
+                metadata, names = file.metadata() or {}, set(file.keys())
                 parts = [
                     VarianceHead(file.get_tensor(f"{name}.weights"), file.get_tensor(f"{name}.bias"))
                     for name in ("images", "texts")
                     if name == "images" or f"{name}.bias" in names
                 ]
-            if told["format"] != FORMAT:
-                raise ValueError(f"its format is {told['format']!r}")
-            said = json.loads(told["said"])
+            if metadata["format"] != FORMAT:
+                raise ValueError(f"its format is {metadata['format']!r}")
+            parameters = json.loads(metadata["said"])
             texts = parts[1] if len(parts) > 1 else None
-            return cls(parts[0], texts, said["a"], said["b"], said["released"], told["embedder"])
+            return cls(parts[0], texts, parameters["a"], parameters["b"], parameters["released"], metadata["embedder"])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path} holds no variance heads ({type(error).__name__}: {error}).") from error
 
@@ -124,51 +131,69 @@ def fit_variance_heads(
     names: Sequence[str],
     texts: Vectors | None = None,
     embedder: str = "",
-    fitting: VarianceTraining | None = None,
+    training: VarianceTraining | None = None,
 ) -> VarianceHeads:
-    """Heads from pairs of an image and its text, or without texts from images of one name.
+    """Train heads on pairs of an image and its text, or without texts on pairs of images.
 
-    images, texts: [N, D] unit rows of one space, a row a pair; names: what tells whether two rows match. Raises
-    PlanError where all pairs match, or (without texts) none does.
+    Args:
+        images: [N, D], unit rows.
+        names: [N]; two rows match if their names are equal.
+        texts: [N, D], unit rows in the space of the images.
+        embedder: The digest of the embedder.
+
+    Raises:
+        PlanError: All pairs match, or (without texts) none does.
     """
     import torch
 
-    fitting = fitting or VarianceTraining()
+    training = training or VarianceTraining()
     _check(names, alone=texts is None)
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     classes = torch.tensor([numbers[name] for name in names])
     sides = [torch.from_numpy(np.ascontiguousarray(rows)) for rows in (images, texts) if rows is not None]
     dim = images.shape[1]
-    heads = [(torch.zeros(dim, dim), torch.full((dim,), fitting.start)) for _ in sides]
+    heads = [(torch.zeros(dim, dim), torch.full((dim,), training.start)) for _ in sides]
     weights = [part.requires_grad_() for head in heads for part in head]
-    scale = [torch.tensor(A if fitting.a is None else fitting.a), torch.tensor(B if fitting.b is None else fitting.b)]
-    learned = [one.requires_grad_() for one, given in zip(scale, (fitting.a, fitting.b), strict=True) if given is None]
+    scale = [
+        torch.tensor(A if training.a is None else training.a),
+        torch.tensor(B if training.b is None else training.b),
+    ]
+    learned = [
+        parameter.requires_grad_()
+        for parameter, fixed in zip(scale, (training.a, training.b), strict=True)
+        if fixed is None
+    ]
     groups: list[dict[str, Any]] = [{"params": weights}]
-    groups += [{"params": learned, "lr": FASTER * fitting.rate}] if learned else []
-    optimizer = torch.optim.Adam(groups, lr=fitting.rate)
-    rng = np.random.Generator(np.random.Philox(fitting.seed))
-    for _ in range(fitting.steps):
-        some = torch.from_numpy(np.sort(rng.permutation(len(classes))[: fitting.batch]))
+    groups += [{"params": learned, "lr": AB_RATE_FACTOR * training.rate}] if learned else []
+    optimizer = torch.optim.Adam(groups, lr=training.rate)
+    rng = np.random.Generator(np.random.Philox(training.seed))
+    for _ in range(training.steps):
+        batch = torch.from_numpy(np.sort(rng.permutation(len(classes))[: training.batch]))
         rows = [
-            (side[some], (side[some] @ head[0].T + head[1]).clamp(LEAST, MOST))
+            (side[batch], (side[batch] @ head[0].T + head[1]).clamp(MIN_LOG_DEVIATION, MAX_LOG_DEVIATION))
             for side, head in zip(sides, heads, strict=True)
         ]
-        drawn = [_drawn(mean, spread, rng) for mean, spread in (rows if texts is not None else rows * 2)]
-        loss = soft_contrastive(drawn[0], drawn[1], classes[some], scale, fitting.released, alone=texts is None)
+        samples = [
+            _sample(mean, log_deviation, rng) for mean, log_deviation in (rows if texts is not None else rows * 2)
+        ]
+        loss = soft_contrastive(samples[0], samples[1], classes[batch], scale, training.released, alone=texts is None)
         prior = sum(-(1 + s - mean.square() - s.exp()).mean() / 2 for mean, s in rows)
         optimizer.zero_grad()
-        (loss + fitting.prior * prior).backward()  # type: ignore[no-untyped-call]
+        (loss + training.prior * prior).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        scale[0].detach().clamp_(min=SMALLEST)
-    told = [VarianceHead(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in heads]
-    a, b = (float(one.detach()) for one in scale)
-    return VarianceHeads(told[0], told[1] if len(told) > 1 else None, a, b, fitting.released, embedder)
+        scale[0].detach().clamp_(min=MIN_A)
+    trained = [VarianceHead(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in heads]
+    a, b = (float(parameter.detach()) for parameter in scale)
+    return VarianceHeads(trained[0], trained[1] if len(trained) > 1 else None, a, b, training.released, embedder)
 
 
 def soft_contrastive(
     one: "Tensor", other: "Tensor", classes: "Tensor", scale: "Sequence[Tensor]", released: bool, *, alone: bool
 ) -> "Tensor":
-    """one, other: [N, S, D] samples; classes: [N]. alone: both are the same rows, and no row pairs with itself."""
+    """The soft contrastive loss over all pairs of rows.
+
+    one, other: [N, S, D] samples; classes: [N]. alone: both are the same rows, and no row is paired with itself.
+    """
     import torch
 
     (count, samples, dim), (a, b) = one.shape, scale
@@ -179,17 +204,17 @@ def soft_contrastive(
     yes, no = (torch.nn.functional.logsigmoid(sign * by_pair).logsumexp(2) for sign in (1, -1))
     matched = classes[:, None] == classes
     counted = ~torch.eye(count, dtype=torch.bool) if alone else torch.ones_like(matched)
-    each = [-told[which & counted] for told, which in ((yes, matched), (no, ~matched))]
+    losses = [-logprobs[which & counted] for logprobs, which in ((yes, matched), (no, ~matched))]
     pairs = float(np.log(samples * samples))
-    return sum((part.mean() + pairs) / 2 for part in each if len(part)) + by_pair.sum() * 0
+    return sum((part.mean() + pairs) / 2 for part in losses if len(part)) + by_pair.sum() * 0
 
 
-def _drawn(mean: "Tensor", spread: "Tensor", rng: np.random.Generator) -> "Tensor":
-    """[N, D] and [N, D] -> [N, SAMPLES, D]"""
+def _sample(mean: "Tensor", log_deviation: "Tensor", rng: np.random.Generator) -> "Tensor":
+    """Samples of Gaussians: [N, D] and [N, D] -> [N, SAMPLES, D]."""
     import torch
 
     normals = torch.from_numpy(rng.standard_normal((len(mean), SAMPLES, mean.shape[1]), dtype=np.float32))
-    return mean[:, None] + spread.exp()[:, None] * normals
+    return mean[:, None] + log_deviation.exp()[:, None] * normals
 
 
 def _check(names: Sequence[str], *, alone: bool) -> None:

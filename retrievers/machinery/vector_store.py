@@ -1,14 +1,13 @@
-"""Vectors on disk by content: append-only files that several processes may fill at once.
+"""Vectors on disk, keyed by content: append-only files that several processes can write at once.
 
     <folder>/about.json          digest of the embedder, dimension
     <folder>/<writer>.vectors    float32 rows
-    <folder>/<writer>.keys       32 bytes a row: the digest of what the row embeds
+    <folder>/<writer>.keys       32 bytes per row: the digest of the embedded content
 
-Each process appends to files of its own and reads everybody's. A row counts once its key is there, and keys are written
-after their vectors, so a process that was killed in the middle of a write leaves nothing that could be misread.
+Each process appends to its own files and reads the files of all processes. A row exists when its key exists, and keys
+are written after their vectors. A process that is killed during a write therefore leaves no row that could be misread.
 
-A disk that is full or read-only costs the next process the same work and nothing else: vectors stay in memory, and a
-warning says so once.
+If the disk is full or read-only, vectors stay in memory, and one warning says so. The next process computes them again.
 """
 
 import json
@@ -26,51 +25,54 @@ import numpy as np
 from icl.errors import ICLWarning, StoreError
 from retrievers.machinery.vector_math import Vectors
 
-KEY = 32
-_SAID: set[str] = set()
-LOCKS = 64
+KEY_BYTES = 32
+NUM_LOCKS = 64
+_WARNINGS: set[str] = set()
 
 
 class VectorStore:
-    """The vectors of one embedder and one kind of content. Raises StoreError where the folder is another embedder's."""
+    """The vectors of one embedder and one kind of content.
+
+    Raises StoreError if the folder belongs to another embedder.
+    """
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.folder, self.digest = folder, digest
         self.dim: int | None = None
         self.blocks: list[Vectors] = []
-        self.where: dict[bytes, tuple[int, int]] = {}
-        self._read: dict[str, int] = {}
+        self.locations: dict[bytes, tuple[int, int]] = {}
+        self._rows_read: dict[str, int] = {}
         self._writer = ""
-        self._begun = False
+        self._initialized = False
         self._guard = threading.RLock()
         self._check()
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Distinct keys without a vector, in order, after a look at what other processes wrote since."""
-        lost = [key for key in dict.fromkeys(keys) if key not in self.where]
-        if lost:
+        """The distinct keys without a vector, in order. New rows of other processes are read first."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self.locations]
+        if missing:
             self.refresh()
-            lost = [key for key in lost if key not in self.where]
-        return lost
+            missing = [key for key in missing if key not in self.locations]
+        return missing
 
     def gather(self, keys: Sequence[bytes]) -> Vectors:
-        """[N, D] of keys that are all here."""
+        """The vectors of keys, [N, D]. All keys must have a vector."""
         if not keys:
             return np.zeros((0, self.dim or 0), np.float32)
-        places = np.array([self.where[key] for key in keys])
-        first = places[0, 0]
-        if (places[:, 0] == first).all():
-            return np.asarray(self.blocks[first][places[:, 1]])
+        locations = np.array([self.locations[key] for key in keys])
+        first = locations[0, 0]
+        if (locations[:, 0] == first).all():
+            return np.asarray(self.blocks[first][locations[:, 1]])
         out = np.empty((len(keys), self.dim or 0), np.float32)
-        for block in np.unique(places[:, 0]):
-            rows = places[:, 0] == block
-            out[rows] = self.blocks[block][places[rows, 1]]
+        for block in np.unique(locations[:, 0]):
+            rows = locations[:, 0] == block
+            out[rows] = self.blocks[block][locations[rows, 1]]
         return out
 
     def add(self, keys: Sequence[bytes], vectors: Vectors) -> None:
-        """Append and flush: from here on every process can have them; this one also where they cannot be written."""
+        """Add vectors for all processes, or only for this one if they cannot be written."""
         with self._guard:
-            begun = self._begin(vectors.shape[1])
+            writable = self._initialize(vectors.shape[1])
             if self.dim is None:
                 self.dim = vectors.shape[1]
             if vectors.shape[1] != self.dim:
@@ -78,58 +80,58 @@ class VectorStore:
                     f"{self.folder} holds vectors of {self.dim} entries and this embedder gave {vectors.shape[1]}. "
                     f"Delete the folder."
                 )
-            if begun:
+            if writable:
                 self._append(keys, vectors)
             self._index(keys, vectors)
 
     def _append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
-        writer = self._own()
+        writer = self._writer_name()
         try:
             for suffix, data in ((".vectors", vectors.tobytes()), (".keys", b"".join(keys))):
                 with (self.folder / (writer + suffix)).open("ab") as file:
                     file.write(data)
         except OSError as error:
-            self._writer = ""  # a part of these rows may stand there: the next begin a file of their own
+            self._writer = ""  # the file may end with a part of these rows: later rows go to a new file
             warn(self.folder, error)
         else:
-            self._read[writer] = self._read.get(writer, 0) + len(keys)
+            self._rows_read[writer] = self._rows_read.get(writer, 0) + len(keys)
 
     def refresh(self) -> None:
-        """Take in what stands in the files and was not read yet."""
+        """Read new rows of all files."""
         with self._guard:
-            if not self._begun:
+            if not self._initialized:
                 self._check()
-            if not self._begun:
+            if not self._initialized:
                 return
             for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
                 if entry.name.endswith(".keys"):
-                    self._take(entry.name.removesuffix(".keys"), entry.stat().st_size // KEY)
+                    self._read_rows(entry.name.removesuffix(".keys"), entry.stat().st_size // KEY_BYTES)
 
     def lock(self, keys: Iterable[bytes]) -> Path:
-        """The lock file of a piece of work: who asks for the same keys waits, who asks for others does not.
+        """The lock file for computing these keys. Two processes with the same keys use the same file.
 
-        Raises OSError where there can be none.
+        Raises OSError if the folder cannot be created.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        stripe = int.from_bytes(sha256(b"".join(keys)).digest()[:4], "big") % LOCKS
+        stripe = int.from_bytes(sha256(b"".join(keys)).digest()[:4], "big") % NUM_LOCKS
         return self.folder / f"{stripe:02}.lock"
 
-    def _take(self, writer: str, keys: int) -> None:
+    def _read_rows(self, writer: str, num_keys: int) -> None:
         assert self.dim is not None
-        done = self._read.get(writer, 0)
-        if keys <= done:
+        done = self._rows_read.get(writer, 0)
+        if num_keys <= done:
             return
         path = self.folder / f"{writer}.vectors"
-        whole = min(keys, path.stat().st_size // (4 * self.dim)) if path.exists() else 0
-        if whole <= done:
+        total = min(num_keys, path.stat().st_size // (4 * self.dim)) if path.exists() else 0
+        if total <= done:
             return
         with (self.folder / f"{writer}.keys").open("rb") as file:
-            file.seek(done * KEY)
-            told = file.read((whole - done) * KEY)
-        shape, start = (whole - done, self.dim), done * self.dim * 4
-        self._read[writer] = whole
+            file.seek(done * KEY_BYTES)
+            keys = file.read((total - done) * KEY_BYTES)
+        shape, start = (total - done, self.dim), done * self.dim * 4
+        self._rows_read[writer] = total
         self._index(
-            [told[i : i + KEY] for i in range(0, len(told), KEY)],
+            [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)],
             np.memmap(path, dtype=np.float32, mode="r", offset=start, shape=shape),
         )
 
@@ -137,16 +139,16 @@ class VectorStore:
         block = len(self.blocks)
         self.blocks.append(vectors)
         for row, key in enumerate(keys):
-            self.where.setdefault(key, (block, row))
+            self.locations.setdefault(key, (block, row))
 
-    def _own(self) -> str:
+    def _writer_name(self) -> str:
         if not self._writer.startswith(f"{os.getpid()}-"):
             self._writer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         return self._writer
 
-    def _begin(self, dim: int) -> bool:
-        """Whether the folder says whose vectors it holds, so that they can be written."""
-        if self._begun:
+    def _initialize(self, dim: int) -> bool:
+        """Write about.json if it does not exist. Returns whether vectors can be written."""
+        if self._initialized:
             return True
         part = self.folder / f"about.{uuid.uuid4().hex}.part"
         try:
@@ -160,7 +162,7 @@ class VectorStore:
             warn(self.folder, error)
             return False
         self._check()
-        return self._begun
+        return self._initialized
 
     def _check(self) -> None:
         about = self.folder / "about.json"
@@ -171,8 +173,8 @@ class VectorStore:
             warn(self.folder, error)
             return
         try:
-            told = json.loads(about.read_text())
-            digest, dim = str(told["digest"]), int(told["dim"])
+            facts = json.loads(about.read_text())
+            digest, dim = str(facts["digest"]), int(facts["dim"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{about} is damaged ({error}). Delete the folder {self.folder}.") from error
         if digest != self.digest:
@@ -180,16 +182,16 @@ class VectorStore:
                 f"{self.folder} was filled by another embedder ({digest[:16]}, not {self.digest[:16]}). "
                 f"Delete it, or name another cache."
             )
-        self.dim, self._begun = dim, True
+        self.dim, self._initialized = dim, True
 
 
 def warn(folder: Path, error: OSError) -> None:
-    """Says once that a cache cannot be written. folder: of one kind of content of one embedder."""
+    """Warn once that a cache cannot be written. folder: of one kind of content of one embedder."""
     cache = folder.parents[2] if len(folder.parents) > 2 else folder
-    said = (
-        f"the embedding cache {cache} cannot be written: {error.strerror or error}. What is embedded is kept in memory "
-        "and is lost with this process. Make room, or set ICL_CACHE to a writable folder."
+    message = (
+        f"the embedding cache {cache} cannot be written: {error.strerror or error}. Embeddings stay in memory and are "
+        "lost when this process ends. Make room, or set ICL_CACHE to a writable folder."
     )
-    if said not in _SAID:
-        _SAID.add(said)
-        warnings.warn(said, ICLWarning, stacklevel=2)
+    if message not in _WARNINGS:
+        _WARNINGS.add(message)
+        warnings.warn(message, ICLWarning, stacklevel=2)

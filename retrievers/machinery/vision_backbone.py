@@ -1,4 +1,4 @@
-"""A loaded vision backbone, run in batches."""
+"""Vision backbones: batched encoding of images."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +15,7 @@ from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
 class VisionBackbone:
-    """Float32, on the GPU where there is one."""
+    """A loaded vision backbone in float32, on the GPU if there is one."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -31,14 +31,14 @@ class VisionBackbone:
         self.model = getattr(model, "vision_model", model).eval().to(self.device)
 
     def embed_images(self, images: Sequence[Image], pool: str) -> Vectors:
-        """[N, D] unit rows."""
+        """The vector of each image, [N, D], unit rows. pool: see the embedder `vision`."""
         import torch
 
         rows = []
         with torch.inference_mode():
             for pil_images in decode_batches(images, BATCH):
-                given = self.processor(images=pil_images, return_tensors="pt").to(self.device)
-                rows.append(self._pooled(self.model(**given), pool).float().cpu().numpy())
+                inputs = self.processor(images=pil_images, return_tensors="pt").to(self.device)
+                rows.append(self._pooled(self.model(**inputs), pool).float().cpu().numpy())
         return stack_batches(rows)
 
     def _pooled(self, out: Any, pool: str) -> Any:
@@ -61,5 +61,5 @@ class VisionBackbone:
 
 @lru_cache(maxsize=2)
 def load_vision_backbone(folder: Path, digest: str) -> VisionBackbone:
-    """The loaded backbone of a folder, shared by all that name it. digest: so that a changed one is loaded anew."""
+    """The loaded backbone of a folder, shared by all users. A new digest means a new key."""
     return VisionBackbone(folder)

@@ -1,1 +1,1 @@
-"""Rerankers: a second look at what a retriever found, one file each."""
+"""Rerankers: they select from the candidates of a retriever. One file per reranker."""

@@ -1,9 +1,9 @@
-"""Caption similarity (VICL, Zhou et al. 2024): candidates ranked by what the model says of the query's image.
+"""Caption similarity (VICL, Zhou et al. 2024): candidates ranked by the model's caption of the query's image.
 
     score(q, x) = cos(text(caption_q), image_x)
 
-The model under test describes the query's image, greedily, and an image-text encoder compares the description with
-the images of the candidates. One call of the model a query, remembered by image, model and prompt.
+The model under test describes the query's image with greedy decoding. An image-text encoder compares the description
+with the images of the candidates. There is one call of the model per query, cached by image, model and prompt.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 @component("reranker", "caption")
 @dataclass(frozen=True)
 class Caption:
-    """Candidates ranked by the model's own description of the query's image (VICL)."""
+    """Candidates ranked by the model's description of the query's image (VICL)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
     asks: ClassVar[str] = "generate"
 
-    ask: str = "Describe the image in one sentence."  # what the model is asked of the query's image
+    ask: str = "Describe the image in one sentence."  # the prompt for the description of the query's image
     max_new_tokens: PositiveInt = 32  # of the description
-    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(default_factory=Encoder)  # of texts and images
+    embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
+        default_factory=Encoder
+    )  # embeds descriptions and images
 
     def __post_init__(self) -> None:
         if not reads(self.embedder) >= {"image", "text"}:
@@ -52,7 +54,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class FittedCaption:
-    """The images of one pool, and the model."""
+    """The images of one pool, and the model that describes queries."""
 
     reranker: Caption
     pool: Pool
@@ -60,22 +62,24 @@ class FittedCaption:
     model: "Model"
 
     def rerank(
-        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+        self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
     ) -> list[tuple[RetrievedExample, ...]]:
-        bare = next((query for query in queries if not query.images), None)
-        if bare is not None:
-            raise DataError(f"reranker 'caption': '{bare.id}' has no image to describe.")
-        asked = [
+        without = next((query for query in queries if not query.images), None)
+        if without is not None:
+            raise DataError(f"reranker 'caption': '{without.id}' has no image to describe.")
+        prompts = [
             Prompt((Turn("user", (*map(Part, query.images), Part("\n" + self.reranker.ask))),)) for query in queries
         ]
-        captions = answers(self.model, asked, self.reranker.max_new_tokens)
+        captions = answers(self.model, prompts, self.reranker.max_new_tokens)
         texts = self.source.embed_texts(captions)
-        return [self._one(vector, candidates, k) for vector, candidates in zip(texts, found, strict=True)]
+        return [self._rerank_one(vector, demos, k) for vector, demos in zip(texts, candidates, strict=True)]
 
-    def _one(self, caption: Vectors, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
+    def _rerank_one(
+        self, caption: Vectors, candidates: Sequence[RetrievedExample], k: int
+    ) -> tuple[RetrievedExample, ...]:
         if not candidates:
             return ()
-        images = self.source.embed_images([self.pool.by_id[one.id] for one in candidates])
+        images = self.source.embed_images([self.pool.by_id[demo.id] for demo in candidates])
         scores = np.round((images.astype(np.float64) * caption).sum(axis=1), 6)
         best = np.argsort(-scores, kind="stable")[:k].tolist()
         return tuple(RetrievedExample(candidates[i].id, float(scores[i]), candidates[i].mark) for i in best)

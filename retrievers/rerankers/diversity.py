@@ -1,8 +1,8 @@
-"""Diversity: maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) among what any retriever found.
+"""Diversity: maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) among candidates of any retriever.
 
     next = argmax over x not in S of   l score(x) - (1 - l) max over s in S of cos(x, s)
 
-The relevance is the retriever's own score, which should be a similarity up to 1 (that of `bm25` is not).
+The relevance is the score of the retriever, which should be a similarity of at most 1 (the score of `bm25` is not).
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from retrievers.rerankers.vector_reranker import VectorReranker
 @component("reranker", "diversity")
 @dataclass(frozen=True, kw_only=True)
 class Diversity(VectorReranker):
-    """Good by the retriever's score and far from each other (maximal marginal relevance)."""
+    """Candidates with high scores and far from each other (maximal marginal relevance)."""
 
-    balance: Fraction  # l: 1 keeps the retriever's order, 0 is diversity alone after the first
+    balance: Fraction  # l: 1 keeps the order of the retriever; 0 is only diversity after the first
 
-    def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
-        return mmr(np.array([one.score for one in candidates]), vectors, k, self.balance)
+    def select(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
+        return mmr(np.array([demo.score for demo in candidates]), vectors, k, self.balance)

@@ -1,8 +1,8 @@
-"""Label balance: no label takes more than its share of the shots.
+"""Label balance: no label gets more than its share of the shots.
 
-At most ceil(k / number of labels) demonstrations of a label, in the order of rank; where that leaves fewer than k, the
-best of those passed over fill up. The labels are those of the task: the query's options where every label of the pool
-is one of them, else those of the pool; never those of the candidates alone.
+A label gets at most ceil(k / number of labels) demonstrations, in the order of rank. If fewer than k remain, the best
+of the other candidates follow. The labels are those of the task: the options of the query if they include every label
+of the pool, otherwise the labels of the pool. The labels of the candidates alone do not count.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from retrievers.base import Resources
 @component("reranker", "label_balance")
 @dataclass(frozen=True)
 class LabelBalance:
-    """At most an equal share of the shots to each label, best first."""
+    """Candidates with at most an equal share of the shots for each label, best first."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
@@ -35,17 +35,17 @@ class FittedLabelBalance:
     labels: frozenset[str]
 
     def rerank(
-        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+        self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
     ) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(query, candidates, k) for query, candidates in zip(queries, found, strict=True)]
+        return [self._rerank_one(query, demos, k) for query, demos in zip(queries, candidates, strict=True)]
 
-    def _one(self, query: Query, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
+    def _rerank_one(self, query: Query, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         labels = frozenset(query.options) if self.labels <= frozenset(query.options) else self.labels
-        share, seen = -(-k // max(len(labels), 1)), Counter[str]()
+        share, counts = -(-k // max(len(labels), 1)), Counter[str]()
         within: list[RetrievedExample] = []
-        over: list[RetrievedExample] = []
-        for one in candidates:
-            label = self.pool.by_id[one.id].class_name
-            (within if seen[label] < share else over).append(one)
-            seen[label] += 1
-        return tuple([*within, *over][:k])
+        excess: list[RetrievedExample] = []
+        for demo in candidates:
+            label = self.pool.by_id[demo.id].class_name
+            (within if counts[label] < share else excess).append(demo)
+            counts[label] += 1
+        return tuple([*within, *excess][:k])

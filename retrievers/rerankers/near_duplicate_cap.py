@@ -1,7 +1,7 @@
-"""Near-duplicate cap: a candidate that all but repeats a better one is dropped.
+"""Near-duplicate cap: a candidate that nearly repeats a better one is dropped.
 
-In the order of rank, a candidate whose cosine with one already kept is strictly above the threshold goes, and does not
-come back to fill up: fewer than k may be left.
+In the order of rank, a candidate is dropped if its cosine with a candidate that was kept is strictly above the
+threshold. Dropped candidates do not fill up the set, so fewer than k may remain.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from retrievers.rerankers.vector_reranker import VectorReranker
 @component("reranker", "near_duplicate_cap")
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicateCap(VectorReranker):
-    """Candidates that all but repeat a better one are dropped."""
+    """Candidates without near-duplicates of better candidates."""
 
-    exact: ClassVar[bool] = False  # may give fewer than k
+    exact: ClassVar[bool] = False  # may return fewer than k
 
-    threshold: Fraction = 0.95  # a cosine above it is a repetition
+    threshold: Fraction = 0.95  # candidates with a larger cosine are near-duplicates
 
-    def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
+    def select(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
         return select_dissimilar(vectors, k, self.threshold)

@@ -1,4 +1,4 @@
-"""What rerankers share that compare the candidates of a query with one another, by the vectors of an embedder."""
+"""Base of rerankers that compare the candidates of a query with each other by their vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, Resources
 from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import READ, EmbeddingSource, check_modalities, open_source
+from retrievers.machinery.embedding_source import MODALITIES_OF, EmbeddingSource, check_modalities, open_source
 from retrievers.machinery.similarity import embed_by_modality
 from retrievers.machinery.vector_math import Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorReranker:
-    """Base of rerankers that say, in `choose`, which candidates stay."""
+    """Base of rerankers that select candidates by their vectors. A subclass defines `select`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
 
@@ -26,31 +26,31 @@ class VectorReranker:
     )  # what makes the vectors
 
     def __post_init__(self) -> None:
-        check_modalities(self.embedder, READ[self.by], f"by is '{self.by}', and ")
+        check_modalities(self.embedder, MODALITIES_OF[self.by], f"by is '{self.by}', and ")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedVectorReranker":
         return FittedVectorReranker(self, pool, open_source(self.embedder, resources.cache, pool))
 
-    def choose(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
-        """Places of at most k candidates, in their new order. vectors: [C, D] unit rows, one a candidate."""
+    def select(self, candidates: Sequence[RetrievedExample], vectors: Vectors, k: int) -> Sequence[int]:
+        """Positions of at most k candidates in their new order. vectors: [C, D], one unit row per candidate."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class FittedVectorReranker:
-    """The vectors of one pool."""
+    """A vector reranker that is fitted on a pool."""
 
     reranker: VectorReranker
     pool: Pool
     source: EmbeddingSource
 
     def rerank(
-        self, queries: Sequence[Query], found: Sequence[Sequence[RetrievedExample]], k: int
+        self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
     ) -> list[tuple[RetrievedExample, ...]]:
-        return [self._one(candidates, k) for candidates in found]
+        return [self._rerank_one(demos, k) for demos in candidates]
 
-    def _one(self, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
+    def _rerank_one(self, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         if not candidates:
             return ()
-        vectors = embed_by_modality([self.pool.by_id[one.id] for one in candidates], self.source, self.reranker.by)
-        return tuple(candidates[place] for place in self.reranker.choose(candidates, vectors, k))
+        vectors = embed_by_modality([self.pool.by_id[demo.id] for demo in candidates], self.source, self.reranker.by)
+        return tuple(candidates[position] for position in self.reranker.select(candidates, vectors, k))

@@ -75,11 +75,11 @@ def test_an_embedder_that_keeps_them_passes() -> None:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("batch", "beside an item in its batch"),
+        ("batch", "the other items of a batch"),
         ("order", "the order of items"),
         ("length", "not of length 1"),
         ("type", "float64, not float32"),
-        ("reads", "does not read them, and gives vectors"),
+        ("reads", "does not read them, but returns vectors"),
         ("missing", "for 5 items"),
     ],
 )

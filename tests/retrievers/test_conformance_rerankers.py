@@ -55,7 +55,7 @@ class _OfTheBatch(_Broken):
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (_Invents, "was not among the candidates"),
+        (_Invents, "is not one of the candidates"),
         (_Loses, "0 candidates kept"),
         (_OfTheBatch, "another order|at a time"),
     ],

@@ -13,7 +13,7 @@ from icl.types import Example
 from retrievers import dpp, ra_cm3
 from retrievers.base import Resources
 from retrievers.machinery.similarity import fit_similarity
-from retrievers.set_coverage import FittedCoverage
+from retrievers.set_coverage import FittedSetCoverage
 from retrievers.vote_k import most_voted
 
 Make = Callable[..., Any]
@@ -135,7 +135,7 @@ def test_a_member_votes_for_its_copy_and_never_for_itself(
     monkeypatch.setattr("retrievers.vote_k.most_voted", lambda near, size, rho: near.tolist())
     pool = Pool(tuple(example(name, None, question=turned(a)) for name, a in (("one", 0), ("copy", 0), ("far", 90))))
     retriever: Any = build("retriever", {"name": "vote_k", "by": "question", "neighbors": 1, "embedder": spoken})
-    assert retriever.chosen(fit_similarity(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
+    assert retriever.select_rows(fit_similarity(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
 
 
 def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, spoken: Any, turned: Make) -> None:
@@ -214,14 +214,14 @@ def test_set_coverage_may_weigh_words_by_how_few_members_have_them(example: Make
     ((the,), (red,), (blue,)) = tokens(["the", "red", "blue"])
     assert tokens(["the red blue"]) == [(the, red, blue)]
     assert len(retriever.embedder.embed_words(["the red blue"])[0].any(axis=1).nonzero()[0]) == 3
-    weights = fitted.weighed(asked, np.full(3, 1 / 3))
+    weights = fitted.part_weights(asked, np.full(3, 1 / 3))
     assert weights == pytest.approx([0, 0.5, 0.5])
     more = example("q", None, question="the red green").query
     rare = np.log([4 / 2, 4 / 1])
-    assert fitted.weighed(more, np.full(3, 1 / 3)) == pytest.approx([0, *(rare / rare.sum())])
+    assert fitted.part_weights(more, np.full(3, 1 / 3)) == pytest.approx([0, *(rare / rare.sum())])
     both = build("retriever", {"name": "set_coverage", "by": "both", "weight": 0.25, "idf": True})
-    shared = FittedCoverage(both, pool, fitted.source, fitted.parts, fitted.having)
-    assert shared.weighed(asked, np.full(5, 0.1)) == pytest.approx([0.1, 0.1, 0, 0.375, 0.375])
+    shared = FittedSetCoverage(both, pool, fitted.source, fitted.parts, fitted.document_counts)
+    assert shared.part_weights(asked, np.full(5, 0.1)) == pytest.approx([0.1, 0.1, 0, 0.375, 0.375])
     assert {one.id for one in fitted.retrieve([asked], 2)[0]} == {"a", "b"}
 
 
@@ -234,7 +234,7 @@ def test_words_that_all_members_have_are_no_weights(example: Make) -> None:
 
 @pytest.mark.parametrize(
     ("node", "sentence"),
-    [({}, "idf weighs words, and by is 'image'"), ({"by": "question", "embedder": None}, "does not tell its words")],
+    [({}, "idf weighs words, and by is 'image'"), ({"by": "question", "embedder": None}, "gives no words")],
 )
 def test_idf_needs_words(node: dict[str, Any], sentence: str, spoken: Any) -> None:
     node = {key: value or spoken for key, value in node.items()}

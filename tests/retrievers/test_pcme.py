@@ -189,8 +189,8 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
     node = {"name": "probabilistic", "of": spoken, "pairs": "question", "steps": 15}
     pool = Pool(tuple(example(e.id, e.images[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
     fitted = build("retriever", {"name": "pcme", "embedder": node}).fit(pool, Resources())
-    fitted.source.spreads.save(path)
-    made, read = fitted.source.spreads, VarianceHeads.load(path)
+    fitted.source.heads.save(path)
+    made, read = fitted.source.heads, VarianceHeads.load(path)
     assert made.texts is not None
     assert read.texts is not None
     assert np.array_equal(read.texts.weights, made.texts.weights)
@@ -203,11 +203,11 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
     assert again.retrieve([query.query], 4) == fitted.retrieve([query.query], 4)
     other = build("embedder", {"name": "probabilistic", "of": type(spoken)("other"), "heads": str(path)})
     with pytest.raises(PlanError, match="trained on vectors of another embedder"):
-        other.ready()
+        other.preflight()
     (tmp_path / "nothing").write_bytes(b"nothing")
     for name in ("nothing", "none"):
         with pytest.raises(DataError, match="holds no variance heads"):
-            build("embedder", {"name": "probabilistic", "of": spoken, "heads": str(tmp_path / name)}).ready()
+            build("embedder", {"name": "probabilistic", "of": spoken, "heads": str(tmp_path / name)}).preflight()
 
 
 def test_a_question_is_compared_with_images_and_texts(
@@ -232,7 +232,7 @@ def test_a_question_is_compared_with_images_and_texts(
 @pytest.mark.parametrize(
     ("node", "says"),
     [
-        ({"embedder": "histogram"}, r"how uncertain an item is, and Histogram\(.* does not say"),
+        ({"embedder": "histogram"}, r"the uncertainty of an item, and Histogram\(.* does not estimate"),
         ({"embedder": {"name": "probabilistic", "of": "histogram"}}, r"pairs is 'answer', and Histogram.*no texts"),
         ({"embedder": {"name": "probabilistic", "of": "encoder", "start": 1000.0}}, "start: input should be less"),
         (

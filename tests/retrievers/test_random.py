@@ -12,7 +12,7 @@ from icl.types import Query
 from retrievers.balanced import Balanced
 from retrievers.base import Resources
 from retrievers.none import NoDemos
-from retrievers.random import Random
+from retrievers.random import RandomRetriever
 
 Make = Callable[..., Any]
 
@@ -29,7 +29,7 @@ def _ids(retriever: Any, pool: Pool, query: str, k: int, seed: int = 0) -> list[
 
 
 @pytest.mark.parametrize("size", [50, 5000])
-@pytest.mark.parametrize("retriever", [Random(), Balanced()])
+@pytest.mark.parametrize("retriever", [RandomRetriever(), Balanced()])
 def test_fewer_shots_begin_more_shots(example: Make, retriever: Any, size: int) -> None:
     pool = _pool(example, size, 4)
     assert retriever.nested
@@ -39,7 +39,7 @@ def test_fewer_shots_begin_more_shots(example: Make, retriever: Any, size: int) 
         assert _ids(retriever, pool, "q", k) == whole[:k]
 
 
-@pytest.mark.parametrize("retriever", [Random(), Balanced()])
+@pytest.mark.parametrize("retriever", [RandomRetriever(), Balanced()])
 def test_seeds_and_queries_draw_differently(example: Make, retriever: Any) -> None:
     pool = _pool(example, 200, 2)
     random_order = {tuple(_ids(retriever, pool, query, 8, seed)) for query in ("a", "b", "c") for seed in (0, 1, 2)}
@@ -48,7 +48,7 @@ def test_seeds_and_queries_draw_differently(example: Make, retriever: Any) -> No
 
 @pytest.mark.parametrize("size", [40, 3000])
 def test_random_is_uniform_over_the_pool(example: Make, size: int) -> None:
-    fitted = Random().fit(_pool(example, size), Resources())
+    fitted = RandomRetriever().fit(_pool(example, size), Resources())
     given = fitted.retrieve([Query(f"q{i}", (), "?") for i in range(3000)], 4)
     tenths = Counter(int(one.id[1:]) * 10 // size for demos in given for one in demos)
     assert all(abs(tenths[i] - 1200) < 170 for i in range(10)), tenths  # five standard deviations
@@ -82,7 +82,7 @@ def test_balanced_needs_two_labels(example: Make) -> None:
         Balanced().fit(_pool(example, 5), Resources())
 
 
-@pytest.mark.parametrize("retriever", [Random(), Balanced()])
+@pytest.mark.parametrize("retriever", [RandomRetriever(), Balanced()])
 def test_too_many_shots_name_the_counts(example: Make, retriever: Any) -> None:
     with pytest.raises(PlanError, match=r"from a pool of 10: 9 are left after .* the query itself and 0 with"):
         _ids(retriever, _pool(example, 10, 2), "e3", 10)
@@ -97,5 +97,5 @@ def test_none_gives_none_at_any_number_of_shots(example: Make) -> None:
 def test_draws_are_pinned(example: Make) -> None:
     """A change of these changes every run ever made."""
     pool = _pool(example, 50, 4)
-    assert _ids(Random(), pool, "q", 5, seed=1) == ["e13", "e45", "e33", "e40", "e47"]
+    assert _ids(RandomRetriever(), pool, "q", 5, seed=1) == ["e13", "e45", "e33", "e40", "e47"]
     assert _ids(Balanced(), pool, "q", 5, seed=1) == ["e14", "e0", "e31", "e13", "e26"]

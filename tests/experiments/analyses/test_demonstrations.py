@@ -146,7 +146,7 @@ def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
     task, means = build("task", node), dict[tuple[str, str], float]()
     for name in ("pixels", "histogram"):
         fitted = KNN(embedder=build("embedder", name)).fit(task.pool(""), Resources())
-        query_vectors = fitted.asked([query.query for query in task.queries])  # type: ignore[attr-defined]
+        query_vectors = fitted.embed_queries([query.query for query in task.queries])  # type: ignore[attr-defined]
         whole = fit_probe(fitted.index.vectors, [e.answer for e in fitted.pool.examples])  # type: ignore[attr-defined]
         golds = [query.answer for query in task.queries]
         means[name, "pool"] = float(np.mean(np.array(whole.predict(query_vectors)) == golds))

@@ -10,7 +10,14 @@ from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
 from retrievers.diagnostics import embedding_space as diagnostics
 from retrievers.diagnostics.blind_pairs import blind_pairs
-from retrievers.diagnostics.embedding_space import alignment, diagnose, hubness, modality_gap, near_copies, uniformity
+from retrievers.diagnostics.embedding_space import (
+    alignment,
+    diagnose,
+    hubness,
+    modality_gap,
+    near_duplicates,
+    uniformity,
+)
 from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
@@ -50,10 +57,10 @@ def test_a_hub_is_seen() -> None:
         hubness(AXES)
 
 
-def test_near_copies_are_strict_and_sorted() -> None:
+def test_near_duplicates_are_strict_and_sorted() -> None:
     rows = normalize_rows(np.array([[1, 0], [1, 0.1], [0, 1], [1, 0.02]]))
-    assert [(i, j) for i, j, _ in near_copies(rows, 0.99)] == [(0, 3), (1, 3), (0, 1)]
-    assert near_copies(AXES[[0, 0]], 1.0) == []
+    assert [(i, j) for i, j, _ in near_duplicates(rows, 0.99)] == [(0, 3), (1, 3), (0, 1)]
+    assert near_duplicates(AXES[[0, 0]], 1.0) == []
 
 
 def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: Any) -> None:
@@ -67,7 +74,7 @@ def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: 
     found = diagnose(pool, spoken, text="answer")
     assert (found.images, found.texts) == (2, 2)
     assert found.alignment == pytest.approx(1, abs=0.02)
-    assert [(one, other) for one, other, _ in found.near_copies] == [("x", "again")]
+    assert [(one, other) for one, other, _ in found.near_duplicates] == [("x", "again")]
     assert found.hubness_images is None
     from retrievers.embedders.histogram import Histogram
 
@@ -96,7 +103,7 @@ def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, color: Make) 
     ]
     found = blind_pairs(items, Histogram(), Pixels())
     assert {(pair.one.id, pair.other.id) for pair in found} == {("red-blue", "blue-red"), ("blue-red", "red-blue-2")}
-    assert all(pair.blind > 0.95 and pair.seeing < 0.6 for pair in found)
+    assert all(pair.blind > 0.95 and pair.reference < 0.6 for pair in found)
     assert len(blind_pairs(items, Histogram(), Pixels(), disjoint=True)) == 1
     assert blind_pairs(items, Pixels(), Histogram()) == []
     with pytest.raises(ConfigError, match="high is below low"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrievers.machinery.approximate_search import HNSW, IVF
-from retrievers.machinery.vector_index import SMALL, VectorIndex, build_index
+from retrievers.machinery.vector_index import MIN_FAISS_SCORES, VectorIndex, build_index
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
@@ -38,5 +38,5 @@ def test_two_builds_are_one_index_and_filters_still_give_k(kind: Any) -> None:
 
 
 def test_few_rows_are_searched_exactly() -> None:
-    assert type(build_index(_clustered(SMALL, 1), "hnsw")) is VectorIndex
-    assert type(build_index(_clustered(SMALL + 1, 1), "ivf")) is IVF
+    assert type(build_index(_clustered(MIN_FAISS_SCORES, 1), "hnsw")) is VectorIndex
+    assert type(build_index(_clustered(MIN_FAISS_SCORES + 1, 1), "ivf")) is IVF

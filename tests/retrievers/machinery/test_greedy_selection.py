@@ -59,13 +59,13 @@ def test_coverage_is_its_formula(seed: int) -> None:
     while len(chosen) < 3:
         totals = {i: (weights * matches[:, [*chosen, i]].max(axis=1)).sum() for i in range(10) if i not in chosen}
         chosen.append(max(totals, key=lambda i: totals[i]))
-    assert PartMatches(matches, weights).pick(3) == chosen
+    assert PartMatches(matches, weights).greedy_cover(3) == chosen
 
 
 def test_coverage_starts_anew_when_nothing_is_gained() -> None:
     """Candidates 0 and 1 cover both parts; then 2, which is better alone than 3, though neither adds anything."""
     matches = np.array([[0.9, 0.1, 0.7, 0.6], [0.1, 0.9, 0.1, 0.1]], np.float32)
-    assert PartMatches(matches, np.array([0.5, 0.5])).pick(4) == [0, 1, 2, 3]
+    assert PartMatches(matches, np.array([0.5, 0.5])).greedy_cover(4) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(8))
