@@ -1,4 +1,4 @@
-"""One tested statement of a run: what stands against what, how it came out, and its words."""
+"""One tested comparison of two arms, and its result in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +14,27 @@ if TYPE_CHECKING:
 
 SIGNIFICANCE_LEVEL = 0.05
 Verdict = Literal["better", "worse", "differs", "open", "unpaired"]
-"""'differs': of a metric of which neither way is good."""
+"""'differs' is for metrics without a good direction, 'open' for a difference that is not significant."""
 
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """`arm` against `against`. result is None where the comparison was refused, and `refused` says why.
+    """A comparison of an arm with another one.
 
-    p: of the result, corrected once `corrected` has seen the family, of `family` comparisons. n, pooled: in words.
-    also: the difference under a second metric, without a test. better: which way of the metric is good.
+    Attributes:
+        subject: The task and setting, in words.
+        arm: The label of the arm.
+        against: The label of the arm that it is compared with.
+        result: The test, or None if the comparison was refused.
+        p: The p-value; `holm_corrected` replaces it by the corrected one.
+        n: The number of queries, groups and seeds, in words.
+        pooled: The settings that were pooled, in words.
+        mean: The mean score of the arm.
+        reference_mean: The mean score of the other arm.
+        also: The untested difference under a second metric.
+        refused: Why the comparison was refused.
+        better: The good direction of the metric.
+        family: The number of comparisons that p is corrected for.
     """
 
     subject: str
@@ -47,15 +59,12 @@ class ArmComparison:
 
     @property
     def identical(self) -> bool:
-        """No pair differs."""
+        """Whether no pair differs."""
         return self.result is not None and self.result.is_identical
 
     @property
     def numbers(self) -> str:
-        """'+.021 [−.004, +.046], p = .03 (Holm over 4), n = 200 x 3 seeds': difference, 95 % interval, p, n.
-
-        Where lower is better that is told too.
-        """
+        """Difference, 95 % interval, p and n: '+.021 [−.004, +.046], p = .03 (Holm over 4), n = 200 x 3 seeds'."""
         if self.result is None:
             return ""
         interval = format_interval(self.result.low, self.result.high)
@@ -70,7 +79,7 @@ class ArmComparison:
 
     @property
     def side(self) -> str:
-        """Where the arm's score lies: 'above' or 'below'."""
+        """Whether the arm's score is 'above' or 'below' the other one."""
         return "above" if self.result is not None and self.result.difference > 0 else "below"
 
     @property
@@ -80,7 +89,13 @@ class ArmComparison:
 
 
 def verdict_of(p: float, difference: float, better: Better = "higher") -> Verdict:
-    """What a corrected p and a difference allow to say of a metric of which this way is good."""
+    """The verdict that a corrected p and a difference allow.
+
+    Args:
+        p: The corrected p; NaN if the comparison was not tested.
+        difference: The mean difference, arm minus reference.
+        better: The good direction of the metric.
+    """
     if not p <= SIGNIFICANCE_LEVEL or difference == 0:  # NaN: not tested
         return "open"
     if better == "neither":
@@ -101,7 +116,7 @@ def compare_arms(
     also: str | None = None,
     better: Better = "higher",
 ) -> ArmComparison:
-    """Tests the second frame against the first, paired by query, seed and `on`. A refusal is kept, not raised."""
+    """Tests the second frame against the first, paired by query, seed and `on`. A refused comparison is not raised."""
     reference, samples = frames
     try:
         pairs = align_pairs(
@@ -127,14 +142,14 @@ def compare_arms(
 
 
 def holm_corrected(trials: Sequence[ArmComparison]) -> list[ArmComparison]:
-    """The same, with p by Holm over all that were tested, and how many those are."""
+    """The comparisons with p corrected by Holm over all that were tested, and their number as `family`."""
     tested = [t for t in trials if t.result is not None]
     adjusted = iter(holm([t.p for t in tested]))
     return [t if t.result is None else replace(t, p=float(next(adjusted)), family=len(tested)) for t in trials]
 
 
 def _units(samples: "DataFrame", result: PairedTestResult) -> str:
-    """'n = 200 x 3 seeds', 'n = 200 in 57 groups': queries, what they are clustered by, seeds."""
+    """The numbers of queries, groups and seeds, such as 'n = 200 in 57 groups x 3 seeds'."""
     queries, seeds = samples["query"].nunique(), samples["seed"].nunique()
     groups = f" in {format_count(result.clusters, 'group')}" if result.clusters < queries else ""
     return f"n = {queries:,}{groups}{f' x {seeds} seeds' if seeds > 1 else ''}"

@@ -1,8 +1,8 @@
-"""Arms of a frame: which settings were run, and which arm an arm is compared with.
+"""Arms of a frame: the settings that were run, and the reference of each arm.
 
-A frame of samples has one row a sample: `query`, `seed`, maybe `group`, a column an axis (labels; `shots` whole
-numbers) and a column a metric. An arm is one combination of axis values, over all its seeds. An axis that cannot
-matter (the retriever at 0 shots) has the value 'none'.
+A frame has one row per sample: `query`, `seed`, an optional `group`, one column per axis (labels; `shots` are whole
+numbers) and one per metric. An arm is one combination of axis values over all its seeds. An axis that cannot matter
+(the retriever at 0 shots) has the value 'none'.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,36 +24,36 @@ if TYPE_CHECKING:
 NO_VALUE = "none"
 UNIT = "unit"
 EQUIVALENCE = "decided_by"
-"""A column, where a frame has it: what decides a sample's answer (`experiments.store.equivalent_cells`)."""
+"""An optional column: a digest of what determines a sample's answer (`experiments.store.equivalent_cells`)."""
 Arm = dict[str, Any]
 
 
 def axes_of(frame: "DataFrame") -> tuple[str, ...]:
-    """The frame's axes: as it says in `attrs['axes']`, or those of AXES that it has."""
+    """The axes in `attrs['axes']`, or else the columns that are axes."""
     return tuple(frame.attrs.get("axes") or (axis for axis in AXES if axis in frame))
 
 
 def better_of(frame: "DataFrame", metric: str) -> Better:
-    """Which way of a metric is good: as the frame says in `attrs['better']`, else higher."""
+    """The good direction of a metric: the entry in `attrs['better']`, else 'higher'."""
     better: Better = frame.attrs.get("better", {}).get(metric, "higher")
     return better
 
 
 def is_accuracy(metric: str) -> bool:
-    """Whether the metric of this name says that it is a share of right answers."""
+    """Whether a metric is a proportion of right answers."""
     return metric in entries("metric") and bool(getattr(resolve("metric", metric), "accuracy", False))
 
 
 def baseline_column(baseline: str, metric: str) -> str:
-    """The column of a baseline as one metric judges it: 'vote:strict'."""
+    """The column of a baseline under one metric, such as 'vote:strict'."""
     return f"{baseline}:{metric}"
 
 
 def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str | None:
-    """The column of a baseline as this metric judges it; None where it does not, since two scales are not compared.
+    """The column of a baseline under a metric, or None if the frame has none.
 
-    A frame that does not say what judged (an older run, which took strict or its first metric; a frame made by hand)
-    has the one column `vote`: it stands for every metric of samples of which higher is good.
+    A frame of an older run, or one made by hand, has a single column such as `vote`. It is used for every sample-level
+    metric with better = 'higher'.
     """
     if (column := baseline_column(baseline, metric)) in frame:
         return column
@@ -63,9 +63,9 @@ def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str 
 
 
 def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
-    """A copy with plain labels on its axes, 'none' where an axis cannot matter, and the column UNIT. Done once.
+    """A copy with plain axis labels, 'none' for missing ones, and the column UNIT. A tidy frame is returned as it is.
 
-    UNIT numbers what belongs together: the sample's group, or its query where there is none, within its task.
+    UNIT numbers the independent units of a task: the sample's group, or its query if it has no group.
     """
     import pandas as pd
 
@@ -87,12 +87,12 @@ def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
 
 
 def varying_axes(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
-    """The axes with more than one value. 'none' counts as one only where it stands against one other value."""
+    """The axes with more than one value."""
     return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)
 
 
 def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFrame"]]:
-    """Each arm and its samples, in order of first appearance. The frame is tidy."""
+    """Each arm of a tidy frame with its samples, in order of first appearance."""
     if not axes:
         yield {}, frame
         return
@@ -101,7 +101,7 @@ def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "D
 
 
 def axis_values(frame: "DataFrame", axis: str) -> list[Any]:
-    """The values of an axis in order: numbers by size, labels by first appearance, 'none' first."""
+    """The values of an axis: numbers in ascending order, labels in order of first appearance with 'none' first."""
     values = list(dict.fromkeys(frame[axis]))
     if all(isinstance(value, int | float) for value in values):
         return sorted(values)
@@ -122,7 +122,7 @@ def resolve_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequen
 
 
 def short_control_name(control: str, arm: str) -> str:
-    """'mask_only' of 'mask_only(vcd(alpha=0.5)), temperature=1' where it is told of 'vcd(alpha=0.5), temperature=1'."""
+    """A control's label without the arm that it wraps: 'mask_only' for 'mask_only(vcd)' and 'vcd'."""
     ends = (i for i, letter in enumerate(arm) if letter == "," and arm[:i].count("(") == arm[:i].count(")"))
     end = next(ends, len(arm))
     own = control.removesuffix(arm[end:])
@@ -130,9 +130,10 @@ def short_control_name(control: str, arm: str) -> str:
 
 
 def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> Arm | None:
-    """The arm that differs from `arm` in the keys of `to` alone; what cannot matter to it need not agree.
+    """The arm that differs from `arm` in the keys of `to` alone. Axes that cannot matter to it may differ too.
 
-    None where `arm` is a reference itself, and where there is no such arm (at 0 shots there is none of a retriever).
+    Returns:
+        None if `arm` is a reference itself, or if no such arm was run.
     """
     if all(arm[key] == value for key, value in to.items()):
         return None
@@ -144,13 +145,13 @@ def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> 
 
 
 def matches_setting(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
-    """Whether the arm has this setting, or is a 0-shot arm to which the axes where it differs cannot matter."""
+    """Whether the arm has this setting, or is a 0-shot arm that differs only in axes that cannot matter to it."""
     free = DEMONSTRATION_AXES if arm.get("shots") == 0 else ()
     return all(arm[axis] == value or (arm[axis] == NO_VALUE and axis in free) for axis, value in setting.items())
 
 
 def describe_arm(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
-    """'knn, 4 shots, greedy': an arm in words, axes that are 'none' left out."""
+    """An arm in words, such as 'knn, 4 shots, greedy'. Axes with the value 'none' are left out."""
     words = []
     for axis in axes if axes is not None else arm:
         value = arm[axis]

@@ -1,13 +1,12 @@
-"""Every arm against its reference arm: difference, interval, p, and p corrected for the family.
+"""The table of comparisons: every arm against its reference, with difference, interval, p and corrected p.
 
-The reference of an arm is the arm that differs from it in the keys of `to` alone. Both stand on the same queries and
-seeds, or the comparison is refused. Right/wrong metrics take the exact McNemar test (`significance`), graded
-ones flips of clusters (`subsets`), those of a whole run a randomization test (`exchange`); Holm corrects over all rows,
-or within each value of the axes `by`.
+The reference of an arm is the arm that differs from it in the keys of `to` alone. Both must have the same queries and
+seeds, otherwise the comparison is refused. Right/wrong metrics use the exact McNemar test (`significance`), graded ones
+sign flips of clusters (`sign_flips`), run-level metrics a randomization test (`run_statistic_tests`). Holm corrects
+over all rows, or within each value of the axes `by`.
 
-Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested, and comparisons of arms that
-are the same two by construction are one: none of these costs the others power. That is known before there are answers,
-so nothing is chosen by how it came out.
+Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested. Comparisons of equivalent
+pairs of arms count once. Both cost the other comparisons no power, and both are known before there are answers.
 """
 
 import math
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 BASELINE = "baseline"
-"""`to={"baseline": "vote"}` compares every arm with what its own demonstrations say without a model."""
+"""`to={"baseline": "vote"}` compares every arm with the majority vote of its demonstrations."""
 
 TEST_COLUMNS = [name for name in PairedTestResult.__dataclass_fields__ if name != "is_identical"]
 RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corrected", "family", "by_construction"]
@@ -54,12 +53,25 @@ def compare(
     axes: Sequence[str] | None = None,
     level: float = 0.95,
 ) -> "DataFrame":
-    """A row an arm that has a reference arm, with the columns of RESULT after its axes.
+    """Compares every arm of a frame with its reference.
 
-    p_corrected is over `family` comparisons. by_construction: the arm answers as its reference whatever the model says;
-    then p is NaN, and the row is in no family. `attrs` says how ("correct"), and which way is good ("better"). Raises
-    ConfigError for an axis, value or metric that the frame lacks and where no arm has a reference; UnpairedError where
-    two arms do not stand on the same queries and seeds.
+    Args:
+        frame: The samples.
+        to: The setting of the reference, such as {"decoding": "greedy"}, or {"baseline": "vote"}.
+        metric: The column of scores.
+        correct: The correction of p for several tests, 'holm' or 'none'.
+        by: Axes within whose values p is corrected.
+        axes: The axes of the frame, by default those that it has.
+        level: The confidence level of the intervals.
+
+    Returns:
+        One row per arm with a reference: its axes, then RESULT_COLUMNS. `p_corrected` is over `family` comparisons. If
+        `by_construction` is true the arm always answers as its reference; then p is NaN and the row is in no family.
+        `attrs` has the correction ("correct") and the good direction of the metric ("better").
+
+    Raises:
+        ConfigError: If the frame lacks an axis, value or metric, or if no arm has a reference.
+        UnpairedError: If two arms do not have the same queries and seeds.
     """
     import pandas as pd
 
@@ -103,7 +115,7 @@ def compare(
 
 
 def verdicts(table: "DataFrame") -> list[Verdict]:
-    """For each row of a comparison: better or worse (or differs) where the corrected p is at most .05, else open."""
+    """The verdict of each row of a comparison: 'open' if the corrected p is above .05."""
     better: Better = table.attrs.get("better", "higher")
     return [verdict_of(p, d, better) for p, d in zip(table["p_corrected"], table["difference"], strict=True)]
 
@@ -134,7 +146,7 @@ def _against_arms(
 
 
 def _decided(rows: "DataFrame") -> frozenset[Any] | None:
-    """What decides the answers of an arm, seed by seed; None where the frame does not say."""
+    """The digests of what determines an arm's answers, with their seeds; None if the frame lacks them."""
     if EQUIVALENCE not in rows or not rows[EQUIVALENCE].astype(bool).all():
         return None
     return frozenset(rows[["seed", EQUIVALENCE]].itertuples(index=False, name=None))
@@ -155,7 +167,7 @@ def _against_baseline(
 
 
 def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
-    """The column of the baseline, judged by the metric. Raises ConfigError with those that there are."""
+    """The column of the baseline under the metric. Raises ConfigError with the baselines that exist."""
     name = str(to[BASELINE])
     if len(to) > 1:
         raise ConfigError(f"--to baseline={name}: no other key can stand beside it.")

@@ -1,14 +1,13 @@
-"""What demonstrations bring, read from a curve of accuracy against shots (VL-ICL Bench, Zong et al., ICLR 2025).
+"""The summary of a curve of accuracy over shots (VL-ICL Bench, Zong et al., ICLR 2025).
 
-gain        acc_k - acc_0, tested in pairs by `compare(frame, to={"shots": 0})`
-efficiency  area between the curve and acc_0 on the true axis of shots, over its width: the mean gain, negative where
-            shots hurt. The paper's normalizer is not published, so its values cannot be reproduced; `headroom`
-            divides by 1 - acc_0 as well, and is None where nothing is left to gain.
+gain        acc_k - acc_0; `compare(frame, to={"shots": 0})` tests it in pairs
+efficiency  the area between the curve and acc_0 over the number of shots, divided by its width: the mean gain. It is
+            negative if shots hurt. The paper's normalizer is not published, so its values cannot be reproduced.
+headroom    efficiency over 1 - acc_0; None if acc_0 is 1
 peak        the best accuracy, 0 shots included; the fewest shots on a tie
 
-Of a metric that is better when lower, gain and efficiency keep the sign of the difference, headroom is the share of
-acc_0 that is taken away, the peak is the lowest score, and a monotone curve falls. Where neither way is good there are
-no headroom, peak and monotone.
+If lower is better, gain and efficiency keep the sign of the difference, headroom is relative to acc_0, the peak is the
+lowest score, and a monotone curve falls. Without a good direction headroom, peak and monotone are None.
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from icl.metrics.base import Better
 
 @dataclass(frozen=True)
 class CurveSummary:
-    """The summary of one curve, all in accuracy (0 to 1), peak_shots in demonstrations."""
+    """The summary of one curve, in accuracy (0 to 1); `peak_shots` in demonstrations."""
 
     gain: float
     efficiency: float
@@ -32,7 +31,16 @@ class CurveSummary:
 
 
 def summarize_curve(shots: Sequence[int], accuracy: Sequence[float], better: Better = "higher") -> CurveSummary:
-    """shots: rising, the first 0, at least two. gain is that of the last. Raises ValueError otherwise."""
+    """Summarizes one curve; its gain is that of the last point.
+
+    Args:
+        shots: [n >= 2] rising numbers of shots that start with 0.
+        accuracy: [n] scores.
+        better: The good direction of the score.
+
+    Raises:
+        ValueError: For other numbers of shots.
+    """
     x, y = np.asarray(shots, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
     if len(x) < 2 or len(x) != len(y) or x[0] != 0 or np.any(np.diff(x) <= 0):
         raise ValueError("a curve needs rising numbers of shots that begin with 0, and an accuracy for each.")

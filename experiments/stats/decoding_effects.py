@@ -1,9 +1,11 @@
-"""What each decoding arm did to the answers: the rows of the table of controls.
+"""The effect of each decoding arm on the answers: the rows of the table of controls.
 
-For each arm of a task (pooled over shots and retrievers): its scores with intervals; which answers it gives, beside the
-reference's; how many answers went from right to wrong and back; how many tokens its mask leaves, in what share of steps
-its best token is not the reference's, the entropy it chooses from, the length of its answers, the forwards it pays a
-token; and whether it beats the reference and all of its controls (`decodings.judged`).
+For each arm of a task, pooled over shots and retrievers:
+
+- its scores with intervals
+- its answers next to those of the reference, and the pairs that went from right to wrong and back
+- means of its traces: surviving tokens, changed steps, entropy, length, forward passes per token
+- whether it beats the reference and all of its controls (`strategy_verdicts`)
 """
 
 from collections import Counter
@@ -30,15 +32,20 @@ if TYPE_CHECKING:
 
 Role = Literal["reference", "strategy", "control"]
 MAX_ANSWERS = 6
-"""A histogram has at most so many different answers."""
+"""The largest number of different answers in a histogram."""
 OTHER_ANSWER = "other"
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """Pairs with the reference. Right/wrong: kept right, lost, won, still wrong; graded: the last is 0, kept is equal.
+    """The number of pairs of an arm and its reference by how the score changed.
 
-    Lost is to the worse, won to the better; where neither way is good, down and up.
+    Attributes:
+        still_right: Right in both; for graded scores, equal in both.
+        right_to_wrong: Worse in the arm; lower, if the metric has no good direction.
+        wrong_to_right: Better in the arm; higher, if the metric has no good direction.
+        still_wrong: Wrong in both; 0 for graded scores.
+        graded: Whether scores are graded.
     """
 
     still_right: int
@@ -50,12 +57,27 @@ class Transitions:
 
 @dataclass(frozen=True)
 class DecodingEffect:
-    """One arm. of: the strategy whose control it is; '' where it is none, or one of every strategy.
+    """The effect of one arm on one task and setting. Numbers without data are NaN.
 
-    said, before: answer -> share of this arm's and of the reference's answers; empty where answers are free texts.
-    other: share of pairs whose answer is not the reference's. survivors a step, changed: share of steps, entropy: nats,
-    length: steps of an answer, its end included, forwards a step; NaN where nothing was generated step by step.
-    over: the settings of an arm that is not in all of the reference's, in words, and the reference's score in them.
+    Attributes:
+        subject: The task and setting, in words.
+        decoding: The label of the arm.
+        role: Whether it is the reference, a strategy or a control.
+        of: The strategy that it is a control of; '' if there is none or several.
+        scores: The mean of each metric.
+        answers: Each answer with its share; empty for free texts.
+        reference_answers: The same of the reference.
+        transitions: How scores changed; None for the reference and for run-level metrics.
+        other: The share of pairs whose answer differs from the reference's.
+        survivors: Tokens that the mask leaves, per step.
+        changed: The share of steps whose best token is not the reference's.
+        entropy: The entropy of the scores, in nats per step.
+        length: Steps per answer, the end of text included.
+        forwards: Forward passes per step.
+        judgment: Whether the strategy beats the reference and its controls.
+        samples: The number of samples.
+        over: The settings in words, if the arm was not run in all settings of the reference.
+        against: The reference's score in these settings.
     """
 
     subject: str
@@ -88,10 +110,19 @@ def decoding_effects(
     base: str,
     controls: Mapping[str, Sequence[str]],
 ) -> list[DecodingEffect]:
-    """Subject by subject: the reference, the controls of all, each strategy with its own controls.
+    """The effects of all arms, in the order of the table.
 
-    frame: the samples; scores: the same rows as statistics read them. metrics: the scores to tell. controls: strategy
-    label -> labels of its controls.
+    Args:
+        frame: The samples.
+        scores: The same rows with the columns that statistics read.
+        axes: The axes.
+        metric: The metric of comparisons.
+        metrics: The metrics with a mean in each row.
+        base: The label of the reference.
+        controls: The labels of the controls of each strategy.
+
+    Returns:
+        Per subject: the reference, the controls of several strategies, then each strategy with its own controls.
     """
     settings = [axis for axis in varying_axes(scores, axes) if axis not in ("shots", "retriever", "decoding")]
     samples = scores.assign(**{axis: NO_VALUE for axis in ("retriever", "decoding") if axis not in scores})
@@ -136,7 +167,7 @@ def decoding_effects(
 def count_transitions(
     reference: "DataFrame", arm: "DataFrame", metric: str, better: str = "higher"
 ) -> Transitions | None:
-    """How the scores of pairs moved; None where the two are not paired, and where no sample has a score of its own."""
+    """How the scores of pairs changed; None if the arms are not paired or the metric is run-level."""
     on = [*KEYS, *(axis for axis in ("shots", "retriever") if axis in arm)]
     try:
         pairs = align_pairs(reference, arm, metric, on)
@@ -154,9 +185,13 @@ def count_transitions(
 
 
 def answer_reader(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | None:
-    """What a sample's answer counts as: yes or no, one of few options, or the place of an option; None: free texts.
+    """The function that classifies an answer as yes or no, one of few options, or the place of an option.
 
-    rows: of all arms of a subject.
+    Args:
+        rows: The samples of all arms of a subject.
+
+    Returns:
+        None if answers are free texts.
     """
     answered = rows[rows["failed"].isna()] if "failed" in rows else rows
     golds = {normalize_text(str(a)) for gold in _column(answered, "gold") for a in gold or ()}
@@ -177,7 +212,7 @@ def answer_reader(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | Non
 
 
 def answer_shares(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], str] | None) -> dict[str, float]:
-    """Answer -> its share, the names in order."""
+    """The share of each answer, in alphabetical order with OTHER_ANSWER last."""
     if answer_of is None:
         return {}
     answered = rows[rows["output"].notna()]
@@ -188,7 +223,7 @@ def answer_shares(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], st
 
 
 def trace_means(rows: "DataFrame") -> dict[str, float]:
-    """Means over all steps of all answers, of what their traces and usage say."""
+    """Means over all steps of all answers, from traces and usage."""
     both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
     traced = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
 
@@ -208,7 +243,7 @@ def trace_means(rows: "DataFrame") -> dict[str, float]:
 
 
 def _rows(have: Sequence[Any], base: str, controls: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Role, str]]:
-    """Each arm once: a control that is one of several strategies before them, others under their strategy."""
+    """(arm, role, strategy) in the order of the table: controls of several strategies first, others below theirs."""
     counts: dict[str, int] = {}
     for names in controls.values():
         for name in names:
@@ -226,19 +261,20 @@ def _rows(have: Sequence[Any], base: str, controls: Mapping[str, Sequence[str]])
 
 
 def _settings(part: "DataFrame", whole: "DataFrame") -> str:
-    """'8 shots', 'retriever knn': the values of a part where the whole has more."""
+    """The values of the axes in which a part has fewer than the whole, such as '8 shots' or 'retriever knn'."""
     fewer = {
         axis: values
         for axis in ("shots", "retriever")
         if axis in part and len(values := axis_values(part, axis)) < len(axis_values(whole, axis))
     }
-    if "shots" in fewer:  # the values of 'retriever' that are fewer are those of 0 shots, which have none
+    if "shots" in fewer:  # fewer values of 'retriever' then come from 0 shots, which have none
         return f"{join_words(list(map(str, fewer['shots'])))} shots"
     text = "".join(f"{axis} {join_words(list(map(str, values)))}" for axis, values in fewer.items())
     return text or "a part of the settings"
 
 
 def _changed_share(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:
+    """The share of pairs with different answers."""
     keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
     outputs = [
         frame.loc[rows.index].assign(**{k: rows[k] for k in keys}).set_index(keys)["output"]

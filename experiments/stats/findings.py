@@ -1,25 +1,26 @@
-"""What a run shows, in sentences that say what was tested and no more. Every sentence has its numbers, p and n.
+"""The findings of a run: sentences that state what was tested, each with its numbers, p and n.
 
-The rules, for one metric, with the reference decoding (of the run's `compare`, else greedy, else the first):
+The rules for one metric and the reference decoding (of the run's `compare`, else greedy, else the first):
 
-    ICL gain     Per task (and per value of any axis beside shots, retriever and decoding): every arm with shots against
-                 the same arm at 0 shots. The sentence is about the arm with the highest score; choosing it is paid
-                 for by correcting over all of these comparisons. Arms significantly below 0 shots are named.
+    ICL gain     Every arm with shots against the same arm at 0 shots, per task and setting of the other axes. The
+                 sentence is about the arm with the highest score; p is corrected for all of these comparisons. Arms
+                 significantly below 0 shots are named.
     Retrieval    Every retriever against `random`, pooled over the numbers of shots that both have.
-    Vote         For every retriever, at the largest number of shots: the model against the majority vote of the same
+    Vote         Every retriever at its largest number of shots: the model against the majority vote of the same
                  demonstrations.
-    Decoding     Every strategy that is not the reference or a control, pooled over shots and retrievers: against the
-                 reference, and against each of its own controls. It 'beats all its controls' where every one of these
-                 differences is significant and of the good sign.
+    Decoding     Every strategy that is neither the reference nor a control, pooled over shots and retrievers: against
+                 the reference, and against each of its controls. It 'beats all its controls' if every one of these
+                 differences is significant and in the good direction.
 
-Arms whose labels were renamed or spoilt have no part in ICL gain and Retrieval: their lower score means following.
+Arms with transformed labels are excluded from ICL gain and Retrieval, because a lower score there means that the model
+follows the labels.
 
-Which way is good the metric says: where lower is better, the best arm is the lowest, and 'beats' means below. Where
-neither way is good there are no best arm and no verdicts, only differences.
+If lower is better, the best arm is the lowest one, and 'beats' means below. Without a good direction there are no best
+arm and no verdicts, only differences.
 
-Significant: p <= .05 after Holm over all comparisons of that kind in the run. Otherwise the wording is 'not
-distinguishable', which is not 'equal': the interval says how large a difference the data leave open. Intervals are not
-corrected. Pairs are (query, seed) and what is pooled; the units are queries, or their groups (`intervals`).
+Significant means p <= .05 after Holm over all comparisons of the same topic in the run. Other differences are 'not
+distinguishable', which does not mean equal: the interval shows how large a difference could be. Intervals are not
+corrected. Pairs are (query, seed) and the pooled settings; the units are queries or their groups (`intervals`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,12 +58,21 @@ VERDICT_PHRASES = {
     "unpaired": "was not compared with",
 }
 SECOND_METRIC_GAP = 0.005
-"""A second metric is told where its difference is another one by more than this."""
+"""The smallest gap between the differences of two metrics that is reported."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`claim: numbers. more`. verdict: of the main comparison; 'open': not distinguishable; 'unpaired': refused."""
+    """One sentence about a run: `claim: numbers. more`.
+
+    Attributes:
+        topic: The kind of comparison.
+        subject: The task and setting, in words.
+        claim: What the comparison shows.
+        numbers: Difference, interval, p and n.
+        more: A further sentence, or ''.
+        verdict: The verdict of the main comparison; 'open' is not distinguishable, 'unpaired' is refused.
+    """
 
     topic: Topic
     subject: str
@@ -87,12 +97,18 @@ def findings(
     also: str | None = "strict",
     excluded: "Series[bool] | None" = None,
 ) -> list[Finding]:
-    """All sentences that the run's axes allow, by topic.
+    """The findings of a frame, by topic.
 
-    reference: label of the reference decoding. controls: strategy label -> labels of its controls. vote: the baseline
-    that is the vote. also: a second metric whose gain is told beside the gain (form learned from demonstrations).
-    apart: samples, by the frame's index, whose score says something else (labels were renamed): they are in no gain and
-    in no comparison of retrievers.
+    Args:
+        frame: The samples.
+        metric: The column of scores.
+        axes: The axes of the frame, by default those that it has.
+        reference: The label of the reference decoding.
+        controls: The labels of the controls of each strategy.
+        vote: The baseline of the majority vote.
+        also: A second metric whose gain is reported next to the gain, such as a strict one.
+        excluded: For each row of the frame, whether it is excluded from gains and comparisons of retrievers (its labels
+            were transformed).
     """
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy_frame(frame, axes)
@@ -114,7 +130,7 @@ def findings(
 
 
 def reference_decoding(samples: "DataFrame", preferred: str | None = None) -> str:
-    """The decoding that the others stand against: as wanted, else the usual one, else the first."""
+    """The decoding that the others are compared with: the preferred one, else the default, else the first."""
     have = [str(value) for value in axis_values(samples, "decoding")]
     return next(
         (name for name in (preferred, DEFAULT_REFERENCES["decoding"]) if name in have), have[0] if have else NO_VALUE
@@ -227,19 +243,19 @@ def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:
 
 
 def _name(t: ArmComparison) -> str:
-    """Of a control; where the strategy's own label is long, without it."""
+    """The name of a control, without the label of its strategy."""
     return t.against if t.arm == name_of(t.arm) else short_control_name(t.against, t.arm)
 
 
 def _words(t: ArmComparison) -> str:
-    """How the arm stands to what it was tested against."""
+    """The verdict as a verb phrase."""
     if t.identical:
         return "always scores the same as"
     return f"is {t.side}" if t.verdict == "worse" else VERDICT_PHRASES[t.verdict]
 
 
 def _overall(against: ArmComparison, checks: Sequence[ArmComparison]) -> Verdict:
-    """Better only where the reference and every control are beaten."""
+    """'better' if the arm beats the reference and every control."""
     if against.verdict != "better":
         return against.verdict
     return "better" if all(t.verdict == "better" for t in checks) else "open"

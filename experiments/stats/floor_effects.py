@@ -1,9 +1,9 @@
-"""Whether the arms of a task can differ at all: where they cannot, that nothing differs is no finding.
+"""Floor and ceiling effects: tasks whose arms cannot differ, so that a missing difference is no finding.
 
-A task stands at the floor where no output of any arm names one of the options that its question offers, its arms are
-alike where every output is the same in all of them, and it stands at its ceiling where no arm leaves more than 3 % to
-gain. Where no arm names an option in half of its answers, the arms can differ, and the reader is told what they are
-made of.
+floor          no output of any arm names one of the options of its question
+same answers   every output is the same in all arms
+ceiling        every arm has a mean score of at least CEILING
+few options    no arm names an option in half of its answers; the scores mostly measure how often one is named
 """
 
 from typing import TYPE_CHECKING
@@ -26,15 +26,21 @@ SAME_ANSWERS = "every arm gives the same answers; nothing here tells them apart.
 
 
 ANSWER_COLUMNS = ["output", "options", "demos", "gold", "gold_before_after"]
-"""The columns that say what an answer is."""
+"""The columns that `read_answer` reads."""
 OPTION_SHARE_LIMIT = 0.5
-"""A share of answers that name an option below which this is told."""
+"""The share of answers with an option below which `rarely_an_option` reports a task."""
 CEILING = 0.97
-"""A mean score above which an arm is at the ceiling: less than the interval of a few hundred queries is left."""
+"""An arm with a higher mean is at the ceiling: the rest is smaller than the interval of a few hundred queries."""
 
 
 def ceiling_effects(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> dict[str, str]:
-    """task -> the sentence, for the tasks of which every arm is at the ceiling. scores: tidy, higher is better."""
+    """A sentence for each task whose arms are all at the ceiling.
+
+    Args:
+        scores: A tidy frame.
+        metric: A column of scores of which higher is better.
+        axes: The axes of the frame.
+    """
     parts = {str(task): scores[scores["task"] == task] for task in axis_values(scores, "task")}
     sentences = {task: _at_ceiling(rows, metric, axes) for task, rows in parts.items()}
     return {task: sentence for task, sentence in sentences.items() if sentence}
@@ -52,7 +58,7 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
 
 
 def floor_effects(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
-    """task -> the sentence, for the tasks that have one. frame: tidy, with what was said."""
+    """A sentence for each task at the floor, or with the same answers in all arms. `frame` is tidy and has outputs."""
     answered = frame[frame["failed"].isna()] if "failed" in frame else frame
     if "output" not in answered or "task" not in answered:
         return {}
@@ -62,7 +68,7 @@ def floor_effects(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
 
 
 def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
-    """task -> the sentence, for the tasks where each arm's answers are mostly none of the options. frame: tidy."""
+    """A sentence for each task whose answers are rarely options. The frame is tidy and has outputs."""
     answered = frame[frame["failed"].isna()] if "failed" in frame else frame
     if "output" not in answered or "task" not in answered:
         return {}
@@ -90,6 +96,6 @@ def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
 
 
 def _misses(row: dict[str, object]) -> bool:
-    """Whether the output is none of the options, of which there are some."""
+    """Whether the sample has options and its output is none of them."""
     options = text_items(row, "options")
     return bool(options) and read_answer(row) not in map(normalize_text, options)

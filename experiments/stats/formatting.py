@@ -1,21 +1,21 @@
-"""How numbers are written: .871, +.036, p < .001. One place, so that table, report and sentences agree."""
+"""The format of numbers in tables, report and findings: .871, +.036, p < .001."""
 
 import math
 from collections.abc import Iterable
 
 FEW_UNITS = 30
-"""Fewer independent units than these make a rough interval."""
+"""With fewer independent units an interval is rough."""
 
 
 def format_share(value: float, digits: int = 3) -> str:
-    """.871, 1.000, – where there is none."""
+    """A number such as '.871' or '1.000'; '–' for NaN."""
     if math.isnan(value):
         return "–"
     return _bare(f"{value:.{digits}f}")
 
 
 def format_estimate(mean: float, low: float, high: float, digits: int = 3) -> str:
-    """'.640 ±.041': half the width. Where that would reach beyond 0 or 1 both ends are told: '1.000 [.963, 1.000]'."""
+    """'.640 ±.041' with half the width, or '1.000 [.963, 1.000]' if that would exceed 0 or 1."""
     half = (high - low) / 2
     if 0 <= mean <= 1 and (mean - half < 0 or mean + half > 1):
         return f"{format_share(mean, digits)} [{format_share(low, digits)}, {format_share(high, digits)}]"
@@ -23,7 +23,7 @@ def format_estimate(mean: float, low: float, high: float, digits: int = 3) -> st
 
 
 def format_signed(value: float, digits: int = 3) -> str:
-    """+.036, −.120, ±.000 where it rounds to nothing."""
+    """A number with its sign, such as '+.036' or '−.120'; '±.000' for 0."""
     if math.isnan(value):
         return "–"
     size = _bare(f"{abs(value):.{digits}f}")
@@ -33,12 +33,12 @@ def format_signed(value: float, digits: int = 3) -> str:
 
 
 def format_p(p: float) -> str:
-    """'p < .001', 'p = .032', 'p = .61'."""
+    """A p-value such as 'p < .001', 'p = .032' or 'p = .61'."""
     return f"p {format_p_number(p, '= ')}"
 
 
 def format_p_number(p: float, equals: str = "") -> str:
-    """'< .001', '.004', '.032', '.61'."""
+    """A p-value such as '< .001', '.032' or '.61'."""
     if math.isnan(p):
         return f"{equals}–"
     if p < 0.001:
@@ -51,12 +51,12 @@ def format_p_number(p: float, equals: str = "") -> str:
 
 
 def format_interval(low: float, high: float, digits: int = 3) -> str:
-    """'[−.010, +.018]'."""
+    """An interval such as '[−.010, +.018]'."""
     return f"[{', '.join(format_signed(v, digits).replace('±', '') for v in (low, high))}]"
 
 
 def few_units_note(clusters: Iterable[int]) -> str:
-    """A line where an interval rests on fewer than FEW independent units (queries, or groups of them), else ''."""
+    """A note if an interval has fewer than FEW_UNITS independent units (queries or groups of them), else ''."""
     fewest = min((count for count in clusters if count > 0), default=FEW_UNITS)
     if fewest >= FEW_UNITS:
         return ""
@@ -65,12 +65,12 @@ def few_units_note(clusters: Iterable[int]) -> str:
 
 
 def format_count(number: int, one: str, several: str = "") -> str:
-    """'1 shot', '1,200 samples', '2 queries'. several: where it is not `one` with an s."""
+    """A count such as '1 shot' or '1,200 samples'. `several` is the plural if it is not `one` with an s."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def join_words(words: list[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
+    """A list such as 'a, b and c'."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

@@ -1,11 +1,12 @@
-"""What a grid can see: the smallest paired difference that a two-sided test finds with a given probability.
+"""Power of a grid: the smallest paired difference that a two-sided test detects with a given probability.
 
-Right/wrong, n independent pairs of which a share psi differs (Miettinen 1968; Connor 1987):
+For n independent right/wrong pairs of which a share psi differs (Miettinen 1968; Connor 1987):
 
     sqrt(n) delta = z_(1-level/2) sqrt(psi) + z_power sqrt(psi - delta^2),   solved for delta
 
-A difference cannot exceed the share of pairs that differ: where delta > psi comes out, the smallest delta that all
-going one way (psi = delta) would show is given instead. A normal approximation of the test in `significance`.
+A difference cannot exceed the share of pairs that differ. If the solution has delta > psi, the result is the smallest
+delta that is detected if all differing pairs go one way (psi = delta). This is a normal approximation of the test in
+`significance`.
 """
 
 import math
@@ -13,16 +14,22 @@ import math
 from experiments.stats.intervals import normal_quantile
 
 DISCORDANCE = 0.2
-"""Before there are data: one pair in five is answered differently by the two arms."""
+"""An assumption before there are data: the two arms answer one pair in five differently."""
 
 
 def smallest_detectable_difference(
     pairs: int, discordance: float = DISCORDANCE, level: float = 0.05, power: float = 0.8
 ) -> float:
-    """Smallest difference in accuracy that `pairs` independent pairs show; infinite where not even 1 would.
+    """The smallest difference in accuracy that is detected; infinite if not even 1 is.
 
-    pairs: independent ones, so queries (or groups), not queries x seeds. discordance: share of pairs that differ.
-    Raises ValueError for less than one pair or a discordance outside 0 to 1.
+    Args:
+        pairs: The number of independent pairs: queries or groups, not queries x seeds.
+        discordance: The share of pairs that differ.
+        level: The level of the two-sided test.
+        power: The probability of detection.
+
+    Raises:
+        ValueError: For less than one pair or a discordance outside (0, 1].
     """
     if pairs < 1 or not 0 < discordance <= 1:
         raise ValueError("needs at least one pair and a discordance above 0 and at most 1.")
@@ -33,7 +40,7 @@ def smallest_detectable_difference(
 
 
 def _solved(n: int, psi: float, level: float, power: float) -> float:
-    """The positive root of (n + zb^2) d^2 - 2 sqrt(n psi) za d + (za^2 - zb^2) psi = 0, the larger one."""
+    """The larger root of (n + zb^2) d^2 - 2 sqrt(n psi) za d + (za^2 - zb^2) psi = 0."""
     za, zb = normal_quantile(1 - level / 2), normal_quantile(power)
     inside = n + zb * zb - za * za
     if inside < 0:

@@ -15,6 +15,9 @@ marks the metric as run-level, whatever its numbers look like: at an F1 of exact
                       statistics are those of the remaining samples. `run_statistic_tests` compares them.
 
 The statistic of several cells (seeds, pooled settings) is the mean of theirs, weighted by their numbers of samples.
+
+Where to change what: the interval of one arm is `estimate_run_statistic`, the pairs of two arms are
+`align_run_statistics`, their sums per cluster are `build_strata`. The metric defines the numbers and the sums.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a row of a run's samples says: its demonstrations, and which of the known answers its output gives."""
+"""Reading one row of a run's samples: its demonstrations, and which known answer its output gives."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -21,26 +21,27 @@ def to_records(rows: "DataFrame") -> list[dict[str, Any]]:
 
 
 def demos_of(row: Mapping[str, Any]) -> list[Demonstration]:
-    """In prompt order."""
+    """The demonstrations in prompt order."""
     return [(str(name), float(score), str(answer)) for name, score, answer in as_sequence(row["demos"])]
 
 
 def ranks_of(row: Mapping[str, Any]) -> list[int]:
-    """Of the demonstrations, in prompt order; 0 is the retriever's best."""
+    """The rank of each demonstration in prompt order; 0 is the retriever's best."""
     ranks = as_sequence(row.get("ranks"))
     count = len(as_sequence(row["demos"]))
     return [int(rank) for rank in ranks] if len(ranks) == count else list(range(count))[::-1]
 
 
 def text_items(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """A list of texts, empty where the sample has none."""
+    """The texts in a column, or an empty tuple."""
     return tuple(map(str, as_sequence(row.get(column))))
 
 
 def read_answer(row: Mapping[str, Any]) -> str:
-    """The answer that the output gives, in its plain form: one of the known ones where it names exactly one of them.
+    """The normalized answer of a row's output: a known answer if the output names exactly one, else the output.
 
-    Known are the options, the answers of the demonstrations, the gold, and what the gold was renamed from or to.
+    Known answers are the options, the answers of the demonstrations, the gold answer, and the gold answer before and
+    after a label transform.
     """
     candidates = (
         *text_items(row, "options"),
@@ -56,7 +57,7 @@ def read_answer(row: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=65_536)
 def match_known_answer(output: str, candidates: tuple[str, ...]) -> str:
-    """The one known answer that the output names, else the output itself; in plain form."""
+    """The one candidate that the output names, else the output itself; normalized."""
     whole = normalize_text(output)
     if whole in map(normalize_text, candidates):
         return whole
@@ -65,10 +66,10 @@ def match_known_answer(output: str, candidates: tuple[str, ...]) -> str:
 
 
 def unit_labels(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What belongs together: a label a row."""
+    """The independent unit of each row."""
     return [row[UNIT] for row in rows]
 
 
 def as_sequence(value: Any) -> Sequence[Any]:
-    """Empty fields are left out of a line, and the frame has NaN for them."""
+    """The value if it is a list, else an empty tuple: empty fields are not stored, and the frame has NaN for them."""
     return value if isinstance(value, list | tuple) else ()

@@ -1,8 +1,8 @@
-"""A strategy against the reference and against each of its own controls: the comparisons, and the verdict on it.
+"""Verdicts on strategies: each strategy against the reference and against each of its own controls.
 
-Pairs are (query, seed, shots, retriever). One family for the whole run: Holm corrects over every comparison of every
-strategy on every task, so a table of twenty strategies pays for having looked at twenty. Controls against the reference
-are a family of their own: one that beats it says that something helps, and that it is not the strategy's idea.
+Pairs are (query, seed, shots, retriever). Holm corrects over every comparison of every strategy on every task of the
+run. Controls against the reference are a separate family: a control that beats the reference shows an effect that is
+not the strategy's idea.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MAX_NAMED_CONTROLS = 3
-"""Controls that a verdict names; of more it says how many."""
+"""The number of controls that a verdict names; further ones are counted."""
 
 
 @dataclass(frozen=True)
 class StrategyVerdict:
-    """Whether a strategy beats the reference and all of its controls. words: the same for a table. family: of Holm."""
+    """Whether a strategy beats the reference and all of its controls.
+
+    Attributes:
+        verdict: The verdict.
+        words: The verdict as a cell of a table.
+        family: The number of comparisons that p is corrected for.
+    """
 
     verdict: Verdict
     words: str
@@ -40,9 +46,18 @@ def compare_strategies(
     base: str,
     controls: Mapping[str, Sequence[str]],
 ) -> list[ArmComparison]:
-    """For each subject and strategy: against `base`, then against each of its controls. p corrected over all of them.
+    """Compares each strategy of each subject with `base`, then with each of its controls.
 
-    controls: strategy label -> labels of its controls, which are no strategies of their own.
+    Args:
+        samples: A tidy frame.
+        settings: The axes that separate subjects.
+        metric: The column of scores.
+        better: The good direction of the metric.
+        base: The label of the reference.
+        controls: The labels of the controls of each strategy.
+
+    Returns:
+        The comparisons, with p corrected over all of them.
     """
     every = {name for names in controls.values() for name in names}
 
@@ -63,7 +78,7 @@ def compare_controls(
     base: str,
     controls: Mapping[str, Sequence[str]],
 ) -> list[ArmComparison]:
-    """For each subject and control: against `base`. p corrected over all of them."""
+    """Compares each control of each subject with `base`, with p corrected over all of them."""
     every = {name for names in controls.values() for name in names}
 
     def against(name: str, have: Sequence[str]) -> list[str]:
@@ -79,7 +94,7 @@ def _trials(
     better: Better,
     against: Callable[[str, Sequence[str]], list[str]],
 ) -> list[ArmComparison]:
-    """against: of a decoding, those of the subject's decodings that it is compared with."""
+    """The comparisons of each decoding of each subject with those that `against` names for it."""
     trials = []
     for subject, part in split_by_subject(samples, settings):
         have = [str(name) for name in axis_values(part, "decoding")]
@@ -90,7 +105,7 @@ def _trials(
 
 
 def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better) -> ArmComparison:
-    """One decoding against another, in pairs over the settings that both have."""
+    """Compares two decodings in the settings that both have."""
     axes = ("shots", "retriever")
     both, where = shared_settings(part[part["decoding"] == against], part[part["decoding"] == name], list(axes))
     on = [axis for axis in axes if axis in part]
@@ -98,9 +113,11 @@ def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: 
 
 
 def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison] = ()) -> StrategyVerdict:
-    """The verdict on one strategy: its trials against the reference (the first) and against its controls.
+    """The verdict on one strategy.
 
-    alone: trials of controls against the reference; those of the strategy's own are told where they beat it.
+    Args:
+        tried: Its comparisons: the first with the reference, the rest with its controls.
+        alone: The comparisons of controls with the reference. The verdict names controls of the strategy that beat it.
     """
     judgment = _judged(tried)
     if tried[0].better == "neither":

@@ -1,4 +1,4 @@
-"""What findings are about: the samples of one task and setting, and two arms at the settings that both have."""
+"""Subjects of findings: the samples of one task and setting, and two arms at the settings that both have."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
-    """Without the tasks that this metric says nothing about (captions have no yes-ratio, questions no CHAIR)."""
+    """The samples without the tasks that have no score of this metric (captions have no yes-ratio)."""
     attrs = samples.attrs
     scored = samples[samples.groupby("task")[metric].transform("count") > 0]
     scored.attrs = attrs
@@ -19,7 +19,7 @@ def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
 
 
 def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
-    """Both frames at the settings of `over` that both have, and those settings in words."""
+    """Both frames restricted to the settings of the axes `over` that both have, and those settings in words."""
     over = [axis for axis in over if axis in a]
     if not over or not len(a) or not len(b):
         return (a, b), ""
@@ -33,14 +33,14 @@ def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tup
 
 
 def split_by_subject(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
-    """(subject in words, samples) of each task and value of the other axes, with the 0-shot arms that it shares."""
+    """(subject in words, samples) of each task and setting of the other axes, with the 0-shot arms that it shares."""
     keys = list(settings) or ["task"]
     arms = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
     settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
     for values in settled:
         named = dict(zip(keys, values, strict=True))
         rows = [i for arm, own in arms if matches_setting(arm, named) for i in own.index]
-        # "none" is where an axis cannot matter at 0 shots, and also a setting of its own: no reranker, no transform.
+        # "none" marks an axis that cannot matter at 0 shots, and is also a setting (no reranker, no transform)
         own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in arms)
         if own_shots or not any(
             matches_setting({**named, "shots": 0}, dict(zip(keys, other, strict=True)))

@@ -1,4 +1,4 @@
-"""One line an arm: the mean of a metric over its queries and seeds, with its interval."""
+"""The mean of a metric in each arm, over its queries and seeds, with its interval."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def estimate_arm(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimate:
-    """The mean of an arm's rows that have this score, of which there is one at least, with its interval. Tidy rows."""
+    """The mean score of an arm with its interval.
+
+    Args:
+        rows: The samples of the arm, tidy. At least one has the score.
+        metric: The column of scores.
+        level: The confidence level.
+    """
     scored = rows[rows[metric].notna()]
     values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
     if sample_ref_column(metric) in rows:
@@ -25,11 +31,14 @@ def estimate_arm(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimat
 def summarize_arms(
     frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95
 ) -> "DataFrame":
-    """A row an arm: its axes, mean, low, high, samples, clusters, queries, seeds, seed_sd, missing.
+    """The mean of a metric in each arm, with its interval.
 
-    The mean is over samples; the interval is over clusters (see `intervals`), so the seeds of a query are not counted
-    as independent. seed_sd: standard deviation (n - 1) of the means of single seeds, apart from it; NaN for one seed.
-    missing: samples without a score (failed, or not applicable). Arms without any score have NaN.
+    The mean is over samples, the interval is over clusters (`intervals`), so seeds of a query are not independent.
+
+    Returns:
+        One row per arm: its axes, mean, low, high, samples, clusters, queries, seeds, seed_sd (standard deviation of
+        the means of single seeds, with n - 1; NaN for one seed), missing (samples without a score). Arms without any
+        score have NaN.
     """
     import pandas as pd
 

@@ -1,12 +1,12 @@
-"""Where the spread of a score comes from: the item, the draw of its demonstrations, their order.
+"""Variance components of a score: the item, the draw of its demonstrations, their order.
 
-Nested random effects, balanced, by mean squares (Searle, Casella and McCulloch 1992, ch. 3), for n items with S draws
-each, and O orders of each draw where several were run:
+Balanced nested random effects, estimated by mean squares (Searle, Casella and McCulloch 1992, ch. 3), for n items with
+S draws each, and O orders of each draw if several were run:
 
     order = MS(order)     draw = (MS(draw) - MS(order)) / O     item = (MS(item) - MS(draw)) / (S O)
 
-Without orders, MS(order) is not there and `draw` holds both. Estimates below zero are set to zero. Seeds are draws,
-since a draw belongs to the query and the seed; a strategy that samples tokens adds its own chance to the draw.
+Without orders `draw` contains both. Estimates below zero are set to zero. Seeds are draws, because a draw belongs to
+the query and the seed; a strategy that samples tokens adds its own randomness to the draw.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """Variances in squared units of the score; order is None where each draw was shown in one order."""
+    """Variances in squared units of the score; `order` is None if each draw has one order."""
 
     item: float
     draw: float
@@ -30,16 +30,21 @@ class VarianceComponents:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each part over their sum; all zero where nothing varies."""
+        """Each component over their sum; all zero if nothing varies."""
         parts = {"item": self.item, "draw": self.draw, **({} if self.order is None else {"order": self.order})}
         total = sum(parts.values())
         return {name: value / total if total else 0.0 for name, value in parts.items()}
 
 
 def variance_components(frame: "DataFrame", metric: str) -> VarianceComponents:
-    """The parts for one arm, or for arms that differ in `order` alone. Items that lack a draw are left out.
+    """The variance components of one arm, or of arms that differ in `order` alone. Items that lack a draw are left out.
 
-    frame: columns query, seed, the metric, and maybe order. Raises DataError for one item, one draw, doubled samples.
+    Args:
+        frame: Columns query, seed, the metric, and optionally order.
+        metric: The column of scores.
+
+    Raises:
+        DataError: For one item, one draw, or several samples of a query under one seed.
     """
     orders = ["order"] if "order" in frame and frame["order"].nunique() > 1 else []
     scored = frame[frame[metric].notna()]
