@@ -51,6 +51,20 @@ RENAMED: dict[str, str] = {
     "analysis:modality": "modality_sensitivity",
     "analysis:pool": "pool_coverage",
     "analysis:precision": "label_precision",
+    "parameter:code.ask": "instruction",
+    "parameter:code.tokens": "max_new_tokens",
+    "parameter:dcd.ask": "instruction",
+    "parameter:dcd.tokens": "max_new_tokens",
+    "value:asked": "recognized",
+    "value:surer": "dynamic",
+    "parameter:m3id.first": "first_step",
+    "parameter:m3id.unsure": "threshold",
+    "parameter:moicl.sparse": "top_k",
+    "parameter:more_demonstrations.times": "factor",
+    "parameter:nbce.pool": "pooling",
+    "parameter:nbce.stickiness": "eta",
+    "value:surest": "min_entropy",
+    "parameter:random_gate.share": "probability",
 }
 """`kind:old` -> new. A rename that follows from `RENAMED_WORDS` needs no row."""
 

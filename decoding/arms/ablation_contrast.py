@@ -1,4 +1,4 @@
-"""Strategies of two branches: the prompt, and the same prompt without what its answer should come from."""
+"""Base classes of strategies that contrast the prompt with the same prompt without one of its parts."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class AblationContrast(Strategy):
-    """Base: the field `without` says what the second branch lacks."""
+    """Base of strategies whose second branch lacks what the field `without` names."""
 
     without: AblatedPart
 
@@ -20,7 +20,7 @@ class AblationContrast(Strategy):
 
 
 class AdaptiveAblationContrast(AblationContrast):
-    """Base: the same, with weights that vary from row to row or token to token and sum to one."""
+    """Base of ablation contrasts whose weights vary from row to row or token to token and sum to one."""
 
     @property
     def weights(self) -> None:

@@ -1,6 +1,7 @@
-"""An arm that is held against controls. Each control says itself whether it fits one (`Strategy.fits`).
+"""The arm under test, for which controls are chosen.
 
-`controls: default` asks every registered strategy, in the order of their `rank`, so that a control is one file.
+`controls: default` calls `control_for` of every registered strategy, in the order of `control_rank`. A control
+therefore needs no change in another file.
 """
 
 from dataclasses import dataclass, replace
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ControlTarget:
-    """The arm, and what of its run decides which controls fit.
+    """An arm under test, with the facts about its run that determine its controls.
 
-    options: option scores are compared, where no sampler plays a part. shots: of the run, None where that is unknown.
+    Attributes:
+        arm: The arm.
+        options: Whether option scores are compared, so that the sampler does not matter.
+        shots: Number of shots of the run, or None if unknown.
     """
 
     arm: "Arm"
@@ -32,7 +36,7 @@ class ControlTarget:
 
     @property
     def sampler(self) -> Sampler:
-        """How the arm's tokens are drawn, as far as it matters."""
+        """The sampler of the arm, or the greedy one if the sampler does not matter."""
         return Greedy() if self.options else self.arm.sampler
 
     @property
@@ -42,7 +46,7 @@ class ControlTarget:
     def with_strategy(
         self, strategy: Strategy, sampler: Sampler | None = None, normalize: "Normalize | None" = None
     ) -> "Arm":
-        """Another strategy, with the arm's own sampler and normalization where others are not given."""
+        """The arm of another strategy, by default with the sampler and normalization of this arm."""
         return replace(
             self.arm,
             strategy=strategy,
@@ -55,6 +59,6 @@ class ControlTarget:
 
 @lru_cache
 def default_control_classes() -> tuple[type[Strategy], ...]:
-    """Every registered strategy with a `fits` of its own, in the order of their ranks, then of their names."""
-    known = [resolve("strategy", name) for name in entries("strategy")]
-    return tuple(sorted((one for one in known if "control_for" in vars(one)), key=lambda one: one.control_rank))
+    """Every registered strategy that defines `control_for`, by `control_rank`, then by name."""
+    classes = [resolve("strategy", name) for name in entries("strategy")]
+    return tuple(sorted((cls for cls in classes if "control_for" in vars(cls)), key=lambda cls: cls.control_rank))

@@ -3,8 +3,8 @@
     is_unfitted          a strategy whose parameters have not been fitted scores as the reference
     preserves_argmax     a control that keeps the order of tokens (`mask_only`, `temperature_matched`,
                          `entropy_matched`)
-    neutral_parameters   a method at parameters at which it equals its reference under its mask (alpha = 0) equal
-    branches       a method whose branches all equal the prompt, such as one that changes demonstrations at 0 shots
+    neutral_parameters   a method at parameters at which it equals its reference under its mask (alpha = 0)
+    equal branches       a method whose branches all equal the prompt, such as one without demonstrations at 0 shots
 
 The last three hold for greedy generation only, since sampling and option scores depend on the whole distribution. A
 mask that reads several branches (`masks_in_combine`) may rule out the best token, so such methods never count. Nothing

@@ -1,4 +1,4 @@
-"""Strategies that decide at each step which of two things to do: the decision apart, so that a control can make it."""
+"""Base class of strategies with a gate, a decision per row and step. Control `random_gate` replaces the decision."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class GatedStrategy(StatefulStrategy):
-    """Base: `gate` decides by row, `gated` scores by a decision. `random_gate` puts a coin in the place of `gate`."""
+    """Base of strategies whose scores depend on a decision per row: `gate` makes it, `gated_scores` uses it."""
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
-        """logits: [n, B, V] -> [B, 1] bool."""
+        """The decision of each row: logits [n, B, V] -> [B, 1] bool."""
         raise NotImplementedError
 
     def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
-        """The scores [B, V] under a decision."""
+        """Combined scores under a decision: logits [n, B, V] -> [B, V]."""
         raise NotImplementedError
 
     def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
-        """The mask under a decision, as `Strategy.mask`."""
+        """The mask under a decision (see `Strategy.mask`)."""
         return self.mask(reference)
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":

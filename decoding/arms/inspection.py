@@ -1,7 +1,7 @@
-"""What a strategy is, found by asking it: branches, weights, and the hidden temperature of their sum.
+"""Facts about a strategy, found by calling it: its branches, its weights, and the hidden temperature of their sum.
 
-A strategy need not declare its weights. They are measured on made-up logits: how far the combined scores move, token
-by token, where one branch moves. Constant weights answer alike everywhere; others are told as varying (None).
+A strategy need not declare its weights. They are measured on random logits as the slope of the combined scores when the
+logits of one branch change. Weights that differ between measurements count as varying (None).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 VOCABULARY = 64
 EXITS = 4
-"""Early layers of a made-up model."""
+"""Number of early layers in measurements."""
 
 
 def probe_prompt(shots: int = 2) -> Prompt:
-    """A small prompt with named parts and made-up images, its demonstrations with different answers, and another."""
-    return replace(_made_up_prompt(shots, "probe", 99), paired_prompt=_made_up_prompt(shots, "other probe", 98))
+    """A small prompt with named parts, images and different answers, and another one as its paired prompt."""
+    return replace(_make_prompt(shots, "probe", 99), paired_prompt=_make_prompt(shots, "other probe", 98))
 
 
-def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
+def _make_prompt(shots: int, query: str, number: int) -> Prompt:
     parts: list[Part] = []
     for i in range(shots):
         demo = spans.demo(i)
@@ -44,16 +44,16 @@ def _made_up_prompt(shots: int, query: str, number: int) -> Prompt:
 
 
 def probe_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
-    """The branches of one prompt. Raises ConfigError where a strategy gives no prompts."""
+    """The branches of a prompt, by default of `probe_prompt()`. Raises ConfigError if they are not prompts."""
     branches = call_branches(strategy, prompt)
     if not isinstance(branches, Sequence) or not branches or not all(isinstance(one, Prompt) for one in branches):
         name = type(strategy).__name__
-        raise ConfigError(f"{name}.branches() gave no tuple of prompts: {branches!r:.80} (icl check strategy …).")
+        raise ConfigError(f"{name}.branches() returned no tuple of prompts: {branches!r:.80} (icl check strategy …).")
     return branches
 
 
 def call_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
-    """What the strategy gives for one prompt, whatever it is, its preparation answered with a made-up sentence."""
+    """Whatever `branches` returns for a prompt. The generation of `prepare` returns a fixed sentence."""
     prompt = probe_prompt() if prompt is None else prompt
     (note,) = strategy.prepare([prompt], lambda prompts, max_new_tokens: ["a red square"] * len(prompts))
     return strategy.branches(prompt, note)
@@ -61,45 +61,47 @@ def call_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Pro
 
 @lru_cache
 def branch_count(strategy: Strategy) -> int:
-    """How many prompts a strategy reads, asked once."""
+    """Number of prompts that a strategy reads."""
     return len(probe_branches(strategy))
 
 
 def logits_count(strategy: Strategy) -> int:
-    """How many distributions a strategy is handed at a step of a made-up model."""
+    """Number of distributions that `combine` receives in measurements."""
     return branch_count(strategy) + (EXITS if strategy.traits.reads_early_exits else 0)
 
 
 def declares_weights(strategy: Strategy) -> bool:
-    """Whether the strategy says its weights itself."""
+    """Whether the strategy defines its weights."""
     return type(strategy).weights is not Strategy.weights
 
 
 def constant_weights(strategy: Strategy) -> tuple[float, ...] | None:
-    """The constant weights of the branches, declared or measured; None where they vary."""
+    """The constant weights of the branches, declared or measured, or None if they vary."""
     return strategy.weights if declares_weights(strategy) else measure_weights(strategy)
 
 
 def constant_strength(strategy: Strategy) -> float | None:
-    """The sum of the weights: a hidden inverse temperature. None where it varies."""
+    """The sum of the weights, a hidden inverse temperature, or None if the weights vary."""
     weights = constant_weights(strategy)
     return None if weights is None else sum(weights)
 
 
 @lru_cache
 def min_strength(strategy: Strategy) -> float:
-    """The sum of the weights; where it varies, the least that was met on made-up logits."""
-    fixed = constant_strength(strategy)
-    return fixed if fixed is not None else min(float(strategy.strength(z, 1).min()) for z in _made_up(strategy))
+    """The sum of the weights; if they vary, the minimum on random logits."""
+    strength = constant_strength(strategy)
+    if strength is not None:
+        return strength
+    return min(float(strategy.strength(logits, 1).min()) for logits in _random_logits(strategy))
 
 
 @lru_cache
 def has_negative_weight(strategy: Strategy) -> bool:
-    """Whether a branch counts against a token: by its weight, or on made-up logits where weights vary."""
+    """Whether a branch lowers the probability of a token: by its weight or, if weights vary, on random logits."""
     weights = constant_weights(strategy)
     if weights is not None:
         return any(weight < 0 for weight in weights)
-    for z in _made_up(strategy):
+    for z in _random_logits(strategy):
         before = strategy.combine(z, 1).softmax(-1)[..., 0]
         for b in range(1, len(z)):
             moved = z.clone()
@@ -111,12 +113,12 @@ def has_negative_weight(strategy: Strategy) -> bool:
 
 @lru_cache
 def edits_query_image(strategy: Strategy) -> bool:
-    """Whether a branch shows the query's image edited."""
-    shown = [part for branch in probe_branches(strategy) for part in branch.parts() if part.within("query")]
-    return any(part.image is not None and len(part.image.edits) > 0 for part in shown)
+    """Whether a branch contains an edited image of the query."""
+    parts = [part for branch in probe_branches(strategy) for part in branch.parts() if part.within("query")]
+    return any(part.image is not None and len(part.image.edits) > 0 for part in parts)
 
 
-def _made_up(strategy: Strategy) -> Iterator["Tensor"]:
+def _random_logits(strategy: Strategy) -> Iterator["Tensor"]:
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -126,12 +128,12 @@ def _made_up(strategy: Strategy) -> Iterator["Tensor"]:
 
 @lru_cache
 def measure_weights(strategy: Strategy) -> tuple[float, ...] | None:
-    """The weights by measurement: [combine(z + d on branch b) - combine(z)] / d, where that is a constant."""
+    """The weights by measurement, [combine(z + d on branch b) - combine(z)] / d, or None if they are not constant."""
     import torch
 
     count = logits_count(strategy)
     generator = torch.Generator().manual_seed(0)
-    found: list[tuple[float, ...]] = []
+    measurements: list[tuple[float, ...]] = []
     for scale in (0.5, 3.0):
         base = scale * torch.randn(count, 1, VOCABULARY, generator=generator)
         slopes = []
@@ -142,9 +144,9 @@ def measure_weights(strategy: Strategy) -> tuple[float, ...] | None:
             if slope is None:
                 return None
             slopes.append(slope)
-        found.append(tuple(slopes))
-    alike = all(abs(a - b) < 1e-3 * (1 + abs(a)) for a, b in zip(*found, strict=True))
-    return tuple(round(slope, 3) for slope in found[0]) if alike else None
+        measurements.append(tuple(slopes))
+    is_constant = all(abs(a - b) < 1e-3 * (1 + abs(a)) for a, b in zip(*measurements, strict=True))
+    return tuple(round(slope, 3) for slope in measurements[0]) if is_constant else None
 
 
 def _combined(strategy: Strategy, logits: "Tensor") -> "Tensor":
@@ -152,20 +154,21 @@ def _combined(strategy: Strategy, logits: "Tensor") -> "Tensor":
 
     scores = strategy.combine(logits, 1)
     if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape[1:] or not scores.is_floating_point():
-        told = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
+        actual = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ConfigError(
-            f"{type(strategy).__name__}.combine() gave {told} for logits of {list(logits.shape)}. It gives float32 "
-            f"scores [batch, vocabulary], here {list(logits.shape[1:])} (icl check strategy …)."
+            f"{type(strategy).__name__}.combine() returned {actual} for logits of {list(logits.shape)}. It must return "
+            f"float32 scores [batch, vocabulary], here {list(logits.shape[1:])} (icl check strategy …)."
         )
     return scores
 
 
 def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> float | None:
+    """Change of the combined scores relative to the change of one branch, or None if it is not proportional."""
     before, after = _combined(strategy, base.clone()), _combined(strategy, moved.clone())
-    seen = (before.isfinite() & after.isfinite())[0]
-    rise, move = (after - before)[0, seen], (moved - base)[branch, 0, seen]
+    is_finite = (before.isfinite() & after.isfinite())[0]
+    rise, move = (after - before)[0, is_finite], (moved - base)[branch, 0, is_finite]
     rise, move = rise - rise.mean(), move - move.mean()
-    if int(seen.sum()) < 3:
+    if int(is_finite.sum()) < 3:
         return None
     slope = float((rise * move).sum() / (move * move).sum())
     return slope if float((rise - slope * move).abs().max()) < 1e-3 * (1 + abs(slope)) else None

@@ -72,12 +72,12 @@ def _parse(node: Any, where: str) -> LogitsProcessorConfig:
         raise ConfigError(f"{where}: a logits processor is a name or a mapping with the key 'name', not {node!r}.")
     parameters = {str(key): value for key, value in node.items() if key != "name"}
     cls = _processor_class(node["name"], where)
-    known = [name for name in inspect.signature(cls).parameters if name != "device"]
+    names = [name for name in inspect.signature(cls).parameters if name != "device"]
     for key in parameters:
-        if key not in known:
+        if key not in names:
             raise ConfigError(
-                f"{where}: {cls.__name__} has no parameter '{key}'.{did_you_mean(key, known)} "
-                f"It has {', '.join(known) or 'none'}."
+                f"{where}: {cls.__name__} has no parameter '{key}'.{did_you_mean(key, names)} "
+                f"It has {', '.join(names) or 'none'}."
             )
     config = LogitsProcessorConfig(node["name"], json.dumps(parameters, sort_keys=True))
     try:
@@ -96,12 +96,13 @@ def _processor_class(name: str, where: str) -> type[Any]:
         if not issubclass(cls, LogitsProcessor):
             raise ConfigError(f"{where}: {name} is not a transformers.LogitsProcessor.")
         return cls
-    classes = {_normalize(found): found for found in vars(logits_process) if found.endswith(SUFFIX) and found != SUFFIX}
+    classes: dict[str, type[Any]] = {
+        _normalize(key): value for key, value in vars(logits_process).items() if key.endswith(SUFFIX) and key != SUFFIX
+    }
     if _normalize(name) not in classes:
-        names = [found.removesuffix(SUFFIX) for found in classes.values()]
+        names = [one.__name__.removesuffix(SUFFIX) for one in classes.values()]
         raise ConfigError(f"{where}: transformers has no logits processor '{name}'.{did_you_mean(name, names)}")
-    found: type[Any] = getattr(logits_process, classes[_normalize(name)])
-    return found
+    return classes[_normalize(name)]
 
 
 def _normalize(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Needs against abilities: whether a model can run a strategy, known before anything loads."""
+"""Needs of a strategy and abilities of a model: whether the model can run it, decided before anything loads."""
 
 from collections.abc import Iterable, Set
 
@@ -20,7 +20,7 @@ SUFFICIENT_ABILITIES = {
     "hidden_states": frozenset({"hidden_states"}),
     "attention": frozenset({"attention"}),
 }
-"""need -> the abilities of which one is enough."""
+"""Need -> abilities, any of which satisfies it."""
 
 NEED_NAMES = {
     "generate": "generated answers",
@@ -35,9 +35,14 @@ NEED_NAMES = {
 
 
 def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate") -> str | None:
-    """A sentence that says what is missing and what would run; None where nothing is.
+    """Why a model cannot run an arm, with what would run, or None if it can.
 
-    abilities: `Model.abilities`. An arm that samples, and any option scoring, reads logits, whatever the strategy.
+    Sampling and option scoring need logits, whatever the strategy needs.
+
+    Args:
+        strategy: A strategy with its own sampler, or an arm.
+        abilities: `Model.abilities`.
+        score: The answer mode, 'generate' or 'options'.
     """
     arm = strategy if isinstance(strategy, Arm) else Arm(strategy, strategy.sampler)
     needs = set(arm.strategy.traits.needs)
@@ -51,61 +56,68 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
         needs.add("beams")
     if score != "options" and arm.logits_processors:
         needs.add("logits processors")
-    missing = [need for need in sorted(needs) if not SUFFICIENT_ABILITIES.get(need, frozenset({need})) & abilities]
+    missing = _missing(needs, abilities)
     if not missing:
         return None
-    what = _listed(NEED_NAMES.get(need, need) for need in missing)
-    has = f"it gives {_listed(sorted(abilities))}" if abilities else "it gives nothing"
-    near = _nearest(arm.strategy, abilities, score)
-    instead = f"{near} runs on it; " if near else ""
-    others = _running(needs)
-    run = f"'{arm.label}' runs with model {_listed(others, 'or')}." if others else "no backend here gives that."
+    what = _join_words(NEED_NAMES.get(need, need) for need in missing)
+    has = f"it gives {_join_words(sorted(abilities))}" if abilities else "it gives nothing"
+    alternative = _alternative(arm.strategy, abilities, score)
+    instead = f"{alternative} runs on it; " if alternative else ""
+    models = _capable_models(needs)
+    run = f"'{arm.label}' runs with model {_join_words(models, 'or')}." if models else "no backend here gives that."
     return (
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
         f"cannot give ({has}). {instead}{run}"
     )
 
 
-def _nearest(strategy: Strategy, abilities: Set[str], score: str) -> str:
-    """What runs on the model: the strategy that comes next to it where it names one, else greedy."""
+def _alternative(strategy: Strategy, abilities: Set[str], score: str) -> str:
+    """What runs on the model: the fallback of the strategy, else greedy decoding, else ''."""
     if (
         strategy.traits.fallback
         and unsupported_reason(build("strategy", strategy.traits.fallback), abilities, score) is None
     ):
-        return f"'{strategy.traits.fallback}', which comes next to it,"
+        return f"'{strategy.traits.fallback}', which is most similar,"
     return "'greedy' with answer_mode: generate" if "generate" in abilities else ""
 
 
-def _running(needs: Set[str]) -> list[str]:
-    """Names of the backends that give all of it, as their classes say (icl ls models)."""
-    found = []
+def _capable_models(needs: Set[str]) -> list[str]:
+    """Names of the models whose classes declare abilities for all needs."""
+    names = []
     for name in entries("model"):
         try:
-            gives: Set[str] = resolve("model", name).abilities
+            abilities: Set[str] = resolve("model", name).abilities
         except ConfigError:  # its package is not installed
             continue
-        if all(SUFFICIENT_ABILITIES.get(need, frozenset({need})) & gives for need in needs):
-            found.append(name)
-    return found
+        if not _missing(needs, abilities):
+            names.append(name)
+    return names
 
 
-def _listed(words: Iterable[str], joint: str = "and") -> str:
-    *most, last = words
-    return f"{', '.join(most)} {joint} {last}" if most else last
+def _missing(needs: Set[str], abilities: Set[str]) -> list[str]:
+    """The needs that no ability satisfies."""
+    return [need for need in sorted(needs) if not SUFFICIENT_ABILITIES.get(need, frozenset({need})) & abilities]
+
+
+def _join_words(words: Iterable[str], conjunction: str = "and") -> str:
+    *others, last = words
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def degenerate_contrast(strategy: Strategy, prompt: Prompt | None = None) -> str | None:
-    """A sentence where every branch of a prompt equals the reference, which names the control it has become.
+    """A sentence if every branch of a prompt equals the reference, with the control that the strategy equals then.
 
-    prompt: a made-up one with images and demonstrations where there is none, and then it is so by construction.
+    Args:
+        strategy: The strategy.
+        prompt: The prompt; by default a small one with images and demonstrations.
     """
     first, *others = probe_branches(strategy, prompt)
     if not others or any(branch.digest != first.digest for branch in others):
         return None
     name, strength = Arm(strategy).label, constant_strength(strategy)
-    said = f"every branch of decoding '{name}' is the prompt itself, so it "
+    subject = f"every branch of decoding '{name}' is the prompt itself, so it "
     if strength is None or abs(strength - 1) < 1e-6:
-        return f"{said}contrasts nothing: it has become mask_only."
+        return f"{subject}contrasts nothing: it has become mask_only."
     if strength > 0:
-        return f"{said}is the reference at temperature {1 / strength:.3g}: it has become temperature_matched."
-    return f"{said}says nothing about tokens that its mask keeps (its weights sum to {strength:g})."
+        return f"{subject}is the reference at temperature {1 / strength:.3g}: it has become temperature_matched."
+    return f"{subject}gives all tokens in its mask equal scores (its weights sum to {strength:g})."

@@ -1,4 +1,4 @@
-"""What controls share: another strategy's prompts and mask, read as narrowly as the control allows."""
+"""Base classes of controls that wrap the strategy under test."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
 
 class WrappingControl(StrategyWrapper):
-    """Base of controls, which define `follow`. Sampler, preparation and mask are those of the strategy `of`.
+    """Base of controls with the sampler, preparation and mask of the strategy `of`.
 
-    The reference alone is read, so a control costs one branch, unless the mask or the control itself reads the others.
+    A subclass defines `combine_stateful`. Only the reference is read, so a control costs one branch, unless the mask or
+    the control itself needs the other branches.
     """
 
     of: Strategy
 
     @property
     def needs_all_branches(self) -> bool:
-        """Whether the other branches are needed. A mask in `combine` reads them."""
+        """Whether the other branches are needed, as for a mask in `combine`."""
         return self.of.traits.masks_in_combine
 
     @property
@@ -40,10 +41,10 @@ class WrappingControl(StrategyWrapper):
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """The reference's scores alone."""
         return self.reference_weights(1.0)
 
     def reference_weights(self, weight: float) -> tuple[float, ...]:
+        """This weight for the reference and 0 for all other branches."""
         others = logits_count(self.of) - 1 if self.needs_all_branches else 0
         return weight, *[0.0] * others
 
@@ -55,20 +56,20 @@ class WrappingControl(StrategyWrapper):
         return self.of.mask(reference)
 
     def apply_inner_mask(self, logits: "Tensor", step: int, states: Sequence[StepState], scores: "Tensor") -> "Tensor":
-        """The scores with -inf where the method's own have it."""
+        """The scores with -inf where the combined scores of `of` are -inf."""
         if not self.of.traits.masks_in_combine:
             return scores
         return scores.masked_fill(self.of.combine_stateful(logits, step, states) == -float("inf"), -float("inf"))
 
     def surviving_tokens(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
-        """[B, V] bool: what survives the method. scores: its own, as its `follow` gives them."""
+        """Tokens that survive `of`: its combined scores [B, V] -> [B, V] bool."""
         mask = self.of.mask(logits[0])
         finite = scores > -float("inf")
         return finite if mask is None else mask & finite
 
 
 class AllBranchesControl(WrappingControl):
-    """Base of controls that need every branch of the method."""
+    """Base of controls that need every branch of `of`."""
 
     @property
     def needs_all_branches(self) -> bool:
@@ -76,7 +77,7 @@ class AllBranchesControl(WrappingControl):
 
 
 class NegativeReplacement(AllBranchesControl):
-    """Base of controls that are the method itself, with another prompt in the place of every branch but the first."""
+    """Base of controls that are `of` itself with another prompt in the place of every branch but the reference."""
 
     @property
     def weights(self) -> tuple[float, ...] | None:
@@ -86,7 +87,7 @@ class NegativeReplacement(AllBranchesControl):
         return self.of.strength(logits, step)
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:
-        """What stands in the place of the method's own branches."""
+        """The prompt that replaces the contrast branches."""
         raise NotImplementedError
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:

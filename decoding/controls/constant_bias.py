@@ -1,8 +1,8 @@
-"""Constant bias: one number for each answer option, added for every query alike.
+"""Constant bias: one number per answer option, equal for all queries.
 
-Bendre et al. (2607.25196) find that a constant on the yes-logit does as well on POPE as the best contrast. Fitted on a
-dev split (`icl fit`, `decoding.arms.fitting.fitted_bias`), it moves the label prior and nothing else: a contrast that
-does not beat it does the same.
+Bendre et al. (2607.25196) find that a constant on the yes-logit is as good on POPE as the best contrast. `icl fit` fits
+it on a dev split (`decoding.arms.fitting.fit_option_bias`). It changes the label prior only. A contrast that is not
+better than this control may do no more.
 """
 
 from collections.abc import Sequence
@@ -21,31 +21,30 @@ if TYPE_CHECKING:
 @component("strategy", "constant_bias")
 @dataclass(frozen=True)
 class ConstantBias(Strategy):
-    """Control: the reference's option scores with a fitted constant for each option. Options alone.
+    """Control: the reference's option scores plus a fitted constant per option. For option scoring only.
 
-    Biases are in nats, in the order of the options; options beyond them get none.
+    Options beyond the fitted ones have the bias 0.
     """
 
-    biases: tuple[float, ...] = (0.0,)  # nats, one for each option in its order
+    biases: tuple[float, ...] = (0.0,)  # in nats, in the order of the options
 
     traits = Traits(combines_options=True, requires_options=True, is_control=True)
     needs_labels: ClassVar[bool] = True
 
     @property
     def is_unfitted(self) -> bool:
-        """Nothing is added to the scores: there was no fit."""
         return not any(self.biases)
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
-        """The reference."""
+        """The control without biases."""
         return (ConstantBias(),)
 
-    def fit(self, told: "Tensor", gold: Sequence[int]) -> "ConstantBias":
-        return replace(self, biases=fit_option_bias(told[:, 0], gold))
+    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "ConstantBias":
+        return replace(self, biases=fit_option_bias(logprobs[:, 0], gold))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
-        told = logits[0]
-        given = told.new_tensor(self.biases)[: told.shape[-1]]
-        return told + torch.nn.functional.pad(given, (0, told.shape[-1] - len(given)))
+        options = logits[0]
+        biases = options.new_tensor(self.biases)[: options.shape[-1]]
+        return options + torch.nn.functional.pad(biases, (0, options.shape[-1] - len(biases)))

@@ -1,8 +1,7 @@
-"""Entropy matched: the reference alone, each step at the temperature that gives it the method's entropy.
+"""Entropy matched: the reference at the temperature that gives it the method's entropy at each step.
 
-On the tokens that survive the method, T solves H(softmax(z_0 / T)) = H(softmax(method's scores)). The control sharpens
-or flattens exactly as much as the method does and takes nothing else from it; it is defined where the weights sum to
-zero or less, too.
+On the tokens that survive the method, T solves H(softmax(z_0 / T)) = H(softmax(scores of the method)). The control is
+as sharp or flat as the method and shares nothing else with it. It is also defined if the weights sum to zero or less.
 """
 
 from collections.abc import Sequence
@@ -22,18 +21,18 @@ if TYPE_CHECKING:
     from decoding.arms.arm import Arm
     from decoding.arms.control_target import ControlTarget
 
-COLDEST, HOTTEST, HALVINGS = 1e-4, 1e4, 60
+MIN_TEMPERATURE, MAX_TEMPERATURE, BISECTIONS = 1e-4, 1e4, 60
 
 
 @component("strategy", "entropy_matched")
 @dataclass(frozen=True)
 class EntropyMatched(WrappingControl):
-    """Control: the reference at the temperature, found at each step, that gives it another strategy's entropy.
+    """Control: the reference at the temperature that gives it another strategy's entropy, at each step.
 
-    An entropy out of reach (ties among the best tokens, or a flat method) takes the nearest end of T in [1e-4, 1e4].
+    If no temperature in [1e-4, 1e4] gives this entropy (ties of the best tokens, flat scores), the nearest end is used.
     """
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose entropy it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose entropy is matched
 
     control_rank: ClassVar[int] = 30
 
@@ -43,9 +42,9 @@ class EntropyMatched(WrappingControl):
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """Beside `temperature_matched` where the arm samples, and in its place where that is not defined."""
-        fitting = target.is_sampled or min_strength(target.strategy) <= 0
-        return target.with_strategy(EntropyMatched(target.strategy)) if fitting else None
+        """For sampled arms, and for strategies for which `temperature_matched` is not defined."""
+        is_suitable = target.is_sampled or min_strength(target.strategy) <= 0
+        return target.with_strategy(EntropyMatched(target.strategy)) if is_suitable else None
 
     @property
     def needs_all_branches(self) -> bool:
@@ -60,27 +59,25 @@ class EntropyMatched(WrappingControl):
         return sharpness
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        own = self.of.combine_stateful(logits, step, states)
-        scores: Tensor = logits[0] / self._temperature(logits, own)
-        return scores.masked_fill(own == -float("inf"), -float("inf"))
+        target = self.of.combine_stateful(logits, step, states)
+        scores: Tensor = logits[0] / self._temperature(logits, target)
+        return scores.masked_fill(target == -float("inf"), -float("inf"))
 
     def _temperature(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
-        """[B, 1] by bisection of log T on the survivors: entropy rises with temperature. scores: the method's."""
+        """Temperature of each row, [B, 1], by bisection of log T. scores: combined scores of `of`, [B, V]."""
         import torch
 
-        surviving_tokens = self.surviving_tokens(logits, scores)
-        wanted = entropy(scores.masked_fill(~surviving_tokens, -float("inf")).double())
-        reference = (
-            (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~surviving_tokens, -float("inf"))
-        )
-        most = int(surviving_tokens.sum(-1).max())
-        if most < surviving_tokens.shape[-1]:  # a mask leaves few tokens of a large vocabulary
-            reference = reference.topk(most).values
-        low = torch.full_like(wanted, COLDEST).log()
-        high = torch.full_like(wanted, HOTTEST).log()
-        for _ in range(HALVINGS):
+        survives = self.surviving_tokens(logits, scores)
+        target = entropy(scores.masked_fill(~survives, -float("inf")).double())
+        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~survives, -float("inf"))
+        max_survivors = int(survives.sum(-1).max())
+        if max_survivors < survives.shape[-1]:  # a mask leaves few tokens of a large vocabulary
+            reference = reference.topk(max_survivors).values
+        low = torch.full_like(target, MIN_TEMPERATURE).log()
+        high = torch.full_like(target, MAX_TEMPERATURE).log()
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            cooler = entropy(reference / middle.exp()) > wanted
-            low, high = torch.where(cooler, low, middle), torch.where(cooler, middle, high)
-        found: Tensor = ((low + high) / 2).exp().to(logits.dtype)
-        return found
+            is_too_high = entropy(reference / middle.exp()) > target
+            low, high = torch.where(is_too_high, low, middle), torch.where(is_too_high, middle, high)
+        temperature: Tensor = ((low + high) / 2).exp().to(logits.dtype)
+        return temperature

@@ -1,9 +1,10 @@
-"""Gaussian proxy (Bendre et al., 2607.25196): a method's shift replaced by noise of its mean and spread.
+"""Gaussian proxy (Bendre et al., 2607.25196): the shift of a method replaced by noise of equal mean and deviation.
 
-    shift = method's scores - s z_0 on the survivors        scores = s z_0 + N(mean shift, sd shift)
+    shift = scores of the method - s z_0 on surviving tokens        scores = s z_0 + N(mean shift, sd shift)
 
-Moments are of the row's own step; the noise is from the query's stream. If any shift of that size does as well, the
-contrast carries no information. Defined for any number of branches and any s.
+s is the sum of the weights. The moments are those of the same row and step. The noise comes from the random stream of
+the query. If any shift of this size is as good, the contrast has no information. The control is defined for any number
+of branches and any s.
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 @component("strategy", "gaussian_proxy")
 @dataclass(frozen=True)
 class GaussianProxy(AllBranchesControl):
-    """Control: noise with the mean and spread of the shift that another strategy makes at each step."""
+    """Control: the reference with Gaussian noise of the mean and deviation of another strategy's shift."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose shift it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose shift is replaced
 
     control_rank: ClassVar[int] = 40
 
@@ -49,14 +50,14 @@ class GaussianProxy(AllBranchesControl):
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         import torch
 
-        own = self.of.combine_stateful(logits, step, states)
+        combined = self.of.combine_stateful(logits, step, states)
         base = self.inner_strength(logits, step) * logits[0]
-        surviving_tokens = self.surviving_tokens(logits, own)
-        count = surviving_tokens.sum(-1, keepdim=True)
-        shift = torch.where(surviving_tokens, own - base, 0.0)
+        survives = self.surviving_tokens(logits, combined)
+        count = survives.sum(-1, keepdim=True)
+        shift = torch.where(survives, combined - base, 0.0)
         mean = shift.sum(-1, keepdim=True) / count
-        spread = (torch.where(surviving_tokens, shift - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
+        deviation = (torch.where(survives, shift - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
         size = logits.shape[-1]
-        noise = torch.stack([torch.randn(size, generator=t.key.torch(f"gaussian/{step}")) for t in states])
-        scores: Tensor = base + mean + spread * noise.to(base.device)
-        return scores.masked_fill(own == -float("inf"), -float("inf"))
+        noise = torch.stack([torch.randn(size, generator=one.key.torch(f"gaussian/{step}")) for one in states])
+        scores: Tensor = base + mean + deviation * noise.to(base.device)
+        return scores.masked_fill(combined == -float("inf"), -float("inf"))

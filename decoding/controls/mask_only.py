@@ -1,8 +1,8 @@
-"""Mask only: a method's own plausibility mask on the reference's scores, without its contrast.
+"""Mask only: the plausibility mask of a method on the scores of the reference, without the contrast.
 
-Much of what contrastive decoding gains over sampling comes from the mask, which makes sampling nearly greedy (Yin et
-al. 2025, 2504.10020). A method that does not beat this control owes its gain to the mask. A mask that reads other
-branches keeps reading the real ones: identical branches would switch it off, and the control would isolate nothing.
+Much of the gain of contrastive decoding over sampling comes from the mask, which makes sampling almost greedy (Yin et
+al. 2025, 2504.10020). The gain of a method that is not better than this control comes from its mask. A mask that reads
+other branches still reads them here, because identical branches would disable it.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @component("strategy", "mask_only")
 @dataclass(frozen=True)
 class MaskOnly(WrappingControl):
-    """Control: the mask of another strategy on the reference's own scores."""
+    """Control: the mask of another strategy on the scores of the reference."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose mask it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose mask is used
 
     control_rank: ClassVar[int] = 10
 

@@ -1,8 +1,8 @@
-"""More demonstrations: the prompt as it is, with twice as many of them.
+"""More demonstrations: the reference with twice as many demonstrations.
 
-What a contrast spends on a second branch could have been spent on a prompt of twice the length. The run retrieves them
-by the arm's own retriever, so that the first half are the arm's demonstrations; where the pool has fewer, all that it
-has are shown, and the sample's record says so. Without demonstrations it is the reference.
+A prompt of twice the length costs as much as a second branch. The run uses the arm's own retriever, so the first half
+are the demonstrations of the arm. If the pool has fewer examples, all are used, and the sample records their number.
+At 0 shots this is the reference.
 """
 
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 @component("strategy", "more_demonstrations")
 @dataclass(frozen=True)
 class MoreDemonstrations(Strategy):
-    """Control: the reference with twice the demonstrations, as dear as a contrast of two branches."""
+    """Control: the reference with twice the demonstrations, at the cost of a contrast of two branches."""
 
-    times: Annotated[int, Ge(2)] = 2  # the run's number of shots
+    factor: Annotated[int, Ge(2)] = 2  # multiplies the number of shots of the run
 
     control_rank: ClassVar[int] = 240
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """Where the run has demonstrations that could be doubled."""
+        """For runs with demonstrations."""
         return None if target.shots == 0 else target.with_strategy(MoreDemonstrations(), target.sampler)
 
     @property
     def traits(self) -> Traits:
-        return Traits(is_control=True, demonstration_factor=self.times)
+        return Traits(is_control=True, demonstration_factor=self.factor)

@@ -1,6 +1,6 @@
-"""No image: a method's negative branches replaced by the prompt without the query's image.
+"""No image: the contrast branches of a method replaced by the prompt without the query's image.
 
-Which corruption matters? A noised image that does no better than none says nothing that the text did not.
+If a noised image is not better than none, the contrast uses nothing but the text.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @component("strategy", "no_image")
 @dataclass(frozen=True)
 class NoImage(NegativeReplacement):
-    """Control: another strategy with no image in the place of its own negative branches."""
+    """Control: another strategy with the prompt without the image as its contrast branches."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose combination is used
 
     control_rank: ClassVar[int] = 90
 

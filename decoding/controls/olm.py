@@ -1,9 +1,10 @@
-"""OLM (Yin et al., NeurIPS 2025, 2504.10020): yes, wherever yes and no are both in play.
+"""Output layer modification (OLM, Yin et al., NeurIPS 2025, 2504.10020): answers yes if yes and no are both likely.
 
-    favored, where p(yes) + p(no) > total and |p(yes) - p(no)| < margin; else the more probable
+    favored option         if p(yes) + p(no) > total and |p(yes) - p(no)| < margin
+    more probable option   otherwise
 
-p of an option is summed over the first tokens of all its spellings (every casing, with and without a leading space),
-at the first answer token. A rule that reads nothing of the image: what it gains is label prior.
+p of an option is summed over the first tokens of all its spellings (every casing, with and without a leading space).
+The rule does not use the image, so its gain comes from the label prior.
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 @component("strategy", "olm")
 @dataclass(frozen=True)
 class OLM(Strategy):
-    """Control: the favored option wherever it and its best rival are both in play. Options alone."""
+    """Control: prefers one option if it and its best rival are both likely. For option scoring only."""
 
-    favored: Count = 0  # place among the options; 0 is yes where they are [yes, no]
-    total: Fraction = 0.2  # least probability of both together
-    margin: Fraction = 0.5  # most difference between them
+    favored: Count = 0  # index of the preferred option; 0 is yes for [yes, no]
+    total: Fraction = 0.2  # minimal sum of the two probabilities
+    margin: Fraction = 0.5  # maximal difference of the two probabilities
 
     traits = Traits(combines_options=True, requires_options=True, sums_first_tokens=True, is_control=True)
 
@@ -39,9 +40,9 @@ class OLM(Strategy):
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
-        told = logits[0]
-        which = torch.arange(told.shape[-1], device=told.device) == min(self.favored, told.shape[-1] - 1)
-        own = told[:, which].exp()
-        rival = told.masked_fill(which, -float("inf")).amax(-1, keepdim=True).exp()
-        decided = (own + rival > self.total) & ((own - rival).abs() < self.margin)
-        return torch.where(decided & which, told.amax(-1, keepdim=True) + 1, told)
+        options = logits[0]
+        is_favored = torch.arange(options.shape[-1], device=options.device) == min(self.favored, options.shape[-1] - 1)
+        favored = options[:, is_favored].exp()
+        rival = options.masked_fill(is_favored, -float("inf")).amax(-1, keepdim=True).exp()
+        applies = (favored + rival > self.total) & ((favored - rival).abs() < self.margin)
+        return torch.where(applies & is_favored, options.amax(-1, keepdim=True) + 1, options)

@@ -1,9 +1,9 @@
-"""Other answers: a method's negative branches replaced by the prompt whose demonstrations answer wrongly.
+"""Other answers: the contrast branches of a method replaced by the prompt with wrong answers in its demonstrations.
 
-For methods that contrast with and without demonstrations (`ced`, `cad`, `adacad`, `coiecd`): with wrong answers in the
-negative branch only what the right ones say is left to contrast, and not that there are demonstrations. `shuffled`
-exchanges the answers, `wrong` gives each one of the others. Both need two different answers among the demonstrations;
-a prompt without fails with a sentence, so this is no default.
+For methods that contrast with the prompt without demonstrations (`ced`, `cad`, `adacad`, `coiecd`). With wrong answers
+in the contrast branch, both branches have demonstrations, and only the answers differ. `shuffled` exchanges the
+answers, `wrong` gives each demonstration one of the others. Both need two different answers in the prompt and fail
+otherwise, so this control is not a default.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from icl.types import Prompt
 @component("strategy", "other_answers")
 @dataclass(frozen=True)
 class OtherAnswers(NegativeReplacement):
-    """Control: another strategy with wrongly answered demonstrations in the place of its own negative branches."""
+    """Control: another strategy with the prompt with wrong demonstration answers as its contrast branches."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
-    how: Literal["wrong", "shuffled"] = "wrong"  # one of the other answers each, or all exchanged
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose combination is used
+    how: Literal["wrong", "shuffled"] = "wrong"  # one of the other answers each, or answers exchanged
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:
         return replace_answers(prompt, self.how)

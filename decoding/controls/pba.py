@@ -1,8 +1,8 @@
-"""PBA (Yin et al., NeurIPS 2025, 2504.10020): the prompt asks for the answer that a contrast was found to favor.
+"""PBA (Yin et al., NeurIPS 2025, 2504.10020): the prompt asks for the answer that contrasts favor.
 
 The question is followed by " Answer the question using a single word or phrase. Answer yes whenever possible.", as
-released. A spurious gain that beats a method's shows that the method's may be a push towards yes as well. The prompt
-as it is, is read for traces, and has no weight.
+released. If this gains more than a method, the gain of the method may be a bias towards yes as well. The unchanged
+prompt is branch 0, for traces, and has no weight.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-YES = " Answer the question using a single word or phrase. Answer yes whenever possible."
+SUFFIX = " Answer the question using a single word or phrase. Answer yes whenever possible."
 
 
 @component("strategy", "pba")
 @dataclass(frozen=True)
 class PBA(Strategy):
-    """Control: the question with a request to say yes whenever possible."""
+    """Control: the question with a request to answer yes whenever possible."""
 
-    suffix: str = YES  # after the query's question
+    suffix: str = SUFFIX  # text after the query's question
 
     traits = Traits(is_control=True)
 

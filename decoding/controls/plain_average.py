@@ -1,8 +1,8 @@
-"""Plain average: the branches of a method with equal weights, a product of experts.
+"""Plain average: the branches of a method with equal weights (a product of experts).
 
     scores = 1/n sum_b z_b
 
-What reading several prompts brings by itself. A method whose weights are worth something beats it.
+It measures the gain of several prompts without the weights of the method.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @component("strategy", "plain_average")
 @dataclass(frozen=True)
 class PlainAverage(AllBranchesControl):
-    """Control: the branches of another strategy, averaged under its mask."""
+    """Control: the average of another strategy's branches, under its mask."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose branches they are
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose branches are averaged
 
     control_rank: ClassVar[int] = 50
 
@@ -36,8 +36,8 @@ class PlainAverage(AllBranchesControl):
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        own = constant_weights(self.of)
-        return None if own is None else (1 / len(own),) * len(own)
+        weights = constant_weights(self.of)
+        return None if weights is None else (1 / len(weights),) * len(weights)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return unit_strength(logits)

@@ -1,8 +1,8 @@
-"""Plus: every branch added that the method subtracts.
+"""Plus: the branches of a method with the absolute values of its weights.
 
     scores = sum_b |w_b| z_b
 
-For VCD that is (1 + alpha) z_0 + alpha z_1, whose weights sum to 1 + 2 alpha: sharper, where `sign_flip` is not.
+For VCD this is (1 + alpha) z_0 + alpha z_1. Its weights sum to 1 + 2 alpha, so it is sharper, unlike `sign_flip`.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 @component("strategy", "plus")
 @dataclass(frozen=True)
 class Plus(AllBranchesControl):
-    """Control: another strategy with all its weights positive. Raises ConfigError where they vary."""
+    """Control: another strategy with positive weights. Raises ConfigError if its weights vary."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose weights they are
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose weights are used
 
     def __post_init__(self) -> None:
         if constant_weights(self.of) is None:
             raise ConfigError(
-                f"the weights of strategy '{type(self.of).__name__}' vary, and plus is defined for constant ones. Use "
-                "the control sign_flip."
+                f"the weights of strategy '{type(self.of).__name__}' vary, but plus needs constant weights. Use the "
+                "control sign_flip."
             )
 
     @property

@@ -1,7 +1,7 @@
-"""Random gate: a method that decides at each step, its decision made by a coin from the query's stream.
+"""Random gate: a gated method whose decisions are random, from the random stream of the query.
 
-For DCD the coin says which of image and text leads; for gating, whether there is a contrast. A method whose gate
-knows something beats it. `share` should be how often the method's own gate is open.
+For DCD a random number decides between image and text; for CHASD, whether there is a contrast. A gate with information
+is better than this control. `probability` should be the frequency at which the method's own gate is open.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,16 @@ if TYPE_CHECKING:
 @component("strategy", "random_gate")
 @dataclass(frozen=True)
 class RandomGate(AllBranchesControl):
-    """Control: a gated strategy (dcd, chasd) whose gate is a coin. Raises ConfigError for one without a gate."""
+    """Control: a gated strategy (dcd, chasd) with a random gate. Raises ConfigError for a strategy without a gate."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")] = field(
-        default_factory=DCD
-    )  # the strategy whose gate it replaces
-    share: Fraction = 0.5  # of steps at which the gate is open
+    of: Annotated[Strategy, NestedComponent("strategy")] = field(default_factory=DCD)  # strategy with the gate
+    probability: Fraction = 0.5  # of an open gate at each step
 
     control_rank: ClassVar[int] = 70
 
     @property
     def traits(self) -> Traits:
-        return replace(super().traits, draws_random_numbers=True, masks_in_combine=True)  # the mask depends on the coin
+        return replace(super().traits, draws_random_numbers=True, masks_in_combine=True)  # the mask depends on the gate
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
@@ -46,9 +44,7 @@ class RandomGate(AllBranchesControl):
 
     def __post_init__(self) -> None:
         if not isinstance(self.of, GatedStrategy):
-            raise ConfigError(
-                f"strategy '{type(self.of).__name__}' has no gate that a coin could replace. dcd and chasd have."
-            )
+            raise ConfigError(f"strategy '{type(self.of).__name__}' has no gate. Use dcd or chasd.")
 
     @property
     def weights(self) -> None:
@@ -62,7 +58,7 @@ class RandomGate(AllBranchesControl):
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
         assert isinstance(self.of, GatedStrategy)
-        coins = [state.key.number(f"gate/{step}", 53) < self.share * 2**53 for state in states]
-        gate = (logits.new_tensor(coins) > 0)[:, None]
+        is_open = [state.key.number(f"gate/{step}", 53) < self.probability * 2**53 for state in states]
+        gate = (logits.new_tensor(is_open) > 0)[:, None]
         scores, mask = self.of.gated_scores(logits, step, gate, states), self.of.gated_mask(logits[0], gate)
         return scores if mask is None else scores.masked_fill(~mask, -float("inf"))

@@ -1,9 +1,8 @@
-"""Self-consistency (Wang et al., ICLR 2023, 2203.11171): several sampled answers of the prompt as it is, and a vote.
+"""Self-consistency (Wang et al., ICLR 2023, 2203.11171): a majority vote over sampled answers.
 
-A contrast of two branches pays for two forwards a token. So does this control with two samples, and it contrasts
-nothing. Answers are equal where they differ in case, blanks or a full stop alone. Two answers that differ are a tie: it
-goes to the one of the greater log-probability a step (see `decoding.engine.voting`). The first sample draws from the
-query's own stream, as `sampling` does. Option scores are not sampled: there it is the reference.
+A contrast of two branches costs two forward passes per token, and so do two samples. `decoding.engine.voting` defines
+equal answers and ties. The first sample uses the random stream of the query, as `sampling` does. Option scores are not
+sampled, so there this is the reference.
 """
 
 from dataclasses import dataclass
@@ -26,24 +25,24 @@ if TYPE_CHECKING:
 @component("strategy", "self_consistency")
 @dataclass(frozen=True)
 class SelfConsistency(Strategy):
-    """Control: the most frequent of several sampled answers; as dear as a contrast of so many branches."""
+    """Control: the most frequent of several sampled answers, at the cost of a contrast of as many branches."""
 
-    count: Annotated[int, Ge(2)] = parameter("samples", 2)  # sampled answers
-    temperature: Positive = 0.7  # of the samples, where `sampling` beside it does not say
+    num_samples: Annotated[int, Ge(2)] = parameter("samples", 2)  # number of sampled answers
+    temperature: Positive = 0.7  # of the samples, unless the arm has the key `sampling`
 
     control_rank: ClassVar[int] = 230
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """With a sample a branch: at the arm's cost."""
+        """One sample per branch of the target, at equal cost."""
         if target.options:
             return None
-        voters = SelfConsistency(max(2, branch_count(target.strategy)))
-        return target.with_strategy(voters, target.sampler if target.is_sampled else voters.sampler, "sum")
+        control = SelfConsistency(max(2, branch_count(target.strategy)))
+        return target.with_strategy(control, target.sampler if target.is_sampled else control.sampler, "sum")
 
     @property
     def traits(self) -> Traits:
-        return Traits(is_control=True, num_samples=self.count)
+        return Traits(is_control=True, num_samples=self.num_samples)
 
     @property
     def sampler(self) -> Sampler:

@@ -1,10 +1,9 @@
-"""Shuffled negative: a method's negative branches, made from another sample's prompt.
+"""Shuffled negative: the contrast branches of a method, made from the prompt of another sample.
 
     z_1 of another sample of the run, with its own demonstrations, question and corrupted image
 
-Is it this sample's corrupted input that a contrast needs, or would anybody's do? A method that does not beat this
-control uses its negative as a prior over answers. Which sample it is, is a function of seed and query id
-(`Prompt.paired_prompt`), never of the batch.
+A method that is not better than this control uses its contrast branch as a prior over answers, not as information about
+its own sample. Seed and query id determine the other sample (`Prompt.paired_prompt`), independent of the batch.
 """
 
 from collections.abc import Sequence
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 @component("strategy", "shuffled_negative")
 @dataclass(frozen=True)
 class ShuffledNegative(NegativeReplacement):
-    """Control: another strategy with another sample's branches in the place of its own negative ones.
+    """Control: another strategy with the contrast branches of another sample.
 
-    Needs a run of at least two samples (of two groups, where samples have groups). Raises PlanError without another.
+    It needs a run of at least two samples (of two groups, if samples have groups), and raises PlanError otherwise.
     """
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose combination is used
 
     control_rank: ClassVar[int] = 60
 
@@ -42,21 +41,21 @@ class ShuffledNegative(NegativeReplacement):
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        fitting = has_negative_weight(target.strategy) and branch_count(target.strategy) > 1
-        return target.with_strategy(ShuffledNegative(target.strategy)) if fitting else None
+        is_suitable = has_negative_weight(target.strategy) and branch_count(target.strategy) > 1
+        return target.with_strategy(ShuffledNegative(target.strategy)) if is_suitable else None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
-        """What the method learns about the other samples' prompts."""
-        return self.of.prepare([_other(prompt) for prompt in prompts], generate)
+        """The notes of the method for the prompts of the other samples."""
+        return self.of.prepare([_paired_prompt(prompt) for prompt in prompts], generate)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        return prompt, *self.of.branches(_other(prompt), note)[1:]
+        return prompt, *self.of.branches(_paired_prompt(prompt), note)[1:]
 
 
-def _other(prompt: Prompt) -> Prompt:
+def _paired_prompt(prompt: Prompt) -> Prompt:
     if prompt.paired_prompt is None:
         raise PlanError(
-            "shuffled_negative reads another sample's prompt, and there is none beside this one. A run of two "
-            "queries or more (of two groups, where they have groups) gives it; in Python, set Prompt.paired_prompt."
+            "shuffled_negative reads the prompt of another sample, but this prompt has none. Use a run of two or more "
+            "queries (of two groups, if queries have groups); in Python, set Prompt.paired_prompt."
         )
     return prompt.paired_prompt

@@ -1,9 +1,9 @@
-"""Sign flip: the method's shift of the reference, reflected.
+"""Sign flip: the shift of a method relative to the reference, with the opposite sign.
 
-    scores = s z_0 - (method's scores - s z_0),      s: the sum of its weights
+    scores = s z_0 - (scores of the method - s z_0),      s: the sum of its weights
 
-For VCD that is (1 - alpha) z_0 + alpha z_1, towards the noised image instead of away from it. A method that gains as
-much with its sign turned does not gain by its direction.
+For VCD this is (1 - alpha) z_0 + alpha z_1, towards the noised image instead of away from it. If a method gains as much
+with the opposite sign, the direction of its contrast does not matter.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @component("strategy", "sign_flip")
 @dataclass(frozen=True)
 class SignFlip(AllBranchesControl):
-    """Control: another strategy with the shift that it makes turned around."""
+    """Control: another strategy with the sign of its shift reversed."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose shift it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose shift is reversed
 
     control_rank: ClassVar[int] = 50
 
@@ -37,13 +37,13 @@ class SignFlip(AllBranchesControl):
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        own = constant_weights(self.of)
-        return None if own is None else (2 * sum(own) - own[0], *(-weight for weight in own[1:]))
+        weights = constant_weights(self.of)
+        return None if weights is None else (2 * sum(weights) - weights[0], *(-weight for weight in weights[1:]))
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return self.of.strength(logits, step)
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        own = self.of.combine_stateful(logits, step, states)
-        flipped: Tensor = 2 * self.inner_strength(logits, step) * logits[0] - own
-        return flipped.masked_fill(own == -float("inf"), -float("inf"))
+        combined = self.of.combine_stateful(logits, step, states)
+        flipped: Tensor = 2 * self.inner_strength(logits, step) * logits[0] - combined
+        return flipped.masked_fill(combined == -float("inf"), -float("inf"))

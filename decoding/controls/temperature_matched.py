@@ -1,7 +1,7 @@
-"""Temperature matched: the reference alone, at the temperature that a method's weights hide.
+"""Temperature matched: the reference at the hidden temperature of a method's weights.
 
-Where the branches agree, weights that sum to s give s z: the reference at temperature T = 1 / s. This control is that
-temperature without the contrast, the method's mask kept. Where s varies, it varies with it, by row and step.
+If the branches agree, weights that sum to s give s z, the reference at temperature T = 1 / s. This control has this
+temperature and the mask of the method, without the contrast. If s varies by row and step, so does the temperature.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class TemperatureMatched(WrappingControl):
     """Control: the reference at the hidden temperature of another strategy, under that strategy's mask.
 
-    Defined where the weights sum to more than zero; `entropy_matched` stands in for the others. Raises ConfigError.
+    Raises ConfigError if the weights sum to zero or less; `entropy_matched` is defined for those strategies.
     """
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose temperature it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose temperature is used
 
     control_rank: ClassVar[int] = 20
 
@@ -46,8 +46,8 @@ class TemperatureMatched(WrappingControl):
         strength = constant_strength(self.of)
         if strength is not None and strength <= 0:
             raise ConfigError(
-                f"the weights of strategy '{type(self.of).__name__}' sum to {strength:g}, and temperature_matched is "
-                "defined for sums above 0 alone. Use the control entropy_matched."
+                f"the weights of strategy '{type(self.of).__name__}' sum to {strength:g}, but temperature_matched "
+                "needs a sum above 0. Use the control entropy_matched."
             )
 
     @property

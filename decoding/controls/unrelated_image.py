@@ -1,7 +1,7 @@
-"""Unrelated image: a method's negative branches replaced by the prompt with an image that has nothing to do with it.
+"""Unrelated image: the contrast branches of a method replaced by the prompt with an unrelated image.
 
-The image is made up of soft random colors, from the query's stream, at the size of the query's own. A corrupted
-image that does no better than this one owes nothing to what is left of the original in it.
+The image consists of soft random colors, from the random stream of the query, in the size of the query's image. If a
+corrupted image is not better than this one, the contrast does not use what is left of the original image.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @component("strategy", "unrelated_image")
 @dataclass(frozen=True)
 class UnrelatedImage(NegativeReplacement):
-    """Control: another strategy with a made-up image in the place of its own negative branches."""
+    """Control: another strategy with the prompt with an unrelated image as its contrast branches."""
 
-    of: Annotated[Strategy, NestedComponent("strategy")]  # the strategy whose arithmetic it is
+    of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose combination is used
 
     control_rank: ClassVar[int] = 80
 

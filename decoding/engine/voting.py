@@ -75,13 +75,13 @@ def _vote(results: Sequence[Generation | Failure]) -> Generation | Failure:
     equal: dict[str, list[Generation]] = {}
     for answer in answers:
         equal.setdefault(normalize_text(answer.text), []).append(answer)
-    most = max(map(len, equal.values()))
-    winner = max((answer for same in equal.values() if len(same) == most for answer in same), key=_mean_logprob)
+    max_votes = max(map(len, equal.values()))
+    winner = max((answer for same in equal.values() if len(same) == max_votes for answer in same), key=_mean_logprob)
     usage = Usage(
         winner.usage.prompt_tokens, sum(a.usage.new_tokens for a in answers), sum(a.usage.forwards for a in answers)
     )
     steps = len(winner.trace.get("logprob", ()))
-    return replace(winner, usage=usage, trace={**winner.trace, "votes": (most / len(answers),) * steps})
+    return replace(winner, usage=usage, trace={**winner.trace, "votes": (max_votes / len(answers),) * steps})
 
 
 def _mean_logprob(answer: Generation) -> float:

@@ -1,9 +1,9 @@
-"""Adaptive context-aware decoding (Wang et al., NAACL 2025, 2409.07394): contrast as far as the branches disagree.
+"""Adaptive context-aware decoding (Wang et al., NAACL 2025, 2409.07394): contrast as strong as the disagreement.
 
     scores = (1 + a) z(y | context, query) - a z(y | query),      a = JSD(p(y | context, query), p(y | query))
 
-The Jensen-Shannon divergence is in nats, so a is at most log 2 = .69; where the branches agree nothing is done. No
-mask; for long answers the paper keeps a above a floor.
+The Jensen-Shannon divergence is in nats, so a is at most log 2 = .69. If the branches agree, a is 0. There is no mask.
+For long answers the paper keeps a above a floor.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 @component("strategy", "adacad")
 @dataclass(frozen=True)
 class AdaCAD(AdaptiveAblationContrast):
-    """Away from what would be said without the demonstrations, as far as that differs.
+    """Contrast with the prompt without demonstrations, as strong as the two distributions differ.
 
     Presets. answers: short answers. summarization: a is at least .3.
     """
 
-    floor: NonNegative = 0.0  # least strength of the contrast
-    without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
+    floor: NonNegative = 0.0  # minimal strength of the contrast
+    without: AblatedPart = "demonstrations"  # what the second branch lacks; 'image' means the images of the query
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"answers": {"floor": 0.0}, "summarization": {"floor": 0.3}}
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        informed, bare = logits
-        alpha = jensen_shannon(informed, bare).clamp(min=self.floor)
-        scores: Tensor = (1 + alpha) * informed - alpha * bare
+        with_context, without_context = logits
+        alpha = jensen_shannon(with_context, without_context).clamp(min=self.floor)
+        scores: Tensor = (1 + alpha) * with_context - alpha * without_context
         return scores

@@ -1,10 +1,10 @@
-"""Batch calibration (Zhou et al., ICLR 2024, 2309.17249): options against their mean share over many queries.
+"""Batch calibration (Zhou et al., ICLR 2024, 2309.17249): options relative to their mean probability over queries.
 
     score = log p(option | prompt) - gamma log prior(option),     prior = mean_i p(option | prompt i)
 
-The prior of a context is what the model says on average, over queries without labels. The paper takes the batch under
-test itself (gamma 1, BC), or learns gamma on a few labels (BCL). Here the prior is fitted once, by `icl fit` on the
-queries of a config (they may be the test queries: no label is read), and a sample's score depends on no other sample.
+The prior is the mean prediction over queries without labels. The paper uses the batch under test (gamma 1, BC), or
+learns gamma from a few labels (BCL). Here `icl fit` estimates the prior once, on the queries of a config. They may be
+the test queries, because no label is read. The score of a sample does not depend on other samples.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 @component("strategy", "batch_calibration")
 @dataclass(frozen=True)
 class BatchCalibration(Strategy):
-    """Option shares divided by their mean over unlabeled queries. Options alone.
+    """Option probabilities divided by their mean over unlabeled queries. For option scoring only.
 
-    The prior is in the order of the options; options beyond it have a prior of 1, and so has every one without a fit.
+    The prior is in the order of the options. Options beyond it have a prior of 1, as all options have before a fit.
     """
 
-    prior: tuple[Positive, ...] = (1.0,)  # mean share of each option
-    gamma: NonNegative = 1.0  # how much of the prior is taken out; 0 is the reference
+    prior: tuple[Positive, ...] = (1.0,)  # mean probability of each option
+    gamma: NonNegative = 1.0  # exponent of the prior; 0 is the reference
 
     traits = Traits(combines_options=True, requires_options=True)
     needs_labels: ClassVar[bool] = False
@@ -38,19 +38,18 @@ class BatchCalibration(Strategy):
 
     @property
     def is_unfitted(self) -> bool:
-        """Nothing is taken out of the scores: there was no fit."""
         return set(self.prior) == {1.0} or self.gamma == 0
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
-        """The reference."""
+        """The strategy without a prior."""
         return (BatchCalibration(),)
 
-    def fit(self, told: "Tensor", gold: Sequence[int]) -> "BatchCalibration":
-        return replace(self, prior=estimate_option_prior(told[:, 0]))
+    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "BatchCalibration":
+        return replace(self, prior=estimate_option_prior(logprobs[:, 0]))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
-        told = logits[0]
-        prior = told.new_tensor(self.prior)[: told.shape[-1]].log()
-        return told - self.gamma * torch.nn.functional.pad(prior, (0, told.shape[-1] - len(prior)))
+        options = logits[0]
+        prior = options.new_tensor(self.prior)[: options.shape[-1]].log()
+        return options - self.gamma * torch.nn.functional.pad(prior, (0, options.shape[-1] - len(prior)))

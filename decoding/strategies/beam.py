@@ -1,7 +1,6 @@
-"""Beam search on the model's own distribution: the reference among arms that search.
+"""Beam search on the model's own distribution: the reference for arms with beam search.
 
-`sampling: {beams: 4}` beside any strategy's parameters in a YAML does the same to that strategy's combined scores
-(`decoding.engine.beam_search`).
+`sampling: {beams: 4}` adds beam search to the combined scores of any other strategy (`decoding.engine.beam_search`).
 """
 
 from dataclasses import dataclass
@@ -20,18 +19,16 @@ if TYPE_CHECKING:
 @component("strategy", "beam")
 @dataclass(frozen=True)
 class BeamDecoding(Strategy):
-    """The most probable answer that a search with several beams finds."""
+    """Beam search of the unchanged prompt."""
 
-    beams: BeamCount = 4  # hypotheses that run side by side; 1 is greedy
-    length_penalty: LengthPenalty = (
-        1.0  # power of the length that a sum of log-probabilities is divided by; 0 prefers short
-    )
+    beams: BeamCount = 4  # number of hypotheses; 1 is greedy
+    length_penalty: LengthPenalty = 1.0  # exponent of the length that divides the log-probability; 0 prefers short
 
     control_rank: ClassVar[int] = 220
 
     @classmethod
     def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """The reference, searched as the arm is."""
+        """The reference with the beam search of the arm."""
         sampler = target.sampler
         if not isinstance(sampler, Beam):
             return None

@@ -1,8 +1,8 @@
-"""Context-aware decoding (Shi et al., NAACL 2024, 2305.14739): away from what is said without the context.
+"""Context-aware decoding (Shi et al., NAACL 2024, 2305.14739): contrast with the prompt without its context.
 
     scores = (1 + alpha) z(y | context, query) - alpha z(y | query)
 
-No mask. The context is what in-context learning adds, the demonstrations, unless `without` says the image.
+There is no mask. The context is the demonstrations, or what `without` names.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @component("strategy", "cad")
 @dataclass(frozen=True)
 class CAD(AblationContrast):
-    """Away from what would be said without the demonstrations (or the image).
+    """Contrast with the prompt without demonstrations (or without the image).
 
-    Presets, from the released file names. summarization: with top-p .9 there. conflict: knowledge conflicts, greedy.
+    Presets, from the released file names. summarization: used with top-p .9. conflict: knowledge conflicts, greedy.
     """
 
     alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference
-    without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
+    without: AblatedPart = "demonstrations"  # what the second branch lacks; 'image' means the images of the query
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"summarization": {"alpha": 0.5}, "conflict": {"alpha": 1.0}}
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
@@ -36,6 +36,6 @@ class CAD(AblationContrast):
         return 1 + self.alpha, -self.alpha
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        informed, bare = logits
-        scores: Tensor = (1 + self.alpha) * informed - self.alpha * bare
+        with_context, without_context = logits
+        scores: Tensor = (1 + self.alpha) * with_context - self.alpha * without_context
         return scores

@@ -1,10 +1,10 @@
-"""CD-K (CM3Leon, Yu et al., 2309.02591): contrastive decoding with the k-th best token as the measure of plausible.
+"""CD-K (CM3Leon, Yu et al., 2309.02591): contrastive decoding with a plausibility mask relative to the k-th best token.
 
-    scores = l(y | prompt) - l(y | bare),      kept where p(y | prompt) >= alpha times the k-th largest p
+    scores = l(y | prompt) - l(y | ablated prompt),      if p(y | prompt) >= alpha times the k-th largest p
 
-Expert and amateur are one model with and without its condition. k = 1 is the mask of contrastive decoding; the weights
-sum to zero, so alone it says nothing where the branches agree. The paper's alpha and k are not verified: these are not
-its numbers.
+Expert and amateur are the same model with and without its condition. k = 1 is the mask of contrastive decoding. The
+weights sum to zero, so surviving tokens have equal scores if the branches agree. The paper's alpha and k are not
+verified; the defaults are not its numbers.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @component("strategy", "cd_k")
 @dataclass(frozen=True)
 class CDK(AblationContrast):
-    """What the image adds, among tokens plausible beside the k-th best. Raises PlanError where k is too large."""
+    """Difference that the image makes, among tokens plausible relative to the k-th best token."""
 
-    alpha: Fraction = 0.1  # of the k-th best token's probability that a token must reach; 0 masks nothing
-    k: PositiveInt = 5  # whose probability is the measure; 1: the best token's
-    without: AblatedPart = "image"  # what the second branch lacks: 'image' is the query's
+    alpha: Fraction = 0.1  # minimal probability relative to the k-th best token; 0 masks nothing
+    k: PositiveInt = 5  # rank of the token that others are compared with; 1 is the best token
+    without: AblatedPart = "image"  # what the second branch lacks; 'image' means the images of the query
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -37,6 +37,6 @@ class CDK(AblationContrast):
         return kth_plausibility_mask(reference, self.alpha, self.k)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        conditioned, bare = logits.log_softmax(-1)
-        scores: Tensor = conditioned - bare
+        with_condition, without_condition = logits.log_softmax(-1)
+        scores: Tensor = with_condition - without_condition
         return scores

@@ -1,10 +1,10 @@
 """Contrastive example decoding (MVCD, Pang et al., ICASSP 2025, 2502.11751): what the demonstrations add.
 
-    scores = l(y | demonstrations, query) - l(y | query),      kept where p(y | demonstrations, query) >= beta max p
+    scores = l(y | demonstrations, query) - l(y | query),      if p(y | demonstrations, query) >= beta max p
 
-The weights sum to zero: there is no base term, and where the demonstrations change nothing every survivor scores
-alike. The paper first turns images into text (tags, attributes, captions): such texts are inputs here, through
-transforms and tasks. The released code ends where either branch would; here the combined token decides.
+The weights sum to zero, so surviving tokens have equal scores if the demonstrations change nothing. The paper first
+converts images to text (tags, attributes, captions). Here such texts are inputs, made by transforms and tasks. The
+released code ends an answer if either branch ends it. Here the combined token decides.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @component("strategy", "ced")
 @dataclass(frozen=True)
 class CED(Strategy):
-    """The difference that demonstrations make, and nothing else, among plausible tokens (MVCD)."""
+    """Difference that the demonstrations make, among plausible tokens (MVCD)."""
 
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -39,6 +39,6 @@ class CED(Strategy):
         return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        shown, bare = logits.log_softmax(-1)
-        scores: Tensor = shown - bare
+        with_demos, without_demos = logits.log_softmax(-1)
+        scores: Tensor = with_demos - without_demos
         return scores

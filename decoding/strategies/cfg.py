@@ -1,9 +1,9 @@
 """Classifier-free guidance for language models (Sanchez et al., ICML 2024, 2306.17806), with an image as condition.
 
-    scores = l(y | bare) + gamma [l(y | prompt) - l(y | bare)],      l: log-probabilities
+    scores = l(y | ablated prompt) + gamma [l(y | prompt) - l(y | ablated prompt)],      l: log-probabilities
 
-No mask. The paper's bare branch is the prompt's last token, or a negative prompt; here it lacks what `without` says.
-With one gamma for all tokens, log-probabilities and raw logits choose alike.
+There is no mask. The unconditional branch of the paper is the last token of the prompt, or a negative prompt. Here it
+is the prompt without what `without` names. Because gamma is the same for all tokens, raw logits give the same choice.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @component("strategy", "cfg")
 @dataclass(frozen=True)
 class CFG(AblationContrast):
-    """Guided from what is said without the image (or the demonstrations) towards what is said with it."""
+    """Classifier-free guidance from the prompt without the image (or the demonstrations) to the full prompt."""
 
-    gamma: NonNegative = 1.5  # guidance; 1 is the reference, 0 the bare branch
-    without: AblatedPart = "image"  # what the bare branch lacks: 'image' is the query's
+    gamma: NonNegative = 1.5  # guidance scale; 1 is the reference, 0 the unconditional branch
+    without: AblatedPart = "image"  # what the unconditional branch lacks; 'image' means the images of the query
 
     neutral_parameters: ClassVar[dict[str, float]] = {"gamma": 1.0}
 
@@ -33,6 +33,6 @@ class CFG(AblationContrast):
         return self.gamma, 1 - self.gamma
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        guided, bare = logits.log_softmax(-1)
-        scores: Tensor = self.gamma * guided + (1 - self.gamma) * bare
+        conditional, unconditional = logits.log_softmax(-1)
+        scores: Tensor = self.gamma * conditional + (1 - self.gamma) * unconditional
         return scores

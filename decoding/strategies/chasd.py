@@ -1,8 +1,9 @@
-"""Gating as in CHASD (2605.23344): a contrast only where the reference is unsure.
+"""Gating as in CHASD (2605.23344): a contrast only at steps where the reference is not confident.
 
-    scores = the method's where max p(y | prompt) < threshold, else the reference's, unmasked
+    scores = those of the method     if max p(y | prompt) < threshold
+             the reference's         otherwise, without a mask
 
-Any method can be gated. The paper's threshold is not verified; this default is not its number.
+Any strategy can be gated. The paper's threshold is not verified; the default is not its number.
 """
 
 from collections.abc import Sequence
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
 @component("strategy", "chasd")
 @dataclass(frozen=True)
 class CHASD(StrategyWrapper, GatedStrategy):
-    """Another method where the reference is unsure of its token, and the reference where it is sure."""
+    """Another strategy at steps where the reference is not confident, and the reference at all others."""
 
-    method: Annotated[Strategy, NestedComponent("strategy")] = field(
-        default_factory=VCD
-    )  # what is done where it is unsure
-    threshold: Fraction = 0.9  # probability of the best token from which the reference is sure; 0: it always is
+    method: Annotated[Strategy, NestedComponent("strategy")] = field(default_factory=VCD)  # the gated strategy
+    threshold: Fraction = 0.9  # probability of the best token at which the reference is confident; 0 is always
 
     @property
     def traits(self) -> Traits:
@@ -47,23 +46,23 @@ class CHASD(StrategyWrapper, GatedStrategy):
         return self.inner_strength(logits, step).where(self.gate(logits, step), 1.0)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
-        return self.gated_mask(reference, self._unsure(reference))
+        return self.gated_mask(reference, self._is_open(reference))
 
     def reference_decides(self, reference: "Tensor") -> "Tensor | None":
-        """Where the reference is sure, and where the method is settled anyway."""
-        sure, own = ~self._unsure(reference)[:, 0], self.method.reference_decides(reference)
-        return sure if own is None else sure | own
+        """Rows with a closed gate, and those that the method itself leaves to the reference."""
+        is_closed, decides = ~self._is_open(reference)[:, 0], self.method.reference_decides(reference)
+        return is_closed if decides is None else is_closed | decides
 
     def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
-        own = self.method.mask(reference)
-        return None if own is None else own | ~gate
+        mask = self.method.mask(reference)
+        return None if mask is None else mask | ~gate
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
-        return self._unsure(logits[0])
+        return self._is_open(logits[0])
 
     def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
         return self.method.combine_stateful(logits, step, states).where(gate, logits[0])
 
-    def _unsure(self, reference: "Tensor") -> "Tensor":
-        unsure: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold
-        return unsure
+    def _is_open(self, reference: "Tensor") -> "Tensor":
+        is_open: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold
+        return is_open

@@ -1,11 +1,11 @@
 """CODE (Kim et al., NeurIPS 2024, 2406.01920): the model's own description of the image as the contrast.
 
     D = .5 sum_v (p + q) log2(|p - q|^kappa + 1)        p: with the image, q: with its description in its place
-    scores = (2 - D) z(y | image) - (1 - D) z(y | description),      kept where p(y | image) >= D max p
+    scores = (2 - D) z(y | image) - (1 - D) z(y | description),      if p(y | image) >= D max p
 
-D is in [0, 1]. Where both agree the contrast is strongest and nothing is masked; where they differ, the best token of
-the image wins. The description is asked of the same model, greedily, once for each image, and stands where the
-image stood. Papers and code disagree on kappa (the code's `cd_alpha`).
+D is in [0, 1]. If both distributions agree, the contrast is strongest and nothing is masked. If they differ, the best
+token of the reference wins. The same model generates the description greedily, once for each image. It replaces the
+image in the prompt. Paper and code disagree on kappa (`cd_alpha` in the code).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from icl.types import Part, Prompt, Turn, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-DESCRIBE = (
+INSTRUCTION = (
     "Provide a detailed description of the image, covering all visible elements and their interactions, so as to "
     "thoroughly answer any potential questions about the image."
 )
@@ -34,15 +34,15 @@ DESCRIBE = (
 @component("strategy", "code")
 @dataclass(frozen=True)
 class CODE(Strategy):
-    """Away from what the model says with its own description in the image's place, as far as both agree.
+    """Contrast with the prompt in which the model's own description replaces the image.
 
-    Presets. evaluation: the script's argument. fallback: the function's own default; so small that D is near 1.
+    Presets. evaluation: argument of the script. fallback: default of the function, so small that D is close to 1.
     """
 
     kappa: NonNegative = 0.7  # exponent in the divergence; 0 makes D 1 and the method greedy
-    tokens: PositiveInt = 512  # most tokens of a description
-    images: Where = "query"  # which are described: the query's alone, or the demonstrations' too
-    ask: str = DESCRIBE  # what the model is asked about each image
+    max_new_tokens: PositiveInt = 512  # length limit of a description
+    images: Where = "query"  # which images are described: those of the query, or of the demonstrations too
+    instruction: str = INSTRUCTION  # asks the model for a description of an image
 
     traits = Traits(needs=frozenset({"generate", "logits"}), masks_in_combine=True)
     presets: ClassVar[dict[str, dict[str, float]]] = {"evaluation": {"kappa": 0.7}, "fallback": {"kappa": 0.2}}
@@ -59,14 +59,18 @@ class CODE(Strategy):
         questions: dict[str, Prompt] = {}
         for prompt in prompts:
             for part in self._to_describe(prompt):
-                asked = Turn("user", (Part(part.content, spans.image(spans.QUERY)), Part(self.ask, spans.QUESTION)))
-                questions.setdefault(_digest(part), Prompt((asked,), prompt.key))
-        texts = generate(list(questions.values()), self.tokens) if questions else []
-        told = dict(zip(questions, texts, strict=True))
-        return [{part.name: told[_digest(part)] for part in self._to_describe(prompt)} for prompt in prompts]
+                parts = Part(part.content, spans.image(spans.QUERY)), Part(self.instruction, spans.QUESTION)
+                questions.setdefault(_digest(part), Prompt((Turn("user", parts),), prompt.key))
+        texts = generate(list(questions.values()), self.max_new_tokens) if questions else []
+        descriptions = dict(zip(questions, texts, strict=True))
+        return [{part.name: descriptions[_digest(part)] for part in self._to_describe(prompt)} for prompt in prompts]
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        """note: what `prepare` gave. Raises PlanError where the prompt has images and none is to be described."""
+        """The prompt, and the prompt with descriptions. note: the descriptions.
+
+        Raises:
+            PlanError: The prompt has images, but none belongs to the query.
+        """
         if self.images == "query" and prompt.images and not self._to_describe(prompt):
             raise PlanError(
                 "code describes the query's image, and no image of this prompt is named 'query.image[...]'. "
@@ -77,10 +81,11 @@ class CODE(Strategy):
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
-        seen, told = logits
-        apart = bounded_divergence(seen, told, self.kappa)
-        scores: Tensor = (2 - apart) * seen - (1 - apart) * told
-        return scores.masked_fill(seen < seen.amax(-1, keepdim=True) + torch.log(apart), -float("inf"))
+        original, described = logits
+        divergence = bounded_divergence(original, described, self.kappa)
+        scores: Tensor = (2 - divergence) * original - (1 - divergence) * described
+        threshold = original.amax(-1, keepdim=True) + torch.log(divergence)
+        return scores.masked_fill(original < threshold, -float("inf"))
 
     def _to_describe(self, prompt: Prompt) -> list[Part]:
         return [part for part in prompt.parts() if part.image is not None and part.within(self.images)]

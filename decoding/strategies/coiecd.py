@@ -1,14 +1,14 @@
-"""COIECD (Yuan et al., ACL Findings 2024): contrast for tokens on which context and model conflict, and only there.
+"""COIECD (Yuan et al., ACL Findings 2024): contrast for tokens on which context and model conflict.
 
     g = l(y | context, query) - l(y | query)
-    scores = l(y | query) + alpha g               where there is no conflict
-             l(y | context, query) + alpha g      where there is
+    scores = l(y | query) + alpha g               without a conflict
+             l(y | context, query) + alpha g      with a conflict
 
-The paper finds conflicts by a band around the entropy of p(y | query). In the released code that entropy cancels, and
-this is what runs, and what is here: a token is in conflict where p(y | context, query) is above `ratio` times the
-largest (where a single token is, it is not), or below the smallest divided by `ratio`. At alpha 1 tokens without
-conflict score as the reference; at alpha 0 they score as the query alone. Log-probabilities, not logits: the weights
-differ from token to token.
+The paper detects conflicts by a band around the entropy of p(y | query). In the released code that entropy cancels.
+This file follows the code. A token is in conflict if p(y | context, query) is above `ratio` times the largest
+probability, unless only one token is, or if it is below the smallest probability divided by `ratio`. At alpha 1, tokens
+without a conflict score as in the reference; at alpha 0, as in the query alone. The weights differ from token to token,
+so the formula uses log-probabilities.
 """
 
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 @component("strategy", "coiecd")
 @dataclass(frozen=True)
 class COIECD(AdaptiveAblationContrast):
-    """Away from what would be said without the demonstrations, for tokens in conflict alone."""
+    """Contrast with the prompt without demonstrations, for tokens in conflict."""
 
     alpha: NonNegative = 1.0  # strength of the contrast
-    ratio: Positive = 0.25  # how near to the most, or the least, probable token a conflict lies
-    without: AblatedPart = "demonstrations"  # what the second branch lacks: 'image' is the query's
+    ratio: Positive = 0.25  # conflict: probability relative to the most, or the least, probable token
+    without: AblatedPart = "demonstrations"  # what the second branch lacks; 'image' means the images of the query
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import math
 
-        informed, bare = logits.log_softmax(-1)
+        with_context, without_context = logits.log_softmax(-1)
         margin = math.log(self.ratio)
-        high = informed > informed.amax(-1, keepdim=True) + margin
+        high = with_context > with_context.amax(-1, keepdim=True) + margin
         high = high & (high.sum(-1, keepdim=True) > 1)
-        low = informed < informed.amin(-1, keepdim=True) - margin
-        contrast = self.alpha * (informed - bare)
-        scores: Tensor = informed.where(high | low, bare) + contrast
+        low = with_context < with_context.amin(-1, keepdim=True) - margin
+        contrast = self.alpha * (with_context - without_context)
+        scores: Tensor = with_context.where(high | low, without_context) + contrast
         return scores

@@ -1,10 +1,10 @@
-"""Contextual calibration (Zhao et al., ICML 2021, 2102.09690): options against what content-free queries bring.
+"""Contextual calibration (Zhao et al., ICML 2021, 2102.09690): options relative to content-free queries.
 
-    p(option) ~ p(option | prompt) / mean_j p(option | demonstrations, content-free query j),   p: shares of the options
+    p(option) ~ p(option | prompt) / mean_j p(option | demonstrations, content-free query j)
 
-That is softmax(W p + b) with W = diag(1 / p_cf) and b = 0, as the paper uses for classification; the content-free
-queries are its own: "N/A", "[MASK]" and the empty text. The query's image is content too: a blank one stands in its
-place, or none.
+p is normalized over the options. This is softmax(W p + b) with W = diag(1 / p_cf) and b = 0, as in the paper for
+classification. The content-free queries are those of the paper: "N/A", "[MASK]" and the empty text. The image of the
+query is content too, so a blank image replaces it, or it is removed.
 """
 
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 @component("strategy", "contextual_calibration")
 @dataclass(frozen=True)
 class ContextualCalibration(Strategy):
-    """Options divided by their mean share for queries that say nothing, after equal demonstrations. Options alone."""
+    """Option probabilities divided by their mean for content-free queries. For option scoring only."""
 
-    texts: tuple[str, ...] = ("N/A", "[MASK]", "")  # in the place of the query's question, one branch each
-    image: Literal["blank", "none"] = "blank"  # in the place of the query's image
+    texts: tuple[str, ...] = ("N/A", "[MASK]", "")  # replace the query's question, one branch each
+    image: Literal["blank", "none"] = "blank"  # replaces the query's image
 
     traits = Traits(combines_options=True, requires_options=True)
 
     def __post_init__(self) -> None:
         if not self.texts:
-            raise ConfigError("texts has none: contextual calibration needs at least one content-free question.")
+            raise ConfigError("texts is empty, but contextual calibration needs at least one content-free question.")
 
     @property
     def weights(self) -> None:
@@ -44,8 +44,8 @@ class ContextualCalibration(Strategy):
         return zero_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        bare = prompt.edit(Blank(), "query") if self.image == "blank" else remove_query_image(prompt)
-        return prompt, *(replace_question(bare, text) for text in self.texts)
+        imageless = prompt.edit(Blank(), "query") if self.image == "blank" else remove_query_image(prompt)
+        return prompt, *(replace_question(imageless, text) for text in self.texts)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         scores: Tensor = logits[0].log_softmax(-1) - logits[1:].softmax(-1).mean(0).log()

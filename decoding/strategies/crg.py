@@ -1,15 +1,16 @@
-"""Contrastive region guidance (Wan et al., ECCV 2024, 2403.02325): away from what is said with the region blacked out.
+"""Contrastive region guidance (Wan et al., ECCV 2024, 2403.02325): contrast with an image whose region is blacked out.
 
-    scores = (1 + alpha) z(y | image) - alpha z(y | image, region masked)
+    scores = (1 + alpha) z(y | image) - alpha z(y | image, region blacked out)
 
-No mask. The paper masks boxes that the question names or a detector finds; here the box is a parameter, by default the
-whole image. Not quite black: some processors take an image of zeros for padding.
+There is no plausibility mask. The paper blacks out boxes that the question names or a detector finds. Here the box is a
+parameter, by default the whole image. The color is almost black, because some processors treat zeros as padding.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
+from decoding.branch import WHOLE
 from icl.constraints import Fraction, NonNegative
 from icl.edits import RegionMask
 from icl.registry import component
@@ -24,20 +25,15 @@ ALMOST_BLACK = 1
 @component("strategy", "crg")
 @dataclass(frozen=True)
 class CRG(Strategy):
-    """Away from what is said when a region of the query's image is blacked out."""
+    """Contrast with the query's image with a region blacked out."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference
-    region: tuple[Fraction, Fraction, Fraction, Fraction] = (
-        0.0,
-        0.0,
-        1.0,
-        1.0,
-    )  # left, top, right, bottom: shares of the sides
+    region: tuple[Fraction, Fraction, Fraction, Fraction] = WHOLE  # left, top, right, bottom as fractions of the sides
 
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
     def __post_init__(self) -> None:
-        RegionMask(*self.region)  # a box turned around is an error before anything runs
+        RegionMask(*self.region)  # refuses an inverted box before anything runs
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -47,6 +43,6 @@ class CRG(Strategy):
         return prompt, prompt.edit(RegionMask(*self.region, ALMOST_BLACK, ALMOST_BLACK, ALMOST_BLACK), "query")
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        seen, masked = logits
-        scores: Tensor = (1 + self.alpha) * seen - self.alpha * masked
+        original, masked = logits
+        scores: Tensor = (1 + self.alpha) * original - self.alpha * masked
         return scores

@@ -1,4 +1,4 @@
-"""Greedy decoding: the model's own most probable token, the reference of every comparison."""
+"""Greedy decoding: the most probable token of the model, the reference of every comparison."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 @component("strategy", "greedy")
 @dataclass(frozen=True)
 class GreedyDecoding(Strategy):
-    """The most probable token of the prompt as it is.
-
-    Any model can do it, also one that answers without giving logits.
-    """
+    """Greedy decoding of the unchanged prompt. It needs no logits, so any model can run it."""
 
     traits = Traits(needs=frozenset({"generate"}))
     control_rank: ClassVar[int] = 200

@@ -1,10 +1,10 @@
-"""Instruction contrastive decoding (Wang et al., ACL Findings 2024, 2403.18715): away from a confused instruction.
+"""Instruction contrastive decoding (Wang et al., ACL Findings 2024, 2403.18715): contrast with a disturbed instruction.
 
-    scores = (1 + alpha) z(y | instruction) - alpha z(y | disturbed instruction),   kept where p(y) >= beta max p
+    scores = (1 + alpha) z(y | instruction) - alpha z(y | disturbed instruction),   if p(y) >= beta max p
 
-The disturbance is a role that the model is told to play, before the query's question; images and demonstrations stay.
-The paper gives five texts. The optional second branch of the released code (a noised image, whose contrast is added)
-is `contrast` with two branches.
+The disturbance is a role that the model has to play. It stands before the query's question; images and demonstrations
+are unchanged. The paper lists five texts. The released code has an optional second branch with a noised image, which
+`contrast` with two branches can express.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFUSED = "You are a confused objects detector to provide a fuzzy overview or impression of the image. "
+DISTURBANCE = "You are a confused objects detector to provide a fuzzy overview or impression of the image. "
 
 
 @component("strategy", "icd")
 @dataclass(frozen=True)
 class ICD(Strategy):
-    """Away from what a confused instruction before the question would bring.
+    """Contrast with the prompt with a disturbing instruction before the question.
 
-    Presets. released: the evaluation script's arguments. sampler: what the released sampler falls back to.
+    Presets. released: arguments of the evaluation script. sampler: defaults of the released sampler.
     """
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
-    disturbance: str = CONFUSED  # stands before the query's question in the second branch
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
+    disturbance: str = DISTURBANCE  # text before the query's question in the second branch
 
     presets: ClassVar[dict[str, dict[str, float]]] = {
         "released": {"alpha": 1.0, "beta": 0.1},
@@ -52,6 +52,6 @@ class ICD(Strategy):
         return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        clear, disturbed = logits
-        scores: Tensor = (1 + self.alpha) * clear - self.alpha * disturbed
+        original, disturbed = logits
+        scores: Tensor = (1 + self.alpha) * original - self.alpha * disturbed
         return scores

@@ -1,11 +1,11 @@
-"""Multi-modal mutual information decoding (Favero et al., CVPR 2024, 2403.14003): the image counts more with length.
+"""Multi-modal mutual information decoding (Favero et al., CVPR 2024, 2403.14003): a contrast that grows with length.
 
     scores = l(y | image) + (1 - g) / g [l(y | image) - l(y | no image)],     g = exp(-decay t)
 
-The weight is exp(decay t) - 1: a model forgets its image as the answer grows. Here t is 1 at the first token; with
-`first` 0, as in RITUAL's re-implementation, the first token has no contrast, and yes/no answers have none at all. The
-paper contrasts only where the reference is unsure, at a threshold it leaves open; re-implementations put the
-plausibility mask in its place, and so does this one. `unsure` is the paper's form, with beta 0.
+The weight is exp(decay t) - 1, because a model forgets its image as the answer grows. Here t is 1 at the first token.
+If `first_step` is 0, as in RITUAL's re-implementation, the first token has no contrast, so yes/no answers have none.
+The paper contrasts only if the best probability is at most a threshold, whose value it does not state. This file uses
+the plausibility mask instead, as re-implementations do. For the form of the paper, set `threshold` and beta 0.
 """
 
 import math
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 @component("strategy", "m3id")
 @dataclass(frozen=True)
 class M3ID(Strategy):
-    """Away from what is said without the image, more with every token.
+    """Contrast with the prompt without the image, stronger with every token.
 
-    Presets. avisc, ritual: the re-implementations of Woo et al., which differ in the number of the first token.
+    Presets. avisc, ritual: re-implementations of Woo et al., which differ in the number of the first step.
     """
 
-    decay: NonNegative = 0.02  # of the image's influence, a token; 0 is the reference under the mask
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
-    first: Count = 1  # number of the first token
-    unsure: Fraction = 1.0  # contrast only where the reference's best token has at most this probability; 1: always
+    decay: NonNegative = 0.02  # lambda: decay of the image's influence per token; 0 is the reference under the mask
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
+    first_step: Count = 1  # t at the first token
+    threshold: Fraction = 1.0  # probability of the reference's best token up to which there is a contrast; 1: always
 
     presets: ClassVar[dict[str, dict[str, float]]] = {
-        "avisc": {"decay": 0.02, "beta": 0.1, "first": 1},
-        "ritual": {"decay": 0.02, "beta": 0.1, "first": 0},
+        "avisc": {"decay": 0.02, "beta": 0.1, "first_step": 1},
+        "ritual": {"decay": 0.02, "beta": 0.1, "first_step": 0},
     }
     neutral_parameters: ClassVar[dict[str, float]] = {"decay": 0.0}
 
@@ -56,9 +56,9 @@ class M3ID(Strategy):
         return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        seen, blind = logits.log_softmax(-1)
-        weight = math.expm1(self.decay * (step + self.first))
-        contrasted: Tensor = (1 + weight) * seen - weight * blind
-        if self.unsure == 1:
-            return contrasted
-        return contrasted.where(seen.amax(-1, keepdim=True).exp() <= self.unsure, seen)
+        original, imageless = logits.log_softmax(-1)
+        weight = math.expm1(self.decay * (step + self.first_step))
+        scores: Tensor = (1 + weight) * original - weight * imageless
+        if self.threshold == 1:
+            return scores
+        return scores.where(original.amax(-1, keepdim=True).exp() <= self.threshold, original)

@@ -2,10 +2,10 @@
 
     scores = sum_i w_i l(y | demonstrations of group i, query)
 
-Without weights each group counts 1/n. Weights are learned on a dev split, from 1/n on by the cross-entropy of its
-options (`icl fit`, `decoding.arms.fitting.fit_mixture_weights`); a negative one makes an anti-expert. `sparse` keeps
-the k largest by magnitude, not renormalized. The whole prompt is read for traces and controls, and has no weight. The
-paper's hypernetwork, which gives weights to groups never seen, is not here.
+By default each of n groups has the weight 1/n. `icl fit` learns the weights on a dev split from the cross-entropy of
+its options (`decoding.arms.fitting.fit_mixture_weights`). A negative weight makes an anti-expert. `top_k` keeps the
+largest weights by magnitude, without renormalization. The whole prompt is branch 0, for traces and controls, and has no
+weight. The paper's hypernetwork, which predicts weights of new groups, is not implemented.
 """
 
 from collections.abc import Sequence
@@ -27,51 +27,51 @@ if TYPE_CHECKING:
 @component("strategy", "moicl")
 @dataclass(frozen=True)
 class MoICL(Strategy):
-    """Groups of demonstrations read apart and mixed, with weights that are equal, given, or sparse.
+    """Weighted mixture of groups of demonstrations, each read in a prompt of its own.
 
-    A prompt with fewer groups than weights uses the first of them.
+    A prompt with fewer groups than weights uses the first weights.
     """
 
-    groups: Count = 0  # of neighboring demonstrations; 0: one each, or as many as there are weights
-    fitted: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
-    sparse: Count = 0  # how many weights are kept, the largest by magnitude; 0: all
+    groups: Count = 0  # groups of consecutive demonstrations; 0: one per weight, or one per demonstration
+    group_weights: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
+    top_k: Count = 0  # number of weights that are used, the largest by magnitude; 0: all
 
     needs_labels: ClassVar[bool] = True
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
-        """Each group alone. Raises ConfigError without demonstrations."""
+        """One strategy per group, with the weight 1 for this group. Raises ConfigError without demonstrations."""
         count = min(self.groups or shots, shots)
         if not count:
-            raise ConfigError("moicl has weights for groups of demonstrations, and there are none at 0 shots.")
-        alone = [tuple(float(i == group) for i in range(count)) for group in range(count)]
-        return tuple(replace(self, groups=count, fitted=weights, sparse=0) for weights in alone)
+            raise ConfigError("moicl has weights for groups of demonstrations, but there are none at 0 shots.")
+        one_hot = [tuple(float(i == group) for i in range(count)) for group in range(count)]
+        return tuple(replace(self, groups=count, group_weights=weights, top_k=0) for weights in one_hot)
 
-    def fit(self, told: "Tensor", gold: Sequence[int]) -> "MoICL":
-        return replace(self, groups=told.shape[1], fitted=fit_mixture_weights(told, gold))
+    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "MoICL":
+        return replace(self, groups=logprobs.shape[1], group_weights=fit_mixture_weights(logprobs, gold))
 
     @property
     def weights(self) -> None:
-        """They depend on the number of demonstrations."""
+        """None, because they depend on the number of demonstrations."""
         return None
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        return logits.new_full((logits.shape[1], 1), sum(self.used(len(logits) - 1)))
+        return logits.new_full((logits.shape[1], 1), sum(self.effective_weights(len(logits) - 1)))
 
-    def used(self, count: int) -> tuple[float, ...]:
+    def effective_weights(self, count: int) -> tuple[float, ...]:
         """The weights of `count` groups."""
-        given = self.fitted[:count] if self.fitted else (1 / count,) * count
-        given += (0.0,) * (count - len(given))
-        if not self.sparse:
-            return given
-        kept = sorted(range(count), key=lambda i: -abs(given[i]))[: self.sparse]
-        return tuple(weight if i in kept else 0.0 for i, weight in enumerate(given))
+        weights = self.group_weights[:count] if self.group_weights else (1 / count,) * count
+        weights += (0.0,) * (count - len(weights))
+        if not self.top_k:
+            return weights
+        largest = sorted(range(count), key=lambda i: -abs(weights[i]))[: self.top_k]
+        return tuple(weight if i in largest else 0.0 for i, weight in enumerate(weights))
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        """The prompt, and its groups."""
-        return prompt, *demonstration_windows(prompt, self.groups or len(self.fitted))
+        """The prompt, and one prompt per group."""
+        return prompt, *demonstration_windows(prompt, self.groups or len(self.group_weights))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        told = logits[1:].log_softmax(-1)
-        weights = logits.new_tensor(self.used(len(told)))
-        scores: Tensor = (weights[:, None, None] * told).sum(0)
+        experts = logits[1:].log_softmax(-1)
+        weights = logits.new_tensor(self.effective_weights(len(experts)))
+        scores: Tensor = (weights[:, None, None] * experts).sum(0)
         return scores

@@ -1,12 +1,12 @@
-"""Naive Bayes context extension (Su et al., NAACL 2024, 2403.17552): of demonstrations read apart, the surest speaks.
+"""Naive Bayes context extension (Su et al., NAACL 2024, 2403.17552): windows of demonstrations, pooled at each step.
 
     scores = (1 + beta) l(y | window) - beta l(y | no demonstrations)
 
-`window` is at each step the one of least entropy, after a top-p cut of all branches; the window of the step before is
-preferred by `stickiness` nats, as in the author's code. Where the empty context has no mass after its cut, the window
-speaks alone. `pool: mean` averages the windows' log-probabilities instead, without a cut; beta = n - 1 is then Bayes'
-rule for n independent windows. There is no reference of its own: the whole prompt is read for traces and controls, and
-has no weight.
+`window` is the window with minimal entropy at each step, after a top-p cut of all branches. As in the author's code,
+`eta` nats are subtracted from the entropy of the window of the step before. Tokens without probability in the empty
+context after its cut are scored by the window alone. `pooling: mean` averages the log-probabilities of all windows,
+without a cut; beta = n - 1 is then Bayes' rule for n independent windows. The whole prompt is branch 0, for traces and
+controls, and has no weight.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ NEG_INF = -float("inf")
 @component("strategy", "nbce")
 @dataclass(frozen=True)
 class NBCE(StatefulStrategy):
-    """Demonstrations in windows read apart; the surest window, away from what is said without any."""
+    """Contrast of the window of demonstrations with minimal entropy with the prompt without demonstrations."""
 
     beta: NonNegative = 0.25  # strength of the contrast with the empty context
-    windows: Count = 0  # groups of demonstrations; 0: one each
-    pool: Literal["surest", "mean"] = "surest"  # which window speaks
-    top_p: Fraction = 0.95  # of each branch, before entropies are compared; 1: all
-    stickiness: NonNegative = 0.1  # nats by which the last step's window is preferred
+    windows: Count = 0  # windows of consecutive demonstrations; 0: one per demonstration
+    pooling: Literal["min_entropy", "mean"] = "min_entropy"  # how windows are pooled
+    top_p: Fraction = 0.95  # cut of each branch before entropies are compared; 1: none
+    eta: NonNegative = 0.1  # nats subtracted from the entropy of the last step's window
 
     traits = Traits(keeps_state=True, masks_in_combine=True)
 
@@ -52,31 +52,32 @@ class NBCE(StatefulStrategy):
         return prompt, *demonstration_windows(prompt, self.windows), remove_demonstrations(prompt)
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        told = logits[1:].log_softmax(-1)
-        if self.pool == "mean":
-            mean: Tensor = (1 + self.beta) * told[:-1].mean(0) - self.beta * told[-1]
+        logprobs = logits[1:].log_softmax(-1)
+        if self.pooling == "mean":
+            mean: Tensor = (1 + self.beta) * logprobs[:-1].mean(0) - self.beta * logprobs[-1]
             return mean
-        cut = self._cut(told)
-        chosen = self._surest(cut[:-1], step, states)
-        window = cut[:-1].gather(0, chosen[None, :, None].expand(1, *cut.shape[1:]))[0]
-        merged: Tensor = (1 + self.beta) * window - self.beta * cut[-1]
-        return merged.where(cut[-1] > NEG_INF, window)
+        cut = self._cut(logprobs)
+        window, empty = self._pool(cut[:-1], step, states), cut[-1]
+        scores: Tensor = (1 + self.beta) * window - self.beta * empty
+        return scores.where(empty > NEG_INF, window)
 
-    def _cut(self, told: "Tensor") -> "Tensor":
+    def _cut(self, logprobs: "Tensor") -> "Tensor":
+        """Log-probabilities [n, B, V], -inf outside the nucleus of each row."""
         if self.top_p == 1:
-            return told
-        every = told.flatten(0, 1)
-        return every.masked_fill(every < nucleus_threshold(every, self.top_p), NEG_INF).view_as(told)
+            return logprobs
+        rows = logprobs.flatten(0, 1)
+        return rows.masked_fill(rows < nucleus_threshold(rows, self.top_p), NEG_INF).view_as(logprobs)
 
-    def _surest(self, windows: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        """[B] number of the window of least entropy. windows: [n, B, V] log-probabilities, cut."""
+    def _pool(self, windows: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        """The window with minimal entropy of each row: log-probabilities [n, B, V] -> [B, V]."""
         import torch
 
         entropies = torch.special.entr(windows.exp()).sum(-1)
         for row, state in enumerate(states):
             if step - 1 in state.memory:
-                entropies[state.memory[step - 1], row] -= self.stickiness
+                entropies[state.memory[step - 1], row] -= self.eta
         chosen: Tensor = entropies.argmin(0)
         for state, number in zip(states, chosen.tolist(), strict=True):
             state.memory[step] = number
-        return chosen
+        window: Tensor = windows[chosen, torch.arange(len(chosen), device=windows.device)]
+        return window

@@ -1,9 +1,9 @@
-"""Pay attention to image (Liu et al., ECCV 2024, 2407.21771), its logit part: guidance away from the text alone.
+"""Pay attention to image (Liu et al., ECCV 2024, 2407.21771), its logit part: guidance from text to image and text.
 
-    scores = gamma [l(y | image) - l(y | no image)] + l(y | no image),   kept where p(y | image) >= beta max p
+    scores = gamma [l(y | image) - l(y | no image)] + l(y | no image),   if p(y | image) >= beta max p
 
-The paper also raises the attention that the last token pays to image tokens, which needs a model's own code and is
-not here. At gamma 1 the mask stays (the released code drops it).
+The paper also raises the attention of the last token to image tokens. That needs a model's own code and is not
+implemented. At gamma 1 the mask remains; the released code drops it.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 @component("strategy", "pai")
 @dataclass(frozen=True)
 class PAI(Strategy):
-    """Guided away from the text alone; without the paper's change of attention.
+    """Guidance from the prompt without the image to the full prompt, without the paper's change of attention.
 
-    Presets. readme, argparse: the two defaults of the released code.
+    Presets. readme, argparse: the two defaults in the released code.
     """
 
-    gamma: NonNegative = 1.1  # guidance; 1 is the reference under the mask
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    gamma: NonNegative = 1.1  # guidance scale; 1 is the reference under the mask
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"readme": {"gamma": 1.1}, "argparse": {"gamma": 2.0}}
     neutral_parameters: ClassVar[dict[str, float]] = {"gamma": 1.0}
@@ -45,6 +45,6 @@ class PAI(Strategy):
         return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        seen, text = logits.log_softmax(-1)
-        scores: Tensor = self.gamma * (seen - text) + text
+        original, text = logits.log_softmax(-1)
+        scores: Tensor = self.gamma * (original - text) + text
         return scores

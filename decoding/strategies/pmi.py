@@ -1,10 +1,10 @@
-"""Domain-conditional PMI (Holtzman et al., EMNLP 2021, 2104.08315): options against what they are likely anyway.
+"""Domain-conditional PMI (Holtzman et al., EMNLP 2021, 2104.08315): options relative to their probability a priori.
 
     score = log p(option | prompt) - log p(option | premise)
 
-Options that say one thing in different words share its probability, and common words win over rare ones; divided by
-their probability after a short text that tells the domain alone they compete by what the prompt adds. Here the premise
-stands in the place of the question, without the query's image and, as in the paper, without demonstrations.
+Options with the same meaning share its probability, and common words win over rare ones. Dividing by the probability
+after a short text about the domain leaves what the prompt adds. Here this premise replaces the question, without the
+query's image and, as in the paper, without demonstrations.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @component("strategy", "pmi")
 @dataclass(frozen=True)
 class PMI(Strategy):
-    """Option scores less the log-probability of the option after a premise that says nothing. Options alone."""
+    """Log-probability of an option minus that after a premise without content. For option scoring only."""
 
-    premise: str = "The answer is:"  # in the place of the query's question
-    without: Literal["image", "both"] = "both"  # what else the premise lacks; image: demonstrations stay
+    premise: str = "The answer is:"  # replaces the query's question
+    without: Literal["image", "both"] = "both"  # what else is removed; image: demonstrations remain
 
     traits = Traits(combines_options=True, requires_options=True)
 

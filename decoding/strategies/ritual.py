@@ -1,9 +1,9 @@
-"""RITUAL (Woo et al., 2405.17821): towards what the same image says when it is turned, mirrored or recolored.
+"""RITUAL (Woo et al., 2405.17821): ensemble of an image and a random augmentation of it.
 
-    scores = z(y | image) + alpha z(y | varied image),      kept where p(y | image) >= beta max p
+    scores = z(y | image) + alpha z(y | augmented image),      if p(y | image) >= beta max p
 
-No contrast but an ensemble, and its weights sum to 1 + alpha = 4: identical branches are the reference at temperature
-1/4. Compare it with `temperature_matched` before anything else. The variation is drawn once a prompt.
+The weights sum to 1 + alpha = 4, so identical branches are the reference at temperature 1/4. Compare it with
+`temperature_matched` first. The augmentation is drawn once per prompt.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @component("strategy", "ritual")
 @dataclass(frozen=True)
 class RITUAL(Strategy):
-    """Together with what a flipped, turned, recolored, blurred or cropped image says."""
+    """Ensemble with a flipped, rotated, recolored, blurred or cropped image."""
 
-    alpha: NonNegative = 3.0  # weight of the varied image; 0 is the reference under the mask
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
-    images: Where = "query"  # which are varied
+    alpha: NonNegative = 3.0  # weight of the augmented image; 0 is the reference under the mask
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
+    images: Where = "query"  # which images are augmented
 
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
@@ -42,6 +42,6 @@ class RITUAL(Strategy):
         return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        seen, varied = logits
-        scores: Tensor = seen + self.alpha * varied
+        original, augmented = logits
+        scores: Tensor = original + self.alpha * augmented
         return scores

@@ -1,9 +1,9 @@
-"""Visual contrastive decoding (Leng et al., CVPR 2024, 2311.16922, eq. 3): away from what a noised image would say.
+"""Visual contrastive decoding (Leng et al., CVPR 2024, 2311.16922, eq. 3): contrast with a noised image.
 
-    scores = (1 + alpha) z(y | image) - alpha z(y | noised image),   kept where p(y | image) >= beta max p
+    scores = (1 + alpha) z(y | image) - alpha z(y | noised image),   if p(y | image) >= beta max p
 
-The noise is forward diffusion on the processed pixels, drawn once a prompt. The weights sum to one: identical branches
-leave the distribution alone. The sources disagree on all three numbers; `presets` names each of them.
+The noise is forward diffusion on the processed pixels, drawn once per prompt. The weights sum to one, so identical
+branches do not change the distribution. The sources disagree on all three parameters; `presets` lists them.
 """
 
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 @component("strategy", "vcd")
 @dataclass(frozen=True)
 class VCD(Strategy):
-    """Away from what the same prompt with a noised image would say.
+    """Contrast with the same prompt with a noised image.
 
-    Presets. released: the evaluation script's arguments. paper: the same with nearly pure noise (the paper's step is
-    reported second-hand as "either 500 or 999"). sampler: what the released sampler falls back to where nothing is
-    passed. pope: the released POPE script. cd_rethink: the re-implementation of Yin et al. (2504.10020). The published
-    tables sample (`sampling: {temperature: 1}`); here greedy is the default, and greedy runs the method.
+    Presets. released: arguments of the evaluation script. paper: the same with almost pure noise; another paper
+    reports the step as "either 500 or 999". sampler: defaults of the released sampler. pope: the released POPE script.
+    cd_rethink: the re-implementation of Yin et al. (2504.10020). The published tables use sampling (`sampling:
+    {temperature: 1}`); the default here is greedy decoding of the combined scores.
     """
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
     noise_step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # of 1000: at 500 noise has sd .51, at 999 .96
-    images: Literal["query", "all"] = "query"  # which are noised: the query's alone, or the demonstrations' too
+    images: Literal["query", "all"] = "query"  # which images are noised: those of the query, or all
 
     presets: ClassVar[dict[str, dict[str, float]]] = {
         "released": {"alpha": 1.0, "beta": 0.1, "noise_step": 500},
@@ -53,7 +53,11 @@ class VCD(Strategy):
         return 1 + self.alpha, -self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        """The prompt, and the prompt with noised images. Raises PlanError where no image is the query's."""
+        """The prompt, and the prompt with noised images.
+
+        Raises:
+            PlanError: The prompt has images, but none belongs to the query.
+        """
         noised = prompt.edit(DiffusionNoise(self.noise_step), self.images)
         if prompt.images and not any(image.pixel_value_edits for image in noised.images):
             raise PlanError(
@@ -67,6 +71,6 @@ class VCD(Strategy):
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [2, B, V] float32 -> scores [B, V]."""
-        seen, noised = logits
-        scores: Tensor = (1 + self.alpha) * seen - self.alpha * noised
+        original, noised = logits
+        scores: Tensor = (1 + self.alpha) * original - self.alpha * noised
         return scores

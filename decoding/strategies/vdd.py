@@ -1,10 +1,10 @@
-"""Visual debiasing decoding (Zhang et al., 2403.05262): away from what the model says when it sees nothing.
+"""Visual debiasing decoding (Zhang et al., 2403.05262): contrast with the model's prior without visual content.
 
     scores = (1 + alpha) z(y | image) - alpha mean[z(y | no image), z(y | meaningless image)],
-    kept where p(y | image) >= beta max p
+    if p(y | image) >= beta max p
 
-The released code's second prior has the image's tokens replaced by <unk>; here it is nearly pure noise, which any
-model takes. The paper's calibration of answer options is `vdd_post_hoc`.
+The second prior of the released code replaces the image tokens by <unk>. Here it is almost pure noise, which any model
+accepts. The paper's calibration of answer options is `vdd_post_hoc`.
 """
 
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ Prior = Literal["none", "noise", "both"]
 NoiseStep = Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)]
 
 
-def blind(prompt: Prompt, prior: Prior, noise_step: int) -> tuple[Prompt, ...]:
+def prior_prompts(prompt: Prompt, prior: Prior, noise_step: int) -> tuple[Prompt, ...]:
     """The prompts of the priors: without the query's image, with a noised one, or both."""
-    found = () if prior == "noise" else (remove_query_image(prompt),)
-    return found if prior == "none" else (*found, prompt.edit(DiffusionNoise(noise_step), "query"))
+    imageless = () if prior == "noise" else (remove_query_image(prompt),)
+    return imageless if prior == "none" else (*imageless, prompt.edit(DiffusionNoise(noise_step), "query"))
 
 
 @component("strategy", "vdd")
 @dataclass(frozen=True)
 class VDD(Strategy):
-    """Away from the mean of what is said without an image and with a meaningless one."""
+    """Contrast with the mean of a branch without an image and one with a meaningless image."""
 
     alpha: NonNegative = 0.5  # strength of the contrast; 0 is the reference under the mask
-    beta: Fraction = 0.1  # of the best token's probability that a token must reach; 0 masks nothing
-    prior: Prior = "both"  # what stands for seeing nothing: no image, a noised one, or both
-    noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
+    prior: Prior = "both"  # branches without visual content: no image, a noised one, or both
+    noise_step: NoiseStep = 999  # of 1000 diffusion steps; 999 is almost pure noise
 
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
 
@@ -51,7 +51,7 @@ class VDD(Strategy):
         return 1 + self.alpha, *[-self.alpha / count] * count
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        return prompt, *blind(prompt, self.prior, self.noise_step)
+        return prompt, *prior_prompts(prompt, self.prior, self.noise_step)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausibility_mask(reference, self.beta)

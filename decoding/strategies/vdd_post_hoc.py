@@ -1,16 +1,16 @@
-"""Post-hoc debiasing (Zhang et al., 2403.05262): answer options divided by what the model says when it sees nothing.
+"""Post-hoc debiasing (Zhang et al., 2403.05262): option probabilities divided by the prior without visual content.
 
-    p(option) ~ p(option | image) / [p(option | nothing) + 1e-4],      p: shares among the options
+    p(option) ~ p(option | image) / [p(option | no visual content) + 1e-4],      p: normalized over the options
 
-An affine calibration after which a model that sees nothing finds all options alike. Several priors are averaged as
-probabilities. In the token loop the same formula runs over the vocabulary.
+After this affine calibration, a model without visual content gives all options equal probability. Several priors are
+averaged as probabilities. In the token loop the same formula applies to the vocabulary.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoding.base import Note, Strategy, zero_strength
-from decoding.strategies.vdd import NoiseStep, Prior, blind
+from decoding.strategies.vdd import NoiseStep, Prior, prior_prompts
 from decoding.traits import Traits
 from icl.constraints import Positive
 from icl.registry import component
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @component("strategy", "vdd_post_hoc")
 @dataclass(frozen=True)
 class VDDPostHoc(Strategy):
-    """Options divided by their prior without an image: calibration rather than contrast."""
+    """Option probabilities divided by their prior without an image."""
 
-    prior: Prior = "none"  # what stands for seeing nothing: no image, a noised one, or both
-    noise_step: NoiseStep = 999  # of 1000 diffusion steps: nearly pure noise
+    prior: Prior = "none"  # branches without visual content: no image, a noised one, or both
+    noise_step: NoiseStep = 999  # of 1000 diffusion steps; 999 is almost pure noise
     smoothing: Positive = 1e-4  # added to the prior
 
     traits = Traits(combines_options=True)
@@ -39,7 +39,7 @@ class VDDPostHoc(Strategy):
         return zero_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        return prompt, *blind(prompt, self.prior, self.noise_step)
+        return prompt, *prior_prompts(prompt, self.prior, self.noise_step)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         prior = logits[1:].softmax(-1).mean(0)

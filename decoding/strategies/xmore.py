@@ -1,10 +1,11 @@
-"""X-MoRe's ensemble (Eom et al., 2308.15273): the image and what was retrieved for it, each as sure as it is.
+"""X-MoRe's ensemble (Eom et al., 2308.15273): mixture of image and retrieved demonstrations, weighted by confidence.
 
     p = w_1 p(y | image alone) + w_2 p(y | demonstrations, no image),      w = softmax(-entropies)
 
-In the paper CLIP classifies by the image and by retrieved captions, and the surer view counts more. Here the views
-are the query without demonstrations and the demonstrations without the query's image; the whole prompt is read for
-traces and controls, and has no weight. The exact normalization is not verified: `inverse` and `confidence` are others.
+In the paper, CLIP classifies by the image and by retrieved captions, and the more confident view has more weight. Here
+the views are the query without demonstrations, and the demonstrations without the query's image. The whole prompt is
+branch 0, for traces and controls, and has no weight. The paper's normalization is not verified; `inverse` and
+`confidence` are alternatives.
 """
 
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 @component("strategy", "xmore")
 @dataclass(frozen=True)
 class XMoRe(Strategy):
-    """Image and demonstrations as two views, mixed as probabilities by how sure each is."""
+    """Mixture of two views, image and demonstrations, weighted by their confidence."""
 
-    by: Literal["entropy", "inverse", "confidence"] = "entropy"  # softmax of -H; 1/H; the best token's probability
+    by: Literal["entropy", "inverse", "confidence"] = "entropy"  # weights ~ exp(-H), 1 / H, or the best probability
 
     @property
     def weights(self) -> None:
@@ -40,14 +41,15 @@ class XMoRe(Strategy):
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
-        told = logits[1:].log_softmax(-1)
-        scores: Tensor = torch.logsumexp(told + self._shares(told).log(), 0)
+        views = logits[1:].log_softmax(-1)
+        scores: Tensor = torch.logsumexp(views + self._view_weights(views).log(), 0)
         return scores
 
-    def _shares(self, told: "Tensor") -> "Tensor":
-        """[2, B, 1], which sum to one."""
+    def _view_weights(self, views: "Tensor") -> "Tensor":
+        """Weights that sum to one: log-probabilities [2, B, V] -> [2, B, 1]."""
         if self.by == "entropy":
-            return (-entropy(told)).softmax(0)
-        sure = told.amax(-1, keepdim=True).exp() if self.by == "confidence" else 1 / entropy(told).clamp(min=1e-6)
-        shares: Tensor = sure / sure.sum(0)
-        return shares
+            return (-entropy(views)).softmax(0)
+        by_confidence = self.by == "confidence"
+        weights = views.amax(-1, keepdim=True).exp() if by_confidence else 1 / entropy(views).clamp(min=1e-6)
+        normalized: Tensor = weights / weights.sum(0)
+        return normalized

@@ -25,8 +25,11 @@ def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
 def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:
     turns = []
     for i in range(shots):
-        asked = (Part(image(100 * number + i), f"demo[{i}].image[0]"), Part("Which colour?", f"demo[{i}].question"))
-        turns += [Turn("user", asked), Turn("assistant", (Part("red", f"demo[{i}].answer"),))]
+        demo_parts = (
+            Part(image(100 * number + i), f"demo[{i}].image[0]"),
+            Part("Which colour?", f"demo[{i}].question"),
+        )
+        turns += [Turn("user", demo_parts), Turn("assistant", (Part("red", f"demo[{i}].answer"),))]
     question = question or f"What is number {number}?"
     turns.append(Turn("user", (Part(image(100 * number + 50), "query.image[0]"), Part(question, "query.question"))))
     return Prompt(tuple(turns), StreamKey(0, f"q{number}"))
@@ -34,10 +37,10 @@ def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:
 
 def vcd_one_at_a_time(model: object, method: VCD, question: Prompt, limit: int) -> tuple[int, ...]:
     """The method as its paper tells it: two full readings of prompt and answer each step, nothing cached or batched."""
-    seen, noised = method.branches(question)
+    original, noised = method.branches(question)
     tokens: list[int] = []
     while len(tokens) < limit:
-        z, z_noised = (_reread(model, branch, tokens) for branch in (seen, noised))
+        z, z_noised = (_reread(model, branch, tokens) for branch in (original, noised))
         chances = torch.softmax(z, 0)
         score = torch.log_softmax((1 + method.alpha) * z - method.alpha * z_noised, 0)
         score[chances < method.beta * chances.max()] = -torch.inf

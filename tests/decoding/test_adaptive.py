@@ -13,7 +13,7 @@ from decoding.engine.decoding_step import combine_branches
 from decoding.strategies.adacad import AdaCAD
 from decoding.strategies.cad import CAD
 from decoding.strategies.chasd import CHASD
-from decoding.strategies.code import CODE, DESCRIBE
+from decoding.strategies.code import CODE, INSTRUCTION
 from decoding.strategies.coiecd import COIECD
 from decoding.strategies.m3id import M3ID
 from decoding.strategies.vcd import VCD
@@ -27,9 +27,9 @@ OUT = -math.inf
 
 
 def combined(strategy: Strategy, *shares: list[float], step: int = 0) -> list[float]:
-    told, faults = combine_branches(strategy, torch.tensor([shares]).transpose(0, 1).log(), step)
+    scores, faults = combine_branches(strategy, torch.tensor([shares]).transpose(0, 1).log(), step)
     assert not faults
-    return told[0].tolist()
+    return scores[0].tolist()
 
 
 def weighed(a: float, p: list[float] = P, q: list[float] = Q) -> list[float]:
@@ -41,31 +41,31 @@ def test_m3id_contrasts_more_with_every_token_by_hand() -> None:
     """decay ln 2: exp(decay t) - 1 is 1 at the first token (t = 1), 3 at the second, 7 at the third."""
     for step, weight in enumerate((1.0, 3.0, 7.0)):
         assert combined(M3ID(decay=math.log(2), beta=0), P, Q, step=step) == pytest.approx(weighed(weight), abs=1e-5)
-    assert combined(M3ID(decay=math.log(2), beta=0, first=0), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
+    assert combined(M3ID(decay=math.log(2), beta=0, first_step=0), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
 
 
 def test_m3id_where_the_reference_is_sure_has_no_contrast() -> None:
-    assert combined(M3ID(decay=1.0, beta=0, unsure=0.5), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
-    assert combined(M3ID(decay=math.log(2), beta=0, unsure=0.95), P, Q) == pytest.approx(weighed(1.0), abs=1e-5)
+    assert combined(M3ID(decay=1.0, beta=0, threshold=0.5), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
+    assert combined(M3ID(decay=math.log(2), beta=0, threshold=0.95), P, Q) == pytest.approx(weighed(1.0), abs=1e-5)
 
 
 def test_adacad_weighs_by_the_divergence_by_hand() -> None:
     """JSD(p, q) in nats, as in the test of divergences: .00997."""
-    told = 0.5 * (0.9 * math.log(0.9 / 0.85) + 0.1 * math.log(0.05 / 0.075)) + 0.5 * (
+    divergence = 0.5 * (0.9 * math.log(0.9 / 0.85) + 0.1 * math.log(0.05 / 0.075)) + 0.5 * (
         0.8 * math.log(0.8 / 0.85) + 0.2 * math.log(0.1 / 0.075)
     )
-    assert combined(AdaCAD(), P, Q) == pytest.approx(weighed(told), abs=1e-5)
+    assert combined(AdaCAD(), P, Q) == pytest.approx(weighed(divergence), abs=1e-5)
     assert combined(AdaCAD(floor=0.3), P, Q) == pytest.approx(weighed(0.3), abs=1e-5)
 
 
 def test_code_weighs_and_masks_by_the_divergence_by_hand() -> None:
     """kappa 1: D = .85 log2 1.1 + .15 log2 1.05 = .1274; the mask asks for .1274 x .9 = .1147, and .05 is below."""
-    apart = 0.85 * math.log2(1.1) + 0.15 * math.log2(1.05)
-    assert apart == pytest.approx(0.1274, abs=1e-4)
-    assert combined(CODE(kappa=1.0), P, Q) == pytest.approx([weighed(1 - apart)[0], OUT, OUT], abs=1e-5)
+    divergence = 0.85 * math.log2(1.1) + 0.15 * math.log2(1.05)
+    assert divergence == pytest.approx(0.1274, abs=1e-4)
+    assert combined(CODE(kappa=1.0), P, Q) == pytest.approx([weighed(1 - divergence)[0], OUT, OUT], abs=1e-5)
     wide, near = [0.5, 0.3, 0.2], [0.45, 0.35, 0.2]
-    apart = 0.475 * math.log2(1.05) + 0.325 * math.log2(1.05)  # .0563; the mask asks for .0282
-    assert combined(CODE(kappa=1.0), wide, near) == pytest.approx(weighed(1 - apart, wide, near), abs=1e-5)
+    divergence = 0.475 * math.log2(1.05) + 0.325 * math.log2(1.05)  # .0563; the mask asks for .0282
+    assert combined(CODE(kappa=1.0), wide, near) == pytest.approx(weighed(1 - divergence, wide, near), abs=1e-5)
 
 
 def test_code_masks_nothing_where_both_agree_and_is_greedy_at_kappa_zero() -> None:
@@ -75,10 +75,10 @@ def test_code_masks_nothing_where_both_agree_and_is_greedy_at_kappa_zero() -> No
 
 class Describer:
     def __init__(self) -> None:
-        self.asked: list[Prompt] = []
+        self.questions: list[Prompt] = []
 
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        self.asked += prompts
+        self.questions += prompts
         assert max_new_tokens == 512
         return [f"image of {prompt.images[0].origin}" for prompt in prompts]
 
@@ -86,11 +86,11 @@ class Describer:
 def test_code_describes_each_distinct_image_once_in_the_images_place() -> None:
     model, prompts = Describer(), [prompt(1, shots=1), prompt(1, shots=2), prompt(2)]
     notes = CODE().prepare(prompts, model)
-    assert [p.text for p in model.asked] == [f"[user] <image>{DESCRIBE}"] * 2
-    seen, told = CODE().branches(prompts[0], notes[0])
-    assert seen == prompts[0]
-    assert told.text.endswith("[user] image of image 150What is number 1?")
-    assert told.images == seen.images[:1]
+    assert [p.text for p in model.questions] == [f"[user] <image>{INSTRUCTION}"] * 2
+    original, described = CODE().branches(prompts[0], notes[0])
+    assert original == prompts[0]
+    assert described.text.endswith("[user] image of image 150What is number 1?")
+    assert described.images == original.images[:1]
     model = Describer()
     notes = CODE(images="all").prepare(prompts[:1], model)
     assert CODE(images="all").branches(prompts[0], notes[0])[1].images == ()
@@ -130,16 +130,18 @@ def test_a_gate_leaves_the_reference_where_it_is_sure() -> None:
 
 def test_a_gate_decides_by_row() -> None:
     rows: Tensor = torch.tensor([[P, [0.5, 0.3, 0.2]], [Q, [0.4, 0.3, 0.3]]]).log()
-    told, _ = combine_branches(CHASD(CAD(alpha=1.0), threshold=0.8), rows, 0)
-    assert told[0].tolist() == pytest.approx(weighed(0.0), abs=1e-5)
-    assert told[1].tolist() == pytest.approx(weighed(1.0, [0.5, 0.3, 0.2], [0.4, 0.3, 0.3]), abs=1e-5)
+    scores, _ = combine_branches(CHASD(CAD(alpha=1.0), threshold=0.8), rows, 0)
+    assert scores[0].tolist() == pytest.approx(weighed(0.0), abs=1e-5)
+    assert scores[1].tolist() == pytest.approx(weighed(1.0, [0.5, 0.3, 0.2], [0.4, 0.3, 0.3]), abs=1e-5)
 
 
 def test_strength_says_what_identical_branches_become() -> None:
     rows = torch.tensor([[P], [P]]).log()
     for strategy in (M3ID(), AdaCAD(), CODE(), COIECD(), CHASD(VCD())):
-        told = strategy.combine(rows, 3)
+        scores = strategy.combine(rows, 3)
         for a, b in pairwise([0, 1, 2]):
-            if torch.isfinite(told[0, [a, b]]).all():
-                assert float(told[0, a] - told[0, b]) == pytest.approx(float(rows[0, 0, a] - rows[0, 0, b]), abs=1e-5)
+            if torch.isfinite(scores[0, [a, b]]).all():
+                assert float(scores[0, a] - scores[0, b]) == pytest.approx(
+                    float(rows[0, 0, a] - rows[0, 0, b]), abs=1e-5
+                )
         assert strategy.strength(rows, 3).tolist() == [[1.0]]

@@ -20,13 +20,13 @@ from tests.decoding.toy import Toy
 OPTIONS = ("w1", "w2 w3", "w4")
 
 
-def told(*shares: float) -> torch.Tensor:
+def logprobs(*shares: float) -> torch.Tensor:
     return torch.tensor([list(shares)]).log()
 
 
 def test_pmi_by_hand() -> None:
     """.2 of .1 is twice as likely as anyway, .5 of .5 is as likely: log 2, log 1."""
-    scores = PMI().combine(torch.stack([told(0.2, 0.5), told(0.1, 0.5)]), 0)
+    scores = PMI().combine(torch.stack([logprobs(0.2, 0.5), logprobs(0.1, 0.5)]), 0)
     assert scores[0].tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
 
 
@@ -34,14 +34,15 @@ def test_pmi_reads_a_premise_without_image_and_demonstrations() -> None:
     first, premise = PMI(premise="So:").branches(prompt(1, shots=2))
     assert first == prompt(1, shots=2)
     assert premise.text == "[user] So:"
-    kept = PMI(premise="So:", without="image").branches(prompt(1, shots=2))[1]
-    assert kept.images == prompt(1, shots=2).images[:2]
+    with_demos = PMI(premise="So:", without="image").branches(prompt(1, shots=2))[1]
+    assert with_demos.images == prompt(1, shots=2).images[:2]
 
 
 def test_contextual_calibration_by_hand() -> None:
     """Shares .6 and .4; content-free .9/.1 and .7/.3, mean .8/.2: .6/.8 = .75 and .4/.2 = 2, so the second wins."""
     logits = (
-        torch.stack([told(0.6, 0.4), told(0.9, 0.1), told(0.7, 0.3)]) + torch.tensor([3.0, -1.0, 0.5])[:, None, None]
+        torch.stack([logprobs(0.6, 0.4), logprobs(0.9, 0.1), logprobs(0.7, 0.3)])
+        + torch.tensor([3.0, -1.0, 0.5])[:, None, None]
     )
     scores = ContextualCalibration(texts=("a", "b")).combine(logits, 0)
     assert scores[0].exp().tolist() == pytest.approx([0.75, 2.0], abs=1e-5)
@@ -63,10 +64,12 @@ def test_content_free_queries_keep_the_demonstrations_and_lose_the_query() -> No
 
 def test_batch_calibration_by_hand() -> None:
     """.6 and .4 against priors .75 and .25: .8 and 1.6. At gamma 0 nothing is taken out."""
-    scores = BatchCalibration(prior=(0.75, 0.25)).combine(told(0.6, 0.4)[None], 0)
+    scores = BatchCalibration(prior=(0.75, 0.25)).combine(logprobs(0.6, 0.4)[None], 0)
     assert scores[0].exp().tolist() == pytest.approx([0.8, 1.6], abs=1e-5)
-    assert torch.equal(BatchCalibration((0.75, 0.25), gamma=0.0).combine(told(0.6, 0.4)[None], 0), told(0.6, 0.4))
-    fitted = BatchCalibration().fit(torch.stack([told(0.9, 0.1), told(0.6, 0.4)]), [])
+    assert torch.equal(
+        BatchCalibration((0.75, 0.25), gamma=0.0).combine(logprobs(0.6, 0.4)[None], 0), logprobs(0.6, 0.4)
+    )
+    fitted = BatchCalibration().fit(torch.stack([logprobs(0.9, 0.1), logprobs(0.6, 0.4)]), [])
     assert fitted.prior == (0.75, 0.25)
 
 
@@ -83,8 +86,8 @@ def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name
             (plain,) = run_requests(model, [DecodingRequest(branch, greedy, OPTIONS, "options")])
             assert isinstance(plain, Generation)
             rows.append([list(plain.option_scores.values())])
-        wanted = arm.strategy.combine(torch.tensor(rows), 0).log_softmax(-1)
-        assert list(answer.option_scores.values()) == pytest.approx(wanted[0].tolist(), abs=1e-4)
+        expected = arm.strategy.combine(torch.tensor(rows), 0).log_softmax(-1)
+        assert list(answer.option_scores.values()) == pytest.approx(expected[0].tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
@@ -95,7 +98,7 @@ def test_what_ranks_options_writes_no_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", [PMI(), ContextualCalibration()])
-def test_a_query_without_a_question_is_told(strategy: PMI | ContextualCalibration) -> None:
+def test_a_query_without_a_question_is_refused(strategy: PMI | ContextualCalibration) -> None:
     bare = Prompt((Turn("user", (Part(prompt(1).images[-1], "query.image[0]"), Part("hm"))),))
     with pytest.raises(PlanError, match=r"query\.question"):
         strategy.branches(bare)

@@ -13,7 +13,7 @@ from decoding.conformance import check_strategy, random_logits
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
-from decoding.strategies.icd import CONFUSED
+from decoding.strategies.icd import DISTURBANCE
 from icl.errors import ConfigError
 from icl.registry import entries
 from icl.types import Generation
@@ -27,7 +27,7 @@ SAME = [
     ),
     (
         {"name": "icd", "alpha": 0.5},
-        {"branches": [{"change": "before_question", "text": CONFUSED}], "weights": [1.5, -0.5]},
+        {"branches": [{"change": "before_question", "text": DISTURBANCE}], "weights": [1.5, -0.5]},
     ),
     ({"name": "cad", "alpha": 1.0}, {"branches": ["no_demonstrations"], "weights": [2, -1], "mask": "none"}),
     (
@@ -72,9 +72,9 @@ def test_probabilities_are_mixed_by_hand() -> None:
     mixed = generic(branches=["blank"], weights=[0.25, 0.75], space="probabilities", mask="none")
     assert mixed.combine(logits, 0)[0].exp().tolist() == pytest.approx([0.3, 0.7], abs=1e-6)
     below = generic(branches=["blank"], weights=[1, -1], space="probabilities", mask="none")
-    told = below.combine(logits, 0)[0]
-    assert float(told[0]) == pytest.approx(math.log(0.4), abs=1e-5)
-    assert -90 < float(told[1]) < -80
+    scores = below.combine(logits, 0)[0]
+    assert float(scores[0]) == pytest.approx(math.log(0.4), abs=1e-5)
+    assert -90 < float(scores[1]) < -80
 
 
 CHANGES = [
@@ -94,7 +94,7 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         ({"branches": ["no_images"]}, "Did you mean 'no_image'"),
         ({"branches": [{"change": "noise", "stp": 3}]}, "no parameter 'stp'. Did you mean 'step'"),
@@ -115,8 +115,8 @@ def test_every_change_gives_another_prompt_and_conforms() -> None:
         ({"mask": "kth_best", "width": 2}, "the mask 'kth_best' does not read width. It reads beta and k"),
     ],
 )
-def test_mistakes_are_told(written: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_mistakes_are_reported(written: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_arm({"name": "contrast", **written}, "x.yaml: decoding")
 
 
@@ -142,11 +142,11 @@ def test_an_edit_of_ones_own_is_a_change_by_its_path(tmp_path: Path) -> None:
     plain = generic(branches=[path])
     wider = generic(branches=[{"change": {"name": path, "width": 3}, "images": "all"}])
     check_strategy(wider)
-    asked = probe_prompt(2)
-    shown = [[image.open() for image in strategy.branches(asked)[1].images] for strategy in (plain, wider)]
-    before = [image.open() for image in asked.images]
-    assert [pil_image != was for pil_image, was in zip(shown[0], before, strict=True)] == [False, False, True]
-    assert [pil_image.getpixel((2, 0)) == (0, 0, 0) for pil_image in shown[1]] == [True] * 3
+    prompt = probe_prompt(2)
+    images = [[image.open() for image in strategy.branches(prompt)[1].images] for strategy in (plain, wider)]
+    before = [image.open() for image in prompt.images]
+    assert [pil_image != was for pil_image, was in zip(images[0], before, strict=True)] == [False, False, True]
+    assert [pil_image.getpixel((2, 0)) == (0, 0, 0) for pil_image in images[1]] == [True] * 3
     assert parse_arm({"name": "contrast", "branches": [path]}).digest != parse_arm("contrast").digest
     with pytest.raises(ConfigError, match=r"no parameter 'widht'. Did you mean 'width'"):
         generic(branches=[{"change": {"name": path, "widht": 3}}])
@@ -162,9 +162,9 @@ def test_every_registered_edit_is_a_change() -> None:
         assert len({branch.digest for branch in changed.branches(probe_prompt())}) == 2
     labels = [parse_arm({"name": "contrast", "branches": [change]}).label for change in ("flip", "rotate")]
     assert labels == ["contrast(branches=[{change=flip}])", "contrast(branches=[{change=rotate}])"]
-    told = {"name": "blur", "radius": 4}
-    arm = parse_arm({"name": "contrast", "branches": [{"change": told}]})
-    assert arm.describe()["strategy"]["branches"][0]["change"] == told
+    node = {"name": "blur", "radius": 4}
+    arm = parse_arm({"name": "contrast", "branches": [{"change": node}]})
+    assert arm.describe()["strategy"]["branches"][0]["change"] == node
     again = arm.describe()["strategy"]
     assert parse_arm(again).digest == arm.digest
 

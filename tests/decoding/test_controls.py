@@ -193,8 +193,8 @@ def test_plus_adds_what_is_subtracted_by_hand() -> None:
 
 def test_plain_average_weighs_all_branches_alike() -> None:
     logits = torch.tensor([[[2.0, 1.5, -9.0]], [[2.5, 0.5, 1.0]]])
-    told, _ = combine_branches(PlainAverage(VCD()), logits, 0)
-    assert told[0].tolist() == pytest.approx([2.25, 1.0, -math.inf])
+    scores, _ = combine_branches(PlainAverage(VCD()), logits, 0)
+    assert scores[0].tolist() == pytest.approx([2.25, 1.0, -math.inf])
 
 
 def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -> None:
@@ -205,23 +205,23 @@ def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -
     alive = own > -math.inf
     assert torch.equal(proxy > -math.inf, alive)
     for row in range(3):
-        shift, drawn = (told[row, alive[row]] - logits[0, row, alive[row]] for told in (own, proxy))
-        assert float(drawn.mean()) == pytest.approx(float(shift.mean()), abs=0.2)
-        assert float(drawn.std()) == pytest.approx(float(shift.std()), rel=0.1)
-        assert abs(float(torch.corrcoef(torch.stack([shift, drawn]))[0, 1])) < 0.1
+        shift, noise = (scores[row, alive[row]] - logits[0, row, alive[row]] for scores in (own, proxy))
+        assert float(noise.mean()) == pytest.approx(float(shift.mean()), abs=0.2)
+        assert float(noise.std()) == pytest.approx(float(shift.std()), rel=0.1)
+        assert abs(float(torch.corrcoef(torch.stack([shift, noise]))[0, 1])) < 0.1
 
 
 def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
     logits = random_logits(2, rows=12, scale=0.3)
     for control in (GaussianProxy(VCD()), RandomGate(DCD())):
 
-        def told(query: str, step: int, control: Strategy = control) -> torch.Tensor:
+        def scores_of(query: str, step: int, control: Strategy = control) -> torch.Tensor:
             states = [InitialStepState(StreamKey(0, f"{query}{i}")) for i in range(12)]
             return combine_branches(control, logits, step, states)[0]
 
-        assert torch.equal(told("a", 0), told("a", 0))
-        assert not torch.equal(told("a", 0), told("b", 0))
-        assert any(not torch.equal(told("a", 0), told("a", step)) for step in (1, 2, 3))
+        assert torch.equal(scores_of("a", 0), scores_of("a", 0))
+        assert not torch.equal(scores_of("a", 0), scores_of("b", 0))
+        assert any(not torch.equal(scores_of("a", 0), scores_of("a", step)) for step in (1, 2, 3))
 
 
 def test_a_drawn_control_differs_by_query_in_the_engine_even_for_equal_prompts() -> None:
@@ -241,12 +241,12 @@ def test_a_coin_takes_the_place_of_the_gate() -> None:
     logits = torch.tensor([[[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]]]).log()
     always, never = (combine_branches(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
     assert torch.equal(always, DCD(direction="text").combine(logits, 0))
-    assert torch.equal(never, DCD(direction="seen").combine(logits, 0))
-    sure = torch.tensor([[[0.96, 0.02, 0.02]], [[0.5, 0.3, 0.2]]]).log()
+    assert torch.equal(never, DCD(direction="image").combine(logits, 0))
+    confident = torch.tensor([[[0.96, 0.02, 0.02]], [[0.5, 0.3, 0.2]]]).log()
     gated = CHASD(VCD(beta=0.1), threshold=0.9)
-    shut, opened = (combine_branches(RandomGate(gated, share), sure, 0)[0] for share in (0.0, 1.0))
-    assert torch.equal(shut, sure[0])
-    assert torch.equal(opened, combine_branches(VCD(beta=0.1), sure, 0)[0])
+    shut, opened = (combine_branches(RandomGate(gated, share), confident, 0)[0] for share in (0.0, 1.0))
+    assert torch.equal(shut, confident[0])
+    assert torch.equal(opened, combine_branches(VCD(beta=0.1), confident, 0)[0])
     with pytest.raises(ConfigError, match="no gate"):
         RandomGate(VCD())
 
@@ -277,25 +277,25 @@ def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
 
 
 def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_image() -> None:
-    question, asked = prompt(1, shots=0), list[str]()
+    question, questions = prompt(1, shots=0), list[str]()
 
     def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        asked.extend(p.images[0].digest for p in prompts)
+        questions.extend(p.images[0].digest for p in prompts)
         return [f"an image {p.images[0].digest}" for p in prompts]
 
     assert question.paired_prompt is not None
     control = ShuffledNegative(CODE())
     (note,) = control.prepare([question], generate)
-    assert asked == [question.paired_prompt.images[0].digest]
+    assert questions == [question.paired_prompt.images[0].digest]
     assert question.paired_prompt.images[0].digest in control.branches(question, note)[1].text
 
 
-def test_a_shuffled_negative_without_another_sample_is_told() -> None:
+def test_a_shuffled_negative_without_another_sample_is_refused() -> None:
     (answer,) = run_requests(
         Toy(), [DecodingRequest(replace(prompt(1), paired_prompt=None), Arm(ShuffledNegative(VCD())))]
     )
     assert isinstance(answer, Failure)
-    assert "there is none beside this one" in answer.reason
+    assert "but this prompt has none" in answer.reason
 
 
 def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
@@ -309,7 +309,7 @@ def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
 
 
 def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None:
-    control, logits = MoreDemonstrations(times=3), random_logits(1)
+    control, logits = MoreDemonstrations(factor=3), random_logits(1)
     assert (control.traits.demonstration_factor, VCD().traits.demonstration_factor) == (3, 1)
     assert torch.equal(combine_branches(control, logits, 0)[0], logits[0])
 
@@ -336,8 +336,8 @@ def test_pba_asks_for_yes() -> None:
 )
 def test_olm_says_yes_where_both_are_in_play(yes: float, no: float, wins: str) -> None:
     """Of .3 and .4 the sum is above .2 and the difference below .5; .1 and .65 differ by .55; .05 + .1 is below .2."""
-    told = OLM().combine(torch.tensor([[[yes, no]]]).log(), 0)[0]
-    assert ("yes", "no")[int(told.argmax())] == wins
+    scores = OLM().combine(torch.tensor([[[yes, no]]]).log(), 0)[0]
+    assert ("yes", "no")[int(scores.argmax())] == wins
 
 
 class Spelled(Toy):

@@ -8,7 +8,7 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR
 from decoding.engine.requests import DecodingRequest
-from decoding.strategies.dcd import DCD, RECOGNISE
+from decoding.strategies.dcd import DCD, INSTRUCTION
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy
@@ -17,9 +17,9 @@ V = [0.5, 0.3, 0.1, 0.1]
 T = [0.1, 0.7, 0.1, 0.1]
 
 
-def combined(strategy: DCD, seen: list[float], text: list[float]) -> list[float]:
-    told: list[float] = strategy.combine(torch.tensor([[seen], [text]]).log(), 0)[0].tolist()
-    return told
+def combined(strategy: DCD, image: list[float], text: list[float]) -> list[float]:
+    scores: list[float] = strategy.combine(torch.tensor([[image], [text]]).log(), 0)[0].tolist()
+    return scores
 
 
 def test_the_surer_answer_leads_by_hand() -> None:
@@ -31,22 +31,22 @@ def test_the_surer_answer_leads_by_hand() -> None:
 
 def test_a_tie_goes_to_the_image() -> None:
     """Both sure by .5: .5 ln v - .5 ln t."""
-    told = combined(DCD(), [0.5, 0.3, 0.2], [0.3, 0.5, 0.2])
-    assert told[0] == pytest.approx(0.5 * math.log(0.5 / 0.3), abs=1e-5)
-    assert told[0] > told[2] > told[1]
+    scores = combined(DCD(), [0.5, 0.3, 0.2], [0.3, 0.5, 0.2])
+    assert scores[0] == pytest.approx(0.5 * math.log(0.5 / 0.3), abs=1e-5)
+    assert scores[0] > scores[2] > scores[1]
 
 
 def test_where_both_agree_the_answer_stands() -> None:
     """Both say the first; .6 z_t - .5 z_v alone would score (.0401, -.1972, .1918) and say the third."""
-    seen, text = [0.5, 0.4, 0.1], [0.6, 0.39, 0.01]
-    assert combined(DCD(), seen, text) == pytest.approx([math.log(v) for v in seen], abs=1e-5)
+    image, text = [0.5, 0.4, 0.1], [0.6, 0.39, 0.01]
+    assert combined(DCD(), image, text) == pytest.approx([math.log(v) for v in image], abs=1e-5)
 
 
 def test_rows_that_are_decided_together_are_decided_each_by_its_own_confidence() -> None:
     """As many rows as tokens, so that a confidence along the wrong axis would go unseen."""
-    seen, text = torch.tensor([V, T, V, [0.25] * 4]).log(), torch.tensor([T, V, V, T]).log()
-    together = DCD().combine(torch.stack([seen, text]), 0)
-    alone = [DCD().combine(torch.stack([seen[i : i + 1], text[i : i + 1]]), 0) for i in range(4)]
+    image, text = torch.tensor([V, T, V, [0.25] * 4]).log(), torch.tensor([T, V, V, T]).log()
+    together = DCD().combine(torch.stack([image, text]), 0)
+    alone = [DCD().combine(torch.stack([image[i : i + 1], text[i : i + 1]]), 0) for i in range(4)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
@@ -57,8 +57,8 @@ def test_it_asks_the_model_for_a_text_only_where_it_says_what_was_seen() -> None
 
 def test_directions_are_its_own_controls() -> None:
     assert combined(DCD(direction="text"), V, T) == pytest.approx(combined(DCD(), V, T), abs=1e-6)
-    seen = combined(DCD(direction="seen"), V, T)
-    assert seen == pytest.approx([-v for v in combined(DCD(), V, T)], abs=1e-6)
+    scores = combined(DCD(direction="image"), V, T)
+    assert scores == pytest.approx([-v for v in combined(DCD(), V, T)], abs=1e-6)
 
 
 def test_strength_is_the_difference_of_confidences() -> None:
@@ -69,12 +69,12 @@ def test_strength_is_the_difference_of_confidences() -> None:
 def test_the_text_branch_says_what_the_model_saw() -> None:
     class Model:
         def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-            assert [p.text for p in prompts] == [f"[user] <image>{RECOGNISE}"]
+            assert [p.text for p in prompts] == [f"[user] <image>{INSTRUCTION}"]
             return ["The Eiffel Tower.\n"]
 
     (note,) = DCD().prepare([prompt(1, shots=0)], Model())
-    seen, text = DCD().branches(prompt(1, shots=0), note)
-    assert seen == prompt(1, shots=0)
+    original, text = DCD().branches(prompt(1, shots=0), note)
+    assert original == prompt(1, shots=0)
     assert text.text == "[user] This is an image of The Eiffel Tower. What is number 1?"
     assert DCD(entity="none").branches(prompt(1, shots=0), "")[1].text == "[user] What is number 1?"
 
@@ -95,22 +95,22 @@ def option_generation(
 def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str, ...], normalize: str) -> None:
     model = Toy()
     node = {"name": "dcd", "entity": "none"}
-    told = option_generation(model, node, options, normalize)
-    seen, text = DCD(entity="none").branches(prompt(3))
+    generation = option_generation(model, node, options, normalize)
+    original, text = DCD(entity="none").branches(prompt(3))
     greedy = parse_arm({"name": "greedy", "normalize": normalize})
     branches = []
-    for branch in (seen, text):
+    for branch in (original, text):
         (plain,) = run_requests(model, [DecodingRequest(branch, greedy, options, "options")])
         assert isinstance(plain, Generation)
         branches.append([plain.option_scores[o] for o in options])
     by_hand = DCD().combine(torch.tensor(branches)[:, None], 0).log_softmax(-1)[0].tolist()
-    assert list(told.values()) == pytest.approx(by_hand, abs=1e-4)
-    assert sum(map(math.exp, told.values())) == pytest.approx(1, abs=1e-4)  # shares among the options
+    assert list(generation.values()) == pytest.approx(by_hand, abs=1e-4)
+    assert sum(map(math.exp, generation.values())) == pytest.approx(1, abs=1e-4)  # shares among the options
 
 
 def test_tokens_are_another_granularity() -> None:
     """As tokens, an option's probability is over the vocabulary: options do not share all of it."""
     model, options = Toy(), ("w1", "w2", "w3", "w4")
-    told = option_generation(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)
-    assert sum(map(math.exp, told.values())) < 0.99
-    assert min(told.values()) > FLOOR
+    generation = option_generation(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)
+    assert sum(map(math.exp, generation.values())) < 0.99
+    assert min(generation.values()) > FLOOR

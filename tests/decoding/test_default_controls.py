@@ -40,15 +40,15 @@ ROWS = json.loads((Path(__file__).parent / "default_controls.json").read_text(en
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_strategy_has_its_default_controls_in_their_order(way: str) -> None:
-    beside, of_run = WAYS[way]
+    arm_keys, of_run = WAYS[way]
     for row in ROWS:
         if row["way"] != way:
             continue
         for name in row["of"].split():
-            arm = parse_arm({"name": name, **beside})
+            arm = parse_arm({"name": name, **arm_keys})
             own = parse_arm(name).label
-            found = [control.label.replace(f"({own})", "(.)") for control in default_controls(arm, **of_run)]
-            assert found == row["controls"], name
+            labels = [control.label.replace(f"({own})", "(.)") for control in default_controls(arm, **of_run)]
+            assert labels == row["controls"], name
 
 
 def test_strategies_of_one_branch_have_none() -> None:
@@ -61,9 +61,9 @@ def test_a_control_in_a_file_of_its_own_is_a_default_where_it_says_that_it_fits(
 ) -> None:
     before = {name: [control.label for control in default_controls(parse_arm(name))] for name in ("vcd", "cad")}
     (tmp_path / "other.py").write_text(OTHER)
-    known = {**entries("strategy"), "other": ComponentEntry("strategy", "other", f"{tmp_path}/other.py:Other", "")}
+    by_name = {**entries("strategy"), "other": ComponentEntry("strategy", "other", f"{tmp_path}/other.py:Other", "")}
     for module in ("decoding.arms.control_target", "icl.registry"):
-        monkeypatch.setattr(f"{module}.entries", lambda kind: known)
+        monkeypatch.setattr(f"{module}.entries", lambda kind: by_name)
     default_control_classes.cache_clear()
     after = {name: [control.label for control in default_controls(parse_arm(name))] for name in before}
     default_control_classes.cache_clear()

@@ -17,7 +17,7 @@ from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy
 
 
-def told(*rows: list[float]) -> torch.Tensor:
+def logits_of(*rows: list[float]) -> torch.Tensor:
     """[n, 1, V] logits of shares."""
     return torch.tensor(rows)[:, None].log()
 
@@ -27,30 +27,30 @@ LAST, NEAR, FAR = [0.6, 0.35, 0.05], [0.5, 0.45, 0.05], [0.1, 0.1, 0.8]
 
 def test_the_layer_that_differs_most_is_subtracted_by_hand() -> None:
     """JSD of NEAR is .005, of FAR .35: log .6/.1 = log 6, log .35/.1; .05 is below .1 of .6 and masked."""
-    found, _ = combine_branches(DoLa(layers="all"), told(LAST, NEAR, FAR), 0)
-    assert found[0].tolist() == pytest.approx([math.log(6), math.log(3.5), -math.inf])
+    scores, _ = combine_branches(DoLa(layers="all"), logits_of(LAST, NEAR, FAR), 0)
+    assert scores[0].tolist() == pytest.approx([math.log(6), math.log(3.5), -math.inf])
 
 
 def test_each_row_has_a_layer_of_its_own() -> None:
-    logits = torch.cat([told(LAST, NEAR, FAR), told(LAST, FAR, NEAR)], 1)
-    found, _ = combine_branches(DoLa(layers="all", beta=0.0), logits, 0)
-    torch.testing.assert_close(found[0], found[1])
+    logits = torch.cat([logits_of(LAST, NEAR, FAR), logits_of(LAST, FAR, NEAR)], 1)
+    scores, _ = combine_branches(DoLa(layers="all", beta=0.0), logits, 0)
+    torch.testing.assert_close(scores[0], scores[1])
 
 
 def test_a_half_of_the_layers_is_tried() -> None:
-    logits = told(LAST, FAR, NEAR, NEAR, NEAR)
+    logits = logits_of(LAST, FAR, NEAR, NEAR, NEAR)
     low, high = (DoLa(layers=layers, beta=0.0).combine(logits, 0)[0] for layers in ("low", "high"))  # type: ignore[arg-type]
     assert low.tolist() == pytest.approx([math.log(6), math.log(3.5), math.log(0.05 / 0.8)])
     assert high.tolist() == pytest.approx([math.log(0.6 / 0.5), math.log(0.35 / 0.45), 0.0], abs=1e-6)
-    five = told(LAST, NEAR, NEAR, FAR, FAR, NEAR)  # of five layers two are low
+    five = logits_of(LAST, NEAR, NEAR, FAR, FAR, NEAR)  # of five layers two are low
     assert torch.equal(DoLa(layers="low").combine(five, 0), DoLa(layers="all").combine(five[:3], 0))
 
 
 def test_of_ties_the_first_layer_is_taken() -> None:
     swapped = [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]  # as far from a LAST that does not tell them apart
-    logits = told([0.4, 0.3, 0.3], *swapped)
-    found = DoLa(layers="all", beta=0.0).combine(logits, 0)[0]
-    assert float(found[1]) == pytest.approx(math.log(0.3 / 0.8))
+    logits = logits_of([0.4, 0.3, 0.3], *swapped)
+    scores = DoLa(layers="all", beta=0.0).combine(logits, 0)[0]
+    assert float(scores[1]) == pytest.approx(math.log(0.3 / 0.8))
 
 
 def test_the_released_divergence_by_hand() -> None:
@@ -59,21 +59,21 @@ def test_the_released_divergence_by_hand() -> None:
     assert float(reversed_jensen_shannon(p, q)) == pytest.approx(0.5 * math.log(5 / 9) + 0.5 * math.log(5))
     assert float(jensen_shannon(p, q)) == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
     r = torch.tensor([[0.5, 0.5]]).log()  # m = (.7, .3), and the two divergences from it differ
-    wanted = 0.5 * sum(0.7 * math.log(0.7 / one) + 0.3 * math.log(0.3 / (1 - one)) for one in (0.9, 0.5))
-    assert float(reversed_jensen_shannon(p, r)) == pytest.approx(wanted)
+    expected = 0.5 * sum(0.7 * math.log(0.7 / one) + 0.3 * math.log(0.3 / (1 - one)) for one in (0.9, 0.5))
+    assert float(reversed_jensen_shannon(p, r)) == pytest.approx(expected)
 
 
 def test_the_two_divergences_may_choose_different_layers() -> None:
     """A token that a layer rules out counts without bound in the released one (.8), not in the paper's (.018)."""
-    layers = told([0.9, 0.05, 0.05], [0.7, 0.15, 0.15], [0.95, 1e-30, 0.05])
+    layers = logits_of([0.9, 0.05, 0.05], [0.7, 0.15, 0.15], [0.95, 1e-30, 0.05])
     paper, released = (DoLa("all", 0.0, how).combine(layers, 0)[0] for how in ("jensen_shannon", "released"))  # type: ignore[arg-type]
     assert float(paper[0]) == pytest.approx(math.log(0.9 / 0.7))
     assert float(released[0]) == pytest.approx(math.log(0.9 / 0.95))
 
 
 def test_where_layers_agree_survivors_are_alike() -> None:
-    found, _ = combine_branches(DoLa(), told(LAST, LAST, LAST), 0)
-    assert found[0].tolist() == pytest.approx([0.0, 0.0, -math.inf], abs=1e-6)
+    scores, _ = combine_branches(DoLa(), logits_of(LAST, LAST, LAST), 0)
+    assert scores[0].tolist() == pytest.approx([0.0, 0.0, -math.inf], abs=1e-6)
 
 
 def test_it_shares_the_rows_of_the_reference() -> None:
@@ -91,7 +91,7 @@ def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
     problem = unsupported_reason(parse_arm("dola"), {"logits"})
     assert problem is not None
     assert "decoding 'dola' needs hidden states, which this model cannot give (it gives logits)" in problem
-    assert "'ced', which comes next to it, runs on it" in problem
+    assert "'ced', which is most similar, runs on it" in problem
     assert "'dola' runs with model hf." in problem
     assert unsupported_reason(parse_arm("dola"), {"logits", "hidden_states"}) is None
     assert unsupported_reason(parse_arm({"name": "sign_flip", "of": "dola"}), {"logits"}) is not None
@@ -99,10 +99,13 @@ def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
 
 
 def test_its_controls_read_its_layers_where_they_must() -> None:
-    found = {arm.strategy.component[1]: arm.strategy for arm in default_controls(parse_arm("dola"))}  # type: ignore[attr-defined]
-    assert {"mask_only", "entropy_matched", "gaussian_proxy", "sign_flip"} < set(found)
-    assert "shuffled_negative" not in found  # there is no other prompt
-    assert (found["mask_only"].traits.reads_early_exits, found["sign_flip"].traits.reads_early_exits) == (False, True)
-    model, arm = Toy(), Arm(found["sign_flip"])
+    controls = {arm.strategy.component[1]: arm.strategy for arm in default_controls(parse_arm("dola"))}  # type: ignore[attr-defined]
+    assert {"mask_only", "entropy_matched", "gaussian_proxy", "sign_flip"} < set(controls)
+    assert "shuffled_negative" not in controls  # there is no other prompt
+    assert (controls["mask_only"].traits.reads_early_exits, controls["sign_flip"].traits.reads_early_exits) == (
+        False,
+        True,
+    )
+    model, arm = Toy(), Arm(controls["sign_flip"])
     (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, ("w1", "w2 w3"), "options")])
     assert isinstance(answer, Generation), answer

@@ -60,8 +60,8 @@ def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sample
     questions = [prompt(i, shots=i % 4) for i in range(6)]
     answers = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=5 + i) for i, p in enumerate(questions)])
     assert all(isinstance(answer, Generation) for answer in answers), answers
-    told = [answer.tokens for answer in answers if isinstance(answer, Generation)]
-    assert told == [slow(model, arm.strategy, sampler, p, 5 + i)[0] for i, p in enumerate(questions)]
+    tokens = [answer.tokens for answer in answers if isinstance(answer, Generation)]
+    assert tokens == [slow(model, arm.strategy, sampler, p, 5 + i)[0] for i, p in enumerate(questions)]
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -71,17 +71,17 @@ def test_options_of_one_token_are_scored_as_the_loop_scores_tokens(name: str) ->
     every = tuple(f"w{i}" for i in range(12))
     questions = [prompt(i, shots=i % 4) for i in range(6)]
     scored = run_requests(model, [DecodingRequest(p, arm, every, "options") for p in questions])
-    said = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=1) for p in questions])
-    for question, a, b in zip(questions, scored, said, strict=True):
+    generated = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=1) for p in questions])
+    for question, a, b in zip(questions, scored, generated, strict=True):
         assert isinstance(a, Generation), a
         assert isinstance(b, Generation), b
         assert a.text == (b.text or "w0")
         branches = probe_branches(model, arm.strategy, question)
-        wanted = step(model, arm.strategy, branches, [], InitialStepState(question.key)).log_softmax(-1)[0]
-        found = torch.tensor(list(a.option_scores.values()))
-        alive = wanted > -torch.inf
-        torch.testing.assert_close(found[alive], wanted[alive], rtol=0, atol=2e-6)
-        assert bool((found[~alive] < -900).all())
+        expected = step(model, arm.strategy, branches, [], InitialStepState(question.key)).log_softmax(-1)[0]
+        scores = torch.tensor(list(a.option_scores.values()))
+        alive = expected > -torch.inf
+        torch.testing.assert_close(scores[alive], expected[alive], rtol=0, atol=2e-6)
+        assert bool((scores[~alive] < -900).all())
 
 
 @pytest.mark.parametrize("name", [name for name in TOKENS if not made(name).traits.combines_options])
@@ -93,10 +93,10 @@ def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
         assert isinstance(answer, Generation), answer
         branches = probe_branches(model, arm.strategy, question)
         for option, ids in zip(OPTIONS, model.option_ids(question, OPTIONS), strict=True):
-            thread, told = InitialStepState(question.key), []
+            thread, expected = InitialStepState(question.key), []
             for i, token in enumerate(ids):
-                told.append(float(step(model, arm.strategy, branches, ids[:i], thread).log_softmax(-1)[0, token]))
-            if all(value > -torch.inf for value in told):
-                assert answer.option_scores[option] == pytest.approx(sum(told), abs=1e-3)
+                expected.append(float(step(model, arm.strategy, branches, ids[:i], thread).log_softmax(-1)[0, token]))
+            if all(value > -torch.inf for value in expected):
+                assert answer.option_scores[option] == pytest.approx(sum(expected), abs=1e-3)
             else:
                 assert answer.option_scores[option] < -900

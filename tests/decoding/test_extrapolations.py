@@ -14,7 +14,7 @@ from decoding.strategies.cd_k import CDK
 from decoding.strategies.ced import CED
 from decoding.strategies.cfg import CFG
 from decoding.strategies.crg import CRG
-from decoding.strategies.icd import CONFUSED, ICD
+from decoding.strategies.icd import DISTURBANCE, ICD
 from decoding.strategies.pai import PAI
 from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vdd import VDD
@@ -23,16 +23,16 @@ from icl.edits import DiffusionNoise, RandomAugmentation, RegionMask
 from icl.errors import ConfigError, PlanError
 from tests.decoding.prompts import prompt
 
-SEEN = torch.tensor([[2.0, 1.5, 1.0, -1.0]])
+REFERENCE = torch.tensor([[2.0, 1.5, 1.0, -1.0]])
 OTHER = torch.tensor([[2.5, 0.5, 1.0, -9.0]])
 OUT = -math.inf
 
 
 def combined(strategy: Strategy, *others: Tensor) -> list[float]:
     """Up to a constant: the third token scores as in logits space, where z = z' = 1."""
-    told, faults = combine_branches(strategy, torch.stack([SEEN, *others]), 0)
+    scores, faults = combine_branches(strategy, torch.stack([REFERENCE, *others]), 0)
     assert not faults
-    return told[0].tolist()
+    return scores[0].tolist()
 
 
 def shifted(values: list[float], third: float) -> list[float]:
@@ -60,10 +60,10 @@ def shifted(values: list[float], third: float) -> list[float]:
     ids=lambda value: type(value).__name__ if isinstance(value, Strategy) else "",
 )
 def test_scores_by_hand(strategy: Strategy, by_hand: list[float]) -> None:
-    told = combined(strategy, OTHER)
+    scores = combined(strategy, OTHER)
     third = by_hand[2] if math.isfinite(by_hand[2]) else by_hand[1]
     place = 2 if math.isfinite(by_hand[2]) else 1
-    assert [value - told[place] + third for value in told] == pytest.approx(by_hand, abs=1e-5)
+    assert [value - scores[place] + third for value in scores] == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_pai_without_guidance_is_the_reference_under_the_mask() -> None:
@@ -74,23 +74,23 @@ def test_pai_without_guidance_is_the_reference_under_the_mask() -> None:
 
 def test_vdd_averages_its_priors_by_hand() -> None:
     """1.5 z - .5 (z' + z'') / 2, z'' = 0: 3 - .625, 2.25 - .125, 1.5 - .25; the last is masked."""
-    told = combined(VDD(alpha=0.5), OTHER, torch.zeros(1, 4))
-    assert told == pytest.approx([2.375, 2.125, 1.25, OUT])
+    scores = combined(VDD(alpha=0.5), OTHER, torch.zeros(1, 4))
+    assert scores == pytest.approx([2.375, 2.125, 1.25, OUT])
     assert VDD(alpha=0.5).weights == (1.5, -0.25, -0.25)
 
 
 def test_vdd_post_hoc_divides_by_the_prior_by_hand() -> None:
     """(.6, .3, .1) by (.8, .1, .1) + .1 is (.667, 1.5, .5): shares .25, .5625, .1875."""
-    seen, blind = torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([[0.8, 0.1, 0.1]]).log()
-    told = VDDPostHoc(smoothing=0.1).combine(torch.stack([seen, blind]), 0).softmax(-1)
-    assert told[0].tolist() == pytest.approx([0.25, 0.5625, 0.1875], abs=1e-5)
+    original, imageless = torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([[0.8, 0.1, 0.1]]).log()
+    probabilities = VDDPostHoc(smoothing=0.1).combine(torch.stack([original, imageless]), 0).softmax(-1)
+    assert probabilities[0].tolist() == pytest.approx([0.25, 0.5625, 0.1875], abs=1e-5)
 
 
 def test_vdd_post_hoc_averages_priors_as_probabilities() -> None:
     """The priors (.8, .2) and (.4, .6) are (.6, .4) together; log-probabilities would give (.62, .38)."""
     priors = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]]]).log()
-    told = VDDPostHoc(smoothing=1e-9).combine(torch.cat([torch.zeros(1, 1, 2), priors]), 0).softmax(-1)
-    assert told[0].tolist() == pytest.approx([0.4, 0.6], abs=1e-5)
+    probabilities = VDDPostHoc(smoothing=1e-9).combine(torch.cat([torch.zeros(1, 1, 2), priors]), 0).softmax(-1)
+    assert probabilities[0].tolist() == pytest.approx([0.4, 0.6], abs=1e-5)
 
 
 def test_a_k_beyond_the_vocabulary_fails_with_a_sentence() -> None:
@@ -100,7 +100,7 @@ def test_a_k_beyond_the_vocabulary_fails_with_a_sentence() -> None:
 
 def test_branches_differ_in_what_the_paper_says_and_nothing_else() -> None:
     question = prompt(1, shots=2)
-    assert ICD().branches(question)[1].text == question.text.replace("What is number", f"{CONFUSED}What is number")
+    assert ICD().branches(question)[1].text == question.text.replace("What is number", f"{DISTURBANCE}What is number")
     assert ICD().branches(question)[1].images == question.images
     bare = "[user] <image>What is number 1?"
     assert {s.branches(question)[1].text for s in (CAD(), CED())} == {bare}
@@ -137,6 +137,6 @@ def test_the_masked_region_is_a_parameter() -> None:
         ({"name": "vdd", "prior": "unk"}, "prior"),
     ],
 )
-def test_parameters_out_of_bounds_are_told(node: dict[str, object], key: str) -> None:
+def test_parameters_out_of_bounds_are_refused(node: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         parse_arm(node)

@@ -36,15 +36,15 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
 
 def questions(count: int) -> list[Prompt]:
     """Unequal lengths and numbers of images, each about an image of its own."""
-    shown = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
+    colors = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
     return [
-        tiny_models.prompt([*shown[i % 4][:-1], 10 + i], "color" + "?" * (i % 5), query=f"q{i}", size=(56, 84))
+        tiny_models.prompt([*colors[i % 4][:-1], 10 + i], "color" + "?" * (i % 5), query=f"q{i}", size=(56, 84))
         for i in range(count)
     ]
 
 
 def arms() -> list[Arm]:
-    told: list[object] = [
+    nodes: list[object] = [
         {"name": "vcd", "noise_step": 999},
         {"name": "vcd", "alpha": 2.0, "sampling": {"temperature": 1.0}},
         {"name": "vcd", "images": "all", "noise_step": 999},
@@ -53,7 +53,7 @@ def arms() -> list[Arm]:
         {"name": "chasd", "threshold": 0.6, "sampling": {"temperature": 1.0}},
         "cad",
     ]
-    return [parse_arm(node) for node in told]
+    return [parse_arm(node) for node in nodes]
 
 
 def tokens_of(
@@ -101,17 +101,17 @@ def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model
     want = tokens_of(model, jobs, "never")
     before = model.counters()
     lazy_tokens = tokens_of(model, jobs, "always", counters)
-    told = {key: value - before[key] for key, value in model.counters().items()}
+    work = {key: value - before[key] for key, value in model.counters().items()}
     references = sum(model.count_tokens(with_demonstrations(i)) for i in range(4))
-    contrasts = told["prompt_tokens"] - references
+    contrasts = work["prompt_tokens"] - references
     assert lazy_tokens == want
     assert contrasts > 0
     assert counters.prompts_prefilled > 4
     if name in ("gemma3", "qwen3_5"):  # a window that has forgotten, a state: they are read anew
-        assert told["lent_tokens"] == 0
+        assert work["lent_tokens"] == 0
     else:
-        assert told["lent_tokens"] > 0.6 * contrasts
-        assert told["prefill_tokens"] == references + contrasts - told["lent_tokens"]
+        assert work["lent_tokens"] > 0.6 * contrasts
+        assert work["prefill_tokens"] == references + contrasts - work["lent_tokens"]
 
 
 @pytest.mark.slow

@@ -29,37 +29,37 @@ def rows(*shares: list[float]) -> torch.Tensor:
 
 def test_nbce_lets_the_surest_window_speak_by_hand() -> None:
     """1.25 ln (.8, .1, .1) - .25 ln (.5, .25, .25)."""
-    told = NBCE(top_p=1.0).combine(rows(WHOLE, FIRST, SECOND, EMPTY), 0)[0].tolist()
+    scores = NBCE(top_p=1.0).combine(rows(WHOLE, FIRST, SECOND, EMPTY), 0)[0].tolist()
     by_hand = [1.25 * math.log(p) - 0.25 * math.log(q) for p, q in zip(SECOND, EMPTY, strict=True)]
-    assert told == pytest.approx(by_hand, abs=1e-5)
+    assert scores == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_nbce_prefers_the_window_of_the_step_before() -> None:
     """.8979 - .3 = .5979 is below .6390; .8979 - .25 = .6479 is not. The very first step has nothing before it."""
     logits = rows(WHOLE, FIRST, SECOND, EMPTY)
-    for stickiness, window in ((0.3, FIRST), (0.25, SECOND)):
+    for eta, window in ((0.3, FIRST), (0.25, SECOND)):
         thread = InitialStepState(memory={4: 0})
-        told = NBCE(beta=0.0, top_p=1.0, stickiness=stickiness).combine_stateful(logits, 5, [thread])
-        assert told[0].exp().tolist() == pytest.approx(window, abs=1e-5)
+        scores = NBCE(beta=0.0, top_p=1.0, eta=eta).combine_stateful(logits, 5, [thread])
+        assert scores[0].exp().tolist() == pytest.approx(window, abs=1e-5)
         assert thread.memory[5] == [FIRST, SECOND].index(window)
-        again = NBCE(beta=0.0, top_p=1.0, stickiness=stickiness).combine_stateful(logits, 5, [thread])
-        assert torch.equal(again, told)
-    told = NBCE(beta=0.0, top_p=1.0, stickiness=9.0).combine_stateful(logits, 5, [InitialStepState()])
-    assert told[0].exp().tolist() == pytest.approx(SECOND, abs=1e-5)
+        again = NBCE(beta=0.0, top_p=1.0, eta=eta).combine_stateful(logits, 5, [thread])
+        assert torch.equal(again, scores)
+    scores = NBCE(beta=0.0, top_p=1.0, eta=9.0).combine_stateful(logits, 5, [InitialStepState()])
+    assert scores[0].exp().tolist() == pytest.approx(SECOND, abs=1e-5)
 
 
 def test_nbce_speaks_with_the_window_alone_where_the_empty_context_has_no_mass() -> None:
     """top-p .7: of (.8, .1, .1) the first token is left, of (.4, .35, .25) the first two."""
-    told = NBCE(top_p=0.7).combine(rows(WHOLE, [0.4, 0.35, 0.25], [0.8, 0.1, 0.1]), 0)[0].tolist()
+    scores = NBCE(top_p=0.7).combine(rows(WHOLE, [0.4, 0.35, 0.25], [0.8, 0.1, 0.1]), 0)[0].tolist()
     both = 1.25 * math.log(0.4) - 0.25 * math.log(0.8)
-    assert told == pytest.approx([both, math.log(0.35), -math.inf], abs=1e-5)
+    assert scores == pytest.approx([both, math.log(0.35), -math.inf], abs=1e-5)
 
 
 def test_nbce_mean_pool_by_hand() -> None:
     """beta = n - 1 = 1: 2 (ln a + ln b) / 2 - ln q is Bayes' rule for two independent windows."""
-    told = NBCE(beta=1.0, pool="mean").combine(rows(WHOLE, FIRST, SECOND, EMPTY), 0)[0].softmax(-1).tolist()
+    scores = NBCE(beta=1.0, pooling="mean").combine(rows(WHOLE, FIRST, SECOND, EMPTY), 0)[0].softmax(-1).tolist()
     bayes = [a * b / q for a, b, q in zip(FIRST, SECOND, EMPTY, strict=True)]
-    assert told == pytest.approx([v / sum(bayes) for v in bayes], abs=1e-5)
+    assert scores == pytest.approx([v / sum(bayes) for v in bayes], abs=1e-5)
 
 
 def test_branches_are_the_prompt_its_windows_and_the_query_alone() -> None:
@@ -75,18 +75,16 @@ def test_without_demonstrations_it_is_the_reference() -> None:
 
 
 def test_a_window_is_remembered_from_token_to_token() -> None:
-    """With the stickiness of a dictator the window of the first token answers alone."""
+    """With the eta of a dictator the window of the first token answers alone."""
     model, question = Toy(vocabulary=12, stop_bias=-99.0), prompt(5, shots=4)
-    sticky = {"name": "nbce", "beta": 0.0, "top_p": 1.0, "stickiness": 100.0}
+    sticky = {"name": "nbce", "beta": 0.0, "top_p": 1.0, "eta": 100.0}
     (answer,) = run_requests(model, [DecodingRequest(question, parse_arm(sticky), max_new_tokens=8)])
     first = NBCE(top_p=1.0)
     thread = InitialStepState()
     first.combine_stateful(model.open(first.branches(question)).logits[:, None], 0, [thread])
     window = first.branches(question)[1 + thread.memory[0]]
     (alone,) = run_requests(model, [DecodingRequest(window, parse_arm("greedy"), max_new_tokens=8)])
-    (free,) = run_requests(
-        model, [DecodingRequest(question, parse_arm({**sticky, "stickiness": 0.0}), max_new_tokens=8)]
-    )
+    (free,) = run_requests(model, [DecodingRequest(question, parse_arm({**sticky, "eta": 0.0}), max_new_tokens=8)])
     assert isinstance(answer, Generation)
     assert isinstance(alone, Generation)
     assert isinstance(free, Generation)
@@ -96,7 +94,7 @@ def test_a_window_is_remembered_from_token_to_token() -> None:
 
 def test_options_remember_too_each_on_its_own() -> None:
     model, question = Toy(vocabulary=12), prompt(5, shots=4)
-    arm = parse_arm({"name": "nbce", "beta": 0.0, "top_p": 1.0, "stickiness": 100.0})
+    arm = parse_arm({"name": "nbce", "beta": 0.0, "top_p": 1.0, "eta": 100.0})
     options = ("w3 w4", "w5 w6", "w7")
     (answer,) = run_requests(model, [DecodingRequest(question, arm, options, "options")])
     thread = InitialStepState()
@@ -114,34 +112,36 @@ def test_moicl_mixes_log_probabilities_by_hand() -> None:
     equal = [(math.log(a) + math.log(b)) / 2 for a, b in zip(FIRST, SECOND, strict=True)]
     assert MoICL().combine(logits, 0)[0].tolist() == pytest.approx(equal, abs=1e-5)
     anti = [2 * math.log(a) - math.log(b) for a, b in zip(FIRST, SECOND, strict=True)]
-    assert MoICL(fitted=(2.0, -1.0)).combine(logits, 0)[0].tolist() == pytest.approx(anti, abs=1e-5)
+    assert MoICL(group_weights=(2.0, -1.0)).combine(logits, 0)[0].tolist() == pytest.approx(anti, abs=1e-5)
 
 
 def test_sparse_weights_are_the_largest_by_magnitude_and_not_renormalized() -> None:
-    assert MoICL(fitted=(0.2, -0.7, 0.4), sparse=2).used(3) == (0.0, -0.7, 0.4)
-    assert MoICL(sparse=1).used(4) == (0.25, 0.0, 0.0, 0.0)
-    assert MoICL(fitted=(0.2, -0.7, 0.4)).strength(rows(WHOLE, FIRST, SECOND, EMPTY), 0).item() == pytest.approx(-0.1)
+    assert MoICL(group_weights=(0.2, -0.7, 0.4), top_k=2).effective_weights(3) == (0.0, -0.7, 0.4)
+    assert MoICL(top_k=1).effective_weights(4) == (0.25, 0.0, 0.0, 0.0)
+    assert MoICL(group_weights=(0.2, -0.7, 0.4)).strength(rows(WHOLE, FIRST, SECOND, EMPTY), 0).item() == pytest.approx(
+        -0.1
+    )
 
 
 def test_weights_are_given_by_that_name() -> None:
     arm = parse_arm({"name": "moicl", "weights": [0.5, 0.25]})
-    assert arm.strategy == MoICL(fitted=(0.5, 0.25))
+    assert arm.strategy == MoICL(group_weights=(0.5, 0.25))
     assert arm.label == "moicl(weights=[0.5, 0.25])"
     assert len(arm.strategy.branches(prompt(1, shots=6))) == 3
 
 
 def test_xmore_mixes_probabilities_by_how_sure_they_are_by_hand() -> None:
     """H(.9, .1) = .3251, H(.5, .5) = .6931: weights .7225 and .5, so .5910 and .4090; .591 x .9 + .409 x .5 = .7364."""
-    told, _ = combine_branches(XMoRe(), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)
-    assert told[0].exp().tolist() == pytest.approx([0.7364, 0.2636], abs=1e-4)
+    scores, _ = combine_branches(XMoRe(), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)
+    assert scores[0].exp().tolist() == pytest.approx([0.7364, 0.2636], abs=1e-4)
     # by 1 / H: 3.0761 and 1.4427, so .6807; by confidence: .9 and .5, so .6429
     for by, share in (("inverse", 0.6807), ("confidence", 0.6429)):
-        told, _ = combine_branches(XMoRe(by=by), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)  # type: ignore[arg-type]
-        assert told[0].exp().tolist()[0] == pytest.approx(share * 0.9 + (1 - share) * 0.5, abs=1e-4)
+        scores, _ = combine_branches(XMoRe(by=by), rows([0.2, 0.8], [0.9, 0.1], [0.5, 0.5]), 0)  # type: ignore[arg-type]
+        assert scores[0].exp().tolist()[0] == pytest.approx(share * 0.9 + (1 - share) * 0.5, abs=1e-4)
 
 
 def test_xmores_views_are_image_and_demonstrations() -> None:
-    whole, alone, shown = XMoRe().branches(prompt(1, shots=2))
+    whole, alone, with_demos = XMoRe().branches(prompt(1, shots=2))
     assert whole == prompt(1, shots=2)
     assert alone.text == "[user] <image>What is number 1?"
-    assert shown.images == whole.images[:2]
+    assert with_demos.images == whole.images[:2]

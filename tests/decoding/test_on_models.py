@@ -48,9 +48,9 @@ every = pytest.mark.parametrize("name", [*ARCHITECTURES, pytest.param("shipped",
 
 def questions(name: str) -> list[Prompt]:
     """Unequal lengths and numbers of images; each asks about an image of its own."""
-    shown = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
+    colors = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
     return [
-        tiny_models.prompt(images, "color" + "?" * i, query=f"q{i}", size=(56, 84)) for i, images in enumerate(shown)
+        tiny_models.prompt(images, "color" + "?" * i, query=f"q{i}", size=(56, 84)) for i, images in enumerate(colors)
     ]
 
 
@@ -189,7 +189,7 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     strategy, slots = arm.strategy, model.engine.reader.slots
     tokens = list(takewhile(lambda token: token not in slots, answer.tokens))
     steps = answer.usage.new_tokens if tokens == list(answer.tokens) else len(tokens)
-    (note,) = strategy.prepare([question], lambda prompts, most: descriptions(model, prompts, most))
+    (note,) = strategy.prepare([question], lambda prompts, max_new_tokens: descriptions(model, prompts, max_new_tokens))
     branches = strategy.branches(question, note)
     first, *others = [
         whole(model, b, tokens, strategy.traits.reads_early_exits and i == 0) for i, b in enumerate(branches)
@@ -198,18 +198,18 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     thread = InitialStepState(question.key)
     for step in range(steps):
         own = logits[step][:, None]
-        mask, told = strategy.mask(own[0]), strategy.combine_stateful(own, step, [thread])
-        told = (told if mask is None else told.masked_fill(~mask, -torch.inf))[0]
-        said = sorted(model.stop_tokens) if step == len(answer.tokens) else [answer.tokens[step]]
-        if not any(chosen(arm, told, token, question, step) for token in said):
-            return f"{arm.label}, {question.key.query}, step {step}: {said} has {told[said].tolist()}"
-        gap = min(abs(float(told.log_softmax(-1)[token]) - answer.trace["logprob"][step]) for token in said)
+        mask, scores = strategy.mask(own[0]), strategy.combine_stateful(own, step, [thread])
+        scores = (scores if mask is None else scores.masked_fill(~mask, -torch.inf))[0]
+        ids = sorted(model.stop_tokens) if step == len(answer.tokens) else [answer.tokens[step]]
+        if not any(chooses(arm, scores, token, question, step) for token in ids):
+            return f"{arm.label}, {question.key.query}, step {step}: {ids} has {scores[ids].tolist()}"
+        gap = min(abs(float(scores.log_softmax(-1)[token]) - answer.trace["logprob"][step]) for token in ids)
         if gap > close:
             return f"{arm.label}, {question.key.query}, step {step}: log-probabilities differ by {gap}"
     return ""
 
 
-def chosen(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) -> bool:
+def chooses(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) -> bool:
     """Whether these scores choose the token: it is the best, or the query's number falls into its share."""
     if isinstance(arm.sampler, Greedy):
         return bool(scores[token] >= scores.max() - CLOSE)
@@ -223,7 +223,7 @@ def chosen(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) ->
 def family() -> list[Strategy]:
     """Every strategy that writes text, with short preparations."""
     return [
-        replace(one, tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
+        replace(one, max_new_tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
         for name in ALL
         if not (one := made(name)).traits.requires_options
         and name not in ("random_gate", "other_answers", "self_consistency")
@@ -232,16 +232,16 @@ def family() -> list[Strategy]:
 
 def sixteen() -> list[Prompt]:
     """Of unequal lengths, one to four images each, with the composers' names, and beside each the next."""
-    shown = [[10 + i + j for j in range(1 + i % 4)] for i in range(16)]
-    asked = [
+    colors = [[10 + i + j for j in range(1 + i % 4)] for i in range(16)]
+    prompts = [
         tiny_models.prompt(images, "color" + "?" * (7 * i % 11), query=f"q{i}", size=(56, 56))
-        for i, images in enumerate(shown)
+        for i, images in enumerate(colors)
     ]
-    told = [
+    arms = [
         p.map(lambda part: replace(part, name="query.question") if part.text and part.name[:5] == "query" else part)
-        for p in asked
+        for p in prompts
     ]
-    return [replace(p, paired_prompt=told[(i + 1) % 16]) for i, p in enumerate(told)]
+    return [replace(p, paired_prompt=arms[(i + 1) % 16]) for i, p in enumerate(arms)]
 
 
 CORE = (("vcd", Greedy()), ("nbce", Sampling(1.3, top_k=40)))
@@ -253,26 +253,26 @@ CLOSE = 2e-3
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_strategy_is_what_whole_forwards_choose(name: str, model_of: Callable[[str], HF]) -> None:
     """32 steps in one batch of 16 queries: each strategy greedy on one and sampled on another, two on all of them."""
-    model, asked, drawn = model_of(name), sixteen(), Sampling(1.3, top_k=40)
+    model, requests, sampling = model_of(name), sixteen(), Sampling(1.3, top_k=40)
     jobs, checked = [], []
     for i, strategy in enumerate(family()):
-        for sampler, place in ((Greedy(), i % 16), (drawn, (i + 9) % 16)):
+        for sampler, place in ((Greedy(), i % 16), (sampling, (i + 9) % 16)):
             everywhere = (strategy.component[1], sampler) in CORE  # type: ignore[attr-defined]
             for q in range(16) if everywhere else (place,):
-                jobs.append(DecodingRequest(asked[q], Arm(strategy, sampler), max_new_tokens=STEPS))
+                jobs.append(DecodingRequest(requests[q], Arm(strategy, sampler), max_new_tokens=STEPS))
                 checked.append(q == place)
     answers = run_requests(model, jobs)
     assert all(isinstance(answer, Generation) for answer in answers), [a for a in answers if isinstance(a, Failure)]
-    told = [answer for answer in answers if isinstance(answer, Generation)]
-    assert sum(len(answer.tokens) == STEPS for answer in told) > len(told) / 2
+    generations = [answer for answer in answers if isinstance(answer, Generation)]
+    assert sum(len(answer.tokens) == STEPS for answer in generations) > len(generations) / 2
     with torch.inference_mode():
         faults = [
             wrong(model, job.arm, job.prompt, answer)
-            for job, answer, check in zip(jobs, told, checked, strict=True)
+            for job, answer, check in zip(jobs, generations, checked, strict=True)
             if check
         ]
     assert not [fault for fault in faults if fault]
     for i in (0, len(jobs) // 2, len(jobs) - 1):
         (single,) = run_requests(model, [jobs[i]])
         assert isinstance(single, Generation)
-        assert single.tokens == told[i].tokens
+        assert single.tokens == generations[i].tokens

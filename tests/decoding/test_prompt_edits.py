@@ -53,8 +53,8 @@ def test_there_are_never_more_windows_than_demonstrations() -> None:
 
 
 def test_without_the_image_the_demonstrations_keep_theirs() -> None:
-    bare = changes.remove_part(prompt(1, shots=2), "image")
-    assert [part.name for part in bare.parts() if part.image] == ["demo[0].image[0]", "demo[1].image[0]"]
+    imageless = changes.remove_part(prompt(1, shots=2), "image")
+    assert [part.name for part in imageless.parts() if part.image] == ["demo[0].image[0]", "demo[1].image[0]"]
     assert changes.remove_part(prompt(1, shots=2), "both").text == "[user] What is number 1?"
 
 
@@ -80,9 +80,9 @@ def test_words_before_and_after_the_question() -> None:
 
 
 def test_a_description_stands_where_the_image_stood() -> None:
-    told = changes.replace_images(prompt(1, shots=1), {"query.image[0]": "a red square"})
-    assert told.text.endswith("[user] a red squareWhat is number 1?")
-    assert len(told.images) == 1
+    described = changes.replace_images(prompt(1, shots=1), {"query.image[0]": "a red square"})
+    assert described.text.endswith("[user] a red squareWhat is number 1?")
+    assert len(described.images) == 1
 
 
 def answers(of: Prompt) -> list[str | None]:

@@ -31,8 +31,8 @@ def parameters(name: str) -> dict[str, Any]:
     return dict(one["properties"])
 
 
-def is_share(told: dict[str, Any]) -> bool:
-    return {key: told.get(key) for key in SHARE} == SHARE
+def is_share(schema: dict[str, Any]) -> bool:
+    return {key: schema.get(key) for key in SHARE} == SHARE
 
 
 MASKED = [name for name in ALL if is_share(parameters(name).get("beta", {}))]
@@ -47,10 +47,10 @@ def test_beta_zero_masks_nothing_and_beta_one_leaves_the_references_best_token(n
     logits = random_logits(logits_count(made(name)))
     logits[0, 1, 5] = logits[0, 1].max()  # a tie, which stays
     best = logits[0] == logits[0].amax(-1, keepdim=True)
-    for beta, wanted in ((0.0, torch.ones_like(best)), (1.0, best)):
+    for beta, expected in ((0.0, torch.ones_like(best)), (1.0, best)):
         strategy = replace(made(name), beta=beta)  # type: ignore[type-var, call-arg]
         scores = apply_mask(strategy, strategy.combine(logits, 3), logits[0])
-        assert torch.equal(scores > -torch.inf, wanted)
+        assert torch.equal(scores > -torch.inf, expected)
 
 
 def test_at_beta_one_a_contrast_is_greedy_whatever_it_contrasts() -> None:
@@ -77,12 +77,12 @@ class Half(Toy):
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy, seen = made(name), list[torch.dtype]()
+    strategy, dtypes = made(name), list[torch.dtype]()
     combine_stateful = type(strategy).combine_stateful
 
-    def spied(self: Strategy, logits: torch.Tensor, *given: Any) -> torch.Tensor:
-        scores = combine_stateful(self, logits, *given)
-        seen.extend((logits.dtype, scores.dtype))
+    def spied(self: Strategy, logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        scores = combine_stateful(self, logits, *rest)
+        dtypes.extend((logits.dtype, scores.dtype))
         return scores
 
     monkeypatch.setattr(type(strategy), "combine_stateful", spied)
@@ -93,7 +93,7 @@ def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, m
     ]
     answers = run_requests(Half(), jobs)
     assert all(isinstance(answer, Generation) for answer in answers), answers
-    assert set(seen) == {torch.float32}
+    assert set(dtypes) == {torch.float32}
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -103,11 +103,11 @@ def test_an_answer_depends_on_its_own_query_alone(name: str) -> None:
     arm = Arm(strategy, Sampling(1.2) if strategy.traits.num_samples == 1 else strategy.sampler)
     questions = [prompt(i, shots=i % 3) for i in range(5)]
     jobs = [DecodingRequest(p, arm, max_new_tokens=4) for p in questions]
-    told = run_requests(model, jobs)
-    assert run_requests(model, jobs[::-1])[::-1] == told
-    assert run_requests(model, jobs[2:4]) == told[2:4]
+    answers = run_requests(model, jobs)
+    assert run_requests(model, jobs[::-1])[::-1] == answers
+    assert run_requests(model, jobs[2:4]) == answers[2:4]
     moved = [replace(job, prompt=replace(job.prompt, key=StreamKey(7, job.prompt.key.query))) for job in jobs[:1]]
-    assert run_requests(model, [*moved, *jobs[1:]])[1:] == told[1:]
+    assert run_requests(model, [*moved, *jobs[1:]])[1:] == answers[1:]
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -128,15 +128,15 @@ def test_every_parameter_has_a_meaning_and_bounds_that_are_kept(name: str) -> No
     from icl.registry import build
 
     needed = {"of": "vcd"} if any(f.name == "of" for f in fields(made(name))) else {}  # type: ignore[arg-type]
-    for key, told in parameters(name).items():
+    for key, property_schema in parameters(name).items():
         bad: list[Any] = []
-        if "minimum" in told:
-            bad.append(told["minimum"] - 1)
-        if "exclusiveMinimum" in told:
-            bad.append(told["exclusiveMinimum"])
-        if "maximum" in told:
-            bad.append(told["maximum"] + 1)
-        if "enum" in told:
+        if "minimum" in property_schema:
+            bad.append(property_schema["minimum"] - 1)
+        if "exclusiveMinimum" in property_schema:
+            bad.append(property_schema["exclusiveMinimum"])
+        if "maximum" in property_schema:
+            bad.append(property_schema["maximum"] + 1)
+        if "enum" in property_schema:
             bad.append("no such thing")
         named = rf"'{name}' has no preset" if key == "preset" else rf"strategy '{name}', {key}: "
         for value in bad:

@@ -39,7 +39,7 @@ def test_conforms(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "wanted"),
+    ("node", "parameters"),
     [
         ("vcd", {"alpha": 1.0, "beta": 0.1, "noise_step": 500, "images": "query"}),
         ("cad", {"alpha": 0.5, "without": "demonstrations"}),
@@ -48,18 +48,18 @@ def test_conforms(strategy: Strategy) -> None:
         ("adacad", {"floor": 0.0, "without": "demonstrations"}),
         ({"name": "adacad", "preset": "answers"}, {"floor": 0.0}),
         ({"name": "adacad", "preset": "summarization"}, {"floor": 0.3}),
-        ("code", {"kappa": 0.7, "tokens": 512, "images": "query"}),
+        ("code", {"kappa": 0.7, "max_new_tokens": 512, "images": "query"}),
         ({"name": "code", "preset": "evaluation"}, {"kappa": 0.7}),
         ({"name": "code", "preset": "fallback"}, {"kappa": 0.2}),
-        ("dcd", {"granularity": "options", "direction": "surer", "entity": "asked"}),
-        ("nbce", {"beta": 0.25, "windows": 0, "pool": "surest", "top_p": 0.95, "stickiness": 0.1}),
+        ("dcd", {"granularity": "options", "direction": "dynamic", "entity": "recognized"}),
+        ("nbce", {"beta": 0.25, "windows": 0, "pooling": "min_entropy", "top_p": 0.95, "eta": 0.1}),
     ],
     ids=str,
 )
-def test_published_numbers_are_pinned(node: Any, wanted: dict[str, Any]) -> None:
+def test_published_numbers_are_pinned(node: Any, parameters: dict[str, Any]) -> None:
     """A default that moves is another method under the same name."""
     built = build("strategy", node)
-    assert {name: getattr(built, name) for name in wanted} == wanted
+    assert {name: getattr(built, name) for name in parameters} == parameters
 
 
 @pytest.mark.parametrize("preset", [(name, preset) for name in ALL for preset in resolve("strategy", name).presets])

@@ -27,13 +27,13 @@ VOCABULARY, STEPS = 40, 4
 NODES: list[Any] = [
     {"name": "gaussian_proxy", "of": "vcd"},
     {"name": "random_gate", "of": {"name": "dcd", "entity": "none"}},
-    {"name": "nbce", "top_p": 1.0, "stickiness": 0.5},
-    {"name": "sign_flip", "of": {"name": "nbce", "stickiness": 0.5}},
+    {"name": "nbce", "top_p": 1.0, "eta": 0.5},
+    {"name": "sign_flip", "of": {"name": "nbce", "eta": 0.5}},
     {"name": "contrast", "branches": ["no_image", {"change": "noise", "step": 9}], "weights": [2, -0.5, -0.5]},
     {"name": "moicl", "weights": [0.5, 0.7]},
     {"name": "chasd", "method": {"name": "vcd", "alpha": 0.3}},
-    {"name": "chasd", "method": {"name": "nbce", "stickiness": 0.5}, "threshold": 0.6},
-    {"name": "random_gate", "of": {"name": "chasd", "method": {"name": "nbce", "stickiness": 0.5}}},
+    {"name": "chasd", "method": {"name": "nbce", "eta": 0.5}, "threshold": 0.6},
+    {"name": "random_gate", "of": {"name": "chasd", "method": {"name": "nbce", "eta": 0.5}}},
 ]
 
 
@@ -46,21 +46,21 @@ def steps(count: int) -> list[torch.Tensor]:
 def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
     arm = parse_arm(node)
     count = branch_count(arm.strategy)
-    told = serialize(arm.strategy, arm.sampler)
-    assert deserialize(told)[0] == arm.strategy
+    config = serialize(arm.strategy, arm.sampler)
+    assert deserialize(config)[0] == arm.strategy
     for query in ("a", "b"):
-        thread, chosen, wanted = InitialStepState(StreamKey(3, query)), [], []
-        for step, given in enumerate(steps(count)):
-            after = given.clone()
+        thread, chosen, expected = InitialStepState(StreamKey(3, query)), [], []
+        for step, logits in enumerate(steps(count)):
+            after = logits.clone()
             rows = [
-                BatchRow(i, BranchMetadata(f"{node}/{query}", i, count, told, 3, query), step) for i in range(count)
+                BatchRow(i, BranchMetadata(f"{node}/{query}", i, count, config, 3, query), step) for i in range(count)
             ]
             select_tokens(after, complete_groups(rows))
             chosen.append({int(row.argmax()) for row in after})
-            said, faults = combine_branches(arm.strategy, given[:, None], step, [thread])
+            scores, faults = combine_branches(arm.strategy, logits[:, None], step, [thread])
             assert not faults
-            wanted.append({int(said.argmax())})
-        assert chosen == wanted
+            expected.append({int(scores.argmax())})
+        assert chosen == expected
         RECORD_STORE.take(f"{node}/{query}")
 
 
@@ -82,7 +82,7 @@ def test_controls_of_what_draws_or_remembers_do_so_too(of: Strategy) -> None:
 
 def test_a_gated_method_remembers_through_its_gate() -> None:
     """The window of the step before is preferred by more than entropies can differ: it speaks again."""
-    arm = parse_arm({"name": "chasd", "method": {"name": "nbce", "stickiness": 99.0, "top_p": 1.0}, "threshold": 1.0})
+    arm = parse_arm({"name": "chasd", "method": {"name": "nbce", "eta": 99.0, "top_p": 1.0}, "threshold": 1.0})
     assert arm.strategy.traits.keeps_state
     first, second = torch.zeros(2, 4, 1, 50)
     first[1, 0, 7] = second[2, 0, 7] = 20.0  # sure are the first window, then the second

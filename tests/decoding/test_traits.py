@@ -68,10 +68,10 @@ def test_every_wrapper_is_covered() -> None:
 @pytest.mark.parametrize("wrapper", OVERRIDES)
 def test_a_wrapper_forwards_every_trait_that_it_does_not_set(wrapper: str) -> None:
     for _, inner, strategy in (pair for pair in pairs() if pair[0] == wrapper):
-        wanted = replace(strategy.inner.traits, needs=strategy.inner.traits.needs | {"logits"})
+        expected = replace(strategy.inner.traits, needs=strategy.inner.traits.needs | {"logits"})
         if not getattr(strategy, "needs_all_branches", True):
-            wanted = replace(wanted, **dict.fromkeys(BRANCH_TRAITS, False))
-        assert strategy.traits == replace(wanted, **OVERRIDES[wrapper]), inner  # type: ignore[arg-type]
+            expected = replace(expected, **dict.fromkeys(BRANCH_TRAITS, False))
+        assert strategy.traits == replace(expected, **OVERRIDES[wrapper]), inner  # type: ignore[arg-type]
 
 
 def test_controls_keep_how_options_are_scored_and_how_many_answers_are_sampled() -> None:

@@ -11,45 +11,45 @@ from icl.errors import ConfigError, PlanError
 from icl.types import Part, Prompt, Turn
 from tests.decoding.prompts import image, prompt
 
-SEEN = torch.tensor([[2.0, 1.5, 1.0, -1.0]])
+REFERENCE = torch.tensor([[2.0, 1.5, 1.0, -1.0]])
 NOISED = torch.tensor([[2.5, 0.5, 1.0, -9.0]])
 
 
 def test_scores_by_hand() -> None:
     """(1 + 1) z - 1 z': 2(2) - 2.5 = 1.5;  2(1.5) - .5 = 2.5;  2(1) - 1 = 1;  2(-1) + 9 = 7."""
-    combined = VCD(alpha=1.0, beta=0.0).combine(torch.stack([SEEN, NOISED]), 0)
+    combined = VCD(alpha=1.0, beta=0.0).combine(torch.stack([REFERENCE, NOISED]), 0)
     assert combined.tolist() == [[1.5, 2.5, 1.0, 7.0]]
 
 
 def test_the_mask_reads_the_reference_alone_and_decides_the_token() -> None:
     """exp(-3) = .0498 is below .1: the last token is out, though its contrast is the largest."""
-    combined, faults = combine_branches(VCD(alpha=1.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
+    combined, faults = combine_branches(VCD(alpha=1.0, beta=0.1), torch.stack([REFERENCE, NOISED]), 0)
     assert not faults
     assert combined.tolist() == [[1.5, 2.5, 1.0, -math.inf]]
     assert combined.argmax() == 1
-    assert SEEN.argmax() == 0
+    assert REFERENCE.argmax() == 0
 
 
 @pytest.mark.parametrize(("beta", "survivors"), [(0.0, 4), (0.049, 4), (0.05, 3), (0.36, 3), (0.37, 2), (1.0, 1)])
 def test_beta_is_a_share_of_the_best_probability(beta: float, survivors: int) -> None:
     """The tokens have exp(0), exp(-.5) = .61, exp(-1) = .368 and exp(-3) = .0498 of the best one's probability."""
-    combined, _ = combine_branches(VCD(beta=beta), torch.stack([SEEN, NOISED]), 0)
+    combined, _ = combine_branches(VCD(beta=beta), torch.stack([REFERENCE, NOISED]), 0)
     assert int((combined > -math.inf).sum()) == survivors
 
 
 def test_alpha_zero_is_the_reference_under_the_mask() -> None:
-    combined, _ = combine_branches(VCD(alpha=0.0, beta=0.1), torch.stack([SEEN, NOISED]), 0)
+    combined, _ = combine_branches(VCD(alpha=0.0, beta=0.1), torch.stack([REFERENCE, NOISED]), 0)
     assert combined.tolist() == [[2.0, 1.5, 1.0, -math.inf]]
 
 
 def test_noises_the_querys_image_alone_by_default() -> None:
-    seen, noised = VCD(noise_step=900).branches(prompt(1, shots=2))
-    assert seen == prompt(1, shots=2)
+    original, noised = VCD(noise_step=900).branches(prompt(1, shots=2))
+    assert original == prompt(1, shots=2)
     assert [p.edits for p in noised.images[:2]] == [(), ()]
     (edit,) = noised.images[2].edits
     assert isinstance(edit, DiffusionNoise)
     assert edit.step == 900
-    assert noised.text == seen.text
+    assert noised.text == original.text
 
 
 def test_noises_all_images_when_asked_each_with_its_own_noise() -> None:
@@ -78,8 +78,8 @@ def test_a_prompt_whose_query_image_has_no_name_is_an_error_and_not_plain_decodi
 
 
 def test_a_prompt_without_images_has_equal_branches() -> None:
-    seen, noised = VCD().branches(Prompt((Turn("user", (Part("Say yes.", "query.question"),)),)))
-    assert seen.digest == noised.digest
+    original, noised = VCD().branches(Prompt((Turn("user", (Part("Say yes.", "query.question"),)),)))
+    assert original.digest == noised.digest
 
 
 def test_presets_name_the_sources_that_disagree() -> None:
@@ -97,6 +97,6 @@ def test_presets_name_the_sources_that_disagree() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"alpha": -1}, {"beta": 1.5}, {"noise_step": 1000}, {"images": "demos"}])
-def test_parameters_out_of_bounds_are_told(bad: dict[str, object]) -> None:
+def test_parameters_out_of_bounds_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         parse_arm({"name": "vcd", **bad})

@@ -20,8 +20,8 @@ from icl.types import Generation, Prompt
 STOP = 0
 
 
-def noise(*told: object, size: int) -> np.ndarray:
-    seed = int.from_bytes(hashlib.sha256(repr(told).encode()).digest()[:8], "big")
+def noise(*seeds: object, size: int) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(repr(seeds).encode()).digest()[:8], "big")
     return np.random.default_rng(seed).standard_normal(size)
 
 
@@ -46,8 +46,8 @@ class ToySession:
 
     def take(self, rows: Tensor) -> "ToySession":
         self.model.counts["take"] += 1
-        kept = [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()]
-        return ToySession(self.model, kept, self.early)
+        rows_taken = [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()]
+        return ToySession(self.model, rows_taken, self.early)
 
     def join(self, other: "ToySession") -> "ToySession":
         copied = [Row(r.prompt, list(r.tokens)) for r in [*self.rows, *other.rows]]
@@ -119,17 +119,17 @@ class Toy(LogitModel):
 
     def exits_of(self, rows: Sequence[Row]) -> Tensor:
         """[3 early layers, R, V], each a reading of its own."""
-        told = [
+        exits = [
             [noise(row.prompt.digest, row.tokens, layer, size=self.vocabulary) for row in rows] for layer in range(3)
         ]
-        return 2 * torch.tensor(np.array(told), dtype=torch.float32)
+        return 2 * torch.tensor(np.array(exits), dtype=torch.float32)
 
     def _one(self, row: Row) -> np.ndarray:
-        told = tuple(row.tokens)
-        z = 2 * noise(row.prompt.text, told, size=self.vocabulary)
-        z += self.image_share * noise([p.digest for p in row.prompt.images], told, size=self.vocabulary)
+        tokens = tuple(row.tokens)
+        z = 2 * noise(row.prompt.text, tokens, size=self.vocabulary)
+        z += self.image_share * noise([p.digest for p in row.prompt.images], tokens, size=self.vocabulary)
         z[STOP] += self.stop_bias
-        if (poison := self.poison.get((row.prompt.digest, len(told)))) is not None:
+        if (poison := self.poison.get((row.prompt.digest, len(tokens)))) is not None:
             z[poison[0]] = poison[1]
         return z
 

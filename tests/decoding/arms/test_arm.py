@@ -91,7 +91,7 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         ("vdc", r"x.yaml: grid.decoding\[1\]: no strategy named 'vdc'. Did you mean 'vcd'\?"),
         ({"name": "vcd", "aplha": 1}, r"decoding\[1\].*no parameter 'aplha'. Did you mean 'alpha'\?"),
@@ -106,8 +106,8 @@ def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
         (7, r"a strategy is a name or a mapping"),
     ],
 )
-def test_mistakes_are_told_with_their_place(node: object, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_mistakes_are_reported_with_their_place(node: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_arm(node, "x.yaml: grid.decoding[1]")
 
 
@@ -136,10 +136,10 @@ def test_default_controls_fit_the_strategy_and_have_the_arms_sampler(name: str, 
     own = [control for control in default_controls(greedy) if hasattr(control.strategy, "of")]
     assert names(own) == controls.split()
     assert {control.sampler for control in own} == {Greedy()}
-    drawn = [control for control in default_controls(sampled) if hasattr(control.strategy, "of")]
-    assert set(names(drawn)) == {*controls.split(), "entropy_matched"}  # sampling feels what greedy does not
-    assert {control.sampler for control in drawn} == {sampled.sampler}
-    assert {control.strategy.of for control in (*own, *drawn)} == {greedy.strategy}  # type: ignore[attr-defined]
+    wrapping = [control for control in default_controls(sampled) if hasattr(control.strategy, "of")]
+    assert set(names(wrapping)) == {*controls.split(), "entropy_matched"}  # sampling feels what greedy does not
+    assert {control.sampler for control in wrapping} == {sampled.sampler}
+    assert {control.strategy.of for control in (*own, *wrapping)} == {greedy.strategy}  # type: ignore[attr-defined]
 
 
 def test_an_arm_is_held_against_the_reference_greedy_and_sampled_as_it_is_and_at_its_cost() -> None:

@@ -40,28 +40,28 @@ def best(strategy: Strategy, logits: torch.Tensor) -> torch.Tensor:
 
 
 def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_does_not():
-    told = []
+    labels = []
     for arm in arms():
         logits = 3 * torch.randn(logits_count(arm.strategy), 200, 64, generator=torch.Generator().manual_seed(0))
         same = bool((best(arm.strategy, logits) == logits[0].argmax(-1)).all())
         claimed = is_equivalent_to_greedy(arm.describe(), "generate", 2)
         assert same or not claimed, arm.label
-        told += [arm.label] * claimed
+        labels += [arm.label] * claimed
     controls = {"mask_only(vcd)", "temperature_matched(adacad)", "entropy_matched(vcd)"}
-    assert {"greedy", "vcd(alpha=0)", *controls} <= {*told}
-    assert not {"vcd", "sign_flip(vcd)", "mask_only(contrast)"} & {*told}
+    assert {"greedy", "vcd(alpha=0)", *controls} <= {*labels}
+    assert not {"vcd", "sign_flip(vcd)", "mask_only(contrast)"} & {*labels}
 
 
 def test_what_has_equal_branches_at_0_shots_takes_its_best_token_there():
-    found = set()
+    names = set()
     for arm in arms():
         if _has_equal_branches(arm.strategy):
             logits = 3 * torch.randn(1, 200, 64, generator=torch.Generator().manual_seed(0))
-            alike = logits.expand(logits_count(arm.strategy), -1, -1)
-            assert bool((best(arm.strategy, alike.clone()) == logits[0].argmax(-1)).all()), arm.label
-            found.add(arm.label)
-    assert "more_demonstrations" in found
-    assert not {"vcd", "dola"} & found
+            equal = logits.expand(logits_count(arm.strategy), -1, -1)
+            assert bool((best(arm.strategy, equal.clone()) == logits[0].argmax(-1)).all()), arm.label
+            names.add(arm.label)
+    assert "more_demonstrations" in names
+    assert not {"vcd", "dola"} & names
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_what_has_equal_branches_at_0_shots_takes_its_best_token_there():
 )
 def test_it_depends_on_sampler_score_and_shots(node, score, shots, greedy):
     arm = parse_arm(node)
-    wanted = arm.strategy.of.traits.masks_in_combine is False if greedy is None else greedy
-    assert is_equivalent_to_greedy(arm.describe(), score, shots) is wanted
+    expected = arm.strategy.of.traits.masks_in_combine is False if greedy is None else greedy
+    assert is_equivalent_to_greedy(arm.describe(), score, shots) is expected
 
 
 @pytest.mark.parametrize("node", ["mine.py:Mine", {"name": "mask_only", "of": {"name": "mine.py:Mine"}}])
 def test_of_a_class_of_one_s_own_nothing_is_known(node):
-    told = {"name": node} if isinstance(node, str) else node
-    assert not is_equivalent_to_greedy({"strategy": told, "sampler": {"name": "greedy"}}, "generate", 2)
+    config = {"name": node} if isinstance(node, str) else node
+    assert not is_equivalent_to_greedy({"strategy": config, "sampler": {"name": "greedy"}}, "generate", 2)

@@ -40,8 +40,8 @@ def test_weights_go_to_the_group_that_knows() -> None:
     assert weights[2] < 0  # an anti-expert
 
 
-def test_answers_that_do_not_go_with_the_scores_are_told() -> None:
-    with pytest.raises(DataError, match="as many answers"):
+def test_right_answers_that_do_not_match_the_scores_are_refused() -> None:
+    with pytest.raises(DataError, match="one right answer per query"):
         fit_option_bias(torch.zeros(2, 3), [0])
     with pytest.raises(DataError, match="0 to 2"):
         fit_mixture_weights(torch.zeros(1, 2, 3), [3])

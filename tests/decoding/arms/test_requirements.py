@@ -24,12 +24,12 @@ def test_a_model_that_only_answers_runs_greedy() -> None:
     assert unsupported_reason(GreedyDecoding(), ANSWERS) is None
 
 
-def test_what_is_missing_is_told_with_what_would_run() -> None:
-    told = unsupported_reason(VCD(), ANSWERS)
-    assert told is not None
-    assert "'vcd' needs next-token logits" in told
-    assert "it gives generate" in told
-    assert "'greedy'" in told
+def test_a_missing_ability_is_reported_with_what_would_run() -> None:
+    reason = unsupported_reason(VCD(), ANSWERS)
+    assert reason is not None
+    assert "'vcd' needs next-token logits" in reason
+    assert "it gives generate" in reason
+    assert "'greedy'" in reason
     for arm, score in ((parse_arm("sampling"), "generate"), (parse_arm("greedy"), "options")):
         assert "next-token logits" in (unsupported_reason(arm, ANSWERS, score) or "")
 
@@ -42,45 +42,45 @@ def test_a_need_that_no_ability_covers_is_unmet() -> None:
     assert unsupported_reason(Hooked(), LOGITS | {"attention"}) is None
 
 
-def test_a_contrast_of_equal_branches_is_told_what_it_has_become() -> None:
-    def told(**node: object) -> str:
+def test_a_contrast_of_equal_branches_is_reported_as_its_control() -> None:
+    def sentence(**node: object) -> str:
         return degenerate_contrast(parse_arm(node).strategy) or ""
 
-    assert "has become mask_only" in told(name="icd", disturbance="")
-    assert "has become mask_only" in told(name="contrast", branches=["none"])
-    assert "temperature 0.25: it has become temperature_matched" in told(
+    assert "has become mask_only" in sentence(name="icd", disturbance="")
+    assert "has become mask_only" in sentence(name="contrast", branches=["none"])
+    assert "temperature 0.25: it has become temperature_matched" in sentence(
         name="contrast", branches=["none"], weights=[1, 3]
     )
-    assert "sum to 0" in told(name="contrast", branches=["none"], weights=[1, -1])
+    assert "sum to 0" in sentence(name="contrast", branches=["none"], weights=[1, -1])
     for name in ("greedy", "vcd", "ced", "nbce", "code"):
-        assert told(name=name) == ""
+        assert sentence(name=name) == ""
     bare = probe_prompt(shots=0)
     assert "has become mask_only" in (degenerate_contrast(parse_arm("cad").strategy, bare) or "")
     assert degenerate_contrast(parse_arm("vcd").strategy, bare) is None
 
 
 @pytest.mark.parametrize("branches", [(), None, ("text",), "text"])
-def test_what_is_no_prompt_is_told_with_the_strategy_s_name(branches: Any) -> None:
+def test_branches_that_are_no_prompts_are_reported_with_the_strategy(branches: Any) -> None:
     class Wrong(VCD):
         def branches(self, prompt: Any, note: Any = None) -> Any:
             return branches
 
-    with pytest.raises(ConfigError, match=r"Wrong\.branches\(\) gave no tuple of prompts"):
+    with pytest.raises(ConfigError, match=r"Wrong\.branches\(\) returned no tuple of prompts"):
         probe_branches(Wrong())
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda scores: None, "NoneType"),
         (lambda scores: scores[:, :-1], r"float32 \[1, 63\]"),
         (lambda scores: scores.long(), r"int64 \[1, 64\]"),
     ],
 )
-def test_what_is_no_score_of_each_token_is_told_with_the_strategy_s_name(change: Any, told: str) -> None:
+def test_scores_of_a_wrong_shape_are_reported_with_the_strategy(change: Any, message: str) -> None:
     class Wrong(VCD):
         def combine(self, logits: Any, step: int) -> Any:
             return change(logits[0])
 
-    with pytest.raises(ConfigError, match=rf"Wrong\.combine\(\) gave .*{told} for logits of"):
+    with pytest.raises(ConfigError, match=rf"Wrong\.combine\(\) returned .*{message} for logits of"):
         measure_weights(Wrong())

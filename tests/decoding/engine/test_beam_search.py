@@ -42,8 +42,8 @@ def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[
     for length in range(1, limit + 1):
         longer = []
         for total, tokens in open_:
-            told = step(model, arm.strategy, branches, tokens, InitialStepState(question.key)).log_softmax(-1)[0]
-            for token, value in enumerate(told.tolist()):
+            logprobs = step(model, arm.strategy, branches, tokens, InitialStepState(question.key)).log_softmax(-1)[0]
+            for token, value in enumerate(logprobs.tolist()):
                 if value == -torch.inf:
                     continue
                 if token == STOP or length == limit:
@@ -59,8 +59,8 @@ def test_enough_beams_find_the_best_answer_of_all(node: object, penalty: float) 
     """4 tokens, answers of up to 3: 64 beams hold every hypothesis."""
     model, arm = Toy(vocabulary=4, stop_bias=0.5), Arm(parse_arm(node).strategy, Beam(64, penalty))
     questions = [prompt(i, shots=i % 2) for i in range(5)]
-    found = tokens_of(run_requests(model, [DecodingRequest(p, arm, max_new_tokens=3) for p in questions]))
-    assert found == [max(every(model, arm, p, 3), key=lambda one: one[0])[1] for p in questions]
+    answers = tokens_of(run_requests(model, [DecodingRequest(p, arm, max_new_tokens=3) for p in questions]))
+    assert answers == [max(every(model, arm, p, 3), key=lambda one: one[0])[1] for p in questions]
 
 
 def test_more_beams_find_what_greedy_overlooks_and_length_is_paid_for() -> None:
@@ -94,13 +94,13 @@ def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
     assert isinstance(answer, Generation)
     assert answer.usage.forwards == 4 * 2 * 3
     branches = probe_branches(model, arm.strategy, prompt(1))
-    wanted = [
+    expected = [
         float(
             step(model, arm.strategy, branches, list(answer.tokens[:i]), InitialStepState()).log_softmax(-1)[0, token]
         )
         for i, token in enumerate(answer.tokens)
     ]
-    assert answer.trace["logprob"] == pytest.approx(wanted, abs=1e-4)
+    assert answer.trace["logprob"] == pytest.approx(expected, abs=1e-4)
     assert answer.steps
 
 
@@ -126,9 +126,9 @@ def test_beams_are_written_beside_a_strategys_parameters() -> None:
 
 
 def test_an_engine_without_rows_cannot_search() -> None:
-    told = unsupported_reason(parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"})
-    assert told is not None
-    assert "needs rows that beams can take over from one another" in told
+    reason = unsupported_reason(parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"})
+    assert reason is not None
+    assert "needs rows that beams can take over from one another" in reason
     ranked = unsupported_reason(
         parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"}, "options"
     )

@@ -43,7 +43,7 @@ class Sharp(Toy):
         return super().open(prompts, **more)
 
 
-def told(
+def decode_all(
     model: Toy, jobs: list[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
 ) -> list[Generation]:
     answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
@@ -56,7 +56,7 @@ def told(
 def test_every_strategy_answers_late_as_it_does_eagerly(name: str, sampler: str) -> None:
     arm = Arm(made(name), SAMPLERS[sampler])
     jobs = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=4 + i) for i in range(8)]
-    assert told(Sharp(), jobs, "always") == told(Sharp(), jobs, "never")  # traces and all
+    assert decode_all(Sharp(), jobs, "always") == decode_all(Sharp(), jobs, "never")  # traces and all
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if not made(name).traits.reads_early_exits])
@@ -72,11 +72,11 @@ def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
         if reference_decides is None or strategy.traits.keeps_state:
             continue
         alone = logits[:1].expand(count, -1, -1)
-        seen, unseen = (
+        first, second = (
             apply_mask(strategy, strategy.combine_stateful(z, 2, states), z[0]).softmax(-1)[reference_decides]
             for z in (logits, alone)
         )
-        assert torch.equal(seen, unseen)
+        assert torch.equal(first, second)
         assert (
             count > 1
             or name in ("greedy", "sampling", "mask_only", "temperature_matched")
@@ -86,11 +86,11 @@ def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
 
 def needing(model: Toy, jobs: list[DecodingRequest]) -> list[bool]:
     """Whether an answer has a step with two survivors, found by reading each anew, one at a time."""
-    found = []
+    needs_contrast = []
     for job in jobs:
-        tokens, (seen, noised), needs = list[int](), job.arm.strategy.branches(job.prompt), False
+        tokens, (original, noised), needs = list[int](), job.arm.strategy.branches(job.prompt), False
         while len(tokens) < job.max_new_tokens:
-            z = torch.cat([model.logits_of([Row(branch, list(tokens))]) for branch in (seen, noised)])[:, None]
+            z = torch.cat([model.logits_of([Row(branch, list(tokens))]) for branch in (original, noised)])[:, None]
             mask = job.arm.strategy.mask(z[0])
             assert mask is not None
             needs |= int(mask.sum()) > 1
@@ -98,15 +98,15 @@ def needing(model: Toy, jobs: list[DecodingRequest]) -> list[bool]:
             if token in model.stop_tokens:
                 break
             tokens.append(token)
-        found.append(needs)
-    return found
+        needs_contrast.append(needs)
+    return needs_contrast
 
 
 @pytest.mark.parametrize("sharpness", [2.0, 5.0, 9.0])
 def test_contrasts_are_prefilled_for_the_answers_that_need_them_and_for_no_other(sharpness: float) -> None:
     model, counters = Sharp(sharpness), Counters()
     jobs = [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=3) for i in range(24)]
-    told(model, jobs, "always", counters)
+    decode_all(model, jobs, "always", counters)
     needs = needing(model, jobs)
     assert 0 < sum(needs) < 24
     contrasts = {job.arm.strategy.branches(job.prompt)[1].digest for job, need in zip(jobs, needs, strict=True) if need}
@@ -118,7 +118,7 @@ def test_contrasts_are_prefilled_for_the_answers_that_need_them_and_for_no_other
     assert counters.duplicates_merged == 0
 
 
-def test_late_contrasts_open_together_at_their_step_and_read_what_was_said_in_one_chunk() -> None:
+def test_lazy_branches_are_prefilled_together_and_read_the_answer_in_one_forward_pass() -> None:
     @dataclass(frozen=True)
     class From(Strategy):
         """Two survivors from the third step on."""
@@ -156,7 +156,7 @@ def test_late_contrasts_open_together_at_their_step_and_read_what_was_said_in_on
     model, counters = Steps(stop_bias=-99.0), Counters()
     model.chunks = []
     jobs = [DecodingRequest(prompt(i), Arm(From()), max_new_tokens=6) for i in range(3)]
-    lazy_branches = told(model, jobs, "always", counters)
+    lazy_branches = decode_all(model, jobs, "always", counters)
     assert model.chunks == [[list(answer.tokens[:2]) for answer in lazy_branches]]
     (work,) = counters.arms.values()
     assert (work.lazy, work.contrasts, work.prefills_saved) == (3, 3, 0)
@@ -164,11 +164,11 @@ def test_late_contrasts_open_together_at_their_step_and_read_what_was_said_in_on
     assert work.forwards_saved == 3 * 1  # two tokens in one forward
     assert counters.rows == 3 * 2 + 6 * 3
     at[0] = torch.tensor(0)
-    assert lazy_branches == told(model, jobs, "never")
+    assert lazy_branches == decode_all(model, jobs, "never")
 
 
 def arms() -> list[Arm]:
-    told = [
+    nodes = [
         {"name": "vcd"},
         {"name": "vcd", "alpha": 3.0, "beta": 0.02, "sampling": {"temperature": 1.5}},
         {"name": "vcd", "alpha": 0.2, "beta": 0.3},
@@ -179,16 +179,16 @@ def arms() -> list[Arm]:
         {"name": "icd"},
         "greedy",
     ]
-    return [parse_arm(node) for node in told]
+    return [parse_arm(node) for node in nodes]
 
 
 @pytest.mark.parametrize("lazy_branches", ["always", "auto"])
 def test_arms_that_share_prompts_answer_as_each_alone_and_open_a_prompt_once(lazy_branches: LazyBranches) -> None:
     model, counters = Sharp(), Counters()
     jobs = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms() for i in range(7)]
-    together = told(model, jobs, lazy_branches, counters)
-    assert together == told(Sharp(), jobs, "never")
-    assert together == [told(Sharp(), [job], lazy_branches)[0] for job in jobs]
+    together = decode_all(model, jobs, lazy_branches, counters)
+    assert together == decode_all(Sharp(), jobs, "never")
+    assert together == [decode_all(Sharp(), [job], lazy_branches)[0] for job in jobs]
     opened = [digest for call in model.opens for digest in call]
     assert len(opened) == len(set(opened)) == counters.prompts_prefilled
     if lazy_branches == "always":
@@ -199,8 +199,8 @@ def test_gated_branches_are_read_on_only_where_the_reference_is_unsure() -> None
     model, counters = Sharp(1.0, stop_bias=-99.0), Counters()
     method = CHASD(VCD(beta=0.0), threshold=0.4)
     jobs = [DecodingRequest(prompt(i), Arm(method), max_new_tokens=12) for i in range(10)]
-    answers = told(model, jobs, "always", counters)
-    assert answers == told(Sharp(1.0, stop_bias=-99.0), jobs, "never")
+    answers = decode_all(model, jobs, "always", counters)
+    assert answers == decode_all(Sharp(1.0, stop_bias=-99.0), jobs, "never")
     forwards = read = prefills = 0
     for job, answer in zip(jobs, answers, strict=True):
         unsure = [
@@ -224,13 +224,13 @@ def test_a_strategy_that_remembers_or_has_no_mask_is_eager() -> None:
     assert not can_defer_branches(VCD(beta=0.0))
     assert can_defer_branches(VCD())
     counters = Counters()
-    told(Sharp(), [DecodingRequest(prompt(1), Arm(CHASD(NBCE())))], "always", counters)
+    decode_all(Sharp(), [DecodingRequest(prompt(1), Arm(CHASD(NBCE())))], "always", counters)
     assert [work.eager for work in counters.arms.values()] == [1]
 
 
 def test_one_setting_turns_it_off() -> None:
     model, counters = Sharp(9.0), Counters()
-    told(model, [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=2) for i in range(5)], "never", counters)
+    decode_all(model, [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=2) for i in range(5)], "never", counters)
     assert counters.arms["vcd"] == ArmWork(eager=5, contrasts=5, tokens=counters.arms["vcd"].tokens)
     assert model.counts["prompts"] == 10
 
@@ -244,7 +244,7 @@ def test_short_answers_are_begun_late_and_long_ones_eagerly() -> None:
 
     for limit, way in ((2, "lazy"), (48, "eager")):
         counters = Counters()
-        told(
+        decode_all(
             Wordy(9.0),
             [DecodingRequest(prompt(i, 0), Arm(VCD()), max_new_tokens=limit) for i in range(40)],
             "auto",
@@ -256,26 +256,26 @@ def test_short_answers_are_begun_late_and_long_ones_eagerly() -> None:
 def test_the_engine_learns_how_long_answers_are_and_how_often_they_need_a_contrast() -> None:
     model, counters = Sharp(30.0, stop_bias=4.0), Counters()
     jobs = [DecodingRequest(prompt(i, 0), Arm(VCD()), max_new_tokens=48) for i in range(64)]
-    told(model, jobs[:32], "auto", counters)
+    decode_all(model, jobs[:32], "auto", counters)
     assert counters.arms["vcd"].eager == 32
-    told(model, jobs[32:], "auto", counters)  # sure of their few tokens
+    decode_all(model, jobs[32:], "auto", counters)  # sure of their few tokens
     assert counters.arms["vcd"].lazy == 32
     assert counters.arms["vcd"].prefills_saved > 16
 
 
 def test_a_prompt_whose_beginning_the_reference_has_anyway_is_little_work() -> None:
-    shown = prompt(1, shots=8)
-    seen, noised = VCD().branches(shown)
-    _, everywhere = VCD(images="all").branches(shown)
-    assert unshared_tokens(seen, noised, 300) < 300 / 8
-    assert unshared_tokens(seen, everywhere, 300) == 300
-    assert unshared_tokens(seen, seen, 300) == 0
+    prompt_8 = prompt(1, shots=8)
+    original, noised = VCD().branches(prompt_8)
+    _, everywhere = VCD(images="all").branches(prompt_8)
+    assert unshared_tokens(original, noised, 300) < 300 / 8
+    assert unshared_tokens(original, everywhere, 300) == 300
+    assert unshared_tokens(original, original, 300) == 0
 
 
 def test_a_contrast_that_cannot_be_opened_fails_its_own_answer() -> None:
     model = Sharp()
     jobs = [DecodingRequest(prompt(i, question=f"What is {'broken' if i == 3 else i}?"), Arm(VCD())) for i in range(6)]
-    untouched = told(model, jobs, "always")
+    untouched = decode_all(model, jobs, "always")
     icd = parse_arm("icd")
     contrast = icd.strategy.branches(jobs[0].prompt)[1].text
     word = next(w for w in contrast.split() if w not in jobs[0].prompt.text)
@@ -289,7 +289,7 @@ def test_a_contrast_that_cannot_be_opened_fails_its_own_answer() -> None:
 
 def test_a_step_kept_in_full_reads_all_branches() -> None:
     counters = Counters()
-    (answer,) = told(
+    (answer,) = decode_all(
         Sharp(9.0), [DecodingRequest(prompt(1), Arm(VCD()), max_new_tokens=2, top_logprobs=3)], "always", counters
     )
     assert counters.arms["vcd"].eager == 1
@@ -298,5 +298,5 @@ def test_a_step_kept_in_full_reads_all_branches() -> None:
 
 def test_an_arm_with_one_branch_has_nothing_to_be_late_with() -> None:
     counters = Counters()
-    told(Sharp(), [DecodingRequest(prompt(1), Arm(GreedyDecoding()))], "always", counters)
+    decode_all(Sharp(), [DecodingRequest(prompt(1), Arm(GreedyDecoding()))], "always", counters)
     assert not counters.arms

@@ -140,12 +140,12 @@ def test_a_prompt_that_cannot_be_opened_fails_alone(error: Exception, monkeypatc
 
     jobs = jobs_of(six_arms(), count=5)
     answers, plain = run_requests(Picky(), jobs), run_requests(Toy(), jobs)
-    for job, answer, wanted in zip(jobs, answers, plain, strict=True):
+    for job, answer, expected in zip(jobs, answers, plain, strict=True):
         if job.prompt.key.query == "q3":
             assert isinstance(answer, Failure)
             assert ("image 7" in answer.reason) or ("out of memory" in answer.reason)
         else:
-            assert answer == wanted
+            assert answer == expected
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
@@ -160,7 +160,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     assert counters.batches_halved > 1
 
 
-def test_a_defect_of_a_model_of_one_s_own_is_told_and_one_of_ours_is_not_hidden() -> None:
+def test_an_error_of_a_users_model_is_reported_and_an_error_of_ours_is_raised() -> None:
     class Broken(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             raise RuntimeError("shape mismatch")
@@ -185,8 +185,8 @@ class Describes(Strategy):
     """Reads the prompt with its own description of it, generated first, behind."""
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
-        asked = [replace(p, turns=(*p.turns, Turn("user", (Part("Describe it."),)))) for p in prompts]
-        return generate(asked, 3)
+        questions = [replace(p, turns=(*p.turns, Turn("user", (Part("Describe it."),)))) for p in prompts]
+        return generate(questions, 3)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         return prompt, replace(prompt, turns=(*prompt.turns, Turn("user", (Part(f"It is {note}."),))))
@@ -199,8 +199,8 @@ def test_a_strategy_prepares_by_greedy_answers_of_the_same_model_once_a_prompt()
     model, counters = Toy(stop_bias=-9.0), Counters()
     arm = Arm(Describes())
     answers = run_requests(model, [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in (1, 2, 1)], counters)
-    asked = replace(prompt(1), turns=(*prompt(1).turns, Turn("user", (Part("Describe it."),))))
-    (described,) = run_requests(model, [DecodingRequest(asked, parse_arm("greedy"), max_new_tokens=3)])
+    question = replace(prompt(1), turns=(*prompt(1).turns, Turn("user", (Part("Describe it."),))))
+    (described,) = run_requests(model, [DecodingRequest(question, parse_arm("greedy"), max_new_tokens=3)])
     assert isinstance(described, Generation)
     read = Describes().branches(prompt(1), described.text)
     first = 2 * model.open([read[0]]).logits - model.open([read[1]]).logits
@@ -224,13 +224,13 @@ def test_a_failed_preparation_fails_its_own_jobs() -> None:
     assert [first, third] == run_requests(Toy(), [jobs[0], jobs[2]])
 
 
-def test_jobs_are_told_as_soon_as_they_are_answered(tmp_path: Path) -> None:
+def test_results_are_reported_as_soon_as_they_are_available(tmp_path: Path) -> None:
     model = Toy()
     model.max_batch_tokens = 1
-    told: dict[int, object] = {}
+    results: dict[int, object] = {}
     jobs = [DecodingRequest(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
-    answers = run_requests(model, jobs, on_result=told.__setitem__)
-    assert [told[i] for i in range(len(jobs))] == answers
+    answers = run_requests(model, jobs, on_result=results.__setitem__)
+    assert [results[i] for i in range(len(jobs))] == answers
 
 
 def test_usage_counts_what_an_answer_costs_on_its_own() -> None:
@@ -252,10 +252,13 @@ def test_no_jobs_are_no_work() -> None:
     assert run_requests(Toy(), []) == []
 
 
-def test_a_image_is_described_once_however_many_calls_need_it() -> None:
+def test_an_image_is_described_once_however_many_calls_need_it() -> None:
     model, arms = (
         Toy(stop_bias=1.0),
-        [parse_arm({"name": "code", "tokens": 3}), parse_arm({"name": "code", "kappa": 1, "tokens": 3})],
+        [
+            parse_arm({"name": "code", "max_new_tokens": 3}),
+            parse_arm({"name": "code", "kappa": 1, "max_new_tokens": 3}),
+        ],
     )
     one_image = [prompt(1, question=f"What is {i}?") for i in range(4)]
     first, second = Counters(), Counters()

@@ -22,7 +22,7 @@ OPTIONS = ((3,), (4, 5), (4, 6, 7), (8, 9))
 
 def slow(model: Toy, strategy: Strategy, number: int, options: tuple[tuple[int, ...], ...]) -> list[list[float]]:
     """Each branch reads each option anew, one token at a time; masks and sums by hand."""
-    told = []
+    scores = []
     for option in options:
         row = []
         for i, token in enumerate(option):
@@ -40,8 +40,8 @@ def slow(model: Toy, strategy: Strategy, number: int, options: tuple[tuple[int, 
                 row.append(float(combined[token] - combined[alive].logsumexp(-1)))
             else:
                 row.append(FLOOR + float(z[0, 0].log_softmax(-1)[token]))
-        told.append(row)
-    return told
+        scores.append(row)
+    return scores
 
 
 @pytest.mark.parametrize("strategy", [GreedyDecoding(), VCD(beta=0.0), VCD(alpha=2.0, beta=0.3)])
@@ -84,9 +84,9 @@ def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_orde
 
 
 def test_a_token_that_the_reference_bans_has_a_finite_score() -> None:
-    told, faults = combined_logprobs(GreedyDecoding(), torch.tensor([[[0.0, -math.inf, 0.0]]]), 0)
+    logprobs, faults = combined_logprobs(GreedyDecoding(), torch.tensor([[[0.0, -math.inf, 0.0]]]), 0)
     assert not faults
-    assert told[0].tolist() == pytest.approx([-math.log(2), 2 * FLOOR, -math.log(2)])
+    assert logprobs[0].tolist() == pytest.approx([-math.log(2), 2 * FLOOR, -math.log(2)])
 
 
 def test_normalizations() -> None:

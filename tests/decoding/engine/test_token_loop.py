@@ -193,7 +193,7 @@ def test_what_the_reference_bans_stays_banned_whatever_the_contrast_says() -> No
         assert combined[0].tolist() == [0, -math.inf, 0, 0]
 
 
-def test_a_reference_that_bans_every_token_is_told_as_such() -> None:
+def test_a_reference_that_bans_every_token_is_a_fault() -> None:
     logits = torch.zeros(2, 3, 4)
     logits[0, 1] = -math.inf
     combined, faults = combine_branches(VCD(), logits, 7)
@@ -216,16 +216,16 @@ def test_scores_that_rule_out_every_token_are_a_fault() -> None:
 
 
 def test_half_precision_logits_are_combined_in_float32() -> None:
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
 
     @dataclass(frozen=True)
     class Looks(Strategy):
         def combine(self, logits: Tensor, step: int) -> Tensor:
-            seen.append(logits.dtype)
+            dtypes.append(logits.dtype)
             return logits[0]
 
     model = Toy()
     session = model.open([prompt(1)])
     session.logits = session.logits.bfloat16()
     decode(session, [DecodingGroup(Looks(), Greedy(), [Hypothesis([0], 1)])], model.stop_tokens)
-    assert seen == [torch.float32]
+    assert dtypes == [torch.float32]

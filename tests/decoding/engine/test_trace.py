@@ -24,11 +24,11 @@ TOP = 3
 
 
 def answers(model: Any, arm: Any, prompts: Sequence[Prompt], top: int = TOP, new: int = 6) -> list[Generation]:
-    found = run_requests(
+    results = run_requests(
         model, [DecodingRequest(one, parse_arm(arm), max_new_tokens=new, top_logprobs=top) for one in prompts]
     )
-    assert all(isinstance(one, Generation) for one in found), found
-    return [one for one in found if isinstance(one, Generation)]
+    assert all(isinstance(one, Generation) for one in results), results
+    return [one for one in results if isinstance(one, Generation)]
 
 
 def reread(model: Any, branch: Prompt, tokens: Sequence[int]) -> np.ndarray:
@@ -60,9 +60,9 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
     assert len(steps["chosen"]) == len(ended) == len(answer.trace["survivors"])
     branches = method.branches(question)
     for step, token in enumerate(ended):
-        seen, noised = (reread(model, branch, tokens[:step]) for branch in branches)
-        p = distribution(seen)
-        score = np.where(p >= method.beta * p.max(), (1 + method.alpha) * seen - method.alpha * noised, -np.inf)
+        original, noised = (reread(model, branch, tokens[:step]) for branch in branches)
+        p = distribution(original)
+        score = np.where(p >= method.beta * p.max(), (1 + method.alpha) * original - method.alpha * noised, -np.inf)
         rows = [p, distribution(noised), distribution(score)]
         word = "" if token in model.stop_tokens else model.text([token]) or f"#{token}"
         assert steps["words"][steps["chosen"][step]] == word
@@ -70,12 +70,12 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
             best = [i for i in np.argsort(-row, kind="stable")[:TOP] if row[i] > 0]
             assert shares == pytest.approx([row[i] for i in best], abs=close)
             if all(abs(np.diff([row[i] for i in best])) > 2 * close):  # no tie whose order rounding decides
-                told = ["" if i in model.stop_tokens else model.text([int(i)]) or f"#{i}" for i in best]
-                assert [steps["words"][place] for place in places] == told
+                words = ["" if i in model.stop_tokens else model.text([int(i)]) or f"#{i}" for i in best]
+                assert [steps["words"][place] for place in places] == words
         assert steps["entropy"][step] == pytest.approx([entropy(row) for row in rows], abs=10 * close)
         assert steps["js_divergence"][step] == pytest.approx([js_divergence(rows[0], rows[1])], abs=10 * close)
         assert answer.trace["survivors"][step] == np.isfinite(score).sum()
-        assert answer.trace["changed"][step] == (score.argmax() != seen.argmax())
+        assert answer.trace["changed"][step] == (score.argmax() != original.argmax())
     assert steps["weights"] == [[1 + method.alpha, -method.alpha]]
 
 
@@ -84,11 +84,11 @@ def test_a_trace_is_what_the_logits_of_each_branch_say(stop_bias: float) -> None
     model = Toy(stop_bias=stop_bias)
     arm = {"name": "vcd", "alpha": 2.0, "beta": 0.05}
     prompts = [prompt(i, shots=i % 3) for i in range(5)]
-    found = answers(model, arm, prompts)
-    for question, answer in zip(prompts, found, strict=True):
+    generations = answers(model, arm, prompts)
+    for question, answer in zip(prompts, generations, strict=True):
         check_against_the_logits(model, arm, question, answer, 1e-4)
-    assert ("stop" in {one.finish for one in found}) == (stop_bias > 0)
-    assert any(sum(one.trace["changed"]) for one in found)
+    assert ("stop" in {one.finish for one in generations}) == (stop_bias > 0)
+    assert any(sum(one.trace["changed"]) for one in generations)
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +99,17 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> HF:
 def test_a_trace_of_a_real_architecture_is_what_its_branches_say(llava: HF) -> None:
     llava.load()
     arm = {"name": "vcd", "alpha": 3.0, "beta": 0.02}
-    questions = [tiny_models.prompt(shown, "color", query=f"q{i}") for i, shown in enumerate(([1, 2], [3]))]
+    questions = [tiny_models.prompt(colors, "color", query=f"q{i}") for i, colors in enumerate(([1, 2], [3]))]
     for question, answer in zip(questions, answers(llava, arm, questions, new=4), strict=True):
         check_against_the_logits(llava, arm, question, answer, 1e-4)
 
 
 def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
     prompts = [prompt(i) for i in range(4)]
-    silent, told = (answers(Toy(), {"name": "vcd", "beta": 0.0}, prompts, top) for top in (0, 2))
-    assert [one.tokens for one in silent] == [one.tokens for one in told]
-    assert all(not one.steps for one in silent)
-    assert all(len(row) == 2 for one in told for step in one.steps["top"] for row in step)
+    untraced, traced = (answers(Toy(), {"name": "vcd", "beta": 0.0}, prompts, top) for top in (0, 2))
+    assert [one.tokens for one in untraced] == [one.tokens for one in traced]
+    assert all(not one.steps for one in untraced)
+    assert all(len(row) == 2 for one in traced for step in one.steps["top"] for row in step)
 
 
 def test_equal_jobs_of_which_one_asks_are_not_taken_for_one() -> None:
@@ -139,15 +139,15 @@ def test_weights_that_vary_are_found_from_the_step_itself() -> None:
     """AdaCAD: (1 + a) z - a z', a the Jensen-Shannon divergence of the two at this very step."""
     z = random_logits(2)
     method = parse_arm("adacad").strategy
-    found = step_weights(method, z, 0, [InitialStepState()] * 3)
-    for row, weights in enumerate(found):
+    fitted_weights = step_weights(method, z, 0, [InitialStepState()] * 3)
+    for row, weights in enumerate(fitted_weights):
         assert weights is not None
         by_hand = method.combine(z, 0)[row]
         again = weights[0] * z[0, row] + weights[1] * z[1, row]
         difference = by_hand - again
         assert float((difference - difference.mean()).abs().max()) < 1e-3
         assert sum(weights) == pytest.approx(float(method.strength(z, 0)[row]), abs=1e-4)
-    assert len({tuple(w) for w in found if w}) == 3
+    assert len({tuple(w) for w in fitted_weights if w}) == 3
 
 
 def test_what_is_no_weighted_sum_of_logits_has_no_weights() -> None:
@@ -174,13 +174,13 @@ def test_each_distinct_token_is_written_once_and_weights_that_stay_are_one_row()
     z = torch.zeros(2, 1, 6)
     z[:, 0, 3], z[:, 0, STOP] = 5, 2
     method: Strategy = parse_arm("vcd").strategy
-    seen = [
+    step_traces = [
         trace_branches(method, z, z[0], [token], step=step, states=[InitialStepState()], top=2)[0]
         for step, token in enumerate((3, 3, STOP))
     ]
-    told = serialize_step_traces(seen, frozenset({STOP}), lambda ids: f"w{ids[0]}")
-    assert told["words"] == ["w3", ""]
-    assert told["chosen"] == [0, 0, 1]
-    assert told["top"] == [[[0, 1]] * 3] * 3
-    assert told["weights"] == [[2.0, -1.0]]
-    assert told["js_divergence"] == [[0.0]] * 3
+    serialized = serialize_step_traces(step_traces, frozenset({STOP}), lambda ids: f"w{ids[0]}")
+    assert serialized["words"] == ["w3", ""]
+    assert serialized["chosen"] == [0, 0, 1]
+    assert serialized["top"] == [[[0, 1]] * 3] * 3
+    assert serialized["weights"] == [[2.0, -1.0]]
+    assert serialized["js_divergence"] == [[0.0]] * 3

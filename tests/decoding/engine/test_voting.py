@@ -13,19 +13,31 @@ from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy
 
 
-def said(text: str, *logprobs: float) -> Generation:
+def answer(text: str, *logprobs: float) -> Generation:
     return Generation(text, usage=Usage(10, len(logprobs), len(logprobs)), trace={"logprob": logprobs})
 
 
 @pytest.mark.parametrize(
     ("answers", "winner"),
     [
-        ([said("red", -0.1), said("blue", -0.9), said("Blue.", -0.8)], "Blue."),  # two of three; the likelier spelling
-        ([said("red", -0.4, -0.6), said("blue", -0.3, -0.5)], "blue"),  # a tie: -.5 and -.4 a step
-        ([said("red", -0.9), said("blue", -0.3, -0.3, -0.3, -0.3)], "blue"),  # not the sum
-        ([said("red", -0.4), said("blue", -0.4)], "red"),  # the first
-        ([said("red"), said("blue")], "red"),  # no trace
-        ([said("red", -0.9), said("red", -0.2), said("blue", -0.1), said("blue", -0.3), said("green", 0.0)], "blue"),
+        (
+            [answer("red", -0.1), answer("blue", -0.9), answer("Blue.", -0.8)],
+            "Blue.",
+        ),  # two of three; the likelier spelling
+        ([answer("red", -0.4, -0.6), answer("blue", -0.3, -0.5)], "blue"),  # a tie: -.5 and -.4 a step
+        ([answer("red", -0.9), answer("blue", -0.3, -0.3, -0.3, -0.3)], "blue"),  # not the sum
+        ([answer("red", -0.4), answer("blue", -0.4)], "red"),  # the first
+        ([answer("red"), answer("blue")], "red"),  # no trace
+        (
+            [
+                answer("red", -0.9),
+                answer("red", -0.2),
+                answer("blue", -0.1),
+                answer("blue", -0.3),
+                answer("green", 0.0),
+            ],
+            "blue",
+        ),
     ],
 )
 def test_the_most_frequent_answer_wins_and_ties_go_to_the_likelier(answers: list[Generation], winner: str) -> None:
@@ -36,18 +48,18 @@ def test_the_most_frequent_answer_wins_and_ties_go_to_the_likelier(answers: list
 
 
 def test_a_sample_that_fails_fails_its_vote() -> None:
-    assert _vote([said("red", -0.1), Failure("broken")]) == Failure("broken")
+    assert _vote([answer("red", -0.1), Failure("broken")]) == Failure("broken")
 
 
 def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
     """The samples are those of the arm `sampling` under the streams that the docs name."""
-    model, drawn = Toy(vocabulary=5), parse_arm({"name": "sampling", "temperature": 0.7})
+    model, sampled = Toy(vocabulary=5), parse_arm({"name": "sampling", "temperature": 0.7})
     arm = parse_arm({"name": "self_consistency", "samples": 3})
     jobs = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
     decided = 0
     for job, answer in zip(jobs, run_requests(model, jobs), strict=True):
         keys = [job.prompt.key, *(StreamKey(0, f"{job.prompt.key.query}/sample {i}") for i in (1, 2))]
-        alone = run_requests(model, [replace(job, arm=drawn, prompt=replace(job.prompt, key=key)) for key in keys])
+        alone = run_requests(model, [replace(job, arm=sampled, prompt=replace(job.prompt, key=key)) for key in keys])
         texts = [one.text for one in alone if isinstance(one, Generation)]
         assert isinstance(answer, Generation)
         count = Counter(texts)
@@ -58,14 +70,14 @@ def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
 
 
 def test_a_vote_costs_its_samples_and_one_prefill() -> None:
-    model, counters, told = Toy(stop_bias=-9.0), Counters(), list[int]()
+    model, counters, reported = Toy(stop_bias=-9.0), Counters(), list[int]()
     jobs = [
         DecodingRequest(prompt(i), parse_arm(name), max_new_tokens=4)
         for i in range(3)
         for name in ("self_consistency", "vcd")
     ]
-    answers = run_requests(model, jobs, counters, trace=False, on_result=lambda i, answer: told.append(i))
-    assert sorted(told) == list(range(6))
+    answers = run_requests(model, jobs, counters, trace=False, on_result=lambda i, answer: reported.append(i))
+    assert sorted(reported) == list(range(6))
     assert counters.prompts_prefilled == 3 * 2
     usages = [(a.usage.new_tokens, a.usage.forwards) for a in answers if isinstance(a, Generation)]
     assert usages == [(8, 8), (4, 8)] * 3  # as many forwards as the contrast

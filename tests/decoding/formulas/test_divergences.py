@@ -30,31 +30,31 @@ def test_jensen_shannon_by_hand() -> None:
 
 
 def test_jensen_shannon_of_distributions_that_share_nothing_is_log_two() -> None:
-    apart = torch.tensor([[0.0, -200.0]]), torch.tensor([[-200.0, 0.0]])
-    assert float(jensen_shannon(*apart)) == pytest.approx(math.log(2))
+    disjoint = torch.tensor([[0.0, -200.0]]), torch.tensor([[-200.0, 0.0]])
+    assert float(jensen_shannon(*disjoint)) == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize(("kappa", "told"), [(0.2, 0.69), (0.7, 0.25), (1.0, 0.13), (0.0, 1.0)])
-def test_bounded_divergence_by_hand(kappa: float, told: float) -> None:
+@pytest.mark.parametrize(("kappa", "expected"), [(0.2, 0.69), (0.7, 0.25), (1.0, 0.13), (0.0, 1.0)])
+def test_bounded_divergence_by_hand(kappa: float, expected: float) -> None:
     """|p - q| = (.1, .05, .05), p + q = (1.7, .15, .15); kappa = 1: .85 log2(1.1) + .15 log2(1.05) = .1274."""
     by_hand = 0.85 * math.log2(0.1**kappa + 1) + 0.15 * math.log2(0.05**kappa + 1)
     assert float(bounded_divergence(P, Q, kappa)) == pytest.approx(by_hand, abs=1e-5)
-    assert float(bounded_divergence(P, Q, kappa)) == pytest.approx(told, abs=5e-3)
+    assert float(bounded_divergence(P, Q, kappa)) == pytest.approx(expected, abs=5e-3)
 
 
 def test_divergences_of_nearly_equal_distributions_are_not_negative() -> None:
     p, noise = torch.randn(2, 400, 50, generator=torch.Generator().manual_seed(0))
-    for apart in (kl_divergence, jensen_shannon):
-        assert float(apart(p, p + 1e-4 * noise).min()) >= 0
+    for divergence in (kl_divergence, jensen_shannon):
+        assert float(divergence(p, p + 1e-4 * noise).min()) >= 0
 
 
 def test_bounded_divergence_stays_in_its_bounds() -> None:
     generator = torch.Generator().manual_seed(0)
     for scale in (0.0, 1.0, 80.0):
         p, q = scale * torch.randn(2, 6, 50, generator=generator)
-        told = bounded_divergence(p, q, 0.7)
-        assert float(told.min()) >= 0
-        assert float(told.max()) <= 1
+        divergence = bounded_divergence(p, q, 0.7)
+        assert float(divergence.min()) >= 0
+        assert float(divergence.max()) <= 1
 
 
 def test_entropy_of_even_odds() -> None:

@@ -17,11 +17,11 @@ def test_draws_follow_the_distribution() -> None:
     """20,000 draws of (.5, .25, .125, .125, 0): chi-square with 3 degrees of freedom is below 16.3 at p = .001."""
     chances = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0])
     count = 20_000
-    drawn = Sampling().choose(chances.log().expand(count, -1), keys(count), 0)
-    seen = torch.bincount(drawn, minlength=5).double()
-    assert seen[4] == 0
-    wanted = chances[:4].double() * count
-    assert float(((seen[:4] - wanted) ** 2 / wanted).sum()) < 16.3
+    tokens = Sampling().choose(chances.log().expand(count, -1), keys(count), 0)
+    counts = torch.bincount(tokens, minlength=5).double()
+    assert counts[4] == 0
+    expected = chances[:4].double() * count
+    assert float(((counts[:4] - expected) ** 2 / expected).sum()) < 16.3
 
 
 def test_a_draw_depends_on_its_query_seed_and_step_alone() -> None:
@@ -55,7 +55,7 @@ CHANCES = torch.tensor([[0.4, 0.05, 0.3, 0.15, 0.1]])
 
 
 @pytest.mark.parametrize(
-    ("cut", "kept"),
+    ("cut", "tokens"),
     [
         ({"top_k": 2}, [0, 2]),
         ({"top_k": 9}, [0, 1, 2, 3, 4]),
@@ -69,9 +69,9 @@ CHANCES = torch.tensor([[0.4, 0.05, 0.3, 0.15, 0.1]])
         ({"top_p": 0.8, "temperature": 0.2}, [0]),  # the cuts act behind the temperature
     ],
 )
-def test_cuts_keep_the_best(cut: dict[str, float], kept: list[int]) -> None:
+def test_cuts_keep_the_best(cut: dict[str, float], tokens: list[int]) -> None:
     chances = Sampling(**cut).distribution(CHANCES.log())  # type: ignore[arg-type]
-    assert chances.nonzero()[:, 1].tolist() == kept
+    assert chances.nonzero()[:, 1].tolist() == tokens
     assert float(chances.sum()) == pytest.approx(1)
 
 
@@ -99,8 +99,8 @@ def test_cuts_are_those_of_transformers() -> None:
 
 def test_a_nucleus_wider_than_the_first_guess_is_found() -> None:
     scores = 0.01 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
-    kept = (Sampling(top_p=0.9).distribution(scores) > 0).sum(-1)
-    assert ((kept > 3500) & (kept < 3650)).all()
+    sizes = (Sampling(top_p=0.9).distribution(scores) > 0).sum(-1)
+    assert ((sizes > 3500) & (sizes < 3650)).all()
 
 
 def test_samplers_are_samplers() -> None:

@@ -27,7 +27,7 @@ ARMS: tuple[Any, ...] = (
     {"name": "vcd", "sampling": {"temperature": 0.8, "top_k": 9}},
     "sampling",
     {"name": "mask_only", "of": "vcd"},
-    {"name": "nbce", "stickiness": 0.5},
+    {"name": "nbce", "eta": 0.5},
     {"name": "gaussian_proxy", "of": "vcd"},
     SPREAD,
 )

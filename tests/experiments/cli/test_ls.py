@@ -73,7 +73,7 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
     output = icl("ls", "decoding", "vcd").out
     for piece in (
         "Leng et al., CVPR 2024",
-        "  beta        number from 0 to 1; default 0.1\n              of the best token's probability",
+        "  beta        number from 0 to 1; default 0.1\n              minimal probability relative to the",
         "  noise_step  whole number from 0 to 999; default 500\n",
         "  images      query or all; default query\n",
         "  paper       alpha: 1.0, beta: 0.1, noise_step: 999\n",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from decoding.arms.fitting import fit_mixture_weights, read_parameters, write_parameter_file
+from decoding.arms.fitting import fit_mixture_weights, read_parameter_file, write_parameter_file
 from decoding.strategies.moicl import MoICL
 from experiments.cli.main import main
 from experiments.config.config import load_config
@@ -55,15 +55,15 @@ def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_p
     """Groups of one demonstration; a group alone is the prompt with that demonstration."""
     found = fit(load_config(mapping(model=toy, shots=3, decoding="moicl")))
     assert isinstance(found.strategy, MoICL)
-    assert found.strategy.groups == len(found.strategy.fitted) == 3
+    assert found.strategy.groups == len(found.strategy.group_weights) == 3
     told = []
     for group in range(3):
         node = {"name": "moicl", "groups": 3, "weights": [float(i == group) for i in range(3)]}
         config = mapping(model=toy, shots=3, decoding=node, answer_mode="options")
         told.append(option_scores(config, tmp_path / str(group)))
     weights = fit_mixture_weights(torch.tensor(told).transpose(0, 1), [i % 3 for i in range(6)])
-    assert found.strategy.fitted == pytest.approx(weights, abs=1e-3)
-    assert any(abs(weight - 1 / 3) > 0.05 for weight in found.strategy.fitted)
+    assert found.strategy.group_weights == pytest.approx(weights, abs=1e-3)
+    assert any(abs(weight - 1 / 3) > 0.05 for weight in found.strategy.group_weights)
 
 
 def test_the_command_writes_a_file_that_a_config_names(
@@ -73,7 +73,7 @@ def test_the_command_writes_a_file_that_a_config_names(
         "name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\ncontrols: default\ncompare: {to: {decoding: greedy}}\n"
     )
     out = tmp_path / "weights.json"
-    assert main(["fit", str(path), "decoding={name: moicl, sparse: 1}", f"--out={out}"]) == 0
+    assert main(["fit", str(path), "decoding={name: moicl, top_k: 1}", f"--out={out}"]) == 0
     assert f"decoding: {{name: moicl, fitted: {out}}}" in capsys.readouterr().out
     told = json.loads(out.read_text())
     assert told["strategy"] == "moicl"
@@ -84,9 +84,9 @@ def test_the_command_writes_a_file_that_a_config_names(
     (cell,) = expand(load_config(again)).cells
     written = parse_arm({"name": "moicl", **told["parameters"]})
     assert cell.decoding.digest == written.digest  # what counts is in the file, not its name
-    assert cell.config["decoding"]["strategy"]["sparse"] == 1
-    (over,) = expand(load_config(again, ["decoding={name: moicl, fitted: weights.json, sparse: 2}"])).cells
-    assert over.config["decoding"]["strategy"]["sparse"] == 2
+    assert cell.config["decoding"]["strategy"]["top_k"] == 1
+    (over,) = expand(load_config(again, ["decoding={name: moicl, fitted: weights.json, top_k: 2}"])).cells
+    assert over.config["decoding"]["strategy"]["top_k"] == 2
 
 
 def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None
     ("text", "told"),
     [
         (None, "there is no file"),
-        ("{", "is no file that `icl fit` has written"),
-        ("[]", "is no file that `icl fit` has written"),
-        ('{"format": "x, 2", "strategy": "moicl", "parameters": {}}', "says 'x, 2'"),
+        ("{", "was not written by `icl fit`"),
+        ("[]", "was not written by `icl fit`"),
+        ('{"format": "x, 2", "strategy": "moicl", "parameters": {}}', "has the format 'x, 2'"),
     ],
 )
 def test_a_file_that_is_none_is_told(text: str | None, told: str, tmp_path: Path) -> None:
@@ -115,15 +115,15 @@ def test_a_file_that_is_none_is_told(text: str | None, told: str, tmp_path: Path
 def test_a_file_of_bytes_is_told_without_them(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_bytes(b"\x80\x04" + 500 * b"x")
-    with pytest.raises(ConfigError, match=r"has written \(UnicodeDecodeError: .* in position 0") as told:
+    with pytest.raises(ConfigError, match=r"by `icl fit` \(UnicodeDecodeError: .* in position 0") as told:
         parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
     assert "xxx" not in str(told.value)
 
 
 def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
     write_parameter_file(MoICL(), tmp_path / "w.json")
-    with pytest.raises(ConfigError, match="has parameters of 'moicl', and this is 'constant_bias'"):
-        read_parameters(str(tmp_path / "w.json"), "constant_bias")
+    with pytest.raises(ConfigError, match="has parameters of 'moicl', not of 'constant_bias'"):
+        read_parameter_file(str(tmp_path / "w.json"), "constant_bias")
 
 
 def test_what_is_no_file_at_all_is_told(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_
         grid:
           shots: [0, 1, 2]
           retriever: [random, {name: knn, by: question}]
-          decoding: [greedy, {name: moicl, sparse: 1}]
+          decoding: [greedy, {name: moicl, top_k: 1}]
           decoding.groups: [1, 2]
         zip:
           order: [reversed, random]
