@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.main import INTERRUPTED
-from icl.errors import ICLError
+from icl.errors import ICLError, StoreError
 
 
 def command(
@@ -47,7 +47,7 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     else:
         print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
     if not quiet:
-        _show_results(done.folder, bool(done.computed))
+        _show_results(done.folder)
     if done.missing:
         print(f"{done.missing:,} samples are missing. The same command goes on from there.", file=sys.stderr)
     if done.failed or done.missing:
@@ -60,13 +60,28 @@ def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
     print(f"icl watch {folder} shows how far they are. When they have ended, the same command shows the table.")
 
 
-def _show_results(folder: Path, is_new: bool) -> None:
-    """The table, what it shows, and the report's path."""
+def _show_results(folder: Path) -> None:
+    """Writes the report, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
-    from experiments.report.remembered import show_end
+    from experiments.report.html import write_report
+    from experiments.report.terminal import print_summary
+    from experiments.results.loaded_run import load_run
+    from experiments.results.run_view import view_run
+    from experiments.terminal.spinner import spinner
 
+    problem: ICLError | None = None
     try:
-        show_end(folder, Console(), is_new)
-    except ICLError as error:  # the samples are there; what cannot be told of them is told
-        print(f"no report: {error}", file=sys.stderr)
+        with spinner() as report_progress:
+            report_progress("reading", 0, 0)
+            view = view_run(load_run(folder))
+            report_progress("reporting", 0, 0)
+            try:
+                write_report(view)
+            except StoreError as error:  # such as a full disk: the table is printed
+                problem = error
+        print_summary(view, Console())
+    except ICLError as error:  # the samples are stored, and only their report is missing
+        problem = error
+    if problem is not None:
+        print(f"no report: {problem}", file=sys.stderr)
