@@ -31,7 +31,7 @@ def _watch(run: Path, once: bool) -> None:
 
     watch = RunWatcher(run)
     if once:
-        print(f"{watch.poll().told()}   {watch.folder}")
+        print(f"{watch.poll().describe()}   {watch.folder}")
         return
     status = watch.follow(make_progress())
     if status.complete:
@@ -39,7 +39,7 @@ def _watch(run: Path, once: bool) -> None:
         print(f"The command that began the run shows its table; icl report {watch.folder} writes its report.")
     else:
         print(
-            f"{watch.folder}: nobody is at work. {status.told()}. The `icl run` that began it goes on from there.",
+            f"{watch.folder}: nobody is at work. {status.describe()}. The `icl run` that began it goes on from there.",
             file=sys.stderr,
         )
     if status.failed or not status.complete:

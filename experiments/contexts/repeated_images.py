@@ -1,6 +1,7 @@
-"""Retrievers that show one image in several demonstrations of a prompt: a pool may have several questions an image.
+"""Find retrievers that show one image in several demonstrations of a prompt.
 
-Nearest by image, all questions about the nearest one are equally near, so that more shots show no more images.
+A pool may have several questions about an image. A retriever that ranks by image then ranks them equally, so more shots
+show no more images.
 """
 
 from collections import Counter
@@ -13,44 +14,45 @@ from icl.errors import ICLError
 from icl.images import Image
 from icl.types import Demo
 
-SHARE = 0.5
-"""Of a retriever's prompts: from here on it is said."""
+MIN_FRACTION = 0.5
+"""Fraction of a retriever's prompts from which it gets a note."""
 
 
 @dataclass
 class RepeatedImages:
-    """Of each retriever, in how many prompts with several demonstrations two of them have an image in common."""
+    """Counts, for each retriever, the prompts in which two demonstrations have an image in common."""
 
     read: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
 
-    def see(self, cell: Cell, item: RenderedSample) -> None:
+    def add(self, cell: Cell, item: RenderedSample) -> None:
+        """Counts a sample's prompt, if it has one with several demonstrations."""
         label, demos = str(cell.labels["retriever"]), item.context.demos
         if item.prompt is None or len(demos) < 2 or has_placeholder_retriever(cell):
             return
         self.read[label] += 1
-        shown = Counter(digest for demo in demos for digest in _digests(demo))
-        self.repeated[label] += max(shown.values(), default=0) > 1
+        counts = Counter(digest for demo in demos for digest in _digests(demo))
+        self.repeated[label] += max(counts.values(), default=0) > 1
 
     def notes(self) -> list[str]:
-        """A sentence for each retriever that does so in most prompts, with what helps."""
+        """A sentence with a remedy for each retriever that repeats images in many prompts."""
         return [
             f"retriever '{label}': in {self.repeated[label]:,} of {read:,} prompts that were read two demonstrations "
             "have the same image, as where a pool has several questions an image. `rerankers: [near_duplicate_cap]` "
             "with `rerank_candidates` several times the shots shows each once; a pool of one question an image "
             "does too."
             for label, read in self.read.items()
-            if self.repeated[label] >= SHARE * read
+            if self.repeated[label] >= MIN_FRACTION * read
         ]
 
 
 def _digests(demo: Demo) -> set[str]:
-    """Of a demonstration's own images, whatever was done to them."""
+    """Digests of a demonstration's images before any edit."""
     return {_digest(image) for image in demo.example.images}
 
 
 def _digest(image: Image) -> str:
     try:
         return image.source_digest
-    except ICLError:  # its sample fails, and says why
+    except ICLError:  # its sample fails with this error
         return image.identity

@@ -1,8 +1,8 @@
-"""What a launcher is: it says how many workers share a grid, starts them, and says what has become of them.
+"""The protocol of launchers: how many workers share a grid, how to start them, and their status.
 
-A launcher never sees a cell. The process that was asked for a run writes each worker's share into the run directory
-(`experiments.launch.launch_files`), and a worker is `experiments.launch.worker.run_worker(folder, name)`, called
-wherever the launcher brings it to. What they compute, how far they are and how they ended stands in the run directory.
+A launcher never sees a cell. The coordinating process writes each worker's share into the run directory
+(`experiments.launch.launch_files`). A worker calls `experiments.launch.worker.run_worker(folder, name)` wherever the
+launcher starts it. All results and states are in the run directory.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker, as whoever carries it sees it. words: how it ended. log: where its own words are."""
+    """The status of one worker's job. words: how the job ended. log: the file with its output."""
 
     state: Literal["waiting", "running", "ended"]
     words: str = ""
@@ -24,33 +24,33 @@ class WorkerStatus:
 
 
 class WorkerGroup(Protocol):
-    """Workers that were started."""
+    """The started workers of one launch."""
 
     @property
     def jobs(self) -> Mapping[str, str]:
-        """worker -> what its job is called: a job of a cluster, a process."""
+        """worker -> name of its job, such as a process id."""
         ...
 
     @property
     def cancel_command(self) -> str:
-        """The command that ends them; empty where they end with the process that started them."""
+        """The command that ends the workers; empty if they end with the process that started them."""
         ...
 
     def poll(self) -> Mapping[str, WorkerStatus]:
-        """worker -> what it is at. May be asked every few seconds. Raises ICLError."""
+        """worker -> status. Called every few seconds. Raises ICLError."""
         ...
 
     def detach(self) -> str:
-        """Whoever follows the workers stops: ends them, or says in a sentence what they do without him."""
+        """Called when the following process stops. Ends the workers, or returns a sentence on what they do next."""
         ...
 
 
 class Launcher(Protocol):
-    """A component of kind `launcher`. It is no part of a cell: the same samples come of any."""
+    """A component of kind `launcher`: where workers run. It is no part of a cell, because it changes no sample."""
 
     @property
     def workers(self) -> int:
-        """How many share the grid. 0: nobody is started, and the process that was asked does all."""
+        """How many workers share the grid. 0: the process itself computes everything."""
         ...
 
     @property
@@ -59,13 +59,13 @@ class Launcher(Protocol):
         ...
 
     def check(self) -> None:
-        """Raises ConfigError or PlanError where nothing can be launched from here; before anything is read."""
+        """Raises ConfigError or PlanError if nothing can be launched from here. Called before any data is read."""
         ...
 
     def start(self, launch: "Launch") -> WorkerGroup:
-        """Starts `launch.workers`. Raises PlanError with the cluster's words where it refuses them."""
+        """Starts `launch.workers`. Raises PlanError with the cluster's message if it refuses them."""
         ...
 
     def reattach(self, launch: "Launch") -> WorkerGroup | None:
-        """The crew of an earlier process; None where workers end with the process that started them."""
+        """The workers that an earlier process started; None if they end with that process."""
         ...

@@ -1,10 +1,10 @@
-"""What every launcher keeps, for ours and for anyone's (`icl check launcher`).
+"""The conformance check of launchers (`icl check launcher`).
 
     facts = check_launcher(Mine(workers=2))
 
-It is tried for real: a small experiment, on a model without weights, is computed by its workers and must be what one
-process computes. Then workers are started and left at once. Both runs are in a folder of their own within the current
-one, which workers see as they see a run, and which is removed afterwards.
+The check starts real workers. They compute a small experiment on a model without weights, and the samples must equal
+those of one process. Then it starts workers and detaches from them at once. Both runs are in a temporary folder in the
+current folder, so that workers see it as they see a run.
 """
 
 import inspect
@@ -37,15 +37,15 @@ EXPERIMENT: Mapping[str, Any] = {
     "grid": {"shots": [0, 2]},
 }
 PATIENCE = 600.0
-"""Seconds in which the workers of the trial come to their end, a cluster's queue included."""
-GONE = 60.0
-"""Seconds in which a launcher knows of jobs that have ended or were ended."""
-LOOK = 0.2
+"""Seconds in which the workers must end, including the time in a cluster's queue."""
+STATUS_TIMEOUT = 60.0
+"""Seconds in which a launcher must report that jobs have ended."""
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class LauncherFacts:
-    """What a check found. untried: why nothing was started, or ''. left: what leaving the workers says."""
+    """What `check_launcher` measured. untried: why it started nothing, or ''. left: what `detach` returned."""
 
     workers: int = 0
     samples: int = 0
@@ -69,7 +69,16 @@ class LauncherFacts:
 
 
 def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFacts:
-    """Raises AssertionError with a sentence where a promise is broken, or its workers do not come to their end."""
+    """Checks a launcher by running workers.
+
+    Args:
+        launcher: The launcher.
+        patience: Seconds in which its workers must end.
+
+    Raises:
+        AssertionError: The launcher breaks a rule, or its workers do not end. The message is a sentence.
+        ConfigError: The current folder cannot be written.
+    """
     name = type(launcher).__name__
     _check_component(name, launcher)
     try:
@@ -79,65 +88,67 @@ def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFa
     if not launcher.workers:
         return LauncherFacts(untried="the process that is asked for a run does all of it. Try it with workers.")
     try:
-        room = TemporaryDirectory(prefix="icl-check-", dir=Path.cwd(), ignore_cleanup_errors=True)
+        temporary = TemporaryDirectory(prefix="icl-check-", dir=Path.cwd(), ignore_cleanup_errors=True)
     except OSError as error:
-        told = error.strerror or error
-        raise ConfigError(f"{Path.cwd()} cannot be written ({told}), and a launcher is tried in there.") from error
-    with room as folder:
-        return _tried(name, launcher, Path(folder), patience)
+        reason = error.strerror or error
+        raise ConfigError(f"{Path.cwd()} cannot be written ({reason}), and a launcher is tried in there.") from error
+    with temporary as folder:
+        return _run_check(name, launcher, Path(folder), patience)
 
 
 def _check_component(name: str, launcher: Launcher) -> None:
-    lacks = [one for one in ("workers", "wait", "check", "start", "reattach") if getattr(launcher, one, None) is None]
-    _must(not lacks, f"{name} lacks {', '.join(lacks)} of the protocol experiments.launch.base.Launcher.")
+    members = ("workers", "wait", "check", "start", "reattach")
+    missing = [member for member in members if getattr(launcher, member, None) is None]
+    _must(not missing, f"{name} lacks {', '.join(missing)} of the protocol experiments.launch.base.Launcher.")
     workers: Any = launcher.workers
     _must(type(workers) is int and workers >= 0, f"{name}.workers is {workers!r}, not a number of workers.")
     _must(isinstance(launcher.wait, bool), f"{name}.wait is {launcher.wait!r}, not true or false.")
-    told = json_round_trip(describe(launcher))
-    with component_search_folder(_home(launcher)):
+    node = json_round_trip(describe(launcher))
+    with component_search_folder(_class_folder(launcher)):
         again = build("launcher", json.loads(json.dumps(_node(launcher))))
-    _must(
-        json_round_trip(describe(again)) == told, f"{name} is another one when it is read from a run directory again."
-    )
+    is_equal = json_round_trip(describe(again)) == node
+    _must(is_equal, f"{name} is another one when it is read from a run directory again.")
 
 
-def _tried(name: str, launcher: Launcher, folder: Path, patience: float) -> LauncherFacts:
-    here = run(load_config({"name": "here", **EXPERIMENT}), folder)
-    begun = time.monotonic()
-    one, crew, launched = _started(launcher, folder, "launched")
-    _check_crew(name, one, crew)
-    jobs = _until_ended(name, one, crew, patience)
-    problem = next(death_messages(one, jobs), "")
+def _run_check(name: str, launcher: Launcher, folder: Path, patience: float) -> LauncherFacts:
+    reference = run(load_config({"name": "here", **EXPERIMENT}), folder)
+    start = time.monotonic()
+    launch, group, grid = _start_workers(launcher, folder, "launched")
+    _check_group(name, launch, group)
+    jobs = _wait_until_ended(name, launch, group, patience)
+    problem = next(death_messages(launch, jobs), "")
     _must(not problem, f"{name}: {problem}")
-    seconds = time.monotonic() - begun
-    _until_known(name, crew)
-    finish_launch(Store(one.folder), launched, one, "finished")
-    _must(_samples(one.folder) == _samples(here.folder), f"{name}: its workers wrote other samples than one process.")
-    follower = launcher.reattach(one)
-    if follower is not None:
-        _check_crew(name, one, follower)
-        _until_known(name, follower)
-    return LauncherFacts(
-        len(one.workers), here.samples, seconds, _left(name, launcher, folder, patience), follower is not None
+    seconds = time.monotonic() - start
+    _wait_for_status(name, group)
+    finish_launch(Store(launch.folder), grid, launch, "finished")
+    _must(
+        _samples(launch.folder) == _samples(reference.folder),
+        f"{name}: its workers wrote other samples than one process.",
     )
+    follower = launcher.reattach(launch)
+    if follower is not None:
+        _check_group(name, launch, follower)
+        _wait_for_status(name, follower)
+    left = _detach_message(name, launcher, folder, patience)
+    return LauncherFacts(len(launch.workers), reference.samples, seconds, left, follower is not None)
 
 
-def _left(name: str, launcher: Launcher, folder: Path, patience: float) -> str:
-    """What detach() says of workers that have just begun. Where it says nothing, they have ended."""
-    one, crew, grid = _started(launcher, folder, "left")
-    words = crew.detach()
-    _must(isinstance(words, str), f"{name}: detach() gave {words!r}, not a sentence or ''.")
-    if words:
-        _until_ended(name, one, crew, patience)
-    _until_known(name, crew)
-    finish_launch(Store(one.folder), grid, one, "interrupted")
-    return words
+def _detach_message(name: str, launcher: Launcher, folder: Path, patience: float) -> str:
+    """What detach() returns for workers that have just started. If it is empty, they must have ended."""
+    launch, group, grid = _start_workers(launcher, folder, "left")
+    message = group.detach()
+    _must(isinstance(message, str), f"{name}: detach() gave {message!r}, not a sentence or ''.")
+    if message:
+        _wait_until_ended(name, launch, group, patience)
+    _wait_for_status(name, group)
+    finish_launch(Store(launch.folder), grid, launch, "interrupted")
+    return message
 
 
-def _started(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, WorkerGroup, Grid]:
-    """A run of the experiment with the launcher's workers at it."""
-    told = {"name": run_name, **EXPERIMENT, "launcher": _node(launcher)}
-    grid = expand(parse_config(Document("check", _home(launcher), told)))
+def _start_workers(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, WorkerGroup, Grid]:
+    """Starts the launcher's workers on a run of the experiment."""
+    data = {"name": run_name, **EXPERIMENT, "launcher": _node(launcher)}
+    grid = expand(parse_config(Document("check", _class_folder(launcher), data)))
     with write_lock(folder / run_name):
         store = Store(folder / run_name)
         write_cells(store, grid)
@@ -145,29 +156,34 @@ def _started(launcher: Launcher, folder: Path, run_name: str) -> tuple[Launch, W
 
 
 def _node(launcher: Launcher) -> dict[str, Any]:
-    """As a config names it."""
+    """The launcher as a config names it."""
     return {key: value for key, value in json_round_trip(describe(launcher)).items() if key != "code"}
 
 
-def _home(launcher: Launcher) -> Path:
-    """The folder of its class, where a config would stand that names its file."""
+def _class_folder(launcher: Launcher) -> Path:
+    """The folder of the launcher's class, where a config that names the file would be."""
     return Path(inspect.getfile(type(launcher))).parent
 
 
-def _check_crew(name: str, one: Launch, crew: WorkerGroup) -> None:
-    jobs = crew.jobs
-    _must(set(jobs) == set(one.workers), f"{name}: jobs are of {sorted(jobs)}, and the workers are {one.workers}.")
+def _check_group(name: str, launch: Launch, group: WorkerGroup) -> None:
+    jobs = group.jobs
+    _must(
+        set(jobs) == set(launch.workers), f"{name}: jobs are of {sorted(jobs)}, and the workers are {launch.workers}."
+    )
     unnamed = [worker for worker, job in jobs.items() if not (isinstance(job, str) and job)]
     _must(not unnamed, f"{name}: the job of {unnamed} has no name.")
     _must(
-        isinstance(crew.cancel_command, str), f"{name}: cancel_command is {crew.cancel_command!r}, not a command or ''."
+        isinstance(group.cancel_command, str),
+        f"{name}: cancel_command is {group.cancel_command!r}, not a command or ''.",
     )
-    _look(name, crew)
+    _poll(name, group)
 
 
-def _look(name: str, crew: WorkerGroup) -> Mapping[str, WorkerStatus]:
-    jobs = crew.poll()
-    _must(set(jobs) == set(crew.jobs), f"{name}: poll() tells of {sorted(jobs)}, and the jobs are {sorted(crew.jobs)}.")
+def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
+    jobs = group.poll()
+    _must(
+        set(jobs) == set(group.jobs), f"{name}: poll() tells of {sorted(jobs)}, and the jobs are {sorted(group.jobs)}."
+    )
     odd = [
         job
         for job in jobs.values()
@@ -180,38 +196,38 @@ def _look(name: str, crew: WorkerGroup) -> Mapping[str, WorkerStatus]:
     return jobs
 
 
-def _until_ended(name: str, one: Launch, crew: WorkerGroup, patience: float) -> Mapping[str, WorkerStatus]:
-    """Until every worker has said its last words, or its job has ended without."""
+def _wait_until_ended(name: str, launch: Launch, group: WorkerGroup, patience: float) -> Mapping[str, WorkerStatus]:
+    """Waits until every worker has written its last state or its job has ended."""
     deadline = time.monotonic() + patience
     while True:
-        jobs = _look(name, crew)
-        last = {worker: one.state(worker).get("state") for worker in one.workers}
-        if all(last[worker] == "finished" or jobs[worker].state == "ended" for worker in one.workers):
+        jobs = _poll(name, group)
+        last = {worker: launch.state(worker).get("state") for worker in launch.workers}
+        if all(last[worker] == "finished" or jobs[worker].state == "ended" for worker in launch.workers):
             return jobs
         if time.monotonic() > deadline:
-            crew.detach()
-            at_it = ", ".join(f"{worker} {jobs[worker].state}" for worker in one.workers)
-            raise AssertionError(f"{name}: its workers did not come to an end in {patience:g} s ({at_it}).")
-        time.sleep(LOOK)
+            group.detach()
+            states = ", ".join(f"{worker} {jobs[worker].state}" for worker in launch.workers)
+            raise AssertionError(f"{name}: its workers did not come to an end in {patience:g} s ({states}).")
+        time.sleep(POLL_SECONDS)
 
 
-def _until_known(name: str, crew: WorkerGroup) -> Mapping[str, WorkerStatus]:
-    """Until the launcher says of every job that it has ended."""
-    deadline = time.monotonic() + GONE
+def _wait_for_status(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
+    """Waits until the launcher reports that every job has ended."""
+    deadline = time.monotonic() + STATUS_TIMEOUT
     while True:
-        jobs = _look(name, crew)
-        at_it = [worker for worker, job in jobs.items() if job.state != "ended"]
-        if not at_it:
+        jobs = _poll(name, group)
+        active = [worker for worker, job in jobs.items() if job.state != "ended"]
+        if not active:
             return jobs
-        _must(time.monotonic() < deadline, f"{name}: poll() does not say that the jobs of {at_it} have ended.")
-        time.sleep(LOOK)
+        _must(time.monotonic() < deadline, f"{name}: poll() does not say that the jobs of {active} have ended.")
+        time.sleep(POLL_SECONDS)
 
 
 def _samples(folder: Path) -> dict[str, bytes]:
-    """file -> bytes."""
+    """Path of a samples file -> its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "cells").glob("*/*.jsonl")}
 
 
-def _must(kept: bool, sentence: str) -> None:
-    if not kept:
+def _must(condition: bool, sentence: str) -> None:
+    if not condition:
         raise AssertionError(sentence)

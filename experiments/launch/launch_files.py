@@ -1,12 +1,12 @@
 """The files of a launch, in the run directory beside the samples.
 
-    launch/launch.json           which launcher, its jobs, the cells; a worker whose launch is not there any more ends
-    launch/<worker>.share.json   what one worker has to do, and the config as it was when it was launched
-    launch/<worker>.json         how it is getting on, every few seconds, with what it has counted
-    launch/<worker>.lock         held by the worker as long as it lives (the operating system's, as the run's own)
-    launch/logs/                 what workers and the cluster say
+    launch/launch.json           the launcher, its jobs and the cells; a worker without this file does nothing
+    launch/<worker>.share.json   what one worker computes, and the config as it was at the launch
+    launch/<worker>.json         the worker's state and counters, written every few seconds
+    launch/<worker>.lock         locked by the worker as long as it lives (a lock of the operating system)
+    launch/logs/                 output of the workers and of the cluster
 
-Samples are in `cells/<digest>/<worker>.jsonl`, a file a worker, until the launch is over and they are put together.
+Each worker writes samples to `cells/<digest>/<worker>.jsonl`. The end of the launch merges these files.
 """
 
 import json
@@ -24,18 +24,28 @@ from experiments.store.store import write_json
 from icl.errors import StoreError
 
 HEARTBEAT_SECONDS = 5.0
-"""Seconds between two signs of life of a worker."""
+"""Seconds between two writes of a worker's state."""
 
-SILENT = 60.0
-"""Seconds without one after which a worker is taken for dead: clocks of two machines differ, and disks are slow."""
+HEARTBEAT_TIMEOUT = 60.0
+"""Seconds without a heartbeat after which a worker counts as dead. Clocks differ and disks are slow."""
 
-PATIENCE = 10.0
-"""Seconds that a worker waits for its own lock, which may be tried by others."""
+LOCK_TIMEOUT = 10.0
+"""Seconds that a worker waits for its own lock, which another process may be testing."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. launcher: its canonical node. jobs: worker -> what its job is called. cells: digests of the grid."""
+    """One launch: workers that share the missing samples of a run.
+
+    Attributes:
+        folder: The run directory.
+        id: Different for each launch of a run.
+        launcher: The canonical node of the launcher.
+        workers: Names of the workers.
+        cells: Digests of the grid's cells.
+        since: Local time of the launch.
+        jobs: Worker -> name of its job (a process id, a number of a cluster's job).
+    """
 
     folder: Path
     id: str
@@ -47,21 +57,28 @@ class Launch:
 
     @staticmethod
     def new(folder: Path, launcher: Mapping[str, Any], count: int, cells: Sequence[str]) -> "Launch":
-        name = f"{time.time_ns() // 10**8:x}"
+        name = f"{time.time_ns() // 10**6:x}"
         workers = tuple(f"{name}-{i + 1}" for i in range(count))
         return Launch(folder, name, launcher, workers, tuple(cells), time.strftime("%Y-%m-%d %H:%M:%S"))
 
     @staticmethod
     def read(folder: Path) -> "Launch | None":
-        """The launch of a run directory; None where there is none, or it was given up."""
-        told = read_json(launch_folder(folder) / "launch.json")
-        if told is None:
+        """The launch of a run directory; None if there is none."""
+        path = launch_folder(folder) / "launch.json"
+        content = read_json(path)
+        if content is None:
             return None
         try:
-            lists = {key: tuple(told[key]) for key in ("workers", "cells")}
-            return Launch(folder, told["id"], told["launcher"], **lists, since=told["since"], jobs=told["jobs"])
+            return Launch(
+                folder,
+                content["id"],
+                content["launcher"],
+                workers=tuple(content["workers"]),
+                cells=tuple(content["cells"]),
+                since=content["since"],
+                jobs=content["jobs"],
+            )
         except (KeyError, TypeError) as error:
-            path = launch_folder(folder) / "launch.json"
             raise StoreError(f"{path} is damaged ({error!r}). Remove it if no job of this run is left.") from error
 
     @property
@@ -73,53 +90,59 @@ class Launch:
         write_json(launch_folder(self.folder) / "launch.json", {key: getattr(self, key) for key in keys})
 
     def with_jobs(self, jobs: Mapping[str, str]) -> "Launch":
-        """The same with the names of its jobs, written down."""
-        named = replace(self, jobs=dict(jobs))
-        named.write()
-        return named
+        """The launch with the names of its jobs, written to its file."""
+        launch = replace(self, jobs=dict(jobs))
+        launch.write()
+        return launch
 
     def write_share(self, worker: str, blocks: Sequence[Mapping[str, Any]], document: Document) -> None:
-        told = {
+        """Writes what a worker computes, with what it needs to load the same components."""
+        share = {
             "blocks": blocks,
             "config": {"name": document.name, "folder": str(document.folder), "data": document.data},
             "place": str(Path.cwd()),
             "path": [str(Path(entry or ".").absolute()) for entry in sys.path],
             "workers": len(self.workers),
         }
-        write_json(launch_folder(self.folder) / f"{worker}.share.json", told)
+        write_json(launch_folder(self.folder) / f"{worker}.share.json", share)
 
     def state(self, worker: str) -> dict[str, Any]:
-        """How a worker is getting on, as it last said; nothing where it has not begun."""
+        """The state that a worker has written last; empty before its start."""
         return read_json(launch_folder(self.folder) / f"{worker}.json") or {}
 
     def give_up(self) -> None:
-        """Its workers are none any more: one that still starts ends at once. Logs are kept."""
-        (launch_folder(self.folder) / "launch.json").unlink(missing_ok=True)
+        """Removes the files of the launch, except logs. A worker that starts later does nothing.
+
+        The file of a later launch stays.
+        """
+        path = launch_folder(self.folder) / "launch.json"
+        if (read_json(path) or {}).get("id", self.id) == self.id:
+            path.unlink(missing_ok=True)
         for worker in self.workers:
-            for end in ("share.json", "json", "lock"):
-                (launch_folder(self.folder) / f"{worker}.{end}").unlink(missing_ok=True)
+            for suffix in ("share.json", "json", "lock"):
+                (launch_folder(self.folder) / f"{worker}.{suffix}").unlink(missing_ok=True)
 
 
 def launch_folder(folder: Path) -> Path:
-    """Of the files of a run's launch."""
+    """The folder of launch files in a run directory."""
     return folder / "launch"
 
 
 def read_share(folder: Path, worker: str) -> dict[str, Any] | None:
-    """What a worker has to do; None where its launch was given up."""
+    """What a worker computes; None if its launch was given up."""
     launch = Launch.read(folder)
-    current = launch is not None and worker in launch.workers
-    return read_json(launch_folder(folder) / f"{worker}.share.json") if current else None
+    is_current = launch is not None and worker in launch.workers
+    return read_json(launch_folder(folder) / f"{worker}.share.json") if is_current else None
 
 
 @contextmanager
 def worker_lock(folder: Path, worker: str) -> Iterator[None]:
-    """Held by a worker. Raises StoreError where another process is the same worker."""
+    """Holds a worker's lock. Raises StoreError if another process is the same worker."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(launch_folder(folder) / f"{worker}.lock")
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=LOCK_TIMEOUT)
     except Timeout as error:
         raise StoreError(f"another process is the worker {worker} of {folder}.") from error
     except OSError as error:
@@ -131,33 +154,34 @@ def worker_lock(folder: Path, worker: str) -> Iterator[None]:
 
 
 def live_workers(launch: Launch) -> list[str]:
-    """Workers of a launch that hold their lock, as far as this machine can see, or have given a sign of life."""
+    """Workers that hold their lock, as far as this machine can see, or have a recent heartbeat."""
     from filelock import FileLock, Timeout
 
-    found = []
+    workers = []
     for worker in launch.workers:
         path = launch_folder(launch.folder) / f"{worker}.lock"
         if not path.exists():
             continue
         try:
             with FileLock(path).acquire(timeout=0):
-                far = launch.state(worker).get("machine") != os.uname().nodename  # its lock may not reach us
-                if far and is_alive(launch.state(worker)):
-                    found.append(worker)
+                state = launch.state(worker)
+                is_remote = state.get("machine") != os.uname().nodename  # locks may not work across machines
+                if is_remote and is_alive(state):
+                    workers.append(worker)
         except Timeout:
-            found.append(worker)
-    return found
+            workers.append(worker)
+    return workers
 
 
 def is_alive(state: Mapping[str, Any]) -> bool:
-    """Whether a worker that said this is at work."""
-    return state.get("state") == "running" and time.time() - float(state.get("beat", 0)) < SILENT
+    """Whether the state is that of a running worker with a recent heartbeat."""
+    return state.get("state") == "running" and time.time() - float(state.get("beat", 0)) < HEARTBEAT_TIMEOUT
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is nothing, or what stands there is being replaced on a disk that is far away."""
+    """The mapping in a file; None if there is no whole one, for example on a slow network disk."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
+    return content if isinstance(content, dict) else None

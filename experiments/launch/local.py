@@ -1,4 +1,4 @@
-"""Launch on this machine: in the process itself, or in several that share its GPUs and cores."""
+"""Launch on this machine: in the process itself, or in several processes that share its GPUs and cores."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
-END = 30.0
-"""Seconds in which a worker that is told to end comes to a place where it can."""
+TERMINATE_SECONDS = 30.0
+"""Seconds from SIGTERM until a worker that has not ended gets SIGKILL."""
 
 
 @component("launcher", "local")
@@ -37,23 +37,24 @@ class Local:
         return self.processes if self.processes > 1 else 0
 
     def check(self) -> None:
-        """It is always possible."""
+        """Nothing to check: this machine can always start processes."""
 
     def start(self, launch: "Launch") -> WorkerGroup:
         launch.logs.mkdir(parents=True, exist_ok=True)
-        crew = ProcessGroup({}, launch.logs)
-        for worker, more in zip(launch.workers, worker_environments(len(launch.workers), visible_gpus()), strict=True):
-            words = [str(launch.folder.absolute()), worker, str(os.getpid())]
-            with crew.log(worker).open("ab") as log:
-                crew.running[worker] = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "experiments.launch.worker", *words],
-                    env={**os.environ, **more},
+        group = ProcessGroup({}, launch.logs)
+        environments = worker_environments(len(launch.workers), visible_gpus())
+        for worker, environment in zip(launch.workers, environments, strict=True):
+            arguments = [str(launch.folder.absolute()), worker, str(os.getpid())]
+            with group.log(worker).open("ab") as log:
+                group.processes[worker] = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "experiments.launch.worker", *arguments],
+                    env={**os.environ, **environment},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C is for the process that follows them; it ends them
+                    start_new_session=True,  # Ctrl-C goes to the process that follows them, and that one ends them
                 )
-        return crew
+        return group
 
     def reattach(self, launch: "Launch") -> WorkerGroup | None:
         return None
@@ -61,27 +62,27 @@ class Local:
 
 @dataclass
 class ProcessGroup:
-    """Workers as processes of this machine, which end with the process that started them."""
+    """Workers as processes of this machine. They end with the process that started them."""
 
-    running: dict[str, "subprocess.Popen[bytes]"]
+    processes: dict[str, "subprocess.Popen[bytes]"]
     logs: Path
     cancel_command: str = ""
 
     @property
     def jobs(self) -> Mapping[str, str]:
-        return {worker: str(process.pid) for worker, process in self.running.items()}
+        return {worker: str(process.pid) for worker, process in self.processes.items()}
 
     def log(self, worker: str) -> Path:
         return self.logs / f"{worker}.log"
 
     def poll(self) -> Mapping[str, WorkerStatus]:
-        return {worker: self._job(worker, process.poll()) for worker, process in self.running.items()}
+        return {worker: self._status(worker, process.poll()) for worker, process in self.processes.items()}
 
     def detach(self) -> str:
-        for process in self.running.values():
+        for process in self.processes.values():
             process.terminate()
-        deadline = time.monotonic() + END
-        for process in self.running.values():
+        deadline = time.monotonic() + TERMINATE_SECONDS
+        for process in self.processes.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -89,31 +90,34 @@ class ProcessGroup:
                 process.wait()
         return ""
 
-    def _job(self, worker: str, code: int | None) -> WorkerStatus:
+    def _status(self, worker: str, code: int | None) -> WorkerStatus:
         if code is None:
             return WorkerStatus("running")
-        words = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return WorkerStatus("ended", words, self.log(worker))
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return WorkerStatus("ended", how, self.log(worker))
 
 
 def visible_gpus() -> list[str]:
-    """The devices that processes here may use, without loading anything that would take hold of them."""
+    """The GPUs that processes here may use. Loads no library that would allocate memory on them."""
     if DEVICES in os.environ:
-        return [one.strip() for one in os.environ[DEVICES].split(",") if one.strip()]
+        return [device.strip() for device in os.environ[DEVICES].split(",") if device.strip()]
     try:
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(i) for i, line in enumerate(line for line in told.splitlines() if line.startswith("GPU "))]
+    return [str(i) for i, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
 def worker_environments(workers: int, devices: Sequence[str]) -> list[dict[str, str]]:
-    """Of each worker: its part of the devices (in turn, where there are fewer than workers) and of the cores."""
+    """Environment variables of each worker: its part of the devices and the cores.
+
+    Workers share devices in turn if there are fewer devices than workers.
+    """
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _cores() // workers))}
     if not devices:
         return [threads] * workers
-    of = [devices[i::workers] or [devices[i % len(devices)]] for i in range(workers)]
-    return [{**threads, DEVICES: ",".join(mine)} for mine in of]
+    devices_of = [devices[i::workers] or [devices[i % len(devices)]] for i in range(workers)]
+    return [{**threads, DEVICES: ",".join(own)} for own in devices_of]
 
 
 def _cores() -> int:

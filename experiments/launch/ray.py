@@ -1,6 +1,6 @@
-"""Launch as tasks of a Ray cluster (ray.io). The run directory is seen by all of its machines.
+"""Launch as tasks of a Ray cluster (ray.io). All machines of the cluster must see the run directory.
 
-A task that dies with its machine is started again by Ray, and goes on where it was.
+Ray restarts a task that dies with its machine, and the task continues where it was.
 """
 
 import os
@@ -21,8 +21,8 @@ from icl.registry import component
 if TYPE_CHECKING:
     from experiments.launch.launch_files import Launch
 
-REACH = 10.0
-"""Seconds in which the address of a cluster answers."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds in which the address of a cluster must answer."""
 
 
 @component("launcher", "ray")
@@ -43,9 +43,9 @@ class Ray:
             raise PlanError('launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".')
 
     def start(self, launch: "Launch") -> WorkerGroup:
-        ray = _connected(self.address)
+        ray = _connect(self.address)
         launch.logs.mkdir(parents=True, exist_ok=True)
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_worked)
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_work)
         run = str(launch.folder.absolute())
         return RayTasks({worker: task.remote(run, worker) for worker in launch.workers}, launch.logs)
 
@@ -55,7 +55,7 @@ class Ray:
 
 @dataclass
 class RayTasks:
-    """Tasks of a Ray cluster, which end with the process that started them."""
+    """Workers as tasks of a Ray cluster. They end with the process that started them."""
 
     refs: Mapping[str, Any]
     logs: Path
@@ -70,7 +70,7 @@ class RayTasks:
 
         ready, _ = ray.wait(list(self.refs.values()), num_returns=len(self.refs), timeout=0)
         return {
-            worker: self._job(worker, ref) if ref in ready else WorkerStatus("running")
+            worker: self._status(worker, ref) if ref in ready else WorkerStatus("running")
             for worker, ref in self.refs.items()
         }
 
@@ -81,7 +81,7 @@ class RayTasks:
             ray.cancel(ref, force=True)
         return ""
 
-    def _job(self, worker: str, ref: Any) -> WorkerStatus:
+    def _status(self, worker: str, ref: Any) -> WorkerStatus:
         import ray
 
         log = self.logs / f"{worker}.log"
@@ -92,26 +92,26 @@ class RayTasks:
         return WorkerStatus("ended", "", log)
 
 
-def _connected(address: str) -> Any:
-    """The package, with a cluster. Raises PlanError where there is none at the address."""
+def _connect(address: str) -> Any:
+    """The module `ray`, connected to a cluster. Raises PlanError if there is none at the address."""
     import ray
 
     if ray.is_initialized():
         return ray
-    given = address or os.environ.get("RAY_ADDRESS")
-    more: dict[str, Any] = {"address": given} if given else {"include_dashboard": False}
+    address = address or os.environ.get("RAY_ADDRESS") or ""
+    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     try:
-        if reached := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", given or ""):  # Ray itself tries for minutes
-            socket.create_connection((reached[1].strip("[]"), int(reached[2])), timeout=REACH).close()
-        ray.init(log_to_driver=False, logging_level="ERROR", **more)
+        if match := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):  # Ray itself tries for minutes
+            socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=CONNECT_TIMEOUT).close()
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
     except (OSError, ValueError, RuntimeError) as error:
-        words = str(error).strip().splitlines()
-        raise PlanError(f"launcher=ray: no Ray cluster at '{given}': {words[0] if words else error}") from error
+        lines = str(error).strip().splitlines()
+        raise PlanError(f"launcher=ray: no Ray cluster at '{address}': {lines[0] if lines else error}") from error
     return ray
 
 
-def _worked(run: str, worker: str) -> str:
-    """One task: one worker, its words in a log of its own."""
+def _work(run: str, worker: str) -> str:
+    """One task: one worker, with a log file of its own."""
     from experiments.launch.launch_files import launch_folder
     from experiments.launch.worker import run_worker
 

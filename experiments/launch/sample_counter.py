@@ -1,4 +1,4 @@
-"""How far a run is, counted from its files as they grow: each call reads what is new since the last one."""
+"""Count a run's samples from its files while they grow. Each call reads only new lines."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +8,20 @@ from experiments.store.store import Store, parse_line
 
 
 @dataclass
-class _Cell:
-    """of: how many samples it will have. finished, failed: ids of queries. read: file -> bytes of whole lines."""
+class _CellCount:
+    """The samples of one cell that were read.
+
+    Attributes:
+        of: Number of samples that the cell will have; None if unknown.
+        finished: Ids of queries.
+        failed: Id of a query -> reason.
+        offsets: File -> bytes that were read. They end with a whole line.
+    """
 
     of: int | None
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    read: dict[Path, int] = field(default_factory=dict)
+    offsets: dict[Path, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -22,20 +29,22 @@ class _Cell:
 
 
 class SampleCounter:
-    """Counts the samples of cells. workers: whose files are read; None: all.
+    """Counts the samples of cells in the files of a run.
 
-    sizes: how many samples each cell will have, None where nobody knows.
+    Args:
+        sizes: (digest of a cell, number of samples that it will have or None if unknown).
+        workers: The workers whose files are read; None: all files.
     """
 
     def __init__(self, store: Store, sizes: Sequence[tuple[str, int | None]], workers: Collection[str] | None) -> None:
         self.store, self.workers = store, workers
-        self.cells = {digest: _Cell(of) for digest, of in sizes}
+        self.cells = {digest: _CellCount(of) for digest, of in sizes}
 
     def poll(self) -> list[tuple[str, str]]:
-        """Reads what is new. (sample, reason) of what failed anew."""
+        """Reads new lines. Returns (sample, reason) of new failures."""
         before = {digest: set(cell.failed) for digest, cell in self.cells.items()}
         for digest, cell in self.cells.items():
-            self._look(digest, cell)
+            self._update(digest, cell)
         return [
             (query, reason)
             for digest, cell in self.cells.items()
@@ -45,7 +54,7 @@ class SampleCounter:
 
     @property
     def done(self) -> int:
-        """Samples that are finished or failed."""
+        """Number of finished or failed samples."""
         return sum(cell.done for cell in self.cells.values())
 
     @property
@@ -54,21 +63,21 @@ class SampleCounter:
 
     @property
     def samples(self) -> int:
-        """How many there will be; 0 where nobody knows."""
-        known = [cell.of for cell in self.cells.values() if cell.of is not None]
-        return sum(known) if len(known) == len(self.cells) else 0
+        """Number of samples that there will be; 0 if unknown."""
+        sizes = [cell.of for cell in self.cells.values() if cell.of is not None]
+        return sum(sizes) if len(sizes) == len(self.cells) else 0
 
     @property
     def cells_done(self) -> int:
         return sum(cell.of is not None and cell.done >= cell.of for cell in self.cells.values())
 
-    def _look(self, digest: str, cell: _Cell) -> None:
+    def _update(self, digest: str, cell: _CellCount) -> None:
         paths = self._files(digest)
         sizes = {path: path.stat().st_size for path in paths if path.exists()}
-        if any(sizes.get(path, 0) < read for path, read in cell.read.items()):  # written anew, or put together
-            self.cells[digest] = cell = _Cell(cell.of)
+        if any(sizes.get(path, 0) < offset for path, offset in cell.offsets.items()):  # rewritten or merged
+            self.cells[digest] = cell = _CellCount(cell.of)
         for path, size in sizes.items():
-            if size > cell.read.get(path, 0):
+            if size > cell.offsets.get(path, 0):
                 self._read(path, cell, digest)
 
     def _files(self, digest: str) -> list[Path]:
@@ -78,17 +87,17 @@ class SampleCounter:
         return [folder / f"{worker}.jsonl" for worker in self.workers]
 
     @staticmethod
-    def _read(path: Path, cell: _Cell, digest: str) -> None:
-        start = cell.read.get(path, 0)
+    def _read(path: Path, cell: _CellCount, digest: str) -> None:
+        start = cell.offsets.get(path, 0)
         try:
             with path.open("rb") as file:
                 file.seek(start)
                 data = file.read()
-        except OSError:  # put together with others a moment ago
+        except OSError:  # merged with others a moment ago
             return
-        whole = data[: data.rfind(b"\n") + 1]
-        cell.read[path] = start + len(whole)
-        for raw in whole.splitlines():
+        whole_lines = data[: data.rfind(b"\n") + 1]
+        cell.offsets[path] = start + len(whole_lines)
+        for raw in whole_lines.splitlines():
             line = parse_line(raw)
             if line is None or line["cell"] != digest:
                 continue

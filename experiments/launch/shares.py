@@ -1,8 +1,11 @@
-"""A grid's missing samples in shares, so that what is shared stays together.
+"""Divide a grid's missing samples among workers.
 
-All work stands in one line: model by model, task by task, query by query, a query with all cells that miss it. The line
-is cut into pieces of like weight. So all arms, shots and seeds of a query are with one worker, which prefills each of
-their prompts once and encodes each image once; and models are loaded no more often than the cuts demand.
+All missing samples are put in one sequence, by model, task and query, and the sequence is cut into parts of about equal
+cost. So one worker has all arms, shots and seeds of a query. It prefills each of their prompts once and encodes each
+image once. A model is loaded by few workers.
+
+    model A: q1 q2 q3 q4 q5 | q6 q7      model B: q1 q2 q3 | q4 q5 q6 q7
+    worker 1                | worker 2                     | worker 3
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -12,58 +15,67 @@ from typing import Any
 from experiments.contexts.contexts import prompt_specs
 from experiments.grid.grid import Cell, Grid
 
-OWN = 1.0
-"""What a sample costs beside its prompt, in lengths of a demonstration."""
+SAMPLE_COST = 1.0
+"""Cost of a sample without its prompt, in lengths of a demonstration."""
 
 
 @dataclass(frozen=True)
 class ShareBlock:
-    """Samples of one model and task: those of these queries that the cells miss."""
+    """Samples of one model and task: all pairs of these cells and queries, less those that are finished."""
 
     cells: tuple[str, ...]
     queries: tuple[str, ...]
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def shares(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> list[list[ShareBlock]]:
-    """At most `count` shares, none empty. missing: cell digest -> ids of queries."""
-    line = list(_line(grid, missing))
-    whole = sum(weight for *_, weight in line)
-    found: list[dict[tuple[str, ...], list[str]]] = [{} for _ in range(count)]
+    """Divides missing samples into at most `count` shares, none of them empty.
+
+    Args:
+        missing: Cell digest -> ids of queries.
+    """
+    items = list(_ordered_queries(grid, missing))
+    total = sum(cost for *_, cost in items)
+    parts: list[dict[tuple[str, ...], list[str]]] = [{} for _ in range(count)]
     before = 0.0
-    for cells, query, weight in line:
-        middle = before + weight / 2
-        found[min(count - 1, int(middle / whole * count))].setdefault(cells, []).append(query)
-        before += weight
-    return [[ShareBlock(cells, tuple(queries)) for cells, queries in share.items()] for share in found if share]
+    for cells, query, cost in items:
+        middle = before + cost / 2
+        parts[min(count - 1, int(middle / total * count))].setdefault(cells, []).append(query)
+        before += cost
+    return [[ShareBlock(cells, tuple(queries)) for cells, queries in part.items()] for part in parts if part]
 
 
-def _line(grid: Grid, missing: Mapping[str, Collection[str]]) -> Iterator[tuple[tuple[str, ...], str, float]]:
-    """(cells of its model and task, query, weight), in the order in which one process would meet models and tasks."""
+def _ordered_queries(
+    grid: Grid, missing: Mapping[str, Collection[str]]
+) -> Iterator[tuple[tuple[str, ...], str, float]]:
+    """(cells of its model and task, query, cost), in the order of models and tasks in one process."""
     for model in grid.models:
         for task in grid.tasks:
             cells = [c for c in grid.cells if c.model is model and c.task is task and missing[c.digest]]
             digests = tuple(cell.digest for cell in cells)
-            parts = list(_weights(cells))
+            costs = list(_query_costs(cells))
             for query in task.queries:
-                weight = sum(of for digest, of in parts if query.id in missing[digest])
-                if weight:
-                    yield digests, query.id, weight
+                cost = sum(of_cell for digest, of_cell in costs if query.id in missing[digest])
+                if cost:
+                    yield digests, query.id, cost
 
 
-def _weights(cells: list[Cell]) -> Iterator[tuple[str, float]]:
-    """What a query costs in each cell: its branches' prompts in demonstrations, the reference shared by its recipe."""
+def _query_costs(cells: list[Cell]) -> Iterator[tuple[str, float]]:
+    """(cell digest, cost of one query). The cost is the length of all branches' prompts, in demonstrations.
+
+    Cells with equal prompts share the cost of the reference branch.
+    """
     from decoding.arms.inspection import probe_branches
 
     by_shots: dict[int, list[Cell]] = {}
     for cell in cells:
         by_shots.setdefault(cell.shots, []).append(cell)
     for same in by_shots.values():
-        for recipe in prompt_specs(same):
-            for cell in recipe.cells:
+        for spec in prompt_specs(same):
+            for cell in spec.cells:
                 length = 1 + cell.num_demos
                 logits = "logits" in cell.model.abilities
                 branches = len(probe_branches(cell.decoding.strategy)) if logits else 1
-                yield cell.digest, OWN + length * (branches - 1 + 1 / len(recipe.cells))
+                yield cell.digest, SAMPLE_COST + length * (branches - 1 + 1 / len(spec.cells))

@@ -1,8 +1,8 @@
 """Launch as jobs of a Slurm cluster, through submitit (github.com/facebookincubator/submitit).
 
-Each worker is a job of one node. A job that Slurm preempts, or that reaches its time limit, is warned (SIGUSR2 `grace`
-seconds before, or SIGTERM), puts itself back into the queue, and goes on where it was. Slurm itself knows how a job
-ended (`squeue`), so jobs can be followed by any later process, and nothing of them is lost with the first one.
+Each worker is a job of one node. Slurm signals a job that it preempts or that reaches its time limit (SIGTERM, or
+SIGUSR2 `grace` seconds before). The job then requeues itself and continues where it was. Slurm reports how a job ended
+(`squeue`), so any later process can follow the jobs.
 """
 
 import io
@@ -26,8 +26,8 @@ from icl.registry import component
 if TYPE_CHECKING:
     from experiments.launch.launch_files import Launch
 
-OURS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
-"""Options of sbatch that are set from the other parameters."""
+RESERVED_OPTIONS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
+"""Options of sbatch that other parameters set."""
 
 
 @component("launcher", "slurm")
@@ -56,7 +56,7 @@ class Slurm:
         if self.grace >= 60 * minutes(self.time):
             raise ConfigError(f"grace: {self.grace} seconds before the end are no less than the whole time limit.")
         for name in self.args:
-            if flag(name) in OURS:
+            if flag(name) in RESERVED_OPTIONS:
                 raise ConfigError(f"args: {name} is set by the launcher itself.")
 
     @property
@@ -88,17 +88,16 @@ class Slurm:
             local_python=python,
         )
         executor.update_parameters(**self._parameters(launch))
-        works = [SlurmTask(str(launch.folder.absolute()), worker) for worker in launch.workers]
-        said = io.StringIO()
+        tasks = [SlurmTask(str(launch.folder.absolute()), worker) for worker in launch.workers]
         try:
-            with redirect_stderr(said):  # submitit repeats there what it raises
-                if self.array and self.cluster == "slurm" and len(works) > 1:
+            with redirect_stderr(io.StringIO()):  # submitit also prints what it raises
+                if self.array and self.cluster == "slurm" and len(tasks) > 1:
                     with executor.batch():
-                        jobs = [executor.submit(work) for work in works]
+                        jobs = [executor.submit(task) for task in tasks]
                 else:
-                    jobs = [executor.submit(work) for work in works]
+                    jobs = [executor.submit(task) for task in tasks]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
-            raise PlanError(f"launcher=slurm: Slurm refuses the job: {_words(str(error)) or error}") from error
+            raise PlanError(f"launcher=slurm: Slurm refuses the job: {_slurm_messages(str(error)) or error}") from error
         ids = {worker: str(job.job_id) for worker, job in zip(launch.workers, jobs, strict=True)}
         if self.cluster == "local":
             return LocalJobs(ids, launch, dict(zip(launch.workers, jobs, strict=True)))
@@ -133,15 +132,15 @@ class Slurm:
 
 
 def minutes(time: int | str) -> int:
-    """Of a time limit as Slurm writes it: minutes, minutes:seconds, h:m:s, days-h, days-h:m, days-h:m:s."""
+    """The minutes of a time limit in Slurm's formats: m, m:s, h:m:s, days-h, days-h:m, days-h:m:s."""
     if isinstance(time, int):
         return time
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time.strip())
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time.strip())
+    if not match:
         raise ConfigError(
             f"time: a limit is a number of minutes, or as Slurm writes it (2:00:00, 1-12:00), not {time!r}."
         )
-    days, *parts = found.groups()
+    days, *parts = match.groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is not None:
         hours, more, seconds = (*numbers, 0, 0)[:3]
@@ -156,11 +155,11 @@ def minutes(time: int | str) -> int:
 
 
 def flag(name: str) -> str:
-    """An option of sbatch as it is written after its dashes."""
+    """The name of an option of sbatch without its dashes."""
     return name.lstrip("-").replace("_", "-")
 
 
-def _words(text: str) -> str:
-    """What Slurm's commands said."""
+def _slurm_messages(text: str) -> str:
+    """The lines that Slurm's commands printed."""
     lines = [line.strip() for line in text.splitlines()]
     return "; ".join(line for line in lines if line.startswith(("sbatch:", "srun:", "slurm")))

@@ -1,4 +1,4 @@
-"""What a Slurm job runs, and how jobs that were submitted are seen from outside."""
+"""The task of a Slurm job, and the status of submitted jobs."""
 
 import os
 import signal
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 WORKING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
-"""States of a job; every other one is an end."""
+"""States of a job. In every other state it has ended."""
 
 
 class SlurmTask:
-    """What a job runs: one worker. submitit pickles it, and calls `checkpoint` where the job is put back.
+    """The task of a job: one worker. submitit pickles it, and calls `checkpoint` if the job is requeued.
 
-    leaving: a signal has ended the work. A job that is put back gets further ones, which must not cut its end short.
+    Attributes:
+        session: The worker's session, once it has started.
+        is_stopping: Whether a signal has ended the work. A requeued job gets further signals, which are ignored.
     """
 
     def __init__(self, run: str, worker: str) -> None:
         self.run, self.worker = run, worker
-        self.shift: WorkerSession | None = None
-        self.leaving = False
+        self.session: WorkerSession | None = None
+        self.is_stopping = False
 
     def __call__(self) -> None:
         import submitit
@@ -37,71 +39,73 @@ class SlurmTask:
         from experiments.launch.worker import run_worker
 
         job = str(submitit.JobEnvironment().job_id)
-        self._heed(job)
+        self._handle_sigterm(job)
         try:
-            reason = run_worker(self.run, self.worker, job, self._begun)
+            reason = run_worker(self.run, self.worker, job, self._set_session)
         except KeyboardInterrupt:
             print("stopped by SIGTERM. What is finished is kept.", file=sys.stderr)
             raise SystemExit(128 + signal.SIGTERM) from None
         if reason:
-            raise SystemExit(2)  # Slurm calls the job failed, and the reason stands in the run directory
+            raise SystemExit(2)  # Slurm reports the job as failed; the reason is in the run directory
 
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
 
-        self.leaving = True
-        if self.shift is not None:
-            self.shift.waits = True
+        self.is_stopping = True
+        if self.session is not None:
+            self.session.will_restart = True
         return DelayedSubmission(SlurmTask(self.run, self.worker))
 
-    def _begun(self, shift: "WorkerSession") -> None:
-        self.shift = shift
+    def _set_session(self, session: "WorkerSession") -> None:
+        self.session = session
 
-    def _heed(self, job: str) -> None:
-        """SIGTERM: a job that Slurm still lets run is being preempted and is put back; any other one ends."""
-        usual: Any = signal.getsignal(getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"))
+    def _handle_sigterm(self, job: str) -> None:
+        """On SIGTERM, a job that Slurm still calls running is being preempted and is requeued. Other jobs end."""
+        requeue: Any = signal.getsignal(getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"))
 
-        def ended(number: int, frame: FrameType | None) -> None:
-            if self.leaving:
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.is_stopping:
                 return
-            self.leaving = True
-            known = _squeue([job]) or {}
-            if callable(usual) and known.get(job, ("", ""))[0] == "RUNNING":
-                usual(number, frame)
+            self.is_stopping = True
+            states = _squeue([job]) or {}
+            if callable(requeue) and states.get(job, ("", ""))[0] == "RUNNING":
+                requeue(number, frame)
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, ended)
+        signal.signal(signal.SIGTERM, stop)
 
 
 @dataclass
 class SlurmJobs:
-    """Jobs of a cluster, by their numbers alone: whoever knows these can look."""
+    """Workers as jobs of a Slurm cluster. Any process that has the numbers of the jobs can follow them."""
 
     jobs: Mapping[str, str]
     launch: "Launch"
-    known: dict[str, tuple[str, str]] = field(default_factory=dict)
+    states: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """job -> (state, reason), as Slurm reported last."""
 
     @property
     def cancel_command(self) -> str:
-        return f"scancel {' '.join(_mains(self.jobs.values()))}"
+        return f"scancel {' '.join(_array_jobs(self.jobs.values()))}"
 
     def poll(self) -> Mapping[str, WorkerStatus]:
-        found = _squeue(self.jobs.values())
-        if found is not None:  # a controller that does not answer has lost no job
-            self.known = found
-        return {worker: self._job(job, found is None) for worker, job in self.jobs.items()}
+        states = _squeue(self.jobs.values())
+        if states is not None:  # jobs go on while the controller does not answer
+            self.states = states
+        return {worker: self._status(job, states is not None) for worker, job in self.jobs.items()}
 
     def detach(self) -> str:
         return (
-            f"the jobs go on ({', '.join(_mains(self.jobs.values()))}): icl watch {self.launch.folder} shows how far "
-            f"they are, the same command follows them again, {self.cancel_command} ends them."
+            f"the jobs go on ({', '.join(_array_jobs(self.jobs.values()))}): icl watch {self.launch.folder} shows how "
+            f"far they are, the same command follows them again, {self.cancel_command} ends them."
         )
 
-    def _job(self, job: str, silent: bool) -> WorkerStatus:
+    def _status(self, job: str, has_answered: bool) -> WorkerStatus:
         log = self.launch.logs / f"{job}_0_log.err"
-        if job not in self.known:
-            return WorkerStatus("running") if silent else WorkerStatus("ended", "Slurm does not know it any more", log)
-        state, reason = self.known[job]
+        if job not in self.states:
+            ended = WorkerStatus("ended", "Slurm does not know it any more", log)
+            return ended if has_answered else WorkerStatus("running")
+        state, reason = self.states[job]
         if state not in WAITING + WORKING:
             return WorkerStatus("ended", state if reason in ("", "None") else f"{state}, {reason}", log)
         return WorkerStatus("waiting" if state in WAITING else "running", reason)
@@ -109,7 +113,7 @@ class SlurmJobs:
 
 @dataclass
 class LocalJobs:
-    """submitit's own processes on this machine."""
+    """Workers as processes of this machine that submitit starts."""
 
     jobs: Mapping[str, str]
     launch: "Launch"
@@ -117,24 +121,31 @@ class LocalJobs:
     cancel_command: str = ""
 
     def poll(self) -> Mapping[str, WorkerStatus]:
-        return {worker: self._job(worker, handle) for worker, handle in self.handles.items()}
+        return {worker: self._status(worker, handle) for worker, handle in self.handles.items()}
 
     def detach(self) -> str:
         for handle in self.handles.values():
             handle.cancel()
         return ""
 
-    def _job(self, worker: str, handle: Any) -> WorkerStatus:
+    def _status(self, worker: str, handle: Any) -> WorkerStatus:
         if not handle.done():
             return WorkerStatus("running")
         return WorkerStatus("ended", str(handle.state), self.launch.logs / f"{self.jobs[worker]}_0_log.err")
 
 
 def _squeue(jobs: Iterable[str]) -> dict[str, tuple[str, str]] | None:
-    """job -> (state, reason) of those that Slurm still knows; None where it does not answer."""
-    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(_mains(jobs))}"]
+    """job -> (state, reason) of the jobs that Slurm still knows; None if it does not answer."""
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        "--format=%i|%T|%r",
+        f"--jobs={','.join(_array_jobs(jobs))}",
+    ]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
     if done.returncode and "Invalid job id" not in done.stderr:
@@ -143,6 +154,6 @@ def _squeue(jobs: Iterable[str]) -> dict[str, tuple[str, str]] | None:
     return {line[0]: (line[1], line[2]) for line in lines if len(line) == 3}
 
 
-def _mains(jobs: Iterable[str]) -> list[str]:
-    """Without the places in an array."""
+def _array_jobs(jobs: Iterable[str]) -> list[str]:
+    """The jobs' numbers without their places in an array."""
     return list(dict.fromkeys(job.partition("_")[0] for job in jobs))

@@ -1,4 +1,4 @@
-"""A run seen from outside: how far it is and who works on it, read from its directory alone."""
+"""Watch a run from outside: its progress and workers, read only from the run directory."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from experiments.results.loaded_run import load_run
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 
-EVERY = 1.0
-"""Seconds between two looks."""
+POLL_SECONDS = 1.0
+"""Seconds between two polls."""
 
-MAX_GAP = 3
-"""Looks in a row that see nobody at work, after which it is said."""
+MAX_IDLE_POLLS = 3
+"""Polls in a row without a worker after which watching ends."""
 
 
 @dataclass(frozen=True)
 class WorkerCounts:
-    """alive: at work now. waiting: not begun yet, or put back into a queue. of: how many there are in all."""
+    """The workers of a run. alive: at work now. waiting: not started, or in a queue again. of: all."""
 
     alive: int
     waiting: int
     of: int
 
-    def told(self) -> str:
+    def describe(self) -> str:
         if self.of == 1 and not self.waiting:
             return "1 worker" if self.alive else "no worker"
         return f"{self.alive} of {self.of} workers" + (f", {self.waiting} waiting" if self.waiting else "")
@@ -37,7 +37,7 @@ class WorkerCounts:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """What a look saw. samples: 0 where nobody knows how many there will be. finished: without the failed ones."""
+    """The progress of a run. samples: 0 if their number is unknown. finished: without failed samples."""
 
     cells: int
     cells_done: int
@@ -48,73 +48,74 @@ class RunProgress:
 
     @property
     def complete(self) -> bool:
-        """Every sample is there. A failed one may still be tried again while somebody is at work."""
-        there = self.finished + (0 if self.workers.alive or self.workers.waiting else self.failed)
-        return 0 < self.samples <= there
+        """Whether every sample is there. Failed samples count if no worker may try them again."""
+        done = self.finished + (0 if self.workers.alive or self.workers.waiting else self.failed)
+        return 0 < self.samples <= done
 
     @property
-    def alone(self) -> bool:
+    def is_abandoned(self) -> bool:
+        """Whether samples are missing and no worker is left."""
         return not (self.complete or self.workers.alive or self.workers.waiting)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         of = f"/{self.samples:,}" if self.samples else ""
         return (
             f"{self.finished:,}{of} samples, {self.failed:,} failed   {self.cells_done}/{self.cells} cells   "
-            f"{self.workers.told()}"
+            f"{self.workers.describe()}"
         )
 
 
 class RunWatcher:
-    """Looks at a run directory again and again. Raises StoreError where there is no run."""
+    """Polls a run directory. Raises StoreError if there is no run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = load_run(folder).path
         self.store = Store(self.folder)
         self.sizes: list[tuple[str, int | None]] = []
-        self.tally = SampleCounter(self.store, [], None)
-        self.news: list[tuple[str, str]] = []
+        self.counter = SampleCounter(self.store, [], None)
+        self.new_failures: list[tuple[str, str]] = []
 
     def poll(self) -> RunProgress:
         info = self.store.read_run() or {}
         sizes = _sizes(info)
         if sizes != self.sizes:  # another config of the same run
-            self.sizes, self.tally = sizes, SampleCounter(self.store, sizes, None)
-        self.news = self.tally.poll()
-        failed = self.tally.failed
+            self.sizes, self.counter = sizes, SampleCounter(self.store, sizes, None)
+        self.new_failures = self.counter.poll()
+        failed = self.counter.failed
         return RunProgress(
             len(sizes),
-            self.tally.cells_done,
-            self.tally.samples,
-            self.tally.done - failed,
+            self.counter.cells_done,
+            self.counter.samples,
+            self.counter.done - failed,
             failed,
             _workers(self.folder),
         )
 
     def follow(self, progress: Progress) -> RunProgress:
-        """Until the run is complete, or nobody is left who works on it. What was seen last."""
-        seen = self.poll()
-        done, cells, alone = seen.finished + seen.failed, seen.cells_done, 0
-        progress.begin(seen.cells, seen.samples, cells, done)
+        """Reports progress until the run is complete or no worker is left. Returns the last progress."""
+        status = self.poll()
+        done, cells, idle_polls = status.finished + status.failed, status.cells_done, 0
+        progress.begin(status.cells, status.samples, cells, done)
         try:
-            while not seen.complete and alone < MAX_GAP:
-                time.sleep(EVERY)
-                seen = self.poll()
-                failed = f"{seen.failed:,} failed" if seen.failed else ""
-                progress.suffix = "   ".join(filter(None, (failed, seen.workers.told())))
-                for sample, reason in self.news:
+            while not status.complete and idle_polls < MAX_IDLE_POLLS:
+                time.sleep(POLL_SECONDS)
+                status = self.poll()
+                failed = f"{status.failed:,} failed" if status.failed else ""
+                progress.suffix = "   ".join(filter(None, (failed, status.workers.describe())))
+                for sample, reason in self.new_failures:
                     progress.failed(sample, reason)
-                for _ in range(seen.cells_done - cells):
+                for _ in range(status.cells_done - cells):
                     progress.cell_finished()
-                progress.advance(max(0, seen.finished + seen.failed - done))
-                done, cells = max(done, seen.finished + seen.failed), max(cells, seen.cells_done)
-                alone = alone + 1 if seen.alone else 0
+                progress.advance(max(0, status.finished + status.failed - done))
+                done, cells = max(done, status.finished + status.failed), max(cells, status.cells_done)
+                idle_polls = idle_polls + 1 if status.is_abandoned else 0
         finally:
             progress.end()
-        return seen
+        return status
 
 
 def _sizes(info: dict[str, Any]) -> list[tuple[str, int | None]]:
-    """(digest, samples) of each cell; None where an older version has not written it."""
+    """(digest, number of samples) of each cell; None for the number if an older version has not written it."""
     cells, sizes = info.get("cells") or [], info.get("sizes") or []
     return [(digest, sizes[i] if len(sizes) == len(cells) else None) for i, digest in enumerate(cells)]
 
@@ -122,27 +123,27 @@ def _sizes(info: dict[str, Any]) -> list[tuple[str, int | None]]:
 def _workers(folder: Path) -> WorkerCounts:
     launch = Launch.read(folder)
     if launch is None:
-        return WorkerCounts(int(_held(folder)), 0, 1)
+        return WorkerCounts(int(_is_locked(folder)), 0, 1)
     states = [launch.state(worker) for worker in launch.workers]
     waiting = sum(state.get("state", "waiting") == "waiting" for state in states)
     return WorkerCounts(sum(map(is_alive, states)), waiting, len(states))
 
 
-def _held(folder: Path) -> bool:
-    """Whether a process holds the run, as far as can be seen: one on another machine is believed."""
+def _is_locked(folder: Path) -> bool:
+    """Whether a process runs the grid. A process on another machine is assumed to live."""
     try:
-        told = json.loads((folder / ".holder.json").read_text())
-        process, machine = int(told["process"]), told["machine"]
+        holder = json.loads((folder / ".holder.json").read_text())
+        process, machine = int(holder["process"]), holder["machine"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return machine != platform.node() or _lives(process)
+    return machine != platform.node() or _process_exists(process)
 
 
-def _lives(process: int) -> bool:
+def _process_exists(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
     return True

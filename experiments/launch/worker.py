@@ -1,7 +1,7 @@
-"""One worker of a launch: computes its share of the grid into files of its own, and says how it is getting on.
+"""One worker of a launch: computes its share of the grid into its own files and writes its state.
 
-It reads its share and the config from the run directory and works as a run does. Stopped in any way, what it finished
-is kept, and the same worker started again does the rest of its share.
+It reads its share and the config from the run directory and works as a run in one process does. If it is stopped, it
+keeps what it has finished. The same worker started again computes the rest of its share.
 """
 
 import os
@@ -29,93 +29,122 @@ from experiments.store.store import Store, write_json
 from experiments.terminal.progress import LineProgress
 from icl.errors import ICLError, StoreError
 
-AGAIN = 5.0
-"""Seconds that a share is looked for: on a disk that is far away it may come later than the job."""
+SHARE_TIMEOUT = 5.0
+"""Seconds that a worker waits for its share. On a slow network disk the file may come later than the job."""
+
+OnStart = Callable[["WorkerSession"], None]
+"""Called with the session of a worker before it loads anything."""
 
 
-def run_worker(run: str, worker: str, job: str = "", on_start: "Callable[[WorkerSession], None] | None" = None) -> str:
-    """Brings a share to its end; nothing where its launch was given up. What stopped it, in a sentence, or ''.
+def run_worker(run: str, worker: str, job: str = "", on_start: OnStart | None = None) -> str:
+    """Computes a worker's share.
 
-    on_start: told of the shift, before anything is loaded.
+    Args:
+        run: The run directory.
+        worker: The worker's name in the launch.
+        job: What the launcher calls the job.
+        on_start: Called with the worker's session before anything is loaded.
+
+    Returns:
+        Why the worker did not finish its share, in a sentence; '' if it did.
+
+    Raises:
+        StoreError: Another process is the same worker.
     """
     folder = Path(run).absolute()
-    share = _share(folder, worker)
-    if share is None:
-        print(f"{folder}: the launch of worker {worker} was given up. Nothing is done.", file=sys.stderr)
-        return ""
+    given_up = f"{folder}: the launch of worker {worker} was given up. Nothing is done."
+    if (share := _wait_for_share(folder, worker)) is None:
+        print(given_up, file=sys.stderr)
+        return given_up
     with files.worker_lock(folder, worker):
         if files.read_share(folder, worker) is None:
-            return ""
-        return _at_work(folder, worker, job, share, on_start)
+            print(given_up, file=sys.stderr)
+            return given_up
+        return _run_share(folder, worker, job, share, on_start)
 
 
-def _at_work(
-    folder: Path, worker: str, job: str, share: Mapping[str, Any], on_start: "Callable[[WorkerSession], None] | None"
-) -> str:
+def _wait_for_share(folder: Path, worker: str) -> dict[str, Any] | None:
+    deadline = time.monotonic() + SHARE_TIMEOUT
+    while (share := files.read_share(folder, worker)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return share
+
+
+def _run_share(folder: Path, worker: str, job: str, share: Mapping[str, Any], on_start: OnStart | None) -> str:
     os.chdir(share["place"])
     sys.path += [entry for entry in share["path"] if entry not in sys.path]
     try:
-        with WorkerSession(folder, worker, job) as shift:
+        with WorkerSession(folder, worker, job) as session:
             if on_start is not None:
-                on_start(shift)
-            _compute(shift, share)
+                on_start(session)
+            _compute(session, share)
     except ICLError as error:
         print(error, file=sys.stderr)
         return str(error)
     return ""
 
 
-def _compute(shift: "WorkerSession", share: Mapping[str, Any]) -> None:
-    told = share["config"]
-    grid = expand(parse_config(Document(told["name"], Path(told["folder"]), told["data"])))
-    grid, work = restrict_grid(grid, shift.store, share["blocks"])
+def _compute(session: "WorkerSession", share: Mapping[str, Any]) -> None:
+    document = share["config"]
+    grid = expand(parse_config(Document(document["name"], Path(document["folder"]), document["data"])))
+    grid, work = restrict_grid(grid, session.store, share["blocks"])
     if work.left:
         progress = LineProgress(out=sys.stderr)
-        Runner(grid, shift.store, work, progress, shift, worker=shift.worker, of=share["workers"]).outcome()
+        Runner(grid, session.store, work, progress, session, worker=session.worker, num_workers=share["workers"]).run()
 
 
 def restrict_grid(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Grid, RunState]:
-    """The cells of a share, and what is left of it. Raises StoreError where they are no cells of the grid any more."""
+    """The cells of a share, and the samples of the share that are missing.
+
+    Raises:
+        StoreError: Cells or queries of the share are not in the grid any more.
+    """
     queries: dict[str, set[str]] = {}
     for block in blocks:
         for digest in block["cells"]:
             queries.setdefault(digest, set()).update(block["queries"])
-    cells = tuple(cell for cell in grid.cells if cell.digest in queries)
-    if len(cells) < len(queries):
+    share = replace(grid, cells=tuple(cell for cell in grid.cells if cell.digest in queries))
+    lost_cells = len(queries) - len(share.cells)
+    query_ids = {id(task): {query.id for query in task.queries} for task in share.tasks}
+    lost_queries = set().union(*(queries[cell.digest] - query_ids[id(cell.task)] for cell in share.cells))
+    if lost_cells or lost_queries:
+        lost = f"{lost_cells} cells" if lost_cells else f"{len(lost_queries)} queries"
         raise StoreError(
-            f"{store.folder}: {len(queries) - len(cells)} cells of this share are not of the experiment as it is here "
-            "and now: code, data or a checkpoint has changed since it was launched. Run the same command again."
+            f"{store.folder}: {lost} of this share are not of the experiment as it is here and now: code, data or a "
+            "checkpoint has changed since it was launched. Run the same command again."
         )
-    own = replace(grid, cells=cells)
-    found = load_run_state(store, own, grid)
-    for digest, wanted in queries.items():
-        found.missing[digest] &= wanted
-    found.total = sum(map(len, queries.values()))
-    found.present = found.total - sum(map(len, found.missing.values()))
-    return own, found
+    work = load_run_state(store, share, grid)
+    for digest, ids in queries.items():
+        work.missing[digest] &= ids
+    work.total = sum(map(len, queries.values()))
+    work.present = work.total - sum(map(len, work.missing.values()))
+    return share, work
 
 
 class WorkerSession(CostLog):
-    """What a worker says of itself, every few seconds and at its end, in `launch/<worker>.json`.
+    """A worker's state and counters, written to `launch/<worker>.json` every few seconds and at its end.
 
-    waits: whether it will be started again by whoever stops it. What earlier shifts of the worker counted is kept.
+    A worker that is started again adds to the counters of its earlier sessions.
+
+    Attributes:
+        will_restart: Whether the scheduler that stops this worker will start it again.
     """
 
     def __init__(self, folder: Path, worker: str, job: str = "", beat: float = files.HEARTBEAT_SECONDS) -> None:
         super().__init__(Store(folder))
         self.worker, self.job, self.beat = worker, job, beat
-        self.waits = False
+        self.will_restart = False
         self.lock = threading.RLock()
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._beats, daemon=True)
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._heartbeat, daemon=True)
         self.path = files.launch_folder(folder) / f"{worker}.json"
 
     def __enter__(self) -> "WorkerSession":
-        before = files.read_json(self.path) or {}
-        self.before = {key: before.get(key, {}) for key in ("counters", "arms")}
-        self.told = {
+        previous = files.read_json(self.path) or {}
+        self.previous_counters = {key: previous.get(key, {}) for key in ("counters", "arms")}
+        self.content = {
             "state": "running",
-            "start": before.get("start", now()),
+            "start": previous.get("start", now()),
             "machine": platform.node(),
             "process": os.getpid(),
             "job": self.job,
@@ -125,51 +154,51 @@ class WorkerSession(CostLog):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.over.set()
+        self.ended.set()
         self.thread.join()
-        self.told["sentence"] = kind is not None and issubclass(kind, ICLError)
-        if self.waits and kind is SystemExit:
+        self.content["sentence"] = kind is not None and issubclass(kind, ICLError)
+        if self.will_restart and kind is SystemExit:
             self._write({"state": "waiting"})
         else:
             super().__exit__(kind, error, trace)
 
     def _write(self, more: Mapping[str, Any]) -> None:
         with self.lock:
-            self.told |= more
-            told = {key: sum_counters([self.before[key], of]) for key, of in self.counted().items()}
-            write_json(self.path, {**self.told, **told, "beat": time.time()})
+            self.content |= more
+            counted = {key: sum_counters([self.previous_counters[key], of]) for key, of in self.counted().items()}
+            write_json(self.path, {**self.content, **counted, "beat": time.time()})
             self.saved = time.monotonic()
 
-    def _beats(self) -> None:
-        while not self.over.wait(self.beat):
+    def _heartbeat(self) -> None:
+        while not self.ended.wait(self.beat):
             try:
                 with self.lock:
-                    if not self.over.is_set():
+                    if not self.ended.is_set():
                         self._write({})
-            except StoreError:  # a full disk stops the worker where it writes samples
+            except StoreError:  # on a full disk the worker stops where it writes samples
                 continue
 
 
-def sum_counters(told: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counters added up, by name; mappings of them by theirs."""
-    found: dict[str, Any] = {}
-    for one in told:
-        for name, value in one.items():
-            found[name] = (
-                sum_counters([found.get(name, {}), value]) if isinstance(value, Mapping) else found.get(name, 0) + value
-            )
-    return found
+def sum_counters(counters: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of counters by name. Mappings of counters are summed by their own names."""
+    total: dict[str, Any] = {}
+    for mapping in counters:
+        for name, value in mapping.items():
+            is_nested = isinstance(value, Mapping)
+            total[name] = sum_counters([total.get(name, {}), value]) if is_nested else total.get(name, 0) + value
+    return total
 
 
 @dataclass(frozen=True)
 class ParentWatch:
-    """Ends this process when the one that started it is gone."""
+    """Ends this process when its parent process is gone."""
 
     process: int
 
     def watch(self, every: float = 1.0) -> None:
         while os.getppid() == self.process:
             time.sleep(every)
+        print(f"process {self.process}, which has started this worker, is gone.", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -182,27 +211,20 @@ def main() -> int:
 
 
 @contextmanager
-def interrupt_on(*signals: int) -> Iterator[None]:
-    """These signals end the work as Ctrl-C does: what is finished is kept, and the worker says that it was stopped."""
+def interrupt_on(*signals: signal.Signals) -> Iterator[None]:
+    """In the block, these signals end the work as Ctrl-C does: finished samples are kept. The exit status is 143."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the end short
-        raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the end
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for one in signals:
-        signal.signal(one, stop)
+    for number in signals:
+        signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        print("stopped. What is finished is kept.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"stopped by {interrupt or 'SIGINT'}. What is finished is kept.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
-
-
-def _share(folder: Path, worker: str) -> dict[str, Any] | None:
-    deadline = time.monotonic() + AGAIN
-    while (share := files.read_share(folder, worker)) is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return share
 
 
 if __name__ == "__main__":

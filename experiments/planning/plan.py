@@ -204,7 +204,7 @@ def _counted(
                 found.failed += len(item.spec.cells)
                 into.room.add_failure(item)
                 continue
-            into.repeats.see(item.spec.cells[0], item)
+            into.repeats.add(item.spec.cells[0], item)
             into.room.add(item.spec.cells[0], item)
             for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)

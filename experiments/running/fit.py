@@ -1,7 +1,7 @@
-"""Parameters of a strategy fitted on the queries of a config: option scores of what it is made of, and its own rule.
+"""Fit a strategy's parameters on the queries of a config, from the option scores of its component strategies.
 
-One setting is fitted, over all its seeds together (each has other random demonstrations). The queries are the dev
-split: the task's `split` names it, and the run that uses the parameters names another.
+One setting is fitted, over all its seeds together. Each seed has other random demonstrations. The queries are the dev
+split: the task's `split` names it. The run that uses the parameters names another split.
 """
 
 from collections import Counter
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
     from decoding.arms.fitting import Fittable
     from decoding.base import Strategy
 
-BLOCK = 64
-"""Queries that are asked together."""
+BATCH_QUERIES = 64
+"""Queries that are computed together."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """strategy: with its parameters found. samples: that they were found on. left_out: reason -> samples without.
+    """The result of `fit`.
 
-    how: the setting, for the file.
+    Attributes:
+        strategy: The strategy with fitted parameters.
+        samples: Number of samples that they were fitted on.
+        left_out: Reason -> number of samples that were left out.
+        how: The setting, for the file.
     """
 
     strategy: "Strategy"
@@ -44,41 +48,55 @@ class FitResult:
 
 
 def fit(config: Config) -> FitResult:
-    """Raises ConfigError where the config does not name one strategy that can be fitted, in one setting; DataError."""
+    """Fits the strategy of a config.
+
+    Raises:
+        ConfigError: The config does not name one strategy that can be fitted, in one setting.
+        PlanError: The model cannot score what the strategy is fitted on.
+        DataError: No sample can be used.
+    """
     from decoding.arms.fitting import Fittable
     from decoding.arms.requirements import unsupported_reason
 
     grid = expand(replace(config, compare=None, controls="none"))
     cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
-    first = _one(config, cells, grid.cells)
+    first = _single_setting(config, cells, grid.cells)
     check_data(grid)
     strategy: Any = first.decoding.strategy
     calibration_strategies = strategy.calibration_strategies(first.shots)
-    for measure in calibration_strategies:
-        if problem := unsupported_reason(measure, first.model.abilities, "options"):
+    for calibration_strategy in calibration_strategies:
+        if problem := unsupported_reason(calibration_strategy, first.model.abilities, "options"):
             raise PlanError(f"{config.where('decoding')}: {problem}")
     left_out: Counter[str] = Counter()
-    told, gold = _scores(cells, strategy, calibration_strategies, left_out)
-    if not told:
+    option_scores, gold = _option_scores(cells, strategy, calibration_strategies, left_out)
+    if not option_scores:
         reason = next(iter(left_out), "it has no queries")
         raise DataError(f"{config.where('task')}: nothing to fit on: {reason}")
     how = {axis: first.config[axis] for axis in AXES if axis != "decoding"}
-    how |= {"seeds": [cell.seed for cell in cells], "samples": len(told)}
+    how |= {"seeds": [cell.seed for cell in cells], "samples": len(option_scores)}
     how |= fitting_origin(first.model.digest, first.config["task"])
-    return FitResult(_fitted(strategy, told, gold), len(told), dict(left_out), how)
+    return FitResult(_fit(strategy, option_scores, gold), len(option_scores), dict(left_out), how)
 
 
-def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
-    """The setting that all cells are of. every: the grid's, whatever their decoding."""
+def _single_setting(config: Config, cells: Sequence[Cell], all_cells: Sequence[Cell]) -> Cell:
+    """The first of the cells, which must all have the same setting. Raises ConfigError if not, or if there is none.
+
+    Args:
+        cells: Cells whose strategy can be fitted.
+        all_cells: All cells of the grid.
+    """
     if not cells:
-        known = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "needs_labels")]
+        names = [name for name in entries("strategy") if hasattr(resolve("strategy", name), "needs_labels")]
         place = next((f"{key}." for key in ("grid", "zip") if "decoding" in (config.document.data.get(key) or {})), "")
         name = f"{place}decoding={'[moicl]' if place else 'moicl'}"
-        told = f"{config.where('decoding')}: no decoding here has parameters to fit. {join_words(known)} have: name one"
-        others = [one for one in single_setting_overrides(config, every) if not one.startswith(f"{place}decoding=")]
+        problem = (
+            f"{config.where('decoding')}: no decoding here has parameters to fit. {join_words(names)} have: name one"
+        )
+        overrides = single_setting_overrides(config, all_cells)
+        others = [override for override in overrides if not override.startswith(f"{place}decoding=")]
         if others:
-            raise SeveralSettingsError(f"{told}, in one setting.", [name, *others])
-        raise ConfigError(f"{told}, {name} on the command line.")
+            raise SeveralSettingsError(f"{problem}, in one setting.", [name, *others])
+        raise ConfigError(f"{problem}, {name} on the command line.")
     if several := list(differing_axes(cells, AXES)):
         raise SeveralSettingsError(
             f"{config.document.name}: parameters are fitted in one setting, and this file has several values of "
@@ -88,63 +106,67 @@ def _one(config: Config, cells: Sequence[Cell], every: Sequence[Cell]) -> Cell:
     return cells[0]
 
 
-def _scores(
+def _option_scores(
     cells: Sequence[Cell], strategy: "Fittable", calibration_strategies: "Sequence[Strategy]", left_out: Counter[str]
 ) -> tuple[list[list[list[float]]], list[int]]:
-    """[samples][measures][options] log-probabilities, and the place of each right option where that is read."""
+    """Log-probabilities, and the index of each right option if the strategy needs labels.
+
+    Returns:
+        Scores of shape [samples][calibration strategies][options], and labels of length samples or 0.
+    """
     from decoding.arms.arm import Arm
     from decoding.engine.requests import DecodingRequest, Failure
 
-    told: list[list[list[float]]] = []
+    scores: list[list[list[float]]] = []
     gold: list[int] = []
     model = cells[0].model
     model.load()
-    arms = [Arm(measure, normalize=cells[0].decoding.normalize) for measure in calibration_strategies]
-    for block in _blocks(cells):
-        kept: list[tuple[Any, tuple[str, ...], int]] = []
-        for item in block:
-            options, place = item.example.options, _place(item)
+    arms = [Arm(each, normalize=cells[0].decoding.normalize) for each in calibration_strategies]
+    for batch in _batches(cells):
+        usable: list[tuple[Any, tuple[str, ...], int]] = []
+        for item in batch:
+            options, label = item.example.options, _label(item)
             if item.prompt is None:
                 left_out[item.failure or "no prompt"] += 1
             elif len(options) < 2:
                 left_out["a query without options"] += 1
-            elif strategy.needs_labels and place is None:
+            elif strategy.needs_labels and label is None:
                 left_out["a query whose answer is not among its options"] += 1
             else:
-                kept.append((item.prompt, options, place or 0))
-        jobs = [DecodingRequest(prompt, arm, options, "options") for prompt, options, _ in kept for arm in arms]
-        answers = iter(engine_for(model)(model, jobs))
-        for _, options, place in kept:
-            said = [next(answers) for _ in arms]
-            failed = next((one for one in said if isinstance(one, Failure)), None)
-            if failed is not None:
-                left_out[failed.reason] += 1
+                usable.append((item.prompt, options, label or 0))
+        requests = [DecodingRequest(prompt, arm, options, "options") for prompt, options, _ in usable for arm in arms]
+        results = iter(engine_for(model)(model, requests))
+        for _, options, label in usable:
+            answers = [next(results) for _ in arms]
+            failure = next((answer for answer in answers if isinstance(answer, Failure)), None)
+            if failure is not None:
+                left_out[failure.reason] += 1
                 continue
-            told.append([[one.option_scores[option] for option in options] for one in said])
-            gold.append(place)
-    return told, gold if strategy.needs_labels else []
+            scores.append([[answer.option_scores[option] for option in options] for answer in answers])
+            gold.append(label)
+    return scores, gold if strategy.needs_labels else []
 
 
-def _fitted(strategy: "Fittable", told: list[list[list[float]]], gold: list[int]) -> "Strategy":
+def _fit(strategy: "Fittable", option_scores: list[list[list[float]]], gold: list[int]) -> "Strategy":
     import torch
 
-    counts = {len(measure) for sample in told for measure in sample}
+    counts = {len(scores) for sample in option_scores for scores in sample}
     if len(counts) > 1:
         raise DataError(
             f"queries have {' or '.join(map(str, sorted(counts)))} options, and what is fitted is one number an option."
         )
-    return strategy.fit(torch.tensor(told), gold)
+    return strategy.fit(torch.tensor(option_scores), gold)
 
 
-def _blocks(cells: Sequence[Cell]) -> Iterator[list[RenderedSample]]:
-    task, recipes = cells[0].task, prompt_specs(cells)
+def _batches(cells: Sequence[Cell]) -> Iterator[list[RenderedSample]]:
+    task, specs = cells[0].task, prompt_specs(cells)
     retrieval = Retrieval(task, cells[0].model)
-    for start in range(0, len(task.queries), BLOCK):
-        rows = build_contexts(retrieval, recipes, task.queries[start : start + BLOCK])
+    for start in range(0, len(task.queries), BATCH_QUERIES):
+        rows = build_contexts(retrieval, specs, task.queries[start : start + BATCH_QUERIES])
         yield [render(item) for row in rows for item in row]
 
 
-def _place(item: RenderedSample) -> int | None:
-    """Of the right option."""
+def _label(item: RenderedSample) -> int | None:
+    """The index of the right option; None if no option is right."""
     accepted = {normalize_text(answer) for answer in item.example.answers}
     return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)

@@ -1,4 +1,4 @@
-"""Answers to many prompts at once: an engine for models that run strategies, requests for those that only answer."""
+"""Answer many prompts at once: by a decoding engine if the model runs strategies, else by plain requests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,21 @@ if TYPE_CHECKING:
     from decoding.engine.requests import Counters, LazyBranches
 
 Answer = Generation | str
-"""What a model said, or why it said nothing."""
+"""What a model generated, or why there is no answer."""
 
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
-    """One sample to be: a written prompt in one cell."""
+    """The request for one sample: a rendered prompt in one cell."""
 
     cell: Cell
     item: RenderedSample
     prompt: Prompt
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options to score; empty if the answer is generated."""
+        return self.item.example.options if self.cell.answer_mode == "options" else ()
 
 
 AnswerCallback = Callable[[SampleRequest, Answer], None]
@@ -30,83 +35,89 @@ AnswerCallback = Callable[[SampleRequest, Answer], None]
 
 def answer(
     model: Model,
-    asked: Sequence[SampleRequest],
+    requests: Sequence[SampleRequest],
     counters: "Counters",
-    done: AnswerCallback,
+    on_answer: AnswerCallback,
     *,
-    top: int = 0,
+    top_logprobs: int = 0,
     lazy_branches: "LazyBranches" = "auto",
 ) -> None:
-    """Calls `done` with each and its answer, as soon as it is there; in any order.
+    """Answers requests on one model.
 
-    top: see `decoding.engine.requests.Job`. late: see `decoding.engine.engine.run_requests`; another engine than that
-    one does not read it.
+    Args:
+        model: The model, loaded.
+        requests: In any cells of the model.
+        counters: Receives the engine's counts.
+        on_answer: Called with each request and its answer as soon as there is one, in any order.
+        top_logprobs: See `decoding.engine.requests.DecodingRequest`.
+        lazy_branches: See `decoding.engine.engine.run_requests`. Other engines ignore it.
     """
-    if asked and "strategies" in model.abilities:
-        _through_engine(model, asked, counters, done, top)
-    elif asked and "logits" in model.abilities:
-        _through_engine(model, asked, counters, done, top, lazy_branches=lazy_branches)
-    elif asked:
-        _through_requests(model, asked, done)
+    if requests and "strategies" in model.abilities:
+        _through_engine(model, requests, counters, on_answer, top_logprobs)
+    elif requests and "logits" in model.abilities:
+        _through_engine(model, requests, counters, on_answer, top_logprobs, lazy_branches=lazy_branches)
+    elif requests:
+        _through_model(model, requests, on_answer)
 
 
 def _through_engine(
-    model: Any, asked: Sequence[SampleRequest], counters: "Counters", done: AnswerCallback, top: int, **more: str
+    model: Any,
+    requests: Sequence[SampleRequest],
+    counters: "Counters",
+    on_answer: AnswerCallback,
+    top_logprobs: int,
+    **options: str,
 ) -> None:
     from decoding.engine.requests import DecodingRequest, Failure
 
-    jobs = [
+    decoding_requests = [
         DecodingRequest(
-            one.prompt,
-            one.cell.decoding,
-            _options(one),
-            one.cell.answer_mode,
-            one.cell.max_new_tokens,
-            top_logprobs=top,
-            stop_strings=one.cell.stop_strings,
+            request.prompt,
+            request.cell.decoding,
+            request.options,
+            request.cell.answer_mode,
+            request.cell.max_new_tokens,
+            top_logprobs=top_logprobs,
+            stop_strings=request.cell.stop_strings,
         )
-        for one in asked
+        for request in requests
     ]
 
-    def finished(i: int, result: Generation | Failure) -> None:
-        done(asked[i], result.reason if isinstance(result, Failure) else result)
+    def on_result(i: int, result: Generation | Failure) -> None:
+        on_answer(requests[i], result.reason if isinstance(result, Failure) else result)
 
-    engine_for(model)(model, jobs, counters, **more, on_result=finished)
+    engine_for(model)(model, decoding_requests, counters, **options, on_result=on_result)
 
 
 def engine_for(model: Model) -> Callable[..., Any]:
-    """`run_requests` of the engine that runs strategies on this model: its server's, its own, or the token loop."""
-    if "strategies" in model.abilities and model.is_endpoint:  # its server runs them
-        from decoding.engine.server_engine import run_requests as there
+    """`run_requests` of the engine for this model: on its server, inside vLLM, or the token loop."""
+    if "strategies" in model.abilities and model.is_endpoint:
+        from decoding.engine.server_engine import run_requests as run_on_server
 
-        return there
+        return run_on_server
     if "strategies" in model.abilities:
-        from decoding.lockstep.engine import run_requests as inside
+        from decoding.lockstep.engine import run_requests as run_in_vllm
 
-        return inside
+        return run_in_vllm
     from decoding.engine.engine import run_requests
 
     return run_requests
 
 
-def _options(one: SampleRequest) -> tuple[str, ...]:
-    return one.item.example.options if one.cell.answer_mode == "options" else ()
-
-
-def _through_requests(model: Model, asked: Sequence[SampleRequest], done: AnswerCallback) -> None:
-    """Equal requests are sent once, unless the model reads more than the prompt (an oracle, a fake)."""
+def _through_model(model: Model, requests: Sequence[SampleRequest], on_answer: AnswerCallback) -> None:
+    """Sends equal requests once, unless the model reads more than the prompt (an oracle, a fake)."""
     groups: dict[Any, list[SampleRequest]] = {}
-    for i, one in enumerate(asked):
-        key = (one.prompt.digest, one.item.example.options, one.cell.max_new_tokens, one.cell.answer_mode)
-        groups.setdefault(i if model.needs else key, []).append(one)
-    alike = list(groups.values())
-    requests = [_request(model, same[0]) for same in alike]
+    for i, request in enumerate(requests):
+        cell = request.cell
+        key = (request.prompt.digest, request.item.example.options, cell.max_new_tokens, cell.answer_mode)
+        groups.setdefault(i if model.needs else key, []).append(request)
+    equal_requests = list(groups.values())
 
-    def finished(i: int, result: Answer) -> None:
-        for one in alike[i]:
-            done(one, _cut(result, one.cell.stop_strings))
+    def on_result(i: int, result: Answer) -> None:
+        for request in equal_requests[i]:
+            on_answer(request, _cut(result, request.cell.stop_strings))
 
-    model.generate_each(requests, finished)
+    model.generate_each([_model_request(model, group[0]) for group in equal_requests], on_result)
 
 
 def _cut(result: Answer, stop_strings: Sequence[str]) -> Answer:
@@ -118,13 +129,13 @@ def _cut(result: Answer, stop_strings: Sequence[str]) -> Answer:
     return cut_generation(result, stop_strings)
 
 
-def _request(model: Model, one: SampleRequest) -> Request:
-    demos = one.item.context.demos if "demos" in model.needs else ()
+def _model_request(model: Model, request: SampleRequest) -> Request:
+    demos = request.item.context.demos if "demos" in model.needs else ()
     return Request(
-        one.prompt,
-        one.item.example.options,
-        one.cell.max_new_tokens,
+        request.prompt,
+        request.item.example.options,
+        request.cell.max_new_tokens,
         tuple((demo.example, demo.score) for demo in demos),
-        one.item.example.answers if "gold" in model.needs else (),
-        one.cell.answer_mode == "options",
+        request.item.example.answers if "gold" in model.needs else (),
+        request.cell.answer_mode == "options",
     )

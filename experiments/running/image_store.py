@@ -1,4 +1,4 @@
-"""Images outside the model: decoded ahead of it in a few threads, and kept for the report while they are few."""
+"""Images outside the model: decode them ahead in threads, and save some of them for the report."""
 
 import os
 import platform
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 THREADS = 2
 PREFETCH_ITEMS = 32
-"""Items whose images are decoded before they are needed: more would not stay in the cache of decoded images."""
+"""Items whose images are decoded ahead. More would not stay in the cache of decoded images."""
 
 MAX_IMAGE_BYTES = 64 * 2**20
-"""Room for a run's images; further ones are not kept, and the report shows their place without them."""
+"""Limit of a run's saved images. The report shows placeholders for further ones."""
 
 LONGEST_SIDE = 512
-"""Larger images are kept at this size: for people, not for models."""
+"""Pixels. Larger images are saved at this size, for people and not for models."""
 
 
 def prefetch_images(items: Iterable[T], images: Callable[[T], Sequence[Image]]) -> Iterator[T]:
-    """The same items; their images were sent to be decoded `AHEAD` items earlier.
+    """Yields the same items. Their images are decoded in threads, `PREFETCH_ITEMS` items ahead.
 
-    An image that cannot be read says so when it is used, not here.
+    An image that cannot be read raises its error when it is used, not here.
     """
     waiting: deque[T] = deque()
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
@@ -53,32 +53,33 @@ def _decode(image: Image) -> None:
 
 
 class ImageStore:
-    """Keeps images as `<digest>.png`, each once, in a thread of its own, within `room` bytes.
+    """Saves images as `<digest>.png` in a thread, each once, up to a limit of bytes.
 
-    problem: why it stopped keeping them (a full disk). Samples are not touched by that.
+    Attributes:
+        problem: Why it stopped saving, for example a full disk. Samples do not depend on it.
     """
 
-    def __init__(self, folder: Path, room: int = MAX_IMAGE_BYTES) -> None:
-        self.folder, self.room = folder, room
+    def __init__(self, folder: Path, max_bytes: int = MAX_IMAGE_BYTES) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
         self.problem: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        kept = list(folder.glob("*.png"))
-        self.seen = {path.stem for path in kept}
-        self.used = sum(path.stat().st_size for path in kept)
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="album")
+        paths = list(folder.glob("*.png"))
+        self.digests = {path.stem for path in paths}
+        self.used = sum(path.stat().st_size for path in paths)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="image-store")
 
-    def keep(self, images: Iterable[Image]) -> None:
+    def save(self, images: Iterable[Image]) -> None:
         for image in images:
-            if self.problem is None and self.used < self.room and image.digest not in self.seen:
-                self.seen.add(image.digest)
+            if self.problem is None and self.used < self.max_bytes and image.digest not in self.digests:
+                self.digests.add(image.digest)
                 self.thread.submit(self._save, image)
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for images that are being written."""
         self.thread.shutdown(wait=True)
 
     def _save(self, image: Image) -> None:
-        if self.used >= self.room or self.problem is not None:
+        if self.used >= self.max_bytes or self.problem is not None:
             return
         try:
             pil_image = image.open()

@@ -1,4 +1,4 @@
-"""New metrics on old answers: a changed `metrics` computes scores and baselines anew from what is stored, no answer."""
+"""Compute changed metrics on stored answers. No answer is computed again."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def rescore(store: Store, grid: Grid) -> int:
-    """Brings the scores of finished samples up to the config's metrics. How many were scored anew."""
-    told = describe_metrics(grid)
+    """Computes the config's metrics for finished samples that have others. Returns the number of these samples."""
+    metrics = describe_metrics(grid)
     count = 0
     for cell in grid.cells:
-        known = store.read_cell(cell.digest)
-        if known is None or known.get("metrics") == told:
+        description = store.read_cell(cell.digest)
+        if description is None or description.get("metrics") == metrics:
             continue
         samples = list(_rescored(store, cell, grid.metrics))
         if samples:
             store.replace_samples(cell.digest, samples)
-        store.write_cell(cell.digest, {**known, "metrics": told})
+        store.write_cell(cell.digest, {**description, "metrics": metrics})
         count += len(samples)
     return count
 
@@ -37,19 +37,21 @@ def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iter
         if sample.get("failed") or example is None:
             yield sample
         else:
-            said = Generation(
+            answer = Generation(
                 sample.get("output", ""),
                 finish=sample.get("finish", "stop"),
                 trace=sample.get("trace", {}),
                 option_scores=sample.get("option_scores", {}),
             )
             gold, options = tuple(sample.get("gold", ())), tuple(sample.get("options", ()))
-            judged = replace(example, answers=gold, options=options)  # as they were when it was asked: perhaps renamed
-            told = {"scores": scores(metrics, said, judged), "baselines": baselines(metrics, _demos(sample), judged)}
-            yield sample | told
+            stored = replace(example, answers=gold, options=options)  # a transform may have renamed them
+            yield sample | {
+                "scores": scores(metrics, answer, stored),
+                "baselines": baselines(metrics, _demos(sample), stored),
+            }
 
 
 def _demos(sample: Mapping[str, Any]) -> list[Demo]:
-    """The demonstrations, as far as a baseline reads them."""
-    shown = zip(sample.get("demos", ()), sample.get("ranks", ()), strict=True)
-    return [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in shown]
+    """The demonstrations with the fields that baselines read."""
+    demos = zip(sample.get("demos", ()), sample.get("ranks", ()), strict=True)
+    return [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in demos]

@@ -1,9 +1,10 @@
-"""A run: its directory brought up to date with its config, here or by workers.
+"""Bring a run directory up to date with its config, in this process or with workers.
 
-What can be known to fail fails before a model loads. Then the samples that are missing are computed by the runner
-(`experiments.running.runner`) in this process, or shared among workers that each have one (`experiments.launch`).
+Everything that can be checked without a model is checked first. Then the runner (`experiments.running.runner`) computes
+the missing samples in this process, or workers share them (`experiments.launch`), each with a runner of its own.
 """
 
+import logging
 from pathlib import Path
 
 from experiments.config.config import Config
@@ -11,7 +12,7 @@ from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import Grid, expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.grid.implausible_sizes import check_sizes
-from experiments.launch.coordinator import find_earlier_launch, follow, launch
+from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
 from experiments.running.runner import Runner, RunOutcome
@@ -20,9 +21,22 @@ from experiments.store.run_state import RunState, load_run_state, next_free_fold
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress, SilentProgress
 
+logger = logging.getLogger(f"icl.{__name__}")
+
 
 def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> RunOutcome:
-    """Brings the run directory of a config up to date. Raises ICLError before any model loads where it can be known."""
+    """Computes the missing samples of a config in the folder `runs` / its name.
+
+    Args:
+        config: The config.
+        runs: The folder of run directories.
+        progress: Receives progress, failures and notes.
+        fork: Whether to start a new run directory if there is one.
+
+    Raises:
+        ICLError: The run cannot start or go on. Errors that need no model come before a model is loaded.
+    """
+    progress = progress or SilentProgress()
     grid = expand(config)
     grid.launcher.check()
     check_requirements(grid)
@@ -31,33 +45,30 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     folder = next_free_folder(runs / config.name) if fork else runs / config.name
     with write_lock(folder):
         store = Store(folder)
-        if there := find_earlier_launch(store, grid, progress or SilentProgress()):
-            return RunOutcome(
-                folder, **follow(there, store, grid, progress or SilentProgress()), warnings=grid.warnings
-            )
+        if earlier := find_earlier_launch(store, grid, progress):
+            return RunOutcome(folder, **follow(earlier, store, grid, progress), warnings=grid.warnings)
         work = load_run_state(store, grid)
         if rescored := rescore(store, grid):
-            (progress or SilentProgress()).note(
-                f"{rescored:,} stored answers were scored anew, because the metrics have changed."
-            )
-        if damaged := _damaged(work):
-            (progress or SilentProgress()).note(damaged)
-        if untraced := _untraced(store, grid, work):
-            (progress or SilentProgress()).note(untraced)
+            progress.note(f"{rescored:,} stored answers were scored anew, because the metrics have changed.")
+        if damaged := _damaged_note(work):
+            progress.note(damaged)
+        if without_steps := _without_steps_note(store, grid, work):
+            progress.note(without_steps)
         if not work.left:
             refresh_run_file(store, grid)
             return RunOutcome(folder, work.total, work.present, 0, 0, grid.warnings)
         write_cells(store, grid)
         for warning in grid_warnings(grid):
-            (progress or SilentProgress()).note(warning)
+            progress.note(warning)
         if grid.launcher.workers:
-            return RunOutcome(folder, **launch(store, grid, work, progress or SilentProgress()), warnings=grid.warnings)
+            logger.info("%s: %d samples are missing; workers share them", folder, work.left)
+            return RunOutcome(folder, **launch_workers(store, grid, work, progress), warnings=grid.warnings)
         with RunSession(store, grid) as session:
-            return Runner(grid, store, work, progress or SilentProgress(), session).outcome()
+            return Runner(grid, store, work, progress, session).run()
 
 
-def _damaged(work: RunState) -> str:
-    """A sentence where lines of the run were changed by somebody else than a run."""
+def _damaged_note(work: RunState) -> str:
+    """A sentence on damaged lines of samples; '' if there are none."""
     if not work.damaged:
         return ""
     more = f", and {len(work.damaged) - 1:,} more," if len(work.damaged) > 1 else ""
@@ -67,13 +78,12 @@ def _damaged(work: RunState) -> str:
     )
 
 
-def _untraced(store: Store, grid: Grid, work: RunState) -> str:
-    """A sentence where samples that are there were recorded with another `trace` than is asked for now."""
+def _without_steps_note(store: Store, grid: Grid, work: RunState) -> str:
+    """A sentence if finished samples were recorded with another `top_logprobs`; '' if not."""
     before = ((store.read_run() or {}).get("config") or {}).get("top_logprobs")
     if not work.present or not grid.config.top_logprobs or before == grid.config.top_logprobs:
         return ""
     return (
         f"{grid.config.where('top_logprobs')}: {work.present:,} samples that are there already keep the steps "
-        "that they have. "
-        "To record all of them, start a new run with --fork."
+        "that they have. To record all of them, start a new run with --fork."
     )

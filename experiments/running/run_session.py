@@ -1,8 +1,7 @@
-"""One call of the runner as run.json remembers it: when, what came of it, what it cost.
+"""The record of one call of the runner in run.json: its times, how it ended and what it cost.
 
-The cost counters are the model's and the engine's own. Work that several arms shared is counted once, for the run; a
-single arm's share of it is not made up. What reading an arm's contrasts late has spared is told by arm, as if it ran
-alone.
+The counters come from the model and the engine. Work that several arms share is counted once, for the run, and is not
+divided among arms. The savings of lazy branches are counted by arm, as if each arm ran alone.
 """
 
 import time
@@ -24,7 +23,7 @@ SAVE_EVERY = 10.0
 
 
 def describe_grid(grid: Grid) -> dict[str, Any]:
-    """What the config says, as run.json keeps it: which cells, of how many samples, and which metrics a table has."""
+    """The fields of run.json that describe the config: its cells, their numbers of samples, and its metrics."""
     config = grid.config
     return {
         "file": config.document.name,
@@ -36,21 +35,21 @@ def describe_grid(grid: Grid) -> dict[str, Any]:
 
 
 def refresh_run_file(store: Store, grid: Grid) -> None:
-    """Lets a run of which no sample is missing say what its config says now, and that it is finished.
+    """Updates run.json of a run without missing samples: to its current config, and to the state 'finished'.
 
-    It says otherwise where its process was killed behind the last sample.
+    The state may differ if the process was killed after the last sample.
     """
-    told, now_said = store.read_run() or {}, json_round_trip(describe_grid(grid))
-    *before, last = told.get("sessions") or [{}]
+    run, current = store.read_run() or {}, json_round_trip(describe_grid(grid))
+    *before, last = run.get("sessions") or [{}]
     if last.get("state", "finished") != "finished":
-        now_said["sessions"] = [*before, {**last, "state": "finished"}]
-    if any(told.get(key) != value for key, value in now_said.items()):
+        current["sessions"] = [*before, {**last, "state": "finished"}]
+    if any(run.get(key) != value for key, value in current.items()):
         write_cells(store, grid)
-        store.write_run({**told, **now_said})
+        store.write_run({**run, **current})
 
 
 class CostLog:
-    """Counts what models and the engine did, and writes it now and then (`_write` of a subclass)."""
+    """Base class of session records: counts the work of models and the engine, and saves it with `_write`."""
 
     def __init__(self, store: Store) -> None:
         from decoding.engine.requests import Counters
@@ -58,33 +57,33 @@ class CostLog:
         self.store = store
         self.counters: Counters = Counters()
         self.models: dict[str, dict[str, int]] = {}
-        self.told: dict[str, Any] = {}
+        self.content: dict[str, Any] = {}
         self.saved = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         state = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "stopped"
         try:
             self._write({"end": now(), "state": state, **({"reason": str(error)} if state == "stopped" else {})})
-        except StoreError:  # a full disk has been told already, with what to do
+        except StoreError:  # the same full disk has already raised an error with a remedy
             if kind is None:
                 raise
 
     def count(self, model: "Model") -> None:
-        """Takes over the model's counters."""
+        """Reads the model's counters."""
         if counters := model.counters():
             self.models[model.digest] = dict(counters)
 
     def save(self, model: "Model") -> None:
-        """Brings what is written up to date, if that is some time ago."""
+        """Writes the counters if the last write was more than `SAVE_EVERY` seconds ago."""
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.count(model)
             self._write({})
 
     def counted(self) -> dict[str, Any]:
-        """The models' and the engine's counters together, and the engine's by arm."""
+        """The sum of the models' and the engine's counters, and the engine's counters by arm."""
         counters: dict[str, int] = dict(self.counters.to_dict())
-        for of in self.models.values():
-            for name, value in of.items():
+        for model_counters in self.models.values():
+            for name, value in model_counters.items():
                 counters[name] = counters.get(name, 0) + value
         return {"counters": counters, "arms": self.counters.arms_to_dict()}
 
@@ -93,25 +92,25 @@ class CostLog:
 
 
 class RunSession(CostLog):
-    """Writes run.json at its start, now and then, and at its end, with how it ended."""
+    """The session of a run in one process, in run.json. It is written at the start, during the run and at the end."""
 
     def __init__(self, store: Store, grid: Grid) -> None:
         super().__init__(store)
         self.grid = grid
 
     def __enter__(self) -> "RunSession":
-        before = self.store.read_run() or {}
-        self.told = {
+        previous = self.store.read_run() or {}
+        self.content = {
             "name": self.store.folder.name,
             **describe_grid(self.grid),
             **collect_environment(),
-            "sessions": [*before.get("sessions", []), {"start": now(), "state": "running"}],
+            "sessions": [*previous.get("sessions", []), {"start": now(), "state": "running"}],
         }
-        self.store.write_run(self.told)
+        self.store.write_run(self.content)
         return self
 
     def _write(self, more: Mapping[str, Any]) -> None:
-        session = {**self.told["sessions"][-1], **self.counted(), **more}
-        self.told["sessions"] = [*self.told["sessions"][:-1], session]
-        self.store.write_run(self.told)
+        session = {**self.content["sessions"][-1], **self.counted(), **more}
+        self.content["sessions"] = [*self.content["sessions"][:-1], session]
+        self.store.write_run(self.content)
         self.saved = time.monotonic()

@@ -1,10 +1,25 @@
-"""The runner: a grid's missing samples, computed with nothing done twice, each written when it is finished.
+"""The runner: computes a grid's missing samples and writes each sample as soon as it is finished.
 
-Work is ordered by model, task and number of shots; within these by windows of queries, each with all retrievers, seeds,
-orders and decodings that read them. So prompts that are equal meet in one call of the engine, a model is loaded once,
-and memory holds one window, whatever the length of the run. The order changes no sample.
+    for each model                         loaded once                               Runner._run_model
+      for each group                       cells of one task and number of shots     Runner._run_group
+        for each window of queries         until a limit of tokens or samples        Runner._windows
+          retrieve demonstrations, render prompts                                    experiments.contexts
+          answer all prompts in one call                                             experiments.running.generation
+          score each answer, append the sample to the store                          experiments.running.recorder
+
+A window takes whole rows of this table: all missing samples (x) of a query. A dot is a sample that is in the store.
+
+              knn, seed 0   knn, seed 0, vcd   random, seed 0   random, seed 1
+    query 1        x               x                 x                .
+    query 2        x               x                 x                x         window 1
+    ------------------------------------------------------------------------
+    query 3        .               .                 x                x         window 2
+
+So cells with equal prompts meet in one call of the engine, which prefills each prompt once: here the two knn cells.
+Memory holds one window, whatever the length of the run. The order of the work changes no sample.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,25 +46,35 @@ from icl.user_errors import TracebackLog, collect_tracebacks
 if TYPE_CHECKING:
     from icl.models.base import Model
 
-BLOCK = 64
+logger = logging.getLogger(f"icl.{__name__}")
+
+RETRIEVAL_BATCH = 64
 """Queries whose demonstrations are retrieved together."""
 
 WINDOW_TOKENS = 65_536
 WINDOW_SAMPLES = 1024
 """A window ends with the query that reaches one of these. A larger one batches better and takes more memory."""
 
-TRACEBACKS = "errors.log"
-"""In the run directory: what somebody's own components raised."""
+TRACEBACK_FILE = "errors.log"
+"""In the run directory: tracebacks of users' own components."""
 
 MAX_INITIAL_FAILURES = 50
-"""Failures in a row, from the first sample on, after which a run stops instead of failing a grid sample by sample."""
+"""Failures in a row, from the first sample on, after which a run stops instead of failing every sample."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a session did. present: samples that were there before; failed: without an answer now.
+    """The result of one call of `run`.
 
-    missing: samples that a worker was to compute and did not. jobs: those that were submitted and not waited for.
+    Attributes:
+        folder: The run directory.
+        samples: Samples of the grid.
+        present: Samples that were finished before.
+        computed: Samples that were computed now.
+        failed: Samples without an answer.
+        warnings: The grid's warnings.
+        missing: Samples that a worker should have computed and did not.
+        jobs: Jobs that were submitted and are not waited for.
     """
 
     folder: Path
@@ -63,7 +88,17 @@ class RunOutcome:
 
 
 class Runner:
-    """Computes what is missing. worker: whose files samples go to; of: how many workers share the room for images."""
+    """Computes the missing samples of a grid in this process.
+
+    Args:
+        grid: The cells.
+        store: The run directory.
+        work: What is missing. Finished samples are removed from it.
+        progress: Receives progress, failures and notes.
+        session: Counts costs.
+        worker: Name of the files that samples are written to.
+        num_workers: Number of workers that share the limit of stored images.
+    """
 
     def __init__(
         self,
@@ -74,43 +109,57 @@ class Runner:
         session: CostLog,
         *,
         worker: str = "0",
-        of: int = 1,
+        num_workers: int = 1,
     ) -> None:
         self.grid, self.store, self.work, self.progress, self.session = grid, store, work, progress, session
-        self.worker, self.room = worker, MAX_IMAGE_BYTES // of
+        self.worker, self.max_image_bytes = worker, MAX_IMAGE_BYTES // num_workers
         self.recorder = Recorder(grid.metrics)
-        self.album = ImageStore(store.folder / "images")
-        self.repeats, self.fits = RepeatedImages(), ContextOverflow()
-        self.log = TracebackLog(store.folder / TRACEBACKS)
+        self.image_store = ImageStore(store.folder / "images")
+        self.repeated_images, self.overflow = RepeatedImages(), ContextOverflow()
+        self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
         self.failed = self.computed = 0
 
-    def outcome(self) -> RunOutcome:
-        self.progress.begin(len(self.grid.cells), self.work.total, self.work.cells_done, self.work.present)
+    def run(self) -> RunOutcome:
+        """Computes everything that is missing. Raises ICLError if the run cannot go on."""
+        work = self.work
+        self.progress.begin(len(self.grid.cells), work.total, work.cells_done, work.present)
+        logger.info(
+            "%s: %d cells, %d of %d samples to compute", self.store.folder, len(work.missing), work.left, work.total
+        )
         try:
-            with SampleWriter(self.store, self.worker) as self.writer, infrequent_gc(), collect_tracebacks(self.log):
+            with (
+                SampleWriter(self.store, self.worker) as self.writer,
+                infrequent_gc(),
+                collect_tracebacks(self.tracebacks),
+            ):
                 for model in self.grid.models:
-                    self._model(model)
+                    self._run_model(model)
         finally:
-            self.album.close()
+            self.image_store.close()
             self.progress.end()
-        if self.album.problem:
-            self.progress.note(self.album.problem)
-        if self.log.traces:
-            self.progress.note(f"what failed in components of your own stands with its traceback in {self.log.path}.")
-        for note in (*self.repeats.notes(), *self.fits.notes()):
+        if self.image_store.problem:
+            self.progress.note(self.image_store.problem)
+        if self.tracebacks.traces:
+            path = self.tracebacks.path
+            self.progress.note(f"what failed in components of your own stands with its traceback in {path}.")
+        for note in (*self.repeated_images.notes(), *self.overflow.notes()):
             self.progress.note(note)
-        told = self.work
-        return RunOutcome(self.store.folder, told.total, told.present, self.computed, self.failed, self.grid.warnings)
+        logger.info("%s: %d samples computed, %d of them failed", self.store.folder, self.computed, self.failed)
+        return RunOutcome(self.store.folder, work.total, work.present, self.computed, self.failed, self.grid.warnings)
 
-    def _model(self, model: "Model") -> None:
+    def _run_model(self, model: "Model") -> None:
+        """Loads the model and computes its groups, if any sample of them is missing."""
         groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
         if not groups:
             return
         if model.plans_prompt_sizes:
-            room = estimate_sizes([cell for cells in groups for cell in cells])
-            model.expect_prompts(room.images, room.tokens)
-        self.progress.set_phase(self._loading(model), reset_rate=True)
+            sizes = estimate_sizes([cell for cells in groups for cell in cells])
+            model.expect_prompts(sizes.images, sizes.tokens)
+        label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
+        which = f" {label}" if len(self.grid.models) > 1 else ""
+        self.progress.set_phase(f"loading the model{which}", reset_rate=True)
         model.load()
+        logger.info("model %s is loaded", label)
         for note in model.notes:
             self.progress.note(f"model: {note}")
         retrieval: Retrieval | None = None
@@ -118,59 +167,62 @@ class Runner:
             for cells in groups:
                 if retrieval is None or retrieval.task is not cells[0].task:
                     retrieval = Retrieval(cells[0].task, model)
-                self._group(model, cells, retrieval)
+                self._run_group(model, cells, retrieval)
         finally:
             self.session.count(model)
             model.unload()
 
-    def _loading(self, model: "Model") -> str:
-        """Which one, where there are several."""
-        label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
-        return f"loading the model {label}" if len(self.grid.models) > 1 else "loading the model"
-
-    def _group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
+    def _run_group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
+        """Computes the missing samples of cells of one model, task and number of shots, window by window."""
         task = cells[0].task
         self.progress.set_phase("finding demonstrations")
-        self.album.room = self.room * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
+        self.image_store.max_bytes = self.max_image_bytes * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
         for window in self._windows(cells, retrieval):
-            asked = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
-            self.album.keep(image for one in asked for image in one.prompt.images)
+            requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
+            self.image_store.save(image for request in requests for image in request.prompt.images)
             for cell, item in window:
-                self.repeats.see(cell, item)
-                self.fits.add(cell, item)
+                self.repeated_images.add(cell, item)
+                self.overflow.add(cell, item)
                 if item.prompt is None:
                     self._record(self.recorder.without_prompt(cell, item))
             self.progress.set_phase("answering")
-            self._answer(model, asked)
-            self.recorder.forget()
+            self._answer(model, requests)
+            self.recorder.clear()
             self.session.save(model)
 
-    def _answer(self, model: "Model", asked: Sequence[SampleRequest]) -> None:
-        def done(one: SampleRequest, said: Answer) -> None:
-            self._record(self.recorder.sample(one, said))
+    def _answer(self, model: "Model", requests: Sequence[SampleRequest]) -> None:
+        def on_answer(request: SampleRequest, result: Answer) -> None:
+            self._record(self.recorder.sample(request, result))
 
-        config = self.grid.config
-        answer(model, asked, self.session.counters, done, top=config.top_logprobs, lazy_branches=config.lazy_branches)
+        config, counters = self.grid.config, self.session.counters
+        answer(
+            model,
+            requests,
+            counters,
+            on_answer,
+            top_logprobs=config.top_logprobs,
+            lazy_branches=config.lazy_branches,
+        )
 
     def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, RenderedSample]]]:
-        """Samples that are missing, query by query, until a window is full."""
+        """The missing samples with their prompts, query by query, in windows."""
         missing = {cell.digest: self.work.missing[cell.digest] for cell in cells}
         cells = [cell for cell in cells if missing[cell.digest]]
-        recipes = prompt_specs(cells)
-        wanted: set[str] = set().union(*missing.values())
-        queries = [query for query in cells[0].task.queries if query.id in wanted]
-        blocks = (queries[i : i + BLOCK] for i in range(0, len(queries), BLOCK))
-        rows = (row for block in blocks for row in build_contexts(retrieval, recipes, block))
-        branches = _branches(cells)
+        specs = prompt_specs(cells)
+        missing_ids: set[str] = set().union(*missing.values())
+        queries = [query for query in cells[0].task.queries if query.id in missing_ids]
+        batches = (queries[i : i + RETRIEVAL_BATCH] for i in range(0, len(queries), RETRIEVAL_BATCH))
+        rows = (row for batch in batches for row in build_contexts(retrieval, specs, batch))
+        num_branches = _num_branches(cells)
         window: list[tuple[Cell, RenderedSample]] = []
         tokens = 0
         for row in prefetch_images(rows, _images):
-            for arranged in row:
-                readers = [c for c in arranged.spec.cells if arranged.example.id in missing[c.digest]]
+            for item in row:
+                readers = [cell for cell in item.spec.cells if item.example.id in missing[cell.digest]]
                 if readers:
-                    item = render(arranged)
-                    window += [(cell, item) for cell in readers]
-                    tokens += _tokens(readers, item, branches)
+                    rendered = render(item)
+                    window += [(cell, rendered) for cell in readers]
+                    tokens += _prefill_tokens(readers, rendered, num_branches)
             if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
                 yield window
                 window, tokens = [], 0
@@ -178,7 +230,7 @@ class Runner:
             yield window
 
     def _record(self, sample: Sample) -> None:
-        """Writes a finished sample, and says what became of it."""
+        """Writes a finished sample and reports it."""
         self.writer.append(sample.cell, [sample])
         self.computed += 1
         self.progress.advance(1)
@@ -194,36 +246,36 @@ class Runner:
 
 
 def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
-    """The model's cells by task and shots, tasks together, few shots first."""
-    found: dict[tuple[int, int], list[Cell]] = {}
+    """The model's cells by task and number of shots, in the order of the tasks, few shots first."""
+    groups: dict[tuple[int, int], list[Cell]] = {}
     order = {id(task): i for i, task in enumerate(grid.tasks)}
     for cell in grid.cells:
         if cell.model is model:
-            found.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
-    return [found[key] for key in sorted(found)]
+            groups.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
+    return [groups[key] for key in sorted(groups)]
 
 
 def _images(row: Sequence[RenderedSample]) -> list[Image]:
-    """Of the query and of all demonstrations of a row."""
-    shown = [demo.example for item in row for demo in item.context.demos]
-    return [*row[0].example.images, *(image for example in shown for image in example.images)]
+    """The images of a row's query and of all its demonstrations."""
+    examples = [demo.example for item in row for demo in item.context.demos]
+    return [*row[0].example.images, *(image for example in examples for image in example.images)]
 
 
-def _branches(cells: Sequence[Cell]) -> dict[str, int]:
-    """Prompts that each cell's strategy reads; 0 where the model only answers and nothing is prefilled."""
+def _num_branches(cells: Sequence[Cell]) -> dict[str, int]:
+    """Cell digest -> number of its strategy's branches; 0 if the model gives no logits, so nothing is prefilled."""
     from decoding.arms.inspection import probe_branches
 
-    found: dict[int, int] = {}
+    by_arm: dict[int, int] = {}
     for cell in cells:
-        if id(cell.decoding) not in found:
-            logits = "logits" in cell.model.abilities
-            found[id(cell.decoding)] = len(probe_branches(cell.decoding.strategy)) if logits else 0
-    return {cell.digest: found[id(cell.decoding)] for cell in cells}
+        if id(cell.decoding) not in by_arm:
+            has_logits = "logits" in cell.model.abilities
+            by_arm[id(cell.decoding)] = len(probe_branches(cell.decoding.strategy)) if has_logits else 0
+    return {cell.digest: by_arm[id(cell.decoding)] for cell in cells}
 
 
-def _tokens(cells: Sequence[Cell], item: RenderedSample, branches: Mapping[str, int]) -> int:
-    """Tokens of the item's prompt in all branches of all arms, the reference once: at most what will be prefilled."""
+def _prefill_tokens(cells: Sequence[Cell], item: RenderedSample, num_branches: Mapping[str, int]) -> int:
+    """An upper limit of the tokens to prefill for one prompt in these cells. They share the reference branch."""
     model = cells[0].model
-    if item.prompt is None or not branches[cells[0].digest]:
+    if item.prompt is None or not num_branches[cells[0].digest]:
         return 0
-    return model.count_tokens(item.prompt) * (1 + sum(branches[cell.digest] - 1 for cell in cells))
+    return model.count_tokens(item.prompt) * (1 + sum(num_branches[cell.digest] - 1 for cell in cells))

@@ -1,4 +1,4 @@
-"""A launcher is tried for real, and one that breaks a promise is told which."""
+"""The check of launchers runs real workers, and names the rule that a launcher breaks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from experiments.launch.slurm import Slurm
 from icl.registry import build
 
 OWN = '''
-"""Processes of this machine, as a launcher of one's own starts them."""
+"""A user's launcher that starts processes of this machine."""
 from dataclasses import dataclass
 
 from experiments.launch.local import Local
@@ -35,20 +35,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_processes_of_this_machine_keep_all_promises_and_nothing_is_left_behind(here: Path) -> None:
+def test_processes_of_this_machine_pass_and_leave_no_files(here: Path) -> None:
     facts = check_launcher(Local(3))
     assert (facts.workers, facts.samples, facts.left, facts.follows, facts.untried) == (3, 32, "", False, "")
     assert list(here.iterdir()) == []
     assert facts.describe().startswith("3 workers, 32 samples as one process writes them, in ")
 
 
-def test_jobs_of_slurm_keep_all_promises(slurm: Cluster) -> None:
+def test_jobs_of_slurm_pass(slurm: Cluster) -> None:
     facts = check_launcher(Slurm(nodes=2, time=5))
     assert (facts.workers, facts.follows, facts.untried) == (2, True, "")
     assert "scancel" in facts.left
 
 
-def test_one_of_anyones_is_tried_by_the_command(here: Path, icl_process: Callable[..., Any]) -> None:
+def test_the_command_checks_a_users_launcher(here: Path, icl_process: Callable[..., Any]) -> None:
     (here / "studies").mkdir()
     (here / "studies" / "mine.py").write_text(OWN)
     out, err = icl_process("check", "studies/mine.py:Mine").communicate(timeout=120)
@@ -56,38 +56,38 @@ def test_one_of_anyones_is_tried_by_the_command(here: Path, icl_process: Callabl
     assert out.startswith("launcher 'studies/mine.py:Mine' keeps what every launcher must keep.\n2 workers, 32 samples")
 
 
-def test_where_nobody_is_started_it_is_said_why() -> None:
+def test_a_launcher_that_starts_no_worker_is_reported_with_the_reason() -> None:
     assert check_launcher(Local()).describe().startswith("nothing was started: the process that is asked for a run")
 
 
 @dataclass(frozen=True)
 class Broken(Local):
-    """Two processes. how: what is wrong with them."""
+    """Two processes that break a rule. how: which rule."""
 
     processes: int = 2
     how: str = ""
 
     def start(self, launch: Launch) -> WorkerGroup:
-        if self.how == "starts nobody":
-            return Nobody(dict.fromkeys(launch.workers), launch.logs)  # type: ignore[arg-type]
-        crew = super().start(launch)
-        assert isinstance(crew, ProcessGroup)
-        return KINDS[self.how](crew.running, crew.logs)
+        if self.how == "starts nothing":
+            return StartsNothing(dict.fromkeys(launch.workers), launch.logs)  # type: ignore[arg-type]
+        group = super().start(launch)
+        assert isinstance(group, ProcessGroup)
+        return KINDS[self.how](group.processes, group.logs)
 
 
-class Nobody(ProcessGroup):
+class StartsNothing(ProcessGroup):
     @property
     def jobs(self) -> dict[str, str]:
-        return dict.fromkeys(self.running, "nobody")
+        return dict.fromkeys(self.processes, "nobody")
 
     def poll(self) -> dict[str, WorkerStatus]:
-        return dict.fromkeys(self.running, WorkerStatus("running"))
+        return dict.fromkeys(self.processes, WorkerStatus("running"))
 
     def detach(self) -> str:
         return ""
 
 
-class Forgets(ProcessGroup):
+class ReportsOne(ProcessGroup):
     def poll(self) -> dict[str, WorkerStatus]:
         return dict(list(super().poll().items())[:1])
 
@@ -95,40 +95,42 @@ class Forgets(ProcessGroup):
         self.detach()
 
 
-class Stays(ProcessGroup):
+class ReportsRunning(ProcessGroup):
     def detach(self) -> str:
         return ""
 
     def poll(self) -> dict[str, WorkerStatus]:
-        return {w: replace(job, state="running") if self._new(w) else job for w, job in super().poll().items()}
+        return {w: replace(job, state="running") if self._is_detached(w) else job for w, job in super().poll().items()}
 
-    def _new(self, worker: str) -> bool:
-        """Of the run that is left."""
+    def _is_detached(self, worker: str) -> bool:
+        """Whether the workers are those of the run that is detached from."""
         return self.logs.parents[1].name == "left"
 
 
-KINDS: dict[str, type[ProcessGroup]] = {"forgets": Forgets, "stays": Stays}
+KINDS: dict[str, type[ProcessGroup]] = {"reports one": ReportsOne, "reports running": ReportsRunning}
 
 
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ("starts nobody", r"Broken: its workers did not come to an end in 0.5 s \(\S+-1 running, \S+-2 running\)"),
-        ("forgets", r"Broken: poll\(\) tells of \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
-        ("stays", r"Broken: poll\(\) does not say that the jobs of \[.*\] have ended"),
+        ("starts nothing", r"Broken: its workers did not come to an end in 0.5 s \(\S+-1 running, \S+-2 running\)"),
+        ("reports one", r"Broken: poll\(\) tells of \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
+        ("reports running", r"Broken: poll\(\) does not say that the jobs of \[.*\] have ended"),
     ],
 )
-def test_a_broken_promise_is_a_sentence(how: str, why: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conformance, "GONE", 2.0)
+def test_a_broken_rule_is_a_sentence(how: str, why: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "STATUS_TIMEOUT", 2.0)
     launcher = build("launcher", {"name": f"{Path(__file__)}:Broken", "how": how})
     with pytest.raises(AssertionError, match=why):
-        check_launcher(launcher, patience=0.5 if how == "starts nobody" else 60)
-    assert how == "stays" or list(here.iterdir()) == []
+        check_launcher(launcher, patience=0.5 if how == "starts nothing" else 60)
+    assert how == "reports running" or list(here.iterdir()) == []
 
 
-def test_what_a_run_directory_cannot_keep_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher = build("launcher", {"name": f"{Path(__file__)}:Broken", "how": "forgets"})
-    grown = lambda self: object.__setattr__(self, "how", f"{self.how}!")  # noqa: E731
-    monkeypatch.setattr(type(launcher), "__post_init__", grown, raising=False)
+def test_a_launcher_that_changes_when_it_is_read_again_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launcher = build("launcher", {"name": f"{Path(__file__)}:Broken", "how": "reports one"})
+    changed = lambda self: object.__setattr__(self, "how", f"{self.how}!")  # noqa: E731
+    monkeypatch.setattr(type(launcher), "__post_init__", changed, raising=False)
     with pytest.raises(AssertionError, match="is another one when it is read from a run directory again"):
         check_launcher(launcher)

@@ -23,23 +23,23 @@ def ray() -> Iterator[Any]:
 
 
 def test_tasks_of_a_real_cluster_write_what_one_process_writes(ray: Any, go: Go) -> None:
-    one, _ = go("one")
-    tasks, told = go("tasks", "launcher=ray", "launcher.workers=2")
-    assert files(tasks.folder) == files(one.folder)
-    assert (tasks.computed, tasks.missing, told.notes) == (180, 0, [])
+    reference, _ = go("one")
+    tasks, progress = go("tasks", "launcher=ray", "launcher.workers=2")
+    assert files(tasks.folder) == files(reference.folder)
+    assert (tasks.computed, tasks.missing, progress.notes) == (180, 0, [])
     workers = load_run(tasks.folder).info["sessions"][0]["workers"]
     assert [w["state"] for w in workers] == ["finished"] * 2
     logs = (tasks.folder / "launch" / "logs").glob("*.log")
     assert all("plan         6 cells" in log.read_text() for log in logs)
 
 
-def test_a_task_whose_process_dies_is_started_again_and_goes_on(ray: Any, go: Go, tmp_path: Path) -> None:
+def test_a_task_whose_process_dies_is_restarted_and_continues(ray: Any, go: Go, tmp_path: Path) -> None:
     fake = (tmp_path / "fake.py").read_text()
     dying = fake.replace(
         "def answer(request):\n",
-        "def answer(request):\n    answer.asked = getattr(answer, 'asked', 0) + 1\n    from pathlib import Path\n"
+        "def answer(request):\n    answer.calls = getattr(answer, 'calls', 0) + 1\n    from pathlib import Path\n"
         f"    mark = Path({str(tmp_path / 'died')!r})\n"
-        "    if answer.asked == 50 and not mark.exists():\n        mark.touch()\n        os._exit(9)\n",
+        "    if answer.calls == 50 and not mark.exists():\n        mark.touch()\n        os._exit(9)\n",
     )
     (tmp_path / "fake.py").write_text(dying)
     done, _ = go("dying", "launcher=ray", "launcher.workers=1")
@@ -49,11 +49,11 @@ def test_a_task_whose_process_dies_is_started_again_and_goes_on(ray: Any, go: Go
     assert files(done.folder) == files(whole.folder)
 
 
-def test_a_task_that_dies_for_good_is_told(ray: Any, go: Go, tmp_path: Path) -> None:
+def test_a_task_that_is_not_restarted_is_reported(ray: Any, go: Go, tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text("import os\n\ndef answer(request):\n    os._exit(9)\n")
-    done, told = go("dead", "launcher=ray", "launcher.workers=1", "launcher.retries=0")
+    done, progress = go("dead", "launcher=ray", "launcher.workers=1", "launcher.retries=0")
     assert (done.computed, done.missing) == (0, 180)
-    (note,) = told.notes
+    (note,) = progress.notes
     assert note.startswith("worker 1 (job ")
     assert "died: " in note
     assert "The end of " in note
@@ -68,12 +68,12 @@ def test_a_cluster_that_is_not_there_is_a_sentence(icl_process: Go, tmp_path: Pa
     assert Launch.read(tmp_path / "runs" / "t") is None
 
 
-def test_the_extra_is_asked_for_before_anything_is_read(
+def test_a_missing_package_is_reported_before_anything_is_read(
     go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("experiments.launch.ray.find_spec", lambda name: None)
     with pytest.raises(PlanError) as caught:
         go("never", "launcher=ray")
-    told = 'launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".'
-    assert str(caught.value) == told
+    message = 'launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".'
+    assert str(caught.value) == message
     assert not (tmp_path / "never").exists()

@@ -50,15 +50,15 @@ def test_jobs_of_a_real_slurm_give_the_table_of_one_process(
     assert [(w["state"], w["job"].partition("_")[2]) for w in workers] == [("finished", "0"), ("finished", "1")]
 
 
-def test_a_job_that_is_cancelled_in_the_middle_is_told_and_the_same_command_gives_the_same_table(
+def test_a_job_that_is_cancelled_in_the_middle_is_reported_and_the_same_command_gives_the_same_table(
     slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
 ) -> None:
     process = icl_process("run", "grid.yaml", "--runs", "cancelled", *TWO, slow=0.05)
     folder = tmp_path / "cancelled" / "t"
     until(lambda: lines(folder) >= 20)
-    one = Launch.read(folder)
-    assert one is not None
-    job = one.jobs[one.workers[1]]
+    launch = Launch.read(folder)
+    assert launch is not None
+    job = launch.jobs[launch.workers[1]]
     slurm.command("scancel", job)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -80,9 +80,9 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     first = icl_process(*words, "launcher.wait=false", slow=0.2)  # three processes start before the jobs have ended
     out, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
-    one = Launch.read(folder)
-    assert one is not None
-    jobs = [one.jobs[worker] for worker in one.workers]
+    launch = Launch.read(folder)
+    assert launch is not None
+    jobs = [launch.jobs[worker] for worker in launch.workers]
     assert out.splitlines() == [
         f"submitted    2 jobs: {', '.join(jobs)}   later/t",
         "icl watch later/t shows how far they are. When they have ended, the same command shows the table.",
@@ -95,7 +95,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
         f"Wait for them (icl watch later/t), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
     )
     followed = icl_process(*words)
-    assert followed.stderr.readline() == f"2 workers were started {one.since}; they are followed from here.\n"
+    assert followed.stderr.readline() == f"2 workers were started {launch.since}; they are followed from here.\n"
     assert followed.stderr.readline().startswith("plan         6 cells, 180 samples")
     assert lines(folder) < 180
     followed.send_signal(signal.SIGINT)
@@ -114,19 +114,19 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     assert [(s["state"], len(s["workers"])) for s in sessions] == [("finished", 2)], "nothing was computed twice"
 
 
-def test_a_job_that_is_warned_puts_itself_back_into_the_queue(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
-    """Slurm lets a job that was put back begin after two minutes; here it is let go at once, and so starts as anew."""
+def test_a_job_that_is_signaled_requeues_itself(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+    """Slurm starts a requeued job after two minutes. Here it is started at once."""
     process = icl_process("run", "grid.yaml", "--runs", "warned", "launcher=slurm", "launcher.wait=false", slow=0.05)
     assert process.wait(timeout=60) == 0
     folder = tmp_path / "warned" / "t"
     until(lambda: lines(folder) >= 20)
-    one = Launch.read(folder)
-    assert one is not None
-    (worker,), job = one.workers, one.jobs[one.workers[0]]
+    launch = Launch.read(folder)
+    assert launch is not None
+    (worker,), job = launch.workers, launch.jobs[launch.workers[0]]
     for warning, reason in (("USR2", "time limit"), ("TERM", "preemption")):
-        until(lambda: one.state(worker).get("state") == "running")
+        until(lambda: launch.state(worker).get("state") == "running")
         slurm.command("scancel", f"--signal={warning}", job)
-        until(lambda: one.state(worker).get("state") == "waiting")
+        until(lambda: launch.state(worker).get("state") == "waiting")
         until(lambda: "PENDING" in slurm.command("squeue", "-h", "-j", job, "-o", "%T"))
         before = lines(folder)
         assert before < 180, reason
@@ -135,7 +135,7 @@ def test_a_job_that_is_warned_puts_itself_back_into_the_queue(slurm: Cluster, ic
     until(lambda: lines(folder) == 180)
 
 
-def test_what_slurm_refuses_is_told_in_its_words_and_nothing_is_left_waiting(
+def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_left(
     slurm: Cluster, go: Go, tmp_path: Path
 ) -> None:
     with pytest.raises(PlanError) as caught:
@@ -149,31 +149,31 @@ def test_what_slurm_refuses_is_told_in_its_words_and_nothing_is_left_waiting(
     assert go("refused")[0].missing == 0
 
 
-def test_a_job_is_asked_for_as_the_config_says(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+def test_a_job_has_the_options_of_the_config(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
     more = ("mem=300M", "cpus=2", "time=1:30:00", "args={comment: hello, nice: 7}", "setup=[export MARK=here]")
-    words = [f"launcher.{one}" for one in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
+    words = [f"launcher.{value}" for value in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
     process = icl_process("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *words, slow=0.02)
     assert process.wait(timeout=60) == 0, process.communicate()
-    one = Launch.read(tmp_path / "asked" / "t")
-    assert one is not None
-    main = one.jobs[one.workers[0]].partition("_")[0]
-    told = slurm.command("squeue", "-h", "-j", main, "-O", "Partition,minmemory,MinCpus,TimeLimit,Comment,nice,Name")
-    assert told.split()[:7] == ["first", "300M", "2", "1:30:00", "hello", "7", "icl-t"]
-    script = next(one.logs.glob("*submission.sh")).read_text()
+    launch = Launch.read(tmp_path / "asked" / "t")
+    assert launch is not None
+    main = launch.jobs[launch.workers[0]].partition("_")[0]
+    listing = slurm.command("squeue", "-h", "-j", main, "-O", "Partition,minmemory,MinCpus,TimeLimit,Comment,nice,Name")
+    assert listing.split()[:7] == ["first", "300M", "2", "1:30:00", "hello", "7", "icl-t"]
+    script = next(launch.logs.glob("*submission.sh")).read_text()
     assert "#SBATCH --array=0-1%1" in script
     assert "#SBATCH --signal=USR2@90" in script
     assert "export MARK=here" in script
     slurm.command("scancel", main)
 
 
-def test_submitits_own_processes_try_a_file_without_a_cluster(go: Go) -> None:
-    one, _ = go("one")
-    tried, told = go("tried", *TWO, "launcher.cluster=local")
-    assert files(tried.folder) == files(one.folder)
-    assert (tried.missing, told.notes) == (0, [])
+def test_processes_of_submitit_run_a_file_without_a_cluster(go: Go) -> None:
+    reference, _ = go("one")
+    tried, progress = go("tried", *TWO, "launcher.cluster=local")
+    assert files(tried.folder) == files(reference.folder)
+    assert (tried.missing, progress.notes) == (0, [])
 
 
-def test_the_extra_and_the_commands_are_asked_for_before_anything_is_read(
+def test_missing_packages_and_commands_are_reported_before_anything_is_read(
     go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -210,20 +210,20 @@ def test_time_limits_as_slurm_writes_them(time: int | str, expected: int) -> Non
         ({"array": "perhaps"}, "array: input should be a valid boolean"),
     ],
 )
-def test_what_no_job_can_be_is_a_sentence(node: Mapping[str, Any], sentence: str) -> None:
+def test_an_invalid_option_is_a_sentence(node: Mapping[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build("launcher", {"name": "slurm", **node})
     assert sentence in str(caught.value)
 
 
-def test_a_controller_that_does_not_answer_has_lost_no_job(
+def test_jobs_run_on_while_the_controller_does_not_answer(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = Launch(tmp_path, "x", {}, ("x-1",), (), jobs={"x-1": "99999"})
-    crew = Slurm().reattach(launch)
-    assert crew is not None
-    assert crew.poll()["x-1"].words == "Slurm does not know it any more"
+    group = Slurm().reattach(launch)
+    assert group is not None
+    assert group.poll()["x-1"].words == "Slurm does not know it any more"
     monkeypatch.setenv("PATH", str(tmp_path))
-    silent = Slurm().reattach(launch)
-    assert silent is not None
-    assert silent.poll()["x-1"].state == "running"
+    unanswered = Slurm().reattach(launch)
+    assert unanswered is not None
+    assert unanswered.poll()["x-1"].state == "running"

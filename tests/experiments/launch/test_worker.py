@@ -1,7 +1,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from launched import files, lines
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
 from experiments.launch.launch_files import (
-    SILENT,
+    HEARTBEAT_TIMEOUT,
     Launch,
     is_alive,
     launch_folder,
@@ -37,11 +37,11 @@ def launched(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[Launch, Gri
         store = Store(tmp_path / "runs" / "t")
         missing = load_run_state(store, grid).missing
         write_cells(store, grid)
-        one = Launch.new(store.folder, {"name": "local"}, 2, [cell.digest for cell in grid.cells])
-        for worker, blocks in zip(one.workers, shares(grid, missing, 2), strict=True):
-            one.write_share(worker, [block.told() for block in blocks], grid.config.document)
-        one.write()
-        return one, grid
+        launch = Launch.new(store.folder, {"name": "local"}, 2, [cell.digest for cell in grid.cells])
+        for worker, blocks in zip(launch.workers, shares(grid, missing, 2), strict=True):
+            launch.write_share(worker, [block.to_dict() for block in blocks], grid.config.document)
+        launch.write()
+        return launch, grid
 
     return make
 
@@ -49,32 +49,32 @@ def launched(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[Launch, Gri
 def test_workers_compute_their_shares_into_files_of_their_own_and_together_the_run(
     launched: Callable[..., Any], grid_file: Path, tmp_path: Path
 ) -> None:
-    one, _ = launched()
-    assert run_worker(str(one.folder), one.workers[0], "job 7") == ""
-    assert 0 < (first := lines(one.folder)) < 180
-    assert {Path(name).name for name in files(one.folder)} == {f"{one.workers[0]}.jsonl"}
-    assert run_worker(str(one.folder), one.workers[1]) == ""
-    assert lines(one.folder) == 180 > first
-    whole = run(load_config(grid_file), tmp_path / "whole").folder
-    for name, data in files(whole).items():
-        parts = [(one.folder / name).with_name(f"{worker}.jsonl").read_bytes() for worker in one.workers]
+    launch, _ = launched()
+    assert run_worker(str(launch.folder), launch.workers[0], "job 7") == ""
+    assert 0 < (first := lines(launch.folder)) < 180
+    assert {Path(name).name for name in files(launch.folder)} == {f"{launch.workers[0]}.jsonl"}
+    assert run_worker(str(launch.folder), launch.workers[1]) == ""
+    assert lines(launch.folder) == 180 > first
+    reference = run(load_config(grid_file), tmp_path / "whole").folder
+    for name, data in files(reference).items():
+        parts = [(launch.folder / name).with_name(f"{worker}.jsonl").read_bytes() for worker in launch.workers]
         assert b"".join(parts) == data, "shares are in the order of the queries"
-    told = one.state(one.workers[0])
-    assert (told["state"], told["job"], told["sentence"]) == ("finished", "job 7", False)
-    assert not live_workers(one)
+    state = launch.state(launch.workers[0])
+    assert (state["state"], state["job"], state["sentence"]) == ("finished", "job 7", False)
+    assert not live_workers(launch)
 
 
 def test_a_worker_that_is_started_again_does_the_rest_of_its_share(launched: Callable[..., Any]) -> None:
-    one, grid = launched()
-    worker = one.workers[0]
-    run_worker(str(one.folder), worker)
-    before = files(one.folder)
-    path = next(path for path in one.folder.glob("cells/*/*.jsonl") if path.read_bytes().count(b"\n") > 3)
+    launch, grid = launched()
+    worker = launch.workers[0]
+    run_worker(str(launch.folder), worker)
+    before = files(launch.folder)
+    path = next(path for path in launch.folder.glob("cells/*/*.jsonl") if path.read_bytes().count(b"\n") > 3)
     path.write_bytes(path.read_bytes()[:-40])  # killed while it wrote
-    own, left = restrict_grid(grid, Store(one.folder), (read_share(one.folder, worker) or {})["blocks"])
+    own, left = restrict_grid(grid, Store(launch.folder), (read_share(launch.folder, worker) or {})["blocks"])
     assert (left.total, left.left, len(own.cells)) == (90, 1, 6)
-    run_worker(str(one.folder), worker)
-    assert files(one.folder) == before
+    run_worker(str(launch.folder), worker)
+    assert files(launch.folder) == before
 
 
 def test_a_worker_of_one_model_starts_after_the_samples_of_another_model(launched: Callable[..., Any]) -> None:
@@ -83,66 +83,99 @@ def test_a_worker_of_one_model_starts_after_the_samples_of_another_model(launche
     assert lines(launch.folder) == 240
 
 
-def test_a_worker_whose_launch_was_given_up_does_nothing(
+def test_a_worker_whose_launch_was_given_up_computes_nothing_and_says_why(
     launched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.launch.worker.AGAIN", 0.0)
-    one, _ = launched()
-    one.give_up()
-    assert run_worker(str(one.folder), one.workers[0]) == ""
-    assert lines(one.folder) == 0
-    assert "the launch of worker" in capsys.readouterr().err
+    monkeypatch.setattr("experiments.launch.worker.SHARE_TIMEOUT", 0.0)
+    launch, _ = launched()
+    launch.give_up()
+    message = run_worker(str(launch.folder), launch.workers[0])
+    assert message.endswith(f"the launch of worker {launch.workers[0]} was given up. Nothing is done.")
+    assert lines(launch.folder) == 0
+    assert message in capsys.readouterr().err
     other, _ = launched()
-    assert run_worker(str(one.folder), f"{one.id}0-1") == "", "a worker of an earlier launch"
-    assert lines(one.folder) == 0
-    assert Launch.read(one.folder) == other
-    (launch_folder(one.folder) / "launch.json").unlink()
-    assert run_worker(str(one.folder), other.workers[0]) == "", "its share is still there"
-    assert lines(one.folder) == 0
+    assert run_worker(str(launch.folder), f"{launch.id}0-1") != "", "a worker of an earlier launch"
+    assert lines(launch.folder) == 0
+    assert Launch.read(launch.folder) == other
+    (launch_folder(launch.folder) / "launch.json").unlink()
+    assert run_worker(str(launch.folder), other.workers[0]) != "", "its share is still there"
+    assert lines(launch.folder) == 0
+
+
+def test_a_launch_that_is_given_up_while_a_worker_waits_for_its_lock_ends_the_worker(
+    launched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch, _ = launched()
+
+    @contextlib.contextmanager
+    def lock(folder: Path, worker: str) -> Iterator[None]:
+        launch.give_up()
+        yield
+
+    monkeypatch.setattr("experiments.launch.launch_files.worker_lock", lock)
+    message = run_worker(str(launch.folder), launch.workers[0])
+    assert message.endswith("was given up. Nothing is done.")
+    assert message in capsys.readouterr().err
+
+
+def test_giving_up_an_earlier_launch_keeps_a_later_one(launched: Callable[..., Any]) -> None:
+    earlier, _ = launched()
+    time.sleep(0.002)
+    later, _ = launched()
+    earlier.give_up()
+    assert Launch.read(later.folder) == later
+    assert [run_worker(str(later.folder), worker) for worker in later.workers] == ["", ""]
+
+
+def test_a_share_with_queries_that_the_task_lacks_is_refused(launched: Callable[..., Any]) -> None:
+    launch, grid = launched()
+    block = {"cells": [grid.cells[0].digest], "queries": ["q-0001", "another"]}
+    with pytest.raises(StoreError, match="1 queries of this share are not of the experiment as it is here and now"):
+        restrict_grid(grid, Store(launch.folder), [block])
 
 
 def test_two_processes_cannot_be_one_worker(launched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.launch.launch_files.PATIENCE", 0.0)
-    one, _ = launched()
-    with worker_lock(one.folder, one.workers[0]):
-        assert live_workers(one) == [one.workers[0]]
-        with pytest.raises(StoreError, match=f"another process is the worker {one.workers[0]} of "):
-            run_worker(str(one.folder), one.workers[0])
+    monkeypatch.setattr("experiments.launch.launch_files.LOCK_TIMEOUT", 0.0)
+    launch, _ = launched()
+    with worker_lock(launch.folder, launch.workers[0]):
+        assert live_workers(launch) == [launch.workers[0]]
+        with pytest.raises(StoreError, match=f"another process is the worker {launch.workers[0]} of "):
+            run_worker(str(launch.folder), launch.workers[0])
 
 
 def test_a_share_of_an_experiment_that_has_changed_is_refused(
     launched: Callable[..., Any], grid_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, _ = launched()
+    launch, _ = launched()
     (grid_file.parent / "fake.py").write_text("def answer(request):\n    return 'blue'\n")
-    said = run_worker(str(one.folder), one.workers[0])
-    assert said.endswith("has changed since it was launched. Run the same command again.")
-    assert said in capsys.readouterr().err
-    told = one.state(one.workers[0])
-    assert (told["state"], told["reason"], told["sentence"]) == ("stopped", said, True)
-    assert lines(one.folder) == 0
+    message = run_worker(str(launch.folder), launch.workers[0])
+    assert message.endswith("has changed since it was launched. Run the same command again.")
+    assert message in capsys.readouterr().err
+    state = launch.state(launch.workers[0])
+    assert (state["state"], state["reason"], state["sentence"]) == ("stopped", message, True)
+    assert lines(launch.folder) == 0
 
 
-def test_overrides_and_the_folder_of_the_config_travel_with_the_share(
+def test_the_share_contains_overrides_and_the_folder_of_the_config(
     launched: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, grid = launched("seeds=[5]")
+    launch, grid = launched("seeds=[5]")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert run_worker(str(one.folder), one.workers[0]) == ""
+    assert run_worker(str(launch.folder), launch.workers[0]) == ""
     digests = {cell.digest for cell in grid.cells}
     assert {cell.seed for cell in grid.cells} == {5}
-    assert {Path(name).parts[1] for name in files(one.folder)} <= digests
+    assert {Path(name).parts[1] for name in files(launch.folder)} <= digests
 
 
-def test_a_shift_tells_that_it_lives_until_it_ends_and_adds_up_what_it_counts(tmp_path: Path) -> None:
+def test_a_session_writes_a_heartbeat_until_it_ends_and_sums_counters(tmp_path: Path) -> None:
     launch_folder(tmp_path).mkdir()
-    with WorkerSession(tmp_path, "w-1", beat=0.02) as shift:
-        shift.counters.decoding_requests = 3
+    with WorkerSession(tmp_path, "w-1", beat=0.02) as session:
+        session.counters.decoding_requests = 3
         first = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
         assert is_alive(first)
-        assert not is_alive({**first, "beat": time.time() - SILENT - 1})
+        assert not is_alive({**first, "beat": time.time() - HEARTBEAT_TIMEOUT - 1})
         time.sleep(0.2)
         later = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
         assert later["beat"] > first["beat"]
@@ -153,7 +186,7 @@ def test_a_shift_tells_that_it_lives_until_it_ends_and_adds_up_what_it_counts(tm
         WorkerSession(tmp_path, "w-1") as again,
     ):  # put back into a queue by whoever stops it
         again.counters.decoding_requests = 4
-        again.waits = True
+        again.will_restart = True
         raise SystemExit(-1)
     waiting = json.loads((launch_folder(tmp_path) / "w-1.json").read_text())
     assert (waiting["state"], waiting["counters"]["decoding_requests"], waiting["start"]) == (
@@ -171,7 +204,7 @@ def test_counters_are_added_by_name() -> None:
     }
 
 
-def test_the_lock_of_a_run_is_not_the_workers(launched: Callable[..., Any]) -> None:
-    one, _ = launched()
-    with write_lock(one.folder):  # the process that follows them has it
-        assert run_worker(str(one.folder), one.workers[0]) == ""
+def test_a_worker_does_not_need_the_lock_of_the_run(launched: Callable[..., Any]) -> None:
+    launch, _ = launched()
+    with write_lock(launch.folder):  # the process that follows them has it
+        assert run_worker(str(launch.folder), launch.workers[0]) == ""

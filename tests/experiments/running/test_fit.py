@@ -32,9 +32,9 @@ def option_scores(config: dict[str, Any], folder: Path) -> list[list[float]]:
 
 
 def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config, toy: str, tmp_path: Path) -> None:
-    found = fit(load_config(mapping(model=toy, decoding="constant_bias", seeds=[0, 1])))
-    assert found.samples == 12
-    told = [
+    result = fit(load_config(mapping(model=toy, decoding="constant_bias", seeds=[0, 1])))
+    assert result.samples == 12
+    scores = [
         row
         for seed in (0, 1)
         for row in option_scores(mapping(model=toy, answer_mode="options", seeds=[seed]), tmp_path / str(seed))
@@ -42,28 +42,28 @@ def test_a_bias_is_fitted_on_the_references_scores_of_all_seeds(mapping: Config,
     from decoding.arms.fitting import fit_option_bias
 
     gold = [i % 3 for i in range(6)] * 2
-    assert found.strategy.biases == fit_option_bias(torch.tensor(told), gold)  # type: ignore[attr-defined]
+    assert result.strategy.biases == fit_option_bias(torch.tensor(scores), gold)  # type: ignore[attr-defined]
 
 
 def test_a_prior_is_the_mean_share_and_reads_no_label(mapping: Config, toy: str, tmp_path: Path) -> None:
-    found = fit(load_config(mapping(model=toy, decoding="batch_calibration")))
-    told = torch.tensor(option_scores(mapping(model=toy, answer_mode="options"), tmp_path))
-    assert found.strategy.prior == pytest.approx(told.softmax(-1).mean(0).tolist(), abs=1e-5)  # type: ignore[attr-defined]
+    result = fit(load_config(mapping(model=toy, decoding="batch_calibration")))
+    scores = torch.tensor(option_scores(mapping(model=toy, answer_mode="options"), tmp_path))
+    assert result.strategy.prior == pytest.approx(scores.softmax(-1).mean(0).tolist(), abs=1e-5)  # type: ignore[attr-defined]
 
 
 def test_weights_are_fitted_on_each_group_alone(mapping: Config, toy: str, tmp_path: Path) -> None:
     """Groups of one demonstration; a group alone is the prompt with that demonstration."""
-    found = fit(load_config(mapping(model=toy, shots=3, decoding="moicl")))
-    assert isinstance(found.strategy, MoICL)
-    assert found.strategy.groups == len(found.strategy.group_weights) == 3
-    told = []
+    result = fit(load_config(mapping(model=toy, shots=3, decoding="moicl")))
+    assert isinstance(result.strategy, MoICL)
+    assert result.strategy.groups == len(result.strategy.group_weights) == 3
+    scores = []
     for group in range(3):
         node = {"name": "moicl", "groups": 3, "weights": [float(i == group) for i in range(3)]}
         config = mapping(model=toy, shots=3, decoding=node, answer_mode="options")
-        told.append(option_scores(config, tmp_path / str(group)))
-    weights = fit_mixture_weights(torch.tensor(told).transpose(0, 1), [i % 3 for i in range(6)])
-    assert found.strategy.group_weights == pytest.approx(weights, abs=1e-3)
-    assert any(abs(weight - 1 / 3) > 0.05 for weight in found.strategy.group_weights)
+        scores.append(option_scores(config, tmp_path / str(group)))
+    weights = fit_mixture_weights(torch.tensor(scores).transpose(0, 1), [i % 3 for i in range(6)])
+    assert result.strategy.group_weights == pytest.approx(weights, abs=1e-3)
+    assert any(abs(weight - 1 / 3) > 0.05 for weight in result.strategy.group_weights)
 
 
 def test_the_command_writes_a_file_that_a_config_names(
@@ -75,28 +75,28 @@ def test_the_command_writes_a_file_that_a_config_names(
     out = tmp_path / "weights.json"
     assert main(["fit", str(path), "decoding={name: moicl, top_k: 1}", f"--out={out}"]) == 0
     assert f"decoding: {{name: moicl, fitted: {out}}}" in capsys.readouterr().out
-    told = json.loads(out.read_text())
-    assert told["strategy"] == "moicl"
-    assert told["fitted_on"]["samples"] == 6
+    content = json.loads(out.read_text())
+    assert content["strategy"] == "moicl"
+    assert content["fitted_on"]["samples"] == 6
     again = yaml_file(
         "name: t\ntask: SHAPES\nmodel: TOY\nshots: 2\ndecoding: {name: moicl, fitted: weights.json}\n", "again.yaml"
     )
     (cell,) = expand(load_config(again)).cells
-    written = parse_arm({"name": "moicl", **told["parameters"]})
+    written = parse_arm({"name": "moicl", **content["parameters"]})
     assert cell.decoding.digest == written.digest  # what counts is in the file, not its name
     assert cell.config["decoding"]["strategy"]["top_k"] == 1
     (over,) = expand(load_config(again, ["decoding={name: moicl, fitted: weights.json, top_k: 2}"])).cells
     assert over.config["decoding"]["strategy"]["top_k"] == 2
 
 
-def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None:
+def test_a_control_of_a_fitted_strategy_has_its_parameters(tmp_path: Path) -> None:
     write_parameter_file(MoICL(2, (0.5, 0.7)), tmp_path / "w.json")
     arm = parse_arm({"name": "mask_only", "of": {"name": "moicl", "fitted": str(tmp_path / "w.json")}})
     assert arm.strategy.of == MoICL(2, (0.5, 0.7))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (None, "there is no file"),
         ("{", "was not written by `icl fit`"),
@@ -104,32 +104,32 @@ def test_a_control_of_what_was_fitted_has_its_parameters(tmp_path: Path) -> None
         ('{"format": "x, 2", "strategy": "moicl", "parameters": {}}', "has the format 'x, 2'"),
     ],
 )
-def test_a_file_that_is_none_is_told(text: str | None, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_of_fitted_parameters_is_an_error(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
 
 
-def test_a_file_of_bytes_is_told_without_them(tmp_path: Path) -> None:
+def test_the_error_about_a_binary_file_does_not_contain_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_bytes(b"\x80\x04" + 500 * b"x")
-    with pytest.raises(ConfigError, match=r"by `icl fit` \(UnicodeDecodeError: .* in position 0") as told:
+    with pytest.raises(ConfigError, match=r"by `icl fit` \(UnicodeDecodeError: .* in position 0") as caught:
         parse_arm({"name": "moicl", "fitted": str(path)}, "x.yaml:3: decoding")
-    assert "xxx" not in str(told.value)
+    assert "xxx" not in str(caught.value)
 
 
-def test_a_file_of_another_strategy_is_told(tmp_path: Path) -> None:
+def test_a_file_of_another_strategy_is_an_error(tmp_path: Path) -> None:
     write_parameter_file(MoICL(), tmp_path / "w.json")
     with pytest.raises(ConfigError, match="has parameters of 'moicl', not of 'constant_bias'"):
         read_parameter_file(str(tmp_path / "w.json"), "constant_bias")
 
 
-def test_what_is_no_file_at_all_is_told(tmp_path: Path) -> None:
+def test_a_pipe_or_a_folder_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, told in (("pipe", "is a pipe, a device or a socket, not a file"), (".", "is a directory, not a file")):
-        with pytest.raises(ConfigError, match=told):
+    for name, message in (("pipe", "is a pipe, a device or a socket, not a file"), (".", "is a directory, not a file")):
+        with pytest.raises(ConfigError, match=message):
             parse_arm({"name": "moicl", "fitted": str(tmp_path / name)}, "x.yaml:3: decoding")
 
 
@@ -137,13 +137,13 @@ def warnings(keys: dict[str, Any]) -> list[str]:
     return [line for line in grid_warnings(expand(load_config(keys))) if "the parameters in" in line]
 
 
-def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
+def test_parameters_used_on_another_model_task_or_the_same_queries_are_reported(
     mapping: Config, toy: str, tmp_path: Path
 ) -> None:
     test, path = {"name": "binding", "ways": 2, "queries": 4}, tmp_path / "bias.json"
     dev = test | {"seed": 1}
-    found = fit(load_config(mapping(model=toy, decoding="constant_bias", task=dev)))
-    write_parameter_file(found.strategy, path, found.how)
+    result = fit(load_config(mapping(model=toy, decoding="constant_bias", task=dev)))
+    write_parameter_file(result.strategy, path, result.how)
     node = {"name": "constant_bias", "fitted": str(path)}
     own = {"model": toy, "decoding": node, "answer_mode": "options", "task": test}
     assert warnings(mapping(**own)) == []
@@ -157,13 +157,13 @@ def test_parameters_used_on_another_model_task_or_the_same_queries_are_told(
     assert "were fitted on another task (" in task
     old = {**json.loads(path.read_text()), "fitted_on": {}}
     path.write_text(json.dumps(old))
-    (unsaid,) = warnings(mapping(**own))
-    assert "do not say on which model and task they were fitted" in unsaid
+    (incomplete,) = warnings(mapping(**own))
+    assert "do not say on which model and task they were fitted" in incomplete
     control = {"name": "mask_only", "of": node}
     assert len(warnings(mapping(**own | {"decoding": control}))) == 1
 
 
-def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_one(
+def test_the_error_about_several_settings_has_the_command_that_chooses_one(
     yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = yaml_file(
@@ -193,7 +193,7 @@ def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_
 
 
 @pytest.mark.parametrize(
-    ("keys", "error", "told"),
+    ("keys", "error", "message"),
     [
         (
             {"decoding": "vcd"},
@@ -205,19 +205,19 @@ def test_a_file_with_several_settings_is_answered_with_the_command_that_chooses_
         ({"decoding": "constant_bias", "model": "fake-copy"}, PlanError, "needs"),
     ],
 )
-def test_what_cannot_be_fitted_is_told(
-    keys: dict[str, Any], error: type[Exception], told: str, mapping: Config, toy: str
+def test_a_strategy_without_parameters_or_with_several_settings_is_an_error(
+    keys: dict[str, Any], error: type[Exception], message: str, mapping: Config, toy: str
 ) -> None:
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         fit(load_config(mapping(**{"model": toy, **keys})))
 
 
-def test_a_task_without_options_is_told(mapping: Config, toy: str, shapes: str) -> None:
+def test_a_task_without_options_is_an_error(mapping: Config, toy: str, shapes: str) -> None:
     with pytest.raises(DataError, match="a query without options"):
         fit(load_config(mapping(model=toy, decoding="constant_bias", task={"name": shapes, "optionless": True})))
 
 
-def test_a_file_with_decodings_on_an_axis_is_answered_with_the_whole_command(
+def test_the_error_about_decodings_on_an_axis_has_the_whole_command(
     yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = yaml_file("name: t\ntask: SHAPES\nmodel: TOY\ngrid: {shots: [1, 2], decoding: [greedy, vcd]}\n")

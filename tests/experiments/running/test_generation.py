@@ -1,4 +1,4 @@
-"""Models that only answer: asked a bounded number of requests at once, so that little is lost with a process."""
+"""Models that only answer get a bounded number of requests at once, so that little is lost if a process dies."""
 
 import json
 import os
@@ -27,20 +27,20 @@ from icl.types import Generation
 
 @dataclass(frozen=True)
 class Mine(Model):
-    """Says red, and notes how many requests it was given."""
+    """Answers red, and writes the number of requests to a file."""
 
     abilities: ClassVar[frozenset] = frozenset({"generate"})
     needs: ClassVar[frozenset] = frozenset({"gold"})
     digest: ClassVar[str] = "mine"
-    forgets: int = 0
+    dropped: int = 0
 
     def count_tokens(self, prompt):
         return 1
 
     def generate(self, requests):
-        with (Path(__file__).parent / "asked").open("a") as file:
+        with (Path(__file__).parent / "sizes").open("a") as file:
             print(len(requests), file=file)
-        return [Generation("red") for _ in requests][self.forgets :]
+        return [Generation("red") for _ in requests][self.dropped :]
 '''
 DEADLY = """
 import os
@@ -62,29 +62,29 @@ def config(mapping: Mapping, folder: Path, code: str, node: Any) -> dict[str, An
     return mapping(task=mapping()["task"] | {"queries": 200}, model=node)
 
 
-def test_what_was_answered_before_a_process_died_is_there(mapping: Mapping, tmp_path: Path) -> None:
+def test_samples_answered_before_a_process_died_are_stored(mapping: Mapping, tmp_path: Path) -> None:
     node = {"name": "fake-scripted", "answer": f"{tmp_path / 'mine.py'}:answer"}
     (tmp_path / "c.yaml").write_text(json.dumps(config(mapping, tmp_path, DEADLY, node)))
     command = [sys.executable, "-m", "experiments.cli.main", "run", "c.yaml", "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 9
     store = Store(tmp_path / "runs" / "t")
-    kept = sum(len(store.finished_and_failed(digest)[0]) for digest in (store.read_run() or {})["cells"])
-    assert kept == 99 // Model.generate_batch_size * Model.generate_batch_size
+    finished = sum(len(store.finished_and_failed(digest)[0]) for digest in (store.read_run() or {})["cells"])
+    assert finished == 99 // Model.generate_batch_size * Model.generate_batch_size
 
 
 @pytest.mark.parametrize(
-    ("more", "most"), [("", Model.generate_batch_size), ("\n    generate_batch_size = 150\n", 150)]
+    ("more", "largest"), [("", Model.generate_batch_size), ("\n    generate_batch_size = 150\n", 150)]
 )
-def test_a_model_is_asked_few_requests_at_once_or_as_many_as_it_says(
-    mapping: Mapping, tmp_path: Path, more: str, most: int
+def test_a_batch_has_few_requests_or_as_many_as_the_model_sets(
+    mapping: Mapping, tmp_path: Path, more: str, largest: int
 ) -> None:
     run(load_config(config(mapping, tmp_path, MODEL + more, f"{tmp_path / 'mine.py'}:Mine")), tmp_path)
-    asked = list(map(int, (tmp_path / "asked").read_text().split()))
-    assert (max(asked), sum(asked)) == (most, 200)
+    sizes = list(map(int, (tmp_path / "sizes").read_text().split()))
+    assert (max(sizes), sum(sizes)) == (largest, 200)
 
 
-def test_a_model_that_owes_answers_ends_the_run(mapping: Mapping, tmp_path: Path) -> None:
-    node = {"name": f"{tmp_path / 'mine.py'}:Mine", "forgets": 2}
+def test_a_model_with_too_few_answers_ends_the_run(mapping: Mapping, tmp_path: Path) -> None:
+    node = {"name": f"{tmp_path / 'mine.py'}:Mine", "dropped": 2}
     with pytest.raises(ModelError, match=r"^the model gave 30 answers to 32 requests\.$"):
         run(load_config(config(mapping, tmp_path, MODEL, node)), tmp_path)

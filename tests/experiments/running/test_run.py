@@ -23,8 +23,8 @@ def go(config: Any, folder: Path, *overrides: str, **more: Any) -> RunOutcome:
     return run(load_config(config, overrides), folder, **more)
 
 
-def told(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
-    """What a run says of each sample, apart from the order in which it was computed."""
+def contents(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """The samples of a run, without the order in which they were computed."""
     store = Store(folder)
     return {
         (digest, sample["query"]): (sample.get("output"), str(sample.get("demos")), sample.get("prompt_digest"))
@@ -33,7 +33,7 @@ def told(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
     }
 
 
-def test_fakes_score_what_they_must(mapping: Mapping, tmp_path: Path) -> None:
+def test_fakes_have_their_exact_scores(mapping: Mapping, tmp_path: Path) -> None:
     models = [{"name": "fake-gold"}, {"name": "fake-gold", "accuracy": 0.0}, "fake-copy", "fake-vote"]
     config = mapping(grid={"model": models}, shots=3, seeds=[0, 1], task=mapping()["task"] | {"queries": 30})
     del config["model"]
@@ -73,17 +73,17 @@ def test_the_same_command_again_does_nothing(mapping: Mapping, tmp_path: Path) -
     }
 
 
-def test_a_run_that_was_killed_behind_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_after_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
     config = load_config(mapping())
     store = Store(run(config, tmp_path).folder)
-    told = store.read_run() or {}
-    (session,) = told["sessions"]
-    store.write_run({**told, "sessions": [{"start": session["start"], "state": "running"}]})
+    info = store.read_run() or {}
+    (session,) = info["sessions"]
+    store.write_run({**info, "sessions": [{"start": session["start"], "state": "running"}]})
     assert run(config, tmp_path).computed == 0
-    assert [one["state"] for one in (store.read_run() or {})["sessions"]] == ["finished"]
+    assert [session["state"] for session in (store.read_run() or {})["sessions"]] == ["finished"]
 
 
-def test_a_larger_grid_computes_its_new_cells_alone(mapping: Mapping, tmp_path: Path) -> None:
+def test_a_larger_grid_computes_only_its_new_cells(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2]}), tmp_path)
     outcome = go(mapping(grid={"shots": [0, 2, 3]}), tmp_path)
     assert (outcome.present, outcome.computed) == (12, 6)
@@ -98,18 +98,18 @@ def test_cells_that_left_the_config_stay_on_disk_and_out_of_the_table(mapping: M
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 5), (64, 1024)])
-def test_blocks_and_windows_change_no_sample(
+def test_batches_and_windows_change_no_sample(
     mapping: Mapping, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
 ) -> None:
     config = mapping(model=toy, grid={"shots": [0, 3], "decoding": ["greedy", "vcd"]}, seeds=[0, 1])
     go(config, tmp_path / "usual")
-    monkeypatch.setattr(runner, "BLOCK", sizes[0])
+    monkeypatch.setattr(runner, "RETRIEVAL_BATCH", sizes[0])
     monkeypatch.setattr(runner, "WINDOW_SAMPLES", sizes[1])
     go(config, tmp_path / "other")
-    assert told(tmp_path / "usual" / "t") == told(tmp_path / "other" / "t")
+    assert contents(tmp_path / "usual" / "t") == contents(tmp_path / "other" / "t")
 
 
-def test_what_is_missing_is_computed_as_in_one_go(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+def test_missing_samples_are_computed_as_in_one_call(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     config = mapping(model=toy, grid={"retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]})
     go(config, tmp_path / "whole")
     go(config, tmp_path / "holes")
@@ -118,7 +118,7 @@ def test_what_is_missing_is_computed_as_in_one_go(mapping: Mapping, toy: str, tm
         path.write_bytes(b"".join(lines[i % 3 :: 2]) + lines[0][: 10 * i])
     outcome = go(config, tmp_path / "holes")
     assert 0 < outcome.computed < outcome.samples
-    assert told(tmp_path / "whole" / "t") == told(tmp_path / "holes" / "t")
+    assert contents(tmp_path / "whole" / "t") == contents(tmp_path / "holes" / "t")
 
 
 def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
@@ -133,7 +133,7 @@ def test_equal_prompts_of_arms_seeds_and_retrievers_meet_in_one_call(
     assert counters["requests_reused"] == 6 * 2 * 2
 
 
-def test_option_scores_are_kept_and_judged(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+def test_option_scores_are_stored_and_scored(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     go(mapping(model=toy, answer_mode="options"), tmp_path)
     frame = load_run(tmp_path / "t").samples()
     assert len(frame)
@@ -243,7 +243,7 @@ def test_scores_that_are_no_numbers_fail_their_samples(mapping: Mapping, tmp_pat
     assert all(why.endswith("is not a number (NaN).") for why in reasons)
 
 
-def test_a_full_disk_keeps_its_own_words(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_its_own_message(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise StoreError("cells cannot be written: make room.")
 
@@ -253,13 +253,13 @@ def test_a_full_disk_keeps_its_own_words(mapping: Mapping, tmp_path: Path, monke
         go(mapping(), tmp_path)
 
 
-def test_a_run_file_tells_config_versions_machine_sessions_and_cost(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+def test_a_run_file_has_config_versions_machine_sessions_and_cost(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     go(mapping(model=toy), tmp_path)
-    told = Store(tmp_path / "t").read_run() or {}
-    assert told["config"]["shots"] == 2
-    assert {"python", "torch", "numpy"} <= set(told["versions"])
-    assert told["machine"]["cpus"] >= 1
-    (session,) = told["sessions"]
+    info = Store(tmp_path / "t").read_run() or {}
+    assert info["config"]["shots"] == 2
+    assert {"python", "torch", "numpy"} <= set(info["versions"])
+    assert info["machine"]["cpus"] >= 1
+    (session,) = info["sessions"]
     assert session["state"] == "finished"
     assert session["counters"]["prompts"] == session["counters"]["prompts_prefilled"] == 6
 
@@ -278,16 +278,16 @@ def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> N
     assert (outcome.present, outcome.computed) == (4, 2)
 
 
-def test_images_are_kept_once_for_the_report(mapping: Mapping, tmp_path: Path) -> None:
+def test_images_are_saved_once_for_the_report(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2], "composer": ["chat", "interleaved"]}), tmp_path)
     frame = load_run(tmp_path / "t").samples()
-    shown = {digest for digests in frame["images"] for digest in digests}
-    assert {path.stem for path in (tmp_path / "t" / "images").iterdir()} == shown
+    digests = {digest for row in frame["images"] for digest in row}
+    assert {path.stem for path in (tmp_path / "t" / "images").iterdir()} == digests
 
 
 def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(metrics=["strict"]), tmp_path)
-    before = told(tmp_path / "t")
+    before = contents(tmp_path / "t")
     progress = SilentProgress()
     outcome = go(mapping(metrics=["strict", "yes_ratio"]), tmp_path, progress=progress)
     assert (outcome.computed, outcome.present) == (0, 6)
@@ -295,18 +295,18 @@ def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: 
     frame = load_run(tmp_path / "t").samples()
     assert frame.attrs["metrics"] == ("strict", "yes_ratio")
     assert frame["strict"].notna().all()
-    assert told(tmp_path / "t") == before
+    assert contents(tmp_path / "t") == before
 
 
-def test_a_run_says_which_way_of_its_metrics_is_good(mapping: Mapping, tmp_path: Path) -> None:
+def test_a_run_stores_which_direction_of_its_metrics_is_better(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(metrics=["strict", "unparsed_rate", "yes_ratio"]), tmp_path)
     better = {"strict": "higher", "unparsed_rate": "lower", "yes_ratio": "neither"}
     assert load_run(tmp_path / "t").samples().attrs["better"] == better
-    told = (tmp_path / "t" / "run.json").read_text()
-    assert '"better": "lower"' in told
+    text = (tmp_path / "t" / "run.json").read_text()
+    assert '"better": "lower"' in text
     for word in ("higher", "lower", "neither"):  # as an older run left it
-        told = told.replace(f'"better": "{word}"', '"x": 0')
-    (tmp_path / "t" / "run.json").write_text(told)
+        text = text.replace(f'"better": "{word}"', '"x": 0')
+    (tmp_path / "t" / "run.json").write_text(text)
     assert load_run(tmp_path / "t").samples().attrs["better"] == better
 
 
@@ -344,10 +344,10 @@ def test_an_older_run_is_read_with_its_one_vote_and_brought_up_to_date(mapping: 
         for sample in store.samples(digest)
     ]
     store.replace_samples(digest, old)
-    known = store.read_cell(digest) or {}
-    for node in known["metrics"].values():
+    description = store.read_cell(digest) or {}
+    for node in description["metrics"].values():
         del node["better"]
-    store.write_cell(digest, known)
+    store.write_cell(digest, description)
     frame = load_run(tmp_path / "t").samples()
     assert frame["vote"].tolist() == new["vote:strict"].tolist()
     assert not [column for column in frame if ":" in str(column)]
@@ -355,7 +355,7 @@ def test_an_older_run_is_read_with_its_one_vote_and_brought_up_to_date(mapping: 
     assert load_run(tmp_path / "t").samples().to_dict("records") == new.to_dict("records")
 
 
-def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tmp_path: Path) -> None:
+def test_a_smaller_config_is_reported_without_computing(mapping: Mapping, tmp_path: Path) -> None:
     go(mapping(grid={"shots": [0, 2]}), tmp_path)
     outcome = go(mapping(shots=2, compare={"to": {"shots": 2}}), tmp_path)
     assert outcome.computed == 0
@@ -363,7 +363,7 @@ def test_a_smaller_config_is_told_as_such_without_computing(mapping: Mapping, tm
     assert load_run(tmp_path / "t").info["config"]["compare"] == {"to": {"shots": 2}}
 
 
-def test_a_model_with_other_parameters_under_the_same_name_is_told_as_such(
+def test_a_model_with_other_parameters_under_the_same_name_is_refused(
     mapping: Mapping, toy: str, tmp_path: Path
 ) -> None:
     go(mapping(model={"name": toy}), tmp_path)
