@@ -1,13 +1,14 @@
 """Try one component, ours or yours, on what every component of its kind must do."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from experiments.cli.component_kinds import kind_of, kind_with
 from icl import testing
-from icl.errors import ConfigError
+from icl.errors import ConfigError, strip_control_characters
 from icl.registry import PACKAGES, build, with_article
 
 CHECKS = tuple(kind for kind in PACKAGES if f"check_{kind}" in testing.__all__)
@@ -22,22 +23,52 @@ def command(
             show_default=False,
         ),
     ],
+    *,
+    cases: Annotated[
+        str,
+        typer.Option(
+            help="hold a metric against the cases of a JSON lines file; `shipped` names the toolkit's own",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
-    """Says what is wrong in one sentence and exits with 1, or what the component is and exits with 0."""
+    """Says what is wrong in one sentence and exits with 1, or what the component is and exits with 0.
+
+    A line of --cases is {"output": …, "answers": […], "options": […], "right": true}. Each case that the metric judges
+    otherwise is printed, and last how many agree; the exit status is then 1 if one does not.
+    """
     from experiments.config.overrides import parse_override
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:
         raise ConfigError(f"there is no check for {with_article(kind)}. There are checks for: {', '.join(CHECKS)}.")
-    node = {"name": name, **dict(map(parse_override, parameters))}
+    component = build(kind, {"name": name, **dict(map(parse_override, parameters))}, "command line")
+    if cases:
+        _compare(kind, component, cases)
+        return
     try:
-        facts = getattr(testing, f"check_{kind}")(build(kind, node, "command line"))
+        facts = getattr(testing, f"check_{kind}")(component)
     except AssertionError as error:
         print(f"{kind} '{name}': {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{kind} '{name}' keeps what every {kind} must keep.")
     if facts is not None:
         print(facts.describe())
+
+
+def _compare(kind: str, metric: Any, file: str) -> None:
+    """Prints the cases that a metric judges otherwise. Exits with 1 if there are any."""
+    from icl.testing.answer_cases import SHIPPED, disagreements, read_cases
+
+    if kind != "metric":
+        raise ConfigError(f"--cases holds a metric against cases, not {with_article(kind)}.")
+    cases = read_cases(SHIPPED if file == "shipped" else Path(file))
+    sentences = list(disagreements(metric, cases))
+    for sentence in sentences:
+        print(strip_control_characters(sentence))
+    print(f"agreement {len(cases) - len(sentences)} of {len(cases)}")
+    if sentences:
+        raise typer.Exit(1)
 
 
 def _read(words: list[str]) -> tuple[str, str, list[str]]:

@@ -75,12 +75,18 @@ def normalize_vqa(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-@lru_cache(CACHE_ENTRIES)
 def parse_number(text: str) -> float | None:
     """The first number of a text, in digits or in words up to ninety-nine, with its sign; None without one."""
-    match = _NUMBER.search(unicodedata.normalize("NFKC", text).casefold())
-    if match is None:
-        return None
+    return next(iter(parse_numbers(text)), None)
+
+
+@lru_cache(CACHE_ENTRIES)
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """All numbers of a text, in digits or in words up to ninety-nine, with their signs."""
+    return tuple(map(_value, _NUMBER.finditer(unicodedata.normalize("NFKC", text).casefold())))
+
+
+def _value(match: re.Match[str]) -> float:
     if match["digits"]:
         size = float(match["digits"].replace(",", ""))
     else:

@@ -1,15 +1,16 @@
 """Yes/no answers: parsing, the fraction of yes, and the fraction of outputs that are neither.
 
-Two rules are in use. They disagree on outputs that say neither. `parse_yes_no` has three results: the first word
-decides, or else the only one of the two words that occurs. Any other output is unparsed_rate; it counts as wrong and is
-counted. `parse_pope` is the released evaluation of POPE (Li et al., EMNLP 2023). It reads the first sentence without
-commas. The answer is "no" if one of the words is No, no or not; everything else, an empty output too, is "yes".
+Two rules are in use. `parse_yes_no` has three results: yes, no, or neither. An output that says neither, or both,
+counts as wrong, and the metric `unparsed_rate` counts it. `parse_pope` is the released evaluation of POPE (Li et al.,
+EMNLP 2023). It reads the first sentence without commas. The answer is "no" if one of the words is No, no or not;
+everything else, an empty output too, is "yes".
 """
 
 import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from icl.metrics.answer_extraction import extract_answer
 from icl.metrics.base import Better
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
@@ -18,12 +19,33 @@ from icl.types import Example, Generation
 YesNo = Literal["yes", "no"]
 
 
+_IDIOMS = re.compile(r"\b(?:no|without a) (?:doubt|question)\b")
+_BOTH = re.compile(r"\byes\b\W*(?:and|or|/)?\W*\bno\b|\bno\b\W*(?:and|or|/)\W*\byes\b")
+_NEGATED = re.compile(
+    r"\b(?:is|are|was|were|do|does|did|can|could|has|have)(?:n't| not)\b"
+    r"(?! (?:clear|possible|sure|certain|enough|provide|specify|say|indicate|mention|show enough))"
+)
+_SYNONYMS = {
+    **dict.fromkeys(("yeah", "yep", "yup", "true", "correct"), "yes"),
+    **dict.fromkeys(("nope", "nah", "false", "incorrect"), "no"),
+}
+
+
 def parse_yes_no(output: str) -> YesNo | None:
-    """The first word, or the only one of yes and no that occurs; None: unparsed_rate."""
-    words = re.findall(r"[a-z]+", output.casefold())
-    if words and words[0] in ("yes", "no"):
-        return "yes" if words[0] == "yes" else "no"
+    """Whether an answer says yes or no; None where it says neither, or both.
+
+    The first word decides, or else the only one of yes and no that occurs. Without both, a first word such as "true"
+    or a negated verb ("there isn't one") decides.
+    """
+    text = _IDIOMS.sub("", output.casefold())
+    words = re.findall(r"[a-z]+", text)
     answers = {word for word in words if word in ("yes", "no")}
+    if _BOTH.search(text):
+        return None
+    if words and words[0] in answers:
+        answers = {words[0]}
+    if not answers and words:
+        answers = {_SYNONYMS[words[0]]} if words[0] in _SYNONYMS else {"no"} if _NEGATED.search(text) else set()
     if len(answers) != 1:
         return None
     return "yes" if "yes" in answers else "no"
@@ -48,7 +70,7 @@ class YesRatio:
     better: ClassVar[Better] = "neither"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse_yes_no(generation.text) == "yes") if asks_yes_no(example) else None
+        return float(parse_yes_no(extract_answer(generation.text).text) == "yes") if asks_yes_no(example) else None
 
 
 @component("metric", "unparsed_rate")
@@ -59,7 +81,7 @@ class UnparsedRate:
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse_yes_no(generation.text) is None) if asks_yes_no(example) else None
+        return float(parse_yes_no(extract_answer(generation.text).text) is None) if asks_yes_no(example) else None
 
 
 @component("metric", "pope")

@@ -334,3 +334,17 @@ def test_a_command_takes_verbose_anywhere(icl: ICL, grid: Callable[[str], str]) 
 def test_every_help_names_the_option(icl: ICL) -> None:
     assert "--verbose" in icl("--help").out
     assert "--verbose" in icl("run", "--help").out
+
+
+def test_check_holds_a_metric_against_cases(icl: ICL) -> None:
+    lines = [{"output": "The answer is **red**.", "answers": ["red"], "right": True}]
+    lines += [{"output": "red", "answers": ["red"], "right": False}]
+    Path("cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output = icl("check", "metric", "lenient", "--cases", "cases.jsonl")
+    assert output.status == 1
+    assert output.out.splitlines() == ["line 2: wrong, scored 1.0: 'red' (answers red)", "agreement 1 of 2"]
+    assert icl("check", "lenient", "answer=none", "--cases", "cases.jsonl").out.endswith("agreement 0 of 2\n")
+    shipped = icl("check", "metric", "lenient", "--cases", "shipped")
+    assert (shipped.status, shipped.out.startswith("agreement ")) == (0, True)
+    assert "--cases holds a metric" in icl("check", "vcd", "--cases", "cases.jsonl").err
+    assert "none.jsonl cannot be read" in icl("check", "lenient", "--cases", "none.jsonl").err

@@ -1,0 +1,105 @@
+"""How answers are found in outputs, and the shipped cases that the lenient score is held against."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from icl.errors import ConfigError, DataError
+from icl.metrics.answer_extraction import extract_answer
+from icl.metrics.lenient import Lenient
+from icl.metrics.strict import Strict
+from icl.testing.answer_cases import SHIPPED, disagreements, read_cases
+from icl.types import Example, Generation
+
+
+def test_the_lenient_score_agrees_with_every_shipped_case() -> None:
+    cases = read_cases(SHIPPED)
+    assert len(cases) >= 600
+    assert Counter(case.right for case in cases).most_common()[1][1] >= 250
+    assert list(disagreements(Lenient(), cases)) == []
+
+
+def test_the_shipped_cases_tell_a_scorer_that_reads_bare_answers_alone_from_a_lenient_one() -> None:
+    cases = read_cases(SHIPPED)
+    assert len(list(disagreements(Strict(), cases))) > len(cases) / 5
+
+
+@pytest.mark.parametrize(
+    ("output", "text", "form", "reasoned"),
+    [
+        ("red", "red", "bare", False),
+        ("**Red**.", "Red", "emphasized", False),
+        ("The answer is **red**.", "red", "labeled", False),
+        ("<think>blue?</think>\n\nred", "red", "bare", True),
+        ("<think>it is red", "", "none", True),
+        ("", "", "none", False),
+        ("\\boxed{\\text{dark \\textbf{red}}}", "dark red", "boxed", False),
+        ('```json\n{"why": "paint", "answer": "red"}\n```', "red", "json", False),
+        ('{"answer": "red", "why": "the', "red", "json", False),
+        ("<answer>red</answer>", "red", "tagged", False),
+        ("red\nQuestion: what next?\nAnswer: blue", "red", "bare", False),
+        ("A car stands near the tree in the sun.\nSo it must be **red**.", "red", "concluded", False),
+        ("The old car near the tree has been painted in red.", "The old car near the tree has been painted in red",
+         "sentence", False),
+    ],
+)  # fmt: skip
+def test_the_form_of_an_answer_is_reported_with_its_text(output: str, text: str, form: str, reasoned: bool) -> None:
+    answer = extract_answer(output)
+    assert (answer.text, answer.form, answer.reasoned) == (text, form, reasoned)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("auto", "blue"),
+        ("first_line", "It may be red"),
+        ("last_line", "Verdict> green"),
+        ("boxed", "gray"),
+        ("none", "It may be red.\n\\boxed{gray}\n<answer>blue</answer>\nVerdict> green"),
+        ("after:Verdict>", "green"),
+        (r"regex:Verdict> (\w)", "g"),
+        ("regex:b.ue", "blue"),
+        ("after:Nothing", ""),
+    ],
+)
+def test_each_rule_reads_its_own_part(rule: str, text: str) -> None:
+    output = "It may be red.\n\\boxed{gray}\n<answer>blue</answer>\nVerdict> green"
+    assert extract_answer(output, rule).text == text
+    score = Lenient(rule).score(Generation(output), Example("e", (), "?", ("green",)))
+    assert score == float(rule in ("after:Verdict>",))
+
+
+@pytest.mark.parametrize(("rule", "says"), [("boxd", "Did you mean 'boxed'"), ("regex:(", "not a regular expression"),
+                                            ("after:", "no rule 'after:'")])  # fmt: skip
+def test_an_unknown_rule_is_refused(rule: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Lenient(rule)
+
+
+@pytest.mark.parametrize("size", [1000, 20000])
+@pytest.mark.parametrize(
+    "piece", ["*", "**a", "{", "\\boxed{", "<think>", "a ", "not ", "answer is ", "\n", '{"a":', "(A) "]
+)
+def test_long_hostile_outputs_take_little_time(piece: str, size: int) -> None:
+    import time
+
+    start = time.process_time()
+    Lenient().score(Generation(piece * (size // len(piece))), Example("e", (), "?", ("red",), ("red", "blue")))
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("no json", "is no JSON object"),
+        ("[1]", "is no JSON object"),
+        (json.dumps({"output": "x", "answers": "x", "right": True}), "'answers' must be there as a list"),
+        (json.dumps({"output": "x", "answers": [], "right": True}), "at least one answer"),
+        (json.dumps({"output": "x", "answers": ["x"]}), "'right' must be there as a bool"),
+    ],
+)
+def test_a_line_that_is_no_case_is_refused_with_its_place(tmp_path, line, says) -> None:
+    (tmp_path / "cases.jsonl").write_text('{"output": "x", "answers": ["x"], "right": true}\n' + line + "\n")
+    with pytest.raises(DataError, match=rf"cases\.jsonl:2: .*{says}"):
+        read_cases(tmp_path / "cases.jsonl")
