@@ -1,4 +1,4 @@
-"""Hand-made images and tiny two-tower checkpoints with random weights."""
+"""Small images and tiny two-tower checkpoints with random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ def noise() -> Callable[..., Image]:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """An embedder for hand-made pools: a text is its numbers; an image is its first pixel, black to white -1 to 1."""
+class NumberEmbedder:
+    """An embedder for small pools: a text is its numbers; an image is its first pixel, from -1 (black) to 1 (white)."""
 
-    name: str = "spoken"
+    name: str = "number_embedder"
     reads = frozenset({"image", "text"})
 
     @property
@@ -58,24 +58,24 @@ class Spoken:
 
 
 @pytest.fixture
-def spoken() -> Spoken:
-    return Spoken()
+def number_embedder() -> NumberEmbedder:
+    return NumberEmbedder()
 
 
 @dataclass(frozen=True)
 class Describer:
-    """A model that says one thing of any image, and remembers what it was asked."""
+    """A model that answers every prompt with one text and records the digests of prompts."""
 
     digest: str = "describer"
     says: str = "red"
     abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
     needs: ClassVar[frozenset[str]] = frozenset()
-    asked: ClassVar[list[str]] = []
+    prompt_digests: ClassVar[list[str]] = []
 
     def load(self) -> None: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        self.asked.extend(request.prompt.digest for request in requests)
+        self.prompt_digests.extend(request.prompt.digest for request in requests)
         return [Generation(self.says) for _ in requests]
 
 
@@ -86,13 +86,13 @@ def describer() -> type[Describer]:
 
 @pytest.fixture
 def turned() -> Callable[..., str]:
-    """A text that `Spoken` reads as the unit vector at an angle, in degrees, in a plane."""
+    """A text that `NumberEmbedder` reads as the unit vector at an angle, in degrees, in a plane."""
     return lambda angle: f"{np.cos(np.radians(angle)):.9f} {np.sin(np.radians(angle)):.9f} 0"
 
 
 @pytest.fixture
 def pointing() -> Callable[..., Image]:
-    """An image that `Spoken` reads as this vector, up to a 255th. mark: tells images of one vector apart."""
+    """An image that `NumberEmbedder` reads as this vector, up to a 255th. mark: tells images of one vector apart."""
 
     def image(vector: Sequence[float], mark: int = 0) -> Image:
         pixels = np.full((8, 8, 3), 40, np.uint8)

@@ -30,8 +30,8 @@ def test_scores_are_the_formula(pool: Pool) -> None:
 
 
 def test_the_rare_word_decides_and_the_rest_follow_in_pool_order(pool: Pool, example: Make) -> None:
-    (given,) = BM25().fit(pool, Resources()).retrieve([example("q", None, question="which cat, red cat").query], 3)
-    assert given[0].id == "e0"
+    (demos,) = BM25().fit(pool, Resources()).retrieve([example("q", None, question="which cat, red cat").query], 3)
+    assert demos[0].id == "e0"
     (none,) = BM25().fit(pool, Resources()).retrieve([example("q", None, question="nothing of it").query], 3)
     assert [(one.id, one.score) for one in none] == [("e0", 0), ("e1", 0), ("e2", 0)]
 
@@ -42,11 +42,11 @@ def test_idf_is_never_negative(pool: Pool) -> None:
     assert (texts.scores("dog") > 0).all()
 
 
-def test_answers_are_searched_where_asked(pool: Pool) -> None:
+def test_text_selects_the_searched_field(pool: Pool) -> None:
     assert BM25(text="answer").fit(pool, Resources()).scores("cat").argmax() == 1
     assert BM25(text="answer").fit(pool, Resources()).scores("cat")[0] == 0
 
 
 def test_the_query_is_not_its_own_demonstration(pool: Pool) -> None:
-    (given,) = BM25().fit(pool, Resources()).retrieve([pool.examples[0].query], 2)
-    assert [one.id for one in given] == ["e1", "e2"]
+    (demos,) = BM25().fit(pool, Resources()).retrieve([pool.examples[0].query], 2)
+    assert [one.id for one in demos] == ["e1", "e2"]

@@ -1,4 +1,4 @@
-"""ConE by a model whose likelihoods are known: a word of the question is likely where the demonstration has it."""
+"""ConE with a model whose likelihoods are known: a word of the question is likely if the demonstration has it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,56 +22,56 @@ class Echo:
 
     abilities: ClassVar[frozenset[str]] = frozenset({"text_logprobs"})
     needs: ClassVar[frozenset[str]] = frozenset()
-    asked: list[Prompt] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
 
     def load(self) -> None: ...
 
     def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
-        self.asked += prompts
-        told = []
+        self.prompts += prompts
+        logprobs = []
         for prompt in prompts:
             parts = {part.name: part.text for part in prompt.parts()}
             have = (parts["demo[0].question"] or "").split()
-            told.append([-1.0 if word in have else -3.0 for word in (parts[name] or "").split()])
-        return told
+            logprobs.append([-1.0 if word in have else -3.0 for word in (parts[name] or "").split()])
+        return logprobs
 
 
 @pytest.fixture
 def pool(color: Make, example: Make) -> Pool:
     """By image the first is nearest; by words the last."""
-    asked = ["what is it", "name the hue", "which color is here", "which color is it"]
-    return Pool(tuple(example(f"e{i}", color("red", i), "a", question=q) for i, q in enumerate(asked)))
+    questions = ["what is it", "name the hue", "which color is here", "which color is it"]
+    return Pool(tuple(example(f"e{i}", color("red", i), "a", question=q) for i, q in enumerate(questions)))
 
 
-def _given(pool: Pool, query: Any, k: int, model: Any, **more: Any) -> list[Any]:
+def _retrieve(pool: Pool, query: Any, k: int, model: Any, **more: Any) -> list[Any]:
     node = {"name": "cone", "embedder": "histogram", **more}
     return list(build("retriever", node).fit(pool, Resources(model=model)).retrieve([query.query], k)[0])
 
 
-def test_the_demonstrations_that_make_the_question_likeliest_come_first(pool: Pool, color: Make, example: Make) -> None:
+def test_demonstrations_that_make_the_question_most_likely_are_first(pool: Pool, color: Make, example: Make) -> None:
     query, model = example("q", color("red", 50), question="which color is it"), Echo()
-    given = _given(pool, query, 4, model)
-    assert [one.id for one in given] == ["e3", "e2", "e0", "e1"]
-    assert [one.score for one in given] == [-4.0, -6.0, -8.0, -12.0]  # sums over the question's words
-    assert all(sum(part.name.endswith("answer") for part in prompt.parts()) == 1 for prompt in model.asked)
+    demos = _retrieve(pool, query, 4, model)
+    assert [one.id for one in demos] == ["e3", "e2", "e0", "e1"]
+    assert [one.score for one in demos] == [-4.0, -6.0, -8.0, -12.0]  # sums over the question's words
+    assert all(sum(part.name.endswith("answer") for part in prompt.parts()) == 1 for prompt in model.prompts)
 
 
-def test_behind_the_candidates_the_nearest_follow(pool: Pool, color: Make, example: Make) -> None:
+def test_the_next_nearest_follow_the_candidates(pool: Pool, color: Make, example: Make) -> None:
     query, model = example("q", color("red", 50), question="which color is it"), Echo()
-    given = _given(pool, query, 4, model, candidates=3)
-    assert [one.id for one in given] == ["e2", "e0", "e1", "e3"]
-    assert len(model.asked) == 3
+    demos = _retrieve(pool, query, 4, model, candidates=3)
+    assert [one.id for one in demos] == ["e2", "e0", "e1", "e3"]
+    assert len(model.prompts) == 3
 
 
-def test_it_keeps_the_promises_of_a_retriever(cache: Any) -> None:
+def test_retriever_conformance(cache: Any) -> None:
     node = {"name": "cone", "embedder": "histogram", "candidates": 6}
     model: Any = Echo()
     check_retriever(build("retriever", node), resources=Resources(cache=str(cache), model=model))
 
 
-def test_what_it_lacks_is_said(pool: Pool, color: Make, example: Make) -> None:
+def test_missing_requirements_are_an_error(pool: Pool, color: Make, example: Make) -> None:
     query = example("q", color("red", 50), question="")
     with pytest.raises(PlanError, match=r"'cone' reads how likely .* given no model. Use the model 'hf'"):
-        _given(pool, query, 1, None)
+        _retrieve(pool, query, 1, None)
     with pytest.raises(DataError, match="query 'q' has no question whose likelihood"):
-        _given(pool, query, 1, Echo())
+        _retrieve(pool, query, 1, Echo())

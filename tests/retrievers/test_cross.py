@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 X, Y, Z = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 
 
-def _told(at: Any) -> str:
+def _numbers(at: Any) -> str:
     return " ".join(map(str, at))
 
 
@@ -25,7 +25,8 @@ def pool(example: Make, pointing: Make) -> Pool:
     places = {"xyz": (X, Y, Z), "yzx": (Y, Z, X), "zxy": (Z, X, Y)}
     return Pool(
         tuple(
-            example(n, pointing(p, i), _told(a), question=_told(q)) for i, (n, (p, q, a)) in enumerate(places.items())
+            example(n, pointing(p, i), _numbers(a), question=_numbers(q))
+            for i, (n, (p, q, a)) in enumerate(places.items())
         )
     )
 
@@ -41,22 +42,24 @@ def pool(example: Make, pointing: Make) -> Pool:
     ],
     ids=str,
 )
-def test_what_is_compared_with_what(case: Any, pool: Pool, example: Make, pointing: Make, spoken: Any) -> None:
+def test_what_is_compared_with_what(case: Any, pool: Pool, example: Make, pointing: Make, number_embedder: Any) -> None:
     node, first = case
-    query = example("q", pointing(X, 50), question=_told(Y))
-    (given,) = build("retriever", {**node, "embedder": spoken}).fit(pool, Resources()).retrieve([query.query], 1)
-    assert given[0].id == first
-    assert given[0].score == pytest.approx(1, abs=0.01)
+    query = example("q", pointing(X, 50), question=_numbers(Y))
+    (demos,) = (
+        build("retriever", {**node, "embedder": number_embedder}).fit(pool, Resources()).retrieve([query.query], 1)
+    )
+    assert demos[0].id == first
+    assert demos[0].score == pytest.approx(1, abs=0.01)
 
 
-def test_the_oracle_goes_by_the_gold_answer_and_refuses_to_guess(pool: Pool, example: Make, spoken: Any) -> None:
-    oracle = build("retriever", {"name": "oracle", "embedder": spoken})
+def test_the_oracle_needs_and_uses_the_gold_answer(pool: Pool, example: Make, number_embedder: Any) -> None:
+    oracle = build("retriever", {"name": "oracle", "embedder": number_embedder})
     assert "gold" in oracle.needs
-    asked = example("q", None, _told(Y), question=_told(X))
+    query_example = example("q", None, _numbers(Y), question=_numbers(X))
     fitted = oracle.fit(pool, Resources())
-    assert fitted.retrieve([asked], 1)[0][0].id == "zxy"
+    assert fitted.retrieve([query_example], 1)[0][0].id == "zxy"
     with pytest.raises(PlanError, match="reads the gold and was asked without it"):
-        fitted.retrieve([asked.query], 1)
+        fitted.retrieve([query_example.query], 1)
 
 
 @pytest.fixture
@@ -76,28 +79,30 @@ def staged(example: Make, pointing: Make) -> Pool:
     [("image", 4, "dc"), ("image", 3, "cb"), ("image", 2, "ba"), ("question", 3, "bc"), ("question", 4, "ab")],
 )
 def test_the_first_stage_keeps_and_the_second_ranks(
-    case: tuple[str, int, str], staged: Pool, example: Make, pointing: Make, spoken: Any
+    case: tuple[str, int, str], staged: Pool, example: Make, pointing: Make, number_embedder: Any
 ) -> None:
     first, candidates, ids = case
-    node = {"name": "mmices", "first": first, "candidates": candidates, "embedder": spoken}
+    node = {"name": "mmices", "first": first, "candidates": candidates, "embedder": number_embedder}
     query = example("q", pointing(X, 50), question="1 0 0")
-    (given,) = build("retriever", node).fit(staged, Resources()).retrieve([query.query], 2)
-    assert "".join(one.id for one in given) == ids
+    (demos,) = build("retriever", node).fit(staged, Resources()).retrieve([query.query], 2)
+    assert "".join(one.id for one in demos) == ids
 
 
-def test_the_number_of_candidates_is_said_or_a_preset(staged: Pool, example: Make, pointing: Make, spoken: Any) -> None:
+def test_the_number_of_candidates_has_no_default(
+    staged: Pool, example: Make, pointing: Make, number_embedder: Any
+) -> None:
     with pytest.raises(ConfigError, match=r"candidates: .*required"):
         build("retriever", "mmices")
     assert build("retriever", {"name": "mmices", "preset": "mmices"}).candidates == 200
     assert build("retriever", {"name": "mmices", "preset": "si_q"}).candidates == 32
-    two = build("retriever", {"name": "mmices", "candidates": 2, "embedder": spoken})
+    two = build("retriever", {"name": "mmices", "candidates": 2, "embedder": number_embedder})
     query = example("q", pointing(X, 50), question="1 0 0")
     with pytest.raises(PlanError, match="keeps 2 candidates and 3 shots are wanted"):
         two.fit(staged, Resources()).retrieve([query.query], 3)
 
 
 @pytest.mark.parametrize("name", ["i2t", "t2i", "ra_cm3", "mmices"])
-def test_one_tower_is_not_enough(name: str) -> None:
+def test_an_encoder_of_one_modality_is_an_error(name: str) -> None:
     more = {"candidates": 9} if name == "mmices" else {}
     with pytest.raises(ConfigError, match=r"Histogram.* reads images only"):
         build("retriever", {"name": name, "embedder": "histogram", **more})
@@ -114,15 +119,15 @@ def test_stages_are_exact_against_a_plain_sort(clip: Any, noise: Make, example: 
     pool, query = Pool(tuple(items[1:])), items[0]
     encoder = Encoder(str(clip))
     images, questions = encoder.embed_images(items), encoder.embed_texts(texts)
-    kept = np.argsort(-(images[1:] @ images[0]))[:20]
-    wanted = kept[np.argsort(-(questions[1:] @ questions[0])[kept])][:5]
+    candidates = np.argsort(-(images[1:] @ images[0]))[:20]
+    expected = candidates[np.argsort(-(questions[1:] @ questions[0])[candidates])][:5]
     node = {"name": "mmices", "candidates": 20, "embedder": {"name": "encoder", "path": str(clip)}}
-    (given,) = build("retriever", node).fit(pool, Resources()).retrieve([query.query], 5)
-    assert [one.id for one in given] == [f"e{i + 1}" for i in wanted]
+    (demos,) = build("retriever", node).fit(pool, Resources()).retrieve([query.query], 5)
+    assert [one.id for one in demos] == [f"e{i + 1}" for i in expected]
 
 
-def test_i2t_reads_no_gold_of_the_query(pool: Pool, pointing: Make, spoken: Any) -> None:
+def test_i2t_reads_no_gold_of_the_query(pool: Pool, pointing: Make, number_embedder: Any) -> None:
     """The query's own answer changes nothing."""
-    fitted = build("retriever", {"name": "i2t", "embedder": spoken}).fit(pool, Resources())
-    asked = [Example("q", (pointing(X, 50),), _told(Y), (answer,)).query for answer in (_told(X), _told(Z))]
-    assert fitted.retrieve(asked[:1], 3) == fitted.retrieve(asked[1:], 3)
+    fitted = build("retriever", {"name": "i2t", "embedder": number_embedder}).fit(pool, Resources())
+    queries = [Example("q", (pointing(X, 50),), _numbers(Y), (answer,)).query for answer in (_numbers(X), _numbers(Z))]
+    assert fitted.retrieve(queries[:1], 3) == fitted.retrieve(queries[1:], 3)

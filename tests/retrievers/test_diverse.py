@@ -26,12 +26,12 @@ def clusters(example: Make, turned: Make) -> Pool:
     return Pool(tuple(example(name, None, question=turned(angle)) for name, angle in angles.items()))
 
 
-def _given(node: dict[str, Any], pool: Pool, query: Example, k: int) -> Any:
+def _retrieve(node: dict[str, Any], pool: Pool, query: Example, k: int) -> Any:
     return build("retriever", node).fit(pool, Resources()).retrieve([query.query], k)[0]
 
 
 def _ids(node: dict[str, Any], pool: Pool, query: Example, k: int) -> list[str]:
-    return [one.id for one in _given(node, pool, query, k)]
+    return [one.id for one in _retrieve(node, pool, query, k)]
 
 
 @pytest.mark.parametrize(
@@ -40,44 +40,44 @@ def _ids(node: dict[str, Any], pool: Pool, query: Example, k: int) -> list[str]:
     ids=lambda node: str(node["name"]),
 )
 def test_of_two_clusters_one_of_each_is_chosen(
-    node: dict[str, Any], clusters: Pool, example: Make, spoken: Any, turned: Make
+    node: dict[str, Any], clusters: Pool, example: Make, number_embedder: Any, turned: Make
 ) -> None:
     query = example("q", None, question=turned(0))
-    told = {"by": "question", "embedder": spoken}
-    assert _ids({"name": "knn", **told}, clusters, query, 2) == ["near-0", "near-1"]
-    one, other = _ids({**node, **told}, clusters, query, 2)
+    settings = {"by": "question", "embedder": number_embedder}
+    assert _ids({"name": "knn", **settings}, clusters, query, 2) == ["near-0", "near-1"]
+    one, other = _ids({**node, **settings}, clusters, query, 2)
     assert {one[:4], other[:4]} == {"near", "far-"}
 
 
-def test_mmr_at_balance_one_is_knn(clusters: Pool, example: Make, spoken: Any, turned: Make) -> None:
-    query, told = example("q", None, question=turned(0)), {"by": "question", "embedder": spoken}
-    plain = _given({"name": "knn", **told}, clusters, query, 6)
-    assert _given({"name": "mmr", "balance": 1, **told}, clusters, query, 6) == plain
+def test_mmr_at_balance_one_is_knn(clusters: Pool, example: Make, number_embedder: Any, turned: Make) -> None:
+    query, settings = example("q", None, question=turned(0)), {"by": "question", "embedder": number_embedder}
+    plain = _retrieve({"name": "knn", **settings}, clusters, query, 6)
+    assert _retrieve({"name": "mmr", "balance": 1, **settings}, clusters, query, 6) == plain
 
 
 def test_scores_are_relevance_and_the_first_is_the_nearest(
-    clusters: Pool, example: Make, spoken: Any, turned: Make
+    clusters: Pool, example: Make, number_embedder: Any, turned: Make
 ) -> None:
-    told = {"name": "mmr", "balance": 0.2, "by": "question", "embedder": spoken}
-    given = _given(told, clusters, example("q", None, question=turned(0)), 3)
-    assert given[0].id == "near-0"
+    node = {"name": "mmr", "balance": 0.2, "by": "question", "embedder": number_embedder}
+    demos = _retrieve(node, clusters, example("q", None, question=turned(0)), 3)
+    assert demos[0].id == "near-0"
     angles = {"near-0": 10, "near-1": 11, "near-3": 13, "far-0": -20, "far-1": -21}
-    assert [one.score for one in given] == pytest.approx([np.cos(np.radians(angles[o.id])) for o in given], abs=1e-5)
+    assert [one.score for one in demos] == pytest.approx([np.cos(np.radians(angles[o.id])) for o in demos], abs=1e-5)
 
 
 def test_candidates_bound_the_choice_and_the_next_nearest_follow(
-    clusters: Pool, example: Make, spoken: Any, turned: Make
+    clusters: Pool, example: Make, number_embedder: Any, turned: Make
 ) -> None:
-    told = {"name": "mmr", "balance": 0, "candidates": 2, "by": "question", "embedder": spoken}
-    ids = _ids(told, clusters, example("q", None, question=turned(0)), 4)
+    node = {"name": "mmr", "balance": 0, "candidates": 2, "by": "question", "embedder": number_embedder}
+    ids = _ids(node, clusters, example("q", None, question=turned(0)), 4)
     assert ids == ["near-0", "near-1", "near-2", "near-3"]
 
 
-def test_dpp_fills_up_by_relevance_and_says_so(example: Make, spoken: Any) -> None:
+def test_dpp_fills_up_by_relevance_with_a_mark(example: Make, number_embedder: Any) -> None:
     pool = Pool(tuple(example(f"e{i}", None, question=text) for i, text in enumerate(["1 0", "1 0", "1 0", "0 1"])))
-    told = {"name": "dpp", "by": "question", "embedder": spoken}
-    given = _given(told, pool, example("q", None, question="1 0"), 4)
-    assert [(one.id, one.mark) for one in given] == [("e0", ""), ("e3", ""), ("e1", dpp.MARK), ("e2", dpp.MARK)]
+    node = {"name": "dpp", "by": "question", "embedder": number_embedder}
+    demos = _retrieve(node, pool, example("q", None, question="1 0"), 4)
+    assert [(one.id, one.mark) for one in demos] == [("e0", ""), ("e3", ""), ("e1", dpp.MARK), ("e2", dpp.MARK)]
 
 
 def test_mmr_has_no_silent_balance() -> None:
@@ -99,26 +99,28 @@ def documents(example: Make, pointing: Make) -> Pool:
 
 
 def test_ra_cm3_drops_copies_of_the_query_and_of_the_chosen(
-    documents: Pool, example: Make, spoken: Any, pointing: Make
+    documents: Pool, example: Make, number_embedder: Any, pointing: Make
 ) -> None:
     query = example("q", pointing((1, 0, 0), 60), question="1 0 0")
-    given = _given({"name": "ra_cm3", "embedder": spoken}, documents, query, 3)
-    assert {one.id for one in given[:2]} == {"one", "two"}
-    assert given[2].id == "none"
-    assert not any(one.mark for one in given)
+    demos = _retrieve({"name": "ra_cm3", "embedder": number_embedder}, documents, query, 3)
+    assert {one.id for one in demos[:2]} == {"one", "two"}
+    assert demos[2].id == "none"
+    assert not any(one.mark for one in demos)
 
 
-def test_ra_cm3_gives_fewer_and_says_so(documents: Pool, example: Make, spoken: Any, pointing: Make) -> None:
+def test_ra_cm3_returns_fewer_with_a_mark(documents: Pool, example: Make, number_embedder: Any, pointing: Make) -> None:
     query = example("q", pointing((1, 0, 0), 60), question="1 0 0")
-    given = _given({"name": "ra_cm3", "embedder": spoken}, documents, query, 5)
-    assert [one.mark for one in given] == [ra_cm3.MARK, "", ""]
+    demos = _retrieve({"name": "ra_cm3", "embedder": number_embedder}, documents, query, 5)
+    assert [one.mark for one in demos] == [ra_cm3.MARK, "", ""]
 
 
-def test_ra_cm3_takes_documents_with_both_modalities_only(example: Make, spoken: Any, pointing: Make) -> None:
+def test_ra_cm3_takes_documents_with_both_modalities_only(example: Make, number_embedder: Any, pointing: Make) -> None:
     bare = example("bare", None, question="0.8 0.6 0")
-    seen = example("seen", pointing((0, 1, 0)), question="0 1 0")
+    complete = example("seen", pointing((0, 1, 0)), question="0 1 0")
     query = example("q", pointing((1, 0, 0), 9), question="1 0 0")
-    assert [o.id for o in _given({"name": "ra_cm3", "embedder": spoken}, Pool((bare, seen)), query, 2)] == ["seen"]
+    assert [
+        o.id for o in _retrieve({"name": "ra_cm3", "embedder": number_embedder}, Pool((bare, complete)), query, 2)
+    ] == ["seen"]
 
 
 def test_votes_are_discounted_where_a_member_was_chosen() -> None:
@@ -130,41 +132,43 @@ def test_votes_are_discounted_where_a_member_was_chosen() -> None:
 
 
 def test_a_member_votes_for_its_copy_and_never_for_itself(
-    example: Make, spoken: Any, turned: Make, monkeypatch: pytest.MonkeyPatch
+    example: Make, number_embedder: Any, turned: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retrievers.vote_k.most_voted", lambda near, size, rho: near.tolist())
     pool = Pool(tuple(example(name, None, question=turned(a)) for name, a in (("one", 0), ("copy", 0), ("far", 90))))
-    retriever: Any = build("retriever", {"name": "vote_k", "by": "question", "neighbors": 1, "embedder": spoken})
+    retriever: Any = build(
+        "retriever", {"name": "vote_k", "by": "question", "neighbors": 1, "embedder": number_embedder}
+    )
     assert retriever.select_rows(fit_similarity(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
 
 
-def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, spoken: Any, turned: Make) -> None:
+def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, number_embedder: Any, turned: Make) -> None:
     angles = [0, 1, 2, 3, 90, 91, 92, 180, 181, 182]
     pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))
-    told = {"name": "vote_k", "size": 3, "neighbors": 2, "by": "question", "embedder": spoken}
-    ids = _ids(told, pool, example("q", None, question=turned(95)), 3)
+    node = {"name": "vote_k", "size": 3, "neighbors": 2, "by": "question", "embedder": number_embedder}
+    ids = _ids(node, pool, example("q", None, question=turned(95)), 3)
     assert ids[0] in {"at-90", "at-91", "at-92"}
     assert {int(name[3:]) // 60 for name in ids} == {0, 1, 3}
     with pytest.raises(PlanError, match=r"chose 3 of the pool's 10 members and 4 shots are wanted. Raise size"):
-        _ids(told, pool, example("q", None, question=turned(95)), 4)
+        _ids(node, pool, example("q", None, question=turned(95)), 4)
 
 
-def test_set_coverage_covers_what_knn_repeats(example: Make, spoken: Any) -> None:
+def test_set_coverage_covers_what_knn_repeats(example: Make, number_embedder: Any) -> None:
     """Each of two members says one half of the query; a third says the first half, twice."""
     words = {"left": "1 0 0, 0 0 1", "left-again": "1 0 0, 1 0 0", "right": "0 0 -1, 0 0.99 0.14"}
     pool = Pool(tuple(example(name, None, question=text) for name, text in words.items()))
     query = example("q", None, question="1 0 0, 1 0 0, 0 1 0")
-    told = {"by": "question", "embedder": spoken}
-    assert _ids({"name": "late_interaction", **told}, pool, query, 2) == ["left", "left-again"]
-    assert _ids({"name": "set_coverage", **told}, pool, query, 2) == ["left", "right"]
+    settings = {"by": "question", "embedder": number_embedder}
+    assert _ids({"name": "late_interaction", **settings}, pool, query, 2) == ["left", "left-again"]
+    assert _ids({"name": "set_coverage", **settings}, pool, query, 2) == ["left", "right"]
 
 
-def test_late_interaction_is_the_query_s_mean_of_best_matches(example: Make, spoken: Any) -> None:
+def test_late_interaction_is_the_query_s_mean_of_best_matches(example: Make, number_embedder: Any) -> None:
     pool = Pool((example("one", None, question="0.6 0.8 0"), example("two", None, question="0.6 0.8 0, 0 0 1")))
-    told = {"name": "late_interaction", "by": "question", "embedder": spoken}
-    given = _given(told, pool, example("q", None, question="1 0 0, 0 0 1"), 2)
-    assert [(one.id, one.score) for one in given] == [("two", pytest.approx(0.8)), ("one", pytest.approx(0.3))]
-    (back,) = _given(told, Pool((example("q", None, question="1 0 0, 0 0 1"),)), pool.examples[0], 1)
+    node = {"name": "late_interaction", "by": "question", "embedder": number_embedder}
+    demos = _retrieve(node, pool, example("q", None, question="1 0 0, 0 0 1"), 2)
+    assert [(one.id, one.score) for one in demos] == [("two", pytest.approx(0.8)), ("one", pytest.approx(0.3))]
+    (back,) = _retrieve(node, Pool((example("q", None, question="1 0 0, 0 0 1"),)), pool.examples[0], 1)
     assert back.score == pytest.approx(0.6)  # not symmetric
 
 
@@ -191,10 +195,15 @@ def test_set_coverage_of_patches_finds_both_colors(color: Make, example: Make) -
     assert set(ids) == {"red-lime", "blue"}
 
 
-def test_without_words_there_is_nothing_to_cover(example: Make, spoken: Any) -> None:
+def test_without_words_there_is_nothing_to_cover(example: Make, number_embedder: Any) -> None:
     pool = Pool((example("one", None, question="1 0 0"),))
     with pytest.raises(DataError, match="'q' has no words to compare"):
-        _ids({"name": "set_coverage", "by": "question", "embedder": spoken}, pool, example("q", None, question=" "), 1)
+        _ids(
+            {"name": "set_coverage", "by": "question", "embedder": number_embedder},
+            pool,
+            example("q", None, question=" "),
+            1,
+        )
 
 
 def test_an_embedder_without_parts_is_refused() -> None:
@@ -202,7 +211,7 @@ def test_an_embedder_without_parts_is_refused() -> None:
         build("retriever", {"name": "set_coverage", "by": "question", "embedder": "histogram"})
 
 
-def test_set_coverage_may_weigh_words_by_how_few_members_have_them(example: Make) -> None:
+def test_set_coverage_weighs_words_by_idf(example: Make) -> None:
     """log((N + 1) / (df + 1)) over a pool of three: `the` in all of them weighs nothing, `red` in one log(4 / 2)."""
     pool = Pool(
         tuple(example(n, None, question=q) for n, q in (("a", "the red"), ("b", "the blue"), ("c", "the circle")))
@@ -210,19 +219,19 @@ def test_set_coverage_may_weigh_words_by_how_few_members_have_them(example: Make
     retriever = build("retriever", {"name": "set_coverage", "by": "question", "idf": True})
     fitted = retriever.fit(pool, Resources(0))
     tokens = retriever.embedder.tokens
-    asked = example("q", None, question="the red blue").query
+    query = example("q", None, question="the red blue").query
     ((the,), (red,), (blue,)) = tokens(["the", "red", "blue"])
     assert tokens(["the red blue"]) == [(the, red, blue)]
     assert len(retriever.embedder.embed_words(["the red blue"])[0].any(axis=1).nonzero()[0]) == 3
-    weights = fitted.part_weights(asked, np.full(3, 1 / 3))
+    weights = fitted.part_weights(query, np.full(3, 1 / 3))
     assert weights == pytest.approx([0, 0.5, 0.5])
     more = example("q", None, question="the red green").query
     rare = np.log([4 / 2, 4 / 1])
     assert fitted.part_weights(more, np.full(3, 1 / 3)) == pytest.approx([0, *(rare / rare.sum())])
     both = build("retriever", {"name": "set_coverage", "by": "both", "weight": 0.25, "idf": True})
     shared = FittedSetCoverage(both, pool, fitted.source, fitted.parts, fitted.document_counts)
-    assert shared.part_weights(asked, np.full(5, 0.1)) == pytest.approx([0.1, 0.1, 0, 0.375, 0.375])
-    assert {one.id for one in fitted.retrieve([asked], 2)[0]} == {"a", "b"}
+    assert shared.part_weights(query, np.full(5, 0.1)) == pytest.approx([0.1, 0.1, 0, 0.375, 0.375])
+    assert {one.id for one in fitted.retrieve([query], 2)[0]} == {"a", "b"}
 
 
 def test_words_that_all_members_have_are_no_weights(example: Make) -> None:
@@ -236,7 +245,7 @@ def test_words_that_all_members_have_are_no_weights(example: Make) -> None:
     ("node", "sentence"),
     [({}, "idf weighs words, and by is 'image'"), ({"by": "question", "embedder": None}, "gives no words")],
 )
-def test_idf_needs_words(node: dict[str, Any], sentence: str, spoken: Any) -> None:
-    node = {key: value or spoken for key, value in node.items()}
+def test_idf_needs_words(node: dict[str, Any], sentence: str, number_embedder: Any) -> None:
+    node = {key: value or number_embedder for key, value in node.items()}
     with pytest.raises(ConfigError, match=sentence):
         build("retriever", {"name": "set_coverage", "idf": True, **node})

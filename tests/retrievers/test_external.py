@@ -1,4 +1,4 @@
-"""Lists that another program made."""
+"""Lists of demonstrations that another program wrote."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _file(folder: Path, content: Any, name: str = "lists.json") -> str:
     return str(folder / name)
 
 
-def _given(path: str, pool: Pool, query: Any, k: int) -> Any:
+def _retrieve(path: str, pool: Pool, query: Any, k: int) -> Any:
     return build("retriever", {"name": "external", "path": path}).fit(pool, Resources()).retrieve([query.query], k)[0]
 
 
@@ -38,16 +38,16 @@ def test_the_file_decides_order_and_scores(pool: Pool, example: Make, color: Mak
         _file(tmp_path, {"q": listed}),
         _file(tmp_path, json.dumps({"query": "q", "demos": listed}) + "\n\n", "lists.jsonl"),
     ):
-        assert [(one.id, one.score) for one in _given(path, pool, query, 2)] == [("demo-3", 0.9), ("demo-1", 0.95)]
+        assert [(one.id, one.score) for one in _retrieve(path, pool, query, 2)] == [("demo-3", 0.9), ("demo-1", 0.95)]
 
 
-def test_a_listed_leak_is_passed_over(pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
+def test_a_listed_leak_is_skipped(pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
     path = _file(tmp_path, {"q": ["demo-2", "demo-3", "demo-4"], "demo-4": ["demo-4", "demo-1"]})
-    assert [one.id for one in _given(path, pool, example("q", color("red", 2)), 2)] == ["demo-3", "demo-4"]
-    assert [one.id for one in _given(path, pool, pool.examples[4], 1)] == ["demo-1"]
+    assert [one.id for one in _retrieve(path, pool, example("q", color("red", 2)), 2)] == ["demo-3", "demo-4"]
+    assert [one.id for one in _retrieve(path, pool, pool.examples[4], 1)] == ["demo-1"]
 
 
-def test_it_keeps_the_promises_of_a_retriever(tmp_path: Path) -> None:
+def test_retriever_conformance(tmp_path: Path) -> None:
     pool = sample_pool()
     lists = {q.id: [e.id for e in pool.examples][::-1] for q in sample_queries()}
     check_retriever(build("retriever", {"name": "external", "path": _file(tmp_path, lists)}))
@@ -66,15 +66,15 @@ def test_it_keeps_the_promises_of_a_retriever(tmp_path: Path) -> None:
         ("{", "is not a list of demonstrations"),
     ],
 )
-def test_what_is_wrong_is_said(case: Any, pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
+def test_a_wrong_file_is_an_error(case: Any, pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
     content, says = case
     with pytest.raises(DataError, match=says):
-        _given(_file(tmp_path, content), pool, example("q", color("blue")), 1)
+        _retrieve(_file(tmp_path, content), pool, example("q", color("blue")), 1)
 
 
 def test_a_list_that_is_too_short_says_how_long(pool: Pool, example: Make, color: Make, tmp_path: Path) -> None:
     path = _file(tmp_path, {"q": ["demo-1", "demo-2"]})
     with pytest.raises(PlanError, match=r"3 demonstrations for query 'q', and 2 of 2 listed may be shown"):
-        _given(path, pool, example("q", color("blue")), 3)
+        _retrieve(path, pool, example("q", color("blue")), 3)
     with pytest.raises(DataError, match="cannot be read"):
-        _given(str(tmp_path / "none.json"), pool, example("q", color("blue")), 1)
+        _retrieve(str(tmp_path / "none.json"), pool, example("q", color("blue")), 1)

@@ -30,8 +30,8 @@ def pool(color: Make, example: Make) -> Pool:
 
 
 def _ids(retriever: Any, pool: Pool, query: Example, k: int) -> list[str]:
-    (given,) = retriever.fit(pool, Resources()).retrieve([query.query], k)
-    return [one.id for one in given]
+    (demos,) = retriever.fit(pool, Resources()).retrieve([query.query], k)
+    return [one.id for one in demos]
 
 
 @pytest.mark.parametrize("embedder", ["histogram", "pixels"])
@@ -47,7 +47,7 @@ def test_equal_scores_are_in_pool_order(pool: Pool, color: Make, example: Make) 
     assert ids == ["blue-0", "blue-1", "blue-2", "blue-3"]
 
 
-def test_the_query_image_is_never_given_under_any_name(pool: Pool, color: Make, example: Make) -> None:
+def test_the_query_image_is_never_retrieved_under_any_name(pool: Pool, color: Make, example: Make) -> None:
     """The trap: the nearest image is the query's own, under another id, file and size of edit."""
     query = example("q", color("red", 50))
     trap = Pool((example("q", color("red", 51)), example("twin", color("red", 50)), *pool.examples))
@@ -73,9 +73,9 @@ def test_by_question_reads_questions_alone(clip: Path, color: Make, example: Mak
     words = ["what color is red ?", "count the green shape", "which blue ?"]
     pool = Pool(tuple(example(f"e{i}", color("red", i), question=text) for i, text in enumerate(words)))
     retriever = KNN(by="question", embedder=Encoder(str(clip)))
-    (given,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=words[1]).query], 1)
-    assert given[0].id == "e1"
-    assert given[0].score == pytest.approx(1, abs=1e-5)
+    (demos,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=words[1]).query], 1)
+    assert demos[0].id == "e1"
+    assert demos[0].score == pytest.approx(1, abs=1e-5)
 
 
 def test_by_both_is_the_weighted_mean_of_the_two_cosines(clip: Path, noise: Make, example: Make) -> None:
@@ -87,10 +87,10 @@ def test_by_both_is_the_weighted_mean_of_the_two_cosines(clip: Path, noise: Make
     questions = encoder.embed_texts(words) @ encoder.embed_texts([query.question])[0]
     for weight in (0.0, 0.3, 1.0):
         fitted = KNN(by="both", weight=weight, embedder=encoder).fit(pool, Resources())
-        (given,) = fitted.retrieve([query.query], 4)
-        wanted = weight * images + (1 - weight) * questions
-        assert [one.id for one in given] == [f"e{i}" for i in np.argsort(-wanted, kind="stable")]
-        assert [one.score for one in given] == pytest.approx(sorted(wanted, reverse=True), abs=1e-5)
+        (demos,) = fitted.retrieve([query.query], 4)
+        expected = weight * images + (1 - weight) * questions
+        assert [one.id for one in demos] == [f"e{i}" for i in np.argsort(-expected, kind="stable")]
+        assert [one.score for one in demos] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
 def test_several_images_of_an_example_are_averaged(color: Make, example: Make) -> None:
@@ -106,12 +106,12 @@ def test_one_of_several_shared_images_is_a_leak(color: Make, example: Make) -> N
     assert _ids(KNN(embedder=Histogram()), pool, example("q", color("blue", 1)), 1) == ["lime"]
 
 
-def test_a_image_embedder_cannot_read_questions() -> None:
+def test_an_image_embedder_cannot_read_questions() -> None:
     with pytest.raises(ConfigError, match=r"by is 'question', and its embedder Histogram.* reads images only"):
         build("retriever", {"name": "knn", "by": "question", "embedder": "histogram"})
 
 
-def test_an_example_without_a_image_is_named(color: Make, example: Make) -> None:
+def test_an_example_without_an_image_is_named(color: Make, example: Make) -> None:
     pool = Pool((example("seen", color("red")), example("unseen")))
     with pytest.raises(DataError, match="'unseen' has no image to embed"):
         KNN(embedder=Histogram()).fit(pool, Resources())
@@ -135,6 +135,6 @@ def test_prepared_items_are_not_embedded_again(clip: Path, color: Make, example:
 
 
 def test_naming_a_retriever_imports_nothing_heavy() -> None:
-    told = "import sys; from icl.registry import build; build('retriever', 'knn'); print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    code = "import sys; from icl.registry import build; build('retriever', 'knn'); print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "faiss", "PIL.Image"} & set(loaded)

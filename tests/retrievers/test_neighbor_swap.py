@@ -1,4 +1,4 @@
-"""One demonstration swapped for its nearest neighbor."""
+"""One demonstration replaced by its nearest neighbor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ Make = Callable[..., Any]
 X, XY, Y, Z = (1, 0, 0), (1, 0.8, 0), (0, 1, 0), (0, 0, 1)
 
 
-class Given:
+class FixedRetriever:
     """Gives these members to whoever asks."""
 
     needs: frozenset[str] = frozenset()
@@ -24,7 +24,7 @@ class Given:
     def __init__(self, *ids: str) -> None:
         self.ids = ids
 
-    def fit(self, pool: Pool, resources: Resources) -> "Given":
+    def fit(self, pool: Pool, resources: Resources) -> "FixedRetriever":
         return self
 
     def retrieve(self, queries: Any, k: int, policy: Any) -> list[tuple[RetrievedExample, ...]]:
@@ -40,42 +40,46 @@ def pool(example: Make, pointing: Make) -> Pool:
     return Pool(tuple(example(name, pointing(place, i), name) for i, (name, place) in enumerate(places.items())))
 
 
-def given(pool: Pool, query: Query, spoken: Any, place: int, *ids: str) -> tuple[RetrievedExample, ...]:
-    retriever = build("retriever", {"name": "neighbor_swap", "of": "random", "position": place, "embedder": spoken})
-    object.__setattr__(retriever, "of", Given(*ids))
-    (found,) = retriever.fit(pool, Resources()).retrieve([query], len(ids))
-    return tuple(found)
+def _retrieve(pool: Pool, query: Query, number_embedder: Any, place: int, *ids: str) -> tuple[RetrievedExample, ...]:
+    retriever = build(
+        "retriever", {"name": "neighbor_swap", "of": "random", "position": place, "embedder": number_embedder}
+    )
+    object.__setattr__(retriever, "of", FixedRetriever(*ids))
+    (hits,) = retriever.fit(pool, Resources()).retrieve([query], len(ids))
+    return tuple(hits)
 
 
-def test_the_nearest_to_the_demonstration_takes_its_place_and_score(
-    pool: Pool, example: Make, pointing: Make, spoken: Any
+def test_the_replacement_has_the_position_and_score_of_the_demonstration(
+    pool: Pool, example: Make, pointing: Make, number_embedder: Any
 ) -> None:
     query = example("q", pointing(Z, 50)).query
-    found = given(pool, query, spoken, 0, "x", "y")
-    assert [one.id for one in found] == ["near-x", "y"]
-    assert [one.score for one in found] == [1.0, 0.9]
-    assert found[0].mark.startswith("of its own; neighbor_swap: place 0, cosine 0.9")
-    assert found[1].mark == "of its own"
-    assert [one.id for one in given(pool, query, spoken, 1, "x", "y")] == ["x", "near-y"]
+    hits = _retrieve(pool, query, number_embedder, 0, "x", "y")
+    assert [one.id for one in hits] == ["near-x", "y"]
+    assert [one.score for one in hits] == [1.0, 0.9]
+    assert hits[0].mark.startswith("of its own; neighbor_swap: place 0, cosine 0.9")
+    assert hits[1].mark == "of its own"
+    assert [one.id for one in _retrieve(pool, query, number_embedder, 1, "x", "y")] == ["x", "near-y"]
 
 
-def test_neither_what_is_shown_nor_the_query_nor_a_copy_of_them_is_swapped_in(
-    pool: Pool, example: Make, pointing: Make, spoken: Any
+def test_the_replacement_is_no_demonstration_and_no_copy_of_one_or_the_query(
+    pool: Pool, example: Make, pointing: Make, number_embedder: Any
 ) -> None:
-    shown = pool.by_id["near-x"].images[0]
-    copy = Example("copy", (Image.from_pil(shown.open().copy(), "again"),), "?", ("copy",))
+    image = pool.by_id["near-x"].images[0]
+    copy = Example("copy", (Image.from_pil(image.open().copy(), "again"),), "?", ("copy",))
     query = example("q", pool.by_id["xy"].images[0]).query
     wider = Pool((*pool.examples, copy))
-    assert [one.id for one in given(wider, query, spoken, 0, "x", "near-x")] == ["near-y", "near-x"]
+    assert [one.id for one in _retrieve(wider, query, number_embedder, 0, "x", "near-x")] == ["near-y", "near-x"]
 
 
-def test_where_nothing_can_be_swapped_the_mark_says_so(pool: Pool, example: Make, pointing: Make, spoken: Any) -> None:
+def test_a_mark_says_that_there_is_no_replacement(
+    pool: Pool, example: Make, pointing: Make, number_embedder: Any
+) -> None:
     query = example("q", pointing(Z, 50)).query
     every = tuple(pool.by_id)
-    found = given(pool, query, spoken, 2, *every)
-    assert [one.id for one in found] == list(every)
-    assert found[2].mark == "of its own; neighbor_swap: nothing to swap for"
-    assert [one.mark for one in given(pool, query, spoken, 4, "x", "y")] == ["of its own"] * 2
+    hits = _retrieve(pool, query, number_embedder, 2, *every)
+    assert [one.id for one in hits] == list(every)
+    assert hits[2].mark == "of its own; neighbor_swap: nothing to swap for"
+    assert [one.mark for one in _retrieve(pool, query, number_embedder, 4, "x", "y")] == ["of its own"] * 2
 
 
 def test_a_neighbor_by_question_needs_a_reader_of_texts() -> None:
@@ -83,13 +87,15 @@ def test_a_neighbor_by_question_needs_a_reader_of_texts() -> None:
         build("retriever", {"name": "neighbor_swap", "of": "random", "by": "question", "embedder": "pixels"})
 
 
-def test_members_without_images_are_told_apart_by_their_ids(example: Make, spoken: Any) -> None:
+def test_members_without_images_are_distinguished_by_their_ids(example: Make, number_embedder: Any) -> None:
     pool = Pool(
         tuple(
             example(name, None, question=text) for name, text in (("x", "1 0 0"), ("near-x", "1 0.1 0"), ("y", "0 1 0"))
         )
     )
-    retriever = build("retriever", {"name": "neighbor_swap", "of": "random", "by": "question", "embedder": spoken})
-    object.__setattr__(retriever, "of", Given("x"))
-    (found,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question="0 0 1").query], 1)
-    assert [one.id for one in found] == ["near-x"]
+    retriever = build(
+        "retriever", {"name": "neighbor_swap", "of": "random", "by": "question", "embedder": number_embedder}
+    )
+    object.__setattr__(retriever, "of", FixedRetriever("x"))
+    (hits,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question="0 0 1").query], 1)
+    assert [one.id for one in hits] == ["near-x"]

@@ -38,16 +38,16 @@ def _at(name: str, where: float, deviation: float = -20.0) -> GaussianEmbedding:
 
 
 def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
-    sure = match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0, released=False)
-    assert sure == pytest.approx(1 / (1 + np.exp(1)), abs=1e-5)  # no spread: sigmoid(b - a distance)
+    certain = match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0, released=False)
+    assert certain == pytest.approx(1 / (1 + np.exp(1)), abs=1e-5)  # no spread: sigmoid(b - a distance)
     assert match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0) == pytest.approx(1 / (1 + np.exp(2)), abs=1e-5)
     wide = [match_probability(_at("q", 0, 0.0), _at("d", 3, 0.0), a=1.0, b=2.0) for _ in range(2)]
-    assert wide[0] == wide[1] != pytest.approx(sure, abs=1e-3)
+    assert wide[0] == wide[1] != pytest.approx(certain, abs=1e-3)
     assert not np.array_equal(_at("q", 0, 0.0).samples(), _at("d", 0, 0.0).samples())
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_many_at_once_are_each_as_alone(released: bool) -> None:
+def test_batched_match_probabilities_equal_single_ones(released: bool) -> None:
     rng = np.random.default_rng(0)
     rows, spreads = normalize_rows(rng.normal(size=(6, 5))), rng.normal(-1, 1, (6, 5)).astype(np.float32)
     names = [f"d{i}" for i in range(6)]
@@ -76,27 +76,27 @@ def pool(example: Make, pointing: Make) -> Pool:
     return Pool(tuple(example(name, pointing(at, i), name) for i, (name, at) in enumerate(places.items())))
 
 
-def _given(pool: Pool, query: Any, embedder: Any, heads: str | None = None, **more: Any) -> list[Any]:
+def _retrieve(pool: Pool, query: Any, embedder: Any, heads: str | None = None, **more: Any) -> list[Any]:
     node = {"name": "probabilistic", "of": embedder, "pairs": "label", "heads": heads, **more}
     retriever = build("retriever", {"name": "pcme", "embedder": node})
     return list(retriever.fit(pool, Resources()).retrieve([query.query], len(pool))[0])
 
 
-def test_of_two_equally_near_the_uncertain_one_comes_later(
-    pool: Pool, example: Make, pointing: Make, spoken: Any, tmp_path: Path
+def test_of_two_members_equally_near_the_uncertain_one_is_later(
+    pool: Pool, example: Make, pointing: Make, number_embedder: Any, tmp_path: Path
 ) -> None:
     """What leans to the third axis is uncertain: exp(s) is about e^-1 for `third`, e^-4 for `second`."""
     query = example("q", pointing((1, 0, 0), 9))
     lean = np.zeros((3, 3))
     lean[:, 2] = 5.0
-    given = _given(pool, query, spoken, _heads(tmp_path / "lean", spoken, lean, -4.0))
-    assert [one.id for one in given].index("second") < [one.id for one in given].index("third")
+    demos = _retrieve(pool, query, number_embedder, _heads(tmp_path / "lean", number_embedder, lean, -4.0))
+    assert [one.id for one in demos].index("second") < [one.id for one in demos].index("third")
     lean[:, 2], lean[:, 1] = 0.0, 5.0
-    given = _given(pool, query, spoken, _heads(tmp_path / "other", spoken, lean, -4.0))
-    assert [one.id for one in given].index("third") < [one.id for one in given].index("second")
+    demos = _retrieve(pool, query, number_embedder, _heads(tmp_path / "other", number_embedder, lean, -4.0))
+    assert [one.id for one in demos].index("third") < [one.id for one in demos].index("second")
 
 
-def test_without_spread_it_is_the_order_of_cosine(example: Make, noise: Make, tmp_path: Path) -> None:
+def test_without_uncertainty_the_order_is_that_of_the_cosine(example: Make, noise: Make, tmp_path: Path) -> None:
     """Nine patterns: the ranking is that of knn, and each score is sigmoid of the distance that the cosine says."""
     pool = Pool(tuple(example(f"e{i}", noise(i), f"{i % 2}", label=f"{i % 2}") for i in range(9)))
     query = example("q", noise(77))
@@ -104,12 +104,12 @@ def test_without_spread_it_is_the_order_of_cosine(example: Make, noise: Make, tm
     dim = len(pixels.embed_images([query.query])[0])
     head = VarianceHead(np.zeros((dim, dim), np.float32), np.full(dim, -20, np.float32))
     VarianceHeads(head, None, 2.0, 3.0, True, pixels.digest).save(tmp_path / "flat")
-    given = _given(pool, query, "pixels", str(tmp_path / "flat"))
+    demos = _retrieve(pool, query, "pixels", str(tmp_path / "flat"))
     near = (
         build("retriever", {"name": "knn", "embedder": "pixels"}).fit(pool, Resources()).retrieve([query.query], 9)[0]
     )
-    assert [one.id for one in given] == [one.id for one in near]
-    for one, other in zip(given, near, strict=True):
+    assert [one.id for one in demos] == [one.id for one in near]
+    for one, other in zip(demos, near, strict=True):
         distance = np.sqrt(2 - 2 * other.score + 1e-6)
         assert one.score == pytest.approx(1 / (1 + np.exp(-2 * (3 - 2 * distance))), abs=1e-4)
 
@@ -127,12 +127,12 @@ def _clear_and_ambiguous(dim: int = 8) -> tuple[Any, list[str]]:
     return normalize_rows(np.array(rows)), names
 
 
-def test_what_lies_among_others_becomes_uncertain() -> None:
+def test_items_among_others_become_uncertain() -> None:
     rows, names = _clear_and_ambiguous()
-    found = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=150, rate=0.02))
-    told = found.images(rows).uncertainty
+    heads = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=150, rate=0.02))
+    uncertainty = heads.images(rows).uncertainty
     among = np.arange(60) % 3 == 0
-    assert np.median(told[among]) > 1.5 * np.median(told[~among])
+    assert np.median(uncertainty[among]) > 1.5 * np.median(uncertainty[~among])
     plain = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=0, start=-3.0))
     assert np.allclose(plain.images(rows).uncertainty, np.exp(-3), atol=1e-6)
 
@@ -142,30 +142,30 @@ def test_learning_lowers_the_loss_and_is_the_same_twice() -> None:
     texts = normalize_rows(np.array([[1.0] + [0.0] * 7 if n.endswith("1") else [-1.0] + [0.0] * 7 for n in names]))
     classes = torch.tensor([int(name[-1]) for name in names])
 
-    def loss(found: VarianceHeads) -> float:
-        assert found.texts is not None
+    def loss(heads: VarianceHeads) -> float:
+        assert heads.texts is not None
         sides = [
             torch.from_numpy(head(part).samples([f"{n}{i}" for i in range(60)]))
-            for n, (head, part) in enumerate(((found.images, rows), (found.texts, texts)))
+            for n, (head, part) in enumerate(((heads.images, rows), (heads.texts, texts)))
         ]
-        scale = [torch.tensor(found.a), torch.tensor(found.b)]
+        scale = [torch.tensor(heads.a), torch.tensor(heads.b)]
         return float(soft_contrastive(sides[0], sides[1], classes, scale, True, alone=False))
 
     before, after, again = (fit_variance_heads(rows, names, texts, "x", VarianceTraining(steps=n)) for n in (0, 60, 60))
     assert loss(after) < 0.8 * loss(before)
     assert np.array_equal(after.images.weights, again.images.weights)
     assert (after.a, after.b) == (again.a, again.b) != (before.a, before.b)
-    given = fit_variance_heads(rows, names, texts, "x", VarianceTraining(steps=5, a=4.0, b=2.0))
-    assert (given.a, given.b) == (4.0, 2.0)
+    fixed_scale = fit_variance_heads(rows, names, texts, "x", VarianceTraining(steps=5, a=4.0, b=2.0))
+    assert (fixed_scale.a, fixed_scale.b) == (4.0, 2.0)
 
 
-def test_a_spread_stays_within_bounds_whatever_the_rate() -> None:
+def test_a_deviation_stays_within_bounds_for_any_rate() -> None:
     rows, names = _clear_and_ambiguous()
-    found = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=5, rate=100.0))
-    told = found.images(rows).uncertainty
-    assert np.isfinite(told).all()
-    assert told.max() <= np.exp(5) * 1.001
-    assert found.a > 0
+    heads = fit_variance_heads(rows, names, None, "x", VarianceTraining(steps=5, rate=100.0))
+    uncertainty = heads.images(rows).uncertainty
+    assert np.isfinite(uncertainty).all()
+    assert uncertainty.max() <= np.exp(5) * 1.001
+    assert heads.a > 0
 
 
 @pytest.mark.parametrize("released", [False, True])
@@ -173,20 +173,20 @@ def test_the_loss_counts_pairs_as_written(released: bool) -> None:
     """Points without spread at 0 and 1, in two classes: matches at distance 0, the rest at 1; a = b = 1."""
     points = torch.tensor([[[0.0]], [[1.0]]]).repeat(1, 7, 1)
     scale, steep = [torch.tensor(1.0), torch.tensor(1.0)], 2 if released else 1
-    told = float(soft_contrastive(points, points, torch.tensor([0, 1]), scale, released, alone=False))
+    loss = float(soft_contrastive(points, points, torch.tensor([0, 1]), scale, released, alone=False))
     match = np.log1p(np.exp(-steep * (1 - 1e-3)))
     rest = np.log1p(np.exp(steep * (1 - np.sqrt(1 + 1e-6))))
-    assert told == pytest.approx((match + rest) / 2, abs=1e-5)
+    assert loss == pytest.approx((match + rest) / 2, abs=1e-5)
     alone = float(soft_contrastive(points, points, torch.tensor([0, 0]), scale, released, alone=True))
     select_dissimilar = np.log1p(np.exp(-steep * (1 - np.sqrt(1 + 1e-6))))
     assert alone == pytest.approx(select_dissimilar / 2, abs=1e-5)  # no pair with itself
 
 
-def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
-    pool: Pool, example: Make, pointing: Make, spoken: Any, tmp_path: Path
+def test_saved_heads_equal_the_originals_and_belong_to_one_embedder(
+    pool: Pool, example: Make, pointing: Make, number_embedder: Any, tmp_path: Path
 ) -> None:
     query, path = example("q", pointing((1, 0, 0), 9)), tmp_path / "heads.safetensors"
-    node = {"name": "probabilistic", "of": spoken, "pairs": "question", "steps": 15}
+    node = {"name": "probabilistic", "of": number_embedder, "pairs": "question", "steps": 15}
     pool = Pool(tuple(example(e.id, e.images[0], question=f"{i} 1 0") for i, e in enumerate(pool.examples)))
     fitted = build("retriever", {"name": "pcme", "embedder": node}).fit(pool, Resources())
     fitted.source.heads.save(path)
@@ -201,23 +201,25 @@ def test_saved_heads_serve_as_they_were_and_say_whose_they_are(
     )
     assert again.uncertainty == fitted.uncertainty
     assert again.retrieve([query.query], 4) == fitted.retrieve([query.query], 4)
-    other = build("embedder", {"name": "probabilistic", "of": type(spoken)("other"), "heads": str(path)})
+    other = build("embedder", {"name": "probabilistic", "of": type(number_embedder)("other"), "heads": str(path)})
     with pytest.raises(PlanError, match="trained on vectors of another embedder"):
         other.preflight()
     (tmp_path / "nothing").write_bytes(b"nothing")
     for name in ("nothing", "none"):
         with pytest.raises(DataError, match="holds no variance heads"):
-            build("embedder", {"name": "probabilistic", "of": spoken, "heads": str(tmp_path / name)}).preflight()
+            build(
+                "embedder", {"name": "probabilistic", "of": number_embedder, "heads": str(tmp_path / name)}
+            ).preflight()
 
 
 def test_a_question_is_compared_with_images_and_texts(
-    example: Make, pointing: Make, spoken: Any, tmp_path: Path
+    example: Make, pointing: Make, number_embedder: Any, tmp_path: Path
 ) -> None:
     """Every text is certain, and means as far as it is from what is compared."""
     rows = {"x": ((1, 0, 0), "0 1 0"), "y": ((0, 1, 0), "1 0 0")}
     pool = Pool(tuple(example(n, pointing(at, i), text) for i, (n, (at, text)) in enumerate(rows.items())))
     query = example("q", pointing((0.9, 0.1, 0), 9), question="0.9 0.1 0")
-    node = {"name": "probabilistic", "of": spoken, "steps": 0, "start": -20.0}
+    node = {"name": "probabilistic", "of": number_embedder, "steps": 0, "start": -20.0}
 
     def first(**more: str) -> str:
         retriever = build("retriever", {"name": "pcme", "embedder": node, **more})
@@ -241,32 +243,36 @@ def test_a_question_is_compared_with_images_and_texts(
         ),
     ],
 )
-def test_what_it_lacks_is_said_before_anything_is_embedded(node: dict[str, Any], says: str) -> None:
+def test_missing_requirements_are_an_error_before_embedding(node: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build("retriever", {"name": "pcme", **node})
 
 
-def test_a_pool_with_nothing_to_learn_is_said(example: Make, noise: Make) -> None:
+def test_a_pool_without_training_pairs_is_an_error(example: Make, noise: Make) -> None:
     query = example("q", noise(9))
-    alike = Pool(tuple(example(f"e{i}", noise(i), "a", label="a") for i in range(3)))
+    one_answer = Pool(tuple(example(f"e{i}", noise(i), "a", label="a") for i in range(3)))
     with pytest.raises(PlanError, match="all 3 examples with an image say the same"):
-        _given(alike, query, "histogram")
+        _retrieve(one_answer, query, "histogram")
     alone = Pool(tuple(example(f"e{i}", noise(i), f"{i}", label=f"{i}") for i in range(3)))
     with pytest.raises(PlanError, match="labels with two examples or more; each of the 3 has its own"):
-        _given(alone, query, "histogram")
+        _retrieve(alone, query, "histogram")
 
 
-def test_it_keeps_the_promises_of_a_retriever(clip: Any, cache: Any) -> None:
-    told = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 5}
+def test_retriever_conformance(clip: Any, cache: Any) -> None:
+    embedder = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 5}
     labels = {"name": "probabilistic", "of": "histogram", "pairs": "label", "steps": 5}
-    for node in ({"embedder": labels}, {"embedder": told, "query": "question"}, {"embedder": told, "member": "text"}):
+    for node in (
+        {"embedder": labels},
+        {"embedder": embedder, "query": "question"},
+        {"embedder": embedder, "member": "text"},
+    ):
         check_retriever(build("retriever", {"name": "pcme", **node}), resources=Resources(cache=str(cache)))
 
 
 @pytest.mark.parametrize("more", [{}, {"query": "question", "member": "text"}])
 def test_prepared_items_are_not_embedded_again(clip: Path, color: Make, example: Make, more: dict[str, str]) -> None:
-    told = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 1}
-    retriever = build("retriever", {"name": "pcme", "embedder": told, **more})
+    embedder = {"name": "probabilistic", "of": {"name": "encoder", "path": str(clip)}, "steps": 1}
+    retriever = build("retriever", {"name": "pcme", "embedder": embedder, **more})
     pools = [Pool(tuple(example(f"e{n}-{i}", color("red", 5 * n + i), f"{n} {i}") for i in range(4))) for n in (0, 1)]
     queries = [example(f"q{n}", color("red", 5 * n + 4), question=f"which {n} ?").query for n in (0, 1)]
     before = num_embedded()
@@ -277,7 +283,7 @@ def test_prepared_items_are_not_embedded_again(clip: Path, color: Make, example:
     assert num_embedded() == between != before
 
 
-def test_as_it_comes_it_runs_on_the_shipped_encoder(cache: Any) -> None:
+def test_the_default_uses_the_shipped_encoder(cache: Any) -> None:
     if not (SHIPPED["tiny"] / "config.json").is_file():
         pytest.skip("the shipped encoder is not in the tree")
     check_retriever(build("retriever", "pcme"), resources=Resources(cache=str(cache)))

@@ -24,8 +24,8 @@ def _pool(example: Make, size: int, labels: int = 1, use_label: bool = True) -> 
 
 
 def _ids(retriever: Any, pool: Pool, query: str, k: int, seed: int = 0) -> list[str]:
-    (given,) = retriever.fit(pool, Resources(seed=seed)).retrieve([Query(query, (), "?")], k)
-    return [one.id for one in given]
+    (demos,) = retriever.fit(pool, Resources(seed=seed)).retrieve([Query(query, (), "?")], k)
+    return [one.id for one in demos]
 
 
 @pytest.mark.parametrize("size", [50, 5000])
@@ -49,8 +49,8 @@ def test_seeds_and_queries_draw_differently(example: Make, retriever: Any) -> No
 @pytest.mark.parametrize("size", [40, 3000])
 def test_random_is_uniform_over_the_pool(example: Make, size: int) -> None:
     fitted = RandomRetriever().fit(_pool(example, size), Resources())
-    given = fitted.retrieve([Query(f"q{i}", (), "?") for i in range(3000)], 4)
-    tenths = Counter(int(one.id[1:]) * 10 // size for demos in given for one in demos)
+    results = fitted.retrieve([Query(f"q{i}", (), "?") for i in range(3000)], 4)
+    tenths = Counter(int(one.id[1:]) * 10 // size for demos in results for one in demos)
     assert all(abs(tenths[i] - 1200) < 170 for i in range(10)), tenths  # five standard deviations
 
 
@@ -69,7 +69,7 @@ def test_balanced_does_not_always_begin_with_one_label(example: Make) -> None:
     assert min(firsts[f"label-{n}"] for n in range(3)) > 12
 
 
-def test_a_label_that_runs_out_is_passed_over(example: Make) -> None:
+def test_a_label_without_members_left_is_skipped(example: Make) -> None:
     rare = example("rare", None, "no", label="no")
     pool = Pool((rare, *(example(f"e{i}", None, "yes", label="yes") for i in range(5))))
     ids = _ids(Balanced(), pool, "q", 6)

@@ -1,4 +1,4 @@
-"""Retrieval under a distribution shift: source domains, and the head that forgets the domain."""
+"""Retrieval under a distribution shift: source domains, and the head that removes the domain."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,43 +77,45 @@ def shifted(example: Make) -> tuple[Pool, list[Example]]:
 
 
 def _precision(node: dict[str, Any], pool: Pool, queries: list[Example], k: int = 5) -> float:
-    given = build("retriever", node).fit(pool, Resources()).retrieve([q.query for q in queries], k)
-    right = [pool.by_id[one.id].label == q.label for q, demos in zip(queries, given, strict=True) for one in demos]
+    results = build("retriever", node).fit(pool, Resources()).retrieve([q.query for q in queries], k)
+    right = [pool.by_id[one.id].label == q.label for q, demos in zip(queries, results, strict=True) for one in demos]
     return float(np.mean(right))
 
 
-def test_the_head_finds_more_of_the_class_in_a_domain_it_never_saw(shifted: Any, spoken: Any) -> None:
+def test_the_head_raises_precision_in_an_unseen_domain(shifted: Any, number_embedder: Any) -> None:
     pool, queries = shifted
-    told = {"by": "question", "embedder": spoken}
-    frozen = _precision({"name": "topk_nearest", **told}, pool, queries)
-    head = _precision({"name": "invariant_select", "steps": 100, "rate": 0.01, **told}, pool, queries)
+    settings = {"by": "question", "embedder": number_embedder}
+    frozen = _precision({"name": "topk_nearest", **settings}, pool, queries)
+    head = _precision({"name": "invariant_select", "steps": 100, "rate": 0.01, **settings}, pool, queries)
     assert frozen < 0.6
     assert head > frozen + 0.2
 
 
-def test_an_untrained_head_is_topk_nearest(shifted: Any, spoken: Any) -> None:
+def test_an_untrained_head_is_topk_nearest(shifted: Any, number_embedder: Any) -> None:
     pool, queries = shifted
-    told = {"by": "question", "embedder": spoken}
-    asked = [query.query for query in queries]
-    plain = build("retriever", {"name": "topk_nearest", **told}).fit(pool, Resources()).retrieve(asked, 7)
-    untrained = build("retriever", {"name": "invariant_select", "steps": 0, **told}).fit(pool, Resources())
-    assert untrained.retrieve(asked, 7) == plain
+    settings = {"by": "question", "embedder": number_embedder}
+    plain_queries = [query.query for query in queries]
+    plain = build("retriever", {"name": "topk_nearest", **settings}).fit(pool, Resources()).retrieve(plain_queries, 7)
+    untrained = build("retriever", {"name": "invariant_select", "steps": 0, **settings}).fit(pool, Resources())
+    assert untrained.retrieve(plain_queries, 7) == plain
 
 
-def test_a_saved_head_serves_another_pool_as_it_was(shifted: Any, spoken: Any, tmp_path: Path) -> None:
+def test_a_saved_head_is_unchanged_on_another_pool(shifted: Any, number_embedder: Any, tmp_path: Path) -> None:
     pool, queries = shifted
-    told = {"name": "invariant_select", "by": "question", "embedder": spoken}
-    fitted = build("retriever", {**told, "steps": 20, "rate": 0.01}).fit(pool, Resources())
+    node = {"name": "invariant_select", "by": "question", "embedder": number_embedder}
+    fitted = build("retriever", {**node, "steps": 20, "rate": 0.01}).fit(pool, Resources())
     fitted.head.save(tmp_path / "head.safetensors")
     head = ContrastiveHead.load(tmp_path / "head.safetensors")
     assert np.array_equal(head.weights, fitted.head.weights)
     assert head.domains == ("ink", "oil")
-    asked = [query.query for query in queries]
-    again = build("retriever", {**told, "head": str(tmp_path / "head.safetensors")}).fit(
+    plain_queries = [query.query for query in queries]
+    again = build("retriever", {**node, "head": str(tmp_path / "head.safetensors")}).fit(
         Pool(pool.examples), Resources()
     )
-    assert again.retrieve(asked, 5) == fitted.retrieve(asked, 5)
-    other = build("retriever", {**told, "embedder": type(spoken)("other"), "head": str(tmp_path / "head.safetensors")})
+    assert again.retrieve(plain_queries, 5) == fitted.retrieve(plain_queries, 5)
+    other = build(
+        "retriever", {**node, "embedder": type(number_embedder)("other"), "head": str(tmp_path / "head.safetensors")}
+    )
     with pytest.raises(PlanError, match="trained on vectors of another embedder"):
         other.fit(pool, Resources())
 
@@ -141,55 +143,58 @@ class Elsewhere:
         return len(self.examples)
 
 
-def test_a_head_of_another_task_serves_classes_that_it_never_saw(shifted: Any, spoken: Any, tmp_path: Path) -> None:
+def test_a_head_of_another_task_serves_unseen_classes(shifted: Any, number_embedder: Any, tmp_path: Path) -> None:
     """As `trained_on` and as a file that was trained on the same examples: one head, whatever the pool at hand."""
     pool, queries = shifted
-    told = {"name": "invariant_select", "by": "question", "embedder": spoken, "steps": 20, "rate": 0.01}
-    seen, unseen = (tuple(e for e in pool.examples if (e.label < "class-3") == first) for first in (True, False))
-    asked = [query.query for query in queries]
-    trained = build("retriever", {**told, "trained_on": Elsewhere(seen)}).fit(Pool(unseen), Resources())
-    build("retriever", told).fit(Pool(seen), Resources()).head.save(tmp_path / "seen.safetensors")
-    saved = build("retriever", {**told, "head": str(tmp_path / "seen.safetensors")}).fit(Pool(unseen), Resources())
-    own = build("retriever", told).fit(Pool(unseen), Resources())
+    node = {"name": "invariant_select", "by": "question", "embedder": number_embedder, "steps": 20, "rate": 0.01}
+    training, unseen = (tuple(e for e in pool.examples if (e.label < "class-3") == first) for first in (True, False))
+    plain_queries = [query.query for query in queries]
+    trained = build("retriever", {**node, "trained_on": Elsewhere(training)}).fit(Pool(unseen), Resources())
+    build("retriever", node).fit(Pool(training), Resources()).head.save(tmp_path / "seen.safetensors")
+    saved = build("retriever", {**node, "head": str(tmp_path / "seen.safetensors")}).fit(Pool(unseen), Resources())
+    own = build("retriever", node).fit(Pool(unseen), Resources())
     assert np.array_equal(trained.head.weights, saved.head.weights)
-    assert trained.retrieve(asked, 5) == saved.retrieve(asked, 5)
+    assert trained.retrieve(plain_queries, 5) == saved.retrieve(plain_queries, 5)
     assert not np.array_equal(trained.head.weights, own.head.weights)
     with pytest.raises(ConfigError, match="Leave one of them out"):
-        build("retriever", {**told, "trained_on": Elsewhere(seen), "head": "some.safetensors"})
+        build("retriever", {**node, "trained_on": Elsewhere(training), "head": "some.safetensors"})
 
 
-def test_a_query_of_a_trained_domain_is_refused(shifted: Any, spoken: Any) -> None:
+def test_a_query_of_a_trained_domain_is_refused(shifted: Any, number_embedder: Any) -> None:
     pool, queries = shifted
-    told = {"name": "invariant_select", "steps": 5, "by": "question", "embedder": spoken}
+    node = {"name": "invariant_select", "steps": 5, "by": "question", "embedder": number_embedder}
     whole = Pool((*pool.examples, *queries))
     with pytest.raises(PlanError, match=r"'photo', on which the head was trained \(ink, oil, photo\)"):
-        build("retriever", told).fit(whole, Resources()).retrieve([queries[0].query], 3)
-    fitted = build("retriever", {**told, "sources": ["ink", "oil"]}).fit(whole, Resources())
+        build("retriever", node).fit(whole, Resources()).retrieve([queries[0].query], 3)
+    fitted = build("retriever", {**node, "sources": ["ink", "oil"]}).fit(whole, Resources())
     assert fitted.head.domains == ("ink", "oil")
     assert {whole.by_id[one.id].domain for one in fitted.retrieve([queries[0].query], 20)[0]} == {"ink", "oil"}
 
 
-def test_one_source_domain_is_marked(shifted: Any, spoken: Any) -> None:
+def test_one_source_domain_is_marked(shifted: Any, number_embedder: Any) -> None:
     pool, queries = shifted
-    told = {"name": "invariant_select", "steps": 5, "by": "question", "embedder": spoken, "sources": ["ink"]}
-    (given,) = build("retriever", told).fit(pool, Resources()).retrieve([queries[0].query], 2)
-    assert [one.mark for one in given] == [invariant_select.MARK] * 2
-    assert {pool.by_id[one.id].domain for one in given} == {"ink"}
+    node = {"name": "invariant_select", "steps": 5, "by": "question", "embedder": number_embedder, "sources": ["ink"]}
+    (demos,) = build("retriever", node).fit(pool, Resources()).retrieve([queries[0].query], 2)
+    assert [one.mark for one in demos] == [invariant_select.MARK] * 2
+    assert {pool.by_id[one.id].domain for one in demos} == {"ink"}
 
 
-def test_topk_nearest_gives_source_domains_only(shifted: Any, spoken: Any) -> None:
+def test_topk_nearest_gives_source_domains_only(shifted: Any, number_embedder: Any) -> None:
     pool, queries = shifted
-    whole, told = Pool((*queries, *pool.examples)), {"name": "topk_nearest", "by": "question", "embedder": spoken}
-    given = build("retriever", told).fit(whole, Resources()).retrieve([q.query for q in queries], 5)
-    assert {whole.by_id[one.id].domain for demos in given for one in demos} == {"ink", "oil"}
-    ink = build("retriever", {**told, "sources": ["ink"]}).fit(whole, Resources())
+    whole, node = (
+        Pool((*queries, *pool.examples)),
+        {"name": "topk_nearest", "by": "question", "embedder": number_embedder},
+    )
+    results = build("retriever", node).fit(whole, Resources()).retrieve([q.query for q in queries], 5)
+    assert {whole.by_id[one.id].domain for demos in results for one in demos} == {"ink", "oil"}
+    ink = build("retriever", {**node, "sources": ["ink"]}).fit(whole, Resources())
     with pytest.raises(PlanError, match=r"37 demonstrations .* \(72 of the pool's 108 are of no source domain.\)"):
         ink.retrieve([queries[0].query], 37)
 
 
-def test_a_pool_of_one_class_is_nothing_to_learn_from(example: Make, spoken: Any) -> None:
+def test_a_pool_of_one_class_is_nothing_to_learn_from(example: Make, number_embedder: Any) -> None:
     pool = Pool(tuple(example(f"e{i}", None, label="a", domain=f"{i}", question=f"{i} 1") for i in range(4)))
-    retriever = build("retriever", {"name": "invariant_select", "by": "question", "embedder": spoken})
+    retriever = build("retriever", {"name": "invariant_select", "by": "question", "embedder": number_embedder})
     with pytest.raises(PlanError, match="a head needs two labels or more to tell apart, and its 4 examples have one"):
         retriever.fit(pool, Resources())
 
@@ -202,7 +207,7 @@ def test_a_head_needs_something_to_learn(labels: list[str], says: str) -> None:
         train_head(normalize_rows(np.eye(4)), labels, ["x", "y", "x", "y"])
 
 
-def test_a_file_that_is_no_head_is_said(tmp_path: Path) -> None:
+def test_a_file_without_a_head_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes(b"nothing")
     for name in ("head.safetensors", "none.safetensors"):
         with pytest.raises(DataError, match="is not a saved head"):

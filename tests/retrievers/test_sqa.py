@@ -1,4 +1,4 @@
-"""Questions with answers, where the right neighbor is known. `Spoken` reads a text as the numbers in it."""
+"""Questions with answers, where the right neighbor is known. `NumberEmbedder` reads a text as the numbers in it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,49 +17,49 @@ Make = Callable[..., Any]
 @pytest.fixture
 def pool(example: Make, pointing: Make) -> Pool:
     """A question is two numbers, its answer the third: (1, 0 | 1), (1, 0 | -1), (0, 1 | 1)."""
-    told = [("1 0", "1"), ("1 0", "-1"), ("0 1", "1")]
-    shown = [(0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    texts = [("1 0", "1"), ("1 0", "-1"), ("0 1", "1")]
+    vectors = [(0, 0, 1), (0, 1, 0), (1, 0, 0)]
     return Pool(
         tuple(
-            example(f"e{i}", pointing(at, i), answer, question=asked)
-            for i, ((asked, answer), at) in enumerate(zip(told, shown, strict=True))
+            example(f"e{i}", pointing(at, i), answer, question=question)
+            for i, ((question, answer), at) in enumerate(zip(texts, vectors, strict=True))
         )
     )
 
 
-def _ids(node: dict[str, Any], pool: Pool, query: Any, spoken: Any, model: Any = None) -> list[str]:
-    retriever = build("retriever", {"name": "sqa", "embedder": spoken, **node})
-    asked = query if "gold" in retriever.needs else query.query
-    return [one.id for one in retriever.fit(pool, Resources(model=model)).retrieve([asked], 3)[0]]
+def _ids(node: dict[str, Any], pool: Pool, query: Any, number_embedder: Any, model: Any = None) -> list[str]:
+    retriever = build("retriever", {"name": "sqa", "embedder": number_embedder, **node})
+    source_query = query if "gold" in retriever.needs else query.query
+    return [one.id for one in retriever.fit(pool, Resources(model=model)).retrieve([source_query], 3)[0]]
 
 
-def test_the_model_s_guess_and_the_gold_find_other_neighbors(
-    pool: Pool, example: Make, pointing: Make, spoken: Any, describer: Any
+def test_the_model_s_answer_and_the_gold_have_other_neighbors(
+    pool: Pool, example: Make, pointing: Make, number_embedder: Any, describer: Any
 ) -> None:
     query = example("q", pointing((1, 1, 1), 9), "-1", question="1 0")
     model = describer("guess", "1")
-    assert _ids({}, pool, query, spoken, model)[0] == "e0"
-    assert _ids({"preset": "oracle_sqa"}, pool, query, spoken)[0] == "e1"
-    asked = len(model.asked)
-    _ids({}, pool, query, spoken, model)
-    assert len(model.asked) == asked  # the first guess is remembered
+    assert _ids({}, pool, query, number_embedder, model)[0] == "e0"
+    assert _ids({"preset": "oracle_sqa"}, pool, query, number_embedder)[0] == "e1"
+    count = len(model.prompt_digests)
+    _ids({}, pool, query, number_embedder, model)
+    assert len(model.prompt_digests) == count  # the first guess is remembered
 
 
-def test_the_image_weighs_in(pool: Pool, example: Make, pointing: Make, spoken: Any, describer: Any) -> None:
+def test_the_image_weighs_in(pool: Pool, example: Make, pointing: Make, number_embedder: Any, describer: Any) -> None:
     """By text e0 (cosine 1) before e2 (.5); e2 has the query's image, and e0 one at a right angle to it."""
     query = example("q", pointing((1, 0, 0), 9), question="1 0")
     model = describer("looks", "1")
-    assert _ids({}, pool, query, spoken, model) == ["e0", "e2", "e1"]
-    assert _ids({"preset": "iqpr"}, pool, query, spoken, model)[0] == "e2"
+    assert _ids({}, pool, query, number_embedder, model) == ["e0", "e2", "e1"]
+    assert _ids({"preset": "iqpr"}, pool, query, number_embedder, model)[0] == "e2"
 
 
-def test_it_keeps_the_promises_of_a_retriever(clip: Any, cache: Any, describer: Any) -> None:
+def test_retriever_conformance(clip: Any, cache: Any, describer: Any) -> None:
     embedder = {"name": "encoder", "path": str(clip)}
     for preset in ("sqa", "oracle_sqa", "iqpr"):
         retriever = build("retriever", {"name": "sqa", "preset": preset, "embedder": embedder})
         check_retriever(retriever, resources=Resources(cache=str(cache), model=describer("kept")))
 
 
-def test_without_a_model_it_says_so(pool: Pool, spoken: Any) -> None:
+def test_a_missing_model_is_an_error(pool: Pool, number_embedder: Any) -> None:
     with pytest.raises(PlanError, match="asks a model for a first answer"):
-        build("retriever", {"name": "sqa", "embedder": spoken}).fit(pool, Resources())
+        build("retriever", {"name": "sqa", "embedder": number_embedder}).fit(pool, Resources())

@@ -37,15 +37,15 @@ def _ids(node: dict[str, Any], pool: Pool, query: Any, k: int) -> list[str]:
 KNN = {"name": "knn", "embedder": "histogram"}
 
 
-@pytest.mark.parametrize(("domain", "wanted"), [("same", {"ink"}), ("other", {"oil"}), ("any", {"ink", "oil"})])
-def test_a_domain_is_kept(domain: str, wanted: set[str], pool: Pool, color: Make, example: Make) -> None:
+@pytest.mark.parametrize(("domain", "expected"), [("same", {"ink"}), ("other", {"oil"}), ("any", {"ink", "oil"})])
+def test_filter_by_domain(domain: str, expected: set[str], pool: Pool, color: Make, example: Make) -> None:
     query = example("q", color("red", 90), domain="ink")
     ids = _ids({"name": "filtered", "of": KNN, "domain": domain}, pool, query, 8)
-    assert {i.split("-")[1] for i in ids} == wanted
+    assert {i.split("-")[1] for i in ids} == expected
     assert ids[0].startswith("red")
 
 
-def test_labels_are_kept_and_the_error_says_what_is_left(pool: Pool, color: Make, example: Make) -> None:
+def test_filter_by_label_and_its_error_with_counts(pool: Pool, color: Make, example: Make) -> None:
     query = example("q", color("red", 90), domain="ink")
     node = {"name": "filtered", "of": KNN, "labels": ["blue"], "domain": "other"}
     assert _ids(node, pool, query, 4) == [f"blue-oil-{i}" for i in range(4)]
@@ -53,27 +53,27 @@ def test_labels_are_kept_and_the_error_says_what_is_left(pool: Pool, color: Make
         _ids(node, pool, query, 5)
 
 
-def test_near_copies_of_the_query_are_dropped(pool: Pool, color: Make, example: Make) -> None:
+def test_near_duplicates_of_the_query_are_dropped(pool: Pool, color: Make, example: Make) -> None:
     query = example("q", color("red", 90))
     node = {"name": "filtered", "of": KNN, "near": 0.9, "embedder": "histogram"}
     assert not any(i.startswith("red") for i in _ids(node, pool, query, 16))
     assert _ids({**node, "near": 1}, pool, query, 4)[0].startswith("red")
 
 
-def test_a_quota_is_made_of_what_is_left(pool: Pool, color: Make, example: Make) -> None:
+def test_a_quota_is_that_of_the_filtered_pool(pool: Pool, color: Make, example: Make) -> None:
     """A filter after the fact would take away from the set; this one leaves it whole and balanced."""
     node = {"name": "filtered", "of": "balanced", "labels": ["red", "blue"]}
     ids = _ids(node, pool, example("q", color("lime", 90)), 6)
     assert sorted(i.split("-")[0] for i in ids) == ["blue"] * 3 + ["red"] * 3
 
 
-def test_a_pool_without_domains_is_said(color: Make, example: Make) -> None:
+def test_a_pool_without_domains_is_an_error(color: Make, example: Make) -> None:
     pool = Pool((example("e", color("red")),))
     with pytest.raises(ConfigError, match="domain is 'other', and no example of the pool has one"):
         _ids({"name": "filtered", "of": KNN, "domain": "other"}, pool, example("q", color("blue")), 1)
 
 
-def test_a_wrapper_needs_and_promises_what_it_wraps() -> None:
+def test_a_wrapper_has_the_needs_and_properties_of_the_retriever_inside() -> None:
     oracle = build("retriever", {"name": "query_dropout", "of": {"name": "filtered", "of": "oracle"}})
     assert oracle.needs == {"embedder", "gold"}
     assert build("retriever", {"name": "filtered", "of": "stratified"}).nested is False
@@ -83,37 +83,37 @@ def test_a_wrapper_needs_and_promises_what_it_wraps() -> None:
 def test_dropout_searches_with_fewer_words_and_is_off_by_default() -> None:
     words = [f"w{i}" for i in range(10)]
     query = Query("q", (), " ".join(words))
-    seen: list[str] = []
+    questions: list[str] = []
 
     class Spy:
         def retrieve(self, queries: Any, k: int, policy: Any) -> Any:
-            seen.extend(one.question for one in queries)
+            questions.extend(one.question for one in queries)
             return [() for _ in queries]
 
     for share, left in ((0.0, 10), (0.2, 8), (0.25, 8), (1.0, 1)):
         FittedQueryDropout(Spy(), share, 0).retrieve([query, query], 1)
-        one, two = (question.split() for question in seen[-2:])
+        one, two = (question.split() for question in questions[-2:])
         assert one == two
         assert len(one) == left
         assert one == [word for word in words if word in one]  # in order
     assert query.question == " ".join(words)
     FittedQueryDropout(Spy(), 0.5, 0).retrieve([query], 1)
     FittedQueryDropout(Spy(), 0.5, 1).retrieve([query], 1)
-    assert seen[-1] != seen[-2]
+    assert questions[-1] != questions[-2]
 
 
-def test_leaking_gives_the_query_and_its_image_each_with_a_mark(cache: Any) -> None:
+def test_with_leaks_returns_the_query_and_its_image_with_marks(cache: Any) -> None:
     pool, query = sample_pool(), sample_queries()[0].query
     knn = {"name": "knn", "embedder": "histogram"}
     plain = build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]
-    given = build("retriever", {"name": "with_leaks", "of": knn}).fit(pool, Resources()).retrieve([query], 10)[0]
-    marked = {one.id for one in given if one.mark == f"leak: {one.id} is the query or has its image"}
+    demos = build("retriever", {"name": "with_leaks", "of": knn}).fit(pool, Resources()).retrieve([query], 10)[0]
+    marked = {one.id for one in demos if one.mark == f"leak: {one.id} is the query or has its image"}
     assert marked == {query.id, f"copy-{query.id}"}
-    assert [one for one in given if one.id not in marked] == list(plain)
+    assert [one for one in demos if one.id not in marked] == list(plain)
     assert {one.mark for one in build("retriever", knn).fit(pool, Resources()).retrieve([query], 8)[0]} == {""}
 
 
-def test_only_the_wrapper_switches_the_exclusion_off(cache: Any) -> None:
+def test_only_the_wrapper_allows_leaks(cache: Any) -> None:
     pool, query = sample_pool(), sample_queries()[0].query
     leaking = build("retriever", {"name": "with_leaks", "of": "random"}).fit(pool, Resources())
     with pytest.raises(PlanError, match=f"{len(pool) + 1} demonstrations .* {len(pool)} are left"):

@@ -1,4 +1,4 @@
-"""Diagnostics on spaces whose numbers are known."""
+"""Diagnostics on spaces with known values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +45,7 @@ def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.Mo
     assert whole == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(pairs)))), abs=1e-5)
 
 
-def test_a_hub_is_seen() -> None:
+def test_a_hub_has_large_hubness() -> None:
     """One row in the middle of eleven others is the nearest of all."""
     around = np.hstack([np.eye(11) * 1.2, np.ones((11, 1))])
     rows = normalize_rows(np.vstack([around, [0.0] * 11 + [1.0]]))
@@ -63,7 +63,7 @@ def test_near_duplicates_are_strict_and_sorted() -> None:
     assert near_duplicates(AXES[[0, 0]], 1.0) == []
 
 
-def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: Any) -> None:
+def test_diagnose_measures_a_pool(example: Make, pointing: Make, number_embedder: Any) -> None:
     pool = Pool(
         (
             example("x", pointing((1, 0, 0), 1), "1 0 0"),
@@ -71,17 +71,17 @@ def test_a_pool_is_diagnosed_in_one_call(example: Make, pointing: Make, spoken: 
             example("bare", None, "0 0 1"),
         )
     )
-    found = diagnose(pool, spoken, text="answer")
-    assert (found.images, found.texts) == (2, 2)
-    assert found.alignment == pytest.approx(1, abs=0.02)
-    assert [(one, other) for one, other, _ in found.near_duplicates] == [("x", "again")]
-    assert found.hubness_images is None
+    diagnosis = diagnose(pool, number_embedder, text="answer")
+    assert (diagnosis.images, diagnosis.texts) == (2, 2)
+    assert diagnosis.alignment == pytest.approx(1, abs=0.02)
+    assert [(one, other) for one, other, _ in diagnosis.near_duplicates] == [("x", "again")]
+    assert diagnosis.hubness_images is None
     from retrievers.embedders.histogram import Histogram
 
     assert diagnose(pool, Histogram()).gap is None
 
 
-def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, color: Make) -> None:
+def test_blind_pairs_are_similar_for_one_encoder_only(example: Make, color: Make) -> None:
     """The histogram is blind to where a color is; the pixels see it."""
     from PIL import Image as PILImage
 
@@ -101,9 +101,9 @@ def test_blind_pairs_are_alike_for_one_encoder_only(example: Make, color: Make) 
         example("red-blue-2", halves("red", "blue", 3)),
         example("lime", color("lime", 4)),
     ]
-    found = blind_pairs(items, Histogram(), Pixels())
-    assert {(pair.one.id, pair.other.id) for pair in found} == {("red-blue", "blue-red"), ("blue-red", "red-blue-2")}
-    assert all(pair.blind > 0.95 and pair.reference < 0.6 for pair in found)
+    pairs = blind_pairs(items, Histogram(), Pixels())
+    assert {(pair.one.id, pair.other.id) for pair in pairs} == {("red-blue", "blue-red"), ("blue-red", "red-blue-2")}
+    assert all(pair.blind > 0.95 and pair.reference < 0.6 for pair in pairs)
     assert len(blind_pairs(items, Histogram(), Pixels(), disjoint=True)) == 1
     assert blind_pairs(items, Pixels(), Histogram()) == []
     with pytest.raises(ConfigError, match="high is below low"):

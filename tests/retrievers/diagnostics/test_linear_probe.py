@@ -38,13 +38,13 @@ def test_few_rows_are_solved_in_their_span_and_give_the_same_probe() -> None:
     rng = np.random.default_rng(1)
     rows, labels = normalize_rows(rng.normal(size=(6, 9))), ["a", "b", "c"] * 2
     few, many = fit_probe(rows, labels), fit_probe(np.repeat(rows, 3, axis=0), list(np.repeat(labels, 3)))
-    asked = normalize_rows(rng.normal(size=(40, 9)))
+    test_rows = normalize_rows(rng.normal(size=(40, 9)))
     assert few.weights.shape == (3, 9)
-    assert few.predict(asked) == many.predict(asked)
+    assert few.predict(test_rows) == many.predict(test_rows)
     assert np.allclose(few.weights, many.weights, atol=0.02 * np.abs(many.weights).max())
 
 
-def test_what_it_cannot_learn_is_said() -> None:
+def test_data_that_cannot_be_learned_is_an_error() -> None:
     rows = np.eye(2, dtype=np.float32)
     with pytest.raises(PlanError, match="two labels or more"):
         fit_probe(rows, ["a", "a"])

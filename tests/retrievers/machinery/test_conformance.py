@@ -1,4 +1,4 @@
-"""Every registered retriever keeps its promises; a new one is covered by being registered."""
+"""The conformance check on all registered retrievers, and on broken ones."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ NAMES = list(entries("retriever"))
 FIELDS = {name: {f.name for f in fields(resolve("retriever", name))} for name in NAMES}
 EMBEDDED = [name for name in NAMES if "embedder" in FIELDS[name]]
 COMPARED = [name for name in EMBEDDED if "by" in FIELDS[name]]
-CROSS = ["i2t", "t2i", "mmices", "oracle", "ra_cm3"]  # read texts whatever they are told: they need two towers
+CROSS = ["i2t", "t2i", "mmices", "oracle", "ra_cm3"]  # always read texts, so they need two towers
 REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "mmr": {"balance": 0.5},
     "mmices": {"preset": "mmices"},
@@ -32,7 +32,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "neighbor_swap": {"of": {"name": "knn", "embedder": "histogram"}, "position": 1},
 }
 LEAKS = ["with_leaks"]
-APART = [
+CHECKED_ELSEWHERE = [
     "external",
     "mdl",
     "local_entropy",
@@ -43,7 +43,7 @@ APART = [
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
     """One cache for all of them: the sample images are embedded once an encoder."""
     return Resources(cache=str(tmp_path_factory.mktemp("kept")))
 
@@ -54,27 +54,27 @@ def _built(name: str, **more: Any) -> Any:
     return build("retriever", {"name": name, **REQUIRED.get(name, {}), **more})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in CROSS + APART])
-def test_every_retriever_keeps_its_promises(name: str, kept: Resources) -> None:
-    check_retriever(_built(name), resources=kept)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CROSS + CHECKED_ELSEWHERE])
+def test_retriever_conformance(name: str, resources: Resources) -> None:
+    check_retriever(_built(name), resources=resources)
 
 
 @pytest.mark.parametrize("name", CROSS)
-def test_every_retriever_across_modalities_keeps_them(name: str, clip: Any, kept: Resources) -> None:
-    check_retriever(_built(name, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
+def test_cross_modal_retriever_conformance(name: str, clip: Any, resources: Resources) -> None:
+    check_retriever(_built(name, embedder={"name": "encoder", "path": str(clip)}), resources=resources)
 
 
-@pytest.mark.parametrize("name", [name for name in COMPARED if name not in APART])
+@pytest.mark.parametrize("name", [name for name in COMPARED if name not in CHECKED_ELSEWHERE])
 @pytest.mark.parametrize("by", ["image", "question", "both"])
-def test_every_embedding_retriever_keeps_them_with_two_towers(name: str, by: str, clip: Any, kept: Resources) -> None:
-    check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}), resources=kept)
+def test_retriever_conformance_with_a_dual_encoder(name: str, by: str, clip: Any, resources: Resources) -> None:
+    check_retriever(_built(name, by=by, embedder={"name": "encoder", "path": str(clip)}), resources=resources)
 
 
-@pytest.mark.parametrize("name", [name for name in EMBEDDED if name not in APART])
-def test_every_embedding_retriever_keeps_them_as_it_comes(name: str, kept: Resources) -> None:
+@pytest.mark.parametrize("name", [name for name in EMBEDDED if name not in CHECKED_ELSEWHERE])
+def test_retriever_conformance_with_the_default_embedder(name: str, resources: Resources) -> None:
     if not (SHIPPED["tiny"] / "config.json").is_file():
         pytest.skip("the shipped encoder is not in the tree")
-    check_retriever(build("retriever", {"name": name, **REQUIRED.get(name, {})}), resources=kept)
+    check_retriever(build("retriever", {"name": name, **REQUIRED.get(name, {})}), resources=resources)
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ def test_a_retriever_that_does_not_take_the_policy_is_reported() -> None:
         check_retriever(OldSignature())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in [*CROSS, *APART, "none", "ra_cm3"]])
-def test_the_policy_alone_decides_whether_a_retriever_leaks(name: str, kept: Resources) -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in [*CROSS, *CHECKED_ELSEWHERE, "none", "ra_cm3"]])
+def test_the_policy_alone_decides_whether_a_retriever_leaks(name: str, resources: Resources) -> None:
     """`none` and `ra_cm3` are left out: they return no demonstration, or no near-copy of the query."""
     pool, queries = sample_pool(), [example.query for example in sample_queries()]
-    fitted = _built(name).fit(pool, kept)
+    fitted = _built(name).fit(pool, resources)
     if name not in LEAKS:
         (demos,) = fitted.retrieve(queries[:1], len(pool) - 3)
         assert all(map(EXCLUDE_LEAKS.allowed_for(queries[0]), (pool.by_id[demo.id] for demo in demos)))
@@ -212,30 +212,30 @@ class _Silent(_Broken):
         (_Silent, "raised no ICLError"),
     ],
 )
-def test_each_broken_promise_is_named(broken: Any, says: str) -> None:
+def test_each_broken_promise_is_reported(broken: Any, says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         check_retriever(broken())
 
 
 def test_queries_come_without_gold_unless_it_is_declared() -> None:
-    seen: list[Any] = []
+    inputs: list[Any] = []
 
     class Spy(_Broken):
         exact = False
 
         def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
-            seen.append(query)
+            inputs.append(query)
             return ()
 
     check_retriever(Spy())
-    assert not any(hasattr(query, "answers") or hasattr(query, "label") for query in seen)
-    seen.clear()
+    assert not any(hasattr(query, "answers") or hasattr(query, "label") for query in inputs)
+    inputs.clear()
 
     class Oracle(Spy):
         needs = frozenset({"gold"})
 
     check_retriever(Oracle())
-    assert all(query.answers for query in seen)
+    assert all(query.answers for query in inputs)
 
 
 def test_the_sample_pool_holds_the_traps() -> None:
@@ -271,6 +271,6 @@ class Fitted(FittedRanking):
 '''
 
 
-def test_a_retriever_in_a_file_of_one_s_own_is_built_and_checked(tmp_path: Path) -> None:
+def test_a_retriever_in_a_user_file_is_built_and_checked(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     check_retriever(build("retriever", f"{tmp_path / 'mine.py'}:First"))

@@ -1,4 +1,4 @@
-"""The embedding cache: once a content and an embedder, never stale, whoever fills it."""
+"""The embedding cache: each content is embedded once per embedder, also by several processes, and is never stale."""
 
 import json
 import multiprocessing
@@ -69,7 +69,7 @@ def test_cached_vectors_are_the_embedder_s_own(cache: Path, clip: Path, noise: M
         assert np.allclose(cached.embed_texts(texts[::-1]), encoder.embed_texts(texts)[::-1], atol=1e-6)
 
 
-def test_a_image_in_several_examples_is_embedded_once(cache: Path, color: Make, example: Make) -> None:
+def test_an_image_in_several_examples_is_embedded_once(cache: Path, color: Make, example: Make) -> None:
     source = EmbeddingCache(Histogram(), cache)
     vectors = source.embed_images([example(f"e{i}", color("red", 0)) for i in range(9)])
     assert source.count["image"] == 1
@@ -187,16 +187,16 @@ def test_not_finite_vectors_are_refused(cache: Path) -> None:
     assert not list(cache.rglob("*.keys"))
 
 
-def test_an_unwritable_cache_is_said_once_and_embeds_all_the_same(tmp_path: Path, color: Make, example: Make) -> None:
+def test_an_unwritable_cache_warns_once_and_still_embeds(tmp_path: Path, color: Make, example: Make) -> None:
     (tmp_path / "file").write_text("in the way")
     items = [example("e", color("red")), example("f", color("blue"))]
     source = EmbeddingCache(Histogram(), tmp_path / "file")
     with pytest.warns(
         ICLWarning, match=f"cache {tmp_path / 'file'} cannot be written: Not a directory.*ICL_CACHE"
-    ) as said:
+    ) as warning_records:
         got = source.embed_images(items)
     assert np.array_equal(source.embed_images(items[::-1]), got[::-1])
-    assert len(said) == 1
+    assert len(warning_records) == 1
     assert source.count["image"] == 2  # the second time from memory
     assert np.array_equal(got, EmbeddingCache(Histogram(), tmp_path / "other").embed_images(items))
 
@@ -208,8 +208,8 @@ def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monke
     shards.add(keys[:1], rows[:1])
     opened = Path.open
 
-    def full(path: Path, *given: Any) -> Any:
-        file = opened(path, *given)
+    def full(path: Path, *arguments: Any) -> Any:
+        file = opened(path, *arguments)
         if path.suffix == ".vectors":
             file.write(rows[1:3].tobytes()[:17])  # a part of it fitted
         raise OSError(28, "No space left on device")
@@ -225,7 +225,7 @@ def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monke
     assert np.array_equal(again.gather([keys[0], keys[3]]), rows[[0, 3]])
 
 
-def test_a_cache_that_cannot_be_locked_is_said(
+def test_a_cache_that_cannot_be_locked_warns(
     cache: Path, color: Make, example: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_only(*_: object) -> None:
@@ -236,7 +236,7 @@ def test_a_cache_that_cannot_be_locked_is_said(
         assert len(EmbeddingCache(Histogram(), cache).embed_images([example("e", color("red"))])) == 1
 
 
-def test_a_cache_that_could_not_be_begun_is_filled_when_there_is_room(tmp_path: Path, cache: Path) -> None:
+def test_a_cache_that_could_not_be_created_is_filled_later(tmp_path: Path, cache: Path) -> None:
     (cache).mkdir(parents=True, exist_ok=True)
     (cache / "embeddings").write_text("in the way")
     source = EmbeddingCache(Lengths(str(tmp_path / "log")), cache)

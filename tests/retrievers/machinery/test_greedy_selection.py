@@ -1,4 +1,4 @@
-"""Each greedy choice against a plain reading of its formula."""
+"""Each greedy selection against a direct implementation of its formula."""
 
 from itertools import combinations
 from typing import Any
@@ -62,20 +62,20 @@ def test_coverage_is_its_formula(seed: int) -> None:
     assert PartMatches(matches, weights).greedy_cover(3) == chosen
 
 
-def test_coverage_starts_anew_when_nothing_is_gained() -> None:
+def test_coverage_restarts_when_no_candidate_adds_any() -> None:
     """Candidates 0 and 1 cover both parts; then 2, which is better alone than 3, though neither adds anything."""
     matches = np.array([[0.9, 0.1, 0.7, 0.6], [0.1, 0.9, 0.1, 0.1]], np.float32)
     assert PartMatches(matches, np.array([0.5, 0.5])).greedy_cover(4) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_most_spread_is_the_least_similar_of_all_sets(seed: int) -> None:
+def test_the_most_diverse_subset_has_the_smallest_sum_of_cosines(seed: int) -> None:
     _, vectors = _case(seed, 9)
     sums = {s: sum(float(vectors[i] @ vectors[j]) for i, j in combinations(s, 2)) for s in combinations(range(9), 3)}
     assert most_diverse_subset(vectors, 3) == list(min(sums, key=lambda s: sums[s]))
 
 
-def test_apart_is_strict_and_keeps_the_order() -> None:
+def test_select_dissimilar_is_strict_and_keeps_the_order() -> None:
     vectors = normalize_rows(np.array([[1, 0, 0], [0.8, 0.6, 0], [0.79, 0.6131, 0], [0, 0, 1]]))
     limit = float(vectors[0] @ vectors[1])
     assert select_dissimilar(vectors, 4, limit) == [0, 1, 3]

@@ -1,4 +1,4 @@
-"""Decoding ahead keeps the order, and an error comes where its image stands."""
+"""Prefetching keeps the order, and an error is raised at the batch of its image."""
 
 from collections.abc import Callable
 from typing import Any

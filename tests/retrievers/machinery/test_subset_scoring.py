@@ -1,4 +1,4 @@
-"""Sets chosen by a model whose probabilities are known: it is the surer, the more demonstrations say 'a'."""
+"""Set selection with a model of known probabilities: the more demonstrations answer 'a', the lower the entropy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,9 +44,11 @@ class Opened:
         names = {0: "a", 1: "b", 2: "c"}
         out = []
         for prompt, options in zip(self.prompts, suffixes, strict=True):
-            said = [turn.parts[0].text for turn in prompt.turns if turn.role == "assistant"]
-            told = {i: said.count(names.get(i, "")) for i in range(len(options))}
-            out.append([[[float(told[j]) if n == 0 else 0.0 for j in told] for n in range(len(o))] for o in options])
+            demo_answers = [turn.parts[0].text for turn in prompt.turns if turn.role == "assistant"]
+            counts = {i: demo_answers.count(names.get(i, "")) for i in range(len(options))}
+            out.append(
+                [[[float(counts[j]) if n == 0 else 0.0 for j in counts] for n in range(len(o))] for o in options]
+            )
         return out
 
 
@@ -57,30 +59,30 @@ def pool(example: Make, turned: Make) -> Pool:
     return Pool(tuple(example(f"{a}{i}", None, a, question=turned(i + 1)) for i, a in enumerate(answers)))
 
 
-def _given(name: str, pool: Pool, query: Any, spoken: Any, **more: Any) -> tuple[list[str], Votes]:
+def _retrieve(name: str, pool: Pool, query: Any, number_embedder: Any, **more: Any) -> tuple[list[str], Votes]:
     model: Any = Votes()
-    node = {"name": name, "by": "question", "embedder": spoken, "subsets": 40, **more}
-    (given,) = build("retriever", node).fit(pool, Resources(model=model)).retrieve([query.query], 3)
-    return [one.id for one in given], model
+    node = {"name": name, "by": "question", "embedder": number_embedder, "subsets": 40, **more}
+    (demos,) = build("retriever", node).fit(pool, Resources(model=model)).retrieve([query.query], 3)
+    return [one.id for one in demos], model
 
 
-def test_mdl_takes_the_surest_set_and_local_entropy_the_least_sure(
-    pool: Pool, example: Make, turned: Make, spoken: Any
+def test_mdl_selects_the_lowest_entropy_and_local_entropy_the_highest(
+    pool: Pool, example: Make, turned: Make, number_embedder: Any
 ) -> None:
     query = example("q", None, question=turned(0), options=("a", "b", "c"))
-    sure, model = _given("mdl", pool, query, spoken)
-    assert [name[0] for name in sure] == ["a"] * 3
-    assert sorted(sure, key=lambda name: int(name[1:])) == sure  # by similarity
-    unsure, _ = _given("local_entropy", pool, query, spoken)
+    low_entropy, model = _retrieve("mdl", pool, query, number_embedder)
+    assert [name[0] for name in low_entropy] == ["a"] * 3
+    assert sorted(low_entropy, key=lambda name: int(name[1:])) == low_entropy  # by similarity
+    unsure, _ = _retrieve("local_entropy", pool, query, number_embedder)
     assert unsure == ["b0", "c1", "a2"]  # one of each: the three nearest, which come first of equals
     assert len({prompt.digest for prompt in model.prompts}) == len(model.prompts)
     first = [part.text for part in model.prompts[0].parts() if part.name.endswith("answer")]
     assert first == ["a", "c", "b"]  # the nearest next to the query
 
 
-def test_one_set_is_the_nearest(pool: Pool, example: Make, turned: Make, spoken: Any) -> None:
+def test_one_set_is_the_nearest(pool: Pool, example: Make, turned: Make, number_embedder: Any) -> None:
     query = example("q", None, question=turned(0), options=("a", "b", "c"))
-    assert _given("mdl", pool, query, spoken, subsets=1)[0] == ["b0", "c1", "a2"]
+    assert _retrieve("mdl", pool, query, number_embedder, subsets=1)[0] == ["b0", "c1", "a2"]
 
 
 def test_options_count_by_the_mean_of_their_tokens(example: Make) -> None:
@@ -92,14 +94,14 @@ def test_options_count_by_the_mean_of_their_tokens(example: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["mdl", "local_entropy"])
-def test_it_keeps_the_promises_of_a_retriever(name: str, cache: Any) -> None:
+def test_retriever_conformance(name: str, cache: Any) -> None:
     node = {"name": name, "embedder": "histogram", "subsets": 3}
     model: Any = Votes()
     check_retriever(build("retriever", node), resources=Resources(cache=str(cache), model=model))
 
 
-def test_what_it_lacks_is_said(pool: Pool, example: Make, spoken: Any) -> None:
-    fit = build("retriever", {"name": "mdl", "by": "question", "embedder": spoken}).fit
+def test_missing_requirements_are_an_error(pool: Pool, example: Make, number_embedder: Any) -> None:
+    fit = build("retriever", {"name": "mdl", "by": "question", "embedder": number_embedder}).fit
     with pytest.raises(PlanError, match=r"'mdl' reads .* of a model with logits, and was given no model"):
         fit(pool, Resources())
     many = Pool(tuple(example(f"e{i}", None, f"answer {i}", question="1 0 0") for i in range(70)))

@@ -1,4 +1,4 @@
-"""Exactness of the index against a plain sort."""
+"""The exact index against a sort."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ def _sorted(vectors: Vectors, query: Vectors) -> list[int]:
 
 def test_large_index_agrees_with_a_plain_sort() -> None:
     vectors, queries = _vectors(9000, 32, 0), _vectors(50, 32, 1)
-    for found, query in zip(VectorIndex(vectors).nearest(queries, 10), queries, strict=True):
-        assert [row for row, _ in found] == _sorted(vectors, query)[:10]
+    for hits, query in zip(VectorIndex(vectors).nearest(queries, 10), queries, strict=True):
+        assert [row for row, _ in hits] == _sorted(vectors, query)[:10]
 
 
 def test_ties_across_the_cut_are_in_pool_order() -> None:
@@ -29,8 +29,8 @@ def test_ties_across_the_cut_are_in_pool_order() -> None:
     few = _vectors(4, 16, 0)
     vectors = few[np.random.default_rng(1).integers(4, size=8000)]
     queries = _vectors(30, 16, 2)
-    for found, query in zip(VectorIndex(vectors).nearest(queries, 6), queries, strict=True):
-        assert [row for row, _ in found] == _sorted(vectors, query)[:6]
+    for hits, query in zip(VectorIndex(vectors).nearest(queries, 6), queries, strict=True):
+        assert [row for row, _ in hits] == _sorted(vectors, query)[:6]
 
 
 def test_a_query_gets_the_same_in_any_batch() -> None:
@@ -52,16 +52,16 @@ def test_filters_take_nothing_else_away(count: int, k: int, seed: int, banned: s
     vectors, query = _vectors(count, 5, seed), _vectors(1, 5, seed + 1)
     if same:
         vectors = vectors[np.zeros(count, int)]
-    (found,) = VectorIndex(vectors).nearest(query, k, [lambda row: row not in banned])
-    assert [row for row, _ in found] == [row for row in _sorted(vectors, query[0]) if row not in banned][:k]
+    (hits,) = VectorIndex(vectors).nearest(query, k, [lambda row: row not in banned])
+    assert [row for row, _ in hits] == [row for row in _sorted(vectors, query[0]) if row not in banned][:k]
 
 
 def test_a_filter_that_bans_the_nearest_thousand_still_gives_k() -> None:
     vectors, query = _vectors(9000, 16, 0), _vectors(1, 16, 1)
-    wanted = _sorted(vectors, query[0])
-    banned = set(wanted[:1000])
-    (found,) = VectorIndex(vectors).nearest(query, 3, [lambda row: row not in banned])
-    assert [row for row, _ in found] == wanted[1000:1003]
+    expected = _sorted(vectors, query[0])
+    banned = set(expected[:1000])
+    (hits,) = VectorIndex(vectors).nearest(query, 3, [lambda row: row not in banned])
+    assert [row for row, _ in hits] == expected[1000:1003]
 
 
 @pytest.mark.parametrize("k", [0, 3])

@@ -14,7 +14,7 @@ from retrievers.base import Resources
 Make = Callable[..., Any]
 
 
-def _kept(node: Any, pool: Pool, k: int, resources: Resources | None = None, query: Any = None) -> list[str]:
+def _rerank(node: Any, pool: Pool, k: int, resources: Resources | None = None, query: Any = None) -> list[str]:
     candidates = tuple(RetrievedExample(e.id, 1 - i / 10) for i, e in enumerate(pool.examples))
     fitted = build("reranker", node).fit(pool, resources or Resources())
     return [one.id for one in fitted.rerank([query or pool.examples[0].query], [candidates], k)[0]]
@@ -35,30 +35,30 @@ def skewed(example: Make) -> Pool:
     ],
 )
 def test_label_balance_caps_a_label_and_refills_by_rank(k: int, ids: list[str], skewed: Pool) -> None:
-    assert _kept("label_balance", skewed, k) == ids
+    assert _rerank("label_balance", skewed, k) == ids
 
 
 def test_the_share_is_of_the_task_s_labels_where_the_options_name_them(skewed: Pool, example: Make) -> None:
     """Four labels, of which the pool lacks one: ceil(4 / 4) each, and the best passed over fills up."""
-    asked = example("q", None, options=("a", "b", "c", "d")).query
-    assert _kept("label_balance", skewed, 4, query=asked) == ["a0", "b4", "c6", "a1"]
+    query = example("q", None, options=("a", "b", "c", "d")).query
+    assert _rerank("label_balance", skewed, 4, query=query) == ["a0", "b4", "c6", "a1"]
     other = example("q", None, options=("yes", "no", "a", "b")).query  # no names of the pool's labels
-    assert _kept("label_balance", skewed, 4, query=other) == ["a0", "a1", "b4", "b5"]
+    assert _rerank("label_balance", skewed, 4, query=other) == ["a0", "a1", "b4", "b5"]
 
 
-def test_the_cap_drops_repetitions_and_never_refills(example: Make, turned: Make, spoken: Any) -> None:
+def test_the_cap_drops_repetitions_and_never_refills(example: Make, turned: Make, number_embedder: Any) -> None:
     angles = [0, 5, 6, 40, 42, 90]
     pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))
-    node = {"name": "near_duplicate_cap", "threshold": 0.99, "by": "question", "embedder": spoken}
-    assert _kept(node, pool, 6) == ["at-0", "at-40", "at-90"]
-    assert _kept(node, pool, 2) == ["at-0", "at-40"]
+    node = {"name": "near_duplicate_cap", "threshold": 0.99, "by": "question", "embedder": number_embedder}
+    assert _rerank(node, pool, 6) == ["at-0", "at-40", "at-90"]
+    assert _rerank(node, pool, 2) == ["at-0", "at-40"]
 
 
-def test_diversity_reaches_into_the_other_cluster(example: Make, turned: Make, spoken: Any) -> None:
+def test_diversity_reaches_into_the_other_cluster(example: Make, turned: Make, number_embedder: Any) -> None:
     pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in (0, 1, 2, 80)))
-    node = {"name": "diversity", "by": "question", "embedder": spoken}
-    assert _kept({**node, "balance": 1}, pool, 2) == ["at-0", "at-1"]
-    assert _kept({**node, "balance": 0.5}, pool, 2) == ["at-0", "at-80"]
+    node = {"name": "diversity", "by": "question", "embedder": number_embedder}
+    assert _rerank({**node, "balance": 1}, pool, 2) == ["at-0", "at-1"]
+    assert _rerank({**node, "balance": 0.5}, pool, 2) == ["at-0", "at-80"]
 
 
 def test_reranked_asks_for_candidates_and_gives_the_shots(color: Make, example: Make) -> None:
@@ -81,16 +81,16 @@ def test_reranked_asks_for_candidates_and_gives_the_shots(color: Make, example: 
     assert len(ids(50, 12)) == 12
 
 
-def test_a_chain_passes_on_all_that_is_kept(example: Make, turned: Make, spoken: Any) -> None:
+def test_a_chain_passes_on_all_remaining_candidates(example: Make, turned: Make, number_embedder: Any) -> None:
     """The cap first: three places are left, of which the balance then takes one of each label."""
     places = {"a0": 0, "a1": 1, "a2": 50, "b3": 51, "b4": 90}
     pool = Pool(tuple(example(n, None, label=n[0], question=turned(at)) for n, at in places.items()))
-    told = {"by": "question", "embedder": spoken}
-    cap = {"name": "near_duplicate_cap", "threshold": 0.99, **told}
-    node = {"name": "reranked", "of": {"name": "knn", **told}, "rerank": [cap, "label_balance"]}
+    settings = {"by": "question", "embedder": number_embedder}
+    cap = {"name": "near_duplicate_cap", "threshold": 0.99, **settings}
+    node = {"name": "reranked", "of": {"name": "knn", **settings}, "rerank": [cap, "label_balance"]}
     retriever = build("retriever", node)
-    (given,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=turned(0)).query], 2)
-    assert [one.id for one in given] == ["a0", "b4"]
+    (demos,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=turned(0)).query], 2)
+    assert [one.id for one in demos] == ["a0", "b4"]
     assert (retriever.exact, retriever.nested, retriever.needs) == (False, False, {"embedder", "labels"})
 
 
@@ -99,14 +99,16 @@ def test_an_empty_chain_is_refused() -> None:
         build("retriever", {"name": "reranked", "of": "random", "rerank": []})
 
 
-def test_candidates_follow_the_model_s_description(example: Make, describer: Any, spoken: Any, pointing: Make) -> None:
+def test_candidates_follow_the_model_s_description(
+    example: Make, describer: Any, number_embedder: Any, pointing: Make
+) -> None:
     pool = Pool(tuple(example(f"e{i}", pointing(at, i)) for i, at in enumerate([(1, 0, 0), (0, 1, 0), (0, 0, 1)])))
-    node = {"name": "caption", "embedder": spoken}
+    node = {"name": "caption", "embedder": number_embedder}
     query = example("q", pointing((1, 1, 1), 9)).query
     model = describer("speaks", "0 0 1")
-    model.asked.clear()
+    model.prompt_digests.clear()
     for _ in range(2):
-        assert _kept(node, pool, 2, Resources(model=model), query)[0] == "e2"
-    assert len(model.asked) == 1
+        assert _rerank(node, pool, 2, Resources(model=model), query)[0] == "e2"
+    assert len(model.prompt_digests) == 1
     with pytest.raises(PlanError, match="needs a model that describes"):
-        _kept(node, pool, 2, Resources(), query)
+        _rerank(node, pool, 2, Resources(), query)

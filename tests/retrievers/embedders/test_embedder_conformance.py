@@ -1,4 +1,4 @@
-"""What every registered embedder promises; a new one is covered by being registered."""
+"""The conformance check on all registered embedders, and on broken ones."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ def _node(name: str, clip: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_embedder_keeps_its_promises(name: str, clip: Path) -> None:
+def test_embedder_conformance(name: str, clip: Path) -> None:
     if name in PACKAGES and find_spec(PACKAGES[name]) is None:
         pytest.skip(f"the package {PACKAGES[name]} is not installed")
     node = _node(name, clip)
@@ -52,14 +52,14 @@ class Shape:
         return f"shape {self.fault}"
 
     def embed_images(self, items: Any) -> Any:
-        found = np.array([np.asarray(item.images[0].open()).reshape(-1, 3).mean(0)[:2] for item in items]) + 1
+        vectors = np.array([np.asarray(item.images[0].open()).reshape(-1, 3).mean(0)[:2] for item in items]) + 1
         if self.fault == "batch":
-            found = found + np.array([0, 100 * len(items)])
+            vectors = vectors + np.array([0, 100 * len(items)])
         if self.fault == "order":
-            found[0] = [1, 200]
+            vectors[0] = [1, 200]
         if self.fault == "missing":
-            found = found[:-1]
-        rows = found if self.fault == "length" else found / np.linalg.norm(found, axis=1, keepdims=True)
+            vectors = vectors[:-1]
+        rows = vectors if self.fault == "length" else vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return rows.astype(np.float64 if self.fault == "type" else np.float32)
 
     def embed_texts(self, texts: Any) -> Any:
@@ -68,7 +68,7 @@ class Shape:
         raise PlanError("it reads images only.")
 
 
-def test_an_embedder_that_keeps_them_passes() -> None:
+def test_a_correct_embedder_passes() -> None:
     check_embedder(Shape())
 
 
@@ -83,7 +83,7 @@ def test_an_embedder_that_keeps_them_passes() -> None:
         ("missing", "for 5 items"),
     ],
 )
-def test_a_broken_promise_is_told(fault: str, says: str) -> None:
+def test_a_broken_promise_is_reported(fault: str, says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         check_embedder(Shape(fault))
 

@@ -25,10 +25,10 @@ def test_vectors_are_the_model_s_features_normalized(
     items, texts = [example(f"e{i}", noise(i, 32 + 8 * i)) for i in range(3)], ["which red ?", "count the shape"]
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     padding = {"padding": "max_length", "max_length": 16} if kind == "siglip" else {"padding": True}
-    given = processor(text=texts, images=[e.images[0].open() for e in items], return_tensors="pt", **padding)
+    inputs = processor(text=texts, images=[e.images[0].open() for e in items], return_tensors="pt", **padding)
     with torch.no_grad():
-        images = model.get_image_features(pixel_values=given["pixel_values"]).pooler_output
-        words = model.get_text_features(given["input_ids"], attention_mask=given["attention_mask"]).pooler_output
+        images = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
+        words = model.get_text_features(inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
     encoder = Encoder(str(folder))
     for ours, theirs in ((encoder.embed_images(items), images), (encoder.embed_texts(texts), words)):
         assert ours.dtype == np.float32
@@ -60,14 +60,14 @@ def test_the_digest_follows_weights_and_settings(clip: Path, tmp_path: Path, sav
 @pytest.mark.parametrize(
     ("gone", "says"), [("model.safetensors", "has no weights"), ("processor_config.json", "has no processor")]
 )
-def test_an_incomplete_folder_is_told(clip: Path, tmp_path: Path, gone: str, says: str) -> None:
+def test_an_incomplete_folder_is_an_error(clip: Path, tmp_path: Path, gone: str, says: str) -> None:
     copy = shutil.copytree(clip, tmp_path / "copy")
     (copy / gone).unlink()
     with pytest.raises(ModelError, match=says):
         _ = Encoder(str(copy)).digest
 
 
-def test_a_checkpoint_without_two_towers_is_told(tmp_path: Path, clip: Path) -> None:
+def test_a_checkpoint_without_two_towers_is_an_error(tmp_path: Path, clip: Path) -> None:
     import transformers
 
     folder = shutil.copytree(clip, tmp_path / "bert")
@@ -80,7 +80,7 @@ def test_a_checkpoint_without_two_towers_is_told(tmp_path: Path, clip: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["nobody/has-this", "not a name/at all", "/no/such/folder"])
-def test_a_checkpoint_that_is_nowhere_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_checkpoint_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=f"there is no folder '{name}', and the hub gave no checkpoint"):
         _ = Encoder(name).digest

@@ -1,4 +1,4 @@
-"""Every registered reranker keeps its promises, and a broken one is named."""
+"""The conformance check on all registered rerankers, and on broken ones."""
 
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_reranker_keeps_its_promises(name: str, clip: Any, cache: Any, describer: Any) -> None:
+def test_reranker_conformance(name: str, clip: Any, cache: Any, describer: Any) -> None:
     node = {"name": name, **REQUIRED.get(name, {})}
     if name == "caption":
         node["embedder"] = {"name": "encoder", "path": str(clip)}
@@ -30,8 +30,8 @@ class _Broken:
     def fit(self, pool: Any, resources: Any) -> "_Broken":
         return self
 
-    def rerank(self, queries: Any, found: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
-        return [self.one(i, own, k) for i, own in enumerate(found)]
+    def rerank(self, queries: Any, candidates: Any, k: int) -> list[tuple[RetrievedExample, ...]]:
+        return [self.one(i, own, k) for i, own in enumerate(candidates)]
 
     def one(self, place: int, own: Any, k: int) -> tuple[RetrievedExample, ...]:
         return tuple(own[:k])
@@ -60,7 +60,7 @@ class _OfTheBatch(_Broken):
         (_OfTheBatch, "another order|at a time"),
     ],
 )
-def test_a_broken_promise_is_named(broken: Any, says: str) -> None:
+def test_a_broken_promise_is_reported(broken: Any, says: str) -> None:
     check_reranker(_Broken())
     with pytest.raises(AssertionError, match=says):
         check_reranker(broken())
