@@ -79,9 +79,9 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "composer": ("compose",),
     "launcher": ("workers", "wait", "check", "start", "reattach"),
 }
-"""kind -> the members that a run uses. A strategy has to extend its base class instead."""
+"""kind -> the members that a run uses, for kinds without a base class in `BASES`."""
 
-BASES: Mapping[str, str] = {"model": "icl.models.base:Model"}
+BASES: Mapping[str, str] = {"model": "icl.models.base:Model", "strategy": "decoding.base:Strategy"}
 """kind -> base class that every component of the kind must have."""
 
 ENTRY_POINT_GROUP = "icl.components"

@@ -25,6 +25,7 @@ from decoding.formulas.sampling import Beam, Greedy, Sampler
 from icl.canonical_json import canonical_digest
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
+from icl.loading import location
 from icl.registry import build, describe
 from icl.truncate import truncate
 
@@ -60,7 +61,8 @@ class Arm:
         if not self.label:
             object.__setattr__(self, "label", _default_label(self))
 
-    def describe(self) -> dict[str, Any]:
+    @cached_property
+    def config(self) -> dict[str, Any]:
         """The canonical config node: everything that affects the answers, so without the label."""
         node = {
             "strategy": describe(self.strategy),
@@ -75,12 +77,12 @@ class Arm:
     @cached_property
     def digest(self) -> str:
         """sha256 (16 hex digits) of the canonical node."""
-        return _digest(self.describe())
+        return _digest(self.config)
 
     @cached_property
     def strategy_digest(self) -> str:
         """sha256 (16 hex digits) of the strategy's canonical node, which determines option scores."""
-        return _digest(describe(self.strategy))
+        return _digest(self.config["strategy"])
 
 
 def parse_arm(node: Any, where: str = "") -> Arm:
@@ -100,13 +102,13 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     if isinstance(node, Mapping):
         settings = {key: node[key] for key in ARM_KEYS if key in node}
         node = _insert_fitted({key: value for key, value in node.items() if key not in settings}, where, sources)
-    strategy = _build_strategy(node, where)
+    strategy: Strategy = build("strategy", node, where)
     label, normalize = settings.get("label", ""), settings.get("normalize", "sum")
     if not isinstance(label, str):
-        raise ConfigError(f"{_prefix(where, 'label')}a label is a text, not {label!r}.")
+        raise ConfigError(f"{location(_join(where, 'label'))}a label is a text, not {label!r}.")
     if normalize not in NORMALIZE:
         raise ConfigError(
-            f"{_prefix(where, 'normalize')}normalize is one of {', '.join(NORMALIZE)}, not {normalize!r}."
+            f"{location(_join(where, 'normalize'))}normalize is one of {', '.join(NORMALIZE)}, not {normalize!r}."
             f"{did_you_mean(str(normalize), NORMALIZE)}"
         )
     sampling = settings.get("sampling")
@@ -151,32 +153,20 @@ def _insert_fitted(node: Any, where: str, sources: list[ParameterSource]) -> Any
     return {**parameters, **expanded}
 
 
-def _build_strategy(node: Any, where: str) -> Strategy:
-    try:
-        strategy = build("strategy", node, where)
-    except ConfigError as error:
-        message = str(error)
-        raise error if not where or message.startswith(where) else ConfigError(f"{where}: {message}") from error
-    if not isinstance(strategy, Strategy):
-        raise ConfigError(
-            f"{_prefix(where)}{type(strategy).__name__} is not a strategy: it does not extend decoding.Strategy."
-        )
-    return strategy
-
-
 def _build_sampler(node: Any, sampling: Any, where: str) -> Sampler:
     """`sampling:` has the parameters of the strategy 'sampling', or of 'beam' if it has beams."""
     if node.get("name") in ("sampling", "beam"):
         raise ConfigError(
-            f"{_prefix(where)}strategy '{node['name']}' already defines how tokens are drawn. Put the parameters there "
-            "and drop the key 'sampling'."
+            f"{location(where)}strategy '{node['name']}' already defines how tokens are drawn. Put the parameters "
+            "there and drop the key 'sampling'."
         )
     if not isinstance(sampling, Mapping):
         raise ConfigError(
-            f"{_prefix(where, 'sampling')}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
+            f"{location(_join(where, 'sampling'))}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
         )
     name = "beam" if {"beams", "length_penalty"} & set(sampling) else "sampling"
-    return _build_strategy({"name": name, **sampling}, _join(where, "sampling")).sampler
+    strategy: Strategy = build("strategy", {"name": name, **sampling}, _join(where, "sampling"))
+    return strategy.sampler
 
 
 def _is_greedy(sampler: Sampler) -> bool:
@@ -233,8 +223,3 @@ def _digest(node: Any) -> str:
 
 def _join(where: str, key: str) -> str:
     return ".".join(part for part in (where, key) if part)
-
-
-def _prefix(where: str, key: str = "") -> str:
-    place = _join(where, key)
-    return f"{place}: " if place else ""

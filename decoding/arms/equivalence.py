@@ -28,7 +28,7 @@ def is_equivalent_to_greedy(arm: Mapping[str, Any], answer_mode: str, shots: int
     """Whether an arm answers as greedy decoding does, for any model.
 
     Args:
-        arm: Canonical config of the arm (`Arm.describe`).
+        arm: Canonical config of the arm (`Arm.config`).
         answer_mode: 'generate' or 'options'.
         shots: Number of demonstrations.
     """

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from decoding.arms.arm import Normalize
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches
-from decoding.engine.requests import Normalize
 from decoding.engine.token_loop import gather_early_exits
 from icl.models.base import Session
 from icl.streams import StreamKey

@@ -10,17 +10,6 @@ from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
 from icl.types import Prompt
 
-__all__ = [
-    "AnswerMode",
-    "Counters",
-    "DecodingRequest",
-    "Failure",
-    "LazyBranches",
-    "Normalize",
-    "PreparedRequest",
-    "distinct_prompts",
-]
-
 AnswerMode = Literal["generate", "options"]
 """Whether the answer is a generated text or the best of the given options."""
 

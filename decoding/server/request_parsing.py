@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from decoding.arms.arm import Arm
-from decoding.engine.requests import AnswerMode, Normalize
+from decoding.arms.arm import Arm, Normalize
+from decoding.engine.requests import AnswerMode
 from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strategy
 from icl import spans

@@ -155,11 +155,13 @@ class _CellFactory:
 
     def component(self, axis: str, placed_node: PlacedNode) -> Any:
         """The component of a node on an axis with one component."""
+        from decoding.arms.arm import parse_arm
+
         node, where = placed_node
         key = axis, _node_key(node)
         if key not in self.components:
             self.components[key] = (
-                _arm(node, where) if axis == "decoding" else build(COMPONENT_KINDS[axis], node, where)
+                parse_arm(node, where) if axis == "decoding" else build(COMPONENT_KINDS[axis], node, where)
             )
         return self.components[key]
 
@@ -250,18 +252,12 @@ class _CellFactory:
             return value
         key = axis, id(value)
         if key not in self.descriptions:
-            self.descriptions[key] = value.describe() if axis == "decoding" else describe(value)
+            self.descriptions[key] = value.config if axis == "decoding" else describe(value)
         return self.descriptions[key]
 
 
 def _node_key(node: Any) -> str:
     return json.dumps(node, sort_keys=True, default=repr)
-
-
-def _arm(node: Any, where: str) -> "Arm":
-    from decoding.arms.arm import parse_arm
-
-    return parse_arm(node, where)
 
 
 def short_digest(value: Any) -> str:

@@ -27,7 +27,7 @@ def matches(cell: "Cell", axis: str, value: Any) -> bool:
         return any(matches(cell, axis, item) for item in value)
     if axis != "decoding":
         return node_matches(value, describe(cell.axis_value(axis)))
-    arm = cell.decoding.describe()
+    arm = cell.decoding.config
     return value == cell.decoding.label or node_matches(value, {**arm["strategy"], "sampling": arm["sampler"]})
 
 

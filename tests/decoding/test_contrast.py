@@ -164,8 +164,8 @@ def test_every_registered_edit_is_a_change() -> None:
     assert labels == ["contrast(branches=[{change=flip}])", "contrast(branches=[{change=rotate}])"]
     node = {"name": "blur", "radius": 4}
     arm = parse_arm({"name": "contrast", "branches": [{"change": node}]})
-    assert arm.describe()["strategy"]["branches"][0]["change"] == node
-    again = arm.describe()["strategy"]
+    assert arm.config["strategy"]["branches"][0]["change"] == node
+    again = arm.config["strategy"]
     assert parse_arm(again).digest == arm.digest
 
 

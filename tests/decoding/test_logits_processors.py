@@ -151,7 +151,7 @@ def test_a_processor_of_ones_own_acts_on_the_scores(model: HF, tmp_path: Path) -
     token = answers(model, "greedy")[0].tokens[0]
     arm = with_processors({"name": f"{tmp_path}/ban.py:Ban", "token": token})
     assert all(token not in one.tokens for one in answers(model, arm))
-    assert parse_arm(arm).describe()["logits_processors"][0]["code"]
+    assert parse_arm(arm).config["logits_processors"][0]["code"]
 
 
 def test_an_answer_without_any_token_left_fails_with_a_reason(model: HF, tmp_path: Path) -> None:
@@ -169,12 +169,12 @@ def test_processors_belong_to_the_arm_and_its_controls() -> None:
     arm = parse_arm({"name": "vcd", "logits_processors": [{"name": "repetition_penalty", "penalty": 1.2}]})
     assert arm.label == "vcd, repetition_penalty(penalty=1.2)"
     assert arm.digest != parse_arm("vcd").digest
-    assert arm.describe()["logits_processors"] == [{"name": "repetition_penalty", "penalty": 1.2}]
+    assert arm.config["logits_processors"] == [{"name": "repetition_penalty", "penalty": 1.2}]
     assert {control.logits_processors for control in default_controls(arm)} == {arm.logits_processors}
     masked = parse_arm({"name": "mask_only", "of": "vcd", "logits_processors": ["repetition_penalty"][:0]})
-    assert is_equivalent_to_greedy(masked.describe(), "generate", 2)
+    assert is_equivalent_to_greedy(masked.config, "generate", 2)
     control = next(one for one in default_controls(arm) if one.label.startswith("mask_only"))
-    assert not is_equivalent_to_greedy(control.describe(), "generate", 2)
+    assert not is_equivalent_to_greedy(control.config, "generate", 2)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_d
     for arm in arms():
         logits = 3 * torch.randn(logits_count(arm.strategy), 200, 64, generator=torch.Generator().manual_seed(0))
         same = bool((best(arm.strategy, logits) == logits[0].argmax(-1)).all())
-        claimed = is_equivalent_to_greedy(arm.describe(), "generate", 2)
+        claimed = is_equivalent_to_greedy(arm.config, "generate", 2)
         assert same or not claimed, arm.label
         labels += [arm.label] * claimed
     controls = {"mask_only(vcd)", "temperature_matched(adacad)", "entropy_matched(vcd)"}
@@ -87,7 +87,7 @@ def test_what_has_equal_branches_at_0_shots_takes_its_best_token_there():
 def test_it_depends_on_sampler_score_and_shots(node, score, shots, greedy):
     arm = parse_arm(node)
     expected = arm.strategy.of.traits.masks_in_combine is False if greedy is None else greedy
-    assert is_equivalent_to_greedy(arm.describe(), score, shots) is expected
+    assert is_equivalent_to_greedy(arm.config, score, shots) is expected
 
 
 @pytest.mark.parametrize("node", ["mine.py:Mine", {"name": "mask_only", "of": {"name": "mine.py:Mine"}}])

@@ -446,8 +446,8 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
         assert names == [part.name for part in prompt.parts()]
         node = json.loads(body["vllm_xargs"]["strategy"])
         sent[node["name"]] = parse_arm(node)
-    assert {name: arm.describe() for name, arm in sent.items()} == {
-        arm.describe()["strategy"]["name"]: arm.describe() for arm in arms
+    assert {name: arm.config for name, arm in sent.items()} == {
+        arm.config["strategy"]["name"]: arm.config for arm in arms
     }
 
 
