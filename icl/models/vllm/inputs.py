@@ -1,9 +1,9 @@
-"""A prompt as vLLM takes it: the token ids that the Hugging Face backend would send, and images as objects.
+"""Converts prompts to vLLM's inputs: the token ids of the backend `hf`, and images as objects.
 
-The ids have one placeholder an image, which vLLM's processor expands; the result is compared with the ids of the
-Hugging Face backend before anything runs. An image goes by its digest, so the engine neither hashes it nor encodes it
-twice. Edits on processed pixels (diffusion noise) are made on what vLLM's processor computed for that image, before
-it goes to the engine, under the digest of the edited image.
+The ids have one placeholder for each image, which vLLM's processor expands. The result must equal the ids of the
+backend `hf`. Images are named by their digest, so the engine neither hashes an image nor encodes it twice. Edits of
+processed pixels, such as diffusion noise, are applied to the output of vLLM's processor, and the image is then named by
+the digest of the edited image.
 """
 
 import asyncio
@@ -20,51 +20,58 @@ if TYPE_CHECKING:
 
 
 class InputBuilder:
-    """Makes engine inputs. hf: renders and tokenizes, without weights. llm: gives `renderer` and `model_config`."""
+    """Converter of prompts to inputs of one engine."""
 
     def __init__(self, hf: "HF", llm: Any) -> None:
+        """
+        Args:
+            hf: Renders and tokenizes. Its weights are not loaded.
+            llm: vLLM's engine or engine client, which has `renderer` and `model_config`.
+        """
         self.hf, self.llm = hf, llm
 
     def of(self, prompt: Prompt) -> Any:
-        """Raises ModelError, ImageError; what vLLM refuses becomes a ModelError with its sentence."""
+        """The input of a prompt. Raises ImageError, and ModelError if vLLM refuses the prompt."""
         from vllm.exceptions import VLLMError
 
         try:
-            (made,) = self.llm.renderer.render_cmpl([self._parsed(prompt)])
+            (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)])
         except (VLLMError, ValueError) as error:
             raise self._refused(error) from error
-        return self._checked(prompt, made)
+        return self._checked(prompt, engine_input)
 
     async def of_async(self, prompt: Prompt) -> Any:
-        """The same for a server, where requests overtake one another between here and the engine.
+        """The input of a prompt for a server, where requests may overtake one another on their way to the engine.
 
-        So each brings its images along, processed once: none counts on another to have brought them. Texts and
-        images are read in a thread of their own, since large ones take long and others are being answered.
+        Each input therefore contains its processed images, even if an earlier one contains them too. Texts and images
+        are processed in threads, because large ones would delay other requests.
         """
         from vllm.exceptions import VLLMError
 
         try:
             parsed = await asyncio.to_thread(self._parsed, prompt)
-            (made,) = await self.llm.renderer.render_cmpl_async([parsed], skip_mm_cache=True)
+            (engine_input,) = await self.llm.renderer.render_cmpl_async([parsed], skip_mm_cache=True)
         except (VLLMError, ValueError) as error:
             raise self._refused(error) from error
-        return await asyncio.to_thread(self._checked, prompt, made)
+        return await asyncio.to_thread(self._checked, prompt, engine_input)
 
     def _parsed(self, prompt: Prompt) -> Any:
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        return parse_model_prompt(self.llm.model_config, self._given(prompt))
+        return parse_model_prompt(self.llm.model_config, self._unprocessed(prompt))
 
     def _refused(self, error: Exception) -> ModelError:
         return ModelError(f"{self.hf.path}: vLLM does not take this prompt: {error}")
 
-    def _checked(self, prompt: Prompt, made: Any) -> Any:
-        self._check(prompt, made["prompt_token_ids"])
+    def _checked(self, prompt: Prompt, engine_input: Any) -> Any:
+        """The input with edited pixels. Raises ModelError if its token ids are not those of the backend `hf`."""
+        self._check_ids(prompt, engine_input["prompt_token_ids"])
         if any(image.pixel_value_edits for image in prompt.images):
-            self._edit(prompt.images, made["mm_kwargs"]["image"])
-        return made
+            self._edit(prompt.images, engine_input["mm_kwargs"]["image"])
+        return engine_input
 
-    def _given(self, prompt: Prompt) -> dict[str, Any]:
+    def _unprocessed(self, prompt: Prompt) -> dict[str, Any]:
+        """Token ids with one placeholder for each image, the images and their names."""
         ids = list(self.hf.renderer.ids(self.hf.renderer.text(prompt)))
         images = prompt.images
         if not images:
@@ -80,18 +87,18 @@ class InputBuilder:
         digest, several = self.hf.pixels.key(image, among)
         return f"{digest}-among" if several else digest
 
-    def _check(self, prompt: Prompt, ids: Sequence[int]) -> None:
-        wanted = self.hf.ids(prompt)
-        if tuple(ids) != wanted:
-            place = next((i for i, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), len(wanted))
+    def _check_ids(self, prompt: Prompt, ids: Sequence[int]) -> None:
+        expected = self.hf.ids(prompt)
+        if tuple(ids) != expected:
+            place = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), len(expected))
             raise ModelError(
-                f"{self.hf.path}: vLLM's processor makes {len(ids)} tokens of a prompt that has {len(wanted)} on the "
+                f"{self.hf.path}: vLLM's processor makes {len(ids)} tokens of a prompt that has {len(expected)} on the "
                 f"backend 'hf'; they part at token {place}. vLLM's processor for this architecture and the "
                 "checkpoint's own disagree, so answers could not be compared: use the backend 'hf'."
             )
 
     def _edit(self, images: Sequence[Image], items: Any) -> None:
-        """Puts the edited pixels in place. An item that is None is already in the engine, edited."""
+        """Edits the processed pixels in place. An item that is None is already in the engine, edited."""
         for place, image in enumerate(images):
             item = items[place]
             if item is None or not image.pixel_value_edits:

@@ -1,6 +1,6 @@
-"""What vLLM need not say: notes on settings that the toolkit chose, and one that comes with every image on a CPU.
+"""Hides log messages of vLLM that follow from the toolkit's own settings, and one that a CPU repeats for each image.
 
-Warnings about anything else stay, as do all errors.
+Other warnings and all errors stay visible.
 """
 
 import logging
@@ -10,34 +10,34 @@ from contextlib import contextmanager
 
 EXPECTED = {
     "vllm.v1.worker.cpu_worker": (
-        "CPU backend doesn't allow to use `torch.set_num_threads`",  # said once for every prompt with images
+        "CPU backend doesn't allow to use `torch.set_num_threads`",  # repeated for every prompt with images
     ),
     "vllm.engine.arg_utils": ("The global random seed is set to",),
     "vllm.config.vllm": ("Enforce eager set", "Inductor compilation was disabled by user settings"),
     "vllm.config.scheduler": ("Using custom scheduler class",),
     "vllm.platforms.cpu": ("Triton is not installed. triton-cpu is expected", "Reset SSM cache type"),
 }
-"""Who says it -> how it begins."""
+"""Name of a logger -> start of its hidden messages."""
 
 
-class Expected(logging.Filter):
-    """Keeps back what was to be expected."""
+class ExpectedMessageFilter(logging.Filter):
+    """Log filter that drops the expected messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or not record.getMessage().startswith(EXPECTED[record.name])
 
 
-def hushed() -> None:
-    """From now on, in this process. At the loggers themselves: vLLM makes its handlers anew when it pleases."""
+def hide_expected_messages() -> None:
+    """Adds the filter to vLLM's loggers. It is not added to handlers, because vLLM may replace them."""
     for name in EXPECTED:
         logger = logging.getLogger(name)
-        if not any(isinstance(one, Expected) for one in logger.filters):
-            logger.addFilter(Expected())
+        if not any(isinstance(log_filter, ExpectedMessageFilter) for log_filter in logger.filters):
+            logger.addFilter(ExpectedMessageFilter())
 
 
 @contextmanager
-def no_deprecations() -> Iterator[None]:
-    """Nothing of what the libraries of an engine that starts will do otherwise some day."""
+def hide_future_warnings() -> Iterator[None]:
+    """Hides the FutureWarnings of the libraries of an engine that starts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

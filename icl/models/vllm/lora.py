@@ -1,8 +1,9 @@
-"""A LoRA of peft in the engine, put on every request.
+"""A LoRA adapter of peft in the engine, applied to every request.
 
-vLLM leaves out, without a word, what it has no place for, and takes weights of another size. So an adapter is first put
-on the checkpoint's empty skeleton by the code of the backend `hf`, which says where it does not fit; and once it is in
-the engine, what has found no place there is an error.
+vLLM silently ignores layers that it does not support, and accepts weights of another size. Two checks prevent that:
+
+- The code of the backend `hf` applies the adapter to an empty skeleton of the checkpoint, and reports a misfit.
+- After the engine has loaded the adapter, a layer of the adapter that the engine ignores is an error.
 """
 
 import json
@@ -14,27 +15,27 @@ from icl.models.hf.adapter import CONFIG, LoraAdapter
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
-NUMBER = 1
-"""Of the one adapter that an engine has."""
+ADAPTER_ID = 1
+"""vLLM's id of the only adapter of an engine."""
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""That vLLM has room for."""
+"""Values of `max_lora_rank` that vLLM supports."""
 
 
 def arguments(adapter: LoraAdapter) -> dict[str, Any]:
-    """What the engine is started with. Raises ModelError where the rank is too large."""
-    told = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
-    rank = max([int(told.get("r", 0)), *map(int, (told.get("rank_pattern") or {}).values())])
-    room = next((size for size in RANKS if size >= rank), None)
-    if room is None:
+    """Engine arguments for an adapter. Raises ModelError if its rank is too large."""
+    config = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
+    rank = max([int(config.get("r", 0)), *map(int, (config.get("rank_pattern") or {}).values())])
+    max_rank = next((size for size in RANKS if size >= rank), None)
+    if max_rank is None:
         raise ModelError(
             f"{adapter.key}: {adapter.folder} has rank {rank}, and vLLM takes {RANKS[-1]} at most. Use `merge: true`."
         )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_rank}
 
 
 def check(adapter: LoraAdapter, hf: "HF") -> None:
-    """Raises ModelError where the adapter is of another model; no weights are read."""
+    """Raises ModelError if the adapter is of another model. Reads no weights of the model."""
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -43,19 +44,26 @@ def check(adapter: LoraAdapter, hf: "HF") -> None:
     adapter.applied(skeleton, hf.path, merge=False)
 
 
-def put(adapter: LoraAdapter, llm: Any) -> Any:
-    """Loads it into the engine; what a request is given. Raises ModelError where vLLM cannot apply all of it."""
+def load(adapter: LoraAdapter, llm: Any) -> Any:
+    """Loads an adapter into the engine.
+
+    Returns:
+        vLLM's LoRARequest, which every request needs.
+
+    Raises:
+        ModelError: vLLM cannot apply the whole adapter.
+    """
     from vllm.lora.request import LoRARequest
 
-    asked = LoRARequest("adapter", NUMBER, str(adapter.folder))
+    lora_request = LoRARequest("adapter", ADAPTER_ID, str(adapter.folder))
     try:
-        llm.llm_engine.add_lora(asked)
-    except Exception as error:  # whatever an engine's process raised
+        llm.llm_engine.add_lora(lora_request)
+    except Exception as error:  # an engine process may raise anything
         raise ModelError(f"{adapter.key}: vLLM does not take {adapter.folder}: {error}") from error
-    lost: list[str] = llm.collective_rpc("lockstep_unsupported_layers", args=(NUMBER,))[0]
-    if lost:
+    layers: list[str] = llm.collective_rpc("lockstep_unsupported_layers", args=(ADAPTER_ID,))[0]
+    if layers:
         raise ModelError(
-            f"{adapter.key}: vLLM has no place for {len(lost)} of the layers that {adapter.folder} changes, such as "
-            f"{lost[0]}, and would leave them out. Use `merge: true`, or the backend 'hf'."
+            f"{adapter.key}: vLLM has no place for {len(layers)} of the layers that {adapter.folder} changes, such as "
+            f"{layers[0]}, and would leave them out. Use `merge: true`, or the backend 'hf'."
         )
-    return asked
+    return lora_request

@@ -1,4 +1,4 @@
-"""The component `vllm`: a vLLM engine in the process; generation, option scores and every strategy inside it."""
+"""The component `vllm`: a vLLM engine in this process for generation, option scores and every strategy."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,29 +16,29 @@ from icl.types import Generation, Prompt, Usage
 if TYPE_CHECKING:
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
-    from icl.models.vllm.engine import Done, VLLMEngine
+    from icl.models.vllm.engine import OnGroup, VLLMEngine
     from icl.models.vllm.replicas import Replicas
 
 GIB = 2**30
 CPU_CACHE_GIB = 2.0
-"""GiB of the key-value cache without a GPU; vLLM's own default is nine tenths of the memory."""
+"""Size of the KV cache in GiB without a GPU. vLLM's own default is nine tenths of the memory."""
 DEFAULT_MAX_IMAGES = 64
-"""That a prompt may have where nothing says how many."""
+"""Maximum number of images in a prompt, if neither the config nor the run sets it."""
 
-SHORT = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
-"""Formats whose kernels take inputs in 16 bits alone."""
+SIXTEEN_BIT_FORMATS = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
+"""Quantization formats whose kernels need inputs in 16 bits."""
 
-STEP = 256
-"""Tokens that a planned length is a multiple of."""
+LENGTH_STEP = 256
+"""A planned length is a multiple of this number of tokens."""
 
 
 @component("model", "vllm")
 @dataclass(frozen=True)
 class VLLM(Model):
-    """Any checkpoint that vLLM knows, in this process; strategies decode inside the engine, in step.
+    """A checkpoint in a vLLM engine of this process, which decodes the branches of strategies in step.
 
-    Prompts are the token ids of the backend `hf`, checked. Everything is asked at once, in an order that keeps shared
-    beginnings in the prefix cache.
+    Prompts have the token ids of the backend `hf`, which is checked. All prompts are submitted at once, in an order
+    that keeps shared prefixes in the prefix cache.
     """
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score", "strategies"})
@@ -76,7 +76,7 @@ class VLLM(Model):
 
     @cached_property
     def hf(self) -> "HF":
-        """Renders and tokenizes as the backend `hf` does; its weights are never loaded."""
+        """The model of the backend `hf`, which renders and tokenizes. Its weights are never loaded."""
         from icl.models.hf.model import HF
 
         return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision)
@@ -89,7 +89,7 @@ class VLLM(Model):
 
     @cached_property
     def digest(self) -> str:
-        """Names weights and the settings that can change an output. Raises ModelError where they do not go together."""
+        """Digest of weights and settings that can change an output. Raises ModelError if they do not go together."""
         from icl.models.hf.checkpoint import told
         from icl.models.vllm import merged_adapter as merging
 
@@ -113,31 +113,31 @@ class VLLM(Model):
 
     @property
     def precision(self) -> str:
-        """As vLLM calls it; 'auto' where it reads the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
+        """The value of vLLM's `dtype`; 'auto' is the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
         from icl.models.hf.prequantized import method
 
         if self.device_type != "cpu" or self.dtype != "auto":
             return self.dtype
-        return "bfloat16" if (self.quantization or method(self.hf.checkpoint)) in SHORT else "float32"
+        return "bfloat16" if (self.quantization or method(self.hf.checkpoint)) in SIXTEEN_BIT_FORMATS else "float32"
 
     @property
     def request_adapter(self) -> "LoraAdapter | None":
-        """The adapter that every request is given, where it is not in the weights."""
+        """The adapter of every request, None if it is merged into the weights."""
         return None if self.merge else self.lora
 
     def weights(self) -> str:
-        """Where the engine reads them. Raises ModelError where an adapter cannot be merged into them."""
+        """Folder or hub id of the weights. Raises ModelError if the adapter cannot be merged into them."""
         from icl.models.vllm.merged_adapter import merged
 
         return str(merged(self)) if self.merge else self.hf.checkpoint.source
 
     def arguments(self) -> dict[str, Any]:
-        """What the engine is started with."""
+        """The arguments of the engine."""
         from icl.models.vllm.engine import PLUGIN_ARGS
 
         cpu = self.device_type == "cpu"
         cache = self.cache_gib or (CPU_CACHE_GIB if cpu else None)
-        given = {
+        arguments = {
             "dtype": self.precision,
             "quantization": self.quantization,
             "tensor_parallel_size": self.tensor_parallel_size,
@@ -153,20 +153,23 @@ class VLLM(Model):
             "seed": 0,
         }
         if cpu:
-            given["block_size"] = self.block_size
+            arguments["block_size"] = self.block_size
         if self.request_adapter is not None:
             from icl.models.vllm import lora
 
-            given |= lora.arguments(self.request_adapter)
-        return given | PLUGIN_ARGS | self.engine_args
+            arguments |= lora.arguments(self.request_adapter)
+        return arguments | PLUGIN_ARGS | self.engine_args
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block of the cache, of which whole ones are shared; vLLM's own for CPUs, 128, shares few."""
+        """Tokens of a block of the KV cache. Only complete blocks are shared; vLLM's 128 for CPUs would share few."""
         return int(self.engine_args.get("block_size", 32 if self.device_type == "cpu" else 16))
 
     def prefix_blocks(self, prompt: Prompt) -> tuple[int, list[int]]:
-        """A number for each block of a prompt that the prefix cache may have; equal numbers are equal beginnings."""
+        """Block size, and a number for each block of a prompt that can be in the prefix cache.
+
+        Equal numbers mean equal prompts up to the end of the block.
+        """
         from icl.models.vllm.prefix_blocks import blocks
 
         hashes = blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
@@ -174,24 +177,24 @@ class VLLM(Model):
 
     @cached_property
     def planned(self) -> tuple[int, int]:
-        """Images and tokens that a run will need; (0, 0) where nobody said."""
+        """Numbers of images and tokens that a run will need; (0, 0) if there is no plan."""
         return 0, 0
 
     def expect_prompts(self, images: int, tokens: int) -> None:
-        """Told before the engine starts: what the largest prompt of a run takes. A larger one starts it again."""
+        """Sets what the largest prompt of a run needs, before the engine starts. A larger prompt restarts it."""
         vars(self)["planned"] = images, tokens
 
     @property
     def is_planned(self) -> bool:
-        """Whether an engine that starts now has less room than it might have."""
+        """Whether an engine that starts now has lower limits than the checkpoint allows."""
         return bool(
             (self.max_images is None and self.planned[0]) or (not self.max_model_len and self._planned_length())
         )
 
     def _planned_length(self) -> int | None:
-        """None: the checkpoint's."""
-        tokens, most = STEP * math.ceil(self.planned[1] / STEP), self.hf.max_tokens
-        return None if not tokens or (most is not None and tokens >= most) else tokens
+        """Context length for the plan. None: the checkpoint's."""
+        tokens, limit = LENGTH_STEP * math.ceil(self.planned[1] / LENGTH_STEP), self.hf.max_tokens
+        return None if not tokens or (limit is not None and tokens >= limit) else tokens
 
     @cached_property
     def engine(self) -> "VLLMEngine | Replicas":
@@ -211,8 +214,8 @@ class VLLM(Model):
 
     @property
     def max_tokens(self) -> int | None:
-        known = [n for n in (self.max_model_len, self.hf.max_tokens) if n is not None]
-        return min(known, default=None)
+        limits = [limit for limit in (self.max_model_len, self.hf.max_tokens) if limit is not None]
+        return min(limits, default=None)
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -234,27 +237,27 @@ class VLLM(Model):
         """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, images_shown."""
         return self.engine.counts
 
-    def run_groups(self, groups: Iterable[Sequence[EngineRequest]], done: "Done") -> None:
-        """Runs groups of prompts; `done(number of the group, what each prompt said)` as soon as a group has ended."""
-        self.engine.run(groups, done)
+    def run_groups(self, groups: Iterable[Sequence[EngineRequest]], on_group: "OnGroup") -> None:
+        """Runs groups of prompts. Calls `on_group` with number and outputs of a group as soon as it has ended."""
+        self.engine.run(groups, on_group)
 
     def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Traces, option log-probabilities and faults of groups by their name, forgotten by the engine thereafter."""
+        """Removes the records of groups from the engine, and returns them: traces, option log-probabilities, faults."""
         return self.engine.take_records(groups)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         answers: dict[int, Generation] = {}
 
-        def done(number: int, said: list[EngineOutput]) -> None:
-            answers[number] = self._generation(said[0])
+        def on_group(number: int, outputs: list[EngineOutput]) -> None:
+            answers[number] = self._generation(outputs[0])
 
-        self.run_groups([[EngineRequest(request.prompt, request.max_new_tokens)] for request in requests], done)
+        self.run_groups([[EngineRequest(request.prompt, request.max_new_tokens)] for request in requests], on_group)
         return [answers[i] for i in range(len(requests))]
 
-    def _generation(self, said: EngineOutput) -> Generation:
-        if said.finish not in ("stop", "length"):
-            raise ModelError(said.reason or f"vLLM ended the request: {said.finish}.")
-        stopped = bool(said.tokens) and said.tokens[-1] in self.stop_tokens
-        tokens = said.tokens[:-1] if stopped else said.tokens
-        usage = Usage(said.prompt_tokens, len(said.tokens), len(said.tokens))
+    def _generation(self, output: EngineOutput) -> Generation:
+        if output.finish not in ("stop", "length"):
+            raise ModelError(output.reason or f"vLLM ended the request: {output.finish}.")
+        stopped = bool(output.tokens) and output.tokens[-1] in self.stop_tokens
+        tokens = output.tokens[:-1] if stopped else output.tokens
+        usage = Usage(output.prompt_tokens, len(output.tokens), len(output.tokens))
         return Generation(self.text(tokens), tokens, "stop" if stopped else "length", usage)

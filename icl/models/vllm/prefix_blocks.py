@@ -1,7 +1,7 @@
-"""What the engine's prefix cache can hold of a prompt: its whole blocks of tokens, each named by all that it follows.
+"""Names for the blocks of a prompt that the engine's prefix cache can reuse.
 
-A block is found where another prompt has the same tokens and the same images up to its end. The last token of a
-prompt is always computed, so a block that ends with it is never found.
+A block is reused if another prompt has the same tokens and the same images up to the end of the block. The last token
+of a prompt is always computed, so a block that ends with it is never reused.
 """
 
 from typing import TYPE_CHECKING
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def blocks(hf: "HF", prompt: "Prompt", size: int) -> list[int]:
-    """A number for each block of `size` tokens that can be found; equal numbers are equal beginnings."""
-    shown = prompt.images
-    pieces = [hf.pixels.text(image, len(shown)) for image in shown]
+    """A number for each reusable block of `size` tokens. Equal numbers mean equal prompts up to the block's end."""
+    images = prompt.images
+    pieces = [hf.pixels.text(image, len(images)) for image in images]
     ids = hf.ids(prompt)
-    places = set(hf.checkpoint.processor.image_token_ids) - {None}
-    lengths = [sum(token in places for token in hf.renderer.ids(piece)) for piece in pieces]
-    names = iter([hf.pixels.key(p, len(shown)) for p, n in zip(shown, lengths, strict=True) for _ in range(n)])
-    tokens = [(token, next(names, None) if token in places else None) for token in ids]
-    found, before = list[int](), 0
+    image_tokens = set(hf.checkpoint.processor.image_token_ids) - {None}
+    lengths = [sum(token in image_tokens for token in hf.renderer.ids(piece)) for piece in pieces]
+    names = iter([hf.pixels.key(p, len(images)) for p, n in zip(images, lengths, strict=True) for _ in range(n)])
+    tokens = [(token, next(names, None) if token in image_tokens else None) for token in ids]
+    hashes, previous = list[int](), 0
     for start in range(0, (len(ids) - 1) // size * size, size):
-        before = hash((before, *tokens[start : start + size]))
-        found.append(before)
-    return found
+        previous = hash((previous, *tokens[start : start + size]))
+        hashes.append(previous)
+    return hashes

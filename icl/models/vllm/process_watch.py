@@ -1,7 +1,7 @@
-"""An engine in a process of its own that dies is told to whoever waits for it.
+"""Reports the death of an engine process to threads that wait for it.
 
-A process may be killed for memory in the middle of a run. vLLM's client notes that it has gone, and waits without end
-for what it would have said: outputs, and answers to calls. Here both end with vLLM's own error.
+An engine process may be killed in the middle of a run, for example when memory runs out. vLLM's client notices it, but
+waits forever for outputs and for results of calls. With this module both end with vLLM's own error.
 """
 
 import time
@@ -13,19 +13,19 @@ from weakref import ReferenceType, ref
 
 from icl.errors import ModelError
 
-LOOKS = 0.5
-"""Seconds between two looks."""
+POLL_SECONDS = 0.5
+"""Time between two checks."""
 
 
 def watch(core: Any) -> None:
-    """core: the client of an engine; one that runs in this process cannot die alone."""
+    """Starts the watch of an engine client. Does nothing if the engine runs in this process."""
     if hasattr(core, "resources"):
         Thread(target=_watch, args=(ref(core),), name="engine watch", daemon=True).start()
 
 
 @contextmanager
-def living(path: str) -> Iterator[None]:
-    """Raises ModelError where the engine of a checkpoint has ended."""
+def convert_engine_death(path: str) -> Iterator[None]:
+    """Raises ModelError if the engine of a checkpoint dies inside the block."""
     from vllm.exceptions import VLLMServerError
 
     try:
@@ -37,17 +37,17 @@ def living(path: str) -> Iterator[None]:
         ) from error
 
 
-def _watch(watched: "ReferenceType[Any]") -> None:
+def _watch(core_reference: "ReferenceType[Any]") -> None:
     from concurrent.futures import InvalidStateError
 
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    while (core := watched()) is not None:
+    while (core := core_reference()) is not None:
         if core.resources.engine_dead:
             core.outputs_queue.put_nowait(EngineDeadError())
-            for answer in list(core.utility_results.values()):
-                with suppress(InvalidStateError):  # it was answered in its last moment
-                    answer.set_exception(EngineDeadError())
+            for result in list(core.utility_results.values()):
+                with suppress(InvalidStateError):  # the engine answered just before it died
+                    result.set_exception(EngineDeadError())
             return
         del core
-        time.sleep(LOOKS)
+        time.sleep(POLL_SECONDS)

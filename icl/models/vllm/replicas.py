@@ -1,8 +1,8 @@
-"""Engines side by side, each in a process and on GPUs of its own: what `data_parallel_size` starts.
+"""Several engines, each in a process and on GPUs of its own: `data_parallel_size`.
 
-A group goes whole to one of them, since its branches decode in step. Neighboring groups go together, since they begin
-alike and an engine finds in its prefix cache what it has read itself. Each engine is driven by a thread; answers are
-told, and groups are made, in the thread that asks.
+A group runs whole in one engine, since its branches decode in step. Neighboring groups go to the same engine, because
+they begin alike and each engine has its own prefix cache. A thread drives each engine. The caller's thread makes the
+groups and receives the outputs.
 """
 
 import os
@@ -13,51 +13,49 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from icl.models.vllm.engine import Done, VLLMEngine
+from icl.models.vllm.engine import NumberedGroup, OnGroup, VLLMEngine
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
-TOGETHER = 16
-"""Groups that an engine is given at once."""
-
-Some = list[tuple[int, Sequence[EngineRequest]]]
+CHUNK_SIZE = 16
+"""Number of groups that an engine gets at once."""
 
 
 class Replicas:
-    """What `Engine` is, several times."""
+    """Several engines with the interface of one `VLLMEngine`."""
 
     def __init__(self, model: "VLLM") -> None:
         self.engines = []
-        for place in range(model.data_parallel_size):
-            with _apart(place, model.tensor_parallel_size if model.device_type == "cuda" else 0):
+        for rank in range(model.data_parallel_size):
+            with _environment_of(rank, model.tensor_parallel_size if model.device_type == "cuda" else 0):
                 self.engines.append(VLLMEngine(model))
 
     @property
     def counts(self) -> dict[str, int]:
         return {name: sum(engine.counts[name] for engine in self.engines) for name in self.engines[0].counts}
 
-    def run(self, groups: Iterable[Sequence[EngineRequest]], done: Done) -> None:
-        """As `Engine.run`. Raises what an engine raises."""
+    def run(self, groups: Iterable[Sequence[EngineRequest]], on_group: OnGroup) -> None:
+        """As `VLLMEngine.run`. Raises what an engine raises."""
         waiting = enumerate(groups)
         events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        inboxes: list[SimpleQueue[Some]] = [SimpleQueue() for _ in self.engines]
+        inboxes: list[SimpleQueue[list[NumberedGroup]]] = [SimpleQueue() for _ in self.engines]
         pool = ThreadPoolExecutor(len(self.engines), thread_name_prefix="engine")
-        for place, engine in enumerate(self.engines):
-            pool.submit(_drive, engine, place, events, inboxes[place]).add_done_callback(
-                lambda ended: events.put(("ended", ended))
+        for rank, engine in enumerate(self.engines):
+            pool.submit(_drive, engine, rank, events, inboxes[rank]).add_done_callback(
+                lambda future: events.put(("end", future))
             )
         running = len(self.engines)
         try:
             while running:
-                what, told = events.get()
-                if what == "more":
-                    inboxes[told].put(list(islice(waiting, TOGETHER)))
-                elif what == "said":
-                    done(*told)
+                kind, value = events.get()
+                if kind == "request":  # of an engine for more groups
+                    inboxes[value].put(list(islice(waiting, CHUNK_SIZE)))
+                elif kind == "outputs":
+                    on_group(*value)
                 else:
-                    told.result()
+                    value.result()
                     running -= 1
         finally:
             for inbox in inboxes:
@@ -72,33 +70,38 @@ class Replicas:
             engine.stop()
 
 
-def _drive(engine: VLLMEngine, place: int, events: "SimpleQueue[tuple[str, Any]]", inbox: "SimpleQueue[Some]") -> None:
-    """One engine's thread: asks for groups, and tells what they said."""
+def _drive(
+    engine: VLLMEngine,
+    rank: int,
+    events: "SimpleQueue[tuple[str, Any]]",
+    inbox: "SimpleQueue[list[NumberedGroup]]",
+) -> None:
+    """The thread of one engine: requests groups and reports their outputs as events."""
 
-    def more() -> Iterator[tuple[int, Sequence[EngineRequest]]]:
+    def groups() -> Iterator[NumberedGroup]:
         while True:
-            events.put(("more", place))
-            some = inbox.get()
-            if not some:
+            events.put(("request", rank))
+            chunk = inbox.get()
+            if not chunk:
                 return
-            yield from some
+            yield from chunk
 
-    def done(number: int, said: list[EngineOutput]) -> None:
-        events.put(("said", (number, said)))
+    def on_group(number: int, outputs: list[EngineOutput]) -> None:
+        events.put(("outputs", (number, outputs)))
 
-    engine.run_numbered(more(), done)
+    engine.run_numbered(groups(), on_group)
 
 
 @contextmanager
-def _apart(place: int, gpus: int) -> Iterator[None]:
-    """The environment that the engine of a place starts in: a process of its own, and `gpus` of the GPUs there are."""
+def _environment_of(rank: int, gpus: int) -> Iterator[None]:
+    """The environment in which the engine of a rank starts: a process of its own, and `gpus` of the visible GPUs."""
     before = dict(os.environ)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     if gpus:
         import torch
 
-        there = before.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(there.split(",")[place * gpus : (place + 1) * gpus])
+        visible = before.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[rank * gpus : (rank + 1) * gpus])
     try:
         yield
     finally:

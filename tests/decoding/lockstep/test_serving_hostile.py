@@ -245,8 +245,10 @@ def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(fold
         half = socket.create_connection(("127.0.0.1", serving.port), 20)
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
         os.kill(serving.process.pid, signal.SIGTERM)
-        time.sleep(0.1)
-        late = [raw(serving, b"Content-Type: application/json\r\n", json.dumps(content).encode()) for content in (
+        json_type = b"Content-Type: application/json\r\n"
+        while not raw(serving, json_type, json.dumps(chat_body()).encode()).startswith(b"HTTP/1.1 503"):
+            pass  # the server handles the signal a moment later
+        late = [raw(serving, json_type, json.dumps(content).encode()) for content in (
             chat_body(), chat_body(None),
         )]  # fmt: skip
         for thread in running + arriving:

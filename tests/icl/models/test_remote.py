@@ -71,19 +71,19 @@ def test_it_is_a_component_and_keeps_what_every_model_must_keep(server: Any, rem
 def test_images_go_as_png_in_their_places_and_neighboring_texts_as_one(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    (said,) = remote(extra={"seed": 3}).generate([request()])
+    (answer,) = remote(extra={"seed": 3}).generate([request()])
     (body,) = server.bodies
-    assert said.text == "a cat"
-    assert (said.usage.prompt_tokens, said.usage.new_tokens, said.finish) == (7, 3, "stop")
+    assert answer.text == "a cat"
+    assert (answer.usage.prompt_tokens, answer.usage.new_tokens, answer.finish) == (7, 3, "stop")
     assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("m", 0, 6, 3)
     assert "logprobs" not in body
     assert server.headers[0]["path"] == "/v1/chat/completions"
     roles = [message["role"] for message in body["messages"]]
     assert roles == ["user", "assistant", "user"]
     assert body["messages"][1]["content"] == "a dog"
-    shown, told = body["messages"][0]["content"]
-    assert told == {"type": "text", "text": "Q: what?"}
-    head, _, data = shown["image_url"]["url"].partition(",")
+    image_piece, text_piece = body["messages"][0]["content"]
+    assert text_piece == {"type": "text", "text": "Q: what?"}
+    head, _, data = image_piece["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     image = PILImage.open(io.BytesIO(base64.b64decode(data)))
     assert (image.format, image.size, image.getpixel((0, 0))) == ("PNG", (5, 4), (1, 10, 200))
@@ -106,19 +106,19 @@ def test_answers_come_in_order_and_never_more_than_allowed_are_in_flight(
 
     server.behavior = slow
     model = remote(concurrency=3)
-    said = model.generate([request(f"q{i}") for i in range(12)])
-    assert [one.text for one in said] == [f"it is q{i}" for i in range(12)]
+    answers = model.generate([request(f"q{i}") for i in range(12)])
+    assert [one.text for one in answers] == [f"it is q{i}" for i in range(12)]
     assert server.max_concurrent == 3
-    told = model.counters()
-    assert (told["requests"], told["retries"], told["images_shown"]) == (12, 0, 24)
+    counters = model.counters()
+    assert (counters["requests"], counters["retries"], counters["images_shown"]) == (12, 0, 24)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-def test_what_may_pass_is_tried_again(status: int, server: Any, remote: Callable[..., Remote]) -> None:
+def test_temporary_failures_are_retried(status: int, server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: (status, {}, {"error": "busy"}) if number < 2 else "a cat"
     model = remote()
-    (said,) = model.generate([request()])
-    assert said.text == "a cat"
+    (answer,) = model.generate([request()])
+    assert answer.text == "a cat"
     assert model.counters()["retries"] == 2
     assert len(server.bodies) == 3
 
@@ -129,8 +129,8 @@ def test_retry_after_is_waited_for_in_seconds_and_as_a_date(server: Any, remote:
     headers = [{"Retry-After": "0.3"}, {"Retry-After": formatdate(time.time() - 60, usegmt=True)}]
     server.behavior = lambda number, body: (429, headers[number], {}) if number < 2 else "a cat"
     began = time.monotonic()
-    (said,) = remote(backoff=30).generate([request()])
-    assert said.text == "a cat"
+    (answer,) = remote(backoff=30).generate([request()])
+    assert answer.text == "a cat"
     assert 0.3 <= time.monotonic() - began < 10
 
 
@@ -146,15 +146,15 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
         return (500, {}, {"error": {"message": "assertion failed"}}) if bad else "a cat"
 
     server.behavior = poison
-    said: dict[int, Any] = {}
-    remote().generate_each([request("good"), request("bad"), request("fine")], said.__setitem__)
-    assert (said[0].text, said[2].text) == ("a cat", "a cat")
-    assert said[1].startswith(server.url)
-    assert said[1].endswith("status 500: assertion failed (after 3 tries).")
+    answers: dict[int, Any] = {}
+    remote().generate_each([request("good"), request("bad"), request("fine")], answers.__setitem__)
+    assert (answers[0].text, answers[2].text) == ("a cat", "a cat")
+    assert answers[1].startswith(server.url)
+    assert answers[1].endswith("status 500: assertion failed (after 3 tries).")
 
 
 @pytest.mark.parametrize(
-    ("sent", "told"),
+    ("sent", "message"),
     [
         (b"{half", r"the answer is not JSON \('\{half'\) \(after 3 tries\)"),
         (b"[1]", "the answer is not a JSON object"),
@@ -169,9 +169,11 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
         (b'{"choices": [{"message": {"content": null, "tool_calls": [{}]}}]}', "a call of a tool"),
     ],
 )
-def test_an_answer_of_another_shape_is_told(sent: bytes, told: str, server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_answer_of_another_shape_is_reported(
+    sent: bytes, message: str, server: Any, remote: Callable[..., Remote]
+) -> None:
     server.behavior = lambda number, body: (200, {}, sent)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         remote().generate([request()])
 
 
@@ -214,7 +216,7 @@ def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "message"),
     [
         (401, "it refuses the key .*model.key_env, which is not set"),
         (404, "a name that it serves?"),
@@ -222,13 +224,13 @@ def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable
     ],
 )
 def test_what_refuses_every_request_ends_at_once(
-    status: int, told: str, server: Any, remote: Callable[..., Remote]
+    status: int, message: str, server: Any, remote: Callable[..., Remote]
 ) -> None:
     server.behavior = lambda number, body: (status, {"Location": "http://other"}, {"error": {"message": "no"}})
-    said: dict[int, Any] = {}
-    with pytest.raises(EndpointUnavailableError, match=told):
-        remote(concurrency=1).generate_each([request(f"q{i}") for i in range(20)], said.__setitem__)
-    assert said == {}
+    answers: dict[int, Any] = {}
+    with pytest.raises(EndpointUnavailableError, match=message):
+        remote(concurrency=1).generate_each([request(f"q{i}") for i in range(20)], answers.__setitem__)
+    assert answers == {}
     assert len(server.bodies) <= 2
 
 
@@ -264,50 +266,54 @@ def scores(server: Any, remote: Remote, options: tuple[str, ...], likeliest: dic
 
 
 def test_options_are_scored_by_the_first_token(server: Any, remote: Callable[..., Remote]) -> None:
-    found = scores(server, remote(), YES_NO, {" Yes": 0.4, "No": 0.3, "y": 0.1, "maybe": 0.05})
+    option_scores = scores(server, remote(), YES_NO, {" Yes": 0.4, "No": 0.3, "y": 0.1, "maybe": 0.05})
     assert server.bodies[0]["logprobs"] is True
     assert server.bodies[0]["top_logprobs"] == 20
-    assert found == pytest.approx({"yes": -0.6931472, "no": -1.2039728})
+    assert option_scores == pytest.approx({"yes": -0.6931472, "no": -1.2039728})
 
 
 def test_an_option_that_is_not_listed_has_no_score_where_it_cannot_be_the_best(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    found = scores(server, remote(), ("red", "blue"), {"red": 0.9, "the": 0.001})
-    assert found == pytest.approx({"red": -0.1053605})
+    option_scores = scores(server, remote(), ("red", "blue"), {"red": 0.9, "the": 0.001})
+    assert option_scores == pytest.approx({"red": -0.1053605})
 
 
-def test_an_option_that_is_not_listed_and_could_be_the_best_is_told(server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_option_that_is_not_listed_and_could_be_the_best_is_an_error(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
     with pytest.raises(ModelError, match=r"blue is not among the 2 likeliest tokens, and could still be the best"):
         scores(server, remote(), ("red", "blue"), {"red": 0.4, "the": 0.1})
 
 
 @pytest.mark.parametrize(
-    ("options", "likeliest", "told"),
+    ("options", "likeliest", "message"),
     [
         (("two", "three"), {"t": 0.6, "two": 0.1}, "begin with the same token"),
         (("red", "blue"), {"the": 0.9, "a": 0.1}, "are not among the likeliest tokens"),
     ],
 )
 def test_log_probabilities_that_do_not_decide_are_no_scores(
-    options: tuple[str, ...], likeliest: dict[str, float], told: str, server: Any, remote: Callable[..., Remote]
+    options: tuple[str, ...], likeliest: dict[str, float], message: str, server: Any, remote: Callable[..., Remote]
 ) -> None:
-    with pytest.raises(ModelError, match=f"cannot be scored by the first token .*{told}.* Use `answer_mode: generate`"):
+    with pytest.raises(
+        ModelError, match=f"cannot be scored by the first token .*{message}.* Use `answer_mode: generate`"
+    ):
         scores(server, remote(), options, likeliest)
 
 
-def test_a_shared_beginning_that_cannot_change_the_best_is_let_be(server: Any, remote: Callable[..., Remote]) -> None:
-    found = scores(server, remote(), ("two", "three"), {"two": 0.7, "three": 0.1, "t": 0.05})
-    assert found["two"] > found["three"]
+def test_a_shared_beginning_that_cannot_change_the_best_is_ignored(server: Any, remote: Callable[..., Remote]) -> None:
+    option_scores = scores(server, remote(), ("two", "three"), {"two": 0.7, "three": 0.1, "t": 0.05})
+    assert option_scores["two"] > option_scores["three"]
 
 
-def test_an_endpoint_without_log_probabilities_is_told(server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_endpoint_without_log_probabilities_is_an_error(server: Any, remote: Callable[..., Remote]) -> None:
     with pytest.raises(ModelError, match=r"no log-probabilities come with the answer. Use `answer_mode: generate`"):
         remote().generate([request(options=YES_NO, scored=True)])
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         ({"url": "127.0.0.1:8000"}, "is not an http address"),
         ({"url": "https://me:secret@host/v1"}, "Keys go into `key_env`"),
@@ -317,8 +323,8 @@ def test_an_endpoint_without_log_probabilities_is_told(server: Any, remote: Call
         ({"api_key": "sk-secret"}, "has no parameter 'api_key'.* It takes url, model, key_env"),
     ],
 )
-def test_wrong_parameters_are_config_errors(node: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_parameters_are_config_errors(node: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build("model", {"name": "remote", "url": "http://host/v1", "model": "m", **node})
 
 
@@ -362,9 +368,9 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
     assert len(server.bodies) == 12 - 5
     assert len(frame) == 12
     assert frame["failed"].isna().all()
-    kept = [path for path in (tmp_path / "runs").rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".csv")]
-    assert kept
-    assert not any("sk-secret" in path.read_text() for path in kept)
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".csv")]
+    assert files
+    assert not any("sk-secret" in path.read_text() for path in files)
 
 
 def test_failed_samples_are_asked_again_by_the_same_command(
@@ -397,34 +403,34 @@ def test_a_strategy_is_refused_when_the_plan_is_made(
     assert server.bodies == []
 
 
-def ours(strategies: tuple[str, ...] = ("greedy", "vcd", "contrast")) -> dict[str, Any]:
+def icl_serve(strategies: tuple[str, ...] = ("greedy", "vcd", "contrast")) -> dict[str, Any]:
     """What a server of `icl serve` says of itself."""
-    told = {"server": "mm-icl", "version": __version__, "branches": 16, "strategies": list(strategies)}
-    return {"/v1/strategies": told}
+    description = {"server": "mm-icl", "version": __version__, "branches": 16, "strategies": list(strategies)}
+    return {"/v1/strategies": description}
 
 
 def generation(text: str, **more: Any) -> Any:
     """What it answers to a strategy."""
-    told = asdict(Generation(text, (5, 6), usage=Usage(20, 3, 6), trace={"gap": (0.5, 0.25, 1.0)})) | more
+    fields = asdict(Generation(text, (5, 6), usage=Usage(20, 3, 6), trace={"gap": (0.5, 0.25, 1.0)})) | more
     details = {"usage": {"prompt_tokens_details": {"cached_tokens": 8}}}
-    return 200, {}, {"choices": [{"icl": told}]} | details
+    return 200, {}, {"choices": [{"icl": fields}]} | details
 
 
 def test_a_server_of_ours_is_known_by_what_it_says(server: Any, remote: Callable[..., Remote]) -> None:
     assert remote().abilities == Remote.abilities == {"generate", "score"}
-    server.get_replies = ours()
+    server.get_replies = icl_serve()
     assert remote().abilities == {"generate", "score", "strategies"}
     server.get_replies = {"/v1/strategies": {"server": "another", "strategies": []}}
     assert "strategies" not in remote().abilities
-    server.get_replies = ours()["/v1/strategies"] | {"version": "9"}
+    server.get_replies = icl_serve()["/v1/strategies"] | {"version": "9"}
     server.get_replies = {"/v1/strategies": server.get_replies}
     assert "the server runs mm-icl 9" in remote().notes[0]
 
 
-def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_parameters(
+def test_strategies_are_sent_to_icl_serve_with_named_parts_and_all_parameters(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    server.get_replies = ours()
+    server.get_replies = icl_serve()
     server.behavior = lambda number, body: generation("blue")
     model, prompt = remote(extra={"priority": 1}), replace(request().prompt, key=StreamKey(7, "q9"))
     arms = [
@@ -435,8 +441,8 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
             {"name": "contrast", "branches": [{"change": "noise", "step": 900}], "weights": [2, -1]},
         )
     ]
-    (said, *_) = run_requests(model, [DecodingRequest(prompt, arm, max_new_tokens=9) for arm in arms])
-    assert said == Generation("blue", (5, 6), "stop", Usage(20, 3, 6), {"gap": (0.5, 0.25, 1.0)})
+    (answer, *_) = run_requests(model, [DecodingRequest(prompt, arm, max_new_tokens=9) for arm in arms])
+    assert answer == Generation("blue", (5, 6), "stop", Usage(20, 3, 6), {"gap": (0.5, 0.25, 1.0)})
     assert model.counters()["cached_tokens"] == 24
     assert len(server.bodies) == 3
     sent = {}
@@ -452,7 +458,7 @@ def test_strategies_are_sent_to_a_server_of_ours_with_named_parts_and_whole_para
 
 
 def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, remote: Callable[..., Remote]) -> None:
-    server.get_replies = ours()
+    server.get_replies = icl_serve()
     server.behavior = lambda number, body: generation("blue")
     prompts = [replace(request().prompt, key=StreamKey(seed, "q")) for seed in (0, 1, 1)]
     counters = Counters()
@@ -468,9 +474,9 @@ def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_ha
     server: Any, remote: Callable[..., Remote]
 ) -> None:
     remote(adapter="tuned").generate([request()])  # another endpoint knows for itself
-    server.get_replies = ours()
+    server.get_replies = icl_serve()
     remote(adapter="tuned").load()  # one of an older version does not say
-    server.get_replies = {"/v1/strategies": ours()["/v1/strategies"] | {"adapters": ["tuned"]}}
+    server.get_replies = {"/v1/strategies": icl_serve()["/v1/strategies"] | {"adapters": ["tuned"]}}
     server.behavior = lambda number, body: generation("blue")
     model = remote(adapter="tuned")
     run_requests(model, [DecodingRequest(request().prompt, parse_arm("vcd"))])
@@ -482,7 +488,7 @@ def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_ha
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ("decoding: icd\n", r"the server \(mm-icl .*\) has no strategy 'icd'"),
         ("decoding: {name: mask_only, of: vcd}\n", "has no strategy 'mask_only'"),
@@ -490,25 +496,25 @@ def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_ha
         ("decoding: vcd\nmodel.extra: {temperature: 1}\n", "model.extra sets temperature"),
     ],
 )
-def test_what_the_server_cannot_run_is_told_when_the_plan_is_made(
-    more: str, told: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_the_server_cannot_run_is_reported_by_the_plan(
+    more: str, message: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from experiments.api import run
 
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
-    server.get_replies = ours()
+    server.get_replies = icl_serve()
     decoding, _, extra = more.partition("model.extra: ")
     overrides = [f"model.extra={extra.strip()}"] if extra else []
-    with pytest.raises(PlanError, match=told):
+    with pytest.raises(PlanError, match=message):
         run(experiment(tmp_path, server.url, decoding), overrides, tmp_path / "runs", quiet=True)
     assert server.bodies == []
 
 
-def test_an_answer_of_a_server_of_ours_without_a_generation_fails_its_job(
+def test_an_answer_of_icl_serve_without_a_generation_fails_its_request(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    server.get_replies = ours()
+    server.get_replies = icl_serve()
     server.behavior = lambda number, body: (200, {}, completion("plain"))
-    (said,) = run_requests(remote(), [DecodingRequest(request().prompt, parse_arm("vcd"))])
-    assert isinstance(said, Failure)
-    assert "has no choices[0].icl" in said.reason
+    (result,) = run_requests(remote(), [DecodingRequest(request().prompt, parse_arm("vcd"))])
+    assert isinstance(result, Failure)
+    assert "has no choices[0].icl" in result.reason

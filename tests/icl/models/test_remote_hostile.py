@@ -28,12 +28,12 @@ def request(options: tuple[str, ...] = ()) -> Request:
     return Request(Prompt((Turn("user", (Part("what?", "query.question"),)),)), options, 6, score_options=bool(options))
 
 
-def asked(url: str, **more: Any) -> Remote:
+def remote_model(url: str, **more: Any) -> Remote:
     return Remote(**{"url": url, "model": "m", "backoff": 0.01, "retries": 0, **more})
 
 
 @pytest.mark.parametrize(
-    ("status", "charset", "sent", "told"),
+    ("status", "charset", "sent", "message"),
     [
         (200, "zlib", b"<html>hi</html>", "the answer is not JSON"),
         (500, "idna", b"\xff\xfe..x", "status 500"),
@@ -49,28 +49,30 @@ def asked(url: str, **more: Any) -> Remote:
         (204, "utf-8", b"", "the answer has no choices: status 204"),
     ],
 )
-def test_what_is_no_answer_is_a_sentence(status: int, charset: str, sent: bytes, told: str, server: Any) -> None:
+def test_an_invalid_answer_is_an_error_with_a_message(
+    status: int, charset: str, sent: bytes, message: str, server: Any
+) -> None:
     server.behavior = lambda number, body: (status, {"Content-Type": f"text/html; charset={charset}"}, sent)
-    with pytest.raises(ModelError, match=told):
-        asked(server.url).generate([request()])
+    with pytest.raises(ModelError, match=message):
+        remote_model(server.url).generate([request()])
 
 
 def test_a_header_of_other_letters_is_let_be(server: Any) -> None:
     server.behavior = lambda number, body: (429, {"Retry-After": "très bientôt"}, {}) if not number else "a cat"
-    assert asked(server.url, retries=1).generate([request()])[0].text == "a cat"
+    assert remote_model(server.url, retries=1).generate([request()])[0].text == "a cat"
 
 
 @pytest.mark.parametrize("finish", ["abort", "error"])
 def test_an_answer_that_was_broken_off_is_none(finish: str, server: Any) -> None:
     server.behavior = lambda number, body: (200, {}, completion("a c", finish))
     with pytest.raises(ModelError, match=f"broke the answer off .*'{finish}'"):
-        asked(server.url).generate([request()])
+        remote_model(server.url).generate([request()])
 
 
 def test_half_a_character_is_marked_and_the_rest_is_kept(server: Any) -> None:
     sent = b'{"choices": [{"message": {"content": "a \\ud83d\\ude00 \\ud800."}}]}'
     server.behavior = lambda number, body: (200, {}, sent)
-    assert asked(server.url).generate([request()])[0].text == "a 😀 �."
+    assert remote_model(server.url).generate([request()])[0].text == "a 😀 �."
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -83,13 +85,13 @@ def test_an_answer_without_end_is_given_up_before_it_fills_memory(
         sent, headers = gzip.compress(sent), {"Content-Encoding": "gzip"}
     server.behavior = lambda number, body: (200, headers, sent)
     with pytest.raises(ModelError, match="the answer has more than 1 MiB"):
-        asked(server.url).generate([request()])
+        remote_model(server.url).generate([request()])
 
 
 def test_a_packed_answer_is_unpacked(server: Any) -> None:
     sent = gzip.compress(json.dumps(completion("a cat")).encode())
     server.behavior = lambda number, body: (200, {"Content-Encoding": "gzip"}, sent)
-    assert asked(server.url).generate([request()])[0].text == "a cat"
+    assert remote_model(server.url).generate([request()])[0].text == "a cat"
 
 
 @pytest.mark.parametrize("logprob", [math.nan, math.inf, 3.0, 1e6])
@@ -101,14 +103,14 @@ def test_what_is_no_log_probability_is_no_score(logprob: float, server: Any) -> 
         completion("red", logprobs={"content": [{"token": "red", "top_logprobs": top}]}),
     )
     with pytest.raises(ModelError, match="is listed as a log-probability and is none"):
-        asked(server.url).generate([request(("red", "blue"))])
+        remote_model(server.url).generate([request(("red", "blue"))])
 
 
 def test_the_key_is_masked_in_an_answer_of_another_shape_too(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     server.behavior = lambda number, body: (200, {}, {"error": "no such key: sk-secret"})
     with pytest.raises(ModelError, match=r"no such key: \*\*\*"):
-        asked(server.url, key_env="TEST_ENDPOINT_KEY").generate([request()])
+        remote_model(server.url, key_env="TEST_ENDPOINT_KEY").generate([request()])
 
 
 @pytest.mark.parametrize(
@@ -178,5 +180,5 @@ def test_an_answer_that_never_ends_is_given_up_in_the_time_that_it_has(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"no answer within 0\.4 s \(model\.timeout\)"):
-        asked(dripping(first, again), timeout=0.4).generate([request()])
+        remote_model(dripping(first, again), timeout=0.4).generate([request()])
     assert time.monotonic() - began < 5

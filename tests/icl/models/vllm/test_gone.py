@@ -77,14 +77,14 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
     requests = [
         DecodingRequest(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)
     ]
-    told: list[Generation | Failure] = []
+    results: list[Generation | Failure] = []
 
     def done(i: int, answer: Generation | Failure) -> None:
-        if not told:
+        if not results:
             (engine,) = [child for child in active_children() if "EngineCore" in child.name]
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
-        told.append(answer)
+        results.append(answer)
 
     monkeypatch.setattr("decoding.lockstep.engine.FETCH_SIZE", 1)
     try:
@@ -94,5 +94,5 @@ def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(mon
             run_requests(model, requests, on_result=done)
     finally:
         model.unload()
-    assert 1 <= len(told) < 200
-    assert all(isinstance(answer, Generation) for answer in told)
+    assert 1 <= len(results) < 200
+    assert all(isinstance(answer, Generation) for answer in results)

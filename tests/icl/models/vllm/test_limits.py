@@ -45,10 +45,10 @@ def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(mod
     ]
     model.expect_prompts(1, 60)
     model.load()
-    assert model.engine.longest == 256
+    assert model.engine.max_model_len == 256
     answers = groups.run_requests(model, requests)
-    assert model.engine.longest == model.max_tokens
-    assert not model.engine.planned
+    assert model.engine.max_model_len == model.max_tokens
+    assert not model.engine.is_planned
     assert model.counters()["requests"] == len(prompts) * 3
     roomy = groups.tiny_engine(folder)
     expected = groups.run_requests(roomy, requests)

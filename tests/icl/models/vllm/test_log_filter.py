@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.models.vllm.log_filter import EXPECTED, Expected, hushed
+from icl.models.vllm.log_filter import EXPECTED, ExpectedMessageFilter, hide_expected_messages
 
 
 def test_what_follows_from_the_toolkits_own_settings_is_kept_back_and_nothing_else(
@@ -19,9 +19,9 @@ def test_what_follows_from_the_toolkits_own_settings_is_kept_back_and_nothing_el
         caplog.set_level(logging.WARNING, name)
         monkeypatch.setattr(logging.getLogger(name), "handlers", [ears])
         monkeypatch.setattr(logging.getLogger(name), "propagate", False)
-    hushed()
-    hushed()
-    assert [type(one) for one in logger.filters] == [Expected]
+    hide_expected_messages()
+    hide_expected_messages()
+    assert [type(one) for one in logger.filters] == [ExpectedMessageFilter]
     threads = "CPU backend doesn't allow to use `torch.set_num_threads` after the thread binding, skip it."
     logger.warning(threads)
     logger.warning("%s is not found in LD_PRELOAD.", "libtcmalloc")

@@ -55,9 +55,9 @@ def test_answers_are_those_of_the_backend_hf_with_the_same_adapter(folder: Path,
     for request, answer in zip(requests, groups.run_requests(model, requests), strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = tuned.compare(request.prompt, request.arm, answer.tokens, stops, None)
-        assert found.equal == found.decided
-        steps, decided = steps + found.steps, decided + found.decided
+        compared = tuned.compare(request.prompt, request.arm, answer.tokens, stops, None)
+        assert compared.equal == compared.decided
+        steps, decided = steps + compared.steps, decided + compared.decided
         same += int(base.logits(request.prompt, ())[0].argmax()) == int(tuned.logits(request.prompt, ())[0].argmax())
     assert decided > 0.8 * steps
     assert same < 0.7 * len(requests)  # the adapter says something else
@@ -84,10 +84,10 @@ def test_layers_that_vllm_would_leave_out_are_a_sentence(folder: Path, tmp_path:
         model.load()
 
 
-def test_a_rank_beyond_vllms_is_a_sentence(adapter: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_rank_beyond_vllms_limit_is_an_error_with_a_message(adapter: Path, folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
-    told = json.loads((copy / "adapter_config.json").read_text())
-    (copy / "adapter_config.json").write_text(json.dumps(told | {"rank_pattern": {"q_proj": 600}}))
+    config = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": {"q_proj": 600}}))
     with pytest.raises(ModelError, match="has rank 600, and vLLM takes 512 at most"):
         VLLM(str(folder), adapter=str(copy)).arguments()
 
@@ -98,7 +98,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "merged"
 
 
-def merged_says_what_hf_says(folder: Path, model: VLLM, requests: list[DecodingRequest]) -> list[Generation]:
+def check_merged(folder: Path, model: VLLM, requests: list[DecodingRequest]) -> list[Generation]:
     """The answers, each step of which a merged model of transformers would take too."""
     reference, lora = Reference(folder), model.lora
     assert lora is not None
@@ -108,15 +108,15 @@ def merged_says_what_hf_says(folder: Path, model: VLLM, requests: list[DecodingR
     for request, answer in zip(requests, groups.run_requests(model, requests), strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = reference.compare(request.prompt, request.arm, answer.tokens, stops, None)
-        assert found.equal == found.decided
-        steps, decided = steps + found.steps, decided + found.decided
+        compared = reference.compare(request.prompt, request.arm, answer.tokens, stops, None)
+        assert compared.equal == compared.decided
+        steps, decided = steps + compared.steps, decided + compared.decided
         answers.append(answer)
     assert decided > 0.8 * steps
     return answers
 
 
-def test_merged_it_says_what_it_says_beside_the_weights_and_what_hf_says_merged(
+def test_a_merged_adapter_gives_the_answers_of_a_separate_one_and_of_hf_merged(
     folder: Path, adapter: Path, model: VLLM, cached: Path
 ) -> None:
     requests = [
@@ -125,17 +125,17 @@ def test_merged_it_says_what_it_says_beside_the_weights_and_what_hf_says_merged(
         for arm in ("greedy", groups.ARMS[0])
     ]
     model.unload()  # engines share what a process has once: one at a time
-    beside = groups.run_requests(model, requests)
+    separate = groups.run_requests(model, requests)
     model.unload()
     whole = groups.tiny_engine(folder, adapter=str(adapter), merge=True)
     assert whole.digest not in {model.digest, VLLM(str(folder)).digest}
     try:
-        answers = merged_says_what_hf_says(folder, whole, requests)
+        answers = check_merged(folder, whole, requests)
         assert "enable_lora" not in whole.arguments()
     finally:
         whole.unload()
-    apart = [(a, b) for a, b in zip(answers, beside, strict=True) if a.tokens != getattr(b, "tokens", None)]
-    assert len(apart) <= 1  # a near-tie may fall otherwise: merging rounds
+    differing = [(a, b) for a, b in zip(answers, separate, strict=True) if a.tokens != getattr(b, "tokens", None)]
+    assert len(differing) <= 1  # a near-tie may fall otherwise: merging rounds
     assert [path.name for path in cached.iterdir() if path.is_dir()] == [Path(whole.weights()).name]
 
 
@@ -148,6 +148,6 @@ def test_merged_it_may_change_layers_and_ranks_that_vllm_would_not_take(
     whole = groups.tiny_engine(folder, adapter=str(own), merge=True)
     requests = [DecodingRequest(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]
     try:
-        merged_says_what_hf_says(folder, whole, requests)
+        check_merged(folder, whole, requests)
     finally:
         whole.unload()

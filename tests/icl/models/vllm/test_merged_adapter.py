@@ -56,11 +56,11 @@ def test_it_is_the_checkpoint_with_other_weights_under_its_own_names(folder: Pat
     lora = model.lora
     assert lora is not None
     prompt = checkpoints.tiny_models().prompt([1, 2], "what?")
-    base, beside = Reference(folder), Reference(folder)
-    beside.model = lora.applied(beside.model, str(folder), merge=False)
-    said, wanted, plain = (which.logits(prompt, [5, 6]) for which in (Reference(own), beside, base))
-    assert torch.allclose(said, wanted, atol=1e-4)
-    assert float((said - plain).abs().max()) > 0.1
+    base, adapted = Reference(folder), Reference(folder)
+    adapted.model = lora.applied(adapted.model, str(folder), merge=False)
+    merged_logits, expected, plain = (which.logits(prompt, [5, 6]) for which in (Reference(own), adapted, base))
+    assert torch.allclose(merged_logits, expected, atol=1e-4)
+    assert float((merged_logits - plain).abs().max()) > 0.1
 
 
 def test_other_weights_and_other_precisions_are_other_folders(folder: Path, adapter: Path, tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_processes_that_come_together_write_one_folder(folder: Path, adapter: Pa
     )
     command = [sys.executable, "-c", code, str(folder), str(adapter)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(2)]
-    told = {process.communicate(timeout=240)[0].splitlines()[-1] for process in both}
+    folders = {process.communicate(timeout=240)[0].splitlines()[-1] for process in both}
     assert [process.returncode for process in both] == [0, 0]
-    assert told == {str(path) for path in cache.iterdir() if path.is_dir()}
-    assert len(told) == 1
+    assert folders == {str(path) for path in cache.iterdir() if path.is_dir()}
+    assert len(folders) == 1
 
 
 def test_what_a_killed_process_left_is_cleared_away(folder: Path, adapter: Path, cache: Path) -> None:
@@ -160,19 +160,19 @@ def test_weights_in_a_pickle_run_no_code(whose: str, folder: Path, adapter: Path
     for path in copy.glob("*.safetensors"):
         path.unlink()
     torch.save({"weight": Evil(tmp_path / "ran")}, copy / name)
-    given = {"adapter": (folder, copy), "base": (copy, adapter)}[whose]
+    paths = {"adapter": (folder, copy), "base": (copy, adapter)}[whose]
     with pytest.raises(ModelError, match="could run code by being read"):
-        merged(VLLM(str(given[0]), adapter=str(given[1]), merge=True))
+        merged(VLLM(str(paths[0]), adapter=str(paths[1]), merge=True))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_damaged_adapter_is_not_called_another_models(folder: Path, adapter: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
-    told = json.loads((copy / "adapter_config.json").read_text())
-    (copy / "adapter_config.json").write_text(json.dumps(told | {"target_modules": "("}))
+    config = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(config | {"target_modules": "("}))
     with pytest.raises(ModelError, match="unterminated subpattern"):
         merged(VLLM(str(folder), adapter=str(copy), merge=True))
-    (copy / "adapter_config.json").write_text(json.dumps(told))
+    (copy / "adapter_config.json").write_text(json.dumps(config))
     (copy / "adapter_model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelError, match="cannot be loaded: Error while deserializing header"):
         merged(VLLM(str(folder), adapter=str(copy), merge=True))
@@ -203,8 +203,8 @@ def test_an_adapter_of_another_base_leaves_nothing(adapter: Path, cache: Path, t
 
 def test_a_quantized_base_is_refused_when_the_plan_is_made(folder: Path, adapter: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    told = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(told | {"quantization_config": {"quant_method": "awq", "bits": 4}}))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq", "bits": 4}}))
     with pytest.raises(ModelError, match=r"is quantized \(awq\), and an adapter merged into its weights"):
         _ = VLLM(str(copy), adapter=str(adapter), merge=True).digest
 

@@ -38,24 +38,24 @@ def greedy(folder: Path, prompts: list[Any], length: int) -> list[tuple[list[int
     """(ids of the prompt, ids of the answer) by `generate` of transformers."""
     processor = transformers.AutoProcessor.from_pretrained(folder)
     weights = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
-    told = []
+    answers = []
     for conversation in checkpoints.tiny_models().conversations(prompts):
         inputs = processor.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
         ids = weights.generate(**inputs, max_new_tokens=length, do_sample=False)[0].tolist()
         size = inputs["input_ids"].shape[1]
-        told.append((ids[:size], ids[size:]))
-    return told
+        answers.append((ids[:size], ids[size:]))
+    return answers
 
 
 def test_prompts_and_greedy_answers_are_those_of_generate(folder: Path, model: VLLM) -> None:
     prompts = groups.prompts(12, seed=21)
     answers = model.generate([Request(prompt, max_new_tokens=8) for prompt in prompts])
-    for prompt, answer, (read, said) in zip(prompts, answers, greedy(folder, prompts, 8), strict=True):
+    for prompt, answer, (read, tokens) in zip(prompts, answers, greedy(folder, prompts, 8), strict=True):
         assert model.engine.inputs.of(prompt)["prompt_token_ids"] == read
-        stopped = said[-1] in model.stop_tokens
-        assert list(answer.tokens) == (said[:-1] if stopped else said)
+        stopped = tokens[-1] in model.stop_tokens
+        assert list(answer.tokens) == (tokens[:-1] if stopped else tokens)
         assert answer.finish == ("stop" if stopped else "length")
         assert answer.usage.prompt_tokens == len(read) == model.count_tokens(prompt)
 
@@ -119,7 +119,7 @@ def test_an_engine_that_cannot_run_strategies_does_not_start(
         groups.tiny_engine(folder, **arguments).load()
 
 
-def test_a_process_of_its_own_that_refuses_is_told_with_the_reason(folder: Path) -> None:
+def test_a_refusal_of_an_engine_process_is_reported_with_its_reason(folder: Path) -> None:
     if "qwen" in folder.name:
         pytest.skip("one architecture is enough: it takes long to start")
     with pytest.raises(ModelError, match=r"cannot run in this engine: pipeline stages hold several steps in flight"):
@@ -133,11 +133,13 @@ def test_a_process_of_its_own_that_refuses_is_told_with_the_reason(folder: Path)
         ("fp8", r"does not start: torch.float32 is not supported .*fp8.*bfloat16.* use one that vLLM has for cpu"),
     ],
 )
-def test_a_quantization_that_the_device_cannot_do_is_a_sentence(folder: Path, method: str, sentence: str) -> None:
-    with pytest.raises(ModelError, match=sentence) as told:
+def test_a_quantization_that_the_device_does_not_support_is_an_error_with_a_message(
+    folder: Path, method: str, sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence) as error:
         VLLM(str(folder), quantization=method, cache_gib=0.25, max_model_len=512).load()
-    assert "\n" not in str(told.value)
-    assert "validation error" not in str(told.value)
+    assert "\n" not in str(error.value)
+    assert "validation error" not in str(error.value)
 
 
 def test_a_mask_of_images_that_vllm_has_not_here_is_refused(tmp_path: Path) -> None:
@@ -171,14 +173,14 @@ def test_it_runs_in_processes_of_its_own_and_can_be_started_again(
     prompts = groups.prompts(2, seed=25)
     requests = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms]
     model = groups.tiny_engine(folder)
-    apart = groups.run_requests(model, requests)
+    separate = groups.run_requests(model, requests)
     model.unload()
     monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     inside = groups.run_requests(model, requests)
     model.unload()
-    assert [getattr(a, "tokens", None) for a in apart] == [getattr(a, "tokens", None) for a in inside]
-    assert [getattr(a, "trace", None) for a in apart] == [getattr(a, "trace", None) for a in inside]
-    failed = [a.reason for a in apart if isinstance(a, Failure)]
+    assert [getattr(a, "tokens", None) for a in separate] == [getattr(a, "tokens", None) for a in inside]
+    assert [getattr(a, "trace", None) for a in separate] == [getattr(a, "trace", None) for a in inside]
+    failed = [a.reason for a in separate if isinstance(a, Failure)]
     assert failed == [a.reason for a in inside if isinstance(a, Failure)]
     assert all("step 2: the combined scores of Poison rule out every token" in reason for reason in failed)
     assert failed

@@ -65,6 +65,6 @@ def agreed(reference: Reference, requests: list[groups.DecodingRequest], answers
     for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Generation), answer
         stops = frozenset(checkpoints.STOPS) if answer.finish == "stop" else frozenset()
-        found = reference.compare(request.prompt, request.arm, answer.tokens, stops)
-        total = [a + b for a, b in zip(total, (found.decided, found.equal, found.steps), strict=True)]
+        compared = reference.compare(request.prompt, request.arm, answer.tokens, stops)
+        total = [a + b for a, b in zip(total, (compared.decided, compared.equal, compared.steps), strict=True)]
     return total[0], total[1], total[2]

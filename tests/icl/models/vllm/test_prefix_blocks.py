@@ -29,6 +29,6 @@ def test_the_cache_has_what_the_plan_says(architecture: str, tmp_path: Path) -> 
     )
     counts = model.counters()
     model.unload()
-    told = planned.scaled(1, 1)
-    assert (counts["prompt_tokens"], counts["cached_tokens"]) == (told.asked, told.found)
-    assert told.found > 0.4 * told.asked
+    expected = planned.scaled(1, 1)
+    assert (counts["prompt_tokens"], counts["cached_tokens"]) == (expected.asked, expected.found)
+    assert expected.found > 0.4 * expected.asked

@@ -22,14 +22,14 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> None:
+def test_two_engines_share_the_work_and_give_the_answers_of_one(tmp_path: Path) -> None:
     folder = checkpoints.saved("llava", tmp_path)
     requests = groups.decoding_requests(60, 6, seed=51)
     single, double = VLLM(str(folder), **SETTINGS), VLLM(str(folder), data_parallel_size=2, **SETTINGS)
     assert single.digest == double.digest
-    told: list[int] = []
+    indices: list[int] = []
     try:
-        answers = groups.run_requests(double, requests, on_result=lambda i, answer: told.append(i))
+        answers = groups.run_requests(double, requests, on_result=lambda i, answer: indices.append(i))
         assert isinstance(double.engine, Replicas)
         each = [engine.counts["requests"] for engine in double.engine.engines]
     finally:
@@ -40,6 +40,6 @@ def test_two_engines_share_the_work_and_say_what_one_says(tmp_path: Path) -> Non
     assert not any(isinstance(answer, Failure) for answer in answers)
     assert [answer.tokens for answer in answers] == [answer.tokens for answer in expected]
     assert all(answer.trace for answer in answers)
-    assert sorted(told) == list(range(len(requests)))
+    assert sorted(indices) == list(range(len(requests)))
     assert min(each) > 0
     assert sum(each) == num_requests

@@ -68,16 +68,16 @@ def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any,
     (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, model=model, **settings))
     outcome = run(load_config(folder / f"{name}.yaml"), folder / "runs")
     assert outcome.failed == 0
-    found = {}
+    by_key = {}
     for cell in sorted((outcome.folder / "cells").iterdir()):
         labels = json.loads((cell / "cell.json").read_text())["labels"]
         for file in cell.glob("*.jsonl"):
             for line in file.read_text().splitlines():
                 sample = json.loads(line)
                 key = (labels["decoding"], labels["shots"], labels["composer"], sample["seed"], sample["query"])
-                found[key] = sample
-    assert len(found) == outcome.samples
-    return found
+                by_key[key] = sample
+    assert len(by_key) == outcome.samples
+    return by_key
 
 
 def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(serving: Server, tmp_path: Path) -> None:
@@ -85,15 +85,15 @@ def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(ser
     there = samples(tmp_path, "there", remote_node(serving))
     assert here.keys() == there.keys()
     assert len(here) == 2 * 2 * 2 * 6 * 6
-    apart = [key for key in here if here[key].get("output", "") != there[key].get("output", "")]
-    for key in apart:  # batches differ, and with them the last bits: only a near-tie may change a token
+    differing = [key for key in here if here[key].get("output", "") != there[key].get("output", "")]
+    for key in differing:  # batches differ, and with them the last bits: only a near-tie may change a token
         assert min(here[key]["trace"]["gap"]) < 1e-3, (key, here[key], there[key])
-    assert len(apart) < 0.02 * len(here)
-    alike = here.keys() - set(apart)
-    assert all(here[key]["usage"] == there[key]["usage"] for key in alike)
+    assert len(differing) < 0.02 * len(here)
+    equal = here.keys() - set(differing)
+    assert all(here[key]["usage"] == there[key]["usage"] for key in equal)
     assert all(
         here[key]["trace"][name] == pytest.approx(there[key]["trace"][name], abs=5e-3)
-        for key in alike
+        for key in equal
         for name in ("logprob", "entropy", "survivors")
     )
     assert len({sample.get("output", "") for sample in here.values()}) > 3
@@ -113,7 +113,7 @@ def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path)
         assert sample["option_scores"] == pytest.approx(there[key]["option_scores"], abs=5e-3), key
 
 
-def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_tokens(serving: Server) -> None:
+def test_a_server_treated_as_any_endpoint_gives_greedy_answers_and_first_tokens(serving: Server) -> None:
     """What `remote` asks of endpoints that are not ours: vLLM's own answers and log-probabilities."""
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
     prompts = [probe_prompt(shots) for shots in (0, 1, 2, 3)]
@@ -126,11 +126,11 @@ def test_a_server_that_is_asked_as_any_other_is_gives_greedy_answers_and_first_t
     whole = run_requests(
         model, [DecodingRequest(prompt, parse_arm("greedy"), options, "options") for prompt in prompts[1:]]
     )
-    for answer, wanted in zip(first, whole, strict=True):
-        assert isinstance(wanted, Generation), wanted
+    for answer, expected in zip(first, whole, strict=True):
+        assert isinstance(expected, Generation), expected
         assert len(answer.option_scores) > 1
         for option, score in answer.option_scores.items():
-            assert score == pytest.approx(wanted.option_scores[option], abs=0.02), option
+            assert score == pytest.approx(expected.option_scores[option], abs=0.02), option
 
 
 def test_arms_that_cannot_be_sent_or_read_fail_with_the_servers_sentence(serving: Server) -> None:
@@ -149,15 +149,15 @@ def client(serving: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"http://127.0.0.1:{serving.port}/v1", api_key=KEY, max_retries=0)
 
 
-def asked(**more: Any) -> dict[str, Any]:
+def request_fields(**more: Any) -> dict[str, Any]:
     """What the client is given."""
-    told = {"model": "tiny", "messages": messages(probe_prompt(2)), "temperature": 0, "max_tokens": 8, "seed": 3}
-    return told | more
+    fields = {"model": "tiny", "messages": messages(probe_prompt(2)), "temperature": 0, "max_tokens": 8, "seed": 3}
+    return fields | more
 
 
 def test_openais_client_names_a_strategy_in_one_request(client: openai.OpenAI, serving: Server) -> None:
     whole = client.chat.completions.create(
-        **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "images": "all"}})
+        **request_fields(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "images": "all"}})
     )
     choice = whole.choices[0]
     assert choice.finish_reason in ("stop", "length")
@@ -167,16 +167,16 @@ def test_openais_client_names_a_strategy_in_one_request(client: openai.OpenAI, s
         client.chat.completions.create(
             stream=True,
             stream_options={"include_usage": True},
-            **asked(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "images": "all"}}),
+            **request_fields(extra_body={"vllm_xargs": {"strategy": "vcd", "alpha": 0.5, "images": "all"}}),
         )
     )
-    spoken = [piece for piece in pieces if piece.choices]
-    assert "".join(piece.choices[0].delta.content or "" for piece in spoken) == choice.message.content
-    assert spoken[-1].choices[0].finish_reason == choice.finish_reason
+    with_text = [piece for piece in pieces if piece.choices]
+    assert "".join(piece.choices[0].delta.content or "" for piece in with_text) == choice.message.content
+    assert with_text[-1].choices[0].finish_reason == choice.finish_reason
     assert pieces[-1].usage == whole.usage
     nested = json.dumps({"name": "mask_only", "of": {"name": "vcd"}})
-    more = client.chat.completions.create(**asked(extra_body={"vllm_xargs": {"strategy": nested}}))
-    plain = client.chat.completions.create(**asked())
+    more = client.chat.completions.create(**request_fields(extra_body={"vllm_xargs": {"strategy": nested}}))
+    plain = client.chat.completions.create(**request_fields())
     assert more.choices[0].message.content == plain.choices[0].message.content  # under greedy decoding it is greedy
 
 
@@ -184,7 +184,7 @@ HALF = json.dumps({"group": "mine", "index": 0, "count": 2, "arm": '[{"name": "g
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"extra_body": {"vllm_xargs": {"lockstep": HALF}}}, "groups are named by the server"),
         ({"extra_body": {"vllm_xargs": {"lockstep": "half"}}}, "groups are named by the server"),
@@ -197,13 +197,13 @@ HALF = json.dumps({"group": "mine", "index": 0, "count": 2, "arm": '[{"name": "g
     ],
 )
 def test_bad_requests_of_openais_client_are_refused_with_the_reason(
-    client: openai.OpenAI, more: dict[str, Any], told: str
+    client: openai.OpenAI, more: dict[str, Any], message: str
 ) -> None:
     for _ in range(2):  # the second one is the same branch again
         with pytest.raises(openai.BadRequestError) as error:
-            client.chat.completions.create(**asked(**more))
-        assert told in str(error.value)
-    assert client.chat.completions.create(**asked(max_tokens=1)).choices
+            client.chat.completions.create(**request_fields(**more))
+        assert message in str(error.value)
+    assert client.chat.completions.create(**request_fields(max_tokens=1)).choices
 
 
 def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_its_image(
@@ -214,8 +214,8 @@ def test_an_ordinary_request_that_is_refused_does_not_break_the_next_one_with_it
     file = io.BytesIO()
     PILImage.new("RGB", (40, 40), (1, 2, 3)).save(file, "PNG")
     with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(**asked(messages=image(file.getvalue()), logit_bias={"99999999": 1.0}))
-    assert client.chat.completions.create(**asked(messages=image(file.getvalue()), max_tokens=1)).choices
+        client.chat.completions.create(**request_fields(messages=image(file.getvalue()), logit_bias={"99999999": 1.0}))
+    assert client.chat.completions.create(**request_fields(messages=image(file.getvalue()), max_tokens=1)).choices
 
 
 def image(data: bytes) -> list[dict[str, Any]]:
@@ -230,18 +230,18 @@ def test_images_that_are_too_large_are_refused_and_the_server_stays_up(client: o
     PILImage.new("1", (20_000, 20_000)).save(bomb, "PNG")  # a small file of 400 million pixels
     extra = {"vllm_xargs": {"strategy": "vcd"}}
     with pytest.raises(openai.BadRequestError, match="pixels"):
-        client.chat.completions.create(**asked(messages=image(bomb.getvalue()), extra_body=extra))
+        client.chat.completions.create(**request_fields(messages=image(bomb.getvalue()), extra_body=extra))
     for body in (extra, {}):
         with pytest.raises((openai.APIStatusError, openai.APIConnectionError)) as error:  # it may hang up meanwhile
-            client.chat.completions.create(**asked(messages=image(bytes(100 * 2**20)), extra_body=body))
+            client.chat.completions.create(**request_fields(messages=image(bytes(100 * 2**20)), extra_body=body))
         assert not isinstance(error.value, openai.InternalServerError)
-    assert client.chat.completions.create(**asked(max_tokens=1)).choices
+    assert client.chat.completions.create(**request_fields(max_tokens=1)).choices
 
 
-def test_it_says_what_it_is_to_those_with_a_key(serving: Server) -> None:
-    status, told = serving.call("/v1/strategies")
+def test_it_describes_itself_to_clients_with_a_key(serving: Server) -> None:
+    status, text = serving.call("/v1/strategies")
     assert status == 200
-    assert json.loads(told)["server"] == "mm-icl"
-    assert {"vcd", "greedy"} <= set(json.loads(told)["strategies"])
+    assert json.loads(text)["server"] == "mm-icl"
+    assert {"vcd", "greedy"} <= set(json.loads(text)["strategies"])
     assert serving.call("/v1/strategies", key="wrong")[0] == 401
     assert isinstance(VLLM.abilities, frozenset)

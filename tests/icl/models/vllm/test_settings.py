@@ -12,7 +12,7 @@ from icl.models.vllm.engine import PLUGIN_ARGS
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
 from icl.models.vllm.model import VLLM
 from icl.models.vllm.prefix_blocks import blocks
-from icl.models.vllm.replicas import TOGETHER, Replicas
+from icl.models.vllm.replicas import CHUNK_SIZE, Replicas
 from icl.registry import build
 from icl.types import Part, Prompt, Turn
 
@@ -23,19 +23,19 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_started_with_the_plug_in() -> None:
-    given = build("model", {"name": "vllm", "path": "tiny", "engine_args": {"max_num_seqs": 4}}).arguments()
-    assert {name: given[name] for name in PLUGIN_ARGS} == PLUGIN_ARGS
-    assert given["max_num_seqs"] == 4
-    assert not given["mm_device_do_normalize"]
-    assert given["limit_mm_per_prompt"] == {"image": 64, "video": 0}
-    assert given["seed"] == 0
+    arguments = build("model", {"name": "vllm", "path": "tiny", "engine_args": {"max_num_seqs": 4}}).arguments()
+    assert {name: arguments[name] for name in PLUGIN_ARGS} == PLUGIN_ARGS
+    assert arguments["max_num_seqs"] == 4
+    assert not arguments["mm_device_do_normalize"]
+    assert arguments["limit_mm_per_prompt"] == {"image": 64, "video": 0}
+    assert arguments["seed"] == 0
 
 
 def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    here, given = VLLM().arguments(), VLLM(dtype="bfloat16", cache_gib=0.5, enforce_eager=False).arguments()
+    here, changed = VLLM().arguments(), VLLM(dtype="bfloat16", cache_gib=0.5, enforce_eager=False).arguments()
     assert (here["dtype"], here["kv_cache_memory_bytes"], here["block_size"]) == ("float32", 2**31, 32)
     assert here["enforce_eager"]
-    assert (given["dtype"], given["kv_cache_memory_bytes"]) == ("bfloat16", 2**29)
+    assert (changed["dtype"], changed["kv_cache_memory_bytes"]) == ("bfloat16", 2**29)
     assert VLLM(engine_args={"block_size": 64}).arguments()["block_size"] == 64
     assert VLLM(quantization="awq").precision == "bfloat16"  # its kernels know no other
     monkeypatch.setattr(VLLM, "device_type", "cuda")
@@ -56,7 +56,7 @@ def test_nothing_is_merged_without_an_adapter() -> None:
         VLLM(merge=True)
 
 
-def test_the_digest_tells_settings_that_change_an_output() -> None:
+def test_the_digest_depends_on_settings_that_change_an_output() -> None:
     plain = VLLM()
     for same in ({"in_flight": 3}, {"max_images": 2}, {"data_parallel_size": 2}, {"trace": False}, {"cache_gib": 1.0}):
         assert VLLM(**same).digest == plain.digest
@@ -66,7 +66,7 @@ def test_the_digest_tells_settings_that_change_an_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "plan", "length", "images"),
+    ("settings", "plan", "length", "images"),
     [
         ({}, (0, 0), None, 64),
         ({}, (3, 300), 512, 3),
@@ -77,15 +77,15 @@ def test_the_digest_tells_settings_that_change_an_output() -> None:
         ({"max_model_len": 128, "max_images": 2}, (3, 300), 128, 2),
     ],
 )
-def test_a_plan_sets_length_and_images(given: Any, plan: tuple[int, int], length: int | None, images: int) -> None:
-    model = VLLM(**given)
+def test_a_plan_sets_length_and_images(settings: Any, plan: tuple[int, int], length: int | None, images: int) -> None:
+    model = VLLM(**settings)
     model.expect_prompts(*plan)
-    told = model.arguments()
-    assert (told["max_model_len"], told["limit_mm_per_prompt"]["image"]) == (length, images)
-    assert model.is_planned == (not given and (length is not None or plan[0] > 0))
+    arguments = model.arguments()
+    assert (arguments["max_model_len"], arguments["limit_mm_per_prompt"]["image"]) == (length, images)
+    assert model.is_planned == (not settings and (length is not None or plan[0] > 0))
     assert (model.digest, model.max_tokens) == (
-        VLLM(**given).digest,
-        VLLM(**given).max_tokens,
+        VLLM(**settings).digest,
+        VLLM(**settings).max_tokens,
     )  # no prompt is cut for it
 
 
@@ -100,21 +100,24 @@ def test_the_context_is_the_shorter_of_the_checkpoints_and_the_one_that_is_set()
 def test_an_answer_loses_the_token_that_stopped_it() -> None:
     model = VLLM()
     stop, other = min(model.stop_tokens), model.option_ids(prompt("What?"), ["red"])[0][0]
-    for tokens, kept, finish in (((other, stop), (other,), "stop"), ((other, other), (other, other), "length")):
+    for tokens, answer_tokens, finish in (
+        ((other, stop), (other,), "stop"),
+        ((other, other), (other, other), "length"),
+    ):
         answer = model._generation(EngineOutput(tokens, "stop", prompt_tokens=9))
-        assert (answer.tokens, answer.finish) == (kept, finish)
-        assert answer.text == model.text(kept)
+        assert (answer.tokens, answer.finish) == (answer_tokens, finish)
+        assert answer.text == model.text(answer_tokens)
         assert (answer.usage.prompt_tokens, answer.usage.new_tokens, answer.usage.forwards) == (9, 2, 2)
     assert model._generation(EngineOutput((), "length")).finish == "length"
-    for said, sentence in (
+    for output, sentence in (
         (EngineOutput(reason="no room"), "no room"),
         (EngineOutput(finish="abort"), "vLLM ended the request: abort"),
     ):
         with pytest.raises(ModelError, match=sentence):
-            model._generation(said)
+            model._generation(output)
 
 
-def test_what_vllm_says_last_is_read() -> None:
+def test_the_final_output_of_vllm_is_converted() -> None:
     one = SimpleNamespace(token_ids=[4, 5], finish_reason="length", stop_reason=7)
     output = SimpleNamespace(outputs=[one], prompt_token_ids=[1, 2, 3], num_cached_tokens=None)
     assert output_from_vllm(output) == EngineOutput((4, 5), "length", "", 3, 0)
@@ -177,23 +180,23 @@ def groups(count: int) -> list[list[EngineRequest]]:
     return [[EngineRequest(prompt(str(i)), 1)] * (1 + i % 2) for i in range(count)]
 
 
-@pytest.mark.parametrize("count", [0, 1, TOGETHER, 5 * TOGETHER + 3])
-def test_every_group_goes_whole_to_one_engine_beside_its_neighbors(count: int) -> None:
-    engines, told = (Fake(), Fake()), dict[int, Any]()
+@pytest.mark.parametrize("count", [0, 1, CHUNK_SIZE, 5 * CHUNK_SIZE + 3])
+def test_every_group_goes_whole_to_one_engine_with_its_neighbors(count: int) -> None:
+    engines, outputs = (Fake(), Fake()), dict[int, Any]()
     both = replicas(*engines)
-    both.run(groups(count), told.__setitem__)
-    assert told == {i: [EngineOutput((i,), "stop")] * (1 + i % 2) for i in range(count)}
+    both.run(groups(count), outputs.__setitem__)
+    assert outputs == {i: [EngineOutput((i,), "stop")] * (1 + i % 2) for i in range(count)}
     assert sorted(engines[0].taken + engines[1].taken) == list(range(count))
     for engine in engines:
-        assert {n // TOGETHER for n in engine.taken} == {n // TOGETHER for n in engine.taken[::TOGETHER]}
+        assert {n // CHUNK_SIZE for n in engine.taken} == {n // CHUNK_SIZE for n in engine.taken[::CHUNK_SIZE]}
     assert both.counts == {"requests": sum(len(asks) for asks in groups(count))}
     assert both.take_records([f"g{i}" for i in range(count)]).keys() == {f"g{i}" for i in range(count)}
     both.stop()
     assert all(engine.stopped for engine in engines)
 
 
-def test_an_engine_that_breaks_is_told_of_and_nothing_hangs() -> None:
-    told = dict[int, Any]()
+def test_an_error_of_an_engine_is_raised_and_nothing_hangs() -> None:
+    outputs = dict[int, Any]()
     with pytest.raises(ModelError, match="the engine is gone"):
-        replicas(Fake(breaks=2), Fake()).run(groups(200), told.__setitem__)
-    assert len(told) >= 2
+        replicas(Fake(breaks=2), Fake()).run(groups(200), outputs.__setitem__)
+    assert len(outputs) >= 2

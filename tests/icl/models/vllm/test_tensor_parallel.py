@@ -17,7 +17,7 @@ from icl.types import Generation
 POISON = {"name": f"{Path(groups.__file__).with_name('poison.py')}:Poison", "branch_count": 2}
 
 
-def test_two_workers_say_what_plain_forwards_say(tmp_path: Path) -> None:
+def test_two_workers_give_the_tokens_of_plain_forward_passes(tmp_path: Path) -> None:
     folder = checkpoints.saved("llava", tmp_path)
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 128}
     model = VLLM(
@@ -42,9 +42,9 @@ def test_two_workers_say_what_plain_forwards_say(tmp_path: Path) -> None:
             assert answer.finish == "stop"
             assert len(answer.tokens) < 2
         else:
-            found = reference.compare(request.prompt, request.arm, answer.tokens, stops)
-            assert found.equal == found.decided, (request.arm.label, found)
-            steps, decided = steps + found.steps, decided + found.decided
+            compared = reference.compare(request.prompt, request.arm, answer.tokens, stops)
+            assert compared.equal == compared.decided, (request.arm.label, compared)
+            steps, decided = steps + compared.steps, decided + compared.decided
         assert len(answer.trace["gap"]) == len(answer.tokens) + bool(stops)
     assert decided > 0.9 * steps
     assert failed > 0
