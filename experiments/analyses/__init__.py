@@ -1,1 +1,1 @@
-"""Analyses of a run, one file each: `analyze(view) -> DataFrame`, listed and called by `icl analyze`."""
+"""Analyses of a run: one module each with `analyze(view) -> DataFrame`, which `icl analyze` lists and calls."""

@@ -1,17 +1,17 @@
-"""Calibration: do the probabilities of the options mean what they say? (Guo et al., ICML 2017; Brier 1950)
+"""Are the option probabilities calibrated? (Guo et al., ICML 2017; Brier 1950)
 
-Probabilities are shares among a sample's options, from their scores; the confidence is that of the likeliest option.
+Probabilities are the option scores of a sample, normalized over its options. Confidence is the highest probability.
 
     ece      sum over 15 equal bins (low, high] of the confidence:  share of samples x |accuracy - mean confidence|
-    brier    mean of sum over options (p - right)^2: 0 to 2, not the half of it that binary papers print
-    nll      mean of -ln p of the accepted options, in nats; infinite where one of them was ruled out
-    over     mean confidence - accuracy: above 0 the model is too sure
-    risk_50  share of wrong answers among the surer half of the samples: what abstaining from the rest would leave
-    skew     1/2 sum over options of |mean share - how often it is right|: which labels are likely whatever is asked.
-             Several accepted options of a sample are right by an even part each
+    brier    mean of sum over options (p - right)^2, from 0 to 2 (papers on binary labels print half of it)
+    nll      mean of -ln p of the accepted options, in nats; infinite if one of them has probability 0
+    over     mean confidence - accuracy; above 0 the model is overconfident
+    risk_50  share of wrong answers among the more confident half of the samples
+    skew     1/2 sum over options of |mean probability - share of samples in which it is right|: label bias. Several
+             accepted options of a sample are right in equal parts
 
-Where strategies that calibrate (`pmi`, `contextual_calibration`, `batch_calibration`) are arms, their rows stand below
-the reference's: before and after. An accuracy is that of the likeliest option; a tie at the top is wrong.
+With arms that calibrate (`pmi`, `contextual_calibration`, `batch_calibration`), compare their rows with the
+reference's. Accuracy is that of the likeliest option; a tie at the top is wrong.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ Shares = dict[str, float]
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting whose options were scored. Raises ConfigError where none were."""
+    """One row per setting whose options were scored. Raises ConfigError if none were."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
         rows = [row for row in to_records(samples) if len(option_probabilities(row)) > 1 and text_items(row, "gold")]
@@ -52,7 +52,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def option_probabilities(row: Mapping[str, Any]) -> Shares:
-    """Of each option, by its plain form: exp(score), normalized. Empty where options were not scored."""
+    """The probability of each option: exp(score), normalized over the options. Empty without option scores."""
     scores = row.get("option_scores")
     logs = {normalize_text(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
     max_log = max(logs.values(), default=-np.inf)
@@ -73,7 +73,7 @@ def ece(confidence: Floats, right: Floats, bins: int = BINS) -> float:
 
 
 def brier(shares: Shares, gold: Sequence[str]) -> float:
-    """Sum over options of (p - 1 where it is right, else 0)^2; several accepted options share the 1 evenly."""
+    """Sum over options of (p - right)^2, where several accepted options share a target of 1 evenly."""
     accepted = [name for name in map(normalize_text, gold) if name in shares]
     target = {name: 1 / len(accepted) for name in accepted}
     return sum((p - target.get(name, 0.0)) ** 2 for name, p in shares.items()) + (0.0 if accepted else 1.0)
@@ -111,7 +111,7 @@ def _right(shares: Shares, gold: Sequence[str]) -> float:
 
 
 def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:
-    option_counts, gold_counts = Counter[str](), Counter[str]()  # of shares: sums of fractions
+    option_counts, gold_counts = Counter[str](), Counter[str]()  # sums of probabilities
     for shares, gold in zip(every, golds, strict=True):
         option_counts.update(shares)
         accepted = [name for name in dict.fromkeys(map(normalize_text, gold)) if name in shares] or [

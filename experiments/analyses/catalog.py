@@ -1,4 +1,4 @@
-"""The analyses there are: every module of this folder with a function `analyze` is one, under its own name."""
+"""The catalog of analyses: every module of this folder with a function `analyze`, under its own name."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ Analysis = Callable[["RunView"], "DataFrame"]
 
 
 def list_analyses() -> dict[str, str]:
-    """name -> one line, without importing any."""
+    """The name and the summary of every analysis, read without importing it."""
     summaries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_text(encoding="utf-8")

@@ -1,17 +1,18 @@
-"""Knowledge conflict: answers from text alone against answers to the image, in all the cells that rates add up.
+"""Do answers from the image conflict with answers from text alone?
 
-Of the items that were recognized (all, where that is not asked), a row a setting:
+One row per setting, over the recognized items (all items, if recognition was not asked for):
 
-    both             both right                          text_only    the text right, the image wrong      (b)
-    image_only     the image right, the text wrong   (c)
-    same_wrong       both wrong, the same answer         other_wrong  both wrong, different answers          (d)
+    both           both right                            text_only      the text right, the image wrong    (b)
+    image_only     the image right, the text wrong (c)
+    same_wrong     both wrong, the same answer           other_wrong    both wrong, different answers      (d)
 
-    flip = b + c + d      conflict = flip - (b - c) = 2 c + d, DCD's lower bound (Zhu et al., 2410.03659)
-    kappa = (agreement - chance) / (1 - chance), chance from how often each answer is given (Cohen 1960)
-    shift = median of |log(p_seen / p_text)| of the right option, where options were scored: DCD's contrastive metric,
-            which needs the gold and is no detector
+    flip = b + c + d      conflict = flip - (b - c) = 2 c + d, the lower bound of DCD (Zhu et al., 2410.03659)
+    kappa = (agreement - chance) / (1 - chance), with chance from how often each answer occurs (Cohen 1960)
+    shift = median of |log(p_image / p_text)| of the right option, if options were scored: the contrastive metric of
+            DCD. It needs the gold answer, so it is no detector
 
-The conflict rate leaves out b, where seeing does harm. An answer that is no option agrees with none, as in DCD's code.
+The conflict rate leaves out b, where the image does harm. An answer that is no option agrees with none, as in the code
+of DCD.
 """
 
 import math
@@ -36,7 +37,7 @@ Row = Mapping[str, Any]
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting that asked items from text and from the image. Raises ConfigError where none did."""
+    """One row per setting that asked items from text and from the image. Raises ConfigError if none did."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
         items = _items(to_records(samples))
@@ -65,7 +66,7 @@ CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
 
 
 def kappa(items: Sequence[Mapping[str, Row]]) -> float:
-    """Agreement of the two answers beyond chance; NaN where chance agrees always."""
+    """Cohen's kappa of the two answers; NaN if the agreement by chance is 1."""
     pairs = [(_prediction(item["text"]), _prediction(item["image"])) for item in items]
     agree = sum(a is not None and a == b for a, b in pairs) / len(pairs)
     text, image = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
@@ -74,7 +75,7 @@ def kappa(items: Sequence[Mapping[str, Row]]) -> float:
 
 
 def _shift(items: Sequence[Mapping[str, Row]]) -> float:
-    """NaN where options were not scored."""
+    """The median change of the right option's log-probability; NaN without option scores."""
     moved = [_log_ratio(item) for item in items]
     ratios = [value for value in moved if value is not None]
     return float(np.median(ratios)) if ratios else float("nan")
@@ -97,7 +98,7 @@ def _gold_share(row: Row) -> float | None:
 
 
 def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
-    """Items with both answers: way of asking -> sample."""
+    """The sample of each mode, for every item that has all modes."""
     items: dict[tuple[Any, ...], dict[str, Row]] = {}
     modes = set()
     for row in rows:

@@ -1,13 +1,14 @@
-"""Copying: how often an answer is that of a demonstration, by its place (Baldassini et al. 2024).
+"""How often does an answer copy a demonstration, by its place? (Baldassini et al. 2024)
 
     any      P(the prediction is the answer of some demonstration)
-    chance   the same where predictions and contexts are paired anew: the exact mean over all pairs of another query
-    place    P(the prediction is the answer of demonstration i), in contexts where that answer stands once, so that a
-             copy has one source; `copied_all` counts all contexts (with yes/no and three shots no answer stands once)
-    wrong    the same among wrong answers: with good retrieval the demonstrations share the gold, and a perfect model
-             copies too. Wrong is what falls short of the score's best, 0 where lower is better; none where neither is
+    chance   the same with predictions and contexts of different queries: the exact mean over all such pairs
+    place    P(the prediction is the answer of demonstration i), in contexts that contain this answer once, so that a
+             copy has one source; `copied_all` counts all contexts (with yes/no and three shots no answer occurs once)
+    wrong    the same among wrong answers: with good retrieval the demonstrations share the gold answer, so a perfect
+             model copies too. Wrong means a score below the best (above 0 if lower is better); undefined without a
+             good direction
 
-Places count from the query: 1 is next to it. Recency is place 1 above the others.
+Places count from the query; 1 is next to it. Recency is place 1 above the others.
 """
 
 from collections import Counter
@@ -36,7 +37,7 @@ Row = Mapping[str, Any]
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting and place ('any', then 1, 2, … from the query)."""
+    """One row per setting and place ('any', then 1, 2, … from the query)."""
     require_sample_metric(view)
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view)):

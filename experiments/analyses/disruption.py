@@ -1,12 +1,11 @@
-"""The disruption gap: how far an answer's score moves when one demonstration is swapped for its nearest neighbor.
+"""How far does a score move if one demonstration is swapped for its nearest neighbor?
 
-    gap       mean over queries and places of |score(S) - score(S_i)|, S_i the demonstrations with the i-th swapped
-    net       mean of score(S_i) - score(S), signed: what moves both ways cancels here and not in the gap
-    changed   share of (query, place) whose answer is another one
+    gap       mean over queries and places of |score(S) - score(S_i)|; S_i are the demonstrations with the i-th swapped
+    net       mean of score(S_i) - score(S): changes in both directions cancel here, but not in the gap
+    changed   share of (query, place) with another answer
 
-The absolute value is of each query and place: scores that move up for one query and down for another leave the mean
-where it was and are a gap all the same. Places count from the best demonstration, 1; `any` is over all places that
-were run. Arms are the retriever `neighbor_swap`, against the retriever inside it as an arm of its own.
+The absolute value is taken per query and place. Places count from the best demonstration, 1; `any` is over all places
+that were run. Arms are the retriever `neighbor_swap`, against the retriever inside it as an arm of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
+    """One row per setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
     require_sample_metric(view)
     rows = answered_samples(view)
     rows = rows[rows[view.metric].notna()]
@@ -82,12 +81,12 @@ def _key(row: Row) -> tuple[Any, Any]:
 
 
 def _swapped(row: Row) -> bool:
-    """Whether there was something to swap for."""
+    """Whether a demonstration was swapped."""
     return any(SWAPPED in mark for mark in text_items(row, "marks"))
 
 
 def _parts(cell: Mapping[str, Any]) -> tuple[str, int]:
-    """(the retriever that chose, the place that was swapped or -1)."""
+    """(the retriever inside, the swapped place or -1)."""
     node = cell.get("retriever") or {}
     if node.get("name") == NAME:
         return repr(node.get("of")), int(node.get("position", 0))

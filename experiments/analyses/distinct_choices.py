@@ -1,6 +1,6 @@
-"""What demonstrations say by themselves: arms that differ only in what comes after the choice are one.
+"""Arms that choose the same demonstrations, counted once.
 
-Order, composer, decoding, scoring and the length of an answer change no demonstration (`more_demonstrations` aside).
+Order, composer, decoding, scoring and the length of an answer change no demonstration (except `more_demonstrations`).
 """
 
 from dataclasses import replace
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 AXES_AFTER_CHOICE = ("order", "composer", "decoding", "answer_mode", "max_new_tokens")
-"""Axes that come after the choice."""
+"""The axes that do not change the demonstrations."""
 
 
 def distinct_choices(view: "RunView", rows: "DataFrame", what: str) -> "tuple[RunView, DataFrame]":
-    """The view with a reference that can have chosen otherwise, and of equal choices the first.
+    """A view whose reference is named by axes that change the demonstrations, and one row per choice and sample.
 
-    what: that is the same, for the error. Raises ConfigError where the reference is named by later axes alone.
+    Args:
+        view: The run.
+        rows: Its samples.
+        what: What is equal in arms with the same demonstrations, for the error.
+
+    Raises:
+        ConfigError: If the reference differs only in axes that do not change the demonstrations.
     """
     to = {axis: value for axis, value in view.to.items() if axis not in AXES_AFTER_CHOICE}
     if view.to and not to:

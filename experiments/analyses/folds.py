@@ -1,4 +1,4 @@
-"""Tasks that are folds of one: alike but for what is held out. Their samples together, with the emoji as the unit."""
+"""Tasks that are folds of one task: equal except for what is held out. The unit of their samples is the emoji."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 HELD_OUT = "held_out"
-"""The parameter of a task in which folds differ."""
+"""The task parameter in which folds differ."""
 
 FOLDED = ("task", "retriever")
-"""Axes whose components may name what is held out."""
+"""The axes whose components may have the parameter."""
 
 
 def merge_folds(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
-    """The rows with all folds of a task under one name; None where no task has folds.
+    """The rows with all folds of a task under one name; None if no task has folds.
 
-    What belongs together (a group) does so across folds: one emoji is asked about in several vendors' drawings.
+    Groups are joined across folds: one emoji occurs in the drawings of several vendors.
     """
     store = Store(view.path)
     cells = {digest: store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
@@ -43,7 +43,7 @@ def _held_out(node: Any) -> str:
 
 
 def _without(node: Any) -> Any:
-    """The node without what is held out, at any depth."""
+    """The node without the parameter HELD_OUT, at any depth."""
     if isinstance(node, Mapping):
         return {key: _without(value) for key, value in node.items() if key != HELD_OUT}
     return [_without(one) for one in node] if isinstance(node, list) else node

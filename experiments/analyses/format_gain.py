@@ -1,9 +1,9 @@
-"""Format gain: what part of the gain from demonstrations is form (VL-ICL, Zong et al. 2025).
+"""Which part of the gain from demonstrations is format? (VL-ICL, Zong et al. 2025)
 
     format gain = (strict_k - strict_0) - (lenient_k - lenient_0)
 
-A model that knows the answer and learns from the demonstrations only how to say it gains under strict scoring alone.
-In pairs of the same queries and seeds, Holm over the arms.
+A model that knows the answers and learns only their form from demonstrations gains under strict scoring alone. Pairs
+have the same query and seed; Holm corrects over the arms.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row an arm with shots. Raises ConfigError without both scores, or without an arm at 0 shots."""
+    """One row per arm with shots. Raises ConfigError without both scores, or without an arm at 0 shots."""
     if lacking := [metric for metric in ("strict", "lenient") if metric not in view.scores]:
         raise ConfigError(f"{view.path}: format gain needs the scores strict and lenient; it has no {lacking[0]}.")
     scores = view.scores.assign(form=view.scores["strict"] - view.scores["lenient"])

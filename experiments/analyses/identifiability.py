@@ -1,11 +1,11 @@
-"""Can the demonstrations tell the answer at all? Scores where they settle the question, and where they do not.
+"""Do the demonstrations determine the answer? Scores if they do, and if they do not.
 
-Few demonstrations of a hidden rule may fit several (2 ? 2 = 4 is a sum and a product): no model can know then, and the
-ceiling is below 1. A task that can tell says so of each sample (`meta.identifiable`; `operators` and
-`interleaved_operators` do, under what the demonstrations show after all transforms).
+A few demonstrations of a hidden rule may fit several rules (2 ? 2 = 4 is a sum and a product). Then no model can know
+the answer, and the ceiling is below 1. A task reports this for each sample in `meta.identifiable`: `operators` and
+`interleaved_operators` do, for the demonstrations after all transforms.
 
-    identifiable   share of samples whose demonstrations leave one rule
-    where, else    the score of these, and of the others
+    identifiable   share of samples whose demonstrations fit one rule
+    where, else    the score of these samples, and of the others
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ FACT = "identifiable"
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting, 0 shots too. Raises ConfigError where no sample says whether its answer can be known."""
+    """One row per setting, 0 shots included. Raises ConfigError if no sample has `meta.identifiable`."""
     require_sample_metric(view)
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):

@@ -1,14 +1,14 @@
-"""Following: with labels flipped or replaced by symbols, does the model answer as its demonstrations or as it knows?
+"""With flipped or symbolic labels, does the model follow the demonstrations or its prior knowledge?
 
-    follow   the answer is what the demonstrations call the right one
-    prior    it is what the task calls it
-    other    it is neither (another label, or nothing that can be read): not counted as following, as 1 - accuracy does
-    more     follow minus prior, of the same answers: above 0 it goes by its demonstrations rather than by what it knows
+    follow   the answer is right under the labels of the demonstrations
+    prior    the answer is right under the labels of the task
+    other    neither (another label, or no readable answer); it does not count as following
+    more     follow minus prior over the same answers; above 0 the model follows the demonstrations
 
-The first three sum to one. Chance is one over the number of labels. Samples whose right answer the map leaves alone (no
-demonstration or option has it) tell nothing and are counted as `unmapped`. p is of `more`, Holm over the settings.
-Where the reference of the run's `compare` has renamed labels too, `change` is `follow` less the reference's in pairs of
-the same query and seed, with its own p over those comparisons.
+The first three sum to one. Chance is one over the number of labels. Samples whose right answer keeps its label are left
+out and counted as `unmapped`. p is that of `more`, with Holm over the settings. If the reference of the run's `compare`
+has transformed labels too, `change` is `follow` minus that of the reference in pairs of the same query and seed, with
+its own p over those comparisons.
 """
 
 import math
@@ -34,7 +34,7 @@ SIGNED = ("more", "more_low", "more_high", "change", "change_low", "change_high"
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting whose labels were renamed. Raises ConfigError where none was."""
+    """One row per setting with transformed labels. Raises ConfigError if there is none."""
     every = answered_samples(view)
     rows = every[[bool(text_items(row, "gold_before_after")) for row in to_records(every)]]
     if not len(rows):
@@ -75,10 +75,10 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _changes(view: "RunView", rows: "DataFrame", table_rows: list[dict[str, Any]]) -> str:
-    """Adds the change against the reference to the lines that have one, and gives the words for it."""
+    """Adds the change against the reference to the rows that have one, and returns its note."""
     try:
         tested = compare(rows, view.to, "follow", axes=view.axes, correct=view.correct).to_dict("records")
-    except ICLError:  # no reference whose labels were renamed, or not of the same samples
+    except ICLError:  # no reference with transformed labels on the same samples
         return ""
     for line in table_rows:
         own = next((row for row in tested if all(row[axis] == line[axis] for axis in view.axes if axis in line)), None)

@@ -1,12 +1,12 @@
-"""Does one way of choosing find more demonstrations with the right answer than another? Label precision, in pairs.
+"""Does a retriever choose more demonstrations with the right answer than another? Label precision in pairs.
 
-    precision   share of the k demonstrations whose answer is the query's gold, as in the analysis `retrieval`
+    precision   share of the k demonstrations whose answer is the query's gold answer, as in the analysis `retrieval`
 
-A row an arm against its reference, as the run's `compare` says: the mean difference over the same queries, its interval
-and p by flipping groups, p after Holm. Arms that differ in order, composer, decoding or scoring alone show the same
-demonstrations (`more_demonstrations` aside) and are one arm here, the first of them; a reference that differs in
-nothing else is refused. Where tasks are folds (`held_out`), the first rows are of all folds together.
-No model is needed: a fake serves as well.
+One row per arm against its reference (the run's `compare`): the mean difference over the same queries, its interval and
+p from sign flips of groups, with Holm. Arms that differ only in order, composer, decoding or scoring have the same
+demonstrations (except `more_demonstrations`) and count as one arm, the first of them. A reference that differs in
+nothing else is refused. If tasks are folds (`held_out`), the first rows are over all folds together. The model does not
+matter, so a fake model suffices.
 """
 
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """Raises ConfigError where no arm has a reference that can have chosen otherwise."""
+    """One row per arm with a reference. Raises ConfigError if no reference has other demonstrations."""
     chosen, rows = distinct_choices(view, answered_samples(view), "what is retrieved")
     share = [retrieval_statistics(row, int(row["shots"]))["precision"] for row in to_records(rows)]
     comparison = compare_with_reference(chosen, rows.assign(precision=share), "precision")

@@ -1,15 +1,14 @@
-"""The leakage audit: does any prompt show its query's answer, and which samples saw labels or the gold on purpose?
+"""Does any prompt show its query's answer, and which samples used labels or gold answers on purpose?
 
-    itself      the query's id is among its demonstrations
-    image     an image of the query is one of a demonstration's (same pixels and edits)
-    twice       an example is shown twice
-    alike       two demonstrations show one image: no leak, but fewer shots than it says
-    labels      a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
+    itself   the query is one of its demonstrations
+    image    an image of the query is an image of a demonstration (same pixels and edits)
+    twice    an example occurs twice
+    alike    two demonstrations have one image: no leak, but fewer distinct shots
+    labels   a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
 
-A run with the toolkit's own retrievers has zeros in the first three; one with a transform that blanks all images
-alike may not have them in `image`. Decodings and scorings that read one prompt are one setting, and a prompt that
-several of them read counts once (a control that shows more demonstrations reads others). `first` names a sample of the
-worst column.
+A run with retrievers of the toolkit has zeros in the first three columns. A transform that blanks all images makes
+images equal. Decodings and scorings that read one prompt are one setting, and a prompt that several of them read counts
+once (a control that shows more demonstrations reads others). `first` names a sample of the worst column.
 """
 
 from collections import Counter
@@ -28,7 +27,7 @@ LEAKS = ("itself", "image", "twice", "alike")
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting, counts of samples."""
+    """One row per setting with counts of samples."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(
         view, answered_samples(view), without=("decoding", "answer_mode", "max_new_tokens")
@@ -45,7 +44,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _prompt_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a sample's prompt is known by."""
+    """The identity of a sample's prompt."""
     ids = tuple(name for name, *_ in demos_of(row))
     return row["query"], row["seed"], ids, text_items(row, "images"), text_items(row, "marks"), row.get("prompt_digest")
 

@@ -1,17 +1,17 @@
-"""Modality importance (MIS, Park et al., 2408.12763): does a question need its image, its text, either, or both?
+"""Does a question need its image, its text, either, or both? Modality importance (MIS, Park et al., 2408.12763)
 
     MIS of j = mean score over the sets of modalities with j - mean score over the non-empty sets without j
 
-With image P and question text T the sets are {P, T}, {P} and {T}; the empty one does not count, as in the paper:
+With image P and question text T the sets are {P, T}, {P} and {T}; the empty set does not count, as in the paper:
 
     MIS P = (s{P,T} + s{P}) / 2 - s{T}        MIS T = (s{P,T} + s{T}) / 2 - s{P}
 
-Of each sample the signs name a class: `image` (only MIS P above 0), `text` (only MIS T), `both` (complementary), and
-where neither is above 0 `either` (agnostic: what one alone answers too) or `unanswered`, which has the same signs and
-no right answer at all. The six shares of a row are over samples answered under all three sets.
+The signs of a sample name its class: `image` (only MIS P above 0), `text` (only MIS T), `both` (complementary). If
+neither is above 0, the class is `either` (agnostic: one modality suffices) or `unanswered` (no right answer at all).
+The six shares of a row are over samples answered under all three sets.
 
 Run it with transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: removed, where:
-query}]]; `where: all` takes the demonstrations' away too. A score of which lower is better enters as its complement.
+query}]]; `where: all` removes those of the demonstrations too. A score of which lower is better enters as 1 - score.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ FULL_INPUT = "shown"
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting. Raises ConfigError where one of the three sets of modalities was not run."""
+    """One row per setting. Raises ConfigError if one of the three sets of modalities was not run."""
     require_sample_metric(view)
     rows = answered_samples(view, with_demos=False)
     sets = {digest: _set(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}

@@ -1,13 +1,11 @@
-"""Modality sensitivity: what each change of the demonstrations costs (Xu et al., NAACL 2025; Baldassini et al. 2024).
+"""What does each change of the demonstrations cost? (Xu et al., NAACL 2025; Baldassini et al. 2024)
 
-    drop    accuracy as it is minus accuracy changed, in pairs, Holm over all; whatever the gain was
-    share   drop / (accuracy as it is - accuracy at 0 shots): the part of the gain that is lost. Only where there is a
-            gain: with none it is undefined, and where demonstrations hurt a real drop would come out negative
+    drop    accuracy without the change minus accuracy with it, in pairs, with Holm over all changes
+    share   drop / (accuracy - accuracy at 0 shots): the part of the gain that is lost. It is defined only if there is a
+            gain; if demonstrations hurt, a real drop would be negative
 
-Of a score that is better when lower a drop is a rise: above 0 the change hurts, whichever way is good. Where neither
-way is, a drop is a fall, and there is no share.
-
-A row a change and setting: the axis `transforms` against no transform.
+If lower is better, a drop is a rise of the score: above 0 the change always hurts. Without a good direction a drop is a
+fall, and there is no share. One row per change and setting: the axis `transforms` against no transform.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """Raises ConfigError where the run has no transform, or nothing without one."""
+    """One row per change and setting. Raises ConfigError without arms with and without transforms."""
     changed = compare(view.scores, {"transforms": NO_VALUE}, view.metric, axes=view.axes)
     label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(changed, view.axes)]
     table_rows: list[dict[str, Any]] = []
@@ -50,7 +48,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _at_zero(view: "RunView", arm: dict[str, Any]) -> float:
-    """Accuracy at 0 shots without a transform, all else the same; NaN where it was not run."""
+    """Accuracy of the same setting at 0 shots without a transform; NaN if it was not run."""
     zero_shot_arm = {**arm, "shots": 0, "transforms": NO_VALUE}
     zeros = view.scores[(view.scores["shots"] == 0) & (view.scores["transforms"] == NO_VALUE)]
     for _, rows in zeros.groupby(list(view.axes), sort=False):

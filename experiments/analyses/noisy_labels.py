@@ -1,9 +1,9 @@
-"""The noisy-label curve: accuracy against the share of demonstrations that answer wrongly (Min et al. 2022).
+"""How does accuracy fall with the share of wrong demonstrations? The noisy-label curve (Min et al. 2022)
 
-    drop    accuracy without noise minus accuracy with it, in pairs, Holm over the curve's points; of a score that is
-            better when lower, with it minus without: above 0 the noise hurts, whichever way is good
-    slope   least squares of the score on the share, a setting: 0 for a model that does not read the labels
-    vote    what the same demonstrations say without a model
+    drop    accuracy without noise minus accuracy with it, in pairs, with Holm over the points of the curve; if lower is
+            better, with noise minus without: above 0 the noise always hurts
+    slope   least-squares slope of the score over the share, per setting; 0 for a model that ignores the labels
+    vote    the score of the majority vote of the same demonstrations
 
 The shares are those of the transform `noisy_labels` in the axis `transforms`; [] is share 0.
 """
@@ -29,7 +29,7 @@ SHARE = "share"
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting and share. Raises ConfigError with fewer than two shares."""
+    """One row per setting and share. Raises ConfigError with fewer than two shares."""
     rows = answered_samples(view)
     shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHARE: rows["cell"].map(shares)})
@@ -81,7 +81,7 @@ def _against(first: "DataFrame", point: "DataFrame", view: "RunView") -> dict[st
 
 
 def _share(view: "RunView", digest: str) -> float | None:
-    """0 without transforms, the share of noise where it is the only one, else None."""
+    """0 without transforms, the share of noise if it is the only transform, else None."""
     nodes = (Store(view.path).read_cell(digest) or {}).get("transforms") or []
     if not nodes:
         return 0.0

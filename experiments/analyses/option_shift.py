@@ -1,15 +1,15 @@
-"""Option position: is the same question answered alike however its options are turned? (ShiftCheck, CMMU 2024)
+"""Does the position of an option change the answer? (ShiftCheck, CMMU 2024)
 
-Of the questions that were asked under every cyclic shift of their options (the transform `option_list`):
+Over the questions that were asked under every cyclic shift of their options (the transform `option_list`):
 
     consistent   share of questions that are right under all shifts; chance is the mean of (1/n)^n over questions
-    accuracy     over all shifts, as it would be with one
-    sd           standard deviation (n - 1) of the accuracy over the place at which the gold is listed
-    first        share of answers that are the option listed first
-    bias_rate    CMMU's own number, as released: over all shifts of the questions with four options that are not
-                 consistently right, the variance (n) of the percentages of answers at the four places. Always the
-                 first place: 1875
-    unread       share of answers that name no option, or several: wrong, at no place
+    accuracy     over all shifts
+    sd           standard deviation (n - 1) of the accuracy over the position of the gold answer
+    first        share of answers that are the first option
+    bias_rate    the measure of CMMU, as released: over all shifts of the questions with four options that are not
+                 consistently right, the variance (n) of the percentages of answers at the four positions. A model that
+                 always answers with the first position has 1875
+    unread       share of answers that name no option or several; they are wrong and have no position
 """
 
 from collections import Counter
@@ -34,12 +34,11 @@ if TYPE_CHECKING:
 NAME, SHIFT = "option_list", "shift"
 FOUR = 4
 Turns = Sequence[tuple[int | None, int | None, bool]]
-"""Of each shift of a question: the place of the answer (None: unread), of the gold (None: no option), whether it is
-right."""
+"""For each shift of a question: (place of the answer or None if unread, place of the gold or None, is right)."""
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting. Raises ConfigError where no question was asked under all shifts of its options."""
+    """One row per setting. Raises ConfigError if no question was asked under all shifts of its options."""
     rows = answered_samples(view, with_demos=False)
     shifts = {digest: _shift(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
@@ -59,7 +58,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:
-    """questions: what each belongs to, and its shifts."""
+    """The statistics of questions, given as (independent unit, shifts)."""
     turns = [turn for _, each in questions for turn in each]
     steady = [all(right for *_, right in each) for _, each in questions]
     places: dict[int, list[bool]] = {}
@@ -92,7 +91,7 @@ def bias_rate(places: Sequence[int]) -> float:
 
 
 def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
-    """Those asked under every shift."""
+    """The questions that were asked under every shift."""
     shifts_by_question: dict[tuple[Any, Any], dict[int, Mapping[str, Any]]] = {}
     for row in rows:
         count = len(text_items(row, "options"))
@@ -116,7 +115,7 @@ def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, b
 
 
 def _prediction(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
-    """The option that was scored highest, where they were scored; else the one that the output names."""
+    """The option with the highest score, or without option scores the one that the output names."""
     scores = row.get("option_scores")
     if isinstance(scores, Mapping) and scores:
         best = [normalize_text(name) for name, score in scores.items() if score == max(scores.values())]
@@ -126,6 +125,6 @@ def _prediction(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
 
 
 def _shift(cell: Mapping[str, Any]) -> int | None:
-    """None where options are not listed, or something else is changed too."""
+    """The shift of a cell; None without listed options, or with other transforms."""
     nodes = cell.get("transforms") or []
     return int(nodes[0][SHIFT]) if len(nodes) == 1 and nodes[0].get("name") == NAME else None

@@ -1,12 +1,11 @@
-"""Order sensitivity: how far accuracy moves between orders of the same demonstrations (Lu et al., ACL 2022).
+"""How far does accuracy move between orders of the same demonstrations? (Lu et al., ACL 2022)
 
     sd             standard deviation (n - 1) of the orders' mean scores; range: highest minus lowest
-                   they are values: the title says where lower is better
-    disagreement   mean over samples of the share of pairs of orders under which the answers differ. It does not grow
-                   with the number of orders, as "changed under any of them" does
+    disagreement   mean over samples of the share of pairs of orders with different answers. It does not grow with the
+                   number of orders, as "changed under any of them" does
 
-The orders are the permutations of the axis `order` (`order.index: [0, 1, ...]`) where it has two or more, else all of
-its values that did not see the gold: an oracle's order is not one by chance.
+The orders are the permutations of the axis `order` (`order.index: [0, 1, ...]`) if it has two or more, else all its
+values that do not use the gold answer: the order of an oracle is not random.
 """
 
 from itertools import combinations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting. Raises ConfigError with fewer than two orders, UnpairedError where an order lacks samples."""
+    """One row per setting. Raises ConfigError for fewer than two orders, UnpairedError for missing samples."""
     require_sample_metric(view)
     rows = answered_samples(view)
     rows = rows[rows["cell"].isin(_by_chance(view, rows))]

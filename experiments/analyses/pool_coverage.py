@@ -1,15 +1,15 @@
-"""What was retrieved, measured against the pools: recall, coverage, diversity. (`retrieval` reads the samples alone.)
+"""How much of the pools do the demonstrations cover? Recall, coverage and diversity (`retrieval` needs no pool)
 
-    recall           of the pool's members that answer as the gold does, the share that is shown; none where there is
-                     no such member. The pool is what the query may be shown: not itself, nothing with its image
-    coverage_labels  of the labels in that pool, the share that some demonstration has
-    coverage_pool    of the members of all pools, the share that is shown to anyone in the whole setting
-    coverage_tokens  of the different words of the query's question, the share that some demonstration's question has
-    diversity        mean over unordered pairs of demonstrations of 1 - cos of their images, by the encoder that
-                     comes with the toolkit (intra-list diversity); none for a single demonstration
+    recall           share of the pool members with the gold answer that are demonstrations; undefined without such a
+                     member. The pool excludes the query itself and everything with its image
+    coverage_labels  share of the labels in that pool that some demonstration has
+    coverage_pool    share of the members of all pools that are demonstrations anywhere in the setting
+    coverage_tokens  share of the distinct words of the query's question that some demonstration's question has
+    diversity        mean over unordered pairs of demonstrations of 1 - cosine of their images, by the shipped image
+                     encoder (intra-list diversity); undefined for a single demonstration
 
-The task is made again from the run's config, so its data must be where they were. Answers and labels are the pool's
-own, whatever a transform made of them.
+The task is built again from the run's config, so its data must still be in place. Answers and labels are those of the
+pool, without transforms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting; arms that read the same demonstrations have the same numbers."""
+    """One row per setting; arms with the same demonstrations have the same numbers."""
     tasks = _tasks(view)
     table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)
@@ -75,7 +75,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def pool_coverage(row: Mapping[str, Any], demos: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
-    """Of one sample: recall, labels, tokens; NaN where there is nothing to find."""
+    """Recall, label coverage and token coverage of one sample; NaN where undefined."""
     gold = {normalize_text(answer) for answer in text_items(row, "gold")}
     allowed = list(filter(EXCLUDE_LEAKS.allowed_for(query), pool.examples))
     right = {example.id for example in allowed if normalize_text(example.answer) in gold}
@@ -90,7 +90,7 @@ def pool_coverage(row: Mapping[str, Any], demos: Sequence[Example], pool: "Pool"
 
 
 def diversity(demos: Sequence[Sequence[Example]]) -> list[float]:
-    """Of each list of demonstrations: the mean of 1 - cosine over unordered pairs; NaN without a pair of images."""
+    """The diversity of each list of demonstrations; NaN without a pair of images."""
     members = {example.id: example for own in demos for example in own if example.images}
     if not members:
         return [np.nan] * len(demos)
@@ -99,7 +99,7 @@ def diversity(demos: Sequence[Sequence[Example]]) -> list[float]:
 
 
 def mean_pairwise_distance(rows: "Sequence[Vectors]") -> float:
-    """rows: unit vectors."""
+    """The mean of 1 - cosine over unordered pairs of unit vectors [n, D]."""
     pairs = [1 - float(one @ other) for one, other in combinations(rows, 2)]
     return float(np.mean(pairs)) if pairs else np.nan
 
@@ -112,7 +112,7 @@ def _vectors(members: Sequence[Example]) -> "Vectors":
 
 
 def _tasks(view: "RunView") -> "dict[str, Task]":
-    """label of a task -> the task."""
+    """The task of each label."""
     from experiments.config.config import load_config
     from experiments.grid.grid import expand
 
@@ -127,6 +127,6 @@ def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Of those that there are."""
+    """The mean of the values that are defined."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else np.nan

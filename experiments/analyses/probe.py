@@ -1,14 +1,14 @@
-"""What is right without any model: the demonstrations' vote, and linear probes in the vectors that found them.
+"""How accurate are methods without a model? The demonstrations' vote, and linear probes on retrieval vectors
 
-    vote            the answer of most demonstrations, ties to the nearest
+    vote            the majority answer of the demonstrations, ties to the nearest
     demonstrations  a linear probe fitted on the sample's demonstrations alone (`retrievers.diagnostics.linear_probe`)
-    pool            a linear probe fitted on the whole pool, where it has 128 labels or fewer
+    pool            a linear probe fitted on the whole pool, if it has 128 labels or fewer
 
-The probes see the vectors of the arm's own retriever: those of its encoder, or what a head made of them. Arms whose
-retriever compares no vectors (`random`) have no probe. A row an arm against its reference, as the run's `compare` says,
-with the accuracy's difference in pairs; arms that differ in decoding, order and the like alone are one (`choice`), and
-a reference that differs in nothing else is refused. Where tasks are folds (`held_out`), the first rows are of all folds
-together. Retrievers are fitted again, from the cache of embeddings.
+The vectors are those of the arm's own retriever: of its encoder, or the output of a trained head. Arms whose retriever
+compares no vectors (`random`) have no probe. One row per arm against its reference (the run's `compare`), with the
+difference in accuracy in pairs. Arms that differ only in decoding, order and similar axes count as one
+(`distinct_choices`), and a reference that differs in nothing else is refused. If tasks are folds (`held_out`), the
+first rows are over all folds together. Retrievers are fitted again, from the cache of embeddings.
 """
 
 import json
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from icl.tasks.base import Pool
 
 LABELS = 128
-"""More classes than this are not told apart by a probe on a pool: it would take hours."""
+"""The largest number of classes of a probe on a pool; more would take hours."""
 
 PROBES = ("vote", "demonstrations", "pool")
 
@@ -47,7 +47,7 @@ Row = Mapping[str, Any]
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """Raises ConfigError where no arm has vectors to probe, or none has a reference."""
+    """One row per arm with a reference. Raises ConfigError if no arm has vectors, or none has a reference."""
     chosen, rows = distinct_choices(view, answered_samples(view), "what the demonstrations say without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}
     where, tasks = {index: place for place, index in enumerate(rows.index)}, dict[str, Task]()
@@ -71,7 +71,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 @dataclass(frozen=True)
 class _Space:
-    """A task with the fitted retriever of one cell; all its queries share a pool."""
+    """The task and the fitted retriever of one cell, whose queries share a pool."""
 
     task: Task
     pool: "Pool"
@@ -79,7 +79,7 @@ class _Space:
 
     @cached_property
     def query_vectors(self) -> dict[str, Any]:
-        """query id -> its vector."""
+        """The vector of each query id."""
         vectors = self.fitted.embed_queries([query.query for query in self.task.queries])
         return {query.id: vector for query, vector in zip(self.task.queries, vectors, strict=True)}
 
@@ -88,7 +88,7 @@ class _Space:
         return {example.id: i for i, example in enumerate(self.pool.examples)}
 
     def right(self, name: str, rows: Sequence[Row]) -> list[float]:
-        """Of each sample, 1 or 0; NaN where this probe cannot be fitted."""
+        """1 or 0 for each sample; NaN if this probe cannot be fitted."""
         if name == "vote":
             return [float(row["vote"]) if row.get("vote") is not None else np.nan for row in rows]
         predictions = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
@@ -114,9 +114,14 @@ class _Space:
 
 
 def _space(cell: Mapping[str, Any], tasks: dict[str, Task]) -> _Space | None:
-    """None where the cell's retriever compares no vectors, each query has a pool of its own, or its code is not ours.
+    """The vectors of a cell.
 
-    tasks: built so far, by their node.
+    Args:
+        cell: The cell.
+        tasks: The tasks that were built before, by their node.
+
+    Returns:
+        None if the retriever compares no vectors, each query has its own pool, or its code is not of this package.
     """
     if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
         return None

@@ -1,14 +1,14 @@
 """Do answers survive fewer bits? Accuracy, answers and logits against full precision, with memory and speed.
 
     difference   of accuracy, over the same queries, seeds and settings, with its interval and p (Holm over precisions)
-    agreement    share of these samples whose answer is that of full precision, right or wrong
-    kl, kl_max   KL(full || quantized) of the first answer token in nats, mean and largest over the same prompts
-    weights_mib  of all weights as they are held; peak_mib: of the process (on a GPU: of its allocations)
-    tokens_s     new tokens a second of greedy decoding over these prompts, their prefill included
+    agreement    share of these samples with the same answer as in full precision, right or wrong
+    kl, kl_max   KL(full || quantized) of the first answer token in nats, mean and maximum over the same prompts
+    weights_mib  of all weights in memory; peak_mib: of the process (on a GPU: of its allocations)
+    tokens_s     new tokens per second of greedy decoding over these prompts, prefill included
 
-Logits, memory and speed are measured once, each setting in a process of its own (`quantization_measured`), and kept in
-the run's folder. Full precision is the model that the run compares to, else the one that is not quantized: neither by
-its settings nor, as checkpoints of GPTQ and AWQ are, by itself.
+Logits, memory and speed are measured once, each setting in a process of its own (`quantization_measurements`), and
+stored in the run's folder. Full precision is the model that the run compares to, else the one that is quantized neither
+by its settings nor by its checkpoint (GPTQ, AWQ).
 """
 
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """Raises ConfigError where there is one precision only."""
+    """One row per precision. Raises ConfigError for a single precision."""
     full = full_precision(view)
     return compare_precisions(view, full, measure_models(view, full))
 
 
 def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
-    """A row a precision. costs: label of a model -> its further columns, none where they were not measured."""
+    """One row per precision. `costs` has further columns of each model, if they were measured."""
     frames = {model: view.scores[view.scores["model"] == model] for model in axis_values(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
     table_rows: list[dict[str, Any]] = []
@@ -64,7 +64,7 @@ def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[s
 
 
 def full_precision(view: "RunView") -> str:
-    """The label of the model that others stand against. Raises ConfigError where none can be told."""
+    """The label of the full-precision model. Raises ConfigError if it is not clear."""
     labels = axis_values(view.scores, "model") if "model" in view.scores else []
     if len(labels) < 2:
         raise ConfigError(f"{view.path}: there is one precision only. Run with an axis such as model.quantize.")
@@ -80,7 +80,7 @@ def full_precision(view: "RunView") -> str:
 
 
 def precisions(view: "RunView") -> dict[str, Any]:
-    """label of a model -> how it is quantized, by its setting or its checkpoint; 'none' or None: not at all."""
+    """How each model is quantized, by its setting or its checkpoint; 'none' or None if it is not."""
     store, first = Store(view.path), view.frame.drop_duplicates("model")
     nodes = {str(row["model"]): (store.read_cell(str(row["cell"])) or {}).get("model") for row in to_records(first)}
     mappings = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
@@ -91,7 +91,7 @@ def precisions(view: "RunView") -> dict[str, Any]:
 
 
 def _agreement(view: "RunView", model: str, full: str, on: list[str]) -> float:
-    """Answers as the analyses read them: the known answer that is named, else the whole output."""
+    """The answer of each row (`read_answer`)."""
     rows = view.frame[view.frame["model"].isin((model, full)) & view.frame["failed"].isna()]
     answers = {(row["model"], *(row[key] for key in on)): read_answer(row) for row in to_records(rows)}
     both = [(answers[key], answers.get((full, *key[1:]))) for key in answers if key[0] == model]

@@ -1,12 +1,12 @@
-"""Does what demonstrations, retrieval and contrast bring survive fewer bits? Each gain by precision, in pairs.
+"""Do gains from demonstrations, retrieval and contrast survive fewer bits? Each gain by precision, in pairs.
 
-    gain     mean of (score with) - (score without), over the same queries and seeds: of the most shots against 0, of a
-             retriever against `random`, of a decoding against the reference decoding
+    gain     mean of (score with) - (score without), over the same queries and seeds: the most shots against 0, a
+             retriever against `random`, a decoding against the reference decoding
     change   the gain at this precision minus the gain in full precision, sample by sample: a difference of differences
 
-Every gain is pooled over what else was run. Intervals and p by flipping groups of queries; p is of the change, after
-Holm over all rows. A gain that survives is one whose change is not distinguishable from 0, which is no proof of 0: look
-at the interval.
+Every gain is pooled over the other settings. Intervals and p come from sign flips of groups of queries; p is that of
+the change, with Holm over all rows. A change that is not distinguishable from 0 is no proof that the gain survives: the
+interval shows how large the change could be.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ GAIN = "gain"
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """Raises ConfigError where there is one precision only, or nothing whose gain could be told."""
+    """One row per gain and precision. Raises ConfigError for a single precision, or without any gain."""
     full = full_precision(view)
     statistics: list[dict[str, Any]] = []
     for task in view.tasks:
@@ -56,7 +56,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
-    """(what brings it, samples with a column GAIN) for each thing that can bring one."""
+    """(name, samples with a column GAIN) of each gain."""
     if "shots" in scores and {0} < set(scores["shots"]):
         max_shots = axis_values(scores, "shots")[-1]
         with_none = scores[scores["shots"] == 0]
@@ -84,7 +84,7 @@ def _paired(view: "RunView", ours: "DataFrame", theirs: "DataFrame", without: Se
 def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) -> Iterator[dict[str, Any]]:
     keys = [axis for axis in view.axes if axis != "model"] + ["query", "seed"]
     whole = gains[gains["model"] == full]
-    graded = not view.of_samples  # the numbers of a score of the whole run are neither right nor wrong
+    graded = not view.of_samples  # the numbers of a run-level metric are neither right nor wrong
     for model in axis_values(gains, "model"):
         own = gains[gains["model"] == model]
         statistics = _tested(own["reference"], own[view.metric], own[UNIT], name, graded=graded)

@@ -1,10 +1,10 @@
-"""Logits, memory and speed of each model of a run, each measured in a process of its own, on the same prompts.
+"""Measures logits, memory and speed of each model of a run in a process of its own, on the same prompts.
 
-    python -m experiments.analyses.quantization_measurements RUN LABEL FILE      one model, what the analysis calls
+    python -m experiments.analyses.quantization_measurements RUN LABEL FILE      one model; the analysis calls this
 
-A process of its own has one model in it, so its peak is that model's. Prompts are some of the run's own: a few queries
-of every task, number of shots and retriever, under the first seed. What was measured lies in RUN/precision/, under the
-model's digest, and is not measured again.
+The process has one model in it, so its peak memory is that model's. Prompts are some of the run's own: a few queries of
+every task, number of shots and retriever, under the first seed. Results are stored in RUN/precision/ under the model's
+digest and are reused.
 """
 
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from icl.types import Prompt
 
 QUERIES_PER_SETTING = 16
-"""Queries of each task, number of shots and retriever."""
+"""The number of queries of each task, number of shots and retriever."""
 NEW_TOKENS = 8
 MIB = 2**20
 
@@ -36,7 +36,7 @@ Numbers = dict[str, float]
 
 
 def measure_models(view: "RunView", full: str) -> dict[str, Numbers]:
-    """label of a model -> kl, kl_max, weights_mib, peak_mib, tokens_s. Raises ModelError where one cannot be run."""
+    """kl, kl_max, weights_mib, peak_mib and tokens_s of each model. Raises ModelError if one cannot be run."""
     files = _files(view)
     next(iter(files.values())).parent.mkdir(exist_ok=True)
     for label, file in files.items():
@@ -46,7 +46,7 @@ def measure_models(view: "RunView", full: str) -> dict[str, Numbers]:
 
 
 def read_measurements(view: "RunView", full: str) -> dict[str, Numbers]:
-    """The same of what was measured before; nothing is measured now, and without full precision nothing is known."""
+    """The stored measurements; none if full precision was not measured."""
     files = {label: file for label, file in _files(view).items() if file.is_file()}
     return _read(files, full) if full in files else {}
 
@@ -75,7 +75,7 @@ def _read(files: Mapping[str, Path], full: str) -> dict[str, Numbers]:
 
 
 def kl_divergences(full: Floats, other: Floats) -> NDArray[np.float64]:
-    """KL(full || other) of each row in nats. full, other: [N, V] log-probabilities."""
+    """[N] KL(full || other) in nats, for [N, V] log-probabilities."""
     p = full.astype(np.float64)
     gap = np.where(np.isfinite(p), p - other.astype(np.float64), 0.0)
     summed: NDArray[np.float64] = (np.exp(p) * gap).sum(-1)
@@ -108,7 +108,7 @@ def main(run: Path, label: str, file: Path) -> None:
     model.load()
     logits = [model.open([prompt]).logits for prompt in prompts]
     requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in prompts]
-    run_requests(model, requests[:1], trace=False)  # what is done once is done now
+    run_requests(model, requests[:1], trace=False)  # warm-up
     start = time.perf_counter()
     answers = run_requests(model, requests, trace=False)
     seconds = time.perf_counter() - start
@@ -138,7 +138,7 @@ def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
 
 
 def _peak() -> float:
-    """Bytes: of the GPU's allocations where there is one, else of the process."""
+    """Peak memory in bytes: of the GPU's allocations, or of the process without a GPU."""
     import resource
 
     import torch

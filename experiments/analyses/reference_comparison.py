@@ -1,4 +1,4 @@
-"""A score of an analysis's own, of every arm against its reference, in pairs; folds of one task also all together."""
+"""A comparison of every arm with its reference on a score of the analysis, in pairs, and over all folds together."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,19 @@ if TYPE_CHECKING:
 
 
 def compare_with_reference(view: "RunView", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
-    """A row an arm: its axes, the reference's mean, its own, the difference with its ends, p and the number of pairs.
+    """Compares every arm with its reference.
 
-    rows: with the column `score`; those without a value are left out. Raises ConfigError where no arm has a reference.
+    Args:
+        view: The run, with the setting of the reference.
+        rows: Samples with the column `score`; those without a value are left out.
+        score: The column of the score.
+
+    Returns:
+        One row per arm: its axes, the reference's mean, its mean, the difference with its interval, p and the number of
+        pairs.
+
+    Raises:
+        ConfigError: If no arm has a reference.
     """
     rows = rows[rows[score].notna()]
     whole = merge_folds(view, rows)

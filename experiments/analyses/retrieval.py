@@ -1,14 +1,14 @@
-"""What was retrieved: are the demonstrations' answers right for the query, do they differ, how near are they?
+"""Are the demonstrations' answers right for the query, diverse, and near?
 
-    precision   share of the k demonstrations whose answer is the query's gold (of k asked for, not of what came back)
-    hit, mrr    any is; 1 / rank of the first that is, 0 without one. Ranks are the retriever's, whatever the order
-    coverage    share of the query's options that some demonstration shows; NaN without options
+    precision   share of the k requested demonstrations whose answer is the query's gold answer
+    hit, mrr    whether any is; 1 / rank of the first that is, else 0. Ranks are the retriever's, in any prompt order
+    coverage    share of the query's options that some demonstration has as its answer; NaN without options
     distinct    different answers among the demonstrations, over their number
-    used        different pool examples shown in the whole setting
-    similarity  of the retriever's scores, over all demonstrations: mean, quartiles, and the mean of the best ranked
+    used        different pool examples in the whole setting
+    similarity  of the retriever's scores over all demonstrations: mean, quartiles, and the mean of the best ranked
 
-Answers are those shown: after a transform of labels they are its own. Recall and diversity of embeddings need the pool
-and an encoder, which a run's samples do not hold.
+Answers are those in the prompt, after transforms of labels. Recall and diversity of embeddings need the pool and an
+encoder (`pool_coverage`).
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting; arms that read the same demonstrations have the same numbers."""
+    """One row per setting; arms with the same demonstrations have the same numbers."""
     table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)
     for setting, samples in iter_settings(
@@ -58,7 +58,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def retrieval_statistics(row: Mapping[str, Any], shots: int) -> dict[str, float]:
-    """Of one sample: precision, hit, mrr, coverage and distinct. Some arms show twice their shots."""
+    """Precision, hit, mrr, coverage and distinct of one sample. Some arms show twice their shots."""
     answers = [normalize_text(answer) for *_, answer in demos_of(row)]
     gold = {normalize_text(answer) for answer in text_items(row, "gold")}
     options = {normalize_text(option) for option in text_items(row, "options")}
@@ -73,6 +73,6 @@ def retrieval_statistics(row: Mapping[str, Any], shots: int) -> dict[str, float]
 
 
 def _mean(values: list[float]) -> float:
-    """Of those that there are."""
+    """The mean of the values that are defined."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else np.nan

@@ -1,4 +1,4 @@
-"""What analyses take of a view, and how they tell what they found: answered samples, settings, intervals, tables."""
+"""Helpers of analyses: answered samples, settings, intervals and tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 BEST_SCORE = {"higher": 1, "lower": 0}
-"""The best that a score of a sample can be, by which way is good."""
+"""The best score of a sample for each good direction."""
 
 
 def answered_samples(view: "RunView", with_demos: bool = True) -> "DataFrame":
-    """The samples that did not fail; with at least one demonstration where `shown`. Raises ConfigError for none."""
+    """The samples that did not fail, by default those with demonstrations. Raises ConfigError if there are none."""
     rows = view.frame[view.frame["failed"].isna()]
     if with_demos:
         rows = rows[rows["demos"].map(lambda demos: bool(as_sequence(demos)))] if "demos" in rows else rows[:0]
@@ -34,7 +34,7 @@ def answered_samples(view: "RunView", with_demos: bool = True) -> "DataFrame":
 
 
 def require_sample_metric(view: "RunView") -> None:
-    """Raises ConfigError where the score looked at is one of the whole run: it says nothing of a single sample."""
+    """Raises ConfigError for a run-level metric, which has no score of a single sample."""
     if view.of_samples:
         return
     own = ", ".join(view.sample_metrics)
@@ -47,19 +47,19 @@ def require_sample_metric(view: "RunView") -> None:
 def iter_settings(
     view: "RunView", rows: "DataFrame", without: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
-    """The rows of each combination of the axes that vary among them; task and shots are always told."""
+    """(setting, rows) of each combination of the axes that vary; the setting always has task and shots."""
     among = [axis for axis in view.axes if axis not in without]
     label_axes = [axis for axis in among if axis in ("task", "shots") or axis in varying_axes(rows, among)]
     yield from iter_arms(rows, label_axes)
 
 
 def as_deterioration(better: Better, low: float, middle: float, high: float) -> tuple[float, float, float]:
-    """A difference and its ends as a change for the worse: as it is where lower is better, else with the other sign."""
+    """A difference and its interval as a deterioration: with the other sign unless lower is better."""
     return (low, middle, high) if better == "lower" else (-high, -middle, -low)
 
 
 def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:
-    """name, low and high of a mean over clusters; NaN where there is nothing to average."""
+    """The columns `name`, low and high of a mean over clusters; NaN without values."""
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return {name: np.nan, "low": np.nan, "high": np.nan}
@@ -70,7 +70,7 @@ def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> di
 def make_table(
     rows: Sequence[Mapping[str, Any]], title: str, *, note: str = "", signed: Sequence[str] = ()
 ) -> "DataFrame":
-    """A frame with what a reader of it needs to know in `attrs`: title, note, and the columns that are differences."""
+    """A frame with title, note and the names of signed columns in `attrs`."""
     import pandas as pd
 
     frame = pd.DataFrame(list(rows))

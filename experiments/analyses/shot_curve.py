@@ -1,7 +1,7 @@
-"""The shot curve: gain over no demonstrations, efficiency, peak and whether it rises (VL-ICL, Zong et al. 2025).
+"""How does accuracy grow with shots? Gain, efficiency, peak and monotonicity (VL-ICL, Zong et al. 2025)
 
-One row a curve. gain is that of the most shots, in pairs with the same queries at 0 shots, Holm over the curves;
-efficiency, headroom and peak are as `experiments.stats.curve_summary` defines them.
+One row per curve. `gain` is that of the most shots, in pairs with the same queries at 0 shots, with Holm over the
+curves. `experiments.stats.curve_summary` defines efficiency, headroom and peak.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """Raises ConfigError where the run has no arm at 0 shots to stand against."""
+    """One row per curve. Raises ConfigError if the run has no arm at 0 shots."""
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]
     label_axes = [axis for axis in axes if axis == "task" or axis in varying_axes(gains, axes)]

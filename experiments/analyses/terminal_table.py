@@ -1,4 +1,4 @@
-"""An analysis in the terminal."""
+"""The table of an analysis in the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ class _Column:
 
 
 def print_analysis(frame: "DataFrame", console: "Console") -> None:
-    """Title with the settings that are the same everywhere, a row a setting, and the note below.
+    """Prints the title with the constant settings, one row per setting, and the note.
 
-    Where the terminal is too narrow, settings stand in lines above their rows.
+    In a narrow terminal, settings are printed in lines above their rows.
     """
     from rich.console import Console
     from rich.text import Text
@@ -52,10 +52,10 @@ def print_analysis(frame: "DataFrame", console: "Console") -> None:
         columns[column] = _Column(name, texts, label)
     headed: list[str] = []
     if sum(column.width + GAP for column in columns.values()) - GAP > console.width:
-        headed = [column for column in columns if column in AXES]  # what a row is of stands in a line above it
+        headed = [column for column in columns if column in AXES]  # printed in a line above the row
     visible_columns = [column for name, column in columns.items() if name not in headed]
     needed = sum(column.width + GAP for column in visible_columns) - GAP
-    if needed > console.width:  # numbers are not folded: a narrow terminal wraps the lines
+    if needed > console.width:  # the terminal wraps lines that are still too long
         console = Console(width=needed, file=console.file)
     console.print(Text(str(frame.attrs.get("title", "")), "bold").append(_same(frame, same), "dim"))
     console.print(Text(_line([(column, column.name) for column in visible_columns]), "dim"))
@@ -71,7 +71,7 @@ def print_analysis(frame: "DataFrame", console: "Console") -> None:
 
 
 def _line(cells: Sequence[tuple[_Column, str]]) -> str:
-    """Labels begin alike, numbers end alike."""
+    """Aligns labels left and numbers right."""
     texts = (text.ljust(column.width) if column.label else text.rjust(column.width) for column, text in cells)
     return (" " * GAP).join(texts).rstrip()
 
@@ -81,7 +81,7 @@ def _heading(axis: str, value: str) -> str:
 
 
 def _ends(column: Any, bound: str) -> bool:
-    """Is it the lower or upper end of an interval: 'low', 'beyond_low'?"""
+    """Whether a column is the lower or upper end of an interval, such as 'low' or 'beyond_low'."""
     return str(column) == bound or str(column).endswith(f"_{bound}")
 
 

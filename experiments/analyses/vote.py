@@ -1,10 +1,10 @@
-"""The vote: how often the model says what most of its demonstrations say, and what it adds to them.
+"""How often does the model answer as the majority of its demonstrations, and does it add accuracy to their vote?
 
 With retrieved demonstrations a model is often no better than the vote of their answers (Baldassini et al. 2024).
 
     agreement          P(the prediction is the vote's answer); ties of the vote go to the best ranked demonstration
-    beyond             accuracy of the model minus accuracy of the vote, paired by sample, Holm over the settings
-    right, vote_right  of each, among the samples where the two differ
+    beyond             accuracy of the model minus accuracy of the vote, paired by sample, with Holm over the settings
+    right, vote_right  the accuracy of each among the samples where the two differ
 """
 
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ EMPTY_QUERY = Query("", (), "")
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """A row a setting. Raises ConfigError where the score looked at does not judge the vote."""
+    """One row per setting. Raises ConfigError if the metric has no baseline `vote`."""
     if "vote" not in view.frame:
         raise ConfigError(
             f"{view.path}: no sample has a vote judged by '{view.metric}'. Name another score (--metric), or run the "
@@ -49,7 +49,7 @@ def analyze(view: "RunView") -> "DataFrame":
             "beyond": result.difference,
         }
         tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
-        judged = differ if view.of_samples else []  # a score of the whole run says nothing of these alone
+        judged = differ if view.of_samples else []  # a run-level metric has no scores of these samples alone
         disagreement = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
         table_rows.append(
             {
@@ -67,7 +67,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def vote_answer(row: dict[str, Any]) -> str:
-    """The vote's answer in plain form."""
+    """The normalized answer of the vote."""
     ranked_demos = zip(demos_of(row), ranks_of(row), strict=True)
     demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in ranked_demos]
     return normalize_text(vote(demos, EMPTY_QUERY) or "")
