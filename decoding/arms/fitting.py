@@ -5,11 +5,13 @@ file. A config names this file: `{name: moicl, fitted: weights.json}`.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from decoding.formulas.divergences import mean_logprobs
 from icl.errors import ConfigError, DataError
 from icl.loading import SEARCH_FOLDERS, location
 
@@ -160,14 +162,15 @@ def estimate_option_prior(logprobs: "Tensor") -> tuple[float, ...]:
         logprobs: [queries, options] log-probabilities.
 
     Returns:
-        One probability per option, at least 1e-6, because its logarithm is taken.
+        One probability per option, with six significant digits, above zero, because its logarithm is taken.
 
     Raises:
         DataError: There are no queries.
     """
     if len(logprobs) == 0:
         raise DataError("a prior needs at least one query.")
-    return tuple(max(1e-6, round(float(probability), 6)) for probability in logprobs.softmax(-1).mean(0))
+    means = mean_logprobs(logprobs.double()).exp().tolist()
+    return tuple(max(sys.float_info.min, float(f"{mean:.6g}")) for mean in means)
 
 
 def fit_mixture_weights(

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def mean_logprobs(logits: "Tensor") -> "Tensor":
+    """Logarithm of the mean probability over the first dimension, [N, B, V] -> [B, V]. Nothing underflows."""
+    import math
+
+    mean: Tensor = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    return mean
+
+
 def kl_divergence(p: "Tensor", q: "Tensor") -> "Tensor":
     """Kullback-Leibler divergence, sum p log(p / q)."""
     import torch

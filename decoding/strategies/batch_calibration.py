@@ -51,5 +51,5 @@ class BatchCalibration(Strategy):
         import torch
 
         options = logits[0]
-        prior = options.new_tensor(self.prior)[: options.shape[-1]].log()
+        prior = torch.tensor(self.prior[: options.shape[-1]], dtype=torch.float64).log().to(options)
         return options - self.gamma * torch.nn.functional.pad(prior, (0, options.shape[-1] - len(prior)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, Strategy, zero_strength
+from decoding.formulas.divergences import mean_logprobs
 from decoding.prompt_edits import remove_query_image, replace_question
 from decoding.traits import Traits
 from icl.edits import Blank
@@ -48,5 +49,4 @@ class ContextualCalibration(Strategy):
         return prompt, *(replace_question(imageless, text) for text in self.texts)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        scores: Tensor = logits[0].log_softmax(-1) - logits[1:].softmax(-1).mean(0).log()
-        return scores
+        return logits[0].log_softmax(-1) - mean_logprobs(logits[1:])

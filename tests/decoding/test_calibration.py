@@ -73,6 +73,21 @@ def test_batch_calibration_by_hand() -> None:
     assert fitted.prior == (0.75, 0.25)
 
 
+@pytest.mark.parametrize("behind", [80.0, 95.0, 104.0, 400.0])
+def test_options_that_are_far_behind_are_corrected_without_underflow(behind: float) -> None:
+    """Scores that equal the content-free scores leave nothing, however small the probabilities are."""
+    far = torch.tensor([[0.0, -behind]])
+    scores = ContextualCalibration(texts=("a", "b")).combine(torch.stack([far, far, far]), 0)
+    assert scores[0].tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
+    fitted = BatchCalibration().fit(far[None], [])
+    assert fitted.combine(far[None], 0)[0].tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
+
+
+def test_a_prior_keeps_its_digits_below_one_millionth() -> None:
+    fitted = BatchCalibration().fit(logprobs(1 - 3.25e-8, 3.25e-8)[None].double(), [])
+    assert fitted.prior[1] == pytest.approx(3.25e-8, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
 def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name: str) -> None:
     model, arm = Toy(), parse_arm({"name": name, "normalize": "mean"})
