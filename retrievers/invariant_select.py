@@ -49,9 +49,7 @@ class InvariantSelect(TopKNearest):
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "labels"})
 
     head: str | None = None  # the file of a saved head; none: train one
-    trained_on: None | Annotated[Task, NestedComponent("task")] = (
-        None  # the task whose first pool trains the head; none: the retriever's pool
-    )
+    trained_on: None | Annotated[Task, NestedComponent("task")] = None  # whose first pool trains it; none: this pool
     steps: Count = 100  # of training; 0 steps: the same as topk_nearest
     rate: Positive = 1e-3  # learning rate of Adam
     temperature: Positive = 0.1  # of the contrastive loss
