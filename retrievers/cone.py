@@ -35,7 +35,7 @@ class ConE(ModalityRetriever):
     """The near demonstrations that make the words of the query most likely for the model (ConE)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
-    asks: ClassVar[str] = "text_logprobs"
+    model_ability: ClassVar[str] = "text_logprobs"
     ranked: ClassVar[bool] = False
 
     candidates: PositiveInt = 30  # how many of the nearest members are scored, for any number of shots
@@ -43,7 +43,7 @@ class ConE(ModalityRetriever):
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError without a model that computes the likelihood of a text in a prompt."""
         fitted, model = fit_similarity(self, pool, resources), resources.model
-        if model is None or self.asks not in model.abilities:
+        if model is None or self.model_ability not in model.abilities:
             raise PlanError(
                 "retriever 'cone' reads how likely a model finds the query's words, and was given "
                 f"{'no model' if model is None else repr(model)}. Use the model 'hf', or the retriever 'mdl' or 'knn'."

@@ -40,7 +40,7 @@ class Reranked(RetrieverWrapper):
         return self.of.needs.union(*(reranker.needs for reranker in self.rerank))
 
     @property
-    def asks(self) -> str:
+    def model_ability(self) -> str:
         parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerank)
         model_users = [part for part in parts if "model" in part.needs]
         return "generate" if all(model_ability_of(part) == "generate" for part in model_users) else "logits"

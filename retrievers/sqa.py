@@ -40,7 +40,7 @@ class SQA(SimilarityRetriever):
         "oracle_sqa": {"answer": "gold"},
         "iqpr": {"weight": 0.5},
     }
-    asks: ClassVar[str] = "generate"
+    model_ability: ClassVar[str] = "generate"
 
     answer: Literal["model", "gold"] = "model"  # of the query: the model's first guess, or the gold answer (oracle)
     weight: Fraction = 0.0  # of the image's cosine

@@ -34,7 +34,7 @@ def check_requirements(grid: Grid) -> None:
             where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
-        asked = getattr(cell.retriever, "asks", "logits")
+        asked = getattr(cell.retriever, "model_ability", "logits")
         able = ANSWERING if asked == "generate" else {asked}
         if "model" in needs and not able & cell.model.abilities:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerankers else ''}"

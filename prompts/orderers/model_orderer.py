@@ -30,7 +30,7 @@ class Asking:
     """Base of `entropy` and `demo`, which say in `best` which order it is."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "labels"})
-    asks: ClassVar[str] = "logits"
+    model_ability: ClassVar[str] = "logits"
     name: ClassVar[str] = ""
 
     orders: PositiveInt = 24  # tried for each query

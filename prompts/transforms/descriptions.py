@@ -49,7 +49,7 @@ class Descriptions:
         "kosmos": {"ask": "detail", "where": "query", "keep": True, "text": "{caption} "},
         "browse": {"ask": "look", "where": "query", "keep": True, "context": True},
     }
-    asks: ClassVar[str] = "generate"
+    model_ability: ClassVar[str] = "generate"
 
     ask: Literal["caption", "detail", "intent", "parsing", "summary", "look"] = "caption"  # what the model is asked
     where: Where = "demos"  # whose images are described

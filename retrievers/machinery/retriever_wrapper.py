@@ -39,7 +39,7 @@ class RetrieverWrapper:
         return str(getattr(self.of, "warning", ""))
 
     @property
-    def asks(self) -> str:
+    def model_ability(self) -> str:
         return model_ability_of(self.of)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
@@ -51,7 +51,7 @@ class RetrieverWrapper:
 
 def model_ability_of(component: Retriever | Reranker) -> str:
     """The ability of the model that a component needs; 'logits' by default."""
-    return str(getattr(component, "asks", "logits"))
+    return str(getattr(component, "model_ability", "logits"))
 
 
 def declared(retriever: Retriever, name: str, default: bool) -> bool:

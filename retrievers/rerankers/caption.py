@@ -33,7 +33,7 @@ class Caption:
     """Candidates ranked by the model's description of the query's image (VICL)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "model"})
-    asks: ClassVar[str] = "generate"
+    model_ability: ClassVar[str] = "generate"
 
     ask: str = "Describe the image in one sentence."  # the prompt for the description of the query's image
     max_new_tokens: PositiveInt = 32  # of the description

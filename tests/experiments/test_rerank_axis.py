@@ -139,7 +139,7 @@ def test_a_wrong_list_is_said(node: Any, says: str, mapping: Any) -> None:
 class Asking:
     """A reranker that asks the model, for words or for probabilities."""
 
-    asks: str
+    model_ability: str
 
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
 
