@@ -34,7 +34,7 @@ needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've
 somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
 there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll
 what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's
-won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+won't would've wouldn't wouldn't've 'ow's'at 'twas y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 
 
@@ -43,6 +43,7 @@ def _short_of_one_apostrophe(word: str) -> list[str]:
 
 
 CONTRACTIONS = {short: word for word in _CONTRACTED.split() for short in _short_of_one_apostrophe(word)}
+CONTRACTIONS["somebody'd"] = "somebodyd"  # the script's table has this pair the other way round
 """dont -> don't, couldnt've -> couldn't've. The script's keys with a capital never match and are left out."""
 
 _VALUES = {word: i for i, word in enumerate(ONES + TEENS)} | {word: 10 * i for i, word in enumerate(TENS, 2)}

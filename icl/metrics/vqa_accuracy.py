@@ -6,7 +6,8 @@ so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which pap
 place; the released script tells them apart by value, which counts wrongly where answers carry no number.
 
 Answers and output are normalized by `icl.metrics.normalize.normalize_vqa`. The script normalizes only if annotators
-disagree, so "2" against ten times "two" is wrong there. `normalize: official` does the same.
+disagree, so "2" against ten times "two" is wrong there, and so is "Yes" against ten times "yes". `normalize: official`
+does the same.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ from icl.types import Example, Generation
 
 def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always", "official"] = "always") -> float:
     """votes: the answer of each annotator, with repetitions."""
-    text, references = output.replace("\n", " ").replace("\t", " ").strip(), [vote.strip() for vote in votes]
+    text, *references = (answer.replace("\n", " ").replace("\t", " ").strip() for answer in (output, *votes))
     if normalize == "always" or len(set(references)) > 1:
         text, references = normalize_vqa(text), [normalize_vqa(vote) for vote in references]
-    matches = [vote.lower() == text.lower() for vote in references]
+    matches = [vote == text for vote in references]
     return sum(min(1.0, (sum(matches) - own) / 3) for own in matches) / len(matches)
 
 

@@ -72,3 +72,12 @@ def test_number_is_the_first_with_its_sign(text, wanted):
 def test_a_number_is_the_whole_answer():
     assert all(map(is_number, ["3", "-3", "three", "Minus three.", "3.5", "ninety-nine"]))
     assert not any(map(is_number, ["3 dogs", "red", "", "one way"]))
+
+
+@pytest.mark.parametrize(
+    ("written", "normalized"),
+    [("twas", "'twas"), ("ow's'at", "'ow's'at"), ("'ows'at", "'ow's'at"), ("'ow'sat", "'ow's'at"),
+     ("somebody'd", "somebodyd"), ("youve", "you've"), ("let's", "let's")],
+)  # fmt: skip
+def test_contractions_are_those_of_the_official_table(written, normalized):
+    assert normalize_vqa(written) == normalized

@@ -153,6 +153,14 @@ def test_the_official_normalization_waits_for_disagreement():
     assert vqa_accuracy("2", ["two"] * 9 + ["three"], "official") == 1
 
 
+def test_official_vqa_compares_as_written_where_annotators_agree():
+    assert vqa_accuracy("Yes", ["yes"] * 10, "official") == 0
+    assert vqa_accuracy("yes", ["yes"] * 10, "official") == 1
+    assert vqa_accuracy("Yes", ["yes"] * 9 + ["no"], "official") == 1
+    assert vqa_accuracy("Yes", ["yes"] * 10) == 1
+    assert vqa_accuracy("fire truck", ["fire\ttruck"] * 10, "official") == 1
+
+
 def test_answers_without_annotators_have_no_vqa_accuracy():
     assert VQA().score(Generation("a"), Example("e", (), "?", ("a",))) is None
     told = Example("e", (), "?", ("a",), secret={"votes": ["a"] * 5 + ["b"] * 5})
