@@ -20,6 +20,11 @@ After step 2, a lazy branch is an ordinary row of the session. Gated branches st
 A prompt is prefilled once, however many hypotheses need it. It is kept as prefilled while another hypothesis may need
 it, and hypotheses that chose the same tokens share a row. Prompts are prefilled with the running session as the prefix
 source. A model that shares prefixes therefore reuses the demonstrations' KV cache of the reference.
+
+    DeferredBranches.step_batches    one step: splits hypotheses by need, returns the logits that each combines
+    ._add_lazy_rows                  lazy: makes the missing rows and joins them to the session
+    ._read_gated_rows                gated: makes the missing rows in `deferred_rows`, lets old ones read on
+    ._make_rows                      prefills prompts, copies rows that others may need, reads the answers so far
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -73,37 +78,37 @@ class DeferredBranches:
             or its reference in the place of each of them.
         """
         self.session = session
-        decided = [_split_by_decision(session.logits, group) for group in groups]
-        needy = [[h for h, is_decided in pairs if not is_decided] for pairs in decided]
-        lazy = [h for group, needing in zip(groups, needy, strict=True) if not group.is_gated for h in needing]
-        gated = [h for group, needing in zip(groups, needy, strict=True) if group.is_gated for h in needing]
-        session = self._join(session, groups, lazy)
-        if gated:
-            self._catch_up(gated, groups)
+        splits = [_split_by_decision(session.logits, group) for group in groups]
+        undecided = [(group, h) for group, (_, hypotheses) in zip(groups, splits, strict=True) for h in hypotheses]
+        session = self._add_lazy_rows(session, groups, [h for group, h in undecided if not group.is_gated])
+        self._read_gated_rows(groups, [h for group, h in undecided if group.is_gated])
         return session, [
-            self._group_batches(session, group, [h for h, is_decided in pairs if is_decided], needing)
-            for group, pairs, needing in zip(groups, decided, needy, strict=True)
+            self._group_batches(session, group, *split) for group, split in zip(groups, splits, strict=True)
         ]
 
     def _group_batches(
-        self, session: Session, group: "DecodingGroup", decided: list["Hypothesis"], needy: list["Hypothesis"]
+        self, session: Session, group: "DecodingGroup", decided: list["Hypothesis"], undecided: list["Hypothesis"]
     ) -> list[StepBatch]:
-        outside = {id(h) for h in (*decided, *(needy if group.is_gated else ()))}
-        complete = [h for h in group.hypotheses if id(h) not in outside]
+        """The step batches of a group, at most three, by where the logits of the contrast branches come from."""
+        gated = undecided if group.is_gated else []
+        incomplete = {id(h) for h in (*decided, *gated)}
+        complete = [h for h in group.hypotheses if id(h) not in incomplete]
         batches: list[StepBatch] = []
         if complete:
             batches.append((complete, gather_logits(session.logits, branch_rows(complete))))
-        if decided:
+        if decided:  # the reference stands in for all branches
             reference = gather_logits(session.logits, [[h.rows[0] for h in decided]])
             batches.append((decided, reference.expand(len(decided[0].prompts), -1, -1)))
-        if group.is_gated and needy and self.deferred_rows is not None:
-            reference = gather_logits(session.logits, [[h.rows[0] for h in needy]])
-            others = [[self.row_numbers[id(h)][b] for h in needy] for b in range(len(needy[0].prompts) - 1)]
-            batches.append((needy, torch.cat([reference, gather_logits(self.deferred_rows.logits, others)])))
+        if gated and self.deferred_rows is not None:
+            reference = gather_logits(session.logits, [[h.rows[0] for h in gated]])
+            others = [[self.row_numbers[id(h)][b] for h in gated] for b in range(len(gated[0].prompts) - 1)]
+            batches.append((gated, torch.cat([reference, gather_logits(self.deferred_rows.logits, others)])))
         return batches
 
-    def _join(self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]) -> Session:
-        """Adds the missing rows of lazy hypotheses to the session."""
+    def _add_lazy_rows(
+        self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]
+    ) -> Session:
+        """Adds the missing rows of lazy hypotheses to the session. Rows in the same state are shared, not added."""
         if not hypotheses:
             return session
         row_of: dict[RowState, int] = {
@@ -112,31 +117,33 @@ class DeferredBranches:
             for h in group.hypotheses
             for prompt, row in zip(h.prompts, h.rows, strict=False)
         }
-        new = dict.fromkeys(state for h in hypotheses for state in _missing_states(h) if state not in row_of)
+        new = dict.fromkeys(state for h in hypotheses for state in _contrast_states(h) if state not in row_of)
         if new:
             part, order = self._make_rows(list(new), _waiting_prompts(groups, hypotheses))
             row_of |= {state: len(session) + row for state, row in order.items()}
             session = session.join(part)
         for hypothesis in hypotheses:
-            hypothesis.rows = [hypothesis.rows[0], *(row_of[state] for state in _missing_states(hypothesis))]
-            _count_read(hypothesis)
+            hypothesis.rows = [hypothesis.rows[0], *(row_of[state] for state in _contrast_states(hypothesis))]
+            _mark_read(hypothesis)
         return session
 
-    def _catch_up(self, hypotheses: Sequence["Hypothesis"], groups: Sequence["DecodingGroup"]) -> None:
-        """Lets the gated rows of these hypotheses read all tokens chosen so far."""
+    def _read_gated_rows(self, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]) -> None:
+        """Makes the deferred rows of gated hypotheses, and lets existing ones read all tokens chosen so far."""
+        if not hypotheses:
+            return
         running = {id(h) for group in groups if group.is_gated for h in group.hypotheses}
         behind = [h for h in hypotheses if id(h) in self.row_numbers and h.branch_tokens < len(h.tokens)]
         chunks = [h.tokens[h.branch_tokens :] for h in behind for _ in self.row_numbers[id(h)]]
         reading = [id(h) for h in behind]
         idle = [key for key in self.row_numbers if key in running and key not in reading]
-        self._extend_rows(idle, reading, chunks)
+        self._update_deferred_rows(idle, reading, chunks)
         for hypothesis in behind:
-            _count_read(hypothesis)
+            _mark_read(hypothesis)
         new = [h for h in hypotheses if id(h) not in self.row_numbers]
         if new:
-            states = dict.fromkeys(state for h in new for state in _missing_states(h))
+            states = dict.fromkeys(state for h in new for state in _contrast_states(h))
             part, order = self._make_rows(list(states), _waiting_prompts(groups, new))
-            rows = [order[state] for h in new for state in _missing_states(h)]
+            rows = [order[state] for h in new for state in _contrast_states(h)]
             part = part if rows == list(range(len(part))) else part.take(_index(rows, part))
             start = 0 if self.deferred_rows is None else len(self.deferred_rows)
             self.deferred_rows = part if self.deferred_rows is None else self.deferred_rows.join(part)
@@ -144,10 +151,18 @@ class DeferredBranches:
                 count = len(hypothesis.prompts) - 1
                 self.row_numbers[id(hypothesis)] = list(range(start, start + count))
                 start += count
-                _count_read(hypothesis)
+                _mark_read(hypothesis)
 
-    def _extend_rows(self, idle: Sequence[int], reading: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
-        """Keeps the deferred rows of these hypotheses and drops all others. Rows of `reading` read one chunk each."""
+    def _update_deferred_rows(
+        self, idle: Sequence[int], reading: Sequence[int], chunks: Sequence[Sequence[int]]
+    ) -> None:
+        """Drops the deferred rows of ended hypotheses. Rows that read on move behind the idle ones.
+
+        Args:
+            idle: Keys of `row_numbers` whose rows stay as they are.
+            reading: Keys whose rows read on.
+            chunks: Tokens that each row of `reading` reads.
+        """
         if self.deferred_rows is None:
             return
         parts: list[Session] = []
@@ -174,7 +189,7 @@ class DeferredBranches:
 
         Args:
             states: Distinct states.
-            waiting_prompts: Prompts that other hypotheses may need later.
+            waiting_prompts: Prompts that other hypotheses may need later; they stay in `prefilled`.
         """
         new = [prompt for prompt in dict.fromkeys(prompt for prompt, _ in states) if prompt not in self.prefilled]
         if new:
@@ -219,17 +234,19 @@ def gather_logits(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
     return selected.float().view(len(rows), len(rows[0]), -1)
 
 
-def _split_by_decision(logits: "Tensor", group: "DecodingGroup") -> list[tuple["Hypothesis", bool]]:
-    """The hypotheses without their contrast branches, and whether the reference decides this step for each."""
+def _split_by_decision(logits: "Tensor", group: "DecodingGroup") -> tuple[list["Hypothesis"], list["Hypothesis"]]:
+    """The deferred hypotheses whose reference decides this step, and those that need their contrast branches."""
     deferred = [h for h in group.hypotheses if h.is_deferred]
     if not deferred:
-        return []
+        return [], []
     decided = group.strategy.reference_decides(gather_logits(logits, [[h.rows[0] for h in deferred]])[0])
     flags = [False] * len(deferred) if decided is None else decided.tolist()
-    return list(zip(deferred, flags, strict=True))
+    pairs = list(zip(deferred, flags, strict=True))
+    return [h for h, is_decided in pairs if is_decided], [h for h, is_decided in pairs if not is_decided]
 
 
-def _missing_states(hypothesis: "Hypothesis") -> list[RowState]:
+def _contrast_states(hypothesis: "Hypothesis") -> list[RowState]:
+    """States of the contrast branches once they have read the answer so far."""
     return [(prompt, tuple(hypothesis.tokens)) for prompt in hypothesis.prompts[1:]]
 
 
@@ -245,7 +262,7 @@ def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypo
     }
 
 
-def _count_read(hypothesis: "Hypothesis") -> None:
+def _mark_read(hypothesis: "Hypothesis") -> None:
     """Records that the deferred branches have read all tokens, the new ones in one forward pass."""
     hypothesis.is_prefilled = True
     hypothesis.branch_forwards += hypothesis.branch_tokens < len(hypothesis.tokens)

@@ -1,7 +1,12 @@
 """The token loop: decodes many answers, of many strategies, over the rows of one session.
 
 A `DecodingGroup` holds the hypotheses that one strategy and sampler decode in parallel. Each hypothesis has one row per
-branch. All rows of all groups go through one forward pass per step.
+branch. All rows of all groups go through one forward pass per step:
+
+    1. gather the logits of the branches of each group, [n, B, V]        _step_batches
+    2. mask and combine them, apply logits processors                    decoding_step.combine_branches
+    3. choose a token per hypothesis, record traces, end answers         _advance_hypotheses, or BeamSearch.step
+    4. let every row read its token                                      _advance_session
 
 Hypotheses that read the same prompt and chose the same tokens are in the same state, so they share a row. A row is
 copied only when their tokens differ, and rows that no hypothesis needs are dropped. Below, `P` is the prompt, `N` the
@@ -26,7 +31,13 @@ import torch
 
 from decoding.base import Strategy
 from decoding.engine.decoding_step import combine_branches
-from decoding.engine.deferred_branches import DeferredBranches, OpenBranches, branch_rows, gather_logits
+from decoding.engine.deferred_branches import (
+    DeferredBranches,
+    OpenBranches,
+    StepBatch,
+    branch_rows,
+    gather_logits,
+)
 from decoding.engine.logits_processors import apply_processors
 from decoding.engine.stop_strings import StopCriterion, ends_with_stop_string
 from decoding.engine.trace import StepTrace, trace_branches
@@ -161,22 +172,16 @@ def decode(
     deferred = None if open_branches is None else DeferredBranches(open_branches)
     step = 0
     while running:
-        if deferred is not None and any(h.is_deferred for group in running for h in group.hypotheses):
-            session, batches = deferred.step_batches(session, running)
-        else:
-            batches = [[(g.hypotheses, gather_logits(session.logits, branch_rows(g.hypotheses)))] for g in running]
+        session, batches = _step_batches(session, running, deferred)
         for group, group_batches in zip(running, batches, strict=True):
             for hypotheses, branch_logits in group_batches:
-                logits = branch_logits
-                if group.strategy.traits.reads_early_exits:
-                    early_layers = gather_early_exits(session, [h.rows[0] for h in hypotheses])
-                    logits = torch.cat([logits, early_layers])
-                if group.search is not None:
+                logits = _with_early_exits(session, group, hypotheses, branch_logits)
+                if group.search is None:
+                    _advance_hypotheses(group, hypotheses, logits, step=step, stop_tokens=stop_tokens, trace=trace)
+                else:
                     group.hypotheses = group.search.step(
                         group, hypotheses, logits, step=step, stop_tokens=stop_tokens, trace=trace
                     )
-                else:
-                    _advance_hypotheses(group, hypotheses, logits, step=step, stop_tokens=stop_tokens, trace=trace)
             group.hypotheses = [h for h in group.hypotheses if not h.finish]
         running = [group for group in running if group.hypotheses]
         if running:
@@ -184,6 +189,24 @@ def decode(
         step += 1
     work.deferred_prefills = 0 if deferred is None else deferred.num_prefilled
     return work
+
+
+def _step_batches(
+    session: Session, groups: Sequence[DecodingGroup], deferred: DeferredBranches | None
+) -> tuple[Session, list[list[StepBatch]]]:
+    """The session, with the rows of branches that this step needs, and the step batches of each group."""
+    if deferred is not None and any(h.is_deferred for group in groups for h in group.hypotheses):
+        return deferred.step_batches(session, groups)
+    return session, [[(g.hypotheses, gather_logits(session.logits, branch_rows(g.hypotheses)))] for g in groups]
+
+
+def _with_early_exits(
+    session: Session, group: DecodingGroup, hypotheses: Sequence[Hypothesis], logits: "Tensor"
+) -> "Tensor":
+    """The logits of the branches, followed by those of the reference's early layers if the strategy reads them."""
+    if not group.strategy.traits.reads_early_exits:
+        return logits
+    return torch.cat([logits, gather_early_exits(session, [h.rows[0] for h in hypotheses])])
 
 
 def _advance_hypotheses(
