@@ -23,6 +23,8 @@ RENAMED: dict[str, str] = {
     "component:label_at": "label_position",
     "parameter:neighbor_swap.place": "position",
     "parameter:label_position.place": "position",
+    "parameter:filtered.near": "max_similarity",
+    "parameter:reranked.rerank": "rerankers",
     "component:unparsed": "unparsed_rate",
     "component:varied": "random_augmentation",
     "component:yes": "yes_ratio",

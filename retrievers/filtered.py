@@ -1,6 +1,6 @@
 """A retriever on a part of the pool: filters by domain, label, or similarity to the query.
 
-    {name: filtered, of: knn, domain: other, near: 0.95}
+    {name: filtered, of: knn, domain: other, max_similarity: 0.95}
 
 The retriever inside is fitted on the filtered pool, so greedy selection and quotas do not see the other members.
 Queries with the same filtered pool share one fit. The leak policy applies with and without this filter.
@@ -32,14 +32,14 @@ class Filtered(RetrieverWrapper):
     of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that is fitted on the filtered pool
     domain: Literal["any", "same", "other"] = "any"  # keep members of the query's own domain, or of all other domains
     labels: tuple[str, ...] = ()  # keep members with one of these labels; empty: all
-    near: Fraction | None = None  # drop members whose image has a larger cosine with the query's image
+    max_similarity: Fraction | None = None  # drop members whose image has a larger cosine with the query's image
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
         default_factory=Encoder
-    )  # compares the images for `near`
+    )  # compares the images for `max_similarity`
 
     def __post_init__(self) -> None:
-        if self.near is not None and "image" not in reads(self.embedder):
-            raise ConfigError(f"near compares images, and {self.embedder!r} reads texts only. Use 'encoder'.")
+        if self.max_similarity is not None and "image" not in reads(self.embedder):
+            raise ConfigError(f"max_similarity compares images, and {self.embedder!r} reads texts only. Use 'encoder'.")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedFiltered":
         """Raises ConfigError if `domain` filters and no example of the pool has a domain."""
@@ -83,11 +83,11 @@ class FittedFiltered:
 
     def _dropped_rows(self, queries: Sequence[Query]) -> list[frozenset[int]]:
         duplicates: Sequence[Any] = [()] * len(queries)
-        if self.retriever.near is not None:
+        if self.retriever.max_similarity is not None:
             source = open_source(self.retriever.embedder, self.resources.cache, self.pool)
             images = source.embed_images(self.pool.examples)
             scores = source.embed_images(queries) @ images.T
-            duplicates = [np.flatnonzero(row > self.retriever.near).tolist() for row in scores]
+            duplicates = [np.flatnonzero(row > self.retriever.max_similarity).tolist() for row in scores]
         return [
             frozenset(rows).union(i for i, example in enumerate(self.pool.examples) if not matches(example))
             for rows, matches in zip(duplicates, map(self._label_filter, queries), strict=True)

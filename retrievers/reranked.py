@@ -1,6 +1,6 @@
 """A retriever whose candidates pass through rerankers.
 
-    {name: reranked, of: knn, candidates: 50, rerank: [near_duplicate_cap, label_balance]}
+    {name: reranked, of: knn, candidates: 50, rerankers: [near_duplicate_cap, label_balance]}
 
 The retriever returns `candidates` members: at least as many as there are shots, and all if the pool has fewer. All
 rerankers but the last pass on every candidate that they keep; the last one returns the shots. In an experiment file,
@@ -28,20 +28,20 @@ class Reranked(RetrieverWrapper):
     """Another retriever whose candidates pass through rerankers."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # returns the candidates
-    rerank: tuple[Annotated[Reranker, NestedComponent("reranker")], ...]  # applied one after the other
+    rerankers: tuple[Annotated[Reranker, NestedComponent("reranker")], ...]  # applied one after the other
     candidates: PositiveInt = 50  # how many the retriever returns; all if the pool has fewer
 
     def __post_init__(self) -> None:
-        if not self.rerank:
-            raise ConfigError("rerank is empty. Name a reranker, or use the retriever by itself.")
+        if not self.rerankers:
+            raise ConfigError("rerankers is empty. Name a reranker, or use the retriever by itself.")
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.of.needs.union(*(reranker.needs for reranker in self.rerank))
+        return self.of.needs.union(*(reranker.needs for reranker in self.rerankers))
 
     @property
     def model_ability(self) -> str:
-        parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerank)
+        parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerankers)
         model_users = [part for part in parts if "model" in part.needs]
         return "generate" if all(model_ability_of(part) == "generate" for part in model_users) else "logits"
 
@@ -55,10 +55,10 @@ class Reranked(RetrieverWrapper):
 
     @property
     def exact(self) -> bool:
-        return super().exact and all(getattr(reranker, "exact", True) for reranker in self.rerank)
+        return super().exact and all(getattr(reranker, "exact", True) for reranker in self.rerankers)
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedReranked":
-        rerankers = tuple(reranker.fit(pool, resources) for reranker in self.rerank)
+        rerankers = tuple(reranker.fit(pool, resources) for reranker in self.rerankers)
         return FittedReranked(self.of.fit(pool, resources), rerankers, min(self.candidates, len(pool)))
 
 

@@ -243,7 +243,7 @@ class _CellFactory:
         key = id(retriever), id(rerankers), candidates
         if key not in self.reranked:
             more: dict[str, Any] = {} if candidates is None else {"candidates": candidates}
-            reranked: Any = Reranked(of=retriever, rerank=rerankers, **more)
+            reranked: Any = Reranked(of=retriever, rerankers=rerankers, **more)
             self.reranked[key] = reranked
         return self.reranked[key]
 

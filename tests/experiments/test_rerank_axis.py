@@ -34,7 +34,7 @@ def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mappi
 
 
 def test_the_axis_does_what_the_retriever_reranked_does(mapping: Any, tmp_path: Path) -> None:
-    inside = {"name": "reranked", "of": "random", "rerank": ["label_balance"]}
+    inside = {"name": "reranked", "of": "random", "rerankers": ["label_balance"]}
     one, other = (
         run(mapping(name=name, **keys), runs=tmp_path, quiet=True).samples()
         for name, keys in (("axis", {"rerankers": ["label_balance"]}), ("inside", {"retriever": inside}))

@@ -55,9 +55,9 @@ def test_filter_by_label_and_its_error_with_counts(pool: Pool, color: Make, exam
 
 def test_near_duplicates_of_the_query_are_dropped(pool: Pool, color: Make, example: Make) -> None:
     query = example("q", color("red", 90))
-    node = {"name": "filtered", "of": KNN, "near": 0.9, "embedder": "histogram"}
+    node = {"name": "filtered", "of": KNN, "max_similarity": 0.9, "embedder": "histogram"}
     assert not any(i.startswith("red") for i in _ids(node, pool, query, 16))
-    assert _ids({**node, "near": 1}, pool, query, 4)[0].startswith("red")
+    assert _ids({**node, "max_similarity": 1}, pool, query, 4)[0].startswith("red")
 
 
 def test_a_quota_is_that_of_the_filtered_pool(pool: Pool, color: Make, example: Make) -> None:

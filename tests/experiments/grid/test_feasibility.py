@@ -160,7 +160,7 @@ def test_a_retriever_that_leaks_is_warned_of_once(yaml_file: Write) -> None:
         ),
         ("{name: external, path: /nowhere/lists.json}", DataError, "/nowhere/lists.json cannot be read"),
         (
-            "{name: reranked, of: {name: external, path: /nowhere/l.json}, rerank: [label_balance]}",
+            "{name: reranked, of: {name: external, path: /nowhere/l.json}, rerankers: [label_balance]}",
             DataError,
             "cannot be",
         ),

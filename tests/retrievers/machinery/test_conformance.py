@@ -25,8 +25,8 @@ CROSS = ["i2t", "t2i", "mmices", "oracle", "ra_cm3"]  # always read texts, so th
 REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
     "mmr": {"balance": 0.5},
     "mmices": {"preset": "mmices"},
-    "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "near": 1},
-    "reranked": {"of": "bm25", "rerank": ["label_balance"], "candidates": 12},
+    "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "max_similarity": 1},
+    "reranked": {"of": "bm25", "rerankers": ["label_balance"], "candidates": 12},
     "query_dropout": {"of": "bm25", "share": 0.4},
     "with_leaks": {"of": {"name": "knn", "embedder": "histogram"}},
     "neighbor_swap": {"of": {"name": "knn", "embedder": "histogram"}, "position": 1},

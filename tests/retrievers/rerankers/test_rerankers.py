@@ -73,7 +73,7 @@ def test_reranked_asks_for_candidates_and_gives_the_shots(color: Make, example: 
     knn = {"name": "knn", "embedder": "histogram"}
 
     def ids(candidates: int, k: int) -> list[str]:
-        node = {"name": "reranked", "of": knn, "rerank": ["label_balance"], "candidates": candidates}
+        node = {"name": "reranked", "of": knn, "rerankers": ["label_balance"], "candidates": candidates}
         return [o.id for o in build("retriever", node).fit(pool, Resources()).retrieve([query.query], k)[0]]
 
     assert ids(6, 4) == ["red-0", "red-1", "red-2", "red-3"]  # only reds are candidates
@@ -87,7 +87,7 @@ def test_a_chain_passes_on_all_remaining_candidates(example: Make, turned: Make,
     pool = Pool(tuple(example(n, None, label=n[0], question=turned(at)) for n, at in places.items()))
     settings = {"by": "question", "embedder": number_embedder}
     cap = {"name": "near_duplicate_cap", "threshold": 0.99, **settings}
-    node = {"name": "reranked", "of": {"name": "knn", **settings}, "rerank": [cap, "label_balance"]}
+    node = {"name": "reranked", "of": {"name": "knn", **settings}, "rerankers": [cap, "label_balance"]}
     retriever = build("retriever", node)
     (demos,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=turned(0)).query], 2)
     assert [one.id for one in demos] == ["a0", "b4"]
@@ -95,8 +95,8 @@ def test_a_chain_passes_on_all_remaining_candidates(example: Make, turned: Make,
 
 
 def test_an_empty_chain_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rerank is empty"):
-        build("retriever", {"name": "reranked", "of": "random", "rerank": []})
+    with pytest.raises(ConfigError, match="rerankers is empty"):
+        build("retriever", {"name": "reranked", "of": "random", "rerankers": []})
 
 
 def test_candidates_follow_the_model_s_description(
