@@ -25,9 +25,9 @@ def tiny_models() -> Any:
 
 
 def saved(name: str, folder: Path, **size: Any) -> Path:
-    """Heads of 32: vLLM's attention for CPUs has none for smaller ones.
+    """Saves a checkpoint with attention heads of size 32, the smallest that vLLM's attention for CPUs supports.
 
-    Random weights choose placeholders of images too, which no model can read in an answer: they end it.
+    Random weights may choose image placeholders, which are invalid in an answer. They are stop tokens here.
     """
     tiny = tiny_models()
     path: Path = tiny.save(name, folder / name, tiny.Size(**{"width": 128, "layers": 2} | size))

@@ -7,7 +7,7 @@ import environment  # noqa: F401
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints what tests have measured (`record_property`): shares that pass or fail says nothing of."""
+    """Prints what tests have measured (`record_property`)."""
     lines = [
         f"{report.nodeid.rpartition('::')[2]}: {value}"
         for report in terminalreporter.stats.get("passed", ())

@@ -1,4 +1,4 @@
-"""What vLLM reads when it is imported, for tests on a CPU. Importing this sets it, where vLLM is there at all."""
+"""Sets the environment variables that vLLM reads on import, for tests on a CPU, if vLLM is installed."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Strategies whose code is wrong, each in its own way."""
+"""Faulty strategies."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from icl.types import Prompt
 
 @dataclass(frozen=True)
 class Faulty(Strategy):
-    """how: a shape that no scores have, or an exception of Python's own."""
+    """A faulty strategy. how: it returns a wrong shape, or raises a Python exception."""
 
     how: Literal["shapeless", "raising"] = "raising"
 
@@ -26,7 +26,7 @@ class Faulty(Strategy):
 
 @dataclass(frozen=True)
 class Growing(Strategy):
-    """More than what it is told, each time it is made."""
+    """A strategy that grows with every construction."""
 
     alpha: float = 1.0
 

@@ -36,7 +36,7 @@ def prompts(count: int, seed: int = 0) -> list[Prompt]:
 
 
 def decoding_requests(count: int, length: int, seed: int = 0, arms: Sequence[Any] = ARMS) -> list[DecodingRequest]:
-    """Prompts and arms in turn, shuffled."""
+    """Requests with prompts and arms in turn, shuffled."""
     parsed: list[Arm] = [parse_arm(arm) for arm in arms]
     made = [
         DecodingRequest(p, parsed[i % len(parsed)], max_new_tokens=length) for i, p in enumerate(prompts(count, seed))

@@ -1,4 +1,4 @@
-"""Checkpoints in few bits as AutoGPTQ and AutoAWQ write them, made by hand from the formats' definitions.
+"""Quantized checkpoints as AutoGPTQ and AutoAWQ write them, built from the definitions of the formats.
 
 Both keep, for each linear layer of the language model, numbers q of four bits (GPTQ of two and eight too), as many in
 an int32 as fit, and a scale (and a zero point) for a group of inputs of each output: weight = (q - zero) * scale. GPTQ
@@ -20,12 +20,12 @@ from torch import Tensor
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PACKED = re.compile(r"(?!.*(vision|visual)).*layers\..*_proj\.weight$")
 LEFT_OUT = ("visual", "vision_tower", "multi_modal_projector")
-"""As published configs of AWQ call what is not packed, whatever transformers calls it today."""
+"""Names in published configs of AWQ for layers that are not packed, whatever transformers calls them today."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """group: inputs that share a scale; -1: all. symmetric: zeros in the middle."""
+    """A packed format. group: number of inputs that share a scale, -1 for all. symmetric: zeros in the middle."""
 
     method: str
     bits: int = 4
@@ -47,7 +47,7 @@ FORMATS = {"gptq": Format("gptq"), "awq": Format("awq", symmetric=False)}
 
 
 def made(source: Path, folder: Path, method: str | Format) -> tuple[Path, Path]:
-    """(the packed checkpoint, one of the very same weights in full precision)."""
+    """Folders of the packed checkpoint and of one with the same weights in full precision."""
     how = FORMATS[method] if isinstance(method, str) else method
     packed, full = folder / how.method, folder / f"{how.method}-full"
     for to in (packed, full):
@@ -79,7 +79,7 @@ def group_of_each(inputs: int, how: Format) -> Tensor:
 
 
 def rounded(weight: Tensor, groups: Tensor, how: Format) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a weight [out, in]: numbers [in, out], and zeros and scales [groups, out]; scales fit float16."""
+    """Quantizes a weight [out, in] to numbers [in, out], zeros and scales [groups, out]. Scales fit float16."""
     largest = 2**how.bits - 1
     zero_strength, scales = [], []
     for group in range(int(groups.max()) + 1):

@@ -18,7 +18,7 @@ from decoding.engine.decoding_step import combine_branches
 from icl.types import Prompt
 
 TOLERANCE = 1e-4
-"""Of a logit, in float32. The logits' spread is about 1."""
+"""Tolerance of a logit in float32. The standard deviation of the logits is about 1."""
 
 SHAKES = 8
 

@@ -1,4 +1,4 @@
-"""vLLM's scheduler without a model: random requests, a tiny cache, and tokens that only a complete group shares."""
+"""vLLM's scheduler without a model: random requests, a tiny cache, and tokens that only complete groups share."""
 
 import random
 from collections.abc import Callable
@@ -47,9 +47,12 @@ def scheduler(engine: Any, blocks: int, kind: type[Any] = LockstepScheduler) -> 
 
 @dataclass
 class World:
-    """Requests in a scheduler and what became of them. stop_rate: how likely a chosen token ends its group.
+    """Requests in a scheduler, their tokens and their ends.
 
-    whole: groups that chose in the last step. meddle: changes what a step's rows (place in the batch -> token) choose.
+    Attributes:
+        stop_rate: Probability that a token ends its group.
+        whole: Groups that sampled in the last step.
+        meddle: Changes the tokens of a step: index of the row -> token.
     """
 
     scheduler: Any
@@ -86,7 +89,7 @@ class World:
         before = {r.request_id for r in self.scheduler.running}
         output = self.scheduler.schedule()
         resumed = output.scheduled_cached_reqs.resumed_req_ids
-        # The runner still holds what ran in the last step; it cannot be told to begin that anew.
+        # The runner still holds the requests of the last step, so it cannot resume one of them as new.
         assert not (resumed & before & set(output.num_scheduled_tokens))
         for group in getattr(self.scheduler, "sampling", ()) if output.num_scheduled_tokens else ():
             assert {output.num_scheduled_tokens.get(r.request_id) for r in group.requests} == {1}, group.name

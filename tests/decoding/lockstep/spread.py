@@ -1,4 +1,4 @@
-"""A strategy of one's own, named by its file: branches whose prompts differ in length as much as they can."""
+"""A strategy in a file, with branches whose prompts differ in length as much as possible."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""A real engine at its limits: sixteen branches in one group, and a group that its cache has no room for."""
+"""A real engine at its limits: sixteen branches in one group, and a group that is too large for the cache."""
 
 import re
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[groups.Watched]:
-    """With 80 blocks of 32 tokens."""
+    """An engine with 80 blocks of 32 tokens."""
     made = groups.tiny_engine(folder, num_gpu_blocks_override=81)
     yield made
     made.unload()
 
 
 def prompt_of(demos: int, query: str, words: str = "what?") -> Prompt:
-    """A question about an image behind demonstrations without any, so that each one less is a shorter branch."""
+    """A question about an image after text demonstrations, so that each branch with fewer of them is shorter."""
     turns = [
         Turn(role, (Part(text, f"demo[{i}].{kind}"),))
         for i in range(demos)

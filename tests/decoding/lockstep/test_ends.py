@@ -1,4 +1,4 @@
-"""How groups end: limits, aborts, branches that never come or come twice, too little room. No model is needed."""
+"""Ends of groups: limits, aborts, missing and duplicate branches, too small caches. No model is needed."""
 
 import random
 from pathlib import Path
@@ -32,7 +32,7 @@ def made(folder: Path, blocks: int = 60, **more: Any) -> simulate.World:
 
 
 def finish(world: simulate.World) -> dict[str, str]:
-    """name -> 'finish: reason', and that nothing is left behind."""
+    """Runs all requests, checks that nothing is left, and returns name -> 'finish: reason'."""
     world.run()
     assert not world.scheduler.groups
     assert world.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == (
@@ -152,7 +152,7 @@ def test_sixteen_branches_of_unequal_length_decode_one_output(folder: Path) -> N
 
 
 def test_ordinary_requests_are_scheduled_as_by_vllm(folder: Path) -> None:
-    """Step for step, the same requests get the same numbers of tokens as under vLLM's own scheduler."""
+    """In every step, the same requests get the same numbers of tokens as under vLLM's own scheduler."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
     schedules = []

@@ -183,7 +183,7 @@ def test_greedy_without_traces_is_an_ordinary_request(engine: groups.Watched) ->
     assert not any(request.extra for request in engine.__dict__["groups"][-1])
 
 
-def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Watched, reference: Reference) -> None:
+def test_every_registered_strategy_decodes_as_its_formula_defines(engine: groups.Watched, reference: Reference) -> None:
     arms = []
     for name, entry in entries("strategy").items():
         wraps = "of" in {f.name for f in fields(resolve("strategy", name))}
@@ -216,7 +216,7 @@ def test_every_strategy_that_is_registered_decodes_as_it_says(engine: groups.Wat
 
 
 def generated(engine: groups.Watched, prompts: Any, length: int) -> list[str]:
-    """What a strategy's preparation is answered."""
+    """The texts that an engine generates for the preparation of a strategy."""
     requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=length) for prompt in prompts]
     return [answer.text for answer in groups.run_requests(engine, requests, trace=False)]
 
@@ -253,7 +253,7 @@ def test_a_broken_image_fails_its_request_alone(engine: groups.Watched) -> None:
     assert isinstance(second, Generation)
 
 
-def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_image(engine: groups.Watched) -> None:
+def test_a_branch_that_is_too_long_does_not_break_the_next_prompt_with_its_image(engine: groups.Watched) -> None:
     wordy = parse_arm({"name": f"{Path(__file__).with_name('wordy.py')}:Wordy"})
     prompt = checkpoints.tiny_models().prompt([11], "what?", "wordy")
     first, second = (
@@ -264,14 +264,14 @@ def test_a_branch_that_has_no_room_does_not_break_the_next_prompt_with_its_image
     assert isinstance(second, Generation)
 
 
-def test_a_prompt_longer_than_the_context_fails_with_a_sentence(engine: groups.Watched) -> None:
+def test_a_prompt_longer_than_the_context_fails_with_a_message(engine: groups.Watched) -> None:
     prompt = checkpoints.tiny_models().prompt([1], "very long " * 60)
     (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))])
     assert isinstance(answer, Failure)
     assert "512" in answer.reason
 
 
-def test_a_prompt_with_more_images_than_allowed_fails_with_a_sentence(engine: groups.Watched) -> None:
+def test_a_prompt_with_more_images_than_allowed_fails_with_a_message(engine: groups.Watched) -> None:
     prompt = checkpoints.tiny_models().prompt([1, 2, 3, 4, 5], "what?")
     (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))])
     assert isinstance(answer, Failure)
@@ -292,7 +292,7 @@ def test_a_strategy_without_a_file_is_refused_before_anything_runs(engine: group
 @pytest.mark.parametrize(
     ("name", "value"), [("n", 2), ("temperature", 0.7), ("repetition_penalty", 1.2), ("logit_bias", {5: -1.0})]
 )
-def test_sampling_parameters_that_act_behind_the_strategy_are_refused(name: str, value: Any) -> None:
+def test_sampling_parameters_that_act_after_the_strategy_are_refused(name: str, value: Any) -> None:
     from vllm import SamplingParams
 
     from decoding.formulas.sampling import Greedy

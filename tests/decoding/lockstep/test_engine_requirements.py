@@ -30,11 +30,11 @@ def engine(**changes: Any) -> Any:
     )
 
 
-def test_the_engine_of_the_plug_in_passes() -> None:
+def test_the_configuration_of_the_plug_in_is_accepted() -> None:
     check_engine(engine(), "0.32.1")
 
 
-def test_the_class_itself_is_as_good_as_its_name() -> None:
+def test_the_scheduler_class_is_accepted_in_place_of_its_name() -> None:
     check_engine(engine(scheduler_cls=type("LockstepScheduler", (), {})), "0.32.1")
     with pytest.raises(ValueError, match=f"pass scheduler_cls={SCHEDULER}"):
         check_engine(engine(scheduler_cls=type("Scheduler", (), {})), "0.32.1")
@@ -55,7 +55,7 @@ NOT_VERIFIED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
 
 
 @pytest.mark.parametrize(("name", "changes", "version", "sentence"), NOT_VERIFIED)
-def test_what_was_not_verified_is_refused(name: str, changes: dict[str, Any], version: str, sentence: str) -> None:
+def test_unverified_configurations_are_refused(name: str, changes: dict[str, Any], version: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^strategies cannot run in this engine: .*{sentence}"):
         check_engine(engine(**changes), version)
     check_engine(engine(**changes, additional_config={"lockstep_allow": [name]}), version)  # taken back by its name
@@ -69,12 +69,12 @@ def test_the_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> 
     check_engine(engine())
 
 
-def test_settings_that_are_no_mapping_are_none() -> None:
+def test_an_additional_config_that_is_no_mapping_is_ignored() -> None:
     assert additional_config(engine(additional_config=object())) == {}
     assert additional_config(engine(additional_config={"lockstep_patience": 5})) == {"lockstep_patience": 5}
 
 
-def test_a_mask_of_images_is_left_to_gpus() -> None:
+def test_models_with_image_masks_need_a_gpu() -> None:
     check_engine(engine(is_mm_prefix_lm=True, device_type="cuda"), "0.32.1")
 
 

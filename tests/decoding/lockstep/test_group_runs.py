@@ -1,4 +1,4 @@
-"""Requests asked of an engine as groups, without vLLM: the answers of the token loop, whatever runs beside them."""
+"""Decoding requests as groups of a toy engine: the answers are those of the token loop, whatever the batch."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -47,7 +47,7 @@ def decoding_requests(arms: Any = ARMS, count: int = 3, **more: Any) -> list[Dec
 
 
 def same(answer: Any, expected: Any) -> None:
-    """Everything that a sample records."""
+    """Checks everything that a sample records."""
     assert isinstance(answer, Generation), answer
     assert (answer.text, answer.tokens, answer.finish) == (expected.text, expected.tokens, expected.finish)
     assert answer.usage == expected.usage
@@ -232,7 +232,7 @@ def test_a_strategy_that_generates_first_is_answered_by_the_engine_itself() -> N
     ] * counters.prompts_prepared
 
 
-def test_a_vote_is_counted_over_samples_of_their_own() -> None:
+def test_a_vote_counts_independent_samples() -> None:
     requests = [
         DecodingRequest(prompt(i), parse_arm({"name": "self_consistency", "samples": 3}), max_new_tokens=4)
         for i in range(3)

@@ -1,4 +1,4 @@
-"""Both interfaces of the logits processor, by hand: where rows are, as requests come, move and leave."""
+"""Both interfaces of the logits processor: the rows of requests that arrive, move and leave."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +68,7 @@ def rows_of(processor: LockstepLogitsProcessor) -> dict[int, tuple[str, int]]:
     return {row.index: (row.branch.group, row.branch.index) for row in processor._first_rows()}
 
 
-def test_rows_change_hands_as_vllm_says() -> None:
+def test_rows_move_as_vllm_reports() -> None:
     processor = LockstepLogitsProcessor(engine(), torch.device("cpu"), False)
     swap, move = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
     added = [(i, parameters(group, index), None, []) for i, (group, index) in enumerate((("g", 0), ("g", 1)))]
@@ -90,7 +90,7 @@ def test_rows_change_hands_as_vllm_says() -> None:
     assert rows_of(processor) == {0: ("i", 0)}
 
 
-def test_a_batch_without_branches_is_left_as_it_is() -> None:
+def test_a_batch_without_branches_is_unchanged() -> None:
     processor = LockstepLogitsProcessor(engine(), torch.device("cpu"), False)
     processor.update_state(BatchUpdate(2, [], [(0, parameters(None), None, []), (1, parameters("g"), None, [])], []))
     logits = torch.randn(2, 30)
@@ -100,7 +100,7 @@ def test_a_batch_without_branches_is_left_as_it_is() -> None:
     assert not processor.is_argmax_invariant()
 
 
-def test_rows_that_read_their_prompt_choose_nothing_under_the_second_runner() -> None:
+def test_rows_in_the_middle_of_their_prompt_sample_nothing_under_the_second_runner() -> None:
     states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=np.array([12, 40])))
     processor = LockstepLogitsProcessor(engine(), states)
     for slot, index in ((0, 0), (1, 1)):
@@ -120,7 +120,7 @@ def test_rows_that_read_their_prompt_choose_nothing_under_the_second_runner() ->
     assert not torch.equal(logits, before)
 
 
-def test_an_engine_that_was_not_verified_has_no_processor() -> None:
+def test_an_unverified_engine_gets_no_processor() -> None:
     with pytest.raises(ValueError, match="async_scheduling=False"):
         LockstepLogitsProcessor(engine(async_scheduling=True), torch.device("cpu"), False)
 

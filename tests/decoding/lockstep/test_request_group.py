@@ -1,4 +1,4 @@
-"""A group's own rules: when it may choose, when it is over, and what it says then."""
+"""The rules of a group: when it can sample, when it ends, and its error message."""
 
 import time
 from types import SimpleNamespace

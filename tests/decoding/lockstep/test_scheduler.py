@@ -120,7 +120,7 @@ def test_every_step_of_a_group_is_counted_once(folder: Path) -> None:
     assert world.scheduler.counts["violations"] == world.scheduler.counts["preempted"] == 0
 
 
-def test_a_branch_that_was_read_waits_one_token_before_it_chooses(folder: Path) -> None:
+def test_a_computed_branch_waits_one_token_before_it_samples(folder: Path) -> None:
     world = made(folder, budget=16)
     world.group("g", [5, 80], 3)
     short = world.scheduler.requests["g.0"]
@@ -129,7 +129,7 @@ def test_a_branch_that_was_read_waits_one_token_before_it_chooses(folder: Path) 
     finish(world)
 
 
-def test_a_branch_of_two_tokens_can_wait_and_one_of_one_token_is_never_read(folder: Path) -> None:
+def test_a_branch_of_two_tokens_can_wait_and_one_of_one_token_is_never_computed(folder: Path) -> None:
     world = made(folder)
     world.group("g", [2, 30], 3)
     world.group("short", [30, 1], 3)
@@ -163,8 +163,8 @@ def test_an_incomplete_group_waits_while_others_run(folder: Path) -> None:
     assert finish(world) == {"plain": "length", "g.0": "length", "g.1": "length"}
 
 
-def test_an_engine_that_waits_for_a_branch_rests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its loop would spin else."""
+def test_an_engine_that_waits_for_a_branch_sleeps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its loop would use a whole core."""
     rests: list[float] = []
     monkeypatch.setattr("decoding.lockstep.scheduler.time.sleep", rests.append)
     world = made(folder)
@@ -178,7 +178,7 @@ def test_an_engine_that_waits_for_a_branch_rests(folder: Path, monkeypatch: pyte
     assert len(rests) == 3  # neither while it works nor when it is empty
 
 
-def test_groups_whose_branches_come_in_turn_are_admitted_whole(folder: Path) -> None:
+def test_groups_whose_branches_arrive_in_turn_are_admitted_whole(folder: Path) -> None:
     world = made(folder, sequences=2)
     for index in (0, 1):
         for group in "abc":
@@ -192,7 +192,7 @@ def test_groups_whose_branches_come_in_turn_are_admitted_whole(folder: Path) -> 
     assert world.scheduler.counts["stalls"] == world.scheduler.counts["preempted"] == 0
 
 
-def test_a_group_stands_where_its_last_branch_came(folder: Path) -> None:
+def test_a_group_has_the_place_in_the_queue_of_its_last_branch(folder: Path) -> None:
     world = made(folder, sequences=2)
     branch(world, "late", 0)
     world.group("first", [20, 20], 5)
@@ -216,7 +216,7 @@ def test_an_abort_before_the_group_is_complete_ends_it_and_nothing_hangs(folder:
 
 
 def test_a_request_that_vllm_blocks_stays_blocked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As while the grammar of a structured output is compiled."""
+    """vLLM does so while it compiles the grammar of a structured output."""
     blocked = {"plain", "g.1"}
     own = simulate.LockstepScheduler.__bases__[0]
     monkeypatch.setattr(own, "_handle_blocked_waiting_request", lambda self, request: request.request_id not in blocked)
@@ -291,7 +291,7 @@ def test_the_scheduler_checks_the_configuration_too(folder: Path) -> None:
 # Room
 
 
-def test_a_paused_engine_ends_nobody(folder: Path) -> None:
+def test_a_paused_engine_ends_no_group(folder: Path) -> None:
     world = made(folder)
     world.group("g", [20, 30], 6)
     until(world, lambda: len(world.tokens["g.0"]) == 2)
@@ -304,8 +304,8 @@ def test_a_paused_engine_ends_nobody(folder: Path) -> None:
     assert world.scheduler.counts["stalls"] == world.scheduler.counts["preempted"] == 0
 
 
-def test_a_group_that_has_no_room_holds_back_what_came_after_it(folder: Path) -> None:
-    """Else small requests would overtake it for ever."""
+def test_a_group_without_room_blocks_what_is_behind_it(folder: Path) -> None:
+    """Otherwise small requests could overtake it forever."""
     world = made(folder, blocks=21)
     world.group("first", [100, 100], 30)
     world.group("second", [100, 100], 5)
@@ -318,8 +318,8 @@ def test_a_group_that_has_no_room_holds_back_what_came_after_it(folder: Path) ->
     assert world.scheduler.counts["preempted"] == 0
 
 
-def test_what_an_admitted_group_still_needs_is_not_given_away(folder: Path) -> None:
-    """Both are long and read in small pieces: the second must wait, though blocks are free when it comes."""
+def test_blocks_that_an_admitted_group_still_needs_stay_reserved(folder: Path) -> None:
+    """Both are long and computed in small chunks. The second must wait although blocks are free when it arrives."""
     world = made(folder, blocks=24, budget=16)
     world.group("first", [150, 150], 5)
     world.group("second", [100, 100], 5)
@@ -330,7 +330,7 @@ def test_what_an_admitted_group_still_needs_is_not_given_away(folder: Path) -> N
     assert world.scheduler.counts["preempted"] == world.scheduler.counts["split groups"] == 0
 
 
-def test_what_an_ordinary_request_needs_is_counted_too(folder: Path) -> None:
+def test_blocks_of_ordinary_requests_are_counted_too(folder: Path) -> None:
     world = made(folder, blocks=21, budget=32)
     world.group("g", [100, 100], 5)
     world.add("plain", 150, 5)
@@ -341,7 +341,7 @@ def test_what_an_ordinary_request_needs_is_counted_too(folder: Path) -> None:
     assert world.scheduler.counts["preempted"] == world.scheduler.counts["split groups"] == 0
 
 
-def test_a_group_of_which_vllm_preempts_one_branch_goes_back_whole(folder: Path) -> None:
+def test_a_group_with_a_branch_that_vllm_preempts_is_preempted_whole(folder: Path) -> None:
     world = made(folder)
     world.group("g", [20, 30, 40], 9)
     world.group("other", [20, 30], 9)
@@ -360,7 +360,7 @@ def test_a_group_of_which_vllm_preempts_one_branch_goes_back_whole(folder: Path)
 
 @pytest.mark.parametrize("ending", [False, True])
 def test_a_stall_preempts_the_youngest_group_unless_another_ends(folder: Path, ending: bool) -> None:
-    """Nothing could be scheduled in a step; where a group is ending, its blocks come free without that."""
+    """Nothing could be scheduled in a step. If a group is ending, it makes room without a preemption."""
     world = made(folder)
     world.group("old", [20, 20], 50)
     world.group("young", [20, 20], 50)
@@ -391,8 +391,8 @@ def test_a_stall_of_ordinary_requests_preempts_no_group(folder: Path) -> None:
     assert set(finish(world).values()) == {"length"}
 
 
-def test_groups_that_fill_the_cache_together_all_end_well(folder: Path) -> None:
-    """Who came last goes back whole, keeps what it has said, and no group is told that it is too large."""
+def test_groups_that_fill_the_cache_together_all_finish(folder: Path) -> None:
+    """The last group is preempted whole and keeps its tokens, and no group fails as too large."""
     world = made(folder, blocks=30)
     for g in range(3):
         world.group(f"g{g}", [60, 60], 60)
@@ -408,8 +408,8 @@ def test_groups_that_fill_the_cache_together_all_end_well(folder: Path) -> None:
     assert ends == sorted(ends)  # in the order of their coming
 
 
-def test_an_ordinary_request_goes_before_a_group_where_it_came_last(folder: Path) -> None:
-    """The group's next token needs two blocks, and all are held."""
+def test_an_ordinary_request_is_preempted_before_a_group(folder: Path) -> None:
+    """The group's next token needs two blocks, and none is free."""
     world = made(folder, blocks=17)
     world.group("g", [90, 90], 20)
     world.add("plain", 50, 30)
@@ -423,7 +423,7 @@ def test_an_ordinary_request_goes_before_a_group_where_it_came_last(folder: Path
     assert len(world.tokens["plain"]) == 30
 
 
-def test_a_prompt_that_is_cached_whole_still_waits_for_its_partner(folder: Path) -> None:
+def test_a_fully_cached_prompt_still_waits_for_its_group(folder: Path) -> None:
     world = made(folder, prefix=True, blocks=100)
     for name in ("one", "two"):
         world.group(name, [33, 65], 4, shared=65)

@@ -1,4 +1,4 @@
-"""The scheduler under thousands of random steps: whatever it preempts, branches choose together and nothing leaks."""
+"""The scheduler under thousands of random steps: branches sample together despite preemption, and nothing leaks."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def random_world(folder: Path, seed: int) -> simulate.World:
-    """Groups and ordinary requests, some of them at the start and the rest on the way; a cache that is too small."""
+    """Groups and ordinary requests, some at the start and some later, with a cache that is too small."""
     draw = random.Random(seed)
     engine = simulate.config(
         folder, budget=draw.choice([16, 24, 48]), sequences=draw.choice([5, 8, 16]), prefix=draw.random() < 0.7
@@ -46,7 +46,7 @@ def random_world(folder: Path, seed: int) -> simulate.World:
 
 
 def crowd(folder: Path, seed: int) -> simulate.World:
-    """Ordinary requests that grow while a long branch is still read, in a cache that both fill."""
+    """Ordinary requests grow while a long branch is still computed, in a cache that both fill."""
     draw = random.Random(seed)
     world = simulate.World(simulate.scheduler(simulate.config(folder, 16, 16, draw.random() < 0.5), 26), draw)
     for i in range(8):
@@ -85,7 +85,7 @@ def test_random_schedules_keep_every_group_together(folder: Path) -> None:
 
 
 def test_random_preemptions_of_single_branches_keep_every_group_together(folder: Path) -> None:
-    """As vLLM does where a cache runs out, at every point of a group's life."""
+    """vLLM preempts single branches when a cache runs out, at any point of a group's life."""
     torn = 0
     for seed in SEEDS:
         world = random_world(folder, 1000 + seed)
@@ -102,7 +102,7 @@ def test_random_preemptions_of_single_branches_keep_every_group_together(folder:
     assert torn > 100
 
 
-def test_a_step_does_not_look_at_groups_that_merely_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_does_not_examine_groups_that_only_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from decoding.lockstep.request_group import RequestGroup
 
     world = simulate.World(simulate.scheduler(simulate.config(folder, 128, 4, False), 40), random.Random(0))
@@ -125,7 +125,7 @@ def test_a_step_does_not_look_at_groups_that_merely_wait(folder: Path, monkeypat
     assert len(examined) < 200
 
 
-def test_groups_take_turns_where_the_budget_is_smaller_than_their_rows(folder: Path) -> None:
+def test_groups_take_turns_if_the_budget_is_smaller_than_their_rows(folder: Path) -> None:
     world = simulate.World(simulate.scheduler(simulate.config(folder, 16, 16, False), 200), random.Random(0))
     world.stop_rate = 0.0
     for g in range(4):

@@ -1,4 +1,4 @@
-"""A real server with adapters: a client asks for one by its name, and its whole group runs with it."""
+"""A real server with adapters: a client requests one by name, and its whole group runs with it."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapters(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of different ranks, one with a comma in its path, which vLLM's own way of writing it does not take."""
+    """Adapters of different ranks. One has a comma in its path, which vLLM's name=path syntax does not accept."""
     made = tmp_path_factory.mktemp("lora")
     return {"one": saved(folder, made / "one", seed=1), "two": saved(folder, made / "a, b", rank=12, seed=2)}
 
@@ -54,7 +54,7 @@ def serving(folder: Path, adapters: dict[str, Path], tmp_path_factory: pytest.Te
 
 
 def references(folder: Path, adapters: dict[str, Path]) -> dict[str, Reference]:
-    """By the name that a client asks for."""
+    """Model name of a request -> reference."""
     made = {"tiny": Reference(folder)}
     for name, path in adapters.items():
         made[name] = Reference(folder)
@@ -65,7 +65,7 @@ def references(folder: Path, adapters: dict[str, Path]) -> dict[str, Reference]:
 def test_every_branch_of_a_group_runs_with_the_requested_adapter(
     serving: Server, folder: Path, adapters: dict[str, Path]
 ) -> None:
-    """Base and adapters at once, ordinary requests among them: the tokens are those of transformers with the same."""
+    """Base, adapters and ordinary requests at once: the tokens are those of transformers with the same adapter."""
     requests = [
         (name, prompt, arm)
         for i, prompt in enumerate(map(renamed, groups.prompts(6, seed=61)))
@@ -121,7 +121,7 @@ def test_a_config_names_the_adapter_and_a_missing_one_is_an_error(
         Remote(url, "tiny", "ICL_TEST_KEY", adapter="too").load()
 
 
-def test_a_model_that_is_not_there_is_a_404_with_and_without_a_strategy(serving: Server) -> None:
+def test_an_unknown_model_is_a_404_with_and_without_a_strategy(serving: Server) -> None:
     prompt = groups.prompts(1, seed=64)[0]
     for strategy in (None, "vcd"):
         status, answer = serving.chat(body(prompt, strategy, model="onee"))
@@ -131,7 +131,7 @@ def test_a_model_that_is_not_there_is_a_404_with_and_without_a_strategy(serving:
     assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["tiny", "one", "two"]
 
 
-def test_an_adapter_of_another_base_is_a_sentence_before_the_server_starts(
+def test_an_adapter_of_another_base_is_an_error_before_the_server_starts(
     adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     wider = checkpoints.saved("llava", tmp_path, width=256)
@@ -163,7 +163,7 @@ def test_impossible_settings_are_reported(
         server(str(folder), "127.0.0.1", 8000, name="tiny", **filled)
 
 
-def test_a_server_does_not_start_with_an_adapter_of_which_vllm_leaves_something_out(
+def test_a_server_does_not_start_with_an_adapter_that_vllm_cannot_apply_completely(
     folder: Path, tmp_path: Path
 ) -> None:
     own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
@@ -174,10 +174,10 @@ def test_a_server_does_not_start_with_an_adapter_of_which_vllm_leaves_something_
     assert "--adapter own: vLLM has no place for" in ended.stdout + ended.stderr
 
 
-def test_a_merged_adapter_is_served_whole_under_its_name(
+def test_a_merged_adapter_is_served_under_its_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that vLLM cannot put beside the weights. The tokens are those of transformers with the adapter."""
+    """This includes an adapter that vLLM cannot load. The tokens are those of transformers with the adapter."""
     monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
     own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
     tuned, base = Reference(folder), Reference(folder)

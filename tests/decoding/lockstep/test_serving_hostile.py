@@ -85,7 +85,7 @@ def test_a_field_that_would_change_an_answer_or_break_the_server_is_refused(
     assert serving.chat(chat_body())[0] == 200
 
 
-def test_a_strategy_is_read_however_json_writes_its_key(serving: Server) -> None:
+def test_a_strategy_is_recognized_however_json_writes_its_key(serving: Server) -> None:
     text = json.dumps(chat_body("vdc"))
     for raw in (text.replace("vllm_xargs", "vllm_\\u0078args").encode(), text.encode("utf-16")):
         status, answer = serving.chat(raw)

@@ -54,7 +54,7 @@ def expected(folder: Path) -> list[tuple[DecodingRequest, Generation]]:
 def test_groups_on_two_engines_give_the_answers_of_one_engine(
     serving: Server, expected: list[tuple[DecodingRequest, Generation]]
 ) -> None:
-    """Tokens, and traces and scores of options, which each engine keeps for itself."""
+    """This includes traces and option scores, which each engine records separately."""
     assert len(expected) == 36
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY", concurrency=12)
     answers = run_requests(model, [request for request, _ in expected])
@@ -104,7 +104,7 @@ def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Ser
 def test_a_split_model_gives_the_answers_of_one_process_and_reports_faults(
     folder: Path, expected: list[tuple[DecodingRequest, Generation]], tmp_path: Path
 ) -> None:
-    """The workers know what went wrong in a step, and their scheduler, in another process, does not."""
+    """The workers know the fault of a step, but their scheduler in another process does not."""
     split = [*OPTIONS, "tensor-parallel-size=2"]
     with started(str(folder), tmp_path / "log", split, name="tiny", max_images=4) as serving:
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")

@@ -1,4 +1,4 @@
-"""From rows to one token for each group: pure tensors, no engine."""
+"""Token selection from the rows of a batch, without an engine."""
 
 import json
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ def logits(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_every_branch_chooses_the_token_of_its_strategy() -> None:
-    """Groups of several arms, steps and sizes in one batch, rows in any order, an ordinary request between."""
+    """One batch has groups of several arms, steps and sizes, rows in any order, and an ordinary request."""
     before = logits(12)
     parts = [
         rows("a", "vcd", [7, 2], step=1),
@@ -202,7 +202,7 @@ def test_layers_that_a_worker_does_not_change_are_listed() -> None:
     ["greedy", "vcd", {"name": "vcd", "alpha": 0.3, "sampling": {"top_p": 0.5}}, {"name": "mask_only", "of": "vcd"},
      {"name": "temperature_matched", "of": {"name": SPREAD, "branch_count": 2}}, {"name": SPREAD}],
 )  # fmt: skip
-def test_an_arm_comes_back_as_it_was_sent(arm: Any) -> None:
+def test_an_arm_survives_serialization(arm: Any) -> None:
     parsed = parse_arm(arm)
     assert deserialize(serialize(parsed.strategy, parsed.sampler)) == (parsed.strategy, parsed.sampler)
 
@@ -211,15 +211,15 @@ def test_an_arm_comes_back_as_it_was_sent(arm: Any) -> None:
     ("node", "name"),
     [({"name": SPREAD}, SPREAD), ({"name": "tests.decoding.lockstep.poison:Poison", "at": 5}, None), ("vcd", "vcd")],
 )
-def test_another_process_finds_a_strategy_by_what_is_sent(node: Any, name: str | None) -> None:
-    """A file by its path, since a name that this process made for it is nowhere else."""
+def test_another_process_can_build_a_serialized_strategy(node: Any, name: str | None) -> None:
+    """A strategy of a file is named by its path, since its module name exists in this process only."""
     parsed = parse_arm(node)
     sent = json.loads(serialize(parsed.strategy, parsed.sampler))
     assert sent[0]["name"] == (name or node["name"])
     assert deserialize(json.dumps(sent)) == (parsed.strategy, parsed.sampler)
 
 
-def test_a_branch_travels_as_one_line_of_json() -> None:
+def test_the_metadata_of_a_branch_survives_serialization() -> None:
     branch = BranchMetadata("g", 1, 3, "[]", seed=7, query="qä", trace=True, first=(1, 2), force=(4,))
     assert parse_branch(branch.extra_args()) == branch
     assert parse_branch({}) is None
@@ -247,7 +247,7 @@ def test_a_malformed_branch_is_refused_with_the_reason(text: str, sentence: str)
         parse_branch({METADATA_KEY: text})
 
 
-def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_running_server_names_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = BranchMetadata("s3cret-1", 0, 2, "[]"), BranchMetadata("1-s3cret", 0, 2, "[]")
     monkeypatch.delenv(SECRET_VARIABLE, raising=False)
     check_group_name(own), check_group_name(other)
@@ -257,13 +257,13 @@ def test_groups_are_named_by_the_server_where_one_runs(monkeypatch: pytest.Monke
         check_group_name(other)
 
 
-def test_a_strategy_that_does_not_come_back_as_it_was_is_refused() -> None:
+def test_a_strategy_that_does_not_survive_serialization_is_refused() -> None:
     growing = parse_arm({"name": f"{Path(__file__).with_name('faulty.py')}:Growing"})
     with pytest.raises(PlanError, match="Growing is another strategy when it is made anew from its parameters"):
         serialize(growing.strategy, growing.sampler)
 
 
-def test_a_strategy_of_a_function_is_refused() -> None:
+def test_a_strategy_class_inside_a_function_is_refused() -> None:
     @dataclass(frozen=True)
     class Mine(Strategy):
         """Of this function."""
@@ -272,7 +272,7 @@ def test_a_strategy_of_a_function_is_refused() -> None:
         serialize(Mine(), Greedy())
 
 
-def test_a_sampler_of_ones_own_is_refused() -> None:
+def test_a_custom_sampler_is_refused() -> None:
     class Mine:
         deterministic = True
 

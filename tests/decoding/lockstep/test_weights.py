@@ -19,11 +19,11 @@ from decoding.arms.arm import Arm
 from icl.types import Generation
 
 NEAR = 5e-5
-"""Of a log-probability, in float32."""
+"""Tolerance of a log-probability in float32."""
 
 
 def wrong(arm: Arm) -> Arm:
-    """The weight of the contrast wrong by 2 %, or two branches in each other's place."""
+    """The arm with a contrast weight that is wrong by 2 %, or with two branches swapped."""
     strategy: Any = arm.strategy
     if hasattr(strategy, "alpha"):
         return replace(arm, strategy=replace(strategy, alpha=1.02 * strategy.alpha))
@@ -38,7 +38,7 @@ def wrong(arm: Arm) -> Arm:
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
-def test_log_probabilities_show_the_weight_of_every_branch(
+def test_log_probabilities_depend_on_the_weight_of_every_branch(
     architecture: str, tmp_path: Path, record_property: Any
 ) -> None:
     folder = checkpoints.saved(architecture, tmp_path)

@@ -1,4 +1,4 @@
-"""Which of a server's engines a request goes to; no server is needed."""
+"""The choice of a server's engine for a request. No server is needed."""
 
 import contextlib
 

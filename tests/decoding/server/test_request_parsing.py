@@ -1,4 +1,4 @@
-"""A chat request with a strategy, read without a server: what it says is what is meant, anything else is a sentence."""
+"""Parsing of chat requests with a strategy, without a server."""
 
 import base64
 from typing import Any
@@ -145,7 +145,7 @@ def test_a_request_stops_at_one_text_or_at_several(value: Any, stop: tuple[str, 
     [({}, None), ({"max_tokens": None}, None), ({"max_tokens": 1}, 1), ({"max_completion_tokens": 7}, 7),
      ({"max_completion_tokens": 7, "max_tokens": 9}, 7)],
 )  # fmt: skip
-def test_a_limit_goes_by_its_new_name_first(fields: Any, limit: int | None) -> None:
+def test_the_new_name_of_the_token_limit_has_priority(fields: Any, limit: int | None) -> None:
     assert parse_request(chat_body(**fields)).max_tokens == limit
 
 
@@ -263,7 +263,7 @@ def test_requests_with_a_strategy_or_a_group_are_recognized(body: Any, strategy:
 
 
 def test_keys_that_change_no_answer_are_accepted() -> None:
-    """As clients do that write out every default."""
+    """Some clients send every default."""
     neutral = {"n": 1, "presence_penalty": 0.0, "tools": [], "logit_bias": None, "response_format": {"type": "text"}}
     idle = {"metadata": {"run": "7"}, "service_tier": "auto", "priority": 3, "max_completion_tokens": None}
     assert parse_request(chat_body(max_tokens=5, **neutral, **idle)) == parse_request(chat_body(max_tokens=5))

@@ -47,7 +47,7 @@ ARMS: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> list[tuple[dict[str, Any], list[int]]]:
-    """Requests and what an engine in this process answers to them."""
+    """Requests, and the answers of an engine in this process."""
     engine = groups.tiny_engine(folder)
     prompts = [renamed(prompt) for prompt in groups.prompts(12, seed=31)]
     jobs = [DecodingRequest(p, parse_arm(ARMS[i % 4][1]), max_new_tokens=8) for i, p in enumerate(prompts)]
@@ -149,7 +149,7 @@ def test_more_requests_that_generate_first_than_the_pool_has_threads(serving: Se
 
 
 def test_clients_that_hang_up_leave_nothing_behind(serving: Server, expected: list[Any]) -> None:
-    """500 mixed requests at once, a third of them cut off; all others are right, and the engine is empty afterwards."""
+    """500 mixed requests, a third of which hangs up. The others are right, and the engine is empty afterwards."""
     draw = random.Random(5)
     plain = body(checkpoints.tiny_models().prompt([3], "what?"), None)
     right = tokens(serving.chat(plain))

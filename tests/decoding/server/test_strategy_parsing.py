@@ -1,4 +1,4 @@
-"""The strategy that a request names: registered ones with their parameters, and no code and no file of a client."""
+"""Parsing of the strategy of a request: registered names with parameters, and no code or file of a client."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_an_invalid_strategy_is_an_error_with_a_message(request_body: dict[str, 
 
 
 def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
-    """Nor told of: whether it is there, or what it says."""
+    """The error reveals neither whether the file exists nor what it contains."""
     path = tmp_path / "weights.json"
     path.write_text(json.dumps({"format": "a secret", "strategy": "moicl", "parameters": {}}))
     messages = set()
@@ -112,7 +112,7 @@ def test_a_strategy_that_the_engine_cannot_run_is_refused_before_it_gets_there(
 
 
 def test_the_check_depends_on_the_requested_answer() -> None:
-    """`dcd` writes texts here, and cannot score options here."""
+    """In an engine, `dcd` can generate texts but cannot score options."""
     assert parse_request(body("dcd", icl={"trace": True})).extended is not None
     with pytest.raises(PlanError, match="needs whole options"):
         parse_request(body("dcd", icl={"options": ["a"]}))

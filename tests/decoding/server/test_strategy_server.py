@@ -101,7 +101,7 @@ def image_prompt() -> Prompt:
     return Prompt((Turn("user", (Part(image, "query.image[0]"), *PROMPT.turns[0].parts)),))
 
 
-def test_a_model_is_asked_for_by_its_name(server: StrategyServer) -> None:
+def test_models_are_requested_by_name(server: StrategyServer) -> None:
     assert server.adapters == ["mine"]
     assert server.adapter("mine") is server.models.lora_requests["mine"]
     assert server.adapter("tiny") is None
@@ -151,7 +151,7 @@ def test_an_engine_without_records_is_an_error_with_a_message(server: StrategySe
 
 
 def test_branches_are_made_outside_the_event_loop(server: StrategyServer) -> None:
-    """A strategy that edits images would hold up every other request."""
+    """A strategy that edits images would delay every other request."""
     where: list[Any] = []
     request = parse_request({"name": "icd"})
     branches = type(request.arm.strategy).branches
@@ -168,7 +168,7 @@ def test_branches_are_made_outside_the_event_loop(server: StrategyServer) -> Non
     assert where[0] is not threading.main_thread()
 
 
-def test_more_branches_than_a_group_may_have_are_refused_before_they_are_read(server: StrategyServer) -> None:
+def test_more_branches_than_a_group_may_have_are_refused(server: StrategyServer) -> None:
     spread = f"{Path(__file__).parents[1] / 'lockstep/spread.py'}:Spread"
     assert len(asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 16}), Placement()))) == 16
     with pytest.raises(HTTPError, match="reads 17 prompts, and a group has 16 at most") as refused:
@@ -176,10 +176,10 @@ def test_more_branches_than_a_group_may_have_are_refused_before_they_are_read(se
     assert refused.value.status == 400
 
 
-def test_images_without_room_are_refused_before_they_are_opened(
+def test_too_large_images_are_refused_before_they_are_opened(
     server: StrategyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of another sample's prompt count too."""
+    """The images of a paired prompt count too."""
     monkeypatch.setattr("decoding.server.strategy_server.MAX_PIXELS", 30)
     one = image_prompt()
     for prompt in (one, replace(one, paired_prompt=one)):
@@ -228,8 +228,8 @@ def test_a_branch_runs_to_its_end(
 
 
 @pytest.mark.usefixtures("vllm")
-def test_a_prompt_without_room_still_asks_for_one_token(server: StrategyServer, engine: Engine) -> None:
-    """vLLM then says itself that it is too long."""
+def test_a_prompt_without_room_still_requests_one_token(server: StrategyServer, engine: Engine) -> None:
+    """vLLM itself then reports that it is too long."""
     engine.model_config.max_model_len = 30
     asyncio.run(
         server.run_branch(

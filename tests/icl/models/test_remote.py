@@ -1,4 +1,4 @@
-"""An endpoint over real HTTP: what is sent, what is tried again, what ends a run, and what no record may hold."""
+"""An endpoint over real HTTP: requests, retries, errors that end a run, and what records must not contain."""
 
 import base64
 import io
@@ -51,7 +51,7 @@ def remote(server: Any) -> Callable[..., Remote]:
     return lambda **more: Remote(**{"url": server.url, "model": "m", "backoff": 0.01, "retries": 2, **more})
 
 
-def test_it_is_a_component_and_keeps_what_every_model_must_keep(server: Any, remote: Callable[..., Remote]) -> None:
+def test_it_is_a_component_and_passes_the_checks_of_every_model(server: Any, remote: Callable[..., Remote]) -> None:
     assert entries("model")["remote"].target == "icl.models.remote:Remote"
     likeliest = dict.fromkeys(("dog", "cat", "wildcat", "yes", "no", "1", "2", "3"), 0.02) | {
         "yes": 0.1,
@@ -191,23 +191,23 @@ def test_an_empty_answer_is_an_answer_and_null_is_a_failed_sample(
     assert (frame["lenient"][~silent] == 0).all()
 
 
-def test_a_malformed_answer_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
+def test_a_malformed_answer_is_requested_again(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: "a cat" if number else (200, {}, b'{"choices": [{"mess')
     assert remote().generate([request()])[0].text == "a cat"
 
 
-def test_an_answer_that_comes_byte_by_byte_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_answer_that_comes_byte_by_byte_times_out(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior, server.pause = (lambda number, body: (200, {}, b" " * 200)), 0.05
     with pytest.raises(ModelError, match=r"no answer within 0\.3 s \(model\.timeout\) \(after 1 try\)"):
         remote(timeout=0.3, retries=0).generate([request()])
 
 
-def test_an_answer_that_cannot_be_unpacked_is_asked_for_again(server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_answer_that_cannot_be_decompressed_is_requested_again(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: "a cat" if number else (200, {"Content-Encoding": "gzip"}, b"no gzip")
     assert remote().generate([request()])[0].text == "a cat"
 
 
-def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable[..., Remote]) -> None:
+def test_a_slow_answer_times_out(server: Any, remote: Callable[..., Remote]) -> None:
     free = threading.Event()
     server.behavior = lambda number, body: (free.wait(20), "late")[1]
     with pytest.raises(ModelError, match=r"no answer within 0\.2 s \(model\.timeout\) \(after 2 tries\)"):
@@ -223,7 +223,7 @@ def test_an_answer_that_takes_too_long_is_given_up(server: Any, remote: Callable
         (302, "Name the final address"),
     ],
 )
-def test_what_refuses_every_request_ends_at_once(
+def test_an_endpoint_that_refuses_every_request_ends_the_run_at_once(
     status: int, message: str, server: Any, remote: Callable[..., Remote]
 ) -> None:
     server.behavior = lambda number, body: (status, {"Location": "http://other"}, {"error": {"message": "no"}})
@@ -234,7 +234,7 @@ def test_what_refuses_every_request_ends_at_once(
     assert len(server.bodies) <= 2
 
 
-def test_a_request_that_is_wrong_is_not_tried_again(server: Any, remote: Callable[..., Remote]) -> None:
+def test_an_invalid_request_is_not_retried(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: (400, {}, {"error": {"message": "too many images"}})
     with pytest.raises(ModelError, match="the request is refused: status 400: too many images"):
         remote().generate([request()])
@@ -293,7 +293,7 @@ def test_an_option_that_is_not_listed_and_could_be_the_best_is_an_error(
         (("red", "blue"), {"the": 0.9, "a": 0.1}, "are not among the likeliest tokens"),
     ],
 )
-def test_log_probabilities_that_do_not_decide_are_no_scores(
+def test_inconclusive_log_probabilities_give_no_scores(
     options: tuple[str, ...], likeliest: dict[str, float], message: str, server: Any, remote: Callable[..., Remote]
 ) -> None:
     with pytest.raises(
@@ -328,7 +328,7 @@ def test_wrong_parameters_are_config_errors(node: dict[str, Any], message: str) 
         build("model", {"name": "remote", "url": "http://host/v1", "model": "m", **node})
 
 
-def test_the_digest_is_of_what_is_asked_and_not_of_how_fast() -> None:
+def test_the_digest_depends_on_requests_and_not_on_speed() -> None:
     own = Remote("http://host/v1", "m").digest
     assert Remote("http://host/v1/", "m", concurrency=1, timeout=3, retries=0, key_env="X").digest == own
     others = [Remote("http://host/v1", "n"), Remote("http://host/v1", "m", extra={"temperature": 1})]
@@ -373,7 +373,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
     assert not any("sk-secret" in path.read_text() for path in files)
 
 
-def test_failed_samples_are_asked_again_by_the_same_command(
+def test_failed_samples_are_requested_again_by_the_same_command(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from experiments.api import run
@@ -404,19 +404,19 @@ def test_a_strategy_is_refused_when_the_plan_is_made(
 
 
 def icl_serve(strategies: tuple[str, ...] = ("greedy", "vcd", "contrast")) -> dict[str, Any]:
-    """What a server of `icl serve` says of itself."""
+    """The description of a server of `icl serve`."""
     description = {"server": "mm-icl", "version": __version__, "branches": 16, "strategies": list(strategies)}
     return {"/v1/strategies": description}
 
 
 def generation(text: str, **more: Any) -> Any:
-    """What it answers to a strategy."""
+    """The response of such a server to a request with a strategy."""
     fields = asdict(Generation(text, (5, 6), usage=Usage(20, 3, 6), trace={"gap": (0.5, 0.25, 1.0)})) | more
     details = {"usage": {"prompt_tokens_details": {"cached_tokens": 8}}}
     return 200, {}, {"choices": [{"icl": fields}]} | details
 
 
-def test_a_server_of_ours_is_known_by_what_it_says(server: Any, remote: Callable[..., Remote]) -> None:
+def test_a_server_of_icl_serve_is_recognized_by_its_description(server: Any, remote: Callable[..., Remote]) -> None:
     assert remote().abilities == Remote.abilities == {"generate", "score"}
     server.get_replies = icl_serve()
     assert remote().abilities == {"generate", "score", "strategies"}
@@ -457,7 +457,9 @@ def test_strategies_are_sent_to_icl_serve_with_named_parts_and_all_parameters(
     }
 
 
-def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, remote: Callable[..., Remote]) -> None:
+def test_equal_requests_are_sent_once_and_noised_ones_by_their_stream(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
     server.get_replies = icl_serve()
     server.behavior = lambda number, body: generation("blue")
     prompts = [replace(request().prompt, key=StreamKey(seed, "q")) for seed in (0, 1, 1)]
@@ -470,7 +472,7 @@ def test_equal_jobs_are_sent_once_and_noised_ones_by_their_stream(server: Any, r
     assert (counters.decoding_requests, counters.requests_reused) == (6, 3)
 
 
-def test_an_adapter_is_asked_for_by_its_name_and_named_where_a_server_of_ours_has_it_not(
+def test_an_adapter_is_requested_by_name_and_a_missing_one_is_an_error(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
     remote(adapter="tuned").generate([request()])  # another endpoint knows for itself

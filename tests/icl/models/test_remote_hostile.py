@@ -1,4 +1,4 @@
-"""An endpoint that answers anything, or never: a sentence in the time given, and nothing that no file can hold."""
+"""Endpoints with invalid or endless answers: an error within the time limit, and no text that a file cannot store."""
 
 import contextlib
 import gzip
@@ -57,13 +57,13 @@ def test_an_invalid_answer_is_an_error_with_a_message(
         remote_model(server.url).generate([request()])
 
 
-def test_a_header_of_other_letters_is_let_be(server: Any) -> None:
+def test_a_header_with_invalid_characters_is_ignored(server: Any) -> None:
     server.behavior = lambda number, body: (429, {"Retry-After": "très bientôt"}, {}) if not number else "a cat"
     assert remote_model(server.url, retries=1).generate([request()])[0].text == "a cat"
 
 
 @pytest.mark.parametrize("finish", ["abort", "error"])
-def test_an_answer_that_was_broken_off_is_none(finish: str, server: Any) -> None:
+def test_an_interrupted_answer_is_no_answer(finish: str, server: Any) -> None:
     server.behavior = lambda number, body: (200, {}, completion("a c", finish))
     with pytest.raises(ModelError, match=f"broke the answer off .*'{finish}'"):
         remote_model(server.url).generate([request()])
@@ -76,7 +76,7 @@ def test_half_a_character_is_marked_and_the_rest_is_kept(server: Any) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_an_answer_without_end_is_given_up_before_it_fills_memory(
+def test_an_endless_answer_is_aborted_before_it_fills_memory(
     packed: bool, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_client, "MAX_RESPONSE_BYTES", 2**20)
@@ -88,14 +88,14 @@ def test_an_answer_without_end_is_given_up_before_it_fills_memory(
         remote_model(server.url).generate([request()])
 
 
-def test_a_packed_answer_is_unpacked(server: Any) -> None:
+def test_a_compressed_answer_is_decompressed(server: Any) -> None:
     sent = gzip.compress(json.dumps(completion("a cat")).encode())
     server.behavior = lambda number, body: (200, {"Content-Encoding": "gzip"}, sent)
     assert remote_model(server.url).generate([request()])[0].text == "a cat"
 
 
 @pytest.mark.parametrize("logprob", [math.nan, math.inf, 3.0, 1e6])
-def test_what_is_no_log_probability_is_no_score(logprob: float, server: Any) -> None:
+def test_invalid_log_probabilities_give_no_score(logprob: float, server: Any) -> None:
     top = [{"token": "red", "logprob": -0.1}, {"token": "blue", "logprob": logprob}]
     server.behavior = lambda number, body: (
         200,
@@ -123,7 +123,7 @@ def test_the_key_is_masked_in_an_answer_of_another_shape_too(server: Any, monkey
         {"usage": {"prompt_tokens": math.inf, "new_tokens": 1, "forwards": 1}},
     ],
 )
-def test_a_generation_of_a_server_of_ours_is_looked_at(wrong: dict[str, Any]) -> None:
+def test_a_generation_of_icl_serve_is_validated(wrong: dict[str, Any]) -> None:
     whole = asdict(Generation("red"))
     assert generation_in({"choices": [{"icl": whole}]}, "here") == Generation("red")
     with pytest.raises(ModelError, match="the answer to a strategy has no"):
@@ -132,7 +132,7 @@ def test_a_generation_of_a_server_of_ours_is_looked_at(wrong: dict[str, Any]) ->
 
 @pytest.fixture
 def dripping() -> Iterator[Callable[[bytes, bytes], str]]:
-    """The address of a server that says one thing, and then another every 0.05 s, for ever."""
+    """The address of a server that sends one text, and then another one every 0.05 s forever."""
     sockets = []
 
     def made(first: bytes, again: bytes) -> str:
@@ -174,7 +174,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
     ],
     ids=["a header", "nothing but promises", "a body", "chunks' trailers", "a packed body"],
 )
-def test_an_answer_that_never_ends_is_given_up_in_the_time_that_it_has(
+def test_an_endless_answer_is_aborted_within_its_time_limit(
     first: bytes, again: bytes, dripping: Callable[[bytes, bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""A real server that stops in the middle of a run: what was answered is kept, the same command asks for the rest."""
+"""A real server that stops during a run: answers are kept, and the same command requests the rest."""
 
 import json
 import os
@@ -70,8 +70,8 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
     assert len(answered) == 1200
 
 
-def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process alone: what has ended is told, nothing is told to have failed, and nothing waits."""
+def test_an_engine_that_is_killed_ends_the_run_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine process is killed. Finished results are reported, none is reported as failed, and nothing waits."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     model = VLLM("tiny", cache_gib=0.1, enforce_eager=True, in_flight=8, engine_args={"max_num_seqs": 8})
     requests = [

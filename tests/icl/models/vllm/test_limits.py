@@ -1,4 +1,4 @@
-"""An engine that is started for a plan, and one that finds a prompt larger than the plan said."""
+"""An engine that is started for planned prompts, and prompts that exceed the plan."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def model(folder: Path) -> Iterator[VLLM]:
     made.unload()
 
 
-def test_larger_prompts_than_planned_start_the_engine_again_and_lose_nothing(model: VLLM, folder: Path) -> None:
+def test_larger_prompts_than_planned_restart_the_engine_and_lose_nothing(model: VLLM, folder: Path) -> None:
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([i], "what?", f"q{i}") for i in range(4)]
     prompts += [tiny.prompt([1], "very long " * 40, "long"), tiny.prompt([2, 3, 4], "and?", "many")]

@@ -1,4 +1,4 @@
-"""Which of vLLM's warnings a run passes on."""
+"""The log messages of vLLM that are hidden."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from icl.models.vllm.log_filter import EXPECTED, ExpectedMessageFilter, hide_expected_messages
 
 
-def test_what_follows_from_the_toolkits_own_settings_is_kept_back_and_nothing_else(
+def test_only_messages_about_the_toolkits_own_settings_are_hidden(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("vllm.v1.worker.cpu_worker")
@@ -31,7 +31,7 @@ def test_what_follows_from_the_toolkits_own_settings_is_kept_back_and_nothing_el
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_logger_that_says_it_is_the_module_of_its_name(name: str) -> None:
+def test_the_hidden_messages_are_in_the_modules_of_their_loggers(name: str) -> None:
     vllm = pytest.importorskip("vllm")
     source = (Path(vllm.__file__).parents[1] / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
     for beginning in EXPECTED[name]:

@@ -1,4 +1,4 @@
-"""A LoRA of peft in the engine: the answers of the backend `hf` with it, and sentences where it does not fit."""
+"""A LoRA of peft in the engine: the answers of the backend `hf`, and errors if it does not fit."""
 
 import json
 import shutil
@@ -69,13 +69,13 @@ def test_a_run_knows_its_adapter_by_its_weights(folder: Path, adapter: Path, tmp
     assert plain != tuned == VLLM(str(folder), adapter=str(copy)).digest
 
 
-def test_an_adapter_of_another_base_is_a_sentence_before_any_weights_are_read(adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_base_is_an_error_before_any_weights_are_read(adapter: Path, tmp_path: Path) -> None:
     wider = checkpoints.saved("llava", tmp_path, width=256)
     with pytest.raises(ModelError, match="is an adapter of another model than"):
         VLLM(str(wider), adapter=str(adapter)).load()
 
 
-def test_layers_that_vllm_would_leave_out_are_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_layers_that_vllm_would_leave_out_are_an_error(folder: Path, tmp_path: Path) -> None:
     if "qwen" in folder.name:
         pytest.skip("one architecture is enough")
     own = saved(folder, tmp_path / "lora", TOWER_TOO)
@@ -99,7 +99,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check_merged(folder: Path, model: VLLM, requests: list[DecodingRequest]) -> list[Generation]:
-    """The answers, each step of which a merged model of transformers would take too."""
+    """Checks that a merged model of transformers takes every step of the answers, and returns them."""
     reference, lora = Reference(folder), model.lora
     assert lora is not None
     reference.model = lora.applied(reference.model, str(folder), merge=True)
@@ -139,7 +139,7 @@ def test_a_merged_adapter_gives_the_answers_of_a_separate_one_and_of_hf_merged(
     assert [path.name for path in cached.iterdir() if path.is_dir()] == [Path(whole.weights()).name]
 
 
-def test_merged_it_may_change_layers_and_ranks_that_vllm_would_not_take(
+def test_a_merged_adapter_may_have_layers_and_ranks_that_vllm_does_not_support(
     folder: Path, cached: Path, tmp_path: Path
 ) -> None:
     if "qwen" in folder.name:

@@ -1,4 +1,4 @@
-"""A merged checkpoint in the cache: what is written, once and whole, and what cannot be. No vLLM is needed for it."""
+"""Merged checkpoints in the cache: they are written once and completely, or there is an error. Needs no vLLM."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_processes_that_come_together_write_one_folder(folder: Path, adapter: Pa
     assert len(folders) == 1
 
 
-def test_what_a_killed_process_left_is_cleared_away(folder: Path, adapter: Path, cache: Path) -> None:
+def test_files_of_a_killed_process_are_removed(folder: Path, adapter: Path, cache: Path) -> None:
     model = VLLM(str(folder), adapter=str(adapter), merge=True)
     whole = merged(model)
     whole.rename(whole.with_name(f"{whole.name}-half"))
@@ -97,9 +97,7 @@ def test_what_a_killed_process_left_is_cleared_away(folder: Path, adapter: Path,
 
 
 @pytest.mark.parametrize("pattern", ["*.safetensors", "config.json", "merged.files.json"])
-def test_a_folder_of_which_something_was_taken_is_made_anew(
-    pattern: str, folder: Path, adapter: Path, cache: Path
-) -> None:
+def test_an_incomplete_folder_is_written_again(pattern: str, folder: Path, adapter: Path, cache: Path) -> None:
     own = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
     next(own.glob(pattern)).unlink()
     assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
@@ -109,10 +107,8 @@ def test_a_folder_of_which_something_was_taken_is_made_anew(
     assert names(own) == names(folder)
 
 
-def test_what_was_changed_in_between_is_not_kept_under_its_old_name(
-    folder: Path, adapter: Path, cache: Path, tmp_path: Path
-) -> None:
-    """Neither the adapter nor the base."""
+def test_a_source_that_changed_meanwhile_is_an_error(folder: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
+    """Neither that of the adapter nor that of the base."""
     for changed in ("adapter", "base"):
         base = Path(shutil.copytree(folder, tmp_path / changed / "base"))
         own = Path(shutil.copytree(adapter, tmp_path / changed / "own"))
@@ -127,8 +123,8 @@ def test_what_was_changed_in_between_is_not_kept_under_its_old_name(
         assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
-def test_a_disk_that_is_full_before_its_time_is_a_sentence(folder: Path, adapter: Path, cache: Path) -> None:
-    """After the room was looked at: here by the largest file that a process may write."""
+def test_a_full_disk_is_an_error_with_a_message(folder: Path, adapter: Path, cache: Path) -> None:
+    """The disk fills up after the check of its free space; here a limit of the file size has that effect."""
     code = (
         "import resource, signal, sys\nfrom icl.models.vllm.model import VLLM\n"
         "model = VLLM(sys.argv[1], adapter=sys.argv[2], merge=True)\n"
@@ -144,7 +140,7 @@ def test_a_disk_that_is_full_before_its_time_is_a_sentence(folder: Path, adapter
 
 
 class Evil:
-    """Runs code where a pickle of it is opened."""
+    """An object whose unpickling runs code."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -178,14 +174,14 @@ def test_a_damaged_adapter_is_not_called_another_models(folder: Path, adapter: P
         merged(VLLM(str(folder), adapter=str(copy), merge=True))
 
 
-def test_a_link_that_leads_nowhere_is_a_sentence(folder: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_broken_link_is_an_error_with_a_message(folder: Path, adapter: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "vocab.json").symlink_to(tmp_path / "gone")
     with pytest.raises(ModelError, match=r"vocab\.json leads to no file"):
         merged(VLLM(str(copy), adapter=str(adapter), merge=True))
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(
+def test_a_cache_that_cannot_be_written_is_an_error_with_a_message(
     folder: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -215,7 +211,7 @@ def test_there_must_be_an_adapter_to_merge() -> None:
 
 
 def test_a_hub_id_is_merged_from_its_files_in_the_hub_s_cache(folder: Path, adapter: Path, tmp_path: Path) -> None:
-    """In a process of its own, since the hub's library reads where its cache lies when it is imported."""
+    """This needs a process of its own, since the hub's library reads the path of its cache on import."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--someone--llava"
     shutil.copytree(folder, repository / "snapshots" / commit)

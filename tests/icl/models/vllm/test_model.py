@@ -1,4 +1,4 @@
-"""The component: the ids and answers of the checkpoint itself, what it is started with, what it refuses."""
+"""The component `vllm`: token ids and answers of the checkpoint, start of the engine, refusals."""
 
 import os
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def test_images_go_by_their_digest_and_are_processed_once(model: VLLM) -> None:
     assert second["mm_kwargs"]["image"] == [None] * len(prompt.images)  # in the engine already
 
 
-def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
+def test_shared_prefixes_are_in_the_prefix_cache(model: VLLM) -> None:
     tiny = checkpoints.tiny_models()
     prompts = [tiny.prompt([1, 2, 3, 4], f"question {i}?", f"fixed{i}") for i in range(8)]
     requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=2) for prompt in prompts]
@@ -85,7 +85,7 @@ def test_what_prompts_share_is_read_from_the_prefix_cache(model: VLLM) -> None:
     assert cached > 0.6 * read
 
 
-def test_a_image_is_encoded_once_wherever_it_is_shown(model: VLLM) -> None:
+def test_an_image_is_encoded_once_wherever_it_occurs(model: VLLM) -> None:
     tiny = checkpoints.tiny_models()
     orders = ([51, 52, 53], [53, 51, 52], [52], [53, 52, 51], [51, 53])  # no beginning of one is that of another
     prompts = [tiny.prompt(order, f"question {i}?", f"order{i}") for i, order in enumerate(orders)]
@@ -142,21 +142,19 @@ def test_a_quantization_that_the_device_does_not_support_is_an_error_with_a_mess
     assert "validation error" not in str(error.value)
 
 
-def test_a_mask_of_images_that_vllm_has_not_here_is_refused(tmp_path: Path) -> None:
+def test_a_model_with_image_masks_is_refused_on_a_cpu(tmp_path: Path) -> None:
     gemma = checkpoints.saved("gemma3", tmp_path)
     with pytest.raises(ModelError, match=r"tokens of an image attend to each other, .* or the backend 'hf'"):
         groups.tiny_engine(gemma).load()
 
 
-def test_a_folder_that_is_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_checkpoint_is_an_error_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no config"):
         VLLM(str(tmp_path)).load()
 
 
-def test_it_runs_in_processes_of_its_own_and_can_be_started_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU: the engine, its scheduler and its worker each elsewhere. Faults and traces come through."""
+def test_it_runs_in_separate_processes_and_can_be_restarted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, engine, scheduler and worker run in other processes. Faults and traces still arrive."""
     if "qwen" in folder.name:
         pytest.skip("one architecture is enough: it takes long to start")
     monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "1")

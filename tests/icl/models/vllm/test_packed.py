@@ -1,4 +1,4 @@
-"""Checkpoints that come in 4 bits, in the formats of GPTQ and AWQ: loaded by their own config, in vLLM's kernels.
+"""Checkpoints in the 4-bit formats of GPTQ and AWQ, loaded by their own config, with vLLM's kernels.
 
 They are compared with the same weights in full precision, and with the packed layers of the backend `hf`.
 """
@@ -21,12 +21,12 @@ from icl.models.hf.model import HF
 from icl.types import Generation
 
 TOLERANCE = 0.03
-"""Of a logit: the engine multiplies in bfloat16, the reference in float32."""
+"""Tolerance of a logit: the engine multiplies in bfloat16, the reference in float32."""
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
-def test_it_says_what_the_same_weights_say_in_full_precision_and_packed_on_hf(
+def test_packed_weights_give_the_answers_of_full_precision_and_of_hf(
     architecture: str, method: str, tmp_path: Path
 ) -> None:
     source = checkpoints.saved(architecture, tmp_path)
@@ -48,7 +48,7 @@ def test_it_says_what_the_same_weights_say_in_full_precision_and_packed_on_hf(
 
 
 def packed_on_hf(folder: Path) -> Any:
-    """The model that `hf` loads. This environment's transformers is too old for its sessions, not for a forward."""
+    """The model that `hf` loads. The transformers of this environment is too old for its sessions, but can run it."""
     hf = HF(path=str(folder))
     model = hf.checkpoint.weights(dtype=torch.float32, **quantizing.arguments(hf))
     assert any(type(layer).__name__ == "PackedLinear" for layer in model.modules())
@@ -60,7 +60,7 @@ def layers_of(engine: groups.Watched) -> list[object]:
 
 
 def agreed(reference: Reference, requests: list[groups.DecodingRequest], answers: list[object]) -> tuple[int, int, int]:
-    """Steps that are decided, those of them with the reference's token, and all."""
+    """Numbers of decided steps, of decided steps with the reference's token, and of all steps."""
     total = [0, 0, 0]
     for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Generation), answer

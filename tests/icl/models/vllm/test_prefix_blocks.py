@@ -1,4 +1,4 @@
-"""How much the prefix cache has of some prompts is known before they are asked, to the token."""
+"""The plan predicts to the token how much of some prompts the prefix cache will have."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from experiments.planning.prefix_sharing import PrefixBlocks
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
-def test_the_cache_has_what_the_plan_says(architecture: str, tmp_path: Path) -> None:
+def test_the_prefix_cache_has_the_blocks_of_the_plan(architecture: str, tmp_path: Path) -> None:
     tiny = checkpoints.tiny_models()
     model = groups.tiny_engine(checkpoints.saved(architecture, tmp_path))
     prompts = [tiny.prompt([1, 2, 3, 4 + i % 3], f"question {i % 5}?", f"q{i}") for i in range(12)]

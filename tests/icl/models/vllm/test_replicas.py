@@ -1,4 +1,4 @@
-"""Several engines of one model: every group goes whole to one of them, and the answers are one engine's."""
+"""Several engines of one model: every group runs in one of them, with the answers of a single engine."""
 
 from pathlib import Path
 from typing import Any

@@ -63,7 +63,7 @@ def remote_node(serving: Server) -> str:
 
 
 def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """(arm, shots, composer, seed, query) -> the sample that a run stored."""
+    """(arm, shots, composer, seed, query) -> stored sample of a run."""
     settings = {"decoding": ARMS, "answer_mode": "generate", "metric": "strict"} | more
     (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, model=model, **settings))
     outcome = run(load_config(folder / f"{name}.yaml"), folder / "runs")
@@ -114,7 +114,7 @@ def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path)
 
 
 def test_a_server_treated_as_any_endpoint_gives_greedy_answers_and_first_tokens(serving: Server) -> None:
-    """What `remote` asks of endpoints that are not ours: vLLM's own answers and log-probabilities."""
+    """`remote` uses vLLM's own answers and log-probabilities of such endpoints."""
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
     prompts = [probe_prompt(shots) for shots in (0, 1, 2, 3)]
     plain = model.generate([Request(prompt, max_new_tokens=6) for prompt in prompts])
@@ -133,7 +133,7 @@ def test_a_server_treated_as_any_endpoint_gives_greedy_answers_and_first_tokens(
             assert score == pytest.approx(expected.option_scores[option], abs=0.02), option
 
 
-def test_arms_that_cannot_be_sent_or_read_fail_with_the_servers_sentence(serving: Server) -> None:
+def test_arms_that_cannot_be_sent_or_parsed_fail_with_the_servers_message(serving: Server) -> None:
     model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
     long = probe_prompt(2).map(lambda part: part if part.image else type(part)("word " * 3000, part.name))
     first, second = run_requests(

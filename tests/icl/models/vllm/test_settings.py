@@ -1,4 +1,4 @@
-"""What an engine is started with, what names its outputs, and several engines side by side; no vLLM is needed."""
+"""Engine arguments, digests and replicas. No vLLM is needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", [*PLUGIN_ARGS, "data_parallel_size", "max_model_len", "dtype", "enable_lora"])
-def test_settings_of_its_own_cannot_be_given_twice(name: str) -> None:
+def test_engine_args_cannot_repeat_its_own_settings(name: str) -> None:
     with pytest.raises(ConfigError, match=f"engine_args: {name} is set by the backend or its own fields"):
         VLLM(engine_args={name: 1})
 
@@ -97,7 +97,7 @@ def test_the_context_is_the_shorter_of_the_checkpoints_and_the_one_that_is_set()
     assert VLLM(max_model_len=own + 1).max_tokens == own
 
 
-def test_an_answer_loses_the_token_that_stopped_it() -> None:
+def test_an_answer_has_no_stop_token() -> None:
     model = VLLM()
     stop, other = min(model.stop_tokens), model.option_ids(prompt("What?"), ["red"])[0][0]
     for tokens, answer_tokens, finish in (
@@ -145,7 +145,7 @@ def test_prompts_share_the_blocks_of_their_beginnings() -> None:
 
 
 class Fake:
-    """An engine that says the number of each group; `breaks` after so many of them."""
+    """An engine whose output is the number of the group. It fails after `breaks` groups."""
 
     def __init__(self, breaks: int | None = None) -> None:
         self.breaks, self.answered, self.taken = breaks, list[int](), list[int]()

@@ -1,4 +1,4 @@
-"""One engine of two workers, each with half of every layer: groups choose as one, faults and traces come through."""
+"""One engine of two workers, each with half of every layer: groups stay together, faults and traces arrive."""
 
 from pathlib import Path
 
