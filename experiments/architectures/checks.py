@@ -100,7 +100,7 @@ def _batch(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, ReferenceAn
 def _cache(hf: HF, all_prompts: Sequence[Prompt]) -> Verdict:
     from icl.models.hf.prompt_encoding import PromptEncoder
 
-    if hf.engine.reader.encoder is None:
+    if hf.engine.prompt_encoder.encoder is None:
         return Verdict("off", "the cache is off")
     plain = PromptEncoder(hf.renderer, hf.pixels, hf.engine.runner, None)
     worst = 0.0

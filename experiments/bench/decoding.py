@@ -207,10 +207,10 @@ def _run(
 
 def forget(model: HF) -> None:
     """The caches as they are when a model has just been loaded."""
-    model.pixels.known.clear()
-    model.engine.opener.heads.clear()
-    if model.engine.reader.encoder:
-        model.engine.reader.encoder.known.clear()
+    model.pixels.cache.clear()
+    model.engine.prefiller.cached_prefixes.clear()
+    if model.engine.prompt_encoder.encoder:
+        model.engine.prompt_encoder.encoder.cache.clear()
 
 
 def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:

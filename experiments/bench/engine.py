@@ -63,11 +63,11 @@ def _images(model: HF) -> list[Row]:
     def anew() -> None:
         inputs = processed(model, prompts)
         base = model.engine.runner.model.base_model
-        names = model.engine.reader.encoder.tower_names if model.engine.reader.encoder else ()
+        names = model.engine.prompt_encoder.encoder.tower_names if model.engine.prompt_encoder.encoder else ()
         with torch.no_grad():
             base.get_image_features(**{k: v for k, v in inputs.items() if k in names}, return_dict=True)
 
-    ratio = _ratios(lambda: model.engine.reader.read(prompts), anew)
+    ratio = _ratios(lambda: model.engine.prompt_encoder.read(prompts), anew)
     before = model.counters()
     fresh = prompts_of(2)
     distinct = {image.digest for prompt in fresh for image in prompt.images}
@@ -87,7 +87,7 @@ def _shared_prefixes(model: HF) -> list[Row]:
     fixed = [Prompt((*own[0].turns[:-1], prompt.turns[-1]), prompt.key) for prompt in own]
     noised = [prompt.edit(DiffusionNoise(), where="query") for prompt in own]
     for name, prompts in (("fixed demonstrations", fixed), ("two branches a query", [*own, *noised])):
-        reads = model.engine.reader.read(prompts)
+        reads = model.engine.prompt_encoder.read(prompts)
         ratio = _ratios(lambda r=reads: _open(model, r, True), lambda r=reads: _open(model, r, False))  # type: ignore[misc]
         before = model.counters()["prefill_tokens"]
         _open(model, reads, True)
@@ -101,12 +101,14 @@ def _shared_prefixes(model: HF) -> list[Row]:
 def _copies(model: HF) -> list[Row]:
     """Sixteen branches that differ at the query alone: bytes of the beginning that they share, and of their rows."""
     prompt = prompts_of(5)[0]
-    reads = model.engine.reader.read([prompt, *(prompt.edit(DiffusionNoise(50 * i), "query") for i in range(1, 16))])
-    opener = Prefiller(model.engine.runner, model.token_budget)
-    rows, one, every = opener.open(reads), _open(model, reads[:1], False), torch.arange(16)
+    reads = model.engine.prompt_encoder.read(
+        [prompt, *(prompt.edit(DiffusionNoise(50 * i), "query") for i in range(1, 16))]
+    )
+    prefiller = Prefiller(model.engine.runner, model.token_budget)
+    rows, one, every = prefiller.open(reads), _open(model, reads[:1], False), torch.arange(16)
     rows.advance(rows.logits.argmax(-1))
     copies = _open(model, reads, False)
-    own = int(rows.mask.sum()) - 16 * opener.heads[0].rows.width
+    own = int(rows.mask.sum()) - 16 * prefiller.cached_prefixes[0].rows.width
     counts = f"{_bytes(rows) / _bytes(one):.1f}, copies {_bytes(copies) / _bytes(one):.1f}, of one branch's"
     steps = _ratios(lambda: _steps(rows.take(every)), lambda: _steps(copies.take(every)))
     what = "16 branches that share a beginning"
@@ -123,15 +125,15 @@ def _steps(rows: Any) -> None:
 
 def _bytes(rows: Any) -> int:
     """Of the memory behind the layers' tensors, each piece once."""
-    tensors = [t for layer in rows.cache.layers for t in (layer.keys, layer.values, *(layer.room or ()))]
-    tensors += [t for layer in rows.cache.layers if layer.begins for t in (layer.begins.keys, layer.begins.values)]
+    tensors = [t for layer in rows.cache.layers for t in (layer.keys, layer.values, *(layer.buffers or ()))]
+    tensors += [t for layer in rows.cache.layers if layer.prefix for t in (layer.prefix.keys, layer.prefix.values)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _options(model: HF) -> list[Row]:
     """Four options of a few tokens, scored on prefilled rows, over the prefill and over a forward for each."""
     prompts = prompts_of(4)
-    reads = model.engine.reader.read(prompts)
+    reads = model.engine.prompt_encoder.read(prompts)
     session = _open(model, reads, False)
     words = [
         "a small red circle",

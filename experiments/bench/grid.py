@@ -36,7 +36,7 @@ class Watched(HF):
         for prompt in prompts:
             self.images.update(image.digest for image in prompt.images)
         fresh = {prompt.digest: prompt for prompt in prompts if prompt.digest not in self.prompts}
-        for (digest, _), read in zip(fresh.items(), self.engine.reader.read(list(fresh.values())), strict=True):
+        for (digest, _), read in zip(fresh.items(), self.engine.prompt_encoder.read(list(fresh.values())), strict=True):
             self.prompts[digest] = read.key
         return super().open(prompts, early_exits=early_exits, prefix_source=prefix_source)
 

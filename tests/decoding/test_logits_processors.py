@@ -42,9 +42,9 @@ def prompts() -> list[Prompt]:
 
 def generate(model: HF, one: Prompt, **settings: Any) -> tuple[int, ...]:
     """Tokens of transformers' greedy `generate`, without the stop token."""
-    from icl.models.hf.prompt_encoding import processed
+    from icl.models.hf.prompt_encoding import process_prompt
 
-    inputs = processed(model.renderer, one)
+    inputs = process_prompt(model.renderer, one)
     with torch.inference_mode():
         whole = model.engine.runner.model.generate(**inputs, do_sample=False, max_new_tokens=NEW, **settings)
     tokens = whole[0, inputs["input_ids"].shape[-1] :].tolist()

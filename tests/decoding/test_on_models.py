@@ -150,14 +150,14 @@ def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_
 
 def whole(model: HF, branch: Prompt, tokens: Sequence[int], exits: bool) -> Tensor:
     """[tokens + 1, 1 + early layers, V]: prompt and answer in one forward, alone and on an empty cache."""
-    runner, (read,) = model.engine.runner, model.engine.reader.read([branch])
+    runner, (read,) = model.engine.runner, model.engine.prompt_encoder.read([branch])
     assert read.plain is None
     added = torch.tensor(tokens, dtype=read.ids.dtype)
     longer = replace(
         read,
         ids=torch.cat([read.ids, added]),
         positions=torch.cat([read.positions, read.positions[..., -1:] + 1 + torch.arange(len(tokens))], -1),
-        kinds=None if read.kinds is None else torch.cat([read.kinds, torch.zeros_like(added)]),
+        token_types=None if read.token_types is None else torch.cat([read.token_types, torch.zeros_like(added)]),
         key=(*read.key, *tokens),
     )
     logits = runner.forward(**runner.padded([longer]), keep=len(tokens) + 1, early_exits=exits)[0].float()
@@ -186,7 +186,7 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     whole forward would want an image there, so the check ends before it.
     """
     close = 10 * CLOSE if isinstance(arm.strategy, EntropyMatched) else CLOSE
-    strategy, slots = arm.strategy, model.engine.reader.slots
+    strategy, slots = arm.strategy, model.engine.prompt_encoder.slots
     tokens = list(takewhile(lambda token: token not in slots, answer.tokens))
     steps = answer.usage.new_tokens if tokens == list(answer.tokens) else len(tokens)
     (note,) = strategy.prepare([question], lambda prompts, max_new_tokens: descriptions(model, prompts, max_new_tokens))

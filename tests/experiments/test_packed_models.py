@@ -12,7 +12,7 @@ from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.report.quantization_section import quantization_section
 from experiments.results.run_view import view_run
-from icl.models.hf import prequantized as ready
+from icl.models.hf import prequantized
 from icl.models.hf.checkpoint import SHIPPED
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding" / "lockstep"))
@@ -54,4 +54,4 @@ def test_the_analysis_and_the_report_hold_it_against_the_one_that_is_not(
 def test_a_checkpoint_that_is_not_here_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("not JSON")
     for path in ("owner/name", str(tmp_path / "gone"), str(tmp_path), "tiny", None):
-        assert ready.comes_as({"name": "hf", "path": path}) is None
+        assert prequantized.comes_as({"name": "hf", "path": path}) is None

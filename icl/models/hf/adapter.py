@@ -1,6 +1,6 @@
-"""LoRA adapters of peft (Hu et al., ICLR 2022): beside the weights, or merged into them.
+"""LoRA adapters of peft (Hu et al., ICLR 2022), beside the weights or merged into them.
 
-The layers are put in place inside the model, so everything else goes on reading the same object.
+The layers are replaced inside the model, so other code keeps its reference to the same object.
 """
 
 import hashlib
@@ -23,14 +23,19 @@ HUB_ID = r"[\w.-]+/[\w.-]+"
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """A folder that `save_pretrained` of peft wrote. key: where it was named."""
+    """A LoRA adapter in a folder that `save_pretrained` of peft wrote.
+
+    Attributes:
+        path: The folder.
+        key: Config key that names it, for error messages.
+    """
 
     path: str
     key: str = "model.adapter"
 
     @cached_property
     def folder(self) -> Path:
-        """Raises ModelError where it is incomplete, or holds no LoRA."""
+        """The folder. Raises ModelError if it is incomplete or contains another kind of adapter."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             raise ModelError(f"{self.key}: there is no folder {folder.absolute()}.")
@@ -39,10 +44,10 @@ class LoraAdapter:
         if not any((folder / name).is_file() for name in WEIGHTS):
             raise ModelError(f"{self.key}: {folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}).")
         try:
-            told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelError(f"{self.key}: {folder / CONFIG} is not JSON: {error}.") from error
-        kind = told.get("peft_type") if isinstance(told, dict) else None
+        kind = config.get("peft_type") if isinstance(config, dict) else None
         if kind != "LORA":
             raise ModelError(f"{self.key}: {folder} holds an adapter of type {kind}; this backend takes LORA.")
         if find_spec("peft") is None:
@@ -53,34 +58,45 @@ class LoraAdapter:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of its settings and weights. Where the base lay when it was trained does not enter."""
+        """sha256 of settings and weights. The path of the base model does not count."""
         settings = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         settings.pop("base_model_name_or_path", None)
-        told = hashlib.sha256(canonical_bytes(settings))
+        hasher = hashlib.sha256(canonical_bytes(settings))
         for name in WEIGHTS:
             if (self.folder / name).is_file():
                 with (self.folder / name).open("rb") as file:
-                    told.update(hashlib.file_digest(file, "sha256").digest())
-        return told.hexdigest()
+                    hasher.update(hashlib.file_digest(file, "sha256").digest())
+        return hasher.hexdigest()
 
     @cached_property
     def base(self) -> str:
-        """The model that it says it was trained on."""
-        told = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-        return str(told.get("base_model_name_or_path") or "another model")
+        """Name of the model that the adapter was trained on, according to its config."""
+        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        return str(config.get("base_model_name_or_path") or "another model")
 
-    def doubt(self, name: str) -> str | None:
-        """A note where two names on the hub differ: a copy of the base has another name too, so it is no error."""
+    def base_note(self, name: str) -> str | None:
+        """A note if the base model has another hub name than `name`. Not an error: a copy of the base has another name
+        too.
+        """
         if self.base == name or not (re.fullmatch(HUB_ID, self.base) and re.fullmatch(HUB_ID, name)):
             return None
         return f"the adapter {self.folder} says that it was trained on {self.base}; it is used on {name}"
 
-    def applied(self, model: Any, name: str, merge: bool) -> Any:
-        """The model with the adapter in it. name: the checkpoint's. Raises ModelError where it is of another model."""
+    def apply_to(self, model: Any, name: str, merge: bool) -> Any:
+        """The model with the adapter.
+
+        Args:
+            model: The base model.
+            name: Name of its checkpoint, for error messages.
+            merge: Whether to add the adapter to the weights.
+
+        Raises:
+            ModelError: The adapter does not fit the model.
+        """
         import logging
         from pickle import UnpicklingError
 
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, whose kernels nobody asked for
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
         from peft import PeftConfig, PeftModel
         from safetensors import SafetensorError
 
@@ -88,16 +104,16 @@ class LoraAdapter:
 
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what peft warns of is an error below
+                warnings.simplefilter("ignore")  # the conditions that peft warns of raise below
                 config = PeftConfig.from_pretrained(str(self.folder))
                 config.inference_mode = True
                 tuned = PeftModel(model, config)
-                told = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
+                loaded = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
         except (*FAILURES, re.error) as error:
             if isinstance(error, UnpicklingError | EOFError | SafetensorError):
                 raise ModelError(f"{self.key}: {self.folder} cannot be loaded: {reason(error)}") from error
             raise ModelError(self._other(name, reason(error))) from error
-        for keys, what in ((told.unexpected_keys, "has no place for"), (told.missing_keys, "finds nothing for")):
+        for keys, what in ((loaded.unexpected_keys, "has no place for"), (loaded.missing_keys, "finds nothing for")):
             if keys:
                 raise ModelError(self._other(name, f"{name} {what} {len(keys)} of its weights, such as {keys[0]}"))
         whole = tuned.merge_and_unload() if merge else tuned.get_base_model()

@@ -1,4 +1,4 @@
-"""Bounded memory: a batch that halves where memory runs out."""
+"""Recovery from out-of-memory errors: the batch is split into halves."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -16,9 +16,16 @@ T = TypeVar("T")
 def halving(
     run: Callable[[Sequence[T]], list[V]], batch: Sequence[T], what: str, relieve: Callable[[], None] = lambda: None
 ) -> list[V]:
-    """`run(batch)`, in halves where memory runs out. Raises ModelError where a single item does not fit.
+    """`run(batch)`, in halves if memory runs out.
 
-    relieve: gives back what can be spared before the halves are tried.
+    Args:
+        run: Computes one result for each item.
+        batch: The items.
+        what: Plural noun for the items, for the error message.
+        relieve: Frees optional memory before the halves are tried.
+
+    Raises:
+        ModelError: A single item does not fit into memory.
     """
     try:
         return run(batch)
@@ -38,7 +45,7 @@ def halving(
 
 
 def free() -> None:
-    """Give unused device memory back, after the frames that held it are gone."""
+    """Give unused memory back to the device. Call it outside the frames that held the tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

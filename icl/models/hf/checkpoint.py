@@ -1,4 +1,4 @@
-"""Where a checkpoint lies, whether it is whole, and what identifies it. Nothing here reads weights into memory."""
+"""Location, completeness and identity of a checkpoint. Nothing here reads weights into memory."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.canonical_json import canonical_digest
 from icl.errors import ModelError
 from icl.models.hf import conventions
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
@@ -18,12 +17,18 @@ SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoint
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 SAMPLES, BLOCK = 64, 2**16
-"""Of a weight file, this many blocks of this many bytes enter its digest, evenly spread: retrained weights show."""
+"""Of a large weight file, this many blocks of this many bytes enter its digest, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on the hub or in a folder. path: hub id, folder, or the word of a shipped one."""
+    """A model on the hub or in a folder.
+
+    Attributes:
+        path: Hub id, folder, or the name of a shipped checkpoint.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether Python code of the checkpoint may run.
+    """
 
     path: str
     revision: str | None = None
@@ -31,15 +36,15 @@ class Checkpoint:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, or None for a hub id. Raises ModelError where it is incomplete."""
-        known = SHIPPED.get(self.path)
-        folder = known or Path(self.path).expanduser()
-        if known is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
+        """The folder, or None for a hub id. Raises ModelError if it is incomplete."""
+        shipped = SHIPPED.get(self.path)
+        folder = shipped or Path(self.path).expanduser()
+        if shipped is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
             return None
         if not folder.is_dir():
-            wanted = "a folder with a checkpoint, a hub id (owner/name)"
+            expected = "a folder with a checkpoint, a hub id (owner/name)"
             missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
-            raise ModelError(f"model.path: '{self.path}' is not {wanted} or the word 'tiny': {missing}.")
+            raise ModelError(f"model.path: '{self.path}' is not {expected} or the word 'tiny': {missing}.")
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
         if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
@@ -56,7 +61,7 @@ class Checkpoint:
 
     @property
     def source(self) -> str:
-        """What `from_pretrained` takes."""
+        """The first argument of `from_pretrained`."""
         return str(self.folder or self.path)
 
     @cached_property
@@ -66,21 +71,21 @@ class Checkpoint:
         return self._read(AutoConfig, "config")
 
     @cached_property
-    def written(self) -> Mapping[str, Any]:
-        """The config as the checkpoint wrote it; a folder's is read without transformers: a finished run needs none."""
+    def config_dict(self) -> Mapping[str, Any]:
+        """The config as stored. A folder's config is read without transformers, which a finished run does not need."""
         if self.folder is not None:
             try:
-                told = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+                content = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
             except ValueError:
-                told = None  # the config's own reading says what is wrong with it
-            if isinstance(told, dict):
-                return told
+                content = None  # `config` raises the error
+            if isinstance(content, dict):
+                return content
         written: dict[str, Any] = self.config.to_dict()
         return written
 
     @cached_property
     def processor(self) -> Any:
-        """With tokenizer, image processor and chat template. Raises ModelError where it breaks a convention."""
+        """The processor, with tokenizer, image processor and chat template. Raises ModelError if a part is missing."""
         from transformers import AutoProcessor
 
         processor = self._read(AutoProcessor, "processor")
@@ -89,7 +94,7 @@ class Checkpoint:
 
     @cached_property
     def generation(self) -> Any:
-        """The generation config, or one made from the config where the checkpoint has none."""
+        """The generation config, or one made from the model config if there is none."""
         from transformers import GenerationConfig
 
         try:
@@ -98,7 +103,11 @@ class Checkpoint:
             return GenerationConfig.from_model_config(self.config)
 
     def weights(self, **how: Any) -> Any:
-        """The model, ready for forwards. how: dtype, device_map, attn_implementation."""
+        """The model in evaluation mode. Raises ModelError if weights are missing.
+
+        Args:
+            how: Arguments of `from_pretrained`, such as dtype, device_map and attn_implementation.
+        """
         from transformers import AutoModelForImageTextToText
 
         model, info = self._read(AutoModelForImageTextToText, "weights", output_loading_info=True, **how)
@@ -138,51 +147,51 @@ class Checkpoint:
 
     @property
     def _small(self) -> bool:
-        """Whether loading takes no time that a progress bar would have to fill."""
+        """Whether the weights load so fast that no progress bar is needed."""
         files = [path for pattern in WEIGHTS for path in (self.folder.glob(pattern) if self.folder else ())]
         return bool(files) and sum(path.stat().st_size for path in files) < SMALL_SOURCE_BYTES
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the files that decide what the model says; for a hub id, its commit."""
+        """sha256 of the files that determine the outputs. For a hub id, its commit."""
         if self.folder is None:
             return f"{self.path}@{self._commit()}"
-        told = hashlib.sha256()
+        hasher = hashlib.sha256()
         for path in sorted(self._files(self.folder)):
             if not path.is_file():
                 raise ModelError(f"model.path: {path} leads to no file. Copy the checkpoint anew, or take it away.")
             stat = path.stat()
-            told.update(f"{path.name}:{_file_digest(str(path), stat.st_size, stat.st_mtime_ns)}\n".encode())
-        return told.hexdigest()
+            hasher.update(f"{path.name}:{_file_digest(str(path), stat.st_size, stat.st_mtime_ns)}\n".encode())
+        return hasher.hexdigest()
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for pattern in (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py"):
             yield from folder.glob(pattern)
 
     def _commit(self) -> str:
-        """The commit of a hub id, as its files lie in the local cache."""
+        """The commit of a hub id in the local cache."""
         from transformers.utils.hub import cached_file
 
         try:
-            found = cached_file(self.path, "config.json", revision=self.revision)
+            file = cached_file(self.path, "config.json", revision=self.revision)
         except OSError as error:
             raise ModelError(self._sentence("config", error)) from error
-        parts = Path(str(found)).parts
+        parts = Path(str(file)).parts
         return parts[parts.index("snapshots") + 1] if "snapshots" in parts else str(self.revision)
 
 
 @lru_cache(4096)
 def _file_digest(path: str, size: int, changed: int) -> str:
-    """Of the whole file where it is small, else of its size, its beginning and blocks all over it."""
-    told = hashlib.sha256(str(size).encode())
+    """sha256 of a small file, or of the size and evenly spaced blocks of a large one."""
+    hasher = hashlib.sha256(str(size).encode())
     with Path(path).open("rb") as file:
         if size <= 2 * SAMPLES * BLOCK:
-            told.update(file.read())
+            hasher.update(file.read())
         else:
             for place in range(SAMPLES):
                 file.seek((size - BLOCK) * place // (SAMPLES - 1))
-                told.update(file.read(BLOCK))
-    return told.hexdigest()
+                hasher.update(file.read(BLOCK))
+    return hasher.hexdigest()
 
 
 def text_config(config: Any) -> Any:
@@ -191,13 +200,13 @@ def text_config(config: Any) -> Any:
 
 
 def max_tokens(config: Any) -> int | None:
-    """The context length that the text config states."""
+    """Context length in tokens according to the text config."""
     length = getattr(text_config(config), "max_position_embeddings", None)
     return int(length) if length else None
 
 
 def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
-    """Ids that end an answer: the generation config's, or else those of config and tokenizer."""
+    """Token ids that end an answer: those of the generation config, or else those of config and tokenizer."""
     stops = _ids(checkpoint.generation.eos_token_id)
     if not stops:
         stops = _ids(getattr(text_config(checkpoint.config), "eos_token_id", None))
@@ -209,12 +218,7 @@ def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
     return stops
 
 
-def _ids(given: Any) -> frozenset[int]:
-    if given is None:
+def _ids(value: Any) -> frozenset[int]:
+    if value is None:
         return frozenset()
-    return frozenset(given) if isinstance(given, list | tuple) else frozenset({int(given)})
-
-
-def told(settings: dict[str, Any]) -> str:
-    """sha256 of canonical JSON."""
-    return canonical_digest(settings)
+    return frozenset(value) if isinstance(value, list | tuple) else frozenset({int(value)})

@@ -1,18 +1,18 @@
-"""Conventions that a checkpoint's processor and class follow, and which one is broken where a checkpoint cannot run.
+"""Conventions of transformers that a checkpoint must follow, and the error message for the first one that it breaks.
 
-No architecture is named anywhere in this backend: what follows these conventions of transformers works, whether it is
-known or not. Those of the processor are asked before any weights are read.
+This backend names no architecture. A checkpoint that follows these conventions works, even a new one. The processor is
+checked before any weights are read.
 
  1. The processor has a `tokenizer` and an `image_processor`.
- 2. It has a chat template, which takes typed content and writes one `image_token` for each image, in its place.
- 3. It names that placeholder, `image_token`, and the ids of the tokens that it writes for images, `image_token_ids`.
- 4. It writes as many of these tokens as the vision tower gives features.
- 5. The class decodes alone (no encoder for the text), and its `forward` takes `input_ids`, `attention_mask`,
-    `position_ids` and `cache` by these names.
+ 2. It has a chat template that takes typed content and writes one `image_token` for each image, in its place.
+ 3. It names this placeholder, `image_token`, and the ids of the tokens that it writes for images, `image_token_ids`.
+ 4. It writes as many of these tokens as the vision tower returns features.
+ 5. The class has no text encoder, and its `forward` takes `input_ids`, `attention_mask`, `position_ids` and `cache` by
+    these names.
 
-Two more are not needed, and make it faster: the processor tells what it wrote for each image
-(`text_replacement_offsets`), and the class has `get_image_features` and takes `mm_encoder_outputs`. Where one of them
-is missing, images are encoded with each prompt anew.
+Two more are optional and save time: the processor returns the text that it wrote for each image
+(`text_replacement_offsets`), and the class has `get_image_features` and takes `mm_encoder_outputs`. If one of them is
+missing, images are encoded again for each prompt.
 """
 
 import inspect
@@ -24,7 +24,7 @@ FORWARD = ("input_ids", "attention_mask", "position_ids", "cache")
 
 
 def check_processor(processor: Any, path: str) -> None:
-    """Raises ModelError with the first convention that the processor breaks."""
+    """Raise ModelError for the first convention that the processor breaks."""
     kind = type(processor).__name__
     for part, what in (("tokenizer", "tokenizer"), ("image_processor", "image processor")):
         if getattr(processor, part, None) is None:
@@ -50,7 +50,7 @@ def check_processor(processor: Any, path: str) -> None:
 
 
 def check_class(model: Any, path: str) -> None:
-    """Raises ModelError where sessions cannot call the class."""
+    """Raise ModelError if sessions cannot call the class."""
     kind = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
@@ -66,13 +66,13 @@ def check_class(model: Any, path: str) -> None:
 
 
 def mismatch(error: Exception, model: Any, path: str) -> ModelError:
-    """What is said where a prompt with an image, written by the processor itself, does not go through the model."""
+    """The error for a prompt with an image that the processor itself wrote and that the model cannot read."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     why = (
         "A processor writes as many image tokens as the vision tower gives features, and gives inputs by the names "
         "that the class takes: processor and weights are of two models, or of two releases."
     )
-    if isinstance(error, AttributeError | NameError) and "'NoneType'" not in first:  # None: an input that is not given
+    if isinstance(error, AttributeError | NameError) and "'NoneType'" not in first:  # None: a missing input
         import transformers
 
         why = (

@@ -1,16 +1,23 @@
-"""What a model did since it was loaded, so that reuse is measured and not believed."""
+"""Counters of a model's work, to measure how much computation caches save."""
 
 from dataclasses import asdict, dataclass
 
 
 @dataclass
 class ModelCounters:
-    """images_shown: slots of the prompts opened. images_encoded: through the vision tower.
+    """Counts of a model's work since it was loaded.
 
-    prompt_tokens: of the distinct prompts opened. prefill_tokens: of those, really forwarded (padding not counted);
-    padded_tokens: the same with padding. lent_tokens: of prompts opened beside a session, taken over from its rows.
-    decode_tokens: forwarded behind a prefill. suffix_tokens: forwarded to score options. forwards: calls of the
-    language model, prefills among them.
+    Attributes:
+        images_shown: Images in the opened prompts.
+        images_encoded: Images that went through the vision tower.
+        prompt_tokens: Tokens of the distinct prompts opened.
+        prefill_tokens: Prompt tokens that were forwarded, without padding.
+        padded_tokens: The same with padding.
+        lent_tokens: Prompt tokens that were reused from the rows of another session.
+        decode_tokens: Tokens forwarded after a prefill.
+        suffix_tokens: Tokens forwarded to score options.
+        forwards: Calls of the language model, including prefills.
+        prefills: Prefill calls.
     """
 
     images_shown: int = 0
@@ -24,5 +31,5 @@ class ModelCounters:
     forwards: int = 0
     prefills: int = 0
 
-    def told(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int]:
         return asdict(self)

@@ -1,9 +1,9 @@
-"""Early exits: what the layers before the last would say, through the model's own output layer.
+"""Early exits: logits of the layers before the last, computed with the model's output layer.
 
-The layers are the even ones (0 is the embeddings) below the last; 0 is left out where the output layer is the
-embeddings' own matrix, since there it says the token that was read. States are taken as they are, without the final
-norm, as in the released code of DoLa. That the output layer is a matrix and nothing more is asked of the checkpoint
-once: what it makes of the last state must be the logits.
+The early layers are the even ones below the last, where 0 is the embeddings. Layer 0 is left out if the output layer
+shares its matrix with the embeddings, because it would then predict the token that was read. As in the released code of
+DoLa, hidden states are used without the final norm. A check makes sure once that the output layer is a plain matrix:
+applied to the last hidden state, it must give the logits.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from torch import Tensor
 from icl.errors import ModelError
 
 TOLERANCE = 1e-2
-"""Of the logits' spread."""
+"""Maximum difference, as a share of the standard deviation of the logits."""
 
 
 class EarlyExitHead:
-    """The early layers of a model."""
+    """The output layer of a model, applied to its early layers."""
 
     def __init__(self, model: Any) -> None:
         self.head = model.get_output_embeddings()
@@ -30,7 +30,15 @@ class EarlyExitHead:
         self.checked = False
 
     def with_early_logits(self, logits: Tensor, states: Sequence[Tensor]) -> Tensor:
-        """[R, T, 1 + early layers, V]. logits: [R, T, V]. states: [R, T, D] after each layer, the embeddings first."""
+        """Logits of the last and the early layers: [R, T, 1 + early layers, V].
+
+        Args:
+            logits: [R, T, V] of the last layer.
+            states: [R, T, D] after each layer, the embeddings first.
+
+        Raises:
+            ModelError: The model has no early layers, or its output layer is not a plain matrix.
+        """
         if not self.checked:
             self._check(logits, states[-1])
         early = [self.head(states[layer]) for layer in range(2 if self.tied else 0, len(states) - 1, 2)]

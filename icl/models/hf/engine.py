@@ -1,14 +1,11 @@
-"""A loaded checkpoint: weights, image cache and opener, put together after asking the checkpoint what it allows."""
+"""A loaded checkpoint: weights, image cache and prefiller, configured by checks of what the checkpoint supports."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ModelError
-from icl.models.hf import conventions
-from icl.models.hf import device_placement as placing
-from icl.models.hf import quantization as quantizing
-from icl.models.hf import self_check as selfcheck
-from icl.models.hf import version_check as version
+from icl.models.hf import conventions, device_placement, quantization, self_check, version_check
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import LanguageModel
@@ -21,68 +18,84 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
+logger = logging.getLogger(__name__)
+
 
 class HFEngine:
-    """What `HF.load` makes. notes: what is switched off for this checkpoint, and why."""
+    """A loaded checkpoint that opens sessions.
+
+    Attributes:
+        counters: Work done so far.
+        runner: The language model.
+        prompt_encoder: Turns prompts into model inputs.
+        prefiller: Prefills encoded prompts.
+        notes: What is switched off for this checkpoint, and why.
+    """
 
     def __init__(self, hf: "HF") -> None:
-        version.check()
+        version_check.check()
         processor = hf.checkpoint.processor
-        if placing.device(hf.device, hf.device_map)[0] == "cpu":
+        if device_placement.resolve_device(hf.device, hf.device_map)[0] == "cpu":
             keep_freed_memory()
-        quantizing.check(hf)
-        placed = placing.how(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
+        quantization.check(hf)
+        placed = device_placement.loading_arguments(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
         if hf.lora is not None:
-            _ = hf.lora.folder  # whether it is whole, before weights are read
-        model = quantizing.settled(hf.checkpoint.weights(**placed, **quantizing.arguments(hf)))
+            _ = hf.lora.folder  # raises before weights are read
+        logger.info("loading %s (%s)", hf.path, ", ".join(f"{key} {value}" for key, value in placed.items()))
+        model = quantization.fix_layers(hf.checkpoint.weights(**placed, **quantization.arguments(hf)))
         if hf.lora is not None:
-            model = hf.lora.applied(model, hf.path, hf.merge)
+            model = hf.lora.apply_to(model, hf.path, hf.merge)
+            logger.info("adapter %s %s", hf.lora.folder, "merged into the weights" if hf.merge else "added")
         conventions.check_class(model, hf.path)
         self.counters = ModelCounters()
         self.runner = LanguageModel(model, processor, self.counters, hf.token_budget)
         self.name, self.limit = hf.path, hf.max_tokens
-        doubt = None if hf.lora is None else hf.lora.doubt(hf.path)
+        doubt = None if hf.lora is None else hf.lora.base_note(hf.path)
         self.notes: tuple[str, ...] = (doubt,) if doubt else ()
-        self.reader = self._reader(hf)
-        self.opener = Prefiller(self.runner, hf.token_budget, self._sharing())
+        self.prompt_encoder = self._make_prompt_encoder(hf)
+        self.prefiller = Prefiller(self.runner, hf.token_budget, self._can_share_prefixes())
         vars(self.counters).update(vars(ModelCounters()))
+        size = model.get_memory_footprint() / 2**20
+        logger.info("loaded %s: %s, %s on %s, %.0f MiB", hf.path, type(model).__name__, model.dtype, model.device, size)
+        for note in self.notes:
+            logger.info("%s", note)
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether prompts that are opened beside a session may begin on its rows."""
-        return self.opener.sharing and self.runner.reach > 0
+        """Whether new prompts can reuse the KV cache of an open session's rows."""
+        return self.prefiller.sharing and self.runner.shareable_length > 0
 
     def open(
         self, prompts: Sequence[Prompt], early_exits: bool = False, prefix_source: HFSession | None = None
     ) -> HFSession:
-        reads = self.reader.read(prompts)
+        reads = self.prompt_encoder.read(prompts)
         longest = max(map(len, reads))
         if self.limit is not None and longest >= self.limit:
             raise ModelError(
                 f"a prompt has {longest:,} tokens, and {self.name} reads at most {self.limit:,} with its answer. Take "
                 "fewer shots or smaller images."
             )
-        return self.opener.open(reads, early_exits, prefix_source)
+        return self.prefiller.open(reads, early_exits, prefix_source)
 
-    def _reader(self, hf: "HF") -> PromptEncoder:
+    def _make_prompt_encoder(self, hf: "HF") -> PromptEncoder:
         plain = PromptEncoder(hf.renderer, hf.pixels, self.runner, None)
         if not hasattr(self.runner.model.base_model, "get_image_features"):
-            verdict = selfcheck.CheckResult(False, "the architecture has no get_image_features")
+            verdict = self_check.CheckResult(False, "the architecture has no get_image_features")
         else:
             encoder = ImageEncoder(hf.pixels, self.runner.model, hf.image_cache_mb * 2**20, self.counters)
             cached = PromptEncoder(hf.renderer, hf.pixels, self.runner, encoder)
-            verdict = selfcheck.image_cache(cached, plain, self.runner)
+            verdict = self_check.check_image_cache(cached, plain, self.runner)
             if verdict.holds:
-                encoder.known.clear()
+                encoder.cache.clear()
                 return cached
-        selfcheck.plain_reading(plain, self.runner, hf.path)
+        self_check.check_plain_reading(plain, self.runner, hf.path)
         self.notes += (f"the image cache is off for {hf.path}: {verdict.reason}",)
         return plain
 
-    def _sharing(self) -> bool:
-        if self.reader.encoder is None:
+    def _can_share_prefixes(self) -> bool:
+        if self.prompt_encoder.encoder is None:
             return False
-        verdict = selfcheck.shared_beginnings(self.reader, self.runner)
+        verdict = self_check.check_shared_prefix(self.prompt_encoder, self.runner)
         if not verdict.holds:
             self.notes += (f"shared beginnings are prefilled anew each time: {verdict.reason}",)
         return verdict.holds

@@ -1,8 +1,8 @@
-"""Each distinct image meets the vision tower once.
+"""Image features with a cache: each distinct image passes through the vision tower once.
 
-An image is encoded by itself, which settles what belongs to it (tiles, grids, splits) without a line about any
-architecture. What is kept: the text that the processor writes for it, its features, and the grid that positions are
-computed from. A forward gets the features through the public argument `mm_encoder_outputs`.
+Each image is encoded alone. This determines its tiles, grids and splits without code for any architecture. The cache
+holds the text that the processor writes for the image, its features, and the grid that positions are computed from.
+`forward` receives the features in its public argument `mm_encoder_outputs`.
 """
 
 import inspect
@@ -15,8 +15,8 @@ from torch import Tensor
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.batch_halving import halving
 from icl.models.hf.counters import ModelCounters
-from icl.models.hf.image_features import EncodedImage, Key, share
-from icl.models.hf.image_processing import TOGETHER, ImageProcessor
+from icl.models.hf.image_features import EncodedImage, Key, slice_field
+from icl.models.hf.image_processing import BATCH, ImageProcessor
 
 if TYPE_CHECKING:
     from icl.images import Image
@@ -25,12 +25,12 @@ FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 
 
 class ImageEncoder:
-    """The tower's half: features from a cache that is bounded in bytes, the least recently used leave first."""
+    """The vision tower with an LRU cache of features, bounded in bytes."""
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
         self.base = model.base_model
-        self.known = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
+        self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
         self.grid_names = (
             set(inspect.signature(positions).parameters) - {"input_ids", "attention_mask", "mm_token_type_ids"}
@@ -40,41 +40,41 @@ class ImageEncoder:
         self.tower_names = set(inspect.signature(self.base.get_image_features).parameters)
 
     def encode(self, prompts: Sequence[Sequence["Image"]]) -> list[list[EncodedImage]]:
-        """The parts of each prompt's images; equal images give the same object. Raises ImageError."""
-        keys = [[self.pixels.key(image, len(shown)) for image in shown] for shown in prompts]
-        wanted: dict[Key, Image] = {}
+        """Encoded images of each prompt. Equal images give the same object. Raises ImageError."""
+        keys = [[self.pixels.key(image, len(images)) for image in images] for images in prompts]
+        missing: dict[Key, Image] = {}
         parts: dict[Key, EncodedImage] = {}
-        for row, shown in zip(keys, prompts, strict=True):
-            for key, image in zip(row, shown, strict=True):
+        for row, images in zip(keys, prompts, strict=True):
+            for key, image in zip(row, images, strict=True):
                 if key not in parts:
-                    found = self.known.get(key)
-                    if found is None:
-                        wanted[key] = image
+                    part = self.cache.get(key)
+                    if part is None:
+                        missing[key] = image
                     else:
-                        parts[key] = found
-        keys_wanted = list(wanted)
-        for start in range(0, len(keys_wanted), 4 * TOGETHER):  # pixels are large: never all at once
-            parts.update(self._miss({key: wanted[key] for key in keys_wanted[start : start + 4 * TOGETHER]}))
+                        parts[key] = part
+        missing_keys = list(missing)
+        for start in range(0, len(missing_keys), 4 * BATCH):  # bounds the memory of pixels
+            parts.update(self._encode_missing({key: missing[key] for key in missing_keys[start : start + 4 * BATCH]}))
         return [[parts[key] for key in row] for row in keys]
 
-    def _miss(self, wanted: Mapping[Key, "Image"]) -> dict[Key, EncodedImage]:
-        alike: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
-        processed = self.pixels.pixels([(image, key[1]) for key, image in wanted.items()])
-        for key, (inputs, text) in zip(wanted, processed, strict=True):
-            self.pixels.told(text)
+    def _encode_missing(self, missing: Mapping[Key, "Image"]) -> dict[Key, EncodedImage]:
+        groups: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
+        processed = self.pixels.pixels([(image, key[1]) for key, image in missing.items()])
+        for key, (inputs, text) in zip(missing, processed, strict=True):
+            self.pixels.check_text(text)
             like = (key[1], tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor)))
-            alike.setdefault(like, []).append((key, inputs, text))
+            groups.setdefault(like, []).append((key, inputs, text))
         made: dict[Key, EncodedImage] = {}
-        for group in alike.values():
-            together = 1 if group[0][0][1] else TOGETHER
+        for group in groups.values():
+            together = 1 if group[0][0][1] else BATCH
             for start in range(0, len(group), together):
-                for part in halving(self._tower, group[start : start + together], "images", self.known.clear):
-                    made[part.key] = self.known.put(part.key, part)
+                for part in halving(self._tower, group[start : start + together], "images", self.cache.clear):
+                    made[part.key] = self.cache.put(part.key, part)
         return made
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
-        """One forward for images whose processed inputs have one shape."""
-        shares = len(group) * (2 if group[0][0][1] else 1)
+        """One forward pass of the tower for images whose processed inputs have equal shapes."""
+        count = len(group) * (2 if group[0][0][1] else 1)
         inputs = {
             name: on_model(torch.cat([each[name] for _, each, _ in group]), self.model)
             for name, value in group[0][1].items()
@@ -83,14 +83,14 @@ class ImageEncoder:
         with torch.no_grad():
             output = self.base.get_image_features(**inputs, return_dict=True)
         self.counters.images_encoded += len(group)
-        found = {name: output.get(name) for name in FIELDS if output.get(name) is not None}
-        if "pooler_output" in found:
-            found.pop("last_hidden_state", None)
+        fields = {name: output.get(name) for name in FIELDS if output.get(name) is not None}
+        if "pooler_output" in fields:
+            fields.pop("last_hidden_state", None)
         return [
             EncodedImage(
                 key,
                 text,
-                {name: share(name, value, i * shares // len(group), shares) for name, value in found.items()},
+                {name: slice_field(name, value, i * count // len(group), count) for name, value in fields.items()},
                 {name: each[name] for name in each if name in self.grid_names and isinstance(each[name], Tensor)},
             )
             for i, (key, each, text) in enumerate(group)
@@ -98,5 +98,5 @@ class ImageEncoder:
 
 
 def on_model(value: Tensor, model: Any) -> Tensor:
-    """On the model's device; numbers that are not indices in its precision."""
+    """The tensor on the model's device. Floating-point tensors get the model's dtype."""
     return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)

@@ -1,7 +1,7 @@
-"""The image processor's half of an image, which needs no weights: pixels and placeholder text, by itself.
+"""Pixels and placeholder text of single images, from the image processor. No weights are needed.
 
-Some processors treat an image among others differently from an image alone (LLaVA-OneVision cuts no tiles then).
-Each is asked once whether it is of that kind.
+Some processors treat an image among others differently from a single image: LLaVA-OneVision then cuts no tiles. Each
+processor is tested once for this.
 """
 
 from collections.abc import Sequence
@@ -13,88 +13,95 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.models.hf.image_features import Key, nbytes, share
+from icl.models.hf.image_features import Key, nbytes, slice_field
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from icl.images import Image
 
-TOGETHER = 16
-"""Images of one size that go through the processor, or through the tower, in one call."""
+BATCH = 16
+"""Images of equal size in one call of the processor or the tower."""
 
-UNTOLD = ""
-"""In place of the text that a processor wrote for an image, where it does not tell."""
+UNKNOWN_TEXT = ""
+"""Stands for the text of an image if the processor does not return it."""
 
 Processed = tuple[dict[str, Any], str]
 """An image's processed inputs, and the text that the processor writes for it."""
 
 
 class ImageProcessor:
-    """Pixels and texts of single images. limit: bytes of processed pixels kept."""
+    """The image processor of a checkpoint, applied to single images. limit: bytes of processed pixels in the cache."""
 
     def __init__(self, processor: Any, limit: int) -> None:
         self.processor = processor
-        self.known = LRUByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
+        self.cache = LRUByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
         self.texts: dict[tuple[int, int, bool], str] = {}
-        self._company: bool | None = None
+        self._depends_on_others: bool | None = None
 
     @property
-    def company(self) -> bool:
-        """Whether it matters for an image to stand among others."""
-        if self._company is None:
+    def depends_on_others(self) -> bool:
+        """Whether an image is processed differently if its prompt has other images."""
+        if self._depends_on_others is None:
             from PIL import Image as PILImage
 
             image = PILImage.new("RGB", (96, 64), (90, 120, 150))
-            self._company = self.process(image, 1)[1] != self.process(image, 2)[1]
-        return self._company
+            self._depends_on_others = self.process(image, 1)[1] != self.process(image, 2)[1]
+        return self._depends_on_others
 
     def key(self, image: "Image", among: int) -> Key:
-        """The image's identity for the model, in a prompt of `among` images."""
-        return image.digest, among > 1 and self.company
+        """Cache key of an image in a prompt of `among` images."""
+        return image.digest, among > 1 and self.depends_on_others
 
     def text(self, image: "Image", among: int) -> str:
-        """The placeholders of an image; they follow from its size, so equal sizes are asked once."""
+        """Placeholders of an image. They depend on its size only, so each size is processed once."""
         pil_image = image.open()
-        several = among > 1 and self.company
+        several = among > 1 and self.depends_on_others
         key = (pil_image.width, pil_image.height, several)
         if key not in self.texts:
-            self.texts[key] = self.told(self.process(pil_image, 2 if several else 1)[1])
+            self.texts[key] = self.check_text(self.process(pil_image, 2 if several else 1)[1])
         return self.texts[key]
 
-    def told(self, text: str) -> str:
-        """Raises ModelError for the text that stands where the processor does not tell what it wrote."""
-        if text == UNTOLD:
+    def check_text(self, text: str) -> str:
+        """The text, unless it is `UNKNOWN_TEXT`. Raises ModelError."""
+        if text == UNKNOWN_TEXT:
             raise ModelError(
                 f"{type(self.processor).__name__} does not tell what it writes for an image (text_replacement_offsets)"
             )
         return text
 
-    def pixels(self, wanted: Sequence[tuple["Image", bool]]) -> list[Processed]:
-        """Inputs of images and whether each is among others, with the edits on pixels.
+    def pixels(self, images: Sequence[tuple["Image", bool]]) -> list[Processed]:
+        """Processed inputs of images, with their edits of processed pixels.
 
-        The variants of one image share the work, and images of one size are processed in one call.
+        Variants of one image share the work, and images of equal size are processed in one call.
+
+        Args:
+            images: Images, and whether each has other images beside it.
         """
-        bases = [(clean(image), several) for image, several in wanted]
+        bases = [(without_pixel_edits(image), several) for image, several in images]
         keys = [(base.digest, several) for base, several in bases]
         made: dict[Key, Processed] = {}
-        fresh: dict[tuple[Any, bool], dict[Key, PILImage]] = {}
+        groups: dict[tuple[Any, bool], dict[Key, PILImage]] = {}
         for key, (base, several) in zip(keys, bases, strict=True):
-            found = made.get(key) or self.known.get(key)
-            if found is None:
+            inputs = made.get(key) or self.cache.get(key)
+            if inputs is None:
                 pil_image = base.open()
-                fresh.setdefault((pil_image.size, several), {})[key] = pil_image
+                groups.setdefault((pil_image.size, several), {})[key] = pil_image
             else:
-                made[key] = found
-        for alike in fresh.values():
-            for start in range(0, len(alike), TOGETHER):
-                some = list(alike)[start : start + TOGETHER]
-                for key, one in zip(some, self._process_alike([alike[key] for key in some], some[0][1]), strict=True):
-                    made[key] = self.known.put(key, one)
-        return [_edited(made[key], image, several) for key, (image, several) in zip(keys, wanted, strict=True)]
+                made[key] = inputs
+        for group in groups.values():
+            for start in range(0, len(group), BATCH):
+                some = list(group)[start : start + BATCH]
+                for key, one in zip(
+                    some, self._process_equal_sizes([group[key] for key in some], some[0][1]), strict=True
+                ):
+                    made[key] = self.cache.put(key, one)
+        return [_edited(made[key], image, several) for key, (image, several) in zip(keys, images, strict=True)]
 
-    def _process_alike(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
-        """Images of one size, each as if it were alone; one by one where the result cannot be told apart."""
+    def _process_equal_sizes(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
+        """Images of equal size, each processed as if it were alone. One call for each image if the result cannot be
+        split.
+        """
         if several or len(images) == 1:
             return [self.process(image, 2 if several else 1) for image in images]
         inputs = self._call([self.processor.image_token] * len(images), [[image] for image in images])
@@ -102,19 +109,19 @@ class ImageProcessor:
         if any(len(value) % len(images) for value in inputs.values()):
             return [self.process(image, 1) for image in images]
         return [
-            ({name: share(name, value, i, len(images)) for name, value in inputs.items()}, text)
+            ({name: slice_field(name, value, i, len(images)) for name, value in inputs.items()}, text)
             for i, text in enumerate(texts[: len(images)])
         ]
 
     def process(self, image: "PILImage", copies: int) -> Processed:
-        """What the processor makes of a prompt that is this image, `copies` times, and nothing else."""
+        """Processed inputs of a prompt that consists of `copies` copies of this image."""
         inputs = self._call([self.processor.image_token * copies], [[image] * copies])
         return inputs, self._replacements(inputs)[0][0]["replacement"]
 
     def _replacements(self, inputs: dict[str, Any]) -> Any:
-        """Taken out of the inputs, a text for each image of each prompt."""
-        told = inputs.pop("text_replacement_offsets", None)
-        return told if told and all(told) else [[{"replacement": UNTOLD}]] * TOGETHER
+        """Removed from the inputs: a text for each image of each prompt."""
+        offsets = inputs.pop("text_replacement_offsets", None)
+        return offsets if offsets and all(offsets) else [[{"replacement": UNKNOWN_TEXT}]] * BATCH
 
     def _call(self, texts: list[str], images: list[list["PILImage"]]) -> dict[str, Any]:
         made = self.processor(
@@ -123,15 +130,15 @@ class ImageProcessor:
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
 
 
-def clean(image: "Image") -> "Image":
-    """The image without the edits that act on processed pixels."""
+def without_pixel_edits(image: "Image") -> "Image":
+    """The image without edits of processed pixels."""
     if not image.pixel_value_edits:
         return image
     return replace(image, edits=tuple(edit for edit in image.edits if not edit.applies_to_pixel_values))
 
 
 def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
-    """Processed inputs with the image's edits on them. Raises ModelError where there is nothing to edit."""
+    """Processed inputs after the image's edits of processed pixels. Raises ModelError if there are no pixel values."""
     inputs, text = processed
     if not image.pixel_value_edits:
         return processed

@@ -1,4 +1,4 @@
-"""The weights, and the one place where the language model is called."""
+"""The weights, and the only place that calls the language model."""
 
 import inspect
 from collections.abc import Sequence
@@ -12,25 +12,32 @@ from torch import Tensor
 from icl.models.hf import layers
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.early_exit import EarlyExitHead
-from icl.models.hf.image_features import EncodedImage, given
+from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.session import HFSession
 
-KINDS = ("mm_token_type_ids", "token_type_ids")
-"""The names under which architectures ask which tokens are images."""
+TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
+"""Argument names under which architectures take token types, which mark image tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """One prompt as the model reads it.
+    """One prompt as model inputs.
 
-    ids: [T]. positions: [..., T]. kinds: [T] token types or None. images: its parts, in order. plain: the processor's
-    own inputs, where the image cache is off. key: like ids, with another negative number in the slots of each image
-    that is another: equal keys are equal prompts. starts, ends: where each image's slots begin and end.
+    Attributes:
+        ids: Token ids [T].
+        positions: Position ids [..., T].
+        token_types: Token types [T] or None.
+        images: Encoded images in order.
+        key: Token ids in which the slots of each distinct image have their own negative number. Equal keys mean equal
+            prompts.
+        starts: First slot of each image.
+        ends: Slot after the last one of each image.
+        plain: The processor's own inputs, if the image cache is off.
     """
 
     ids: Tensor
     positions: Tensor
-    kinds: Tensor | None
+    token_types: Tensor | None
     images: tuple[EncodedImage, ...]
     key: tuple[int, ...]
     starts: tuple[int, ...] = ()
@@ -42,15 +49,15 @@ class EncodedPrompt:
 
 
 class LanguageModel:
-    """Forwards through one model. Nothing here knows what a prompt or a strategy is."""
+    """The weights of a checkpoint with its forward pass. It knows neither prompts nor strategies."""
 
     def __init__(self, model: Any, processor: Any, counters: ModelCounters, budget: int = 8192) -> None:
         self.model, self.processor, self.counters, self.budget = model, processor, counters, budget
         names = inspect.signature(model.forward).parameters
-        self.kinds_name = next((name for name in KINDS if name in names), None)
+        self.token_types_name = next((name for name in TOKEN_TYPE_NAMES if name in names), None)
         if not getattr(processor, "return_mm_token_type_ids", False):
-            self.kinds_name = None
-        self.keeps = "logits_to_keep" in names
+            self.token_types_name = None
+        self.has_logits_to_keep = "logits_to_keep" in names
 
     @property
     def device(self) -> torch.device:
@@ -64,33 +71,55 @@ class LanguageModel:
         cache: Any,
         *,
         keep: Tensor | int = 1,
-        kinds: Tensor | None = None,
+        token_types: Tensor | None = None,
         images: Sequence[EncodedImage] = (),
         plain: dict[str, Tensor] | None = None,
         early_exits: bool = False,
     ) -> Tensor:
-        """Logits [R, kept columns, V] of a chunk on top of a cache, which grows.
+        """Logits of a chunk on top of a cache, which grows.
 
-        exits: [R, kept columns, 1 + early layers, V], what early layers say (`icl.models.hf.early_exit`) behind the
-        last.
+        Args:
+            tokens: [R, W].
+            mask: Attention mask [R, T + W] over cached and new slots.
+            positions: [..., R, W].
+            cache: The KV cache of T slots.
+            keep: Columns to compute logits for: the last n (0: all), or a tensor of indices.
+            token_types: [R, W] or None.
+            images: Encoded images of the chunk in order.
+            plain: The processor's own inputs.
+            early_exits: Whether to add logits of early layers (`icl.models.hf.early_exit`).
+
+        Returns:
+            [R, kept columns, V], or [R, kept columns, 1 + early layers, V] with the last layer first.
         """
-        more: dict[str, Any] = {"keep": keep, "kinds": kinds, "images": images, "plain": plain}
-        said = self.called(tokens, mask, positions, cache, **more, states=early_exits)
-        logits: Tensor = said.logits if self.keeps else kept(said.logits, keep)
+        output = self.call_model(
+            tokens,
+            mask,
+            positions,
+            cache,
+            keep=keep,
+            token_types=token_types,
+            images=images,
+            plain=plain,
+            states=early_exits,
+        )
+        logits: Tensor = output.logits if self.has_logits_to_keep else keep_columns(output.logits, keep)
         if not early_exits:
             return logits
-        return self.early_exit_head.with_early_logits(logits, [kept(states, keep) for states in said.hidden_states])
+        return self.early_exit_head.with_early_logits(
+            logits, [keep_columns(states, keep) for states in output.hidden_states]
+        )
 
     @cached_property
-    def reach(self) -> int:
-        """SharedPrefixLayer up to which no layer forgets any (`layers.reach`)."""
-        return layers.reach(layers.new_cache(self.model.config).layers)
+    def shareable_length(self) -> int:
+        """Slots up to which no layer drops entries (`layers.shareable_length`)."""
+        return layers.shareable_length(layers.new_cache(self.model.config).layers)
 
     @cached_property
     def early_exit_head(self) -> EarlyExitHead:
         return EarlyExitHead(self.model)
 
-    def called(
+    def call_model(
         self,
         tokens: Tensor,
         mask: Tensor,
@@ -98,15 +127,15 @@ class LanguageModel:
         cache: Any,
         *,
         keep: Tensor | int = 1,
-        kinds: Tensor | None = None,
+        token_types: Tensor | None = None,
         images: Sequence[EncodedImage] = (),
         plain: dict[str, Tensor] | None = None,
         states: bool = False,
     ) -> Any:
-        """All that the model gives for a chunk. states: with the hidden states of every layer."""
-        more: dict[str, Any] = given(images) | (plain or {})
-        if kinds is not None and self.kinds_name is not None:
-            more[self.kinds_name] = kinds
+        """The model's output for a chunk. states: whether it includes the hidden states of every layer."""
+        more: dict[str, Any] = vision_arguments(images) | (plain or {})
+        if token_types is not None and self.token_types_name is not None:
+            more[self.token_types_name] = token_types
         if states:
             more["output_hidden_states"] = True
         self.counters.forwards += 1
@@ -122,30 +151,30 @@ class LanguageModel:
             )
 
     def padded(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
-        """The arguments of one forward of prompts, padded on the left, with a new cache."""
+        """The arguments of a forward pass over left-padded prompts, with a new cache."""
         width = max(map(len, prompts))
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        kinds = [prompt.kinds for prompt in prompts if prompt.kinds is not None]
+        token_types = [prompt.token_types for prompt in prompts if prompt.token_types is not None]
         return {
-            "tokens": stacked([prompt.ids for prompt in prompts], width),
+            "tokens": stack_left_padded([prompt.ids for prompt in prompts], width),
             "mask": (torch.arange(width, device=self.device) >= width - lengths[:, None]).long(),
-            "positions": stacked([prompt.positions for prompt in prompts], width),
+            "positions": stack_left_padded([prompt.positions for prompt in prompts], width),
             "cache": layers.new_cache(self.model.config),
-            "kinds": stacked(kinds, width) if kinds else None,
+            "token_types": stack_left_padded(token_types, width) if token_types else None,
             "images": [image for prompt in prompts for image in prompt.images],
             "plain": prompts[0].plain,
         }
 
     def prefill(self, prompts: Sequence[EncodedPrompt], early_exits: bool = False) -> HFSession:
-        """One forward of prompts, padded on the left. exits: with early layers."""
-        given_ = self.padded(prompts)
-        cache, mask, positions = given_["cache"], given_["mask"], given_["positions"]
-        logits = self.forward(**given_, early_exits=early_exits)
+        """A session of prompts, from one forward pass with padding on the left."""
+        arguments = self.padded(prompts)
+        cache, mask, positions = arguments["cache"], arguments["mask"], arguments["positions"]
+        logits = self.forward(**arguments, early_exits=early_exits)
         layers.check(cache.layers)
         ends, keys = positions[..., -1:].clone(), [prompt.key for prompt in prompts]
         rows = HFSession(self, cache, mask, ends, logits[:, -1].float(), keys=keys)
         if rows.slides:
-            layers.settle(cache.layers)
+            layers.crop_windows(cache.layers)
         self.count(sum(map(len, prompts)), mask.numel())
         return rows
 
@@ -155,11 +184,13 @@ class LanguageModel:
         self.counters.padded_tokens += padded
 
 
-def kept(logits: Tensor, columns: Tensor | int) -> Tensor:
-    """What `logits_to_keep` keeps, for a class that gives them all: the last columns (0: all), or those named."""
+def keep_columns(logits: Tensor, columns: Tensor | int) -> Tensor:
+    """The effect of `logits_to_keep`, for a class that returns all logits: the last columns (0: all), or those of a
+    tensor.
+    """
     return logits[:, columns] if isinstance(columns, Tensor) else logits[:, -columns:]
 
 
-def stacked(parts: Sequence[Tensor], width: int) -> Tensor:
-    """[..., T] each -> [..., R, W], zeros on the left."""
+def stack_left_padded(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Stack tensors [..., T] to [..., R, W], with zeros on the left."""
     return torch.stack([torch.nn.functional.pad(part, (width - part.shape[-1], 0)) for part in parts], -2)

@@ -1,13 +1,11 @@
-"""Row operations on the layers of a cache: full attention, sliding windows and linear attention alike.
+"""Row operations on the layers of a KV cache: full attention, sliding windows and linear attention.
 
-A layer holds keys and values by slot (attention), or states by row (linear attention, convolutions), or both.
-SharedPrefixLayer are `[padding | tokens]`, aligned on the right. Nothing here writes into a tensor that another cache
-may hold: an operation gives new tensors, and a copied layer owns its dictionaries of states, which linear attention
-updates in place.
+A layer holds keys and values by slot (attention), states by row (linear attention, convolutions), or both. Rows are
+`[padding | tokens]`, aligned on the right. Operations return new tensors and never write to a tensor that another cache
+may hold. A copied layer owns its dictionaries of states, which linear attention updates in place.
 
-Layers of full attention are our own (`icl.models.hf.shared_prefix`): only they keep a beginning once for the rows that
-share it. A window is short and forgets, a state is one a row, and layers that are both are transformers' own: rows of
-these hold copies.
+Layers of full attention are `SharedPrefixLayer`. Only they store a common prefix once. Sliding windows, recurrent
+states and mixed layers are those of transformers, and their rows hold copies.
 """
 
 import copy
@@ -18,12 +16,12 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf import shared_prefix as slots
+from icl.models.hf import shared_prefix
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
 
-SLOTS = ("keys", "values")
+KEYS_VALUES = ("keys", "values")
 STATES = ("conv_states", "recurrent_states")
-KNOWN = frozenset(
+SUPPORTED_LAYERS = frozenset(
     {
         "SharedPrefixLayer",
         "DynamicLayer",
@@ -32,11 +30,11 @@ KNOWN = frozenset(
         "LinearAttentionAndFullAttentionLayer",
     }
 )
-"""Layer classes whose every state the functions below carry along. Another kind is refused, not guessed at."""
+"""Layer classes whose complete state the functions below handle. Other classes are refused."""
 
 
 def new_cache(config: Any) -> Any:
-    """An empty cache for a model of this config, whose sliding layers forget only when told (see `settle`)."""
+    """An empty cache for a model of this config. Its sliding layers drop slots only in `crop_windows`."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -49,85 +47,97 @@ def new_cache(config: Any) -> Any:
 
 
 def check(layers: Sequence[Any]) -> None:
-    """Raises ModelError where a filled layer is of a kind that holds more than is carried along here."""
+    """Raise ModelError if a layer is of an unsupported class."""
     for layer in layers:
-        if type(layer).__name__ not in KNOWN:
+        if type(layer).__name__ not in SUPPORTED_LAYERS:
             raise ModelError(
                 f"this architecture keeps a cache layer of the kind {type(layer).__name__}, which sessions cannot "
                 "split into rows yet. Use a checkpoint of another architecture."
             )
 
 
-def settle(layers: Sequence[Any]) -> None:
-    """After a forward: sliding layers go back to their window."""
+def crop_windows(layers: Sequence[Any]) -> None:
+    """Crop sliding layers to their window, after a forward pass."""
     for layer in layers:
         if is_sliding(layer):
             layer.crop(0)
 
 
 def is_sliding(layer: Any) -> bool:
-    """Whether the layer forgets what is behind its window."""
+    """Whether the layer drops slots outside its window."""
     return bool(getattr(layer, "is_sliding", False))
 
 
 def has_states(layer: Any) -> bool:
-    """Whether the layer carries a recurrent state, which would take padding in."""
+    """Whether the layer has a recurrent state, which padding would change."""
     return hasattr(layer, "recurrent_states")
 
 
-def reach(layers: Sequence[Any]) -> int:
-    """Number of positions up to which every layer of a cache keeps all entries, so that they can be shared."""
+def shareable_length(layers: Sequence[Any]) -> int:
+    """Number of slots up to which every layer keeps all entries, so that prefixes can be shared."""
     if any(map(has_states, layers)):
         return 0
     return min([layer.sliding_window - 1 for layer in layers if is_sliding(layer)], default=2**31)
 
 
-def begun(layer: Any, places: Sequence[Place], front: int, whole: bool) -> Any:
-    """HFSession at a width of `front` that are the slots of some row up to some place.
+def prefix_rows(layer: Any, places: Sequence[Place], prefix_slots: int, whole: bool) -> Any:
+    """New rows that contain the beginning of existing rows.
 
-    whole: up to the end of every row, so that a state can be taken too, and a window that has forgotten.
+    Args:
+        layer: The layer of the existing rows.
+        places: For each new row: the existing row, and the slot at which its part ends.
+        prefix_slots: Width of the new rows.
+        whole: Whether each part is a complete row, so that states and cropped windows can be copied too.
     """
     if isinstance(layer, SharedPrefixLayer):
-        return slots.standing(layer, places, front)
+        return shared_prefix.rows_on_prefix(layer, places, prefix_slots)
     if whole:
-        return selected(layer, torch.tensor([row for row, _ in places]))
-    made = owned(layer)
-    for name in SLOTS:
-        held = getattr(layer, name)
-        part = held.new_empty(len(places), held.shape[1], front, held.shape[3])
-        slots.SharedPrefix(held, held, tuple(places), front).fill(part, held)
+        return select_rows(layer, torch.tensor([row for row, _ in places]))
+    made = shallow_copy(layer)
+    for name in KEYS_VALUES:
+        source = getattr(layer, name)
+        part = source.new_empty(len(places), source.shape[1], prefix_slots, source.shape[3])
+        shared_prefix.SharedPrefix(source, source, tuple(places), prefix_slots).fill(part, source)
         setattr(made, name, part)
-    made.cumulative_length = front
+    made.cumulative_length = prefix_slots
     return made
 
 
-def selected(layer: Any, rows: Tensor) -> Any:
-    """The rows, copied."""
-    layer = owned(layer)
+def select_rows(layer: Any, rows: Tensor) -> Any:
+    """A copy of the selected rows."""
+    layer = shallow_copy(layer)
     layer.reorder_cache(rows)
     return layer
 
 
-def joined(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:
-    """The rows of all parts at this width (or that of the window, if it is less). order: the row that each becomes."""
+def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:
+    """The rows of all parts at this width, or at that of the window if it is smaller. order: index of each row in the
+    result.
+    """
     if isinstance(parts[0], SharedPrefixLayer):
-        return slots.joined(parts, width, order)
-    layer = owned(parts[0])
+        return shared_prefix.join_layers(parts, width, order)
+    layer = shallow_copy(parts[0])
     if getattr(layer, "keys", None) is not None:
-        held = min(width, layer.sliding_window - 1) if is_sliding(layer) else width
-        for name in SLOTS:
-            setattr(layer, name, slots.ordered([padded(getattr(part, name), held, 2) for part in parts], order))
+        size = min(width, layer.sliding_window - 1) if is_sliding(layer) else width
+        for name in KEYS_VALUES:
+            setattr(
+                layer,
+                name,
+                shared_prefix.concat_rows([pad_left(getattr(part, name), size, 2) for part in parts], order),
+            )
         if is_sliding(layer):
             layer.cumulative_length = width
     for name in STATES:
         for key, state in getattr(layer, name, {}).items():
             if state is not None:
-                getattr(layer, name)[key] = slots.ordered([getattr(part, name)[key] for part in parts], order)
+                getattr(layer, name)[key] = shared_prefix.concat_rows(
+                    [getattr(part, name)[key] for part in parts], order
+                )
     return layer
 
 
 def trim(layer: Any, width: int) -> None:
-    """The layer keeps its last `width` slots alone, or those of its window."""
+    """Keep only the last `width` slots, or those of the window."""
     if isinstance(layer, SharedPrefixLayer):
         layer.trim(width)
     elif getattr(layer, "keys", None) is not None:
@@ -137,14 +147,17 @@ def trim(layer: Any, width: int) -> None:
 
 
 def shift(layer: Any, by: Sequence[int]) -> None:
-    """Row r moves right by `by[r]` slots, over padding."""
+    """Move row r right by `by[r]` slots, over padding."""
     if isinstance(layer, SharedPrefixLayer):
         layer.shift(by)
     else:
-        layer.keys, layer.values = slots.moved(layer.keys, by), slots.moved(layer.values, by)
+        layer.keys, layer.values = (
+            shared_prefix.shift_right(layer.keys, by),
+            shared_prefix.shift_right(layer.values, by),
+        )
 
 
-def owned(layer: Any) -> Any:
+def shallow_copy(layer: Any) -> Any:
     """A copy of the layer that shares tensors and owns everything else."""
     layer = copy.copy(layer)
     for name, value in vars(layer).items():
@@ -153,8 +166,8 @@ def owned(layer: Any) -> Any:
     return layer
 
 
-def padded(tensor: Tensor, size: int, dim: int) -> Tensor:
-    """Zeros on the left of `dim` up to `size`."""
+def pad_left(tensor: Tensor, size: int, dim: int) -> Tensor:
+    """Zeros on the left of dimension `dim` up to `size`."""
     missing = size - tensor.shape[dim]
     if missing == 0:
         return tensor

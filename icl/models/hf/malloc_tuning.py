@@ -1,8 +1,8 @@
-"""Freed memory of the CPU is kept for the next tensor of its size.
+"""Tuning of glibc's allocator, so that the CPU reuses freed memory.
 
-A cache that grows by a token frees and takes the same few megabytes in every layer at every step. By default glibc
-hands each block back to the kernel and has its pages zeroed anew: more than half of the time of a long answer on a
-small model, a quarter of a short one's. Peak memory stays what it was; between batches the process keeps it.
+A growing cache frees and allocates the same few megabytes in every layer at every step. By default, glibc returns each
+block to the kernel, which then clears its pages again. With a small model this takes more than half of the time of a
+long answer, and a quarter of a short one. Peak memory does not change. Between batches the process keeps its memory.
 """
 
 import ctypes
@@ -11,11 +11,11 @@ import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 TRIM, MAP = 512 * 2**20, 64 * 2**20
-"""Bytes that may lie free at the top of the heap, and from which size a block is mapped on its own."""
+"""Free bytes to keep at the top of the heap, and size from which a block gets its own mapping."""
 
 
 def keep_freed_memory() -> bool:
-    """Whether the allocator was told; not where it is another one, or where the environment sets it already."""
+    """Whether the allocator was tuned. False for other allocators, and if the environment already configures it."""
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     allocator = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,10 +1,11 @@
-"""The component `hf`: any vision-language checkpoint of transformers, opened as sessions of rows."""
+"""The model `hf`: any vision-language checkpoint of transformers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
+from icl.canonical_json import canonical_digest
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.lru_cache_bytes import LRUByteCache
@@ -22,17 +23,21 @@ if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.session import HFSession
 
-CHOICES = ("dtype", "quantize", "compute_dtype")
+CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["none", "nf4", "fp4", "int8"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 QUANTIZE: tuple[str, ...] = get_args(Quantize)
 FOUR_BITS = ("double_quant", "compute_dtype", "quantize_vision", "quantize_head")
-READ_BY = {"nf4": FOUR_BITS, "fp4": FOUR_BITS, "int8": ("outlier_threshold", "quantize_vision", "quantize_head")}
-"""The settings that a quantization reads."""
+QUANTIZATION_SETTINGS = {
+    "nf4": FOUR_BITS,
+    "fp4": FOUR_BITS,
+    "int8": ("outlier_threshold", "quantize_vision", "quantize_head"),
+}
+"""The settings that each quantization uses."""
 
-KEPT_CHARACTERS = 32 * 2**20
-"""Of the texts of prompts with their placeholders written out: a window of prompts with their branches."""
+CACHED_CHARACTERS = 32 * 2**20
+"""Size of the cache of prompt texts with expanded image placeholders."""
 
 
 @component("model", "hf")
@@ -51,30 +56,32 @@ class HF(LogitModel):
     )
     supports_adapters: ClassVar[bool] = True
 
-    path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
+    path: str = "tiny"  # hub id, folder, or `tiny` for the shipped checkpoint
     dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
-    device: str = "auto"  # auto: cuda where there is one; cpu, cuda, cuda:1, mps
-    device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is not read then
+    device: str = "auto"  # auto: cuda if available; or cpu, cuda, cuda:1, mps
+    device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is ignored then
     attn_implementation: str = "auto"  # auto: transformers chooses; sdpa, eager, flash_attention_2
-    quantize: Quantize = "none"  # weights by bitsandbytes; none: as the checkpoint is, packed where GPTQ or AWQ did it
-    double_quant: bool = False  # nf4, fp4: the scales of 64 weights in 8 bits too
-    compute_dtype: Dtype = "auto"  # nf4, fp4: of products; auto: dtype
-    outlier_threshold: NonNegative = 6.0  # int8: larger inputs run in 16 bits; 0: none, a row is the same in any batch
-    quantize_vision: bool = False  # also the vision tower and what joins it to the language model
-    quantize_head: bool = False  # also the output head
-    adapter: str | None = None  # folder of a LoRA that peft has saved
-    merge: bool = False  # the adapter into the weights: faster, the same up to rounding
-    token_budget: PositiveInt = 8192  # padded tokens of one prefill forward
-    image_cache_mb: Count = 512  # MiB of image features kept; a quarter of it again for processed pixels
-    trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run
+    quantize: Quantize = "none"  # weights by bitsandbytes; none: as stored, also packed (GPTQ, AWQ)
+    double_quant: bool = False  # nf4, fp4: whether scales are stored in 8 bits
+    compute_dtype: Dtype = "auto"  # nf4, fp4: dtype of products; auto: `dtype`
+    outlier_threshold: NonNegative = (
+        6.0  # int8: larger inputs run in 16 bits; 0: none, so rows do not depend on the batch
+    )
+    quantize_vision: bool = False  # whether the vision tower and its projection are quantized too
+    quantize_head: bool = False  # whether the output head is quantized too
+    adapter: str | None = None  # folder of a LoRA adapter saved by peft
+    merge: bool = False  # whether the adapter is merged into the weights: faster, equal up to rounding
+    token_budget: PositiveInt = 8192  # padded tokens of one prefill
+    image_cache_mb: Count = 512  # MiB of cached image features; a quarter of it again for processed pixels
+    trust_remote_code: bool = False  # whether Python code of the checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
 
     def __post_init__(self) -> None:
-        given = (self.dtype, self.quantize, self.compute_dtype)
-        for key, value, known in zip(CHOICES, given, (DTYPES, QUANTIZE, DTYPES), strict=True):
-            if value not in known:
+        values = (self.dtype, self.quantize, self.compute_dtype)
+        for key, value, choices in zip(CHOICE_KEYS, values, (DTYPES, QUANTIZE, DTYPES), strict=True):
+            if value not in choices:
                 raise ConfigError(
-                    f"model.{key}: '{value}' is not known.{did_you_mean(value, known)} Known: {', '.join(known)}."
+                    f"model.{key}: '{value}' is not known.{did_you_mean(value, choices)} Known: {', '.join(choices)}."
                 )
         for key in ("quantize_vision", "quantize_head") if self.quantize == "none" else ():
             if getattr(self, key):
@@ -95,21 +102,20 @@ class HF(LogitModel):
 
     @cached_property
     def digest(self) -> str:
-        """Names weights and the settings that can change an output (budget and caches cannot).
+        """Name of the weights and of the settings that can change an output. Token budget and cache sizes cannot.
 
-        Raises ModelError where checkpoint, adapter, device or install do not go together.
+        Raises:
+            ModelError: Checkpoint, adapter, device and installation do not fit together.
         """
-        from icl.models.hf import device_placement as placing
-        from icl.models.hf import quantization as quantizing
-        from icl.models.hf.checkpoint import told
+        from icl.models.hf import device_placement, quantization
 
-        quantizing.check(self)
-        names = ["attn_implementation", "quantize", *READ_BY.get(self.quantize, ())]
+        quantization.check(self)
+        names = ["attn_implementation", "quantize", *QUANTIZATION_SETTINGS.get(self.quantize, ())]
         settings = {name: getattr(self, name) for name in names}
         if self.lora is not None:
             settings |= {"adapter": self.lora.digest, "merge": self.merge}
-        precision = placing.precision(self.device, self.device_map, self.dtype)
-        return told({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
+        precision = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
+        return canonical_digest({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
 
     @cached_property
     def lora(self) -> "LoraAdapter | None":
@@ -149,34 +155,34 @@ class HF(LogitModel):
 
     @property
     def plan_notes(self) -> tuple[str, ...]:
-        """How the checkpoint comes quantized, where it does."""
-        from icl.models.hf import prequantized as ready
+        """A note if the checkpoint is quantized."""
+        from icl.models.hf import prequantized
 
-        method = ready.method(self.checkpoint)
-        return (ready.note(method),) if method else ()
+        method = prequantized.method(self.checkpoint)
+        return (prequantized.note(method),) if method else ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is switched off for this checkpoint and why, once it is loaded."""
+        """What is switched off for this checkpoint, and why. Loads the model."""
         return self.engine.notes
 
     @property
     def weights_bytes(self) -> int:
-        """Of all parameters and buffers, as they are held."""
+        """Bytes of all parameters and buffers in memory."""
         return int(self.engine.runner.model.get_memory_footprint())
 
     def load(self) -> None:
         _ = self.engine
 
     def unload(self) -> None:
-        """Let the weights and caches go; the next use reads them again."""
+        """Free weights and caches. The next use loads them again."""
         from icl.models.hf.batch_halving import free
 
         if vars(self).pop("engine", None) is not None:
             free()
 
     def render(self, prompt: Prompt) -> str:
-        """The text that the model reads, one placeholder an image. Raises ModelError."""
+        """The text that the model reads, with one placeholder for each image. Raises ModelError."""
         return self.renderer.text(prompt)
 
     def count_tokens(self, prompt: Prompt) -> int:
@@ -188,24 +194,24 @@ class HF(LogitModel):
 
     def token_ids(self, prompt: Prompt) -> Sequence[int]:
         if prompt.images and not self._by_parts:
-            from icl.models.hf.prompt_encoding import processed
+            from icl.models.hf.prompt_encoding import process_prompt
 
-            ids: list[int] = processed(self.renderer, prompt)["input_ids"][0].tolist()
+            ids: list[int] = process_prompt(self.renderer, prompt)["input_ids"][0].tolist()
             return ids
         return self.ids(prompt)
 
     def ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """The tokens of a prompt, the placeholders of each image written out; asked for again and again in a run."""
+        """Token ids of a prompt with expanded image placeholders. Cached, because a run asks for them often."""
         whole = self._wholes.get(prompt.digest)
         if whole is None:
-            shown = prompt.images
-            pieces = [self.pixels.text(image, len(shown)) for image in shown]
+            images = prompt.images
+            pieces = [self.pixels.text(image, len(images)) for image in images]
             whole = self._wholes.put(prompt.digest, self.renderer.expanded(self.renderer.text(prompt), pieces))
         return self.renderer.ids(whole)
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether prompts that are opened beside a session take over what its rows have read of them."""
+        """Whether new prompts can reuse the KV cache of another session's rows. Loads the model."""
         return self.engine.shares_prefix
 
     def open(
@@ -216,16 +222,16 @@ class HF(LogitModel):
         return self.engine.open(prompts, early_exits, cast("HFSession | None", prefix_source))
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
-        """[N, D] float32: the last layer's hidden state at each prompt's last token. Raises as `open`."""
+        """Hidden state of the last layer at each prompt's last token: [N, D] float32. Raises as `open`."""
         from icl.models.hf.hidden_states import last_states
 
-        return last_states(self.engine.reader, prompts).numpy()
+        return last_states(self.engine.prompt_encoder, prompts).numpy()
 
     def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
-        """Per prompt, the log-probability of each token of its part `name`. Raises ModelError, ImageError."""
+        """For each prompt, the log-probability of each token of its part `name`. Raises ModelError, ImageError."""
         from icl.models.hf.hidden_states import text_logprobs
 
-        return text_logprobs(self.engine.reader, prompts, name)
+        return text_logprobs(self.engine.prompt_encoder, prompts, name)
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.renderer.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
@@ -234,7 +240,7 @@ class HF(LogitModel):
         return self.renderer.option_ids(prompt, options)
 
     def counters(self) -> Mapping[str, int]:
-        return self.engine.counters.told()
+        return self.engine.counters.to_dict()
 
     @cached_property
     def _by_parts(self) -> bool:
@@ -244,4 +250,4 @@ class HF(LogitModel):
 
     @cached_property
     def _wholes(self) -> LRUByteCache[str, str]:
-        return LRUByteCache(KEPT_CHARACTERS, len)
+        return LRUByteCache(CACHED_CHARACTERS, len)

@@ -1,8 +1,9 @@
-"""Log-probabilities of whole options, from one forward over prefilled rows.
+"""Log-probabilities of whole options, from one forward pass over prefilled rows.
 
-A row's own logits score the first token, and an option's last token is only ever a target: an option of n tokens costs
-n - 1, letters cost nothing, and options that begin alike share what they begin with. Each row is repeated once a
-distinct beginning; the repeated cache is thrown away, so padding behind a chunk stays where it is, hidden by causality.
+A row's own logits score the first token, and an option's last token is only a target. So an option of n tokens costs n
+- 1 tokens, single-token options cost nothing, and options with a common beginning share it. Each row is repeated once
+for each distinct beginning. The repeated cache is discarded, so padding behind a chunk can stay: the causal mask hides
+it.
 """
 
 from collections.abc import Sequence
@@ -16,26 +17,26 @@ from icl.models.hf.batch_halving import halving
 if TYPE_CHECKING:
     from icl.models.hf.session import HFSession
 
-SCORES = 2**26
-"""Numbers in the scores of one forward: vocabularies are wide."""
+MAX_SCORES = 2**26
+"""Maximum number of logits in one forward pass, because vocabularies are large."""
 
 Chunk = tuple[int, tuple[int, ...]]
-"""A row, and the tokens that are to be read behind it."""
+"""A row, and the tokens to append to it."""
 
 
 def logprobs(
     rows: "HFSession", suffixes: Sequence[Sequence[Sequence[int]]], early_exits: bool = False
 ) -> list[list[Tensor]]:
-    """As `Session.suffix_logprobs`: per row, per suffix [len(suffix), V] float32.
+    """Log-probabilities as in `Session.suffix_logprobs`: for each row and suffix [len(suffix), V] float32.
 
-    exits: [len(suffix), 1 + early layers, V], of rows that were opened with them.
+    With `early_exits`, [len(suffix), 1 + early layers, V]; the session must have been opened with them.
     """
-    first = (rows.said if early_exits else rows.logits).log_softmax(-1)
-    wanted = dict.fromkeys(
+    first = (rows.layer_logits if early_exits else rows.logits).log_softmax(-1)
+    chunks = dict.fromkeys(
         (row, tuple(suffix[:-1])) for row, own in enumerate(suffixes) for suffix in own if len(suffix) > 1
     )
     rest: dict[Chunk, Tensor] = {}
-    for batch in _batches(rows, list(wanted), first.numel() // len(first)):
+    for batch in _batches(rows, list(chunks), first.numel() // len(first)):
         rest.update(halving(lambda part: _scored(rows, part, early_exits), batch, "options"))
     return [
         [
@@ -49,15 +50,14 @@ def logprobs(
 
 
 def _batches(rows: "HFSession", chunks: list[Chunk], width: int) -> list[list[Chunk]]:
-    """So many repeated rows that caches stay within four prefills' budget, and scores within SCORES numbers.
-
-    width: numbers in the scores of a token.
+    """Batches of repeated rows within four token budgets of cache, and within MAX_SCORES logits. width: logits of one
+    token.
     """
     batches: list[list[Chunk]] = []
     for chunk in sorted(chunks, key=lambda chunk: len(chunk[1])):
         count = len(batches[-1]) + 1 if batches else 0
         scores = count * len(chunk[1]) * width
-        if batches and count * rows.width <= 4 * rows.runner.budget and scores <= SCORES:
+        if batches and count * rows.width <= 4 * rows.runner.budget and scores <= MAX_SCORES:
             batches[-1].append(chunk)
         else:
             batches.append([chunk])
@@ -65,10 +65,10 @@ def _batches(rows: "HFSession", chunks: list[Chunk], width: int) -> list[list[Ch
 
 
 def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
-    from icl.models.hf.session import right_padded
+    from icl.models.hf.session import pad_chunks
 
     each = rows.take(torch.tensor([row for row, _ in chunks], device=rows.mask.device))
-    tokens, lengths = right_padded([chunk for _, chunk in chunks], rows.mask.device)
+    tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.mask.device)
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     mask = torch.cat([each.mask, (steps < lengths[:, None]).to(each.mask.dtype)], 1)
     logits = rows.runner.forward(tokens, mask, each.position + 1 + steps, each.cache, keep=0, early_exits=early_exits)

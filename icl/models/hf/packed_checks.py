@@ -1,18 +1,19 @@
-"""Which checkpoints of GPTQ and AWQ can be read here, and what each of their layers must hold.
+"""Which GPTQ and AWQ checkpoints can be read, and what each of their layers must contain.
 
-Both keep, for a linear layer, numbers of a few bits, packed into int32, with a scale and a zero for a group of inputs
-of each output (GPTQ: Frantar et al., ICLR 2023; AWQ: Lin et al., MLSys 2024). Of a layer with n inputs and m outputs:
+Both formats store, for a linear layer, integers of a few bits packed into int32, with a scale and a zero for each group
+of inputs and each output (GPTQ: Frantar et al., ICLR 2023; AWQ: Lin et al., MLSys 2024). For a layer with n inputs and
+m outputs:
 
               qweight             qzeros           scales       g_idx
     gptq      [n * bits/32, m]    [g, m*bits/32]   [g, m]       [n], the group of each input (optional)
     awq       [n, m * bits/32]    [g, m*bits/32]   [g, m]       -
 
-Read are GPTQ in 2, 4 and 8 bits, with groups of any size, one group (-1), inputs in any order (`desc_act`) and
-settings that differ between layers (`dynamic`), in both its formats (`gptq`, whose zeros are stored less one, and
-`gptq_v2`); and AWQ in 4 bits, in the format `gemm`. Which layers are packed is read off the files and not off the
-config: published configs name what is left out by the modules' old names, or not at all. Refused are other formats
-(marlin, gemv) and bits (3), AWQ without zeros, layers that the architecture keeps in one tensor (a mixture's experts),
-and `*.bin` files.
+Supported are GPTQ in 2, 4 and 8 bits and AWQ in 4 bits in the format `gemm`. GPTQ may have groups of any size, one
+group (-1), inputs in any order (`desc_act`), settings that differ between layers (`dynamic`), and both of its formats:
+`gptq`, whose zeros are stored less one, and `gptq_v2`. The files decide which layers are packed, not the config:
+published configs name the excluded modules by old names, or not at all. Not supported are other formats (marlin, gemv)
+and bits (3), AWQ without zeros, layers that the architecture stores in one tensor (experts of a mixture), and `*.bin`
+files.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,14 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 @dataclass(frozen=True)
 class PackedFormat:
-    """method: gptq or awq. bits: of one number. groups: of a layer's inputs. lag: what each zero is stored less by."""
+    """The format of one packed layer.
+
+    Attributes:
+        method: 'gptq' or 'awq'.
+        bits: Bits of one number.
+        groups: Groups of the layer's inputs.
+        lag: What is added to each stored zero.
+    """
 
     method: str
     bits: int
@@ -34,62 +42,66 @@ class PackedFormat:
     lag: int
 
 
-def unread(told: Mapping[str, Any]) -> str | None:
-    """Why a checkpoint whose config says this cannot be read, as half a sentence; None where it can."""
-    method = method_of(told)
-    bits = told.get("bits", told.get("w_bit"))
+def why_unsupported(settings: Mapping[str, Any]) -> str | None:
+    """The reason why a checkpoint with these settings cannot be read, as a clause. None if it can."""
+    method = method_of(settings)
+    bits = settings.get("bits", settings.get("w_bit"))
     if bits not in BITS[method]:
-        known = " or ".join(map(str, BITS[method]))
-        return f"it has {bits} bits a weight, and {method} is read in {known}"
-    if format_of(told) not in FORMATS[method]:
-        return f"its format is {format_of(told)}, and {method} is read in {' or '.join(FORMATS[method])}"
-    if method == "awq" and told.get("zero_point") is False:
+        supported = " or ".join(map(str, BITS[method]))
+        return f"it has {bits} bits a weight, and {method} is read in {supported}"
+    if format_of(settings) not in FORMATS[method]:
+        return f"its format is {format_of(settings)}, and {method} is read in {' or '.join(FORMATS[method])}"
+    if method == "awq" and settings.get("zero_point") is False:
         return "it has no zero points (zero_point: false), which no reader of AWQ agrees on"
     return None
 
 
-def method_of(told: Mapping[str, Any]) -> str:
-    """'gptq' or 'awq', of a checkpoint that is one of them."""
-    named = told.get("quant_method")
-    return str(getattr(named, "value", named))
+def method_of(settings: Mapping[str, Any]) -> str:
+    """'gptq' or 'awq', for a checkpoint in one of these formats."""
+    method = settings.get("quant_method")
+    return str(getattr(method, "value", method))
 
 
-def format_of(told: Mapping[str, Any]) -> str:
-    """As the writers call it: AutoAWQ `version`, AutoGPTQ `checkpoint_format`, GPTQModel both and `format`."""
-    method = method_of(told)
+def format_of(settings: Mapping[str, Any]) -> str:
+    """Name of the format: AutoAWQ writes `version`, AutoGPTQ `checkpoint_format`, GPTQModel both and `format`."""
+    method = method_of(settings)
     keys = ("version", "format") if method == "awq" else ("checkpoint_format", "format")
-    named = next((told[key] for key in keys if told.get(key)), FORMATS[method][0])
-    return str(getattr(named, "value", named)).lower()
+    name = next((settings[key] for key in keys if settings.get(key)), FORMATS[method][0])
+    return str(getattr(name, "value", name)).lower()
 
 
 def packing(
-    told: Mapping[str, Any], inputs: int, outputs: int, shapes: Mapping[str, tuple[int, ...]]
+    settings: Mapping[str, Any], inputs: int, outputs: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> PackedFormat | str:
-    """How one layer is packed, from the shapes of its parts; or what is wrong with them, as half a sentence."""
-    method = method_of(told)
+    """The format of one layer, from the shapes of its parts, or what is wrong with them, as a clause."""
+    method = method_of(settings)
     for part in PARTS[:3]:
         if part not in shapes:
             return f"its {part} are missing"
         if len(shapes[part]) != 2:
-            return f"its {part} have the shape {_told(shapes[part])}"
+            return f"its {part} have the shape {_format_shape(shapes[part])}"
     bits = 4 if method == "awq" else 32 * shapes["qweight"][0] // inputs
-    if bits not in BITS[method] or (bits != told.get("bits", told.get("w_bit")) and not told.get("dynamic")):
-        return f"its qweight of {_told(shapes['qweight'])} is none of {told.get('bits')} bits for {inputs} inputs"
+    if bits not in BITS[method] or (
+        bits != settings.get("bits", settings.get("w_bit")) and not settings.get("dynamic")
+    ):
+        words = _format_shape(shapes["qweight"])
+        return f"its qweight of {words} is none of {settings.get('bits')} bits for {inputs} inputs"
     groups = shapes["scales"][0]
-    whole: dict[str, tuple[int, ...]] = {
+    expected: dict[str, tuple[int, ...]] = {
         "qweight": (inputs, outputs * bits // 32),
         "qzeros": (groups, outputs * bits // 32),
     }
     if method == "gptq":
-        whole["qweight"] = (inputs * bits // 32, outputs)
-    whole |= {"scales": (groups, outputs), "g_idx": (inputs,)}
+        expected["qweight"] = (inputs * bits // 32, outputs)
+    expected |= {"scales": (groups, outputs), "g_idx": (inputs,)}
     for part, shape in shapes.items():
-        if shape != whole[part]:
-            return f"its {part} have the shape {_told(shape)}, and {_told(whole[part])} is that of its layer"
+        if shape != expected[part]:
+            right = _format_shape(expected[part])
+            return f"its {part} have the shape {_format_shape(shape)}, and {right} is that of its layer"
     if groups == 0 or (inputs % groups and "g_idx" not in shapes):
         return f"its {inputs} inputs do not make {groups} groups"
-    return PackedFormat(method, bits, groups, int(format_of(told) == "gptq"))
+    return PackedFormat(method, bits, groups, int(format_of(settings) == "gptq"))
 
 
-def _told(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))

@@ -1,10 +1,10 @@
-"""Linear layers whose weights stay packed in memory, and are unpacked for each product with plain operations of torch.
+"""Linear layers whose weights stay packed in memory. Plain torch operations unpack them for each product.
 
     weight[o, i] = (number[i, o] - zero[group of i, o]) * scale[group of i, o]
 
-An integer of 9 bits times a float16 scale is exact in float32, and is rounded once, to the precision that the layer
-computes in: so a layer says what one of the same weights in full precision says, on any device. It takes time: a layer
-is unpacked whole for each product, of one row or of thousands.
+The product of a 9-bit integer and a float16 scale is exact in float32. It is rounded once, to the layer's compute
+precision. So a layer returns what a layer with the same weights in full precision returns, on any device. This takes
+time: each product unpacks the whole layer, for one row or for thousands.
 """
 
 from functools import lru_cache
@@ -16,18 +16,22 @@ from icl.models.hf.packed_checks import PackedFormat
 
 PRECISIONS = {"F16": torch.float16, "BF16": torch.bfloat16}
 AT_ONCE = 256
-"""Inputs of a layer that are unpacked together on a CPU: three times as fast as all of a large layer."""
+"""Inputs of a layer that a CPU unpacks together: three times as fast as a whole large layer at once."""
 
 
 def numbers(words: Tensor, bits: int, along: int, interleaved: bool = False) -> Tensor:
-    """[n, m] int32 words -> the numbers in them, 32 / bits as many along that axis, the lowest bits first.
+    """Unpack [n, m] int32 words along one axis into 32 / bits times as many numbers, the lowest bits first.
 
-    interleaved: AWQ's order, where the eight columns of a word lie as 0, 2, 4, 6, 1, 3, 5, 7.
+    Args:
+        words: The packed words.
+        bits: Bits of one number.
+        along: The axis to unpack along.
+        interleaved: Whether the order is that of AWQ: 0, 2, 4, 6, 1, 3, 5, 7 within a word.
     """
     shifts = _shifts(bits, interleaved, words.device)
-    found = words.unsqueeze(along + 1) >> (shifts[:, None] if along == 0 else shifts)
-    found &= 2**bits - 1
-    return found.flatten(along, along + 1)
+    values = words.unsqueeze(along + 1) >> (shifts[:, None] if along == 0 else shifts)
+    values &= 2**bits - 1
+    return values.flatten(along, along + 1)
 
 
 def unpacked(
@@ -39,10 +43,10 @@ def unpacked(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """[inputs, outputs]: the weights that these parts stand for (their shapes: `icl.models.hf.packed_checks`).
+    """The weights [inputs, outputs] of packed parts, whose shapes are those of `icl.models.hf.packed_checks`.
 
-    g_idx: the group of each input; without it, each group is as many inputs in a row. A stored zero of 15 and a lag of
-    one are 16, as in the kernels for GPUs.
+    Without `g_idx`, the groups are consecutive inputs of equal number. A stored zero of 15 with a lag of one means 16,
+    as in the GPU kernels.
     """
     awq = how.method == "awq"
     in_a_word = 1 if awq else 32 // how.bits
@@ -61,15 +65,20 @@ def unpacked(
 
 
 class PackedLinear(nn.Linear):
-    """An nn.Linear whose weight is unpacked whenever it is read, into the precision that the layer had."""
+    """An nn.Linear whose weight is unpacked at each access, into the precision of the original layer."""
 
     def __init__(self, how: PackedFormat, like: nn.Linear, bias: bool, ordered: bool, scales: str) -> None:
-        """In the place of `like`, its parts to be filled later.
+        """A layer in place of `like`. Its parts are filled later.
 
-        ordered: whether there is a g_idx. scales: their precision, as safetensors calls it.
+        Args:
+            how: The packed format.
+            like: The layer to replace.
+            bias: Whether it has a bias.
+            ordered: Whether it has a g_idx.
+            scales: Precision of the scales, as safetensors names it.
         """
         nn.Module.__init__(self)
-        self._is_hf_initialized = True  # to transformers: nothing is drawn here. What a file lacks is refused
+        self._is_hf_initialized = True  # transformers must not initialize it
         inputs, outputs = like.in_features, like.out_features
         self.how, self.in_features, self.out_features, self.dtype = how, inputs, outputs, like.weight.dtype
         few = how.bits / 32
@@ -82,11 +91,11 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """[outputs, inputs]: a new tensor each time."""
+        """[outputs, inputs], a new tensor at each access."""
         return unpacked(self.how, self.qweight, self.qzeros, self.scales, self.g_idx, dtype=self.dtype).T
 
     def settle(self) -> str | None:
-        """What is wrong with the numbers that were read, as half a sentence. Forgets a g_idx that says nothing."""
+        """What is wrong with the loaded numbers, as a clause, or None. Drops a g_idx that equals the default order."""
         if not bool(self.scales.isfinite().all()):
             return "some of its scales are not finite"
         if self.g_idx is None:
@@ -100,7 +109,7 @@ class PackedLinear(nn.Linear):
 
 
 def _step(inputs: int, size: int, in_a_word: int, device: torch.device) -> int:
-    """Inputs that are unpacked at once, in whole groups and words: on a CPU as many as stay in its cache."""
+    """Inputs to unpack at once, in whole groups and words. On a CPU, as many as fit into its cache."""
     if device.type != "cpu" or (size % in_a_word and size != 1):
         return inputs
     return max(size, AT_ONCE // size * size)

@@ -1,9 +1,9 @@
-"""Reads checkpoints of GPTQ and AWQ by transformers' own `from_pretrained`, into layers that stay packed.
+"""Loading of GPTQ and AWQ checkpoints by `from_pretrained` of transformers, into layers that stay packed.
 
-transformers leaves them to gptqmodel. That package converts every linear layer that the config does not name, by the
-names that modules have today; published vision-language checkpoints name them by older ones, so their vision towers
-would be random numbers. It also refuses classes such as InternVL's, and computes in 16 bits. Here transformers is told
-of a quantization of ours; names that changed since a checkpoint was written are found by its own table of them.
+transformers uses gptqmodel for them. That package converts every linear layer that the config does not exclude by its
+current name. Published vision-language checkpoints use older names, so their vision towers would get random weights. It
+also refuses classes such as InternVL's, and computes in 16 bits. So this module registers its own quantization with
+transformers. The conversion table of transformers maps names that have changed since a checkpoint was written.
 """
 
 from collections import defaultdict
@@ -29,33 +29,38 @@ NAME = "packed_by_mm_icl"
 
 @dataclass
 class PackedTensors:
-    """Of a layer in the files: its parts' shapes, the precision of its scales, and whether it has a bias."""
+    """A packed layer in the files: shapes of its parts, precision of its scales, and whether it has a bias."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     scales: str = ""
     bias: bool = False
 
 
-def config(checkpoint: Any, told: Mapping[str, Any]) -> Any:
-    """A copy of the checkpoint's config, for `from_pretrained`. told: what it says of its quantization."""
+def config(checkpoint: Any, settings: Mapping[str, Any]) -> Any:
+    """A copy of the checkpoint's config for `from_pretrained`. settings: its quantization settings."""
     own = deepcopy(checkpoint.config)
-    own.quantization_config = {"quant_method": NAME, "path": checkpoint.path, "told": dict(told)}
+    own.quantization_config = {"quant_method": NAME, "path": checkpoint.path, "settings": dict(settings)}
     return own
 
 
 @register_quantization_config(NAME)
 class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """told: the checkpoint's own quantization config. path: the checkpoint's, for sentences."""
+    """Quantization config of packed checkpoints.
+
+    Attributes:
+        settings: The checkpoint's own quantization settings.
+        path: The checkpoint, for error messages.
+    """
 
     exact = True  # a row in float32 is the same in any batch
 
-    def __init__(self, told: dict[str, Any], path: str, quant_method: str = NAME) -> None:
-        self.quant_method, self.told, self.path = quant_method, told, path
+    def __init__(self, settings: dict[str, Any], path: str, quant_method: str = NAME) -> None:
+        self.quant_method, self.settings, self.path = quant_method, settings, path
 
 
 @register_quantizer(NAME)
 class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts a PackedLinear in the place of each layer whose parts are in the files."""
+    """A quantizer that puts a PackedLinear in the place of each layer whose packed parts are in the files."""
 
     requires_calibration = True
 
@@ -72,7 +77,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
                     f"{stem} is packed, and {type(model).__name__} has no linear layer of that name, or keeps it with "
                     "others in one tensor"
                 )
-            how = packing(self.quantization_config.told, layer.in_features, layer.out_features, parts.shapes)
+            how = packing(self.quantization_config.settings, layer.in_features, layer.out_features, parts.shapes)
             if isinstance(how, str):
                 raise self._error(f"{stem} cannot be read: {how}")
             with torch.device("meta"):
@@ -88,7 +93,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _error(self, what: str) -> ModelError:
-        method = self.quantization_config.told.get("quant_method")
+        method = self.quantization_config.settings.get("quant_method")
         return ModelError(
             f"model.path: {self.quantization_config.path} is quantized ({method}), and {what}. Its files are damaged, "
             "or of another model: fetch them again, or name another checkpoint."
@@ -104,7 +109,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
 def _read(files: Sequence[str]) -> dict[str, PackedTensors]:
     """Every packed layer, by its name in the files."""
-    found: dict[str, PackedTensors] = defaultdict(PackedTensors)
+    layers: dict[str, PackedTensors] = defaultdict(PackedTensors)
     for file in files:
         if not str(file).endswith(".safetensors"):
             continue
@@ -112,16 +117,18 @@ def _read(files: Sequence[str]) -> dict[str, PackedTensors]:
             for name in opened.keys():  # noqa: SIM118
                 stem, _, part = name.rpartition(".")
                 if part in PARTS:
-                    told = opened.get_slice(name)
-                    found[stem].shapes[part] = tuple(told.get_shape())
-                    found[stem].scales = told.get_dtype() if part == "scales" else found[stem].scales
+                    tensor = opened.get_slice(name)
+                    layers[stem].shapes[part] = tuple(tensor.get_shape())
+                    layers[stem].scales = tensor.get_dtype() if part == "scales" else layers[stem].scales
                 elif part == "bias":
-                    found[stem].bias = True
-    return {stem: parts for stem, parts in found.items() if {"qweight", "qzeros"} & set(parts.shapes)}
+                    layers[stem].bias = True
+    return {stem: parts for stem, parts in layers.items() if {"qweight", "qzeros"} & set(parts.shapes)}
 
 
 def _renamed(model: Any, stems: Sequence[str]) -> list[str]:
-    """Names in the model of layers in the files; '' where it has none, or makes one tensor of several layers."""
+    """Names in the model of layers in the files. '' if the model has no such layer, or stores several layers in one
+    tensor.
+    """
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]

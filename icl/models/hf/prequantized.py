@@ -1,4 +1,4 @@
-"""What a checkpoint says of its own quantization, from its config alone: no weights, no network."""
+"""The quantization that a checkpoint's config declares. Neither weights nor network are needed."""
 
 import json
 from collections.abc import Mapping
@@ -11,25 +11,29 @@ if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
 
 PACKED = ("awq", "gptq")
-"""Formats that are read here (`icl.models.hf.packed_checks`): transformers leaves them to a package of their own."""
+"""Formats that this backend reads itself (`icl.models.hf.packed_checks`). transformers needs a separate package for
+them.
+"""
 
 
 def method(checkpoint: "Checkpoint") -> str | None:
-    """'gptq', 'awq', 'compressed-tensors', ...: how the checkpoint says it is quantized; None where it is not."""
-    return _named(told(checkpoint.written))
+    """Quantization method of the checkpoint, such as 'gptq', 'awq' or 'compressed-tensors'. None if it is not
+    quantized.
+    """
+    return _method_name(quantization_settings(checkpoint.config_dict))
 
 
-def told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of its quantization, which stand in a config or in its language model's part; empty without."""
+def quantization_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The quantization settings in a config or in its text config. Empty if there are none."""
     for part in (config, config.get("text_config") or {}):
         for key in ("quantization_config", "compression_config"):
-            if found := part.get(key):
-                return dict(found)
+            if settings := part.get(key):
+                return dict(settings)
     return {}
 
 
 def comes_as(node: Mapping[str, Any]) -> str | None:
-    """`method` of the checkpoint that a model's node names by `path`, where it lies here; else None."""
+    """`method` of the local checkpoint that a model's config node names by `path`. None if it is not local."""
     from icl.models.hf.checkpoint import Checkpoint
 
     path, revision = node.get("path"), node.get("revision")
@@ -44,11 +48,11 @@ def comes_as(node: Mapping[str, Any]) -> str | None:
         config = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except ValueError:
         return None
-    return _named(told(config)) if isinstance(config, dict) else None
+    return _method_name(quantization_settings(config)) if isinstance(config, dict) else None
 
 
 def note(method: str) -> str:
-    """What a plan says of a checkpoint that is quantized so."""
+    """A note for the plan of a run about a quantized checkpoint."""
     if method not in PACKED:
         return f"its checkpoint comes quantized ({method})."
     return (
@@ -57,15 +61,15 @@ def note(method: str) -> str:
     )
 
 
-def _named(settings: Mapping[str, Any]) -> str | None:
+def _method_name(settings: Mapping[str, Any]) -> str | None:
     if not settings:
         return None
-    named = settings.get("quant_method")
-    return str(getattr(named, "value", named) or "by an unnamed method")
+    method = settings.get("quant_method")
+    return str(getattr(method, "value", method) or "by an unnamed method")
 
 
 def _cached(path: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(path, "config.json", revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    file = try_to_load_from_cache(path, "config.json", revision=revision)
+    return Path(file) if isinstance(file, str) else None

@@ -1,4 +1,4 @@
-"""Prompts made ready for a forward: rendered, with the parts of their images, their positions and token types."""
+"""Encoding of prompts as model inputs: token ids, encoded images, positions and token types."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,16 +9,20 @@ from torch import Tensor
 from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import EncodedImage
-from icl.models.hf.image_processing import ImageProcessor, clean
+from icl.models.hf.image_processing import ImageProcessor, without_pixel_edits
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, script
 from icl.types import Prompt
 
 
 class PromptEncoder:
-    """Makes `EncodedPrompt`s.
+    """Encoder from `Prompt` to `EncodedPrompt`.
 
-    encoder: None where the image cache is off, and the processor is called on whole prompts.
+    Attributes:
+        renderer: Renders and tokenizes prompts.
+        pixels: Processes images.
+        runner: The language model.
+        encoder: Encodes images. None if the image cache is off and the processor runs on whole prompts.
     """
 
     def __init__(
@@ -31,7 +35,7 @@ class PromptEncoder:
         self.own_positions = _own_positions(runner.model)
 
     def read(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        """Raises ModelError, ImageError."""
+        """Encoded prompts. Raises ModelError, ImageError."""
         if self.encoder is None:
             return [self._read_plain(prompt) for prompt in prompts]
         texts = [self.renderer.text(prompt) for prompt in prompts]
@@ -61,38 +65,45 @@ class PromptEncoder:
             )
         device = self.runner.device
         tokens = torch.tensor(ids, device=device)
-        kinds = self._kinds(tokens)
+        token_types = self._token_types(tokens)
         grids = {
             name: torch.cat([part.grids[name] for part in parts]).to(device)
             for name in (parts[0].grids if parts else ())
         }
-        positions = self._positions(tokens, kinds, grids)
-        return EncodedPrompt(tokens, positions, kinds, tuple(parts), tuple(key), tuple(starts), tuple(ends))
+        positions = self._positions(tokens, token_types, grids)
+        return EncodedPrompt(tokens, positions, token_types, tuple(parts), tuple(key), tuple(starts), tuple(ends))
 
     def _read_plain(self, prompt: Prompt) -> EncodedPrompt:
-        """The processor on the whole prompt; edits on pixels where each image's can be told apart."""
-        inputs = processed(self.renderer, prompt)
+        """The processor on the whole prompt. Edits of processed pixels are applied if each image's pixels can be
+        identified.
+        """
+        inputs = process_prompt(self.renderer, prompt)
         if any(image.pixel_value_edits for image in prompt.images):
             inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
         ids = inputs.pop("input_ids")[0].to(self.runner.device)
         inputs.pop("attention_mask", None)
-        kinds = self._kinds(ids)
+        token_types = self._token_types(ids)
         for name in ("mm_token_type_ids", "token_type_ids", "labels"):
             inputs.pop(name, None)
-        given = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
-        return EncodedPrompt(ids, self._positions(ids, kinds, given), kinds, (), tuple(ids.tolist()), plain=given)
+        arguments = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
+        return EncodedPrompt(
+            ids, self._positions(ids, token_types, arguments), token_types, (), tuple(ids.tolist()), plain=arguments
+        )
 
     def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
-        shown = [(image, False) for image in prompt.images]
-        alone = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels([(clean(p), alone) for p, alone in shown])]
-        noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(shown)]
+        images = [(image, False) for image in prompt.images]
+        alone = [
+            inputs["pixel_values"]
+            for inputs, _ in self.pixels.pixels([(without_pixel_edits(p), alone) for p, alone in images])
+        ]
+        noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(images)]
         for dim in (0, 1):
-            alike = all(_without(part, dim) == _without(values, dim) for part in alone)
-            if alike and torch.equal(torch.cat(alone, dim), values):
+            matches = all(_without(part, dim) == _without(values, dim) for part in alone)
+            if matches and torch.equal(torch.cat(alone, dim), values):
                 return torch.cat(noised, dim)
         if values.ndim == 5 and values.shape[:2] == (1, len(alone)):
             padded = [
-                _placed(values[0, i], one[0, 0], other[0, 0])
+                _place_edited(values[0, i], one[0, 0], other[0, 0])
                 for i, (one, other) in enumerate(zip(alone, noised, strict=True))
             ]
             if all(one is not None for one in padded):
@@ -103,30 +114,30 @@ class PromptEncoder:
         )
 
     def _count(self, text: str) -> int:
-        """Image tokens in what the processor writes for one image."""
+        """Number of image tokens in the text that the processor writes for one image."""
         if text not in self.counted:
             ids = self.renderer.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             self.counted[text] = sum(token in self.slots for token in ids)
         return self.counted[text]
 
-    def _kinds(self, ids: Tensor) -> Tensor | None:
-        if self.runner.kinds_name is None:
+    def _token_types(self, ids: Tensor) -> Tensor | None:
+        if self.runner.token_types_name is None:
             return None
         made = self.renderer.processor.create_mm_token_type_ids([ids.tolist()])
         return torch.tensor(made[0], device=ids.device)
 
-    def _positions(self, ids: Tensor, kinds: Tensor | None, grids: dict[str, Tensor]) -> Tensor:
-        """[..., T] as `generate` gives them: M-RoPE has leading channels."""
+    def _positions(self, ids: Tensor, token_types: Tensor | None, grids: dict[str, Tensor]) -> Tensor:
+        """Position ids [..., T] as `generate` computes them. M-RoPE has leading channels."""
         if not self.own_positions:
             return torch.arange(len(ids), device=ids.device)
-        known: dict[str, Any] = {"attention_mask": torch.ones_like(ids)[None]} | grids
-        if kinds is not None and self.runner.kinds_name is not None:
-            known[self.runner.kinds_name] = kinds[None]
-        return self.runner.model._prepare_position_ids_for_generation(ids[None], known)[..., 0, :]  # type: ignore[no-any-return]
+        arguments: dict[str, Any] = {"attention_mask": torch.ones_like(ids)[None]} | grids
+        if token_types is not None and self.runner.token_types_name is not None:
+            arguments[self.runner.token_types_name] = token_types[None]
+        return self.runner.model._prepare_position_ids_for_generation(ids[None], arguments)[..., 0, :]  # type: ignore[no-any-return]
 
 
-def processed(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
-    """What the processor itself makes of the whole prompt. Raises ModelError where it does not take it."""
+def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
+    """The processor's output for the whole prompt. Raises ModelError if it does not take the prompt."""
     renderer.text(prompt)
     images = [image.open() for image in prompt.images]
     try:
@@ -150,8 +161,8 @@ def _without(tensor: Tensor, dim: int) -> tuple[int, ...]:
     return (*tensor.shape[:dim], *tensor.shape[dim + 1 :])
 
 
-def _placed(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
-    """An image that was padded on the right and below, edited where it is; None where it is not what it is alone."""
+def _place_edited(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
+    """The padded image with the edited one in its upper left. None if it is not the image processed alone."""
     height, width = alone.shape[-2:]
     if alone.ndim != 3 or not torch.equal(padded[..., :height, :width], alone):
         return None
@@ -161,7 +172,7 @@ def _placed(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
 
 
 def _own_positions(model: Any) -> bool:
-    """Whether the architecture computes positions in its own way."""
+    """Whether the architecture has its own computation of positions."""
     from transformers import GenerationMixin
 
     name = "_prepare_position_ids_for_generation"
@@ -169,7 +180,7 @@ def _own_positions(model: Any) -> bool:
 
 
 def _with_images(prompt: Prompt, images: Sequence[Any]) -> list[dict[str, Any]]:
-    """The conversation with the images in it."""
+    """The conversation with the images inserted."""
     rest = iter(images)
     conversation = messages(script(prompt))
     for message in conversation:

@@ -1,8 +1,8 @@
-"""Weights in 4 or 8 bits, by bitsandbytes while they load; checkpoints that are already quantized are read as they are.
+"""Weights in 4 or 8 bits by bitsandbytes while they load, and checks of checkpoints that are already quantized.
 
-nf4, fp4: 4-bit codes with a scale for 64 weights (QLoRA, Dettmers et al., NeurIPS 2023); double quantization stores the
-scales themselves in 8 bits. int8: LLM.int8 (Dettmers et al., NeurIPS 2022): rows in 8 bits, outliers' columns in 16.
-Whether this machine can do it is tried on a few numbers when the plan is made, before any weights are read.
+nf4, fp4: 4-bit codes with one scale for 64 weights (QLoRA, Dettmers et al., NeurIPS 2023). Double quantization stores
+the scales in 8 bits. int8: LLM.int8 (Dettmers et al., NeurIPS 2022), rows in 8 bits and outlier columns in 16. The plan
+of a run tests on a small layer whether this machine supports it, before any weights are read.
 """
 
 import logging
@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.models.hf import device_placement as placing
-from icl.models.hf import packed_checks as packing
-from icl.models.hf.prequantized import PACKED, method, told
+from icl.models.hf import device_placement, packed_checks
+from icl.models.hf.prequantized import PACKED, method, quantization_settings
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
@@ -24,13 +25,13 @@ BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 PACKING = "support_avx512bf16_for_cpu"
 
 FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, OSError)
-"""What bitsandbytes, transformers and torch raise where they cannot."""
+"""Exceptions of bitsandbytes, transformers and torch for unsupported quantization."""
 
 
 def check(hf: "HF") -> None:
-    """Raises ModelError where the checkpoint, this device or this install does not allow what is asked."""
+    """Raise ModelError if checkpoint, device or installation do not support the requested quantization."""
     already = method(hf.checkpoint)
-    kind, place = placing.device(hf.device, hf.device_map)
+    kind, place = device_placement.resolve_device(hf.device, hf.device_map)
     if hf.quantize == "none":
         if already and hf.merge:
             raise ModelError(
@@ -63,20 +64,22 @@ def check(hf: "HF") -> None:
 
 
 def arguments(hf: "HF") -> dict[str, Any]:
-    """What `from_pretrained` is given for it; nothing where nothing is to be quantized here."""
+    """Arguments of `from_pretrained` for quantization. Empty if there is nothing to quantize."""
     if hf.quantize == "none" and method(hf.checkpoint) in PACKED:
         from icl.models.hf.packed_loading import config
 
-        return {"config": config(hf.checkpoint, told(hf.checkpoint.written))}
+        return {"config": config(hf.checkpoint, quantization_settings(hf.checkpoint.config_dict))}
     if hf.quantize == "none":
         return {}
     from transformers import BitsAndBytesConfig
 
     _quiet()
-    left = kept(hf)
+    skipped = full_precision_modules(hf)
+    logger.info("quantizing %s to %s; %d modules stay in full precision", hf.path, hf.quantize, len(skipped))
+    logger.debug("full precision: %s", ", ".join(skipped))
     if hf.quantize == "int8":
         how = BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=float(hf.outlier_threshold), llm_int8_skip_modules=left
+            load_in_8bit=True, llm_int8_threshold=float(hf.outlier_threshold), llm_int8_skip_modules=skipped
         )
     else:
         how = BitsAndBytesConfig(
@@ -84,25 +87,25 @@ def arguments(hf: "HF") -> dict[str, Any]:
             bnb_4bit_quant_type=hf.quantize,
             bnb_4bit_use_double_quant=hf.double_quant,
             bnb_4bit_compute_dtype=compute_dtype(hf),
-            llm_int8_skip_modules=left,
+            llm_int8_skip_modules=skipped,
         )
     return {"quantization_config": how}
 
 
 def compute_dtype(hf: "HF") -> Any:
-    """In which the 4-bit layers multiply: as asked, or as the rest of the model runs."""
+    """The dtype of products of 4-bit layers: the `compute_dtype` setting, or that of the other layers."""
     import torch
 
-    wanted: str = hf.compute_dtype
-    if wanted == "auto":
-        wanted = placing.precision(hf.device, hf.device_map, hf.dtype)
-    if wanted == "auto":
+    name: str = hf.compute_dtype
+    if name == "auto":
+        name = device_placement.resolve_dtype(hf.device, hf.device_map, hf.dtype)
+    if name == "auto":
         return getattr(hf.checkpoint.config, "dtype", None) or torch.bfloat16
-    return getattr(torch, wanted)
+    return getattr(torch, name)
 
 
-def kept(hf: "HF") -> list[str]:
-    """Modules that stay in full precision: the head, and all that stands beside the language model."""
+def full_precision_modules(hf: "HF") -> list[str]:
+    """Names of the modules that are not quantized: the output head, and everything outside the language model."""
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -110,25 +113,26 @@ def kept(hf: "HF") -> list[str]:
         model = AutoModelForImageTextToText.from_config(hf.checkpoint.config, trust_remote_code=hf.trust_remote_code)
     names = {id(module): name for name, module in model.named_modules()}
     head = names.get(id(model.get_output_embeddings()))
-    found = [head] if head and not hf.quantize_head else []
+    modules = [head] if head and not hf.quantize_head else []
     if hf.quantize_vision:
-        return found
+        return modules
     decoder = names.get(id(model.get_decoder()), "")
     if not decoder:
         raise ModelError(
             f"model.quantize: {type(model).__name__} does not say which of its modules is the language model "
             "(get_decoder), so the vision tower cannot be left out. Set `quantize_vision: true`."
         )
-    return found + [name for name in _beside(model, decoder) if name != head]
+    return modules + [name for name in _outside_decoder(model, decoder) if name != head]
 
 
-def settled(model: Any) -> Any:
-    """The loaded model, the same on every CPU.
+def fix_layers(model: Any) -> Any:
+    """The loaded model with two corrections of bitsandbytes, so that it is the same on every CPU.
 
-    On some CPUs bitsandbytes repacks 4-bit weights at their first use: scales rounded to bfloat16, and an exception
-    where a layer is not a multiple of 64 wide. Left as they are, they give what other CPUs give.
+    On some CPUs bitsandbytes repacks 4-bit weights at their first use. It then rounds scales to bfloat16, and fails if
+    a layer is not a multiple of 64 wide. This is switched off.
 
-    On every CPU it takes scales from a wrong block where a row is not whole blocks; such layers are read as one row.
+    On every CPU it takes scales from a wrong block if a row is not a whole number of blocks. Such layers are unpacked
+    as one row.
     """
     for module in model.modules():
         if hasattr(module, PACKING):
@@ -140,7 +144,7 @@ def settled(model: Any) -> Any:
 
 
 def is_exact(model: Any) -> bool:
-    """Whether a row's logits do not depend on the batch beyond float32's rounding."""
+    """Whether a row's logits depend on the batch only up to float32 rounding."""
     import torch
 
     how = getattr(getattr(model, "config", None), "quantization_config", None)
@@ -151,7 +155,7 @@ def is_exact(model: Any) -> bool:
 
 @lru_cache
 def _one_row() -> Any:
-    """A Linear4bit whose weights are unpacked on a CPU as one row of whole blocks."""
+    """A Linear4bit class that a CPU unpacks as one row of whole blocks."""
     import bitsandbytes as bnb
     import torch
 
@@ -170,9 +174,9 @@ def _one_row() -> Any:
 
 
 def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) -> None:
-    settings = told(checkpoint.written)
+    settings = quantization_settings(checkpoint.config_dict)
     if already in PACKED:
-        if problem := packing.unread(settings):
+        if problem := packed_checks.why_unsupported(settings):
             raise ModelError(
                 f"model.path: {path} is quantized ({already}), and this backend cannot read it: {problem}. "
                 "`model: vllm` reads more formats, with kernels of its own; or name another checkpoint."
@@ -185,23 +189,23 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
         raise ModelError(
-            f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first(error)} Or name the "
-            "checkpoint in full precision, with `quantize` where it is too large."
+            f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first_line(error)} Or "
+            "name the checkpoint in full precision, with `quantize` where it is too large."
         ) from error
 
 
-def _beside(model: Any, decoder: str) -> list[str]:
-    """Every module that neither holds the decoder nor lies in it, named as high up as it can be."""
-    found, above, at = [], "", model
+def _outside_decoder(model: Any, decoder: str) -> list[str]:
+    """Topmost modules that neither contain the decoder nor lie in it."""
+    names, above, at = [], "", model
     for step in decoder.split("."):
-        found += [f"{above}{name}" for name, _ in at.named_children() if name != step]
+        names += [f"{above}{name}" for name, _ in at.named_children() if name != step]
         above, at = f"{above}{step}.", getattr(at, step)
-    return found
+    return names
 
 
 @lru_cache
 def _problem(quantize: str, place: str) -> str:
-    """What goes wrong with a layer of 64 x 64 weights, or ''."""
+    """The error of a layer of 64 x 64 weights, or ''."""
     import torch
 
     _quiet()
@@ -210,22 +214,22 @@ def _problem(quantize: str, place: str) -> str:
 
         if BITS[quantize] == 8:
             layer = bnb.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False, threshold=6.0)
-            given = torch.ones(1, 64, dtype=torch.float16, device=place)
+            inputs = torch.ones(1, 64, dtype=torch.float16, device=place)
         else:
             layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type=quantize)
-            given = torch.ones(1, 64, device=place)
+            inputs = torch.ones(1, 64, device=place)
         with torch.no_grad():
-            said = settled(layer).to(place)(given)
+            outputs = fix_layers(layer).to(place)(inputs)
     except FAILURES as error:
-        return _first(error)
-    return "" if bool(said.isfinite().all()) else "a product of finite numbers is not finite."
+        return _first_line(error)
+    return "" if bool(outputs.isfinite().all()) else "a product of finite numbers is not finite."
 
 
 def _quiet() -> None:
-    """Without its warnings, such as one a forward that inputs are cast to float16."""
+    """Silence warnings of bitsandbytes, such as one at each forward pass about casts to float16."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first if first.endswith(".") else f"{first}."

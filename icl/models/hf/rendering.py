@@ -1,8 +1,8 @@
-"""A prompt as a checkpoint's own chat template writes it: text with one placeholder an image, then token ids.
+"""Rendering by a checkpoint's own chat template: text with one placeholder for each image, then token ids.
 
-The placeholders are compared with the prompt's images, and every piece of the prompt must stand in the text in its
-order: a template that drops a system turn, or moves images in front of the words, is an error before any forward. So
-is data that holds a mark of the chat (`icl.models.chat_markers`).
+The number of placeholders is compared with the number of images, and every text of the prompt must occur in order. So a
+template that drops a system turn, or moves images to the front, raises an error before any forward pass. Data that
+contains a chat marker also does (`icl.models.chat_markers`).
 """
 
 from collections.abc import Sequence
@@ -14,57 +14,58 @@ from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
 from icl.types import Part, Prompt, Turn
 
-KEPT = 4096
-"""Texts kept for the next time they are asked for."""
+CACHED_TEXTS = 4096
+"""Number of rendered texts in the cache."""
 
-KEPT_BYTES = 64 * 2**20
-"""Of ids: a window of prompts with their branches, or the last few of many thousand tokens."""
+CACHED_ID_BYTES = 64 * 2**20
+"""Size of the cache of token ids."""
 
 ID_BYTES = 40
-"""A token's id in a tuple: the number and the reference to it."""
+"""Size of a token id in a tuple: the number and its reference."""
 
 Message = dict[str, Any]
 Script = tuple[tuple[str, tuple[str | None, ...]], ...]
-"""Per turn its role and its pieces: a text, or None for an image."""
+"""For each turn, its role and its pieces: a text, or None for an image."""
 
 
 class PromptRenderer:
-    """Text and ids of prompts, by one processor. name: what error messages call the checkpoint."""
+    """Text and token ids of prompts, by one processor. name: the checkpoint, for error messages."""
 
     def __init__(self, processor: Any, name: str) -> None:
         self.processor, self.name = processor, name
         self.tokenizer = processor.tokenizer
         self.slot: str = processor.image_token
         self.marks = marker_pattern(self.tokenizer, self.slot)
-        self._text = lru_cache(KEPT)(self._rendered)
-        self._ids = LRUByteCache[str, tuple[int, ...]](KEPT_BYTES, lambda ids: ID_BYTES * len(ids))
-        self._option = lru_cache(KEPT)(self._option_ids)
+        self._text = lru_cache(CACHED_TEXTS)(self._rendered)
+        self._ids = LRUByteCache[str, tuple[int, ...]](CACHED_ID_BYTES, lambda ids: ID_BYTES * len(ids))
+        self._option = lru_cache(CACHED_TEXTS)(self._option_ids)
 
     def text(self, prompt: Prompt) -> str:
-        """The template's text, up to where the model answers. Raises ModelError.
+        """The rendered prompt, up to where the answer begins. Raises ModelError.
 
-        Kept for a while: a prompt is counted before it is opened, and its branches often have the same words.
+        Cached, because a prompt is counted before it is opened, and its branches often have the same text.
         """
         text = self._text(script(prompt))
         check_markers(prompt, self.marks, self.name)
         return text
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
-        """The text with what the processor writes for each image in place of its placeholder."""
+        """The text with each placeholder replaced by the processor's text for that image."""
         if not replacements:
             return text
         texts, _ = self.processor.get_text_with_replacements([text], list(replacements))
         return str(texts[0])
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Token ids, kept for a while. A start token is added only where the text does not begin with it."""
-        known = self._ids.get(text)
-        return self._ids.put(text, self._tokenized(text)) if known is None else known
+        """Token ids, cached. A start token is added only if the text does not begin with it."""
+        ids = self._ids.get(text)
+        return self._ids.put(text, self._tokenized(text)) if ids is None else ids
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
-        """The ids of each option as the template would write it as the answer.
+        """Token ids of each option as the template would write it as the answer.
 
-        Raises ModelError where ids merge, and for an option that holds a mark of the chat.
+        Raises:
+            ModelError: An option has no tokens of its own, or contains a chat marker.
         """
         for option in options:
             check_markers(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
@@ -84,7 +85,7 @@ class PromptRenderer:
         return tuple(self.tokenizer(text, add_special_tokens=not plain, verbose=False)["input_ids"])
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
-        """tail: the text behind the last image, whose placeholder no token reaches across."""
+        """tail: the text after the last image, whose placeholder no token crosses."""
         before, both = self.ids(tail), self.ids(tail + option)
         if both[: len(before)] != before or len(both) == len(before):
             raise ModelError(
@@ -98,8 +99,8 @@ class PromptRenderer:
         answered: Script = (*turns, ("assistant", (option,)))
         whole = self._template(answered, messages(answered), answers=False)
         rest = whole[len(text) :] if whole.startswith(text) else ""
-        gap, found, _ = rest.partition(option)
-        return gap + option if found and not gap.strip() else option
+        gap, match, _ = rest.partition(option)
+        return gap + option if match and not gap.strip() else option
 
     def _template(self, turns: Script, conversation: list[Message], answers: bool) -> str:
         from jinja2.exceptions import TemplateError
@@ -132,24 +133,24 @@ class PromptRenderer:
         for role, pieces in turns:
             for piece in pieces:
                 needle = self.slot if piece is None else piece.strip()
-                found = text.find(needle, place)
-                if found < 0:
+                position = text.find(needle, place)
+                if position < 0:
                     what = "an image" if piece is None else f"the text {needle[:40]!r}"
                     raise ModelError(
                         f"{self.name}: the chat template drops {what} of a {role} turn, or moves it out of its "
                         "place. Some templates put all images of a turn first: compose with `chat`, images before "
                         "questions."
                     )
-                place = found + len(needle)
+                place = position + len(needle)
 
 
 def script(prompt: Prompt) -> Script:
-    """What a template is told of a prompt: roles, texts, and where images stand."""
+    """Roles, texts and positions of images, as a template needs them."""
     return tuple((turn.role, tuple(merged(turn))) for turn in prompt.turns)
 
 
 def messages(turns: Script) -> list[Message]:
-    """The conversation as processors take it."""
+    """The conversation in the format of processors."""
     return [
         {"role": role, "content": [{"type": "image"} if p is None else {"type": "text", "text": p} for p in pieces]}
         for role, pieces in turns
@@ -157,7 +158,9 @@ def messages(turns: Script) -> list[Message]:
 
 
 def merged(turn: Turn) -> list[str | None]:
-    """The turn's texts and images (None); texts that stand side by side are one, so no template comes between."""
+    """Texts and images (None) of the turn. Neighboring texts are merged, so that the template puts nothing between
+    them.
+    """
     pieces: list[str | None] = []
     for part in turn.parts:
         if part.text is not None and pieces and pieces[-1] is not None:

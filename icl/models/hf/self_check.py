@@ -1,8 +1,8 @@
-"""What holds for this checkpoint is asked of it once, when it is loaded, and not of a list of architectures.
+"""Checks of a checkpoint when it is loaded, in place of a list of architectures.
 
-Does a prompt whose images come from the cache have the ids and the logits of the processor's own? Does a prompt on
-top of a shared beginning? Where the answer is no, or an exception, the plain way is taken for this model, and the
-reason is kept for the plan to tell.
+Do prompts with cached image features have the ids and logits of the processor's own inputs? Do prompts on a shared
+prefix? If a check fails or raises an exception, the feature is switched off for this model, and the reason becomes a
+note of the run.
 """
 
 from collections.abc import Callable
@@ -13,32 +13,32 @@ from torch import Tensor
 
 from icl.errors import ICLError, ModelError
 from icl.images import Image
-from icl.models.hf import conventions
-from icl.models.hf import quantization as quantizing
+from icl.models.hf import conventions, quantization
 from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import Prefiller
-from icl.models.hf.prompt_encoding import PromptEncoder, processed
+from icl.models.hf.prompt_encoding import PromptEncoder, process_prompt
 from icl.models.hf.rendering import PromptRenderer
 from icl.types import Part, Prompt, Turn
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)
-"""What an architecture that works otherwise may raise when it is asked."""
+"""Exceptions of an architecture that does not support a feature."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """holds: whether the short way may be taken. reason: why not."""
+    """Result of a check. holds: whether the feature may be used. reason: why not."""
 
     holds: bool
     reason: str = ""
 
 
-def image_cache(cached: PromptEncoder, plain: PromptEncoder, runner: LanguageModel) -> CheckResult:
-    """Compares ids and logits of two prompts, with images of several sizes, with and without the cache."""
+def check_image_cache(cached: PromptEncoder, plain: PromptEncoder, runner: LanguageModel) -> CheckResult:
+    """Compare ids and logits of prompts with images of several sizes, with and without the image cache."""
 
     def ask() -> CheckResult:
-        prompts = _taken(_prompts(), plain)  # read together: images meet the tower in another company than in `plain`
+        # The image encoder batches the images of all prompts, so it sees other batches than `plain`.
+        prompts = _supported(_prompts(), plain)
         for want, got in zip(plain.read(prompts), cached.read(prompts), strict=True):
             if want.ids.tolist() != got.ids.tolist():
                 return CheckResult(False, "the token ids differ from the processor's own")
@@ -47,37 +47,38 @@ def image_cache(cached: PromptEncoder, plain: PromptEncoder, runner: LanguageMod
                 return CheckResult(False, f"the logits differ by {gap:.1e} of their spread")
         return CheckResult(True)
 
-    return _asked(ask)
+    return _without_exceptions(ask)
 
 
-def shared_beginnings(reader: PromptEncoder, runner: LanguageModel) -> CheckResult:
-    """Compares logits of two prompts that begin alike: prefilled whole, on top of their common beginning, and on the
-    row of the first, where it can lend."""
+def check_shared_prefix(reader: PromptEncoder, runner: LanguageModel) -> CheckResult:
+    """Compare logits of two prompts with a common prefix, prefilled in three ways: whole, on the shared prefix, and on
+    the row of the first prompt if it can be a prefix source.
+    """
 
     def ask() -> CheckResult:
         first, second = _prompts()[:2]
-        alike = [first, Prompt((*first.turns[:-1], *second.turns)), *_single_turns()]
-        reads: list[EncodedPrompt] = reader.read(_taken(alike, reader)[:2])
+        prompts = [first, Prompt((*first.turns[:-1], *second.turns)), *_single_turns()]
+        reads: list[EncodedPrompt] = reader.read(_supported(prompts, reader)[:2])
         want = Prefiller(runner, 10**9, sharing=False).open(reads).logits
         before = runner.counters.prefill_tokens
         opener = Prefiller(runner, 10**9, least=1)
         rows = opener.open(reads)
         if runner.counters.prefill_tokens - before >= sum(map(len, reads)):
             return CheckResult(False, "the two prompts that should begin alike do not")
-        beside = opener.open(reads, prefix_source=Prefiller(runner, 10**9, sharing=False).open(reads[:1]))
-        gap = max(_gap(want, rows.logits), _gap(want, beside.logits))
+        reused = opener.open(reads, prefix_source=Prefiller(runner, 10**9, sharing=False).open(reads[:1]))
+        gap = max(_gap(want, rows.logits), _gap(want, reused.logits))
         return CheckResult(gap <= _tolerance(runner), f"the logits differ by {gap:.1e} of their spread")
 
-    return _asked(ask)
+    return _without_exceptions(ask)
 
 
-def plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) -> None:
-    """One prompt with an image, all by the processor itself. Raises ModelError where not even that can be read.
+def check_plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) -> None:
+    """Prefill one prompt with an image by the processor alone. Raises ModelError if the model cannot read it.
 
-    What the chat template refuses is told with each prompt.
+    Errors of the chat template are left to each prompt.
     """
     try:
-        runner.prefill([plain.read(_taken(_prompts(), plain)[:1])[0]])
+        runner.prefill([plain.read(_supported(_prompts(), plain)[:1])[0]])
     except FAILURES as error:
         if isinstance(error, ICLError | torch.OutOfMemoryError):
             return
@@ -85,19 +86,19 @@ def plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) -> Non
 
 
 def counts_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:
-    """Whether a prompt has as many tokens as its text and its images, each processed by itself."""
+    """Whether the token count of a prompt is that of its text with separately processed images."""
 
     def ask() -> CheckResult:
         prompt = _prompts()[1]
         texts = [pixels.text(image, 1) for image in prompt.images]
         parts = len(renderer.ids(renderer.expanded(renderer.text(prompt), texts)))
-        return CheckResult(parts == processed(renderer, prompt)["input_ids"].shape[-1])
+        return CheckResult(parts == process_prompt(renderer, prompt)["input_ids"].shape[-1])
 
-    return _asked(ask).holds
+    return _without_exceptions(ask).holds
 
 
 def _prompts() -> list[Prompt]:
-    """A demonstration and a query, a query alone, and two images in one turn; images of several sizes."""
+    """A demonstration with a query, a query alone, and two images in one turn. Images have several sizes."""
     demo = (_ask("what is it?", _image(96, 64)), Turn("assistant", (Part("a cat"),)))
     return [
         Prompt((*demo, _ask("what is it?", _image(64, 128)))),
@@ -108,8 +109,8 @@ def _prompts() -> list[Prompt]:
 
 def _single_turns() -> list[Prompt]:
     """Two prompts that begin with the same two images."""
-    shown = (_image(96, 64), _image(64, 128))
-    return [Prompt((_ask(question, *shown),)) for question in ("which is larger?", "are they the same thing?")]
+    images = (_image(96, 64), _image(64, 128))
+    return [Prompt((_ask(question, *images),)) for question in ("which is larger?", "are they the same thing?")]
 
 
 def _image(width: int, height: int) -> Part:
@@ -124,19 +125,19 @@ def _ask(question: str, *images: Part) -> Turn:
     return Turn("user", (*images, Part(question)))
 
 
-def _taken(prompts: list[Prompt], reader: PromptEncoder) -> list[Prompt]:
-    """Those that the chat template takes. Raises its ModelError where it takes none."""
-    taken: list[Prompt] = []
+def _supported(prompts: list[Prompt], reader: PromptEncoder) -> list[Prompt]:
+    """The prompts that the chat template takes. Raises its ModelError if it takes none."""
+    supported: list[Prompt] = []
     refused: ModelError | None = None
     for prompt in prompts:
         try:
             reader.renderer.text(prompt)
-            taken.append(prompt)
+            supported.append(prompt)
         except ModelError as error:
             refused = error
-    if refused is not None and not taken:
+    if refused is not None and not supported:
         raise refused
-    return taken
+    return supported
 
 
 def _gap(want: Tensor, got: Tensor) -> float:
@@ -144,10 +145,10 @@ def _gap(want: Tensor, got: Tensor) -> float:
 
 
 def _tolerance(runner: LanguageModel) -> float:
-    return 1e-3 if quantizing.is_exact(runner.model) else 0.25
+    return 1e-3 if quantization.is_exact(runner.model) else 0.25
 
 
-def _asked(ask: Callable[[], CheckResult]) -> CheckResult:
+def _without_exceptions(ask: Callable[[], CheckResult]) -> CheckResult:
     try:
         return ask()
     except FAILURES as error:

@@ -1,6 +1,6 @@
-"""Sessions need a transformers whose forwards take `cache` and `mm_encoder_outputs`; an older one ignores them.
+"""Version check of transformers. Sessions need `cache` and `mm_encoder_outputs`, which older releases ignore.
 
-The package itself admits older releases, because vLLM pins one and needs this backend for rendering alone.
+The package itself allows older releases: vLLM pins one, and needs this backend for rendering only.
 """
 
 from importlib.metadata import version
@@ -9,14 +9,14 @@ from packaging.version import Version
 
 from icl.errors import ModelError
 
-LEAST = "5.24"
+MIN_VERSION = "5.24"
 
 
 def check(installed: str | None = None) -> None:
-    """Raises ModelError where the installed transformers is older than LEAST."""
-    found = installed or version("transformers")
-    if Version(found) < Version(LEAST):
+    """Raise ModelError if the installed transformers is older than MIN_VERSION."""
+    release = installed or version("transformers")
+    if Version(release) < Version(MIN_VERSION):
         raise ModelError(
-            f"the backend 'hf' needs transformers {LEAST} or newer to answer, and this environment has {found} (vLLM "
-            "pins it). Use `model: vllm` here, or another environment for `model: hf`."
+            f"the backend 'hf' needs transformers {MIN_VERSION} or newer to answer, and this environment has {release} "
+            "(vLLM pins it). Use `model: vllm` here, or another environment for `model: hf`."
         )

@@ -41,7 +41,7 @@ def check(adapter: LoraAdapter, hf: "HF") -> None:
 
     with torch.device("meta"):
         skeleton = AutoModelForImageTextToText.from_config(hf.checkpoint.config, trust_remote_code=hf.trust_remote_code)
-    adapter.applied(skeleton, hf.path, merge=False)
+    adapter.apply_to(skeleton, hf.path, merge=False)
 
 
 def load(adapter: LoraAdapter, llm: Any) -> Any:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.cache_folder import cache_folder
+from icl.canonical_json import canonical_digest
 from icl.errors import ModelError
-from icl.models.hf.checkpoint import WEIGHTS, Checkpoint, told
+from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
@@ -50,7 +51,7 @@ def merged(model: "VLLM") -> Path:
     assert model.lora is not None
     check(model)
     content = {"checkpoint": model.hf.checkpoint.digest, "adapter": model.lora.digest, "dtype": model.precision}
-    folder = cache_folder() / "merged" / told(content | {"form": FORMAT})[:32]
+    folder = cache_folder() / "merged" / canonical_digest(content | {"form": FORMAT})[:32]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -111,7 +112,7 @@ def _write(model: "VLLM", work: Path) -> None:
     checkpoint = model.hf.checkpoint
     _ = checkpoint.processor  # downloads the files of a hub id
     dtype = "auto" if model.precision == "auto" else getattr(torch, model.precision)
-    merged_model = model.lora.applied(checkpoint.weights(dtype=dtype), model.path, merge=True)
+    merged_model = model.lora.apply_to(checkpoint.weights(dtype=dtype), model.path, merge=True)
     size = int(merged_model.get_memory_footprint())
     free = shutil.disk_usage(work).free
     if free < size:

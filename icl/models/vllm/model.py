@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from icl.canonical_json import canonical_digest
 from icl.constraints import Fraction, Positive, PositiveInt
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Model, Request
@@ -90,7 +91,6 @@ class VLLM(Model):
     @cached_property
     def digest(self) -> str:
         """Digest of weights and settings that can change an output. Raises ModelError if they do not go together."""
-        from icl.models.hf.checkpoint import told
         from icl.models.vllm import merged_adapter as merging
 
         keys = ("dtype", "quantization", "engine_args")
@@ -100,7 +100,7 @@ class VLLM(Model):
         if self.merge:
             merging.check(self)
             settings["merge"] = True
-        return told(
+        return canonical_digest(
             {"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.device_type, **settings}
         )[:32]
 

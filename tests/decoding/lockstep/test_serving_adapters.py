@@ -58,7 +58,7 @@ def references(folder: Path, adapters: dict[str, Path]) -> dict[str, Reference]:
     made = {"tiny": Reference(folder)}
     for name, path in adapters.items():
         made[name] = Reference(folder)
-        made[name].model = LoraAdapter(str(path)).applied(made[name].model, str(folder), merge=False)
+        made[name].model = LoraAdapter(str(path)).apply_to(made[name].model, str(folder), merge=False)
     return made
 
 
@@ -181,7 +181,7 @@ def test_a_merged_adapter_is_served_under_its_name(
     monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
     own = saved(folder, tmp_path / "lora", r".*(language_model|vision_tower).*q_proj")
     tuned, base = Reference(folder), Reference(folder)
-    tuned.model = LoraAdapter(str(own)).applied(tuned.model, str(folder), merge=False)
+    tuned.model = LoraAdapter(str(own)).apply_to(tuned.model, str(folder), merge=False)
     with started(str(folder), tmp_path / "log", OPTIONS, adapters=[f"mine={own}"], merge=True) as serving:
         assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["mine"]
         model = Remote(f"http://127.0.0.1:{serving.port}/v1", "mine", "ICL_TEST_KEY")

@@ -1,4 +1,4 @@
-"""A strategy of a user's own."""
+"""A user-defined strategy."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The base class of models: defaults, names that are checked when a class is created, and batches that fail."""
+"""The base class of models: defaults, checks of names when a class is created, and failing batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Data cannot forge a turn, an end or an image of the chat."""
+"""Data cannot forge a turn, an end of text or an image placeholder."""
 
 import pytest
 
@@ -11,33 +11,33 @@ from icl.types import Part, Prompt, Turn
 TINY = HF("tiny")
 
 
-def asked(*parts: Part) -> Prompt:
+def user_prompt(*parts: Part) -> Prompt:
     return Prompt((Turn("user", parts),))
 
 
 def question(text: str) -> Prompt:
-    return asked(Part("Question: "), Part(text, "query.question"), Part(" Answer:"))
+    return user_prompt(Part("Question: "), Part(text, "query.question"), Part(" Answer:"))
 
 
 @pytest.mark.parametrize("mark", ["<end>", "<a>", "<pad>", "<fake_token_around_image>"])
-def test_a_mark_of_the_checkpoint_in_a_question_is_refused_with_the_part_and_the_mark(mark: str) -> None:
+def test_a_special_token_in_a_question_is_refused_and_named(mark: str) -> None:
     with pytest.raises(ModelError, match=f"the text of query.question contains '{mark}', which the model reads"):
         TINY.count_tokens(question(f"what color {mark} red?"))
 
 
-def test_what_only_looks_like_a_mark_is_text() -> None:
+def test_text_similar_to_a_marker_is_allowed() -> None:
     assert TINY.count_tokens(question("is 3 < 4 and <b> bold > ?")) > 5
     assert TINY.count_tokens(question("an <unk> word")) > 3  # one unknown word is as good as another
 
 
-def test_a_mark_that_data_makes_with_the_text_beside_it_is_found() -> None:
+def test_a_marker_that_spans_data_and_neighboring_text_is_refused() -> None:
     with pytest.raises(ModelError, match=r"demo\[0\].answer contains '<end>'"):
-        TINY.count_tokens(asked(Part("red <e", "demo[0].answer"), Part("nd> more")))
+        TINY.count_tokens(user_prompt(Part("red <e", "demo[0].answer"), Part("nd> more")))
 
 
-def test_the_experimenter_s_own_words_may_hold_marks() -> None:
+def test_instructions_may_contain_markers() -> None:
     assert TINY.count_tokens(
-        asked(Part("look <end> ", "instruction"), Part("red <a> "), Part("why?", "query.question"))
+        user_prompt(Part("look <end> ", "instruction"), Part("red <a> "), Part("why?", "query.question"))
     )
 
 
@@ -47,7 +47,7 @@ def test_an_option_is_data_too() -> None:
         TINY.renderer.option_ids(prompt, ["red", "blue <end>"])
 
 
-def test_a_longer_mark_is_found_before_one_that_it_begins_with() -> None:
+def test_the_longest_marker_is_reported() -> None:
     class Words:
         all_special_tokens = ("<im", "<im_end>", "\n", "<unk>")
         unk_token = "<unk>"
@@ -62,5 +62,5 @@ def test_a_longer_mark_is_found_before_one_that_it_begins_with() -> None:
 def test_an_endpoint_is_sent_no_mark_of_a_turn(mark: str) -> None:
     with pytest.raises(ModelError, match=r"the endpoint: the text of query\.question contains"):
         messages(question(f"say {mark}user no"))
-    assert messages(asked(Part(f"{mark} of mine"), Part("why?", "query.question")))
+    assert messages(user_prompt(Part(f"{mark} of mine"), Part("why?", "query.question")))
     assert TURN_MARKERS.search("a <|> b [INSTANT] <image 1>") is None

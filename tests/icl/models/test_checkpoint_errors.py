@@ -1,4 +1,4 @@
-"""A checkpoint whose weights are a pickle with code in it is refused in a sentence, and its code does not run."""
+"""A checkpoint whose weights are a pickle with code is refused in a sentence, and its code does not run."""
 
 import json
 import os
@@ -62,8 +62,8 @@ def test_a_run_is_refused_with_status_2_and_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = {"task": {"name": "binding", "queries": 2}, "model": {"name": "hf", "path": str(checkpoint("vlm"))}}
-    Path("x.yaml").write_text(json.dumps(told))
+    config = {"task": {"name": "binding", "queries": 2}, "model": {"name": "hf", "path": str(checkpoint("vlm"))}}
+    Path("x.yaml").write_text(json.dumps(config))
     assert main(["run", "x.yaml", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"model.path: the weights of {tmp_path / 'vlm'} cannot be loaded: a weight file (*.bin) is ")
@@ -84,16 +84,16 @@ def test_an_adapter_is_refused_too(tmp_path: Path, mark: Path) -> None:
     pytest.importorskip("peft")
     folder = tmp_path / "adapter"
     folder.mkdir()
-    told = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "base_model_name_or_path": "x"}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "base_model_name_or_path": "x"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     torch.save({"weight": Code(mark)}, folder / "adapter_model.bin")
     with pytest.raises(ModelError, match=REFUSED):
-        LoraAdapter(str(folder)).applied(Checkpoint("tiny").weights(), "tiny", merge=False)
+        LoraAdapter(str(folder)).apply_to(Checkpoint("tiny").weights(), "tiny", merge=False)
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("left", [b"", b"no pickle at all", b"\x80\x04"])
-def test_a_damaged_weight_file_is_told(tmp_path: Path, left: bytes) -> None:
+def test_a_damaged_weight_file_is_reported(tmp_path: Path, left: bytes) -> None:
     folder = Path(shutil.copytree(SHIPPED / "vlm", tmp_path / "vlm"))
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(left)
@@ -101,12 +101,12 @@ def test_a_damaged_weight_file_is_told(tmp_path: Path, left: bytes) -> None:
         Checkpoint(str(folder)).weights()
 
 
-def test_anything_else_is_told_by_its_first_line() -> None:
+def test_other_errors_are_reported_by_their_first_line() -> None:
     assert reason(ValueError("\n one\ntwo")) == "one"
     assert reason(KeyError()) == "KeyError"
 
 
-def test_what_stands_under_a_heading_is_told_with_it() -> None:
+def test_the_line_after_a_heading_is_included() -> None:
     """As torch lists weights of another size."""
     several = RuntimeError(
         "Error(s) in loading state_dict for Model:\n\tsize mismatch for head.weight\n\tsize mismatch"

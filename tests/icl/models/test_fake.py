@@ -1,4 +1,4 @@
-"""Tests of the fakes: each answers as its name says, whatever batch it is in."""
+"""Each fake model answers as documented, in any batch."""
 
 import math
 from collections import Counter
@@ -19,9 +19,9 @@ OPTIONS = ("red", "blue", "green")
 
 
 def request(query: str = "q", *, demos=(), gold=("green",), options=OPTIONS, seed: int = 0, limit: int = 8) -> Request:
-    shown = tuple((Example(f"d{i}", (), "?", (answer,)), score) for i, (answer, score) in enumerate(demos))
+    demonstrations = tuple((Example(f"d{i}", (), "?", (answer,)), score) for i, (answer, score) in enumerate(demos))
     prompt = Prompt((Turn("user", (Part("what is it ?", "query.question"),)),), StreamKey(seed, query))
-    return Request(prompt, options, limit, shown, gold)
+    return Request(prompt, options, limit, demonstrations, gold)
 
 
 def says(model, **more) -> str:
@@ -74,7 +74,7 @@ def test_gold_is_right_in_its_share_of_queries_and_nested_over_shares():
     assert {g.text for g in FakeGold(accuracy=0.0).generate(requests)} == {"red", "blue"}
 
 
-def test_options_are_scored_as_log_probabilities_with_what_is_said_on_top():
+def test_option_scores_are_log_probabilities_and_the_answer_is_best():
     (answer,) = FakeCopy().generate([request(demos=DEMOS)])
     assert sum(map(math.exp, answer.option_scores.values())) == pytest.approx(1)
     assert max(answer.option_scores, key=answer.option_scores.get) == "green"

@@ -1,4 +1,4 @@
-"""Tiny checkpoints, each saved and loaded once a session."""
+"""Tiny checkpoints, saved and loaded once for each test session."""
 
 import os
 from collections.abc import Callable

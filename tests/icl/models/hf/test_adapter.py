@@ -1,4 +1,4 @@
-"""LoRA adapters: merged and beside the weights say the same, another thing than the base; what does not fit is told."""
+"""LoRA adapters, merged and separate, agree and differ from the base model. Adapters that do not fit are reported."""
 
 import json
 import shutil
@@ -52,17 +52,17 @@ def logits(hf: HF) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("path", ["tiny", "llava"])
-def test_merged_and_unmerged_say_the_same_and_not_what_the_base_says(
+def test_merged_and_separate_adapters_agree_and_differ_from_the_base(
     path: str, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     where = path if path == "tiny" else str(folder_of(path))
     own = str(saved(where, tmp_path / "lora"))
-    base, beside, merged = HF(path=where), HF(path=where, adapter=own), HF(path=where, adapter=own, merge=True)
-    assert beside.notes == merged.notes == ()
-    assert float((logits(beside) - logits(merged)).abs().max()) < 1e-3
-    assert float((logits(beside) - logits(base)).abs().max()) > 0.1
+    base, separate, merged = HF(path=where), HF(path=where, adapter=own), HF(path=where, adapter=own, merge=True)
+    assert separate.notes == merged.notes == ()
+    assert float((logits(separate) - logits(merged)).abs().max()) < 1e-3
+    assert float((logits(separate) - logits(base)).abs().max()) > 0.1
     names = [
-        [name for name, _ in hf.engine.runner.model.named_parameters() if "lora" in name] for hf in (beside, merged)
+        [name for name, _ in hf.engine.runner.model.named_parameters() if "lora" in name] for hf in (separate, merged)
     ]
     assert names[0]
     assert not names[1]
@@ -71,8 +71,8 @@ def test_merged_and_unmerged_say_the_same_and_not_what_the_base_says(
 def test_another_name_of_the_base_on_the_hub_is_noted(adapter: Path) -> None:
     lora = HF(adapter=str(adapter)).lora
     assert lora is not None
-    assert lora.doubt("owner/base-model") is None
-    assert "trained on owner/base-model; it is used on owner/another" in (lora.doubt("owner/another") or "")
+    assert lora.base_note("owner/base-model") is None
+    assert "trained on owner/base-model; it is used on owner/another" in (lora.base_note("owner/another") or "")
 
 
 def test_beside_quantized_weights_it_changes_what_they_say(adapter: Path) -> None:
@@ -95,15 +95,15 @@ def test_the_digest_is_of_the_adapters_content(adapter: Path, copied: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("gone", "told"),
+    ("gone", "message"),
     [
         ("adapter_config.json", "has no adapter_config.json, so it is not an adapter of peft"),
         ("adapter_model.safetensors", "has an adapter_config.json and no weights"),
     ],
 )
-def test_missing_files_are_told_when_the_plan_is_made(copied: Path, gone: str, told: str) -> None:
+def test_missing_files_are_reported_when_the_plan_is_made(copied: Path, gone: str, message: str) -> None:
     (copied / gone).unlink()
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         _ = HF(adapter=str(copied)).digest
 
 
@@ -112,7 +112,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         _ = HF(adapter=str(tmp_path / "nowhere")).digest
 
 
-def test_another_kind_of_adapter_is_told(copied: Path) -> None:
+def test_another_kind_of_adapter_is_reported(copied: Path) -> None:
     (copied / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
     with pytest.raises(ModelError, match="of type PREFIX_TUNING; this backend takes LORA"):
         _ = HF(adapter=str(copied)).digest
@@ -124,12 +124,12 @@ def test_a_config_that_is_no_json(copied: Path) -> None:
         _ = HF(adapter=str(copied)).digest
 
 
-def test_an_adapter_of_a_model_of_another_width_is_told(adapter: Path, folder_of: FolderOf) -> None:
+def test_an_adapter_of_a_model_of_another_width_is_reported(adapter: Path, folder_of: FolderOf) -> None:
     with pytest.raises(ModelError, match=r"of another model than .*: .*It was trained on owner/base-model\."):
         HF(path=str(folder_of("llava")), adapter=str(adapter)).load()
 
 
-def test_an_adapter_of_a_model_with_other_layers_is_told(copied: Path) -> None:
+def test_an_adapter_of_a_model_with_other_layers_is_reported(copied: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     file = copied / "adapter_model.safetensors"
@@ -144,12 +144,12 @@ def test_an_adapter_of_a_model_with_other_layers_is_told(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         ({"merge": True}, "there is no `adapter` to merge"),
         ({"adapter": "x", "merge": True, "quantize": "nf4"}, "merged into nf4 weights would be rounded"),
     ],
 )
-def test_settings_that_do_not_go_together(node: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_settings_that_do_not_go_together(node: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build("model", {"name": "hf", **node})

@@ -1,4 +1,4 @@
-"""Running out of memory halves a batch; it loses nothing and changes no answer."""
+"""Running out of memory halves a batch. No prompt is lost and no answer changes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ FolderOf = Callable[[str], Path]
 
 @contextmanager
 def room_for(module: torch.nn.Module, rows: int) -> Iterator[list[int]]:
-    """Forwards of more rows fail as a full device does. Gives the sizes that were tried."""
+    """Forward passes of more rows fail as on a full device. Yields the batch sizes that were tried."""
     tried: list[int] = []
 
-    def check(_: torch.nn.Module, args: tuple[torch.Tensor, ...], given: dict[str, torch.Tensor]) -> None:
-        size = len(args[0]) if args else len(given["input_ids"])
+    def check(_: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        size = len(args[0]) if args else len(kwargs["input_ids"])
         tried.append(size)
         if size > rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
@@ -52,7 +52,7 @@ def test_a_prefill_goes_on_in_halves(hf: HF) -> None:
 def test_prompts_on_a_shared_beginning_go_on_in_halves(hf: HF) -> None:
     batch = [prompt([1, 2, 3, 4, 20 + i], "what?") for i in range(6)]
     want = hf.open(batch).logits
-    hf.engine.opener.heads.clear()
+    hf.engine.prefiller.cached_prefixes.clear()
     with room_for(hf.engine.runner.model, 2) as tried:
         got = hf.open(batch).logits
     assert max(tried) == 6
@@ -61,7 +61,7 @@ def test_prompts_on_a_shared_beginning_go_on_in_halves(hf: HF) -> None:
 
 def test_the_vision_tower_goes_on_in_halves(hf: HF) -> None:
     want = hf.open([prompt([1, 2, 3, 4])]).logits
-    hf.engine.reader.encoder.known.clear()
+    hf.engine.prompt_encoder.encoder.cache.clear()
     with room_for(hf.engine.runner.model.base_model.vision_tower, 1) as tried:
         got = hf.open([prompt([1, 2, 3, 4])]).logits
     assert tried == [4, 2, 1, 1, 2, 1, 1]
@@ -79,7 +79,7 @@ def test_options_go_on_in_halves(hf: HF) -> None:
     )
 
 
-def test_a_single_prompt_that_does_not_fit_is_told(hf: HF) -> None:
+def test_a_single_prompt_that_does_not_fit_is_reported(hf: HF) -> None:
     with (
         room_for(hf.engine.runner.model, 0),
         pytest.raises(ModelError, match="out of memory with a single one of the prompts: CUDA out of memory"),
@@ -110,11 +110,11 @@ def test_the_budget_bounds_the_padded_tokens_of_a_forward(folder_of: FolderOf, h
     small = HF(path=str(folder_of("llava")), token_budget=200)
     small.load()
     batch = [*prompts(), *(prompt([1, 2, 3, 20 + i], "what?" * i) for i in range(6))]
-    seen: list[int] = []
+    sizes: list[int] = []
     hook = small.engine.runner.model.register_forward_pre_hook(
-        lambda _, args, given: seen.append(given["input_ids"].numel()), with_kwargs=True
+        lambda _, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     got = small.open(batch).logits
     hook.remove()
-    assert max(seen) <= 200
+    assert max(sizes) <= 200
     assert float((got - hf.open(batch).logits).abs().max()) < 2e-5

@@ -1,4 +1,4 @@
-"""A checkpoint in no list works where its processor and class follow the conventions; else the broken one is named."""
+"""A checkpoint works if its processor and class follow the conventions. Otherwise the error names the broken one."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from icl.errors import ModelError
 from icl.models.hf import conventions
-from icl.models.hf.language_model import kept
+from icl.models.hf.language_model import keep_columns
 from icl.models.hf.model import HF
 
 FolderOf = Callable[[str], Path]
@@ -31,31 +31,31 @@ def with_own_processor(folder: Path, to: Path, body: str) -> HF:
     shutil.copytree(folder, to)
     (to / "own_processing.py").write_text(OWN_PROCESSOR.format(body=body))
     for name in ("processor_config.json", "tokenizer_config.json"):
-        told = json.loads((to / name).read_text())
-        told |= {"processor_class": "Own", "auto_map": {"AutoProcessor": "own_processing.Own"}}
-        (to / name).write_text(json.dumps(told))
+        config = json.loads((to / name).read_text())
+        config |= {"processor_class": "Own", "auto_map": {"AutoProcessor": "own_processing.Own"}}
+        (to / name).write_text(json.dumps(config))
     return HF(path=str(to), trust_remote_code=True)
 
 
 def test_an_unknown_processor_that_follows_the_conventions_works(folder_of: FolderOf, tmp_path: Path) -> None:
     own = with_own_processor(folder_of("llava"), tmp_path / "own", "pass")
     assert type(own.checkpoint.processor).__name__ == "Own"
-    asked = [prompt for prompt in tiny_models.prompts() if prompt.images]
-    assert torch.allclose(own.open(asked).logits, HF(path=str(folder_of("llava"))).open(asked).logits, atol=1e-5)
+    prompts = [prompt for prompt in tiny_models.prompts() if prompt.images]
+    assert torch.allclose(own.open(prompts).logits, HF(path=str(folder_of("llava"))).open(prompts).logits, atol=1e-5)
     assert own.notes == ()
 
 
-def test_one_that_does_not_tell_what_it_writes_works_without_the_image_cache(
+def test_a_processor_without_replacement_texts_works_without_the_image_cache(
     folder_of: FolderOf, tmp_path: Path
 ) -> None:
     body = (
         "def __call__(self, *args, **more):\n        made = super().__call__(*args, **more)\n"
         "        made.data.pop('text_replacement_offsets', None)\n        return made"
     )
-    own, known = with_own_processor(folder_of("llava"), tmp_path / "own", body), HF(path=str(folder_of("llava")))
-    asked = [prompt for prompt in tiny_models.prompts() if prompt.images]
-    assert [own.count_tokens(prompt) for prompt in asked] == [known.count_tokens(prompt) for prompt in asked]
-    assert torch.allclose(own.open(asked).logits, known.open(asked).logits, atol=1e-4)
+    own, reference = with_own_processor(folder_of("llava"), tmp_path / "own", body), HF(path=str(folder_of("llava")))
+    prompts = [prompt for prompt in tiny_models.prompts() if prompt.images]
+    assert [own.count_tokens(prompt) for prompt in prompts] == [reference.count_tokens(prompt) for prompt in prompts]
+    assert torch.allclose(own.open(prompts).logits, reference.open(prompts).logits, atol=1e-4)
     assert "the image cache is off" in own.notes[0]
     assert "Own does not tell what it writes for an image (text_replacement_offsets)" in own.notes[0]
 
@@ -71,24 +71,24 @@ class OwnForAnything(LlavaForConditionalGeneration):
 """
 
 
-def test_a_class_and_a_type_of_model_that_nobody_knows_work(folder_of: FolderOf, tmp_path: Path) -> None:
+def test_an_unknown_class_and_model_type_work(folder_of: FolderOf, tmp_path: Path) -> None:
     own = with_own_processor(folder_of("llava"), tmp_path / "own", "pass")
     (tmp_path / "own" / "own_modeling.py").write_text(OWN_CLASS)
-    told = json.loads((tmp_path / "own" / "config.json").read_text())
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
     classes = {"AutoConfig": "own_modeling.OwnConfig", "AutoModelForImageTextToText": "own_modeling.OwnForAnything"}
-    told |= {"model_type": "own_vlm", "architectures": ["OwnForAnything"], "auto_map": classes}
-    (tmp_path / "own" / "config.json").write_text(json.dumps(told))
-    known = HF(path=str(folder_of("llava")))
-    asked = [prompt for prompt in tiny_models.prompts() if prompt.images]
-    wanted = known.open(asked).logits
-    weights = known.engine.runner.model.state_dict()  # by the names of the class: an unknown type has no older ones
+    config |= {"model_type": "own_vlm", "architectures": ["OwnForAnything"], "auto_map": classes}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    reference = HF(path=str(folder_of("llava")))
+    prompts = [prompt for prompt in tiny_models.prompts() if prompt.images]
+    expected = reference.open(prompts).logits
+    weights = reference.engine.runner.model.state_dict()  # by the names of the class: an unknown type has no older ones
     save_file({name: weight.clone() for name, weight in weights.items()}, tmp_path / "own" / "model.safetensors")
-    assert torch.allclose(own.open(asked).logits, wanted, atol=1e-5)
+    assert torch.allclose(own.open(prompts).logits, expected, atol=1e-5)
     assert type(own.engine.runner.model).__name__ == "OwnForAnything"
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (
             "image_token = property(lambda self: None if 'tokenizer' in vars(self) else '<image>', lambda *_: None)",
@@ -103,10 +103,10 @@ def test_a_class_and_a_type_of_model_that_nobody_knows_work(folder_of: FolderOf,
     ],
     ids=["no placeholder", "no ids", "too few tokens"],
 )
-def test_a_broken_processor_is_told_by_the_convention_that_it_breaks(
-    body: str, told: str, folder_of: FolderOf, tmp_path: Path
+def test_the_error_names_the_convention_that_a_processor_breaks(
+    body: str, message: str, folder_of: FolderOf, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         with_own_processor(folder_of("llava"), tmp_path / "own", body).load()
 
 
@@ -121,31 +121,31 @@ class Old(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         (Encoder, r"owner/name \(Encoder\) reads its prompt with an encoder"),
         (Old, r"the forward of Old takes no position_ids and no cache\."),
     ],
 )
-def test_a_class_that_sessions_cannot_call_is_told(kind: type[torch.nn.Module], told: str) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_a_class_that_sessions_cannot_call_is_reported(kind: type[torch.nn.Module], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         conventions.check_class(kind(), "owner/name")
 
 
-def test_a_class_that_gives_all_logits_is_cut_to_those_that_were_asked_for() -> None:
+def test_logits_of_a_class_that_returns_all_are_cut_to_the_requested_columns() -> None:
     logits = torch.arange(2 * 5 * 3).view(2, 5, 3).float()
-    assert torch.equal(kept(logits, 1), logits[:, -1:])
-    assert torch.equal(kept(logits, 0), logits)
-    assert torch.equal(kept(logits, torch.tensor([1, 3])), logits[:, [1, 3]])
+    assert torch.equal(keep_columns(logits, 1), logits[:, -1:])
+    assert torch.equal(keep_columns(logits, 0), logits)
+    assert torch.equal(keep_columns(logits, torch.tensor([1, 3])), logits[:, [1, 3]])
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (AttributeError("'Out' object has no attribute 'features'"), "stumbles over itself there, in transformers "),
         (AttributeError("'NoneType' object has no attribute 'shape'"), "writes as many image tokens as"),
         (ValueError("features and tokens do not match"), "writes as many image tokens as"),
     ],
 )
-def test_a_fault_of_the_class_is_not_laid_on_the_processor(error: Exception, told: str) -> None:
-    assert told in str(conventions.mismatch(error, torch.nn.Identity(), "folder"))
+def test_a_fault_of_the_class_is_not_laid_on_the_processor(error: Exception, message: str) -> None:
+    assert message in str(conventions.mismatch(error, torch.nn.Identity(), "folder"))

@@ -1,4 +1,4 @@
-"""What early layers say in a session is what a whole forward of each prompt alone says there."""
+"""Early-exit logits of a session equal those of a whole forward pass for each prompt."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -40,9 +40,9 @@ def alone(hf: HF, prompt: Prompt, words: Sequence[int] = ()) -> Tensor:
         return torch.stack([model.get_output_embeddings()(h[0, -1]) for h in states[2 if tied else 0 : -1 : 2]])
 
 
-def same(found: Tensor, wanted: Sequence[Tensor]) -> None:
+def same(early: Tensor, expected: Sequence[Tensor]) -> None:
     """found: [layers, R, V]."""
-    torch.testing.assert_close(found, torch.stack(list(wanted), 1), rtol=0, atol=CLOSE)
+    torch.testing.assert_close(early, torch.stack(list(expected), 1), rtol=0, atol=CLOSE)
 
 
 @every
@@ -62,32 +62,32 @@ def test_early_layers_speak_as_they_do_alone(name: str, model_of: ModelOf) -> No
 
 
 @every
-def test_options_are_read_by_early_layers_too(name: str, model_of: ModelOf) -> None:
+def test_early_layers_score_options_too(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()[:2]
     rows = hf.open(batch, early_exits=True)
-    found = rows.suffix_early_exit_logits([[WORDS, WORDS[:1]], [WORDS[:2]]])
-    for prompt, of_row, suffixes in zip(batch, found, [[WORDS, WORDS[:1]], [WORDS[:2]]], strict=True):
-        for told, suffix in zip(of_row, suffixes, strict=True):
-            wanted = [alone(hf, prompt, suffix[:i]).log_softmax(-1) for i in range(len(suffix))]
-            same(told, wanted)
-    for told, plain in zip(
+    options = rows.suffix_early_exit_logits([[WORDS, WORDS[:1]], [WORDS[:2]]])
+    for prompt, of_row, suffixes in zip(batch, options, [[WORDS, WORDS[:1]], [WORDS[:2]]], strict=True):
+        for scores, suffix in zip(of_row, suffixes, strict=True):
+            expected = [alone(hf, prompt, suffix[:i]).log_softmax(-1) for i in range(len(suffix))]
+            same(scores, expected)
+    for scores, plain in zip(
         rows.suffix_logprobs([[WORDS], []]), hf.open(batch).suffix_logprobs([[WORDS], []]), strict=True
     ):
-        for a, b in zip(told, plain, strict=True):
+        for a, b in zip(scores, plain, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=CLOSE)
 
 
-def test_beginnings_that_are_shared_change_nothing(model_of: ModelOf) -> None:
+def test_shared_prefixes_change_nothing(model_of: ModelOf) -> None:
     hf = model_of("llava")
     long = prompts()[2]
-    asked = [
+    batch = [
         replace(long, turns=(*long.turns[:-1], replace(long.turns[-1], parts=(*long.turns[-1].parts[:-1], part))))
         for part in [replace(long.turns[-1].parts[-1], content=text) for text in ("what?", "how?", "which one is it?")]
     ]
     before = hf.counters()["prefill_tokens"]
-    rows = hf.open(asked, early_exits=True)
-    assert hf.counters()["prefill_tokens"] - before < sum(map(hf.count_tokens, asked))
-    same(rows.early_exit_logits, [alone(hf, prompt) for prompt in asked])
+    rows = hf.open(batch, early_exits=True)
+    assert hf.counters()["prefill_tokens"] - before < sum(map(hf.count_tokens, batch))
+    same(rows.early_exit_logits, [alone(hf, prompt) for prompt in batch])
 
 
 def test_a_session_without_them_says_how_to_have_them(model_of: ModelOf) -> None:

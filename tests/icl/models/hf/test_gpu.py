@@ -1,4 +1,4 @@
-"""The equalities on a CUDA device, where kernels differ by batch and precision."""
+"""The equalities on a CUDA device, where kernels depend on batch and precision."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""States at the end of prompts and likelihoods of texts within them are those of plain whole forwards."""
+"""Hidden states and log-probabilities of texts equal those of plain forward passes."""
 
 from collections.abc import Callable
 
@@ -28,9 +28,9 @@ def _alone(hf: HF, one: Prompt) -> dict[str, torch.Tensor]:
 @some
 def test_a_state_is_the_last_hidden_one_of_a_plain_forward(name: str, model_of: ModelOf) -> None:
     hf, chosen = model_of(name), prompts()
-    found = hf.embed(chosen)
-    assert found.dtype == np.float32
-    for row, one in zip(found, chosen, strict=True):
+    states = hf.embed(chosen)
+    assert states.dtype == np.float32
+    for row, one in zip(states, chosen, strict=True):
         with torch.no_grad():
             whole = hf.engine.runner.model(**_alone(hf, one), output_hidden_states=True)
         assert np.abs(row - whole.hidden_states[-1][0, -1].float().numpy()).max() < CLOSE
@@ -40,12 +40,12 @@ def test_a_state_is_the_last_hidden_one_of_a_plain_forward(name: str, model_of: 
 def test_a_text_s_tokens_are_scored_where_it_stands(name: str, model_of: ModelOf) -> None:
     """At the end of a prompt and in the middle of one, alone and in a batch of several lengths."""
     hf = model_of(name)
-    asked = [prompt([1, 2], "how many are in it?"), prompt([4], "color?"), prompt([5, 1, 6], "a long one, what?")]
-    found = hf.text_logprobs(asked, "query.1")
-    assert np.allclose(found[1], hf.text_logprobs(asked[1:2], "query.1")[0], atol=CLOSE)
-    middle = hf.text_logprobs(asked[:1], "demo[1].1")[0]
-    told = [*zip(found, asked, ["how many are in it?", "color?", "a long one, what?"], strict=True)]
-    for own, one, text in [*told, (middle, asked[0], "what?")]:
+    prompts = [prompt([1, 2], "how many are in it?"), prompt([4], "color?"), prompt([5, 1, 6], "a long one, what?")]
+    logprobs = hf.text_logprobs(prompts, "query.1")
+    assert np.allclose(logprobs[1], hf.text_logprobs(prompts[1:2], "query.1")[0], atol=CLOSE)
+    middle = hf.text_logprobs(prompts[:1], "demo[1].1")[0]
+    cases = [*zip(logprobs, prompts, ["how many are in it?", "color?", "a long one, what?"], strict=True)]
+    for own, one, text in [*cases, (middle, prompts[0], "what?")]:
         inputs = _alone(hf, one)
         ids = inputs["input_ids"][0]
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Each distinct image is encoded once, and what comes from the cache is what the processor's own way gives."""
+"""Each distinct image is encoded once, and cached features give the logits of the processor's own inputs."""
 
 import shutil
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def test_cached_images_give_the_logits_of_the_processors_own_way(name: str, mode
     hf = model_of(name)
     assert hf.notes == ()
     for prompt in prompts():
-        cached = hf.engine.reader.read([prompt])
+        cached = hf.engine.prompt_encoder.read([prompt])
         assert cached[0].plain is None
         assert gap(hf.engine.runner.prefill(cached).logits, plain_logits(hf, prompt)) < 2e-5
 
@@ -46,13 +46,13 @@ def test_rendered_ids_are_the_processors_own(name: str, model_of: ModelOf) -> No
         own = hf.checkpoint.processor.apply_chat_template(
             conversations([prompt])[0], add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"][0]
-        (read,) = hf.engine.reader.read([prompt])
+        (read,) = hf.engine.prompt_encoder.read([prompt])
         assert read.ids.tolist() == own
         assert hf.count_tokens(prompt) == len(own)
 
 
 @every
-def test_a_image_shown_in_many_prompts_is_encoded_once(name: str, folder_of: Callable[[str], Path]) -> None:
+def test_an_image_in_many_prompts_is_encoded_once(name: str, folder_of: Callable[[str], Path]) -> None:
     hf = HF(path=str(folder_of(name)))
     hf.load()
     hf.open(prompts())
@@ -62,8 +62,8 @@ def test_a_image_shown_in_many_prompts_is_encoded_once(name: str, folder_of: Cal
     assert count["images_encoded"] == 7
 
 
-def test_a_image_alone_and_among_others_is_kept_twice_where_the_processor_cares(model_of: ModelOf) -> None:
-    cares = {name: model_of(name).pixels.company for name in tiny_models.ARCHITECTURES}
+def test_an_image_alone_and_among_others_has_two_entries_if_the_processor_distinguishes_them(model_of: ModelOf) -> None:
+    cares = {name: model_of(name).pixels.depends_on_others for name in tiny_models.ARCHITECTURES}
     assert [name for name, does in cares.items() if does] == ["llava_onevision"]
     hf = model_of("llava_onevision")
     alone, among = tiny_models.prompt([40]), tiny_models.prompt([40, 41])
@@ -97,12 +97,12 @@ def test_noise_on_processed_pixels_is_the_same_with_and_without_the_cache(name: 
 @every
 def test_images_processed_together_are_as_if_alone(name: str, model_of: ModelOf) -> None:
     pixels = model_of(name).pixels
-    pixels.known.clear()
+    pixels.cache.clear()
     images = [tiny_models.image(200 + i, (56, 84)) for i in range(4)]
     together = pixels.pixels([(image, False) for image in images])
     for image, (inputs, text) in zip(images, together, strict=True):
-        alone, told = pixels.process(image.open(), 1)
-        assert text == told
+        alone, alone_text = pixels.process(image.open(), 1)
+        assert text == alone_text
         assert torch.equal(inputs["pixel_values"], alone["pixel_values"])
 
 
@@ -112,7 +112,7 @@ def test_edits_reach_the_images_they_are_on_and_no_other(name: str, model_of: Mo
     clean = tiny_models.prompt([1, 2, 3])
     query = clean.edit(DiffusionNoise(500), where="query")
     assert [bool(image.pixel_value_edits) for image in query.images] == [False, False, True]
-    read, noised = hf.engine.reader.read([clean, query])
+    read, noised = hf.engine.prompt_encoder.read([clean, query])
     assert [a is b for a, b in zip(read.images, noised.images, strict=True)] == [True, True, False]
     assert gap(hf.open([query]).logits, plain_logits(hf, query)) < 2e-5
     blank = clean.edit(Blank())
@@ -123,12 +123,14 @@ def test_edits_reach_the_images_they_are_on_and_no_other(name: str, model_of: Mo
 def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], Path], model_of: ModelOf) -> None:
     small = HF(path=str(folder_of("llava")), image_cache_mb=0)
     small.load()
-    model_of("llava").engine.opener.heads.clear()  # of other tests: on a beginning, logits are the same up to rounding
+    model_of(
+        "llava"
+    ).engine.prefiller.cached_prefixes.clear()  # of other tests: on a beginning, logits are the same up to rounding
     want = model_of("llava").open(prompts()).logits
     for _ in range(2):
         assert torch.equal(small.open(prompts()).logits, want)
     assert small.counters()["images_encoded"] == 14
-    assert small.engine.reader.encoder.known.used == 0
+    assert small.engine.prompt_encoder.encoder.cache.used == 0
 
 
 def test_a_byte_cache_keeps_what_was_used_last_within_its_limit() -> None:
@@ -196,7 +198,7 @@ def test_a_template_that_takes_single_turns_alone_keeps_the_cache(
         hf.open([tiny_models.prompt([1, 2])])
 
 
-def test_noise_is_refused_where_a_images_pixels_cannot_be_told_apart(model_of: ModelOf) -> None:
+def test_noise_is_refused_if_the_pixels_of_an_image_cannot_be_identified(model_of: ModelOf) -> None:
     hf = model_of("llava_onevision")  # cuts tiles for an image alone, and none among others
     noised = tiny_models.prompt([1, 2]).edit(DiffusionNoise(500))
     with pytest.raises(ModelError, match="cannot be placed"):

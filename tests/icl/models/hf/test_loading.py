@@ -1,4 +1,4 @@
-"""A checkpoint that cannot run says so in a sentence, before any weights are read where that can be known."""
+"""A checkpoint that cannot run raises an error in a sentence, if possible before any weights are read."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def copied(folder_of: FolderOf, tmp_path: Path) -> Path:
 
 
 def test_importing_the_component_imports_no_torch() -> None:
-    told = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -35,7 +35,7 @@ def test_importing_the_component_imports_no_torch() -> None:
         text=True,
         check=True,
     )
-    assert told.stdout.split() == ["False", "False"]
+    assert process.stdout.split() == ["False", "False"]
 
 
 def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) -> None:
@@ -47,7 +47,7 @@ def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) ->
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         ({"dtype": "float8"}, "dtype"),
         ({"token_budget": 0}, "token_budget"),
@@ -55,12 +55,12 @@ def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) ->
         ({"pth": "tiny"}, "Did you mean 'path'"),
     ],
 )
-def test_wrong_parameters_are_config_errors(node: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_parameters_are_config_errors(node: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build("model", {"name": "hf", **node})
 
 
-def test_an_unknown_dtype_is_told_in_python_too() -> None:
+def test_an_unknown_dtype_is_an_error_in_python_too() -> None:
     with pytest.raises(ConfigError, match=r"model.dtype: .bfloat. is not known\. Did you mean .bfloat16.\?"):
         HF(dtype="bfloat")  # type: ignore[arg-type]
 
@@ -86,7 +86,7 @@ def test_a_folder_without_a_config(tmp_path: Path) -> None:
         HF(path=str(tmp_path)).load()
 
 
-def test_a_folder_without_weights_is_told_before_anything_is_counted(copied: Path) -> None:
+def test_a_folder_without_weights_is_reported_before_anything_is_counted(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     hf = HF(path=str(copied))
     for use in (hf.load, lambda: hf.digest, lambda: hf.count_tokens(tiny_models.prompt([]))):
@@ -106,7 +106,7 @@ def test_a_processor_without_a_chat_template(copied: Path) -> None:
         HF(path=str(copied)).load()
 
 
-def test_a_checkpoint_that_brings_code_is_not_run_unasked(copied: Path) -> None:
+def test_code_of_a_checkpoint_does_not_run_by_default(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     config |= {
         "model_type": "own",
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_brings_code_is_not_run_unasked(copied: Path) -> None:
         HF(path=str(copied)).load()
 
 
-def test_weights_of_another_model_are_told(folder_of: FolderOf, copied: Path) -> None:
+def test_weights_of_another_model_are_reported(folder_of: FolderOf, copied: Path) -> None:
     shutil.copy(folder_of("internvl") / "model.safetensors", copied)
     with pytest.raises(ModelError, match=r"lacks|cannot be loaded"):
         HF(path=str(copied)).load()
@@ -146,7 +146,7 @@ def test_an_attention_that_is_not_there(folder_of: FolderOf) -> None:
         HF(path=str(folder_of("llava")), attn_implementation="fancy").load()
 
 
-def test_a_prompt_beyond_the_context_is_told_before_a_forward(copied: Path) -> None:
+def test_a_prompt_beyond_the_context_is_reported_before_a_forward(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     config["text_config"]["max_position_embeddings"] = 100
     (copied / "config.json").write_text(json.dumps(config))

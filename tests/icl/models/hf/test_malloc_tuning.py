@@ -1,4 +1,4 @@
-"""The allocator is told once, and keeps out of the way of whoever has told it something else."""
+"""The allocator is tuned once, unless the environment already configures it."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, torch
 from icl.models.hf.malloc_tuning import keep_freed_memory
-{told}
+{call}
 torch.set_num_threads(1)
 cache = [torch.zeros(32, 300, 160) for _ in range(4)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -25,16 +25,16 @@ def test_a_growing_cache_takes_its_pages_once() -> None:
 
     if not keep_freed_memory():
         pytest.skip("the allocator is not glibc's, or the environment sets it")
-    plain, kept = (int(_printed(FAULTS.format(told=told))) for told in ("", "keep_freed_memory()"))
-    assert kept < plain / 3
+    plain, tuned = (int(_printed(FAULTS.format(call=call))) for call in ("", "keep_freed_memory()"))
+    assert tuned < plain / 3
 
 
 def test_settings_of_the_environment_stand() -> None:
-    told = _printed(
+    output = _printed(
         "from icl.models.hf.malloc_tuning import keep_freed_memory; print(keep_freed_memory())",
         MALLOC_TRIM_THRESHOLD_="131072",
     )
-    assert told == "False"
+    assert output == "False"
 
 
 def _printed(code: str, **environment: str) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints of GPTQ and AWQ say what their weights say in full precision, stay small, and are refused in words."""
+"""GPTQ and AWQ checkpoints: equal to full precision, small in memory, and clear errors for unsupported files."""
 
 import json
 import re
@@ -17,8 +17,7 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from icl.errors import ModelError
-from icl.models.hf import prequantized as ready
-from icl.models.hf import quantization as quantizing
+from icl.models.hf import prequantized, quantization
 from icl.models.hf.model import HF
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
@@ -44,16 +43,16 @@ Made = Callable[..., tuple[HF, HF]]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """(the packed checkpoint, its weights in full precision) of an architecture and a format."""
     sources: dict[str, Path] = {}
-    known: dict[tuple[str, str], tuple[HF, HF]] = {}
+    cache: dict[tuple[str, str], tuple[HF, HF]] = {}
 
     def get(architecture: str, kind: str) -> tuple[HF, HF]:
         if architecture not in sources:
             size = tiny_models.Size(width=128, layers=2)
             sources[architecture] = tiny_models.save(architecture, tmp_path_factory.mktemp(architecture), size)
-        if (architecture, kind) not in known:
+        if (architecture, kind) not in cache:
             small, full = packed.made(sources[architecture], tmp_path_factory.mktemp(kind), FORMATS[kind])
-            known[architecture, kind] = HF(path=str(small)), HF(path=str(full))
-        return known[architecture, kind]
+            cache[architecture, kind] = HF(path=str(small)), HF(path=str(full))
+        return cache[architecture, kind]
 
     return get
 
@@ -62,7 +61,7 @@ def gap(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def asked() -> list[DecodingRequest]:
+def make_requests() -> list[DecodingRequest]:
     arms = [parse_arm(arm) for arm in ("greedy", "vcd")]
     prompts = tiny_models.prompts()
     written = [DecodingRequest(prompt, arm, max_new_tokens=6) for prompt in prompts for arm in arms if prompt.images]
@@ -73,11 +72,11 @@ def asked() -> list[DecodingRequest]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_says_what_the_same_weights_say_in_full_precision(architecture: str, kind: str, made: Made) -> None:
     small, full = made(architecture, kind)
-    assert ready.method(small.checkpoint) == kind
+    assert prequantized.method(small.checkpoint) == kind
     got, want = (hf.open(tiny_models.prompts()).logits for hf in (small, full))
     assert gap(got, want) < CLOSE
     assert small.notes == full.notes == ()
-    for one, other in zip(run_requests(small, asked()), run_requests(full, asked()), strict=True):
+    for one, other in zip(run_requests(small, make_requests()), run_requests(full, make_requests()), strict=True):
         assert one.tokens == other.tokens
         assert one.option_scores == pytest.approx(other.option_scores, abs=1e-4)
 
@@ -107,15 +106,15 @@ def test_a_row_is_the_same_in_any_batch_and_with_images_from_the_cache(kind: str
     plain = replace(small, image_cache_mb=0)
     assert gap(together, plain.open(prompts).logits) < CLOSE
     for prompt in prompts:
-        reader = small.engine.reader
+        reader = small.engine.prompt_encoder
         own = type(reader)(reader.renderer, reader.pixels, reader.runner, None).read([prompt])
         assert gap(small.engine.runner.prefill(own).logits, small.open([prompt]).logits) < CLOSE
 
 
-def test_in_float32_it_is_held_to_the_tolerance_of_exact_models(made: Made) -> None:
+def test_float32_has_the_tolerance_of_exact_models(made: Made) -> None:
     small, _ = made("llava", "awq")
-    assert quantizing.is_exact(small.engine.runner.model)
-    assert not quantizing.is_exact(replace(small, dtype="bfloat16").engine.runner.model)
+    assert quantization.is_exact(small.engine.runner.model)
+    assert not quantization.is_exact(replace(small, dtype="bfloat16").engine.runner.model)
 
 
 def test_a_bias_that_the_files_have_and_the_architecture_has_not_is_added(made: Made, tmp_path: Path) -> None:
@@ -139,12 +138,12 @@ def test_its_weights_stay_packed_in_memory(kind: str, bits: int, made: Made) -> 
     small, full = made("llava", kind)
     layers = [layer for layer in modules(small).values() if type(layer).__name__ == "PackedLinear"]
     numbers = sum(layer.in_features * layer.out_features for layer in layers)
-    held = sum(part.nbytes for layer in layers for part in layer.parameters())
+    size = sum(part.nbytes for layer in layers for part in layer.parameters())
     group = FORMATS[kind].group
-    assert held == numbers * bits // 8 + numbers // group * (2 + bits / 8)
-    assert full.weights_bytes - small.weights_bytes == 4 * numbers - held
+    assert size == numbers * bits // 8 + numbers // group * (2 + bits / 8)
+    assert full.weights_bytes - small.weights_bytes == 4 * numbers - size
     small.open(tiny_models.prompts())
-    assert full.weights_bytes - small.weights_bytes == 4 * numbers - held
+    assert full.weights_bytes - small.weights_bytes == 4 * numbers - size
 
 
 def test_in_sixteen_bits_each_weight_is_rounded_once(made: Made) -> None:
@@ -190,9 +189,9 @@ def test_layers_may_have_bits_of_their_own_where_the_config_says_so(made: Made, 
     )
     got, want = (HF(path=str(path)).open(tiny_models.prompts()).logits for path in (folder, full))
     assert gap(got, want) < CLOSE
-    said = json.loads((folder / "config.json").read_text())
-    del said["quantization_config"]["dynamic"]
-    (folder / "config.json").write_text(json.dumps(said))
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]["dynamic"]
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"mlp\.\w+ cannot be read: its qweight of 64 x 128 is none of 4 bits for 256"):
         HF(path=str(folder)).load()
 
@@ -214,11 +213,11 @@ def test_an_adapter_goes_beside_packed_weights(made: Made, tmp_path: Path) -> No
             if "lora_" in name:
                 parameter.normal_(0, 0.2, generator=draw)
     tuned.save_pretrained(tmp_path / "lora")
-    beside, want = (replace(hf, adapter=str(tmp_path / "lora")) for hf in (small, full))
-    got = beside.open(tiny_models.prompts()).logits
+    packed, want = (replace(hf, adapter=str(tmp_path / "lora")) for hf in (small, full))
+    got = packed.open(tiny_models.prompts()).logits
     assert gap(got, want.open(tiny_models.prompts()).logits) < CLOSE
     assert gap(got, small.open(tiny_models.prompts()).logits) > 0.1
-    packed_layers = sum(type(layer).__name__ == "PackedLinear" for layer in modules(beside).values())
+    packed_layers = sum(type(layer).__name__ == "PackedLinear" for layer in modules(packed).values())
     assert packed_layers == 2 * 7
 
 
@@ -275,7 +274,7 @@ def constant_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "told"),
+    ("kind", "settings", "message"),
     [
         ("gptq", {"bits": 3}, "it has 3 bits a weight, and gptq is read in 2 or 4 or 8"),
         ("awq", {"bits": 8}, "it has 8 bits a weight, and awq is read in 4"),
@@ -284,11 +283,11 @@ def constant_weights(folder: Path) -> dict[str, torch.Tensor]:
         ("awq", {"zero_point": False}, r"it has no zero points \(zero_point: false\)"),
     ],
 )
-def test_what_is_not_read_is_told_when_the_plan_is_made(
-    kind: str, settings: dict[str, object], told: str, made: Made, tmp_path: Path
+def test_unsupported_formats_are_reported_when_the_plan_is_made(
+    kind: str, settings: dict[str, object], message: str, made: Made, tmp_path: Path
 ) -> None:
     folder = written(made("llava", kind)[0], tmp_path, **settings)
-    with pytest.raises(ModelError, match=rf"is quantized \({kind}\), and this backend cannot read it: {told}.*vllm"):
+    with pytest.raises(ModelError, match=rf"is quantized \({kind}\), and this backend cannot read it: {message}.*vllm"):
         _ = HF(path=str(folder)).digest
 
 
@@ -315,7 +314,7 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize(
-    ("kind", "how", "told"),
+    ("kind", "how", "message"),
     [
         ("gptq", "scales missing", "q?.*_proj cannot be read: its scales are missing"),
         ("awq", "qzeros missing", "cannot be read: its qzeros are missing"),
@@ -333,10 +332,12 @@ def damaged(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tenso
         ),
     ],
 )
-def test_a_damaged_file_is_told_with_the_layer(kind: str, how: str, told: str, made: Made, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_with_the_layer(
+    kind: str, how: str, message: str, made: Made, tmp_path: Path
+) -> None:
     folder = written(made("llava", kind)[0], tmp_path)
     save_file(damaged(constant_weights(folder), how), folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=rf"is quantized \({kind}\), and .*{told}.*fetch them again") as refused:
+    with pytest.raises(ModelError, match=rf"is quantized \({kind}\), and .*{message}.*fetch them again") as refused:
         HF(path=str(folder)).load()
     assert "\n" not in str(refused.value)
 

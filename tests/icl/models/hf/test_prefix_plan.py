@@ -1,4 +1,4 @@
-"""A beginning that prompts share is prefilled once, and the answers stay what they were."""
+"""A common prefix is prefilled once, and the answers do not change."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from icl.edits import DiffusionNoise
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
 from icl.models.hf.prefill import CachedPrefix, Prefiller
-from icl.models.hf.prefix_plan import PrefixGroup, agreement, groups, whole_images
+from icl.models.hf.prefix_plan import PrefixGroup, common_prefix_length, groups, whole_images
 from icl.models.hf.session import HFSession
 from icl.types import Prompt
 
@@ -27,33 +27,33 @@ def fixed_demonstrations(queries: int) -> list[Prompt]:
 
 
 def two_branches() -> list[Prompt]:
-    """Three queries with demonstrations of their own, each with a branch that differs at its query alone."""
+    """Three queries with demonstrations of their own, and for each a branch that differs at the query only."""
     own = [prompt([i, i + 1, i + 2, 70 + i], f"query {i}", query=str(i)) for i in (10, 20, 30)]
     return [*own, *(p.edit(DiffusionNoise(500), where="query") for p in own)]
 
 
 def two_images_apart() -> list[Prompt]:
-    """What is not shared holds a demonstration too, so two images a prompt, of different sizes."""
+    """Prompts whose unshared part has a demonstration too: two images of different sizes."""
     return [prompt([1, 2, 3, 40 + i, 60 + i], "x" * (i + 1)) for i in range(4)]
 
 
 def tokens(rows: HFSession, steps: int = 8) -> list[list[int]]:
-    said = []
+    steps_done = []
     for _ in range(steps):
-        said.append(rows.logits.argmax(-1))
-        rows.advance(said[-1])
-    return torch.stack(said, 1).tolist()
+        steps_done.append(rows.logits.argmax(-1))
+        rows.advance(steps_done[-1])
+    return torch.stack(steps_done, 1).tolist()
 
 
 @every
 @pytest.mark.parametrize(
     "made", [lambda: fixed_demonstrations(5), two_branches, two_images_apart], ids=["fixed", "branches", "images"]
 )
-def test_prompts_on_a_shared_beginning_answer_as_if_opened_whole(
+def test_prompts_on_a_shared_prefix_answer_as_if_opened_whole(
     name: str, made: Callable[[], list[Prompt]], model_of: ModelOf
 ) -> None:
     hf = model_of(name)
-    reads = hf.engine.reader.read(made())
+    reads = hf.engine.prompt_encoder.read(made())
     whole = Prefiller(hf.engine.runner, 8192, sharing=False).open(reads)
     before = hf.counters()
     shared = Prefiller(hf.engine.runner, 8192).open(reads)
@@ -84,20 +84,20 @@ def test_two_branches_of_eight_shots_that_differ_at_the_query_cost_little_more_t
     differs: str, model_of: ModelOf
 ) -> None:
     hf = model_of("qwen2_5_vl")
-    seen = [prompt([*range(9 * i, 9 * i + 9)], "what?", query=str(i), size=(56, 56)) for i in range(4)]
+    originals = [prompt([*range(9 * i, 9 * i + 9)], "what?", query=str(i), size=(56, 56)) for i in range(4)]
     if differs == "the image":
-        others = [p.edit(DiffusionNoise(500), where="query") for p in seen]
+        others = [p.edit(DiffusionNoise(500), where="query") for p in originals]
     else:
         others = [
             prompt([*range(9 * i, 9 * i + 9)], "make something up", query=str(i), size=(56, 56)) for i in range(4)
         ]
-    reads = hf.engine.reader.read([*seen, *others])
+    reads = hf.engine.prompt_encoder.read([*originals, *others])
     before = hf.counters()["prefill_tokens"]
     Prefiller(hf.engine.runner, 8192).open(reads)
     assert hf.counters()["prefill_tokens"] - before <= 0.6 * sum(map(len, reads))
 
 
-def test_a_kept_beginning_gives_way_to_a_longer_one(model_of: ModelOf) -> None:
+def test_a_longer_prefix_replaces_a_cached_one(model_of: ModelOf) -> None:
     hf = model_of("llava")
     hf.open(fixed_demonstrations(5))
     before = hf.counters()["prefill_tokens"]
@@ -114,26 +114,26 @@ def read(*key: int, images: tuple[tuple[int, int], ...] = ()) -> EncodedPrompt:
     return EncodedPrompt(ids, ids, None, (), tuple(key), starts, ends)
 
 
-def test_the_longest_kept_beginning_serves_and_leaves_a_token_to_read(model_of: ModelOf) -> None:
-    opener = Prefiller(model_of("llava").engine.runner, 8192)
+def test_the_longest_cached_prefix_is_used_and_leaves_a_token_to_read(model_of: ModelOf) -> None:
+    prefiller = Prefiller(model_of("llava").engine.runner, 8192)
     nothing: Any = None
-    opener.heads = [CachedPrefix(tuple(range(length)), nothing) for length in (3, 5)]
-    assert [opener._known(read(*range(length))) for length in (3, 4, 5, 6, 9)] == [0, 3, 3, 5, 5]
-    assert opener._known(read(0, 1, 9, 3, 4, 5)) == 0
+    prefiller.cached_prefixes = [CachedPrefix(tuple(range(length)), nothing) for length in (3, 5)]
+    assert [prefiller._cached_prefix_length(read(*range(length))) for length in (3, 4, 5, 6, 9)] == [0, 3, 3, 5, 5]
+    assert prefiller._cached_prefix_length(read(0, 1, 9, 3, 4, 5)) == 0
 
 
-def test_agreement_is_the_length_of_the_common_beginning() -> None:
-    assert agreement((1, 2, 3), (1, 2, 4, 5)) == 2
-    assert agreement((1, 2), (1, 2, 4, 5)) == 2
-    assert agreement((), (1,)) == 0
-    assert agreement((7, 2), (1, 2)) == 0
+def test_common_prefix_length_counts_equal_leading_entries() -> None:
+    assert common_prefix_length((1, 2, 3), (1, 2, 4, 5)) == 2
+    assert common_prefix_length((1, 2), (1, 2, 4, 5)) == 2
+    assert common_prefix_length((), (1,)) == 0
+    assert common_prefix_length((7, 2), (1, 2)) == 0
 
 
 def test_groups_save_the_most_and_leave_each_prompt_a_token() -> None:
     a, b = tuple(range(100)), tuple(range(200, 300))
     rows = [read(*a, 1), read(*b, 1), read(*a, 2), read(*b, 2), read(*a), read(500)]
-    found = {group.members: group.shared for group in groups(rows, 10)}
-    assert found == {(0, 2, 4): 99, (1, 3): 100, (5,): 0}
+    plan = {group.members: group.shared for group in groups(rows, 10)}
+    assert plan == {(0, 2, 4): 99, (1, 3): 100, (5,): 0}
 
 
 def test_what_saves_too_little_is_not_shared() -> None:

@@ -1,4 +1,4 @@
-"""Fewer bits: what is quantized and what is not, that it is small and near, and what is refused before it loads."""
+"""Quantization: which modules, how small and how accurate, and what is refused before loading."""
 
 import gc
 import json
@@ -16,8 +16,7 @@ import tiny_models
 import torch
 
 from icl.errors import ConfigError, ModelError
-from icl.models.hf import prequantized as ready
-from icl.models.hf import quantization as quantizing
+from icl.models.hf import prequantized, quantization
 from icl.models.hf.model import HF
 from icl.registry import build
 
@@ -81,8 +80,8 @@ def test_no_weight_is_further_off_than_half_a_gap_between_codes(
             want = weights[f"{name}.weight"].detach()
             assert layer.bias is None, name
             got = layer(torch.eye(want.shape[1], device=want.device)).T
-            off, most = ((w.abs().reshape(-1, 64).amax(1)) for w in (got - want, want))
-            assert float((off / most).max()) < 0.18, name
+            off, largest = ((w.abs().reshape(-1, 64).amax(1)) for w in (got - want, want))
+            assert float((off / largest).max()) < 0.18, name
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
@@ -142,7 +141,7 @@ def already(tmp_path_factory: pytest.TempPathFactory, folder_of: FolderOf) -> Pa
 
 def test_a_checkpoint_that_is_quantized_loads_by_its_own_config(already: Path, folder_of: FolderOf) -> None:
     hf = HF(path=str(already))
-    assert ready.method(hf.checkpoint) == "bitsandbytes"
+    assert prequantized.method(hf.checkpoint) == "bitsandbytes"
     assert "Linear4bit" in kinds(hf).values()
     assert torch.allclose(logits(hf), logits(HF(path=str(folder_of("llava")), quantize="nf4")), atol=1e-4)
 
@@ -157,7 +156,7 @@ def test_merging_an_adapter_into_it_is_refused(already: Path, tmp_path: Path) ->
         _ = HF(path=str(already), adapter=str(tmp_path), merge=True).digest
 
 
-def test_a_quantized_checkpoint_that_this_install_cannot_run_is_told_before_it_loads(
+def test_a_quantized_checkpoint_that_this_installation_cannot_run_is_reported_before_it_loads(
     tmp_path: Path, folder_of: FolderOf
 ) -> None:
     folder = Path(shutil.copytree(folder_of("llava"), tmp_path / "checkpoint"))
@@ -168,19 +167,21 @@ def test_a_quantized_checkpoint_that_this_install_cannot_run_is_told_before_it_l
         _ = HF(path=str(folder)).digest
 
 
-def test_an_install_without_bitsandbytes_is_told_when_the_plan_is_made() -> None:
+def test_a_missing_bitsandbytes_is_reported_when_the_plan_is_made() -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'bitsandbytes' else find(name, *rest)\n"
         "from icl.errors import ModelError\nfrom icl.models.hf.model import HF\n"
         "try: HF(quantize='nf4').digest\nexcept ModelError as error: print(error)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "nf4 needs the package bitsandbytes, which is not installed" in told.stdout
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "nf4 needs the package bitsandbytes, which is not installed" in process.stdout
 
 
-def test_a_device_that_cannot_do_it_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantizing.placing, "device", lambda *_: ("meta", "meta"))  # weights that hold no numbers
+def test_an_unsupported_device_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        quantization.device_placement, "resolve_device", lambda *_: ("meta", "meta")
+    )  # weights that hold no numbers
     with pytest.raises(ModelError, match=r"model.quantize: nf4 does not work on meta here: .+ Use `quantize: none`"):
         _ = HF(quantize="nf4").digest
 
@@ -194,7 +195,7 @@ def test_a_head_that_is_the_embedding_table_is_not_quantized(tmp_path: Path, fol
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         ({"quantize": "nf3"}, "quantize"),
         ({"quantize": "nf4", "compute_dtype": "float8"}, "compute_dtype"),
@@ -202,8 +203,8 @@ def test_a_head_that_is_the_embedding_table_is_not_quantized(tmp_path: Path, fol
         ({"quantize": "int8", "outlier_threshold": -1}, "outlier_threshold"),
     ],
 )
-def test_settings_that_make_no_sense_are_config_errors(node: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_settings_that_make_no_sense_are_config_errors(node: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build("model", {"name": "hf", **node})
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that come quantized, in formats of compressed-tensors: loaded by their own config, really multiplied."""
+"""Checkpoints in formats of compressed-tensors are loaded by their own config and run in low precision."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import tiny_models
 import torch
 
 from icl.errors import ModelError
-from icl.models.hf import prequantized as ready
+from icl.models.hf import prequantized
 from icl.models.hf.model import HF
 
 pytest.importorskip("compressed_tensors")
@@ -70,7 +70,7 @@ def test_it_loads_by_its_own_config_and_is_near_to_full_precision(
     kind: str, near: float, made: dict[str, Path], folder_of: FolderOf
 ) -> None:
     few = HF(path=str(made[kind]))
-    assert ready.method(few.checkpoint) == "compressed-tensors"
+    assert prequantized.method(few.checkpoint) == "compressed-tensors"
     want = HF(path=str(folder_of("llava"))).open(tiny_models.prompts()).logits
     got = few.open(tiny_models.prompts()).logits
     assert few.notes == ()

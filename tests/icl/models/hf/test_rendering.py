@@ -1,4 +1,4 @@
-"""What a chat template makes of a prompt is compared with the prompt before anything runs."""
+"""The output of a chat template is compared with the prompt before any forward pass."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_placeholder_in_the_data_is_an_error_with_both_counts(model_of: ModelO
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "internvl"])
-def test_the_placeholder_of_every_architecture_is_found_in_the_data(name: str, model_of: ModelOf) -> None:
+def test_data_with_a_placeholder_is_refused_for_every_architecture(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     with pytest.raises(ModelError, match=r"1 image placeholders .* for 0 images"):
         hf.open([prompt([], f"say {hf.renderer.slot}")])
@@ -75,7 +75,7 @@ def test_a_template_that_drops_a_system_turn_is_an_error(model_of: ModelOf) -> N
         renderer(model_of("llava"), quiet).text(Prompt((turn("system", "be short"), turn("user", "hi"))))
 
 
-def test_a_template_that_refuses_two_turns_of_a_role_is_told_in_a_sentence(model_of: ModelOf) -> None:
+def test_a_template_that_refuses_two_turns_of_a_role_is_reported_in_a_sentence(model_of: ModelOf) -> None:
     strict = (
         "{% for m in messages %}{% if loop.index0 and messages[loop.index0 - 1]['role'] == m['role'] %}"
         "{{ raise_exception('roles must alternate') }}{% endif %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}"
@@ -128,7 +128,7 @@ def test_an_option_gets_the_white_space_that_the_template_puts_before_an_answer(
     assert own.option_ids(one, ["cat"]) == [list(own.ids(" cat"))]
 
 
-def test_an_option_that_melts_into_the_prompt_is_told(model_of: ModelOf, tmp_path: Path) -> None:
+def test_an_option_that_merges_with_the_prompt_is_reported(model_of: ModelOf, tmp_path: Path) -> None:
     own = renderer(
         model_of("llava"), "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
     )

@@ -1,4 +1,4 @@
-"""HFSession of one batch are what each prompt would be alone, on architectures whose caches differ in kind."""
+"""Rows of a batched session equal single prompts, on architectures with different kinds of cache."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from tiny_models import conversations, prompts
 from torch import Tensor
 
 from icl.models.hf.model import HF
-from icl.models.hf.session import HFSession, joined
+from icl.models.hf.session import HFSession, join_sessions
 from icl.types import Prompt
 
 PROMISED = ("llava", "qwen2_5_vl", "idefics3", "smolvlm", "internvl")
@@ -52,11 +52,11 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 def states(rows: HFSession) -> list[Tensor]:
     """Every tensor that the rows hold, copied."""
-    found = [rows.mask, rows.position, rows.logits]
+    tensors = [rows.mask, rows.position, rows.logits]
     for layer in rows.cache.layers:
         for value in vars(layer).values():
-            found += [v for v in (value.values() if isinstance(value, dict) else [value]) if isinstance(v, Tensor)]
-    return [tensor.clone() for tensor in found]
+            tensors += [v for v in (value.values() if isinstance(value, dict) else [value]) if isinstance(v, Tensor)]
+    return [tensor.clone() for tensor in tensors]
 
 
 @every
@@ -72,7 +72,7 @@ def test_a_batch_gives_each_prompt_the_logits_and_tokens_it_has_alone(name: str,
 
 
 @every
-def test_a_greedy_loop_over_a_session_says_what_generate_says(name: str, model_of: ModelOf) -> None:
+def test_a_greedy_loop_over_a_session_equals_generate(name: str, model_of: ModelOf) -> None:
     hf, steps = model_of(name), 14
     batch = [p for p in prompts() if p.images]
     inputs = own_inputs(hf, batch)
@@ -80,20 +80,20 @@ def test_a_greedy_loop_over_a_session_says_what_generate_says(name: str, model_o
     whole = model.generate(**inputs, max_new_tokens=steps, do_sample=False, eos_token_id=[319])[:, width:].tolist()
     stops = [whole[0][3], whole[1][6]]  # so that rows leave at different steps
     want = model.generate(**inputs, max_new_tokens=steps, do_sample=False, eos_token_id=stops)[:, width:].tolist()
-    rows, alive, said = hf.open(batch), list(range(len(batch))), [[] for _ in batch]
+    rows, alive, answers = hf.open(batch), list(range(len(batch))), [[] for _ in batch]
     for step in range(steps):
         tokens = rows.logits.argmax(-1)
         for query, token in zip(alive, tokens.tolist(), strict=True):
-            said[query].append(token)
-        kept = [i for i, token in enumerate(tokens.tolist()) if token not in stops]
-        if not kept or step == steps - 1:
+            answers[query].append(token)
+        going = [i for i, token in enumerate(tokens.tolist()) if token not in stops]
+        if not going or step == steps - 1:
             break
-        if len(kept) < len(alive):
-            rows, alive, tokens = rows.take(torch.tensor(kept)), [alive[i] for i in kept], tokens[kept]
+        if len(going) < len(alive):
+            rows, alive, tokens = rows.take(torch.tensor(going)), [alive[i] for i in going], tokens[going]
             rows.trim()
         rows.advance(tokens)
-    assert said == [row[: len(answer)] for row, answer in zip(want, said, strict=True)]
-    assert len({len(answer) for answer in said}) > 1, "all rows stopped together: the case tests less than it should"
+    assert answers == [row[: len(answer)] for row, answer in zip(want, answers, strict=True)]
+    assert len({len(answer) for answer in answers}) > 1, "all rows stopped together: the case tests less than it should"
 
 
 @every
@@ -116,7 +116,7 @@ def test_new_rows_own_their_states_and_leave_their_sources_as_they_were(name: st
 def test_rows_of_different_widths_joined_go_on_as_if_opened_together(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()
     together = hf.open(batch)
-    parts = joined([hf.open([prompt]) for prompt in reversed(batch)]).take(torch.tensor([4, 3, 2, 1, 0]))
+    parts = join_sessions([hf.open([prompt]) for prompt in reversed(batch)]).take(torch.tensor([4, 3, 2, 1, 0]))
     assert greedy(parts, 8).tolist() == greedy(together, 8).tolist()
     assert gap(parts.logits, together.logits) < CLOSE
 
@@ -204,7 +204,7 @@ def test_prompts_are_opened_in_order_and_equal_ones_once(name: str, model_of: Mo
     after = hf.counters()
     want = hf.open([a, b, c])
     assert gap(rows.logits, want.logits[[2, 0, 1, 0, 2]]) < CLOSE
-    told = sum(map(hf.count_tokens, (a, b, c)))
-    assert after["prompt_tokens"] - before["prompt_tokens"] == told
-    assert after["prefill_tokens"] - before["prefill_tokens"] <= told
+    total = sum(map(hf.count_tokens, (a, b, c)))
+    assert after["prompt_tokens"] - before["prompt_tokens"] == total
+    assert after["prefill_tokens"] - before["prefill_tokens"] <= total
     assert after["images_shown"] - before["images_shown"] == 8

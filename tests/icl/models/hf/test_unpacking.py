@@ -1,4 +1,4 @@
-"""Words of packed numbers against the formats' definitions, by hand and on layers of several blocks."""
+"""Unpacking of packed words compared with the formats' definitions, by hand and on layers of several blocks."""
 
 import sys
 from pathlib import Path
@@ -24,8 +24,8 @@ def test_the_lowest_bits_of_a_word_are_its_first_number() -> None:
 
 
 def test_columns_of_awq_lie_in_its_own_order() -> None:
-    found = numbers(WORDS, 4, 1, interleaved=True)[0, :8].tolist()
-    assert [found[column] for column in (0, 2, 4, 6, 1, 3, 5, 7)] == list(range(8))
+    unpacked_numbers = numbers(WORDS, 4, 1, interleaved=True)[0, :8].tolist()
+    assert [unpacked_numbers[column] for column in (0, 2, 4, 6, 1, 3, 5, 7)] == list(range(8))
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -56,11 +56,11 @@ def test_a_layer_of_several_blocks_has_the_weights_that_were_packed(how: packed.
     scales = torch.rand(groups, outputs, generator=draw).half()
     parts = packed.gptq(q, zeros, group, how) if how.method == "gptq" else packed.awq(q, zeros)
     lag = int(how.method == "gptq" and not how.second)
-    told = PackedFormat(how.method, how.bits, groups, lag)
+    packed_format = PackedFormat(how.method, how.bits, groups, lag)
     want = (q - zeros[group]) * scales.float()[group]
     g_idx = parts.get("g_idx")
-    for given in [g_idx] if how.desc_act else [g_idx, None]:
-        got = unpacked(told, parts["qweight"], parts["qzeros"], scales, given)
+    for index in [g_idx] if how.desc_act else [g_idx, None]:
+        got = unpacked(packed_format, parts["qweight"], parts["qzeros"], scales, index)
         assert torch.equal(got, want)
-        half = unpacked(told, parts["qweight"], parts["qzeros"], scales, given, dtype=torch.bfloat16)
+        half = unpacked(packed_format, parts["qweight"], parts["qzeros"], scales, index, dtype=torch.bfloat16)
         assert torch.equal(half, want.bfloat16())

@@ -1,15 +1,15 @@
 import pytest
 
 from icl.errors import ModelError
-from icl.models.hf import version_check as version
+from icl.models.hf import version_check
 
 
 @pytest.mark.parametrize("installed", ["5.19.0", "5.9", "5.24.0.dev0"])
 def test_an_older_transformers_is_refused_with_what_to_use_instead(installed: str) -> None:
     with pytest.raises(ModelError, match=r"needs transformers 5\.24 or newer.*model: vllm"):
-        version.check(installed)
+        version_check.check(installed)
 
 
 @pytest.mark.parametrize("installed", ["5.24.0", "5.30.1", None])
 def test_the_supported_ones_pass_the_installed_one_among_them(installed: str | None) -> None:
-    version.check(installed)
+    version_check.check(installed)

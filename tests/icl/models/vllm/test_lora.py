@@ -45,7 +45,7 @@ def test_answers_are_those_of_the_backend_hf_with_the_same_adapter(folder: Path,
     base, tuned = Reference(folder), Reference(folder)
     lora = model.lora
     assert lora is not None
-    tuned.model = lora.applied(tuned.model, str(folder), merge=False)  # as the backend `hf` puts it on
+    tuned.model = lora.apply_to(tuned.model, str(folder), merge=False)  # as the backend `hf` puts it on
     requests = [
         DecodingRequest(prompt, parse_arm(arm), max_new_tokens=8)
         for prompt in groups.prompts(8, seed=41)
@@ -102,7 +102,7 @@ def check_merged(folder: Path, model: VLLM, requests: list[DecodingRequest]) -> 
     """Checks that a merged model of transformers takes every step of the answers, and returns them."""
     reference, lora = Reference(folder), model.lora
     assert lora is not None
-    reference.model = lora.applied(reference.model, str(folder), merge=True)
+    reference.model = lora.apply_to(reference.model, str(folder), merge=True)
     answers = []
     steps = decided = 0
     for request, answer in zip(requests, groups.run_requests(model, requests), strict=True):

@@ -57,7 +57,7 @@ def test_it_is_the_checkpoint_with_other_weights_under_its_own_names(folder: Pat
     assert lora is not None
     prompt = checkpoints.tiny_models().prompt([1, 2], "what?")
     base, adapted = Reference(folder), Reference(folder)
-    adapted.model = lora.applied(adapted.model, str(folder), merge=False)
+    adapted.model = lora.apply_to(adapted.model, str(folder), merge=False)
     merged_logits, expected, plain = (which.logits(prompt, [5, 6]) for which in (Reference(own), adapted, base))
     assert torch.allclose(merged_logits, expected, atol=1e-4)
     assert float((merged_logits - plain).abs().max()) > 0.1
