@@ -1,4 +1,4 @@
-"""What arranges demonstrations and writes prompts: orderers, transforms and composers, each on plain data."""
+"""Base protocols of orderers, transforms and composers."""
 
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -7,11 +7,13 @@ from icl.types import Context, Prompt
 
 @runtime_checkable
 class Orderer(Protocol):
-    """A component of kind `orderer`: the same demonstrations in another order.
+    """A component of kind `orderer`: it puts the demonstrations of a context in another order.
 
-    needs: 'labels' where it reads the demonstrations' answers; 'gold' where it is an oracle: the context's query is
-    then the Example, and it leaves the mark 'saw the gold' in the provenance. Otherwise neither may matter. 'model'
-    where it asks the model, 'pool' where it draws from the pool: then `fitted(pool, model)` gives what is called.
+    Attributes:
+        needs: 'labels' if it reads the demonstrations' answers. 'gold' for an oracle: the query of the context is then
+            an Example, and the orderer adds the mark 'saw the gold' to the provenance. 'model' and 'pool' if it uses
+            the model or the pool: `fitted(pool, model)` then returns the orderer to call. Without a declared need, the
+            value must not matter.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -21,11 +23,13 @@ class Orderer(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """A component of kind `transform`: a changed context, with a mark of what was done in its provenance.
+    """A component of kind `transform`: it changes a context and adds a mark to its provenance.
 
-    needs: as an orderer's; one that read labels says so in its mark ('saw labels'). where: if it has this parameter,
-    'demos', 'query' or 'all', what it changes; a transform without it leaves the query alone. analysis: of one whose
-    demonstrations answer with other labels, the analysis that says what its arms show: no sentence on gains has them.
+    Attributes:
+        needs: As for an orderer. A transform that reads labels adds 'saw labels' to its mark.
+        where: Optional parameter, 'demos', 'query' or 'all'. A transform without it leaves the query unchanged.
+        analysis: Optional, for transforms that change the labels of demonstrations: the analysis that evaluates their
+            arms. Sentences about gains leave such arms out.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -35,6 +39,8 @@ class Transform(Protocol):
 
 @runtime_checkable
 class Composer(Protocol):
-    """A component of kind `composer`: a context as a prompt with named parts, ending where the model answers."""
+    """A component of kind `composer`: it writes a context as a prompt with named parts that ends where the model
+    answers.
+    """
 
     def compose(self, context: Context) -> Prompt: ...

@@ -1,9 +1,9 @@
-"""What every orderer, transform and composer must do, as calls for our tests and for anyone's own.
+"""Public checks of orderers, transforms and composers, for the toolkit's own and for users' components.
 
     check_orderer(Mine())        check_transform(Mine())        check_composer(Mine())
 
-All are tried on contexts of 0 to 4 demonstrations with no, one and several images an example. What declares the need
-of the gold gets it; what does not declare the need of labels must do the same whatever the demonstrations answer.
+The test contexts have 0 to 4 demonstrations with no, one and several images. A component receives the gold only if it
+declares this need. A component that does not declare 'labels' must give the same result for any answers.
 """
 
 from collections import Counter
@@ -17,11 +17,11 @@ from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 from prompts.composers.chat import Chat
-from prompts.scripted_models import Guessing, Saying, guessed_pool
+from prompts.scripted_models import GuessingModel, NamingModel, guessed_pool
 
 
 def sample_contexts() -> list[Context]:
-    """Contexts of 0 to 4 demonstrations, the query with none, one or two images."""
+    """Contexts with 0 to 4 demonstrations, whose query has no, one or two images."""
     demos = [
         Demo(_example(f"demo-{i}", count, f"What is {{this}}, no. {i}?", f"thing {i}"), score=0.9 - i / 10, rank=i)
         for i, count in enumerate((1, 2, 0, 1))
@@ -35,8 +35,8 @@ def sample_contexts() -> list[Context]:
 
 
 def labeled_contexts() -> list[Context]:
-    """The same with answers that repeat, two options, captions, and the gold of each query beside it for oracles."""
-    found = []
+    """The same contexts with repeated answers, two options, captions, and the query's gold for oracles."""
+    contexts = []
     for context in sample_contexts():
         demos = tuple(
             replace(demo, example=_labeled(demo.example, ("yes", "no")[demo.rank % 2])) for demo in context.demos
@@ -46,23 +46,25 @@ def labeled_contexts() -> list[Context]:
             query.id, query.images, query.question, ("no",), ("yes", "no"), "no", meta={"caption": "a query"}
         )
         oracle: Any = gold
-        found.append(replace(context, query=oracle, demos=demos))
-    return found
+        contexts.append(replace(context, query=oracle, demos=demos))
+    return contexts
 
 
 def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -> None:
-    """Raises AssertionError with a sentence where demonstrations are lost or changed, or chance is not the query's.
+    """Check an orderer. One that needs a model is fitted on a fake one.
 
-    One that needs the model is fitted on one that guesses.
+    Raises:
+        AssertionError: Demonstrations are lost or changed, the result is not reproducible, or an undeclared need
+            exists.
     """
     if "model" in orderer.needs:
         asking: Any = orderer
-        orderer = asking.fitted(guessed_pool(), Guessing())
-    for given in contexts or labeled_contexts():
-        context = _as_declared(orderer, given)
+        orderer = asking.fitted(guessed_pool(), GuessingModel())
+    for labeled in contexts or labeled_contexts():
+        context = _with_declared_gold(orderer, labeled)
         at = f"{len(context.demos)} demonstrations"
         ordered = orderer.order(context)
-        before, after = (Counter(_told(demo) for demo in c.demos) for c in (context, ordered))
+        before, after = (Counter(_summary(demo) for demo in c.demos) for c in (context, ordered))
         assert before == after, f"{at}: they are not the same after ordering."
         assert ordered.query == context.query, f"{at}: the query was changed."
         assert ordered.key == context.key, f"{at}: the stream key was changed."
@@ -76,17 +78,19 @@ def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -
 
 
 def check_transform(transform: Transform, contexts: Iterable[Context] | None = None) -> None:
-    """Raises AssertionError with a sentence where it reads what it does not declare, or loses more than it says.
+    """Check a transform. One that needs a model or a pool is fitted on a fake one.
 
-    A transform keeps the demonstrations and their places. It keeps the query whole, unless its parameter `where` is not
-    'demos'. Its choices belong to the query: not to the order of demonstrations. One that needs the model is fitted on
-    one that says something, one that needs the pool on one of colored images.
+    A transform keeps the demonstrations and their order. It keeps the query unless its parameter `where` is not
+    'demos'. Its random choices depend on the query, not on the order of demonstrations.
+
+    Raises:
+        AssertionError: The transform reads an undeclared input, or changes more than it declares.
     """
     if transform.needs & {"model", "pool"}:
         asking: Any = transform
-        transform = asking.fitted(guessed_pool(), Saying())
-    for given in contexts or labeled_contexts():
-        context = _as_declared(transform, given)
+        transform = asking.fitted(guessed_pool(), NamingModel())
+    for labeled in contexts or labeled_contexts():
+        context = _with_declared_gold(transform, labeled)
         at = f"query '{context.query.id}', {len(context.demos)} demonstrations"
         done = transform.transform(context)
         assert _places(done) == _places(context), f"{at}: demonstrations were lost, moved or rescored."
@@ -105,16 +109,16 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
             other = transform.transform(_other_answers(context))
             same = _without_answers(other) == _without_answers(done) and other.provenance == done.provenance
             assert same, f"{at}: what is done depends on the answers, and 'labels' is not among its needs."
-        bare: Any = done.query
-        shown = replace(done, query=bare.query) if isinstance(bare, Example) else done
-        if shown.query.images or shown.query.question:  # unless the query was removed altogether, as asked
-            check_composer(Chat(), [shown])
+        query: Any = done.query
+        result = replace(done, query=query.query) if isinstance(query, Example) else done
+        if result.query.images or result.query.question:  # unless the query was removed altogether, as asked
+            check_composer(Chat(), [result])
 
 
 def _check_marks(component: Orderer | Transform, before: Context, after: Context, at: str) -> None:
-    """Marks are kept; an oracle says that it is one, and a transform that it saw labels."""
-    kept = after.provenance[: len(before.provenance)] == before.provenance
-    assert kept, f"{at}: marks of what was done before are gone."
+    """Marks of earlier components are kept. Oracles and components that read labels leave their mark."""
+    has_marks = after.provenance[: len(before.provenance)] == before.provenance
+    assert has_marks, f"{at}: marks of what was done before are gone."
     own = " ".join(after.provenance[len(before.provenance) :])
     changed = after.demos != before.demos or after.query != before.query
     if "gold" in component.needs and changed:
@@ -123,8 +127,8 @@ def _check_marks(component: Orderer | Transform, before: Context, after: Context
         assert "saw labels" in own, f"{at}: it saw labels and must leave the mark 'saw labels'."
 
 
-def _as_declared(component: Orderer | Transform, context: Context) -> Context:
-    """With the gold for oracles alone."""
+def _with_declared_gold(component: Orderer | Transform, context: Context) -> Context:
+    """The context, with the gold for oracles only."""
     query: Any = context.query
     if "gold" in component.needs or not isinstance(query, Example):
         return context
@@ -132,7 +136,7 @@ def _as_declared(component: Orderer | Transform, context: Context) -> Context:
 
 
 def _other_answers(context: Context) -> Context:
-    """Each demonstration answering something else."""
+    """The context with other answers of all demonstrations."""
     return _relabeled(context, lambda demo: f"word {demo.rank}")
 
 
@@ -150,7 +154,11 @@ def _places(context: Context) -> list[tuple[str, float, int]]:
 
 
 def check_composer(composer: Composer, contexts: Iterable[Context] | None = None) -> None:
-    """Raises AssertionError with a sentence where a prompt lacks, repeats or misplaces a piece of its context."""
+    """Check a composer.
+
+    Raises:
+        AssertionError: A prompt lacks, repeats or misplaces a piece of its context.
+    """
     for context in contexts or sample_contexts():
         at = f"query '{context.query.id}', {len(context.demos)} demonstrations"
         prompt = composer.compose(context)
@@ -167,29 +175,29 @@ def check_composer(composer: Composer, contexts: Iterable[Context] | None = None
 
 
 def _check_whole(context: Context, prompt: Prompt, parts: dict[str, Part], at: str) -> None:
-    shown: list[tuple[str, Query | Example]] = [(spans.demo(i), demo.example) for i, demo in enumerate(context.demos)]
-    shown.append((spans.QUERY, context.query))
-    for name, item in shown:
-        asked = spans.question(name)
-        question = parts[asked].content if asked in parts else ""
-        assert question == item.question, f"{at}: {asked} is {question!r}, not {item.question!r}."
+    items: list[tuple[str, Query | Example]] = [(spans.demo(i), demo.example) for i, demo in enumerate(context.demos)]
+    items.append((spans.QUERY, context.query))
+    for name, item in items:
+        question_name = spans.question(name)
+        question = parts[question_name].content if question_name in parts else ""
+        assert question == item.question, f"{at}: {question_name} is {question!r}, not {item.question!r}."
         for j, image in enumerate(item.images):
-            place = spans.image(name, j)
-            seen = parts[place].image if place in parts else None
-            assert seen == image, f"{at}: {place} is not the image."
+            image_name = spans.image(name, j)
+            image_part = parts[image_name].image if image_name in parts else None
+            assert image_part == image, f"{at}: {image_name} is not the image."
         if isinstance(item, Example):
-            said = spans.answer(name)
-            answer = parts[said].content if said in parts else None
-            assert answer == item.answer, f"{at}: {said} is {answer!r}, not {item.answer!r}."
-    images = [image for _, item in shown for image in item.images]
+            answer_name = spans.answer(name)
+            answer = parts[answer_name].content if answer_name in parts else None
+            assert answer == item.answer, f"{at}: {answer_name} is {answer!r}, not {item.answer!r}."
+    images = [image for _, item in items for image in item.images]
     assert len(prompt.images) == len(images), f"{at}: {len(prompt.images)} images, not {len(images)}."
 
 
 def _check_places(context: Context, prompt: Prompt, names: list[str], at: str) -> None:
     owners = [spans.owner_of(name) for name in names if name != spans.INSTRUCTION]
     blocks = [owner for i, owner in enumerate(owners) if i == 0 or owners[i - 1] != owner]
-    wanted = [*(spans.demo(i) for i in range(len(context.demos))), spans.QUERY]
-    assert blocks == wanted, f"{at}: the pieces stand in the order {blocks}, not {wanted}."
+    expected = [*(spans.demo(i) for i in range(len(context.demos))), spans.QUERY]
+    assert blocks == expected, f"{at}: the pieces stand in the order {blocks}, not {expected}."
     assert prompt.turns[-1].role == "user", f"{at}: the last turn is the {prompt.turns[-1].role}'s: nothing is asked."
     assert all(turn.parts for turn in prompt.turns), f"{at}: a turn is empty."
 
@@ -198,7 +206,7 @@ def _ids(context: Context) -> list[str]:
     return [demo.example.id for demo in context.demos]
 
 
-def _told(demo: Demo) -> tuple[str, str, str, float, int]:
+def _summary(demo: Demo) -> tuple[str, str, str, float, int]:
     return demo.example.id, demo.example.question, demo.example.answer, demo.score, demo.rank
 
 

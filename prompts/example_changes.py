@@ -1,4 +1,4 @@
-"""What transforms are made of: a change on the examples of demonstrations and query, and derangements of values."""
+"""Building blocks of transforms: changes of examples, and derangements of values."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -7,52 +7,59 @@ from typing import Any, TypeVar
 import numpy as np
 
 from icl.types import Context, Demo, Example, Where
-from prompts.label_renaming import called, composed, shown_as
+from prompts.label_renaming import compose_names, new_name, with_answer
 
 T = TypeVar("T")
 
 
-def changed(context: Context, where: Where, change: Callable[[Any], Any], mark: str) -> Context:
-    """`change` on each example of the demonstrations, on the query, or on all; the mark where there was one."""
-    demos = context.demos if where == "query" else tuple(_example(demo, change(demo.example)) for demo in context.demos)
+def change_examples(context: Context, where: Where, change: Callable[[Any], Any], mark: str) -> Context:
+    """Apply `change` to the demonstrations, to the query, or to all. Adds the mark if anything changed."""
+    demos = (
+        context.demos
+        if where == "query"
+        else tuple(_with_example(demo, change(demo.example)) for demo in context.demos)
+    )
     query = context.query if where == "demos" else change(context.query)
-    if query is context.query and not _replaced(demos, context.demos):
+    if query is context.query and not _differs(demos, context.demos):
         return context
     return replace(context, demos=demos, query=query, provenance=(*context.provenance, mark))
 
 
-def ranked(context: Context) -> list[Demo]:
-    """The demonstrations by rank: what a choice is made on, so that it does not depend on their order."""
+def sort_by_rank(context: Context) -> list[Demo]:
+    """The demonstrations by rank. Random choices use this order, so they do not depend on the order in the prompt."""
     return sorted(context.demos, key=lambda demo: demo.rank)
 
 
-def with_demos(context: Context, by_rank: Sequence[Demo], mark: str) -> Context:
-    """The demonstrations replaced, each in its place; the mark where there was one to replace."""
+def replace_demos(context: Context, by_rank: Sequence[Demo], mark: str) -> Context:
+    """Replace the demonstrations, each in its place. Adds the mark if anything changed."""
     new = {demo.rank: demo for demo in by_rank}
     demos = tuple(new[demo.rank] for demo in context.demos)
-    if not _replaced(demos, context.demos):
+    if not _differs(demos, context.demos):
         return context
     return replace(context, demos=demos, provenance=(*context.provenance, mark))
 
 
-def rescored(context: Context, names: Mapping[str, str], mark: str) -> Context:
-    """Answers under new names everywhere: in demonstrations and options, and in the gold that scores the query."""
-    demos = tuple(_renamed(demo, names) for demo in context.demos)
+def rename_answers(context: Context, names: Mapping[str, str], mark: str) -> Context:
+    """Rename answers in demonstrations and options, and in the gold that scores the query."""
+    demos = tuple(_rename_demo(demo, names) for demo in context.demos)
     return replace(
         context,
-        query=replace(context.query, options=tuple(called(option, names) for option in context.query.options)),
+        query=replace(context.query, options=tuple(new_name(option, names) for option in context.query.options)),
         demos=demos,
         provenance=(*context.provenance, mark),
-        label_map=composed(context.label_map, names),
+        label_map=compose_names(context.label_map, names),
         relabels_gold=True,
     )
 
 
-def deranged(values: Sequence[T], rng: np.random.Generator, key: Callable[[T], Hashable]) -> tuple[list[T], float]:
-    """The values in places where their key differs from what stood there, and the share of places that got another.
+def derange(values: Sequence[T], rng: np.random.Generator, key: Callable[[T], Hashable]) -> tuple[list[T], float]:
+    """Permute values so that as many places as possible get a value with another key.
 
-    Where no arrangement moves all of them (one value has the majority), as many as possible move: in random order but
-    grouped by key, the largest group first, and turned by its size. Of distinct values it draws a random cycle.
+    Values are shuffled, grouped by key with the largest group first, and rotated by its size. Not all places change if
+    one key has the majority. For distinct values the result is a random cycle.
+
+    Returns:
+        The permuted values, and the share of places whose key changed.
     """
     places: dict[Hashable, list[int]] = {}
     for place in rng.permutation(len(values)):
@@ -60,23 +67,23 @@ def deranged(values: Sequence[T], rng: np.random.Generator, key: Callable[[T], H
     groups = sorted(places.values(), key=len, reverse=True)
     order = [place for group in groups for place in group]
     turn = len(groups[0]) if groups else 0
-    found = list(values)
+    result = list(values)
     for i, place in enumerate(order):
-        found[place] = values[order[(i + turn) % len(order)]]
-    moved = sum(key(found[i]) != key(values[i]) for i in range(len(values)))
-    return found, moved / len(values) if values else 0.0
+        result[place] = values[order[(i + turn) % len(order)]]
+    moved = sum(key(result[i]) != key(values[i]) for i in range(len(values)))
+    return result, moved / len(values) if values else 0.0
 
 
-def _renamed(demo: Demo, names: Mapping[str, str]) -> Demo:
-    shown = shown_as(demo, called(demo.example.answer, names))
-    options = tuple(called(option, names) for option in demo.example.options)
-    return replace(shown, example=replace(shown.example, options=options))
+def _rename_demo(demo: Demo, names: Mapping[str, str]) -> Demo:
+    renamed = with_answer(demo, new_name(demo.example.answer, names))
+    options = tuple(new_name(option, names) for option in demo.example.options)
+    return replace(renamed, example=replace(renamed.example, options=options))
 
 
-def _example(demo: Demo, example: Example) -> Demo:
+def _with_example(demo: Demo, example: Example) -> Demo:
     return demo if example is demo.example else replace(demo, example=example)
 
 
-def _replaced(new: Sequence[Demo], old: Sequence[Demo]) -> bool:
-    """By identity: equality of images would decode them."""
+def _differs(new: Sequence[Demo], old: Sequence[Demo]) -> bool:
+    """Compares by identity, because equality of images would decode them."""
     return any(a is not b for a, b in zip(new, old, strict=True))

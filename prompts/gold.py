@@ -1,4 +1,4 @@
-"""The gold, for the orderers and transforms that declare it."""
+"""Access to the gold, for orderers and transforms that declare this need."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from icl.types import Context, Example
 
 
 def gold_of(context: Context, who: str) -> Example:
-    """The query with its gold. Raises PlanError where the context has none: only a run hands it out."""
+    """The query with its gold. Raises PlanError if the context has none."""
     query: Any = context.query
     if not isinstance(query, Example):
         raise PlanError(

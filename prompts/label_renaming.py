@@ -1,7 +1,7 @@
-"""Answers under other names: which answers a context speaks of, and by what gold its query is scored.
+"""Renaming of answers: the answers of a context, maps of new names, and the gold that scores a renamed query.
 
-Labels are flipped or become symbols by one map a context. A map is applied to whole answers, compared by `plain`, and
-what it does not name stays as it is.
+Flipped labels and symbols use one map for each context. A map applies to whole answers, compared by `normalize_text`.
+Answers that it does not contain keep their names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,31 +13,31 @@ from icl.types import Context, Demo, Example
 
 
 def answers_of(context: Context) -> tuple[str, ...]:
-    """The answers that the context speaks of, each once: the query's options, then those shown, best ranked first."""
+    """Distinct answers of a context: the query's options, then the demonstrations' answers, the best-ranked first."""
     ranked = sorted(context.demos, key=lambda demo: demo.rank)
-    spoken = [*context.query.options, *(demo.example.answer for demo in ranked)]
+    answers = [*context.query.options, *(demo.example.answer for demo in ranked)]
     return tuple(
-        {normalize_text(answer): answer for answer in reversed(spoken)}[key]
-        for key in dict.fromkeys(map(normalize_text, spoken))
+        {normalize_text(answer): answer for answer in reversed(answers)}[key]
+        for key in dict.fromkeys(map(normalize_text, answers))
     )
 
 
 def rivals_of(context: Context) -> list[tuple[str, ...]]:
-    """The answers by what they answer: options of one example are rivals, and so are all answers without options.
+    """Groups of competing answers: the options of one example, and all answers of examples without options.
 
-    Sets of options that share an answer are one. A context of yes/no questions and of questions for a color has two.
-    In the order of `answers_of`; every answer is in one group.
+    Option sets with a common answer are merged. A context with yes/no questions and questions about colors has two
+    groups. Answers are in the order of `answers_of`, and each is in one group.
     """
     ranked = [demo.example for demo in sorted(context.demos, key=lambda demo: demo.rank)]
     free = [example.answer for example in ranked if not example.options]
     sets = [context.query.options, *((*example.options, example.answer) for example in ranked if example.options), free]
     groups: list[dict[str, str]] = []
-    for together in sets:
-        mine = {normalize_text(answer): answer for answer in reversed(together)}
-        mine = {key: mine[key] for key in dict.fromkeys(map(normalize_text, together))}
-        touching = [group for group in groups if group.keys() & mine.keys()]
+    for answers in sets:
+        own = {normalize_text(answer): answer for answer in reversed(answers)}
+        own = {key: own[key] for key in dict.fromkeys(map(normalize_text, answers))}
+        touching = [group for group in groups if group.keys() & own.keys()]
         whole: dict[str, str] = {}
-        for group in (*touching, mine):
+        for group in (*touching, own):
             whole |= {key: answer for key, answer in group.items() if key not in whole}
         place = groups.index(touching[0]) if touching else len(groups)
         groups = [group for group in groups if not any(group is other for other in touching)]
@@ -47,53 +47,53 @@ def rivals_of(context: Context) -> list[tuple[str, ...]]:
 
 
 def rivals(answer: str, groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The group of an answer, in its order."""
+    """The group that contains an answer, in its order."""
     return next(group for group in groups if normalize_text(answer) in map(normalize_text, group))
 
 
-def called(answer: str, names: Mapping[str, str]) -> str:
+def new_name(answer: str, names: Mapping[str, str]) -> str:
     """The answer's new name, or the answer itself."""
     return {normalize_text(old): new for old, new in names.items()}.get(normalize_text(answer), answer)
 
 
-def shown_as(demo: Demo, answer: str) -> Demo:
-    """The demonstration with another answer; its label goes along where it has one."""
+def with_answer(demo: Demo, answer: str) -> Demo:
+    """The demonstration with another answer. Its label changes too if it has one."""
     example = demo.example
     label = example.label if example.label is None else answer
     return replace(demo, example=replace(example, answers=(answer,), label=label))
 
 
-def check_scored_as_it_is(context: Context, who: str) -> None:
-    """Raises PlanError where the gold goes by other names already, and would be renamed again."""
+def check_gold_unchanged(context: Context, who: str) -> None:
+    """Raise PlanError if the gold is already renamed, since it would be renamed again."""
     if context.relabels_gold:
         raise PlanError(f"{who} leaves the gold as it is, so it stands before symbols and synonyms. Change the order.")
 
 
-def composed(before: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    """The map of a context that was renamed already and is renamed again."""
-    told = {old: called(new, names) for old, new in before.items()}
-    known = {normalize_text(new) for new in before.values()} | {normalize_text(old) for old in before}
-    return told | {old: new for old, new in names.items() if normalize_text(old) not in known}
+def compose_names(before: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """The map of a context that has been renamed by `before` and is renamed again by `names`."""
+    renamed = {old: new_name(new, names) for old, new in before.items()}
+    names_before = {normalize_text(new) for new in before.values()} | {normalize_text(old) for old in before}
+    return renamed | {old: new for old, new in names.items() if normalize_text(old) not in names_before}
 
 
-def scored_by(example: Example, context: Context) -> Example:
-    """The query with the gold that its answer is scored by: under its new name where the context says so."""
+def scored_example(example: Example, context: Context) -> Example:
+    """The query with the gold that scores its answer, under its new name if the context renames the gold."""
     if not context.relabels_gold:
         return example
     names = context.label_map
     return replace(
         example,
-        answers=tuple(called(answer, names) for answer in example.answers),
-        options=tuple(called(option, names) for option in example.options),
-        label=None if example.label is None else called(example.label, names),
+        answers=tuple(new_name(answer, names) for answer in example.answers),
+        options=tuple(new_name(option, names) for option in example.options),
+        label=None if example.label is None else new_name(example.label, names),
     )
 
 
-def before_and_after(scored: Example, context: Context) -> tuple[str, ...]:
-    """(the right answer as the task has it, as the demonstrations call it); nothing where the map leaves it alone."""
+def gold_before_after(scored: Example, context: Context) -> tuple[str, ...]:
+    """The right answer as the task names it and as the demonstrations name it. Empty if they are equal."""
     names = context.label_map
     if context.relabels_gold:
         old = next((old for old, new in names.items() if normalize_text(new) == normalize_text(scored.answer)), None)
         return () if old is None or normalize_text(old) == normalize_text(scored.answer) else (old, scored.answer)
-    new = called(scored.answer, names)
+    new = new_name(scored.answer, names)
     return () if normalize_text(new) == normalize_text(scored.answer) else (scored.answer, new)

@@ -1,7 +1,7 @@
-"""Text in which marks stand for the pieces of a prompt, and the prompt that it means.
+"""Text with placeholders for the pieces of a prompt, and its conversion to a prompt.
 
-A mark is the piece's name between two NUL characters, which no text has. Where a mark begins a turn, the blanks around
-it are not part of any turn.
+A placeholder is a piece's name between two NUL characters, which no text contains. White space around the placeholder
+of a turn belongs to no turn.
 """
 
 import re
@@ -17,7 +17,7 @@ ROLES = ("user", "assistant")
 
 
 class Mark(str):
-    """Stands for a piece. number: of an image, from 0 through the prompt."""
+    """The placeholder of a piece. number: index of an image within the prompt, from 0."""
 
     __slots__ = ("number",)
     number: int
@@ -30,15 +30,15 @@ class Mark(str):
 
 
 def role_mark(role: str) -> Mark:
-    """Begins a turn."""
+    """The placeholder that begins a turn."""
     return Mark.of(f"@{role}")
 
 
-def prompt_of(written: str, wanted: Mapping[str, Part], context: Context, who: str) -> Prompt:
-    """The prompt of a marked text. Raises ConfigError unless it shows each wanted piece once and ends by asking."""
+def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) -> Prompt:
+    """The prompt of a marked text. Raises ConfigError unless it has each part once and ends with a user turn."""
     at = f"{who}, query '{context.query.id}'"
     roles = "|".join(ROLES)
-    pieces = re.split(f"{NUL}([^{NUL}]*){NUL}", re.sub(rf"\s*({NUL}@(?:{roles}){NUL})\s*", r"\1", written))
+    pieces = re.split(f"{NUL}([^{NUL}]*){NUL}", re.sub(rf"\s*({NUL}@(?:{roles}){NUL})\s*", r"\1", text))
     turns: list[tuple[Role, list[Part]]] = [("user", [])]
     for i, piece in enumerate(pieces):
         if i % 2 == 0:
@@ -50,21 +50,21 @@ def prompt_of(written: str, wanted: Mapping[str, Part], context: Context, who: s
                 turns[-1][1].append(Part(piece))
         elif piece.removeprefix("@") in ROLES and piece.startswith("@"):
             turns.append((cast(Role, piece[1:]), []))
-        elif piece in wanted:
-            turns[-1][1].append(wanted[piece])
+        elif piece in parts:
+            turns[-1][1].append(parts[piece])
         else:
             raise ConfigError(f"{at}: a filter changed a piece into '{piece}'. Pieces are shown as they are.")
-    _check(Counter(piece for piece in pieces[1::2]), wanted, at)
-    kept = tuple(Turn(role, tuple(parts)) for role, parts in turns if parts)
-    if not kept or kept[-1].role != "user":
+    _check(Counter(piece for piece in pieces[1::2]), parts, at)
+    filled = tuple(Turn(role, tuple(parts)) for role, parts in turns if parts)
+    if not filled or filled[-1].role != "user":
         raise ConfigError(f"{at}: the prompt ends in the assistant's turn, so nothing is asked. End it with the query.")
-    return Prompt(kept, context.key)
+    return Prompt(filled, context.key)
 
 
-def _check(shown: Counter[str], wanted: Mapping[str, Part], at: str) -> None:
-    lost = [name for name in wanted if not shown[name]]
-    if lost:
-        raise ConfigError(f"{at}: it loses {', '.join(lost[:3])}. A prompt must show every piece of its context.")
-    twice = [name for name in wanted if shown[name] > 1]
+def _check(counts: Counter[str], parts: Mapping[str, Part], at: str) -> None:
+    missing = [name for name in parts if not counts[name]]
+    if missing:
+        raise ConfigError(f"{at}: it loses {', '.join(missing[:3])}. A prompt must show every piece of its context.")
+    twice = [name for name in parts if counts[name] > 1]
     if twice:
         raise ConfigError(f"{at}: it shows {', '.join(twice[:3])} more than once. Each piece stands in one place.")

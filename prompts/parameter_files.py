@@ -1,7 +1,7 @@
-"""Files that a component's parameters name: found beside the experiment, and known by their content.
+"""Files that component parameters name: located next to the experiment, and identified by their content.
 
-A cell is what its parameters say, so a component that reads a file carries the digest of what it read: an edited file
-is another cell.
+A cell is identified by its parameters. So a component that reads a file stores the digest of the content, and an edited
+file gives another cell.
 """
 
 import hashlib
@@ -12,22 +12,23 @@ from icl.errors import ConfigError, did_you_mean
 from icl.loading import SEARCH_FOLDERS
 
 
-def find(name: str, what: str, beside: Path | None = None) -> Path:
-    """The file: absolute, in the working directory, beside the experiment file, or in a folder of our own.
+def find(name: str, what: str, shipped: Path | None = None) -> Path:
+    """The path of a file: absolute, or in the working directory, next to the experiment file, or in `shipped`.
 
-    Raises ConfigError with the nearest name of that folder.
+    Raises:
+        ConfigError: There is no such file. The message suggests the nearest name in `shipped`.
     """
-    folders = [Path.cwd(), *SEARCH_FOLDERS.get(), *([beside] if beside else [])]
-    tried = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
-    found = next((path for path in tried if path.is_file()), None)
-    if found is None:
-        near = did_you_mean(name, [path.name for path in sorted(beside.glob("*.*"))]) if beside else ""
-        raise ConfigError(f"there is no {what} '{name}' (looked in {', '.join(map(str, folders))}).{near}")
-    return found
+    folders = [Path.cwd(), *SEARCH_FOLDERS.get(), *([shipped] if shipped else [])]
+    candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        suggestion = did_you_mean(name, [path.name for path in sorted(shipped.glob("*.*"))]) if shipped else ""
+        raise ConfigError(f"there is no {what} '{name}' (looked in {', '.join(map(str, folders))}).{suggestion}")
+    return path
 
 
 def read(path: Path, what: str) -> str:
-    """Its text. Raises ConfigError where it is none."""
+    """The text of a file. Raises ConfigError if it is not text."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -35,7 +36,7 @@ def read(path: Path, what: str) -> str:
 
 
 def pin(component: Any, text: str, what: str) -> None:
-    """Writes the digest of `text` into the component's field `code`. Raises ConfigError where another stands there."""
+    """Store the digest of `text` in the component's field `code`. Raises ConfigError if it holds another one."""
     code = hashlib.sha256(text.encode()).hexdigest()[:12]
     if component.code not in ("", code):
         raise ConfigError(f"{what} has changed: its digest is {code}, not {component.code}. Leave 'code' out.")

@@ -1,4 +1,4 @@
-"""What composers are made of: named parts of demonstrations and query, and the instruction that goes before them."""
+"""Building blocks of composers: named parts of demonstrations and query, and the instruction."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Level = Literal["none", "short", "long"]
 
 
 def check_instruction(level: Level, own: str | None, composer: str) -> None:
-    """Raises ConfigError where both a level and a text of one's own are asked for."""
+    """Raise ConfigError if both a level and a custom text are set."""
     if own is not None and level != "none":
         raise ConfigError(
             f"composer '{composer}': instruction is '{level}' and instruction_text is given too. Leave one of them out."
@@ -20,28 +20,28 @@ def check_instruction(level: Level, own: str | None, composer: str) -> None:
 
 
 def instruction(level: Level, own: str | None) -> tuple[Part, ...]:
-    """The instruction and the line break after it, or nothing."""
+    """The instruction and a line break, or nothing."""
     text = own if own is not None else INSTRUCTIONS[level]
     return (Part(text, spans.INSTRUCTION), Part("\n")) if text else ()
 
 
 def images(of: Demo | Query, name: str) -> tuple[Part, ...]:
-    """The images of a demonstration or of the query, in their order. name: 'demo[0]' or 'query'."""
+    """The images of a demonstration or the query, in order. name: 'demo[0]' or 'query'."""
     item = of if isinstance(of, Query) else of.example
     return tuple(Part(image, spans.image(name, j)) for j, image in enumerate(item.images))
 
 
 def question(of: Demo | Query, name: str) -> tuple[Part, ...]:
-    """The question, where there is one."""
+    """The question, or nothing if there is none."""
     item = of if isinstance(of, Query) else of.example
     return (Part(item.question, spans.question(name)),) if item.question else ()
 
 
 def answer(of: Demo, name: str) -> Part:
-    """The answer shown is the first of the accepted ones."""
+    """The answer of a demonstration: the first of the accepted ones."""
     return Part(of.example.answer, spans.answer(name))
 
 
 def named(context: Context) -> list[tuple[str, Demo]]:
-    """The demonstrations in the order shown, with their names."""
+    """The demonstrations in prompt order, with their names."""
     return [(spans.demo(i), demo) for i, demo in enumerate(context.demos)]

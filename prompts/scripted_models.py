@@ -1,4 +1,4 @@
-"""Models for checks of what asks one: what they say, and how likely, follows from the prompt and nothing else."""
+"""Fake models for checks of components that use a model. Their output depends on the prompt only."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ WORDS, YES_NO = 64, ("yes", "no")
 
 
 @dataclass(frozen=True)
-class Guessing:
-    """Gives the first token of each option the logarithm of a share drawn from the prompt's digest."""
+class GuessingModel:
+    """A model with logits that are random numbers from the prompt's digest."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -29,12 +29,12 @@ class Guessing:
         return [[i % WORDS] for i in range(len(options))]
 
     def open(self, prompts: Sequence[Prompt]) -> Any:
-        return _Opened(prompts)
+        return _GuessingSession(prompts)
 
 
 @dataclass(frozen=True)
-class Saying:
-    """Says a word that follows from the prompt, and remembers nothing."""
+class NamingModel:
+    """A model that answers with a word from the prompt's digest."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -49,19 +49,19 @@ class Saying:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _GuessingSession:
     prompts: Sequence[Prompt]
 
     def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[list[dict[int, float]]]]:
-        told = []
+        scores = []
         for prompt, options in zip(self.prompts, suffixes, strict=True):
-            drawn = hashlib.sha512(prompt.digest.encode()).digest()
-            told.append([[{ids[0]: -drawn[ids[0]] / 64}] for ids in options])
-        return told
+            numbers = hashlib.sha512(prompt.digest.encode()).digest()
+            scores.append([[{ids[0]: -numbers[ids[0]] / 64}] for ids in options])
+        return scores
 
 
 def guessed_pool() -> Pool:
-    """Twelve colored members of two answers."""
+    """A pool of twelve examples with colored images and two answers."""
     return Pool(tuple(Example(f"pool-{i}", (_colored(i),), f"what is {i}?", (YES_NO[i % 2],)) for i in range(12)))
 
 

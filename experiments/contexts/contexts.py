@@ -17,7 +17,7 @@ from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
 from icl.user_errors import convert_user_errors
 from prompts.budget import fit
-from prompts.label_renaming import scored_by
+from prompts.label_renaming import scored_example
 from retrievers.base import FittedRetriever, Resources
 from retrievers.leak_policy import EXCLUDE_LEAKS
 
@@ -322,7 +322,7 @@ def _shown(example: Example, recipe: PromptSpec, pool: "Pool", found: RetrievalO
     if len(found) < cell.num_demos and cell.num_demos > cell.shots:
         mark = f"{len(found)} demonstrations of {cell.num_demos}, as many as the pool has"
         context = replace(context, provenance=(*context.provenance, mark))
-    return RenderedSample(scored_by(example, context), recipe, context)
+    return RenderedSample(scored_example(example, context), recipe, context)
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from icl.metrics.base import Metric
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Generation, Prompt, Sample
 from icl.user_errors import convert_user_errors
-from prompts.label_renaming import before_and_after
+from prompts.label_renaming import gold_before_after
 
 
 class Recorder:
@@ -67,7 +67,7 @@ class Recorder:
             "prompt_digest": prompt.digest if prompt else "",
             "images": tuple(image.digest for image in prompt.images) if prompt else (),
             "image_of": _image_owners(prompt) if prompt else (),
-            "gold_before_after": before_and_after(item.example, item.context),
+            "gold_before_after": gold_before_after(item.example, item.context),
             "baselines": baselines(self.metrics, demos, item.example),
             "marks": item.context.provenance,
             "query": item.example.id,

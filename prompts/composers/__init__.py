@@ -1,1 +1,1 @@
-"""Composers: a context written as a prompt, one file each."""
+"""Composers, which write a context as a prompt. One file each."""

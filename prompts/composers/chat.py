@@ -1,8 +1,8 @@
-"""Demonstrations as turns of a conversation, the form that chat-tuned models were trained on.
+"""Demonstrations as turns of a conversation, the format that chat models were trained on.
 
     user: [instruction\\n][image][question]   assistant: [answer]   ...   user: [image][question]
 
-The shot count is the number of assistant turns; an instruction stands once, before everything.
+The number of shots is the number of assistant turns. The instruction occurs once, at the start.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from prompts.pieces import First, Level
 @component("composer", "chat")
 @dataclass(frozen=True)
 class Chat:
-    """Each demonstration a user turn and an assistant turn, then the query's user turn."""
+    """A composer with a user turn and an assistant turn for each demonstration, then the query's user turn."""
 
     first: First = "image"  # what a user turn begins with
     instruction: Level = "none"  # stands at the start of the first user turn
@@ -30,14 +30,14 @@ class Chat:
     def compose(self, context: Context) -> Prompt:
         turns: list[Turn] = []
         for name, demo in pieces.named(context):
-            turns += [Turn("user", self._asked(demo, name)), Turn("assistant", (pieces.answer(demo, name),))]
-        turns.append(Turn("user", self._asked(context.query, spans.QUERY)))
-        opening = pieces.instruction(self.instruction, self.instruction_text)
-        turns[0] = Turn("user", opening + turns[0].parts)
+            turns += [Turn("user", self._user_parts(demo, name)), Turn("assistant", (pieces.answer(demo, name),))]
+        turns.append(Turn("user", self._user_parts(context.query, spans.QUERY)))
+        instruction = pieces.instruction(self.instruction, self.instruction_text)
+        turns[0] = Turn("user", instruction + turns[0].parts)
         return Prompt(tuple(turns), context.key)
 
-    def _asked(self, of: Demo | Query, name: str) -> tuple[Part, ...]:
-        seen, asked = pieces.images(of, name), pieces.question(of, name)
-        between = (Part(self.delimiter),) if self.delimiter and seen and asked else ()
-        whole = seen + between + asked if self.first == "image" else asked + between + seen
+    def _user_parts(self, of: Demo | Query, name: str) -> tuple[Part, ...]:
+        images, question = pieces.images(of, name), pieces.question(of, name)
+        between = (Part(self.delimiter),) if self.delimiter and images and question else ()
+        whole = images + between + question if self.first == "image" else question + between + images
         return whole or (Part(""),)  # everything was removed by a transform: the turn stays

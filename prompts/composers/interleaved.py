@@ -1,9 +1,9 @@
-"""Everything in one user turn, demonstrations and query in the same form: the few-shot prompt of Flamingo and its kin.
+"""Demonstrations and query in one user turn and in the same form: the few-shot prompt of Flamingo.
 
     first: image    [image]Question: {q}\\nAnswer: {a}\\n\\n   ...   [image]Question: {q}\\nAnswer:
     first: text       Question: {q}\\n[image]\\nAnswer: {a}\\n\\n   ...   Question: {q}\\n[image]\\nAnswer:
 
-An example without a question has its images and its answer alone.
+An example without a question has only its images and its answer.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from prompts.pieces import First, Level
 @component("composer", "interleaved")
 @dataclass(frozen=True)
 class Interleaved:
-    """One user turn of question-and-answer blocks; the query's block stops at 'Answer:'."""
+    """A composer of one user turn of question-answer blocks. The query's block ends with 'Answer:'."""
 
     first: First = "image"  # what a block begins with
     instruction: Level = "none"  # stands before the first block
@@ -31,14 +31,14 @@ class Interleaved:
     def compose(self, context: Context) -> Prompt:
         parts = list(pieces.instruction(self.instruction, self.instruction_text))
         for name, demo in pieces.named(context):
-            parts += [*self._asked(demo, name), Part(" "), pieces.answer(demo, name), Part(self.delimiter)]
-        parts += self._asked(context.query, spans.QUERY)
+            parts += [*self._block(demo, name), Part(" "), pieces.answer(demo, name), Part(self.delimiter)]
+        parts += self._block(context.query, spans.QUERY)
         return Prompt((Turn("user", tuple(part for part in parts if part.content != "")),), context.key)
 
-    def _asked(self, of: Demo | Query, name: str) -> list[Part]:
-        seen, asked = pieces.images(of, name), pieces.question(of, name)
-        if asked:
-            asked = (Part("Question: "), *asked, Part("\n"))
+    def _block(self, of: Demo | Query, name: str) -> list[Part]:
+        images, question = pieces.images(of, name), pieces.question(of, name)
+        if question:
+            question = (Part("Question: "), *question, Part("\n"))
         if self.first == "image":
-            return [*seen, *asked, Part("Answer:")]
-        return [*asked, *seen, Part("\n"), Part("Answer:")]
+            return [*images, *question, Part("Answer:")]
+        return [*question, *images, Part("\n"), Part("Answer:")]

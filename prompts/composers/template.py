@@ -1,4 +1,4 @@
-"""Prompts from a template: a Jinja file of one's own, or one of those in `prompts/templates`.
+"""Prompts from a Jinja template: a user's file, or one of `prompts/templates`.
 
     {% for demo in demos %}
     {{ demo.images | join }}{{ demo.question }}
@@ -7,13 +7,18 @@
     {{ query.images | join }}{{ query.question }}
     Answer:
 
-A template may use `demos` and `query` (each with `images`, `question`, `options`; a demonstration also `answer` and
-`index`, its place from 0; an image has a `number` that runs through the prompt), `instruction`, and `user` and
-`assistant`, which begin a turn of that role. It sees marks in the place of the pieces, never their content, so nothing
-in the data is read as a template, and every piece is a named span of the prompt. Templates run in Jinja's sandbox.
+Variables of a template:
 
-A template must show every image, question and answer once, and end in a user's turn. This is tried when the
-experiment is read, and checked on every prompt.
+- `demos` and `query`, each with `images`, `question` and `options`. A demonstration also has `answer` and `index`, from
+  0. An image has a `number` that counts through the prompt.
+- `instruction`.
+- `user` and `assistant`, which begin a turn of that role.
+
+The template receives placeholders of the pieces, not their content. So nothing in the data is read as template code,
+and every piece is a named span of the prompt. Templates run in Jinja's sandbox.
+
+A template must contain every image, question and answer once, and end in a user turn. Each template is tested when the
+experiment is read, and each prompt is checked.
 """
 
 import itertools
@@ -38,12 +43,12 @@ if TYPE_CHECKING:
     from jinja2 import Template as Compiled
 
 FOLDER = Path(__file__).parents[1] / "templates"
-KNOWN = ("demos", "query", "instruction", "user", "assistant")
+VARIABLES = ("demos", "query", "instruction", "user", "assistant")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a template sees of the query."""
+class QueryPieces:
+    """The query as a template sees it."""
 
     images: tuple[Mark, ...]
     question: str
@@ -51,8 +56,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Shown(Asked):
-    """What a template sees of a demonstration. index: its place, from 0."""
+class DemoPieces(QueryPieces):
+    """A demonstration as a template sees it. index: its place, from 0."""
 
     answer: str
     index: int
@@ -61,7 +66,7 @@ class Shown(Asked):
 @component("composer", "template")
 @dataclass(frozen=True)
 class Template:
-    """A prompt written by a Jinja template: vl_icl, mmicl, otter, link_context, or a file of one's own."""
+    """A composer that renders a Jinja template: vl_icl, mmicl, otter, link_context, or a user's file."""
 
     path: str = "vl_icl"  # a name of prompts/templates, or a file
     instruction: Level = "none"  # what `instruction` says
@@ -80,17 +85,17 @@ class Template:
     def compose(self, context: Context) -> Prompt:
         from jinja2 import TemplateError
 
-        told = pieces.instruction(self.instruction, self.instruction_text)[:1]
+        instruction = pieces.instruction(self.instruction, self.instruction_text)[:1]
         try:
-            written = self._compiled.render(_seen(context, bool(told)))
+            text = self._compiled.render(_variables(context, bool(instruction)))
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ConfigError(f"template '{self.path}', query '{context.query.id}': {error}.") from error
-        wanted = {part.name: part for part in (*told, *_parts(context))}
-        return prompt_of(written, wanted, context, f"template '{self.path}'")
+        parts = {part.name: part for part in (*instruction, *_parts(context))}
+        return prompt_of(text, parts, context, f"template '{self.path}'")
 
     @cached_property
     def _compiled(self) -> "Compiled":
-        """Raises ConfigError for what Jinja cannot read and for names that no template has."""
+        """The compiled template. Raises ConfigError for syntax errors and unknown variables."""
         from jinja2 import StrictUndefined, TemplateError, meta
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -101,52 +106,52 @@ class Template:
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         try:
-            unknown = sorted(meta.find_undeclared_variables(sandbox.parse(source)) - {*KNOWN, *sandbox.globals})
+            unknown = sorted(meta.find_undeclared_variables(sandbox.parse(source)) - {*VARIABLES, *sandbox.globals})
             compiled = sandbox.from_string(source)
         except TemplateError as error:
             line = getattr(error, "lineno", None)
             raise ConfigError(f"template '{self.path}'{f', line {line}' if line else ''}: {error}.") from error
         if unknown:
-            near = did_you_mean(unknown[0], KNOWN)
+            near = did_you_mean(unknown[0], VARIABLES)
             raise ConfigError(
-                f"template '{self.path}': nothing is called '{unknown[0]}'.{near} There are {', '.join(KNOWN)}."
+                f"template '{self.path}': nothing is called '{unknown[0]}'.{near} There are {', '.join(VARIABLES)}."
             )
         return compiled
 
 
-def _seen(context: Context, instruction: bool) -> Mapping[str, Any]:
+def _variables(context: Context, instruction: bool) -> Mapping[str, Any]:
     numbers = itertools.count()
     return {
-        "demos": [_item(demo, name, numbers, i) for i, (name, demo) in enumerate(pieces.named(context))],
-        "query": _item(context.query, spans.QUERY, numbers),
+        "demos": [_pieces(demo, name, numbers, i) for i, (name, demo) in enumerate(pieces.named(context))],
+        "query": _pieces(context.query, spans.QUERY, numbers),
         "instruction": Mark.of(spans.INSTRUCTION) if instruction else "",
         "user": role_mark("user"),
         "assistant": role_mark("assistant"),
     }
 
 
-def _item(of: Demo | Query, name: str, numbers: Iterator[int], index: int = 0) -> Asked:
+def _pieces(of: Demo | Query, name: str, numbers: Iterator[int], index: int = 0) -> QueryPieces:
     item = of.example if isinstance(of, Demo) else of
     images = tuple(Mark.of(spans.image(name, j), next(numbers)) for j in range(len(item.images)))
     question = Mark.of(spans.question(name)) if item.question else ""
     if isinstance(of, Demo):
-        return Shown(images, question, item.options, Mark.of(spans.answer(name)), index)
-    return Asked(images, question, item.options)
+        return DemoPieces(images, question, item.options, Mark.of(spans.answer(name)), index)
+    return QueryPieces(images, question, item.options)
 
 
 def _parts(context: Context) -> Iterator[Part]:
-    """Every piece that the prompt must show."""
+    """Every piece that the prompt must contain."""
     for name, demo in pieces.named(context):
         yield from (*pieces.images(demo, name), *pieces.question(demo, name), pieces.answer(demo, name))
     yield from (*pieces.images(context.query, spans.QUERY), *pieces.question(context.query, spans.QUERY))
 
 
 def _trials() -> Iterator[Context]:
-    """Contexts that every template must be able to write: none, one and two demonstrations of one image each."""
+    """Contexts that every template must support: zero, one and two demonstrations with one image each."""
     demos = []
     for i in range(2):
-        shown = Image.from_source(_never, f"trial {i}")
-        demos.append(Demo(Example(f"trial-{i}", (shown,), f"question {i}?", (f"answer {i}",), ("a", "b")), 0.5, i))
+        image = Image.from_source(_never, f"trial {i}")
+        demos.append(Demo(Example(f"trial-{i}", (image,), f"question {i}?", (f"answer {i}",), ("a", "b")), 0.5, i))
     query = Query("trial", (Image.from_source(_never, "trial"),), "question?", ("a", "b"))
     yield from (Context(query, tuple(demos[:shots]), StreamKey()) for shots in range(3))
 

@@ -1,1 +1,1 @@
-"""Orderers: the same demonstrations in another order, one file each."""
+"""Orderers, which put the same demonstrations in another order. One file each."""

@@ -1,9 +1,9 @@
-"""Labels in turn: the demonstrations' answers alternate as long as there are several left (VL-ICL, Zong et al. 2025).
+"""Alternating labels: the demonstrations' labels take turns while several are left (VL-ICL, Zong et al. 2025).
 
-Round after round, each label gives its best remaining demonstration; labels take turns in the order of their first
-appearance in the ranking, and one with nothing left is skipped. VL-ICL draws the order of labels for each query
-(`start: random`); where the paper's
-retriever ranks, the best ranked label begins. The last one of the whole sequence stands next to the query.
+In each round, each label gives its best remaining demonstration. Labels take turns in the order of their first
+appearance in the ranking, and a label without demonstrations left is skipped. VL-ICL draws the order of labels for each
+query (`start: random`). With the paper's ranking retriever, the best-ranked label begins. The last demonstration is
+next to the query.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from icl.types import Context, Demo
 @component("orderer", "alternating")
 @dataclass(frozen=True)
 class Alternating:
-    """Labels take turns, each with its best ranked demonstrations first."""
+    """An orderer in which labels take turns, each with its best-ranked demonstrations first."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 

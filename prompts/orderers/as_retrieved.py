@@ -10,7 +10,7 @@ from icl.types import Context
 @component("orderer", "as_retrieved")
 @dataclass(frozen=True)
 class AsRetrieved:
-    """Best first, the least similar next to the query."""
+    """The retriever's order: best first, the least similar next to the query."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 

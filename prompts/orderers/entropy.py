@@ -1,10 +1,10 @@
 """GlobalE and LocalE (Lu et al., ACL 2022): the order under which the model's answers to other questions are most even.
 
-    global    entropy of how often each option is the likeliest, over the probes
+    global    entropy of how often each option is the most likely one, over the probes
     local     mean over the probes of the entropy of p(option | demonstrations, probe)
 
-The two choose differently. Probes are other members of the pool, without their answers: never the query, one of its
-images or a demonstration; those with the query's options where there are such. (The paper lets the model write them;
+The two choose different orders. Probes are other members of the pool without their answers: never the query, one of its
+images or a demonstration, and with the query's options if possible. (In the paper the model writes the probes. The
 released code adds one to each count.)
 """
 
@@ -19,13 +19,15 @@ from icl.errors import PlanError
 from icl.models.answer_likelihood import entropy
 from icl.registry import component
 from icl.types import Query
-from prompts.orderers.model_orderer import Asking, Trial, largest
+from prompts.orderers.model_orderer import ModelOrderer, Trial, largest
 
 
 @component("orderer", "entropy")
 @dataclass(frozen=True)
-class Entropy(Asking):
-    """The order under which the model's answers to other members of the pool are most even (GlobalE, LocalE)."""
+class Entropy(ModelOrderer):
+    """An orderer that takes the order under which the model's answers to other pool members are most even (GlobalE,
+    LocalE).
+    """
 
     name: ClassVar[str] = "entropy"
 
@@ -33,11 +35,13 @@ class Entropy(Asking):
     probes: PositiveInt = 8  # members of the pool that are asked
 
     def best(self, trial: Trial) -> int:
-        told = trial.told(self._probes(trial))
+        probabilities = trial.probabilities(self._probes(trial))
         if self.by == "local":
-            return largest(np.array([entropy(rows).mean() for rows in told]))
-        size = told.shape[2]
-        counts = np.array([np.bincount(rows.argmax(axis=1), minlength=size) for rows in told], dtype=np.float64)
+            return largest(np.array([entropy(rows).mean() for rows in probabilities]))
+        size = probabilities.shape[2]
+        counts = np.array(
+            [np.bincount(rows.argmax(axis=1), minlength=size) for rows in probabilities], dtype=np.float64
+        )
         return largest(entropy(counts / counts.sum(axis=1, keepdims=True)))
 
     def _probes(self, trial: Trial) -> Sequence[Query]:
@@ -45,23 +49,25 @@ class Entropy(Asking):
         own = {image.source_digest for image in query.images}
         taken = {query.id, *(demo.example.id for demo in trial.context.demos)}
         others = [example for example in trial.fitted.pool.examples if example.id not in taken]
-        alike = [example for example in others if example.options == query.options]
-        for some in (alike, others):
-            places = trial.context.key.numpy("order/probes").permutation(len(some))
-            fair = (some[i] for i in places if not own & {image.source_digest for image in some[i].images})
-            chosen = [example.query for example, _ in zip(fair, range(self.probes), strict=False)]
+        same_options = [example for example in others if example.options == query.options]
+        for candidates in (same_options, others):
+            places = trial.context.key.numpy("order/probes").permutation(len(candidates))
+            allowed = (
+                candidates[i] for i in places if not own & {image.source_digest for image in candidates[i].images}
+            )
+            chosen = [example.query for example, _ in zip(allowed, range(self.probes), strict=False)]
             if chosen:
                 return chosen
-        raise PlanError(self._nobody(trial, len(others)))
+        raise PlanError(self._no_probes_message(trial, len(others)))
 
     @staticmethod
-    def _nobody(trial: Trial, others: int) -> str:
-        """Why there is nobody to ask, and what helps against that."""
-        query, shown, size = trial.context.query, len(trial.context.demos), len(trial.fitted.pool)
-        begin = f"orderer 'entropy' asks the model about members of the pool that are not shown; for query '{query.id}'"
+    def _no_probes_message(trial: Trial, others: int) -> str:
+        """Why there are no probes, and what to do."""
+        query, count, size = trial.context.query, len(trial.context.demos), len(trial.fitted.pool)
+        start = f"orderer 'entropy' asks the model about members of the pool that are not shown; for query '{query.id}'"
         if not others:
-            return f"{begin} the pool of {size} has none beside its {shown} demonstrations. Use fewer, or order: demo."
+            return f"{start} the pool of {size} has none beside its {count} demonstrations. Use fewer, or order: demo."
         return (
-            f"{begin} all {others} that are none of its {shown} demonstrations have its image, so they would give it "
+            f"{start} all {others} that are none of its {count} demonstrations have its image, so they would give it "
             "away. Use a pool with other images, or order: demo."
         )

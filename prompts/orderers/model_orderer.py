@@ -1,7 +1,7 @@
-"""What orderers share that try several orders of the same demonstrations on the model.
+"""Common code of orderers that try several orders of the same demonstrations on the model.
 
-The first order is the usual one, best last; the others are drawn from the query's own stream, no two alike, or are all
-that there are. An orderer is fitted on a pool and a model before it is asked. It asks with a plain prompt, whatever the
+The first order is the usual one, best last. The others are distinct random orders from the query's stream, or all
+orders if there are few. Such an orderer is fitted on a pool and a model before use. Its prompts do not depend on the
 composer: a user turn and an assistant turn for each demonstration, then a user turn.
 """
 
@@ -26,8 +26,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Base of `entropy` and `demo`, which say in `best` which order it is."""
+class ModelOrderer:
+    """Base class of `entropy` and `demo`, which choose an order in `best`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "labels"})
     model_ability: ClassVar[str] = "logits"
@@ -35,9 +35,9 @@ class Asking:
 
     orders: PositiveInt = 24  # tried for each query
 
-    def fitted(self, pool: Pool, model: Model | None) -> "Fitted":
-        """Raises PlanError without a model that gives logits."""
-        return Fitted(self, pool, scorer(model, self.who, INSTEAD))
+    def fitted(self, pool: Pool, model: Model | None) -> "FittedOrderer":
+        """The orderer with pool and model. Raises PlanError if the model gives no logits."""
+        return FittedOrderer(self, pool, scorer(model, self.who, INSTEAD))
 
     def order(self, context: Context) -> Context:
         raise PlanError(f"{self.who} asks a model. In Python, use fitted(pool, model); a run does so by itself.")
@@ -47,15 +47,15 @@ class Asking:
         return f"orderer '{self.name}'"
 
     def best(self, trial: "Trial") -> int:
-        """The number of the order, among those of the trial."""
+        """Index of the chosen order among those of the trial."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """An orderer with what it asks."""
+class FittedOrderer:
+    """An orderer with its pool and its model."""
 
-    orderer: Asking
+    orderer: ModelOrderer
     pool: Pool
     model: LogitModel
 
@@ -64,7 +64,7 @@ class Fitted:
         return self.orderer.needs
 
     def order(self, context: Context) -> Context:
-        """Raises ModelError, ImageError, and PlanError where there is no choice of answers."""
+        """The context in the chosen order. Raises ModelError, ImageError, and PlanError without a choice of answers."""
         usual = sorted(context.demos, key=lambda demo: -demo.rank)
         if len(usual) < 2:
             return replace(context, demos=tuple(usual))
@@ -77,27 +77,27 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Trial:
-    """The orders that are tried for one query."""
+    """The orders to try for one query."""
 
-    fitted: Fitted
+    fitted: FittedOrderer
     context: Context
     options: tuple[str, ...]
     orders: Sequence[tuple[Demo, ...]]
 
-    def told(self, queries: Sequence[Query], numbers: Sequence[int] | None = None) -> Floats:
-        """[orders, queries, options]: probabilities of the options, under all orders or those numbered."""
-        tried = [self.orders[i] for i in (range(len(self.orders)) if numbers is None else numbers)]
+    def probabilities(self, queries: Sequence[Query], numbers: Sequence[int] | None = None) -> Floats:
+        """Option probabilities [orders, queries, options], under all orders or those with the given indices."""
+        orders = [self.orders[i] for i in (range(len(self.orders)) if numbers is None else numbers)]
         prompts = [
             demo_prompt(query, [demo.example for demo in demos], self.context.key)
-            for demos in tried
+            for demos in orders
             for query in queries
         ]
         rows = probabilities(self.fitted.model, prompts, self.options)
-        return rows.reshape(len(tried), len(queries), len(self.options))
+        return rows.reshape(len(orders), len(queries), len(self.options))
 
 
 def largest(values: Floats) -> int:
-    """The first place of the largest, up to the last digits of a sum."""
+    """Index of the first of the largest values, compared up to rounding."""
     return int(np.argmax(np.round(values, 9)))
 
 
@@ -105,7 +105,7 @@ def _orders(context: Context, usual: Sequence[Demo], limit: int) -> list[tuple[D
     if math.factorial(len(usual)) <= limit:
         return list(itertools.permutations(usual))
     rng = context.key.numpy("order/asking")
-    found = dict.fromkeys([tuple(range(len(usual)))])
-    while len(found) < limit:
-        found.setdefault(tuple(int(i) for i in rng.permutation(len(usual))))
-    return [tuple(usual[i] for i in places) for places in found]
+    permutations = dict.fromkeys([tuple(range(len(usual)))])
+    while len(permutations) < limit:
+        permutations.setdefault(tuple(int(i) for i in rng.permutation(len(usual))))
+    return [tuple(usual[i] for i in places) for places in permutations]

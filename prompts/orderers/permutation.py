@@ -1,9 +1,9 @@
-"""One of many orders by its number: sensitivity to order as an axis, `order.index: [0, 1, 2]` (Lu et al., ACL 2022).
+"""Numbered orders: sensitivity to order as an axis, `order.index: [0, 1, 2]` (Lu et al., ACL 2022).
 
-Number 0 is the retriever's order, best first; the others are drawn at random, and no two numbers are one order. The
-order of a number is a permutation of ranks, the same for all queries of a seed with as many demonstrations, as the
-paper shows all queries one sequence; with `own` each query draws its own, which takes the effect of places out of the
-mean and leaves it in the disagreement between numbers.
+Number 0 is the retriever's order, best first. The others are distinct random orders. A number stands for one
+permutation of ranks, the same for all queries of a seed with as many demonstrations, because the paper gives all
+queries one sequence. With `own`, each query draws its own. The mean is then free of the effect of positions, which
+remains in the disagreement between numbers.
 """
 
 import math
@@ -21,7 +21,7 @@ from icl.types import Context
 @component("orderer", "permutation")
 @dataclass(frozen=True)
 class Permutation:
-    """The order with this number among distinct random ones; number 0 is the retriever's."""
+    """The order with this number among distinct random ones. Number 0 is the retriever's order."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -42,9 +42,9 @@ class Permutation:
 
 @lru_cache(maxsize=4096)
 def _orders(seed: int, query: str, count: int, index: int) -> tuple[int, ...]:
-    """Permutation number `index`: drawn again while it is one of a smaller number."""
+    """Permutation number `index`. Repetitions of earlier ones are drawn again."""
     rng = StreamKey(seed, query).numpy("order/permutation")
-    found = dict.fromkeys([tuple(range(count))])
-    while len(found) <= index and count > 1:
-        found.setdefault(tuple(int(i) for i in rng.permutation(count)))
-    return list(found)[min(index, len(found) - 1)]
+    permutations = dict.fromkeys([tuple(range(count))])
+    while len(permutations) <= index and count > 1:
+        permutations.setdefault(tuple(int(i) for i in rng.permutation(count)))
+    return list(permutations)[min(index, len(permutations) - 1)]

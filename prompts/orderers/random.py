@@ -1,4 +1,4 @@
-"""A random order of each query's own, from the stream (seed, query id, "order"): what order is worth, by chance."""
+"""A random order for each query, from the stream (seed, query id, "order"): the effect of order by chance."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -9,8 +9,8 @@ from icl.types import Context
 
 @component("orderer", "random")
 @dataclass(frozen=True)
-class Random:
-    """A random order, the same for a query in every arm that shows it the same demonstrations."""
+class RandomOrderer:
+    """An orderer with a random order. A query has the same one in every arm with the same demonstrations."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 

@@ -1,6 +1,6 @@
-"""The retriever's order reversed, as published for RICES: the best demonstration stands next to the query.
+"""The retriever's order reversed, as published for RICES: the best demonstration is next to the query.
 
-The exact reverse of the ranking, so that ties are reversed too. It is the default of an experiment.
+It is the exact reverse of the ranking, ties included, and the default of an experiment.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from icl.types import Context
 @component("orderer", "reversed")
 @dataclass(frozen=True)
 class Reversed:
-    """Best last, next to the query: the usual order of retrieved demonstrations."""
+    """The retriever's order reversed: best last, next to the query. The usual order of retrieved demonstrations."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 

@@ -1,1 +1,1 @@
-"""Transforms: a changed context, one file each."""
+"""Transforms, which change a context. One file each."""

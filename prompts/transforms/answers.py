@@ -1,11 +1,11 @@
 """Answers removed, permuted or drawn at random: does the mapping of inputs to labels matter? (Min et al. 2022)
 
-    removed     nothing stands where the answer stood
-    permuted    demonstrations exchange their answers: the label distribution stays, the mapping goes
-    random      each is drawn anew, uniformly among its options, or the answers shown: may be right by chance
+    removed     the answer is empty
+    permuted    demonstrations exchange their answers: the label distribution stays, the mapping is lost
+    random      each is drawn uniformly from its options, or from the answers in the prompt: may be right by chance
 
-A permutation is drawn among those that give the most demonstrations another answer. With few labels that is not all of
-them, and with demonstrations of one label none: the mark says what share changed, for every number made from it.
+A permutation is drawn from those that change the most answers. With few labels that is not all of them, and with one
+label none. The mark records the share that changed.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from typing import Literal
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.example_changes import deranged, ranked, with_demos
-from prompts.label_renaming import rivals, rivals_of, shown_as
+from prompts.example_changes import derange, replace_demos, sort_by_rank
+from prompts.label_renaming import rivals, rivals_of, with_answer
 
 
 @component("transform", "answers")
 @dataclass(frozen=True)
-class Answers:
-    """Answers of demonstrations removed, permuted among them, or drawn at random."""
+class AnswerPerturbation:
+    """A transform that removes the demonstrations' answers, permutes them, or draws them at random."""
 
     how: Literal["removed", "permuted", "random"] = "permuted"  # what becomes of them
 
@@ -31,21 +31,21 @@ class Answers:
         return frozenset() if self.how == "removed" else frozenset({"labels"})
 
     def transform(self, context: Context) -> Context:
-        demos = ranked(context)
+        demos = sort_by_rank(context)
         answers = [demo.example.answer for demo in demos]
         if self.how == "removed":
-            return with_demos(context, [shown_as(demo, "") for demo in demos], "answers: removed")
+            return replace_demos(context, [with_answer(demo, "") for demo in demos], "answers: removed")
         if self.how == "permuted":
-            told, _ = deranged(answers, context.key.numpy("transform/answers"), normalize_text)
+            changed, _ = derange(answers, context.key.numpy("transform/answers"), normalize_text)
         else:
-            told = [_drawn(context, demo) for demo in demos]
-        share = sum(normalize_text(a) != normalize_text(b) for a, b in zip(told, answers, strict=True)) / max(
+            changed = [_random_answer(context, demo) for demo in demos]
+        share = sum(normalize_text(a) != normalize_text(b) for a, b in zip(changed, answers, strict=True)) / max(
             len(answers), 1
         )
-        new = [shown_as(demo, answer) for demo, answer in zip(demos, told, strict=True)]
-        return with_demos(context, new, f"answers: {self.how}, {share:.0%} changed, saw labels")
+        new = [with_answer(demo, answer) for demo, answer in zip(demos, changed, strict=True)]
+        return replace_demos(context, new, f"answers: {self.how}, {share:.0%} changed, saw labels")
 
 
-def _drawn(context: Context, demo: Demo) -> str:
+def _random_answer(context: Context, demo: Demo) -> str:
     among = rivals(demo.example.answer, rivals_of(context))
     return among[int(context.key.numpy(f"transform/answers/{demo.example.id}").integers(len(among)))]

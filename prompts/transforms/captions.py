@@ -1,10 +1,10 @@
 """Text instead of images: captions, tags or summaries that come with the data (VICL's demonstrations as text; TAMML).
 
-The text stands before the question; the images are gone. It is the example's public fact `key` (a list becomes
-"a, b, c"), or it comes from a JSON file that maps example ids to texts: what a captioner or a model's intent summary
-(VICL's IOIS) made beforehand. A summary that was written with the label in sight leaks it: say so with `saw_labels`.
-Only demonstrations become text by default, and the query keeps its image, as in VICL; all of it for the missing-
-modality test of TAMML.
+The text comes before the question, and the images are removed. It is the example's public fact `key` (a list becomes
+"a, b, c"), or it comes from a JSON file from example ids to texts. Such a file may hold the output of a captioner, or
+intent summaries of a model (VICL's IOIS). A summary that was written with knowledge of the label leaks it: set
+`saw_labels`. By default only demonstrations become text, and the query keeps its image, as in VICL. The
+missing-modality test of TAMML replaces all images.
 """
 
 import json
@@ -15,13 +15,13 @@ from icl.errors import ConfigError, DataError
 from icl.registry import component
 from icl.types import Context, Where
 from prompts import parameter_files as files
-from prompts.example_changes import changed
+from prompts.example_changes import change_examples
 
 
 @component("transform", "captions")
 @dataclass(frozen=True)
 class Captions:
-    """Images replaced by captions, tags or summaries from the data or from a file."""
+    """A transform that replaces images by captions, tags or summaries from the data or from a file."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -36,38 +36,38 @@ class Captions:
     def __post_init__(self) -> None:
         if self.text.count("{caption}") != 1:
             raise ConfigError(f"text must have {{caption}} once, where the caption goes; it is {self.text!r}.")
-        told: dict[str, str] = {}
+        texts: dict[str, str] = {}
         if self.file is not None:
             content = files.read(files.find(self.file, "file of captions"), "captions")
             files.pin(self, content, self.file)
-            told = _parsed(content, self.file)
-        object.__setattr__(self, "_texts", told)
+            texts = _parse(content, self.file)
+        object.__setattr__(self, "_texts", texts)
 
     def transform(self, context: Context) -> Context:
         source = f" from {self.file}" if self.file else f" '{self.key}'"
         mark = f"captions:{source}{', saw labels' if self.saw_labels else ''}"
-        return changed(context, self.where, self._told, mark)
+        return change_examples(context, self.where, self._with_caption, mark)
 
-    def _told(self, item: Any) -> Any:
+    def _with_caption(self, item: Any) -> Any:
         if not item.images:
             return item
         written = self.text.replace("{caption}", self._caption(item))
         return replace(item, images=(), question=written + item.question if item.question else written.rstrip())
 
     def _caption(self, item: Any) -> str:
-        found = self._texts.get(item.id) if self.file else item.meta.get(self.key)
-        if found is None:
-            have = ", ".join(item.meta) or "none"
-            where = f"in {self.file}" if self.file else f"among its public facts ({have}) under '{self.key}'"
+        caption = self._texts.get(item.id) if self.file else item.meta.get(self.key)
+        if caption is None:
+            facts = ", ".join(item.meta) or "none"
+            where = f"in {self.file}" if self.file else f"among its public facts ({facts}) under '{self.key}'"
             raise DataError(f"captions: example '{item.id}' has no text {where}. Add it, or name another key or file.")
-        return ", ".join(map(str, found)) if isinstance(found, list | tuple) else str(found)
+        return ", ".join(map(str, caption)) if isinstance(caption, list | tuple) else str(caption)
 
 
-def _parsed(content: str, name: str) -> dict[str, str]:
+def _parse(content: str, name: str) -> dict[str, str]:
     try:
-        told = json.loads(content)
+        texts = json.loads(content)
     except json.JSONDecodeError as error:
         raise ConfigError(f"captions {name} is not JSON: {error}.") from error
-    if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+    if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
         raise ConfigError(f"captions {name} must map example ids to texts, such as {{'cub-12': 'a small bird'}}.")
-    return told
+    return texts

@@ -1,14 +1,15 @@
-"""The model's own words about images, in their place or beside them: summaries, rationales, a second look.
+"""The model's own descriptions of images, in their place or beside them: summaries, rationales, a second look.
 
     preset vicl     demonstrations become text: a summary of what is visible, what supports the answer, and what the
                     task intends (intent-oriented summaries of VICL, Zhou et al. 2024); sees the labels
     preset tamml    every image becomes a caption, the query's too (the missing-modality test of TAMML, 2024)
-    preset kosmos   first "Introduce this picture in detail:", then the question behind what was said (Kosmos-1, 2023)
+    preset kosmos   first "Introduce this picture in detail:", then the question after the answer (Kosmos-1, 2023)
     preset browse   a first pass over all demonstrations says what to look for in the query's image, a second answers
-                    with it in sight (after Browse-and-Concentrate, whose own first pass is trained: a reconstruction)
+                    with that text in the prompt (after Browse-and-Concentrate, whose first pass is trained: a
+                    reconstruction)
 
-The words are greedy, of the model under test, and remembered: an example is described once. What is said of the query
-never sees an answer of it. Beside `vicl` always run `{name: descriptions}`, plain captions: part of the gain of a
+Descriptions are greedy answers of the model under test, and cached: an example is described once. A description of the
+query never depends on its answer. Compare `vicl` with `{name: descriptions}`, plain captions: part of the gain of a
 summary that saw the label is the label.
 """
 
@@ -25,23 +26,23 @@ from icl.models.short_answers import answers
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Context, Example, Part, Prompt, Turn, Where
-from prompts.example_changes import changed, ranked
+from prompts.example_changes import change_examples, sort_by_rank
 
-ASK: Mapping[str, str] = {
+REQUESTS: Mapping[str, str] = {
     "caption": "Describe the picture in one sentence.",
     "detail": "Introduce this picture in detail:",
-    "intent": "{asked}Say in one sentence what this task wants to know of the picture.",
-    "parsing": "{asked}Say in one sentence what in the picture supports the answer.",
-    "summary": "{asked}Say in one sentence what is visible, what supports the answer, and what the task wants to know.",
-    "look": "{asked}Before you answer, say what in this picture matters, given the examples.",
+    "intent": "{facts}Say in one sentence what this task wants to know of the picture.",
+    "parsing": "{facts}Say in one sentence what in the picture supports the answer.",
+    "summary": "{facts}Say in one sentence what is visible, what supports the answer, and what the task wants to know.",
+    "look": "{facts}Before you answer, say what in this picture matters, given the examples.",
 }
-"""What the model is asked; `asked` is the question, and a demonstration's answer."""
+"""Requests to the model. `facts` is the question, and a demonstration's answer."""
 
 
 @component("transform", "descriptions")
 @dataclass(frozen=True)
 class Descriptions:
-    """Images replaced by, or shown beside, what the model itself says of them: captions, summaries, rationales."""
+    """A transform that replaces images by, or adds, the model's descriptions: captions, summaries, rationales."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "vicl": {"ask": "summary"},
@@ -66,11 +67,11 @@ class Descriptions:
 
     @property
     def needs(self) -> frozenset[str]:
-        reads = self.context or ("{asked}" in ASK[self.ask] and self.where != "query")
+        reads = self.context or ("{facts}" in REQUESTS[self.ask] and self.where != "query")
         return frozenset({"model", "labels"} if reads else {"model"})
 
     def fitted(self, pool: Pool, model: Model | None) -> "FittedDescriptions":
-        """Raises PlanError without a model."""
+        """The transform with its model. Raises PlanError without a model."""
         if model is None:
             raise PlanError("transform 'descriptions' asks a model to describe images, and there is none.")
         return FittedDescriptions(self, model)
@@ -81,7 +82,7 @@ class Descriptions:
 
 @dataclass(frozen=True)
 class FittedDescriptions:
-    """The transform with its model."""
+    """The transform `descriptions` with its model."""
 
     described: Descriptions
     model: Model
@@ -95,21 +96,21 @@ class FittedDescriptions:
         return self.described.where
 
     def transform(self, context: Context) -> Context:
-        """Raises ModelError, ImageError."""
+        """The changed context. Raises ModelError, ImageError."""
         own = self.described
-        items: list[Any] = [] if own.where == "query" else [demo.example for demo in ranked(context)]
+        items: list[Any] = [] if own.where == "query" else [demo.example for demo in sort_by_rank(context)]
         items += [] if own.where == "demos" else [context.query]
         items = [item for item in items if item.images]
-        said = answers(self.model, [self._asked(item, context) for item in items], own.max_new_tokens)
-        told = {(item.id, isinstance(item, Example)): text for item, text in zip(items, said, strict=True)}
+        texts = answers(self.model, [self._description_prompt(item, context) for item in items], own.max_new_tokens)
+        descriptions = {(item.id, isinstance(item, Example)): text for item, text in zip(items, texts, strict=True)}
         mark = f"descriptions: {own.ask}{', saw labels' if 'labels' in own.needs else ''}"
-        return changed(context, own.where, lambda item: self._told(item, told), mark)
+        return change_examples(context, own.where, lambda item: self._with_description(item, descriptions), mark)
 
-    def _asked(self, item: Any, context: Context) -> Prompt:
-        about = f"{item.question}\n" if item.question else ""
+    def _description_prompt(self, item: Any, context: Context) -> Prompt:
+        facts = f"{item.question}\n" if item.question else ""
         if isinstance(item, Example):
-            about += f"Answer: {item.answer}\n"
-        request = ASK[self.described.ask].format_map({"asked": about})
+            facts += f"Answer: {item.answer}\n"
+        request = REQUESTS[self.described.ask].format_map({"facts": facts})
         parts = tuple(Part(image, spans.image(spans.QUERY, j)) for j, image in enumerate(item.images))
         turn = Turn("user", (*parts, Part("\n" + request)))
         if not self.described.context:
@@ -117,10 +118,10 @@ class FittedDescriptions:
         before = demo_prompt(context.query, [demo.example for demo in context.demos], context.key)
         return Prompt((*before.turns[:-1], turn), context.key)
 
-    def _told(self, item: Any, told: Mapping[tuple[str, bool], str]) -> Any:
-        said = told.get((item.id, isinstance(item, Example)))
-        if said is None:
+    def _with_description(self, item: Any, descriptions: Mapping[tuple[str, bool], str]) -> Any:
+        description = descriptions.get((item.id, isinstance(item, Example)))
+        if description is None:
             return item
-        written = self.described.text.replace("{caption}", said)
+        written = self.described.text.replace("{caption}", description)
         question = written + item.question if item.question else written.rstrip()
         return replace(item, question=question, images=item.images if self.described.keep else ())

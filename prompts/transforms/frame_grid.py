@@ -1,9 +1,9 @@
-"""Frames on one image: a model that reads single images sees a video (IG-VLM, Kim et al. 2024).
+"""Several frames in one image, so that a model of single images sees a video (IG-VLM, Kim et al. 2024).
 
-Of an example with several images, `frames` are taken, the middles of as many equal parts (repeats where there are
-fewer images than frames), and laid on a white grid, row by row, each shrunk to the smallest width and height among
-them. Examples with one image stay. The prompt's wording about keyframes is the composer's. `shuffled` is the control:
-the same frames in a random order of the example's own.
+For an example with several images, the middles of `frames` equal parts are taken; frames repeat if there are fewer
+images. They are placed row by row on a white grid, each resized to the smallest width and height among them. Examples
+with one image stay. The composer writes the paper's sentence about keyframes. `shuffled` is the control: the same
+frames in a random order.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from icl.constraints import PositiveInt
 from icl.images import Image
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.example_changes import changed
+from prompts.example_changes import change_examples
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @component("transform", "frame_grid")
 @dataclass(frozen=True)
 class FrameGrid:
-    """Several images of an example become one image with a grid of frames."""
+    """A transform that turns several images of an example into one image with a grid of frames."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -35,26 +35,26 @@ class FrameGrid:
 
     def transform(self, context: Context) -> Context:
         mark = f"frame_grid: {self.frames} frames{', shuffled' if self.shuffled else ''}"
-        return changed(context, self.where, lambda item: self._laid(item, context), mark)
+        return change_examples(context, self.where, lambda item: self._with_grid(item, context), mark)
 
-    def _laid(self, item: Any, context: Context) -> Any:
+    def _with_grid(self, item: Any, context: Context) -> Any:
         if len(item.images) < 2:
             return item
         chosen = [item.images[i] for i in middles(len(item.images), self.frames)]
         if self.shuffled:
             places = context.key.numpy(f"transform/grid/{item.id}").permutation(len(chosen))
             chosen = [chosen[int(i)] for i in places]
-        told = "|".join(f"{p.identity}{''.join(edit.told() for edit in p.edits)}" for p in chosen)
-        load = partial(_drawn, tuple(chosen), self.columns, self.gap)
-        return replace(item, images=(Image.from_source(load, f"grid {self.columns} {self.gap}: {told}"),))
+        origins = "|".join(f"{p.identity}{''.join(edit.describe() for edit in p.edits)}" for p in chosen)
+        load = partial(_draw_grid, tuple(chosen), self.columns, self.gap)
+        return replace(item, images=(Image.from_source(load, f"grid {self.columns} {self.gap}: {origins}"),))
 
 
 def middles(count: int, parts: int) -> list[int]:
-    """Which of `count` images stand in the middles of `parts` equal parts: 12 in 6 is 1, 3, 5, 7, 9, 11."""
+    """Indices of the middles of `parts` equal parts of `count` images: 12 in 6 parts gives 1, 3, 5, 7, 9, 11."""
     return [(2 * i + 1) * count // (2 * parts) for i in range(parts)]
 
 
-def _drawn(images: tuple[Image, ...], columns: int, gap: int) -> "PILImage":
+def _draw_grid(images: tuple[Image, ...], columns: int, gap: int) -> "PILImage":
     from PIL import Image as PILImage
 
     frames = [image.open() for image in images]

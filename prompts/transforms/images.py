@@ -1,13 +1,13 @@
 """Images removed, blanked, noised, permuted or swapped: do they matter? (Baldassini et al. 2024; Xu et al. 2025)
 
     removed     the example has no image
-    blank       every pixel one shade (0 black, 255 white; the papers use both)
+    blank       all pixels have one shade (0 black, 255 white; the papers use both)
     noise       forward diffusion on the processed pixels; step 999 is nearly pure Gaussian noise (std .96)
-    permuted    demonstrations exchange their images, all of which go elsewhere where that is possible
+    permuted    demonstrations exchange their images; all images move if that is possible
     swapped     each gets another image of the pool (the papers' "random"): no demonstration's, and not the query's
 
-Text stays. A permutation is drawn among those that move the most images to a place that showed another; the mark
-says the share that moved. Noise and swaps belong to the example and the query, not to the place in the prompt.
+Text stays. A permutation is drawn from those that move the most images to a place with another image. The mark records
+the share that moved. Noise and swaps depend on the example and the query, not on the position in the prompt.
 """
 
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ from icl.images import Image
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Context, Where
-from prompts.example_changes import changed, deranged, ranked, with_demos
+from prompts.example_changes import change_examples, derange, replace_demos, sort_by_rank
 
 
 @component("transform", "images")
 @dataclass(frozen=True)
 class Images:
-    """Images of demonstrations, query or both: removed, blank, noise; of demonstrations: permuted, swapped."""
+    """A transform of images: removed, blank or noise; for demonstrations also permuted or swapped."""
 
     how: Literal["removed", "blank", "noise", "permuted", "swapped"] = "removed"  # what becomes of them
     where: Where = "demos"  # whose images; permuted, swapped: demonstrations' only
@@ -43,21 +43,21 @@ class Images:
         return frozenset({"pool"} if self.how == "swapped" else ())
 
     def fitted(self, pool: Pool, model: object) -> "Swapped":
-        """With the pool that images are drawn from."""
+        """The transform with the pool that images are drawn from."""
         return Swapped(pool)
 
     def transform(self, context: Context) -> Context:
         if self.how == "permuted":
-            return _permuted(context)
+            return _permute(context)
         if self.how == "swapped":
             raise PlanError("images are swapped with the pool's. In Python, use fitted(pool, None); a run does so.")
-        return changed(context, self.where, lambda item: self._changed(item, context), f"images: {self.how}")
+        return change_examples(context, self.where, lambda item: self._changed(item, context), f"images: {self.how}")
 
     def _changed(self, item: Any, context: Context) -> Any:
         if self.how == "removed":
             return replace(item, images=())
-        shown = (self._edited(image, f"{item.id}/{j}", context) for j, image in enumerate(item.images))
-        return replace(item, images=tuple(shown))
+        edited = (self._edited(image, f"{item.id}/{j}", context) for j, image in enumerate(item.images))
+        return replace(item, images=tuple(edited))
 
     def _edited(self, image: Image, place: str, context: Context) -> Image:
         if self.how == "blank":
@@ -67,7 +67,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Swapped:
-    """The transform with its pool."""
+    """The transform `images` with `how: swapped` and its pool."""
 
     pool: Pool
 
@@ -76,13 +76,13 @@ class Swapped:
 
     def transform(self, context: Context) -> Context:
         """Raises PlanError where the pool has no other image."""
-        shown = [*context.query.images, *(p for demo in context.demos for p in demo.example.images)]
-        taken = {image.source_digest for image in shown}
-        return changed(context, "demos", lambda item: self._changed(item, taken, context), "images: swapped")
+        images = [*context.query.images, *(p for demo in context.demos for p in demo.example.images)]
+        taken = {image.source_digest for image in images}
+        return change_examples(context, "demos", lambda item: self._changed(item, taken, context), "images: swapped")
 
     def _changed(self, item: Any, taken: set[str], context: Context) -> Any:
-        drawn = tuple(self._other(f"{item.id}/{j}", taken, context) for j in range(len(item.images)))
-        return replace(item, images=drawn) if drawn else item
+        others = tuple(self._other(f"{item.id}/{j}", taken, context) for j in range(len(item.images)))
+        return replace(item, images=others) if others else item
 
     def _other(self, place: str, taken: set[str], context: Context) -> Image:
         order: list[int] = context.key.numpy(f"transform/pictures/{place}").permutation(len(self.pool)).tolist()
@@ -96,12 +96,12 @@ class Swapped:
         )
 
 
-def _permuted(context: Context) -> Context:
-    demos = ranked(context)
-    shown = [demo.example.images for demo in demos]
-    moved, share = deranged(shown, context.key.numpy("transform/pictures"), _identity)
+def _permute(context: Context) -> Context:
+    demos = sort_by_rank(context)
+    images = [demo.example.images for demo in demos]
+    moved, share = derange(images, context.key.numpy("transform/pictures"), _identity)
     new = [replace(d, example=replace(d.example, images=p)) for d, p in zip(demos, moved, strict=True)]
-    return with_demos(context, new, f"images: permuted, {share:.0%} moved")
+    return replace_demos(context, new, f"images: permuted, {share:.0%} moved")
 
 
 def _identity(images: tuple[Image, ...]) -> tuple[Any, ...]:

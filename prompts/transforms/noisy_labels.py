@@ -1,8 +1,8 @@
-"""A share of the demonstrations answers wrongly: how much label noise does in-context learning bear? (Min et al. 2022)
+"""A share of wrong demonstrations: how much label noise does in-context learning tolerate? (Min et al. 2022)
 
-Exactly round(share x n) demonstrations (halves up) are wrong, and really wrong: theirs is another answer among its
-rivals (its options, or the answers shown), each as likely. Which ones, and what they say, belongs to the query, so a
-larger share keeps the errors of a smaller one.
+Exactly round(share x n) demonstrations (halves up) get a wrong answer. It is drawn uniformly from the other competing
+answers: the example's options, or the answers of the demonstrations. The choice depends on the query, so a larger share
+contains the errors of a smaller one.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from icl.constraints import Fraction
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.example_changes import ranked, with_demos
-from prompts.label_renaming import rivals, rivals_of, shown_as
+from prompts.example_changes import replace_demos, sort_by_rank
+from prompts.label_renaming import rivals, rivals_of, with_answer
 
 
 @component("transform", "noisy_labels")
 @dataclass(frozen=True)
 class NoisyLabels:
-    """A fixed share of the demonstrations gets a wrong answer, nested in the share."""
+    """A transform that gives a fixed share of the demonstrations a wrong answer. Shares are nested."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     analysis: ClassVar[str] = "noisy_labels"
@@ -27,22 +27,22 @@ class NoisyLabels:
     share: Fraction = 0.5  # of the demonstrations that answer wrongly
 
     def transform(self, context: Context) -> Context:
-        demos = ranked(context)
-        wanted = int(self.share * len(demos) + 0.5)
-        chosen = {int(i) for i in context.key.numpy("transform/noisy_labels").permutation(len(demos))[:wanted]}
-        new = [_wrong(context, demo) if i in chosen else demo for i, demo in enumerate(demos)]
+        demos = sort_by_rank(context)
+        target = int(self.share * len(demos) + 0.5)
+        chosen = {int(i) for i in context.key.numpy("transform/noisy_labels").permutation(len(demos))[:target]}
+        new = [_with_wrong_answer(context, demo) if i in chosen else demo for i, demo in enumerate(demos)]
         wrong = sum(a is not b for a, b in zip(new, demos, strict=True))
-        done = with_demos(context, new, f"noisy_labels: {wrong} of {len(demos)} wrong, saw labels")
-        if wrong < wanted:
-            mark = f"noisy_labels: {wanted - wrong} of {wanted} have no other answer to give, saw labels"
+        done = replace_demos(context, new, f"noisy_labels: {wrong} of {len(demos)} wrong, saw labels")
+        if wrong < target:
+            mark = f"noisy_labels: {target - wrong} of {target} have no other answer to give, saw labels"
             done = replace(done, provenance=(*done.provenance, mark))
         return done
 
 
-def _wrong(context: Context, demo: Demo) -> Demo:
+def _with_wrong_answer(context: Context, demo: Demo) -> Demo:
     among = rivals(demo.example.answer, rivals_of(context))
     others = [answer for answer in among if normalize_text(answer) != normalize_text(demo.example.answer)]
     if not others:
         return demo
-    drawn = context.key.numpy(f"transform/noisy_labels/{demo.example.id}").integers(len(others))
-    return shown_as(demo, others[int(drawn)])
+    index = context.key.numpy(f"transform/noisy_labels/{demo.example.id}").integers(len(others))
+    return with_answer(demo, others[int(index)])

@@ -1,10 +1,12 @@
-"""The options listed behind the question, in a cyclic shift: is an answer that of its place? (CMMU's ShiftCheck, 2024)
+"""Options listed after the question in a cyclic shift: does the answer depend on the position? (CMMU's ShiftCheck,
+2024)
 
     shift s    options o_s, o_s+1, ..., o_n-1, o_0, ..., o_s-1        "\\nOptions: red, green, blue."
 
-A model that understands gives the same answer under every shift (an axis: one arm a shift); one that takes the first
-option gives each. `icl analyze RUN option_shift` counts. Answers stay the options' texts. An example without options
-stays as it is; where an example has fewer options than the shift, it goes round.
+A model that understands gives the same answer under every shift. Shifts are an axis with one arm each. A model that
+prefers the first option gives a different answer for each shift. `icl analyze RUN option_shift` counts this. Answers
+remain the texts of the options. An example without options stays unchanged. The shift is taken modulo the number of
+options.
 """
 
 from dataclasses import dataclass, replace
@@ -14,13 +16,13 @@ from icl.constraints import Count
 from icl.errors import ConfigError
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.example_changes import changed
+from prompts.example_changes import change_examples
 
 
 @component("transform", "option_list")
 @dataclass(frozen=True)
 class OptionList:
-    """Options listed behind the question, turned by a number of places: the same question in every order of them."""
+    """A transform that lists the options after the question, rotated by a number of places."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -34,16 +36,16 @@ class OptionList:
             raise ConfigError(f"text must have {{options}} once, where they go; it is {self.text!r}.")
 
     def transform(self, context: Context) -> Context:
-        return changed(context, self.where, self._told, f"option_list: shift {self.shift}")
+        return change_examples(context, self.where, self._with_options, f"option_list: shift {self.shift}")
 
-    def _told(self, item: Any) -> Any:
+    def _with_options(self, item: Any) -> Any:
         if not item.options:
             return item
-        written = self.text.replace("{options}", self.between.join(turned(item.options, self.shift)))
+        written = self.text.replace("{options}", self.between.join(rotate(item.options, self.shift)))
         return replace(item, question=f"{item.question}{written}" if item.question else written.lstrip())
 
 
-def turned(options: tuple[str, ...], shift: int) -> tuple[str, ...]:
+def rotate(options: tuple[str, ...], shift: int) -> tuple[str, ...]:
     """The options in the order in which they are listed."""
     start = shift % len(options)
     return (*options[start:], *options[:start])

@@ -1,7 +1,7 @@
 """Questions removed or permuted: does the text of a demonstration matter? (Baldassini et al. 2024; Xu et al. 2025)
 
-Images and answers stay. A permutation is drawn among those that move the most questions to a place that asked
-another; where all ask the same it is nothing, and the mark says what share moved.
+Images and answers stay. A permutation is drawn from those that move the most questions to a place with another
+question. If all questions are equal, nothing changes. The mark records the share that moved.
 """
 
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 from icl.errors import ConfigError
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.example_changes import changed, deranged, ranked, with_demos
+from prompts.example_changes import change_examples, derange, replace_demos, sort_by_rank
 
 
 @component("transform", "questions")
 @dataclass(frozen=True)
 class Questions:
-    """Questions of demonstrations removed, or permuted among them."""
+    """A transform that removes the demonstrations' questions, or permutes them."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -29,9 +29,9 @@ class Questions:
 
     def transform(self, context: Context) -> Context:
         if self.how == "removed":
-            return changed(context, self.where, lambda item: replace(item, question=""), "questions: removed")
-        demos = ranked(context)
-        asked = [demo.example.question for demo in demos]
-        moved, share = deranged(asked, context.key.numpy("transform/questions"), str)
+            return change_examples(context, self.where, lambda item: replace(item, question=""), "questions: removed")
+        demos = sort_by_rank(context)
+        questions = [demo.example.question for demo in demos]
+        moved, share = derange(questions, context.key.numpy("transform/questions"), str)
         new = [replace(d, example=replace(d.example, question=q)) for d, q in zip(demos, moved, strict=True)]
-        return with_demos(context, new, f"questions: permuted, {share:.0%} moved")
+        return replace_demos(context, new, f"questions: permuted, {share:.0%} moved")

@@ -1,10 +1,9 @@
-"""In-context unlearning: the demonstrations of the query's own class say another class (VICL, Zhou et al. 2024).
+"""In-context unlearning: demonstrations of the query's own class answer with another class (VICL, Zhou et al. 2024).
 
-Oracle: which class that is needs the gold. All of its demonstrations in the context are relabeled to the next label,
-cyclically; the others stay true. The paper shows one such demonstration and unlearns 5 random classes; `classes` names
-them here. The gold stays, and the sample keeps the new label beside it: `icl analyze RUN label_following` counts
-agreement with the new one. Where no demonstration has the query's class nothing is unlearned, and the sample is not
-counted.
+An oracle, because it needs the gold to find the class. All demonstrations of the class get the next label, cyclically.
+The others stay right. The paper has one such demonstration and unlearns 5 random classes; `classes` names them. The
+gold stays, and the sample also stores the new label: `icl analyze RUN label_following` counts agreement with it. If no
+demonstration has the query's class, nothing changes, and the sample is not counted.
 """
 
 from dataclasses import dataclass, replace
@@ -13,15 +12,15 @@ from typing import ClassVar
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context
-from prompts.example_changes import ranked, with_demos
+from prompts.example_changes import replace_demos, sort_by_rank
 from prompts.gold import gold_of
-from prompts.label_renaming import called, check_scored_as_it_is, rivals_of, shown_as
+from prompts.label_renaming import check_gold_unchanged, new_name, rivals_of, with_answer
 
 
 @component("transform", "unlearn")
 @dataclass(frozen=True)
 class Unlearn:
-    """Oracle: demonstrations of the query's class answer with the next class."""
+    """An oracle transform after which demonstrations of the query's class answer with the next class."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"gold", "labels"})
     analysis: ClassVar[str] = "label_following"
@@ -29,20 +28,20 @@ class Unlearn:
     classes: tuple[str, ...] = ()  # answers to unlearn; none: each query's
 
     def transform(self, context: Context) -> Context:
-        check_scored_as_it_is(context, "unlearn")
+        check_gold_unchanged(context, "unlearn")
         gold = gold_of(context, "transform 'unlearn'").answer
         labels = next((g for g in rivals_of(context) if normalize_text(gold) in map(normalize_text, g)), ())
-        told = [normalize_text(label) for label in labels]
+        plain = [normalize_text(label) for label in labels]
         if (
             (self.classes and normalize_text(gold) not in map(normalize_text, self.classes))
-            or normalize_text(gold) not in told
-            or len(told) < 2
+            or normalize_text(gold) not in plain
+            or len(plain) < 2
         ):
             return context
-        names = {gold: labels[(told.index(normalize_text(gold)) + 1) % len(labels)]}
-        demos = [shown_as(d, called(d.example.answer, names)) for d in ranked(context)]
+        names = {gold: labels[(plain.index(normalize_text(gold)) + 1) % len(labels)]}
+        demos = [with_answer(d, new_name(d.example.answer, names)) for d in sort_by_rank(context)]
         count = sum(normalize_text(demo.example.answer) == normalize_text(gold) for demo in context.demos)
         if count == 0:
             return context
-        done = with_demos(context, demos, f"unlearn: {count} relabeled, saw labels, saw the gold")
+        done = replace_demos(context, demos, f"unlearn: {count} relabeled, saw labels, saw the gold")
         return replace(done, label_map={**context.label_map, **names})

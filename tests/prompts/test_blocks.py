@@ -1,4 +1,4 @@
-"""Inner order, delimiters and the place of the instruction, word for word."""
+"""Order, delimiters and place of the instruction, word for word."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def _context(shots: int = 1) -> Context:
     return Context(Example("q", whole.query.images, "qq?", ()).query, demos, whole.key)
 
 
-def _told(node: Any, context: Context) -> str:
+def _text(node: Any, context: Context) -> str:
     prompt: Prompt = build("composer", node).compose(context)
     (turn,) = prompt.turns
     return "".join("<>" if part.text is None else part.text for part in turn.parts)
@@ -35,7 +35,7 @@ def _told(node: Any, context: Context) -> str:
     ],
 )
 def test_every_inner_order(order: str, text: str) -> None:
-    assert _told({"name": "blocks", "order": order}, _context()) == text
+    assert _text({"name": "blocks", "order": order}, _context()) == text
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_every_inner_order(order: str, text: str) -> None:
 )
 def test_the_instruction_has_three_places_and_delimiters_are_one_s_own(at: str, text: str) -> None:
     node = {"name": "blocks", "instruction_text": "Do.", "instruction_at": at}
-    assert _told({**node, "request": "", "response": "= ", "delimiter": "--"}, _context()) == text
+    assert _text({**node, "request": "", "response": "= ", "delimiter": "--"}, _context()) == text
 
 
 @pytest.mark.parametrize("at", ["head", "tail", "within"])
@@ -57,5 +57,5 @@ def test_the_instruction_is_one_span_at_any_number_of_shots(at: str) -> None:
         prompt = build("composer", {"name": "blocks", "instruction": "short", "instruction_at": at}).compose(
             _context(shots)
         )
-        said = [part.name for part in prompt.parts() if part.text == "Answer with one word."]
-        assert said == ["instruction"] + [""] * (shots if at == "within" else 0)
+        names = [part.name for part in prompt.parts() if part.text == "Answer with one word."]
+        assert names == ["instruction"] + [""] * (shots if at == "within" else 0)

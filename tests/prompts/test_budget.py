@@ -1,4 +1,4 @@
-"""What is dropped when a prompt is too long, and what never is."""
+"""Which demonstrations are dropped from a prompt that is too long."""
 
 import re
 
@@ -12,7 +12,7 @@ from icl.types import Context, Demo, Example, Prompt
 from prompts.budget import fit
 from prompts.composers.chat import Chat
 from prompts.composers.interleaved import Interleaved
-from prompts.orderers.random import Random
+from prompts.orderers.random import RandomOrderer
 from prompts.orderers.reversed import Reversed
 
 IMAGE = 100
@@ -34,45 +34,45 @@ def _context(shots: int, widths: dict[int, int] | None = None) -> Context:
     return Context(_example(99).query, demos, StreamKey(0, "e99"))
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_a_prompt_that_fits_is_unchanged() -> None:
     context = Reversed().order(_context(4))
-    prompt, kept, dropped = fit(context, Chat(), _tokens, limit=4 * 104 + 103 + 16, reserve=16)
-    assert kept is context
+    prompt, fitted, dropped = fit(context, Chat(), _tokens, limit=4 * 104 + 103 + 16, reserve=16)
+    assert fitted is context
     assert dropped == ()
     assert _tokens(prompt) == 4 * 104 + 103
 
 
-def test_the_least_similar_go_first_and_the_order_stays() -> None:
+def test_the_least_similar_are_dropped_first_and_the_order_stays() -> None:
     context = Reversed().order(_context(4))
-    prompt, kept, dropped = fit(context, Chat(), _tokens, limit=4 * 104 + 103 + 15, reserve=16)
+    prompt, fitted, dropped = fit(context, Chat(), _tokens, limit=4 * 104 + 103 + 15, reserve=16)
     assert dropped == ("e3",)
-    assert [demo.example.id for demo in kept.demos] == ["e2", "e1", "e0"]
-    assert kept.provenance == ("budget: dropped e3",)
-    assert prompt == Chat().compose(kept)
+    assert [demo.example.id for demo in fitted.demos] == ["e2", "e1", "e0"]
+    assert fitted.provenance == ("budget: dropped e3",)
+    assert prompt == Chat().compose(fitted)
 
 
 def test_a_shorter_prompt_may_fill_the_room_to_the_last_token() -> None:
     context = Reversed().order(_context(4))
     for shots in range(4):
-        prompt, kept, dropped = fit(context, Chat(), _tokens, limit=shots * 104 + 103 + 16, reserve=16)
+        prompt, fitted, dropped = fit(context, Chat(), _tokens, limit=shots * 104 + 103 + 16, reserve=16)
         assert dropped == ("e3", "e2", "e1", "e0")[: 4 - shots]  # the least similar first
-        assert len(kept.demos) == shots
+        assert len(fitted.demos) == shots
         assert _tokens(prompt) == shots * 104 + 103
 
 
 @pytest.mark.parametrize("composer", [Chat(), Interleaved(instruction="long")])
 @pytest.mark.parametrize("shots", [0, 1, 7])
 def test_every_limit_keeps_as_many_as_fit(composer: Chat | Interleaved, shots: int) -> None:
-    context = Random().order(_context(shots, {2: 3, 5: 2}))
+    context = RandomOrderer().order(_context(shots, {2: 3, 5: 2}))
     whole = _tokens(composer.compose(context))
     alone = _tokens(composer.compose(_context(0)))
     for limit in range(alone, whole + 60, 25):
-        prompt, kept, dropped = fit(context, composer, _tokens, limit)
+        prompt, fitted, dropped = fit(context, composer, _tokens, limit)
         assert _tokens(prompt) <= limit
-        assert len(kept.demos) + len(dropped) == shots
-        ranks = sorted(demo.rank for demo in kept.demos)
+        assert len(fitted.demos) + len(dropped) == shots
+        ranks = sorted(demo.rank for demo in fitted.demos)
         assert ranks == list(range(len(ranks)))
-        assert [d.example.id for d in kept.demos] == [d.example.id for d in context.demos if d.rank in ranks]
+        assert [d.example.id for d in fitted.demos] == [d.example.id for d in context.demos if d.rank in ranks]
         assert prompt.turns[-1].parts[-1].text in ("one two three", "Answer:")
         if dropped:
             with_next = [d for d in context.demos if d.rank <= len(ranks)]
@@ -80,8 +80,8 @@ def test_every_limit_keeps_as_many_as_fit(composer: Chat | Interleaved, shots: i
 
 
 def test_no_limit_drops_nothing() -> None:
-    _, kept, dropped = fit(_context(50), Chat(), _tokens, None, 16)
-    assert (len(kept.demos), dropped) == (50, ())
+    _, fitted, dropped = fit(_context(50), Chat(), _tokens, None, 16)
+    assert (len(fitted.demos), dropped) == (50, ())
 
 
 def test_a_query_that_does_not_fit_alone_is_an_error_with_its_numbers() -> None:
@@ -97,6 +97,6 @@ def test_few_counts_are_made_for_many_demonstrations() -> None:
         calls.append(1)
         return _tokens(prompt)
 
-    _, kept, _ = fit(_context(200), Chat(), counted, limit=100 * 104)
-    assert len(kept.demos) == 99
+    _, fitted, _ = fit(_context(200), Chat(), counted, limit=100 * 104)
+    assert len(fitted.demos) == 99
     assert len(calls) <= 10

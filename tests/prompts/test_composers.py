@@ -1,4 +1,4 @@
-"""The published prompts, word for word: the shipped model is trained on exactly these."""
+"""The published prompts, word for word. The shipped model is trained on exactly these."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ LONG = (
 
 
 def _example(number: int, images: int = 1) -> Example:
-    shown = tuple(Image.from_pil(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
-    return Example(f"e{number}", shown, f"q{number}?", (f"a{number}", "other"))
+    pictures = tuple(Image.from_pil(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
+    return Example(f"e{number}", pictures, f"q{number}?", (f"a{number}", "other"))
 
 
 def _context(shots: int, images: int = 1) -> Context:
@@ -31,12 +31,12 @@ def _composed(node: Any, context: Context) -> Prompt:
     return build("composer", node).compose(context)
 
 
-def _told(prompt: Prompt) -> list[tuple[str, str]]:
+def _turn_texts(prompt: Prompt) -> list[tuple[str, str]]:
     return [(t.role, "".join(p.text if p.text is not None else "<>" for p in t.parts)) for t in prompt.turns]
 
 
 def test_chat() -> None:
-    assert _told(_composed("chat", _context(2))) == [
+    assert _turn_texts(_composed("chat", _context(2))) == [
         ("user", "<>q0?"),
         ("assistant", "a0"),
         ("user", "<>q1?"),
@@ -47,7 +47,7 @@ def test_chat() -> None:
 
 def test_chat_text_first_with_an_instruction() -> None:
     node = {"name": "chat", "first": "text", "instruction": "short"}
-    assert _told(_composed(node, _context(1))) == [
+    assert _turn_texts(_composed(node, _context(1))) == [
         ("user", "Answer with one word.\nq0?<>"),
         ("assistant", "a0"),
         ("user", "q9?<>"),
@@ -55,14 +55,14 @@ def test_chat_text_first_with_an_instruction() -> None:
 
 
 def test_interleaved() -> None:
-    assert _told(_composed("interleaved", _context(2))) == [
+    assert _turn_texts(_composed("interleaved", _context(2))) == [
         ("user", "<>Question: q0?\nAnswer: a0\n\n<>Question: q1?\nAnswer: a1\n\n<>Question: q9?\nAnswer:")
     ]
 
 
 def test_interleaved_text_first_with_an_instruction() -> None:
     node = {"name": "interleaved", "first": "text", "instruction": "long"}
-    assert _told(_composed(node, _context(1))) == [
+    assert _turn_texts(_composed(node, _context(1))) == [
         ("user", LONG + "\nQuestion: q0?\n<>\nAnswer: a0\n\nQuestion: q9?\n<>\nAnswer:")
     ]
 
@@ -71,7 +71,7 @@ def test_interleaved_text_first_with_an_instruction() -> None:
 def test_without_demonstrations_the_instruction_stands_before_the_query(name: str) -> None:
     prompt = _composed({"name": name, "instruction_text": "Say it."}, _context(0))
     assert len(prompt.turns) == 1
-    assert _told(prompt)[0][1].startswith("Say it.\n<>")
+    assert _turn_texts(prompt)[0][1].startswith("Say it.\n<>")
     assert prompt.spans["instruction"] == (0, 0)
 
 
@@ -89,9 +89,9 @@ def test_names_point_at_their_parts(name: str) -> None:
 
 def test_delimiters() -> None:
     chat = _composed({"name": "chat", "delimiter": "\n"}, _context(0, images=2))
-    assert _told(chat) == [("user", "<><>\nq9?")]
+    assert _turn_texts(chat) == [("user", "<><>\nq9?")]
     interleaved = _composed({"name": "interleaved", "delimiter": " ## "}, _context(1))
-    assert _told(interleaved) == [("user", "<>Question: q0?\nAnswer: a0 ## <>Question: q9?\nAnswer:")]
+    assert _turn_texts(interleaved) == [("user", "<>Question: q0?\nAnswer: a0 ## <>Question: q9?\nAnswer:")]
 
 
 @pytest.mark.parametrize("name", ["chat", "interleaved"])

@@ -1,4 +1,4 @@
-"""Every registered orderer, transform and composer keeps its promises; a new one is covered by being registered."""
+"""Every registered orderer, transform and composer passes the public checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace

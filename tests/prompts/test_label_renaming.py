@@ -1,15 +1,15 @@
-"""Answers under other names, and the gold that a query is scored by."""
+"""Renamed answers, and the gold that scores a query."""
 
 from icl.types import Context, Demo, Example
 from prompts.label_renaming import (
     answers_of,
-    before_and_after,
-    called,
-    composed,
+    compose_names,
+    gold_before_after,
+    new_name,
     rivals,
     rivals_of,
-    scored_by,
-    shown_as,
+    scored_example,
+    with_answer,
 )
 
 QUERY = Example("q", (), "?", ("Red", "crimson"), ("red", "blue"), label="red")
@@ -21,39 +21,39 @@ def _context(**changes: object) -> Context:
     return Context(QUERY.query, demos[::-1], **changes)  # type: ignore[arg-type]
 
 
-def test_options_come_before_what_is_shown_and_each_answer_once() -> None:
+def test_options_come_before_demonstrated_answers_and_each_answer_once() -> None:
     assert answers_of(_context()) == ("red", "blue", "green")
 
 
-def test_an_answer_is_known_by_its_plain_form() -> None:
-    assert called("Red.", SYMBOLS) == "dax"
-    assert called("green", SYMBOLS) == "green"
+def test_answers_are_compared_by_their_normalized_form() -> None:
+    assert new_name("Red.", SYMBOLS) == "dax"
+    assert new_name("green", SYMBOLS) == "green"
 
 
 def test_symbols_are_scored_by_the_symbol_and_flips_by_the_task() -> None:
     symbols = _context(label_map=SYMBOLS, relabels_gold=True)
-    scored = scored_by(QUERY, symbols)
+    scored = scored_example(QUERY, symbols)
     assert (scored.answers, scored.options, scored.label) == (("dax", "crimson"), ("dax", "wug"), "dax")
-    assert before_and_after(scored, symbols) == ("red", "dax")
+    assert gold_before_after(scored, symbols) == ("red", "dax")
     flipped = _context(label_map={"red": "blue", "blue": "red"})
-    assert scored_by(QUERY, flipped) is QUERY
-    assert before_and_after(QUERY, flipped) == ("Red", "blue")
+    assert scored_example(QUERY, flipped) is QUERY
+    assert gold_before_after(QUERY, flipped) == ("Red", "blue")
 
 
 def test_a_map_that_leaves_the_right_answer_alone_says_nothing() -> None:
-    assert before_and_after(QUERY, _context(label_map={"blue": "green"})) == ()
-    assert before_and_after(QUERY, _context()) == ()
+    assert gold_before_after(QUERY, _context(label_map={"blue": "green"})) == ()
+    assert gold_before_after(QUERY, _context()) == ()
 
 
 def test_a_second_map_goes_on_from_the_first() -> None:
-    assert composed({"red": "blue", "blue": "red"}, SYMBOLS) == {"red": "wug", "blue": "dax"}
-    assert composed({}, SYMBOLS) == SYMBOLS
+    assert compose_names({"red": "blue", "blue": "red"}, SYMBOLS) == {"red": "wug", "blue": "dax"}
+    assert compose_names({}, SYMBOLS) == SYMBOLS
 
 
 def test_the_label_goes_along_only_where_there_is_one() -> None:
     bare = Demo(Example("e", (), "?", ("red", "crimson")))
-    assert shown_as(bare, "dax").example.answers == ("dax",)
-    assert shown_as(bare, "dax").example.label is None
+    assert with_answer(bare, "dax").example.answers == ("dax",)
+    assert with_answer(bare, "dax").example.label is None
 
 
 def test_rivals_are_what_answers_one_question() -> None:

@@ -1,4 +1,4 @@
-"""Where the best demonstration ends up."""
+"""The position of each demonstration after ordering."""
 
 from collections import Counter
 from dataclasses import replace
@@ -42,8 +42,8 @@ def test_random_is_the_query_s_own_and_uniform() -> None:
 def _labeled(words: str, gold: str = "", query: str = "q", seed: int = 0) -> Context:
     """Demonstrations by rank, each answering one letter; the query with its gold where one is given."""
     demos = tuple(Demo(Example(f"e{i}", (), "?", (word,)), 0.5, i) for i, word in enumerate(words))
-    asked: Any = Example(query, (), "?", (gold,)) if gold else Example(query, (), "?", ()).query
-    return Context(asked, demos, StreamKey(seed, query))
+    example: Any = Example(query, (), "?", (gold,)) if gold else Example(query, (), "?", ()).query
+    return Context(example, demos, StreamKey(seed, query))
 
 
 def test_alternating_takes_turns_by_rank_and_skips_the_empty() -> None:
@@ -76,10 +76,10 @@ def test_the_oracle_says_that_it_saw_the_gold_and_needs_it() -> None:
 
 
 def test_permutations_are_all_the_orders_and_the_retriever_s_is_the_first() -> None:
-    found = [_ids({"name": "permutation", "index": i}, _context(shots=3)) for i in range(6)]
-    assert found[0] == "012"
-    assert len(set(found)) == 6
-    assert _ids({"name": "permutation", "index": 3}, _context(query="other", shots=3)) == found[3]
+    orders = [_ids({"name": "permutation", "index": i}, _context(shots=3)) for i in range(6)]
+    assert orders[0] == "012"
+    assert len(set(orders)) == 6
+    assert _ids({"name": "permutation", "index": 3}, _context(query="other", shots=3)) == orders[3]
     with pytest.raises(PlanError, match=r"3 demonstrations have 6 orders, and none is number 6\. Use index 0 to 5,"):
         _ids({"name": "permutation", "index": 6}, _context(shots=3))
 

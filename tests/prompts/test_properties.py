@@ -1,4 +1,4 @@
-"""Every registered orderer, transform and composer on contexts that nobody chose."""
+"""Every registered orderer, transform and composer on generated contexts."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from icl.types import Context, Demo, Example
 from prompts.budget import fit
 from prompts.composers.chat import Chat
 from prompts.conformance import check_composer, check_orderer, check_transform
-from prompts.scripted_models import Saying, guessed_pool
+from prompts.scripted_models import NamingModel, guessed_pool
 
 IMAGES = [Image.from_pil(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
 WORDS = st.text("abyes no.Ü|{%}\n", min_size=1, max_size=6).filter(str.strip)
@@ -46,9 +46,9 @@ def contexts(draw: st.DrawFn) -> Context:
         draw(st.lists(WORDS, max_size=3, unique_by=lambda word: " ".join(word.casefold().split()).rstrip(".")))
     )
     count = draw(st.integers(0, 5))
-    shown = [draw(examples(f"e{i}", options)) for i in range(count)]
+    demonstrations = [draw(examples(f"e{i}", options)) for i in range(count)]
     ranks = draw(st.permutations(range(count)))
-    demos = tuple(Demo(example, 0.5, rank) for example, rank in zip(shown, ranks, strict=True))
+    demos = tuple(Demo(example, 0.5, rank) for example, rank in zip(demonstrations, ranks, strict=True))
     query: Any = draw(examples("q", options))
     return Context(query, demos, StreamKey(draw(st.integers(0, 3)), "q"), ("before",))
 
@@ -76,11 +76,11 @@ def test_composers_and_the_budget(name: str, context: Context) -> None:
     composer = build("composer", name)
     check_composer(composer, [blind])
     limit = len(composer.compose(blind).text) - 1 if context.demos else None
-    prompt, shown, dropped = fit(blind, composer, lambda one: len(one.text), limit)
-    check_composer(composer, [shown])
-    assert len(shown.demos) + len(dropped) == len(context.demos)
+    prompt, fitted, dropped = fit(blind, composer, lambda one: len(one.text), limit)
+    check_composer(composer, [fitted])
+    assert len(fitted.demos) + len(dropped) == len(context.demos)
     assert bool(dropped) == bool(context.demos)
-    assert prompt == composer.compose(shown)
+    assert prompt == composer.compose(fitted)
 
 
 @given(
@@ -94,10 +94,10 @@ def test_transforms_after_one_another_keep_every_mark_and_compose(context: Conte
         before = done.provenance
         transform = build("transform", node)
         if transform.needs & {"model", "pool"}:
-            transform = transform.fitted(guessed_pool(), Saying())
+            transform = transform.fitted(guessed_pool(), NamingModel())
         done = transform.transform(done)
         assert done.provenance[: len(before)] == before
-    asked: Any = done.query
-    assert asked.id == context.query.id
-    if asked.question or asked.images:
-        check_composer(Chat(), [Context(asked.query, done.demos, done.key)])
+    query: Any = done.query
+    assert query.id == context.query.id
+    if query.question or query.images:
+        check_composer(Chat(), [Context(query.query, done.demos, done.key)])

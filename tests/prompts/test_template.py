@@ -1,4 +1,4 @@
-"""Templates as data: what the shipped ones write, and what is said of those that are wrong."""
+"""Output of the shipped templates, and errors of wrong ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +29,12 @@ def template(tmp_path: Path) -> Callable[..., Any]:
 
 def _context(shots: int, question: str = "qq?", options: tuple[str, ...] = ()) -> Context:
     whole = next(c for c in sample_contexts() if len(c.demos) == 4 and len(c.query.images) == 1)
-    shown = whole.demos[0].example.images
-    demos = tuple(Demo(Example(f"e{i}", shown, f"q{i}?", (f"a{i}",)), 0.5, i) for i in range(shots))
+    images = whole.demos[0].example.images
+    demos = tuple(Demo(Example(f"e{i}", images, f"q{i}?", (f"a{i}",)), 0.5, i) for i in range(shots))
     return Context(Example("q", whole.query.images, question, (), options).query, demos, whole.key)
 
 
-def _told(prompt: Prompt) -> list[tuple[str, str]]:
+def _texts(prompt: Prompt) -> list[tuple[str, str]]:
     return [(t.role, "".join("<>" if part.text is None else part.text for part in t.parts)) for t in prompt.turns]
 
 
@@ -60,12 +60,12 @@ def _told(prompt: Prompt) -> list[tuple[str, str]]:
     ],
 )
 def test_shipped_templates(name: str, text: str) -> None:
-    assert _told(build("composer", {"name": "template", "path": name}).compose(_context(2))) == [("user", text)]
+    assert _texts(build("composer", {"name": "template", "path": name}).compose(_context(2))) == [("user", text)]
 
 
 def test_the_instruction_is_a_span_of_its_own() -> None:
     prompt = build("composer", {"name": "template", "instruction": "short"}).compose(_context(0))
-    assert _told(prompt) == [("user", "Answer with one word.\n<>qq?\nAnswer:")]
+    assert _texts(prompt) == [("user", "Answer with one word.\n<>qq?\nAnswer:")]
     assert prompt.spans["instruction"] == (0, 0)
 
 
@@ -74,13 +74,17 @@ def test_turns_begin_where_the_template_says(template: Any) -> None:
         "{% for demo in demos %}\n{{ user }}\n{{ demo.images | join }}{{ demo.question }}\n{{ assistant }}\n"
         "{{ demo.answer }}\n{% endfor %}\n{{ user }}\n" + QUERY
     )
-    assert _told(template(text).compose(_context(1))) == [("user", "<>q0?"), ("assistant", "a0"), ("user", "<>qq?")]
+    assert _texts(template(text).compose(_context(1))) == [
+        ("user", "<>q0?"),
+        ("assistant", "a0"),
+        ("user", "<>qq?"),
+    ]
 
 
 def test_data_is_never_read_as_a_template(template: Any) -> None:
     context = _context(1, "{{ 7 * 7 }} {% for %} \\x00", ("{{ 1 }}",))
     prompt = template(GOOD + QUERY + "{{ query.options | join }}").compose(context)
-    assert _told(prompt) == [("user", "<>q0? a0;<>{{ 7 * 7 }} {% for %} \\x00{{ 1 }}")]
+    assert _texts(prompt) == [("user", "<>q0? a0;<>{{ 7 * 7 }} {% for %} \\x00{{ 1 }}")]
 
 
 def test_a_file_lies_beside_the_experiment_and_is_known_by_its_content(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_a_file_lies_beside_the_experiment_and_is_known_by_its_content(tmp_path:
         path.write_text(GOOD + QUERY + "!")
         after = build("composer", node)
     assert describe(before) != describe(after)
-    assert _told(before.compose(_context(0))) == [("user", "<>qq?")]
+    assert _texts(before.compose(_context(0))) == [("user", "<>qq?")]
     with component_search_folder(tmp_path), pytest.raises(ConfigError, match=r"near.j2' has changed: its digest is"):
         build("composer", describe(before))
 

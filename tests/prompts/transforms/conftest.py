@@ -1,4 +1,4 @@
-"""Contexts whose right transformation is known by hand."""
+"""Contexts whose right transformation is known."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,9 +24,9 @@ def context(
         Demo(Example(f"e{i}", (image(i),), f"q{i}?", (word,), tuple(options), word, meta=meta), 0.9 - i / 10, i)
         for i, word in enumerate(answers)
     ]
-    asked = Example(query, (image(99),), "which?", (gold,), tuple(options), meta=meta)
-    shown: Any = asked if gold else asked.query
-    return Context(shown, tuple(reversed(demos)), StreamKey(0, query))
+    example = Example(query, (image(99),), "which?", (gold,), tuple(options), meta=meta)
+    query_item: Any = example if gold else example.query
+    return Context(query_item, tuple(reversed(demos)), StreamKey(0, query))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a model says of images, in their place or beside them."""
+"""A model's descriptions of images, in their place or beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from icl.types import Context, Demo, Example, Generation
 
 
 @dataclass
-class Seer:
+class DescribingModel:
     """Names the color of the last image it sees."""
 
     digest: str
     abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
     needs: ClassVar[frozenset[str]] = frozenset()
-    asked: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def load(self) -> None: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        self.asked += [request.prompt.text for request in requests]
+        self.texts += [request.prompt.text for request in requests]
         names = {200: "red", 100: "dark"}
         return [Generation(names[request.prompt.images[-1].open().getpixel((0, 0))[0]]) for request in requests]  # type: ignore[index]
 
@@ -45,8 +45,8 @@ def _context() -> Context:
     return Context(Example("q", (_image(100),), "and this?", ("no",)).query, demos, StreamKey(0, "q"))
 
 
-def _done(name: str, **more: Any) -> tuple[Context, Seer]:
-    model: Any = Seer(name)
+def _done(name: str, **more: Any) -> tuple[Context, DescribingModel]:
+    model: Any = DescribingModel(name)
     transform = build("transform", {"name": "descriptions", **more})
     return transform.fitted(Pool(()), model).transform(_context()), model
 
@@ -56,45 +56,45 @@ def test_demonstrations_become_captions_and_the_query_keeps_its_image() -> None:
     assert [demo.example.question for demo in done.demos] == ["red\nwhich?", "no image?"]
     assert [len(demo.example.images) for demo in done.demos] == [0, 0]
     assert done.query == _context().query
-    assert model.asked == ["[user] <image>\nDescribe the picture in one sentence."]
+    assert model.texts == ["[user] <image>\nDescribe the picture in one sentence."]
     assert done.provenance == ("descriptions: caption",)
 
 
 def test_a_summary_sees_the_label_and_says_so() -> None:
     done, model = _done("vicl", preset="vicl")
-    assert "which?\nAnswer: yes\nSay in one sentence what is visible" in model.asked[0]
+    assert "which?\nAnswer: yes\nSay in one sentence what is visible" in model.texts[0]
     assert done.provenance == ("descriptions: summary, saw labels",)
 
 
-def test_two_stages_keep_the_image_and_ask_behind_what_was_said() -> None:
+def test_two_stages_keep_the_image_and_ask_after_the_description() -> None:
     done, model = _done("kosmos", preset="kosmos")
     assert (done.query.question, done.query.images) == ("dark and this?", (_image(100),))
-    assert model.asked == ["[user] <image>\nIntroduce this picture in detail:"]
+    assert model.texts == ["[user] <image>\nIntroduce this picture in detail:"]
     assert done.demos == _context().demos
 
 
-def test_a_second_look_has_seen_the_demonstrations() -> None:
+def test_a_second_look_includes_the_demonstrations() -> None:
     done, model = _done("browse", preset="browse")
-    assert model.asked[0].startswith("[user] <image>which?\n[assistant] yes\n[user] no image?\n[assistant] no\n")
-    assert "and this?\nBefore you answer" in model.asked[0]
-    assert "no\n[user] <image>" in model.asked[0]
+    assert model.texts[0].startswith("[user] <image>which?\n[assistant] yes\n[user] no image?\n[assistant] no\n")
+    assert "and this?\nBefore you answer" in model.texts[0]
+    assert "no\n[user] <image>" in model.texts[0]
     assert done.provenance == ("descriptions: look, saw labels",)
 
 
-def test_of_the_query_no_answer_is_told() -> None:
+def test_the_request_never_contains_the_query_s_answer() -> None:
     _, model = _done("all", ask="summary", where="all")
-    assert sum("Answer:" in text for text in model.asked) == 1
-    assert len(model.asked) == 2
+    assert sum("Answer:" in text for text in model.texts) == 1
+    assert len(model.texts) == 2
 
 
 def test_an_example_is_described_once() -> None:
-    model: Any = Seer("once")
+    model: Any = DescribingModel("once")
     fitted = build("transform", "descriptions").fitted(Pool(()), model)
     assert fitted.transform(_context()) == fitted.transform(_context())
-    assert len(model.asked) == 1
+    assert len(model.texts) == 1
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_wrong_settings_are_reported() -> None:
     with pytest.raises(PlanError, match="asks a model"):
         build("transform", "descriptions").transform(_context())
     with pytest.raises(PlanError, match="there is none"):

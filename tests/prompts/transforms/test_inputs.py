@@ -1,4 +1,4 @@
-"""Images and questions: what goes, what stays, and what a permutation can move."""
+"""Transforms of images and questions: what is removed, what stays, and what a permutation can move."""
 
 import json
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 
-from icl.edits import DiffusionNoise
+from icl.edits import Blank, DiffusionNoise
 from icl.errors import ConfigError, DataError, PlanError
 from icl.images import Image
 from icl.registry import build, describe
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.types import Context, Demo, Example
-from prompts.example_changes import deranged
+from icl.types import Context, Demo, Example, Query
+from prompts.example_changes import derange
 from prompts.transforms.frame_grid import middles
 
 Make = Callable[..., Context]
@@ -26,7 +26,7 @@ def _images(of: Context) -> list[int]:
     return [demo.example.images[0].open().getpixel((0, 0))[0] for demo in ranked]  # type: ignore[index]
 
 
-def test_images_are_removed_where_they_are_asked_to_be(transformed: Make) -> None:
+def test_images_are_removed_from_the_selected_owners(transformed: Make) -> None:
     for where, demos, query in (("demos", 0, 1), ("query", 1, 0), ("all", 0, 0)):
         done = transformed({"name": "images", "where": where}, "ab")
         assert [len(demo.example.images) for demo in done.demos] == [demos] * 2
@@ -36,8 +36,8 @@ def test_images_are_removed_where_they_are_asked_to_be(transformed: Make) -> Non
 
 def test_blank_images_are_one_shade_and_as_large(transformed: Make) -> None:
     done = transformed({"name": "images", "how": "blank", "shade": 255}, "ab")
-    shown = done.demos[0].example.images[0].open()
-    assert (shown.size, shown.getcolors()) == ((4, 4), [(16, (255, 255, 255))])
+    image = done.demos[0].example.images[0].open()
+    assert (image.size, image.getcolors()) == ((4, 4), [(16, (255, 255, 255))])
 
 
 def test_noise_is_the_example_s_own_in_any_order(transformed: Make) -> None:
@@ -49,9 +49,9 @@ def test_noise_is_the_example_s_own_in_any_order(transformed: Make) -> None:
 
 def test_permuted_images_all_go_elsewhere(transformed: Make) -> None:
     done = transformed({"name": "images", "how": "permuted"}, "abcd")
-    found = _images(done)
-    assert sorted(found) == [0, 1, 2, 3]
-    assert all(place != red for place, red in enumerate(found))
+    shades = _images(done)
+    assert sorted(shades) == [0, 1, 2, 3]
+    assert all(place != red for place, red in enumerate(shades))
     assert done.provenance == ("images: permuted, 100% moved",)
     assert (
         len(
@@ -75,10 +75,10 @@ def test_permuting_is_among_demonstrations_alone() -> None:
 
 def test_as_many_values_move_as_can() -> None:
     rng = StreamKey(0, "q").numpy("test")
-    found, moved = deranged(["yes", "yes", "yes", "no"], rng, str)
-    assert sorted(found) == ["no", "yes", "yes", "yes"]
+    values, moved = derange(["yes", "yes", "yes", "no"], rng, str)
+    assert sorted(values) == ["no", "yes", "yes", "yes"]
     assert moved == 0.5
-    assert deranged(["yes", "no", "yes", "no"], rng, str) == (["no", "yes", "no", "yes"], 1.0)
+    assert derange(["yes", "no", "yes", "no"], rng, str) == (["no", "yes", "no", "yes"], 1.0)
 
 
 def test_questions(transformed: Make) -> None:
@@ -101,7 +101,7 @@ def test_tags_are_listed(transformed: Make) -> None:
     assert done.query.question == "red, square\nwhich?"
 
 
-def test_captions_from_a_file_are_known_by_their_content(transformed: Make, tmp_path: Path) -> None:
+def test_captions_from_a_file_are_identified_by_their_content(transformed: Make, tmp_path: Path) -> None:
     path = tmp_path / "said.json"
     path.write_text(json.dumps({"e0": "one", "e1": "two"}))
     node = {"name": "captions", "file": str(path), "saw_labels": True}
@@ -142,26 +142,37 @@ def test_frames_become_one_image_row_by_row() -> None:
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_swapped_images_are_the_pool_s_and_nobody_s_in_the_prompt() -> None:
+def test_a_grid_of_edited_images_has_a_digest_that_depends_on_the_edits() -> None:
+    plain = tuple(Image.from_pil(PILImage.new("RGB", (6, 6), (40 * i, 0, 0)), f"f{i}") for i in range(2))
+    noised = tuple(image.edit(Blank(9, 9, 9)) for image in plain)
+    grids = []
+    for frames in (plain, noised):
+        context = Context(Query("film", frames, "?"), (), StreamKey(0, "film"))
+        grids += build("transform", {"name": "frame_grid", "frames": 2}).transform(context).query.images
+    assert grids[0].origin != grids[1].origin
+    assert grids[1].open().getpixel((5, 5)) == (9, 9, 9)
+
+
+def test_swapped_images_come_from_the_pool_and_occur_nowhere_else_in_the_prompt() -> None:
     """The pool holds what is shown (0, 1, the query's 99) and two others; each example draws its own."""
     shades = (0, 1, 99, 50, 60)
     pool = Pool(tuple(Example(f"p{i}", (_shade(i),), "?", ("a",)) for i in shades))
     demos = tuple(Demo(Example(f"e{i}", (_shade(i),), f"q{i}?", ("a",)), 0.5, i) for i in range(2))
     node = {"name": "images", "how": "swapped"}
-    seen = set()
+    swaps = set()
     for query in map(str, range(12)):
-        given = Context(Example(query, (_shade(99),), "which?", ()).query, demos, StreamKey(0, query))
-        done = build("transform", node).fitted(pool, None).transform(given)
+        context = Context(Example(query, (_shade(99),), "which?", ()).query, demos, StreamKey(0, query))
+        done = build("transform", node).fitted(pool, None).transform(context)
         assert set(_images(done)) <= {50, 60}
-        assert done.query == given.query
+        assert done.query == context.query
         assert done.provenance == ("images: swapped",)
-        seen.add(tuple(_images(done)))
-    assert len(seen) > 2
+        swaps.add(tuple(_images(done)))
+    assert len(swaps) > 2
     bare = Pool(pool.examples[:3])
     with pytest.raises(PlanError, match="no image that its prompt does not show already"):
-        build("transform", node).fitted(bare, None).transform(given)
+        build("transform", node).fitted(bare, None).transform(context)
     with pytest.raises(PlanError, match="swapped with the pool's"):
-        build("transform", node).transform(given)
+        build("transform", node).transform(context)
 
 
 def _shade(value: int) -> Image:

@@ -18,7 +18,7 @@ def _answers(of: Context) -> list[str]:
     return [demo.example.answer for demo in sorted(of.demos, key=lambda demo: demo.rank)]
 
 
-def test_answers_are_removed_without_having_been_seen(transformed: Make) -> None:
+def test_answers_are_removed_without_reading_them(transformed: Make) -> None:
     done = transformed({"name": "answers", "how": "removed"}, "ab")
     assert _answers(done) == ["", ""]
     assert done.provenance == ("answers: removed",)
@@ -32,8 +32,8 @@ def test_permuted_answers_differ_where_they_can(transformed: Make) -> None:
 
 def test_random_answers_are_uniform_over_the_options(transformed: Make) -> None:
     node = {"name": "answers", "how": "random"}
-    drawn = [word for i in range(200) for word in _answers(transformed(node, "ab", "abc", query=f"q{i}"))]
-    assert all(abs(drawn.count(word) - 400 / 3) < 40 for word in "abc")
+    answers = [word for i in range(200) for word in _answers(transformed(node, "ab", "abc", query=f"q{i}"))]
+    assert all(abs(answers.count(word) - 400 / 3) < 40 for word in "abc")
 
 
 def test_flipped_labels_are_the_next_ones_and_the_gold_stays(transformed: Make) -> None:
@@ -93,11 +93,11 @@ def test_exactly_a_share_is_wrong(transformed: Make, share: float, wrong: int) -
 
 def test_errors_are_nested_in_the_share(transformed: Make) -> None:
     def wrong(share: float) -> dict[int, str]:
-        told: Sequence[str] = _answers(transformed({"name": "noisy_labels", "share": share}, "abcabc"))
-        return {i: word for i, word in enumerate(told) if word != "abcabc"[i]}
+        answers: Sequence[str] = _answers(transformed({"name": "noisy_labels", "share": share}, "abcabc"))
+        return {i: word for i, word in enumerate(answers) if word != "abcabc"[i]}
 
     shares = [wrong(share) for share in (0.2, 0.5, 0.8, 1)]
-    assert [len(found) for found in shares] == [1, 3, 5, 6]
+    assert [len(wrong_places) for wrong_places in shares] == [1, 3, 5, 6]
     assert all(small.items() <= large.items() for small, large in pairwise(shares))
 
 
@@ -115,7 +115,7 @@ def test_the_query_s_class_is_unlearned(transformed: Make) -> None:
     assert transformed({"name": "unlearn", "classes": ["dog"]}, ["cat"], ["cat", "dog"], gold="cat").label_map == {}
 
 
-def test_symbols_may_be_drawn_from_words_of_one_s_own(transformed: Make) -> None:
+def test_symbols_may_come_from_a_list_of_words(transformed: Make) -> None:
     node = {"name": "symbols", "words": ["dax", "wug", "red"]}
     done = transformed(node, ["red", "blue"])
     assert sorted(_answers(done)) == ["dax", "wug"]
@@ -149,8 +149,8 @@ def test_flipped_labels_may_become_symbols_but_not_the_other_way_round(transform
             build("transform", name).transform(both)
 
 
-def test_wrong_answers_are_drawn_apart(transformed: Make) -> None:
+def test_wrong_answers_are_drawn_independently(transformed: Make) -> None:
     node = {"name": "noisy_labels", "share": 1}
-    drawn = [tuple(_answers(transformed(node, "aa", "abc", query=f"q{i}"))) for i in range(80)]
-    assert set(drawn) == {("b", "b"), ("b", "c"), ("c", "b"), ("c", "c")}
-    assert all(abs(drawn.count(pair) - 20) < 15 for pair in set(drawn))
+    answers = [tuple(_answers(transformed(node, "aa", "abc", query=f"q{i}"))) for i in range(80)]
+    assert set(answers) == {("b", "b"), ("b", "c"), ("c", "b"), ("c", "c")}
+    assert all(abs(answers.count(pair) - 20) < 15 for pair in set(answers))

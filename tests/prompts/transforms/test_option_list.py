@@ -1,4 +1,4 @@
-"""Options listed behind the question, turned."""
+"""Options listed after the question, rotated."""
 
 from collections.abc import Callable
 
@@ -6,16 +6,16 @@ import pytest
 
 from icl.errors import ConfigError
 from icl.types import Context
-from prompts.transforms.option_list import turned
+from prompts.transforms.option_list import rotate
 
 Make = Callable[..., Context]
 OPTIONS = ("red", "green", "blue")
 
 
 def test_every_shift_is_another_order_of_the_same_options() -> None:
-    orders = {turned(OPTIONS, shift) for shift in range(3)}
+    orders = {rotate(OPTIONS, shift) for shift in range(3)}
     assert orders == {("red", "green", "blue"), ("green", "blue", "red"), ("blue", "red", "green")}
-    assert turned(OPTIONS, 4) == turned(OPTIONS, 1)
+    assert rotate(OPTIONS, 4) == rotate(OPTIONS, 1)
 
 
 def test_questions_of_demonstrations_and_query_list_them_and_answers_stay(transformed: Make) -> None:
