@@ -1,1 +1,1 @@
-"""The `icl` command: one file a command, found without importing it."""
+"""The `icl` command: one module per command, listed without importing it."""

@@ -1,4 +1,4 @@
-"""Analyze a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` is one of them."""
+"""Analyze a run: `icl analyze RUN` lists the analyses, `icl analyze RUN copying` runs one."""
 
 import shutil
 from pathlib import Path
@@ -9,14 +9,14 @@ import typer
 
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
-    name: Annotated[str, typer.Argument(help="which analysis; none: lists them")] = "",
-    metric: Annotated[str, typer.Option(help="the score to look at; default: as the config says")] = "",
+    name: Annotated[str, typer.Argument(help="the analysis; by default all are listed")] = "",
+    metric: Annotated[str, typer.Option(help="the metric; by default that of the config")] = "",
     to: Annotated[
-        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; default: as the config says")
+        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; by default that of the config")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
+    csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
 ) -> None:
-    """Each analysis says in its file what it counts and what it leaves out.
+    """Prints the table of one analysis. The docstring of its module defines the columns.
 
     `icl analyze runs/x copying`
     """

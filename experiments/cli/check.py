@@ -1,4 +1,4 @@
-"""Try one component, ours or yours, on what every component of its kind must do."""
+"""Check one component, ours or yours, against the contract of its kind."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="[KIND] NAME [PARAMETERS]",
-            help="a name (knn) or a path (studies/blind.py:Blind), its parameters (alpha=0.5) after it",
+            help="a name (knn) or a path (studies/blind.py:Blind), then its parameters (alpha=0.5)",
             show_default=False,
         ),
     ],
@@ -27,15 +27,15 @@ def command(
     cases: Annotated[
         str,
         typer.Option(
-            help="hold a metric against the cases of a JSON lines file; `shipped` names the toolkit's own",
+            help="compare a metric with the cases of a JSON lines file; `shipped` names the toolkit's own",
             show_default=False,
         ),
     ] = "",
 ) -> None:
-    """Says what is wrong in one sentence and exits with 1, or what the component is and exits with 0.
+    """Prints facts about the component and exits with 0, or prints what is wrong and exits with 1.
 
-    A line of --cases is {"output": …, "answers": […], "options": […], "right": true}. Each case that the metric judges
-    otherwise is printed, and last how many agree; the exit status is then 1 if one does not.
+    A line of --cases is {"output": …, "answers": […], "options": […], "right": true}. Prints each case with another
+    judgment, then the number of cases that agree. The exit status is 1 if one does not.
     """
     from experiments.config.overrides import parse_override
 

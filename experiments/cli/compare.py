@@ -1,4 +1,4 @@
-"""Compare every arm of a run with its reference arm: difference, interval, p and p corrected, in pairs."""
+"""Compare every arm of a run with its reference in pairs: difference, interval, p and corrected p."""
 
 import sys
 from pathlib import Path
@@ -15,19 +15,19 @@ def command(
     to: Annotated[
         list[str] | None,
         typer.Option(
-            help="the reference: decoding=greedy, shots=0,retriever=random, or baseline=vote; default: the config's"
+            help="the reference: decoding=greedy, shots=0,retriever=random, or baseline=vote; by default the config's"
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="the score to compare; default: as the config says")] = "",
-    by: Annotated[list[str] | None, typer.Option(help="an axis within whose values p is corrected")] = None,
-    correct: Annotated[str, typer.Option(help="holm or none; default: as the config says")] = "",
+    metric: Annotated[str, typer.Option(help="the metric; by default that of the config")] = "",
+    by: Annotated[list[str] | None, typer.Option(help="an axis; p is corrected within each of its values")] = None,
+    correct: Annotated[str, typer.Option(help="holm or none; by default that of the config")] = "",
     controls: Annotated[
-        bool, typer.Option("--controls", help="what each decoding did, beside its controls, with a verdict")
+        bool, typer.Option("--controls", help="the effect of each decoding next to its controls, with a verdict")
     ] = False,
-    page: Annotated[Path | None, typer.Option(help="with --controls: write it as a page of Markdown too")] = None,
-    csv: Annotated[Path | None, typer.Option(help="write the table to this file too")] = None,
+    page: Annotated[Path | None, typer.Option(help="with --controls: a Markdown file to write it to")] = None,
+    csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
 ) -> None:
-    """Arms are paired by query and seed; arms that do not have the same queries and seeds are refused.
+    """Arms are paired by query and seed. Arms with other queries or seeds than their reference are refused.
 
     `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --controls`
     """

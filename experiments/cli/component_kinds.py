@@ -1,4 +1,4 @@
-"""Which kind of component a word of the command line means: `decoding` and `strategies` as well as `strategy`."""
+"""The kind of component that a word of the command line names: `strategy`, `strategies` and `decoding` are one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ WORDS: Mapping[str, str] = {
     **{f"{key}s": kind for key, kind in COMPONENT_KINDS.items() if not key.endswith("s")},
     "metrics": "metric",
 }
-"""Every word for a kind: itself, a key of an experiment file, the plural of either."""
+"""The kind for every word: the kind itself, a key of an experiment file, and the plurals of both."""
 METHODS = {
     "fit": "retriever",
     "combine": "strategy",
@@ -28,16 +28,16 @@ METHODS = {
     "reattach": "launcher",
     "apply_to_image": "edit",
 }
-"""What a component without the mark of its kind is known by."""
+"""The method that shows the kind of a component without a mark."""
 
 
 def kind_of(word: str) -> str | None:
-    """The kind that a word names: itself, a key of an experiment file, the plural of either; None for any other."""
+    """The kind that a word names, or None."""
     return WORDS.get(word)
 
 
 def kind_with(name: str, command: str) -> str:
-    """The one kind that has a component of this name or path. Raises ConfigError where none has, or several have."""
+    """The kind of the component with this name or path. Raises ConfigError if no kind has it, or several have."""
     if ":" in name:
         return _kind_of_class(resolve("", name, "command line"), name)
     kinds = [kind for kind in PACKAGES if name in entries(kind)]

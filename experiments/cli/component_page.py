@@ -1,4 +1,4 @@
-"""One component on a page: what it is and from which paper, its parameters, its presets, and how a config names it."""
+"""The page of one component: its description and paper, its parameters, its presets, and its use in a config."""
 
 import inspect
 import re
@@ -19,7 +19,7 @@ PLACES: Mapping[str, str] = {
     "embedder": "retriever: {{name: knn, embedder: {}}}",
     "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
 }
-"""kind -> where a config has a node of it."""
+"""Where a config has a node of each kind."""
 
 Presets = Mapping[str, Mapping[str, Any]]
 
@@ -27,7 +27,7 @@ WIDEST = 100
 
 
 def component_page(kind: str, name: str, width: int) -> Iterator[str]:
-    """The lines. Raises ConfigError for a name that is none."""
+    """The lines of the page. Raises ConfigError for an unknown name."""
     cls = resolve(kind, name)
     width = min(width, WIDEST)
     yield f"{kind} {name}"
@@ -38,7 +38,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
         first,
         module_doc,
         further,
-    ):  # what it is, from which paper, and then what there is to know of its presets
+    ):  # description, paper, details
         if text:
             yield ""
             yield from wrap_text(text, width)
@@ -70,12 +70,12 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
 
 
 def examples(kind: str, name: str, parameters: Sequence[ParameterDoc], presets: Presets) -> Iterator[str]:
-    """Lines of an experiment file with this component: as short as may be, with all parameters, by a preset."""
+    """Lines of an experiment file with this component: the shortest one, one with all parameters, one with a preset."""
     place = PLACES[kind]
     if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
         place = place.replace("knn,", "knn, by: question,")
     needed = {one.key: one.default for one in parameters if one.required}
-    if kind != "edit":  # a change of the same name may ask for more
+    if kind != "edit":  # a branch change of the same name may need more
         yield place.format(to_flow_yaml({"name": name, **needed}) if needed else to_flow_yaml(name))
     if len(parameters) > len(needed) or kind == "edit":
         yield place.format(to_flow_yaml({"name": name, **{one.key: one.default for one in parameters}}))
@@ -89,7 +89,7 @@ _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
 
 
 def wrap_text(text: str, width: int) -> Iterator[str]:
-    """Paragraphs and the items of lists folded; indented lines (formulas, tables) as they are, if there is room."""
+    """The text with paragraphs and list items wrapped. Indented lines (formulas, tables) stay if there is room."""
     for i, block in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
         if i:
             yield ""
@@ -122,7 +122,7 @@ def _parameters(parameters: Sequence[ParameterDoc], presets: Presets, width: int
 
 
 def hanging_lines(head: str, text: str, width: int, further: str | None = None) -> list[str]:
-    """Folded, the lines after the first under its text."""
+    """The text wrapped, with later lines indented under its first word."""
     below = " " * len(head) if further is None else further
     text = re.sub(r"\s*\n\s*", " ", text).strip()
     return textwrap.wrap(

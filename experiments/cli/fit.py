@@ -1,4 +1,4 @@
-"""Fit what a decoding strategy learns on a dev split (weights, biases, priors), and write it into a file."""
+"""Fit the weights, biases or priors of a decoding strategy on a dev split, and write them to a file."""
 
 import shlex
 from pathlib import Path
@@ -10,20 +10,20 @@ from icl.errors import ConfigError
 
 
 def command(
-    config: Annotated[Path, typer.Argument(help="an experiment file whose decoding can be fitted", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="keys to put over it, such as task.split=dev shots=8")
-    ] = None,
+    config: Annotated[
+        Path, typer.Argument(help="an experiment file with a decoding that can be fitted", show_default=False)
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(help="overrides, such as task.split=dev shots=8")] = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="the file to write; default: STRATEGY.json here")] = None,
+    out: Annotated[Path | None, typer.Option(help="the file to write; by default STRATEGY.json in this folder")] = None,
 ) -> None:
-    """The task's queries are the dev split; all seeds are fitted together, in one setting of every other key.
-    A file with several settings is answered with the command that chooses one.
+    """The queries of the task are the dev split. All seeds are fitted together, in one setting of every other key.
+    For a file with several settings, the error prints the command that chooses one.
 
-    `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`, where these are axes of the file
-    `icl fit x.yaml 'grid.decoding=[moicl]' 'grid.shots=[8]' …`, and then in the run's file
-    `decoding: {name: moicl, fitted: weights.json}`. constant_bias fits a bias for each option, batch_calibration their
-    prior (it reads no labels).
+    `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`; if these are axes of the file:
+    `icl fit x.yaml 'grid.decoding=[moicl]' 'grid.shots=[8]' …`. Then write `decoding: {name: moicl, fitted:
+    weights.json}` in the file of the run. constant_bias fits a bias for each option, batch_calibration their prior
+    (without labels).
     """
     from decoding.arms.arm import Arm
     from decoding.arms.fitting import write_parameter_file

@@ -1,4 +1,4 @@
-"""List the components of one kind, or of all kinds, each with one line; or show one with its parameters."""
+"""List the components of one kind or of all kinds, or show one component with its parameters."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from icl.registry import PACKAGES, ComponentEntry, entries, resolve
 
 def command(
     kind: Annotated[
-        str, typer.Argument(help="a kind (retriever, strategies), a key (decoding) or a component; none: all")
+        str, typer.Argument(help="a kind (retriever, strategies), a key (decoding) or a component; by default all")
     ] = "",
-    name: Annotated[str, typer.Argument(help="a component of the kind, or the path of one: all about it")] = "",
+    name: Annotated[str, typer.Argument(help="a component of the kind, or its path, to show")] = "",
 ) -> None:
     """`icl ls decoding` lists the decoding strategies, `icl ls decoding vcd` shows one.
 
-    A component's page has its paper and formula, its parameters with what they may be, their defaults and meaning,
-    its presets, and lines of an experiment file that use it.
+    The page of a component has its paper and formula, its parameters with types, defaults and meaning, its presets, and
+    lines of an experiment file that use it.
     """
     width = shutil.get_terminal_size().columns
     if not kind:
@@ -48,9 +48,9 @@ def command(
         return
     _list(list(entries(component_kind).values()), width)
     if component_kind == "model":
-        print("\nWhat each can do: generate answers; give next-token logits here; score whole")
-        print("options; run decoding strategies; show layers within (hidden); take adapters;")
-        print("load quantized. served: where the server is one of `icl serve`.")
+        print("\nThe columns: generate answers; return next-token logits; score whole options;")
+        print("run decoding strategies; return hidden states; load adapters; load quantized.")
+        print("served: if the server is `icl serve`.")
         for line in _table([*_abilities()], width):
             print(line)
         for name, cls in _loadable():
@@ -73,7 +73,7 @@ COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden_states"
 
 
 def _abilities() -> Iterator[tuple[str, ...]]:
-    """A row a backend, as its class says. One that cannot be imported here says why."""
+    """One row per backend, from its class. If it cannot be imported, the row has the reason."""
     for name in entries("model"):
         try:
             cls = resolve("model", name)
@@ -96,7 +96,7 @@ def _abilities() -> Iterator[tuple[str, ...]]:
 
 def _loadable() -> Iterator[tuple[str, type[Any]]]:
     for name in entries("model"):
-        with suppress(ConfigError):  # its row says why
+        with suppress(ConfigError):  # its row has the reason
             yield name, resolve("model", name)
 
 

@@ -1,4 +1,4 @@
-"""Say what an experiment file would cost and what its arms share, before any weights are read."""
+"""Show what an experiment file costs and what its arms share, without loading the model."""
 
 import shutil
 import sys
@@ -16,11 +16,11 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
 ) -> None:
-    """Cells, samples, images, tokens, how each decoding runs, and the smallest difference the grid can see."""
+    """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference."""
     from experiments.terminal.spinner import spinner
 
     with spinner() as report_progress:
-        report_progress("starting", 0, 0)  # what is imported takes longer than what is read
+        report_progress("starting", 0, 0)  # imports take longer than reading the file
         from experiments.config.config import load_config
         from experiments.grid.feasibility import check_data, check_requirements
         from experiments.grid.grid import expand
@@ -39,7 +39,7 @@ def command(
         refused, present = "", 0
         try:
             present = load_run_state(store, grid).present if store.run_file.is_file() else 0
-        except StoreError as error:  # what it costs under another name is still to be known
+        except StoreError as error:  # the cost under another name is still of interest
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)
         plan = make_plan(grid, present, report_progress)

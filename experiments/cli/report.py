@@ -8,13 +8,13 @@ import typer
 
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
-    metric: Annotated[str, typer.Option(help="the score to look at, instead of the config's", show_default=False)] = "",
+    metric: Annotated[str, typer.Option(help="the metric; by default that of the config", show_default=False)] = "",
     to: Annotated[
-        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy, instead of the config's")
+        list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; by default that of the config")
     ] = None,
-    per_cell: Annotated[int, typer.Option(help="queries a task that the browser of samples carries", min=0)] = 24,
+    per_cell: Annotated[int, typer.Option(help="the number of queries per task in the sample browser", min=0)] = 24,
 ) -> None:
-    """A run in progress can be reported too: it shows what is finished."""
+    """The report of a run in progress shows the finished samples."""
     from experiments.terminal.spinner import spinner
 
     with spinner() as report_progress:

@@ -1,4 +1,4 @@
-"""Run an experiment file: compute what is missing, then show the table and write the report."""
+"""Run an experiment file: compute missing samples, then print the table and write the report."""
 
 import sys
 from pathlib import Path
@@ -15,17 +15,17 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
-    fork: Annotated[bool, typer.Option("--fork", help="start a new run under the next free name")] = False,
+    fork: Annotated[bool, typer.Option("--fork", help="start a new run in the next free folder")] = False,
 ) -> None:
-    """The same command again does only what is missing: nothing, or the rest of a run that was stopped.
+    """Running the command again reuses all results and computes only missing samples.
 
-    Exit status: 0 if every sample is there (or jobs were submitted and are not waited for), 1 if some failed or are
-    missing because a worker died, 2 if the run could not start, 130 after Ctrl-C.
+    Exit status: 0 if all samples are present (or jobs were submitted), 1 if samples failed, or are missing because a
+    worker died, 2 if the run could not start, 130 after Ctrl-C.
     """
     try:
         _run(file, overrides or [], runs, quiet, fork)
     except KeyboardInterrupt:
-        print("stopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("stopped. Finished samples are stored; run the same command to continue.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -49,15 +49,15 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     if not quiet:
         _show_results(done.folder)
     if done.missing:
-        print(f"{done.missing:,} samples are missing. The same command goes on from there.", file=sys.stderr)
+        print(f"{done.missing:,} samples are missing. Run the same command to compute them.", file=sys.stderr)
     if done.failed or done.missing:
         raise typer.Exit(1)
 
 
 def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
-    """What the jobs are called, and what to type next."""
+    """Prints the names of the jobs and the next command."""
     print(f"submitted    {len(jobs)} job{'s' * (len(jobs) > 1)}: {', '.join(jobs)}   {folder}")
-    print(f"icl watch {folder} shows how far they are. When they have ended, the same command shows the table.")
+    print(f"`icl watch {folder}` shows their progress. After they have ended, run the same command to print the table.")
 
 
 def _show_results(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Print the JSON schema of an experiment file, for editors that complete and check while one types."""
+"""Print the JSON schema of an experiment file, for completion and checks in an editor."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 
-def command(out: Annotated[Path | None, typer.Option(help="write it to this file")] = None) -> None:
-    """Every kind of component with the parameters and bounds of each."""
+def command(out: Annotated[Path | None, typer.Option(help="the file to write it to")] = None) -> None:
+    """The schema has all keys, and all components with their parameters and bounds."""
     from experiments.config.json_schema import experiment_schema
 
     text = json.dumps(experiment_schema(), indent=2)

@@ -1,4 +1,4 @@
-"""Show one sample of a run: prompt, demonstrations, answer, scores, steps, and what the other arms said."""
+"""Show one sample of a run: prompt, demonstrations, answer, scores, steps, and the answers of other arms."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,24 +9,24 @@ import typer
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory, or a file with --prompt", show_default=False)],
     sample: Annotated[
-        str, typer.Argument(help="a query's id, or the beginning of it or of its image's digest", show_default=False)
+        str, typer.Argument(help="a query id, or a prefix of it or of its image's digest", show_default=False)
     ] = "",
     arm: Annotated[
-        list[str] | None, typer.Option(help="which arm, such as decoding=vcd or shots=8,retriever=knn")
+        list[str] | None, typer.Option(help="the arm, such as decoding=vcd or shots=8,retriever=knn")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="which seed; default: the first", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="the seed; by default the first", show_default=False)] = None,
     *,
     steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,
     prompt: Annotated[
-        bool, typer.Option("--prompt", help="the prompt as the model's processor writes it, and its branches")
+        bool, typer.Option("--prompt", help="the prompt as the model's processor renders it, and its branches")
     ] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="list the samples that failed, with their reasons")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="list the failed samples with their reasons")] = False,
 ) -> None:
-    """Where the arm leaves a choice: the most shots, the reference arm, the first seed.
+    """If --arm matches several arms: the most shots, the reference, the first seed.
 
-    Without a query: the first that this arm gets wrong. Where the run kept them (`top_logprobs: 5`), the branches of
-    each step stand side by side. With --prompt an experiment file may stand in the place of the run: the prompt is
-    written anew, before anything ran.
+    By default the query is the first that this arm answers wrongly. If the run stored them (`top_logprobs: 5`), the
+    branches of each step are printed side by side. With --prompt, an experiment file can replace the run: the prompt is
+    rendered without running anything.
     """
     from rich.console import Console
 

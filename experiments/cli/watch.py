@@ -1,4 +1,4 @@
-"""Watch a run in progress, from anywhere that sees its folder."""
+"""Watch the progress of a run, from any machine that has its folder."""
 
 import sys
 from pathlib import Path
@@ -11,17 +11,17 @@ from experiments.cli.main import INTERRUPTED
 
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
-    once: Annotated[bool, typer.Option("--once", help="say how far it is, and end")] = False,
+    once: Annotated[bool, typer.Option("--once", help="print the progress once and exit")] = False,
 ) -> None:
-    """Cells and samples that are finished, samples that failed, samples a second, the time left, workers at work.
+    """Prints finished cells and samples, failed samples, samples per second, the remaining time and running workers.
 
-    It reads the run directory alone, wherever the work is done, and ends with the run. Exit status: 0 if every sample
-    is there, 1 if some failed or nobody is left who works on them, 130 after Ctrl-C (which stops the watching alone).
+    It reads only the run directory and ends with the run. Exit status: 0 if all samples are present, 1 if some failed
+    or no worker is left, 130 after Ctrl-C (which does not stop the run).
     """
     try:
         _watch(run, once)
     except KeyboardInterrupt:
-        print("no longer watched. The run goes on.", file=sys.stderr)
+        print("stopped watching. The run continues.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -36,10 +36,10 @@ def _watch(run: Path, once: bool) -> None:
     status = watch.follow(make_progress())
     if status.complete:
         print(f"complete     {status.finished:,} samples, {status.failed:,} failed   {watch.folder}")
-        print(f"The command that began the run shows its table; icl report {watch.folder} writes its report.")
+        print(f"Run its `icl run` command to print the table, or `icl report {watch.folder}` to write the report.")
     else:
         print(
-            f"{watch.folder}: nobody is at work. {status.describe()}. The `icl run` that began it goes on from there.",
+            f"{watch.folder}: no worker is running. {status.describe()}. Run its `icl run` command to continue.",
             file=sys.stderr,
         )
     if status.failed or not status.complete:

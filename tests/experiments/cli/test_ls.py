@@ -40,7 +40,7 @@ def test_all_kinds_are_listed_with_a_hint(icl: ICL) -> None:
 
 
 def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
-    lines = icl("ls", "models").out.partition("What each can do")[2].splitlines()[2:]
+    lines = icl("ls", "models").out.partition("The columns")[2].splitlines()[2:]
     rows = {
         line.split()[0]: line.split()[1:] for line in lines if line[:3].strip() and "`" not in line and ":" not in line
     }

@@ -260,7 +260,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
     monkeypatch.setattr(where, stopped)
     output = icl("run", grid(RUN))
     assert output.status == 130
-    assert output.err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
+    assert output.err.endswith("stopped. Finished samples are stored; run the same command to continue.\n")
 
 
 def test_ctrl_c_while_a_command_is_imported_is_reported(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
         130,
-        "stopped. What is finished is kept; the same command goes on from there.\n",
+        "stopped. Finished samples are stored; run the same command to continue.\n",
     )
 
 

@@ -123,7 +123,7 @@ def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_com
     assert process.returncode == 1
     assert f"worker 1 (job {launch.jobs[launch.workers[0]]}) died: killed by SIGKILL. What it finished is kept." in err
     assert f"The end of killed/t/launch/logs/{launch.workers[0]}.log:" in err
-    assert "samples are missing. The same command goes on from there." in err
+    assert "samples are missing. Run the same command to compute them." in err
     assert 20 <= lines(folder) < 180
     again = icl_process(*words)
     out, err = again.communicate(timeout=60)
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("stopped. What is finished is kept; the same command goes on from there.\n")
+    assert err.endswith("stopped. Finished samples are stored; run the same command to continue.\n")
     assert not any(map(process_exists, workers))
     assert load_run(folder).info["sessions"][-1]["state"] == "interrupted"
     done, progress = go("stopped", "launcher.workers=2")

@@ -85,7 +85,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     jobs = [launch.jobs[worker] for worker in launch.workers]
     assert out.splitlines() == [
         f"submitted    2 jobs: {', '.join(jobs)}   later/t",
-        "icl watch later/t shows how far they are. When they have ended, the same command shows the table.",
+        "`icl watch later/t` shows their progress. After they have ended, run the same command to print the table.",
     ]
     other = icl_process("run", "grid.yaml", "--runs", "later")
     _, err = other.communicate(timeout=60)

@@ -73,7 +73,7 @@ def test_watching_ends_with_a_message_if_no_worker_is_left(go: Go, tmp_path: Pat
     _, err = watching.communicate(timeout=60)
     assert watching.returncode == 1
     message = (
-        rf"dead/t: nobody is at work\. {lines(folder)}/180 samples, 0 failed   \d/6 cells   no worker\. The `icl run`"
+        rf"dead/t: no worker is running\. {lines(folder)}/180 samples, 0 failed   \d/6 cells   no worker\. Run its"
     )
     assert re.search(message, err)
 
