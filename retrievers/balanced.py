@@ -15,7 +15,7 @@ from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Resources
+from retrievers.base import Resources, RetrievedDemos
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.random_order import random_order
 
@@ -49,9 +49,7 @@ class FittedBalanced:
     by_label: Mapping[str, Sequence[Example]]
     seed: int
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         return [self._one(query, k, policy) for query in queries]
 
     def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:

@@ -62,6 +62,10 @@ class EmbeddingModel(Protocol):
         ...
 
 
+RetrievedDemos = list[tuple[RetrievedExample, ...]]
+"""The demonstrations of each query, best first."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """The resources that a retriever can use besides the pool.
@@ -78,9 +82,7 @@ class Resources:
 class FittedRetriever(Protocol):
     """A retriever that is fitted on a pool."""
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         """The demonstrations of each query, best first.
 
         Args:
@@ -109,9 +111,7 @@ class FittedRanking:
         """All members of the pool with their scores, best first. A generator does only the work that k shots need."""
         raise NotImplementedError
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         """The first k allowed members of each ranking. Raises PlanError if there are fewer than k."""
         return [self._first_allowed(query, k, policy) if k else () for query in queries]
 
@@ -141,7 +141,7 @@ class FittedReranker(Protocol):
 
     def rerank(
         self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
-    ) -> list[tuple[RetrievedExample, ...]]:
+    ) -> RetrievedDemos:
         """At most k of each query's candidates, in a new order. The candidates are best first."""
         ...
 

@@ -60,7 +60,7 @@ class FittedConE(FittedSimilarity):
 
     model: Any
 
-    def select(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
+    def select_demos(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(neighbors) < k:
             raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
         assert isinstance(self.retriever, ConE)

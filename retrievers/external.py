@@ -20,7 +20,7 @@ from icl.errors import DataError, PlanError, did_you_mean
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Resources
+from retrievers.base import Resources, RetrievedDemos
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 
 
@@ -51,9 +51,7 @@ class FittedExternal:
     pool: Pool
     lists: Mapping[str, Sequence[RetrievedExample]]
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         return [self._one(query, k, policy) for query in queries] if k else [() for _ in queries]
 
     def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:

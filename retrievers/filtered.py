@@ -17,7 +17,7 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
+from retrievers.base import Embedder, FittedRetriever, Resources, RetrievedDemos, Retriever
 from retrievers.embedders.encoder import Encoder
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import open_source, reads
@@ -57,9 +57,7 @@ class FittedFiltered:
     resources: Resources
     parts: dict[frozenset[int], tuple[Pool, FittedRetriever]]
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         results: list[tuple[RetrievedExample, ...]] = [()] * len(queries)
         queries_by_pool: dict[frozenset[int], list[int]] = {}
         for i, dropped_rows in enumerate(self._dropped_rows(queries) if k else ()):

@@ -17,7 +17,7 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Resources
+from retrievers.base import Resources, RetrievedDemos
 from retrievers.knn import KNN
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import EmbeddingSource
@@ -70,9 +70,7 @@ class FittedMMICES:
     second: FittedSimilarity
     candidates: int
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         if not queries or k == 0:
             return [() for _ in queries]
         vectors = self.second.embed_queries(queries).astype(np.float64)

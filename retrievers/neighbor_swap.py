@@ -18,7 +18,7 @@ from icl.constraints import Count
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Embedder, FittedRetriever, Resources, Retriever
+from retrievers.base import Embedder, FittedRetriever, Resources, RetrievedDemos, Retriever
 from retrievers.embedders.encoder import Encoder
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import MODALITIES_OF, check_modalities, open_source
@@ -69,9 +69,7 @@ class FittedNeighborSwap:
     index: VectorIndex
     rows: dict[str, int]
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         results = self.of.retrieve(queries, k, policy)
         return [self._swap(query, tuple(demos), policy) for query, demos in zip(queries, results, strict=True)]
 

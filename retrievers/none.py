@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import Resources
+from icl.types import Query
+from retrievers.base import Resources, RetrievedDemos
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 
 
@@ -23,7 +23,5 @@ class NoDemos:
     def fit(self, pool: Pool, resources: Resources) -> "NoDemos":
         return self
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         return [() for _ in queries]

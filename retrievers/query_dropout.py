@@ -13,8 +13,8 @@ from icl.constraints import Fraction
 from icl.registry import NestedComponent, component
 from icl.streams import stream
 from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, Resources, Retriever
+from icl.types import Query
+from retrievers.base import FittedRetriever, Resources, RetrievedDemos, Retriever
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
@@ -39,9 +39,7 @@ class FittedQueryDropout:
     share: float
     seed: int
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         shortened: list[Any] = [replace(query, question=self._drop_words(query)) for query in queries]
         return self.of.retrieve(shortened, k, policy)
 

@@ -17,7 +17,7 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, Retriever
+from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, RetrievedDemos, Retriever
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper, model_ability_of
 
@@ -70,9 +70,7 @@ class FittedReranked:
     rerankers: tuple[FittedReranker, ...]
     candidates: int
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         if not queries or k == 0:
             return [() for _ in queries]
         candidates: Sequence[tuple[RetrievedExample, ...]] = self._candidates(queries, k, policy)
@@ -80,7 +78,7 @@ class FittedReranked:
             candidates = reranker.rerank(queries, candidates, max(map(len, candidates)))
         return [demos[:k] for demos in self.rerankers[-1].rerank(queries, candidates, k)]
 
-    def _candidates(self, queries: Sequence[Query], k: int, policy: LeakPolicy) -> list[tuple[RetrievedExample, ...]]:
+    def _candidates(self, queries: Sequence[Query], k: int, policy: LeakPolicy) -> RetrievedDemos:
         """The candidates of all queries in one call; one call per query if a query has fewer candidates.
 
         The candidates of a query then do not depend on the other queries.

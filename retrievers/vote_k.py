@@ -21,8 +21,8 @@ from icl.constraints import PositiveInt
 from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import Resources
+from icl.types import Query
+from retrievers.base import Resources, RetrievedDemos
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, fit_similarity
 from retrievers.machinery.vector_index import VectorIndex
@@ -84,9 +84,7 @@ class FittedVoteK:
     pool: Pool
     part: FittedSimilarity
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         if k > len(self.part.pool) < len(self.pool):
             raise PlanError(
                 f"'vote_k' chose {len(self.part.pool)} of the pool's {len(self.pool)} members and {k} shots are "

@@ -12,7 +12,7 @@ from typing import Annotated
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, Resources, Retriever
+from retrievers.base import FittedRetriever, Resources, RetrievedDemos, Retriever
 from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
@@ -49,9 +49,7 @@ class FittedWithLeaks:
     pool: Pool
     of: FittedRetriever
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         """The demonstrations of the retriever inside without leak protection, whatever the policy of the caller."""
         results = self.of.retrieve(queries, k, ALLOW_LEAKS)
         return [self._with_marks(query, demos) for query, demos in zip(queries, results, strict=True)]

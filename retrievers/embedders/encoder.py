@@ -7,12 +7,15 @@ Vectors are the projected features in float32, L2-normalized. Texts are truncate
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
+
+if TYPE_CHECKING:
+    from retrievers.machinery.dual_encoder import DualEncoder
 
 
 @component("embedder", "encoder")
@@ -32,29 +35,22 @@ class Encoder:
         return f"encoder-1-{checkpoint_digest(find_checkpoint(self.path))}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
-
-        return mean_per_item(
-            items, load_dual_encoder(find_checkpoint(self.path), self.digest).embed_images(all_images(items))
-        )
+        return mean_per_item(items, self._model().embed_images(all_images(items)))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
-
-        return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_texts(texts)
+        return self._model().embed_texts(texts)
 
     def embed_patches(self, images: Sequence[Image]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
-
-        return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_patches(images)
+        return self._model().embed_patches(images)
 
     def embed_words(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
-
-        return load_dual_encoder(find_checkpoint(self.path), self.digest).embed_words(texts)
+        return self._model().embed_words(texts)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """The tokens of each text that `embed_words` gives vectors of, in order."""
+        return self._model().tokens(texts)
+
+    def _model(self) -> "DualEncoder":
         from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
 
-        return load_dual_encoder(find_checkpoint(self.path), self.digest).tokens(texts)
+        return load_dual_encoder(find_checkpoint(self.path), self.digest)

@@ -24,12 +24,11 @@ from icl.errors import ICLError
 from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
+from retrievers.base import FittedRetriever, Reranker, Resources, RetrievedDemos, Retriever
 from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
-Results = list[tuple[RetrievedExample, ...]]
 
 
 def sample_pool() -> Pool:
@@ -126,7 +125,9 @@ def check_reranker(
             _check_equal(results, one_by_one, inputs, "asked one at a time")
 
 
-def _check_results(retriever: Retriever, pool: Pool, queries: list[Query], resources: Resources, k: int) -> Results:
+def _check_results(
+    retriever: Retriever, pool: Pool, queries: list[Query], resources: Resources, k: int
+) -> RetrievedDemos:
     results = retriever.fit(pool, resources).retrieve(queries, k, EXCLUDE_LEAKS)
     assert len(results) == len(queries), f"{len(results)} results for {len(queries)} queries."
     for query, demos in zip(queries, results, strict=True):
@@ -161,7 +162,7 @@ def _check_policy(fitted: FittedRetriever, queries: list[Query]) -> None:
         ) from None
 
 
-def _check_repeats(fitted: FittedRetriever, queries: list[Query], first: Results, k: int) -> None:
+def _check_repeats(fitted: FittedRetriever, queries: list[Query], first: RetrievedDemos, k: int) -> None:
     _check_equal(first, fitted.retrieve(queries, k, EXCLUDE_LEAKS), queries, "asked again after another fit")
     _check_equal(
         first, [fitted.retrieve([query], k, EXCLUDE_LEAKS)[0] for query in queries], queries, "asked one at a time"
@@ -171,7 +172,7 @@ def _check_repeats(fitted: FittedRetriever, queries: list[Query], first: Results
     _check_equal(first, doubled[len(queries) :], queries, "asked in a larger batch")
 
 
-def _check_equal(first: Results, second: Results, queries: list[Query], when: str) -> None:
+def _check_equal(first: RetrievedDemos, second: RetrievedDemos, queries: list[Query], when: str) -> None:
     for query, one, two in zip(queries, first, second, strict=True):
         message = f"query '{query.id}', {when}: {[d.id for d in two]} instead of {[d.id for d in one]}."
         assert [d.id for d in one] == [d.id for d in two], message
@@ -179,7 +180,7 @@ def _check_equal(first: Results, second: Results, queries: list[Query], when: st
         assert difference < 1e-4, f"query '{query.id}', {when}: a score differs by {difference}."
 
 
-def _check_nested(by_k: dict[int, Results], queries: list[Query]) -> None:
+def _check_nested(by_k: dict[int, RetrievedDemos], queries: list[Query]) -> None:
     for fewer, more in zip(sorted(by_k), sorted(by_k)[1:], strict=False):
         for query, small, large in zip(queries, by_k[fewer], by_k[more], strict=True):
             is_nested = [d.id for d in large][: len(small)] == [d.id for d in small]

@@ -18,7 +18,7 @@ from icl.errors import ConfigError, DataError
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, Resources
+from retrievers.base import Embedder, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_cache import EmbeddingCache, shared_cache
@@ -135,9 +135,7 @@ class FittedMultiVector:
     source: EmbeddingCache
     parts: tuple[PoolParts, ...]
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         if k == 0:
             return [() for _ in queries]
         groups = (queries[start : start + BATCH_QUERIES] for start in range(0, len(queries), BATCH_QUERIES))

@@ -28,7 +28,7 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, FittedRetriever, Resources
+from retrievers.base import Embedder, FittedRetriever, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import (
@@ -168,13 +168,11 @@ class FittedSimilarity:
     source: EmbeddingSource
     index: VectorIndex
 
-    def retrieve(
-        self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS
-    ) -> list[tuple[RetrievedExample, ...]]:
+    def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         if not queries or k == 0:
             return [() for _ in queries]
         nearest = self.nearest(queries, self.retriever.num_candidates(k), policy)
-        return [self.select(neighbors, k) for neighbors in nearest]
+        return [self.select_demos(neighbors, k) for neighbors in nearest]
 
     def nearest(self, queries: Sequence[Query], count: int, policy: LeakPolicy) -> list[Neighbors]:
         """The `count` nearest members of each query that may be demonstrations; all of them if there are fewer."""
@@ -205,8 +203,8 @@ class FittedSimilarity:
         examples, is_allowed, is_eligible = self.pool.examples, policy.allowed_for(query), self.retriever.is_eligible
         return lambda row: is_eligible(examples[row], query) and is_allowed(examples[row])
 
-    def select(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
-        """The demonstrations of one query."""
+    def select_demos(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
+        """Select the demonstrations of one query, after a check that there are enough neighbors."""
         if len(neighbors) < k and self.retriever.exact:
             raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
         return tuple(self.retriever.select(neighbors, k))

@@ -54,7 +54,7 @@ class FittedSubsetRetriever(FittedSimilarity):
     model: LogitModel
     seed: int
 
-    def select(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
+    def select_demos(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(neighbors) < k:
             raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
         sets = self.sets(neighbors.query, len(neighbors), k)

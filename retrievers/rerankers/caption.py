@@ -18,7 +18,7 @@ from icl.models.short_answers import answers
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Part, Prompt, Query, RetrievedExample, Turn
-from retrievers.base import Embedder, Resources
+from retrievers.base import Embedder, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
 from retrievers.machinery.vector_math import Vectors
@@ -63,7 +63,7 @@ class FittedCaption:
 
     def rerank(
         self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
-    ) -> list[tuple[RetrievedExample, ...]]:
+    ) -> RetrievedDemos:
         without = next((query for query in queries if not query.images), None)
         if without is not None:
             raise DataError(f"reranker 'caption': '{without.id}' has no image to describe.")

@@ -13,7 +13,7 @@ from typing import ClassVar
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Resources
+from retrievers.base import Resources, RetrievedDemos
 
 
 @component("reranker", "label_balance")
@@ -36,7 +36,7 @@ class FittedLabelBalance:
 
     def rerank(
         self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
-    ) -> list[tuple[RetrievedExample, ...]]:
+    ) -> RetrievedDemos:
         return [self._rerank_one(query, demos, k) for query, demos in zip(queries, candidates, strict=True)]
 
     def _rerank_one(self, query: Query, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Embedder, Resources
+from retrievers.base import Embedder, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
 from retrievers.machinery.embedding_source import MODALITIES_OF, EmbeddingSource, check_modalities, open_source
 from retrievers.machinery.similarity import embed_by_modality
@@ -46,7 +46,7 @@ class FittedVectorReranker:
 
     def rerank(
         self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int
-    ) -> list[tuple[RetrievedExample, ...]]:
+    ) -> RetrievedDemos:
         return [self._rerank_one(demos, k) for demos in candidates]
 
     def _rerank_one(self, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
