@@ -192,7 +192,7 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     yield f"icl run against LLM.chat by hand, {what}: samples a second", _faster(theirs, mine), ">= .95"
     samples = median(round_ratios(begun, mine)) * queries
     yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
-    planned = make_plan(expand(load_config(_file("planned", path, queries)))).found
+    planned = make_plan(expand(load_config(_file("planned", path, queries)))).cached_fraction
     yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {planned:.3f}", "equal"
     images = len({image.digest for prompt in prompts for image in prompt.images})
     yield "  encoder runs, and distinct images", f"{encoded}, {images}", "equal"

@@ -1,1 +1,1 @@
-"""Contexts."""
+"""From cells and queries to prompts: retrieval, order, transforms and rendering."""

@@ -1,7 +1,13 @@
-"""From queries to prompts: demonstrations are retrieved once and shared by all arms that read them.
+"""From queries to prompts: demonstrations are retrieved once and shared by all cells that read them.
 
-A recipe is everything of a cell that decides its prompt. Cells of one recipe (say two decodings) get one prompt;
-recipes of one retriever and seed (say two orders) get the same demonstrations.
+A `PromptSpec` is everything of a cell that decides its prompts. Cells of one spec (such as two decodings) share a
+prompt. Specs with the same retriever and seed (such as two orders) share demonstrations.
+
+    queries --Retrieval.plan--> demonstrations --arrange--> Context --render--> Prompt
+              retriever, seed,                   order,               composer,
+              number of demonstrations           transforms           token budget
+
+`build_contexts` does the first two steps, and yields one row a query: a `RenderedSample` for each spec.
 """
 
 import math
@@ -29,40 +35,46 @@ if TYPE_CHECKING:
 
 
 LARGE_POOL_RATIO = 4
-"""A pool of so many times the demonstrations is not counted through for what it may not show."""
+"""In a pool this many times larger than the demonstrations, allowed examples are not counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class PromptSpec:
-    """What decides a prompt beside the query, and the cells that read it."""
+    """Everything except the query that decides a prompt, and the cells that read the prompt."""
 
     cells: tuple[Cell, ...]
 
     @property
     def cell(self) -> Cell:
-        """Any of its cells: they agree in all that matters here."""
+        """One of the cells. They agree in everything that decides the prompt."""
         return self.cells[0]
 
     @property
     def needs_paired_sample(self) -> bool:
-        """Whether another sample's prompt is read beside each of its own."""
+        """Whether a cell also reads the prompt of another sample."""
         return any(cell.decoding.strategy.traits.reads_paired_prompt for cell in self.cells)
 
 
 def prompt_specs(cells: Sequence[Cell]) -> list[PromptSpec]:
-    """The cells of one task, model and number of shots, by what decides their prompts."""
-    by_key: dict[tuple[Any, ...], list[Cell]] = {}
+    """Groups cells of one task, model and number of shots by what decides their prompts."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        by_key.setdefault((*_order_key(cell), id(cell.composer), cell.max_new_tokens), []).append(cell)
-    return [PromptSpec(tuple(same)) for same in by_key.values()]
+        groups.setdefault((*_context_key(cell), id(cell.composer), cell.max_new_tokens), []).append(cell)
+    return [PromptSpec(tuple(group)) for group in groups.values()]
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedSample:
-    """One query under one recipe: its prompt and the context that it shows, or why there is none.
+    """One query under one spec: its context and prompt, or why there is none.
 
-    example: the query with the gold that its answer is scored by. other: another sample under the same recipe, where
-    one of its cells reads it.
+    Attributes:
+        example: The query with the gold that scores its answer.
+        spec: What decided the prompt.
+        context: The demonstrations in the prompt's order.
+        prompt: None before `render`, and after a failure.
+        num_dropped: Demonstrations that did not fit into the model's context.
+        failure: Why there is no prompt.
+        paired: Another sample under the same spec, if one of the cells reads its prompt.
     """
 
     example: Example
@@ -79,9 +91,9 @@ RetrievalOutcome = tuple[RetrievedExample, ...] | str
 
 
 class Retrieval:
-    """Fits each retriever once a seed on a shared pool and asks it once a number of shots.
+    """The demonstrations of one task's queries. Each retriever is fitted once for each seed on a pool.
 
-    A retriever fitted on a pool that several queries share is kept; one on a single query's pool is let go at once.
+    Fitted retrievers are cached for pools that several queries share. Those of a single query's pool are not.
     """
 
     def __init__(self, task: "Task", model: "Model") -> None:
@@ -89,39 +101,40 @@ class Retrieval:
         self.fitted: dict[tuple[int, int, int], tuple[FittedRetriever, Pool]] = {}
 
     def plan(self, cells: Sequence[Cell], queries: Sequence[Example]) -> dict[tuple[Any, ...], list[RetrievalOutcome]]:
-        """Demonstrations of each query for each (retriever, seed, shots) of the cells."""
-        wanted = {_retrieval_key(cell): cell for cell in cells}
-        return {key: self._ask(cell, queries) for key, cell in wanted.items()}
+        """Demonstrations of each query for each (retriever, seed, number of demonstrations) of the cells."""
+        cell_by_key = {_retrieval_key(cell): cell for cell in cells}
+        return {key: self._retrieve(cell, queries) for key, cell in cell_by_key.items()}
 
-    def _ask(self, cell: Cell, queries: Sequence[Example]) -> list[RetrievalOutcome]:
-        found: list[RetrievalOutcome] = [()] * len(queries)
+    def _retrieve(self, cell: Cell, queries: Sequence[Example]) -> list[RetrievalOutcome]:
+        outcomes: list[RetrievalOutcome] = [()] * len(queries)
         if cell.retriever is None or cell.shots == 0:
-            return found
-        more = cell.num_demos > cell.shots  # twice as many, or as many as there are
+            return outcomes
         pools = [self.task.pool(query.id) for query in queries]
-        together: dict[int, list[int]] = {}
+        by_pool: dict[int, list[int]] = {}
         for i, pool in enumerate(pools):
-            together.setdefault(id(pool), []).append(i)
-        gold = "gold" in cell.retriever.needs  # an oracle that says so gets the examples
-        if len(together) > 1:
-            self._prepare(cell.retriever, cell.seed, [pools[places[0]] for places in together.values()], queries)
-        for places in together.values():
-            asked: list[Any] = [queries[i] if gold else queries[i].query for i in places]
+            by_pool.setdefault(id(pool), []).append(i)
+        reads_gold = "gold" in cell.retriever.needs
+        if len(by_pool) > 1:
+            self._prepare(cell.retriever, cell.seed, [pools[indices[0]] for indices in by_pool.values()], queries)
+        for indices in by_pool.values():
+            pool = pools[indices[0]]
+            pool_queries: list[Any] = [queries[i] if reads_gold else queries[i].query for i in indices]
             try:
-                fitted = self._fit(cell.retriever, cell.seed, pools[places[0]], shared=len(places) > 1)
+                fitted = self._fit(cell.retriever, cell.seed, pool, shared=len(indices) > 1)
             except ICLError as error:
-                answers: Sequence[RetrievalOutcome] = [str(error)] * len(places)
+                answers: Sequence[RetrievalOutcome] = [str(error)] * len(indices)
             else:
-                pool = pools[places[0]]
-                count = max(cell.shots, _most(cell.num_demos, pool, asked)) if more else cell.shots
-                given = _retrieved(fitted, asked, count)
-                answers = [check_demos(cell.retriever, one, count, pool) for one in given]
-            for place, answer in zip(places, answers, strict=True):
-                found[place] = answer
-        return found
+                count = cell.shots
+                if cell.num_demos > cell.shots:  # a control that shows more, if the pool has more
+                    count = max(cell.shots, _num_available(cell.num_demos, pool, pool_queries))
+                rankings = _retrieve_isolating_errors(fitted, pool_queries, count)
+                answers = [check_demos(cell.retriever, ranking, count, pool) for ranking in rankings]
+            for i, answer in zip(indices, answers, strict=True):
+                outcomes[i] = answer
+        return outcomes
 
     def _prepare(self, retriever: "Retriever", seed: int, pools: Sequence["Pool"], queries: Sequence[Example]) -> None:
-        """Lets a retriever that can (optional `prepare`) read many small pools at once instead of one by one."""
+        """Calls the retriever's optional `prepare`, which reads many small pools at once."""
         prepare = getattr(retriever, "prepare", None)
         if prepare is None:
             return
@@ -130,7 +143,7 @@ class Retrieval:
             with convert_user_errors(retriever):
                 prepare(items, self._resources(retriever, seed))
         except ICLError:
-            return  # one of them cannot be read: pool by pool, the error finds the sample that it belongs to
+            return  # an example cannot be read; fitting pool by pool assigns the error to its sample
 
     def _resources(self, retriever: "Retriever", seed: int) -> Resources:
         return Resources(seed, self.model if "model" in retriever.needs else None)
@@ -146,188 +159,202 @@ class Retrieval:
         return self.fitted[key][0]
 
 
-def _most(wanted: int, pool: "Pool", queries: Sequence[Query]) -> int:
-    """As many as are wanted, or as a pool has for each of the queries. Images of a pool large enough stay closed."""
-    if len(pool) >= LARGE_POOL_RATIO * wanted:
-        return wanted
+def _num_available(count: int, pool: "Pool", queries: Sequence[Query]) -> int:
+    """At most `count` examples that the pool may show to each query. Images of a large pool are not opened."""
+    if len(pool) >= LARGE_POOL_RATIO * count:
+        return count
     try:
-        return min(wanted, *(sum(map(EXCLUDE_LEAKS.allowed_for(query), pool.examples)) for query in queries))
+        return min(count, *(sum(map(EXCLUDE_LEAKS.allowed_for(query), pool.examples)) for query in queries))
     except ICLError:
-        return wanted  # an image that cannot be read fails its own sample, where it is shown
+        return count  # an image that cannot be read fails its own sample later
 
 
-def _retrieved(fitted: FittedRetriever, queries: Sequence[Query], shots: int) -> Sequence[RetrievalOutcome]:
-    """In one call; query by query where that fails, so that one unreadable image fails one sample."""
+def _retrieve_isolating_errors(
+    fitted: FittedRetriever, queries: Sequence[Query], shots: int
+) -> Sequence[RetrievalOutcome]:
+    """Retrieves in one call, or query by query if that fails, so that one unreadable image fails one sample."""
     try:
         with convert_user_errors(fitted):
-            found = fitted.retrieve(queries, shots, EXCLUDE_LEAKS)
+            rankings = fitted.retrieve(queries, shots, EXCLUDE_LEAKS)
     except ICLError as error:
         if len(queries) == 1:
             return [str(error)]
-        return [one for query in queries for one in _retrieved(fitted, [query], shots)]
-    if not isinstance(found, Sequence) or len(found) != len(queries):
-        told = f"{len(found)} answers" if isinstance(found, Sequence) else type(found).__name__
+        return [ranking for query in queries for ranking in _retrieve_isolating_errors(fitted, [query], shots)]
+    if not isinstance(rankings, Sequence) or len(rankings) != len(queries):
+        what = f"{len(rankings)} answers" if isinstance(rankings, Sequence) else type(rankings).__name__
         raise PlanError(
-            f"{type(fitted).__name__}.retrieve gave {told} for {len(queries)} queries. It returns a list with a tuple "
-            "of Scored for each query (icl check retriever …)."
+            f"{type(fitted).__name__}.retrieve gave {what} for {len(queries)} queries. It returns a list with a tuple "
+            "of RetrievedExample for each query (icl check retriever …)."
         )
-    return found
+    return rankings
 
 
-def check_demos(retriever: "Retriever", found: RetrievalOutcome, shots: int, pool: "Pool") -> RetrievalOutcome:
-    """The answer, or what is wrong with it: fewer demonstrations than shots would pass for a few-shot result."""
-    if isinstance(found, str):
-        return found
+def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, pool: "Pool") -> RetrievalOutcome:
+    """The ranking, or what is wrong with it. A result with too few demonstrations would not be of that many shots."""
+    if isinstance(ranking, str):
+        return ranking
     name = type(retriever).__name__
-    strange = next((one.id for one in found if one.id not in pool.by_id), None)
-    if strange is not None:
-        return f"retriever {name} gave '{strange}', which is not in the pool."
-    unranked = next((one.id for one in found if math.isnan(one.score)), None)
+    foreign = next((demo.id for demo in ranking if demo.id not in pool.by_id), None)
+    if foreign is not None:
+        return f"retriever {name} gave '{foreign}', which is not in the pool."
+    unranked = next((demo.id for demo in ranking if math.isnan(demo.score)), None)
     if unranked is not None:
         return f"retriever {name} gave '{unranked}' a score that is not a number (NaN). Give every one a number."
-    twice = next((name for name, count in Counter(one.id for one in found).items() if count > 1), None)
-    if twice is not None:
-        return f"retriever {name} gave '{twice}' twice. It gives every demonstration once (icl check retriever …)."
-    if len(found) != shots and getattr(retriever, "exact", True):
-        return f"retriever {name} gave {len(found)} demonstrations for {shots} shots (one that means to sets `exact`)."
-    return found
+    repeated = next((id_ for id_, count in Counter(demo.id for demo in ranking).items() if count > 1), None)
+    if repeated is not None:
+        return f"retriever {name} gave '{repeated}' twice. It gives every demonstration once (icl check retriever …)."
+    if len(ranking) != shots and getattr(retriever, "exact", True):
+        return (
+            f"retriever {name} gave {len(ranking)} demonstrations for {shots} shots (one that means to sets `exact`)."
+        )
+    return ranking
 
 
 def build_contexts(
-    retrieval: Retrieval, recipes: Sequence[PromptSpec], queries: Sequence[Example]
+    retrieval: Retrieval, specs: Sequence[PromptSpec], queries: Sequence[Example]
 ) -> Iterator[list[RenderedSample]]:
-    """For each query, in turn, its context under every recipe; prompts are still to be written."""
-    found = retrieval.plan([recipe.cell for recipe in recipes], queries)
-    beside = {
+    """Yields for each query its context under every spec, without prompts (see `render`)."""
+    outcomes = retrieval.plan([spec.cell for spec in specs], queries)
+    paired_rows = {
         seed: list(
-            _beside(retrieval, [r for r in recipes if r.needs_paired_sample and r.cell.seed == seed], queries, seed)
+            _paired_rows(retrieval, [s for s in specs if s.needs_paired_sample and s.cell.seed == seed], queries, seed)
         )
-        for seed in {recipe.cell.seed for recipe in recipes if recipe.needs_paired_sample}
+        for seed in {spec.cell.seed for spec in specs if spec.needs_paired_sample}
     }
     for i, example in enumerate(queries):
-        row = list(_row(retrieval, recipes, example, {key: of[i] for key, of in found.items()}))
-        others = {recipe: item for of_seed in beside.values() for recipe, item in of_seed[i].items()}
-        yield [replace(item, paired=others.get(item.spec)) for item in row]
+        row = list(_row(retrieval, specs, example, {key: of_key[i] for key, of_key in outcomes.items()}))
+        paired = {spec: item for rows in paired_rows.values() for spec, item in rows[i].items()}
+        yield [replace(item, paired=paired.get(item.spec)) for item in row]
 
 
 def _row(
     retrieval: Retrieval,
-    recipes: Sequence[PromptSpec],
+    specs: Sequence[PromptSpec],
     example: Example,
-    found: Mapping[tuple[Any, ...], RetrievalOutcome],
+    outcomes: Mapping[tuple[Any, ...], RetrievalOutcome],
 ) -> Iterator[RenderedSample]:
-    """One query under every recipe. found: its demonstrations, by what retrieved them."""
+    """One query under every spec. outcomes: its demonstrations, by retrieval key."""
     pool = retrieval.task.pool(example.id)
-    made: dict[tuple[Any, ...], RenderedSample] = {}
-    for recipe in recipes:
-        key = _order_key(recipe.cell)
-        if key not in made:
-            made[key] = _shown(example, recipe, pool, found[_retrieval_key(recipe.cell)])
-        yield replace(made[key], spec=recipe)
+    contexts: dict[tuple[Any, ...], RenderedSample] = {}
+    for spec in specs:
+        key = _context_key(spec.cell)
+        if key not in contexts:
+            contexts[key] = _with_context(example, spec, pool, outcomes[_retrieval_key(spec.cell)])
+        yield replace(contexts[key], spec=spec)
 
 
-def _beside(
-    retrieval: Retrieval, recipes: Sequence[PromptSpec], queries: Sequence[Example], seed: int
+def _paired_rows(
+    retrieval: Retrieval, specs: Sequence[PromptSpec], queries: Sequence[Example], seed: int
 ) -> Iterator[dict[PromptSpec, RenderedSample]]:
-    """For each query, in turn, another sample under every recipe of one seed."""
-    others = paired_samples(retrieval.task.queries, queries, seed)
-    there = [other for other in others if other is not None]
-    found = retrieval.plan([recipe.cell for recipe in recipes], there)
-    places = iter(range(len(there)))
-    for other in others:
-        if other is None:
+    """Yields for each query the sample that it is paired with, under every spec of one seed."""
+    partners = paired_samples(retrieval.task.queries, queries, seed)
+    existing = [partner for partner in partners if partner is not None]
+    outcomes = retrieval.plan([spec.cell for spec in specs], existing)
+    indices = iter(range(len(existing)))
+    for partner in partners:
+        if partner is None:
             yield {}
             continue
-        i = next(places)
-        yield {item.spec: item for item in _row(retrieval, recipes, other, {key: of[i] for key, of in found.items()})}
+        i = next(indices)
+        row = _row(retrieval, specs, partner, {key: of_key[i] for key, of_key in outcomes.items()})
+        yield {item.spec: item for item in row}
 
 
 def render(item: RenderedSample) -> RenderedSample:
-    """The item with its prompt, within the model's context; opens its images."""
+    """The sample with its prompt, cut to the model's context. Opens its images. An error becomes the `failure`."""
     if item.failure is not None:
         return item
     cell = item.spec.cell
     try:
         limit, reserve = cell.model.max_tokens, cell.max_new_tokens
         with convert_user_errors(cell.composer):
-            prompt, shown, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
-            prompt.digest  # noqa: B018  an unreadable image fails here, in its own sample
+            prompt, context, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
+            prompt.digest  # noqa: B018  an unreadable image raises its error here, in its own sample
     except ICLError as error:
         return replace(item, failure=str(error))
     if item.paired is not None:
         prompt = replace(prompt, paired_prompt=render(item.paired).prompt)
-    return replace(item, prompt=prompt, context=shown, num_dropped=len(dropped))
+    return replace(item, prompt=prompt, context=context, num_dropped=len(dropped))
 
 
 def arrange(
     query: Query | Example,
-    found: Sequence[RetrievedExample],
+    ranking: Sequence[RetrievedExample],
     pool: "Pool",
     seed: int,
     *,
     order: "Orderer | None" = None,
     transforms: "Sequence[Transform]" = (),
 ) -> Context:
-    """The context of a query: its demonstrations in prompt order, transformed. Raises ICLError.
+    """The context of a query: its demonstrations, ordered and transformed.
 
-    Given as an Example, its gold is shown to the orderers and transforms that declare the need, and to no other.
+    Args:
+        query: An Example's gold is visible only to orderers and transforms that need it.
+        ranking: The demonstrations, the nearest first.
+        pool: The pool of the demonstrations.
+        seed: The seed of the query's random stream.
+        order: Keeps the order of `ranking` if None.
+        transforms: Applied in turn.
+
+    Raises:
+        ICLError: A component fails.
     """
-    demos = tuple(Demo(pool.by_id[one.id], one.score, rank) for rank, one in enumerate(found))
-    blind = query.query if isinstance(query, Example) else query
-    marks = tuple(dict.fromkeys(one.mark for one in found if one.mark))
-    context = Context(blind, demos, StreamKey(seed, blind.id), marks)
+    demos = tuple(Demo(pool.by_id[item.id], item.score, rank) for rank, item in enumerate(ranking))
+    without_gold = query.query if isinstance(query, Example) else query
+    marks = tuple(dict.fromkeys(item.mark for item in ranking if item.mark))
+    context = Context(without_gold, demos, StreamKey(seed, without_gold.id), marks)
     if order is not None:
         with convert_user_errors(order):
-            context = _blind(order.order(_shown_to(order, context, query)))
+            context = _without_gold(order.order(_with_gold(order, context, query)))
     for transform in transforms:
         with convert_user_errors(transform):
-            context = _blind(transform.transform(_shown_to(transform, context, query)))
+            context = _without_gold(transform.transform(_with_gold(transform, context, query)))
     return context
 
 
 def bind_resources(component: Any, pool: "Pool", model: "Model | None") -> Any:
-    """An orderer or transform that needs the model or the pool, with them; any other as it is. Raises PlanError."""
+    """The orderer or transform with the model and the pool, if it needs them. Raises PlanError."""
     needed = component is not None and component.needs & {"model", "pool"}
     with convert_user_errors(component):
         return component.fitted(pool, model) if needed else component
 
 
-def _shown_to(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:
-    """With the gold beside the query as it is now, where the component is an oracle that says so."""
+def _with_gold(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:
+    """The context with the gold of its query, if the component needs it. Changes of the query by transforms stay."""
     if "gold" not in component.needs or not isinstance(query, Example):
         return context
-    now = context.query
-    oracle: Any = replace(query, images=now.images, question=now.question, options=now.options)
-    return replace(context, query=oracle)
+    current = context.query
+    with_gold: Any = replace(query, images=current.images, question=current.question, options=current.options)
+    return replace(context, query=with_gold)
 
 
-def _blind(context: Context) -> Context:
+def _without_gold(context: Context) -> Context:
     query: Any = context.query
     return replace(context, query=query.query) if isinstance(query, Example) else context
 
 
-def _shown(example: Example, recipe: PromptSpec, pool: "Pool", found: RetrievalOutcome) -> RenderedSample:
-    cell = recipe.cell
-    bare = Context(example.query, key=StreamKey(cell.seed, example.id))
-    if isinstance(found, str):
-        return RenderedSample(example, recipe, bare, failure=found)
+def _with_context(example: Example, spec: PromptSpec, pool: "Pool", outcome: RetrievalOutcome) -> RenderedSample:
+    cell = spec.cell
+    without_demos = Context(example.query, key=StreamKey(cell.seed, example.id))
+    if isinstance(outcome, str):
+        return RenderedSample(example, spec, without_demos, failure=outcome)
     try:
         order = bind_resources(cell.order, pool, cell.model)
         transforms = [bind_resources(transform, pool, cell.model) for transform in cell.transforms]
-        context = arrange(example, found, pool, cell.seed, order=order, transforms=transforms)
+        context = arrange(example, outcome, pool, cell.seed, order=order, transforms=transforms)
     except ICLError as error:
-        return RenderedSample(example, recipe, bare, failure=str(error))
-    if cell.retriever is not None and found and "gold" in cell.retriever.needs:
+        return RenderedSample(example, spec, without_demos, failure=str(error))
+    if cell.retriever is not None and outcome and "gold" in cell.retriever.needs:
         context = replace(context, provenance=("retriever: saw the gold", *context.provenance))
-    if len(found) < cell.num_demos and cell.num_demos > cell.shots:
-        mark = f"{len(found)} demonstrations of {cell.num_demos}, as many as the pool has"
+    if len(outcome) < cell.num_demos and cell.num_demos > cell.shots:
+        mark = f"{len(outcome)} demonstrations of {cell.num_demos}, as many as the pool has"
         context = replace(context, provenance=(*context.provenance, mark))
-    return RenderedSample(scored_example(example, context), recipe, context)
+    return RenderedSample(scored_example(example, context), spec, context)
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:
     return id(cell.retriever), cell.seed, cell.num_demos
 
 
-def _order_key(cell: Cell) -> tuple[Any, ...]:
+def _context_key(cell: Cell) -> tuple[Any, ...]:
     return (*_retrieval_key(cell), id(cell.order), *map(id, cell.transforms))

@@ -1,8 +1,8 @@
-"""Which other sample a sample is shown beside: for controls that read another sample's prompt.
+"""Pair each sample with another one, for controls that read another sample's prompt.
 
-The queries of a task stand in a ring, ordered by a number that each draws from its own stream, and the other of a query
-is the next one in the ring, or the next of another group where queries have groups (questions about one image would
-not be another image). So it is a function of the seed and of the two queries' ids, the same for any batch and resume.
+The queries of a task form a ring, ordered by a number that each draws from its own random stream. The partner of a
+query is the next one in the ring. If queries have groups (such as questions about one image), it is the next one of
+another group. So the pairs depend on the seed and the ids alone, and not on batches or resuming.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +15,11 @@ FACTOR = "other sample"
 
 
 def paired_samples(queries: Sequence[Example], chosen: Sequence[Example], seed: int) -> list[Example | None]:
-    """For each of the chosen queries its other among all; None where there is none."""
+    """For each of the chosen queries its partner among all queries; None if there is none."""
     by_id = {query.id: query for query in queries}
     ring = _ring(tuple(by_id), seed)
-    place = {name: i for i, name in enumerate(ring)}
-    return [_next(by_id[query.id], (by_id[name] for name in _from(ring, place[query.id]))) for query in chosen]
+    index = {name: i for i, name in enumerate(ring)}
+    return [_partner(by_id[query.id], (by_id[name] for name in _after(ring, index[query.id]))) for query in chosen]
 
 
 @lru_cache(8)
@@ -27,9 +27,9 @@ def _ring(names: tuple[str, ...], seed: int) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (StreamKey(seed, name).number(FACTOR), name)))
 
 
-def _from(ring: Sequence[str], place: int) -> Iterator[str]:
-    return (ring[(place + step) % len(ring)] for step in range(1, len(ring)))
+def _after(ring: Sequence[str], index: int) -> Iterator[str]:
+    return (ring[(index + step) % len(ring)] for step in range(1, len(ring)))
 
 
-def _next(query: Example, following: Iterable[Example]) -> Example | None:
-    return next((one for one in following if query.group is None or one.group != query.group), None)
+def _partner(query: Example, candidates: Iterable[Example]) -> Example | None:
+    return next((other for other in candidates if query.group is None or other.group != query.group), None)

@@ -1,6 +1,6 @@
-"""Cells as they are counted before their model is started: without what would ask it while prompts are written.
+"""Replace components that need the model, so that prompts can be counted before the model is loaded.
 
-Where demonstrations are found by what cannot run yet, the usual retriever stands in, which needs nothing.
+The default retriever, which needs nothing, replaces a retriever that cannot run yet.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 def placeholder_retriever() -> "Retriever":
-    """Finds demonstrations of a prompt that is only counted."""
+    """The default retriever, for prompts that are only counted."""
     from icl.registry import build
 
     return cast("Retriever", build("retriever", DEFAULTS["retriever"]))
 
 
 def has_placeholder_retriever(cell: Cell) -> bool:
-    """Whether its retriever is `anything`, while its label names the one that was asked for."""
-    usual, label = DEFAULTS["retriever"], str(cell.labels["retriever"])
-    own = getattr(type(cell.retriever), "component", ("retriever", ""))
-    return own[1] == usual and not label.startswith(usual)
+    """Whether the cell has the default retriever, while its label names another."""
+    default, label = DEFAULTS["retriever"], str(cell.labels["retriever"])
+    _, name = getattr(type(cell.retriever), "component", ("retriever", ""))
+    return bool(name == default and not label.startswith(default))
 
 
 def without_model_calls(cells: Sequence[Cell]) -> list[Cell]:
-    """An orderer that asks the model is the usual order here, as a prompt is as long in any; transforms are left out.
+    """The cells with the default order in place of an orderer that calls the model, and without such transforms.
 
-    A retriever that asks it is another matter: whoever counts has demonstrations of his own for it.
+    A prompt has the same length in any order. Retrievers stay; callers replace them.
     """
     from icl.registry import build
 
-    usual, found = build("orderer", DEFAULTS["order"]), []
+    default, replaced = build("orderer", DEFAULTS["order"]), []
     for cell in cells:
-        order = usual if "model" in getattr(cell.order, "needs", ()) else cell.order
-        kept = tuple(transform for transform in cell.transforms if "model" not in transform.needs)
-        found.append(replace(cell, order=order, transforms=kept))
-    return found
+        order = default if "model" in getattr(cell.order, "needs", ()) else cell.order
+        transforms = tuple(transform for transform in cell.transforms if "model" not in transform.needs)
+        replaced.append(replace(cell, order=order, transforms=transforms))
+    return replaced

@@ -1,1 +1,1 @@
-"""Grid."""
+"""From a config to cells: axes, components, labels, and checks that need no model."""

@@ -1,9 +1,9 @@
-"""Short names for the values of an axis: as little as tells them apart.
+"""Short, distinct labels for the values of an axis.
 
-A component is called by its name; two of one name also by the parameters in which they differ: `knn(by=question)`. Of
-the components within them likewise: the name of one stands for its parameters wherever the other has another component
-there, and a parameter goes without what it is within where that leaves no doubt: `rerank(embedder=pixels, size=8)`. No
-two arms have one label.
+The label of a component is its name. Components with the same name also have the parameters in which they differ:
+`knn(by=question)`. The same holds for inner components: if two places have different components, only their names
+appear. A nested parameter has as much of its path as makes it unambiguous: `rerank(embedder=pixels, size=8)`. No two
+values have the same label.
 """
 
 import hashlib
@@ -15,32 +15,34 @@ from typing import Any
 from icl.truncate import truncate
 
 PATH_KEYS = ("path", "checkpoint")
-"""A model or a task read from somewhere is better known by where from than by the backend's name."""
+"""A model or a task with one of these is named by its path, and not by its backend."""
 
 NAME = "name"
 _NOTHING = object()
 
 
 def short_labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = None) -> list[str]:
-    """One label a canonical node (of `icl.registry.describe`); equal nodes get equal labels.
+    """One label for each canonical node. Equal nodes have equal labels.
 
-    titles: what the component calls itself or the user called it, where it does.
+    Args:
+        nodes: Results of `icl.registry.describe`.
+        titles: Names that components or users chose, or None.
     """
     keys = [json.dumps(node or None, sort_keys=True, default=repr) for node in nodes]  # an empty list is none
-    given = titles or [None] * len(nodes)
-    called: dict[str, list[tuple[str, Any]]] = {}
-    for key, (node, title) in dict(zip(keys, zip(nodes, given, strict=True), strict=True)).items():
-        called.setdefault(title or _name(node), []).append((key, node))
-    told: dict[str, str] = {}
-    for name, same in called.items():
+    titles = titles or [None] * len(nodes)
+    by_name: dict[str, list[tuple[str, Any]]] = {}
+    for key, (node, title) in dict(zip(keys, zip(nodes, titles, strict=True), strict=True)).items():
+        by_name.setdefault(title or _name(node), []).append((key, node))
+    labels: dict[str, str] = {}
+    for name, same in by_name.items():
         flats = [_flat(node) for _, node in same]
-        apart = [_apart(flat, [other for other in flats if other is not flat]) for flat in flats]
-        short = _shortened({key for own in apart for key in own})
-        for (key, _), flat, own in zip(same, flats, apart, strict=True):
+        differing = [_differing_keys(flat, [other for other in flats if other is not flat]) for flat in flats]
+        short = _shortened({key for own in differing for key in own})
+        for (key, _), flat, own in zip(same, flats, differing, strict=True):
             inner = ", ".join(f"{short[k]}={_plain(flat[k])}" for k in own) or "other"
-            told[key] = f"{name}({inner})" if len(same) > 1 else name
-    counts = Counter(told.values())
-    return [told[key] if counts[told[key]] == 1 else f"{told[key]}#{_digest(key)}" for key in keys]
+            labels[key] = f"{name}({inner})" if len(same) > 1 else name
+    counts = Counter(labels.values())
+    return [labels[key] if counts[labels[key]] == 1 else f"{labels[key]}#{_digest(key)}" for key in keys]
 
 
 def _name(node: Any) -> str:
@@ -58,36 +60,36 @@ def _name(node: Any) -> str:
     return f"{name}({', '.join(inner)})" if inner and "of" in node else name
 
 
-def _apart(flat: Mapping[str, Any], rivals: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that tell a node from a rival which is made of the same components, down to where the key stands."""
+def _differing_keys(flat: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values differ from another node's, if both have the same components on the key's path."""
 
-    def comparable(key: str, rival: Mapping[str, Any]) -> bool:
+    def same_components(key: str, other: Mapping[str, Any]) -> bool:
         path = key.split(".")
-        above = [".".join([*path[:i], NAME]) for i in range(len(path))]
-        return all(flat.get(name) == rival.get(name) for name in above if name != key)
+        names = [".".join([*path[:i], NAME]) for i in range(len(path))]
+        return all(flat.get(name) == other.get(name) for name in names if name != key)
 
     return [
         key
         for key, value in flat.items()
-        if any(rival.get(key, _NOTHING) != value and comparable(key, rival) for rival in rivals)
+        if any(other.get(key, _NOTHING) != value and same_components(key, other) for other in others)
     ]
 
 
 def _shortened(keys: Set[str]) -> dict[str, str]:
-    """Key -> its last words, as few as are the end of no other key. The name of an inner component is its place."""
-    shown = {key: key.removesuffix(f".{NAME}") for key in keys}
-    found = {}
-    for key, whole in shown.items():
-        words = whole.split(".")
-        ends = [".".join(words[-i:]) for i in range(1, len(words) + 1)]
-        others = [f".{other}" for name, other in shown.items() if name != key]
-        free = (end for end in ends if not any(other.endswith(f".{end}") for other in others) and not end.isdigit())
-        found[key] = next(free, whole)
-    return found
+    """Key -> its shortest suffix that is no suffix of another key. A component's key is its place, without `name`."""
+    paths = {key: key.removesuffix(f".{NAME}") for key in keys}
+    short = {}
+    for key, path in paths.items():
+        parts = path.split(".")
+        suffixes = [".".join(parts[-i:]) for i in range(1, len(parts) + 1)]
+        others = [f".{other}" for other_key, other in paths.items() if other_key != key]
+        unique = (s for s in suffixes if not any(other.endswith(f".{s}") for other in others) and not s.isdigit())
+        short[key] = next(unique, path)
+    return short
 
 
 def _digest(key: str) -> str:
-    """Of two values that a label writes alike, such as numbers of many digits."""
+    """Distinguishes values with equal text in a label, such as numbers with many digits."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:6]
 
 

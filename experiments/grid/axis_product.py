@@ -1,7 +1,7 @@
-"""The combinations of a config's axes, as nodes that know where they stand in the file.
+"""The combinations of a config's axes, as nodes with their places in the file.
 
-An axis such as `decoding.alpha` is put on the strategy of a combination where that has an alpha, and leaves it alone
-where it has none; an axis that no component of any combination reads is an error.
+An axis such as `decoding.alpha` sets the alpha of a combination's strategy, if it has one. An axis that no component of
+any combination reads is an error.
 """
 
 import itertools
@@ -15,15 +15,15 @@ from icl.errors import ConfigError, did_you_mean
 from icl.registry import resolve
 
 PlacedNode = tuple[Any, str]
-"""A value of an axis and where it stands."""
+"""A value of an axis and its place in the file."""
 
 
 def axis_combinations(config: Config) -> list[dict[str, PlacedNode]]:
     """Each combination: a node for every axis. Raises ConfigError for an axis that nothing reads."""
-    found = list(_points(config))
-    read = {axis for point in found for axis in _apply_parameters(point)}
-    _all_read(config, read)
-    return found
+    points = list(_points(config))
+    read = {axis for point in points for axis in _apply_parameters(point)}
+    _check_all_read(config, read)
+    return points
 
 
 def _points(config: Config) -> Iterator[dict[str, PlacedNode]]:
@@ -42,7 +42,7 @@ def _points(config: Config) -> Iterator[dict[str, PlacedNode]]:
 
 
 def _apply_parameters(point: dict[str, PlacedNode]) -> list[str]:
-    """Puts `decoding.alpha` on the point's strategy where it has an alpha. Which axes the point read."""
+    """Sets `decoding.alpha` of the point's strategy, if it has an alpha. Returns the axes that the point reads."""
     read = [axis for axis in point if "." not in axis]
     for axis in [axis for axis in point if "." in axis]:
         value, where = point.pop(axis)
@@ -56,26 +56,25 @@ def _apply_parameters(point: dict[str, PlacedNode]) -> list[str]:
 
 
 def _with_parameter(head: str, node: PlacedNode, path: Sequence[str], value: Any) -> Any:
-    """The node with the parameter, one level deep at most into a nested component; None where it has no such one."""
-    told, where = node
-    if isinstance(told, str):
-        told = {"name": told}
-    if not isinstance(told, Mapping) or not isinstance(told.get("name"), str) or len(path) > 2:
+    """The node with the parameter, at most one level into a nested component; None if it has no such parameter."""
+    value_of_head, where = node
+    config = {"name": value_of_head} if isinstance(value_of_head, str) else value_of_head
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str) or len(path) > 2:
         return None
-    beside = head == "decoding" and path[0] in ("sampling", "normalize")
-    if not beside and path[0] not in _parameters(resolve(COMPONENT_KINDS[head], told["name"], where)):
+    is_arm_key = head == "decoding" and path[0] in ("sampling", "normalize")
+    if not is_arm_key and path[0] not in _parameters(resolve(COMPONENT_KINDS[head], config["name"], where)):
         return None
     if len(path) == 1:
-        return {**told, path[0]: value}
-    inner = told.get(path[0]) or {}
-    return {**told, path[0]: {**({"name": inner} if isinstance(inner, str) else inner), path[1]: value}}
+        return {**config, path[0]: value}
+    inner = config.get(path[0]) or {}
+    return {**config, path[0]: {**({"name": inner} if isinstance(inner, str) else inner), path[1]: value}}
 
 
 def _parameters(cls: type[Any]) -> list[str]:
     return [str(f.metadata.get("key", f.name)) for f in fields(cls) if f.init] if is_dataclass(cls) else []
 
 
-def _all_read(config: Config, read: set[str]) -> None:
+def _check_all_read(config: Config, read: set[str]) -> None:
     for key, axes in (("grid", config.grid), ("zip", config.zip)):
         for axis in axes:
             if axis not in read:
@@ -87,12 +86,10 @@ def _all_read(config: Config, read: set[str]) -> None:
                     )
                 nodes = axes.get(head) or config.grid.get(head) or config.zip.get(head) or [config.base[head]]
                 names = [node if isinstance(node, str) else node.get("name", "") for node in nodes]
-                known = [
+                parameters = [
                     p for name in names for p in _parameters(resolve(COMPONENT_KINDS[head], name, config.where(head)))
                 ]
-                told = f"{head} is {', '.join(names)}, which take" + ("s" if len(names) == 1 else "")
-                takes = f" {told} {', '.join(dict.fromkeys(known))}." if known else f" {told} no parameters."
-                where = config.where(key, axis)
-                raise ConfigError(
-                    f"{where}: no component reads the axis '{axis}'.{did_you_mean(parameter, known)}{takes}"
-                )
+                takes = f"{head} is {', '.join(names)}, which take" + ("s" if len(names) == 1 else "")
+                takes += f" {', '.join(dict.fromkeys(parameters))}." if parameters else " no parameters."
+                where, hint = config.where(key, axis), did_you_mean(parameter, parameters)
+                raise ConfigError(f"{where}: no component reads the axis '{axis}'.{hint} {takes}")

@@ -1,4 +1,4 @@
-"""What can be known before a model loads: pools large enough, options where they are scored, needs that are met."""
+"""Checks before a model is loaded: sizes of pools, options to score, and needs of components."""
 
 import hashlib
 from typing import TYPE_CHECKING, Any
@@ -12,35 +12,37 @@ if TYPE_CHECKING:
     from icl.tasks.base import Task
 
 MAX_POOLS_HASHED = 32
-"""Pools of single queries that are read to know whether the demonstrations are the same as before."""
+"""Pools of single queries whose digests identify the demonstrations of a run."""
 
-READINGS = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
-"""ability that a retriever wants of the model -> what it reads."""
+MODEL_OUTPUTS = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
+"""Ability of the model that a retriever needs -> what it reads."""
 
 
 def check_requirements(grid: Grid) -> None:
-    """Every strategy on its model, every retriever with what it needs; reads no data.
+    """Checks that models and retrievers can do what the cells need. Reads no data.
 
-    Raises PlanError; ConfigError where candidates are asked for and nothing reranks them; ModelError or DataError where
-    a retriever's encoder or file is missing.
+    Raises:
+        PlanError: A model lacks an ability.
+        ConfigError: There is a number of candidates and no reranker.
+        ModelError, DataError: The encoder or the file of a retriever is missing.
     """
     _check_candidates_read(grid)
     for cell in grid.cells:
         if problem := unsupported_reason(cell):
-            why = cell.model.strategies_hint
-            told = f"{problem} {why}" if why else problem
-            raise PlanError(f"{locate(grid, 'decoding', cell)}: model '{cell.labels['model']}': {told}")
-        if problem := _refused(cell):
+            hint = cell.model.strategies_hint
+            message = f"{problem} {hint}" if hint else problem
+            raise PlanError(f"{locate(grid, 'decoding', cell)}: model '{cell.labels['model']}': {message}")
+        if problem := _server_refusal(cell):
             where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
-        asked = getattr(cell.retriever, "model_ability", "logits")
-        able = ANSWERING if asked == "generate" else {asked}
-        if "model" in needs and not able & cell.model.abilities:
+        ability = getattr(cell.retriever, "model_ability", "logits")
+        sufficient = ANSWERING if ability == "generate" else {ability}
+        if "model" in needs and not sufficient & cell.model.abilities:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerankers else ''}"
             where = locate(grid, "rerankers" if cell.rerankers else "retriever", cell)
             raise PlanError(
-                f"{where}: retriever {name} reads the model's {READINGS.get(asked, asked)}, and "
+                f"{where}: retriever {name} reads the model's {MODEL_OUTPUTS.get(ability, ability)}, and "
                 f"'{cell.labels['model']}' gives none."
             )
         if "model" in getattr(cell.order, "needs", ()) and "logits" not in cell.model.abilities:
@@ -56,19 +58,19 @@ def check_requirements(grid: Grid) -> None:
 
 
 def unsupported_reason(cell: Cell) -> str | None:
-    """What the model cannot do for this cell, with the nearest alternative; None where it can."""
+    """Why the model cannot run this cell, with the nearest alternative; None if it can."""
     from decoding.arms.requirements import unsupported_reason as missing
 
     traits = cell.decoding.strategy.traits
-    whole = traits.combines_options or traits.requires_options  # not what a model scores itself
-    scores_itself = cell.answer_mode == "options" and "score" in cell.model.abilities and not whole
+    needs_engine = traits.combines_options or traits.requires_options
+    scores_itself = cell.answer_mode == "options" and "score" in cell.model.abilities and not needs_engine
     if scores_itself and cell.decoding.normalize != "sum" and not cell.model.abilities & {"logits", "strategies"}:
         return f"it scores options by itself, so normalize: {cell.decoding.normalize} would change nothing. Drop it."
     return missing(cell.decoding, cell.model.abilities, "generate" if scores_itself else cell.answer_mode)
 
 
-def _refused(cell: Cell) -> str | None:
-    """What the model's server says against this cell's strategy."""
+def _server_refusal(cell: Cell) -> str | None:
+    """Why the model's server refuses this cell's strategy; None if it does not."""
     if not cell.model.is_endpoint:
         return None
     from decoding.engine.server_engine import arm_config
@@ -77,7 +79,7 @@ def _refused(cell: Cell) -> str | None:
 
 
 def check_data(grid: Grid) -> None:
-    """Raises DataError, ConfigError or PlanError; reads the tasks."""
+    """Checks tasks, pools and options. Reads the tasks. Raises DataError, ConfigError or PlanError."""
     for cell in {id(cell.task): cell for cell in grid.cells}.values():
         try:
             queries, _ = len(cell.task.queries), cell.task.pool_size
@@ -95,11 +97,11 @@ def check_data(grid: Grid) -> None:
     for cell in grid.cells:
         _check_candidates(grid, cell)
     for task in {id(cell.task): cell.task for cell in grid.cells if cell.answer_mode == "options"}.values():
-        bare = next((query.id for query in task.queries if len(query.options) < 2), None)
-        if bare is not None:
+        without_options = next((query.id for query in task.queries if len(query.options) < 2), None)
+        if without_options is not None:
             raise PlanError(
                 f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose among, and "
-                f"query '{bare}' of "
+                f"query '{without_options}' of "
                 f"task '{task.title}' has none. Use answer_mode: generate, or give the task options."
             )
         if not any(set(query.answers) & set(query.options) for query in task.queries):
@@ -114,9 +116,9 @@ def check_data(grid: Grid) -> None:
 
 def _check_candidates_read(grid: Grid) -> None:
     config = grid.config
-    asked = config.base["rerank_candidates"] is not None or "rerank_candidates" in {*config.grid, *config.zip}
+    has_candidates = config.base["rerank_candidates"] is not None or "rerank_candidates" in {*config.grid, *config.zip}
     if (
-        asked
+        has_candidates
         and not any(cell.rerankers for cell in grid.cells if cell.shots)
         and any(cell.shots for cell in grid.cells)
     ):
@@ -132,7 +134,7 @@ def _check_candidates_read(grid: Grid) -> None:
 
 
 def _check_candidates(grid: Grid, cell: Cell) -> None:
-    """Raises ConfigError where rerankers would get fewer candidates than shots, or more than there are."""
+    """Raises ConfigError if rerankers would get fewer candidates than shots, or more than the pool has."""
     if cell.rerank_candidates is None:
         return
     where, size = locate(grid, "rerank_candidates", cell), cell.task.pool_size
@@ -150,17 +152,17 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
 
 
 def data_digests(task: "Task") -> dict[str, str]:
-    """What a cell was made with: digests of the queries (with their gold) and of the pools (the first 32 of them)."""
+    """Digests of a task's queries (with their gold) and of its pools (the first 32 of them)."""
     queries = hashlib.sha256()
     for query in task.queries:
         queries.update(repr((query.id, query.question, query.answers, query.options)).encode())
     pools = {id(pool): pool for pool in (task.pool(query.id) for query in task.queries[:MAX_POOLS_HASHED])}
-    told = hashlib.sha256("".join(pool.digest for pool in pools.values()).encode()).hexdigest()
-    return {"queries": queries.hexdigest()[:16], "pool": told[:16]}
+    pool_digest = hashlib.sha256("".join(pool.digest for pool in pools.values()).encode()).hexdigest()
+    return {"queries": queries.hexdigest()[:16], "pool": pool_digest[:16]}
 
 
 def locate(grid: Grid, axis: str, cell: Cell) -> str:
-    """The place of a cell's value in the file."""
+    """The place of a cell's value on an axis in the file."""
     for key, axes in (("grid", grid.config.grid), ("zip", grid.config.zip)):
         for i, node in enumerate(axes.get(axis, ())):
             if _is(node, axis, cell):

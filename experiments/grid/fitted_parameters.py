@@ -1,7 +1,7 @@
-"""Fitted parameters held against where they are used: the same model, the same task, and other queries.
+"""Compare where parameters were fitted with where they are used: same model, same task, other queries.
 
-A file that `icl fit` writes says which model and task its parameters were found on. Used elsewhere they still are
-parameters, so a plan warns and does not refuse: what carries over may be the question.
+A file that `icl fit` writes names the model and the task. Other uses are a warning and no error, because the transfer
+of parameters may be the question.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,19 +12,19 @@ from experiments.grid.axis_labels import short_labels
 from experiments.grid.grid import Cell, Grid, short_digest
 
 SIZE_PARAMETERS = ("queries", "pool_size", "items", "whole_groups")
-"""Parameters of a task that say how much of it is taken: a smaller choice lies within a larger one."""
+"""Parameters of a task that set its size. A smaller size has a subset of the queries of a larger one."""
 
 SUBSET_PARAMETERS = (*SIZE_PARAMETERS, "split", "pool_split", "pool_fraction", "seed")
-"""Parameters that say which part of a task is taken: a dev split is the same task."""
+"""Parameters that select a part of a task. A dev split is the same task."""
 
 
 def fitting_origin(model_digest: str, task: Mapping[str, Any]) -> dict[str, Any]:
-    """What a fitted file keeps of where it is from. task: its canonical node."""
+    """The origin that a file of fitted parameters records. task: its canonical node."""
     return {"task": task, "task_digest": _digest(task, SUBSET_PARAMETERS), "model_digest": model_digest}
 
 
 def mismatch_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
-    """A sentence for each file that does not fit the cells that read it. where: id of a cell's arm -> its place."""
+    """A sentence for each file whose origin differs from the cells that read it. where: id of an arm -> its place."""
     for cell in grid.cells:
         for origin in () if cell.control else cell.decoding.parameter_sources:
             at = f"{where[id(cell.decoding)]}: the parameters in {origin.file}"
@@ -32,15 +32,15 @@ def mismatch_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
 
 
 def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
-    told, task = origin.on, cell.config["task"]
-    model, before = told.get("model_digest"), told.get("task")
-    fitted_task = told.get("task_digest") or (
-        _digest(before, SUBSET_PARAMETERS) if isinstance(before, Mapping) else None
+    fitted_on, task = origin.on, cell.config["task"]
+    model, task_node = fitted_on.get("model_digest"), fitted_on.get("task")
+    fitted_task = fitted_on.get("task_digest") or (
+        _digest(task_node, SUBSET_PARAMETERS) if isinstance(task_node, Mapping) else None
     )
-    unsaid = " and ".join(name for name, value in (("model", model), ("task", fitted_task)) if not value)
-    if unsaid:
+    missing = " and ".join(name for name, value in (("model", model), ("task", fitted_task)) if not value)
+    if missing:
         yield (
-            f"do not say on which {unsaid} they were fitted: the file is older than that record, or by hand. "
+            f"do not say on which {missing} they were fitted: the file is older than that record, or by hand. "
             "`icl fit` writes one that says so."
         )
     if model and model != cell.model.digest:
@@ -49,12 +49,14 @@ def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
             f"{cell.model.digest[:8]}). Fit them on this one, unless what carries over is the question."
         )
     if fitted_task and fitted_task != _digest(task, SUBSET_PARAMETERS):
-        names = short_labels([before, task]) if isinstance(before, Mapping) else ["another", str(cell.labels["task"])]
+        names = (
+            short_labels([task_node, task]) if isinstance(task_node, Mapping) else ["another", str(cell.labels["task"])]
+        )
         yield (
             f"were fitted on another task ({names[0]}, and this is {names[1]}). Fit them on a part of this one, unless "
             "what carries over is the question."
         )
-    elif isinstance(before, Mapping) and _digest(before, SIZE_PARAMETERS) == _digest(task, SIZE_PARAMETERS):
+    elif isinstance(task_node, Mapping) and _digest(task_node, SIZE_PARAMETERS) == _digest(task, SIZE_PARAMETERS):
         yield (
             f"were fitted on queries that '{cell.labels['task']}' asks too, so its scores are too good. Fit on another "
             "split, or another seed of the task."
@@ -62,11 +64,11 @@ def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
 
 
 def _digest(task: Mapping[str, Any], without: tuple[str, ...]) -> str:
-    """Of a task's node without these parameters, in what it is made of too."""
+    """The digest of a task's node without these parameters, in inner tasks too."""
     return short_digest(_without(task, without))
 
 
 def _without(node: Any, keys: tuple[str, ...]) -> Any:
     if isinstance(node, Mapping):
         return {key: _without(value, keys) for key, value in node.items() if key not in keys}
-    return [_without(one, keys) for one in node] if isinstance(node, list | tuple) else node
+    return [_without(item, keys) for item in node] if isinstance(node, list | tuple) else node

@@ -1,21 +1,21 @@
-"""Sizes that cannot be meant, told before anything is read or computed."""
+"""Refuse implausible sizes before anything is read or computed."""
 
 from experiments.grid.grid import Grid
 from icl.errors import PlanError
 
 MIN_CHECKED_TOKENS = 1024
-"""A longer answer is held against the model's context, which takes reading its config."""
+"""Longer answers are compared with the model's context, which needs the model's config."""
 
 
 def check_sizes(grid: Grid) -> None:
-    """Raises PlanError where an answer may be longer than all that the model reads; reads no weights."""
+    """Raises PlanError if an answer may be longer than the model's context. Reads no weights."""
     for cell in {(id(cell.model), cell.max_new_tokens): cell for cell in grid.cells}.values():
         if cell.max_new_tokens < MIN_CHECKED_TOKENS or cell.answer_mode == "options":
             continue
-        most = cell.model.max_tokens
-        if most is not None and cell.max_new_tokens >= most:
+        context = cell.model.max_tokens
+        if context is not None and cell.max_new_tokens >= context:
             keys = ("grid", "max_new_tokens") if "max_new_tokens" in grid.config.grid else ("max_new_tokens",)
             raise PlanError(
                 f"{grid.config.where(*keys)}: an answer of {cell.max_new_tokens:,} tokens leaves no room for a prompt: "
-                f"model '{cell.labels['model']}' reads {most:,} tokens, prompt and answer together."
+                f"model '{cell.labels['model']}' reads {context:,} tokens, prompt and answer together."
             )

@@ -1,6 +1,6 @@
-"""Which overrides leave a grid one setting: what to type where a command wants no more than one.
+"""Overrides that reduce a grid to one setting, for commands that take only one.
 
-The setting is that of the most shots, and else the first in the file.
+The chosen setting has the most shots. Of other axes it has the first value in the file.
 """
 
 import shlex
@@ -15,7 +15,7 @@ from icl.errors import ConfigError
 
 
 class SeveralSettingsError(ConfigError):
-    """reason: that there are several. overrides: what leaves one of them."""
+    """The error for a grid with several settings. overrides: command-line arguments that leave one of them."""
 
     def __init__(self, reason: str, overrides: Sequence[str]) -> None:
         super().__init__(f"{reason} Choose one of each: {shlex.join(overrides)}")
@@ -25,7 +25,7 @@ class SeveralSettingsError(ConfigError):
 def single_setting_overrides(config: Config, cells: Sequence[Cell]) -> list[str]:
     """Overrides such as `grid.shots=[8]`, one for each axis of the file with several values."""
     chosen = max(cells, key=lambda cell: cell.shots)
-    found = [
+    overrides = [
         _override("grid", axis, next((value for value in values if _is(chosen, axis, value)), values[0]))
         for axis, values in config.grid.items()
         if len(values) > 1
@@ -33,16 +33,16 @@ def single_setting_overrides(config: Config, cells: Sequence[Cell]) -> list[str]
     rows = range(len(next(iter(config.zip.values()), [])))
     row = next((i for i in rows if all(_is(chosen, axis, values[i]) for axis, values in config.zip.items())), 0)
     zipped = config.zip.items() if len(rows) > 1 else ()
-    return [*found, *(_override("zip", axis, values[row]) for axis, values in zipped)]
+    return [*overrides, *(_override("zip", axis, values[row]) for axis, values in zipped)]
 
 
 def _is(cell: Cell, axis: str, value: Any) -> bool:
-    """Whether the cell has the value of an axis, which may be a parameter: `decoding.alpha`."""
+    """Whether the cell has this value on an axis, which may be a parameter: `decoding.alpha`."""
     head, *path = axis.split(".")
     for key in reversed(path):
         value = {key: value}
-    free = cell.config.get(head) is None  # at 0 shots any retriever is as good
-    return free or matches(cell, head, value)
+    cannot_matter = cell.config.get(head) is None  # such as the retriever at 0 shots
+    return cannot_matter or matches(cell, head, value)
 
 
 def _override(key: str, axis: str, value: Any) -> str:
@@ -50,11 +50,11 @@ def _override(key: str, axis: str, value: Any) -> str:
 
 
 def differing_axes(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
-    """'shots (0, 4)' for each of these axes on which the cells differ; none where they are of one setting.
+    """'shots (0, 4)' for each of these axes on which the cells differ.
 
-    An axis that cannot matter to a cell, as the retriever at 0 shots, is no difference.
+    An axis that cannot matter to a cell, such as the retriever at 0 shots, is no difference.
     """
     for axis in axes:
-        found = {repr(cell.config[axis]): str(cell.labels[axis]) for cell in cells if cell.config[axis] is not None}
-        if len(found) > 1:
-            yield f"{axis} ({', '.join(found.values())})"
+        labels = {repr(cell.config[axis]): str(cell.labels[axis]) for cell in cells if cell.config[axis] is not None}
+        if len(labels) > 1:
+            yield f"{axis} ({', '.join(labels.values())})"

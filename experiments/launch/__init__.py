@@ -1,1 +1,1 @@
-"""Launchers: where the work of a grid is done, one file each, and what they share."""
+"""Launchers, one file each, and the workers that share a grid."""

@@ -1,1 +1,1 @@
-"""Planning."""
+"""The dry run: cost and warnings of a grid, without a model."""

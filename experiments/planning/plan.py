@@ -1,7 +1,7 @@
 """The dry run: what a grid costs and what its arms share, before any weights are read.
 
-Tokens are counted on a random choice of queries of each task and scaled up; the choice is stated. `alone` is what the
-grid would forward with every sample on its own, `forwarded` what it does with each distinct prompt once.
+Tokens are counted on a random choice of each task's queries and scaled to all queries. Fields with `_alone` count every
+sample on its own. The others count each distinct prompt once, as the runner prefills it.
 """
 
 import math
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from icl.tasks.base import Task
     from icl.types import Example, Prompt
 
-QUERIES_READ = 24
+SAMPLED_QUERIES = 24
 """Queries of each task whose prompts are counted."""
 
-POOL_EMBEDDED = 5000
-"""A larger pool is not embedded for a plan: random demonstrations stand in for a retriever that needs it."""
+MAX_EMBEDDED_POOL = 5000
+"""A plan embeds no larger pool. Random demonstrations replace those of a retriever that would embed it."""
 
 
 ENGINES = {"strategies": "lockstep", "logits": "loop"}
-"""ability -> what runs strategies on a model that has it."""
+"""Ability of a model -> the engine that then runs strategies."""
 
 
 @dataclass
 class WorkEstimate:
-    """Prompts and images of a grid, as counted and scaled. edited: images that a strategy changed."""
+    """Estimated numbers of prompts, tokens and images of a grid. edited: images that a strategy changes."""
 
     prompts_alone: float = 0
     prompts: float = 0
@@ -56,9 +56,17 @@ class WorkEstimate:
 
 @dataclass(frozen=True)
 class DecodingPlan:
-    """How one decoding runs. branches: rows a token; temperature: hidden in the weights, None where it varies.
+    """How one decoding runs.
 
-    owners: labels of the decodings that it was added as a control of. name: without what it wraps.
+    Attributes:
+        label: As tables show it.
+        engine: What runs it.
+        branches: Rows of each forward pass.
+        generates_first: Whether text is generated before decoding.
+        temperature: 1 / the sum of the strategy's weights; None if it varies.
+        control: Whether the grid added it as a control.
+        name: The label without the wrapped strategy.
+        owners: Labels of the decodings that it is a control of.
     """
 
     label: str
@@ -73,9 +81,18 @@ class DecodingPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """smallest: task -> smallest paired difference seen with 80 % power. counted: task -> (queries read, of).
+    """What a grid costs and shares.
 
-    found: share of the prompt tokens that an engine's prefix cache has, where it has room for all; None without one.
+    Attributes:
+        samples: Samples of all cells.
+        present: Samples that are finished.
+        work: Estimated prompts, tokens and images.
+        smallest_differences: Task -> smallest paired difference that is detected with 80 % power.
+        counted: Task -> (queries whose prompts were counted, all queries).
+        arms: Number of arms.
+        sharing: Number of arms that share their demonstrations.
+        notes: Warnings.
+        cached_fraction: Fraction of prompt tokens in an engine's prefix cache, if it holds all; None without a cache.
     """
 
     grid: Grid
@@ -83,18 +100,24 @@ class Plan:
     present: int
     work: WorkEstimate
     decodings: tuple[DecodingPlan, ...]
-    smallest: Mapping[str, float]
+    smallest_differences: Mapping[str, float]
     counted: Mapping[str, tuple[int, int]]
     arms: int
     sharing: int
     notes: tuple[str, ...] = field(default=())
-    found: float | None = None
+    cached_fraction: float | None = None
 
 
-def make_plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, done, of: None) -> Plan:
-    """The plan of a checked grid. present: samples that its run directory has. tell: hears how far it is.
+def make_plan(grid: Grid, present: int = 0, report: ReportProgress = lambda what, done, of: None) -> Plan:
+    """Plans a checked grid.
 
-    Raises ICLError, as a run would.
+    Args:
+        grid: The grid.
+        present: Number of samples that its run directory has.
+        report: Receives progress.
+
+    Raises:
+        ICLError: As a run would.
     """
     from experiments.stats.power import smallest_detectable_difference
 
@@ -103,22 +126,22 @@ def make_plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, 
         dict[str, tuple[int, int]](),
         dict.fromkeys((*grid.warnings, *grid_warnings(grid))),
     )
-    alike, repeats, room = IdenticalBranches(), RepeatedImages(), ContextOverflow()
-    parts = [(task, sample_queries(task.queries, QUERIES_READ), _groups(grid, task)) for task in grid.tasks]
-    left = CountingProgress(tell, sum(len(chosen) * len(groups) for _, chosen, groups in parts))
-    shared = PrefixReuse()
-    for task, chosen, groups in parts:
-        counted[task.title] = len(chosen), len(task.queries)
-        plain, edited, beginnings = DistinctImages(), DistinctImages(), PrefixBlocks()
+    identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
+    parts = [(task, sample_queries(task.queries, SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
+    progress = CountingProgress(report, sum(len(queries) * len(groups) for _, queries, groups in parts))
+    prefix_reuse = PrefixReuse()
+    for task, queries, groups in parts:
+        counted[task.title] = len(queries), len(task.queries)
+        plain, edited, prefixes = DistinctImages(), DistinctImages(), PrefixBlocks()
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
-        for group, told in groups:
-            notes |= dict.fromkeys(told)
-            into = PlanCounters(plain, edited, beginnings, alike, repeats, room, left)
-            found = _counted(group, chosen, retrievals[id(group[0].model)], into)
-            work.add(found, len(task.queries) / len(chosen))
+        for group, group_notes in groups:
+            notes |= dict.fromkeys(group_notes)
+            counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, progress)
+            group_work = _count(group, queries, retrievals[id(group[0].model)], counters)
+            work.add(group_work, len(task.queries) / len(queries))
         work.images += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
-        shared += beginnings.scaled(*counted[task.title])
+        prefix_reuse += prefixes.scaled(*counted[task.title])
     arms = {_arm(cell): cell for cell in grid.cells}
     demos = [(cell.labels["task"], cell.labels["retriever"], cell.shots) for cell in arms.values()]
     return Plan(
@@ -127,137 +150,137 @@ def make_plan(grid: Grid, present: int = 0, tell: ReportProgress = lambda what, 
         present=present,
         work=work,
         decodings=tuple(_decodings(grid)),
-        smallest={task.title: smallest_detectable_difference(_independent(task)) for task in grid.tasks},
+        smallest_differences={task.title: smallest_detectable_difference(_num_clusters(task)) for task in grid.tasks},
         counted=counted,
         arms=len(arms),
-        sharing=sum(demos.count(one) > 1 for one in demos),
-        notes=(*notes, *alike.notes(), *repeats.notes(), *room.notes()),
-        found=shared.share,
+        sharing=sum(demos.count(key) > 1 for key in demos),
+        notes=(*notes, *identical.notes(), *repeated.notes(), *overflow.notes()),
+        cached_fraction=prefix_reuse.fraction,
     )
 
 
 def _groups(grid: Grid, task: "Task") -> list[tuple[list[Cell], list[str]]]:
-    """The task's cells by model and shots, with stand-ins for what a plan cannot ask, and what is said of these."""
-    found: dict[tuple[int, int], list[Cell]] = {}
+    """The task's cells by model and shots, with placeholders for what a plan cannot run, and notes on these."""
+    groups: dict[tuple[int, int], list[Cell]] = {}
     for cell in grid.cells:
         if cell.task is task:
-            found.setdefault((id(cell.model), cell.shots), []).append(cell)
-    return [_stand_ins(cells) for cells in found.values()]
+            groups.setdefault((id(cell.model), cell.shots), []).append(cell)
+    return [_with_placeholders(cells) for cells in groups.values()]
 
 
-def _stand_ins(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
-    """Random retrieval in the place of what would have to embed a large pool, or to ask the model."""
-    large = cells[0].task.pool_size > POOL_EMBEDDED
-    heavy = {"embedder", "model"} if large else {"model"}
-    stand_in = placeholder_retriever()
-    counted, told = list[Cell](), dict[str, None]()
-    for cell, quiet in zip(cells, without_model_calls(cells), strict=True):
-        other: dict[str, Any] = {}
-        if len(quiet.transforms) < len(cell.transforms):
-            told["counted without the transforms that ask the model"] = None
-        if met := heavy & getattr(cell.retriever, "needs", frozenset()):
-            why = "which asks the model" if "model" in met else "whose pool is large"
-            told[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None
-            other = {"retriever": stand_in, "rerankers": ()}
-        counted.append(replace(quiet, **other))
-    return counted, list(told)
+def _with_placeholders(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """Replaces retrievers that would embed a large pool or call the model by random retrieval. Returns notes on it."""
+    is_large = cells[0].task.pool_size > MAX_EMBEDDED_POOL
+    expensive = {"embedder", "model"} if is_large else {"model"}
+    placeholder = placeholder_retriever()
+    replaced, notes = list[Cell](), dict[str, None]()
+    for cell, without_calls in zip(cells, without_model_calls(cells), strict=True):
+        changes: dict[str, Any] = {}
+        if len(without_calls.transforms) < len(cell.transforms):
+            notes["counted without the transforms that ask the model"] = None
+        if needs := expensive & getattr(cell.retriever, "needs", frozenset()):
+            why = "which asks the model" if "model" in needs else "whose pool is large"
+            notes[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None
+            changes = {"retriever": placeholder, "rerankers": ()}
+        replaced.append(replace(without_calls, **changes))
+    return replaced, list(notes)
 
 
 @dataclass
 class CountingProgress:
-    """How much is still to be counted, for whoever waits."""
+    """Reports how many of the rows of prompts were counted."""
 
-    tell: ReportProgress
+    report: ReportProgress
     of: int
     done: int = 0
 
     def step(self) -> None:
-        self.tell("counting", self.done, self.of)
+        self.report("counting", self.done, self.of)
         self.done += 1
 
 
 @dataclass(frozen=True)
 class PlanCounters:
-    """What the groups of a task are counted into beside their work."""
+    """The counters that the groups of a task share."""
 
     plain: "DistinctImages"
     edited: "DistinctImages"
-    beginnings: PrefixBlocks
-    alike: "IdenticalBranches"
-    repeats: RepeatedImages
-    room: ContextOverflow
-    left: CountingProgress
+    prefixes: PrefixBlocks
+    identical: "IdenticalBranches"
+    repeated: RepeatedImages
+    overflow: ContextOverflow
+    progress: CountingProgress
 
 
-def _counted(
-    cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, into: PlanCounters
+def _count(
+    cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, counters: PlanCounters
 ) -> WorkEstimate:
-    """Of one task, model and number of shots."""
+    """Counts the prompts of cells of one task, model and number of shots."""
     from decoding.arms.inspection import probe_branches
 
-    found = WorkEstimate()
-    for place, row in enumerate(build_contexts(retrieval, prompt_specs(cells), queries)):
-        into.left.step()
+    work = WorkEstimate()
+    for index, row in enumerate(build_contexts(retrieval, prompt_specs(cells), queries)):
+        counters.progress.step()
         tokens: dict[str, int] = {}
         for item in map(render, row):
             if item.prompt is None:
-                found.failed += len(item.spec.cells)
-                into.room.add_failure(item)
+                work.failed += len(item.spec.cells)
+                counters.overflow.add_failure(item)
                 continue
-            into.repeats.add(item.spec.cells[0], item)
-            into.room.add(item.spec.cells[0], item)
+            counters.repeated.add(item.spec.cells[0], item)
+            counters.overflow.add(item.spec.cells[0], item)
             for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)
-                into.alike.add(cell, branches)
+                counters.identical.add(cell, branches)
                 for branch in branches:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = cell.model.count_tokens(branch)
                         for image in branch.images:
-                            (into.edited if image.edits else into.plain).add(image.digest, place)
+                            (counters.edited if image.edits else counters.plain).add(image.digest, index)
                     times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.traits.num_samples
-                    found.prompts_alone += times
-                    found.tokens_alone += times * tokens[branch.digest]
-                    found.images_shown += times * len(branch.images)
-                    into.beginnings.see(cell.model, branch, tokens[branch.digest], times, place)
-        found.prompts += len(tokens)
-        found.tokens += sum(tokens.values())
-    return found
+                    work.prompts_alone += times
+                    work.tokens_alone += times * tokens[branch.digest]
+                    work.images_shown += times * len(branch.images)
+                    counters.prefixes.add(cell.model, branch, tokens[branch.digest], times, index)
+        work.prompts += len(tokens)
+        work.tokens += sum(tokens.values())
+    return work
 
 
 @dataclass
 class DistinctImages:
-    """Distinct images, each with the place of the query that showed it first."""
+    """Counts distinct images. first: digest -> index of the first query that showed it."""
 
     first: dict[str, int] = field(default_factory=dict)
 
-    def add(self, digest: str, place: int) -> None:
-        self.first[digest] = min(place, self.first.get(digest, place))
+    def add(self, digest: str, index: int) -> None:
+        self.first[digest] = min(index, self.first.get(digest, index))
 
     def scaled(self, read: int, of: int) -> float:
-        """How many there will be after all queries, if they go on to grow as from the first half to the whole.
+        """Estimates the number of distinct images after all queries, from its growth in the second half of those read.
 
-        A pool that all queries share is used up, so the number grows by a power of the queries that is below 1.
+        A pool that all queries share is used up, so the number grows with a power of the queries that is at most 1.
         """
-        whole = len(self.first)
-        half = sum(place < read / 2 for place in self.first.values())
-        if read == of or not half:
-            return whole
-        power = min(1.0, math.log(whole / half) / math.log(read / math.ceil(read / 2)))
-        return whole * math.pow(of / read, power)
+        count = len(self.first)
+        in_first_half = sum(index < read / 2 for index in self.first.values())
+        if read == of or not in_first_half:
+            return count
+        power = min(1.0, math.log(count / in_first_half) / math.log(read / math.ceil(read / 2)))
+        return count * math.pow(of / read, power)
 
 
 def _decodings(grid: Grid) -> list[DecodingPlan]:
     from decoding.arms.inspection import constant_strength, probe_branches
 
-    found: dict[str, DecodingPlan] = {}
-    called = {cell.decoding.digest: str(cell.labels["decoding"]) for cell in grid.cells}
+    plans: dict[str, DecodingPlan] = {}
+    labels = {cell.decoding.digest: str(cell.labels["decoding"]) for cell in grid.cells}
     owners: dict[str, dict[str, None]] = {}
     for cell in grid.cells:
         label, strategy = str(cell.labels["decoding"]), cell.decoding.strategy
-        owners.setdefault(label, {}).update(dict.fromkeys(called[owner] for owner in cell.controls if owner in called))
-        if label not in found:
+        owners.setdefault(label, {}).update(dict.fromkeys(labels[owner] for owner in cell.controls if owner in labels))
+        if label not in plans:
             strength: Any = constant_strength(strategy)
-            found[label] = DecodingPlan(
+            plans[label] = DecodingPlan(
                 label,
                 next((ENGINES[a] for a in ENGINES if a in cell.model.abilities), "requests"),
                 len(probe_branches(strategy)),
@@ -266,34 +289,34 @@ def _decodings(grid: Grid) -> list[DecodingPlan]:
                 cell.control,
                 _name(cell),
             )
-    return [replace(arm, owners=tuple(owners[label])) for label, arm in found.items()]
+    return [replace(arm, owners=tuple(owners[label])) for label, arm in plans.items()]
 
 
 def _name(cell: Cell) -> str:
-    """Of a decoding without what it wraps and how tokens are drawn, which a control has from what it controls."""
+    """The decoding's label without the wrapped strategy and the sampler, which a control has from its owner."""
     from decoding.arms.arm import Arm
 
     strategy = cell.decoding.strategy
-    told = Arm(strategy, strategy.sampler).label
-    return told.partition("(")[0] if hasattr(strategy, "of") else told
+    label = Arm(strategy, strategy.sampler).label
+    return label.partition("(")[0] if hasattr(strategy, "of") else label
 
 
 def generates_first(strategy: "Strategy") -> bool:
-    """Whether something is generated before decoding."""
+    """Whether the strategy generates text before decoding."""
     from decoding.arms.inspection import probe_prompt
 
-    asked: list[int] = []
+    calls: list[int] = []
 
     def generate(prompts: "Sequence[Prompt]", max_new_tokens: int) -> list[str]:
-        asked.append(len(prompts))
+        calls.append(len(prompts))
         return [""] * len(prompts)
 
     strategy.prepare([probe_prompt()], generate)
-    return bool(asked)
+    return bool(calls)
 
 
-def _independent(task: "Task") -> int:
-    """Groups where the task has them (questions about one image), else queries."""
+def _num_clusters(task: "Task") -> int:
+    """Number of independent units: groups if the task has them (questions about one image), else queries."""
     return len({query.group or query.id for query in task.queries})
 
 

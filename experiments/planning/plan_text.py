@@ -1,4 +1,4 @@
-"""A plan in a few lines, for the terminal."""
+"""Format a plan for the terminal."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -7,17 +7,17 @@ from itertools import compress
 from experiments.planning.plan import DecodingPlan, Plan
 
 GAP = 3
-"""Columns between two columns."""
+"""Spaces between two columns of the table."""
 
 
 def format_plan(plan: Plan, width: int | None = None) -> Iterator[str]:
-    """The lines of `icl plan`, folded to a width where one is given."""
+    """The lines of `icl plan`, wrapped to a width if there is one."""
     for head, text in _lines(plan, width):
         yield from hanging_lines(head, text, width)
 
 
 def format_count(count: float) -> str:
-    """'3,140', '96 M': as many digits as an estimate deserves."""
+    """'3,140', '96 M': an estimate with few digits."""
     if count >= 10e9:
         return f"{count / 1e9:,.0f} G"
     if count >= 10e6:
@@ -26,15 +26,15 @@ def format_count(count: float) -> str:
 
 
 def hanging_lines(head: str, text: str, width: int | None) -> list[str]:
-    """The text beside its head, folded under itself; below its head where that is wide."""
+    """The text after its head, wrapped with a hanging indent. It starts below a head that is wide."""
     if width is None or len(head) + len(text) <= width:
         return [f"{head}{text}"]
     if 2 * len(head) > width:
-        return [*_folded(head.rstrip(), width, "    "), *_folded(f"    {text}", width, "    ")]
-    return _folded(f"{head}{text}", width, " " * len(head))
+        return [*_wrap(head.rstrip(), width, "    "), *_wrap(f"    {text}", width, "    ")]
+    return _wrap(f"{head}{text}", width, " " * len(head))
 
 
-def _folded(text: str, width: int, below: str) -> list[str]:
+def _wrap(text: str, width: int, below: str) -> list[str]:
     return textwrap.wrap(text, max(width, 20), subsequent_indent=below, break_on_hyphens=False)
 
 
@@ -46,19 +46,19 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     if plan.present:
         yield "reused       ", f"{plan.present:,} samples are there already, {plan.samples - plan.present:,} are to do"
     edited = f" and {format_count(work.edited)} edits of them" if work.edited else ""
-    shown = format_count(work.images_shown)
-    yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {shown} times"
+    uses = format_count(work.images_shown)
+    yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {uses} times"
     yield (
         "prompts      ",
         f"{format_count(work.prompts)} prefilled of {format_count(work.prompts_alone)} that the arms read",
     )
-    spared = f" ({1 - work.tokens / work.tokens_alone:.0%} spared)" if work.tokens_alone else ""
+    saved = f" ({1 - work.tokens / work.tokens_alone:.0%} spared)" if work.tokens_alone else ""
     all_tokens = format_count(work.tokens_alone)
-    yield "tokens       ", f"{format_count(work.tokens)} forwarded of {all_tokens} with every sample alone{spared}"
-    if plan.found is not None:
+    yield "tokens       ", f"{format_count(work.tokens)} forwarded of {all_tokens} with every sample alone{saved}"
+    if plan.cached_fraction is not None:
         yield (
             "prefix cache ",
-            f"{plan.found:.0%} of the tokens that vLLM is asked are found in it, if it has room for all",
+            f"{plan.cached_fraction:.0%} of the tokens that vLLM is asked are found in it, if it has room for all",
         )
     counted = "; ".join(f"{title} {n:,} of {of:,}" for title, (n, of) in plan.counted.items() if n < of)
     if counted:
@@ -67,14 +67,14 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         yield " " * 13, f"{format_count(work.failed)} samples have no prompt; why stands at the end"
     yield "", ""
     own = [arm for arm in plan.decodings if not arm.control]
-    engines, tempered = _engines(own), _tempered(own)
+    engines, has_temperatures = _engines(own), _have_temperatures(own)
     yield from (("", line) for line in _table(own, width))
     if engines:
         yield (
             "engine: ",
             "what decodes; loop: here, from logits; lockstep: inside the model; requests: the model by itself",
         )
-    if tempered:
+    if has_temperatures:
         yield (
             "hidden temperature: ",
             "1 / the sum of a strategy's weights, which alone makes answers surer or less sure",
@@ -86,34 +86,34 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         yield "", f"controls added: {len(controls)} decodings, with {branches} branches in all"
         yield from _controls(controls, own)
     yield "", ""
-    least = "; ".join(f"{title} {value:.3f}" for title, value in plan.smallest.items())
-    yield "", f"smallest paired difference this can see (80 % power, one pair in five differs): {least}"
+    differences = "; ".join(f"{title} {value:.3f}" for title, value in plan.smallest_differences.items())
+    yield "", f"smallest paired difference this can see (80 % power, one pair in five differs): {differences}"
     yield from (("", note) for note in plan.notes)
 
 
 def _table(arms: Sequence[DecodingPlan], width: int | None) -> Iterator[str]:
-    """A row a decoding; a label that leaves no room for its numbers stands in a line above them."""
-    kept = (True, _engines(arms), True, _tempered(arms))
-    every = [("decoding", "engine", "branches", "hidden temperature"), *map(_row, arms)]
-    rows = [tuple(compress(row, kept)) for row in every]
+    """One row for each decoding. A label that is too wide is in a line of its own above the numbers."""
+    columns = (True, _engines(arms), True, _have_temperatures(arms))
+    all_rows = [("decoding", "engine", "branches", "hidden temperature"), *map(_row, arms)]
+    rows = [tuple(compress(row, columns)) for row in all_rows]
     head = rows[0]
     widths = [max(len(row[i]) for row in rows) + GAP for i in range(1, len(head))]
-    room = max(width - sum(widths), len(head[0]) + GAP) if width else max(len(row[0]) for row in rows) + GAP
-    first = max((len(row[0]) + GAP for row in rows if len(row[0]) + GAP <= room), default=room)
+    max_first = max(width - sum(widths), len(head[0]) + GAP) if width else max(len(row[0]) for row in rows) + GAP
+    first = max((len(row[0]) + GAP for row in rows if len(row[0]) + GAP <= max_first), default=max_first)
     for label, *cells in rows:
-        told = "".join(cell.ljust(wide) for cell, wide in zip(cells, widths, strict=True))
-        wide = len(label) + GAP > first
-        yield from _folded(label, width or len(label), "  ") if wide else ()
-        yield f"{'' if wide else label:<{first}}{told}".rstrip()
+        numbers = "".join(cell.ljust(column_width) for cell, column_width in zip(cells, widths, strict=True))
+        is_wide = len(label) + GAP > first
+        yield from _wrap(label, width or len(label), "  ") if is_wide else ()
+        yield f"{'' if is_wide else label:<{first}}{numbers}".rstrip()
 
 
 def _engines(arms: Sequence[DecodingPlan]) -> bool:
-    """Whether anything but the loop decodes."""
+    """Whether there is another engine than the token loop."""
     return any(arm.engine != "loop" for arm in arms)
 
 
-def _tempered(arms: Sequence[DecodingPlan]) -> bool:
-    """Whether any weights do not sum to one."""
+def _have_temperatures(arms: Sequence[DecodingPlan]) -> bool:
+    """Whether the weights of a decoding do not sum to one."""
     return any(arm.temperature is None or f"{arm.temperature:.3g}" != "1" for arm in arms)
 
 
@@ -124,15 +124,15 @@ def _row(arm: DecodingPlan) -> tuple[str, ...]:
 
 
 def _controls(controls: Sequence[DecodingPlan], own: Sequence[DecodingPlan]) -> Iterator[tuple[str, str]]:
-    """The controls by what they are controls of; decodings with the same ones stand together."""
-    judged = [arm.label for arm in own if any(arm.label in control.owners for control in controls)]
-    shared = [control for control in controls if len(judged) > 1 and set(judged) <= set(control.owners)]
+    """(decodings, their controls) of decodings with the same controls."""
+    owners = [arm.label for arm in own if any(arm.label in control.owners for control in controls)]
+    shared = [control for control in controls if len(owners) > 1 and set(owners) <= set(control.owners)]
     sets: dict[tuple[str, ...], list[str]] = {}
-    for label in judged:
+    for label in owners:
         names = tuple(control.name for control in controls if label in control.owners and control not in shared)
         sets.setdefault(names, []).append(label)
-    told = [(", ".join(labels), ", ".join(names)) for names, labels in sets.items() if names]
+    lines = [(", ".join(labels), ", ".join(names)) for names, labels in sets.items() if names]
     if shared:
-        told.append(("each of them", ", ".join(control.name for control in shared)))
-    for labels, of_them in told:
-        yield f"  of {labels}: ", of_them
+        lines.append(("each of them", ", ".join(control.name for control in shared)))
+    for labels, names_of in lines:
+        yield f"  of {labels}: ", names_of

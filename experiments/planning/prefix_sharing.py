@@ -1,4 +1,4 @@
-"""How much of a grid's prompts an engine's prefix cache will have: what is in whole blocks, less the distinct ones."""
+"""Estimate the tokens that an engine's prefix cache saves: tokens in whole blocks, less those of distinct blocks."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,40 +9,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrefixReuse:
-    """asked: tokens of all prompts. found: those that the cache has, where it has room for all."""
+    """Tokens of all prompts, and those of them that are in the cache if it holds all blocks."""
 
-    asked: float = 0.0
-    found: float = 0.0
+    tokens: float = 0.0
+    cached: float = 0.0
 
     @property
-    def share(self) -> float | None:
-        return self.found / self.asked if self.asked else None
+    def fraction(self) -> float | None:
+        return self.cached / self.tokens if self.tokens else None
 
     def __add__(self, other: "PrefixReuse") -> "PrefixReuse":
-        return PrefixReuse(self.asked + other.asked, self.found + other.found)
+        return PrefixReuse(self.tokens + other.tokens, self.cached + other.cached)
 
 
 @dataclass
 class PrefixBlocks:
-    """Of one task. first: block, and the place of the query that had it first. Models without a cache do not count."""
+    """Counts the cache blocks of one task's prompts. Models without a prefix cache do not count.
 
-    asked: int = 0
-    whole: int = 0
+    Attributes:
+        tokens: Tokens of all prompts.
+        in_blocks: Tokens of them in whole blocks.
+        first: (model, block) -> (index of the first query that had it, tokens of the block).
+    """
+
+    tokens: int = 0
+    in_blocks: int = 0
     first: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
-    def see(self, model: Any, branch: "Prompt", tokens: int, times: int, place: int) -> None:
-        """A prompt that is read so many times, for the query at this place."""
+    def add(self, model: Any, branch: "Prompt", tokens: int, times: int, index: int) -> None:
+        """Counts a prompt that the query at this index reads `times` times."""
         if (blocks := model.prefix_blocks(branch)) is None:
             return
-        size, found = blocks
-        self.asked += times * tokens
-        self.whole += times * size * len(found)
-        for block in found:
-            self.first.setdefault((id(model), block), (place, size))
+        size, keys = blocks
+        self.tokens += times * tokens
+        self.in_blocks += times * size * len(keys)
+        for key in keys:
+            self.first.setdefault((id(model), key), (index, size))
 
     def scaled(self, read: int, of: int) -> PrefixReuse:
-        """After all queries, if each of the rest brings as many new blocks as one of the second half of those read."""
-        held = float(sum(size for _, size in self.first.values()))
-        late = sum(size for place, size in self.first.values() if place >= read / 2)
-        held += late * (of - read) / max(read - -(-read // 2), 1)
-        return PrefixReuse(self.asked * of / read, max(self.whole * of / read - held, 0.0))
+        """Estimates the reuse after all queries.
+
+        Each further query brings as many new blocks as one of the second half of those read.
+        """
+        distinct = float(sum(size for _, size in self.first.values()))
+        second_half = sum(size for index, size in self.first.values() if index >= read / 2)
+        distinct += second_half * (of - read) / max(read - -(-read // 2), 1)
+        return PrefixReuse(self.tokens * of / read, max(self.in_blocks * of / read - distinct, 0.0))

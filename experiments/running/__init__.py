@@ -1,1 +1,1 @@
-"""Running."""
+"""Compute samples in this process: windows of prompts, answers, scores, the record of a session."""

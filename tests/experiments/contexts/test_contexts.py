@@ -15,12 +15,12 @@ from retrievers.base import Resources
 
 @dataclass(frozen=True)
 class Counting:
-    """Gives the first k, and counts what it is asked. Its queries must not show the gold."""
+    """Retrieves the first k and counts its calls. Its queries must not contain the gold."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     fits: list[int] = field(default_factory=list, hash=False)
-    asked: list[tuple[int, int]] = field(default_factory=list, hash=False)
-    refuses: str = ""
+    calls: list[tuple[int, int]] = field(default_factory=list, hash=False)
+    unreadable: str = ""
     mark: str = ""
 
     def fit(self, pool: Pool, resources: Resources) -> "Counting":
@@ -29,46 +29,46 @@ class Counting:
         return self
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
-        self.asked.append((len(queries), k))
+        self.calls.append((len(queries), k))
         assert all(type(query) is Query for query in queries)
-        if any(query.id == self.refuses for query in queries):
-            raise ImageError(f"image of {self.refuses} cannot be read.")
+        if any(query.id == self.unreadable for query in queries):
+            raise ImageError(f"image of {self.unreadable} cannot be read.")
         pool: Any = self.pool  # type: ignore[attr-defined]
-        given = tuple(RetrievedExample(example.id, 1.0 - i, self.mark) for i, example in enumerate(pool.examples[:k]))
-        return [given for _ in queries]
+        ranking = tuple(RetrievedExample(example.id, 1.0 - i, self.mark) for i, example in enumerate(pool.examples[:k]))
+        return [ranking for _ in queries]
 
 
 def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[RenderedSample]]:
     grid = expand(load_config(mapping(retriever=retriever, **keys)))
     task, model = grid.tasks[0], grid.models[0]
-    found = list(build_contexts(Retrieval(task, model), prompt_specs(grid.cells), task.queries))
-    return [[render(item) for item in row] for row in found]
+    unrendered = list(build_contexts(Retrieval(task, model), prompt_specs(grid.cells), task.queries))
+    return [[render(item) for item in row] for row in unrendered]
 
 
-def test_retrieval_is_asked_once_for_all_arms_that_read_it(mapping: Any) -> None:
+def test_retrieval_runs_once_for_all_arms_that_read_it(mapping: Any) -> None:
     counting = Counting()
     axes = {"composer": ["chat", "interleaved"], "order": ["reversed", "as_retrieved"], "metrics": []}
     del axes["metrics"]
-    found = rows(mapping, counting, grid=axes, seeds=[0, 1])
+    samples = rows(mapping, counting, grid=axes, seeds=[0, 1])
     assert counting.fits == [0, 1]
-    assert counting.asked == [(6, 2)] * 2
-    assert [len(row) for row in found] == [8] * 6
+    assert counting.calls == [(6, 2)] * 2
+    assert [len(row) for row in samples] == [8] * 6
 
 
 def test_cells_that_differ_in_decoding_share_one_prompt(mapping: Any, toy: str) -> None:
-    found = rows(mapping, Counting(), model=toy, grid={"decoding": ["greedy", "vcd"]})
-    assert [len(row) for row in found] == [1] * 6
-    assert [cell.labels["decoding"] for cell in found[0][0].spec.cells] == ["greedy", "vcd"]
+    samples = rows(mapping, Counting(), model=toy, grid={"decoding": ["greedy", "vcd"]})
+    assert [len(row) for row in samples] == [1] * 6
+    assert [cell.labels["decoding"] for cell in samples[0][0].spec.cells] == ["greedy", "vcd"]
 
 
-def test_the_best_demonstration_stands_next_to_the_query_by_default(mapping: Any) -> None:
+def test_the_best_demonstration_is_next_to_the_query_by_default(mapping: Any) -> None:
     (row, *_) = rows(mapping, Counting(), shots=3)
     assert [demo.rank for demo in row[0].context.demos] == [2, 1, 0]
 
 
 def test_a_query_whose_retrieval_fails_fails_alone(mapping: Any) -> None:
-    found = rows(mapping, Counting(refuses="q-0002"))
-    reasons = {row[0].example.id: row[0].failure for row in found}
+    samples = rows(mapping, Counting(unreadable="q-0002"))
+    reasons = {row[0].example.id: row[0].failure for row in samples}
     assert reasons.pop("q-0002") == "image of q-0002 cannot be read."
     assert set(reasons.values()) == {None}
 
@@ -80,7 +80,7 @@ def test_demonstrations_that_do_not_fit_are_dropped_and_counted(mapping: Any) ->
     assert row[0].context.demos[0].rank == 0
 
 
-def test_what_a_retriever_says_of_its_choice_is_marked_once_on_the_sample(mapping: Any) -> None:
+def test_a_mark_of_a_retriever_is_once_in_the_provenance_of_the_sample(mapping: Any) -> None:
     (row, *_) = rows(mapping, Counting(mark="filled by relevance"))
     assert row[0].context.provenance == ("filled by relevance",)
 
@@ -93,22 +93,22 @@ def test_a_prompt_draws_from_the_stream_of_its_seed_and_query(mapping: Any) -> N
 
 @dataclass(frozen=True)
 class Faulty(Counting):
-    """Gives what `how` says instead of what it is asked for."""
+    """Returns a wrong answer. how: which one."""
 
     how: str = "few"
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> Any:
-        whole = super().retrieve(queries, k, policy)
+        complete = super().retrieve(queries, k, policy)
         strange = [(RetrievedExample("nowhere"),) * k for _ in queries]
-        unranked = [tuple(RetrievedExample(demo.id, float("nan")) for demo in one) for one in whole]
-        few = [one[:-1] for one in whole]
-        told = {"few": few, "strange": strange, "unranked": unranked, "none": None, "short": whole[:-1]}
-        told["twice"] = [one[:1] * k for one in whole]
-        return told[self.how]
+        unranked = [tuple(RetrievedExample(demo.id, float("nan")) for demo in ranking) for ranking in complete]
+        few = [ranking[:-1] for ranking in complete]
+        answers = {"few": few, "strange": strange, "unranked": unranked, "none": None, "short": complete[:-1]}
+        answers["twice"] = [ranking[:1] * k for ranking in complete]
+        return answers[self.how]
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("few", "gave 1 demonstrations for 2 shots"),
         ("strange", "'nowhere'"),
@@ -116,12 +116,12 @@ class Faulty(Counting):
         ("twice", "twice. It gives every demonstration once"),
     ],
 )
-def test_a_retriever_that_gives_too_few_strangers_or_no_ranks_fails_its_samples(
-    mapping: Any, how: str, told: str
+def test_a_retriever_with_too_few_foreign_or_unranked_demonstrations_fails_its_samples(
+    mapping: Any, how: str, message: str
 ) -> None:
     for (item,) in rows(mapping, Faulty(how=how)):
         assert item.prompt is None
-        assert told in str(item.failure)
+        assert message in str(item.failure)
 
 
 @pytest.mark.parametrize("how", ["none", "short"])
@@ -130,15 +130,15 @@ def test_a_retriever_that_does_not_answer_query_by_query_is_refused(mapping: Any
         rows(mapping, Faulty(how=how))
 
 
-def test_many_small_pools_are_read_at_once_and_give_what_they_give_alone(mapping: Any, monkeypatch: Any) -> None:
+def test_many_small_pools_are_read_at_once_with_equal_results(mapping: Any, monkeypatch: Any) -> None:
     knn = {"name": "knn", "embedder": "histogram"}
     grid = expand(load_config(mapping(task={"name": "binding", "queries": 4}, retriever=knn)))
-    seen: list[int] = []
+    num_items: list[int] = []
     kind = type(grid.cells[0].retriever)
     prepare = kind.prepare
 
     def counted(self: Any, items: Any, resources: Resources) -> None:
-        seen.append(len(items))
+        num_items.append(len(items))
         prepare(self, items, resources)
 
     monkeypatch.setattr(kind, "prepare", counted)
@@ -148,5 +148,5 @@ def test_many_small_pools_are_read_at_once_and_give_what_they_give_alone(mapping
         for query in grid.tasks[0].queries
     ]
     assert together == alone
-    assert len(seen) == 1
-    assert seen[0] == sum(len(grid.tasks[0].pool(query.id)) + 1 for query in grid.tasks[0].queries)
+    assert len(num_items) == 1
+    assert num_items[0] == sum(len(grid.tasks[0].pool(query.id)) + 1 for query in grid.tasks[0].queries)

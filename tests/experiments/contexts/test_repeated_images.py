@@ -1,4 +1,4 @@
-"""A pool with several questions an image, from which the nearest demonstrations all show one image."""
+"""A pool with several questions about each image, so that the nearest demonstrations all show one image."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from experiments.planning.plan_text import format_plan
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
 
-ASKED = """
+TASK = """
 import importlib.util
 from dataclasses import dataclass, replace
 
@@ -23,58 +23,60 @@ from icl.tasks.base import Pool
 
 
 @dataclass(frozen=True)
-class Asked(module.Shapes):
-    asked: int = 3  # questions an image
+class Several(module.Shapes):
+    per_image: int = 3  # questions about each image
 
     def pool(self, query_id):
         return self._several
 
     def __post_init__(self):
         several = [
-            replace(one, id=f"{{one.id}}-{{i}}", question=f"Question {{i}}?")
-            for one in self._pool.examples
-            for i in range(self.asked)
+            replace(example, id=f"{{example.id}}-{{i}}", question=f"Question {{i}}?")
+            for example in self._pool.examples
+            for i in range(self.per_image)
         ]
         object.__setattr__(self, "_several", Pool(tuple(several)))
 
     @property
     def pool_size(self):
-        return self.pool_count * self.asked
+        return self.pool_count * self.per_image
 """
 KNN = {"name": "knn", "embedder": "histogram"}
 
 
 @pytest.fixture
 def task(tmp_path: Path, shapes: str) -> Any:
-    path = tmp_path / "asked.py"
-    path.write_text(ASKED.format(shapes=shapes.rpartition(":")[0]), encoding="utf-8")
-    return lambda asked: {"name": f"{path}:Asked", "asked": asked}
+    path = tmp_path / "several.py"
+    path.write_text(TASK.format(shapes=shapes.rpartition(":")[0]), encoding="utf-8")
+    return lambda per_image: {"name": f"{path}:Several", "per_image": per_image}
 
 
-def _told(notes: Any) -> list[str]:
+def repeated_image_notes(notes: Any) -> list[str]:
     return [note for note in notes if "have the same image" in note]
 
 
-def test_a_plan_and_a_run_say_that_one_image_is_shown_twice(mapping: Any, task: Any, tmp_path: Path) -> None:
+def test_a_plan_and_a_run_report_that_one_image_is_shown_twice(mapping: Any, task: Any, tmp_path: Path) -> None:
     config = load_config(mapping(task=task(3), retriever=KNN))
-    found = make_plan(expand(config))
-    (note,) = _told(found.notes)
+    plan = make_plan(expand(config))
+    (note,) = repeated_image_notes(plan.notes)
     assert note.startswith("retriever 'knn")
     assert "in 6 of 6 prompts" in note
     assert "near_duplicate_cap" in note
-    assert note in "\n".join(format_plan(found))
-    said = SilentProgress()
-    run(config, tmp_path / "runs", said)
-    assert _told(said.notes) == [note]
+    assert note in "\n".join(format_plan(plan))
+    progress = SilentProgress()
+    run(config, tmp_path / "runs", progress)
+    assert repeated_image_notes(progress.notes) == [note]
 
 
-def test_the_named_remedy_shows_each_once_and_nothing_is_said(mapping: Any, task: Any) -> None:
+def test_the_remedy_of_the_note_shows_each_image_once(mapping: Any, task: Any) -> None:
     cap = {"name": "near_duplicate_cap", "embedder": "histogram", "threshold": 0.9999}
     capped = mapping(task=task(3), retriever=KNN, rerankers=[cap], rerank_candidates=20)
-    assert _told(make_plan(expand(load_config(capped))).notes) == []
+    assert repeated_image_notes(make_plan(expand(load_config(capped))).notes) == []
 
 
-@pytest.mark.parametrize(("asked", "shots"), [(1, 2), (3, 1)])
-def test_nothing_is_said_of_one_question_a_image_or_one_shot(mapping: Any, task: Any, asked: int, shots: int) -> None:
-    config = mapping(task=task(asked), retriever=KNN, shots=shots)
-    assert _told(make_plan(expand(load_config(config))).notes) == []
+@pytest.mark.parametrize(("per_image", "shots"), [(1, 2), (3, 1)])
+def test_one_question_for_each_image_or_one_shot_has_no_note(
+    mapping: Any, task: Any, per_image: int, shots: int
+) -> None:
+    config = mapping(task=task(per_image), retriever=KNN, shots=shots)
+    assert repeated_image_notes(make_plan(expand(load_config(config))).notes) == []

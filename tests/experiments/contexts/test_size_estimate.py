@@ -1,4 +1,4 @@
-"""What a grid will take, guessed before a model starts: images and tokens of the largest prompts."""
+"""The estimate of images and tokens of the largest prompts, before the model is loaded."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ def grid(**more: Any) -> Grid:
 
 
 def test_images_and_tokens_of_the_largest_prompt_are_covered() -> None:
-    made = grid(grid={"shots": [0, 4], "decoding": ["greedy", "vcd"], "retriever": [{"name": "knn", "by": "image"}]})
-    told = estimate_sizes(made.cells)
-    assert told.images == 5
+    own = grid(grid={"shots": [0, 4], "decoding": ["greedy", "vcd"], "retriever": [{"name": "knn", "by": "image"}]})
+    estimate = estimate_sizes(own.cells)
+    assert estimate.images == 5
     largest = 0
     for shots in (0, 4):
-        cells = [cell for cell in made.cells if cell.shots == shots]
+        cells = [cell for cell in own.cells if cell.shots == shots]
         retrieval = Retrieval(cells[0].task, cells[0].model)
         for row in build_contexts(retrieval, prompt_specs(cells), cells[0].task.queries):
             prompts = [item.prompt for item in map(render, row) if item.prompt is not None]
             largest = max(largest, *map(cells[0].model.count_tokens, prompts))
-    assert largest + 7 <= told.tokens <= 1.5 * largest + 7
+    assert largest + 7 <= estimate.tokens <= 1.5 * largest + 7
 
 
 def test_a_control_that_shows_more_demonstrations_counts() -> None:
@@ -36,16 +36,16 @@ def test_a_control_that_shows_more_demonstrations_counts() -> None:
     assert many.images > few.images == 3
 
 
-def test_a_model_that_has_not_started_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = grid(shots=2, order="entropy", transforms=[{"name": "descriptions", "where": "all"}])
+def test_a_model_that_is_not_loaded_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = grid(shots=2, order="entropy", transforms=[{"name": "descriptions", "where": "all"}])
 
-    def asked(*_: object, **__: object) -> None:
-        raise AssertionError("the model was asked")
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the model was called")
 
     for name in ("load", "generate", "open"):
-        monkeypatch.setattr(type(made.models[0]), name, asked)
-    assert estimate_sizes(made.cells) == estimate_sizes(grid(shots=2).cells)
+        monkeypatch.setattr(type(own.models[0]), name, fail)
+    assert estimate_sizes(own.cells) == estimate_sizes(grid(shots=2).cells)
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_cells_have_no_size() -> None:
     assert estimate_sizes([]) == SizeEstimate(0, 0)

@@ -1,4 +1,4 @@
-"""Short names of an axis' values: what is none by two spellings is one value."""
+"""Short labels of an axis' values."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def reranked(of: dict[str, Any], **parameters: Any) -> dict[str, Any]:
     return {"name": "reranked", "candidates": 50, "of": of, **parameters}
 
 
-def test_an_inner_component_s_name_stands_for_its_parameters_where_the_others_have_another() -> None:
+def test_the_name_of_an_inner_component_replaces_its_parameters_if_the_others_have_another() -> None:
     assert short_labels([knn("pixels", size=16), knn("histogram", bins=8)]) == [
         "knn(embedder=pixels)",
         "knn(embedder=histogram)",
@@ -40,7 +40,7 @@ def test_an_inner_component_s_name_stands_for_its_parameters_where_the_others_ha
     ]
 
 
-def test_what_is_deep_within_goes_without_its_path_where_that_leaves_no_doubt() -> None:
+def test_a_nested_parameter_has_no_path_if_that_is_unambiguous() -> None:
     deep = [reranked(knn("mix", of={"name": "tower", "path": path}, weight=0.5)) for path in ("a/x", "b/x")]
     assert short_labels(deep) == ["reranked(knn)(path=a/x)", "reranked(knn)(path=b/x)"]
     twice = [reranked(knn("pixels", size=size), size=wide) for size, wide in ((16, 1), (8, 1), (8, 2))]
@@ -54,16 +54,20 @@ def test_what_is_deep_within_goes_without_its_path_where_that_leaves_no_doubt() 
 def test_no_two_arms_share_a_label_whatever_they_are_made_of() -> None:
     inner = [{"name": name, "size": size} for name in ("pixels", "histogram") for size in (8, 8.0000001, 16)]
     inner += [{"name": "pixels"}, {"name": "mix", "of": {"name": "pixels", "size": 8}}, {"name": "mix", "size": None}]
-    nodes = [{"name": "knn", "embedder": one, "by": by} for one in inner for by in ("image", "x" * 80, "x" * 80 + "y")]
+    nodes = [
+        {"name": "knn", "embedder": embedder, "by": by}
+        for embedder in inner
+        for by in ("image", "x" * 80, "x" * 80 + "y")
+    ]
     nodes += [reranked(node) for node in nodes] + [{"name": "knn"}, {"name": "other.py:knn"}]
     for i in range(1, len(nodes)):
         chosen = nodes[:: max(1, len(nodes) // (i % 7 + 1))] + nodes[:i]
         distinct = {json.dumps(node, sort_keys=True): node for node in chosen}
-        told = short_labels(list(distinct.values()))
-        assert len({*told}) == len(distinct), told
+        labels = short_labels(list(distinct.values()))
+        assert len({*labels}) == len(distinct), labels
     assert short_labels([nodes[0], nodes[1], nodes[0]])[::2] == short_labels([nodes[0], nodes[1]])[:1] * 2
 
 
-def test_titles_that_clash_with_a_name_are_told_apart() -> None:
-    told = short_labels([{"name": "vcd", "alpha": 1}, {"name": "cad"}], [None, "vcd"])
-    assert told == ["vcd(name=vcd)", "vcd(name=cad)"]
+def test_titles_that_clash_with_a_name_have_distinct_labels() -> None:
+    labels = short_labels([{"name": "vcd", "alpha": 1}, {"name": "cad"}], [None, "vcd"])
+    assert labels == ["vcd(name=vcd)", "vcd(name=cad)"]

@@ -33,7 +33,7 @@ def test_option_scoring_needs_options(yaml_file: Write) -> None:
     )
 
 
-def test_options_that_never_hold_the_answer_are_refused(tmp_path: Path, yaml_file: Write) -> None:
+def test_options_that_never_contain_the_answer_are_refused(tmp_path: Path, yaml_file: Write) -> None:
     rows = [{"question": f"{i}?", "answer": "yes", "options": ["Ja", "Nein"], "id": str(i)} for i in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = "{question: question, answer: answer, options: options, id: id}"
@@ -54,12 +54,12 @@ def test_a_strategy_that_the_model_cannot_run_is_refused_with_what_would_run(yam
     path = yaml_file("task: SHAPES\nmodel: fake-gold\ngrid:\n  decoding:\n    - greedy\n    - vcd\n")
     with pytest.raises(PlanError) as error:
         check_requirements(expand(load_config(path)))
-    told = str(error.value)
-    assert told.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
-    assert told.endswith("'greedy' with answer_mode: generate runs on it; 'vcd' runs with model hf or vllm.")
+    message = str(error.value)
+    assert message.startswith(f"{path}:6: grid.decoding[1]: model 'fake-gold': decoding 'vcd' needs next-token logits")
+    assert message.endswith("'greedy' with answer_mode: generate runs on it; 'vcd' runs with model hf or vllm.")
 
 
-def test_a_need_that_no_backend_meets_is_told_as_such(yaml_file: Write, tmp_path: Path) -> None:
+def test_a_need_that_no_backend_meets_is_reported(yaml_file: Write, tmp_path: Path) -> None:
     (tmp_path / "looking.py").write_text(
         "from dataclasses import dataclass\nfrom decoding import Traits\nfrom decoding.strategies.vcd import VCD\n"
         "@dataclass(frozen=True)\nclass Looking(VCD):\n    traits = Traits(needs={'logits', 'attention'})\n"
@@ -77,14 +77,14 @@ def test_a_model_that_scores_options_itself_does_not_normalize_them(yaml_file: W
 
 
 @pytest.mark.parametrize("text", ["answer_mode: options", "decoding: greedy", "retriever: balanced"])
-def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
+def test_a_fake_passes_with_what_it_can_do(yaml_file: Write, text: str) -> None:
     grid = expand(load_config(yaml_file(f"task: SHAPES\nmodel: fake-gold\n{text}\n")))
     check_requirements(grid)
     check_data(grid)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("model: {name: hf, path: /nowhere/at/all}", "there is no folder /nowhere/at/all"),
         ("model: {name: hf, path: EMPTY}", "has no config.json, so it is not a checkpoint"),
@@ -92,8 +92,8 @@ def test_what_a_fake_can_do_is_let_through(yaml_file: Write, text: str) -> None:
         ("model: {name: hf, path: PROCESSORLESS}", "has no processor"),
     ],
 )
-def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_loads(
-    yaml_file: Write, tmp_path: Path, text: str, told: str
+def test_an_incomplete_checkpoint_is_refused_before_anything_loads(
+    yaml_file: Write, tmp_path: Path, text: str, message: str
 ) -> None:
     for name, files in (
         ("EMPTY", ()),
@@ -105,12 +105,12 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_loads(
             (tmp_path / name / file).write_text("{}")
         text = text.replace(name, str(tmp_path / name))
     path = yaml_file(f"task: SHAPES\n{text}\n")
-    with pytest.raises(ModelError, match=told) as error:
+    with pytest.raises(ModelError, match=message) as error:
         expand(load_config(path))
     assert str(error.value).startswith(f"{path}:2: model.path: ")
 
 
-def test_a_data_source_with_a_column_missing_is_told_with_the_line_of_the_task(
+def test_a_data_source_with_a_column_missing_is_an_error_with_the_line_of_the_task(
     yaml_file: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"q": "what?", "a": "x"}\n' * 3)
@@ -122,7 +122,7 @@ def test_a_data_source_with_a_column_missing_is_told_with_the_line_of_the_task(
     assert "has no column 'quest'. Columns: q, a." in str(error.value)
 
 
-def test_data_digests_tell_other_pools_and_other_queries_apart(yaml_file: Write) -> None:
+def test_data_digests_of_other_pools_and_other_queries_differ(yaml_file: Write) -> None:
     def digests(parameters: str) -> dict[str, str]:
         return data_digests(
             expand(load_config(yaml_file(f"task: {{name: SHAPES, {parameters}}}\nmodel: fake-copy\n"))).tasks[0]
@@ -177,6 +177,6 @@ def test_a_retriever_whose_file_or_encoder_is_missing_fails_at_the_start(
     path = yaml_file(
         f"task: {{name: SHAPES}}\nmodel: fake-copy\nshots: 2\ngrid:\n  retriever:\n    - random\n    - {node}\n"
     )
-    with pytest.raises(error, match=says) as found:
+    with pytest.raises(error, match=says) as caught:
         check_requirements(expand(load_config(path)))
-    assert str(found.value).startswith(f"{path}:7: grid.retriever[1]: ")
+    assert str(caught.value).startswith(f"{path}:7: grid.retriever[1]: ")

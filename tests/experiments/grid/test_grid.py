@@ -16,7 +16,7 @@ def grid_of(config: Any, *overrides: str) -> Grid:
     return expand(load_config(config, overrides))
 
 
-def told(config: Any, *overrides: str) -> str:
+def error_of(config: Any, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
         grid_of(config, *overrides)
     return str(error.value)
@@ -33,8 +33,8 @@ def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
 def test_a_grid_is_every_combination_with_every_seed(mapping: Mapping) -> None:
     axes = {"shots": [1, 2], "retriever": ["random", "balanced"]}
     grid = grid_of(without(mapping(grid=axes, seeds=[0, 5]), "shots"))
-    found = list(zip(column(grid, "shots"), column(grid, "retriever"), column(grid, "seed"), strict=True))
-    assert found == [(k, r, s) for k in (1, 2) for r in ("random", "balanced") for s in (0, 5)]
+    values = list(zip(column(grid, "shots"), column(grid, "retriever"), column(grid, "seed"), strict=True))
+    assert values == [(k, r, s) for k in (1, 2) for r in ("random", "balanced") for s in (0, 5)]
     assert len({cell.digest for cell in grid.cells}) == 8
 
 
@@ -49,15 +49,15 @@ def test_a_digest_does_not_read_the_order_of_keys_and_is_pinned() -> None:
 def test_zip_goes_side_by_side_and_multiplies_with_the_grid(mapping: Mapping) -> None:
     config = mapping(zip={"shots": [1, 2], "order": ["random", "reversed"]}, grid={"composer": ["chat", "interleaved"]})
     grid = grid_of(without(config, "shots"))
-    found = list(zip(column(grid, "composer"), column(grid, "shots"), column(grid, "order"), strict=True))
-    assert found == [(c, *pair) for c in ("chat", "interleaved") for pair in ((1, "random"), (2, "reversed"))]
+    values = list(zip(column(grid, "composer"), column(grid, "shots"), column(grid, "order"), strict=True))
+    assert values == [(c, *pair) for c in ("chat", "interleaved") for pair in ((1, "random"), (2, "reversed"))]
 
 
 def test_a_value_of_zip_is_paired_with_several(mapping: Mapping) -> None:
     config = mapping(zip={"shots": [1, 2, 2], "order": ["random", "random", "reversed"]})
     grid = grid_of(without(config, "shots"))
-    found = list(zip(column(grid, "shots"), column(grid, "order"), strict=True))
-    assert found == [(1, "random"), (2, "random"), (2, "reversed")]
+    values = list(zip(column(grid, "shots"), column(grid, "order"), strict=True))
+    assert values == [(1, "random"), (2, "random"), (2, "reversed")]
 
 
 def test_at_0_shots_retriever_and_order_are_one_cell(mapping: Mapping) -> None:
@@ -96,7 +96,7 @@ def test_exclude_that_matches_nothing_is_warned_of_and_everything_is_refused(yam
     path = yaml_file("task: SHAPES\nmodel: fake-copy\nexclude:\n  - {shots: 7}\n")
     assert grid_of(path).warnings == (f"{path}:4: exclude[0]: matches no cell.",)
     path.write_text(path.read_text().replace("shots: 7", "shots: 0"))
-    assert told(path) == f"{path}:3: exclude: nothing is left of the grid."
+    assert error_of(path) == f"{path}:3: exclude: nothing is left of the grid."
 
 
 def test_an_axis_of_a_parameter_changes_only_the_components_that_have_it(mapping: Mapping, toy: str) -> None:
@@ -115,12 +115,14 @@ def test_an_axis_of_a_parameter_changes_only_the_components_that_have_it(mapping
 )
 def test_an_axis_that_nothing_reads_is_an_error_with_its_line(yaml_file: Write, axis: str, sentence: str) -> None:
     path = yaml_file(f"task: SHAPES\nmodel: TOY\ndecoding: vcd\ngrid:\n  {axis}: [0.1, 0.2]\n")
-    assert told(path).startswith(f"{path}:5: grid.{axis}: {sentence}")
+    assert error_of(path).startswith(f"{path}:5: grid.{axis}: {sentence}")
 
 
-def test_a_misspelled_component_is_told_with_its_line(yaml_file: Write) -> None:
+def test_a_misspelled_component_is_an_error_with_its_line(yaml_file: Write) -> None:
     path = yaml_file("task: SHAPES\nmodel: fake-copy\ngrid:\n  decoding:\n    - greedy\n    - vdc\n")
-    assert told(path) == f"{path}:6: grid.decoding[1]: no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"
+    assert (
+        error_of(path) == f"{path}:6: grid.decoding[1]: no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,9 +138,9 @@ def test_a_misspelled_component_is_told_with_its_line(yaml_file: Write) -> None:
         ("mine.py:Mine", "retriever: there is no file mine.py (looked in "),
     ],
 )
-def test_a_wrong_parameter_is_told_with_its_line(yaml_file: Write, node: str, sentence: str) -> None:
+def test_a_wrong_parameter_is_an_error_with_its_line(yaml_file: Write, node: str, sentence: str) -> None:
     path = yaml_file(f"task: SHAPES\nmodel: fake-copy\nretriever: {node}\n")
-    assert told(path).startswith(f"{path}:3: {sentence}")
+    assert error_of(path).startswith(f"{path}:3: {sentence}")
 
 
 def test_a_component_beside_the_file_is_found_from_anywhere(yaml_file: Write) -> None:
@@ -169,7 +171,7 @@ def test_settings_of_a_model_outside_its_digest_make_no_other_cell(mapping: Mapp
     assert small == large
 
 
-def test_labels_say_as_little_as_tells_the_values_apart(mapping: Mapping) -> None:
+def test_labels_have_only_the_parameters_that_differ(mapping: Mapping) -> None:
     nodes = ["random", {"name": "knn", "by": "question"}, {"name": "knn", "by": "image"}]
     assert column(grid_of(mapping(grid={"retriever": nodes})), "retriever") == [
         "random",
@@ -185,20 +187,20 @@ def test_a_label_of_a_decoding_is_used(mapping: Mapping, toy: str) -> None:
 
 def test_default_controls_are_added_once_and_marked(mapping: Mapping, toy: str) -> None:
     grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd"]}))
-    found = {cell.labels["decoding"]: cell.control for cell in grid.cells}
-    assert [label for label, control in found.items() if not control] == ["greedy", "vcd"]
-    assert sum(found.values()) == 9
+    is_control = {cell.labels["decoding"]: cell.control for cell in grid.cells}
+    assert [label for label, control in is_control.items() if not control] == ["greedy", "vcd"]
+    assert sum(is_control.values()) == 9
 
 
-def test_what_the_file_names_is_no_control_even_where_an_arm_before_it_adds_it(mapping: Mapping, toy: str) -> None:
+def test_an_arm_of_the_file_is_no_control_even_if_an_arm_before_it_adds_it(mapping: Mapping, toy: str) -> None:
     grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["vcd", "greedy"]}))
     assert [cell.labels["decoding"] for cell in grid.cells if not cell.control] == ["vcd", "greedy"]
 
 
 def test_controls_that_all_methods_share_are_one_cell(mapping: Mapping, toy: str) -> None:
     grid = grid_of(mapping(model=toy, controls="default", grid={"decoding": ["vcd", "cad", "icd"]}))
-    told = [cell.labels["decoding"] for cell in grid.cells]
-    assert [told.count(name) for name in ("greedy", "self_consistency", "more_demonstrations")] == [1, 1, 1]
+    labels = [cell.labels["decoding"] for cell in grid.cells]
+    assert [labels.count(name) for name in ("greedy", "self_consistency", "more_demonstrations")] == [1, 1, 1]
 
 
 def test_controls_fit_what_is_run(mapping: Mapping, toy: str) -> None:
@@ -223,14 +225,14 @@ def test_equal_components_are_one_object_so_that_a_task_reads_its_data_once(mapp
 )
 def test_a_comparison_with_nothing_is_refused(yaml_file: Write, compare: str, sentence: str) -> None:
     path = yaml_file(f"task: SHAPES\nmodel: fake-copy\ngrid: {{shots: [0, 1]}}\ncompare: {compare}\n")
-    assert told(path).startswith(f"{path}:4: {sentence}")
+    assert error_of(path).startswith(f"{path}:4: {sentence}")
 
 
 def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_file: Write) -> None:
     two = "[{name: chat, instruction: short}, {name: chat, instruction: long}]"
     grid = f"grid: {{shots: [1], composer: {two}}}"
     path = yaml_file(f"task: SHAPES\nmodel: fake-copy\n{grid}\ncompare: {{to: {{composer: chat}}}}\n")
-    assert told(path) == (
+    assert error_of(path) == (
         f"{path}:4: compare.to.composer: 2 arms have composer 'chat'. Name one by its label: chat(instruction=short), "
         "chat(instruction=long)."
     )

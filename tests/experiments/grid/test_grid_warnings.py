@@ -1,4 +1,4 @@
-"""What a config asks for that is something else than it seems, said before anything is loaded."""
+"""Warnings about configs that are not what they seem to be, before anything is loaded."""
 
 from typing import Any
 
@@ -12,29 +12,29 @@ from experiments.planning.plan_text import format_plan
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
 
-SAME = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [1.5, -0.5], "label": "context"}
+EQUAL_BRANCHES = {"name": "contrast", "branches": ["no_demonstrations"], "weights": [1.5, -0.5], "label": "context"}
 
 
-def told(config: Any) -> list[str]:
+def warnings_of(config: Any) -> list[str]:
     return list(grid_warnings(expand(load_config(config))))
 
 
 def test_a_contrast_whose_branches_are_equal_is_named_with_the_control_it_has_become(mapping: Any, toy: str) -> None:
-    (warning,) = told(mapping(model=toy, shots=0, decoding=SAME))
+    (warning,) = warnings_of(mapping(model=toy, shots=0, decoding=EQUAL_BRANCHES))
     assert warning.startswith("config: decoding: every branch of decoding 'contrast(branches=[")
     assert warning.endswith("it has become mask_only.")
-    assert told(mapping(model=toy, shots=2, decoding=SAME)) == []
+    assert warnings_of(mapping(model=toy, shots=2, decoding=EQUAL_BRANCHES)) == []
 
 
-def test_it_is_said_at_which_shots(mapping: Any, toy: str) -> None:
+def test_a_warning_names_the_shots(mapping: Any, toy: str) -> None:
     keys = {k: v for k, v in mapping(model=toy).items() if k != "shots"}
-    (warning,) = told({**keys, "decoding": SAME, "grid": {"shots": [0, 2]}})
+    (warning,) = warnings_of({**keys, "decoding": EQUAL_BRANCHES, "grid": {"shots": [0, 2]}})
     assert warning.startswith("config: decoding: at 0 shots every branch")
 
 
-def test_equal_branches_at_another_temperature_are_told_so(mapping: Any, toy: str) -> None:
-    loud = {**SAME, "weights": [3.0, -1.0]}
-    equal, hidden = told(mapping(model=toy, shots=0, decoding=loud))
+def test_equal_branches_at_another_temperature_are_reported(mapping: Any, toy: str) -> None:
+    sharp = {**EQUAL_BRANCHES, "weights": [3.0, -1.0]}
+    equal, hidden = warnings_of(mapping(model=toy, shots=0, decoding=sharp))
     assert "the reference at temperature 0.5: it has become temperature_matched" in equal
     assert "the weights of 'context' sum to 2, which alone is a temperature of 0.5" in hidden
 
@@ -49,14 +49,14 @@ def test_equal_branches_at_another_temperature_are_told_so(mapping: Any, toy: st
 def test_weights_that_do_not_sum_to_one_are_a_hidden_temperature(
     mapping: Any, toy: str, weights: list[float], words: str
 ) -> None:
-    (warning,) = told(mapping(model=toy, shots=2, decoding={**SAME, "weights": weights}))
+    (warning,) = warnings_of(mapping(model=toy, shots=2, decoding={**EQUAL_BRANCHES, "weights": weights}))
     assert words in warning
-    assert told(mapping(model=toy, shots=2, decoding="vcd", controls="default")) == []
+    assert warnings_of(mapping(model=toy, shots=2, decoding="vcd", controls="default")) == []
 
 
 def test_the_plan_prints_them_and_a_run_begins_with_them(mapping: Any, toy: str, tmp_path: Any) -> None:
-    config = mapping(model=toy, shots=0, decoding=SAME)
-    (warning,) = told(config)
+    config = mapping(model=toy, shots=0, decoding=EQUAL_BRANCHES)
+    (warning,) = warnings_of(config)
     assert [line for line in format_plan(make_plan(expand(load_config(config)))) if "become" in line] == [warning]
     progress = SilentProgress()
     run(load_config(config), tmp_path, progress)
@@ -70,10 +70,10 @@ def test_a_contrast_of_images_on_queries_without_any_is_found_by_the_plan(mappin
     config = mapping(
         model=toy,
         shots=2,
-        decoding={**SAME, "branches": ["no_image"]},
+        decoding={**EQUAL_BRANCHES, "branches": ["no_image"]},
         transforms=[{"name": "images", "where": "query"}],
     )
-    assert told(config) == []
+    assert warnings_of(config) == []
     assert any(
         "every branch is the prompt itself, so it has become mask_only on these data" in n
         for n in make_plan(expand(load_config(config))).notes
@@ -83,25 +83,23 @@ def test_a_contrast_of_images_on_queries_without_any_is_found_by_the_plan(mappin
 @pytest.mark.parametrize(
     ("name", "fitted"), [("batch_calibration", {"prior": [0.7, 0.3]}), ("constant_bias", {"biases": [0.0, 0.4]})]
 )
-def test_what_learns_and_was_not_fitted_is_told(mapping: Any, toy: str, name: str, fitted: dict[str, Any]) -> None:
-    (warning,) = told(mapping(model=toy, answer_mode="options", decoding=name))
+def test_a_strategy_that_was_not_fitted_is_reported(mapping: Any, toy: str, name: str, fitted: dict[str, Any]) -> None:
+    (warning,) = warnings_of(mapping(model=toy, answer_mode="options", decoding=name))
     assert f"'{name}' has not been fitted" in warning
-    assert told(mapping(model=toy, answer_mode="options", decoding={"name": name, **fitted})) == []
+    assert warnings_of(mapping(model=toy, answer_mode="options", decoding={"name": name, **fitted})) == []
 
 
-def test_steps_that_cannot_be_kept_are_told(mapping: Any, toy: str) -> None:
-    (only,) = told(mapping(top_logprobs=3))
+def test_steps_that_cannot_be_recorded_are_reported(mapping: Any, toy: str) -> None:
+    (only,) = warnings_of(mapping(top_logprobs=3))
     assert "only answers, so its samples keep no steps" in only
-    (options,) = told(mapping(model=toy, answer_mode="options", top_logprobs=3))
+    (options,) = warnings_of(mapping(model=toy, answer_mode="options", top_logprobs=3))
     assert (
         options == "config: top_logprobs: options are scored in no steps, so cells with answer_mode: options keep none."
     )
-    assert told(mapping(model=toy, top_logprobs=3)) == []
+    assert warnings_of(mapping(model=toy, top_logprobs=3)) == []
 
 
-def test_samples_of_before_keep_the_steps_that_they_have_and_that_is_said(
-    mapping: Any, toy: str, tmp_path: Any
-) -> None:
+def test_finished_samples_keep_their_steps_and_a_note_says_so(mapping: Any, toy: str, tmp_path: Any) -> None:
     config = mapping(model=toy, shots=0)
     run(load_config(config), tmp_path)
     progress = SilentProgress()

@@ -1,4 +1,4 @@
-"""Sizes that cannot be meant are told in a sentence before anything is read, loaded or computed."""
+"""Implausible sizes are a sentence before anything is read, loaded or computed."""
 
 import time
 from collections.abc import Callable
@@ -40,14 +40,14 @@ MILLION = 10**6
         ),
     ],
 )
-def test_it_is_told_at_once(
+def test_an_implausible_size_is_an_error_at_once(
     mapping: Callable[..., dict[str, Any]], tmp_path: Path, keys: dict[str, Any], sentence: str
 ) -> None:
     node = {key: value for key, value in mapping().items() if key not in keys.get("grid", ())}
     start = time.monotonic()
-    with pytest.raises(ICLError) as told:
+    with pytest.raises(ICLError) as caught:
         run(load_config({**node, **keys}), tmp_path)
-    assert str(told.value).startswith(sentence)
+    assert str(caught.value).startswith(sentence)
     assert time.monotonic() - start < 20
     assert not (tmp_path / "t").exists()
 
@@ -64,15 +64,15 @@ def test_a_plan_says_the_same(
     assert "grid.max_new_tokens: an answer of 4,000 tokens leaves no room" in capsys.readouterr().err
 
 
-def test_an_answer_that_fits_is_let_be(mapping: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_an_answer_that_fits_passes(mapping: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     done = run(load_config(mapping(model={"name": "fake-copy", "max_tokens": 4096}, max_new_tokens=4000)), tmp_path)
     assert (done.computed, done.failed) == (6, 0)
 
 
-def test_no_generated_task_draws_without_end() -> None:
-    made = [name for name in entries("task") if resolve("task", name).__module__.startswith("icl.tasks.generated")]
-    assert len(made) >= 10
+def test_generated_tasks_have_a_limit_of_queries() -> None:
+    generated = [name for name in entries("task") if resolve("task", name).__module__.startswith("icl.tasks.generated")]
+    assert len(generated) >= 10
     assert set(PACKAGES["task"]) == {"icl.tasks", "icl.tasks.generated"}
-    for name in made:
+    for name in generated:
         with pytest.raises(ICLError, match=rf"task '{name}', queries: input should be less than or equal to 100000"):
             build("task", {"name": name, "queries": MILLION})

@@ -1,4 +1,4 @@
-"""What a plan says of an engine's prefix cache: beginnings that prompts share, counted in whole blocks."""
+"""The estimate of an engine's prefix cache: shared prefixes of prompts, in whole blocks."""
 
 import dataclasses
 from typing import Any
@@ -15,14 +15,14 @@ from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from icl.models.vllm.model import VLLM
 
 
-def share(model: Any, prompts: Any) -> PrefixReuse:
-    counted = PrefixBlocks()
-    for place, prompt in enumerate(prompts):
-        counted.see(model, prompt, model.count_tokens(prompt), 1, place)
-    return counted.scaled(1, 1)
+def reuse(model: Any, prompts: Any) -> PrefixReuse:
+    blocks = PrefixBlocks()
+    for index, prompt in enumerate(prompts):
+        blocks.add(model, prompt, model.count_tokens(prompt), 1, index)
+    return blocks.scaled(1, 1)
 
 
-def test_blocks_are_equal_as_long_as_tokens_and_images_are() -> None:
+def test_blocks_are_equal_up_to_the_first_different_token_or_image() -> None:
     model = VLLM(engine_args={"block_size": 4})
     one, words, image = (
         tiny_models.prompt(images, text, "q")
@@ -37,26 +37,26 @@ def test_blocks_are_equal_as_long_as_tokens_and_images_are() -> None:
     assert len(model.hf.renderer.text(one)) == len(model.hf.renderer.text(image))
 
 
-def test_what_the_cache_has_is_what_is_not_distinct() -> None:
+def test_repeated_blocks_are_cached() -> None:
     model = VLLM(engine_args={"block_size": 4})
     prompt = tiny_models.prompt([1, 2], "what is it?", "q")
-    assert share(model, [prompt]).found == 0
-    assert share(model, [prompt] * 3).found == 2 * 4 * len(model.prefix_blocks(prompt)[1])
-    assert share(dataclasses.replace(model, enable_prefix_caching=False), [prompt] * 3).found == 0
-    assert share(object(), []).share is None
+    assert reuse(model, [prompt]).cached == 0
+    assert reuse(model, [prompt] * 3).cached == 2 * 4 * len(model.prefix_blocks(prompt)[1])
+    assert reuse(dataclasses.replace(model, enable_prefix_caching=False), [prompt] * 3).cached == 0
+    assert reuse(object(), []).fraction is None
 
 
 @pytest.mark.parametrize("retriever", ["experiments.bench.grid:Fixed", "random"])
-def test_a_plan_that_counts_some_queries_tells_nearly_what_all_of_them_share(
+def test_a_plan_that_counts_some_queries_estimates_the_reuse_of_all(
     retriever: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = {"name": "x", "task": {"name": "easy-vqa", "queries": 60}, "retriever": retriever, "shots": 4}
     some = make_plan(expand(load_config({**file, "model": "vllm"})))
     assert some.counted["easy-vqa"] == (24, 60)
-    monkeypatch.setattr(experiments.planning.plan, "QUERIES_READ", 60)
+    monkeypatch.setattr(experiments.planning.plan, "SAMPLED_QUERIES", 60)
     every = make_plan(expand(load_config({**file, "model": "vllm"})))
-    assert some.found is not None
-    assert some.found == pytest.approx(every.found, abs=0.03)
-    assert (some.found > 0.4) == (retriever != "random")
-    assert any(line.startswith("prefix cache") and f"{some.found:.0%}" in line for line in format_plan(some))
-    assert make_plan(expand(load_config({**file, "model": "hf"}))).found is None
+    assert some.cached_fraction is not None
+    assert some.cached_fraction == pytest.approx(every.cached_fraction, abs=0.03)
+    assert (some.cached_fraction > 0.4) == (retriever != "random")
+    assert any(line.startswith("prefix cache") and f"{some.cached_fraction:.0%}" in line for line in format_plan(some))
+    assert make_plan(expand(load_config({**file, "model": "hf"}))).cached_fraction is None
