@@ -50,9 +50,9 @@ class FittedBalanced:
     seed: int
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
-        return [self._one(query, k, policy) for query in queries]
+        return [self._retrieve_one(query, k, policy) for query in queries]
 
-    def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+    def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         is_allowed, key = policy.allowed_for(query), StreamKey(self.seed, query.id)
         labels = sorted(self.by_label)
         turns = [self._of_label(labels[i], key) for i in random_order(key.numpy("demos/labels"), len(labels))]

@@ -57,15 +57,12 @@ class ContrastivePair(ModalityRetriever):
                     yield partner
 
     def _partner(self, neighbors: Neighbors, row: int, used: set[int]) -> int | None:
-        examples, is_allowed = (
-            neighbors.fitted.pool.examples,
-            neighbors.fitted.filter_for(neighbors.query, neighbors.policy),
-        )
+        fitted = neighbors.fitted
+        examples, is_allowed = fitted.pool.examples, fitted.filter_for(neighbors.query, neighbors.policy)
         label = examples[row].class_name
 
         def can_be_partner(other: int) -> bool:
             return other not in used and examples[other].class_name != label and is_allowed(other)
 
-        index = neighbors.fitted.index
-        (hits,) = index.nearest(index.vectors[row : row + 1], 1, [can_be_partner])
+        (hits,) = fitted.index.nearest(fitted.index.vectors[row : row + 1], 1, [can_be_partner])
         return hits[0][0] if hits else None

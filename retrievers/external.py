@@ -52,9 +52,9 @@ class FittedExternal:
     lists: Mapping[str, Sequence[RetrievedExample]]
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
-        return [self._one(query, k, policy) for query in queries] if k else [() for _ in queries]
+        return [self._retrieve_one(query, k, policy) for query in queries] if k else [() for _ in queries]
 
-    def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+    def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         if query.id not in self.lists:
             raise DataError(
                 f"{self.path} lists nothing for query '{query.id}'.{did_you_mean(query.id, self.lists)} "

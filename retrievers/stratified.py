@@ -38,9 +38,9 @@ class FittedStratified:
     seed: int
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
-        return [self._one(query, k, policy) for query in queries]
+        return [self._retrieve_one(query, k, policy) for query in queries]
 
-    def _one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+    def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         by_label: dict[str, list[Example]] = {}
         for example in filter(policy.allowed_for(query), self.pool.examples):
             by_label.setdefault(example.class_name, []).append(example)

@@ -128,7 +128,7 @@ def _cache() -> list[Row]:
         for _ in range(2):
             for example in pool.examples:
                 _ = example.images[0].digest  # the reading of images is not the cache's
-            cache.forget()
+            cache.clear_memory()
             before, start = num_embedded()["image"], time.process_time()
             KNN(embedder=Histogram()).fit(Pool(pool.examples), Resources(cache=folder))
             times.append(time.process_time() - start)

@@ -38,7 +38,7 @@ def sample_pool() -> Pool:
     """
     plain = [_example(f"pool-{i}", list(COLORS)[i % 3], i) for i in range(24)]
     traps: list[Example] = []
-    for query in _make_queries():
+    for query in sample_queries():
         copied = Image.from_pil(query.images[0].open().copy(), f"copy of {query.id}")
         traps += [
             query,
@@ -50,7 +50,7 @@ def sample_pool() -> Pool:
 
 def sample_queries() -> list[Example]:
     """Three queries with gold answers. `check_retriever` removes them for retrievers that do not need 'gold'."""
-    return _make_queries()
+    return [_example(f"query-{color}", color, 100 + i) for i, color in enumerate(COLORS)]
 
 
 def check_retriever(
@@ -196,10 +196,6 @@ def _check_too_many(retriever: Retriever, pool: Pool, queries: list[Query], reso
     assert message, f"{count + 1} demonstrations from {count} allowed ones raised no ICLError."
     missing = [number for number in (count, count + 1) if str(number) not in message]
     assert not missing, f"the error for too many shots does not name {missing}: {message}"
-
-
-def _make_queries() -> list[Example]:
-    return [_example(f"query-{color}", color, 100 + i) for i, color in enumerate(COLORS)]
 
 
 def _example(name: str, color: str, place: int) -> Example:

@@ -38,39 +38,29 @@ class EmbeddingCache:
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         """The mean vector of each item's images, [N, D], unit rows. Raises DataError if an item has no image."""
-        images = all_images(items)
-        by_key = {bytes.fromhex(image.digest): image for image in images}
-        rows = self._vectors("image", [bytes.fromhex(p.digest) for p in images], by_key, self._embed_images)
-        return mean_per_item(items, rows)
+        return mean_per_item(items, self._vectors("image", all_images(items), _image_key, self._embed_images))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """The vector of each text, [N, D], unit rows."""
-        by_key = {sha256(text.encode()).digest(): text for text in texts}
-        return self._vectors(
-            "text", [sha256(text.encode()).digest() for text in texts], by_key, self.embedder.embed_texts
-        )
+        return self._vectors("text", texts, _text_key, self.embedder.embed_texts)
 
     def embed_patches(self, images: Sequence[Image]) -> Vectors:
         """Vectors of the images' patches, [N, P, D]. Raises ConfigError if the embedder has no patches."""
-        embed = _flatten(self.embedder, "patches")
-        by_key = {bytes.fromhex(image.digest): image for image in images}
-        return _unflatten(self._vectors("patches", [bytes.fromhex(p.digest) for p in images], by_key, embed))
+        return _unflatten(self._vectors("patches", images, _image_key, _flatten(self.embedder, "patches")))
 
     def embed_words(self, texts: Sequence[str]) -> Vectors:
         """Vectors of the texts' tokens, [N, W, D]; zeros are padding. Raises ConfigError if there are none."""
-        embed = _flatten(self.embedder, "words")
-        by_key = {sha256(text.encode()).digest(): text for text in texts}
-        return _unflatten(self._vectors("words", [sha256(text.encode()).digest() for text in texts], by_key, embed))
+        return _unflatten(self._vectors("words", texts, _text_key, _flatten(self.embedder, "words")))
 
     def _embed_images(self, images: Sequence[Image]) -> Vectors:
-        return self.embedder.embed_images([Query(p.digest, (p,), "") for p in images])
+        return self.embedder.embed_images([Query(image.digest, (image,), "") for image in images])
 
     def _vectors(
-        self, kind: str, keys: list[bytes], by_key: dict[bytes, T], embed: Callable[[Sequence[T]], Vectors]
+        self, kind: str, contents: Sequence[T], key_of: Callable[[T], bytes], embed: Callable[[Sequence[T]], Vectors]
     ) -> Vectors:
-        store = self._stores[kind]
+        store, keys = self._stores[kind], [key_of(content) for content in contents]
         if store.missing(keys):
-            self._fill(kind, store, by_key, embed)
+            self._fill(kind, store, dict(zip(keys, contents, strict=True)), embed)
         return store.gather(keys)
 
     def _fill(
@@ -89,6 +79,14 @@ class EmbeddingCache:
                 store.add(chunk, vectors)
                 self.count[kind] += len(chunk)
                 _EMBEDDED[kind] += len(chunk)
+
+
+def _image_key(image: Image) -> bytes:
+    return bytes.fromhex(image.digest)
+
+
+def _text_key(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 @contextmanager
@@ -144,7 +142,7 @@ def num_embedded() -> dict[str, int]:
     return dict(_EMBEDDED)
 
 
-def forget() -> None:
+def clear_memory() -> None:
     """Delete all vectors from memory. The files stay."""
     with _GUARD:
         _SHARED.clear()
