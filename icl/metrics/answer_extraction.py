@@ -16,6 +16,7 @@ The rule `auto` tries, in this order:
 Quotes, Markdown, LaTeX and the full stop around the result are removed.
 """
 
+import ast
 import json
 import re
 import unicodedata
@@ -51,10 +52,19 @@ class ExtractedAnswer:
     reasoned: bool = False
 
 
-_END_TOKENS = re.compile(
-    r"<\|(?:im_end|endoftext|eot_id|eom_id|end|end_of_text|end_of_sentence|eos|return|END_OF_TURN_TOKEN)\|>"
-    r"|</?s>|<eos>|<end_of_turn>|<end_of_utterance>|<pad>|\[/?INST\]|<\|end▁of▁sentence\|>",
+_END_TOKEN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|eom_id|end|end_of_text|end_of_sentence|end▁of▁sentence|eos|return|END_OF_TURN_TOKEN)\|>"
+    r"|</s>|<eos>|<end_of_turn>|<end_of_utterance>|<pad>",
     re.IGNORECASE,
+)
+_ROLE = re.compile(
+    r"^\s*(?:<s>|\[/INST\]|<\|(?:im_start|start|start_header_id)\|>\s*\w+\s*(?:<\|end_header_id\|>|\n)?|<start_of_turn>\s*\w+\n"
+    r"|(?:assistant|model|ai|bot)\s*:)\s*",
+    re.IGNORECASE,
+)
+_STRUCK = re.compile(r"~~.+?~~")
+_MARKUP_TAG = re.compile(
+    r"</?(?!(?:answer|final_answer|final|solution|response|result|image)\b)[a-z][\w-]*(?:\s[^<>]*)?/?>", re.IGNORECASE
 )
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "「": '"', "」": '"', "‘": "'", "’": "'"})
@@ -62,11 +72,17 @@ _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"
 _THINK_TAGS = r"think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis|seed:think|cot"
 _THINK_OPEN = (
     rf"<(?:{_THINK_TAGS})>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|?unused94\|?>thought"
+    r"|<\|channel>thought"
 )
-_THINK_CLOSE = rf"</(?:{_THINK_TAGS})>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|?unused95\|?>"
+_THINK_CLOSE = (
+    rf"</(?:{_THINK_TAGS})>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|?unused95\|?>|<channel\|>"
+)
 _CLOSES = re.compile(_THINK_CLOSE, re.IGNORECASE)
 _OPENS = re.compile(_THINK_OPEN, re.IGNORECASE)
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)\s*(?:<\|message\|>)?")
+_BARE_CHANNELS = re.compile(
+    r"^analysis(?=[A-Z]).*assistantfinal", re.DOTALL
+)  # the markers of channels without their tokens
 
 _NEXT_QUESTION = re.compile(
     r"\n\s*(?:(?:question|q|user|human|instruction|problem|image|input|context|example)\s*\d*\s*[:.]"
@@ -85,7 +101,7 @@ _CUT_JSON = re.compile(r'"(?:final[_ ]?)?answer"\s*:\s*"?([^",}\n]+)', re.IGNORE
 
 _ADJECTIVES = r"(?:final|correct|right|best|short|direct|most\s+likely|most\s+appropriate|predicted|my|overall)"
 _NOUNS = (
-    r"(?:answer|choice|prediction|antwort|r[ée]ponse|respuesta|risposta|resposta|ответ|答案|回答|正解|정답|답변|답|उत्तर)"
+    r"(?:answer|choice|prediction|conclusion|verdict|antwort|r[ée]ponse|respuesta|risposta|resposta|ответ|答案|回答|正解|정답|답변|답|उत्तर)"
     r"(?:\s+(?:choice|option|letter))?"
 )
 _MARK = r"[*_#>`\s]*"
@@ -102,7 +118,7 @@ _LABEL_PHRASE = re.compile(
     re.IGNORECASE,
 )
 _CONCLUSION = re.compile(
-    r"(?:^|(?<=[.!?\n]))\s*(?:therefore|thus|hence|so|consequently|in\s+conclusion|to\s+conclude|in\s+summary|in\s+short|"
+    r"(?:^|(?<=[.!?\n])|,(?=\s*(?:so|therefore|thus|hence)\b))\s*(?:therefore|thus|hence|so|consequently|in\s+conclusion|to\s+conclude|in\s+summary|in\s+short|"
     r"overall|finally|conclusion|this\s+means(?:\s+that)?)\b\s*[,:]?\s*(?P<value>[^\n]+)",
     re.IGNORECASE,
 )
@@ -112,6 +128,9 @@ _SENTENCE_END = re.compile(
     r"(?<!\b[A-Z])(?<!\bvs)(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\d)[.!?](?=\s+[\"'A-Z*(])|[。！？]|\.\s*(?=\n|$)"
 )
 _LIST_MARK = re.compile(r"^\s*(?:[-*•+]|#+|>)\s+")
+_TOTAL = re.compile(
+    rf"^{_MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{_MARK}[:=]{_MARK}(?P<value>.+)$", re.IGNORECASE
+)
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
 _INTRODUCTION = re.compile(
     r"^(?:let|step|first|to\s+(?:answer|determine|find)|looking|okay|ok|sure|alright|here)\b", re.IGNORECASE
@@ -154,35 +173,48 @@ def check_rule(rule: str) -> None:
 
 def strip_markup(text: str) -> str:
     """A short text without Markdown, LaTeX, quotes, list marks and the punctuation around it."""
-    text = _LIST_MARK.sub("", _plain_latex(text))
-    text = re.sub(r"\*\*|__|`|~~", "", text)
+    text = _LIST_MARK.sub("", _plain_latex(_MARKUP_TAG.sub("", text)))
+    text = re.sub(r"\*\*|__|`", "", text).replace("⁄", "/")
     previous = None
     while previous != text:
         previous = text
         text = text.strip().strip("*\"'$ \t\n").rstrip(".,;:!。，；：！、").strip()
         if text[:1] == "(" and text[-1:] == ")" and "(" not in text[1:]:
             text = text[1:-1]
-        if text[:1] == "[" and text[-1:] == "]":
+        if text[:1] + text[-1:] in ("[]", "【】", "{}"):
             text = text[1:-1]
     return text
 
 
 def _cleaned(output: str) -> str:
-    return unicodedata.normalize("NFKC", _INVISIBLE.sub("", output)).translate(_QUOTES).replace("\r\n", "\n")
+    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", output)).translate(_QUOTES).replace("\r\n", "\n")
+    return _STRUCK.sub("", _ROLE.sub("", text))
 
 
 def _without_reasoning(text: str) -> tuple[str, bool]:
-    """(the text after all reasoning blocks, whether there was one)."""
+    """(the text after all reasoning blocks, whether there was one).
+
+    A block that never closes leaves the answer that it marks as such on a line of its own, or in a box.
+    """
     channels = list(_CHANNEL.finditer(text))
     if channels:
         final = [match for match in channels if match[1] == "final"]
-        return _END_TOKENS.sub("", text[final[-1].end() :]).strip() if final else "", True
+        return _until_end_token(text[final[-1].end() :]) if final else "", True
+    if bare := _BARE_CHANNELS.match(text):
+        return _until_end_token(text[bare.end() :]), True
     closes = list(_CLOSES.finditer(text))
     rest = text[closes[-1].end() :] if closes else text
     opened = _OPENS.search(rest)
     if opened:
-        rest = rest[: opened.start()]
-    return _END_TOKENS.sub("", rest).strip(), bool(closes or opened)
+        before, inside = rest[: opened.start()], rest[opened.end() :]
+        marked = list(_LABEL_LINE.finditer(inside))
+        explicit = _boxed(inside) or (marked[-1]["value"] if marked else None)
+        rest = f"\\boxed{{{explicit}}}" if explicit and not before.strip() else before
+    return _until_end_token(rest), bool(closes or opened)
+
+
+def _until_end_token(text: str) -> str:
+    return next((part.strip() for part in _END_TOKEN.split(text) if part.strip()), "")
 
 
 def _auto(text: str) -> _Answer:
@@ -223,14 +255,22 @@ def _json(text: str) -> str | None:
         candidates.append(text[start : end + 1])
     for candidate in candidates:
         if candidate[:1] in ("{", "["):
-            try:
-                value = _json_answer(json.loads(candidate))
-            except (ValueError, RecursionError):
-                continue
+            value = _json_answer(_parsed(candidate))
             if value is not None:
                 return value
     cut = _CUT_JSON.search(text) if "{" in text else None
     return cut[1] if cut else None
+
+
+def _parsed(text: str) -> object:
+    """A JSON value, or a Python one in its quotes; None where the text is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value: object = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        return value
+    return None
 
 
 def _json_answer(value: object) -> str | None:
@@ -249,6 +289,8 @@ def _json_answer(value: object) -> str | None:
 
 
 def _labeled(text: str) -> str | None:
+    if row := re.search(rf"^\|{_MARK}{_NOUNS}{_MARK}\|(?P<value>[^|\n]+)\|", text, re.IGNORECASE | re.MULTILINE):
+        return row["value"]
     lines = list(_LABEL_LINE.finditer(text))
     if lines:
         value = lines[-1]["value"].strip()
@@ -281,7 +323,8 @@ def _implicit(text: str) -> _Answer:
 
 
 def _leading_line(text: str, lines: list[str]) -> _Answer | None:
-    return _short(lines[0]) if len(lines) > 1 and _is_short(lines[0]) else None
+    listed = re.match(r"(?:1[.)]|[-*•])\s", lines[0])
+    return _short(lines[0]) if len(lines) > 1 and _is_short(lines[0]) and not listed else None
 
 
 def _conclusion(text: str, lines: list[str]) -> _Answer | None:
@@ -293,12 +336,14 @@ def _conclusion(text: str, lines: list[str]) -> _Answer | None:
 
 def _closing_line(text: str, lines: list[str]) -> _Answer | None:
     last = lines[-1]
+    if len(lines) > 1 and (total := _TOTAL.match(last)):
+        return strip_markup(total["value"]), "labeled"
     return _short(last, "concluded") if len(lines) > 1 and _is_short(last) and not _LIST_MARK.match(last) else None
 
 
 def _leading_sentence(text: str, lines: list[str]) -> _Answer | None:
     sentence = _first_sentence(lines[0])
-    alone = sentence == lines[0] or _STATEMENT.match(sentence)
+    alone = sentence == lines[0] or _STATEMENT.match(sentence) or lines[0][len(sentence) :].startswith("?")
     return None if alone or not _is_short(sentence, SHORT_SENTENCE) else _short(sentence)
 
 

@@ -26,8 +26,11 @@ _NEGATED = re.compile(
     r"(?! (?:clear|possible|sure|certain|enough|provide|specify|say|indicate|mention|show enough))"
 )
 _SYNONYMS = {
-    **dict.fromkeys(("yeah", "yep", "yup", "true", "correct"), "yes"),
-    **dict.fromkeys(("nope", "nah", "false", "incorrect"), "no"),
+    **dict.fromkeys(
+        ("yeah", "yep", "yup", "true", "correct", "absolutely", "definitely", "certainly", "indeed", "affirmative"),
+        "yes",
+    ),
+    **dict.fromkeys(("nope", "nah", "false", "incorrect", "negative"), "no"),
 }
 
 

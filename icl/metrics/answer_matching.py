@@ -1,0 +1,247 @@
+"""Whether an extracted answer gives an accepted one: by a letter, as a number, by the name of an option, or in words.
+
+An answer stands by what it states. What it denies ("not red"), offers as one of several ("red or blue"), uses to name
+its subject ("the red car is blue"), or is unsure of does not count. `icl.metrics.lenient` lists the rules.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_numbers
+
+_HEDGE = r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually)"
+_VERB = r"(?:is|are|was|were|shows?|appears? to be|seems? to be|looks like|looks?|contains|has|depicts|says|reads)"
+_OPENING = re.compile(
+    rf"^(?:(?:well|so|sure|certainly|of course|ok|okay|yes|here|{_HEDGE})\s+"
+    r"|(?:i think|i believe|i see|i would say|i'd say|my guess is)(?: that)?\s+"
+    r"|(?:based on|in|from|according to) (?:this |given )?(?:image|picture|photo)\s+"
+    r"|(?:answer|color|object|animal|it|this|that|there|they|these|those|he|she|one|image|picture|photo)"
+    rf"(?: (?:in|of|on|at|shown)\b(?: \w+){{1,4}}?)?(?:'s|'re| {_VERB}| (?:would|may|might|could|must) be)"
+    rf"(?: (?:{_HEDGE}|called|named|shown as))*\s+"
+    r"|(?:it's|that's|this's|they're|there's|its|thats)\s+)+"
+)
+_COPULA = re.compile(rf"^(?P<subject>\w+(?:'s)?(?: \w+(?:'s)?){{0,7}}?) {_VERB} (?!not\b)(?P<rest>.+)$")
+_PLACE = re.compile(r"^(?:in|on|at|near|visible|shown|here|there|present|sitting|standing|color|answer|correct)\b")
+_NEGATION = re.compile(
+    r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bunlike|\bneither|\bnor|\bexcept|\bother than|\bas opposed to)"
+    r"(?! (?:sure|certain|clear|clearly|only|just|confident|possible)\b)(?: (?!but\b)\w+){0,3}? $"
+)
+_JOINED = re.compile(r"^ (?:or|and) $")
+_OR = re.compile(r"\s+or\s+(?:maybe |possibly |perhaps )?")
+_EITHER = re.compile(r"^(?:either|maybe|perhaps|probably|possibly|likely) ")
+_NOT_BUT = re.compile(
+    r"\b(?:it is |it's |is )?not (?:\w+ ){1,4}but (?:rather |instead )?|n't (?:\w+ ){1,4}but (?:rather )?"
+)
+_RANGE = re.compile(
+    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|\w+teen)"
+)
+_NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b", re.IGNORECASE)
+_LETTERS = (
+    re.compile(r"[(\[]([A-Za-z])[)\]]"),
+    re.compile(r"\b(?:option|choice|letter|answer)\s+([A-Z])\b", re.IGNORECASE),
+    re.compile(r"^([A-Za-z])\s*(?:[.):,](?!\w)|$)"),
+    re.compile(r"^([A-Z])\s+(?:is\s+(?:the\s+)?(?:correct|right|best|answer)\b|[-–—]\s)"),
+    re.compile(r"(?i:\bchoose|\bpick|\bselect|\bgo with|\bit's|\bis|\bbut|\bor|\band|/)\s*([A-Z])(?=[.,;:!)]|\s*$)"),
+    re.compile(r"选项\s*([A-Z])"),
+    re.compile(r"(?i:\bleaves(?: only)?)\s+(?:option\s+)?[(\[]?([A-Z])\b"),
+    re.compile(r"^(?i:either)\s+([A-Z])\b"),
+    re.compile(r"^([A-Z])(?=\s*(?:,|/|&|\bor\b|\band\b)\s*[(\[]?[A-Z]\b)"),
+)
+_LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
+_NOT_LETTER = re.compile(rf"(?i:\bnot|n't|\bcannot)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*")
+_BUT = re.compile(r"^(?P<head>.+?)[,;]?\s+but\s+(?:rather\s+|instead\s+)?(?P<tail>.+)$", re.IGNORECASE | re.DOTALL)
+_SAYS = re.compile(
+    r"\b(?:is|are|was|were|has|have|holds?|says?|reads?|shows?|plays?|playing|'s|'re)\b|'s\b|'re\b", re.IGNORECASE
+)
+_DENIES = re.compile(r"\b(?:not|never|neither|no)\b|n't\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
+_SPLIT = re.compile(r"\s+(?:though|although|whereas|while|however|because|since)\s+", re.IGNORECASE)
+_DENYING_CLAUSE = re.compile(r"^(?:except|unlike|instead of|rather than|not|neither|without|as opposed)\b")
+_DENIED = re.compile(
+    rf"(?:{_NEGATION.pattern[:-1]}"
+    r"|\b(?:no|without|lacks?|than|confused with|mistaken for|as if|similar to|resembles?)(?: \w+){0,3} "
+    r"|\b(?:не|no es|non è|não é|nicht|kein\w*|pas)(?: \w+){0,2} )$"
+)
+_DENIED_AFTER = re.compile(
+    r"^ (?:\w+'d\b|would|can't|cannot|can not|isn't|is not|aren't|are not|wasn't|was not|nicht|no)\b"
+)
+_BEFORE_HEAD = (
+    r"an? the be been is are was were as of to in on at with by for from into like his her its their my your "
+    r"this that these those one some has have holds? plays? says? reads? shows? wears? rides? eats? drinks? "
+    r"uses? it's that's he's she's \w+ing \w+ed \d+ red blue green yellow black white brown orange pink purple "
+    r"gray grey large small big little old young new wooden metal ist eine? einen une? el la le les los las der "
+    r"die das den nach es est [^\W\d_]*[^\x00-\x7f]\w*"
+)
+_HEADS = re.compile(rf"(?:^|\b(?:{_BEFORE_HEAD.replace(' ', '|')}) )$", re.IGNORECASE)
+"""What stands before a word that names a thing by itself: the dog in "a dog", and not in "a hot dog"."""
+_UNSURE = re.compile(
+    r"hard to (?:say|tell)|can(?:'t|not| not) (?:say|tell|determine|be (?:sure|determined))|\bnot (?:sure|certain)\b"
+    r"|\bunsure\b|\bdepends on\b|\bunclear\b|\bimpossible to\b|\bno idea\b|(?:don't|do not) know"
+)
+_REFUSES = re.compile(
+    rf"{_UNSURE.pattern}|too (?:blurry|dark|small|far)|can(?:'t|not| not) (?:be )?(?:answered|read|seen?|identif)"
+    r"|unanswerable|not (?:enough|sufficient)|insufficient|not (?:visible|possible|shown)"
+)
+_UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
+_INEXACT_NUMBER = re.compile(
+    r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
+    r"(?:\d|one|two|three|four|five|ten|a )",
+    re.IGNORECASE,
+)
+MAX_CLAUSES = 12
+"""Of a longer answer only so many clauses from either end are read: a description commits to nothing."""
+
+
+def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
+    """Whether an extracted answer gives one of the accepted answers, by the rules 1 and 3 to 6."""
+    answer, answers, options = _folded(answer), tuple(map(_folded, answers)), tuple(map(_folded, options))
+    if normalize_text(answer) in map(normalize_text, answers):
+        return True
+    letter = _chosen_by_letter(answer, options)
+    if letter is not None:
+        return normalize_text(letter) in map(normalize_text, answers) and not _names_another(answer, letter, options)
+    numbers = [value for text in answers if is_number(text) for value in parse_numbers(text)]
+    if numbers and _number(answer) in numbers:
+        return True
+    words = tuple(text for text in answers if not is_number(text) and text.strip())
+    return bool(words) and _names_answer(answer, words, answers, options)
+
+
+@lru_cache(4096)
+def _folded(text: str) -> str:
+    """Without the accents of Latin letters."""
+    if text.isascii():
+        return text
+    letters: list[str] = []
+    for letter in unicodedata.normalize("NFD", text):
+        if not (unicodedata.combining(letter) and letters and letters[-1].isascii()):
+            letters.append(letter)
+    return unicodedata.normalize("NFC", "".join(letters))
+
+
+def _number(answer: str) -> float | None:
+    """The number that an answer stands by: its first; None without one, for a range, alternatives and "more than"."""
+    text = _stance(answer.rpartition("=")[2])
+    values = parse_numbers(text)
+    if not values:
+        return 0.0 if _NOTHING.match(text) else None
+    inexact = _INEXACT_NUMBER.search(text) is not None or (len(set(values)) > 1 and _RANGE.search(text) is not None)
+    return None if inexact else values[0]
+
+
+def _chosen_by_letter(answer: str, options: tuple[str, ...]) -> str | None:
+    """The option whose letter the answer gives; None if it gives none, or several."""
+    text = _NOT_LETTER.sub("", answer)
+    letters = {match[1].upper() for pattern in _LETTERS for match in pattern.finditer(text)}
+    named = {option.strip().upper(): option for option in options}
+    if not all(len(name) == 1 for name in named):
+        named = {chr(ord("A") + place): option for place, option in enumerate(options[:26])}
+    chosen = {named[letter] for letter in letters if letter in named}
+    return chosen.pop() if len(chosen) == 1 else None
+
+
+def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) -> bool:
+    """Whether an answer with a letter also names an option, and not the letter's."""
+    offered = {normalize_vqa(option) for option in options if len(option.strip()) > 1}
+    named = _mentions(normalize_vqa(answer), offered)
+    return bool(named) and normalize_vqa(letter_option) not in named
+
+
+def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
+    """By the rules 1, 5 and 6. words: the accepted answers that are no numbers."""
+    text, normalized = normalize_vqa(answer), [normal for normal in map(normalize_vqa, words) if normal]
+    if text in normalized or _singular(text) in map(_singular, normalized):
+        return True
+    accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
+    if offered - accepted:
+        named = _mentions(_NOT_BUT.sub("", text), offered | accepted)
+        return bool(named) and named <= accepted
+    if _UNANSWERABLE & accepted:
+        return _REFUSES.search(text) is not None
+    return not _UNSURE.search(text) and _commits(_stance(answer), normalized)
+
+
+def _stance(answer: str) -> str:
+    """What an answer ends up with where a "but" takes something back or goes on to the point."""
+    match = _BUT.match(answer)
+    if not match:
+        return answer
+    return match["tail"] if _DENIES.search(match["head"]) or _SAYS.search(match["tail"]) else match["head"]
+
+
+def _commits(answer: str, accepted: list[str]) -> bool:
+    """By rule 6."""
+    text = _normalized(answer)
+    parts = [_EITHER.sub("", part) for part in _OR.split(text)]
+    if any(" or " in normal for normal in accepted):
+        parts = [text]
+    if all(any(_begins(part, normal) for normal in accepted) for part in parts):
+        return not answer.rstrip().endswith("?")
+    clauses = [piece for match in _CLAUSE.finditer(answer) for piece in _SPLIT.split(match[0])]
+    clauses = clauses if len(clauses) <= 2 * MAX_CLAUSES else clauses[:MAX_CLAUSES] + clauses[-MAX_CLAUSES:]
+    stated = (_normalized(clause) for clause in clauses if not clause.rstrip().endswith("?"))
+    return len(parts) == 1 and any(_states(clause, normal) for clause in stated for normal in accepted)
+
+
+def _normalized(clause: str) -> str:
+    return normalize_vqa(re.sub(r"[:;](?=\s|$)", " ", clause.strip()).rstrip(" ,;:!.—–"))
+
+
+def _states(clause: str, answer: str) -> bool:
+    """Whether a normalized clause says an answer of its subject, not negated and not as one of several."""
+    if _DENYING_CLAUSE.match(clause):
+        return False
+    match = _COPULA.match(clause)
+    start = match.start("rest") if match and not _PLACE.match(match["rest"]) else 0
+    if _is_unspaced(answer):
+        place = clause.find(answer, start)
+        return place >= 0 and clause[max(0, place - 2) : place].find("不") < 0
+    if len(answer) < 3:
+        return False
+    return any(
+        _HEADS.search(clause[: found.start()])
+        and not _DENIED.search(clause[: found.start()])
+        and not _DENIED_AFTER.match(clause[found.end() :])
+        and not re.search(r"\b(?:and|or) $", clause[: found.start()])
+        and not re.match(r" (?:and|or)\b", clause[found.end() :])
+        for found in re.finditer(rf"(?<!\S){re.escape(answer)}(?!\S)", clause)
+        if found.start() >= start
+    )
+
+
+def _begins(text: str, answer: str) -> bool:
+    """Whether a text begins with an answer as whole words, itself or after its opening."""
+    opened, match = _OPENING.sub("", text), _COPULA.match(text)
+    candidates = [opened] if opened != text else []
+    if match:
+        candidates.append(_OPENING.sub("", match["rest"]))
+    if not match or match["subject"] == answer or _PLACE.match(match["rest"]):  # "the red car is blue" is not red
+        candidates.append(text)
+    if _is_unspaced(answer):
+        return any(candidate.startswith(answer) for candidate in candidates)
+    return any(f"{candidate} ".startswith(f"{answer} ") for candidate in candidates)
+
+
+def _is_unspaced(text: str) -> bool:
+    """Whether a script has no blanks between words."""
+    return any(ord(letter) > 0x2E80 for letter in text)
+
+
+def _singular(text: str) -> str:
+    return text[:-1] if len(text) > 3 and text.endswith("s") and not text.endswith("ss") else text
+
+
+def _mentions(text: str, names: set[str]) -> set[str]:
+    """The names that a text stands by, as whole words, the longest first and none inside another."""
+    longest = sorted((name for name in names if name), key=lambda name: (-len(name), name))
+    if not longest:
+        return set()
+    mentions: dict[str, bool] = {}  # name -> whether all its mentions are negated
+    end, negated = 0, False
+    for match in re.finditer(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", text):
+        between = text[end : match.start()]
+        negated = (negated and bool(_JOINED.match(between))) or bool(_NEGATION.search(between))
+        mentions[match[0]] = mentions.get(match[0], True) and negated
+        end = match.end()
+    return {name for name, all_negated in mentions.items() if not all_negated}
