@@ -37,19 +37,19 @@ def weighed(a: float, p: list[float] = P, q: list[float] = Q) -> list[float]:
     return [(1 + a) * math.log(x) - a * math.log(y) for x, y in zip(p, q, strict=True)]
 
 
-def test_m3id_contrasts_more_with_every_token_by_hand() -> None:
+def test_the_m3id_contrast_grows_with_every_token() -> None:
     """decay ln 2: exp(decay t) - 1 is 1 at the first token (t = 1), 3 at the second, 7 at the third."""
     for step, weight in enumerate((1.0, 3.0, 7.0)):
         assert combined(M3ID(decay=math.log(2), beta=0), P, Q, step=step) == pytest.approx(weighed(weight), abs=1e-5)
     assert combined(M3ID(decay=math.log(2), beta=0, first_step=0), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
 
 
-def test_m3id_where_the_reference_is_sure_has_no_contrast() -> None:
+def test_m3id_has_no_contrast_above_its_threshold() -> None:
     assert combined(M3ID(decay=1.0, beta=0, threshold=0.5), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)
     assert combined(M3ID(decay=math.log(2), beta=0, threshold=0.95), P, Q) == pytest.approx(weighed(1.0), abs=1e-5)
 
 
-def test_adacad_weighs_by_the_divergence_by_hand() -> None:
+def test_adacad_is_weighted_by_the_divergence() -> None:
     """JSD(p, q) in nats, as in the test of divergences: .00997."""
     divergence = 0.5 * (0.9 * math.log(0.9 / 0.85) + 0.1 * math.log(0.05 / 0.075)) + 0.5 * (
         0.8 * math.log(0.8 / 0.85) + 0.2 * math.log(0.1 / 0.075)
@@ -58,7 +58,7 @@ def test_adacad_weighs_by_the_divergence_by_hand() -> None:
     assert combined(AdaCAD(floor=0.3), P, Q) == pytest.approx(weighed(0.3), abs=1e-5)
 
 
-def test_code_weighs_and_masks_by_the_divergence_by_hand() -> None:
+def test_code_is_weighted_and_masked_by_the_divergence() -> None:
     """kappa 1: D = .85 log2 1.1 + .15 log2 1.05 = .1274; the mask asks for .1274 x .9 = .1147, and .05 is below."""
     divergence = 0.85 * math.log2(1.1) + 0.15 * math.log2(1.05)
     assert divergence == pytest.approx(0.1274, abs=1e-4)
@@ -68,7 +68,7 @@ def test_code_weighs_and_masks_by_the_divergence_by_hand() -> None:
     assert combined(CODE(kappa=1.0), wide, near) == pytest.approx(weighed(1 - divergence, wide, near), abs=1e-5)
 
 
-def test_code_masks_nothing_where_both_agree_and_is_greedy_at_kappa_zero() -> None:
+def test_code_masks_nothing_if_branches_agree_and_is_greedy_at_kappa_0() -> None:
     assert combined(CODE(), P, P) == pytest.approx([math.log(p) for p in P], abs=1e-5)
     assert combined(CODE(kappa=0.0), [0.4, 0.35, 0.25], Q)[1:] == [OUT, OUT]
 
@@ -83,7 +83,7 @@ class Describer:
         return [f"image of {prompt.images[0].origin}" for prompt in prompts]
 
 
-def test_code_describes_each_distinct_image_once_in_the_images_place() -> None:
+def test_code_replaces_each_image_by_one_description() -> None:
     model, prompts = Describer(), [prompt(1, shots=1), prompt(1, shots=2), prompt(2)]
     notes = CODE().prepare(prompts, model)
     assert [p.text for p in model.questions] == [f"[user] <image>{INSTRUCTION}"] * 2
@@ -103,7 +103,7 @@ def test_code_refuses_a_prompt_whose_query_has_no_named_image() -> None:
     assert CODE(images="all").branches(nameless)[0] == nameless
 
 
-def test_coiecd_contrasts_tokens_in_conflict_alone_by_hand() -> None:
+def test_coiecd_contrasts_only_tokens_in_conflict() -> None:
     """(.6, .2, .12, .07, .01): above .6 / 4 = .15 are two, below .01 x 4 = .04 is one; .12 and .07 have no conflict."""
     p, q = [0.6, 0.2, 0.12, 0.07, 0.01], [0.2, 0.1, 0.3, 0.3, 0.1]
     conflict, calm = weighed(1.0, p, q), weighed(0.0, p, q)
@@ -121,7 +121,7 @@ def test_coiecd_a_single_high_token_is_no_conflict() -> None:
     assert combined(COIECD(), p, q) == pytest.approx([*calm[:2], *conflict[2:]], abs=1e-5)
 
 
-def test_a_gate_leaves_the_reference_where_it_is_sure() -> None:
+def test_a_closed_gate_leaves_the_reference_unchanged() -> None:
     method = VCD(alpha=1.0, beta=0.3)
     assert combined(CHASD(method, threshold=0.85), P, Q) == pytest.approx(weighed(0.0), abs=1e-5)  # no mask either
     assert combined(CHASD(method, threshold=0.95), P, Q) == pytest.approx(combined(method, P, Q), abs=1e-5)
@@ -135,7 +135,7 @@ def test_a_gate_decides_by_row() -> None:
     assert scores[1].tolist() == pytest.approx(weighed(1.0, [0.5, 0.3, 0.2], [0.4, 0.3, 0.3]), abs=1e-5)
 
 
-def test_strength_says_what_identical_branches_become() -> None:
+def test_strength_is_the_temperature_of_identical_branches() -> None:
     rows = torch.tensor([[P], [P]]).log()
     for strategy in (M3ID(), AdaCAD(), CODE(), COIECD(), CHASD(VCD())):
         scores = strategy.combine(rows, 3)

@@ -48,7 +48,7 @@ def test_contextual_calibration_by_hand() -> None:
     assert scores[0].exp().tolist() == pytest.approx([0.75, 2.0], abs=1e-5)
 
 
-def test_content_free_queries_keep_the_demonstrations_and_lose_the_query() -> None:
+def test_content_free_queries_replace_the_query_only() -> None:
     question = prompt(1, shots=2)
     first, *free = ContextualCalibration().branches(question)
     assert first == question
@@ -74,7 +74,7 @@ def test_batch_calibration_by_hand() -> None:
 
 
 @pytest.mark.parametrize("behind", [80.0, 95.0, 104.0, 400.0])
-def test_options_that_are_far_behind_are_corrected_without_underflow(behind: float) -> None:
+def test_improbable_options_are_calibrated_without_underflow(behind: float) -> None:
     """Scores that equal the content-free scores leave nothing, however small the probabilities are."""
     far = torch.tensor([[0.0, -behind]])
     scores = ContextualCalibration(texts=("a", "b")).combine(torch.stack([far, far, far]), 0)
@@ -89,7 +89,7 @@ def test_a_prior_keeps_its_digits_below_one_millionth() -> None:
 
 
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
-def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name: str) -> None:
+def test_whole_options_combine_the_scores_of_single_branches(name: str) -> None:
     model, arm = Toy(), parse_arm({"name": name, "normalize": "mean"})
     greedy = parse_arm({"name": "greedy", "normalize": "mean"})
     questions = [prompt(i, shots=i % 3) for i in range(4)]
@@ -106,7 +106,7 @@ def test_the_engine_combines_whole_options_as_each_branch_scores_them_alone(name
 
 
 @pytest.mark.parametrize("name", ["pmi", "contextual_calibration", "batch_calibration"])
-def test_what_ranks_options_writes_no_text(name: str) -> None:
+def test_strategies_for_option_scoring_generate_no_text(name: str) -> None:
     (answer,) = run_requests(Toy(), [DecodingRequest(prompt(1), parse_arm(name))])
     assert isinstance(answer, Failure)
     assert "answer_mode: options" in answer.reason
@@ -119,7 +119,7 @@ def test_a_query_without_a_question_is_refused(strategy: PMI | ContextualCalibra
         strategy.branches(bare)
 
 
-def test_an_arm_says_how_options_are_normalized() -> None:
+def test_an_arm_has_a_normalization() -> None:
     model, options = Toy(), ("w1", "w2 w10 w3")
     arms = [parse_arm({"name": "vcd", "normalize": how}) for how in ("sum", "mean", "bytes")]
     assert [arm.label for arm in arms] == ["vcd", "vcd, normalize=mean", "vcd, normalize=bytes"]

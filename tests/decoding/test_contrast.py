@@ -45,7 +45,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("method", "written"), SAME, ids=[method["name"] for method, _ in SAME])
-def test_written_out_it_is_the_method(method: dict[str, object], written: dict[str, object]) -> None:
+def test_contrast_reproduces_published_methods(method: dict[str, object], written: dict[str, object]) -> None:
     own, generic = parse_arm(method), parse_arm({"name": "contrast", **written})
     question = prompt(2, shots=3)
     branches = [b.digest for b in own.strategy.branches(question)]
@@ -85,7 +85,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def test_every_change_gives_another_prompt_and_conforms() -> None:
+def test_every_change_makes_a_different_prompt_and_conforms() -> None:
     strategy = generic(branches=CHANGES, weights=[1.0] + [0.0] * len(CHANGES), mask="typical")
     digests = [b.digest for b in strategy.branches(probe_prompt(3))]
     assert digests[0] == digests[1]
@@ -136,7 +136,7 @@ class Stripes(Edit):
 """
 
 
-def test_an_edit_of_ones_own_is_a_change_by_its_path(tmp_path: Path) -> None:
+def test_a_users_edit_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(STRIPES)
     path = f"{tmp_path}/mine.py:Stripes"
     plain = generic(branches=[path])

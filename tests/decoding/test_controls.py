@@ -98,7 +98,7 @@ def test_mask_only_is_the_methods_mask_on_the_references_scores() -> None:
     assert not torch.equal(own[alive], control[alive])
 
 
-def test_controls_read_the_reference_alone_where_they_can() -> None:
+def test_controls_read_only_the_reference_if_possible() -> None:
     question = prompt(1)
     assert [b.digest for b in MaskOnly(VCD()).branches(question)] == [question.digest]
     assert len(TemperatureMatched(VCD()).branches(question)) == 1
@@ -106,7 +106,7 @@ def test_controls_read_the_reference_alone_where_they_can() -> None:
     assert len(MaskOnly(MasksByAll()).branches(question)) == 2
 
 
-def test_a_mask_that_reads_other_branches_keeps_reading_them() -> None:
+def test_controls_read_all_branches_for_a_mask_that_needs_them() -> None:
     logits = random_logits(2)
     control = MaskOnly(MasksByAll(first=3.0, second=-1.0))
     own, _ = combine_branches(control, logits, 0)
@@ -182,7 +182,7 @@ def test_sign_flip_reflects_the_shift_by_hand() -> None:
     assert SignFlip(VCD(alpha=0.5)).weights == (0.5, 0.5)
 
 
-def test_plus_adds_what_is_subtracted_by_hand() -> None:
+def test_plus_uses_absolute_weights() -> None:
     """1.5 z + .5 z' = 3 + 1.25, 2.25 + .25, 1.5 + .5: the weights sum to 1 + 2 alpha."""
     logits = torch.tensor([[[2.0, 1.5, 1.0]], [[2.5, 0.5, 1.0]]])
     assert Plus(VCD(alpha=0.5)).combine(logits, 0)[0].tolist() == pytest.approx([4.25, 2.5, 2.0])
@@ -191,13 +191,13 @@ def test_plus_adds_what_is_subtracted_by_hand() -> None:
         Plus(AdaCAD())
 
 
-def test_plain_average_weighs_all_branches_alike() -> None:
+def test_plain_average_gives_all_branches_equal_weights() -> None:
     logits = torch.tensor([[[2.0, 1.5, -9.0]], [[2.5, 0.5, 1.0]]])
     scores, _ = combine_branches(PlainAverage(VCD()), logits, 0)
     assert scores[0].tolist() == pytest.approx([2.25, 1.0, -math.inf])
 
 
-def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -> None:
+def test_the_gaussian_proxy_has_the_moments_of_the_shift_and_the_surviving_tokens() -> None:
     logits, method = torch.randn(2, 3, 4000, generator=torch.Generator().manual_seed(0)), VCD(alpha=2.0, beta=0.005)
     own, _ = combine_branches(method, logits, 0)
     states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(3)]
@@ -211,7 +211,7 @@ def test_the_gaussian_proxy_has_the_shifts_moments_and_the_methods_survivors() -
         assert abs(float(torch.corrcoef(torch.stack([shift, noise]))[0, 1])) < 0.1
 
 
-def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
+def test_random_controls_depend_on_query_and_step() -> None:
     logits = random_logits(2, rows=12, scale=0.3)
     for control in (GaussianProxy(VCD()), RandomGate(DCD())):
 
@@ -224,19 +224,19 @@ def test_proxies_and_coins_belong_to_the_query_and_the_step() -> None:
         assert any(not torch.equal(scores_of("a", 0), scores_of("a", step)) for step in (1, 2, 3))
 
 
-def test_a_drawn_control_differs_by_query_in_the_engine_even_for_equal_prompts() -> None:
+def test_a_random_control_differs_by_query_even_for_equal_prompts() -> None:
     arm = parse_arm({"name": "gaussian_proxy", "of": {"name": "vcd", "beta": 0}})
     same = [replace(prompt(1), key=StreamKey(0, f"q{i}")) for i in range(12)]
-    jobs = [DecodingRequest(p, arm, max_new_tokens=3) for p in same]
+    requests = [DecodingRequest(p, arm, max_new_tokens=3) for p in same]
     model = Toy(stop_bias=-99.0)
-    together = run_requests(model, jobs)
-    assert [run_requests(model, [job])[0] for job in jobs] == together
+    together = run_requests(model, requests)
+    assert [run_requests(model, [request])[0] for request in requests] == together
     of_cad = parse_arm({"name": "gaussian_proxy", "of": "cad"})  # its branches do not depend on the query's stream
     answers = run_requests(model, [DecodingRequest(p, of_cad, max_new_tokens=3) for p in same])
     assert len({a.tokens for a in answers if isinstance(a, Generation)}) > 1
 
 
-def test_a_coin_takes_the_place_of_the_gate() -> None:
+def test_a_random_gate_replaces_the_gate() -> None:
     """An open gate lets the text lead, a shut one the image, whatever their confidence."""
     logits = torch.tensor([[[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]]]).log()
     always, never = (combine_branches(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
@@ -251,7 +251,7 @@ def test_a_coin_takes_the_place_of_the_gate() -> None:
         RandomGate(VCD())
 
 
-def test_other_negatives_keep_the_methods_arithmetic() -> None:
+def test_negative_replacements_combine_as_the_method() -> None:
     question, logits = prompt(1, shots=2), random_logits(2)
     for control in (NoImage(VCD(alpha=0.5)), UnrelatedImage(VCD(alpha=0.5))):
         assert torch.equal(combine_branches(control, logits, 0)[0], combine_branches(VCD(alpha=0.5), logits, 0)[0])
@@ -263,7 +263,7 @@ def test_other_negatives_keep_the_methods_arithmetic() -> None:
     assert isinstance(edit, edits.RandomColors)
 
 
-def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
+def test_a_shuffled_negative_is_the_contrast_branch_of_another_sample() -> None:
     question, logits = prompt(1, shots=2), random_logits(2)
     control, method = ShuffledNegative(VCD(alpha=0.5)), VCD(alpha=0.5)
     assert question.paired_prompt is not None
@@ -276,7 +276,7 @@ def test_a_shuffled_negative_is_another_samples_own_negative() -> None:
     assert control.weights == method.weights
 
 
-def test_a_shuffled_negative_hears_what_the_model_says_of_the_other_image() -> None:
+def test_a_shuffled_negative_is_prepared_with_the_paired_prompt() -> None:
     question, questions = prompt(1, shots=0), list[str]()
 
     def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
@@ -298,23 +298,23 @@ def test_a_shuffled_negative_without_another_sample_is_refused() -> None:
     assert "but this prompt has none" in answer.reason
 
 
-def test_equal_prompts_beside_different_others_are_answered_apart() -> None:
+def test_equal_prompts_with_different_paired_prompts_are_different_requests() -> None:
     model, arm = Toy(stop_bias=-9.0), Arm(ShuffledNegative(VCD(alpha=3.0, beta=0)))
-    jobs = [DecodingRequest(replace(prompt(1), paired_prompt=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
-    a, b, c = run_requests(model, jobs)
+    requests = [DecodingRequest(replace(prompt(1), paired_prompt=prompt(i)), arm, max_new_tokens=6) for i in (2, 3, 2)]
+    a, b, c = run_requests(model, requests)
     assert isinstance(a, Generation)
     assert isinstance(b, Generation)
     assert a.tokens != b.tokens
     assert a == c
 
 
-def test_more_demonstrations_is_the_reference_on_what_the_run_shows_it() -> None:
+def test_more_demonstrations_decodes_as_the_reference() -> None:
     control, logits = MoreDemonstrations(factor=3), random_logits(1)
     assert (control.traits.demonstration_factor, VCD().traits.demonstration_factor) == (3, 1)
     assert torch.equal(combine_branches(control, logits, 0)[0], logits[0])
 
 
-def test_pba_asks_for_yes() -> None:
+def test_pba_adds_its_suffix_to_the_question() -> None:
     assert PBA().branches(prompt(1, shots=0))[1].text == (
         "[user] <image>What is number 1? Answer the question using a single word or phrase. Answer yes whenever "
         "possible."
@@ -334,7 +334,7 @@ def test_pba_asks_for_yes() -> None:
         (0.1, 0.11, "yes"),
     ],
 )
-def test_olm_says_yes_where_both_are_in_play(yes: float, no: float, wins: str) -> None:
+def test_olm_prefers_the_favored_option_if_both_are_likely(yes: float, no: float, wins: str) -> None:
     """Of .3 and .4 the sum is above .2 and the difference below .5; .1 and .65 differ by .55; .05 + .1 is below .2."""
     scores = OLM().combine(torch.tensor([[[yes, no]]]).log(), 0)[0]
     assert ("yes", "no")[int(scores.argmax())] == wins
@@ -349,7 +349,7 @@ class Spelled(Toy):
         return [[7, self.ids[o.strip()]] if o.startswith(" ") else [self.ids[o]] for o in options]
 
 
-def test_olm_sums_first_tokens_over_all_spellings_and_leaves_out_shared_ones() -> None:
+def test_olm_sums_distinct_first_tokens_of_all_spellings() -> None:
     model, question = Spelled(), prompt(1)
     (answer,) = run_requests(
         model, [DecodingRequest(question, parse_arm({"name": "olm", "total": 1}), ("yes", "no"), "options")]
@@ -360,7 +360,7 @@ def test_olm_sums_first_tokens_over_all_spellings_and_leaves_out_shared_ones() -
     assert list(answer.option_scores.values()) == pytest.approx((shares / shares.sum()).log().tolist(), abs=1e-4)
 
 
-def test_a_constant_bias_moves_options_and_nothing_else() -> None:
+def test_a_constant_bias_changes_option_scores_only() -> None:
     model, question, options = Toy(), prompt(1), ("w1", "w2 w3")
     arms = [parse_arm("greedy"), parse_arm({"name": "constant_bias", "biases": [0.0, 2.5]})]
     plain, moved = run_requests(model, [DecodingRequest(question, arm, options, "options") for arm in arms])
@@ -370,7 +370,7 @@ def test_a_constant_bias_moves_options_and_nothing_else() -> None:
     assert gaps[1] - gaps[0] == pytest.approx(2.5, abs=1e-4)
 
 
-def test_what_ranks_options_writes_no_text() -> None:
+def test_strategies_for_option_scoring_generate_no_text() -> None:
     for name in ("constant_bias", "olm"):
         arm = parse_arm(name)
         (answer,) = run_requests(Toy(), [DecodingRequest(prompt(1), arm)])
@@ -381,7 +381,7 @@ def test_what_ranks_options_writes_no_text() -> None:
         assert "whole options" in (unsupported_reason(arm, {"strategies"}, "options") or "")
 
 
-def test_demonstrations_with_wrong_answers_are_another_negative() -> None:
+def test_wrong_demonstration_answers_replace_the_contrast_branch() -> None:
     question = probe_prompt(shots=3)
     for how in ("wrong", "shuffled"):
         control = OtherAnswers(CED(), how=how)  # type: ignore[arg-type]

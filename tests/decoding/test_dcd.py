@@ -22,7 +22,7 @@ def combined(strategy: DCD, image: list[float], text: list[float]) -> list[float
     return scores
 
 
-def test_the_surer_answer_leads_by_hand() -> None:
+def test_the_more_confident_answer_is_favored() -> None:
     """c_v = .5, c_t = .7: .7 ln t - .5 ln v = -1.6118 + .3466, -.2497 + .6020, .2 ln .1."""
     assert combined(DCD(), V, T) == pytest.approx([-1.2652, 0.3523, -0.4605, -0.4605], abs=1e-4)
     # the same with the places changed: the image leads
@@ -36,13 +36,13 @@ def test_a_tie_goes_to_the_image() -> None:
     assert scores[0] > scores[2] > scores[1]
 
 
-def test_where_both_agree_the_answer_stands() -> None:
+def test_equal_answers_are_unchanged() -> None:
     """Both say the first; .6 z_t - .5 z_v alone would score (.0401, -.1972, .1918) and say the third."""
     image, text = [0.5, 0.4, 0.1], [0.6, 0.39, 0.01]
     assert combined(DCD(), image, text) == pytest.approx([math.log(v) for v in image], abs=1e-5)
 
 
-def test_rows_that_are_decided_together_are_decided_each_by_its_own_confidence() -> None:
+def test_each_row_is_decided_by_its_own_confidence() -> None:
     """As many rows as tokens, so that a confidence along the wrong axis would go unseen."""
     image, text = torch.tensor([V, T, V, [0.25] * 4]).log(), torch.tensor([T, V, V, T]).log()
     together = DCD().combine(torch.stack([image, text]), 0)
@@ -50,12 +50,12 @@ def test_rows_that_are_decided_together_are_decided_each_by_its_own_confidence()
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_it_asks_the_model_for_a_text_only_where_it_says_what_was_seen() -> None:
+def test_it_needs_generation_only_for_the_entity() -> None:
     assert DCD().traits.needs == {"generate", "logits"}
     assert DCD(entity="none").traits.needs == {"logits"}
 
 
-def test_directions_are_its_own_controls() -> None:
+def test_fixed_directions_favor_one_branch() -> None:
     assert combined(DCD(direction="text"), V, T) == pytest.approx(combined(DCD(), V, T), abs=1e-6)
     scores = combined(DCD(direction="image"), V, T)
     assert scores == pytest.approx([-v for v in combined(DCD(), V, T)], abs=1e-6)
@@ -66,7 +66,7 @@ def test_strength_is_the_difference_of_confidences() -> None:
     assert DCD().strength(rows, 0)[:, 0].tolist() == pytest.approx([0.2, 1.0], abs=1e-5)
 
 
-def test_the_text_branch_says_what_the_model_saw() -> None:
+def test_the_text_branch_names_the_recognized_entity() -> None:
     class Model:
         def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
             assert [p.text for p in prompts] == [f"[user] <image>{INSTRUCTION}"]
@@ -92,7 +92,7 @@ def option_generation(
 
 @pytest.mark.parametrize("normalize", ["sum", "mean", "bytes"])
 @pytest.mark.parametrize("options", [("w1", "w2", "w3", "w4"), ("w1", "w2 w5", "w3 w7 w1")])
-def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str, ...], normalize: str) -> None:
+def test_whole_options_combine_the_scores_of_both_branches(options: tuple[str, ...], normalize: str) -> None:
     model = Toy()
     node = {"name": "dcd", "entity": "none"}
     generation = option_generation(model, node, options, normalize)
@@ -108,7 +108,7 @@ def test_options_are_weighed_whole_as_each_branch_scores_them(options: tuple[str
     assert sum(map(math.exp, generation.values())) == pytest.approx(1, abs=1e-4)  # shares among the options
 
 
-def test_tokens_are_another_granularity() -> None:
+def test_token_granularity_combines_every_token() -> None:
     """As tokens, an option's probability is over the vocabulary: options do not share all of it."""
     model, options = Toy(), ("w1", "w2", "w3", "w4")
     generation = option_generation(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)

@@ -56,7 +56,7 @@ def test_strategies_of_one_branch_have_none() -> None:
         assert default_controls(parse_arm(name)) == ()
 
 
-def test_a_control_in_a_file_of_its_own_is_a_default_where_it_says_that_it_fits(
+def test_a_new_control_is_a_default_if_its_control_for_returns_an_arm(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = {name: [control.label for control in default_controls(parse_arm(name))] for name in ("vcd", "cad")}

@@ -31,13 +31,13 @@ def test_the_layer_that_differs_most_is_subtracted_by_hand() -> None:
     assert scores[0].tolist() == pytest.approx([math.log(6), math.log(3.5), -math.inf])
 
 
-def test_each_row_has_a_layer_of_its_own() -> None:
+def test_each_row_chooses_its_own_layer() -> None:
     logits = torch.cat([logits_of(LAST, NEAR, FAR), logits_of(LAST, FAR, NEAR)], 1)
     scores, _ = combine_branches(DoLa(layers="all", beta=0.0), logits, 0)
     torch.testing.assert_close(scores[0], scores[1])
 
 
-def test_a_half_of_the_layers_is_tried() -> None:
+def test_half_of_the_layers_are_candidates() -> None:
     logits = logits_of(LAST, FAR, NEAR, NEAR, NEAR)
     low, high = (DoLa(layers=layers, beta=0.0).combine(logits, 0)[0] for layers in ("low", "high"))  # type: ignore[arg-type]
     assert low.tolist() == pytest.approx([math.log(6), math.log(3.5), math.log(0.05 / 0.8)])
@@ -46,7 +46,7 @@ def test_a_half_of_the_layers_is_tried() -> None:
     assert torch.equal(DoLa(layers="low").combine(five, 0), DoLa(layers="all").combine(five[:3], 0))
 
 
-def test_of_ties_the_first_layer_is_taken() -> None:
+def test_the_first_of_equal_layers_is_chosen() -> None:
     swapped = [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]  # as far from a LAST that does not tell them apart
     logits = logits_of([0.4, 0.3, 0.3], *swapped)
     scores = DoLa(layers="all", beta=0.0).combine(logits, 0)[0]
@@ -71,23 +71,23 @@ def test_the_two_divergences_may_choose_different_layers() -> None:
     assert float(released[0]) == pytest.approx(math.log(0.9 / 0.95))
 
 
-def test_where_layers_agree_survivors_are_alike() -> None:
+def test_surviving_tokens_score_equally_if_layers_agree() -> None:
     scores, _ = combine_branches(DoLa(), logits_of(LAST, LAST, LAST), 0)
     assert scores[0].tolist() == pytest.approx([0.0, 0.0, -math.inf], abs=1e-6)
 
 
 def test_it_shares_the_rows_of_the_reference() -> None:
     model = Toy(stop_bias=-9.0)
-    jobs = [
+    requests = [
         DecodingRequest(prompt(i), parse_arm(name), max_new_tokens=4) for i in range(3) for name in ("greedy", "dola")
     ]
-    together = run_requests(model, jobs)
+    together = run_requests(model, requests)
     assert model.counts["prompts"] == 3
-    assert together == [run_requests(Toy(stop_bias=-9.0), [job])[0] for job in jobs]
+    assert together == [run_requests(Toy(stop_bias=-9.0), [request])[0] for request in requests]
     assert any(isinstance(b, Generation) and a != b for a, b in zip(together[::2], together[1::2], strict=True))
 
 
-def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
+def test_a_model_without_hidden_states_is_refused_with_the_fallback() -> None:
     problem = unsupported_reason(parse_arm("dola"), {"logits"})
     assert problem is not None
     assert "decoding 'dola' needs hidden states, which this model cannot give (it gives logits)" in problem
@@ -98,7 +98,7 @@ def test_without_hidden_states_it_is_refused_with_what_comes_nearest() -> None:
     assert unsupported_reason(parse_arm({"name": "chasd", "method": "dola"}), {"strategies"}) is not None
 
 
-def test_its_controls_read_its_layers_where_they_must() -> None:
+def test_controls_read_early_layers_if_needed() -> None:
     controls = {arm.strategy.component[1]: arm.strategy for arm in default_controls(parse_arm("dola"))}  # type: ignore[attr-defined]
     assert {"mask_only", "entropy_matched", "gaussian_proxy", "sign_flip"} < set(controls)
     assert "shuffled_negative" not in controls  # there is no other prompt

@@ -29,21 +29,21 @@ def probe_branches(model: Toy, strategy: Strategy, question: Prompt) -> tuple[Pr
 
 
 def step(
-    model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], thread: InitialStepState
+    model: Toy, strategy: Strategy, branches: tuple[Prompt, ...], tokens: list[int], state: InitialStepState
 ) -> torch.Tensor:
     logits = torch.stack([model.logits_of([Row(branch, list(tokens))]) for branch in branches])
     if strategy.traits.reads_early_exits:
         logits = torch.cat([logits, model.exits_of([Row(branches[0], list(tokens))])])
     mask = strategy.mask(logits[0])
-    scores = strategy.combine_stateful(logits, len(tokens), [thread])
+    scores = strategy.combine_stateful(logits, len(tokens), [state])
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
 def slow(model: Toy, strategy: Strategy, sampler: Sampler, question: Prompt, limit: int) -> tuple[tuple[int, ...], str]:
-    branches, thread = probe_branches(model, strategy, question), InitialStepState(question.key)
+    branches, state = probe_branches(model, strategy, question), InitialStepState(question.key)
     tokens: list[int] = []
     while len(tokens) < limit:
-        scores = step(model, strategy, branches, tokens, thread)
+        scores = step(model, strategy, branches, tokens, state)
         token = int(sampler.choose(scores, [question.key], len(tokens)))
         if token == STOP:
             break
@@ -53,7 +53,7 @@ def slow(model: Toy, strategy: Strategy, sampler: Sampler, question: Prompt, lim
 
 @pytest.mark.parametrize("sampler", [Sampling(0.0), Sampling(1.3, top_k=7)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("name", TOKENS)
-def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sampler) -> None:
+def test_the_engine_equals_a_plain_loop(name: str, sampler: Sampler) -> None:
     if made(name).traits.num_samples > 1 and not sampler.deterministic:
         pytest.skip("several samples: see test_votes")
     model, arm = Toy(stop_bias=1.0), Arm(made(name), sampler)
@@ -65,7 +65,7 @@ def test_the_engine_chooses_what_a_plain_loop_chooses(name: str, sampler: Sample
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_options_of_one_token_are_scored_as_the_loop_scores_tokens(name: str) -> None:
+def test_options_of_one_token_score_as_tokens_of_the_loop(name: str) -> None:
     """Every token is an option, so the loop's choice is among them, and their scores are its distribution."""
     model, arm = Toy(vocabulary=12), Arm(made(name), Sampling(0.0))
     every = tuple(f"w{i}" for i in range(12))
@@ -85,7 +85,7 @@ def test_options_of_one_token_are_scored_as_the_loop_scores_tokens(name: str) ->
 
 
 @pytest.mark.parametrize("name", [name for name in TOKENS if not made(name).traits.combines_options])
-def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
+def test_option_scores_equal_those_of_a_plain_loop(name: str) -> None:
     model, arm = Toy(), Arm(made(name))
     for number in (1, 2, 7):
         question = prompt(number, shots=number % 4)
@@ -93,9 +93,9 @@ def test_options_are_scored_as_a_plain_loop_reads_them(name: str) -> None:
         assert isinstance(answer, Generation), answer
         branches = probe_branches(model, arm.strategy, question)
         for option, ids in zip(OPTIONS, model.option_ids(question, OPTIONS), strict=True):
-            thread, expected = InitialStepState(question.key), []
+            state, expected = InitialStepState(question.key), []
             for i, token in enumerate(ids):
-                expected.append(float(step(model, arm.strategy, branches, ids[:i], thread).log_softmax(-1)[0, token]))
+                expected.append(float(step(model, arm.strategy, branches, ids[:i], state).log_softmax(-1)[0, token]))
             if all(value > -torch.inf for value in expected):
                 assert answer.option_scores[option] == pytest.approx(sum(expected), abs=1e-3)
             else:

@@ -93,12 +93,12 @@ def test_vdd_post_hoc_averages_priors_as_probabilities() -> None:
     assert probabilities[0].tolist() == pytest.approx([0.4, 0.6], abs=1e-5)
 
 
-def test_a_k_beyond_the_vocabulary_fails_with_a_sentence() -> None:
+def test_a_k_larger_than_the_vocabulary_is_refused() -> None:
     with pytest.raises(PlanError, match="k smaller"):
         combined(CDK(k=5), OTHER)
 
 
-def test_branches_differ_in_what_the_paper_says_and_nothing_else() -> None:
+def test_branches_differ_as_in_the_paper_only() -> None:
     question = prompt(1, shots=2)
     assert ICD().branches(question)[1].text == question.text.replace("What is number", f"{DISTURBANCE}What is number")
     assert ICD().branches(question)[1].images == question.images
@@ -110,7 +110,7 @@ def test_branches_differ_in_what_the_paper_says_and_nothing_else() -> None:
         assert branch.text == question.text.replace("<image>What is number", "What is number")
 
 
-def test_edited_images_are_the_querys() -> None:
+def test_only_images_of_the_query_are_edited() -> None:
     question = prompt(1, shots=2)
     for strategy, kind in ((CRG(), RegionMask), (RITUAL(), RandomAugmentation), (VDD(prior="noise"), DiffusionNoise)):
         branch = strategy.branches(question)[1]

@@ -57,9 +57,9 @@ def arms() -> list[Arm]:
 
 
 def tokens_of(
-    model: HF, jobs: Sequence[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
+    model: HF, requests: Sequence[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
 ) -> list[tuple[int, ...]]:
-    answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
+    answers = run_requests(model, requests, counters, lazy_branches=lazy_branches)
     assert all(isinstance(answer, Generation) for answer in answers), answers
     return [answer.tokens for answer in answers if isinstance(answer, Generation)]
 
@@ -67,9 +67,9 @@ def tokens_of(
 @pytest.mark.parametrize("name", NAMES)
 def test_lazy_and_gated_answers_equal_eager_ones(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
-    jobs = [DecodingRequest(q, arm, max_new_tokens=5 + i % 4) for i, q in enumerate(questions(5)) for arm in arms()]
-    lazy_tokens = tokens_of(model, jobs, "always", counters)
-    assert lazy_tokens == tokens_of(model, jobs, "never")
+    requests = [DecodingRequest(q, arm, max_new_tokens=5 + i % 4) for i, q in enumerate(questions(5)) for arm in arms()]
+    lazy_tokens = tokens_of(model, requests, "always", counters)
+    assert lazy_tokens == tokens_of(model, requests, "never")
     assert lazy_tokens[3 : 3 + len(arms())] != lazy_tokens[3:4] * len(arms())
     total = ArmWork()
     for work in counters.arms.values():
@@ -90,7 +90,7 @@ def with_demonstrations(i: int) -> Prompt:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
-    jobs = [
+    requests = [
         DecodingRequest(with_demonstrations(i), arm, max_new_tokens=8)
         for i in range(4)
         for arm in (
@@ -98,9 +98,9 @@ def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model
             parse_arm({"name": "vcd", "noise_step": 999, "sampling": {"temperature": 1.0}}),
         )
     ]
-    want = tokens_of(model, jobs, "never")
+    want = tokens_of(model, requests, "never")
     before = model.counters()
-    lazy_tokens = tokens_of(model, jobs, "always", counters)
+    lazy_tokens = tokens_of(model, requests, "always", counters)
     work = {key: value - before[key] for key, value in model.counters().items()}
     references = sum(model.count_tokens(with_demonstrations(i)) for i in range(4))
     contrasts = work["prompt_tokens"] - references
@@ -116,8 +116,8 @@ def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_late_is_eager_over_long_answers_and_a_large_batch(name: str, model_of: Callable[[str], HF]) -> None:
+def test_lazy_equals_eager_over_long_answers_in_a_large_batch(name: str, model_of: Callable[[str], HF]) -> None:
     model = model_of(name)
     chosen = [arms()[0], arms()[1], arms()[4]]
-    jobs = [DecodingRequest(q, arm, max_new_tokens=32) for q in questions(16) for arm in chosen]
-    assert tokens_of(model, jobs, "always") == tokens_of(model, jobs, "never")
+    requests = [DecodingRequest(q, arm, max_new_tokens=32) for q in questions(16) for arm in chosen]
+    assert tokens_of(model, requests, "always") == tokens_of(model, requests, "never")

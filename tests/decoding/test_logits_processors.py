@@ -146,7 +146,7 @@ class Ban(LogitsProcessor):
 """
 
 
-def test_a_processor_of_ones_own_acts_on_the_scores(model: HF, tmp_path: Path) -> None:
+def test_a_users_processor_changes_the_scores(model: HF, tmp_path: Path) -> None:
     (tmp_path / "ban.py").write_text(OWN)
     token = answers(model, "greedy")[0].tokens[0]
     arm = with_processors({"name": f"{tmp_path}/ban.py:Ban", "token": token})

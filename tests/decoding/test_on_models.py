@@ -103,7 +103,7 @@ def test_beams_are_those_of_transformers_generate(name: str, penalty: float, mod
 
 
 @every
-def test_vcd_is_two_plain_readings_a_step(name: str, model_of: Callable[[str], HF]) -> None:
+def test_vcd_equals_two_plain_forward_passes_per_step(name: str, model_of: Callable[[str], HF]) -> None:
     """The slow reading prefills both whole prompts anew before each token and batches nothing."""
     model, method = model_of(name), VCD(alpha=2.0, noise_step=999)
     answers = run_requests(model, [DecodingRequest(p, Arm(method), max_new_tokens=NEW) for p in questions(name)])
@@ -113,10 +113,10 @@ def test_vcd_is_two_plain_readings_a_step(name: str, model_of: Callable[[str], H
 
 
 @every
-def test_six_arms_together_are_each_alone(name: str, model_of: Callable[[str], HF]) -> None:
+def test_six_arms_together_answer_as_each_alone(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
-    jobs = [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name) for arm in arms()]
-    together = texts_of(model, run_requests(model, jobs, counters))
+    requests = [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name) for arm in arms()]
+    together = texts_of(model, run_requests(model, requests, counters))
     alone = {
         arm.label: texts_of(
             model, run_requests(model, [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name)])
@@ -125,23 +125,25 @@ def test_six_arms_together_are_each_alone(name: str, model_of: Callable[[str], H
     }
     assert together == [alone[arm.label][i] for i in range(len(questions(name))) for arm in arms()]
     assert counters.prompts_prefilled == 3 * len(questions(name))  # the prompts, noised at 999 and at 500
-    one_by_one = [texts_of(model, run_requests(model, [job]))[0] for job in jobs[:6]]
+    one_by_one = [texts_of(model, run_requests(model, [request]))[0] for request in requests[:6]]
     assert one_by_one == together[:6]
 
 
 @every
 def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_of: Callable[[str], HF]) -> None:
     model, options = model_of(name), ("red", "a square", "no")
-    jobs = [DecodingRequest(p, parse_arm(n), options, "options") for p in questions(name) for n in ("greedy", "vcd")]
-    answers = run_requests(model, jobs)
-    for job, answer in zip(jobs, answers, strict=True):
+    requests = [
+        DecodingRequest(p, parse_arm(n), options, "options") for p in questions(name) for n in ("greedy", "vcd")
+    ]
+    answers = run_requests(model, requests)
+    for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Generation)
-        if job.arm.label != "greedy":
+        if request.arm.label != "greedy":
             continue
-        for option, ids in zip(options, model.option_ids(job.prompt, options), strict=True):
+        for option, ids in zip(options, model.option_ids(request.prompt, options), strict=True):
             total = 0.0
             for i, token in enumerate(ids):
-                session = model.open([job.prompt])
+                session = model.open([request.prompt])
                 if i:
                     session.extend([ids[:i]])
                 total += float(session.logits[0].log_softmax(-1)[token])
@@ -195,10 +197,10 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
         whole(model, b, tokens, strategy.traits.reads_early_exits and i == 0) for i, b in enumerate(branches)
     ]
     logits = torch.cat([first[:, :1], *others, first[:, 1:]], 1)  # [steps, n, V]
-    thread = InitialStepState(question.key)
+    state = InitialStepState(question.key)
     for step in range(steps):
         own = logits[step][:, None]
-        mask, scores = strategy.mask(own[0]), strategy.combine_stateful(own, step, [thread])
+        mask, scores = strategy.mask(own[0]), strategy.combine_stateful(own, step, [state])
         scores = (scores if mask is None else scores.masked_fill(~mask, -torch.inf))[0]
         ids = sorted(model.stop_tokens) if step == len(answer.tokens) else [answer.tokens[step]]
         if not any(chooses(arm, scores, token, question, step) for token in ids):
@@ -251,28 +253,28 @@ CLOSE = 2e-3
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_strategy_is_what_whole_forwards_choose(name: str, model_of: Callable[[str], HF]) -> None:
+def test_every_strategy_equals_forward_passes_over_the_whole_text(name: str, model_of: Callable[[str], HF]) -> None:
     """32 steps in one batch of 16 queries: each strategy greedy on one and sampled on another, two on all of them."""
-    model, requests, sampling = model_of(name), sixteen(), Sampling(1.3, top_k=40)
-    jobs, checked = [], []
+    model, prompts, sampling = model_of(name), sixteen(), Sampling(1.3, top_k=40)
+    requests, checked = [], []
     for i, strategy in enumerate(family()):
         for sampler, place in ((Greedy(), i % 16), (sampling, (i + 9) % 16)):
             everywhere = (strategy.component[1], sampler) in CORE  # type: ignore[attr-defined]
             for q in range(16) if everywhere else (place,):
-                jobs.append(DecodingRequest(requests[q], Arm(strategy, sampler), max_new_tokens=STEPS))
+                requests.append(DecodingRequest(prompts[q], Arm(strategy, sampler), max_new_tokens=STEPS))
                 checked.append(q == place)
-    answers = run_requests(model, jobs)
+    answers = run_requests(model, requests)
     assert all(isinstance(answer, Generation) for answer in answers), [a for a in answers if isinstance(a, Failure)]
     generations = [answer for answer in answers if isinstance(answer, Generation)]
     assert sum(len(answer.tokens) == STEPS for answer in generations) > len(generations) / 2
     with torch.inference_mode():
         faults = [
-            wrong(model, job.arm, job.prompt, answer)
-            for job, answer, check in zip(jobs, generations, checked, strict=True)
+            wrong(model, request.arm, request.prompt, answer)
+            for request, answer, check in zip(requests, generations, checked, strict=True)
             if check
         ]
     assert not [fault for fault in faults if fault]
-    for i in (0, len(jobs) // 2, len(jobs) - 1):
-        (single,) = run_requests(model, [jobs[i]])
+    for i in (0, len(requests) // 2, len(requests) - 1):
+        (single,) = run_requests(model, [requests[i]])
         assert isinstance(single, Generation)
         assert single.tokens == generations[i].tokens

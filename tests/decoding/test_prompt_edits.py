@@ -29,13 +29,13 @@ def composed(composer: object, numbers: tuple[int, ...], key: StreamKey = Stream
 
 
 @pytest.mark.parametrize("composer", COMPOSERS, ids=str)
-def test_without_demonstrations_it_is_the_composers_prompt_of_none(composer: object) -> None:
+def test_removing_demonstrations_gives_the_composers_prompt_at_0_shots(composer: object) -> None:
     assert changes.remove_demonstrations(composed(composer, (0, 1, 2))).digest == composed(composer, ()).digest
     assert changes.remove_demonstrations(composed(composer, ())) == composed(composer, ())
 
 
 @pytest.mark.parametrize("composer", COMPOSERS, ids=str)
-def test_windows_are_the_composers_prompts_of_the_groups(composer: object) -> None:
+def test_windows_equal_the_composers_prompts_of_their_demonstrations(composer: object) -> None:
     whole = composed(composer, (0, 1, 2, 3, 4))
     assert [w.digest for w in changes.demonstration_windows(whole, 2)] == [
         composed(composer, (0, 1)).digest,
@@ -52,13 +52,13 @@ def test_there_are_never_more_windows_than_demonstrations() -> None:
     assert changes.demonstration_windows(composed(Chat(), ()), 5) == (composed(Chat(), ()),)
 
 
-def test_without_the_image_the_demonstrations_keep_theirs() -> None:
+def test_removing_the_query_image_keeps_demonstration_images() -> None:
     imageless = changes.remove_part(prompt(1, shots=2), "image")
     assert [part.name for part in imageless.parts() if part.image] == ["demo[0].image[0]", "demo[1].image[0]"]
     assert changes.remove_part(prompt(1, shots=2), "both").text == "[user] What is number 1?"
 
 
-def test_a_prompt_that_is_its_image_alone_cannot_lose_it() -> None:
+def test_a_prompt_with_only_an_image_cannot_lose_it() -> None:
     with pytest.raises(PlanError, match="only its image"):
         changes.remove_query_image(Prompt((Turn("user", (Part(image(1), "query.image[0]"),)),)))
 
@@ -79,7 +79,7 @@ def test_words_before_and_after_the_question() -> None:
         changes.wrap_question(Prompt((Turn("user", (Part("hello"),)),)), "So. ")
 
 
-def test_a_description_stands_where_the_image_stood() -> None:
+def test_a_description_replaces_the_image() -> None:
     described = changes.replace_images(prompt(1, shots=1), {"query.image[0]": "a red square"})
     assert described.text.endswith("[user] a red squareWhat is number 1?")
     assert len(described.images) == 1
@@ -89,7 +89,7 @@ def answers(of: Prompt) -> list[str | None]:
     return [part.text for part in of.parts() if part.name.endswith(".answer")]
 
 
-def test_shuffled_answers_are_the_same_ones_none_in_its_place() -> None:
+def test_shuffled_answers_are_a_permutation_without_fixed_points() -> None:
     for query in "abcdef":
         whole = composed(Chat(), (0, 1, 2, 3), StreamKey(0, query))
         shuffled = answers(changes.replace_answers(whole, "shuffled"))
@@ -98,14 +98,14 @@ def test_shuffled_answers_are_the_same_ones_none_in_its_place() -> None:
         assert changes.replace_answers(whole, "shuffled") == changes.replace_answers(whole, "shuffled")
 
 
-def test_wrong_answers_are_others_that_were_shown() -> None:
+def test_wrong_answers_are_other_answers_of_the_prompt() -> None:
     whole = composed(Chat(), (0, 1, 2))
     wrong = answers(changes.replace_answers(whole, "wrong"))
     assert set(wrong) <= set(answers(whole))
     assert all(a != b for a, b in zip(wrong, answers(whole), strict=True))
 
 
-def test_one_answer_has_no_other() -> None:
+def test_equal_answers_cannot_be_replaced() -> None:
     with pytest.raises(PlanError, match="all 2 are 'red'"):
         changes.replace_answers(prompt(1, shots=2), "wrong")
     with pytest.raises(PlanError, match="there are none"):

@@ -53,7 +53,7 @@ def test_beta_zero_masks_nothing_and_beta_one_leaves_the_references_best_token(n
         assert torch.equal(scores > -torch.inf, expected)
 
 
-def test_at_beta_one_a_contrast_is_greedy_whatever_it_contrasts() -> None:
+def test_at_beta_1_a_contrast_is_greedy() -> None:
     model = Toy(stop_bias=0.5)
     questions = [prompt(i, shots=i % 3) for i in range(6)]
     plain = run_requests(model, [DecodingRequest(p, Arm(made("greedy")), max_new_tokens=5) for p in questions])
@@ -76,7 +76,9 @@ class Half(Toy):
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_logits_are_combined_in_float32_by_every_strategy(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strategy, dtypes = made(name), list[torch.dtype]()
     combine_stateful = type(strategy).combine_stateful
 
@@ -87,31 +89,34 @@ def test_what_a_model_says_in_half_precision_is_combined_in_float32(name: str, m
 
     monkeypatch.setattr(type(strategy), "combine_stateful", spied)
     options = ("w1", "w2 w3", "w4 w5 w6")
-    jobs = [
+    requests = [
         DecodingRequest(prompt(1), Arm(strategy), max_new_tokens=3),
         DecodingRequest(prompt(1), Arm(strategy), options, "options"),
     ]
-    answers = run_requests(Half(), jobs)
+    answers = run_requests(Half(), requests)
     assert all(isinstance(answer, Generation) for answer in answers), answers
     assert set(dtypes) == {torch.float32}
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_an_answer_depends_on_its_own_query_alone(name: str) -> None:
+def test_an_answer_depends_only_on_its_query(name: str) -> None:
     """Another seed, other company and another order change what is drawn for the query, and nothing else."""
     model, strategy = Toy(stop_bias=0.5), made(name)
     arm = Arm(strategy, Sampling(1.2) if strategy.traits.num_samples == 1 else strategy.sampler)
     questions = [prompt(i, shots=i % 3) for i in range(5)]
-    jobs = [DecodingRequest(p, arm, max_new_tokens=4) for p in questions]
-    answers = run_requests(model, jobs)
-    assert run_requests(model, jobs[::-1])[::-1] == answers
-    assert run_requests(model, jobs[2:4]) == answers[2:4]
-    moved = [replace(job, prompt=replace(job.prompt, key=StreamKey(7, job.prompt.key.query))) for job in jobs[:1]]
-    assert run_requests(model, [*moved, *jobs[1:]])[1:] == answers[1:]
+    requests = [DecodingRequest(p, arm, max_new_tokens=4) for p in questions]
+    answers = run_requests(model, requests)
+    assert run_requests(model, requests[::-1])[::-1] == answers
+    assert run_requests(model, requests[2:4]) == answers[2:4]
+    moved = [
+        replace(request, prompt=replace(request.prompt, key=StreamKey(7, request.prompt.key.query)))
+        for request in requests[:1]
+    ]
+    assert run_requests(model, [*moved, *requests[1:]])[1:] == answers[1:]
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_reading_options_leaves_the_rows_of_the_loop_as_they_were(name: str) -> None:
+def test_option_scoring_leaves_the_rows_of_the_loop_unchanged(name: str) -> None:
     """Options and texts of one batch read the same rows; neither is another for the other's sake."""
     model, arm = Toy(stop_bias=-9.0), Arm(made(name), Sampling(0.0))
     written, ranked = (
@@ -122,7 +127,7 @@ def test_reading_options_leaves_the_rows_of_the_loop_as_they_were(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_parameter_has_a_meaning_and_bounds_that_are_kept(name: str) -> None:
+def test_every_parameter_is_documented_and_bounded(name: str) -> None:
     """A number out of its bounds is a sentence that names strategy and parameter."""
     from icl.errors import ConfigError
     from icl.registry import build
@@ -152,7 +157,7 @@ class Shorter(VCD):
         return super().combine(logits, step)[:, 1:]
 
 
-def test_scores_of_another_vocabulary_fail_their_own_answers_with_a_sentence() -> None:
+def test_scores_of_a_wrong_vocabulary_fail_their_own_answers() -> None:
     bad, good = run_requests(
         Toy(), [DecodingRequest(prompt(1), Arm(Shorter(beta=0.0))), DecodingRequest(prompt(2), Arm(made("greedy")))]
     )

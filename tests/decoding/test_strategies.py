@@ -92,5 +92,5 @@ def test_is_rebuilt_equal_from_its_canonical_node(strategy: Strategy) -> None:
     assert build("strategy", describe(strategy)) == strategy
 
 
-def test_says_what_it_does_in_the_listing() -> None:
+def test_the_listing_describes_it() -> None:
     assert all(len(entry.summary) > 20 for entry in entries("strategy").values())

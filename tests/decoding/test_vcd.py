@@ -21,7 +21,7 @@ def test_scores_by_hand() -> None:
     assert combined.tolist() == [[1.5, 2.5, 1.0, 7.0]]
 
 
-def test_the_mask_reads_the_reference_alone_and_decides_the_token() -> None:
+def test_the_mask_depends_on_the_reference_only() -> None:
     """exp(-3) = .0498 is below .1: the last token is out, though its contrast is the largest."""
     combined, faults = combine_branches(VCD(alpha=1.0, beta=0.1), torch.stack([REFERENCE, NOISED]), 0)
     assert not faults
@@ -31,7 +31,7 @@ def test_the_mask_reads_the_reference_alone_and_decides_the_token() -> None:
 
 
 @pytest.mark.parametrize(("beta", "survivors"), [(0.0, 4), (0.049, 4), (0.05, 3), (0.36, 3), (0.37, 2), (1.0, 1)])
-def test_beta_is_a_share_of_the_best_probability(beta: float, survivors: int) -> None:
+def test_beta_is_relative_to_the_best_probability(beta: float, survivors: int) -> None:
     """The tokens have exp(0), exp(-.5) = .61, exp(-1) = .368 and exp(-3) = .0498 of the best one's probability."""
     combined, _ = combine_branches(VCD(beta=beta), torch.stack([REFERENCE, NOISED]), 0)
     assert int((combined > -math.inf).sum()) == survivors
@@ -42,7 +42,7 @@ def test_alpha_zero_is_the_reference_under_the_mask() -> None:
     assert combined.tolist() == [[2.0, 1.5, 1.0, -math.inf]]
 
 
-def test_noises_the_querys_image_alone_by_default() -> None:
+def test_only_the_query_image_is_noised_by_default() -> None:
     original, noised = VCD(noise_step=900).branches(prompt(1, shots=2))
     assert original == prompt(1, shots=2)
     assert [p.edits for p in noised.images[:2]] == [(), ()]
@@ -52,7 +52,7 @@ def test_noises_the_querys_image_alone_by_default() -> None:
     assert noised.text == original.text
 
 
-def test_noises_all_images_when_asked_each_with_its_own_noise() -> None:
+def test_all_images_can_be_noised_independently() -> None:
     _, noised = VCD(images="all").branches(prompt(1, shots=2))
     edits = [edit for p in noised.images for edit in p.edits]
     assert len({edit.describe() for edit in edits}) == 3
@@ -63,14 +63,14 @@ def test_query_and_all_are_the_same_without_demonstrations() -> None:
     assert one.digest == both.digest
 
 
-def test_noise_belongs_to_the_query() -> None:
+def test_noise_depends_on_the_query() -> None:
     again = VCD().branches(prompt(1))[1]
     assert again.digest == VCD().branches(prompt(1))[1].digest
     other = VCD().branches(Prompt(prompt(1).turns, prompt(2).key))[1]
     assert other.digest != again.digest
 
 
-def test_a_prompt_whose_query_image_has_no_name_is_an_error_and_not_plain_decoding() -> None:
+def test_a_prompt_without_a_named_query_image_is_refused() -> None:
     nameless = Prompt((Turn("user", (Part(image(1)), Part("What is it?"))),))
     with pytest.raises(PlanError, match=r"query\.image"):
         VCD().branches(nameless)
@@ -82,7 +82,7 @@ def test_a_prompt_without_images_has_equal_branches() -> None:
     assert original.digest == noised.digest
 
 
-def test_presets_name_the_sources_that_disagree() -> None:
+def test_presets_have_the_parameters_of_their_sources() -> None:
     values = {
         name: (VCD(**preset).alpha, VCD(**preset).beta, VCD(**preset).noise_step)  # type: ignore[arg-type]
         for name, preset in VCD.presets.items()

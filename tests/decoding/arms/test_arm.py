@@ -36,7 +36,7 @@ def test_a_name_is_a_strategy_with_its_own_sampler() -> None:
     assert parse_arm({"name": "sampling", "temperature": 0.5}).sampler == Sampling(temperature=0.5)
 
 
-def test_sampling_beside_the_parameters_draws_from_the_combined_scores() -> None:
+def test_the_key_sampling_samples_from_the_combined_scores() -> None:
     arm = parse_arm({"name": "vcd", "alpha": 0.5, "sampling": {"temperature": 0.7, "top_p": 0.9}})
     assert arm == Arm(VCD(alpha=0.5), Sampling(temperature=0.7, top_p=0.9), arm.label)
     assert arm.label == "vcd(alpha=0.5), temperature=0.7, top_p=0.9"
@@ -53,11 +53,11 @@ def test_sampling_beside_the_parameters_draws_from_the_combined_scores() -> None
         ({"name": "vcd", "label": "mine"}, "mine"),
     ],
 )
-def test_labels_tell_what_differs_from_the_defaults(node: object, label: str) -> None:
+def test_labels_list_parameters_that_differ_from_their_defaults(node: object, label: str) -> None:
     assert parse_arm(node).label == label
 
 
-def test_the_digest_names_all_that_decides_the_answers_and_nothing_else() -> None:
+def test_the_digest_covers_what_affects_the_answers() -> None:
     plain = parse_arm("vcd")
     assert parse_arm({"name": "vcd", "alpha": 1.0, "label": "other"}).digest == plain.digest
     assert parse_arm({"name": "vcd", "sampling": {"temperature": 0}}).digest == plain.digest
@@ -72,7 +72,7 @@ def test_the_digest_names_all_that_decides_the_answers_and_nothing_else() -> Non
     assert sampled.strategy_digest == plain.strategy_digest
 
 
-def test_a_file_of_ones_own_is_an_arm(tmp_path: Path) -> None:
+def test_a_users_file_is_an_arm(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     arm = parse_arm({"name": f"{tmp_path}/mine.py:Blind", "alpha": 0.5})
     assert arm.label == "Blind(alpha=0.5)"
@@ -142,7 +142,7 @@ def test_default_controls_fit_the_strategy_and_have_the_arms_sampler(name: str, 
     assert {control.strategy.of for control in (*own, *wrapping)} == {greedy.strategy}  # type: ignore[attr-defined]
 
 
-def test_an_arm_is_held_against_the_reference_greedy_and_sampled_as_it_is_and_at_its_cost() -> None:
+def test_default_controls_include_references_and_controls_of_equal_cost() -> None:
     def shared(node: object, **how: Any) -> list[str]:
         return [c.label for c in default_controls(parse_arm(node), **how) if not hasattr(c.strategy, "of")]
 
@@ -163,6 +163,6 @@ def test_references_and_controls_have_no_controls() -> None:
         assert default_controls(parse_arm(node)) == ()
 
 
-def test_entropy_matched_stands_in_where_temperature_matched_is_not_defined() -> None:
+def test_entropy_matched_replaces_an_undefined_temperature_matched() -> None:
     matched = default_controls(Arm(Weighted(1.0, -1.0)))[1]
     assert isinstance(matched.strategy, EntropyMatched)

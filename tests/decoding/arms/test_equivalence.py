@@ -39,7 +39,7 @@ def best(strategy: Strategy, logits: torch.Tensor) -> torch.Tensor:
     return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).argmax(-1)
 
 
-def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_does_not():
+def test_arms_equivalent_to_greedy_choose_the_best_token_of_the_reference():
     labels = []
     for arm in arms():
         logits = 3 * torch.randn(logits_count(arm.strategy), 200, 64, generator=torch.Generator().manual_seed(0))
@@ -52,7 +52,7 @@ def test_what_is_greedy_anyway_takes_the_reference_s_best_token_and_its_method_d
     assert not {"vcd", "sign_flip(vcd)", "mask_only(contrast)"} & {*labels}
 
 
-def test_what_has_equal_branches_at_0_shots_takes_its_best_token_there():
+def test_equal_branches_at_0_shots_choose_the_best_token():
     names = set()
     for arm in arms():
         if _has_equal_branches(arm.strategy):
@@ -84,13 +84,13 @@ def test_what_has_equal_branches_at_0_shots_takes_its_best_token_there():
         ({"name": "constant_bias", "biases": [0.5, 0.0]}, "options", 2, False),
     ],
 )
-def test_it_depends_on_sampler_score_and_shots(node, score, shots, greedy):
+def test_equivalence_depends_on_sampler_answer_mode_and_shots(node, score, shots, greedy):
     arm = parse_arm(node)
     expected = arm.strategy.of.traits.masks_in_combine is False if greedy is None else greedy
     assert is_equivalent_to_greedy(arm.config, score, shots) is expected
 
 
 @pytest.mark.parametrize("node", ["mine.py:Mine", {"name": "mask_only", "of": {"name": "mine.py:Mine"}}])
-def test_of_a_class_of_one_s_own_nothing_is_known(node):
+def test_a_users_class_is_never_equivalent(node):
     config = {"name": node} if isinstance(node, str) else node
     assert not is_equivalent_to_greedy({"strategy": config, "sampler": {"name": "greedy"}}, "generate", 2)

@@ -17,7 +17,7 @@ def test_a_bias_between_the_thresholds_by_hand() -> None:
     assert fit_option_bias(scores, [0, 1, 1]) == (0.0, 2.5)
 
 
-def test_several_options_do_at_least_as_well_as_without() -> None:
+def test_a_bias_of_several_options_is_at_least_as_good_as_none() -> None:
     generator = torch.Generator().manual_seed(0)
     gold = torch.randint(0, 4, (300,), generator=generator).tolist()
     scores = torch.randn(300, 4, generator=generator)
@@ -28,7 +28,7 @@ def test_several_options_do_at_least_as_well_as_without() -> None:
     assert hits(shifted, bias, gold) >= hits(scores, (0.0,) * 4, gold) - 3
 
 
-def test_weights_go_to_the_group_that_knows() -> None:
+def test_the_informative_group_gets_the_weight() -> None:
     generator = torch.Generator().manual_seed(0)
     gold = torch.randint(0, 3, (200,), generator=generator).tolist()
     knows, noise = torch.randn(2, 200, 3, generator=generator)

@@ -14,13 +14,13 @@ ANSWERS = frozenset({"generate"})
 LOGITS = frozenset({"logits", "score"})
 
 
-def test_a_model_with_logits_runs_every_strategy_so_far() -> None:
+def test_a_model_with_logits_runs_every_strategy() -> None:
     for node in ("greedy", "sampling", "vcd", {"name": "mask_only", "of": "vcd"}):
         assert unsupported_reason(parse_arm(node), LOGITS) is None
         assert unsupported_reason(parse_arm(node), LOGITS, score="options") is None
 
 
-def test_a_model_that_only_answers_runs_greedy() -> None:
+def test_a_model_without_logits_runs_greedy() -> None:
     assert unsupported_reason(GreedyDecoding(), ANSWERS) is None
 
 
@@ -34,7 +34,7 @@ def test_a_missing_ability_is_reported_with_what_would_run() -> None:
         assert "next-token logits" in (unsupported_reason(arm, ANSWERS, score) or "")
 
 
-def test_a_need_that_no_ability_covers_is_unmet() -> None:
+def test_a_need_without_an_ability_is_reported() -> None:
     class Hooked(VCD):
         traits = Traits(needs=frozenset({"logits", "attention"}))
 

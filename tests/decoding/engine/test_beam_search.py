@@ -29,9 +29,9 @@ def tokens_of(answers: list[Generation | Failure]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("name", TOKENS)
 def test_one_beam_is_greedy_decoding(name: str) -> None:
     model, strategy = Toy(stop_bias=1.0), made(name)
-    jobs = [DecodingRequest(prompt(i, shots=i % 3), Arm(strategy, Beam(1)), max_new_tokens=5) for i in range(4)]
-    greedy = [DecodingRequest(job.prompt, Arm(strategy), max_new_tokens=5) for job in jobs]
-    assert tokens_of(run_requests(model, jobs)) == tokens_of(run_requests(model, greedy))
+    requests = [DecodingRequest(prompt(i, shots=i % 3), Arm(strategy, Beam(1)), max_new_tokens=5) for i in range(4)]
+    greedy = [DecodingRequest(request.prompt, Arm(strategy), max_new_tokens=5) for request in requests]
+    assert tokens_of(run_requests(model, requests)) == tokens_of(run_requests(model, greedy))
 
 
 def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[float, tuple[int, ...]]]:
@@ -55,7 +55,7 @@ def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("node", ["beam", {"name": "vcd", "beta": 0.05, "alpha": 2.0}, "adacad", "dola"], ids=str)
-def test_enough_beams_find_the_best_answer_of_all(node: object, penalty: float) -> None:
+def test_many_beams_find_the_best_answer(node: object, penalty: float) -> None:
     """4 tokens, answers of up to 3: 64 beams hold every hypothesis."""
     model, arm = Toy(vocabulary=4, stop_bias=0.5), Arm(parse_arm(node).strategy, Beam(64, penalty))
     questions = [prompt(i, shots=i % 2) for i in range(5)]
@@ -63,7 +63,7 @@ def test_enough_beams_find_the_best_answer_of_all(node: object, penalty: float) 
     assert answers == [max(every(model, arm, p, 3), key=lambda one: one[0])[1] for p in questions]
 
 
-def test_more_beams_find_what_greedy_overlooks_and_length_is_paid_for() -> None:
+def test_more_beams_find_better_answers_and_length_is_penalized() -> None:
     model, question = Toy(vocabulary=6, stop_bias=0.5), [prompt(i) for i in range(12)]
     arms = [parse_arm("greedy"), *(Arm(made("beam"), Beam(5, power)) for power in (-2.0, 1.0, 4.0))]
     greedy, short, usual, long = (
@@ -73,7 +73,7 @@ def test_more_beams_find_what_greedy_overlooks_and_length_is_paid_for() -> None:
     assert sum(map(len, short)) < sum(map(len, usual)) < sum(map(len, long))
 
 
-def test_beams_share_a_batch_with_other_arms_and_answer_as_alone() -> None:
+def test_beams_in_a_batch_with_other_arms_answer_as_alone() -> None:
     nodes = [
         "greedy",
         "vcd",
@@ -82,9 +82,9 @@ def test_beams_share_a_batch_with_other_arms_and_answer_as_alone() -> None:
         {"name": "nbce", "sampling": {"beams": 2}},
     ]
     model, arms = Toy(stop_bias=0.5), [parse_arm(node) for node in nodes]
-    jobs = [DecodingRequest(prompt(i), arm, max_new_tokens=5) for i in range(4) for arm in arms]
-    together = run_requests(model, jobs)
-    assert together == [run_requests(model, [job])[0] for job in jobs]
+    requests = [DecodingRequest(prompt(i), arm, max_new_tokens=5) for i in range(4) for arm in arms]
+    together = run_requests(model, requests)
+    assert together == [run_requests(model, [request])[0] for request in requests]
     assert all(isinstance(answer, Generation) for answer in together)
 
 
@@ -104,17 +104,17 @@ def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
     assert answer.steps
 
 
-def test_a_beam_that_breaks_fails_its_own_answer() -> None:
+def test_a_faulty_beam_fails_its_own_answer() -> None:
     model = Toy(stop_bias=-9.0)
     model.poison[prompt(1).digest, 1] = 3, float("nan")
-    jobs = [DecodingRequest(prompt(i), parse_arm("beam"), max_new_tokens=4) for i in (1, 2)]
-    bad, good = run_requests(model, jobs)
+    requests = [DecodingRequest(prompt(i), parse_arm("beam"), max_new_tokens=4) for i in (1, 2)]
+    bad, good = run_requests(model, requests)
     assert isinstance(bad, Failure)
     assert "step 1, branch 0: the score of token 3 is nan" in bad.reason
     assert isinstance(good, Generation)
 
 
-def test_beams_are_written_beside_a_strategys_parameters() -> None:
+def test_beams_are_a_key_of_sampling() -> None:
     arm = parse_arm({"name": "vcd", "sampling": {"beams": 3, "length_penalty": 0.5}})
     assert arm.sampler == Beam(3, 0.5)
     assert arm.label == "vcd, beams=3, length_penalty=0.5"
@@ -125,7 +125,7 @@ def test_beams_are_written_beside_a_strategys_parameters() -> None:
     assert "beam(beams=3, length_penalty=0.5)" in [control.label for control in default_controls(arm)]
 
 
-def test_an_engine_without_rows_cannot_search() -> None:
+def test_a_model_without_sessions_has_no_beam_search() -> None:
     reason = unsupported_reason(parse_arm({"name": "vcd", "sampling": {"beams": 3}}), {"generate", "strategies"})
     assert reason is not None
     assert "needs rows that beams can take over from one another" in reason
@@ -136,17 +136,17 @@ def test_an_engine_without_rows_cannot_search() -> None:
     assert unsupported_reason(parse_arm("beam"), {"logits"}) is None
 
 
-def test_options_are_scored_without_a_search() -> None:
+def test_option_scoring_ignores_beams() -> None:
     options = ("w1", "w2 w3")
-    jobs = [
+    requests = [
         DecodingRequest(prompt(1), parse_arm(node), options, "options")
         for node in ("vcd", {"name": "vcd", "sampling": {"beams": 3}})
     ]
-    plain, searched = run_requests(Toy(), jobs)
+    plain, searched = run_requests(Toy(), requests)
     assert plain == searched
 
 
-def test_an_answer_is_settled_when_no_running_beam_could_stand_among_those_kept() -> None:
+def test_the_search_ends_when_no_running_beam_can_improve() -> None:
     def is_over(score: float, steps: int, power: float = 0.0, scores: tuple[float, ...] = (-1.0, -2.0)) -> bool:
         beams = AnswerBeams(Hypothesis([0], 8), finished=[(one, Hypothesis([0], 8)) for one in scores])
         beams.running = [(score, Hypothesis([0], 8, steps=steps))]

@@ -44,23 +44,23 @@ class Sharp(Toy):
 
 
 def decode_all(
-    model: Toy, jobs: list[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
+    model: Toy, requests: list[DecodingRequest], lazy_branches: LazyBranches, counters: Counters | None = None
 ) -> list[Generation]:
-    answers = run_requests(model, jobs, counters, lazy_branches=lazy_branches)
+    answers = run_requests(model, requests, counters, lazy_branches=lazy_branches)
     assert all(isinstance(answer, Generation) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Generation)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_strategy_answers_late_as_it_does_eagerly(name: str, sampler: str) -> None:
+def test_lazy_answers_equal_eager_ones_for_every_strategy(name: str, sampler: str) -> None:
     arm = Arm(made(name), SAMPLERS[sampler])
-    jobs = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=4 + i) for i in range(8)]
-    assert decode_all(Sharp(), jobs, "always") == decode_all(Sharp(), jobs, "never")  # traces and all
+    requests = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=4 + i) for i in range(8)]
+    assert decode_all(Sharp(), requests, "always") == decode_all(Sharp(), requests, "never")  # traces and all
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if not made(name).traits.reads_early_exits])
-def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
+def test_rows_that_the_reference_decides_do_not_depend_on_other_branches(name: str) -> None:
     strategy = made(name)
     count, states = (
         len(strategy.branches(prompt(1), None)) if name != "code" else 2,
@@ -84,17 +84,17 @@ def test_what_is_settled_does_not_read_the_other_branches(name: str) -> None:
         )
 
 
-def needing(model: Toy, jobs: list[DecodingRequest]) -> list[bool]:
+def needing(model: Toy, requests: list[DecodingRequest]) -> list[bool]:
     """Whether an answer has a step with two survivors, found by reading each anew, one at a time."""
     needs_contrast = []
-    for job in jobs:
-        tokens, (original, noised), needs = list[int](), job.arm.strategy.branches(job.prompt), False
-        while len(tokens) < job.max_new_tokens:
+    for request in requests:
+        tokens, (original, noised), needs = list[int](), request.arm.strategy.branches(request.prompt), False
+        while len(tokens) < request.max_new_tokens:
             z = torch.cat([model.logits_of([Row(branch, list(tokens))]) for branch in (original, noised)])[:, None]
-            mask = job.arm.strategy.mask(z[0])
+            mask = request.arm.strategy.mask(z[0])
             assert mask is not None
             needs |= int(mask.sum()) > 1
-            token = int(job.arm.strategy.combine(z, len(tokens)).masked_fill(~mask, -torch.inf).argmax())
+            token = int(request.arm.strategy.combine(z, len(tokens)).masked_fill(~mask, -torch.inf).argmax())
             if token in model.stop_tokens:
                 break
             tokens.append(token)
@@ -103,13 +103,17 @@ def needing(model: Toy, jobs: list[DecodingRequest]) -> list[bool]:
 
 
 @pytest.mark.parametrize("sharpness", [2.0, 5.0, 9.0])
-def test_contrasts_are_prefilled_for_the_answers_that_need_them_and_for_no_other(sharpness: float) -> None:
+def test_contrasts_are_prefilled_only_for_answers_that_need_them(sharpness: float) -> None:
     model, counters = Sharp(sharpness), Counters()
-    jobs = [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=3) for i in range(24)]
-    decode_all(model, jobs, "always", counters)
-    needs = needing(model, jobs)
+    requests = [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=3) for i in range(24)]
+    decode_all(model, requests, "always", counters)
+    needs = needing(model, requests)
     assert 0 < sum(needs) < 24
-    contrasts = {job.arm.strategy.branches(job.prompt)[1].digest for job, need in zip(jobs, needs, strict=True) if need}
+    contrasts = {
+        request.arm.strategy.branches(request.prompt)[1].digest
+        for request, need in zip(requests, needs, strict=True)
+        if need
+    }
     assert {digest for opened in model.opens[1:] for digest in opened} == contrasts
     assert len(model.opens[0]) == 24
     assert model.counts["prompts"] == counters.prompts_prefilled == 24 + sum(needs)
@@ -155,8 +159,8 @@ def test_lazy_branches_are_prefilled_together_and_read_the_answer_in_one_forward
     at = [torch.tensor(0)]
     model, counters = Steps(stop_bias=-99.0), Counters()
     model.chunks = []
-    jobs = [DecodingRequest(prompt(i), Arm(From()), max_new_tokens=6) for i in range(3)]
-    lazy_branches = decode_all(model, jobs, "always", counters)
+    requests = [DecodingRequest(prompt(i), Arm(From()), max_new_tokens=6) for i in range(3)]
+    lazy_branches = decode_all(model, requests, "always", counters)
     assert model.chunks == [[list(answer.tokens[:2]) for answer in lazy_branches]]
     (work,) = counters.arms.values()
     assert (work.lazy, work.contrasts, work.prefills_saved) == (3, 3, 0)
@@ -164,7 +168,7 @@ def test_lazy_branches_are_prefilled_together_and_read_the_answer_in_one_forward
     assert work.forwards_saved == 3 * 1  # two tokens in one forward
     assert counters.rows == 3 * 2 + 6 * 3
     at[0] = torch.tensor(0)
-    assert lazy_branches == decode_all(model, jobs, "never")
+    assert lazy_branches == decode_all(model, requests, "never")
 
 
 def arms() -> list[Arm]:
@@ -183,30 +187,32 @@ def arms() -> list[Arm]:
 
 
 @pytest.mark.parametrize("lazy_branches", ["always", "auto"])
-def test_arms_that_share_prompts_answer_as_each_alone_and_open_a_prompt_once(lazy_branches: LazyBranches) -> None:
+def test_arms_that_share_prompts_answer_as_alone_and_prefill_once(lazy_branches: LazyBranches) -> None:
     model, counters = Sharp(), Counters()
-    jobs = [DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms() for i in range(7)]
-    together = decode_all(model, jobs, lazy_branches, counters)
-    assert together == decode_all(Sharp(), jobs, "never")
-    assert together == [decode_all(Sharp(), [job], lazy_branches)[0] for job in jobs]
+    requests = [
+        DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=3 + i % 4) for arm in arms() for i in range(7)
+    ]
+    together = decode_all(model, requests, lazy_branches, counters)
+    assert together == decode_all(Sharp(), requests, "never")
+    assert together == [decode_all(Sharp(), [request], lazy_branches)[0] for request in requests]
     opened = [digest for call in model.opens for digest in call]
     assert len(opened) == len(set(opened)) == counters.prompts_prefilled
     if lazy_branches == "always":
         assert counters.prompts_saved > 0
 
 
-def test_gated_branches_are_read_on_only_where_the_reference_is_unsure() -> None:
+def test_gated_branches_read_only_at_steps_with_an_open_gate() -> None:
     model, counters = Sharp(1.0, stop_bias=-99.0), Counters()
     method = CHASD(VCD(beta=0.0), threshold=0.4)
-    jobs = [DecodingRequest(prompt(i), Arm(method), max_new_tokens=12) for i in range(10)]
-    answers = decode_all(model, jobs, "always", counters)
-    assert answers == decode_all(Sharp(1.0, stop_bias=-99.0), jobs, "never")
+    requests = [DecodingRequest(prompt(i), Arm(method), max_new_tokens=12) for i in range(10)]
+    answers = decode_all(model, requests, "always", counters)
+    assert answers == decode_all(Sharp(1.0, stop_bias=-99.0), requests, "never")
     forwards = read = prefills = 0
-    for job, answer in zip(jobs, answers, strict=True):
+    for request, answer in zip(requests, answers, strict=True):
         unsure = [
             step
             for step in range(12)
-            if float(model.logits_of([Row(job.prompt, list(answer.tokens[:step]))]).softmax(-1).max()) < 0.4
+            if float(model.logits_of([Row(request.prompt, list(answer.tokens[:step]))]).softmax(-1).max()) < 0.4
         ]
         prefills += bool(unsure)
         forwards += len([step for step in unsure if step > 0])
@@ -219,7 +225,7 @@ def test_gated_branches_are_read_on_only_where_the_reference_is_unsure() -> None
     assert counters.rows == 10 * 11  # the loop's own rows are references alone
 
 
-def test_a_strategy_that_remembers_or_has_no_mask_is_eager() -> None:
+def test_a_strategy_with_state_or_without_a_mask_is_eager() -> None:
     assert not can_defer_branches(NBCE())
     assert not can_defer_branches(VCD(beta=0.0))
     assert can_defer_branches(VCD())
@@ -228,14 +234,14 @@ def test_a_strategy_that_remembers_or_has_no_mask_is_eager() -> None:
     assert [work.eager for work in counters.arms.values()] == [1]
 
 
-def test_one_setting_turns_it_off() -> None:
+def test_lazy_branches_can_be_turned_off() -> None:
     model, counters = Sharp(9.0), Counters()
     decode_all(model, [DecodingRequest(prompt(i), Arm(VCD()), max_new_tokens=2) for i in range(5)], "never", counters)
     assert counters.arms["vcd"] == ArmWork(eager=5, contrasts=5, tokens=counters.arms["vcd"].tokens)
     assert model.counts["prompts"] == 10
 
 
-def test_short_answers_are_begun_late_and_long_ones_eagerly() -> None:
+def test_short_answers_are_lazy_and_long_ones_eager() -> None:
     class Wordy(Sharp):
         """Images of many tokens."""
 
@@ -255,15 +261,15 @@ def test_short_answers_are_begun_late_and_long_ones_eagerly() -> None:
 
 def test_the_engine_learns_how_long_answers_are_and_how_often_they_need_a_contrast() -> None:
     model, counters = Sharp(30.0, stop_bias=4.0), Counters()
-    jobs = [DecodingRequest(prompt(i, 0), Arm(VCD()), max_new_tokens=48) for i in range(64)]
-    decode_all(model, jobs[:32], "auto", counters)
+    requests = [DecodingRequest(prompt(i, 0), Arm(VCD()), max_new_tokens=48) for i in range(64)]
+    decode_all(model, requests[:32], "auto", counters)
     assert counters.arms["vcd"].eager == 32
-    decode_all(model, jobs[32:], "auto", counters)  # sure of their few tokens
+    decode_all(model, requests[32:], "auto", counters)  # sure of their few tokens
     assert counters.arms["vcd"].lazy == 32
     assert counters.arms["vcd"].prefills_saved > 16
 
 
-def test_a_prompt_whose_beginning_the_reference_has_anyway_is_little_work() -> None:
+def test_a_prompt_that_shares_its_prefix_with_the_reference_costs_little() -> None:
     prompt_8 = prompt(1, shots=8)
     original, noised = VCD().branches(prompt_8)
     _, everywhere = VCD(images="all").branches(prompt_8)
@@ -272,22 +278,24 @@ def test_a_prompt_whose_beginning_the_reference_has_anyway_is_little_work() -> N
     assert unshared_tokens(original, original, 300) == 0
 
 
-def test_a_contrast_that_cannot_be_opened_fails_its_own_answer() -> None:
+def test_a_contrast_that_cannot_be_prefilled_fails_its_own_answer() -> None:
     model = Sharp()
-    jobs = [DecodingRequest(prompt(i, question=f"What is {'broken' if i == 3 else i}?"), Arm(VCD())) for i in range(6)]
-    untouched = decode_all(model, jobs, "always")
+    requests = [
+        DecodingRequest(prompt(i, question=f"What is {'broken' if i == 3 else i}?"), Arm(VCD())) for i in range(6)
+    ]
+    untouched = decode_all(model, requests, "always")
     icd = parse_arm("icd")
-    contrast = icd.strategy.branches(jobs[0].prompt)[1].text
-    word = next(w for w in contrast.split() if w not in jobs[0].prompt.text)
+    contrast = icd.strategy.branches(requests[0].prompt)[1].text
+    word = next(w for w in contrast.split() if w not in requests[0].prompt.text)
     model.broken[word] = "this instruction cannot be read."
-    mixed = [jobs[0], DecodingRequest(jobs[1].prompt, icd), *jobs[2:]]
+    mixed = [requests[0], DecodingRequest(requests[1].prompt, icd), *requests[2:]]
     answers = run_requests(model, mixed, lazy_branches="always")
     assert isinstance(answers[1], Failure)
     assert "cannot be read" in answers[1].reason
     assert [answers[0], *answers[2:]] == [untouched[0], *untouched[2:]]
 
 
-def test_a_step_kept_in_full_reads_all_branches() -> None:
+def test_step_traces_read_all_branches() -> None:
     counters = Counters()
     (answer,) = decode_all(
         Sharp(9.0), [DecodingRequest(prompt(1), Arm(VCD()), max_new_tokens=2, top_logprobs=3)], "always", counters
@@ -296,7 +304,7 @@ def test_a_step_kept_in_full_reads_all_branches() -> None:
     assert answer.steps
 
 
-def test_an_arm_with_one_branch_has_nothing_to_be_late_with() -> None:
+def test_an_arm_with_one_branch_is_eager() -> None:
     counters = Counters()
     decode_all(Sharp(), [DecodingRequest(prompt(1), Arm(GreedyDecoding()))], "always", counters)
     assert not counters.arms

@@ -31,25 +31,25 @@ def jobs_of(arms: Sequence[Arm], count: int = 7) -> list[DecodingRequest]:
     ]
 
 
-def test_six_arms_together_answer_as_each_alone_and_as_each_job_alone() -> None:
+def test_six_arms_together_answer_as_each_request_alone() -> None:
     model = Toy(stop_bias=1.0)
-    jobs = jobs_of(six_arms())
-    together = run_requests(model, jobs)
+    requests = jobs_of(six_arms())
+    together = run_requests(model, requests)
     assert all(isinstance(answer, Generation) for answer in together)
-    by_arm = [answer for arm in six_arms() for answer in run_requests(model, [j for j in jobs if j.arm == arm])]
+    by_arm = [answer for arm in six_arms() for answer in run_requests(model, [j for j in requests if j.arm == arm])]
     assert by_arm == together
-    assert [run_requests(model, [job])[0] for job in jobs] == together
+    assert [run_requests(model, [request])[0] for request in requests] == together
 
 
 def test_answers_do_not_depend_on_order_or_budget() -> None:
     model = Toy(stop_bias=1.0)
-    jobs = jobs_of(six_arms())
-    whole = run_requests(model, jobs)
+    requests = jobs_of(six_arms())
+    whole = run_requests(model, requests)
     model.max_batch_tokens = 1
-    assert run_requests(model, jobs[::-1])[::-1] == whole
+    assert run_requests(model, requests[::-1])[::-1] == whole
 
 
-def test_each_distinct_branch_prompt_is_opened_once_whatever_the_arms() -> None:
+def test_each_distinct_branch_prompt_is_prefilled_once() -> None:
     model, counters = Toy(), Counters()
     run_requests(model, jobs_of(six_arms()), counters)
     assert model.counts["prompts"] == counters.prompts_prefilled == 14  # 7 references, 7 noised
@@ -58,12 +58,12 @@ def test_each_distinct_branch_prompt_is_opened_once_whatever_the_arms() -> None:
     assert counters.rows < counters.rows_without_sharing
 
 
-def test_equal_jobs_are_computed_once() -> None:
+def test_equal_requests_are_computed_once() -> None:
     model, counters = Toy(), Counters()
     greedy, sampled, vcd = parse_arm("greedy"), parse_arm("sampling"), parse_arm({"name": "vcd", "label": "again"})
     p = prompt(1)
     other_query = Prompt(p.turns, StreamKey(0, "another query"))
-    jobs = [
+    requests = [
         DecodingRequest(p, greedy),
         DecodingRequest(p, greedy),
         DecodingRequest(other_query, greedy),  # greedy has no stream: the query does not matter
@@ -78,7 +78,7 @@ def test_equal_jobs_are_computed_once() -> None:
         DecodingRequest(p, Arm(greedy.strategy, sampled.sampler), ("w1", "w2"), "options"),  # options are not sampled
         DecodingRequest(p, greedy, ("w2", "w1"), "options"),
     ]
-    answers = run_requests(model, jobs, counters)
+    answers = run_requests(model, requests, counters)
     assert counters.decoding_requests == 13
     assert counters.requests_reused == 5
     assert answers[0] == answers[1] == answers[2]
@@ -116,11 +116,11 @@ def broken_prompt(tmp_path: Path) -> Prompt:
     return Prompt((Turn("user", parts),), StreamKey(0, "broken"))
 
 
-def test_an_unreadable_image_fails_its_own_jobs(tmp_path: Path) -> None:
+def test_an_unreadable_image_fails_its_own_requests(tmp_path: Path) -> None:
     model, counters = Toy(), Counters()
     broken = broken_prompt(tmp_path)
-    jobs = [DecodingRequest(p, arm) for p in (prompt(1), broken, prompt(2)) for arm in six_arms()]
-    answers = run_requests(model, jobs, counters)
+    requests = [DecodingRequest(p, arm) for p in (prompt(1), broken, prompt(2)) for arm in six_arms()]
+    answers = run_requests(model, requests, counters)
     for i, answer in enumerate(answers):
         if 6 <= i < 12:
             assert isinstance(answer, Failure)
@@ -131,32 +131,32 @@ def test_an_unreadable_image_fails_its_own_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ImageError("image 7 cannot be read."), RuntimeError("can't allocate memory: 9 GB")])
-def test_a_prompt_that_cannot_be_opened_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_cannot_be_prefilled_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     class Picky(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             if any("number 3" in p.text for p in prompts):
                 raise error
             return super().open(prompts)
 
-    jobs = jobs_of(six_arms(), count=5)
-    answers, plain = run_requests(Picky(), jobs), run_requests(Toy(), jobs)
-    for job, answer, expected in zip(jobs, answers, plain, strict=True):
-        if job.prompt.key.query == "q3":
+    requests = jobs_of(six_arms(), count=5)
+    answers, plain = run_requests(Picky(), requests), run_requests(Toy(), requests)
+    for request, answer, expected in zip(requests, answers, plain, strict=True):
+        if request.prompt.key.query == "q3":
             assert isinstance(answer, Failure)
             assert ("image 7" in answer.reason) or ("out of memory" in answer.reason)
         else:
             assert answer == expected
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+def test_out_of_memory_halves_the_batch() -> None:
     class Small(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             if len(prompts) > 3:
                 raise torch.OutOfMemoryError("no room")
             return super().open(prompts)
 
-    counters, jobs = Counters(), [DecodingRequest(prompt(i), parse_arm("vcd")) for i in range(9)]
-    assert run_requests(Small(), jobs, counters) == run_requests(Toy(), jobs)
+    counters, requests = Counters(), [DecodingRequest(prompt(i), parse_arm("vcd")) for i in range(9)]
+    assert run_requests(Small(), requests, counters) == run_requests(Toy(), requests)
     assert counters.batches_halved > 1
 
 
@@ -165,8 +165,8 @@ def test_an_error_of_a_users_model_is_reported_and_an_error_of_ours_is_raised() 
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             raise RuntimeError("shape mismatch")
 
-    jobs = [DecodingRequest(prompt(1), parse_arm("greedy"))]
-    (answer,) = run_requests(Broken(), jobs)
+    requests = [DecodingRequest(prompt(1), parse_arm("greedy"))]
+    (answer,) = run_requests(Broken(), requests)
     assert isinstance(answer, Failure)
     assert answer.reason.startswith(f"Broken.open ({__file__}, line ")
     assert answer.reason.endswith("failed: RuntimeError: shape mismatch.")
@@ -177,7 +177,7 @@ def test_an_error_of_a_users_model_is_reported_and_an_error_of_ours_is_raised() 
 
     Ours.open.__code__ = Ours.open.__code__.replace(co_filename=decoding.engine.engine.__file__)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        run_requests(Ours(), jobs)
+        run_requests(Ours(), requests)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Describes(Strategy):
         return 2 * logits[0] - logits[1]
 
 
-def test_a_strategy_prepares_by_greedy_answers_of_the_same_model_once_a_prompt() -> None:
+def test_preparation_generates_greedily_once_per_prompt() -> None:
     model, counters = Toy(stop_bias=-9.0), Counters()
     arm = Arm(Describes())
     answers = run_requests(model, [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in (1, 2, 1)], counters)
@@ -210,30 +210,30 @@ def test_a_strategy_prepares_by_greedy_answers_of_the_same_model_once_a_prompt()
     assert counters.prompts_prepared == 2
 
 
-def test_a_failed_preparation_fails_its_own_jobs() -> None:
+def test_a_failed_preparation_fails_its_own_requests() -> None:
     class Deaf(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             if any("Describe" in p.text and "number 2" in p.text for p in prompts):
                 raise ImageError("image 2 cannot be read.")
             return super().open(prompts)
 
-    jobs = [DecodingRequest(prompt(i), Arm(Describes())) for i in (1, 2, 3)]
-    first, second, third = run_requests(Deaf(), jobs)
+    requests = [DecodingRequest(prompt(i), Arm(Describes())) for i in (1, 2, 3)]
+    first, second, third = run_requests(Deaf(), requests)
     assert isinstance(second, Failure)
     assert "image 2" in second.reason
-    assert [first, third] == run_requests(Toy(), [jobs[0], jobs[2]])
+    assert [first, third] == run_requests(Toy(), [requests[0], requests[2]])
 
 
 def test_results_are_reported_as_soon_as_they_are_available(tmp_path: Path) -> None:
     model = Toy()
     model.max_batch_tokens = 1
     results: dict[int, object] = {}
-    jobs = [DecodingRequest(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
-    answers = run_requests(model, jobs, on_result=results.__setitem__)
-    assert [results[i] for i in range(len(jobs))] == answers
+    requests = [DecodingRequest(broken_prompt(tmp_path), parse_arm("greedy")), *jobs_of(six_arms(), 3)]
+    answers = run_requests(model, requests, on_result=results.__setitem__)
+    assert [results[i] for i in range(len(requests))] == answers
 
 
-def test_usage_counts_what_an_answer_costs_on_its_own() -> None:
+def test_usage_is_the_cost_of_an_answer_alone() -> None:
     model = Toy(stop_bias=-9.0)
     p = prompt(1)
     greedy, vcd = run_requests(model, [DecodingRequest(p, parse_arm(n), max_new_tokens=4) for n in ("greedy", "vcd")])
@@ -248,7 +248,7 @@ def test_usage_counts_what_an_answer_costs_on_its_own() -> None:
     assert quiet.trace == {}
 
 
-def test_no_jobs_are_no_work() -> None:
+def test_no_requests_are_no_work() -> None:
     assert run_requests(Toy(), []) == []
 
 

@@ -45,29 +45,29 @@ def slow(model: Toy, strategy: Strategy, number: int, options: tuple[tuple[int, 
 
 
 @pytest.mark.parametrize("strategy", [GreedyDecoding(), VCD(beta=0.0), VCD(alpha=2.0, beta=0.3)])
-def test_scores_are_those_of_a_slow_reading(strategy: Strategy) -> None:
+def test_scores_equal_those_of_a_plain_loop(strategy: Strategy) -> None:
     model = Toy()
-    ballots, prompts = [], []
+    scorings, prompts = [], []
     for number in range(4):
         branches = strategy.branches(prompt(number))
-        ballots.append(OptionScoring(strategy, tuple(range(len(prompts), len(prompts) + len(branches))), OPTIONS))
+        scorings.append(OptionScoring(strategy, tuple(range(len(prompts), len(prompts) + len(branches))), OPTIONS))
         prompts += branches
     session = model.open(prompts)
     before = session.logits.clone()
-    score_options(session, ballots)
+    score_options(session, scorings)
     assert torch.equal(session.logits, before)
-    for number, ballot in enumerate(ballots):
-        for ours, theirs in zip(ballot.logprobs, slow(model, strategy, number, OPTIONS), strict=True):
+    for number, scoring in enumerate(scorings):
+        for ours, theirs in zip(scoring.logprobs, slow(model, strategy, number, OPTIONS), strict=True):
             assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_one_token_options_read_nothing_beyond_the_prompt() -> None:
+def test_options_of_one_token_need_no_forward_pass() -> None:
     model = Toy()
     run_requests(model, [DecodingRequest(prompt(1), parse_arm("vcd"), ("w1", "w2"), "options")])
     assert model.counts["suffixes"] == 0
 
 
-def test_options_that_the_mask_removes_stand_behind_and_keep_the_references_order() -> None:
+def test_masked_options_rank_last_in_the_order_of_the_reference() -> None:
     """beta = 1 leaves the best token alone."""
     model = Toy()
     order = model.open([prompt(1)]).logits[0].argsort(descending=True).tolist()
@@ -106,13 +106,13 @@ def test_normalizations() -> None:
 
 def test_small_chunks_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, arm = Toy(), parse_arm("vcd")
-    jobs = [DecodingRequest(prompt(i), arm, ("w1 w2", "w1 w3 w4", "w5"), "options") for i in range(6)]
-    whole = run_requests(model, jobs)
+    requests = [DecodingRequest(prompt(i), arm, ("w1 w2", "w1 w3 w4", "w5"), "options") for i in range(6)]
+    whole = run_requests(model, requests)
     monkeypatch.setattr(module, "SUFFIX_BYTES", 1)
-    assert run_requests(model, jobs) == whole
+    assert run_requests(model, requests) == whole
 
 
-def test_an_option_without_tokens_fails_its_job_alone() -> None:
+def test_an_option_without_tokens_fails_its_own_request() -> None:
     model, arm = Toy(), parse_arm("greedy")
     bad, good = run_requests(
         model, [DecodingRequest(prompt(i), arm, o, "options") for i, o in enumerate([("w1", ""), ("w1", "w2")])]
@@ -122,7 +122,7 @@ def test_an_option_without_tokens_fails_its_job_alone() -> None:
     assert isinstance(good, Generation)
 
 
-def test_a_broken_score_fails_its_ballot_alone() -> None:
+def test_an_unusable_score_fails_its_own_request() -> None:
     model, arm = Toy(), parse_arm("vcd")
     model.poison[prompt(1).digest, 1] = (5, math.nan)
     bad, good = run_requests(model, [DecodingRequest(prompt(i), arm, ("w1 w2", "w3"), "options") for i in (1, 2)])
@@ -131,7 +131,7 @@ def test_a_broken_score_fails_its_ballot_alone() -> None:
     assert isinstance(good, Generation)
 
 
-def test_options_that_a_strategy_gives_no_number_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_without_a_finite_score_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PMI, "combine", lambda self, logits, step: logits[0] * math.nan)
     (bad,) = run_requests(Toy(), [DecodingRequest(prompt(1), parse_arm("pmi"), ("w1 w2", "w3"), "options")])
     assert isinstance(bad, Failure)

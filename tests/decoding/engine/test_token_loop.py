@@ -20,12 +20,12 @@ from tests.decoding.toy import STOP, Toy
 def run(model: Toy, strategy: Strategy, prompts: list[Prompt], limits: list[int], **more: object) -> list[Hypothesis]:
     branches = [strategy.branches(p) for p in prompts]
     opened = [b[n] for n in range(len(branches[0])) for b in branches]  # branch-major
-    lanes = [
+    hypotheses = [
         Hypothesis([n * len(prompts) + i for n in range(len(branches[0]))], limit, prompts[i].key)
         for i, limit in enumerate(limits)
     ]
-    decode(model.open(opened), [DecodingGroup(strategy, strategy.sampler, list(lanes))], model.stop_tokens, **more)  # type: ignore[arg-type]
-    return lanes
+    decode(model.open(opened), [DecodingGroup(strategy, strategy.sampler, list(hypotheses))], model.stop_tokens, **more)  # type: ignore[arg-type]
+    return hypotheses
 
 
 @pytest.mark.parametrize("stop_bias", [-2.0, 1.5])
@@ -35,17 +35,19 @@ def test_greedy_is_the_models_own_greedy_answer(stop_bias: float) -> None:
     limits = [3 + i % 5 for i in range(8)]
     theirs = model.generate([Request(p, max_new_tokens=limit) for p, limit in zip(prompts, limits, strict=True)])
     ours = run(model, GreedyDecoding(), prompts, limits)
-    assert [tuple(lane.tokens) for lane in ours] == [g.tokens for g in theirs]
-    assert [lane.finish for lane in ours] == [g.finish for g in theirs]
-    assert {"stop", "length"} >= {lane.finish for lane in ours}
+    assert [tuple(hypothesis.tokens) for hypothesis in ours] == [g.tokens for g in theirs]
+    assert [hypothesis.finish for hypothesis in ours] == [g.finish for g in theirs]
+    assert {"stop", "length"} >= {hypothesis.finish for hypothesis in ours}
 
 
 @pytest.mark.parametrize("method", [VCD(), VCD(alpha=3.0, beta=0.01), VCD(alpha=0.3, beta=0.5)])
-def test_vcd_is_an_independent_slow_reading_token_for_token(method: VCD) -> None:
+def test_vcd_equals_an_independent_plain_loop(method: VCD) -> None:
     model = Toy(stop_bias=1.0)
     prompts = [prompt(i, shots=i % 3) for i in range(10)]
     ours = run(model, method, prompts, [7] * 10)
-    assert [tuple(lane.tokens) for lane in ours] == [vcd_one_at_a_time(model, method, p, 7) for p in prompts]
+    assert [tuple(hypothesis.tokens) for hypothesis in ours] == [
+        vcd_one_at_a_time(model, method, p, 7) for p in prompts
+    ]
     plain = run(model, GreedyDecoding(), prompts, [7] * 10)
     assert sum(a.tokens != b.tokens for a, b in zip(ours, plain, strict=True)) >= 3  # greedy runs the method
 
@@ -67,17 +69,17 @@ def test_the_end_is_decided_on_the_combined_token() -> None:
     ours = run(model, Second(), prompts, [4] * 30)
     wants = [int(model.open([p]).logits.argmax()) == STOP for p in prompts]
     says = [int(model.open([p]).logits.argmax()) == STOP for p in noised]
-    assert [lane.steps == 1 and lane.finish == "stop" for lane in ours] == says
+    assert [hypothesis.steps == 1 and hypothesis.finish == "stop" for hypothesis in ours] == says
     assert wants != says
 
 
-def test_rows_that_leave_do_not_disturb_the_others() -> None:
+def test_finished_rows_do_not_affect_others() -> None:
     model = Toy(stop_bias=1.0)
     prompts = [prompt(i) for i in range(12)]
     limits = [1, 9, 2, 8, 3, 7, 4, 6, 5, 5, 1, 9]
     together = run(model, VCD(), prompts, limits)
-    for p, limit, lane in zip(prompts, limits, together, strict=True):
-        assert run(model, VCD(), [p], [limit])[0].tokens == lane.tokens
+    for p, limit, hypothesis in zip(prompts, limits, together, strict=True):
+        assert run(model, VCD(), [p], [limit])[0].tokens == hypothesis.tokens
 
 
 def test_finished_rows_are_not_forwarded() -> None:
@@ -87,26 +89,26 @@ def test_finished_rows_are_not_forwarded() -> None:
     assert model.counts["rows"] == 2 * (2 + 1 + 1)  # the last token of an answer is never read
 
 
-def test_equal_states_share_a_row_until_they_part() -> None:
+def test_equal_states_share_a_row_until_they_differ() -> None:
     model = Toy(stop_bias=-99.0)
     p = prompt(1)
-    lanes = [Hypothesis([0], 6, p.key), Hypothesis([0], 6, p.key), Hypothesis([0, 1], 6, p.key)]
-    tracks = [
-        DecodingGroup(GreedyDecoding(), Greedy(), [lanes[0]]),
-        DecodingGroup(GreedyDecoding(), Sampling(temperature=0), [lanes[1]]),
-        DecodingGroup(VCD(alpha=0.0), Greedy(), [lanes[2]]),
+    hypotheses = [Hypothesis([0], 6, p.key), Hypothesis([0], 6, p.key), Hypothesis([0, 1], 6, p.key)]
+    groups = [
+        DecodingGroup(GreedyDecoding(), Greedy(), [hypotheses[0]]),
+        DecodingGroup(GreedyDecoding(), Sampling(temperature=0), [hypotheses[1]]),
+        DecodingGroup(VCD(alpha=0.0), Greedy(), [hypotheses[2]]),
     ]
-    work = decode(model.open(VCD().branches(p)), tracks, model.stop_tokens)
-    assert lanes[0].tokens == lanes[1].tokens == lanes[2].tokens
+    work = decode(model.open(VCD().branches(p)), groups, model.stop_tokens)
+    assert hypotheses[0].tokens == hypotheses[1].tokens == hypotheses[2].tokens
     assert (work.forwards, work.rows, work.rows_without_sharing) == (5, 10, 20)
 
 
-def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
+def test_strategies_with_different_answers_have_their_own_rows() -> None:
     model = Toy(stop_bias=1.0, image_share=3.0)
     prompts = [prompt(i) for i in range(6)]
     methods = [VCD(alpha=3.0, beta=0.01), GreedyDecoding(), VCD(alpha=0.5, beta=0.2)]
     opened = [branch for p in prompts for branch in VCD().branches(p)]
-    tracks = [
+    groups = [
         DecodingGroup(
             method,
             Greedy(),
@@ -114,31 +116,31 @@ def test_strategies_that_part_and_end_apart_keep_their_own_rows() -> None:
         )
         for method in methods
     ]
-    lanes = [list(track.hypotheses) for track in tracks]
-    decode(model.open(opened), tracks, model.stop_tokens)
-    for method, own in zip(methods, lanes, strict=True):
-        assert [lane.tokens for lane in own] == [run(model, method, [p], [7])[0].tokens for p in prompts]
-    assert len({str([lane.tokens for lane in own]) for own in lanes}) == 3
+    hypotheses = [list(group.hypotheses) for group in groups]
+    decode(model.open(opened), groups, model.stop_tokens)
+    for method, own in zip(methods, hypotheses, strict=True):
+        assert [hypothesis.tokens for hypothesis in own] == [run(model, method, [p], [7])[0].tokens for p in prompts]
+    assert len({str([hypothesis.tokens for hypothesis in own]) for own in hypotheses}) == 3
 
 
-def test_sampling_is_the_same_in_any_company_and_order() -> None:
+def test_sampling_does_not_depend_on_batch_and_order() -> None:
     model = Toy(stop_bias=-1.0)
     prompts = [prompt(i) for i in range(9)]
     sampled = VCD(beta=0.01)
 
     def answers(order: list[int]) -> dict[int, list[int]]:
         branches = [sampled.branches(prompts[i]) for i in order]
-        lanes = [Hypothesis([i, len(order) + i], 6, prompts[q].key) for i, q in enumerate(order)]
+        hypotheses = [Hypothesis([i, len(order) + i], 6, prompts[q].key) for i, q in enumerate(order)]
         session = model.open([b[0] for b in branches] + [b[1] for b in branches])
-        decode(session, [DecodingGroup(sampled, Sampling(temperature=2.0), list(lanes))], model.stop_tokens)
-        return {q: lane.tokens for q, lane in zip(order, lanes, strict=True)}
+        decode(session, [DecodingGroup(sampled, Sampling(temperature=2.0), list(hypotheses))], model.stop_tokens)
+        return {q: hypothesis.tokens for q, hypothesis in zip(order, hypotheses, strict=True)}
 
     whole = answers(list(range(9)))
     assert answers([4, 8, 0, 2, 1, 7, 3, 6, 5]) == whole
     assert {q: tokens for i in range(9) for q, tokens in answers([i]).items()} == whole
 
 
-def test_trace_tells_survivors_entropy_change_log_probability_and_gap() -> None:
+def test_trace_fields_by_hand() -> None:
     @dataclass(frozen=True)
     class Two(Strategy):
         """The two best tokens of the reference, the second preferred three to one."""
@@ -150,13 +152,13 @@ def test_trace_tells_survivors_entropy_change_log_probability_and_gap() -> None:
             best = logits[0] == logits[0].amax(-1, keepdim=True)
             return torch.where(best, 0.0, math.log(3.0))
 
-    (lane,) = run(Toy(stop_bias=-99.0), Two(), [prompt(1)], [3])
+    (hypothesis,) = run(Toy(stop_bias=-99.0), Two(), [prompt(1)], [3])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert [row[0] for row in lane.trace] == [2, 2, 2]
-    assert [row[1] for row in lane.trace] == pytest.approx([entropy] * 3)
-    assert [row[2] for row in lane.trace] == [1, 1, 1]
-    assert [row[3] for row in lane.trace] == pytest.approx([math.log(0.75)] * 3)
-    assert [row[4] for row in lane.trace] == pytest.approx([math.log(3.0)] * 3)
+    assert [row[0] for row in hypothesis.trace] == [2, 2, 2]
+    assert [row[1] for row in hypothesis.trace] == pytest.approx([entropy] * 3)
+    assert [row[2] for row in hypothesis.trace] == [1, 1, 1]
+    assert [row[3] for row in hypothesis.trace] == pytest.approx([math.log(0.75)] * 3)
+    assert [row[4] for row in hypothesis.trace] == pytest.approx([math.log(3.0)] * 3)
     (alone,) = run(Toy(stop_bias=-99.0), VCD(beta=1.0), [prompt(1)], [3])
     assert [[row[0], *row[3:]] for row in alone.trace] == [[1, 0.0, MAX_GAP]] * 3
     (plain,) = run(Toy(stop_bias=-99.0), GreedyDecoding(), [prompt(1)], [3])
@@ -166,24 +168,24 @@ def test_trace_tells_survivors_entropy_change_log_probability_and_gap() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("branch", [0, 1])
-def test_a_score_that_is_no_number_fails_its_answer_alone_and_names_step_and_branch(value: float, branch: int) -> None:
+def test_a_nan_fails_its_own_answer_with_step_and_branch(value: float, branch: int) -> None:
     model = Toy(stop_bias=-99.0)
     prompts = [prompt(i) for i in range(4)]
     untouched = run(model, VCD(), prompts, [5] * 4)
     bad = VCD().branches(prompts[2])[branch]
     model.poison[bad.digest, 2] = (untouched[2].tokens[2], value)
-    lanes = run(model, VCD(), prompts, [5] * 4)
+    hypotheses = run(model, VCD(), prompts, [5] * 4)
     if value == -math.inf and branch == 0:  # the reference's own ban
-        assert lanes[2].finish == "length"
-        assert lanes[2].tokens[2] != untouched[2].tokens[2]
+        assert hypotheses[2].finish == "length"
+        assert hypotheses[2].tokens[2] != untouched[2].tokens[2]
     else:
-        assert lanes[2].finish == "fault"
-        assert f"step 2, branch {branch}" in lanes[2].fault
+        assert hypotheses[2].finish == "fault"
+        assert f"step 2, branch {branch}" in hypotheses[2].fault
     for i in (0, 1, 3):
-        assert lanes[i].tokens == untouched[i].tokens
+        assert hypotheses[i].tokens == untouched[i].tokens
 
 
-def test_what_the_reference_bans_stays_banned_whatever_the_contrast_says() -> None:
+def test_tokens_banned_by_the_reference_stay_banned() -> None:
     logits = torch.zeros(2, 1, 4)
     logits[0, 0, 1] = -math.inf
     for other in (-math.inf, -5.0, 5.0):
@@ -209,10 +211,10 @@ def test_scores_that_rule_out_every_token_are_a_fault() -> None:
             scores[1:] = -math.inf
             return scores
 
-    lanes = run(Toy(), Nothing(), [prompt(1), prompt(2)], [2, 2])
-    assert "rule out every token" in lanes[1].fault
-    assert "step 0" in lanes[1].fault
-    assert lanes[0].finish != "fault"
+    hypotheses = run(Toy(), Nothing(), [prompt(1), prompt(2)], [2, 2])
+    assert "rule out every token" in hypotheses[1].fault
+    assert "step 0" in hypotheses[1].fault
+    assert hypotheses[0].finish != "fault"
 
 
 def test_half_precision_logits_are_combined_in_float32() -> None:

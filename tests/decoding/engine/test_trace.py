@@ -80,7 +80,7 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
 
 
 @pytest.mark.parametrize("stop_bias", [-9.0, 1.0])
-def test_a_trace_is_what_the_logits_of_each_branch_say(stop_bias: float) -> None:
+def test_a_trace_equals_the_distributions_of_the_branches(stop_bias: float) -> None:
     model = Toy(stop_bias=stop_bias)
     arm = {"name": "vcd", "alpha": 2.0, "beta": 0.05}
     prompts = [prompt(i, shots=i % 3) for i in range(5)]
@@ -96,7 +96,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> HF:
     return HF(path=str(tiny_models.save("llava", tmp_path_factory.mktemp("llava"))), dtype="float32", device="cpu")
 
 
-def test_a_trace_of_a_real_architecture_is_what_its_branches_say(llava: HF) -> None:
+def test_a_trace_of_a_real_architecture_equals_its_distributions(llava: HF) -> None:
     llava.load()
     arm = {"name": "vcd", "alpha": 3.0, "beta": 0.02}
     questions = [tiny_models.prompt(colors, "color", query=f"q{i}") for i, colors in enumerate(([1, 2], [3]))]
@@ -104,7 +104,7 @@ def test_a_trace_of_a_real_architecture_is_what_its_branches_say(llava: HF) -> N
         check_against_the_logits(llava, arm, question, answer, 1e-4)
 
 
-def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
+def test_step_traces_are_optional_and_change_no_token() -> None:
     prompts = [prompt(i) for i in range(4)]
     untraced, traced = (answers(Toy(), {"name": "vcd", "beta": 0.0}, prompts, top) for top in (0, 2))
     assert [one.tokens for one in untraced] == [one.tokens for one in traced]
@@ -112,7 +112,7 @@ def test_nothing_is_kept_unless_asked_for_and_asking_changes_no_token() -> None:
     assert all(len(row) == 2 for one in traced for step in one.steps["top"] for row in step)
 
 
-def test_equal_jobs_of_which_one_asks_are_not_taken_for_one() -> None:
+def test_requests_with_and_without_step_traces_are_not_merged() -> None:
     counters, arm = Counters(), parse_arm("vcd")
     first, second = run_requests(
         Toy(), [DecodingRequest(prompt(1), arm), DecodingRequest(prompt(1), arm, top_logprobs=2)], counters
@@ -135,7 +135,7 @@ def random_logits(branches: int, rows: int = 3, size: int = 50) -> Tensor:
     return 3 * torch.randn(branches, rows, size, generator=torch.Generator().manual_seed(branches))
 
 
-def test_weights_that_vary_are_found_from_the_step_itself() -> None:
+def test_varying_weights_are_fitted_from_the_step() -> None:
     """AdaCAD: (1 + a) z - a z', a the Jensen-Shannon divergence of the two at this very step."""
     z = random_logits(2)
     method = parse_arm("adacad").strategy
@@ -150,14 +150,14 @@ def test_weights_that_vary_are_found_from_the_step_itself() -> None:
     assert len({tuple(w) for w in fitted_weights if w}) == 3
 
 
-def test_what_is_no_weighted_sum_of_logits_has_no_weights() -> None:
+def test_scores_that_are_no_weighted_sum_have_no_weights() -> None:
     mixture = parse_arm(
         {"name": "contrast", "branches": ["no_image"], "weights": [0.5, 0.5], "space": "probabilities"}
     ).strategy
     assert step_weights(mixture, random_logits(2), 0, [InitialStepState()] * 3) == [None] * 3
 
 
-def test_a_row_that_cannot_be_used_spoils_no_other() -> None:
+def test_an_unusable_row_does_not_affect_others() -> None:
     z = random_logits(2)
     method = parse_arm("adacad").strategy
     clean = trace_branches(method, z, method.combine(z, 0), [0, 0, 0], step=0, states=[InitialStepState()] * 3, top=4)
@@ -170,7 +170,7 @@ def test_a_row_that_cannot_be_used_spoils_no_other() -> None:
     assert again[2].ids == clean[2].ids
 
 
-def test_each_distinct_token_is_written_once_and_weights_that_stay_are_one_row() -> None:
+def test_distinct_tokens_and_constant_weights_are_stored_once() -> None:
     z = torch.zeros(2, 1, 6)
     z[:, 0, 3], z[:, 0, STOP] = 5, 2
     method: Strategy = parse_arm("vcd").strategy

@@ -40,26 +40,28 @@ def answer(text: str, *logprobs: float) -> Generation:
         ),
     ],
 )
-def test_the_most_frequent_answer_wins_and_ties_go_to_the_likelier(answers: list[Generation], winner: str) -> None:
+def test_the_most_frequent_answer_wins_and_ties_go_to_the_more_probable(answers: list[Generation], winner: str) -> None:
     voted = _vote(answers)
     assert isinstance(voted, Generation)
     assert voted.text == winner
     assert voted.usage.new_tokens == sum(answer.usage.new_tokens for answer in answers)
 
 
-def test_a_sample_that_fails_fails_its_vote() -> None:
+def test_a_failed_sample_fails_the_vote() -> None:
     assert _vote([answer("red", -0.1), Failure("broken")]) == Failure("broken")
 
 
-def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
+def test_self_consistency_votes_over_samples_with_their_own_streams() -> None:
     """The samples are those of the arm `sampling` under the streams that the docs name."""
     model, sampled = Toy(vocabulary=5), parse_arm({"name": "sampling", "temperature": 0.7})
     arm = parse_arm({"name": "self_consistency", "samples": 3})
-    jobs = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
+    requests = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
     decided = 0
-    for job, answer in zip(jobs, run_requests(model, jobs), strict=True):
-        keys = [job.prompt.key, *(StreamKey(0, f"{job.prompt.key.query}/sample {i}") for i in (1, 2))]
-        alone = run_requests(model, [replace(job, arm=sampled, prompt=replace(job.prompt, key=key)) for key in keys])
+    for request, answer in zip(requests, run_requests(model, requests), strict=True):
+        keys = [request.prompt.key, *(StreamKey(0, f"{request.prompt.key.query}/sample {i}") for i in (1, 2))]
+        alone = run_requests(
+            model, [replace(request, arm=sampled, prompt=replace(request.prompt, key=key)) for key in keys]
+        )
         texts = [one.text for one in alone if isinstance(one, Generation)]
         assert isinstance(answer, Generation)
         count = Counter(texts)
@@ -71,12 +73,12 @@ def test_self_consistency_votes_over_samples_of_streams_of_their_own() -> None:
 
 def test_a_vote_costs_its_samples_and_one_prefill() -> None:
     model, counters, reported = Toy(stop_bias=-9.0), Counters(), list[int]()
-    jobs = [
+    requests = [
         DecodingRequest(prompt(i), parse_arm(name), max_new_tokens=4)
         for i in range(3)
         for name in ("self_consistency", "vcd")
     ]
-    answers = run_requests(model, jobs, counters, trace=False, on_result=lambda i, answer: reported.append(i))
+    answers = run_requests(model, requests, counters, trace=False, on_result=lambda i, answer: reported.append(i))
     assert sorted(reported) == list(range(6))
     assert counters.prompts_prefilled == 3 * 2
     usages = [(a.usage.new_tokens, a.usage.forwards) for a in answers if isinstance(a, Generation)]

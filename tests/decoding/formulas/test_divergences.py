@@ -29,7 +29,7 @@ def test_jensen_shannon_by_hand() -> None:
     assert float(jensen_shannon(P, Q)) == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_jensen_shannon_of_distributions_that_share_nothing_is_log_two() -> None:
+def test_jensen_shannon_of_disjoint_distributions_is_log_2() -> None:
     disjoint = torch.tensor([[0.0, -200.0]]), torch.tensor([[-200.0, 0.0]])
     assert float(jensen_shannon(*disjoint)) == pytest.approx(math.log(2))
 
@@ -61,7 +61,7 @@ def test_entropy_of_even_odds() -> None:
     assert float(entropy(torch.tensor([[1.0, 1.0, -math.inf]]))) == pytest.approx(math.log(2))
 
 
-def test_what_neither_can_say_counts_nothing() -> None:
+def test_tokens_without_probability_add_nothing() -> None:
     wider = [torch.cat([side, torch.tensor([[-math.inf]])], 1) for side in (P, Q)]
     for one in (kl_divergence, jensen_shannon, reversed_jensen_shannon, lambda p, q: bounded_divergence(p, q, 0.7)):
         torch.testing.assert_close(one(*wider), one(P, Q))

@@ -13,7 +13,9 @@ from icl.errors import PlanError
     seed=st.integers(0, 10_000),
     scale=st.sampled_from([0.0, 0.5, 40.0]),
 )
-def test_survivors_are_a_share_of_the_best_probability(beta: float, shift: float, seed: int, scale: float) -> None:
+def test_survivors_reach_a_proportion_of_the_best_probability(
+    beta: float, shift: float, seed: int, scale: float
+) -> None:
     logits = scale * torch.randn(3, 17, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
     mask = plausibility_mask(logits + shift, beta)
     assert mask is not None
@@ -34,7 +36,7 @@ def test_beta_one_keeps_the_best_token_and_its_ties() -> None:
     assert mask.tolist() == [[False, True, True, False]]
 
 
-def test_the_kth_best_token_is_the_measure_by_hand() -> None:
+def test_the_mask_is_relative_to_the_kth_best_token() -> None:
     """p = (.5, .3, .15, .05): a third of the second best is .1, of the best .167; all of the k-th leaves k."""
     z = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     for alpha, k, survivors in ((1 / 3, 2, 3), (1 / 3, 1, 2), (1.0, 2, 2), (1.0, 3, 3)):
@@ -44,7 +46,7 @@ def test_the_kth_best_token_is_the_measure_by_hand() -> None:
     assert kth_plausibility_mask(z, 0.0, 2) is None
 
 
-def test_a_k_beyond_the_vocabulary_is_an_error() -> None:
+def test_a_k_larger_than_the_vocabulary_is_an_error() -> None:
     with pytest.raises(PlanError, match="vocabulary of 4"):
         kth_plausibility_mask(torch.zeros(1, 4), 0.1, 5)
 

@@ -13,7 +13,7 @@ def keys(count: int, seed: int = 0) -> list[StreamKey]:
     return [StreamKey(seed, f"q{i}") for i in range(count)]
 
 
-def test_draws_follow_the_distribution() -> None:
+def test_samples_follow_the_distribution() -> None:
     """20,000 draws of (.5, .25, .125, .125, 0): chi-square with 3 degrees of freedom is below 16.3 at p = .001."""
     chances = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0])
     count = 20_000
@@ -24,7 +24,7 @@ def test_draws_follow_the_distribution() -> None:
     assert float(((counts[:4] - expected) ** 2 / expected).sum()) < 16.3
 
 
-def test_a_draw_depends_on_its_query_seed_and_step_alone() -> None:
+def test_a_sample_depends_only_on_query_seed_and_step() -> None:
     scores = torch.randn(64, 50, generator=torch.Generator().manual_seed(1))
     whole = Sampling().choose(scores, keys(64), 3)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
@@ -36,7 +36,7 @@ def test_a_draw_depends_on_its_query_seed_and_step_alone() -> None:
     assert Sampling().choose(scores, keys(64, seed=1), 3).tolist() != whole.tolist()
 
 
-def test_masked_tokens_are_never_drawn() -> None:
+def test_masked_tokens_are_never_sampled() -> None:
     scores = torch.zeros(2000, 6)
     scores[:, [0, 3, 5]] = -math.inf
     assert set(Sampling(temperature=5.0).choose(scores, keys(2000), 0).tolist()) == {1, 2, 4}
@@ -121,12 +121,12 @@ def test_a_temperature_that_float32_cannot_divide_by_is_the_best_token(cold: flo
     [{"temperature": float("inf")}, {"temperature": float("nan")}, {"temperature": 1e4}, {"beams": 99_999}]
     + [{"beams": 2, "length_penalty": value} for value in (float("nan"), 1e308, -1e308)],
 )
-def test_sampling_that_is_no_number_is_refused_when_it_is_read(node: dict[str, float]) -> None:
+def test_sampling_parameters_without_finite_values_are_refused(node: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         parse_arm({"name": "greedy", "sampling": node}, "grid.decoding")
 
 
-def test_a_share_that_rounding_does_not_reach_keeps_every_token() -> None:
+def test_a_probability_beyond_rounding_keeps_every_token() -> None:
     scores = torch.randn(200, 50, generator=torch.Generator().manual_seed(0))
     reached = scores.softmax(-1).sort(descending=True).values.cumsum(-1)[:, -1] >= 1
     assert not reached.all()

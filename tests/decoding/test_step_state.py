@@ -43,13 +43,13 @@ def steps(count: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("node", NODES, ids=str)
-def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
+def test_lockstep_has_the_step_states_of_the_token_loop(node: Any) -> None:
     arm = parse_arm(node)
     count = branch_count(arm.strategy)
     config = serialize(arm.strategy, arm.sampler)
     assert deserialize(config)[0] == arm.strategy
     for query in ("a", "b"):
-        thread, chosen, expected = InitialStepState(StreamKey(3, query)), [], []
+        state, chosen, expected = InitialStepState(StreamKey(3, query)), [], []
         for step, logits in enumerate(steps(count)):
             after = logits.clone()
             rows = [
@@ -57,7 +57,7 @@ def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
             ]
             select_tokens(after, complete_groups(rows))
             chosen.append({int(row.argmax()) for row in after})
-            scores, faults = combine_branches(arm.strategy, logits[:, None], step, [thread])
+            scores, faults = combine_branches(arm.strategy, logits[:, None], step, [state])
             assert not faults
             expected.append({int(scores.argmax())})
         assert chosen == expected
@@ -65,7 +65,7 @@ def test_lockstep_goes_the_way_of_a_thread(node: Any) -> None:
 
 
 @pytest.mark.parametrize("of", [NBCE(), GaussianProxy(VCD())], ids=lambda of: type(of).__name__)
-def test_controls_of_what_draws_or_remembers_do_so_too(of: Strategy) -> None:
+def test_controls_of_random_and_stateful_strategies_are_random_and_stateful(of: Strategy) -> None:
     controls: dict[str, WrappingControl] = {}
     for name in entries("strategy"):
         kind = resolve("strategy", name)
@@ -80,15 +80,15 @@ def test_controls_of_what_draws_or_remembers_do_so_too(of: Strategy) -> None:
     assert not MaskOnly(GaussianProxy(VCD())).traits.draws_random_numbers  # it reads the reference alone
 
 
-def test_a_gated_method_remembers_through_its_gate() -> None:
+def test_a_gated_method_keeps_its_state() -> None:
     """The window of the step before is preferred by more than entropies can differ: it speaks again."""
     arm = parse_arm({"name": "chasd", "method": {"name": "nbce", "eta": 99.0, "top_p": 1.0}, "threshold": 1.0})
     assert arm.strategy.traits.keeps_state
     first, second = torch.zeros(2, 4, 1, 50)
     first[1, 0, 7] = second[2, 0, 7] = 20.0  # sure are the first window, then the second
-    thread = InitialStepState()
-    arm.strategy.combine_stateful(first, 0, [thread])
-    arm.strategy.combine_stateful(second, 1, [thread])
+    state = InitialStepState()
+    arm.strategy.combine_stateful(first, 0, [state])
+    arm.strategy.combine_stateful(second, 1, [state])
     fresh = InitialStepState()
     arm.strategy.combine_stateful(second, 1, [fresh])
-    assert (thread.memory, fresh.memory) == ({0: 0, 1: 0}, {1: 1})
+    assert (state.memory, fresh.memory) == ({0: 0, 1: 0}, {1: 1})
