@@ -57,7 +57,7 @@ def build_groups(
     """The groups of a request. Raises ModelError if an engine cannot run it."""
     if len(prepared.branches) > MAX_BRANCHES:
         raise ModelError(
-            f"it has {len(prepared.branches)} branches, and a group in the engine has {MAX_BRANCHES} at most."
+            f"it has {len(prepared.branches)} branches, and a group in the engine has at most {MAX_BRANCHES}."
         )
     request, arm = prepared.request, prepared.request.arm
     if problem := unsupported_reason(arm, VLLM.abilities, request.answer_mode):

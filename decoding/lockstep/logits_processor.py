@@ -49,7 +49,7 @@ class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         for name, neutral in NEUTRAL_VALUES.items():
             value = getattr(sampling_params, name, neutral)
             if value != neutral and value:
-                raise ValueError(f"{name}={value} has no place in a branch: sampling and masks belong to its strategy")
+                raise ValueError(f"{name}={value} cannot be set for a branch: its strategy defines sampling and masks")
         try:
             check_arm(branch)
         except ICLError as error:

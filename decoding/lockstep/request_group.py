@@ -70,7 +70,7 @@ class RequestGroup:
         if status is not None:
             self.end(status if status in REGULAR_ENDS else RequestStatus.FINISHED_ABORTED)
         elif not self.is_complete and time.monotonic() - self.created > patience:
-            arrived = f"{len(self.members)} of {self.size} branches came within {patience:g} s"
+            arrived = f"{len(self.members)} of {self.size} branches arrived within {patience:g} s"
             self.fail(f"{arrived}: {sorted(self.members)}")
 
 

@@ -101,7 +101,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         if conflicts:
             group.fail(f"group {branch.group} has its branch {branch.index} already, or another number of branches")
         elif group.size > 1 and request.num_tokens < 2:
-            group.fail("a prompt of one token cannot wait for its partners before it chooses")
+            group.fail("a prompt of one token cannot wait for the other branches before it samples")
         elif group.size > limit:
             group.fail(f"{group.size} branches in an engine that runs {limit} requests at once")
         self.maybe_ended[group] = None

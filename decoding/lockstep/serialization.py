@@ -29,8 +29,8 @@ def _serialized(arm: tuple[Strategy, Any]) -> str:
     text = json.dumps([to_config(strategy), to_config(sampler)], sort_keys=True)
     if deserialize(text) != (strategy, sampler):
         raise PlanError(
-            f"{type(strategy).__name__} is another strategy when it is made anew from its parameters, so it cannot be "
-            "sent to the engine's process. A strategy is a frozen dataclass whose fields say everything."
+            f"{type(strategy).__name__} is not equal to the strategy that its parameters build, so it cannot be "
+            "sent to the engine's process. A strategy is a frozen dataclass whose fields are all its parameters."
         )
     return text
 

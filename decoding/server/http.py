@@ -64,11 +64,11 @@ async def read_body(receive: Any) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise HTTPError(499, "the client left")
+            raise HTTPError(499, "the client disconnected")
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > MAX_BODY_BYTES:
-            raise HTTPError(413, f"a request has {MAX_BODY_BYTES // 2**20} MiB at most. Send smaller images.")
+            raise HTTPError(413, f"a request has at most {MAX_BODY_BYTES // 2**20} MiB. Send smaller images.")
         if not message.get("more_body"):
             return b"".join(pieces)
 
@@ -100,7 +100,9 @@ def parse_json(raw: bytes) -> Any:
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        raise HTTPError(400, f"a text of the request has half a character ({half}), which no encoding has.") from error
+        raise HTTPError(
+            400, f"a text of the request has half a character ({half}), which cannot be encoded."
+        ) from error
     except (ValueError, RecursionError):
         return None  # vLLM reports what is wrong with it
     return content

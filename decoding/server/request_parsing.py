@@ -131,7 +131,7 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
     extended = None if body.get("icl") is None else _extended(body["icl"])
     stream = _flag(body, "stream")
     if extended is not None and (stream or stop):
-        raise ConfigError("icl: what it asks for comes with a whole answer; leave out stream and stop.")
+        raise ConfigError("icl: its results come with a complete answer; leave out stream and stop.")
     if extended is not None and body["icl"].get("other") is not None:
         other = body["icl"]["other"]
         if not isinstance(other, dict):

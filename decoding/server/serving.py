@@ -37,10 +37,10 @@ INFO_PATH = f"/v1{icl_server.PATH}"
 """Path that describes the server to clients."""
 
 WRONG_PATH_MESSAGE = (
-    f"vllm_xargs.strategy is read at POST {CHAT_PATH} alone, and icl beside it: this would be answered without."
+    f"vllm_xargs.strategy works only at POST {CHAT_PATH}, and icl only together with it. Here they would be ignored."
 )
-NOT_JSON_MESSAGE = "the body is JSON, and the request does not say so: it needs Content-Type: application/json."
-NO_KEY_MESSAGE = "the key is missing, or is another one (Authorization: Bearer)."
+NOT_JSON_MESSAGE = "the request has no Content-Type: application/json, although its body is JSON."
+NO_KEY_MESSAGE = "the API key is missing or wrong (Authorization: Bearer)."
 
 Piece = dict[str, Any]
 """A piece of an answer: new text, finish reason, numbers of prompt tokens and new tokens so far, token ids or None."""
@@ -216,7 +216,7 @@ def ended_error(finish: str, reason: Any) -> HTTPError:
     A 400 if the engine gives a reason, since the same request would fail again.
     """
     if finish == "abort":
-        return HTTPError(503, "the engine ended the request: it is stopping, or was told to.")
+        return HTTPError(503, "the engine ended the request, because it is stopping or the request was aborted.")
     return HTTPError(400, str(reason)) if reason else HTTPError(500, f"the request ended: {finish}.")
 
 

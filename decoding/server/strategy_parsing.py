@@ -50,9 +50,9 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
         del sampling["top_k"]
     cuts = [key for key, value in sampling.items() if value != NO_TRUNCATION.get(key, value)]
     if cuts and "temperature" not in sampling:
-        raise ConfigError(f"{cuts[0]} goes with a temperature: say one too, or leave it out.")
+        raise ConfigError(f"{cuts[0]} needs a temperature: set one too, or leave it out.")
     if sampling.get("temperature") and "sampling" in node | parameters:
-        raise ConfigError("temperature and vllm_xargs.sampling both say how tokens are drawn; leave one out.")
+        raise ConfigError("temperature and vllm_xargs.sampling both set the sampling; leave one out.")
     if not sampling.get("temperature", 0):
         return parse_arm(node | parameters, "vllm_xargs")
     return parse_arm(node | parameters | {"sampling": sampling}, "vllm_xargs")
@@ -85,7 +85,7 @@ def _check_node(node: Any) -> None:
         for value in node:
             _check_node(value)
     elif isinstance(node, str) and not _is_whole_text(node):
-        raise ConfigError("vllm_xargs: a text has half a character, which no encoding has.")
+        raise ConfigError("vllm_xargs: a text has half a character, which cannot be encoded.")
     elif isinstance(node, str) and _is_path(node):
         raise ConfigError(f"vllm_xargs: {node!r} is not the name of a strategy (icl ls strategies).")
     elif isinstance(node, float) and not math.isfinite(node):

@@ -88,7 +88,7 @@ class StrategyServer:
             )
             if layers[0]:
                 return (
-                    f"--adapter {name}: vLLM has no place for {len(layers[0])} of the layers that {adapter.lora_path} "
+                    f"--adapter {name}: vLLM does not support {len(layers[0])} of the layers that {adapter.lora_path} "
                     f"changes, such as {layers[0][0]}, and would leave them out. Use --merge."
                 )
         return ""
@@ -100,7 +100,7 @@ class StrategyServer:
         branches = await asyncio.to_thread(request.arm.strategy.branches, request.prompt, note)
         if len(branches) > MAX_BRANCHES:
             raise HTTPError(
-                400, f"{request.arm.label} reads {len(branches)} prompts, and a group has {MAX_BRANCHES} at most."
+                400, f"{request.arm.label} has {len(branches)} branches, and a group has at most {MAX_BRANCHES}."
             )
         return branches
 

@@ -43,23 +43,25 @@ def command(  # noqa: PLR0917
     model: Annotated[str, typer.Argument(help="hub id, folder, or `tiny`: the checkpoint that comes with the toolkit")],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port")] = 8000,
-    name: Annotated[str, typer.Option(help="what clients call the model; default: as it is named here")] = "",
+    name: Annotated[str, typer.Option(help="model name for clients; default: MODEL")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients send")] = "",
-    max_images: Annotated[int, typer.Option(help="images that a prompt may have")] = 64,
-    patience: Annotated[float, typer.Option(help="seconds that a group waits for a branch")] = 60.0,
+    max_images: Annotated[int, typer.Option(help="maximum number of images in a prompt")] = 64,
+    patience: Annotated[float, typer.Option(help="seconds that a group waits for missing branches")] = 60.0,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="folder of a LoRA of peft, as name=DIR or DIR: clients ask for it by its name as the model"),
+        typer.Option(help="folder of a peft LoRA, as name=DIR or DIR; clients select it by its name as the model"),
     ] = None,
     merge: Annotated[
-        bool, typer.Option(help="put the one --adapter into the weights; it is then the only model that is served")
+        bool, typer.Option(help="merge the only --adapter into the weights, and serve no other model")
     ] = False,
-    data_parallel_size: Annotated[int, typer.Option(min=1, help="engines side by side; a group runs whole in one")] = 1,
+    data_parallel_size: Annotated[
+        int, typer.Option(min=1, help="number of engines; a group runs whole in one of them")
+    ] = 1,
     option: Annotated[
         list[str] | None, typer.Option(help="any option of vLLM's server, such as max-num-seqs=16")
     ] = None,
 ) -> None:
-    """A chat request with `vllm_xargs: {strategy: vcd, alpha: 1.0}` is decoded by that strategy, in one answer.
+    """Serves a model: a chat request with `vllm_xargs: {strategy: vcd, alpha: 1.0}` is decoded by that strategy.
 
     Everything else is vLLM's: /health, /metrics, streaming, graceful stop.
     """
@@ -182,7 +184,7 @@ def _options(options: list[str], values: dict[str, str]) -> list[str]:
         name, _, value = option.partition("=")
         name = name.lstrip("-").replace("_", "-")
         if instead := next((why for start, why in REPLACED_OPTIONS.items() if name.startswith(start)), None):
-            raise ConfigError(f"--option {name} is not for here. {instead}.")
+            raise ConfigError(f"--option {name} is not available. {instead}.")
         taken = [key for key in values if key.startswith(name)]  # vLLM accepts abbreviated names
         if taken and name not in OVERRIDABLE:
             raise ConfigError(f"--option {name} is set by icl serve itself.")

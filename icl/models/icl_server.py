@@ -49,7 +49,7 @@ class ServerInfo:
         for name in _names(node):
             if ":" in name or "/" in name:
                 return (
-                    f"{name} is code of yours, and a server runs the strategies that it has by name. Use the model "
+                    f"{name} is your own code, and a server runs only strategies that it knows by name. Use the model "
                     "'vllm' or 'hf', which run it in this process."
                 )
             if name not in self.strategies:

@@ -68,21 +68,23 @@ class Remote(Model):
     abilities_when_served: ClassVar[frozenset[str]] = frozenset({"strategies", "adapters"})
     counts_exactly: ClassVar[bool] = False
 
-    url: str  # of the API, up to /v1
-    model: str  # as the endpoint calls it
-    key_env: str | None = None  # the environment variable that holds the API key; none: no key is sent
+    url: str  # address of the API, up to /v1
+    model: str  # name of the model at the endpoint
+    key_env: str | None = None  # environment variable with the API key; none: no key is sent
     concurrency: Annotated[int, Ge(1), Le(1024)] = 8  # requests in flight
     timeout: Positive = 120.0  # seconds for one answer
-    retries: Count = 5  # tries after the first: on 408, 429, 5xx, time-outs, broken connections
-    backoff: Positive = 1.0  # seconds before the second try, doubled for each one more; Retry-After goes first
-    max_tokens: PositiveInt | None = None  # context length; none: the endpoint refuses what it cannot read
-    image_tokens: Count = 256  # estimate of what one image takes of the context
+    retries: Count = 5  # after the first attempt: on 408, 429, 5xx, timeouts, broken connections
+    backoff: Positive = 1.0  # seconds before the second attempt, doubled for each further one; Retry-After has priority
+    max_tokens: PositiveInt | None = None  # context length; none: the endpoint refuses what is too long
+    image_tokens: Count = 256  # estimated tokens of one image
     top_logprobs: Annotated[int, Ge(2), Le(100)] = 20  # tokens that an endpoint lists for option scores
-    adapter: str | None = None  # of the model, as the server calls it: what is asked instead of the model alone
+    adapter: str | None = None  # name of an adapter at the server, requested instead of the model
     limit_name: Literal["max_tokens", "max_completion_tokens"] = (
-        "max_tokens"  # what the endpoint calls an answer's limit
+        "max_tokens"  # the endpoint's name of the limit of an answer
     )
-    extra: dict[str, Any] = field(default_factory=dict, hash=False)  # more fields of each request, such as temperature
+    extra: dict[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # further fields of each request, such as temperature
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -130,16 +132,14 @@ class Remote(Model):
         if isinstance(self.server, ServerInfo):
             return ""
         why = self.server.rstrip(".")
-        return (
-            f"With model 'remote' it runs where the server is one of `icl serve`, and this one does not say so ({why})."
-        )
+        return f"With model 'remote' it runs only on a server of `icl serve`, and this endpoint is none ({why})."
 
     def strategy_refusal(self, node: Mapping[str, Any]) -> str | None:
         """Why a strategy cannot be sent, or None."""
         if not isinstance(self.server, ServerInfo):
             return None
         if taken := sorted(set(SAMPLING_FIELDS) & self.extra.keys()):
-            return f"model.extra sets {', '.join(taken)}; say it in the arm, as `sampling: {{temperature: ...}}`."
+            return f"model.extra sets {', '.join(taken)}; set it in the arm, as `sampling: {{temperature: ...}}`."
         return self.server.refusal(node)
 
     @property
@@ -226,7 +226,7 @@ class Remote(Model):
                 pool.shutdown(wait=False, cancel_futures=True)
         if unavailable is not None:
             raise EndpointUnavailableError(
-                f"{unavailable} What was answered is kept; the same command asks for the rest."
+                f"{unavailable} Answers are kept, and the same command requests the rest."
             ) from unavailable
 
     def _count(self, request: Request, answer: Generation) -> None:

@@ -63,7 +63,7 @@ def load(adapter: LoraAdapter, llm: Any) -> Any:
     layers: list[str] = llm.collective_rpc("lockstep_unsupported_layers", args=(ADAPTER_ID,))[0]
     if layers:
         raise ModelError(
-            f"{adapter.key}: vLLM has no place for {len(layers)} of the layers that {adapter.folder} changes, such as "
+            f"{adapter.key}: vLLM does not support {len(layers)} of the layers that {adapter.folder} changes, such as "
             f"{layers[0]}, and would leave them out. Use `merge: true`, or the backend 'hf'."
         )
     return lora_request

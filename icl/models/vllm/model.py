@@ -49,28 +49,38 @@ class VLLM(Model):
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, else the checkpoint's
-    quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: what the checkpoint's config says
-    adapter: str | None = None  # folder of a LoRA that peft has saved, put on every request
-    merge: bool = False  # the adapter into the weights, in a copy of the checkpoint that is kept in the cache
+    quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: as in the checkpoint's config
+    adapter: str | None = None  # folder of a LoRA that peft has saved, applied to every request
+    merge: bool = False  # merge the adapter into the weights, in a copy of the checkpoint in the cache
     tensor_parallel_size: PositiveInt = 1  # GPUs that share each layer
-    data_parallel_size: PositiveInt = 1  # engines side by side, each with `tensor_parallel_size` GPUs
-    max_model_len: PositiveInt | None = None  # tokens of prompt and answer; none: as a run needs, else the checkpoint's
-    max_images: PositiveInt | None = None  # a prompt may have; none: as a run needs, else 64
-    gpu_memory_utilization: Fraction = 0.9  # of a GPU, for weights and cache
-    cache_gib: Positive | None = None  # of the key-value cache; none: what gpu_memory_utilization leaves, on a CPU 2
-    enforce_eager: bool = False  # no compilation and no graphs: starts faster, decodes slower
-    enable_prefix_caching: bool = True  # beginnings that prompts share are computed once
-    trace: bool = True  # per-step numbers of strategies; greedy without them decodes outside of groups
-    in_flight: PositiveInt = 1024  # requests that are prepared ahead of the engine
-    trust_remote_code: bool = False  # whether Python code that a checkpoint brings along may run
+    data_parallel_size: PositiveInt = 1  # number of engines, each with `tensor_parallel_size` GPUs
+    max_model_len: PositiveInt | None = (
+        None  # tokens of prompt and answer; none: as the run needs, else the checkpoint's
+    )
+    max_images: PositiveInt | None = None  # maximum per prompt; none: as the run needs, else 64
+    gpu_memory_utilization: Fraction = 0.9  # fraction of a GPU for weights and cache
+    cache_gib: Positive | None = None  # size of the KV cache; none: what gpu_memory_utilization leaves, on a CPU 2
+    enforce_eager: bool = False  # no compilation and no CUDA graphs: starts faster, decodes slower
+    enable_prefix_caching: bool = True  # compute shared prefixes of prompts once
+    trace: bool = True  # record numbers of each step; without them greedy decodes outside of groups
+    in_flight: PositiveInt = 1024  # maximum number of requests submitted to the engine at once
+    trust_remote_code: bool = False  # whether Python code of a checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
-    engine_args: dict[str, Any] = field(default_factory=dict, hash=False)  # any other argument, as vLLM calls it
+    engine_args: dict[str, Any] = field(default_factory=dict, hash=False)  # any other engine argument of vLLM
 
     def __post_init__(self) -> None:
-        own = {"model", "dtype", "quantization", "tensor_parallel_size", "max_model_len", "enforce_eager", "revision"}
-        own |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling", "enable_lora"}
-        own.add("data_parallel_size")
-        if taken := own & self.engine_args.keys():
+        reserved = {
+            "model",
+            "dtype",
+            "quantization",
+            "tensor_parallel_size",
+            "max_model_len",
+            "enforce_eager",
+            "revision",
+        }
+        reserved |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling", "enable_lora"}
+        reserved.add("data_parallel_size")
+        if taken := reserved & self.engine_args.keys():
             raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
         if self.merge and self.adapter is None:
             raise ConfigError("model.merge: there is no `adapter` to merge.")

@@ -32,8 +32,8 @@ def convert_engine_death(path: str) -> Iterator[None]:
         yield
     except VLLMServerError as error:
         raise ModelError(
-            f"{path}: the engine has ended in the middle of the run, and its own lines above say why ({error}). What "
-            "was answered is kept; the same command asks for the rest."
+            f"{path}: the engine has ended in the middle of the run, and its log above says why ({error}). Answers are "
+            "kept, and the same command requests the rest."
         ) from error
 
 

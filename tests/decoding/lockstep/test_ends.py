@@ -80,7 +80,7 @@ def test_a_branch_that_never_comes_ends_its_group_with_the_reason(folder: Path) 
     world.add("half.2", 20, 5, BranchMetadata("half", 2, 3, simulate.ARM))
     world.group("other", [20, 30], 6)
     ends = finish(world)
-    assert ends["half.0"] == "error: 2 of 3 branches came within 0.05 s: [0, 2]"
+    assert ends["half.0"] == "error: 2 of 3 branches arrived within 0.05 s: [0, 2]"
     assert ends["other.1"] == "length"
 
 
@@ -96,7 +96,7 @@ def test_a_prompt_of_one_token_is_refused_in_a_group_and_taken_alone(world: simu
     world.group("g", [1, 30], 6)
     world.group("alone", [1], 6)
     ends = finish(world)
-    assert ends["g.1"] == "error: a prompt of one token cannot wait for its partners before it chooses"
+    assert ends["g.1"] == "error: a prompt of one token cannot wait for the other branches before it samples"
     assert ends["alone.0"] == "length"
 
 

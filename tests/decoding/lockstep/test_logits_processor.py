@@ -147,7 +147,7 @@ def test_a_parameter_that_changes_one_branch_alone_is_refused(name: str, value: 
     branch = parameters("g")
     LockstepLogitsProcessor.validate_params(branch)
     setattr(branch, name, value)
-    with pytest.raises(ValueError, match=f"^{name}=.* has no place in a branch"):
+    with pytest.raises(ValueError, match=f"^{name}=.* cannot be set for a branch"):
         LockstepLogitsProcessor.validate_params(branch)
     ordinary = parameters(None)
     setattr(ordinary, name, value)

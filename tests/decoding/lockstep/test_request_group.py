@@ -68,7 +68,7 @@ def test_it_waits_for_its_branches_as_long_as_patience_lasts() -> None:
     assert made.final_status is None
     made.check_end(60)
     assert made.final_status == RequestStatus.FINISHED_ERROR
-    assert made.reason == "1 of 3 branches came within 60 s: [0]"
+    assert made.reason == "1 of 3 branches arrived within 60 s: [0]"
     whole = group_of(request(WAITING), request())
     whole.created = made.created
     whole.check_end(60)

@@ -144,7 +144,7 @@ def test_a_branch_of_two_tokens_can_wait_and_one_of_one_token_is_never_computed(
     world.scheduler.schedule = watched
     ends = finish(world)
     assert ends["g.0"] == ends["g.1"] == "length"
-    assert ends["short.0"] == "error: a prompt of one token cannot wait for its partners before it chooses"
+    assert ends["short.0"] == "error: a prompt of one token cannot wait for the other branches before it samples"
     assert read == {"g.0", "g.1"}
 
 

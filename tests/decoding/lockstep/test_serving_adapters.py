@@ -145,8 +145,8 @@ def test_an_adapter_of_another_base_is_an_error_before_the_server_starts(
         ({"adapters": ["=x"]}, "give it as name=DIR"),
         ({"adapters": ["tiny={one}"]}, "'tiny' names something else here already"),
         ({"adapters": ["{one}", "one={two}"]}, "'one' names something else here already"),
-        ({"options": ["lora-modules=x=y"]}, "--option lora-modules is not for here. Use --adapter"),
-        ({"options": ["enable-lora"]}, "--option enable-lora is not for here. Use --adapter"),
+        ({"options": ["lora-modules=x=y"]}, "--option lora-modules is not available. Use --adapter"),
+        ({"options": ["enable-lora"]}, "--option enable-lora is not available. Use --adapter"),
         ({"options": ["data_parallel_size=2"]}, "Use --data-parallel-size, which"),
         ({"merge": True}, "--merge: one --adapter goes into the weights, and none is given"),
         ({"merge": True, "adapters": ["{one}", "{two}"]}, "and 2 is given"),
@@ -171,7 +171,7 @@ def test_a_server_does_not_start_with_an_adapter_that_vllm_cannot_apply_complete
     command = [sys.executable, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert ended.returncode != 0
-    assert "--adapter own: vLLM has no place for" in ended.stdout + ended.stderr
+    assert "--adapter own: vLLM does not support" in ended.stdout + ended.stderr
 
 
 def test_a_merged_adapter_is_served_under_its_name(

@@ -70,7 +70,7 @@ def image_message(url: str, times: int = 1) -> dict[str, Any]:
         ({"vllm_xargs": {"strategy": "dola"}}, "hidden"),
         (image_message(png(9999, 9999), 3), "299,940,003 pixels together"),
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [1] * 3001,
-          "branches": ["no_image"] * 3000})}, "icl": {"trace": True}}, "reads 3001 prompts"),
+          "branches": ["no_image"] * 3000})}, "icl": {"trace": True}}, "has 3001 branches"),
         ({"vllm_xargs": {"strategy": json.dumps({"name": "contrast", "weights": [2, -1],
           "branches": [{"change": {"name": "random_colors", "patches": 100_000}}]})}}, "less than or equal to 256"),
     ],
@@ -97,7 +97,7 @@ def test_a_strategy_is_recognized_however_json_writes_its_key(serving: Server) -
 def test_a_strategy_that_would_be_ignored_is_refused(serving: Server, path: str) -> None:
     status, answer = serving.call(path, chat_body() | {"prompt": "what?"})
     assert status == 400, answer
-    assert f"vllm_xargs.strategy is read at POST {CHAT} alone" in answer
+    assert f"vllm_xargs.strategy works only at POST {CHAT}" in answer
 
 
 def test_a_key_that_needs_a_strategy_is_refused_without_one(serving: Server) -> None:
@@ -111,7 +111,7 @@ def test_only_health_and_metrics_are_public(serving: Server) -> None:
     for path in ("/invocations", "/tokenize", "/detokenize", "/scale_elastic_ep", CHAT, "/v1/completions"):
         status, answer = serving.call(path, chat_body(None) | {"prompt": "what?"}, key="wrong")
         assert status == 401, path
-        assert "the key is missing, or is another one" in answer
+        assert "the API key is missing or wrong" in answer
     assert serving.call("/openapi.json", key="wrong")[0] == 401
     assert serving.call("/tokenize", {"model": "tiny", "prompt": "what?"})[0] == 200
     assert KEY not in serving.log.read_text()

@@ -97,7 +97,7 @@ def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Ser
     assert serving.metric("num_requests_waiting") == 0
     assert serving.metric("kv_cache_usage_perc") == 0
     assert "chose different tokens" not in serving.log.read_text()
-    assert "branches came within" not in serving.log.read_text()
+    assert "branches arrived within" not in serving.log.read_text()
     assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == []
 
 

@@ -259,7 +259,7 @@ def test_only_a_running_server_names_groups(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_strategy_that_does_not_survive_serialization_is_refused() -> None:
     growing = parse_arm({"name": f"{Path(__file__).with_name('faulty.py')}:Growing"})
-    with pytest.raises(PlanError, match="Growing is another strategy when it is made anew from its parameters"):
+    with pytest.raises(PlanError, match="Growing is not equal to the strategy that its parameters build"):
         serialize(growing.strategy, growing.sampler)
 
 

@@ -86,8 +86,8 @@ def image_piece(url: Any) -> dict[str, Any]:
         ({"icl": {"top": True}}, "icl.top is a number of tokens, at most 256."),
         ({"icl": {"other": []}}, "icl.other is another sample's prompt: a mapping with messages."),
         ({"icl": {"other": {"messages": []}}}, "messages is a list with at least one message."),
-        ({"icl": {}, "stream": True}, "icl: what it asks for comes with a whole answer; leave out stream and stop."),
-        ({"icl": {}, "stop": "."}, "icl: what it asks for comes with a whole answer; leave out stream and stop."),
+        ({"icl": {}, "stream": True}, "icl: its results come with a complete answer; leave out stream and stop."),
+        ({"icl": {}, "stop": "."}, "icl: its results come with a complete answer; leave out stream and stop."),
     ],
 )
 def test_an_invalid_request_is_an_error_with_a_message(more: dict[str, Any], sentence: str) -> None:

@@ -120,7 +120,7 @@ def test_an_adapter_with_unsupported_layers_is_reported(server: StrategyServer, 
     assert asyncio.run(server.unsupported_layers_message()) == ""
     engine.unplaced = {7: ["a.q", "b.q"]}
     assert asyncio.run(server.unsupported_layers_message()).startswith(
-        "--adapter mine: vLLM has no place for 2 of the layers that folder/of/mine changes, such as a.q, and would "
+        "--adapter mine: vLLM does not support 2 of the layers that folder/of/mine changes, such as a.q, and would "
         "leave them out."
     )
 
@@ -171,7 +171,7 @@ def test_branches_are_made_outside_the_event_loop(server: StrategyServer) -> Non
 def test_more_branches_than_a_group_may_have_are_refused(server: StrategyServer) -> None:
     spread = f"{Path(__file__).parents[1] / 'lockstep/spread.py'}:Spread"
     assert len(asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 16}), Placement()))) == 16
-    with pytest.raises(HTTPError, match="reads 17 prompts, and a group has 16 at most") as refused:
+    with pytest.raises(HTTPError, match="has 17 branches, and a group has at most 16") as refused:
         asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 17}), Placement()))
     assert refused.value.status == 400
 

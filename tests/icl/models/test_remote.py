@@ -353,7 +353,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     file = experiment(tmp_path, server.url)
     server.behavior = lambda number, body: "red" if number < 5 else None  # hangs up in the middle of the run
-    with pytest.raises(ModelError, match=r"the connection failed: .*What was answered is kept; the same command asks"):
+    with pytest.raises(ModelError, match=r"the connection failed: .*Answers are kept, and the same command requests"):
         run(file, {}, tmp_path / "runs", quiet=True)
     answered = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").rglob("cells/*/*.jsonl"))
     assert answered == 5
@@ -398,7 +398,7 @@ def test_a_strategy_is_refused_when_the_plan_is_made(
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits") as error:
         run(experiment(tmp_path, server.url, "decoding: vcd\n"), {}, tmp_path / "runs", quiet=True)
-    assert "the server is one of `icl serve`, and this one does not say so" in str(error.value)
+    assert "runs only on a server of `icl serve`, and this endpoint is none" in str(error.value)
     assert "/strategies: status 404" in str(error.value)
     assert server.bodies == []
 
@@ -494,7 +494,7 @@ def test_an_adapter_is_requested_by_name_and_a_missing_one_is_an_error(
     [
         ("decoding: icd\n", r"the server \(mm-icl .*\) has no strategy 'icd'"),
         ("decoding: {name: mask_only, of: vcd}\n", "has no strategy 'mask_only'"),
-        (f"decoding: '{PLAIN}:Plain'\n", "is code of yours, and a server runs the strategies that it has by name"),
+        (f"decoding: '{PLAIN}:Plain'\n", "is your own code, and a server runs only strategies that it knows by name"),
         ("decoding: vcd\nmodel.extra: {temperature: 1}\n", "model.extra sets temperature"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
             serving.process.terminate()
 
         threading.Thread(target=stop, daemon=True).start()
-        with pytest.raises(ModelError, match="What was answered is kept; the same command asks for the rest"):
+        with pytest.raises(ModelError, match="Answers are kept, and the same command requests the rest"):
             run(load_config(config), runs)
         port = serving.port
     before = lines(runs)
@@ -88,9 +88,7 @@ def test_an_engine_that_is_killed_ends_the_run_with_a_message(monkeypatch: pytes
 
     monkeypatch.setattr("decoding.lockstep.engine.FETCH_SIZE", 1)
     try:
-        with pytest.raises(
-            ModelError, match=r"the engine has ended in the middle of the run.*What was answered is kept"
-        ):
+        with pytest.raises(ModelError, match=r"the engine has ended in the middle of the run.*Answers are kept"):
             run_requests(model, requests, on_result=done)
     finally:
         model.unload()

@@ -80,7 +80,7 @@ def test_layers_that_vllm_would_leave_out_are_an_error(folder: Path, tmp_path: P
         pytest.skip("one architecture is enough")
     own = saved(folder, tmp_path / "lora", TOWER_TOO)
     model = groups.tiny_engine(folder, adapter=str(own))
-    with pytest.raises(ModelError, match=r"no place for \d+ of the layers .* such as .*vision.*Use `merge: true`"):
+    with pytest.raises(ModelError, match=r"does not support \d+ of the layers .* such as .*vision.*Use `merge: true`"):
         model.load()
 
 
