@@ -7,7 +7,7 @@ needed of few samples or of one analysis.
 import builtins
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from pandas.api.indexers import check_array_indexer
 
 from experiments.store.sample_table import SampleTable
 
-TakeIndexer = Sequence[int | np.integer[Any]] | NDArray[np.integer[Any] | np.bool[builtins.bool]]
+if TYPE_CHECKING:  # the numpy of vLLM's environment has no generic bool
+    TakeIndexer = Sequence[int | np.integer[Any]] | NDArray[np.integer[Any] | np.bool[builtins.bool]]
 
 
 class LazyType(ExtensionDtype):
@@ -72,7 +73,7 @@ class LazyColumn(ExtensionArray):
     def isna(self) -> NDArray[np.bool_]:
         return np.array([isinstance(value, float) and math.isnan(value) for value in self], dtype=bool)
 
-    def take(self, indices: TakeIndexer, *, allow_fill: bool = False, fill_value: Any = None) -> Self:
+    def take(self, indices: "TakeIndexer", *, allow_fill: bool = False, fill_value: Any = None) -> Self:
         places = np.asarray(indices, dtype=np.intp)
         if not allow_fill:
             return self._of(self.rows[places])
