@@ -1,1 +1,1 @@
-"""Which architectures work, asked of tiny random checkpoints of each: the table that the documentation shows."""
+"""Checks of architectures on tiny random checkpoints, and the table in the documentation."""

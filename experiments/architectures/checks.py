@@ -1,10 +1,10 @@
-"""The columns that the Hugging Face backend answers, for one checkpoint.
+"""The checks of the Hugging Face backend on one checkpoint.
 
-generate   greedy tokens of the token loop, each prompt alone, are those of transformers' own `generate` on the inputs
-           of the processor's own `apply_chat_template`
-batch      together they are those that each prompt has alone, and so are the logits
-cache      logits with images from the cache are those of the processor on the whole prompt
-identity   contrastive decoding with strength 0 says what greedy says, though its other branch is not the same
+generate   greedy tokens of the token loop for each prompt alone equal those of `generate` of transformers, on the
+           inputs of the processor's own `apply_chat_template`
+batch      tokens and logits of prompts in one batch equal those of each prompt alone
+cache      logits with cached images equal those of the processor on the whole prompt
+identity   contrastive decoding with strength 0 equals greedy decoding, although its other branch differs
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLOSE = 1e-3
-"""Of a logit; their spread is about 1."""
+"""The largest difference of a logit; their standard deviation is about 1."""
 
 ARMS: dict[str, Any] = {
     "greedy": "greedy",
@@ -36,7 +36,7 @@ ARMS: dict[str, Any] = {
 
 
 def check_hf(name: str, folder: Path) -> Entry:
-    """All columns of one checkpoint, and its answers for other engines to be compared with."""
+    """All checks of one checkpoint, with its answers for the comparison with vLLM."""
     hf = HF(path=str(folder), dtype="float32", device="cpu")
     try:
         hf.load()
@@ -58,7 +58,7 @@ def check_hf(name: str, folder: Path) -> Entry:
 
 
 def generate(hf: HF, arm: str, all_prompts: Sequence[Prompt]) -> list[Generation]:
-    """Raises ModelError where a prompt has no answer."""
+    """The answers of one arm. Raises ModelError if a prompt has none."""
     jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in all_prompts]
     model: Any = hf
     answers = run_requests(model, jobs)
@@ -125,7 +125,7 @@ def _gap(one: "Tensor", other: "Tensor") -> float:
 
 
 def _verdict_of(ask: Callable[[], Verdict]) -> Verdict:
-    """What an architecture cannot do is a verdict, whatever it raises: its code is not ours."""
+    """The verdict of a check. An exception is a verdict too, because the model's code is not ours."""
     try:
         return ask()
     except Exception as error:  # noqa: BLE001

@@ -1,9 +1,9 @@
-"""The columns that vLLM answers, on the same checkpoints, against what the Hugging Face backend said.
+"""The checks of vLLM on the same checkpoints, compared with the Hugging Face backend.
 
-vllm      greedy tokens of ordinary requests are those of the token loop, from the same token ids
-lockstep  contrastive decoding inside the engine says what the token loop says
+vllm      greedy tokens of ordinary requests equal those of the token loop, from the same token ids
+lockstep  tokens of contrastive decoding inside the engine equal those of the token loop
 
-A step that one engine decides by less than CLOSE may fall otherwise in another; answers are compared up to there.
+Steps with a margin below CLOSE may differ between engines; answers are compared up to there.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from experiments.architectures.inputs import NEW_TOKENS, prompts
 from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
 
 CLOSE = 5e-3
-"""Nats by which the best token leads the next, in float32."""
+"""A margin between the best two tokens in nats, in float32."""
 COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
-"""column -> arm"""
+"""The arm of each column."""
 
 
 def check_vllm(entry: Entry, folder: Path) -> dict[str, Verdict]:
-    """Needs vLLM in this environment. Whatever it raises for an architecture is the verdict on it."""
+    """The verdicts of vLLM, which must be installed. An exception of it is the verdict."""
     from icl.models.vllm.model import VLLM
 
     missing = [arm for arm in COLUMNS.values() if arm not in entry.answers]
@@ -55,7 +55,7 @@ def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers) -> Verdict:
 
 
 def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAnswers) -> Verdict:
-    """Whether all prompts have the same tokens, up to a step that was close."""
+    """Compares the tokens of all prompts, up to the first step with a small margin."""
     total = equal = 0
     for number, (own, other, gaps) in enumerate(zip(token_lists, reference.tokens, reference.gaps, strict=True)):
         total += len(other)
@@ -71,7 +71,7 @@ def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAns
 
 
 def _first(error: BaseException) -> str:
-    """The innermost reason."""
+    """The first line of the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -1,4 +1,4 @@
-"""What every architecture is asked: prompts of different lengths, with images of different sizes and numbers."""
+"""The inputs of all checks: prompts of several lengths with images of several sizes, and random checkpoints."""
 
 import json
 import re
@@ -16,18 +16,18 @@ from icl.types import Part, Prompt, Turn
 
 NEW_TOKENS = 12
 SIZE = Size(width=128, layers=2)
-"""vLLM's attention for CPUs has no heads of less than 32."""
+"""vLLM's attention for CPUs needs heads of at least 32."""
 OLD_NAME = r"^((?:model\.)?vision_tower\.)(?!vision_model)"
-"""transformers 5 drops `vision_model.` from these names; published checkpoints have it, and vLLM looks for it."""
+"""Names of weights without `vision_model.`, as transformers 5 writes them; published checkpoints and vLLM have it."""
 EXPERTS = re.compile(r"language_model\..*\.mlp\.experts\.(gate_up|down)_proj$")
-"""Published checkpoints have these weights the other way round; transformers 5 turns them where the shapes tell."""
+"""Weights that are transposed in published checkpoints; transformers 5 detects this from the shapes."""
 OLD_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
-"""Height and width of the images, in turn."""
+"""Heights and widths of the images, in turn."""
 
 
 def prompts() -> list[Prompt]:
-    """Five in the form `chat`, with none to three demonstrations, and one in the form `interleaved`."""
+    """Five prompts of the composer `chat` with zero to three demonstrations, and one of `interleaved`."""
     image_seeds = ([1, 2, 3], [4], [5, 1, 6, 2], [2, 7], [3])
     words = ("color?", "how many are there in it?", "x", "what is it, and where?", "is it red?")
     made = [_chat(images, text, f"q{i}") for i, (images, text) in enumerate(zip(image_seeds, words, strict=True))]
@@ -36,9 +36,9 @@ def prompts() -> list[Prompt]:
 
 
 def checkpoint(name: str, folder: Path) -> Path:
-    """The random checkpoint of an architecture, made where it is not there yet.
+    """The random checkpoint of an architecture, written if it does not exist.
 
-    Its answers are words: placeholders of images, which no model can read in an answer, are unlikely and end it.
+    Its special tokens, such as image placeholders, are unlikely and end an answer.
     """
     from safetensors.torch import load_file, save_file
 
@@ -64,7 +64,7 @@ def checkpoint(name: str, folder: Path) -> Path:
             del weights[key]
         heads = [key for key in weights if key.endswith("embed_tokens.weight")]
         for key in heads:
-            weights[key] /= 8  # what a token says of itself must not be all that is said
+            weights[key] /= 8  # so that the input token does not decide the output alone
     for key in heads:
         weights[key][special] /= 8
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -73,7 +73,7 @@ def checkpoint(name: str, folder: Path) -> Path:
 
 
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    """As the processors' own `apply_chat_template` takes it, images included."""
+    """The prompt as input of `apply_chat_template`, images included."""
     return [
         {
             "role": turn.role,
@@ -100,7 +100,7 @@ def _query(seed: int, question: str) -> tuple[Part, ...]:
 
 
 def _image_part(seed: int, name: str) -> Part:
-    """An image of coarse random colors, smooth in between."""
+    """An image of interpolated random colors."""
     from PIL import Image as PILImage
 
     height, width = SIZES[seed % len(SIZES)]

@@ -25,7 +25,7 @@ ReportEntry = Callable[[Entry], None]
 
 @dataclass(frozen=True)
 class Table:
-    """entries: in the order of the list of architectures."""
+    """The results of all architectures, in the order of the list of architectures."""
 
     entries: tuple[Entry, ...]
 
@@ -37,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """The file of a folder: name -> what was found, written anew with every row."""
+    """The results file of a folder, which is rewritten after every check."""
 
     path: Path
 
@@ -60,10 +60,19 @@ def check_architectures(
     again: bool = False,
     vllm: Path | None = None,
 ) -> Table:
-    """names: none for all. told: called with each entry once a half of it is answered, here or elsewhere.
+    """Checks architectures and returns all results.
 
-    half: this one alone; else all that this environment can answer. again: also what was answered before. vllm: the
-    Python of another environment, which answers what this one cannot. Raises ConfigError, ModelError.
+    Args:
+        names: The architectures; all if empty.
+        work: The folder of checkpoints and results.
+        report_entry: Called with each entry after a half of it was checked.
+        half: The half to check; by default all that this environment can.
+        again: Whether to repeat checks that these releases have results for.
+        vllm: The Python of an environment with vLLM, which checks the other half.
+
+    Raises:
+        ConfigError: For an unknown architecture or program.
+        ModelError: If no half can be checked.
     """
     from experiments.architectures import vllm_process
 
@@ -75,7 +84,7 @@ def check_architectures(
         for name in chosen:
             entry = results.entries.get(name)
             if again or entry is None or entry.releases.get(one) != releases:
-                results.put(ASK[one](name, work, entry).answered(one, releases))
+                results.put(CHECKS[one](name, work, entry).answered(one, releases))
             report_entry(results.entries[name])
     if vllm is not None:
         vllm_process.check_in_process(vllm, chosen, work, report_entry, again=again)
@@ -93,7 +102,7 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 
 def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
-    """What is asked in this environment. Raises ModelError where that is nothing yet."""
+    """The halves that this environment checks. Raises ModelError if there are none."""
     halves: list[Half] = []
     problem: ModelError | None = None
     try:
@@ -109,7 +118,7 @@ def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
         )
     halves = halves if half is None else [half]
     if not halves:
-        raise problem or ModelError("this environment can answer nothing.")
+        raise problem or ModelError("this environment can check nothing.")
     if halves == ["vllm"] and not results.entries:
         raise ModelError(
             f"vLLM is here, and there is nothing in {results.path.parent} to compare it with: {problem or ''} Run `icl "
@@ -119,14 +128,16 @@ def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
 
 
 def _by_hf(name: str, work: Path, entry: Entry | None) -> Entry:
-    """On a checkpoint made anew. What vLLM said of the one before is forgotten."""
+    """Checks a new checkpoint; the results of vLLM for the previous one are dropped."""
     shutil.rmtree(work / name, ignore_errors=True)
     return checks.check_hf(name, checkpoint(name, work / name))
 
 
 def _by_vllm(name: str, work: Path, entry: Entry | None) -> Entry:
     if entry is None:
-        raise ModelError(f"{name} was not asked on the backend 'hf' yet: there is nothing in {work} to compare with.")
+        raise ModelError(
+            f"{name} was not checked with the backend 'hf' yet: there is nothing in {work} to compare with."
+        )
     return entry.with_verdicts(engines.check_vllm(entry, work / name)) if entry.answers else entry
 
 
@@ -139,7 +150,7 @@ def _version(package: str) -> str:
     return "of unknown version"
 
 
-ASK: dict[Half, Callable[[str, Path, Entry | None], Entry]] = {"hf": _by_hf, "vllm": _by_vllm}
+CHECKS: dict[Half, Callable[[str, Path, Entry | None], Entry]] = {"hf": _by_hf, "vllm": _by_vllm}
 RELEASES: dict[Half, Callable[[], str]] = {
     "hf": lambda: f"torch {_version('torch')}, transformers {_version('transformers')}",
     "vllm": lambda: f"vllm {_version('vllm')} (with transformers {_version('transformers')})",

@@ -1,4 +1,4 @@
-"""What was found of an architecture, as data: verdicts, answers, and the file that engines hand on to one another."""
+"""The results of checks as data: verdicts, reference answers, and the file that both engines write."""
 
 import json
 import os
@@ -12,12 +12,17 @@ from icl.types import Generation
 
 Word = Literal["yes", "no", "off", "not run"]
 Half = Literal["hf", "vllm"]
-"""Which engine answers: the Hugging Face backend, or vLLM."""
+"""The engine of a half of the checks: the Hugging Face backend or vLLM."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """off: a way that this architecture does not allow is not taken. why: what was compared, or what went wrong."""
+    """The result of one check.
+
+    Attributes:
+        word: 'off' means that the architecture does not allow what is checked.
+        why: What was compared, or what went wrong.
+    """
 
     word: Word
     why: str = ""
@@ -25,7 +30,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ReferenceAnswers:
-    """Of all prompts: tokens without the one that ended them, and by how many nats each step was decided."""
+    """The answers of the Hugging Face backend, with which vLLM is compared.
+
+    Attributes:
+        tokens: The tokens of each prompt, without the end of text.
+        gaps: The margin of each step in nats.
+    """
 
     tokens: tuple[tuple[int, ...], ...]
     gaps: tuple[tuple[float, ...], ...]
@@ -35,7 +45,7 @@ class ReferenceAnswers:
         return cls(tuple(one.tokens for one in answers), tuple(tuple(one.trace["gap"]) for one in answers))
 
     def only(self, places: Sequence[int]) -> "ReferenceAnswers":
-        """Of these prompts."""
+        """The answers to these prompts."""
         return ReferenceAnswers(tuple(self.tokens[i] for i in places), tuple(self.gaps[i] for i in places))
 
 
@@ -43,8 +53,13 @@ class ReferenceAnswers:
 class Entry:
     """A row of the table.
 
-    kind: the model's class. notes: what the backend says of itself for this checkpoint. releases: half -> the releases
-    that answered it, once it has answered.
+    Attributes:
+        name: The architecture.
+        kind: The class of the model.
+        verdicts: The result of each check.
+        answers: The reference answers of each arm.
+        notes: The notes of the backend about this checkpoint.
+        releases: The package releases that ran each half.
     """
 
     name: str
@@ -62,7 +77,7 @@ class Entry:
 
 
 def write_entries(entries: Sequence[Entry], path: Path) -> None:
-    """In one go: a process that is killed leaves the file as it was before."""
+    """Writes the file atomically."""
     text = json.dumps({"entries": [asdict(entry) for entry in entries]}, indent=1) + "\n"
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
@@ -70,7 +85,7 @@ def write_entries(entries: Sequence[Entry], path: Path) -> None:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """Nothing where the file is not there. Raises DataError where it is of another kind."""
+    """The entries of the file; none if it does not exist. Raises DataError for a file of another kind."""
     if not path.is_file():
         return []
     try:

@@ -1,7 +1,7 @@
-"""vLLM's half, answered by the Python of another environment: the same command there, on the same folder.
+"""The half of vLLM in another environment: the same command with its Python, on the same folder.
 
-It says a line for each architecture that it has answered. Where its process dies, the architecture that it was at gets
-that verdict, is asked again by the next call, and a new process goes on behind it.
+It prints a line for each finished architecture. If its process dies, the current architecture gets that verdict, a new
+process continues with the next one, and the next call repeats it.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ COLUMNS = ("vllm", "lockstep")
 def check_in_process(
     python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, *, again: bool = False
 ) -> None:
-    """Raises ConfigError where there is no such program, ModelError where it cannot answer."""
+    """Checks the half of vLLM. Raises ConfigError if there is no such program, ModelError if it fails."""
     left, results = list(names), ResultsFile(work / RESULTS)
     (work / LOG).unlink(missing_ok=True)
     while left:
@@ -37,7 +37,7 @@ def check_in_process(
 def _run_process(
     python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, *, again: bool
 ) -> tuple[int, int]:
-    """How it ended, and how many it had answered."""
+    """(exit status, number of finished architectures)."""
     call = [str(python), "-m", "experiments.architectures", *names, "--work", str(work), "--half", "vllm"]
     done, results = 0, ResultsFile(work / RESULTS)
     with (work / LOG).open("a", encoding="utf-8") as log:

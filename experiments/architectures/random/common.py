@@ -1,4 +1,4 @@
-"""What all random checkpoints have in common: sizes, a tokenizer of bytes, a chat template."""
+"""Common parts of all random checkpoints: sizes, a byte tokenizer, a chat template."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 WORDS = 320
-"""Vocabulary: bytes, special tokens, and ids without a token."""
+"""The vocabulary size: bytes, special tokens, and unused ids."""
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>"
@@ -20,9 +20,13 @@ TURNS = ("<system>", "<user>", "<assistant>", "</turn>")
 
 
 class Made(NamedTuple):
-    """slot: what stands in a text for one image.
+    """The parts of a random checkpoint.
 
-    published: what published configs have and transformers writes no more or under another name, for other readers.
+    Attributes:
+        config: The config.
+        processor: The processor.
+        slot: The text of one image in a prompt.
+        published: Keys of published configs that transformers no longer writes, or writes under another name.
     """
 
     config: Any
@@ -33,7 +37,14 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Size:
-    """width, layers: of the language model. tower: width of the vision model. window: of sliding attention."""
+    """The size of a checkpoint.
+
+    Attributes:
+        width: The width of the language model.
+        layers: Its number of layers.
+        tower: The width of the vision model.
+        window: The length of sliding-window attention in tokens.
+    """
 
     width: int = 64
     layers: int = 3
@@ -44,9 +55,12 @@ class Size:
 def tokenizer(
     named: dict[str, str], more: tuple[str, ...] = (), unused: tuple[str, ...] = ()
 ) -> PreTrainedTokenizerFast:
-    """named: attribute -> special token, which the tokenizer then has an attribute for. more: special tokens alone.
+    """A byte tokenizer.
 
-    unused: words that the vocabulary has and no text is cut into, for those who look them up.
+    Args:
+        named: The special token of each attribute of the tokenizer.
+        more: Further special tokens.
+        unused: Tokens that are in the vocabulary, but in no text.
     """
     alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *unused]
     core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
@@ -60,7 +74,7 @@ def tokenizer(
 
 
 def text_settings(words: PreTrainedTokenizerFast, size: Size, **more: Any) -> dict[str, Any]:
-    """Of a language model, as most text configs name them."""
+    """The parameters of a language model under their usual names."""
     return {
         "vocab_size": WORDS,
         "hidden_size": size.width,
@@ -77,7 +91,7 @@ def text_settings(words: PreTrainedTokenizerFast, size: Size, **more: Any) -> di
 
 
 def tower_settings(size: Size, **more: Any) -> dict[str, Any]:
-    """Of a vision model, as most vision configs name them."""
+    """The parameters of a vision model under their usual names."""
     return {
         "hidden_size": size.tower,
         "intermediate_size": 2 * size.tower,
@@ -89,13 +103,13 @@ def tower_settings(size: Size, **more: Any) -> dict[str, Any]:
 
 
 def merging_tower(size: Size, patch: int, **more: Any) -> dict[str, Any]:
-    """Of a vision model that merges neighboring patches into one token, as Qwen's configs name them."""
+    """The parameters of a vision model that merges patches into one token, under the names of Qwen's configs."""
     own = {"depth": 2, "hidden_size": size.tower, "num_heads": 2, "patch_size": patch, "out_hidden_size": size.width}
     return own | more
 
 
 def sections(size: Size, *shares: int) -> list[int]:
-    """Of M-RoPE: how many of a head's angles turn with time, height and width."""
+    """The numbers of M-RoPE angles of a head for time, height and width."""
     return [size.width // share for share in shares]
 
 

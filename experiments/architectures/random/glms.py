@@ -1,4 +1,4 @@
-"""GLM-V, and others whose towers merge patches as Qwen-VL's do: any resolution, M-RoPE."""
+"""GLM-V and others with patch merging as in Qwen-VL: any resolution, M-RoPE."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def glm4v(size: Size) -> Made:
 
 
 def glm4v_moe(size: Size) -> Made:
-    """As Glm4v, its layers after the first with shared and routed experts."""
+    """Glm4v with shared and routed experts after the first layer."""
     experts = {
         "first_k_dense_replace": 1,
         "moe_intermediate_size": size.width // 2,
@@ -26,8 +26,8 @@ def glm4v_moe(size: Size) -> Made:
 
 
 def glm_ocr(size: Size) -> Made:
-    """As Glm4v, with norms of queries and keys in the tower and no positions of its own there."""
-    merged = 3 * size.width  # of the layer that merges patches: transformers takes it so, vLLM from the language model
+    """Glm4v with query-key norms and without position embeddings in the vision tower."""
+    merged = 3 * size.width  # width of the merging layer, which vLLM takes from the language model
     return _glm(size, transformers.GlmOcrConfig, {}, {"intermediate_size": merged})
 
 
@@ -52,7 +52,7 @@ def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | No
         vision_config=merging_tower(size, 8, intermediate_size=2 * size.tower, **tower),
         **{f"{name}_id": words.convert_tokens_to_ids(token) for name, token in named.items()},
     )
-    pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of both frames that an image is taken for
+    pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}  # of the two frames of an image
     images = transformers.Glm4vImageProcessor(patch_size=8, size=pixels)
     video = transformers.Glm4vVideoProcessor(patch_size=8, size=pixels)
     return Made(
@@ -61,7 +61,7 @@ def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | No
 
 
 def ernie4_5_vl_moe(size: Size) -> Made:
-    """Experts of their own for words and for images, any resolution, M-RoPE."""
+    """Separate experts for text and images, any resolution, M-RoPE."""
     named = {
         "image_token": "<|IMAGE_PLACEHOLDER|>",
         "video_token": "<|VIDEO_PLACEHOLDER|>",

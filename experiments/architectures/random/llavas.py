@@ -1,4 +1,4 @@
-"""LLaVA and what was made after its plan: a tower, a projector, a language model that reads its output as words."""
+"""LLaVA and its descendants: a vision tower, a projector, a language model."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def llava(size: Size) -> Made:
 
 
 def llava_onevision(size: Size) -> Made:
-    """Tiles where an image stands alone, none where it stands among others."""
+    """Tiles for a single image, none for several."""
     words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
     grid = [[32, 32], [32, 64], [64, 32], [64, 64]]
     config = transformers.LlavaOnevisionConfig(
@@ -43,7 +43,7 @@ def llava_onevision(size: Size) -> Made:
 
 
 def llava_next_video(size: Size) -> Made:
-    """As LLaVA-NeXT, with a class that reads videos too."""
+    """LLaVA-NeXT with a class that also reads videos."""
     words = tokenizer({"image_token": "<image>", "video_token": "<video>"})
     grid = [[28, 56], [56, 28], [56, 56]]
     config = transformers.LlavaNextVideoConfig(
@@ -66,7 +66,7 @@ def llava_next_video(size: Size) -> Made:
 
 
 def llava_next(size: Size) -> Made:
-    """Tiles of an image, padding cut out again, a mark at the end of each row."""
+    """Tiles of an image without padding, a row separator token."""
     words = tokenizer({"image_token": "<image>"})
     grid = [[28, 56], [56, 28], [56, 56]]
     config = transformers.LlavaNextConfig(
@@ -85,7 +85,7 @@ def llava_next(size: Size) -> Made:
 
 
 def vipllava(size: Size) -> Made:
-    """Several layers of the tower, side by side."""
+    """Features of several vision layers, concatenated."""
     words = tokenizer({"image_token": "<image>"})
     config = transformers.VipLlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**tower_settings(size, image_size=28, patch_size=7)),
@@ -103,7 +103,7 @@ def vipllava(size: Size) -> Made:
 
 
 def pixtral(size: Size) -> Made:
-    """LLaVA with a tower of any resolution; a mark at the end of each row."""
+    """LLaVA with a vision tower of any resolution; a row separator token."""
     words, images, tower = _pixtral(size)
     config = transformers.LlavaConfig(
         vision_config=tower,
@@ -116,7 +116,7 @@ def pixtral(size: Size) -> Made:
 
 
 def mistral3(size: Size) -> Made:
-    """Pixtral's tower, four patches merged into one."""
+    """Pixtral's vision tower, four patches merged into one."""
     words, images, tower = _pixtral(size)
     config = transformers.Mistral3Config(
         vision_config=tower,
@@ -129,9 +129,9 @@ def mistral3(size: Size) -> Made:
 
 
 def paligemma(size: Size) -> Made:
-    """All of the prompt sees all of the prompt; the processor writes more than the template."""
-    words = tokenizer({"image_token": "<image>"}, unused=("\n",))  # vLLM looks this word up
-    words.bos_token = "<user>"  # the processor puts one between images and text
+    """Bidirectional attention over the prompt; the processor adds text to the template."""
+    words = tokenizer({"image_token": "<image>"}, unused=("\n",))  # vLLM looks up this token
+    words.bos_token = "<user>"  # the processor adds one between images and text
     config = transformers.PaliGemmaConfig(
         vision_config=transformers.SiglipVisionConfig(
             **tower_settings(size), vision_use_head=False, projection_dim=size.width

@@ -18,13 +18,13 @@ PLAIN = Size()
 
 
 def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
-    """A checkpoint of the architecture `name` in `folder`. Raises ConfigError for a name that is not known."""
+    """A checkpoint of the architecture `name` in `folder`. Raises ConfigError for an unknown name."""
     if name not in ARCHITECTURES:
         names = ", ".join(ARCHITECTURES)
         raise ConfigError(f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are {names}.")
     config, processor, slot, published = ARCHITECTURES[name](size)
     processor.chat_template = TEMPLATE.replace("SLOT", slot)
-    with torch.random.fork_rng():  # what the architecture draws itself: vectors and the like
+    with torch.random.fork_rng():  # for parameters that the class initializes itself
         torch.manual_seed(seed)
         model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
     draw_weights(model, seed)
@@ -38,14 +38,14 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
 
 
 def _merge(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """With more of its keys, and of those inside them."""
+    """The config with further keys, merged at all levels."""
     return {**config} | {
         key: _merge(config.get(key, {}), value) if isinstance(value, Mapping) else value for key, value in more.items()
     }
 
 
 def draw_weights(model: torch.nn.Module, seed: int) -> None:
-    """Matrices of unit gain, word vectors of unit size, in the order that the model lists its parameters."""
+    """Initializes matrices with unit gain and word vectors with unit scale, in the order of the parameters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Everything else."""
+"""Further architectures."""
 
 import transformers
 
@@ -14,8 +14,8 @@ from experiments.architectures.random.common import (
 
 
 def gemma3(size: Size) -> Made:
-    """Tokens of an image see each other; sliding and full layers."""
-    lines = tuple("\n" * count for count in (1, 2, 3, 4))  # vLLM looks these words up
+    """Bidirectional attention within an image; sliding-window and full layers."""
+    lines = tuple("\n" * count for count in (1, 2, 3, 4))  # vLLM looks up these tokens
     words = tokenizer({"image_token": "<image_soft_token>", "boi_token": "<soi>", "eoi_token": "<eoi>"}, unused=lines)
     kinds = (["sliding_attention", "full_attention"] * size.layers)[: size.layers]
     text = text_settings(
@@ -40,7 +40,7 @@ def gemma3(size: Size) -> Made:
 
 
 def video_llama_3(size: Size) -> Made:
-    """Any resolution; the class gives the logits of all tokens, asked or not."""
+    """Any resolution; the class always returns the logits of all tokens."""
     words = tokenizer({"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
     tower = {k: v for k, v in tower_settings(size).items() if k != "image_size"}
     config = transformers.VideoLlama3Config(
@@ -56,7 +56,7 @@ def video_llama_3(size: Size) -> Made:
 
 
 def lighton_ocr(size: Size) -> Made:
-    """A tower of any resolution, four patches merged into one, no marks."""
+    """A vision tower of any resolution, four patches merged into one, no separator tokens."""
     names = {"image_token": "<img>", "image_break_token": "<img_break>", "image_end_token": "<img_end>"}
     words = tokenizer(names)
     heads = {"head_dim": size.tower // 2, "num_attention_heads": 2}
@@ -72,7 +72,7 @@ def lighton_ocr(size: Size) -> Made:
 
 
 def paddleocr_vl(size: Size) -> Made:
-    """Any resolution, four patches merged into one by a projector of its own, M-RoPE."""
+    """Any resolution, four patches merged into one by a separate projector, M-RoPE."""
     names = {
         "image_token": "<|IMAGE_PLACEHOLDER|>",
         "video_token": "<|video_pad|>",
@@ -106,7 +106,7 @@ def deepseek_vl(size: Size) -> Made:
 
 
 def blip_2(size: Size) -> Made:
-    """A processor that keeps no chat template, and a class that takes no cache: told, not run."""
+    """A processor without a chat template, and a class without a KV cache; reported, not run."""
     words = tokenizer({"image_token": "<image>"})
     text = text_settings(words, size)
     config = transformers.Blip2Config(

@@ -1,4 +1,4 @@
-"""Qwen-VL: any resolution, positions of height and width (M-RoPE), and what took that over."""
+"""Qwen-VL and its descendants: any resolution, positions of height and width (M-RoPE)."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def qwen2_vl(size: Size) -> Made:
 
 
 def qwen2_5_vl(size: Size) -> Made:
-    """Any resolution, a tower with windows, M-RoPE."""
+    """Any resolution, windowed attention in the vision tower, M-RoPE."""
     words, slot = _qwen_tokenizer()
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections(size, 32, 32, 16)}
     config = transformers.Qwen2_5_VLConfig(
@@ -46,7 +46,7 @@ def qwen2_5_vl(size: Size) -> Made:
 
 
 def qwen3_vl(size: Size) -> Made:
-    """Any resolution, interleaved M-RoPE, features of the tower's inner layers joined later (deepstack)."""
+    """Any resolution, interleaved M-RoPE, features of inner vision layers added in later layers (deepstack)."""
     words, slot = _qwen_tokenizer()
     config = transformers.Qwen3VLConfig(
         text_config=text_settings(words, size, head_dim=size.width // 4, rope_parameters=_interleaved(size)),
@@ -57,7 +57,7 @@ def qwen3_vl(size: Size) -> Made:
 
 
 def qwen3_vl_moe(size: Size) -> Made:
-    """As Qwen3-VL, with a mixture of experts."""
+    """Qwen3-VL with a mixture of experts."""
     words, slot = _qwen_tokenizer()
     experts = {
         "num_experts": 4,
@@ -72,12 +72,12 @@ def qwen3_vl_moe(size: Size) -> Made:
 
 
 def qwen3_5(size: Size) -> Made:
-    """Recurrent layers (gated delta rule) beside attention, M-RoPE."""
+    """Recurrent layers (gated delta rule) and attention, M-RoPE."""
     return _recurrent(size, transformers.Qwen3_5Config, {})
 
 
 def qwen3_5_moe(size: Size) -> Made:
-    """As Qwen3.5, with a mixture of experts and a shared one."""
+    """Qwen3.5 with a mixture of experts and a shared expert."""
     experts = {
         "num_experts": 4,
         "num_experts_per_tok": 2,
@@ -142,7 +142,7 @@ def _interleaved(size: Size) -> dict[str, Any]:
 
 
 def _deep_tower(size: Size) -> dict[str, Any]:
-    """Of its layers the first joins the language model a second time."""
+    """A vision config whose first layer is added to the language model a second time."""
     more = {"intermediate_size": 2 * size.tower, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
     return merging_tower(size, 8, **more)
 

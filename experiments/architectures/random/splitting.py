@@ -1,4 +1,4 @@
-"""Architectures that cut an image into tiles, each with tokens of its own."""
+"""Architectures that split an image into tiles with their own tokens."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def idefics3(size: Size) -> Made:
 
 
 def smolvlm(size: Size) -> Made:
-    """As Idefics3, smaller."""
+    """A smaller Idefics3."""
     words = _idefics_tokenizer()
     config = transformers.SmolVLMConfig(**_idefics_settings(words, size))
     images, video = transformers.SmolVLMImageProcessor(**_TILES), transformers.SmolVLMVideoProcessor()
@@ -69,7 +69,7 @@ def internvl(size: Size) -> Made:
 
 
 def aya_vision(size: Size) -> Made:
-    """Tiles and a thumbnail; a language model of sliding and full layers."""
+    """Tiles and a thumbnail; a language model with sliding-window and full layers."""
     words = tokenizer({}, ("<image>", *_AYA))
     config = transformers.AyaVisionConfig(
         vision_config=transformers.SiglipVisionConfig(**tower_settings(size), vision_use_head=False),
@@ -84,7 +84,7 @@ def aya_vision(size: Size) -> Made:
 
 
 def cohere2_vision(size: Size) -> Made:
-    """Tiles of which each ends with a mark; a language model of sliding and full layers."""
+    """Tiles with a separator token; a language model with sliding-window and full layers."""
     named = {
         "image_token": "<|IMG_PATCH|>",
         "boi_token": "<|START_OF_IMG|>",
@@ -98,14 +98,14 @@ def cohere2_vision(size: Size) -> Made:
         image_token_id=words.image_token_id,
         downsample_factor=2,
         alignment_intermediate_size=2 * size.width,
-        tie_word_embeddings=True,  # as published, and vLLM knows no other way
+        tie_word_embeddings=True,  # as published, and required by vLLM
     )
     images = transformers.Cohere2VisionImageProcessor(size={"height": 32, "width": 32}, max_patches=4, patch_size=2)
     return Made(config, transformers.Cohere2VisionProcessor(images, words), "<|IMG_PATCH|>")
 
 
 def ovis2(size: Size) -> Made:
-    """Visual words: features are mixtures of a table of embeddings."""
+    """Visual words: features are mixtures of rows of an embedding table."""
     indicators = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
     words = tokenizer({}, ("<image>", "<IMG_ATOM>", *indicators))
     tower = tower_settings(size, vocab_size=64, hidden_stride=2, num_visual_indicator_tokens=5)
@@ -124,7 +124,7 @@ def ovis2(size: Size) -> Made:
 
 
 def lfm2_vl(size: Size) -> Made:
-    """Short convolutions beside attention; any resolution, with tiles."""
+    """Short convolutions and attention; any resolution, with tiles."""
     rows = tuple(f"<|img_row_{r}_col_{c}|>" for r in range(1, 5) for c in range(1, 5))
     named = {
         "image_token": "<image>",
@@ -184,7 +184,7 @@ def _idefics_settings(words: PreTrainedTokenizerFast, size: Size) -> dict[str, A
 
 
 def _sliding(words: PreTrainedTokenizerFast, size: Size, **more: Any) -> dict[str, Any]:
-    """Of a language model whose layers slide and see all in turn."""
+    """The parameters of a language model with alternating sliding-window and full layers."""
     kinds = (["sliding_attention", "full_attention"] * size.layers)[: size.layers]
     return text_settings(words, size, sliding_window=size.window, layer_types=kinds, **more)
 
