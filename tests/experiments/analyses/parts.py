@@ -154,3 +154,12 @@ class Careless:
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
         return [tuple(RetrievedExample(name, 1 - i / 10) for i, name in enumerate(self.ids[:k])) for _ in queries]
+
+
+def bold_without_demonstrations(request: Request) -> str:
+    """Always right: in bold without demonstrations, bare with them."""
+    return request.gold[0] if request.demos else f"The answer is **{request.gold[0]}**."
+
+
+def endless_thought(request: Request) -> str:
+    return f"<think>It may be {request.gold[0]}, or"
