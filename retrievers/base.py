@@ -9,13 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from icl.tasks.base import Pool
-from icl.types import Example, Prompt, Query, RetrievedExample
+from icl.types import Example, Query, RetrievedExample
 from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from icl.images import Image
     from icl.models.base import Model
 
 
@@ -36,29 +35,6 @@ class Embedder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> "np.ndarray":
         """Vectors of texts, [N, D]. Raises PlanError if the encoder has no text tower."""
-        ...
-
-
-class MultiVectorEmbedder(Embedder, Protocol):
-    """An embedder that also embeds the parts of an item: patches and words.
-
-    Rows are unit vectors; rows of zeros are padding. The number of rows does not depend on the batch.
-    """
-
-    def embed_patches(self, images: "Sequence[Image]") -> "np.ndarray":
-        """Vectors of the images' patches, [N, P, D]."""
-        ...
-
-    def embed_words(self, texts: Sequence[str]) -> "np.ndarray":
-        """Vectors of the texts' tokens without special tokens, [N, W, D]."""
-        ...
-
-
-class EmbeddingModel(Protocol):
-    """A model with the ability 'embed', for the embedder `e5v`."""
-
-    def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
-        """The hidden state of the last layer at the last token of each prompt, [N, D] float32."""
         ...
 
 

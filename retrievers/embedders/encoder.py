@@ -30,7 +30,7 @@ class Encoder:
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError without such a checkpoint."""
-        from retrievers.machinery.dual_encoder import checkpoint_digest, find_checkpoint
+        from retrievers.machinery.checkpoints import checkpoint_digest, find_checkpoint
 
         return f"encoder-1-{checkpoint_digest(find_checkpoint(self.path))}"
 
@@ -51,6 +51,7 @@ class Encoder:
         return self._model().tokens(texts)
 
     def _model(self) -> "DualEncoder":
-        from retrievers.machinery.dual_encoder import find_checkpoint, load_dual_encoder
+        from retrievers.machinery.checkpoints import find_checkpoint
+        from retrievers.machinery.dual_encoder import load_dual_encoder
 
         return load_dual_encoder(find_checkpoint(self.path), self.digest)

@@ -28,7 +28,7 @@ class MiniLM:
     @cached_property
     def digest(self) -> str:
         """sha256 of the weights. Raises ModelError if the package is absent."""
-        from retrievers.machinery.dual_encoder import checkpoint_digest
+        from retrievers.machinery.checkpoints import checkpoint_digest
         from retrievers.machinery.optional_packages import package_folder
 
         return f"minilm-1-{checkpoint_digest(package_folder(PACKAGE, 'minilm', INSTALL) / 'model')}"

@@ -34,7 +34,7 @@ class SentenceTransformers:
         """sha256 of all files of the checkpoint, or its hub id and revision."""
         from hashlib import sha256
 
-        from retrievers.machinery.dual_encoder import checkpoint_digest
+        from retrievers.machinery.checkpoints import checkpoint_digest
 
         folder = Path(self.path).expanduser()
         if folder.is_dir():

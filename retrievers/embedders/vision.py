@@ -28,12 +28,12 @@ class Vision:
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError without such a checkpoint."""
-        from retrievers.machinery.dual_encoder import checkpoint_digest, find_checkpoint
+        from retrievers.machinery.checkpoints import checkpoint_digest, find_checkpoint
 
         return f"vision-1-{self.pool}-{checkpoint_digest(find_checkpoint(self.path))}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.machinery.dual_encoder import find_checkpoint
+        from retrievers.machinery.checkpoints import find_checkpoint
         from retrievers.machinery.vision_backbone import load_vision_backbone
 
         return mean_per_item(

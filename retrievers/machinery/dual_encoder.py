@@ -1,8 +1,7 @@
-"""Checkpoints with an image tower and a text tower: search, digest, and batched encoding."""
+"""Encoders with an image tower and a text tower: batched encoding of images, texts and their parts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +9,9 @@ import numpy as np
 
 from icl.errors import ModelError
 from icl.images import Image
-from icl.models.checkpoint_errors import FAILURES, reason
-from icl.quiet_progress import hide_transformers_progress
+from retrievers.machinery.checkpoints import BATCH, load_pretrained
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, normalize_rows
-
-BATCH = 64
-SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
-WEIGHTS = (".safetensors", ".bin")
-CHECKPOINT_FILES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
-
-
-@lru_cache
-def find_checkpoint(path: str) -> Path:
-    """The folder of a checkpoint: a shipped one, a folder, or a hub id (downloaded, or from the hub's cache)."""
-    folder = SHIPPED.get(path, Path(path).expanduser())
-    if path not in SHIPPED and not folder.is_dir():
-        folder = _from_hub(path)
-    if not folder.is_dir() or not any(file.suffix in WEIGHTS for file in folder.iterdir()):
-        raise ModelError(f"embedder 'encoder': {folder} has no weights ({' or '.join(WEIGHTS)}).")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"embedder 'encoder': {folder} has no config.json.")
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise ModelError(
-            f"embedder 'encoder': {folder} has no processor (preprocessor_config.json or processor_config.json). "
-            f"Save the processor of the model beside its weights."
-        )
-    return folder
-
-
-def checkpoint_digest(folder: Path) -> str:
-    """sha256 of all files that determine the vectors: weights, configuration, processor, tokenizer."""
-    digest = sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in CHECKPOINT_FILES and file.is_file():
-            state = file.stat()
-            digest.update(f"{file.name}:{_file_digest(file, state.st_size, state.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1024)
-def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of the content. `size` and `mtime_ns` are part of the cache key, so a changed file is read again."""
-    blob = file.resolve().name
-    if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
-        return blob  # the name of a large file in the hub's cache is its sha256
-    with file.open("rb") as opened:
-        digest = sha256()
-        while piece := opened.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 class DualEncoder:
@@ -67,14 +19,8 @@ class DualEncoder:
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModel, AutoProcessor
 
-        try:
-            with hide_transformers_progress():
-                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
-            processor: Any = AutoProcessor.from_pretrained(folder)
-        except FAILURES as error:
-            raise ModelError(f"embedder 'encoder': {folder} cannot be loaded: {reason(error)}") from error
+        model, processor = load_pretrained(folder, "AutoProcessor", "embedder 'encoder':")
         for tower in ("get_image_features", "get_text_features"):
             if not hasattr(model, tower):
                 raise ModelError(
@@ -82,7 +28,7 @@ class DualEncoder:
                     f"Name a checkpoint with an image and a text tower (CLIP, SigLIP)."
                 )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.eval().to(self.device)
+        self.model = model.to(self.device)
         self.processor = processor
         self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
         positions = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
@@ -177,16 +123,3 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 def load_dual_encoder(folder: Path, digest: str) -> DualEncoder:
     """The loaded checkpoint of a folder, shared by all users. A new digest means a new key."""
     return DualEncoder(folder)
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
-    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"embedder 'encoder': there is no folder '{name}', and the hub gave no checkpoint of that name "
-            f"({type(error).__name__}). Name a folder, a hub id, or 'tiny'."
-        ) from error

@@ -2,7 +2,12 @@
 
     match(t, x) = the largest cosine of part t of the query with any part of member x
 
-Padding is excluded. Every member is compared, part by part, so this is for pools of thousands, not of millions.
+Every member is compared, part by part, so this is for pools of thousands, not of millions. The embedder has the methods
+
+    embed_patches(images) -> [N, P, D]    unit rows
+    embed_words(texts) -> [N, W, D]       unit rows of tokens, without special tokens
+
+Rows of zeros are padding and are excluded. P and W do not depend on the batch.
 """
 
 from collections.abc import Sequence

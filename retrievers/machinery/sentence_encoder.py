@@ -3,12 +3,8 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from icl.errors import ModelError
-from icl.models.checkpoint_errors import FAILURES, reason
-from icl.quiet_progress import hide_transformers_progress
-from retrievers.machinery.dual_encoder import BATCH
+from retrievers.machinery.checkpoints import BATCH, load_pretrained
 from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
@@ -17,16 +13,10 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
 
-        try:
-            with hide_transformers_progress():
-                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        except FAILURES as error:
-            raise ModelError(f"the sentence encoder {folder} cannot be loaded: {reason(error)}") from error
+        model, self.tokenizer = load_pretrained(folder, "AutoTokenizer", "the sentence encoder")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.max_tokens = model.eval().to(self.device), max_tokens
+        self.model, self.max_tokens = model.to(self.device), max_tokens
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """The vector of each text, [N, D], unit rows."""

@@ -7,9 +7,7 @@ from typing import Any
 
 from icl.errors import ModelError
 from icl.images import Image
-from icl.models.checkpoint_errors import FAILURES, reason
-from icl.quiet_progress import hide_transformers_progress
-from retrievers.machinery.dual_encoder import BATCH
+from retrievers.machinery.checkpoints import BATCH, load_pretrained
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, stack_batches
 
@@ -19,16 +17,10 @@ class VisionBackbone:
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoImageProcessor, AutoModel
 
-        try:
-            with hide_transformers_progress():
-                model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
-            self.processor: Any = AutoImageProcessor.from_pretrained(folder)
-        except FAILURES as error:
-            raise ModelError(f"embedder 'vision': {folder} cannot be loaded: {reason(error)}") from error
+        model, self.processor = load_pretrained(folder, "AutoImageProcessor", "embedder 'vision':")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = getattr(model, "vision_model", model).eval().to(self.device)
+        self.model = getattr(model, "vision_model", model).to(self.device)
 
     def embed_images(self, images: Sequence[Image], pool: str) -> Vectors:
         """The vector of each image, [N, D], unit rows. pool: see the embedder `vision`."""

@@ -12,8 +12,8 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
+from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.conformance import check_retriever
-from retrievers.machinery.dual_encoder import SHIPPED
 from retrievers.machinery.embedding_cache import num_embedded
 from retrievers.machinery.match_probability import (
     GaussianEmbedding,

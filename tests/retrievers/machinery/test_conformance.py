@@ -13,8 +13,8 @@ from icl.streams import StreamKey
 from icl.types import RetrievedExample
 from retrievers.base import Resources
 from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS
+from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
-from retrievers.machinery.dual_encoder import SHIPPED
 from retrievers.with_leaks import WithLeaks
 
 NAMES = list(entries("retriever"))
