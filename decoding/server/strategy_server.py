@@ -15,7 +15,7 @@ from decoding.server.placement import EngineBalancer, Placement
 from decoding.server.request_parsing import StrategyRequest
 from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
-from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm, sampling_params
 from icl.models.vllm.inputs import InputBuilder
 from icl.types import Prompt
 
@@ -173,19 +173,7 @@ class StrategyServer:
         self, engine_input: Any, request: EngineRequest, name: str, placement: Placement
     ) -> EngineOutput:
         """Runs an engine request to its end. Raises HTTPError if the engine refuses it."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        parameters = SamplingParams(
-            temperature=0.0,
-            max_tokens=request.max_new_tokens,
-            stop_token_ids=sorted(self.hf.stop_tokens) if request.stops else [],
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=dict(request.extra) or None,
-        )
-        last = None
+        parameters, last = sampling_params(request, self.hf.stop_tokens), None
         async for output in self._outputs(engine_input, parameters, name, placement):
             last = output
         return EngineOutput(reason="it ended without an answer") if last is None else output_from_vllm(last)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
-from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm, sampling_params
 from icl.models.vllm.inputs import InputBuilder
 from icl.models.vllm.log_filter import hide_expected_messages, hide_future_warnings
 from icl.models.vllm.process_watch import convert_engine_death, watch
@@ -63,7 +63,6 @@ class VLLMEngine:
 
     def __init__(self, model: "VLLM") -> None:
         self.model = model
-        self.stop_tokens = sorted(model.stop_tokens)
         self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "images_shown"), 0)
         self.last_number = 0
         self.engine_lock = Lock()  # one thread may run the engine while another fetches records
@@ -152,7 +151,7 @@ class VLLMEngine:
         for place, (request, engine_input) in enumerate(zip(requests, inputs, strict=True)):
             self.last_number += 1
             name = f"icl-{self.last_number}"
-            parameters = self._parameters(request)
+            parameters = sampling_params(request, self.model.stop_tokens)
             try:
                 with self.engine_lock:
                     self.llm.llm_engine.add_request(name, engine_input, parameters, lora_request=self.lora_request)
@@ -179,20 +178,6 @@ class VLLMEngine:
         """
         with self.engine_lock:
             self.llm.reset_mm_cache()
-
-    def _parameters(self, request: EngineRequest) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            temperature=0.0,
-            max_tokens=request.max_new_tokens,
-            stop_token_ids=self.stop_tokens if request.stops else [],
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=dict(request.extra) or None,
-        )
 
     def _count(self, output: EngineOutput) -> EngineOutput:
         self.counts["prompt_tokens"] += output.prompt_tokens

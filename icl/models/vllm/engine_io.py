@@ -1,6 +1,6 @@
 """Inputs and outputs of an engine: prompts in groups, where each group decodes one output."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,4 +53,20 @@ def output_from_vllm(output: Any) -> EngineOutput:
         reason,
         len(output.prompt_token_ids),
         output.num_cached_tokens or 0,
+    )
+
+
+def sampling_params(request: EngineRequest, stop_tokens: Iterable[int]) -> Any:
+    """vLLM's SamplingParams of a request, with all its tokens in one final output."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=request.max_new_tokens,
+        stop_token_ids=sorted(stop_tokens) if request.stops else [],
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args=dict(request.extra) or None,
     )
