@@ -18,7 +18,7 @@ def image(number: int, side: int = 32) -> Image:
 
 
 def prompt(number: int, shots: int = 2, question: str | None = None) -> Prompt:
-    """With another one beside it."""
+    """A prompt with a paired prompt."""
     return replace(_prompt(number, shots, question), paired_prompt=_prompt(number + 1000, shots))
 
 
@@ -36,7 +36,7 @@ def _prompt(number: int, shots: int, question: str | None = None) -> Prompt:
 
 
 def vcd_one_at_a_time(model: object, method: VCD, question: Prompt, limit: int) -> tuple[int, ...]:
-    """The method as its paper tells it: two full readings of prompt and answer each step, nothing cached or batched."""
+    """VCD as in its paper: two forward passes over prompt and answer per step, without cache and batch."""
     original, noised = method.branches(question)
     tokens: list[int] = []
     while len(tokens) < limit:

@@ -59,7 +59,7 @@ def test_adacad_is_weighted_by_the_divergence() -> None:
 
 
 def test_code_is_weighted_and_masked_by_the_divergence() -> None:
-    """kappa 1: D = .85 log2 1.1 + .15 log2 1.05 = .1274; the mask asks for .1274 x .9 = .1147, and .05 is below."""
+    """kappa 1: D = .85 log2 1.1 + .15 log2 1.05 = .1274; the mask needs .1274 x .9 = .1147, and .05 is below."""
     divergence = 0.85 * math.log2(1.1) + 0.15 * math.log2(1.05)
     assert divergence == pytest.approx(0.1274, abs=1e-4)
     assert combined(CODE(kappa=1.0), P, Q) == pytest.approx([weighed(1 - divergence)[0], OUT, OUT], abs=1e-5)

@@ -1,4 +1,4 @@
-"""Option scores corrected for what options are likely anyway, each by hand and in the engine."""
+"""Calibrated option scores, by hand and in the engine."""
 
 import math
 
@@ -25,7 +25,7 @@ def logprobs(*shares: float) -> torch.Tensor:
 
 
 def test_pmi_by_hand() -> None:
-    """.2 of .1 is twice as likely as anyway, .5 of .5 is as likely: log 2, log 1."""
+    """.2 relative to .1 is twice as likely, .5 relative to .5 equally likely: log 2, log 1."""
     scores = PMI().combine(torch.stack([logprobs(0.2, 0.5), logprobs(0.1, 0.5)]), 0)
     assert scores[0].tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
 
@@ -63,7 +63,7 @@ def test_content_free_queries_replace_the_query_only() -> None:
 
 
 def test_batch_calibration_by_hand() -> None:
-    """.6 and .4 against priors .75 and .25: .8 and 1.6. At gamma 0 nothing is taken out."""
+    """.6 and .4 against priors .75 and .25: .8 and 1.6. At gamma 0 the prior does not matter."""
     scores = BatchCalibration(prior=(0.75, 0.25)).combine(logprobs(0.6, 0.4)[None], 0)
     assert scores[0].exp().tolist() == pytest.approx([0.8, 1.6], abs=1e-5)
     assert torch.equal(
@@ -75,7 +75,7 @@ def test_batch_calibration_by_hand() -> None:
 
 @pytest.mark.parametrize("behind", [80.0, 95.0, 104.0, 400.0])
 def test_improbable_options_are_calibrated_without_underflow(behind: float) -> None:
-    """Scores that equal the content-free scores leave nothing, however small the probabilities are."""
+    """Scores that equal the content-free scores cancel, however small the probabilities are."""
     far = torch.tensor([[0.0, -behind]])
     scores = ContextualCalibration(texts=("a", "b")).combine(torch.stack([far, far, far]), 0)
     assert scores[0].tolist() == pytest.approx([0.0, 0.0], abs=1e-4)

@@ -1,4 +1,4 @@
-"""A contrast written in a config is the method that it writes."""
+"""Contrasts in a config reproduce published methods."""
 
 import math
 from pathlib import Path
@@ -67,7 +67,7 @@ def generic(**written: object) -> Strategy:
 
 
 def test_probabilities_are_mixed_by_hand() -> None:
-    """.25 (.6, .4) + .75 (.2, .8) = (.3, .7); what would fall below zero is as good as nothing."""
+    """.25 (.6, .4) + .75 (.2, .8) = (.3, .7); a negative mixture has almost no probability."""
     logits = torch.tensor([[[0.6, 0.4]], [[0.2, 0.8]]]).log()
     mixed = generic(branches=["blank"], weights=[0.25, 0.75], space="probabilities", mask="none")
     assert mixed.combine(logits, 0)[0].exp().tolist() == pytest.approx([0.3, 0.7], abs=1e-6)

@@ -50,7 +50,7 @@ from tests.decoding.toy import Toy
 
 @dataclass(frozen=True)
 class Weighted(Strategy):
-    """Two branches with any weights, undeclared."""
+    """Two branches with undeclared weights."""
 
     first: float = 1.0
     second: float = 0.0
@@ -64,7 +64,7 @@ class Weighted(Strategy):
 
 @dataclass(frozen=True)
 class MasksByAll(Weighted):
-    """Rules out what the second branch likes best."""
+    """Rules out the best tokens of the second branch."""
 
     traits = Traits(masks_in_combine=True)
 
@@ -75,7 +75,7 @@ class MasksByAll(Weighted):
 
 @dataclass(frozen=True)
 class Winner(Weighted):
-    """The more confident branch counts alone, with its confidence as weight: the sum varies by row."""
+    """Only the more confident branch counts, with its confidence as weight, so the sum varies by row."""
 
     weights = None  # type: ignore[assignment]
 
@@ -237,7 +237,7 @@ def test_a_random_control_differs_by_query_even_for_equal_prompts() -> None:
 
 
 def test_a_random_gate_replaces_the_gate() -> None:
-    """An open gate lets the text lead, a shut one the image, whatever their confidence."""
+    """An open gate favors the text and a closed one the image, whatever their confidence."""
     logits = torch.tensor([[[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]]]).log()
     always, never = (combine_branches(RandomGate(DCD(), share), logits, 0)[0] for share in (1.0, 0.0))
     assert torch.equal(always, DCD(direction="text").combine(logits, 0))
@@ -341,7 +341,7 @@ def test_olm_prefers_the_favored_option_if_both_are_likely(yes: float, no: float
 
 
 class Spelled(Toy):
-    """Words with ids of their own; "Yes " begins with the space that " no" has too."""
+    """A tokenizer with one id per word; " Yes" and " no" begin with the same token."""
 
     ids: ClassVar = {"yes": 1, "Yes": 2, "YES": 3, "no": 4, "No": 5, "NO": 6}
 

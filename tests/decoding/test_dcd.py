@@ -30,20 +30,20 @@ def test_the_more_confident_answer_is_favored() -> None:
 
 
 def test_a_tie_goes_to_the_image() -> None:
-    """Both sure by .5: .5 ln v - .5 ln t."""
+    """Both have the confidence .5: .5 ln v - .5 ln t."""
     scores = combined(DCD(), [0.5, 0.3, 0.2], [0.3, 0.5, 0.2])
     assert scores[0] == pytest.approx(0.5 * math.log(0.5 / 0.3), abs=1e-5)
     assert scores[0] > scores[2] > scores[1]
 
 
 def test_equal_answers_are_unchanged() -> None:
-    """Both say the first; .6 z_t - .5 z_v alone would score (.0401, -.1972, .1918) and say the third."""
+    """Both choose the first token; .6 z_t - .5 z_v would score (.0401, -.1972, .1918) and choose the third."""
     image, text = [0.5, 0.4, 0.1], [0.6, 0.39, 0.01]
     assert combined(DCD(), image, text) == pytest.approx([math.log(v) for v in image], abs=1e-5)
 
 
 def test_each_row_is_decided_by_its_own_confidence() -> None:
-    """As many rows as tokens, so that a confidence along the wrong axis would go unseen."""
+    """As many rows as tokens, so that a confidence along the wrong axis has a valid shape."""
     image, text = torch.tensor([V, T, V, [0.25] * 4]).log(), torch.tensor([T, V, V, T]).log()
     together = DCD().combine(torch.stack([image, text]), 0)
     alone = [DCD().combine(torch.stack([image[i : i + 1], text[i : i + 1]]), 0) for i in range(4)]

@@ -1,4 +1,4 @@
-"""The default controls of every strategy as whole lists: which fits what is said in many files."""
+"""The default controls of every strategy."""
 
 import json
 from pathlib import Path

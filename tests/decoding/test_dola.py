@@ -1,4 +1,4 @@
-"""DoLa by hand, and what it is asked to run on."""
+"""DoLa by hand, and on models with and without hidden states."""
 
 import math
 
@@ -18,7 +18,7 @@ from tests.decoding.toy import Toy
 
 
 def logits_of(*rows: list[float]) -> torch.Tensor:
-    """[n, 1, V] logits of shares."""
+    """Logits [n, 1, V] of probabilities."""
     return torch.tensor(rows)[:, None].log()
 
 

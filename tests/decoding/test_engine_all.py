@@ -1,4 +1,4 @@
-"""Every registered strategy, in the engine, against the plainest loop there is: one prompt, nothing cached."""
+"""Every registered strategy in the engine, compared with a plain loop without batch and cache."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Methods that weigh branches by constants: each formula by hand, and what its branches differ in."""
+"""Methods with constant weights: each formula by hand, and how its branches differ."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_scores_by_hand(strategy: Strategy, by_hand: list[float]) -> None:
 
 
 def test_pai_without_guidance_is_the_reference_under_the_mask() -> None:
-    """At gamma 1 the released code drops the mask; here it stays: exp(-3) of the best is below .1."""
+    """At gamma 1 the released code drops the mask; here it remains: exp(-3) of the best is below .1."""
     assert combined(PAI(gamma=1.0), OTHER)[3] == OUT
     assert math.isfinite(combined(PAI(gamma=1.0, beta=0.0), OTHER)[3])
 

@@ -1,4 +1,4 @@
-"""Late and gated contrasts on real architectures with random weights, made sure enough that many steps are settled."""
+"""Lazy and gated contrasts on real architectures with random weights that are confident enough to skip contrasts."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,7 +35,7 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
 
 
 def questions(count: int) -> list[Prompt]:
-    """Unequal lengths and numbers of images, each about an image of its own."""
+    """Prompts of different lengths and numbers of images, each about a different image."""
     colors = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
     return [
         tiny_models.prompt([*colors[i % 4][:-1], 10 + i], "color" + "?" * (i % 5), query=f"q{i}", size=(56, 84))
@@ -83,7 +83,7 @@ def test_lazy_and_gated_answers_equal_eager_ones(name: str, model_of: Callable[[
 
 
 def with_demonstrations(i: int) -> Prompt:
-    """Demonstrations of its own, alike in number and size, and a query of its own."""
+    """Prompts with different demonstrations of equal number and size, and a different query."""
     return tiny_models.prompt([10 * i + 1, 10 * i + 2, 10 * i + 3, 10 * i + 4], "color", query=f"d{i}", size=(56, 56))
 
 

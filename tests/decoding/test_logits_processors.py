@@ -32,7 +32,7 @@ def model() -> HF:
 
 
 def prompts() -> list[Prompt]:
-    """Prompts of unequal lengths and numbers of images."""
+    """Prompts of different lengths and numbers of images."""
     numbers = [[1, 2, 3], [4], [5, 1, 6, 2]]
     return [
         tiny_models.prompt(images, "Describe the image" + "?" * i, query=f"q{i}", size=(56, 84))

@@ -1,4 +1,4 @@
-"""Demonstrations read apart: NBCE, MoICL and X-MoRe by hand."""
+"""Mixtures of separate prompts, by hand: NBCE, MoICL and X-MoRe."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_nbce_uses_the_window_of_minimal_entropy() -> None:
 
 
 def test_nbce_prefers_the_window_of_the_step_before() -> None:
-    """.8979 - .3 = .5979 is below .6390; .8979 - .25 = .6479 is not. The very first step has nothing before it."""
+    """.8979 - .3 = .5979 is below .6390; .8979 - .25 = .6479 is not. The first step has no window before it."""
     logits = rows(WHOLE, FIRST, SECOND, EMPTY)
     for eta, window in ((0.3, FIRST), (0.25, SECOND)):
         state = InitialStepState(memory={4: 0})
@@ -75,7 +75,7 @@ def test_without_demonstrations_it_is_the_reference() -> None:
 
 
 def test_the_window_of_the_last_step_is_stored() -> None:
-    """With the eta of a dictator the window of the first token answers alone."""
+    """With a large eta the window of the first token decides the whole answer."""
     model, question = Toy(vocabulary=12, stop_bias=-99.0), prompt(5, shots=4)
     sticky = {"name": "nbce", "beta": 0.0, "top_p": 1.0, "eta": 100.0}
     (answer,) = run_requests(model, [DecodingRequest(question, parse_arm(sticky), max_new_tokens=8)])
@@ -107,7 +107,7 @@ def test_each_option_has_a_step_state_of_its_own() -> None:
 
 
 def test_moicl_mixes_log_probabilities_by_hand() -> None:
-    """Equal: (ln .6 + ln .8) / 2 and so on. Given (2, -1): 2 ln a - ln b, where the second is an anti-expert."""
+    """Equal: (ln .6 + ln .8) / 2 and so on. With (2, -1): 2 ln a - ln b, where the second is an anti-expert."""
     logits = rows(WHOLE, FIRST, SECOND)
     equal = [(math.log(a) + math.log(b)) / 2 for a, b in zip(FIRST, SECOND, strict=True)]
     assert MoICL().combine(logits, 0)[0].tolist() == pytest.approx(equal, abs=1e-5)

@@ -47,7 +47,7 @@ every = pytest.mark.parametrize("name", [*ARCHITECTURES, pytest.param("shipped",
 
 
 def questions(name: str) -> list[Prompt]:
-    """Unequal lengths and numbers of images; each asks about an image of its own."""
+    """Prompts of different lengths and numbers of images, each about a different image."""
     colors = [[1, 2, 3], [4], [5, 1, 6, 2], [2, 7]]
     return [
         tiny_models.prompt(images, "color" + "?" * i, query=f"q{i}", size=(56, 84)) for i, images in enumerate(colors)
@@ -104,7 +104,7 @@ def test_beams_are_those_of_transformers_generate(name: str, penalty: float, mod
 
 @every
 def test_vcd_equals_two_plain_forward_passes_per_step(name: str, model_of: Callable[[str], HF]) -> None:
-    """The slow reading prefills both whole prompts anew before each token and batches nothing."""
+    """The plain loop prefills both prompts before each token, without a batch."""
     model, method = model_of(name), VCD(alpha=2.0, noise_step=999)
     answers = run_requests(model, [DecodingRequest(p, Arm(method), max_new_tokens=NEW) for p in questions(name)])
     with torch.inference_mode():
@@ -151,7 +151,7 @@ def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_
 
 
 def whole(model: HF, branch: Prompt, tokens: Sequence[int], exits: bool) -> Tensor:
-    """[tokens + 1, 1 + early layers, V]: prompt and answer in one forward, alone and on an empty cache."""
+    """[tokens + 1, 1 + early layers, V]: prompt and answer in one forward pass, without a batch."""
     runner, (read,) = model.engine.runner, model.engine.prompt_encoder.read([branch])
     assert read.plain is None
     added = torch.tensor(tokens, dtype=read.ids.dtype)
@@ -167,7 +167,7 @@ def whole(model: HF, branch: Prompt, tokens: Sequence[int], exits: bool) -> Tens
 
 
 def descriptions(model: HF, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-    """What `prepare` asks for: greedy answers, each token from a forward of everything before it."""
+    """Greedy answers for `prepare`, each token from a forward pass over the whole text before it."""
     answers = []
     for prompt in prompts:
         tokens: list[int] = []
@@ -181,11 +181,11 @@ def descriptions(model: HF, prompts: Sequence[Prompt], max_new_tokens: int) -> l
 
 
 def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
-    """Where an answer is not what the strategy's formula chooses after each of its beginnings; '' where it is.
+    """The first step at which an answer differs from what the strategy's formula chooses, or '' if there is none.
 
-    Token by token the scores are those of whole forwards of every branch. A tie within CLOSE may go either way; a
-    temperature that is searched for by an entropy is known to less. A random model may write an image's own token: a
-    whole forward would want an image there, so the check ends before it.
+    The scores of each step come from forward passes over the whole text of every branch. Ties within CLOSE may be
+    decided either way. A temperature that matches an entropy is less exact. A random model may generate an image token.
+    A forward pass over the whole text would need an image there, so the check ends before it.
     """
     close = 10 * CLOSE if isinstance(arm.strategy, EntropyMatched) else CLOSE
     strategy, slots = arm.strategy, model.engine.prompt_encoder.slots
@@ -212,7 +212,7 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
 
 
 def chooses(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) -> bool:
-    """Whether these scores choose the token: it is the best, or the query's number falls into its share."""
+    """Whether these scores choose the token: it is the best, or the query's random number falls into its interval."""
     if isinstance(arm.sampler, Greedy):
         return bool(scores[token] >= scores.max() - CLOSE)
     assert isinstance(arm.sampler, Sampling)
@@ -223,7 +223,7 @@ def chooses(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) -
 
 
 def family() -> list[Strategy]:
-    """Every strategy that writes text, with short preparations."""
+    """Every strategy that generates text, with short preparations."""
     return [
         replace(one, max_new_tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
         for name in ALL
@@ -233,7 +233,7 @@ def family() -> list[Strategy]:
 
 
 def sixteen() -> list[Prompt]:
-    """Of unequal lengths, one to four images each, with the composers' names, and beside each the next."""
+    """Prompts of different lengths with one to four images, each with the next one as its paired prompt."""
     colors = [[10 + i + j for j in range(1 + i % 4)] for i in range(16)]
     prompts = [
         tiny_models.prompt(images, "color" + "?" * (7 * i % 11), query=f"q{i}", size=(56, 56))

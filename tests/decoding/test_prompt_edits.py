@@ -1,4 +1,4 @@
-"""Prompts changed: the same as the composer would have written, for every composer."""
+"""Edited prompts equal those that the composer writes, for every composer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What holds for every registered strategy, beyond `check_strategy`: a new one is covered by its registration."""
+"""Properties of every registered strategy beyond `check_strategy`. A new strategy is covered by its registration."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -66,7 +66,7 @@ def test_at_beta_1_a_contrast_is_greedy() -> None:
 
 
 class Half(Toy):
-    """Speaks in bfloat16."""
+    """A model with bfloat16 logits."""
 
     def logits_of(self, rows: list[Row]) -> torch.Tensor:  # type: ignore[override]
         return super().logits_of(rows).bfloat16()
@@ -100,7 +100,7 @@ def test_half_precision_logits_are_combined_in_float32_by_every_strategy(
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_an_answer_depends_only_on_its_query(name: str) -> None:
-    """Another seed, other company and another order change what is drawn for the query, and nothing else."""
+    """Batch and order do not matter; another seed changes the samples of its own query only."""
     model, strategy = Toy(stop_bias=0.5), made(name)
     arm = Arm(strategy, Sampling(1.2) if strategy.traits.num_samples == 1 else strategy.sampler)
     questions = [prompt(i, shots=i % 3) for i in range(5)]
@@ -117,7 +117,7 @@ def test_an_answer_depends_only_on_its_query(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_option_scoring_leaves_the_rows_of_the_loop_unchanged(name: str) -> None:
-    """Options and texts of one batch read the same rows; neither is another for the other's sake."""
+    """Option scoring and generation in one batch use the same rows and do not affect each other."""
     model, arm = Toy(stop_bias=-9.0), Arm(made(name), Sampling(0.0))
     written, ranked = (
         [DecodingRequest(prompt(i), arm, max_new_tokens=4) for i in range(3)],
@@ -128,7 +128,7 @@ def test_option_scoring_leaves_the_rows_of_the_loop_unchanged(name: str) -> None
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_is_documented_and_bounded(name: str) -> None:
-    """A number out of its bounds is a sentence that names strategy and parameter."""
+    """A number out of bounds is an error that names strategy and parameter."""
     from icl.errors import ConfigError
     from icl.registry import build
 
@@ -151,7 +151,7 @@ def test_every_parameter_is_documented_and_bounded(name: str) -> None:
 
 @dataclass(frozen=True)
 class Shorter(VCD):
-    """Forgets a token."""
+    """Returns one score too few."""
 
     def combine(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         return super().combine(logits, step)[:, 1:]

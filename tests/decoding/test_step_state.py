@@ -1,4 +1,4 @@
-"""What a strategy draws and remembers is the same in both engines."""
+"""Random numbers and stored values of a strategy are the same in both engines."""
 
 from contextlib import suppress
 from typing import Any
@@ -81,7 +81,7 @@ def test_controls_of_random_and_stateful_strategies_are_random_and_stateful(of: 
 
 
 def test_a_gated_method_keeps_its_state() -> None:
-    """The window of the step before is preferred by more than entropies can differ: it speaks again."""
+    """A large eta prefers the window of the step before, whatever the entropies are."""
     arm = parse_arm({"name": "chasd", "method": {"name": "nbce", "eta": 99.0, "top_p": 1.0}, "threshold": 1.0})
     assert arm.strategy.traits.keeps_state
     first, second = torch.zeros(2, 4, 1, 50)

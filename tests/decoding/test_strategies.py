@@ -1,4 +1,4 @@
-"""Properties that every registered strategy keeps: a new one is covered by its registration."""
+"""Properties of every registered strategy. A new strategy is covered by its registration."""
 
 from dataclasses import MISSING, fields
 from typing import Any
@@ -14,7 +14,7 @@ from icl.registry import build, describe, entries, resolve
 
 
 def made(name: str) -> Strategy:
-    """With its defaults; one that needs another strategy gets a contrast with a mask."""
+    """The strategy with its defaults, around a contrast with a mask if it needs another strategy."""
     cls = resolve("strategy", name)
     missing = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
     assert missing <= {"of"}, f"{name} has parameters without defaults"
@@ -57,7 +57,7 @@ def test_conforms(strategy: Strategy) -> None:
     ids=str,
 )
 def test_published_numbers_are_pinned(node: Any, parameters: dict[str, Any]) -> None:
-    """A default that moves is another method under the same name."""
+    """A changed default would be another method under the same name."""
     built = build("strategy", node)
     assert {name: getattr(built, name) for name in parameters} == parameters
 

@@ -161,7 +161,7 @@ def test_parameters_helpers_and_the_methods_of_other_bases_are_free() -> None:
 def test_a_strategy_in_a_few_lines_needs_no_traits() -> None:
     @dataclass(frozen=True)
     class Blind(Strategy):
-        """Push away from what the model would say with every image blanked."""
+        """Contrast with the prompt with blank images."""
 
         alpha: float = 1.0
 

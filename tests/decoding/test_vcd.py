@@ -22,7 +22,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_the_mask_depends_on_the_reference_only() -> None:
-    """exp(-3) = .0498 is below .1: the last token is out, though its contrast is the largest."""
+    """exp(-3) = .0498 is below .1: the last token is masked, though its contrast is the largest."""
     combined, faults = combine_branches(VCD(alpha=1.0, beta=0.1), torch.stack([REFERENCE, NOISED]), 0)
     assert not faults
     assert combined.tolist() == [[1.5, 2.5, 1.0, -math.inf]]

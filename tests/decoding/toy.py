@@ -1,7 +1,7 @@
-"""A small deterministic model with sessions: logits depend on the whole prompt, its images and every token since.
+"""A small deterministic model with sessions: logits depend on the whole prompt, its images and all tokens after it.
 
-It keeps the promises of a session strictly: `take` copies, `advance` works in place, and each row's state is its own,
-so that rows which alias, or tokens fed to the wrong row, give other answers.
+It follows the rules of a session strictly: `take` copies, `advance` works in place, and each row's state is its own,
+so aliased rows, or tokens fed to the wrong row, give other answers.
 """
 
 import hashlib
@@ -97,7 +97,7 @@ class ToySession:
 
 
 class Toy(LogitModel):
-    """vocabulary: ids, 0 ends an answer. image_share: how much of the logits the images decide."""
+    """vocabulary: number of ids; 0 ends an answer. image_share: influence of the images on the logits."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "logits", "hidden_states"})
     max_batch_tokens = 100_000
@@ -118,7 +118,7 @@ class Toy(LogitModel):
         return torch.tensor(np.stack([self._one(row) for row in rows]), dtype=torch.float32)
 
     def exits_of(self, rows: Sequence[Row]) -> Tensor:
-        """[3 early layers, R, V], each a reading of its own."""
+        """Logits of 3 early layers, [3, R, V]."""
         exits = [
             [noise(row.prompt.digest, row.tokens, layer, size=self.vocabulary) for row in rows] for layer in range(3)
         ]
@@ -152,7 +152,7 @@ class Toy(LogitModel):
         return self.counts
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """Plain greedy, one request at a time, without a session."""
+        """Greedy decoding of one request at a time, without a session."""
         answers = []
         for request in requests:
             row = Row(request.prompt)

@@ -1,4 +1,4 @@
-"""Which decodings are greedy by construction, held against what their scores do."""
+"""Arms that are greedy by construction, compared with their scores."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def nodes():
 
 
 def arms():
-    """Every strategy that can be built with what it needs, the neutral ones too."""
+    """Every strategy, and those with neutral parameters."""
     for node in nodes():
         try:
             arm = parse_arm(node)

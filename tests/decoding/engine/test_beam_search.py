@@ -1,4 +1,4 @@
-"""AnswerBeams against a search through every answer there is, against greedy, and beside other arms."""
+"""Beam search compared with an exhaustive search and with greedy decoding, alone and among other arms."""
 
 from collections.abc import Iterator
 
@@ -35,7 +35,7 @@ def test_one_beam_is_greedy_decoding(name: str) -> None:
 
 
 def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[float, tuple[int, ...]]]:
-    """All answers of at most so many tokens, with their final scores; nothing is cut short."""
+    """All answers of at most so many tokens, with their final scores."""
     assert isinstance(arm.sampler, Beam)
     branches, power = probe_branches(model, arm.strategy, question), arm.sampler.length_penalty
     open_ = [(0.0, list[int]())]
@@ -56,7 +56,7 @@ def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("node", ["beam", {"name": "vcd", "beta": 0.05, "alpha": 2.0}, "adacad", "dola"], ids=str)
 def test_many_beams_find_the_best_answer(node: object, penalty: float) -> None:
-    """4 tokens, answers of up to 3: 64 beams hold every hypothesis."""
+    """4 tokens, answers of up to 3: 64 beams contain every hypothesis."""
     model, arm = Toy(vocabulary=4, stop_bias=0.5), Arm(parse_arm(node).strategy, Beam(64, penalty))
     questions = [prompt(i, shots=i % 2) for i in range(5)]
     answers = tokens_of(run_requests(model, [DecodingRequest(p, arm, max_new_tokens=3) for p in questions]))

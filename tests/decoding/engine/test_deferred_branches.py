@@ -1,4 +1,4 @@
-"""Contrasts read late: the same answers as beside the reference from the start, for less, and each saving counted."""
+"""Deferred branches give the answers of eager ones with less work, and the counters record the savings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ SAMPLERS: dict[str, Sampler] = {"greedy": Greedy(), "sampled": Sampling(1.3, top
 
 
 class Sharp(Toy):
-    """Surer of its tokens, so that about half of the steps leave one survivor. opens: the prompts of each call."""
+    """A confident model: about half of the steps leave one surviving token. opens: the prompts of each call."""
 
     def __init__(self, sharpness: float = 3.0, stop_bias: float = 0.5) -> None:
         super().__init__(stop_bias=stop_bias)
@@ -85,7 +85,7 @@ def test_rows_that_the_reference_decides_do_not_depend_on_other_branches(name: s
 
 
 def needing(model: Toy, requests: list[DecodingRequest]) -> list[bool]:
-    """Whether an answer has a step with two survivors, found by reading each anew, one at a time."""
+    """Whether each answer has a step with two surviving tokens, by a plain loop."""
     needs_contrast = []
     for request in requests:
         tokens, (original, noised), needs = list[int](), request.arm.strategy.branches(request.prompt), False
@@ -125,7 +125,7 @@ def test_contrasts_are_prefilled_only_for_answers_that_need_them(sharpness: floa
 def test_lazy_branches_are_prefilled_together_and_read_the_answer_in_one_forward_pass() -> None:
     @dataclass(frozen=True)
     class From(Strategy):
-        """Two survivors from the third step on."""
+        """Leaves two surviving tokens from the third step on."""
 
         def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
             return prompt, prompt.edit(Blank())

@@ -182,7 +182,7 @@ def test_an_error_of_a_users_model_is_reported_and_an_error_of_ours_is_raised() 
 
 @dataclass(frozen=True)
 class Describes(Strategy):
-    """Reads the prompt with its own description of it, generated first, behind."""
+    """Appends the description of the prompt, which is generated first, to the prompt."""
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
         questions = [replace(p, turns=(*p.turns, Turn("user", (Part("Describe it."),)))) for p in prompts]

@@ -21,7 +21,7 @@ OPTIONS = ((3,), (4, 5), (4, 6, 7), (8, 9))
 
 
 def slow(model: Toy, strategy: Strategy, number: int, options: tuple[tuple[int, ...], ...]) -> list[list[float]]:
-    """Each branch reads each option anew, one token at a time; masks and sums by hand."""
+    """Scores by a plain loop: each branch reads each option token by token."""
     scores = []
     for option in options:
         row = []
@@ -68,7 +68,7 @@ def test_options_of_one_token_need_no_forward_pass() -> None:
 
 
 def test_masked_options_rank_last_in_the_order_of_the_reference() -> None:
-    """beta = 1 leaves the best token alone."""
+    """beta = 1 leaves only the best token."""
     model = Toy()
     order = model.open([prompt(1)]).logits[0].argsort(descending=True).tolist()
     options = tuple(f"w{token}" for token in order)

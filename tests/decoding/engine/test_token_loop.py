@@ -53,7 +53,7 @@ def test_vcd_equals_an_independent_plain_loop(method: VCD) -> None:
 
 
 def test_the_end_is_decided_on_the_combined_token() -> None:
-    """The reference wants to stop and the contrast does not, and the other way round."""
+    """The reference stops and the contrast branch does not, and vice versa."""
 
     @dataclass(frozen=True)
     class Second(Strategy):

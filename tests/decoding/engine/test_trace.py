@@ -1,4 +1,4 @@
-"""What a trace keeps, against figures computed anew from the logits of each branch."""
+"""Step traces compared with values computed from the logits of each branch."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def answers(model: Any, arm: Any, prompts: Sequence[Prompt], top: int = TOP, new
 
 
 def reread(model: Any, branch: Prompt, tokens: Sequence[int]) -> np.ndarray:
-    """The branch's logits after some tokens, read on its own from the start, in float64."""
+    """The logits of a branch after some tokens, from a forward pass over the whole text, in float64."""
     session = model.open([branch])
     if tokens:
         session.extend([list(tokens)])
@@ -53,7 +53,7 @@ def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Generation, close: float) -> None:
-    """VCD's own arithmetic, written out."""
+    """The formula of VCD, written out."""
     method: Any = parse_arm(arm).strategy
     steps, tokens = answer.steps, list(answer.tokens)
     ended = [*tokens, *([min(model.stop_tokens)] if answer.finish == "stop" else [])]
@@ -136,7 +136,7 @@ def random_logits(branches: int, rows: int = 3, size: int = 50) -> Tensor:
 
 
 def test_varying_weights_are_fitted_from_the_step() -> None:
-    """AdaCAD: (1 + a) z - a z', a the Jensen-Shannon divergence of the two at this very step."""
+    """AdaCAD: (1 + a) z - a z', a: the Jensen-Shannon divergence at this step."""
     z = random_logits(2)
     method = parse_arm("adacad").strategy
     fitted_weights = step_weights(method, z, 0, [InitialStepState()] * 3)

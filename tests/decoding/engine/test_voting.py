@@ -52,7 +52,7 @@ def test_a_failed_sample_fails_the_vote() -> None:
 
 
 def test_self_consistency_votes_over_samples_with_their_own_streams() -> None:
-    """The samples are those of the arm `sampling` under the streams that the docs name."""
+    """The samples equal those of the arm `sampling` with the documented streams."""
     model, sampled = Toy(vocabulary=5), parse_arm({"name": "sampling", "temperature": 0.7})
     arm = parse_arm({"name": "self_consistency", "samples": 3})
     requests = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
