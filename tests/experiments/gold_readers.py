@@ -1,4 +1,4 @@
-"""An orderer and transform that says whether it was shown the gold."""
+"""An orderer and transform that marks whether its query has the gold."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -13,8 +13,8 @@ class Blind:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def order(self, context: Context) -> Context:
-        told = f"saw {type(context.query).__name__}" + (", saw the gold" if hasattr(context.query, "answers") else "")
-        return replace(context, provenance=(*context.provenance, told))
+        mark = f"saw {type(context.query).__name__}" + (", saw the gold" if hasattr(context.query, "answers") else "")
+        return replace(context, provenance=(*context.provenance, mark))
 
     transform = order
 

@@ -54,22 +54,22 @@ def test_fewer_demonstrations_than_shots_are_refused_as_in_a_run(shapes: str, tm
 
 def test_one_prompt_is_answered_by_several_decodings(shapes: str, toy: str) -> None:
     prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
-    said = answer(icl.load_model(toy), prompt, ["greedy", {"name": "vcd", "alpha": 0}])
-    assert list(said) == ["greedy", "vcd(alpha=0)"]
-    assert len({generation.text for generation in said.values()}) == 1
+    generations = answer(icl.load_model(toy), prompt, ["greedy", {"name": "vcd", "alpha": 0}])
+    assert list(generations) == ["greedy", "vcd(alpha=0)"]
+    assert len({generation.text for generation in generations.values()}) == 1
     with pytest.raises(PlanError, match="decoding 'vcd' needs next-token logits"):
         answer(icl.load_model("fake-gold"), prompt, "vcd")
 
 
 @dataclass(frozen=True)
-class Talker(FakeModel):
+class ImageCounter(FakeModel):
     def answer_to(self, request: Request) -> str:
         return f"{len(request.prompt.images)} images"
 
 
-def test_a_model_that_only_answers_is_asked_for_the_prompt_and_nothing_else(shapes: str) -> None:
+def test_a_model_that_only_answers_gets_the_prompt_and_nothing_else(shapes: str) -> None:
     prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
-    assert answer(Talker(), prompt)["greedy"].text == "3 images"
+    assert answer(ImageCounter(), prompt)["greedy"].text == "3 images"
     with pytest.raises(PlanError, match="reads demos beside a prompt"):
         answer(icl.load_model("fake-vote"), prompt)
 
@@ -106,12 +106,12 @@ def test_arms_are_compared_as_the_config_says_or_as_asked(mapping: Any, tmp_path
     assert len(run.compare(to={"shots": 2})) == 1
 
 
-def test_cells_are_told_with_what_is_finished(mapping: Any, tmp_path: Path) -> None:
+def test_cells_have_counts_of_finished_and_failed_samples(mapping: Any, tmp_path: Path) -> None:
     cells = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True).cells()
     assert (list(cells["shots"]), list(cells["finished"]), list(cells["failed"])) == ([0, 2], [6, 6], [0, 0])
 
 
-def test_a_folder_without_a_run_is_told_with_the_nearest(mapping: Any, tmp_path: Path) -> None:
+def test_the_error_about_a_folder_without_a_run_suggests_the_nearest(mapping: Any, tmp_path: Path) -> None:
     icl.run(mapping(name="contrast"), runs=tmp_path, quiet=True)
     with pytest.raises(StoreError, match=r"is not a run directory \(no run.json\). Did you mean 'contrast'?"):
         icl.load_run(tmp_path / "contrst")
@@ -120,12 +120,12 @@ def test_a_folder_without_a_run_is_told_with_the_nearest(mapping: Any, tmp_path:
 @pytest.mark.parametrize("file", ["run.json", "cells/{}/0.jsonl", "cells/{}/cell.json"])
 def test_a_file_of_a_run_names_the_run(mapping: Any, tmp_path: Path, file: str) -> None:
     run = icl.run(mapping(name="contrast"), runs=tmp_path, quiet=True)
-    found = icl.load_run(run.path / file.format(run.info["cells"][0]))
-    assert found.path == run.path
-    assert len(found.samples()) == 6
+    run_of_file = icl.load_run(run.path / file.format(run.info["cells"][0]))
+    assert run_of_file.path == run.path
+    assert len(run_of_file.samples()) == 6
 
 
-def test_what_is_no_run_is_told_with_what_to_give(mapping: Any, tmp_path: Path) -> None:
+def test_the_error_about_a_path_that_is_no_run_says_what_to_give(mapping: Any, tmp_path: Path) -> None:
     icl.run(mapping(name="contrast"), runs=tmp_path / "runs", quiet=True)
     with pytest.raises(StoreError, match=r"runs holds runs and is none itself: contrast. Give one of them.$"):
         icl.load_run(tmp_path / "runs")
@@ -137,6 +137,6 @@ def test_what_is_no_run_is_told_with_what_to_give(mapping: Any, tmp_path: Path) 
         icl.load_run(tmp_path).samples()
 
 
-def test_an_unknown_component_is_told(shapes: str) -> None:
+def test_an_unknown_component_is_an_error(shapes: str) -> None:
     with pytest.raises(ConfigError, match=r"no retriever named 'knm'. Did you mean 'knn'?"):
         icl.retrieve("knm", icl.load_task(shapes), "q-0000")

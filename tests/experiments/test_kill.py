@@ -27,13 +27,13 @@ def start(config: Path, runs: Path) -> "subprocess.Popen[str]":
 
 
 def samples(runs: Path) -> dict[tuple[str, str], Any]:
-    found: dict[tuple[str, str], Any] = {}
+    by_key: dict[tuple[str, str], Any] = {}
     for path in (runs / "slow" / "cells").glob("*/*.jsonl"):
         for line in path.read_text().splitlines():
-            told = json.loads(line)
-            assert (told["cell"], told["query"]) not in found, "a sample is there twice"
-            found[told["cell"], told["query"]] = told
-    return found
+            sample = json.loads(line)
+            assert (sample["cell"], sample["query"]) not in by_key, "a sample is there twice"
+            by_key[sample["cell"], sample["query"]] = sample
+    return by_key
 
 
 def lines(runs: Path) -> int:

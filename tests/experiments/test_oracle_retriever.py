@@ -45,5 +45,5 @@ def test_each_sample_of_an_oracle_is_marked_and_the_audit_counts_it(mapping: Any
     assert set(frame[marked]["retriever"]) == {"Knowing"}
     assert marked.sum() == (frame["retriever"] == "Knowing").sum() > 0
     assert set(frame[marked]["shots"]) == {2}
-    told = leakage.analyze(view_run(done)).set_index("retriever")["gold"]
-    assert (told["random"], told["Knowing"]) == (0, marked.sum())
+    num_gold = leakage.analyze(view_run(done)).set_index("retriever")["gold"]
+    assert (num_gold["random"], num_gold["Knowing"]) == (0, marked.sum())

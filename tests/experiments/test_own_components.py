@@ -90,11 +90,11 @@ def test_components_beside_the_file_run_in_a_grid(study: Path, tmp_path: Path) -
     frame = load_run(tmp_path / "own").samples()
     own = frame[frame["retriever"] == "LastOnes"]
     assert [demo[0] for demo in own.iloc[0]["demos"]] == ["p-0008", "p-0007"]
-    said = own.groupby("decoding")["output"].agg(list)
-    labels = [label for label in said.index if label != "greedy"]
+    outputs = own.groupby("decoding")["output"].agg(list)
+    labels = [label for label in outputs.index if label != "greedy"]
     assert len(labels) == 2
     off, on = sorted(labels, key=lambda label: "4" in label)
-    assert said["greedy"] == said[off] != said[on]
+    assert outputs["greedy"] == outputs[off] != outputs[on]
 
 
 def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_the_public_checks_run_on_them(
     monkeypatch.chdir(study.parent)
     assert main(["check", "last_ones.py:LastOnes"]) == 0
     assert main(["check", "strategy", "blind.py:Blind", "alpha=0.5"]) == 0
-    told = capsys.readouterr().out
-    assert "retriever 'last_ones.py:LastOnes' keeps what every retriever must keep." in told
-    assert "2 branches, no mask, weights 1.5, -0.5 (sum 1)" in told
+    out = capsys.readouterr().out
+    assert "retriever 'last_ones.py:LastOnes' keeps what every retriever must keep." in out
+    assert "2 branches, no mask, weights 1.5, -0.5 (sum 1)" in out
 
 
 def test_an_edit_beside_the_file_is_a_shift_of_any_task(

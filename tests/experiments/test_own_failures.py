@@ -122,8 +122,8 @@ def parts(tmp_path: Path) -> Path:
 @pytest.fixture
 def ran(tmp_path: Path, parts: Path, yaml_file: Callable[..., Path], capsys: Any) -> Callable[..., tuple[int, str]]:
     def make(*words: str, **keys: str) -> tuple[int, str]:
-        told = {"model": "TOY", "shots": "2", **keys}
-        lines = "".join(f"{key}: {value}\n" for key, value in told.items())
+        config = {"model": "TOY", "shots": "2", **keys}
+        lines = "".join(f"{key}: {value}\n" for key, value in config.items())
         file = yaml_file(f"name: own\ntask: SHAPES\n{lines}".replace("parts.py", str(parts)))
         status = main(["run", str(file), "--runs", str(tmp_path / "runs"), "--quiet", *words])
         return status, capsys.readouterr().err
@@ -154,18 +154,18 @@ def test_an_exception_fails_its_own_sample_with_file_line_and_error(
     parts = tmp_path / "parts.py"
     node = f"'parts.py:{name}'"
     status, _ = ran(**{key: f"[{node}]" if key == "transforms" else node})
-    told = failed(tmp_path)
+    reasons = failed(tmp_path)
     assert status == 1
-    assert list(told) == ["q-0001"]
-    line = told["q-0001"].partition("line ")[2].partition(")")[0]
-    assert told["q-0001"] == f"{where} ({parts}, line {line}) failed: KeyError: 'answer'."
+    assert list(reasons) == ["q-0001"]
+    line = reasons["q-0001"].partition("line ")[2].partition(")")[0]
+    assert reasons["q-0001"] == f"{where} ({parts}, line {line}) failed: KeyError: 'answer'."
     assert PARTS.splitlines()[int(line) - 1].endswith("# here")
     log = (tmp_path / "runs" / "own" / "errors.log").read_text()
     assert log.count("Traceback (most recent call last)") >= 1
     assert "# here" in log
 
 
-def test_what_cannot_be_used_is_told_of_the_component_that_gave_it(ran: Any, tmp_path: Path) -> None:
+def test_an_unusable_result_names_the_component_that_returned_it(ran: Any, tmp_path: Path) -> None:
     assert ran(composer="'parts.py:Nothing'")[0] == 1
     assert list(failed(tmp_path).items()) == [
         (
@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_told_of_the_component_that_gave_it(ran: Any, tmp
     ]
 
 
-def test_a_demonstration_that_is_given_twice_is_no_few_shot_result(ran: Any, tmp_path: Path) -> None:
+def test_a_demonstration_that_is_retrieved_twice_fails_its_sample(ran: Any, tmp_path: Path) -> None:
     assert ran(retriever="'parts.py:Twice'")[0] == 1
     assert set(failed(tmp_path).values()) == {
         "retriever Twice gave 'p-0000' twice. It gives every demonstration once (icl check retriever …)."
@@ -198,7 +198,7 @@ def test_debug_shows_tracebacks_as_they_come(ran: Any, tmp_path: Path) -> None:
     assert '{}["answer"]  # here' in err
 
 
-def test_what_is_ours_keeps_its_traceback(ran: Any, monkeypatch: Any) -> None:
+def test_a_defect_of_the_toolkit_keeps_its_traceback(ran: Any, monkeypatch: Any) -> None:
     import experiments.running.recorder
 
     def defect(*_: Any) -> None:
@@ -210,7 +210,7 @@ def test_what_is_ours_keeps_its_traceback(ran: Any, monkeypatch: Any) -> None:
         ran()
 
 
-def test_a_task_of_one_s_own_that_cannot_be_read_is_told_before_anything_runs(
+def test_a_users_task_that_cannot_be_read_is_an_error_before_anything_runs(
     tmp_path: Path, yaml_file: Callable[..., Path], capsys: Any
 ) -> None:
     task = tmp_path / "task.py"

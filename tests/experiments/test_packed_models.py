@@ -21,7 +21,7 @@ import packed
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The shipped model beside itself in 4 bits, and no word of which is which."""
+    """The shipped model and the same model in 4 bits. The config does not say which is which."""
     few, _ = packed.made(SHIPPED["tiny"], tmp_path_factory.mktemp("packed"), "gptq")
     return {
         "name": "few",
@@ -34,21 +34,21 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def test_the_plan_says_which_checkpoint_comes_quantized(config: dict[str, object]) -> None:
-    (told,) = grid_warnings(expand(load_config(config)))
-    assert "model 'gptq': its checkpoint comes quantized (gptq); the weights stay packed" in told
+    (warning,) = grid_warnings(expand(load_config(config)))
+    assert "model 'gptq': its checkpoint comes quantized (gptq); the weights stay packed" in warning
 
 
-def test_the_analysis_and_the_report_hold_it_against_the_one_that_is_not(
+def test_the_analysis_and_the_report_compare_it_with_the_unquantized_model(
     config: dict[str, object], tmp_path: Path
 ) -> None:
-    seen = view_run(run(config, runs=tmp_path, quiet=True))
-    assert quantization.precisions(seen) == {"tiny": "none", "gptq": "gptq"}
-    told = quantization_section(seen)
-    assert told is not None
-    assert (told.whole, told.refused) == ("tiny", "")
-    found = quantization.analyze(seen).set_index("model")
-    assert 0 < found.loc["gptq", "kl"] <= found.loc["gptq", "kl_max"]
-    assert found.loc["gptq", "weights_mib"] < 0.65 * found.loc["tiny", "weights_mib"]
+    view = view_run(run(config, runs=tmp_path, quiet=True))
+    assert quantization.precisions(view) == {"tiny": "none", "gptq": "gptq"}
+    section = quantization_section(view)
+    assert section is not None
+    assert (section.whole, section.refused) == ("tiny", "")
+    table = quantization.analyze(view).set_index("model")
+    assert 0 < table.loc["gptq", "kl"] <= table.loc["gptq", "kl_max"]
+    assert table.loc["gptq", "weights_mib"] < 0.65 * table.loc["tiny", "weights_mib"]
 
 
 def test_a_checkpoint_that_is_not_here_says_nothing(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def test_all_arms_together_answer_as_each_alone(config: dict[str, Any], tmp_path
     for decoding in GRID["decoding"]:
         alone = {**config, "name": f"alone-{decoding}", "grid": {**GRID, "decoding": [decoding]}}
         run(load_config(alone), tmp_path)
-        found = outputs(tmp_path / f"alone-{decoding}")
-        assert found == {key: said for key, said in together.items() if key[2] == decoding}
+        own = outputs(tmp_path / f"alone-{decoding}")
+        assert own == {key: output for key, output in together.items() if key[2] == decoding}
 
 
 def test_a_run_with_holes_is_filled_as_in_one_go(config: dict[str, Any], tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_a_run_with_holes_is_filled_as_in_one_go(config: dict[str, Any], tmp_pat
 
 def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[str, Any], tmp_path: Path) -> None:
     run(load_config(config), tmp_path)
-    told = Store(tmp_path / "t").read_run() or {}
-    counters = told["sessions"][-1]["counters"]
+    info = Store(tmp_path / "t").read_run() or {}
+    counters = info["sessions"][-1]["counters"]
     frame = load_run(tmp_path / "t").samples()
     plain = {digest for digests in frame["images"] for digest in digests}
     prompts = frame["prompt_digest"].nunique()

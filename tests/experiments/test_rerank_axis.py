@@ -26,20 +26,20 @@ def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mappi
     frame = done.samples()
     counts = frame.groupby(["retriever", "rerankers"]).size().to_dict()
     assert counts == {(r, k): 6 for r in ("random", "balanced") for k in ("none", "label_balance")}
-    shown = frame[frame["rerankers"] != "none"].groupby("retriever")["demos"].agg(str)
-    assert shown["random"] != shown["balanced"]
+    demos = frame[frame["rerankers"] != "none"].groupby("retriever")["demos"].agg(str)
+    assert demos["random"] != demos["balanced"]
     assert set(done.compare()["retriever"]) == {"random", "balanced"}
     votes = [row for table in task_tables(view_run(done)) for row in table.rows if row.baseline]
     assert len(votes) == 4
 
 
 def test_the_axis_does_what_the_retriever_reranked_does(mapping: Any, tmp_path: Path) -> None:
-    inside = {"name": "reranked", "of": "random", "rerankers": ["label_balance"]}
-    one, other = (
+    node = {"name": "reranked", "of": "random", "rerankers": ["label_balance"]}
+    axis, inside = (
         run(mapping(name=name, **keys), runs=tmp_path, quiet=True).samples()
-        for name, keys in (("axis", {"rerankers": ["label_balance"]}), ("inside", {"retriever": inside}))
+        for name, keys in (("axis", {"rerankers": ["label_balance"]}), ("inside", {"retriever": node}))
     )
-    assert one["demos"].tolist() == other["demos"].tolist()
+    assert axis["demos"].tolist() == inside["demos"].tolist()
 
 
 def test_without_rerankers_a_cell_has_the_digest_that_it_had(mapping: Any) -> None:
@@ -63,9 +63,14 @@ def test_candidates_are_an_axis_and_decide_what_the_rerankers_see(mapping: Any, 
     keys = {"retriever": "balanced", "shots": 3, "rerankers": ["label_balance"], "grid": {"rerank_candidates": [3, 9]}}
     frame = run(mapping(**keys), runs=tmp_path, quiet=True).samples()
     plain = run(mapping(name="plain", retriever="balanced", shots=3), runs=tmp_path, quiet=True).samples()
-    told = {str(n): rows.sort_values("query")["demos"].tolist() for n, rows in frame.groupby("rerank_candidates")}
-    assert set(told) == {"3", "9"}
-    ids = [[{one[0] for one in demos} for demos in rows] for rows in (told["3"], plain.sort_values("query")["demos"])]
+    by_candidates = {
+        str(n): rows.sort_values("query")["demos"].tolist() for n, rows in frame.groupby("rerank_candidates")
+    }
+    assert set(by_candidates) == {"3", "9"}
+    ids = [
+        [{demo[0] for demo in demos} for demos in rows]
+        for rows in (by_candidates["3"], plain.sort_values("query")["demos"])
+    ]
     assert ids[0] == ids[1]
 
 
@@ -85,7 +90,7 @@ def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any
 
 
 @pytest.mark.parametrize(
-    ("keys", "says"),
+    ("keys", "message"),
     [
         (
             {"rerank_candidates": 0},
@@ -105,8 +110,8 @@ def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any
         ({"grid": {"rerankers.balance": [0.5]}}, "rerankers is a list, and no axis reaches into its parts"),
     ],
 )
-def test_candidates_that_cannot_be_are_said(keys: dict[str, Any], says: str, mapping: Any) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_candidates_are_an_error(keys: dict[str, Any], message: str, mapping: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
         _checked(mapping(**{"rerankers": ["label_balance"], **keys}))
 
 
@@ -119,19 +124,19 @@ def _checked(config: dict[str, Any]) -> None:
 def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None:
     axes = {"retriever": ["random", "balanced"], "rerankers": [[], ["label_balance"]]}
     hole = {"retriever": "random", "rerankers": ["label_balance"]}
-    told = [(c.labels["retriever"], c.labels["rerankers"]) for c in _cells(mapping(grid=axes, exclude=[hole]))]
-    assert told == [("random", "none"), ("balanced", "none"), ("balanced", "label_balance")]
+    labels = [(c.labels["retriever"], c.labels["rerankers"]) for c in _cells(mapping(grid=axes, exclude=[hole]))]
+    assert labels == [("random", "none"), ("balanced", "none"), ("balanced", "label_balance")]
 
 
 @pytest.mark.parametrize(
-    ("node", "says"),
+    ("node", "message"),
     [
         ("label_balance", "rerankers is a list of components, applied in turn, or none, not 'label_balance'"),
         (["label_balanc"], r"rerankers\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
     ],
 )
-def test_a_wrong_list_is_said(node: Any, says: str, mapping: Any) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_a_wrong_list_is_an_error(node: Any, message: str, mapping: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
         _cells(mapping(rerankers=node))
 
 

@@ -23,63 +23,63 @@ ANALYSES = {
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_an_experiment_runs_and_each_of_its_analyses_speaks(name: str, tmp_path: Path) -> None:
+def test_an_experiment_runs_and_each_of_its_analyses_has_rows(name: str, tmp_path: Path) -> None:
     task: Any = {"name": "binding", "ways": 2, "queries": 3}
     less = {"model": "fake-vote", "seeds": [0], "grid.task": [task], "grid.retriever": ["random"]}
-    seen = view_run(run(CONFIGS / f"{name}.yaml", less, tmp_path, quiet=True))
-    assert not seen.failed
-    for one in ANALYSES[name]:
-        assert len(find_analysis(one)(seen)), one
-    assert find_analysis("leakage")(seen)[["itself", "image", "twice"]].to_numpy().sum() == 0
+    view = view_run(run(CONFIGS / f"{name}.yaml", less, tmp_path, quiet=True))
+    assert not view.failed
+    for analysis in ANALYSES[name]:
+        assert len(find_analysis(analysis)(view)), analysis
+    assert find_analysis("leakage")(view)[["itself", "image", "twice"]].to_numpy().sum() == 0
 
 
-def test_the_experiment_on_conflict_tells_who_is_misled(tmp_path: Path) -> None:
+def test_the_experiment_on_conflict_measures_misled_answers(tmp_path: Path) -> None:
     less = {"model": {"name": "fake-gold", "accuracy": 1.0}, "grid.decoding": ["greedy"], "grid.shots": [0]}
     tasks: Any = [{"name": "conflict", "against": against, "queries": 6} for against in ("none", "printed")]
-    seen = view_run(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
-    assert not seen.failed
-    assert seen.frame["recognized_accuracy"].mean() == 1
-    assert seen.frame["misled_rate"].dropna().eq(0).all()
-    assert list(find_analysis("conflict")(seen)["both"]) == [1, 1]
+    view = view_run(run(CONFIGS / "conflict.yaml", {**less, "grid.task": tasks}, tmp_path, quiet=True))
+    assert not view.failed
+    assert view.frame["recognized_accuracy"].mean() == 1
+    assert view.frame["misled_rate"].dropna().eq(0).all()
+    assert list(find_analysis("conflict")(view)["both"]) == [1, 1]
 
 
-def test_each_of_the_twenty_settings_stands_against_the_control(tmp_path: Path) -> None:
+def test_each_of_the_twenty_settings_is_compared_with_the_control(tmp_path: Path) -> None:
     less = {"model": "fake-vote", "seeds": [0], "task.of": {"name": "binding", "ways": 4, "concepts": 8, "queries": 2}}
-    seen = view_run(run(CONFIGS / "mm_icl_factors.yaml", less, tmp_path, quiet=True))
-    assert not seen.failed
-    assert seen.frame["cell"].nunique() == 20
-    assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 19
+    view = view_run(run(CONFIGS / "mm_icl_factors.yaml", less, tmp_path, quiet=True))
+    assert not view.failed
+    assert view.frame["cell"].nunique() == 20
+    assert len(compare(view.scores, view.to or {}, "lenient", axes=view.axes)) == 19
 
 
-def test_the_experiment_on_shifts_asks_no_source_of_a_pool_that_has_none(tmp_path: Path) -> None:
+def test_the_experiment_on_shifts_uses_no_source_of_a_pool_that_has_none(tmp_path: Path) -> None:
     of = {"name": "binding", "ways": 4, "concepts": 8, "queries": 2}
     tasks: Any = [{"name": "corrupted", "of": of, "by": "noise", "where": where} for where in ("query", "all")]
     less = {"model": "fake-vote", "seeds": [0], "grid.task": tasks, "grid.shots": [0, 3]}
-    seen = view_run(run(CONFIGS / "distribution_shift.yaml", less, tmp_path, quiet=True))
-    assert not seen.failed
-    assert seen.frame[seen.frame["shots"] == 3].groupby("task")["retriever"].nunique().tolist() == [4, 2]
+    view = view_run(run(CONFIGS / "distribution_shift.yaml", less, tmp_path, quiet=True))
+    assert not view.failed
+    assert view.frame[view.frame["shots"] == 3].groupby("task")["retriever"].nunique().tolist() == [4, 2]
 
 
-def test_each_setting_that_asks_the_model_stands_against_the_control(tmp_path: Path) -> None:
+def test_each_setting_that_calls_the_model_is_compared_with_the_control(tmp_path: Path) -> None:
     less = {"seeds": [0], "grid.task": [{"name": "binding", "ways": 4, "queries": 2}]}
-    seen = view_run(run(CONFIGS / "asking.yaml", less, tmp_path, quiet=True))
-    assert not seen.failed
-    assert seen.frame["cell"].nunique() == 16
-    assert len(compare(seen.scores, seen.to or {}, "lenient", axes=seen.axes)) == 15
-    oracle = find_analysis("leakage")(seen)
+    view = view_run(run(CONFIGS / "asking.yaml", less, tmp_path, quiet=True))
+    assert not view.failed
+    assert view.frame["cell"].nunique() == 16
+    assert len(compare(view.scores, view.to or {}, "lenient", axes=view.axes)) == 15
+    oracle = find_analysis("leakage")(view)
     assert oracle[oracle["gold"] > 0]["retriever"].str.contains("gold").all()
 
 
 def test_the_cells_of_the_quickstart_keep_their_digests() -> None:
     """A run of yesterday is gone on with today. On a fake: a checkpoint's own digest follows its weights."""
     cells = expand(load_config(CONFIGS / "quickstart.yaml", ["model=fake-copy"])).cells
-    told = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()
-    assert (len(cells), cells[0].digest, told[:16]) == (168, "5d20c5d3fde8072d", "e40c35f41c184735")
+    digest = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()
+    assert (len(cells), cells[0].digest, digest[:16]) == (168, "5d20c5d3fde8072d", "e40c35f41c184735")
 
 
-def test_the_experiment_on_what_answers_hang_on_speaks_in_each_of_its_analyses(tmp_path: Path) -> None:
+def test_each_analysis_of_the_experiment_on_answers_has_rows(tmp_path: Path) -> None:
     less = {"model": "fake-vote", "seeds": [0], "grid.task": [{"name": "binding", "ways": 4, "queries": 3}]}
-    seen = view_run(run(CONFIGS / "answers.yaml", less, tmp_path, quiet=True))
-    assert not seen.failed
-    for one in ("modality_importance", "option_shift", "disruption", "calibration"):
-        assert len(find_analysis(one)(seen)), one
+    view = view_run(run(CONFIGS / "answers.yaml", less, tmp_path, quiet=True))
+    assert not view.failed
+    for analysis in ("modality_importance", "option_shift", "disruption", "calibration"):
+        assert len(find_analysis(analysis)(view)), analysis

@@ -24,20 +24,20 @@ def test_an_exclude_matches_a_list_of_transforms_by_name(mapping: Any, tmp_path:
     assert set(frame[frame["shots"] == 2]["transforms"]) == {"none", "questions", "images"}
 
 
-def test_one_transform_is_told_apart_by_its_parameter(mapping: Any, tmp_path: Path) -> None:
+def test_labels_of_one_transform_have_its_parameter(mapping: Any, tmp_path: Path) -> None:
     axes = {"transforms": [[{"name": "images", "how": how}] for how in ("blank", "noise")]}
     frame = run(mapping(grid=axes), runs=tmp_path, quiet=True).samples()
     assert set(frame["transforms"]) == {"images(how=blank)", "images(how=noise)"}
 
 
 @pytest.mark.parametrize("kind", ["order", "transforms"])
-def test_the_gold_is_shown_to_who_declares_the_need_and_to_no_other(kind: str, mapping: Any, tmp_path: Path) -> None:
+def test_only_components_that_need_the_gold_get_it(kind: str, mapping: Any, tmp_path: Path) -> None:
     def ran(name: str) -> Any:
         node = f"{Path(__file__).parent / 'gold_readers.py'}:{name}"
         config = mapping(name=name, **{kind: node if kind == "order" else [node]})
         return run(config, runs=tmp_path, quiet=True).samples()
 
     assert all(marks == ["saw Query"] for marks in ran("Blind")["marks"])
-    seen = ran("Oracle")
-    assert all(marks == ["saw Example, saw the gold"] for marks in seen["marks"])
-    assert seen["failed"].isna().all()
+    frame = ran("Oracle")
+    assert all(marks == ["saw Example, saw the gold"] for marks in frame["marks"])
+    assert frame["failed"].isna().all()

@@ -23,16 +23,18 @@ def test_they_run_on_a_model_with_sessions(keys: dict[str, Any], tmp_path: Path)
     assert frame["demos"].map(len).tolist() == [2, 2]
 
 
-def test_the_first_guess_is_the_shipped_model_s_own() -> None:
-    """`sqa` looks for the question with what the model says to the bare query; a knn by that text finds the same."""
+def test_the_first_answer_is_that_of_the_shipped_model() -> None:
+    """`sqa` searches by the question and the model's answer to the query alone. A knn by that text has equal scores."""
     task, model = load_task(**TASK), load_model(**TINY)
     query = task.queries[0]
-    (said,) = answers(model, [demo_prompt(query.query, [], StreamKey(0, query.id))], 16)
-    assert said
-    found = retrieve("sqa", task, query, shots=3, model=model)
+    (caption,) = answers(model, [demo_prompt(query.query, [], StreamKey(0, query.id))], 16)
+    assert caption
+    context = retrieve("sqa", task, query, shots=3, model=model)
     pool = task.pool(query.id)
-    texts = Encoder().embed_texts([f"{query.question} {said}", *(f"{e.question} {e.answer}" for e in pool.examples)])
+    texts = Encoder().embed_texts([f"{query.question} {caption}", *(f"{e.question} {e.answer}" for e in pool.examples)])
     scores = dict(zip((e.id for e in pool.examples), (texts[1:] @ texts[0]).tolist(), strict=True))
-    assert [demo.score for demo in found.demos] == pytest.approx([scores[d.example.id] for d in found.demos], abs=1e-4)
+    assert [demo.score for demo in context.demos] == pytest.approx(
+        [scores[d.example.id] for d in context.demos], abs=1e-4
+    )
     best = sorted((s for i, s in scores.items() if i != query.id), reverse=True)[:3]
-    assert sorted((demo.score for demo in found.demos), reverse=True) == pytest.approx(best, abs=1e-4)
+    assert sorted((demo.score for demo in context.demos), reverse=True) == pytest.approx(best, abs=1e-4)
