@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,7 +141,7 @@ def _load_module(name: str, where: str) -> Any:
 def _load_file(name: str, where: str) -> Any:
     folders = (Path.cwd(), *SEARCH_FOLDERS.get())
     candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
-    path = next((p for p in candidates if p.is_file()), None)
+    path = next((p for p in candidates if os.path.isfile(p)), None)
     if path is None:
         looked_in = ", ".join(str(p.parent) for p in candidates)
         raise ConfigError(f"{location(where)}there is no file {name} (looked in {looked_in}).")

@@ -40,6 +40,7 @@ __all__ = [
     "NestedComponent",
     "build",
     "component",
+    "component_name",
     "component_search_folder",
     "describe",
     "entries",
@@ -237,6 +238,11 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     return _validate(cls, values, f"{location(where)}{kind} '{name}'")
 
 
+def component_name(kind: str, node: Any, where: str = "") -> str:
+    """The name that a config node has. Raises ConfigError if the node is neither a name nor a mapping with one."""
+    return _parse_node(kind, node, where)[0]
+
+
 def with_article(kind: str) -> str:
     """'a task', 'an orderer'."""
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
@@ -315,7 +321,7 @@ def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: 
     """The preset's parameters, overridden by those that stand beside the key `preset`."""
     presets = getattr(cls, "presets", {})
     preset = parameters.pop("preset")
-    if preset not in presets:
+    if not isinstance(preset, str) or preset not in presets:
         available = f"Presets: {', '.join(presets)}." if presets else "It has none."
         hint = suggest("value", str(preset), presets, name)
         raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'{hint} {available}")

@@ -34,7 +34,8 @@ OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory")
 def convert_user_errors(*components: Any) -> Iterator[None]:
     """Turn an exception from user code into a ComponentError. Other exceptions pass unchanged.
 
-    ICLError and out-of-memory errors always pass.
+    ICLError and out-of-memory errors always pass. SystemExit counts as an exception: `sys.exit` in a component must not
+    end a run as if it were complete.
 
     Args:
         components: The components that are called in the block. If one of them is a user's, an exception in toolkit
@@ -44,7 +45,7 @@ def convert_user_errors(*components: Any) -> Iterator[None]:
         yield
     except (ICLError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise  # device memory: the caller may retry with a smaller batch
         if (message := error_message(error, *components)) is None:

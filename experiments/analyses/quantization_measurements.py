@@ -99,7 +99,7 @@ def main(run: Path, label: str, file: Path) -> None:
     from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
 
-    grid = expand(load_config(load_run(run).info["config"]))
+    grid = expand(load_config(load_run(run).config))
     cells = [cell for cell in grid.cells if str(cell.labels["model"]) == label]
     model: Any = cells[0].model
     if "logits" not in model.abilities:

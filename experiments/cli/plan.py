@@ -1,5 +1,6 @@
 """Show what an experiment file costs and what its arms share, without loading the model."""
 
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -38,7 +39,7 @@ def command(
         store = Store(runs / grid.config.name)
         refused, present = "", 0
         try:
-            present = load_run_state(store, grid).present if store.run_file.is_file() else 0
+            present = load_run_state(store, grid).present if os.path.isfile(store.run_file) else 0
         except StoreError as error:  # the cost under another name is still of interest
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)

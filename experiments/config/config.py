@@ -31,6 +31,9 @@ from experiments.config.yaml_document import Document, read_document
 from icl.errors import ConfigError, did_you_mean
 from icl.renamed_names import suggest
 
+MAX_NAME_LENGTH = 200
+"""A name is that of a folder, and file systems take at most 255 bytes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ExperimentKeys):
@@ -187,6 +190,8 @@ def _check_axes(document: Document, grid: Mapping[str, list[Any]], zipped: Mappi
 def _parse_name(document: Document, key: str, node: Any) -> str:
     if not isinstance(node, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", node):
         raise ConfigError(f"{document.where(key)}: {node!r} names a folder: letters, digits, '.', '_' and '-' only.")
+    if len(node) > MAX_NAME_LENGTH:
+        raise ConfigError(f"{document.where(key)}: a name has at most {MAX_NAME_LENGTH} characters, not {len(node)}.")
     return node
 
 

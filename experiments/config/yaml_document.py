@@ -24,6 +24,9 @@ KeyPath = tuple[str | int, ...]
 
 TAG = "tag:yaml.org,2002:"
 PLAIN = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
+MAX_BYTES = 10_000_000
+MAX_INTEGER_BITS = 1024
+"""No parameter takes a larger number. Python does not print numbers of more than 4,300 digits."""
 MAX_NODES = 100_000
 """The limit stops aliases of aliases, which grow exponentially. No experiment needs as many values."""
 
@@ -69,13 +72,19 @@ def format_key_path(keys: Sequence[str | int]) -> str:
 def read_document(path: Path) -> Document:
     """The document of a file. Raises ConfigError with the line of the mistake."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_BYTES:,} bytes, so it is not an experiment file.")
+        text = content.decode("utf-8")
     except FileNotFoundError as error:
         names = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         names.sort(key=lambda name: -SequenceMatcher(None, path.stem, Path(name).stem).ratio())
         siblings = f" Beside it: {', '.join(names[:5])}{', …' * (len(names) > 5)}." if names else ""
         raise ConfigError(f"there is no file {path}.{siblings}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     data, lines = parse_yaml(text, str(path))
     if data is None:
@@ -201,9 +210,12 @@ class _Builder:
 
     def _scalar(self, node: Node) -> Any:
         try:
-            return self.yaml.constructor.construct_object(node)
+            value = self.yaml.constructor.construct_object(node)
         except (ValueError, LookupError) as error:  # `!!int x`
             raise self._error(node, f"{node.value!r:.60} is no {str(node.tag).removeprefix(TAG)}") from error
+        if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+            raise self._error(node, f"{node.value[:20]}… is too large a number. Numbers have at most 308 digits")
+        return value
 
     def _error(self, node: Node, problem: str) -> ConfigError:
         return ConfigError(f"{self.name}:{node.start_mark.line + 1}: {problem}.")

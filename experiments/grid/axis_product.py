@@ -12,7 +12,7 @@ from typing import Any
 from experiments.config.config import Config
 from experiments.config.keys import COMPONENT_KINDS, LIST_AXES
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import resolve
+from icl.registry import component_name, resolve
 
 PlacedNode = tuple[Any, str]
 """A value of an axis and its place in the file."""
@@ -85,7 +85,7 @@ def _check_all_read(config: Config, read: set[str]) -> None:
                         f"whole list as a value of the axis {head}."
                     )
                 nodes = axes.get(head) or config.grid.get(head) or config.zip.get(head) or [config.base[head]]
-                names = [node if isinstance(node, str) else node.get("name", "") for node in nodes]
+                names = [component_name(COMPONENT_KINDS[head], node, config.where(head)) for node in nodes]
                 parameters = [
                     p for name in names for p in _parameters(resolve(COMPONENT_KINDS[head], name, config.where(head)))
                 ]

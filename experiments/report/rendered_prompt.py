@@ -8,6 +8,7 @@ orderer reads them. An endpoint writes its own text: there the messages that it 
 """
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -173,11 +174,11 @@ def _text_and_source(model: Model, prompt: Prompt) -> tuple[str, str]:
 
 
 def _grid(source: Path) -> Grid:
-    if not source.is_dir():
+    if not os.path.isdir(source):
         return expand(load_config(source))
     from experiments.results.loaded_run import load_run
 
-    return expand(load_config(load_run(source).info["config"]))
+    return expand(load_config(load_run(source).config))
 
 
 def _example(queries: Sequence[Example], name: str) -> Example:

@@ -1,5 +1,6 @@
 """A finished or unfinished run, read back: a frame of samples with a column an axis, a metric and a baseline."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -35,6 +36,14 @@ class Run:
     def info(self) -> dict[str, Any]:
         """run.json."""
         return Store(self.path).read_run() or {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that the run was last started with. Raises StoreError if run.json has none."""
+        config = self.info.get("config")
+        if not config:
+            raise StoreError(f"{self.path / 'run.json'} has no config. Give the experiment file instead of the run.")
+        return dict(config)
 
     def cells(self) -> "DataFrame":
         """One row a cell of the config as it was last run: digest, axes as labels, samples finished and failed."""
@@ -141,16 +150,16 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """The run of a directory, or of a file in it such as its run.json. Raises StoreError where there is none."""
     folder = Path(path)
-    if folder.is_file():
+    if os.path.isfile(folder):
         folder = next((above for above in folder.parents if (above / "run.json").is_file()), folder)
-    if (folder / "run.json").is_file():
+    if os.path.isfile(folder / "run.json"):
         return Run(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise StoreError(f"{folder} is a file and not within a run directory. Give the folder that has run.json.")
-    inside = [p.parent.name for p in folder.glob("*/run.json")]
+    inside = [p.parent.name for p in folder.glob("*/run.json")] if os.path.isdir(folder) else []
     if inside:
         raise StoreError(f"{folder} holds runs and is none itself: {', '.join(sorted(inside)[:8])}. Give one of them.")
-    others = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
+    others = [p.parent.name for p in folder.parent.glob("*/run.json")] if os.path.isdir(folder.parent) else []
     have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
     raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import StoreError
+from icl.json_text import parse_json
 from icl.types import Sample
 
 OPEN_FILES = 128
@@ -49,7 +50,12 @@ class Store:
 
     def read_run(self) -> dict[str, Any] | None:
         """What run.json says; None where there is none. Raises StoreError where it is damaged."""
-        return _read_json(self.run_file)
+        content = _read_json(self.run_file)
+        if content is not None:
+            from experiments.store.json_shapes import RunShape, check_shape
+
+            check_shape(RunShape, content, self.run_file)
+        return content
 
     def write_run(self, told: Mapping[str, Any]) -> None:
         write_json(self.run_file, told)
@@ -63,12 +69,17 @@ class Store:
         Raises:
             StoreError: The file is damaged, or version 0.1 wrote it: its keys have other names.
         """
-        content = _read_json(self.cell_folder(digest) / "cell.json")
+        path = self.cell_folder(digest) / "cell.json"
+        content = _read_json(path)
         if content is not None and KEY_OF_0_1 in content:
             raise StoreError(
                 f"{self.folder} was written by version 0.1, whose keys have other names (docs/migration.md). Run its "
                 "config again under another name."
             )
+        if content is not None:
+            from experiments.store.json_shapes import CellShape, check_shape
+
+            check_shape(CellShape, content, path)
         return content
 
     def write_cell(self, digest: str, told: Mapping[str, Any]) -> None:
@@ -235,7 +246,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StoreError: The path cannot be written.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not path.is_file():
         try:
             path.write_bytes(text.encode())
         except OSError as error:
@@ -272,14 +283,14 @@ def _write(path: Path, data: bytes, within: bool = True) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error}). Remove it to start this part again.") from error
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise StoreError(f"{path} is damaged (no mapping). Remove it to start this part again.")
-    return told
+    return content
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:

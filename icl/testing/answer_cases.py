@@ -46,6 +46,8 @@ def read_cases(path: Path) -> list[AnswerCase]:
         DataError: The file cannot be read, or a line is no case.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} cannot be read: it is no regular file.")
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error

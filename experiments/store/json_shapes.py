@@ -1,0 +1,104 @@
+"""The shapes of run.json and cell.json, checked when they are read.
+
+A file that was edited by hand, or that a newer version wrote, then raises an error that names the file and the key.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from icl.errors import StoreError
+
+Number = int | float
+Scalar = str | int | float | bool | None
+Digest = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Time = Annotated[str, AfterValidator(lambda text: datetime.fromisoformat(text) and text)]
+
+
+class _Shape(BaseModel):
+    """A mapping whose other keys may have any values."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class _Metric(_Shape):
+    name: str | None = None
+    better: str | None = None
+    run_level: bool = False
+    accuracy: bool = False
+
+
+class _Compare(_Shape):
+    to: dict[str, Any] | None = None
+    metric: str | None = None
+    correction: str | None = None
+
+
+class _ConfigNode(_Shape):
+    compare: _Compare | None = None
+
+
+class _Session(_Shape):
+    start: Time | None = None
+    end: Time | None = None
+    state: str = ""
+    counters: dict[str, Number] = {}
+    arms: dict[str, dict[str, int]] = {}
+
+
+class RunShape(_Shape):
+    """The shape of run.json."""
+
+    name: str = ""
+    file: str = ""
+    config: _ConfigNode | None = None
+    cells: list[Digest] = []
+    sizes: list[int] | None = None
+    metrics: dict[str, _Metric] = {}
+    versions: dict[str, Any] | None = None
+    sessions: list[_Session] = []
+
+
+class _Decoding(_Shape):
+    strategy: str | dict[str, Any] | None = None
+    sampler: str | dict[str, Any] | None = None
+
+
+class CellShape(_Shape):
+    """The shape of cell.json."""
+
+    seed: int | None = None
+    labels: dict[str, Scalar] = {}
+    control: bool = False
+    controls: list[str] = []
+    decoding: _Decoding | None = None
+    order: dict[str, Any] | None = None
+    transforms: list[dict[str, Any]] | None = None
+    metrics: dict[str, _Metric] = {}
+    data: dict[str, str] = {}
+    shots: int | None = None
+
+
+def check_shape(shape: type[BaseModel], content: Mapping[str, Any], path: Path) -> None:
+    """Check the content of a file.
+
+    Raises:
+        StoreError: A value has another type. The message names the file and the key.
+    """
+    try:
+        shape.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise StoreError(
+            f"{path} is damaged, or another version wrote it: {key} cannot be {_excerpt(first['input'])}. Restore the "
+            "file from a copy, or run the config again under another name."
+        ) from error
+
+
+def _excerpt(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
