@@ -1,4 +1,4 @@
-"""What a notebook calls: load a task or a model, look at demonstrations and prompts, run a grid, read it back."""
+"""The functions of a notebook: load tasks and models, retrieve demonstrations, compose prompts, run and read grids."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +20,13 @@ __all__ = ["Run", "answer", "compose", "load_model", "load_run", "load_task", "r
 
 
 def load_task(name: str, **parameters: Any) -> "Task":
-    """A task by name or path: `load_task("easy-vqa", queries=200)`. Raises ConfigError."""
+    """Loads a task by name or path: `load_task("easy-vqa", queries=200)`. Raises ConfigError."""
     task: Task = build("task", {"name": name, **parameters})
     return task
 
 
 def load_model(name: str, **parameters: Any) -> "Model":
-    """A model by name or path: `load_model("hf", path="tiny")`. Weights are read at their first use."""
+    """Loads a model by name or path: `load_model("hf", path="tiny")`. Weights are read at their first use."""
     model: Model = build("model", {"name": name, **parameters})
     return model
 
@@ -41,10 +41,19 @@ def retrieve(
     order: Any = DEFAULTS["order"],
     model: "Model | None" = None,
 ) -> Context:
-    """The query with its demonstrations in prompt order, as a run with this seed would show them.
+    """Retrieves the demonstrations of a query, in prompt order, as a run with this seed does.
 
-    retriever, order: a name, a node or a component. query: of the task, or its id. Raises PlanError for too many shots,
-    and for a retriever that gives others than it was asked for.
+    Args:
+        retriever: A name, a node or a component.
+        task: The task.
+        query: An example or a query of the task, or its id.
+        shots: The number of demonstrations.
+        seed: The seed.
+        order: A name, a node or a component.
+        model: The model, for retrievers and orderers that use it.
+
+    Raises:
+        PlanError: For too many shots, or a retriever that returns other examples than requested.
     """
     from experiments.contexts.contexts import arrange, bind_resources, check_demos
     from retrievers.base import Resources
@@ -63,7 +72,7 @@ def retrieve(
 
 
 def compose(composer: Any, context: Context) -> Prompt:
-    """The prompt that a model will see: `compose("chat", context)`."""
+    """Composes the prompt of a context: `compose("chat", context)`."""
     prompt: Prompt = build("composer", composer).compose(context)
     return prompt
 
@@ -71,10 +80,20 @@ def compose(composer: Any, context: Context) -> Prompt:
 def answer(
     model: "Model", prompt: Prompt, decoding: Any = "greedy", max_new_tokens: int = MAX_NEW_TOKENS
 ) -> dict[str, Generation]:
-    """The model's answers to one prompt: label of the decoding -> generation. decoding: a node, or a list of nodes.
+    """Answers one prompt.
 
-    Raises ConfigError for a node that is none; PlanError where the model cannot run it, reads more than a prompt (an
-    oracle, most fakes), or failed.
+    Args:
+        model: The model.
+        prompt: The prompt.
+        decoding: A node, or a list of nodes.
+        max_new_tokens: The largest number of new tokens.
+
+    Returns:
+        The generation of each decoding, by its label.
+
+    Raises:
+        ConfigError: For an invalid node.
+        PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
     from decoding.arms.arm import parse_arm
     from decoding.arms.requirements import unsupported_reason
@@ -111,9 +130,20 @@ def run(
     fork: bool = False,
     **keys: Any,
 ) -> Run:
-    """Runs a config (a YAML file or a mapping) and reads it back: `run("x.yaml", shots=4, **{"grid.shots": [0, 4]})`.
+    """Runs a config and loads the run: `run("x.yaml", shots=4, **{"grid.shots": [0, 4]})`.
 
-    What is done already is not done again. Raises ICLError; a sample that fails is in the frame with its reason.
+    Results of an earlier run are reused. A failed sample is in the frame with its reason.
+
+    Args:
+        config: A YAML file or a mapping.
+        overrides: Dotted keys, as a mapping or as texts such as "shots=4".
+        runs: The folder of run directories.
+        quiet: Whether to show no progress.
+        fork: Whether to start a new run in the next free folder.
+        **keys: Further overrides.
+
+    Raises:
+        ICLError: If the run cannot start.
     """
     from experiments.running.run import run as start
     from experiments.terminal.progress import make_progress

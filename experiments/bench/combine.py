@@ -1,8 +1,8 @@
-"""What deciding a step costs beside its forward: every strategy's mask and combination on 150k tokens, batch 16.
+"""The cost of a step next to its forward: mask and combination of every strategy on 150k tokens, batch 16.
 
-Pure tensors on one thread, float32. A step is a forward of a 7B model on 16 rows a branch on the same thread: a product
-of its own shape (3,584 to 18,944) is measured on as many rows and counted as often as its parameters go into the
-model's. Attention is left out, so a real step lasts longer. Scores have some two nats of entropy, as a model's do.
+Tensors in float32 on one thread. A step is a forward of a 7B model on 16 rows per branch on the same thread: one matrix
+product (3,584 to 18,944) is measured and scaled to the number of parameters. Attention is left out, so a real step
+takes longer. Scores have about two nats of entropy, as those of a model.
 """
 
 import sys
@@ -23,12 +23,12 @@ from icl.streams import StreamKey
 VOCABULARY, BATCH = 150_000, 16
 PARAMETERS, WIDTH, INNER = 7.6e9, 3_584, 18_944
 COMMON_SPREAD, BRANCH_SPREAD = 4.3, 1.0
-"""Standard deviations of the scores that branches have in common, and of each's own."""
+"""Standard deviations of the common scores of the branches, and of each branch's own."""
 ROUNDS = 3
 
 
 def rows() -> list[Row]:
-    """The dearest methods and controls, and how many of all are within the goal."""
+    """The most expensive methods and controls, and the number of all within the goal."""
     with one_thread(), torch.inference_mode():
         strategies = _strategies()
         steps = {count: _step(count) for count in {len(probe_branches(one)) for one in strategies.values()}}
@@ -45,19 +45,19 @@ def rows() -> list[Row]:
         table.append(
             (f"{what} whose combination takes at most 5 % of a step", f"{within} of {len(own)}", f"{len(own)}")
         )
-        table.append((f"the dearest {what}, of a step (two branches: {steps[2]:.1f} s)", figure, "<= 5 %"))
+        table.append((f"the most expensive {what}, of a step (two branches: {steps[2]:.1f} s)", figure, "<= 5 %"))
     return table
 
 
 def _step(branches: int) -> float:
-    """Seconds."""
+    """CPU seconds of a step."""
     weights, rows_ = torch.randn(INNER, WIDTH), torch.randn(branches * BATCH, WIDTH)
     (seconds,) = cpu_rounds([lambda: torch.nn.functional.linear(rows_, weights)], ROUNDS)
     return PARAMETERS / weights.numel() * median(seconds)
 
 
 def _strategies() -> dict[str, Strategy]:
-    """Every registered strategy that says something about tokens, with its defaults; wrapped controls are VCD's."""
+    """Every registered strategy that decodes tokens, with its defaults; wrapped controls wrap VCD."""
     strategies: dict[str, Strategy] = {}
     for name in entries("strategy"):
         for node in ({"name": name}, {"name": name, "of": "vcd"}):

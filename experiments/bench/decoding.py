@@ -1,4 +1,4 @@
-"""What decoding costs: our loop against `generate`, contrast against the released way to do it, arms over one prefill.
+"""The cost of decoding: the token loop against `generate`, contrast against released code, arms that share a prefill.
 
 Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.decoding [CHECKPOINT]` prints
 them. Each is the median over rounds of the ratio of CPU times, with minimum and maximum.
@@ -34,7 +34,7 @@ VOCABULARY = 150_000
 
 
 class Endless:
-    """The model without an end of text, so that all answers have the same length."""
+    """A model without an end of text, so that all answers have the same length."""
 
     stop_tokens: frozenset[int] = frozenset()
 
@@ -56,7 +56,7 @@ def rows(path: str = "tiny") -> Iterator[Row]:
 
 
 def _against_generate(model: HF) -> list[Row]:
-    """Tokens a second while decoding: a long answer less one of a single token, so that prefills do not count."""
+    """Tokens per second of decoding: a long answer minus one of a single token, so that prefills do not count."""
     prompts, endless = prompts_of(0), Endless(model)
     table = []
     for name, arm, copies, goal in (
@@ -83,16 +83,16 @@ def _against_generate(model: HF) -> list[Row]:
 
 
 def branching(count: int) -> dict[str, Any]:
-    """An arm that reads this many prompts, noised more and more."""
+    """An arm with this many branches, with increasing noise."""
     others = [{"change": "noise", "step": 100 * i} for i in range(1, count)]
     return {"name": "contrast", "branches": others, "weights": [2.0, *[-1 / len(others)] * len(others)]}
 
 
 def _against_released(model: HF) -> list[Row]:
-    """VCD as its released code runs it, inside `generate`: one query at a time, two forwards in turn a token.
+    """VCD against its released code, which runs inside `generate`: one query at a time, two forwards per token.
 
-    From prompts to tokens, every run on images that are new to it; and with images that an earlier arm has read,
-    which the released code encodes again.
+    From prompts to tokens, with new images in every run, and with images that an earlier arm has encoded (the released
+    code encodes them again).
     """
     method, endless, fresh = VCD(), Endless(model), itertools.count(20_000)
 
@@ -122,7 +122,7 @@ def _against_released(model: HF) -> list[Row]:
 
 
 def _many_arms(model: HF) -> list[Row]:
-    """Grids of six and twelve arms with short answers, over their greedy arm alone; every run on new images."""
+    """Grids of six and twelve arms with short answers, over their greedy arm alone; new images in every run."""
     fresh, counters = itertools.count(1), Counters()
     vcd = parse_arm("vcd")
     sampled = parse_arm({"name": "vcd", "sampling": {"temperature": 1.0}})
@@ -157,7 +157,7 @@ def _many_arms(model: HF) -> list[Row]:
 
 
 def _sampling() -> list[Row]:
-    """A draw from a large vocabulary, beside the softmax that any sampler needs."""
+    """Sampling from a large vocabulary, next to the softmax that any sampler needs."""
     scores = torch.cat([random_logits(1, BATCH)[0]] * (VOCABULARY // 97 + 1), -1)[:, :VOCABULARY]
     keys = [StreamKey(0, f"q{i}") for i in range(BATCH)]
     runs: list[Callable[[Any], object]] = [
@@ -173,7 +173,7 @@ def _sampling() -> list[Row]:
 
 
 def prompts_of(seed: int) -> list[Prompt]:
-    """BATCH prompts of the binding task with images of their own, drawn already."""
+    """BATCH prompts of the binding task with distinct images, already rendered."""
     task = BindingTask(seed=seed, query_limit=BATCH)
     composer, prompts = Chat(), []
     for query in task.queries:
@@ -206,7 +206,7 @@ def _run(
 
 
 def forget(model: HF) -> None:
-    """The caches as they are when a model has just been loaded."""
+    """Clears the caches, as in a model that was just loaded."""
     model.pixels.cache.clear()
     model.engine.prefiller.cached_prefixes.clear()
     if model.engine.prompt_encoder.encoder:
@@ -214,10 +214,7 @@ def forget(model: HF) -> None:
 
 
 def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What users of transformers write: the processor on all conversations, left padded.
-
-    A noised image is stood in for by its original.
-    """
+    """The inputs of all conversations from the processor, left padded, with the original of each noised image."""
     conversations = [
         [
             {
@@ -246,10 +243,10 @@ def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def _generated(model: HF, inputs: dict[str, Any], new: int, _: Any, *processors: Any) -> None:
-    """`generate` on inputs made already. The prompts of the round are not read."""
+    """Runs `generate` on prepared inputs; the argument of the round is not used."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # it warns of an end token that no answer has, which is the intention
+    logging.set_verbosity_error()  # no warning about the end token, which is never reached on purpose
     fixed: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "eos_token_id": -1, "pad_token_id": 0}
     with torch.inference_mode():
         made = model.engine.runner.model.generate(**inputs, **fixed, logits_processor=list(processors))
@@ -258,7 +255,7 @@ def _generated(model: HF, inputs: dict[str, Any], new: int, _: Any, *processors:
 
 
 class _Contrast:
-    """A logits processor that reads the noised prompt with a cache of its own and contrasts the scores with it."""
+    """A logits processor that decodes the noised prompt with its own cache and contrasts the scores with it."""
 
     def __init__(self, model: Any, noised: dict[str, Any], method: VCD) -> None:
         self.model, self.noised, self.method = model, noised, method

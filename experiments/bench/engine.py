@@ -1,4 +1,4 @@
-"""What the Hugging Face backend costs below any decoding strategy: sessions, images, shared beginnings, options.
+"""The cost of the Hugging Face backend without a strategy: sessions, images, shared prefixes, options.
 
 Ratios of one run on this machine, on the shipped model; `python -m experiments.bench.engine [CHECKPOINT]` prints them.
 Both sides of a ratio run in turn on one thread. Each ratio is the median over rounds of the ratio of CPU times, with
@@ -33,7 +33,7 @@ def rows(path: str = "tiny") -> Iterator[Row]:
 
 
 def _greedy(model: HF) -> list[Row]:
-    """A loop over a session, and `generate`, both from the prompts: processor, tower, prefill and NEW tokens."""
+    """A loop over a session against `generate`, from prompts: processor, vision tower, prefill and NEW tokens."""
     prompts = prompts_of(0)
 
     def ours(anew: bool) -> None:
@@ -56,7 +56,7 @@ def _greedy(model: HF) -> list[Row]:
 
 
 def _images(model: HF) -> list[Row]:
-    """Prompts made ready for a forward, from the cache and anew."""
+    """Encoding prompts, with and without cached images."""
     prompts = prompts_of(1)
     model.open(prompts)
 
@@ -81,7 +81,7 @@ def _images(model: HF) -> list[Row]:
 
 
 def _shared_prefixes(model: HF) -> list[Row]:
-    """Prefills of prompts that begin alike, over prefills that share nothing."""
+    """Prefills of prompts with a common prefix, over prefills that share nothing."""
     counts = []
     own = prompts_of(3)
     fixed = [Prompt((*own[0].turns[:-1], prompt.turns[-1]), prompt.key) for prompt in own]
@@ -99,7 +99,7 @@ def _shared_prefixes(model: HF) -> list[Row]:
 
 
 def _copies(model: HF) -> list[Row]:
-    """Sixteen branches that differ at the query alone: bytes of the beginning that they share, and of their rows."""
+    """Sixteen branches that differ in the query alone: bytes of their shared prefix, and of copies of it."""
     prompt = prompts_of(5)[0]
     reads = model.engine.prompt_encoder.read(
         [prompt, *(prompt.edit(DiffusionNoise(50 * i), "query") for i in range(1, 16))]
@@ -124,14 +124,14 @@ def _steps(rows: Any) -> None:
 
 
 def _bytes(rows: Any) -> int:
-    """Of the memory behind the layers' tensors, each piece once."""
+    """The bytes of the memory of the layers' tensors, each storage once."""
     tensors = [t for layer in rows.cache.layers for t in (layer.keys, layer.values, *(layer.buffers or ()))]
     tensors += [t for layer in rows.cache.layers if layer.prefix for t in (layer.prefix.keys, layer.prefix.values)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _options(model: HF) -> list[Row]:
-    """Four options of a few tokens, scored on prefilled rows, over the prefill and over a forward for each."""
+    """Four short options scored on prefilled rows, over the prefill and over a forward per option."""
     prompts = prompts_of(4)
     reads = model.engine.prompt_encoder.read(prompts)
     session = _open(model, reads, False)

@@ -1,7 +1,6 @@
-"""How much of a whole grid is computed twice: the quickstart's, with fewer queries, and one with fixed demonstrations.
+"""The share of a grid that is computed twice: the quickstart with fewer queries, and fixed demonstrations.
 
-Distinct images, prompts and beginnings are counted here, from what reaches the model; what was computed is read from
-the run's own counters in run.json.
+Distinct images, prompts and prefixes are counted at the model; the computed ones come from the counters in run.json.
 """
 
 import json
@@ -25,7 +24,7 @@ QUERIES = 24
 
 @dataclass(frozen=True)
 class Watched(HF):
-    """The model under test, noting the distinct images and prompts that it is asked to open."""
+    """The model under test, which records the distinct images and prompts that it opens."""
 
     images: ClassVar[set[str]] = set()
     prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
@@ -95,7 +94,7 @@ def rows() -> list[Row]:
 
 
 def distinct_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Nodes of the tree of all prompts: a beginning that several share counts once."""
+    """The number of nodes in the prefix tree of all prompts: a shared prefix counts once."""
     total = 0
     before: tuple[int, ...] = ()
     for prompt in sorted(prompts):

@@ -1,4 +1,4 @@
-"""Exact search over a million vectors: time and memory beside FAISS flat, each in a process of its own.
+"""Exact search over a million vectors: time and memory next to FAISS flat, each in a process of its own.
 
     python -m experiments.bench large_search                 10,000 queries over 1,000,000 x 512: 2 GiB, minutes
     python -m experiments.bench.large_search 500 1000000     500 queries
@@ -21,7 +21,7 @@ ENGINES = ("ours", "faiss")
 
 
 def rows() -> list[Row]:
-    """All of the queries; no figures where less than twice the vectors' memory is free."""
+    """All rows; skipped if less than twice the memory of the vectors is free."""
     import psutil  # type: ignore[import-untyped]
 
     share = 100 if rounds(2) == 1 else 1
@@ -32,7 +32,7 @@ def rows() -> list[Row]:
 
 
 def measured(queries: int, size: int) -> list[Row]:
-    """Raises CalledProcessError where a process ran out of memory."""
+    """The rows for these sizes. Raises CalledProcessError if a process runs out of memory."""
     figures = {}
     for engine in ENGINES:
         command = [sys.executable, "-m", "experiments.bench.large_search", engine, str(queries), str(size)]

@@ -71,16 +71,20 @@ def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = 
     way = "lazy" if _arm(chose).lazy else "eager"
     small = new <= SHORT and needed < 0.5 * QUERIES
     return [
-        (f"vcd, {what}: contrasts prefilled late; answers that need one", f"{opened}; {needed} of {QUERIES}", "equal"),
+        (
+            f"vcd, {what}: contrasts prefilled lazily; answers that need one",
+            f"{opened}; {needed} of {QUERIES}",
+            "equal",
+        ),
         (f"the same: answers equal to the eager ones ({tokens:.1f} tokens)", f"{same} of {QUERIES}", f"{QUERIES}"),
-        ("the same: tokens of the contrasts' prompts that the reference's rows lent", f"{lent:.2f}", ""),
-        ("the same: time of late over eager", late, "<= 0.80" if small else ""),
-        (f"the same: time of what the engine chooses ({way}) over eager", chosen, "<= 1.03"),
+        ("the same: share of the contrasts' prompt tokens that reuse the reference's KV cache", f"{lent:.2f}", ""),
+        ("the same: time of lazy over eager", late, "<= 0.80" if small else ""),
+        (f"the same: time of the automatic choice ({way}) over eager", chosen, "<= 1.03"),
     ]
 
 
 def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], make_input: Callable[[], Any]) -> list[str]:
-    """Of each run, its processor time over the first one's; the first round does not count."""
+    """The CPU time of each run over that of the first one; the first round does not count."""
     ratios: list[list[float]] = []
     for number in range(rounds(ROUNDS) + 1):
         made, times = make_input(), [0.0] * len(runs)
@@ -96,7 +100,7 @@ def _over_the_first(model: HF, runs: Sequence[Callable[[Any], object]], make_inp
 
 
 def _gated(model: HF) -> list[Row]:
-    """A gated arm's own counts beside what the probabilities of the reference say, read anew."""
+    """The counts of a gated arm next to those that follow from the probabilities of the reference."""
     arm, prompts, work = (
         parse_arm({"name": "chasd", "threshold": GATE_PROBABILITY}),
         prompts_of(CaptionsTask, 0, 0),
@@ -122,7 +126,7 @@ def _alone(arm: Arm, logits: Any) -> bool:
 
 
 def prompts_of(task: Task, seed: int, shots: int) -> list[Prompt]:
-    """QUERIES prompts of a generated task with images of their own, drawn already."""
+    """QUERIES prompts of a generated task with distinct images, already rendered."""
     made, composer = task(seed=seed, query_limit=QUERIES), Chat()
     written = []
     for query in made.queries:

@@ -1,4 +1,4 @@
-"""What retrieval costs: exact search against bare FAISS, the overhead of a query, and what the embedding cache saves.
+"""The cost of retrieval: exact search against FAISS, the overhead of a query, and savings of the embedding cache.
 
 Ratios and counters of one run on this machine. Times are CPU seconds: the median over rounds, with minimum and
 maximum. `python -m experiments.bench.retrieval` prints them.
@@ -62,7 +62,7 @@ def _search() -> list[Row]:
 
 
 def _approximate() -> list[Row]:
-    """The approximate indexes against the exact one on the same vectors, in clusters, as embeddings lie."""
+    """The approximate indexes against the exact one on the same clustered vectors."""
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((200, DIM), dtype=np.float32)
     noise = rng.standard_normal((ROWS // 4 + QUERIES, DIM), dtype=np.float32)
@@ -84,7 +84,7 @@ def _approximate() -> list[Row]:
 
 
 def _diverse() -> list[Row]:
-    """Sets of 16 from 1,000 candidates, for 1,000 queries; the candidates are found already."""
+    """Sets of 16 from 1,000 precomputed candidates, for 1,000 queries."""
     rng = np.random.default_rng(0)
     vectors, queries = (normalize_rows(rng.standard_normal((n, DIM), dtype=np.float32)) for n in (20_000, QUERIES))
     near = np.argpartition(-(queries @ vectors.T), CANDIDATES, axis=1)[:, :CANDIDATES]
@@ -119,7 +119,7 @@ def _diverse() -> list[Row]:
 
 
 def _cache() -> list[Row]:
-    """Fitting a pool for the first time, then again with nothing but the disk to remember it."""
+    """Fitting a pool for the first time, then again from the cache on disk."""
     from retrievers.machinery import embedding_cache as cache
 
     pool = Pool(tuple(_example(f"e{i}", i) for i in range(IMAGES)))
@@ -127,7 +127,7 @@ def _cache() -> list[Row]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for _ in range(2):
             for example in pool.examples:
-                _ = example.images[0].digest  # the reading of images is not the cache's
+                _ = example.images[0].digest  # reading images does not count
             cache.clear_memory()
             before, start = num_embedded()["image"], time.process_time()
             KNN(embedder=Histogram()).fit(Pool(pool.examples), Resources(cache=folder))
@@ -140,7 +140,7 @@ def _cache() -> list[Row]:
 
 
 def _episodes() -> list[Row]:
-    """fit and retrieve for a query with a pool of its own, its images embedded already."""
+    """fit and retrieve for a query with its own pool, whose images are embedded."""
     pools = [Pool(tuple(_example(f"p{n}-{i}", EPISODE * n + i) for i in range(EPISODE))) for n in range(EPISODES)]
     queries = [_example(f"q{n}", 100_000 + n).query for n in range(EPISODES)]
     out: list[Row] = []

@@ -76,7 +76,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def _memory(runs: Path) -> Row:
-    """Peak memory of a process with 8 times the samples, over that with one time."""
+    """The growth of peak memory with 8 times the samples."""
     peaks = []
     for seeds in (2, 16):
         file = _file(runs, f"memory-{seeds}", 60, list(range(seeds)))

@@ -1,4 +1,4 @@
-"""What strategies cost inside vLLM: lockstep against greedy, the plug-in unused, a run against a hand-written script.
+"""The cost of strategies inside vLLM: lockstep against greedy, the unused plug-in, a run against a script.
 
 Needs an environment with vLLM (tests/vllm_env.sh makes one): `python -m experiments.bench vllm` there. Each figure is a
 ratio of CPU times on one engine: the median over rounds in turn, with minimum and maximum. The model has random weights
@@ -34,7 +34,7 @@ WIDTH, LAYERS, VOCABULARY = 768, 8, 32_000
 
 @dataclass(frozen=True)
 class Crowd(Strategy):
-    """Away from the mean of any number of equal prompts: what branches cost, with no work on images."""
+    """A contrast with the mean of any number of equal prompts: the cost of branches without image edits."""
 
     count: int = 2
 
@@ -102,7 +102,7 @@ def _decoding(folder: Path) -> Iterator[Row]:
 
 
 class _Bare(VLLM):
-    """vLLM as it comes."""
+    """vLLM without the plug-in."""
 
     def arguments(self) -> dict[str, Any]:
         from icl.models.vllm.engine import PLUGIN_ARGS
@@ -111,7 +111,7 @@ class _Bare(VLLM):
 
 
 def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]:
-    """ROWS rows, LENGTH tokens each, prefill included and nothing found in a cache."""
+    """A run of ROWS rows with LENGTH tokens each, prefill included, with empty caches."""
     from decoding.arms.arm import parse_arm
     from decoding.lockstep.request_metadata import BranchMetadata
     from decoding.lockstep.serialization import serialize
@@ -140,7 +140,7 @@ def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]
 
 
 def _llm(model: "VLLM") -> Any:
-    """vLLM's own object, of the one engine in this process."""
+    """The vLLM object of the engine in this process."""
     from icl.models.vllm.engine import VLLMEngine
 
     engine = model.engine
@@ -154,7 +154,7 @@ def _check_lengths(number: int, outputs: Any) -> None:
 
 
 def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
-    """A whole run, written and scored, against `LLM.chat` with the same conversations."""
+    """A whole run, with scores and storage, against `LLM.chat` with the same conversations."""
     from experiments.config.config import load_config
     from experiments.grid.grid import expand
     from experiments.planning.plan import make_plan
@@ -201,10 +201,10 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class WarmVLLM(VLLM):
-    """A model in one engine for all runs, which is not stopped after a run, noting what it is asked."""
+    """A model whose engine stays loaded between runs, and which records its prompts."""
 
     engines: ClassVar[list[Any]] = []
-    prompts: ClassVar[dict[str, Prompt]] = {}  # by digest, in their order
+    prompts: ClassVar[dict[str, Prompt]] = {}  # by digest, in order
 
     @cached_property
     def engine(self) -> Any:
@@ -216,11 +216,11 @@ class WarmVLLM(VLLM):
 
     @cached_property
     def hf(self) -> Any:
-        """The engine's own, as in a run that starts its engine."""
+        """The Hugging Face part of the engine."""
         return self.engine.model.hf
 
     def unload(self) -> None:
-        """It stays."""
+        """Keeps the engine."""
 
     def run_groups(self, groups: Any, done: Any) -> None:
         def noted() -> Iterator[Any]:
@@ -233,7 +233,7 @@ class WarmVLLM(VLLM):
 
 
 def _file(name: str, path: str, queries: int) -> dict[str, Any]:
-    """Queries behind the same demonstrations, as an experiment file says it."""
+    """The config of a run with the same demonstrations for all queries."""
     return {
         "name": name,
         "task": {"name": "easy-vqa", "queries": queries},
@@ -245,7 +245,7 @@ def _file(name: str, path: str, queries: int) -> dict[str, Any]:
 
 
 def _forget(warm: WarmVLLM) -> None:
-    """What earlier rounds left in caches."""
+    """Clears the caches."""
     vars(warm.hf).pop("renderer", None)
     llm = _llm(warm)
     llm.reset_prefix_cache()

@@ -1,1 +1,1 @@
-"""Tiny."""
+"""Training, evaluation and documentation of the shipped tiny models."""

@@ -1,6 +1,6 @@
 """Train, evaluate and document the tiny models.
 
-python -m experiments.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run again to go on
+python -m experiments.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run it again to continue
 python -m experiments.tiny encoder --tower runs/tiny/0/tower.safetensors --out runs/tiny/encoder
 python -m experiments.tiny evaluate --vlm runs/tiny/0/vlm --encoder runs/tiny/encoder --out runs/tiny/0/results.json
 python -m experiments.tiny card       every figure of MODEL_CARD.md from the shipped checkpoints
@@ -24,7 +24,7 @@ CHECKPOINTS = MODEL / "checkpoints"
 
 
 def tower_of(path: Path, seed: int) -> Tower:
-    """The saved tower, trained first if it is not there."""
+    """The saved tower, trained first if it does not exist."""
     if not path.exists():
         print(f"training the tower to {path}", flush=True)
         vision.train(path, seed)
@@ -32,7 +32,7 @@ def tower_of(path: Path, seed: int) -> Tower:
 
 
 def train(seed: int, out: Path, tower: Path | None, steps: int, together: int) -> None:
-    """The whole recipe. Finished stages are kept, an unfinished one goes on."""
+    """The whole recipe. Finished stages are reused, an unfinished one continues."""
     from experiments.tiny.assemble import assemble
     from experiments.tiny.dev import dev_scores, make_dev
     from experiments.tiny.joint import load_both, train_together

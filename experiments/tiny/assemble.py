@@ -55,7 +55,7 @@ def config_of(tower: Tower, decoder: Decoder) -> Idefics3Config:
 
 
 def assemble(tower: Tower, decoder: Decoder, out: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the checkpoint folder. Raises KeyError where a weight of the class has no counterpart here."""
+    """Write the checkpoint folder. Raises KeyError if a weight of the class has no counterpart."""
     model = Idefics3ForConditionalGeneration(config_of(tower, decoder)).eval()
     state = {f"model.text_model.{k}": v for k, v in decoder.lm.state_dict().items()} | {
         "lm_head.weight": decoder.lm_head.weight.detach()

@@ -1,4 +1,4 @@
-"""Captions of scenes: CHAIR (Rohrbach et al., 2018) where an object is a (color, shape) pair."""
+"""Captions of scenes: CHAIR (Rohrbach et al., 2018) with (color, shape) pairs as objects."""
 
 import re
 
@@ -17,7 +17,7 @@ _OBJECT = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(sorted(_SHAPE, key=len
 
 
 def mentioned(text: str) -> list[Concept]:
-    """The (color, shape) pairs that a caption names, in order, repeats kept."""
+    """The (color, shape) pairs that a caption names, in order, with repetitions."""
     return [(color, _SHAPE[form]) for color, form in _OBJECT.findall(text.lower())]
 
 

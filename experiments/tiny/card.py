@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: every figure of the shipped checkpoints, computed here, beside the stored figures of all seeds."""
+"""MODEL_CARD.md: the figures of the shipped checkpoints, computed here, next to the stored figures of all seeds."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ RESULTS = HERE / "results"
 
 
 def seeds() -> dict[int, Figures]:
-    """The stored figures of each seed's own checkpoint."""
+    """The stored figures of each seed's checkpoint."""
     return {int(p.stem.removeprefix("seed")): json.loads(p.read_text()) for p in sorted(RESULTS.glob("seed*.json"))}
 
 
@@ -27,7 +27,7 @@ def weights_digest(path: Path) -> str:
 
 
 def shipped_seed(stored: dict[int, Figures]) -> int:
-    """The median seed. Raises ValueError where the shipped weights are not that seed's (results/weights.json)."""
+    """The median seed. Raises ValueError if the shipped weights are not that seed's (results/weights.json)."""
     seed, digests = median_seed(stored), json.loads((RESULTS / "weights.json").read_text())
     if digests[str(seed)] != weights_digest(CHECKPOINTS / "vlm"):
         raise ValueError(f"checkpoints/vlm does not hold the weights of the median seed {seed}; copy them there first")
@@ -76,7 +76,7 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 
 
 def table(rows: dict[str, dict[str, Counts]]) -> str:
-    """One group: a line a name, a column a number of shots."""
+    """One group: a row per name, a column per number of shots."""
     shots = list(dict.fromkeys(s for cells in rows.values() for s in cells))
     lines = [
         [name, *(format_proportion(cells[s]) if s in cells else "" for s in shots)] for name, cells in rows.items()
@@ -105,7 +105,7 @@ def precision_table(precise: dict[str, LogitAgreement]) -> str:
 
 
 def seed_tables(stored: dict[int, Figures]) -> str:
-    """One line a cell, one column a seed."""
+    """One row per cell, one column per seed."""
     first = next(iter(stored.values()))
     lines = []
     for group, rows in first.items():

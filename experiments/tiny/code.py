@@ -1,4 +1,4 @@
-"""The first connector: a linear map under which single coordinates of an image token are single facts.
+"""The initial connector: a linear map under which single coordinates of an image token are single facts.
 
 A tower's token holds each fact in some direction, mixed with the others and of very different strength; a decoder that
 starts from it learns to compare colors soon and textures, sizes and numbers hardly at all. A ridge regression onto the

@@ -1,4 +1,4 @@
-"""What a decoder trains on: a share for each lesson, numbers of turns, prompt layouts."""
+"""The curriculum of the decoder: the share of each lesson, numbers of turns, prompt layouts."""
 
 from collections.abc import Callable
 
@@ -32,23 +32,23 @@ SHARES = {
     "copy": 0.3,
     "blind": 0.2,
 }
-TURNS = 150  # of a batch, so that batches cost alike
+TURNS = 150  # per batch, so that batches cost the same
 MAX_TURNS = 17  # sixteen demonstrations and a query
 
 
 def number_of_turns(rng: Rng, least: int = 2) -> int:
-    """Nine half of the time, otherwise any number up to 17."""
+    """The number of turns: nine half of the time, otherwise any number up to 17."""
     return 9 if rng.random() < 0.5 else int(rng.integers(least, MAX_TURNS + 1))
 
 
 def draw_layout(rng: Rng) -> PromptLayout:
-    """Mostly chat, image first, no instruction."""
+    """A prompt layout: mostly chat, image first, no instruction."""
     instruction = ("none", "short", "long")[int(rng.choice(3, p=(0.78, 0.12, 0.10)))]
     return PromptLayout(chat=rng.random() < 0.7, text_first=rng.random() < 0.15, instruction=instruction)
 
 
 def draw_binding(rng: Rng, early: bool) -> tuple[str, int]:
-    """What tells the concepts apart, and how many there are."""
+    """The kind and the number of concepts."""
     kinds, shares = tuple(BINDING_SHARES), tuple(BINDING_SHARES.values())
     kind = "pair" if early else kinds[int(rng.choice(len(kinds), p=shares))]
     if early and rng.random() < 0.5:

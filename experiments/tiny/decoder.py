@@ -49,7 +49,7 @@ def rotary(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., T, head_dim], turned by the rotary angles."""
+    """x [..., T, head_dim] rotated by the rotary angles."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat((-b, a), -1) * sin
 
@@ -107,7 +107,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """Embeddings [B, T, width] -> normed states [B, T, width]. Padding is on the right, where causality hides it."""
+    """Embeddings [B, T, width] -> normed states [B, T, width]. Padding is on the right."""
 
     cos: Tensor
     sin: Tensor

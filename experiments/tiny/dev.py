@@ -1,4 +1,4 @@
-"""Scores during training: unseen images, held-out concepts, no file of any package."""
+"""Scores during training on unseen images and held-out concepts, without data of any package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

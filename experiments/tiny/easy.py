@@ -1,4 +1,4 @@
-"""The easy-vqa package's test split, which no training and no choice of checkpoint reads."""
+"""The test split of the easy-vqa package, which neither training nor the choice of a checkpoint uses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from experiments.tiny.runner import CheckpointRunner
 from experiments.tiny.vocabulary import encode
 
 Rows = list[tuple[int, str, str]]  # image (an index), question, answer
-FEW = 1500  # test questions asked with demonstrations
+FEW = 1500  # number of test questions with demonstrations
 
 
 def _split(

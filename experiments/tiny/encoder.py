@@ -23,7 +23,7 @@ from icl.tasks.generated.world import TRAINING_CONCEPTS, Kind, ShapeGroup
 
 MAX_TEXT = 48
 MIX: dict[Kind, float] = {"single": 0.45, "plain": 0.2, "count": 0.15, "scene": 0.15, "digits": 0.05}
-HEADS = {"color": 10, "shape": 8}  # read linearly from the image's embedding, as a second lesson
+HEADS = {"color": 10, "shape": 8}  # linear readers of the image's embedding, as an auxiliary loss
 
 
 def config_of(tower: Tower) -> CLIPConfig:
@@ -80,7 +80,7 @@ def caption(index: PoolIndex, image: int, long: bool) -> str:
 
 
 def tokens(texts: list[str]) -> tuple[Tensor, Tensor]:
-    """ids and mask [B, T], <end> after each text, padded on the right: what the shipped tokenizer gives."""
+    """ids and mask [B, T], <end> after each text, padded on the right, as the shipped tokenizer does."""
     rows = [[*vocabulary.encode(text), vocabulary.END] for text in texts]
     ids = torch.full((len(rows), max(map(len, rows))), vocabulary.PAD)
     for i, row in enumerate(rows):
@@ -104,7 +104,7 @@ def train(  # noqa: PLR0917
     images: int = 60_000,
     lr: float = 1e-3,
 ) -> CLIPModel:
-    """Train, save the checkpoint folder to `out`; a saved run beside it goes on where it stood."""
+    """Trains and saves the checkpoint folder to `out`; a saved run next to it continues."""
     running = out.with_name(out.name + ".run.safetensors")
     torch.manual_seed(seed)
     rng = np.random.default_rng((11, seed))

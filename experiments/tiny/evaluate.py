@@ -1,4 +1,4 @@
-"""All figures of one checkpoint, as plain data: counts of right answers, so that intervals can be made from them."""
+"""All figures of one checkpoint as plain data: counts of right answers, from which intervals follow."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the models should reach, read off the figures of one checkpoint. A goal that is missed is shown as missed."""
+"""The goals of the models, compared with the figures of one checkpoint. A missed goal is reported as missed."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def operator_chance() -> float:
-    """What the best guess reaches that reads both digits and does not know the operator, over digits left >= right."""
+    """The accuracy of the best guess from both digits without the operator, over digits left >= right."""
     shares = []
     for a in range(10):
         for b in range(a + 1):
@@ -20,7 +20,7 @@ def operator_chance() -> float:
     return sum(shares) / len(shares)
 
 
-CHANCE = {"operators": operator_chance(), "attribute": 0.25}  # attribute: one of four, drawn evenly
+CHANCE = {"operators": operator_chance(), "attribute": 0.25}  # attribute: one of four, sampled uniformly
 NEAR = 0.05
 
 
@@ -83,7 +83,7 @@ def goals(figures: "Figures") -> list[Goal]:
 
 
 def _no_fall(figures: "Figures") -> list[Goal]:
-    """Whether 16 shots are worse than the better of 4 and 8, a line a group.
+    """Whether 16 shots are worse than the better of 4 and 8, with one row per group.
 
     A two-proportion z test for each cell, Bonferroni over its group; missed where the least p is below .05.
     """
@@ -107,7 +107,7 @@ def _fall(before: "Counts", after: "Counts") -> tuple[float, float]:
 
 
 def standing(figures: "Figures") -> float:
-    """What seeds are ranked by: the mean accuracy of the goals for names and rules, on generated images alone."""
+    """The rank score of a seed: the mean accuracy of the goals for names and rules, on generated images."""
     shares = [_share(figures["binding"][name]["8"]) for name in ("2-way", "4-way", "8-way")]
     by = figures["binding by attribute"]
     shares += [
@@ -118,6 +118,6 @@ def standing(figures: "Figures") -> float:
 
 
 def median_seed(stored: dict[int, "Figures"]) -> int:
-    """The seed in the middle by `standing`; of an even number the better of the two."""
+    """The median seed by `standing`; the better of the two for an even number."""
     ranked = sorted(stored, key=lambda seed: standing(stored[seed]))
     return ranked[len(ranked) // 2]

@@ -1,4 +1,4 @@
-"""Guided attention heads: small losses, in the first half of training, that say where single heads should look.
+"""Guided attention heads: small losses in the first half of training on where single heads should attend.
 
 Without them a decoder of this size stays at chance on fast binding for as long as was tried; with them the plateau is
 gone after a minute, and they can be dropped afterwards. The trained model is a plain llama.
@@ -27,7 +27,7 @@ from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import HUES, SINGULAR, Batch, Marks
 from experiments.tiny.vocabulary import ID
 
-Looks = list[tuple[int, int, Sequence[int]]]  # row, position, the positions it should look at
+AttentionTargets = list[tuple[int, int, Sequence[int]]]  # row, position, the positions that it should attend to
 
 OWN = (0, 2, 3)
 # The attributes that each head of layer 1 matches; a pair is both color and shape.
@@ -40,19 +40,19 @@ MATCHED: tuple[tuple[tuple[str, ...], ...], ...] = (
 )
 
 
-def attention_guide(states: tuple[Tensor, Tensor], head: int, looks: Looks) -> Tensor:
-    """-log of the attention mass that a head puts where it should, mean over `looks`. states: q, k [B, heads, T, d]."""
-    if not looks:
+def attention_guide(states: tuple[Tensor, Tensor], head: int, attention_targets: AttentionTargets) -> Tensor:
+    """The mean of -log of the attention mass on the target positions. states: q, k [B, heads, T, d]."""
+    if not attention_targets:
         return states[0].new_zeros((), dtype=torch.float32)
     q, k = states[0][:, head], states[1][:, head]
     b, t, d = k.shape
     by: list[list[tuple[int, Sequence[int]]]] = [[] for _ in range(b)]
-    for row, position, targets in looks:
+    for row, position, targets in attention_targets:
         by[row].append((position, targets))
     rows = np.zeros((b, max(map(len, by))), np.int64)
     mask = np.zeros((*rows.shape, t), bool)
-    for i, row_looks in enumerate(by):
-        for j, (position, targets) in enumerate(row_looks):
+    for i, row_targets in enumerate(by):
+        for j, (position, targets) in enumerate(row_targets):
             rows[i, j] = position
             mask[i, j, targets] = True
     at, target = torch.from_numpy(rows), torch.from_numpy(mask)
@@ -64,11 +64,11 @@ def attention_guide(states: tuple[Tensor, Tensor], head: int, looks: Looks) -> T
 
 def guide_loss(states: HeadStates, batch: Batch, index: PoolIndex) -> Tensor:
     """Sum of the guides of one batch, float32 scalar."""
-    own: Looks = []
-    keyed: Looks = []
-    slots: Looks = []
-    named: Looks = []
-    matches: list[Looks] = [[] for _ in MATCHED]
+    own: AttentionTargets = []
+    keyed: AttentionTargets = []
+    slots: AttentionTargets = []
+    named: AttentionTargets = []
+    matches: list[AttentionTargets] = [[] for _ in MATCHED]
     for b, row in enumerate(batch.rows):
         for mark in row.marks:
             positions = [mark.slot, *mark.answer]
@@ -83,15 +83,15 @@ def guide_loss(states: HeadStates, batch: Batch, index: PoolIndex) -> Tensor:
     total = sum((attention_guide(states[0], head, own) for head in OWN), attention_guide(states[0], 1, keyed))
     total = total + 0.5 * (attention_guide(states[2], 0, slots) + attention_guide(states[3], 0, slots))
     total = total + 0.7 * attention_guide(states[2], 1, named)
-    for head, looks in enumerate(matches):
-        total = total + 0.7 * attention_guide(states[1], head, looks)
+    for head, attention_targets in enumerate(matches):
+        total = total + 0.7 * attention_guide(states[1], head, attention_targets)
     return total
 
 
-def _add_matches(matches: list[Looks], b: int, marks: Sequence[Marks], index: PoolIndex) -> None:
+def _add_matches(matches: list[AttentionTargets], b: int, marks: Sequence[Marks], index: PoolIndex) -> None:
     images = [mark.turn.image for mark in marks]
     answers = np.array([mark.answer[0] for mark in marks])
-    for looks, kinds in zip(matches, MATCHED, strict=True):
+    for attention_targets, kinds in zip(matches, MATCHED, strict=True):
         for names in kinds:
             facts = np.stack([index.column(name)[images] for name in names], 1)
             if (facts < 0).any():
@@ -100,11 +100,11 @@ def _add_matches(matches: list[Looks], b: int, marks: Sequence[Marks], index: Po
             for j in range(1, len(marks)):
                 earlier = answers[:j][same[j, :j]]
                 if len(earlier):
-                    looks += [(b, marks[j].slot, earlier), (b, int(answers[j]), earlier)]
+                    attention_targets += [(b, marks[j].slot, earlier), (b, int(answers[j]), earlier)]
             break
 
 
-def _add_names(named: Looks, b: int, marks: Sequence[Marks]) -> None:
+def _add_names(named: AttentionTargets, b: int, marks: Sequence[Marks]) -> None:
     for j, mark in enumerate(marks):
         earlier = [m.answer[0] for m in marks[:j] if m.turn.answer == mark.turn.answer]
         if earlier:

@@ -1,4 +1,4 @@
-"""A pool of images, indexed by what they show."""
+"""A pool of images, indexed by their content."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Stage 3: tower, connector and decoder learn together from pixels, for a short while and at a low rate.
+"""Stage 3: tower, connector and decoder train together from pixels, for few steps at a low learning rate.
 
 Until here the decoder has read stored tokens and the tower has answered to its fact heads. Together the tower learns
 what the sequences need, captions above all. The lessons are those of stage 2, without guides.
@@ -21,11 +21,11 @@ from experiments.tiny.tower import Tower
 from experiments.tiny.train import loss_of
 from icl.tasks.generated.world import TRAINING_CONCEPTS
 
-CAPTIONS = 0.2  # share of batches that are captions whatever the curriculum draws
+CAPTIONS = 0.2  # share of batches with captions, next to the curriculum
 
 
 def image_tokens(tower: Tower, images: Tensor, indices: NDArray[np.int64]) -> Tensor:
-    """Tokens of one batch's images, [P, out], each distinct image seen once. images: uint8 [N, 64, 64, 3]."""
+    """Tokens of one batch's images, [P, out], each distinct image encoded once. images: uint8 [N, 64, 64, 3]."""
     distinct, back = np.unique(indices, return_inverse=True)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = tower(images[torch.from_numpy(distinct)])
@@ -34,7 +34,7 @@ def image_tokens(tower: Tower, images: Tensor, indices: NDArray[np.int64]) -> Te
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the top rate: up over 20 steps, then a cosine to nothing."""
+    """The share of the top learning rate: warm-up over 20 steps, then a cosine to zero."""
     return min(1.0, (step + 1) / 20) * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
 
 
@@ -49,7 +49,7 @@ def train_together(  # noqa: PLR0917
     save_every: int = 100,
     stop_after: int | None = None,
 ) -> None:
-    """Train both in place and save them to `out`; a saved run goes on where it stood."""
+    """Trains both in place and saves them to `out`; a saved run continues."""
     running = out.with_name("joint.run.safetensors")
     rng = np.random.default_rng((11, seed))
     pool = make_pool(3000 + seed, images, concepts=TRAINING_CONCEPTS)
@@ -90,7 +90,7 @@ def train_together(  # noqa: PLR0917
 
 
 def load_both(path: Path, tower: Tower, decoder: Decoder) -> None:
-    """Put the weights that `train_together` saved into both, for scoring."""
+    """Loads the weights that `train_together` saved into both, for scoring."""
     tensors, _ = state.load(path)
     both = nn.ModuleDict({"tower": tower, "decoder": decoder})
     both.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""From turns to tokens: the two prompt layouts, and where in them each turn's image, question and answer lie.
+"""From turns to tokens: the two prompt layouts, and the positions of each turn's image, question and answer.
 
     chat         <q> [image] question <a> answer <end>  ... <q> [image] question <a>
     interleaved  <q> [image] question: ... answer: ...      [image] question: ... answer: <a>
@@ -16,7 +16,7 @@ from experiments.tiny.vocabulary import ASSISTANT, END, FAKE, GLOBAL, ID, IMAGE,
 from icl.tasks.generated.wording import ATTRIBUTE_WORDS, INSTRUCTIONS, plural
 from icl.tasks.generated.world import COLORS, SHAPES
 
-IMAGE_TOKENS = (FAKE, GLOBAL, IMAGE, FAKE)  # what Idefics3's processor writes for one small image
+IMAGE_TOKENS = (FAKE, GLOBAL, IMAGE, FAKE)  # the tokens of Idefics3's processor for one small image
 SINGULAR = {ID[w]: s for s in SHAPES for w in (s, plural(s))}
 HUES = {ID[c]: c for c in COLORS}
 KEYS = {
@@ -24,7 +24,7 @@ KEYS = {
     *HUES,
     ID["many"],
     *(ID[w] for w in ATTRIBUTE_WORDS.values()),
-}  # the words of a question that say what to look at
+}  # the words of a question that name what it is about
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TokenTurn:
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """How a prompt is written; `images=False` leaves the images out."""
+    """The layout of a prompt; `images=False` leaves the images out."""
 
     chat: bool = True
     text_first: bool = False
@@ -51,7 +51,7 @@ class PromptLayout:
 
 @dataclass
 class Marks:
-    """Where one turn lies in its row: the image's token, the slot that predicts the answer, answer and key words."""
+    """The positions of one turn in its row: image token, slot that predicts the answer, answer, key words."""
 
     turn: TokenTurn
     image: int

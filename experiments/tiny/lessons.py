@@ -45,7 +45,7 @@ def bind(  # noqa: PLR0917
     labels: Sequence[tuple[int, ...]] = NAMES,
     balanced: bool = False,
 ) -> list[TokenTurn]:
-    """Made-up names for concepts (or values of one attribute), drawn anew for every sequence.
+    """Made-up names for concepts (or values of one attribute), sampled for every sequence.
 
     An answer is graded where an earlier turn has named the same concept. `near`: concepts that share a color or a
     shape with one of them. `balanced` (for tests): each way as often as any other among the demonstrations. Otherwise
@@ -83,7 +83,7 @@ def bind(  # noqa: PLR0917
 
 
 def attribute(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list[TokenTurn]:
-    """One question; the demonstrations say which attribute it asks for."""
+    """One question whose attribute follows from the demonstrations."""
     name = name or pick(rng, w.ATTRIBUTES)
     question, options = encode(pick(rng, w.ATTRIBUTE_QUESTIONS)), tuple(encode(v) for v in w.VALUES[name])
     kind = "single"
@@ -94,7 +94,7 @@ def attribute(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -
 
 
 def operator(rng: Rng, index: PoolIndex, turns: int, names_operator: bool = False) -> list[TokenTurn]:
-    """An image "a ? b" and one question; the demonstrations say which operator stands there, or the question does."""
+    """An image "a ? b" and one question; the operator follows from the demonstrations or from the question."""
     name = pick(rng, w.OPERATORS)
     question = encode(
         pick(rng, w.NAMED_OPERATOR_QUESTIONS if names_operator else w.OPERATOR_QUESTIONS).format(operator=name)
@@ -107,7 +107,7 @@ def operator(rng: Rng, index: PoolIndex, turns: int, names_operator: bool = Fals
 
 
 def bare(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
-    """The question is a color or a shape; the demonstrations say whether its number is asked or its presence."""
+    """A color or a shape as the question; the demonstrations determine whether it asks for number or presence."""
     counts = rng.random() < 0.5
     out = []
     for j in range(turns):
@@ -121,7 +121,7 @@ def bare(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
 
 
 def ask(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list[TokenTurn]:
-    """Questions that need no demonstration. One kind or several mixed; sometimes the images are like the query's."""
+    """Questions that need no demonstration, of one kind or several; sometimes with images similar to the query's."""
     names, shares = tuple(QUESTIONS), np.array([share for share, _, _ in QUESTIONS.values()])
     mixed = name is None and rng.random() < 0.4
     name = name or names[int(rng.choice(len(names), p=shares / shares.sum()))]
@@ -142,7 +142,7 @@ def ask(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list
 
 
 def describe(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
-    """Captions of scenes, now and then of images of one concept."""
+    """Captions of scenes, sometimes of images of one concept."""
     kind = "scene" if rng.random() < 0.9 else "count"
     question = pick(rng, w.CAPTION_QUESTIONS)
     return [
@@ -152,7 +152,7 @@ def describe(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
 
 
 def copy(rng: Rng, turns: int) -> list[TokenTurn]:
-    """No image: a made-up word means another; graded where it has been explained before."""
+    """A made-up word that means another one, without images; it counts once it was explained."""
     keys = int(rng.integers(2, 7))
     chosen = rng.permutation(len(NAMES))[: 2 * keys].tolist()
     tail, explained_keys, out = encode(pick(rng, ("?", "means?", "goes to?"))), set(), []

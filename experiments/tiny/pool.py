@@ -1,4 +1,4 @@
-"""Images by the thousand, with their facts as rows of integers that training can index."""
+"""Thousands of images, with their facts as rows of integers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

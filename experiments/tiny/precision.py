@@ -1,4 +1,4 @@
-"""How far bfloat16 and padded batches are from float32 prompts run alone."""
+"""The difference of bfloat16 and of padded batches from float32 prompts run alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from icl.tasks.generated.world import HELD_OUT_CONCEPTS
 
 @dataclass(frozen=True)
 class LogitAgreement:
-    """same: rows whose best token is the same, of n; largest: logit difference over all rows and tokens."""
+    """Agreement of logits: rows with the same best token, of n, and the largest logit difference."""
 
     same: int
     n: int
@@ -56,7 +56,7 @@ def alone(runner: CheckpointRunner, turns: list[TokenTurn], pool: ImagePool) -> 
 
 
 def agreements(vlm: Path, pool: ImagePool, n: int = 200) -> dict[str, LogitAgreement]:
-    """Against float32 prompts alone: padded batches of 64 in float32, and in bfloat16."""
+    """Compares float32 prompts alone with padded batches of 64 in float32, and in bfloat16."""
     index = PoolIndex(pool)
     sequences = mixed_sequences(index, n)
     full = CheckpointRunner(vlm)

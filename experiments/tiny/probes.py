@@ -1,4 +1,4 @@
-"""What the card measures: cells of sequences on unseen images and, where names are bound, on held-out concepts."""
+"""The measurements of the card: sequences on unseen images and, for made-up names, on held-out concepts."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -42,12 +42,12 @@ class ProbeCell:
 
     @property
     def times(self) -> int:
-        """A cell that a goal reads is asked four times as often: two draws of 200 can differ by .07."""
+        """The number of sequences, four times as many for a goal: two samples of 200 can differ by .07."""
         goal = {"binding": (8,), "binding by attribute": (8,), "rule in the demonstrations": (0, 4)}
         return 4 if self.shots in goal.get(self.group, ()) else 1
 
     def sequences(self, n: int) -> list[list[TokenTurn]]:
-        # The stored figures of all seeds were drawn under the British spelling: another name draws other sequences.
+        # the stored figures of all seeds used the British spelling, and another name samples other sequences
         name = self.name.replace("color", "colour")
         rng = np.random.default_rng(zlib.crc32(f"{name} {self.shots}".encode()))
         return [self.make(rng) for _ in range(n)]
@@ -105,7 +105,7 @@ def cells(index: PoolIndex) -> Iterator[ProbeCell]:
 
 
 def existence(rng: Rng, index: PoolIndex, turns: int, sampling: str) -> list[TokenTurn]:
-    """Yes or no, half each; what is absent is any concept, a frequent one, or the companion of one that is there."""
+    """Yes or no, half each. An absent concept is random, frequent, or a companion of a present one."""
     frequent = sorted(CONCEPTS, key=popularity, reverse=True)[:12]
     out = []
     for image in rng.choice(index.kind["scene"], turns).tolist():
@@ -130,7 +130,7 @@ def existence(rng: Rng, index: PoolIndex, turns: int, sampling: str) -> list[Tok
 def support(  # noqa: PLR0917
     index: PoolIndex, embeddings: Tensor, shots: int, nearest: bool, n: int, ways: int = 8, each: int = 6
 ) -> list[list[TokenTurn]]:
-    """Named concepts with a pool of `ways` x `each` images; demonstrations by chance or nearest, the nearest last.
+    """Named concepts with a pool of `ways` x `each` images; random or nearest demonstrations, the nearest last.
 
     embeddings: [N, d], a row an image.
     """

@@ -1,4 +1,4 @@
-"""Questions that one image answers, as turns: plain ones, properties, numbers, existence, digits, captions.
+"""Questions about one image, as turns: color and shape, properties, numbers, existence, digits, captions.
 
 Each maker takes (rng, index, image) and gives a turn, so that demonstrations can be drawn by chance or by likeness.
 """
@@ -44,7 +44,7 @@ def plain_shape(rng: np.random.Generator, index: PoolIndex, image: int) -> Token
 
 
 def plain_yes_no(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
-    """Is there (not) a color, or a shape; half of them are there."""
+    """Whether there is (not) a color or a shape; half of them are present."""
     color, shape = index.concept(image)
     there = rng.random() < 0.5
     if rng.random() < 0.6:
@@ -57,7 +57,7 @@ def plain_yes_no(rng: np.random.Generator, index: PoolIndex, image: int) -> Toke
 
 
 def prop(name: str) -> Maker:
-    """A maker of questions after the texture, size or place of the one shape."""
+    """A function that makes questions about the texture, size or place of the one shape."""
 
     def make(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
         return turn(
@@ -68,7 +68,7 @@ def prop(name: str) -> Maker:
 
 
 def number(by: str) -> Maker:
-    """How many shapes there are: of a color, a shape, both or all. Mostly of what is there."""
+    """The number of shapes: of a color, a shape, both or all, mostly present ones."""
 
     def make(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
         groups, there = index.groups[image], rng.random() < 0.7
@@ -92,7 +92,7 @@ def number(by: str) -> Maker:
 
 
 def _absent(rng: np.random.Generator, index: PoolIndex, image: int) -> tuple[str, str]:
-    """A seen concept that is not in the image; half of the time one of its halves is."""
+    """A training concept that is not in the image; half of the time its color or shape is."""
     concepts = {group[:2] for group in index.groups[image]}
     near = rng.random() < 0.5
     colors, shapes = {c for c, _ in concepts}, {s for _, s in concepts}
@@ -101,7 +101,7 @@ def _absent(rng: np.random.Generator, index: PoolIndex, image: int) -> tuple[str
 
 
 def existence(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
-    """Is there a concept in the scene; half of the answers are yes, half of the others have a half of it there."""
+    """Whether a concept is in the scene: half yes; in half of the others its color or shape is present."""
     there = rng.random() < 0.5
     color, shape = pick(rng, index.groups[image])[:2] if there else _absent(rng, index, image)
     question = pick(rng, w.EXISTENCE_QUESTIONS).format(noun=w.with_article(f"{color} {shape}"))

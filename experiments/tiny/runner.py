@@ -1,4 +1,4 @@
-"""A shipped checkpoint, loaded as any user would, and scored in left-padded batches.
+"""A shipped checkpoint, loaded with the public classes and scored in left-padded batches.
 
 Each distinct image is encoded once; prompts go through the chat template and the tokenizer.
 """
@@ -33,7 +33,7 @@ def _text(text: str) -> Message:
 
 
 def _parts(turn: TokenTurn, layout: PromptLayout, before: str, after: str) -> list[Message]:
-    """A question, split by its image where the text comes first, and what follows it."""
+    """A question, split at its image if the text comes first, and the text after it."""
     image = [{"type": "image"}] if turn.image >= 0 and layout.images else []
     question = before + text_of(turn.question)
     return [_text(question + "\n"), *image, _text(after)] if layout.text_first else [*image, _text(question + after)]
@@ -104,7 +104,7 @@ class CheckpointRunner:
     def logits(
         self, sequences: Sequence[Sequence[TokenTurn]], features: Tensor, layout: PromptLayout, size: int = 64
     ) -> Tensor:
-        """Scores of the first answer token, float32 [N, V]. Batches hold prompts of like length."""
+        """Scores of the first answer token, float32 [N, V]. Batches have prompts of similar length."""
         order = sorted(
             range(len(sequences)), key=lambda i: sum(len(t.question) + len(t.answer) + 6 for t in sequences[i])
         )

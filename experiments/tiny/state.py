@@ -16,7 +16,7 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-    """Write beside the target and rename, so that a kill leaves the old state or the new one."""
+    """Writes atomically, so that a kill leaves the old state or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, partial, {"notes": json.dumps(notes)})
@@ -31,7 +31,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.random.Generator, step: int) -> None:
-    """Everything a run needs to go on exactly: weights, the optimizers' moments, the random stream, the step."""
+    """Saves what a run needs to continue exactly: weights, optimizer moments, random stream, step."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for which, optimizer in enumerate(optimizers):
         for i, moments in optimizer.state_dict()["state"].items():
@@ -40,7 +40,7 @@ def save_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.rando
 
 
 def load_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.random.Generator) -> int:
-    """Restore what `save_run` wrote, in place; returns the step. 0 where nothing was saved."""
+    """Restore what `save_run` wrote, in place; returns the step. 0 if nothing was saved."""
     if not path.exists():
         return 0
     tensors, notes = load(path)

@@ -1,4 +1,4 @@
-"""The vision tower and connector of Idefics3 with its parameter names, and nothing but what training needs.
+"""The vision tower and connector of Idefics3 with its parameter names, reduced to what training needs.
 
 64 x 64 pixels become 16 patches of 16 x 16; three transformer layers mix them; the connector folds them into one token.
 """
@@ -20,7 +20,7 @@ class TowerShape:
     hidden: int = 320
     patch: int = 16
     side: int = 64
-    fold: int = 4  # patches a side that become one token
+    fold: int = 4  # patches per side that become one token
     out: int = 160
 
     @property
@@ -36,7 +36,7 @@ class TowerShape:
 
     @property
     def settings(self) -> dict[str, int]:
-        """As configs of vision models name them."""
+        """The sizes under the usual names of vision configs."""
         return {
             "hidden_size": self.width,
             "intermediate_size": self.hidden,

@@ -1,4 +1,4 @@
-"""Stage 2: the decoder learns from sequences over cached image tokens, with guided heads in the first half."""
+"""Stage 2: the decoder trains on sequences over cached image tokens, with guided heads in the first half."""
 
 import time
 from pathlib import Path
@@ -43,7 +43,7 @@ def loss_of(model: Decoder, batch: Batch, features: Tensor, index: PoolIndex, gu
 
 
 def rate(step: int, steps: int, top: float) -> float:
-    """Warm up over 100 steps, from a tenth of the way a cosine down to 1 %: binding is learned as the rate falls."""
+    """Warm-up over 100 steps, and a cosine from a tenth of the steps down to 1 %: binding needs a falling rate."""
     done = step / steps
     cosine = 1.0 if done < 0.1 else 0.5 * (1 + float(np.cos(np.pi * (done - 0.1) / 0.9)))
     return top * min(1.0, (step + 1) / 100) * max(0.01, cosine)
@@ -62,7 +62,7 @@ def train(  # noqa: PLR0917
     stop_after: int | None = None,
     dev: Dev | None = None,
 ) -> Decoder:
-    """Train the decoder to `out`; a saved run goes on where it stood. `stop_after` ends early, as a kill would."""
+    """Trains the decoder to `out`; a saved run continues. `stop_after` ends early, as a kill would."""
     running = out.with_name("decoder.run.safetensors")
     torch.manual_seed(seed)
     rng = np.random.default_rng((7, seed))

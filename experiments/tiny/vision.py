@@ -1,4 +1,4 @@
-"""Stage 1: the tower learns the facts of images. One linear head a fact reads the image's single token.
+"""Stage 1: the tower learns the facts of images. One linear head per fact reads the single image token.
 
 Held-out concepts appear as images with color and shape as separate facts; their pair has no head: nothing names it.
 """
@@ -18,7 +18,7 @@ from icl.tasks.generated.world import KINDS, TRAINING_CONCEPTS
 
 PAIRS = [COLUMN[f"n_{color}_{shape}"] for color, shape in TRAINING_CONCEPTS]
 WEIGHTS = {"size": 1.5, "texture": 1.5, "count": 1.5, "place": 0.7, "left": 1.0, "right": 1.0}
-COUNTS_WEIGHT, PAIRS_WEIGHT = 0.4, 0.8  # of the sum over colors and shapes, and of the sum over pairs
+COUNTS_WEIGHT, PAIRS_WEIGHT = 0.4, 0.8  # weights of the sums over colors and shapes, and over pairs
 SCENES_FROM = 0.3  # share of the steps
 
 
@@ -41,7 +41,7 @@ class FactHeads(nn.Module):
         }
 
     def loss(self, token: Tensor, facts: Tensor) -> Tensor:
-        """token: [B, out], facts: [B, len(FACTS)] -> mean loss; what does not apply to an image counts nothing."""
+        """token: [B, out], facts: [B, len(FACTS)] -> mean loss; facts that do not apply to an image have no loss."""
         total = token.new_zeros(())
         logits = {name: out.float() for name, out in self.logits(token).items()}
         for name in SINGLE_FACTS:
@@ -62,7 +62,7 @@ class FactHeads(nn.Module):
 
 @torch.no_grad()
 def accuracy(tower: Tower, heads: FactHeads, pool: ImagePool) -> dict[str, float]:
-    """Share of right classes for each fact; counts and pairs only where the true number is above zero."""
+    """The share of right classes of each fact; counts and pairs only if the true number is above zero."""
     images, facts = torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     parts = [heads.logits(tower(images[i : i + 250])) for i in range(0, len(pool), 250)]
     predictions = {name: torch.cat([p[name] for p in parts]).argmax(-1) for name in parts[0]}
@@ -89,7 +89,7 @@ def train(  # noqa: PLR0917
     images: int = 150_000,
     checked: int = 2000,
 ) -> Tower:
-    """Train the tower to `out` (a saved run goes on where it stood); returns it. `checked`: images of the reports."""
+    """Trains the tower to `out` and returns it; a saved run continues. `checked`: images of the reports."""
     running = out.with_name("tower.run.safetensors")
     shape = TowerShape()
     torch.manual_seed(seed)
@@ -107,7 +107,7 @@ def train(  # noqa: PLR0917
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100) * (1.0 if done < 0.5 else max(0.01, 2 * (1 - done)))
         rows = rng.integers(0, len(pool), batch)
-        if done >= SCENES_FROM:  # single shapes are learned first; then scenes, which are harder, fill half of a batch
+        if done >= SCENES_FROM:  # single shapes first, then scenes, which are harder, in half of a batch
             rows[: batch // 2] = rng.choice(scenes, batch // 2)
         chosen = torch.from_numpy(rows)
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The words the tiny models know: whole words, with single characters as the fallback for anything else.
+"""The vocabulary of the tiny models: whole words, with single characters as the fallback.
 
 `encode` is what training uses; the shipped tokenizer (`tokenizer`) gives the same ids, which the tests check.
 """
@@ -59,7 +59,7 @@ PAD, UNK, USER, ASSISTANT, END, FAKE, GLOBAL, IMAGE = range(8)
 
 @cache
 def encode(text: str) -> tuple[int, ...]:
-    """Ids of a text without special tokens: lower case, words and punctuation, characters where a word is unknown."""
+    """Ids of a text without special tokens: lower case, words and punctuation, characters for unknown words."""
     out: list[int] = []
     for word in _SPLIT.findall(text.lower()):
         start, prefix, pieces = 0, "", []

@@ -1,8 +1,8 @@
-"""A proportion with its interval (Wilson, 1927), as the card and its goals write it."""
+"""The format of a proportion with its interval (Wilson, 1927) in the card and its goals."""
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of right / n. Raises ValueError where n is 0."""
+    """95 % interval of right / n. Raises ValueError if n is 0."""
     from scipy.stats import binomtest
 
     if n <= 0:
@@ -12,7 +12,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def format_proportion(counts: tuple[int, int]) -> str:
-    """ ".975 (.955-.986)", or a dash where nothing was counted."""
+    """ ".975 (.955-.986)", or a dash if n is 0."""
     right, n = counts
     if n == 0:
         return "-"
