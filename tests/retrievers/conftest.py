@@ -86,13 +86,13 @@ def describer() -> type[Describer]:
 
 @pytest.fixture
 def turned() -> Callable[..., str]:
-    """A text that `NumberEmbedder` reads as the unit vector at an angle, in degrees, in a plane."""
+    """A text that `NumberEmbedder` embeds as the unit vector at an angle, in degrees, in a plane."""
     return lambda angle: f"{np.cos(np.radians(angle)):.9f} {np.sin(np.radians(angle)):.9f} 0"
 
 
 @pytest.fixture
 def pointing() -> Callable[..., Image]:
-    """An image that `NumberEmbedder` reads as this vector, up to a 255th. mark: tells images of one vector apart."""
+    """An image that `NumberEmbedder` embeds as this vector, up to 1/255. mark: distinguishes images of a vector."""
 
     def image(vector: Sequence[float], mark: int = 0) -> Image:
         pixels = np.full((8, 8, 3), 40, np.uint8)
@@ -110,13 +110,13 @@ def save_towers() -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or fills a cache of another test, or of the person who runs it."""
+    """Each test has its own cache."""
     monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def _color(name: str, mark: int = 0, size: int = 32) -> Image:
-    """One color, with a gray pixel whose place tells images of the same color apart."""
+    """One color, with a gray pixel whose position makes images of one color distinct."""
     image = PILImage.new("RGB", (size, size), name)
     image.putpixel((mark % size, mark // size), (128, 128, 128))
     return Image.from_pil(image, f"{name}-{mark}")

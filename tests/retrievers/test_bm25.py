@@ -37,7 +37,7 @@ def test_the_rare_word_decides_and_the_rest_follow_in_pool_order(pool: Pool, exa
 
 
 def test_idf_is_never_negative(pool: Pool) -> None:
-    """A word that all members have still counts a little: Robertson's own idf would turn the order around."""
+    """A word that all members have has a small positive weight. The original idf would reverse the order."""
     texts = BM25(text="both").fit(pool, Resources())
     assert (texts.scores("dog") > 0).all()
 

@@ -38,7 +38,7 @@ class Echo:
 
 @pytest.fixture
 def pool(color: Make, example: Make) -> Pool:
-    """By image the first is nearest; by words the last."""
+    """The first member is nearest by image, the last by words."""
     questions = ["what is it", "name the hue", "which color is here", "which color is it"]
     return Pool(tuple(example(f"e{i}", color("red", i), "a", question=q) for i, q in enumerate(questions)))
 

@@ -36,7 +36,7 @@ def pool(example: Make, pointing: Make) -> Pool:
     [
         ({"name": "knn"}, "xyz"),
         ({"name": "knn", "by": "question"}, "xyz"),
-        ({"name": "i2t"}, "yzx"),  # its answer points as the query's image does
+        ({"name": "i2t"}, "yzx"),  # its answer has the direction of the query's image
         ({"name": "i2t", "text": "question"}, "zxy"),
         ({"name": "t2i"}, "yzx"),
     ],

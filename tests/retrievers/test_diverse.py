@@ -21,7 +21,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def clusters(example: Make, turned: Make) -> Pool:
-    """Four near the query at 0 degrees, which all but coincide, and two a little farther on the other side."""
+    """Four members near the query at 0 degrees, nearly equal, and two a little farther on the other side."""
     angles = {"near-0": 10, "near-1": 11, "near-2": 12, "near-3": 13, "far-0": -20, "far-1": -21}
     return Pool(tuple(example(name, None, question=turned(angle)) for name, angle in angles.items()))
 
@@ -87,7 +87,7 @@ def test_mmr_has_no_silent_balance() -> None:
 
 @pytest.fixture
 def documents(example: Make, pointing: Make) -> Pool:
-    """Members in the order of their relevance to '1 0 0' with an image alike: two copies, two that are near-copies."""
+    """Members ordered by relevance to '1 0 0' with an equal image: two copies, then two near-duplicates."""
     places = {"copy": (1, 0, 0), "same": (0.9, 0.05, 0), "one": (0.8, 0.6, 0), "one-again": (0.8, 0.6, 0)}
     places |= {"two": (0.8, 0, 0.6), "none": (0, 1, 0)}
     return Pool(
@@ -154,7 +154,7 @@ def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, number_e
 
 
 def test_set_coverage_covers_what_knn_repeats(example: Make, number_embedder: Any) -> None:
-    """Each of two members says one half of the query; a third says the first half, twice."""
+    """Each of two members has one half of the query; a third one has the first half twice."""
     words = {"left": "1 0 0, 0 0 1", "left-again": "1 0 0, 1 0 0", "right": "0 0 -1, 0 0.99 0.14"}
     pool = Pool(tuple(example(name, None, question=text) for name, text in words.items()))
     query = example("q", None, question="1 0 0, 1 0 0, 0 1 0")
@@ -212,7 +212,7 @@ def test_an_embedder_without_parts_is_refused() -> None:
 
 
 def test_set_coverage_weighs_words_by_idf(example: Make) -> None:
-    """log((N + 1) / (df + 1)) over a pool of three: `the` in all of them weighs nothing, `red` in one log(4 / 2)."""
+    """log((N + 1) / (df + 1)) over a pool of three: 0 for `the` in all of them, log(4 / 2) for `red` in one."""
     pool = Pool(
         tuple(example(n, None, question=q) for n, q in (("a", "the red"), ("b", "the blue"), ("c", "the circle")))
     )

@@ -48,14 +48,14 @@ def test_equal_scores_are_in_pool_order(pool: Pool, color: Make, example: Make) 
 
 
 def test_the_query_image_is_never_retrieved_under_any_name(pool: Pool, color: Make, example: Make) -> None:
-    """The trap: the nearest image is the query's own, under another id, file and size of edit."""
+    """The nearest image is that of the query, under another id, file and size of edit."""
     query = example("q", color("red", 50))
     trap = Pool((example("q", color("red", 51)), example("twin", color("red", 50)), *pool.examples))
     assert _ids(KNN(embedder=Histogram()), trap, query, 6) == [f"red-{i}" for i in range(6)]
 
 
 def test_exclusion_never_costs_a_demonstration(color: Make, example: Make) -> None:
-    """More twins than any fixed margin: the search goes on until k are left."""
+    """There are more copies than any fixed margin: the search continues until k are left."""
     twins = [example(f"twin-{i}", color("red", 50)) for i in range(200)]
     others = [example(f"other-{i}", color("blue", i)) for i in range(3)]
     pool = Pool((*twins, *others))

@@ -17,7 +17,7 @@ X, XY, Y, Z = (1, 0, 0), (1, 0.8, 0), (0, 1, 0), (0, 0, 1)
 
 
 class FixedRetriever:
-    """Gives these members to whoever asks."""
+    """A retriever that returns the same members for all queries."""
 
     needs: frozenset[str] = frozenset()
 

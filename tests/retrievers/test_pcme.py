@@ -39,7 +39,7 @@ def _at(name: str, where: float, deviation: float = -20.0) -> GaussianEmbedding:
 
 def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
     certain = match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0, released=False)
-    assert certain == pytest.approx(1 / (1 + np.exp(1)), abs=1e-5)  # no spread: sigmoid(b - a distance)
+    assert certain == pytest.approx(1 / (1 + np.exp(1)), abs=1e-5)  # no deviation: sigmoid(b - a distance)
     assert match_probability(_at("q", 0), _at("d", 3), a=1.0, b=2.0) == pytest.approx(1 / (1 + np.exp(2)), abs=1e-5)
     wide = [match_probability(_at("q", 0, 0.0), _at("d", 3, 0.0), a=1.0, b=2.0) for _ in range(2)]
     assert wide[0] == wide[1] != pytest.approx(certain, abs=1e-3)
@@ -85,7 +85,7 @@ def _retrieve(pool: Pool, query: Any, embedder: Any, heads: str | None = None, *
 def test_of_two_members_equally_near_the_uncertain_one_is_later(
     pool: Pool, example: Make, pointing: Make, number_embedder: Any, tmp_path: Path
 ) -> None:
-    """What leans to the third axis is uncertain: exp(s) is about e^-1 for `third`, e^-4 for `second`."""
+    """Vectors near the third axis are uncertain: exp(s) is about e^-1 for `third`, e^-4 for `second`."""
     query = example("q", pointing((1, 0, 0), 9))
     lean = np.zeros((3, 3))
     lean[:, 2] = 5.0
@@ -97,7 +97,7 @@ def test_of_two_members_equally_near_the_uncertain_one_is_later(
 
 
 def test_without_uncertainty_the_order_is_that_of_the_cosine(example: Make, noise: Make, tmp_path: Path) -> None:
-    """Nine patterns: the ranking is that of knn, and each score is sigmoid of the distance that the cosine says."""
+    """Nine patterns: the ranking is that of knn, and each score is the sigmoid of the distance."""
     pool = Pool(tuple(example(f"e{i}", noise(i), f"{i % 2}", label=f"{i % 2}") for i in range(9)))
     query = example("q", noise(77))
     pixels = build("embedder", "pixels")
@@ -170,7 +170,7 @@ def test_a_deviation_stays_within_bounds_for_any_rate() -> None:
 
 @pytest.mark.parametrize("released", [False, True])
 def test_the_loss_counts_pairs_as_written(released: bool) -> None:
-    """Points without spread at 0 and 1, in two classes: matches at distance 0, the rest at 1; a = b = 1."""
+    """Points without deviation at 0 and 1, in two classes: matches at distance 0, the rest at 1; a = b = 1."""
     points = torch.tensor([[[0.0]], [[1.0]]]).repeat(1, 7, 1)
     scale, steep = [torch.tensor(1.0), torch.tensor(1.0)], 2 if released else 1
     loss = float(soft_contrastive(points, points, torch.tensor([0, 1]), scale, released, alone=False))
@@ -178,8 +178,8 @@ def test_the_loss_counts_pairs_as_written(released: bool) -> None:
     rest = np.log1p(np.exp(steep * (1 - np.sqrt(1 + 1e-6))))
     assert loss == pytest.approx((match + rest) / 2, abs=1e-5)
     alone = float(soft_contrastive(points, points, torch.tensor([0, 0]), scale, released, alone=True))
-    select_dissimilar = np.log1p(np.exp(-steep * (1 - np.sqrt(1 + 1e-6))))
-    assert alone == pytest.approx(select_dissimilar / 2, abs=1e-5)  # no pair with itself
+    distinct = np.log1p(np.exp(-steep * (1 - np.sqrt(1 + 1e-6))))
+    assert alone == pytest.approx(distinct / 2, abs=1e-5)  # no pair with itself
 
 
 def test_saved_heads_equal_the_originals_and_belong_to_one_embedder(
@@ -215,7 +215,7 @@ def test_saved_heads_equal_the_originals_and_belong_to_one_embedder(
 def test_a_question_is_compared_with_images_and_texts(
     example: Make, pointing: Make, number_embedder: Any, tmp_path: Path
 ) -> None:
-    """Every text is certain, and means as far as it is from what is compared."""
+    """All texts are certain, so the score depends only on the distance."""
     rows = {"x": ((1, 0, 0), "0 1 0"), "y": ((0, 1, 0), "1 0 0")}
     pool = Pool(tuple(example(n, pointing(at, i), text) for i, (n, (at, text)) in enumerate(rows.items())))
     query = example("q", pointing((0.9, 0.1, 0), 9), question="0.9 0.1 0")

@@ -95,7 +95,7 @@ def test_none_gives_none_at_any_number_of_shots(example: Make) -> None:
 
 
 def test_draws_are_pinned(example: Make) -> None:
-    """A change of these changes every run ever made."""
+    """If these change, all earlier runs change."""
     pool = _pool(example, 50, 4)
     assert _ids(RandomRetriever(), pool, "q", 5, seed=1) == ["e13", "e45", "e33", "e40", "e47"]
     assert _ids(Balanced(), pool, "q", 5, seed=1) == ["e14", "e0", "e31", "e13", "e26"]

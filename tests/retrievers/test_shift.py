@@ -52,7 +52,7 @@ CLASSES, DOMAINS, EACH = 6, ("ink", "oil", "photo"), 6
 
 
 def _shifted(seed: int = 0, dim: int = 16) -> list[tuple[str, str, Any]]:
-    """(label, domain, vector): a class direction beside a domain's own, which swaps the classes' places."""
+    """(label, domain, vector): a class direction plus a domain direction that exchanges the classes."""
     rng = np.random.default_rng(seed)
     centers = normalize_rows(rng.normal(size=(CLASSES, dim // 2)))
     out = []
@@ -68,7 +68,7 @@ def _shifted(seed: int = 0, dim: int = 16) -> list[tuple[str, str, Any]]:
 
 @pytest.fixture
 def shifted(example: Make) -> tuple[Pool, list[Example]]:
-    """A pool of two domains, and queries of a third; images' vectors stand in the questions."""
+    """A pool of two domains, and queries of a third one. The questions contain the image vectors."""
     made = [
         example(f"e{i}", None, label, label=label, domain=domain, question=" ".join(f"{x:.6f}" for x in vector))
         for i, (label, domain, vector) in enumerate(_shifted())
@@ -144,7 +144,7 @@ class Elsewhere:
 
 
 def test_a_head_of_another_task_serves_unseen_classes(shifted: Any, number_embedder: Any, tmp_path: Path) -> None:
-    """As `trained_on` and as a file that was trained on the same examples: one head, whatever the pool at hand."""
+    """`trained_on` and a saved head of the same examples are equal for any pool."""
     pool, queries = shifted
     node = {"name": "invariant_select", "by": "question", "embedder": number_embedder, "steps": 20, "rate": 0.01}
     training, unseen = (tuple(e for e in pool.examples if (e.label < "class-3") == first) for first in (True, False))

@@ -42,11 +42,11 @@ def test_the_model_s_answer_and_the_gold_have_other_neighbors(
     assert _ids({"preset": "oracle_sqa"}, pool, query, number_embedder)[0] == "e1"
     count = len(model.prompt_digests)
     _ids({}, pool, query, number_embedder, model)
-    assert len(model.prompt_digests) == count  # the first guess is remembered
+    assert len(model.prompt_digests) == count  # the first guess is cached
 
 
 def test_the_image_weighs_in(pool: Pool, example: Make, pointing: Make, number_embedder: Any, describer: Any) -> None:
-    """By text e0 (cosine 1) before e2 (.5); e2 has the query's image, and e0 one at a right angle to it."""
+    """By text e0 (cosine 1) before e2 (.5); e2 has the query's image, and the image of e0 is orthogonal to it."""
     query = example("q", pointing((1, 0, 0), 9), question="1 0")
     model = describer("looks", "1")
     assert _ids({}, pool, query, number_embedder, model) == ["e0", "e2", "e1"]

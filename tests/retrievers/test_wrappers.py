@@ -61,7 +61,7 @@ def test_near_duplicates_of_the_query_are_dropped(pool: Pool, color: Make, examp
 
 
 def test_a_quota_is_that_of_the_filtered_pool(pool: Pool, color: Make, example: Make) -> None:
-    """A filter after the fact would take away from the set; this one leaves it whole and balanced."""
+    """A filter after retrieval would remove members of the set; this one keeps it complete and balanced."""
     node = {"name": "filtered", "of": "balanced", "labels": ["red", "blue"]}
     ids = _ids(node, pool, example("q", color("lime", 90)), 6)
     assert sorted(i.split("-")[0] for i in ids) == ["blue"] * 3 + ["red"] * 3

@@ -81,12 +81,12 @@ def test_answers_are_the_same_up_to_a_step_that_was_close(tokens: list[tuple[int
 def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
     off = MADE.with_verdicts({"cache": Verdict("off", "the cache is off"), "vllm": Verdict("no", "KeyError: x\n  y")})
     refused = Entry("other", "", {}, {}, ("not loaded: model.path: /some/where/other takes no cache.",))
-    model_ability_of = [
+    entries = [
         MADE.answered("hf", "torch 2"),
         off.answered("hf", "torch 2").answered("vllm", "vllm 9"),
         refused,
     ]
-    markdown = page(model_ability_of, {"made": "Tiles."})
+    markdown = page(entries, {"made": "Tiles."})
     assert "With torch 2, vllm 9." in markdown
     assert "| made | Made | yes | yes | yes | yes | yes | yes | Tiles. |" in markdown
     assert "| made | Made | yes | yes | off | yes | **no** | yes | Tiles. |" in markdown

@@ -46,10 +46,10 @@ def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.Mo
 
 
 def test_a_hub_has_large_hubness() -> None:
-    """One row in the middle of eleven others is the nearest of all."""
+    """One row in the middle of eleven others is the nearest neighbor of all of them."""
     around = np.hstack([np.eye(11) * 1.2, np.ones((11, 1))])
     rows = normalize_rows(np.vstack([around, [0.0] * 11 + [1.0]]))
-    counts = np.array([1.0] + [0.0] * 10 + [11.0])  # the hub's own nearest is the first of equals
+    counts = np.array([1.0] + [0.0] * 10 + [11.0])  # of equals, the first row is the nearest neighbor of the hub
     spread = counts - counts.mean()
     assert hubness(rows, k=1) == pytest.approx((spread**3).mean() / (spread**2).mean() ** 1.5)
     assert hubness(np.repeat(AXES, 2, axis=0), k=1) == 0
@@ -82,7 +82,7 @@ def test_diagnose_measures_a_pool(example: Make, pointing: Make, number_embedder
 
 
 def test_blind_pairs_are_similar_for_one_encoder_only(example: Make, color: Make) -> None:
-    """The histogram is blind to where a color is; the pixels see it."""
+    """The histogram does not depend on the position of a color; the pixels do."""
     from PIL import Image as PILImage
 
     from icl.images import Image

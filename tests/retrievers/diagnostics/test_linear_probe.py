@@ -21,7 +21,7 @@ def test_it_separates_and_its_gradient_vanishes() -> None:
 
 
 def test_texts_weigh_half_whatever_their_number() -> None:
-    """One text a class, on the other side of where ninety images put it: the border is theirs together."""
+    """One text per class contradicts ninety images per class: both groups have equal weight in the boundary."""
     images = normalize_rows(np.array([[1, 0.2]] * 45 + [[1, -0.2]] * 45))
     labels = ["a"] * 45 + ["b"] * 45
     texts = normalize_rows(np.array([[0.2, -1.0], [0.2, 1.0]]))
@@ -34,7 +34,7 @@ def test_texts_weigh_half_whatever_their_number() -> None:
 
 
 def test_few_rows_are_solved_in_their_span_and_give_the_same_probe() -> None:
-    """Rows that say nothing new make the rows outnumber the entries, and change no mean."""
+    """Repeated rows make more rows than entries, and do not change the means."""
     rng = np.random.default_rng(1)
     rows, labels = normalize_rows(rng.normal(size=(6, 9))), ["a", "b", "c"] * 2
     few, many = fit_probe(rows, labels), fit_probe(np.repeat(rows, 3, axis=0), list(np.repeat(labels, 3)))

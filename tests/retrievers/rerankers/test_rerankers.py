@@ -30,7 +30,7 @@ def skewed(example: Make) -> Pool:
     [
         (3, ["a0", "b4", "c6"]),  # one each
         (4, ["a0", "a1", "b4", "b5"]),  # ceil(4 / 3) = 2 each, in rank order
-        (6, ["a0", "a1", "b4", "b5", "c6", "a2"]),  # two each leave five; the best passed over fills up
+        (6, ["a0", "a1", "b4", "b5", "c6", "a2"]),  # two each leave five; the best of the others follows
         (1, ["a0"]),
     ],
 )
@@ -39,7 +39,7 @@ def test_label_balance_caps_a_label_and_refills_by_rank(k: int, ids: list[str], 
 
 
 def test_the_share_is_of_the_task_s_labels_where_the_options_name_them(skewed: Pool, example: Make) -> None:
-    """Four labels, of which the pool lacks one: ceil(4 / 4) each, and the best passed over fills up."""
+    """Four labels, of which the pool lacks one: ceil(4 / 4) each, and the best of the others follows."""
     query = example("q", None, options=("a", "b", "c", "d")).query
     assert _rerank("label_balance", skewed, 4, query=query) == ["a0", "b4", "c6", "a1"]
     other = example("q", None, options=("yes", "no", "a", "b")).query  # no names of the pool's labels
@@ -82,7 +82,7 @@ def test_reranked_asks_for_candidates_and_gives_the_shots(color: Make, example: 
 
 
 def test_a_chain_passes_on_all_remaining_candidates(example: Make, turned: Make, number_embedder: Any) -> None:
-    """The cap first: three places are left, of which the balance then takes one of each label."""
+    """The cap is first: three candidates are left, and the balance takes one of each label."""
     places = {"a0": 0, "a1": 1, "a2": 50, "b3": 51, "b4": 90}
     pool = Pool(tuple(example(n, None, label=n[0], question=turned(at)) for n, at in places.items()))
     settings = {"by": "question", "embedder": number_embedder}
