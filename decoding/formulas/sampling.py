@@ -24,7 +24,7 @@ NUCLEUS_GUESSES = (1024, 16_384)
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Chooses the next token. A frozen dataclass."""
+    """Rule that chooses the next token from combined scores. A frozen dataclass."""
 
     @property
     def deterministic(self) -> bool:
@@ -48,7 +48,7 @@ class Sampler(Protocol):
 @component("sampler", "greedy")
 @dataclass(frozen=True)
 class Greedy:
-    """Greedy sampler: chooses the best token."""
+    """Greedy sampler, which chooses the best token."""
 
     deterministic = True
 
@@ -76,7 +76,7 @@ class Beam:
 @component("sampler", "sampling")
 @dataclass(frozen=True)
 class Sampling:
-    """Random sampler: draws from softmax(scores / temperature), cut by top-k, then top-p, then min-p."""
+    """Random sampler from softmax(scores / temperature), cut by top-k, then top-p, then min-p."""
 
     temperature: Temperature = 1.0  # divides the scores; 0 chooses the best token
     top_k: Count = 0  # number of best tokens that are kept; 0 keeps all

@@ -40,15 +40,15 @@ from icl import edits
 
 @dataclass(frozen=True)
 class Blind(Strategy):
-    """Push away from what the model would say with every image blanked."""
+    """Contrast with the prompt with blank images."""
     alpha: float = 1.0
 
     def branches(self, prompt, note=None):
         return prompt, prompt.edit(images=edits.Blank())
 
     def combine(self, logits, step):
-        seen, blind = logits
-        return (1 + self.alpha) * seen - self.alpha * blind
+        original, blank = logits
+        return (1 + self.alpha) * original - self.alpha * blank
 '''
 
 EDIT = '''

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from decoding.arms import arm as arm_module
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.formulas.sampling import Greedy, Sampling
@@ -19,15 +20,15 @@ from icl import edits
 
 @dataclass(frozen=True)
 class Blind(Strategy):
-    """Push away from what the model would say with every image blanked."""
+    """Contrast with the prompt with blank images."""
     alpha: float = 1.0
 
     def branches(self, prompt, note=None):
         return prompt, prompt.edit(images=edits.Blank())
 
     def combine(self, logits, step):
-        seen, blind = logits
-        return (1 + self.alpha) * seen - self.alpha * blind
+        original, blank = logits
+        return (1 + self.alpha) * original - self.alpha * blank
 '''
 
 
@@ -166,3 +167,18 @@ def test_references_and_controls_have_no_controls() -> None:
 def test_entropy_matched_replaces_an_undefined_temperature_matched() -> None:
     matched = default_controls(Arm(Weighted(1.0, -1.0)))[1]
     assert isinstance(matched.strategy, EntropyMatched)
+
+
+def test_an_arm_is_built_once_and_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def count(name: str) -> None:
+        function = getattr(arm_module, name)
+        monkeypatch.setattr(arm_module, name, lambda *args: (calls.append(name), function(*args))[1])
+
+    count("build")
+    count("describe")
+    arm = parse_arm({"name": "vcd", "alpha": 0.5})
+    assert arm.config["strategy"]["alpha"] == 0.5
+    assert arm.digest != arm.strategy_digest
+    assert calls == ["build", "describe"]
