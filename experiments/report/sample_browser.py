@@ -50,6 +50,8 @@ class BrowserData:
 
 def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int = IMAGE_BUDGET) -> BrowserData:
     """The chosen samples of a run with their prompts and images."""
+    from experiments.results.lazy_column import load_details
+
     shelf = BrowserData()
     contexts: dict[str, int] = {}
     for task in view.tasks:
@@ -57,7 +59,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
         chosen = choose_queries(frame, view.judge or view.metric, per_cell)
         shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
         place = {query: i for i, query in enumerate(chosen)}
-        rows: list[Any] = frame[frame["query"].isin(chosen)].to_dict("records")
+        rows: list[Any] = load_details(frame[frame["query"].isin(chosen)]).to_dict("records")
         for row in sorted(rows, key=lambda row: place[row["query"]]):
             shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)
@@ -88,15 +90,18 @@ def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
     from PIL import Image as PILImage
 
     try:
-        with decode_image(path) as image:
-            small = max(image.size) <= side
+        data = path.read_bytes()
+        with decode_image(data) as image:
+            small, is_plain = max(image.size) <= side, image.format == "PNG" and image.mode == "RGB"
             shown = image.convert("RGB")
     except (OSError, ValueError, PILImage.DecompressionBombError):
         return None
-    shown.thumbnail((side, side))
-    buffer = io.BytesIO()
-    shown.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
-    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if not (small and is_plain):  # a small PNG file stays as it is: encoding it again costs more than it saves
+        shown.thumbnail((side, side))
+        buffer = io.BytesIO()
+        shown.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
+        data = buffer.getvalue()
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(data).decode()}"
 
 
 def images_by_owner(images: Sequence[str], owners: Sequence[int], demos: int) -> tuple[list[list[str]], list[str]]:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray, ExtensionDtype
 from pandas.api.indexers import check_array_indexer
 
-from experiments.store.sample_table import SampleTable
+from experiments.store.sample_table import SampleTable, gc_paused
 
 if TYPE_CHECKING:  # the numpy of vLLM's environment has no generic bool
     TakeIndexer = Sequence[int | np.integer[Any]] | NDArray[np.integer[Any] | np.bool[builtins.bool]]
@@ -98,3 +99,20 @@ class LazyColumn(ExtensionArray):
 
     def _of(self, rows: NDArray[np.intp]) -> Self:
         return type(self)(self.table, self.name, rows)
+
+
+def load_details(frame: "DataFrame", shared: bool = True) -> "DataFrame":
+    """The frame with the values of its lazy columns, which are read together.
+
+    Args:
+        frame: Samples of one run.
+        shared: Whether equal values may be one object.
+    """
+    lazy = {str(name): column.array for name, column in frame.items() if isinstance(column.array, LazyColumn)}
+    if not lazy:
+        return frame
+    first = next(iter(lazy.values()))
+    with gc_paused():
+        details = first.table.values([array.name for array in lazy.values()], first.rows, shared)
+        columns = {name: pd.Series(details[array.name], frame.index) for name, array in lazy.items()}
+        return frame.assign(**columns)

@@ -14,7 +14,7 @@ from experiments.results.run_metrics import run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.store.equivalent_cells import equivalence_digest
-from experiments.store.sample_table import FLAT, SampleTable, column_path, gc_paused
+from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store
 from icl.errors import StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -67,17 +67,9 @@ class Run:
         statistic in each cell, and beside them (`f1:ref`) stands what a sample's number was computed from. Samples of
         one query that have one `decided_by` are answered alike by construction (`experiments.store.equivalent_cells`).
         """
-        import pandas as pd
+        from experiments.results.lazy_column import load_details
 
-        from experiments.results.lazy_column import LazyColumn
-
-        frame = self.lazy_samples()
-        lazy = [column.array for _, column in frame.items() if isinstance(column.array, LazyColumn)]
-        if not lazy:
-            return frame
-        with gc_paused():
-            details = lazy[0].table.values([array.name for array in lazy], lazy[0].rows, shared=False)
-            return frame.assign(**{name: pd.Series(values, frame.index) for name, values in details.items()})
+        return load_details(self.lazy_samples(), shared=False)
 
     def lazy_samples(self) -> "DataFrame":
         """The frame of `samples`, whose prompts, demonstrations, traces and other details are read when they are used.

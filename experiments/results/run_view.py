@@ -34,7 +34,7 @@ from experiments.stats.arms import (
 )
 from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
 from experiments.stats.findings import Finding, findings, reference_decoding
-from experiments.stats.floor_effects import ceiling_effects, floor_effects, rarely_an_option
+from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
@@ -183,12 +183,13 @@ class RunView:
             excluded=renamed != "",
         )
         full = ceiling_effects(self.scores, self.metric, self.axes) if self.better == "higher" else {}
-        told = floor_effects(self.frame, self.axes) | full
-        said = rarely_an_option(self.frame, self.axes) | told
-        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in said.items()]
+        named = names_option(self.frame)
+        same = full if named is None else floor_effects(self.frame, self.axes, named) | full
+        notes = same if named is None else rarely_an_option(self.frame, self.axes, named) | same
+        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in notes.items()]
         if apart := label_transform_note(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
-        kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in told)]
+        kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in same)]
         return [*answers, *(one for one in kept if not (_of_ceiling(one) and self._task(one.subject) in full))]
 
     def _empty(self, one: Finding) -> bool:

@@ -11,7 +11,7 @@ For each arm of a task, pooled over shots and retrievers:
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from math import nan
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,7 +137,7 @@ def decoding_effects(
     effects = []
     for subject, part in split_by_subject(samples, settings):
         theirs = part[part["decoding"] == base]
-        answer_of = answer_reader(frame.loc[part.index])
+        reader = answer_reader(frame.loc[part.index])
         for name, role, of in _rows(axis_values(part, "decoding"), base, controls):
             mine = part[part["decoding"] == name]
             (left, right), _ = shared_settings(theirs, mine, ["shots", "retriever"])
@@ -150,8 +150,8 @@ def decoding_effects(
                     role,
                     of,
                     {m: estimate_arm(mine, m) for m in metrics if mine[m].notna().any()},
-                    answer_shares(own, answer_of),
-                    answer_shares(frame.loc[left.index], answer_of),
+                    answer_shares(own, reader),
+                    answer_shares(frame.loc[left.index], reader),
                     None if role == "reference" else count_transitions(left, right, metric, better),
                     nan if role == "reference" else _changed_share(frame, left, right),
                     judgment=verdicts.get((subject, name)),
@@ -184,8 +184,21 @@ def count_transitions(
     return Transitions(right, lost, won, same - right)
 
 
-def answer_reader(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | None:
-    """The function that classifies an answer as yes or no, one of few options, or the place of an option.
+@dataclass(frozen=True)
+class AnswerReader:
+    """How answers are counted.
+
+    Attributes:
+        read: (output, options) -> the answer.
+        by_option: Whether the answer depends on the sample's options.
+    """
+
+    read: Callable[[str, Sequence[Any]], str]
+    by_option: bool = False
+
+
+def answer_reader(rows: "DataFrame") -> AnswerReader | None:
+    """How an answer is counted: as yes or no, one of few options, or the place of an option.
 
     Args:
         rows: The samples of all arms of a subject.
@@ -194,32 +207,31 @@ def answer_reader(rows: "DataFrame") -> Callable[[Mapping[str, Any]], str] | Non
         None if answers are free texts.
     """
     answered = rows[rows["failed"].isna()] if "failed" in rows else rows
-    golds = {normalize_text(str(a)) for gold in _column(answered, "gold") for a in gold or ()}
+    golds = {normalize_text(answer) for gold in _distinct(answered, "gold") for answer in gold}
     if golds and golds <= {"yes", "no"}:
-        return lambda row: parse_yes_no(str(row["output"])) or OTHER_ANSWER
-    options = [
-        tuple(map(normalize_text, map(str, o))) if isinstance(o, list | tuple) else ()
-        for o in _column(answered, "options")
-    ]
+        return AnswerReader(lambda output, _: parse_yes_no(output) or OTHER_ANSWER)
+    options = [tuple(map(normalize_text, own)) for own in _distinct(answered, "options")]
     if not options or not all(options):
         return None
     names = {name: name for own in options for name in own}
     if len(names) <= MAX_ANSWERS:
-        return lambda row: names.get(normalize_text(str(row["output"])), OTHER_ANSWER)
+        return AnswerReader(lambda output, _: names.get(normalize_text(output), OTHER_ANSWER))
     if max(map(len, options)) <= MAX_ANSWERS:
-        return lambda row: _place([normalize_text(str(o)) for o in row["options"]], normalize_text(str(row["output"])))
+        return AnswerReader(_place, by_option=True)
     return None
 
 
-def answer_shares(rows: "DataFrame", answer_of: Callable[[Mapping[str, Any]], str] | None) -> dict[str, float]:
+def answer_shares(rows: "DataFrame", reader: AnswerReader | None) -> dict[str, float]:
     """The share of each answer, in alphabetical order with OTHER_ANSWER last."""
-    if answer_of is None:
+    if reader is None:
         return {}
     answered = rows[rows["output"].notna()]
-    columns = [name for name in ("output", "options") if name in answered]
-    read: list[Any] = answered[columns].to_dict("records")
-    counts = Counter(map(answer_of, read))
-    return {name: counts[name] / len(read) for name in sorted(counts, key=lambda name: (name == OTHER_ANSWER, name))}
+    options = map(tuple, answered["options"]) if reader.by_option else repeat(())
+    counts = Counter[str]()
+    for (output, own), count in Counter(zip(map(str, answered["output"]), options, strict=False)).items():
+        counts[reader.read(output, own)] += count
+    total = len(answered)
+    return {name: counts[name] / total for name in sorted(counts, key=lambda name: (name == OTHER_ANSWER, name))}
 
 
 def trace_means(rows: "DataFrame") -> dict[str, float]:
@@ -288,9 +300,15 @@ def _changed_share(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame")
     return float(np.mean([normalize_text(str(a)) != normalize_text(str(b)) for a, b in pairs]))
 
 
+def _distinct(rows: "DataFrame", name: str) -> set[tuple[str, ...]]:
+    """The different lists of texts in a column; () stands for a missing one."""
+    return {tuple(map(str, value)) if isinstance(value, list | tuple) else () for value in _column(rows, name)}
+
+
 def _column(rows: "DataFrame", name: str) -> list[Any]:
     return list(rows[name]) if name in rows else [None] * len(rows)
 
 
-def _place(options: Sequence[str], answer: str) -> str:
-    return f"option {options.index(answer) + 1}" if answer in options else OTHER_ANSWER
+def _place(output: str, options: Sequence[Any]) -> str:
+    answer, normalized = normalize_text(output), [normalize_text(str(option)) for option in options]
+    return f"option {normalized.index(answer) + 1}" if answer in normalized else OTHER_ANSWER

@@ -16,7 +16,7 @@ from icl.metrics.normalize import normalize_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 NEVER_AN_OPTION = "no answer of any arm is one of the options; the model does not do this task as asked."
 RARELY_AN_OPTION = (
@@ -24,9 +24,6 @@ RARELY_AN_OPTION = (
 )
 SAME_ANSWERS = "every arm gives the same answers; nothing here tells them apart."
 
-
-ANSWER_COLUMNS = ["output", "options", "demos", "gold", "gold_before_after"]
-"""The columns that `read_answer` reads."""
 OPTION_SHARE_LIMIT = 0.5
 """The share of answers with an option below which `rarely_an_option` reports a task."""
 CEILING = 0.97
@@ -57,45 +54,57 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
     return f"at its ceiling: no arm is below {format_share(min(means))}{without}, so nothing here can show a gain."
 
 
-def floor_effects(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
-    """A sentence for each task at the floor, or with the same answers in all arms. `frame` is tidy and has outputs."""
+def names_option(frame: "DataFrame") -> "Series[bool] | None":
+    """Whether each output names an option of its question; true if the question has none. Failed samples are left out.
+
+    Returns:
+        None if the frame has no outputs or no tasks.
+    """
+    import pandas as pd
+
     answered = frame[frame["failed"].isna()] if "failed" in frame else frame
     if "output" not in answered or "task" not in answered:
-        return {}
-    parts = {str(task): answered[answered["task"] == task] for task in axis_values(answered, "task")}
-    sentences = {task: _sentence(rows, axes) for task, rows in parts.items()}
-    return {task: sentence for task, sentence in sentences.items() if sentence}
+        return None
+    exact: dict[tuple[str, tuple[str, ...]], bool] = {}
+    named = []
+    for row in to_records(answered):
+        options = text_items(row, "options")
+        output = row["output"] if isinstance(row["output"], str) else ""
+        is_exact = exact.get((output, options))
+        if is_exact is None:
+            is_exact = exact[output, options] = not options or normalize_text(output) in map(normalize_text, options)
+        # `read_answer` reads the demonstrations, so it is the last resort.
+        named.append(is_exact or read_answer(row) in map(normalize_text, options))
+    return pd.Series(named, index=answered.index, dtype=bool)
 
 
-def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]") -> dict[str, str]:
-    """A sentence for each task whose answers are rarely options. The frame is tidy and has outputs."""
-    answered = frame[frame["failed"].isna()] if "failed" in frame else frame
-    if "output" not in answered or "task" not in answered:
-        return {}
+def floor_effects(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
+    """A sentence for each task at the floor, or with the same answers in all arms.
+
+    Args:
+        frame: A tidy frame with outputs.
+        axes: The axes of the frame.
+        named: The result of `names_option`.
+    """
+    answered = frame.loc[named.index, list(dict.fromkeys(["task", *axes, "query", "seed", "output"]))]
     sentences = {}
     for task in axis_values(answered, "task"):
-        named = [_named(rows) for _, rows in iter_arms(answered[answered["task"] == task], axes)]
-        if named and 0 < max(named) < OPTION_SHARE_LIMIT:
-            sentences[str(task)] = RARELY_AN_OPTION.format(format_share(max(named)))
+        rows = answered[answered["task"] == task]
+        several = sum(1 for _ in iter_arms(rows, axes)) > 1
+        if not named[rows.index].any():
+            sentences[str(task)] = NEVER_AN_OPTION
+        elif several and rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1:
+            sentences[str(task)] = SAME_ANSWERS
     return sentences
 
 
-def _named(rows: "DataFrame") -> float:
-    """The share of answers that name one of the options; 1 for a question without options."""
-    read = to_records(rows.reindex(columns=ANSWER_COLUMNS))
-    return sum(not _misses(row) for row in read) / len(read)
-
-
-def _sentence(rows: "DataFrame", axes: "Sequence[str]") -> str:
-    read = rows.reindex(columns=ANSWER_COLUMNS)
-    if all(_misses(row) for row in to_records(read)):
-        return NEVER_AN_OPTION
-    several = sum(1 for _ in iter_arms(rows, axes)) > 1
-    is_equal = rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1
-    return SAME_ANSWERS if several and is_equal else ""
-
-
-def _misses(row: dict[str, object]) -> bool:
-    """Whether the sample has options and its output is none of them."""
-    options = text_items(row, "options")
-    return bool(options) and read_answer(row) not in map(normalize_text, options)
+def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
+    """A sentence for each task whose answers are rarely options. The arguments are those of `floor_effects`."""
+    answered = frame.loc[named.index, list(dict.fromkeys(["task", *axes]))]
+    sentences = {}
+    for task in axis_values(answered, "task"):
+        rows = answered[answered["task"] == task]
+        share = max((float(named[own.index].mean()) for _, own in iter_arms(rows, axes)), default=0.0)
+        if 0 < share < OPTION_SHARE_LIMIT:
+            sentences[str(task)] = RARELY_AN_OPTION.format(format_share(share))
+    return sentences

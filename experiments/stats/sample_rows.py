@@ -1,6 +1,6 @@
 """Reading one row of a run's samples: its demonstrations, and which known answer its output gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,40 @@ Demonstration = tuple[str, float, str]
 """id, score and answer."""
 
 
-def to_records(rows: "DataFrame") -> list[dict[str, Any]]:
+class SampleRow(Mapping[str, Any]):
+    """One row of a frame as a mapping. A column of the frame is converted when one of its values is first read."""
+
+    __slots__ = ("columns", "place")
+
+    def __init__(self, columns: "_Columns", place: int) -> None:
+        self.columns, self.place = columns, place
+
+    def __getitem__(self, name: str) -> Any:
+        return self.columns[name][self.place]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self.columns.frame)
+
+    def __len__(self) -> int:
+        return self.columns.frame.shape[1]
+
+
+class _Columns(dict[str, list[Any]]):
+    """The columns of a frame that were read, as lists."""
+
+    def __init__(self, frame: "DataFrame") -> None:
+        super().__init__()
+        self.frame = frame
+
+    def __missing__(self, name: str) -> list[Any]:
+        self[name] = self.frame[name].tolist()
+        return self[name]
+
+
+def to_records(rows: "DataFrame") -> list[SampleRow]:
     """The rows as mappings."""
-    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    columns = _Columns(rows)
+    return [SampleRow(columns, place) for place in range(len(rows))]
 
 
 def demos_of(row: Mapping[str, Any]) -> list[Demonstration]:
