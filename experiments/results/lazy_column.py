@@ -101,7 +101,7 @@ class LazyColumn(ExtensionArray):
         return type(self)(self.table, self.name, rows)
 
 
-def load_details(frame: "DataFrame", shared: bool = True) -> "DataFrame":
+def load_details(frame: pd.DataFrame, shared: bool = True) -> pd.DataFrame:
     """The frame with the values of its lazy columns, which are read together.
 
     Args:

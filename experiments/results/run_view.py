@@ -22,6 +22,7 @@ from experiments.stats.arms import (
     EQUIVALENCE,
     NO_VALUE,
     UNIT,
+    SharedAttrs,
     axes_of,
     axis_values,
     baseline_column,
@@ -232,7 +233,7 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
     }
     old = [column for name in columns for column in (name, sample_ref_column(name)) if column in samples]
     samples = samples.drop(columns=old).assign(**judged, **owns)
-    better = {m: better_of(frame, m) for m in metrics}
+    better = SharedAttrs({m: better_of(frame, m) for m in metrics})
     wanted = to or _sole(samples, compare.get("to") or {}, store)
     reference = resolve_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
     return RunView(

@@ -28,6 +28,13 @@ EQUIVALENCE = "decided_by"
 Arm = dict[str, Any]
 
 
+class SharedAttrs(dict[str, Any]):
+    """A mapping for a frame's `attrs` that is not copied: pandas deep-copies `attrs` in every operation."""
+
+    def __deepcopy__(self, memo: Any) -> "SharedAttrs":
+        return self
+
+
 def axes_of(frame: "DataFrame") -> tuple[str, ...]:
     """The axes in `attrs['axes']`, or else the columns that are axes."""
     return tuple(frame.attrs.get("axes") or (axis for axis in AXES if axis in frame))

@@ -11,7 +11,7 @@ For each arm of a task, pooled over shots and retrievers:
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, repeat
+from itertools import chain, groupby, repeat
 from math import nan
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -240,7 +240,7 @@ def trace_means(rows: "DataFrame") -> dict[str, float]:
     traced = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
 
     def mean(name: str) -> float:
-        values = [value for t, _ in traced for value in t.get(name, ())]
+        values = list(chain.from_iterable(t.get(name, ()) for t, _ in traced))
         return float(np.mean(values)) if values else nan
 
     steps = sum(len(t["survivors"]) for t, _ in traced)

@@ -65,16 +65,18 @@ def names_option(frame: "DataFrame") -> "Series[bool] | None":
     answered = frame[frame["failed"].isna()] if "failed" in frame else frame
     if "output" not in answered or "task" not in answered:
         return None
-    exact: dict[tuple[str, tuple[str, ...]], bool] = {}
-    named = []
+    named, exact = [], dict[tuple[str, tuple[str, ...]], bool]()
     for row in to_records(answered):
         options = text_items(row, "options")
         output = row["output"] if isinstance(row["output"], str) else ""
-        is_exact = exact.get((output, options))
-        if is_exact is None:
-            is_exact = exact[output, options] = not options or normalize_text(output) in map(normalize_text, options)
-        # `read_answer` reads the demonstrations, so it is the last resort.
-        named.append(is_exact or read_answer(row) in map(normalize_text, options))
+        if (output, options) not in exact:
+            exact[output, options] = not options or normalize_text(output) in map(normalize_text, options)
+        named.append(exact[output, options])
+    inexact = [place for place, is_exact in enumerate(named) if not is_exact]
+    for place, row in zip(
+        inexact, to_records(answered.iloc[inexact]), strict=True
+    ):  # the others need no demonstrations
+        named[place] = read_answer(row) in map(normalize_text, text_items(row, "options"))
     return pd.Series(named, index=answered.index, dtype=bool)
 
 
