@@ -7,6 +7,7 @@ With retrieved demonstrations a model is often no better than the vote of their 
     right, vote_right  the accuracy of each among the samples where the two differ
 """
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,12 +67,12 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
 
 
-def vote_answer(row: dict[str, Any]) -> str:
+def vote_answer(row: Mapping[str, Any]) -> str:
     """The normalized answer of the vote."""
     ranked_demos = zip(demos_of(row), ranks_of(row), strict=True)
     demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in ranked_demos]
     return normalize_text(vote(demos, EMPTY_QUERY) or "")
 
 
-def _mean(rows: list[dict[str, Any]], column: str) -> float:
+def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:
     return float(np.mean([row[column] for row in rows])) if rows else np.nan
