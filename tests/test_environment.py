@@ -42,7 +42,7 @@ def setup(folder: Path, python: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_it_says_what_it_does_how_long_that_takes_and_what_is_there(tmp_path: Path, python) -> None:
+def test_the_script_reports_its_steps_durations_and_results(tmp_path: Path, python) -> None:
     done = setup(tmp_path, python())
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -54,7 +54,7 @@ def test_it_says_what_it_does_how_long_that_takes_and_what_is_there(tmp_path: Pa
     assert "Downloading torch" in (tmp_path / "env" / "install.log").read_text()
 
 
-def test_an_environment_that_is_there_is_not_made_again(tmp_path: Path, python) -> None:
+def test_an_existing_environment_is_not_created_again(tmp_path: Path, python) -> None:
     setup(tmp_path, python())
     assert "making" not in setup(tmp_path, python()).stdout
 
@@ -95,7 +95,7 @@ def test_ctrl_c_stops_pip_too(tmp_path: Path, python) -> None:
     assert "stopped; the same command goes on" in out
 
 
-def test_a_terminal_sees_the_package_that_is_fetched(tmp_path: Path, python) -> None:
+def test_a_terminal_shows_the_current_package(tmp_path: Path, python) -> None:
     import pty
 
     master, slave = pty.openpty()

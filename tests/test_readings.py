@@ -48,7 +48,7 @@ SILENT = {("retriever", "mmices"): "candidates", ("retriever", "mmr"): "balance"
 
 
 @pytest.mark.parametrize(("component", "taken"), TAKEN.items(), ids=lambda value: str(value)[:40])
-def test_a_component_takes_the_reading_that_was_decided(component: tuple[str, str], taken: Mapping[str, Any]) -> None:
+def test_a_component_uses_the_documented_reading(component: tuple[str, str], taken: Mapping[str, Any]) -> None:
     defaults = {one.key: one.default for one in parameter_docs(resolve(*component))}
     assert {key: defaults[key] for key in taken} == taken
 

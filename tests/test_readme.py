@@ -56,7 +56,7 @@ def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Pat
     assert not namespace["differences"].empty
 
 
-def test_a_strategy_and_a_retriever_of_ones_own_run_from_the_yaml_by_path(folder: Path) -> None:
+def test_a_custom_strategy_and_retriever_run_from_the_yaml_by_path(folder: Path) -> None:
     mine = ["grid.decoding=[greedy, {name: 'blank.py:Blank', alpha: 0.5}]", "grid.retriever=['same_type.py:SameType']"]
     done = icl(folder, "run", "study.yaml", *FEW, *mine, "name=mine")
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def test_the_public_checks_pass_on_them(folder: Path, kind: str, path: str) -> N
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_mistake_that_the_readme_shows_is_answered_in_its_words(folder: Path) -> None:
+def test_the_error_in_the_readme_is_the_actual_error(folder: Path) -> None:
     study = folder / "study.yaml"
     study.write_text(study.read_text().replace("{name: knn,", "{name: knnn,"))
     done = icl(folder, "run", "study.yaml")
@@ -88,7 +88,7 @@ def test_the_mistake_that_the_readme_shows_is_answered_in_its_words(folder: Path
     assert message in done.stderr
 
 
-def test_a_composer_and_a_metric_of_ones_own_run_from_the_yaml_by_path(folder: Path) -> None:
+def test_a_custom_composer_and_metric_run_from_the_yaml_by_path(folder: Path) -> None:
     (folder / "own.yaml").write_text(OWN, encoding="utf-8")
     done = icl(folder, "run", "own.yaml")
     assert done.returncode == 0, done.stderr

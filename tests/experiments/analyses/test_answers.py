@@ -23,7 +23,7 @@ def _row(frame: pd.DataFrame, **where: Any) -> Any:
     return row
 
 
-def test_a_model_that_copies_the_last_demonstration_does_so_always(ran: Any) -> None:
+def test_a_copying_model_always_copies_the_last_demonstration(ran: Any) -> None:
     table = copying.analyze(ran(model="fake-copy", grid={"shots": [0, 4]}))
     last = _row(table, place="1")
     assert (last["copied"], last["copied_all"], last["copied_wrong"]) == (1.0, 1.0, 1.0)
@@ -41,7 +41,7 @@ def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
     assert pd.isna(row["copied_wrong"])
 
 
-def test_what_is_wrong_does_not_depend_on_which_way_is_good(ran: Any) -> None:
+def test_wrong_answers_do_not_depend_on_the_good_direction(ran: Any) -> None:
     wrong = f"{PARTS}:Wrong"
     higher, lower = (
         copying.analyze(ran(metric, name=metric, model="fake-copy", shots=3, metrics=["lenient", wrong]))
@@ -82,7 +82,7 @@ def test_a_model_that_knows_is_beyond_the_vote_where_they_differ(ran: Any) -> No
     assert row["agreement"] == pytest.approx(row["vote"])
 
 
-def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_be(ran: Any, toy: str) -> None:
+def test_the_vote_is_judged_with_scored_options_and_otherwise_an_error(ran: Any, toy: str) -> None:
     view = ran(model=toy, shots=3, answer_mode="options", metrics=["option", "lenient"])
     for metric in ("option", "lenient"):
         row = _row(vote.analyze(replace(view, metric=metric)))
@@ -92,7 +92,7 @@ def test_the_vote_is_judged_where_options_are_scored_and_named_where_it_cannot_b
         vote.analyze(ran(name="u", model=toy, shots=3, metrics=["unparsed_rate", "strict"], metric="unparsed_rate"))
 
 
-def test_flipped_labels_are_not_followed_by_what_is_known_and_symbols_are_by_what_is_scored(ran: Any) -> None:
+def test_a_model_that_knows_does_not_follow_flipped_labels_but_symbols(ran: Any) -> None:
     view = ran(model="fake-gold", shots=3, grid={"transforms": [["flip_labels"], ["symbols"]]})
     table = label_following.analyze(view)
     flipped, symbols = (_row(table, transforms=name) for name in ("flip_labels", "symbols"))
@@ -130,12 +130,12 @@ def test_a_copier_follows_flipped_labels_of_its_own_class_only(ran: Any) -> None
     assert row["follow"] + row["prior"] + row["other"] == pytest.approx(1)
 
 
-def test_what_cannot_be_read_is_other(ran: Any, scripted: Any) -> None:
+def test_an_unreadable_answer_counts_as_other(ran: Any, scripted: Any) -> None:
     row = _row(label_following.analyze(ran(model=scripted("dunno"), shots=2, transforms=["flip_labels"])))
     assert (row["follow"], row["prior"], row["other"]) == (0.0, 0.0, 1.0)
 
 
-def test_without_renamed_labels_there_is_nothing_to_follow(ran: Any) -> None:
+def test_label_following_needs_transformed_labels(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no labels were renamed"):
         label_following.analyze(ran(shots=2))
 

@@ -35,7 +35,7 @@ def test_an_unknown_analysis_names_the_nearest(ran: Any, capsys: pytest.CaptureF
     assert "no analysis named 'coppying'. Did you mean 'copying'?" in capsys.readouterr().err
 
 
-def test_a_notebook_asks_the_run(ran: Any) -> None:
+def test_a_run_has_the_analysis_as_a_method(ran: Any) -> None:
     view = ran(model="fake-copy", shots=2)
     table = load_run(view.path).analyze("copying", metric="strict")
     assert list(table["place"]) == ["any", "1", "2"]
@@ -47,7 +47,7 @@ def test_every_analysis_is_a_function(name: str) -> None:
     assert callable(find_analysis(name))
 
 
-def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
+def test_constant_settings_are_printed_once_and_numbers_are_not_wrapped() -> None:
     frame = pd.DataFrame(
         [
             {
@@ -75,7 +75,7 @@ def test_a_table_says_once_what_is_the_same_and_folds_no_number() -> None:
     ]
 
 
-def test_in_a_narrow_terminal_settings_stand_above_their_rows() -> None:
+def test_settings_are_printed_above_their_rows_in_a_narrow_terminal() -> None:
     rows = [{"shots": 4, "order": "reversed", "place": str(i), "copied": i / 4} for i in (1, 2)]
     frame = pd.DataFrame([*rows, {"shots": 8, "order": "as_retrieved", "place": "any", "copied": 1.0}])
     out = io.StringIO()

@@ -54,7 +54,7 @@ def test_a_gain_in_content_is_no_format_gain(ran: Any) -> None:
     assert row["format_gain"] == 0
 
 
-def test_what_does_not_read_its_demonstrations_is_insensitive_to_order(ran: Any) -> None:
+def test_a_model_that_ignores_demonstrations_is_insensitive_to_order(ran: Any) -> None:
     axes = {"order.index": [0, 1, 2, 3]}
     (row,) = order_sensitivity.analyze(ran(model="fake-gold", shots=3, order="permutation", grid=axes)).to_dict(
         "records"
@@ -91,7 +91,7 @@ def test_one_order_or_an_unfinished_one_is_refused(ran: Any) -> None:
         order_sensitivity.analyze(view)
 
 
-def test_what_a_change_costs_and_what_part_of_the_gain_that_is(ran: Any, scripted: Any) -> None:
+def test_a_drop_and_its_share_of_the_gain_are_computed(ran: Any, scripted: Any) -> None:
     view = ran(
         model=scripted("half_the_gain"),
         grid={"shots": [0, 2], "transforms": [[], ["images"], ["questions"]]},
@@ -138,7 +138,7 @@ def _changes(text: str) -> dict[str, Any]:
     return {"name": text, "metrics": metrics, "grid": axes, "exclude": [{"shots": 0, "transforms": ["images"]}]}
 
 
-def test_a_drop_and_its_share_do_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
+def test_a_drop_and_its_share_do_not_depend_on_the_good_direction(ran: Any, scripted: Any) -> None:
     higher, lower = (
         modality_sensitivity.analyze(ran(metric, model=scripted("half_the_gain"), **_changes(metric)))
         for metric in ("lenient", "Wrong")
@@ -150,7 +150,7 @@ def test_a_drop_and_its_share_do_not_depend_on_which_way_is_good(ran: Any, scrip
     assert "lower is better" in lower.attrs["title"]
 
 
-def test_noise_that_hurts_is_a_drop_whichever_way_is_good(ran: Any, scripted: Any) -> None:
+def test_noise_that_hurts_is_a_drop_in_both_good_directions(ran: Any, scripted: Any) -> None:
     higher, lower = (
         noisy_labels.analyze(ran(metric, model=scripted("trusting"), **_changes(metric)))
         for metric in ("lenient", "Wrong")
@@ -171,7 +171,7 @@ def test_a_noise_curve_needs_two_shares(ran: Any) -> None:
         noisy_labels.analyze(ran(shots=2))
 
 
-def test_an_oracle_s_order_is_not_one_by_chance(ran: Any) -> None:
+def test_an_oracle_order_is_not_a_random_order(ran: Any) -> None:
     orders = ["reversed", "as_retrieved", {"name": "label_position", "position": "tail"}]
     (row,) = order_sensitivity.analyze(ran(model="fake-copy", shots=4, grid={"order": orders})).to_dict("records")
     assert row["orders"] == 2

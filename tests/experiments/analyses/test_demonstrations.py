@@ -57,7 +57,7 @@ def test_precision_is_compared_in_pairs(ran: Any) -> None:
     assert row["low"] < 0 < row["high"]
 
 
-def test_precision_is_of_what_was_chosen_and_not_of_how_it_is_answered(ran: Any) -> None:
+def test_precision_depends_on_the_demonstrations_alone(ran: Any) -> None:
     axes = {"retriever": ["random", "balanced"], "order": ["reversed", "as_retrieved"]}
     view = ran(shots=2, seeds=[0], grid=axes, compare={"to": {"order": "reversed"}, "metric": "strict"})
     with pytest.raises(ConfigError, match=r"the same whatever order is\. Name another reference, such as --to"):
@@ -100,7 +100,7 @@ def test_each_kind_of_leak_is_counted(ran: Any) -> None:
     assert counts == [[2, 2, 0, 0, 0, 0, "q0"], [1, 1, 0, 4, 0, 0, "q3"]]
 
 
-def test_an_oracle_s_order_is_seen(ran: Any) -> None:
+def test_an_oracle_order_is_counted_as_gold(ran: Any) -> None:
     view = ran(shots=4, order="label_position")
     assert list(leakage.analyze(view)["gold"]) == [12]
 
@@ -110,7 +110,7 @@ def test_an_analysis_needs_demonstrations(ran: Any) -> None:
         leakage.analyze(ran(shots=0))
 
 
-def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any) -> None:
+def test_folds_of_a_task_are_joined_with_the_group_as_the_unit(ran: Any) -> None:
     """Fold a shows the right one of two for half of its queries more than the reference, fold b for none."""
     task = {"name": f"{PARTS}:Folds"}
     ours, theirs = (_careless(*ids) for ids in (("p0", "p1"), ("p2", "p3")))
@@ -127,7 +127,7 @@ def test_folds_of_a_task_come_together_first_with_the_group_as_the_unit(ran: Any
     assert list(unfolded["n"]) == [4]
 
 
-def test_probes_say_what_the_vectors_of_each_arm_say(ran: Any) -> None:
+def test_probes_use_the_vectors_of_each_arm(ran: Any) -> None:
     """Against the same probes fitted here; `random` compares no vectors and has none."""
     node = {"name": "counting", "queries": 12, "pool_size": 60}
     axes = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, {"name": "knn", "embedder": "histogram"}]}
@@ -184,7 +184,7 @@ def test_decodings_of_one_choice_have_one_row_of_probes(ran: Any) -> None:
     assert {row["samples"] for row in leaks} == {4}
 
 
-def test_without_vectors_there_is_nothing_to_probe(ran: Any) -> None:
+def test_a_probe_needs_vectors(ran: Any) -> None:
     axes = {"retriever": ["random", "balanced"]}
     with pytest.raises(ConfigError, match="no arm's retriever compares vectors"):
         probe.analyze(ran(task="counting", shots=2, grid=axes, compare={"to": {"retriever": "random"}}))

@@ -42,7 +42,7 @@ def test_shares_are_of_the_scored_options_and_a_tie_is_wrong() -> None:
     assert measures["skew"] == pytest.approx((2 - 1.25) / 2)
 
 
-def test_what_several_accepted_options_have_is_theirs_together_and_the_surer_half_is_a_half() -> None:
+def test_probabilities_of_accepted_options_are_added_and_risk_uses_half_of_the_samples() -> None:
     """Confidences .8, .7, .6, .5; the two surest are right, wrong. The last has two accepted options of .5 and .3."""
     answers = [({"a": 0.8, "b": 0.2}, "a"), ({"a": 0.3, "b": 0.7}, "a"), ({"a": 0.6, "b": 0.4}, "a")]
     rows = [{"shares": shares, "gold": (gold,)} for shares, gold in answers]
@@ -61,7 +61,7 @@ def test_what_several_accepted_options_have_is_theirs_together_and_the_surer_hal
     assert measures["accuracy"] == 0.75
 
 
-def test_the_skew_takes_every_accepted_answer_for_an_even_part() -> None:
+def test_the_skew_splits_a_sample_over_its_accepted_answers() -> None:
     """Labels wanted: a 1 + 1/2, b 1/2; said: a .8 + .4, b .2 + .6. An accepted answer that is no option has no part."""
     rows = [
         {"option_scores": {"a": math.log(0.8), "b": math.log(0.2)}, "gold": ("a",), "unit": 0},
@@ -72,7 +72,7 @@ def test_the_skew_takes_every_accepted_answer_for_an_even_part() -> None:
     assert calibration._measured(fair)["skew"] == 0
 
 
-def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran: Any) -> None:
+def test_samples_with_a_single_option_are_left_out(ran: Any) -> None:
     view = ran(model="fake-gold", answer_mode="options", metrics=["option"])
     scores = [{"red": 0.0, "blue": math.log(0.25)} if i % 3 else {"red": 0.0} for i in range(len(view.frame))]
     gold = [("red",) if i % 2 else ("blue",) for i in range(len(scores))]
@@ -87,7 +87,7 @@ def test_a_row_of_two_options_is_measured_and_one_of_a_single_option_is_none(ran
     assert row["ece"] == pytest.approx(abs(right / len(golds) - 0.8))
 
 
-def test_options_that_were_all_ruled_out_have_no_shares() -> None:
+def test_options_without_probability_have_no_shares() -> None:
     assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
     assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
 
@@ -112,7 +112,7 @@ def test_a_model_that_knows_is_right_and_its_confidence_is_reported(ran: Any, sh
         ((0, 1, 1), "either"),
     ],
 )
-def test_the_signs_name_the_class_and_nothing_right_is_one_of_its_own(right: Any, expected: str) -> None:
+def test_the_signs_name_the_class_and_unanswered_is_a_separate_class(right: Any, expected: str) -> None:
     both, image, text = right
     scores = (both + image) / 2 - text, (both + text) / 2 - image
     assert modality_importance.modality_class(*scores, sum(right)) == expected
@@ -135,7 +135,7 @@ def test_importance_is_over_the_non_empty_sets(ran: Any, scripted: Any, name: st
     assert row["n"] == 12
 
 
-def test_importance_does_not_depend_on_which_way_is_good(ran: Any, scripted: Any) -> None:
+def test_importance_does_not_depend_on_the_good_direction(ran: Any, scripted: Any) -> None:
     from tests.experiments.analyses.test_curves import PARTS
 
     view = ran("Wrong", model=scripted("needs_both"), metrics=[f"{PARTS}:Wrong"], grid={"transforms": [[], *REMOVED]})
@@ -151,7 +151,7 @@ def test_importance_needs_all_three_sets(ran: Any) -> None:
 SHIFTS = [[{"name": "option_list", "shift": shift}] for shift in range(3)]
 
 
-def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any) -> None:
+def test_a_model_that_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any) -> None:
     (row,) = option_shift.analyze(ran(model=scripted("first_listed"), grid={"transforms": SHIFTS})).to_dict("records")
     assert (row["consistent"], row["first"], row["accuracy"]) == (0.0, 1.0, pytest.approx(1 / 3))
     assert row["chance"] == pytest.approx(1 / 27)
@@ -160,12 +160,12 @@ def test_who_takes_the_first_option_is_never_consistent(ran: Any, scripted: Any)
     assert math.isnan(row["bias_rate"])
 
 
-def test_who_knows_is_consistent_wherever_the_answer_stands(ran: Any) -> None:
+def test_a_model_that_knows_is_consistent_at_every_position(ran: Any) -> None:
     (row,) = option_shift.analyze(ran(model="fake-gold", grid={"transforms": SHIFTS})).to_dict("records")
     assert (row["consistent"], row["sd"], row["first"]) == (1.0, 0.0, pytest.approx(1 / 3))
 
 
-def test_the_bias_rate_of_one_letter_is_cmmu_s_and_consistent_questions_are_not_in_it() -> None:
+def test_the_bias_rate_is_that_of_cmmu_without_consistent_questions() -> None:
     always_first = [(0, gold, gold == 0) for gold in range(4)]
     knowing = [(gold, gold, True) for gold in range(4)]
     statistics = option_shift.shift_statistics([("a", always_first), ("b", knowing)])
@@ -175,7 +175,7 @@ def test_the_bias_rate_of_one_letter_is_cmmu_s_and_consistent_questions_are_not_
     assert option_shift.bias_rate([0, 1, 2, 3]) == 0
 
 
-def test_an_answer_in_words_is_read_and_one_that_names_no_option_stands_nowhere() -> None:
+def test_an_answer_in_words_is_read_and_an_unreadable_one_has_no_position() -> None:
     """Shifted by one, green is listed first and red last."""
     row = {"options": ["red", "green", "blue"], "gold": ["red"], "output": "It is red."}
     assert option_shift._turn(row, 0) == (0, 0, True)
@@ -184,7 +184,7 @@ def test_an_answer_in_words_is_read_and_one_that_names_no_option_stands_nowhere(
         assert option_shift._turn({**row, "output": unread}, 1) == (None, 2, False)
 
 
-def test_a_gold_that_is_no_option_stands_at_no_place() -> None:
+def test_a_gold_answer_that_is_no_option_has_no_position() -> None:
     row = {"options": ["red", "green"], "gold": ["blue"], "output": "red"}
     odd = [option_shift._turn(row, shift) for shift in (0, 1)]
     assert odd == [(0, None, False), (1, None, False)]
@@ -212,7 +212,7 @@ def test_identifiability_is_reported_for_each_sample(ran: Any) -> None:
     assert list(identifiability.analyze(named)["identifiable"]) == [1.0]
 
 
-def test_another_look_of_the_images_settles_no_less(ran: Any) -> None:
+def test_the_style_of_images_does_not_change_identifiability(ran: Any) -> None:
     of = {"name": "operators", "queries": 4}
     plain = ran(name="plain", task=of, model="fake-gold", shots=3)
     noisy = ran(name="noisy", task={"name": "corrupted", "of": of}, model="fake-gold", shots=3)

@@ -19,7 +19,7 @@ def _careless(*ids: str) -> dict[str, Any]:
     return {"name": f"{PARTS}:Careless", "ids": list(ids)}
 
 
-def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
+def test_recall_is_over_the_pool_of_the_query(ran: Any) -> None:
     """Of nine members three are of each color; two red ones are shown to two red queries and four others."""
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0000", "p-0003"))
     (row,) = pool_coverage.analyze(view).to_dict("records")
@@ -30,7 +30,7 @@ def test_recall_is_of_what_the_query_may_be_shown(ran: Any) -> None:
     assert 0 <= row["diversity"] < 0.5
 
 
-def test_the_query_and_its_image_are_in_no_recall(ran: Any) -> None:
+def test_the_query_and_its_image_do_not_count_for_recall(ran: Any) -> None:
     """The pool is the queries and a twin of the last: its answer is nowhere where it may be shown, nor anyone's."""
     view = ran(task={"name": f"{PARTS}:Leaking"}, model="fake-gold", shots=1, seeds=[0], retriever=_careless("q0"))
     (row,) = pool_coverage.analyze(view).to_dict("records")
@@ -58,7 +58,7 @@ def test_diversity_is_over_unordered_pairs() -> None:
     assert pd.isna(pool_coverage.mean_pairwise_distance([one]))  # type: ignore[list-item]
 
 
-def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
+def test_a_gap_is_computed_per_query_although_the_mean_is_equal(ran: Any) -> None:
     """All demonstrations are red and the best is copied: swapped, it loses the red queries and wins as many others."""
     reds = _careless("p-0000", "p-0003", "p-0006")
     swaps = [{"name": "neighbor_swap", "of": reds, "position": place, "embedder": "pixels"} for place in (0, 1)]
@@ -71,12 +71,12 @@ def test_a_gap_is_of_each_query_where_the_mean_does_not_move(ran: Any) -> None:
     assert (table.loc["any", "n"], table.loc["2", "n"]) == (12, 6)
 
 
-def test_a_gap_needs_what_it_was_swapped_from(ran: Any) -> None:
+def test_a_gap_needs_the_arm_without_a_swap(ran: Any) -> None:
     with pytest.raises(ConfigError, match="no demonstration was swapped beside what it was swapped from"):
         disruption.analyze(ran(shots=2, retriever={"name": "neighbor_swap", "of": "random", "embedder": "pixels"}))
 
 
-def test_where_nothing_could_be_swapped_there_is_no_gap(ran: Any) -> None:
+def test_a_sample_without_a_swap_has_no_gap(ran: Any) -> None:
     """All nine are shown: what stands in the place is what stood there, and a gap of 0 would be no finding."""
     every = _careless(*(f"p-{i:04d}" for i in range(9)))
     swap = {"name": "neighbor_swap", "of": every, "embedder": "pixels"}

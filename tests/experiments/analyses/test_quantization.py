@@ -14,7 +14,7 @@ from experiments.results.run_view import view_run
 from icl.errors import ConfigError, ModelError
 
 
-def test_a_divergence_is_that_of_the_formula() -> None:
+def test_a_divergence_equals_its_formula() -> None:
     with np.errstate(divide="ignore"):
         full = np.log(np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]], dtype=np.float32))
     other = np.log(np.array([[0.25, 0.75], [0.9, 0.1], [0.5, 0.5]], dtype=np.float32))

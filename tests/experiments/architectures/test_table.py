@@ -32,7 +32,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "cache"), [("pixtral", "yes"), ("idefics2", "off")])
-def test_an_architecture_is_asked_on_a_checkpoint_of_its_own(name: str, cache: str, work: Path) -> None:
+def test_an_architecture_is_checked_on_its_own_checkpoint(name: str, cache: str, work: Path) -> None:
     entry_of = {entry.name: entry for entry in check_architectures([name], work).entries}[name]
     assert {column: entry_of.verdicts[column].word for column in HF} == {**dict.fromkeys(HF, "yes"), "cache": cache}
     assert [len(tokens) for tokens in entry_of.answers["greedy"].tokens] == [12] * len(prompts())
@@ -41,7 +41,7 @@ def test_an_architecture_is_asked_on_a_checkpoint_of_its_own(name: str, cache: s
     assert re.fullmatch(r"torch \S+, transformers \S+", entry_of.releases["hf"])
 
 
-def test_a_checkpoint_has_the_settings_of_published_ones_beside_its_own(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_keys_of_published_configs_too(tmp_path: Path) -> None:
     text = json.loads((save("qwen3_vl_moe", tmp_path) / "config.json").read_text("utf-8"))["text_config"]
     assert {key: text[key] for key in ("num_experts", "num_experts_per_tok", "norm_topk_prob", "hidden_size")} == {
         "num_experts": 4,
@@ -56,7 +56,7 @@ def test_a_strategy_that_is_not_greedy_fails_the_identity(work: Path, monkeypatc
     assert checks.check_hf("pixtral", checkpoint("pixtral", work / "pixtral")).verdicts["identity"].word == "no"
 
 
-def test_one_that_cannot_be_loaded_says_why(work: Path) -> None:
+def test_an_architecture_that_cannot_be_loaded_has_a_reason(work: Path) -> None:
     (unloaded,) = (entry for entry in check_architectures(["blip_2"], work).entries if entry.name == "blip_2")
     assert unloaded.verdicts == {}
     assert "has no chat template" in unloaded.notes[0]
@@ -72,13 +72,15 @@ def test_one_that_cannot_be_loaded_says_why(work: Path) -> None:
         ([(1, 2, 3), (4, 5, 6)], "no", "prompt 1 parts at token 2, decided by 3 nats"),
     ],
 )
-def test_answers_are_the_same_up_to_a_step_that_was_close(tokens: list[tuple[int, ...]], word: str, why: str) -> None:
+def test_answers_are_compared_up_to_a_step_with_a_small_margin(
+    tokens: list[tuple[int, ...]], word: str, why: str
+) -> None:
     reference = ReferenceAnswers(((1, 2, 3), (4, 5)), ((2.0, 0.001, 1.0), (1.0, 1.0, 3.0)))
     verdict = compare_tokens(tokens, reference)
     assert (verdict.word, verdict.why) == (word, why)
 
 
-def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
+def test_the_page_explains_every_cell_that_is_not_yes() -> None:
     off = MADE.with_verdicts({"cache": Verdict("off", "the cache is off"), "vllm": Verdict("no", "KeyError: x\n  y")})
     refused = Entry("other", "", {}, {}, ("not loaded: model.path: /some/where/other takes no cache.",))
     entries = [
@@ -96,7 +98,7 @@ def test_the_page_tells_every_cell_that_is_not_a_plain_yes() -> None:
     assert "- **other**, not run: not loaded: model.path: other takes no cache." in markdown
 
 
-def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_entries_survive_a_round_trip_through_their_file(tmp_path: Path) -> None:
     entry = Entry(
         "a", "A", {"generate": Verdict("no", "why")}, {"greedy": ReferenceAnswers(((1, 2),), ((0.5, 0.25),))}, ("note",)
     ).answered("hf", "torch 2")
@@ -107,7 +109,7 @@ def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
         read_entries(tmp_path / "results.json")
 
 
-def test_a_kill_keeps_the_rows_that_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_keeps_finished_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["pixtral", "llava"]
     with subprocess.Popen([*COMMAND, *names, "--work", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -149,7 +151,7 @@ def test_a_vllm_process_that_dies_is_reported_and_the_other_architectures_are_ch
     assert all("vllm" not in entry.releases for entry in entries.values())  # so that the next call asks again
 
 
-def test_another_environment_that_cannot_answer_says_why(tmp_path: Path) -> None:
+def test_a_failing_environment_is_reported_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"does not answer for vLLM: no vllm here \(more in .*vllm.log\)"):
         vllm_process.check_in_process(
             program(tmp_path, "echo no vllm here >&2", "exit 2"), ["llava"], tmp_path, lambda _: None
@@ -159,7 +161,7 @@ def test_another_environment_that_cannot_answer_says_why(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not OTHER.is_file(), reason="needs the environment that tests/vllm_env.sh makes (VLLM_ENV)")
-def test_one_command_asks_both_environments_and_writes_the_page(tmp_path: Path) -> None:
+def test_one_command_checks_both_environments_and_writes_the_page(tmp_path: Path) -> None:
     call = [*COMMAND, "pixtral", "--work", str(tmp_path), "--vllm", str(OTHER), "--table", str(tmp_path / "page.md")]
     output = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     assert "lockstep yes" in output
@@ -173,7 +175,7 @@ def test_an_unknown_architecture_names_the_nearest(tmp_path: Path) -> None:
         check_architectures(["lava"], tmp_path)
 
 
-def test_the_shipped_page_has_every_architecture_and_no_wrong_answer_of_ours() -> None:
+def test_the_shipped_page_has_every_architecture_and_no_failure_of_the_backend() -> None:
     rows = re.findall(r"^\| (\w+) \| [^|]+ \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|", PAGE.read_text("utf-8"), re.M)
     words = {name: own for name, *own in rows if name != "architecture"}
     assert list(words) == list(ARCHITECTURES)

@@ -32,7 +32,7 @@ THERE = {
 }
 
 
-def test_pairs_differences_and_what_explains_them_are_counted() -> None:
+def test_pairs_differences_and_explained_ones_are_counted() -> None:
     first, second = compare_backends("vllm", HERE, THERE)
     assert (first.pairs, first.same, first.right, first.right_there, first.p) == (3, 1, 2, 1, 1.0)
     assert first.log_prob_difference == pytest.approx(0.001)
@@ -41,7 +41,7 @@ def test_pairs_differences_and_what_explains_them_are_counted() -> None:
     assert (second.task, second.pairs, second.same, second.margins) == ("u", 1, 1, ())
 
 
-def test_a_backend_that_failed_a_sample_has_no_pair_of_it() -> None:
+def test_a_failed_sample_of_a_backend_has_no_pair() -> None:
     broken = THERE | {("t", 0, "q1"): {"failed": "no", "prompt_digest": "p", "seed": 0}}
     assert compare_backends("vllm", HERE, broken)[0].pairs == 2
 

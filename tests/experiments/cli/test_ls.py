@@ -26,7 +26,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("word", ["strategy", "strategies", "decoding"])
-def test_a_kind_goes_by_its_name_its_plural_and_its_key_in_a_config(icl: ICL, word: str) -> None:
+def test_a_kind_is_named_by_its_name_its_plural_and_its_config_key(icl: ICL, word: str) -> None:
     lines = icl("ls", word).out.partition("\n\n")[0].splitlines()
     names = [line.split()[0] for line in lines if not line.startswith("   ")]
     assert names == list(entries("strategy"))
@@ -39,7 +39,7 @@ def test_all_kinds_are_listed_with_a_hint(icl: ICL) -> None:
     assert output.endswith("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.\n")
 
 
-def test_models_tell_what_each_can_do_as_its_class_says(icl: ICL) -> None:
+def test_the_list_of_models_shows_the_abilities_of_each_class(icl: ICL) -> None:
     lines = icl("ls", "models").out.partition("The columns")[2].splitlines()[2:]
     rows = {
         line.split()[0]: line.split()[1:] for line in lines if line[:3].strip() and "`" not in line and ":" not in line
@@ -83,7 +83,7 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
     assert icl("ls", "vcd").out == output
 
 
-def test_a_page_says_what_it_is_before_its_presets_and_asks_for_nothing_that_a_preset_gives(icl: ICL) -> None:
+def test_a_page_starts_with_the_description_and_requires_nothing_that_a_preset_sets(icl: ICL) -> None:
     output = icl("ls", "decoding", "vcd").out
     assert output.index("Leng et al.") < output.index("Presets. released")
     hub = icl("ls", "task", "hub").out
@@ -91,7 +91,7 @@ def test_a_page_says_what_it_is_before_its_presets_and_asks_for_nothing_that_a_p
     assert "has to be given, here or by a preset" in hub
 
 
-def test_a_component_of_ones_own_has_a_page(icl: ICL, tmp_path: Path) -> None:
+def test_a_custom_component_has_a_page(icl: ICL, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         '"""Mine, from nowhere."""\n\nfrom dataclasses import dataclass, field\n\nfrom decoding import Strategy\n\n\n'
         "@dataclass(frozen=True)\nclass Mine(Strategy):\n    factor: float = 2.5  # how much of it,\n"
@@ -121,7 +121,7 @@ def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None
                 build("launcher" if key == "launcher" else OF.get(key, "retriever"), each)
 
 
-def test_a_default_that_a_page_tells_is_the_default() -> None:
+def test_the_default_on_a_page_is_the_default() -> None:
     for kind, name in ALL:
         parameters = parameter_docs(resolve(kind, name))
         if not any(one.required for one in parameters):
@@ -129,7 +129,7 @@ def test_a_default_that_a_page_tells_is_the_default() -> None:
             assert build(kind, {"name": name, **defaults}) == build(kind, name), (kind, name)
 
 
-def test_formulas_stay_as_they_are_and_text_and_items_are_folded() -> None:
+def test_text_and_items_are_wrapped_and_formulas_are_not() -> None:
     text = "One two three four.\n\n    a = b   c\n\n1. First item that\n   goes on.\n2. Second."
     assert list(wrap_text(text, 14)) == [
         "One two three",

@@ -39,7 +39,7 @@ def test_help_imports_no_command_and_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[] []"
 
 
-def test_without_a_command_the_help_is_shown_and_nothing_was_done(icl: ICL) -> None:
+def test_without_a_command_the_help_is_printed_with_status_2(icl: ICL) -> None:
     assert icl().status == 2
 
 
@@ -49,7 +49,7 @@ def test_a_misspelled_command_is_reported_with_the_nearest(icl: ICL) -> None:
     assert output.err == "icl: no command named 'rnu'. Did you mean 'run'? (icl --help)\n"
 
 
-def test_an_error_steers_no_terminal(icl: ICL) -> None:
+def test_an_error_contains_no_terminal_control_characters(icl: ICL) -> None:
     Path("x.yaml").write_text('task: "\\e[2Jnope\\u202e"\nmodel: fake-vote\n')
     output = icl("run", "x.yaml")
     assert output.status == 2
@@ -61,7 +61,7 @@ def test_the_version_is_printed(icl: ICL) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "ls", "schema", "check", "watch"])
-def test_every_command_explains_itself(icl: ICL, command: str) -> None:
+def test_every_command_has_a_help_page(icl: ICL, command: str) -> None:
     output = icl(command, "--help")
     assert output.status == 0
     assert commands()[command] in " ".join(output.out.split())
@@ -82,7 +82,7 @@ def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -
     assert "$defs" not in json.dumps(schema["$defs"]).replace("#/$defs/", "")
 
 
-def test_check_tries_a_component_of_ours(icl: ICL) -> None:
+def test_check_accepts_a_component_of_the_toolkit(icl: ICL) -> None:
     output = icl("check", "vcd", "alpha=0.5")
     assert output.status == 0
     assert output.out.startswith(
@@ -90,7 +90,7 @@ def test_check_tries_a_component_of_ours(icl: ICL) -> None:
     )
 
 
-def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_path: Path) -> None:
+def test_check_reports_what_is_wrong_with_a_custom_component(icl: ICL, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom icl.types import RetrievedExample\n\n"
         "@dataclass(frozen=True)\nclass Mine:\n    needs: ClassVar = frozenset()\n"
@@ -105,7 +105,7 @@ def test_check_tries_a_component_of_anyone_and_says_what_is_wrong(icl: ICL, tmp_
     assert "are the query itself or have its image." in output.err
 
 
-def test_check_tries_a_reranker(icl: ICL) -> None:
+def test_check_accepts_a_reranker(icl: ICL) -> None:
     assert icl("check", "near_duplicate_cap").status == 0
 
 
@@ -116,7 +116,7 @@ def test_check_of_an_unknown_name_is_an_error(icl: ICL) -> None:
 TWO = "'random' is the name of a retriever and of an orderer. Say which: icl check retriever random.\n"
 
 
-def test_check_of_a_name_of_two_kinds_asks_which(icl: ICL) -> None:
+def test_check_of_a_name_of_two_kinds_is_an_error_that_names_them(icl: ICL) -> None:
     output = icl("check", "random")
     assert (output.status, output.err) == (2, TWO)
     assert icl("check", "orderer", "random").status == 0
@@ -150,7 +150,7 @@ def test_a_finished_run_shows_its_table_again(icl: ICL, grid: Callable[[str], st
 
 
 @pytest.mark.parametrize("change", ["report", "samples", "metrics", "width"])
-def test_a_table_is_not_shown_again_where_anything_has_changed(
+def test_a_changed_run_prints_a_new_table(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     first = icl("run", grid(RUN))
@@ -178,7 +178,7 @@ def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], 
     assert (tmp_path / "elsewhere" / "other" / "run.json").is_file()
 
 
-def test_run_with_a_failed_sample_ends_with_1_and_goes_on_from_there(
+def test_run_with_a_failed_sample_ends_with_1_and_can_be_continued(
     icl: ICL, grid: Callable[[str], str], tmp_path: Path
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
@@ -221,7 +221,7 @@ def test_a_users_mistake_is_one_sentence_and_status_2(
     assert icl("plan", "grid.yaml").err == output.err
 
 
-def test_a_plan_is_made_where_a_run_of_the_name_has_other_settings(icl: ICL, grid: Callable[[str], str]) -> None:
+def test_a_plan_is_made_although_a_run_of_the_name_has_other_settings(icl: ICL, grid: Callable[[str], str]) -> None:
     assert icl("run", grid(RUN)).status == 0
     output = icl("plan", "grid.yaml", "grid.shots=[4]")
     assert output.status == 0
@@ -231,7 +231,7 @@ def test_a_plan_is_made_where_a_run_of_the_name_has_other_settings(icl: ICL, gri
     assert icl("run", "grid.yaml", "grid.shots=[4]").status == 2
 
 
-def test_plan_tells_the_grid_and_what_is_there_already(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
+def test_plan_prints_the_grid_and_the_present_samples(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
     assert icl("plan", grid(RUN)).out.startswith("2 arms   2 cells   12 samples\n")
     assert not (tmp_path / "runs").exists()
     icl("run", "grid.yaml", "--quiet")
@@ -251,7 +251,7 @@ def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL,
     "where",
     ["experiments.config.config.load_config", "experiments.running.run.run", "experiments.cli.run._show_results"],
 )
-def test_ctrl_c_says_that_nothing_is_lost(
+def test_ctrl_c_reports_that_finished_samples_are_stored(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def stopped(*_: Any) -> None:
@@ -311,7 +311,7 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
 
 
 @pytest.mark.parametrize("command", commands())
-def test_help_is_prose_without_the_indentation_of_its_source(icl: ICL, command: str) -> None:
+def test_help_has_no_indentation_of_its_source(icl: ICL, command: str) -> None:
     output = icl(command, "--help").out.partition("[OPTIONS]")[2]
     prose = [line for line in output.split("\nOptions:")[0].split("\nArguments:")[0].splitlines()[1:] if line.strip()]
     assert len(prose) > 1
@@ -336,7 +336,7 @@ def test_every_help_names_the_option(icl: ICL) -> None:
     assert "--verbose" in icl("run", "--help").out
 
 
-def test_check_holds_a_metric_against_cases(icl: ICL) -> None:
+def test_check_compares_a_metric_with_cases(icl: ICL) -> None:
     lines = [{"output": "The answer is **red**.", "answers": ["red"], "right": True}]
     lines += [{"output": "red", "answers": ["red"], "right": False}]
     Path("cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

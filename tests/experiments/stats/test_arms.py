@@ -58,7 +58,7 @@ def test_a_setting_that_matches_no_label_or_several_is_an_error(value: Any, mess
         match(BITS, value)
 
 
-def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
+def test_a_bare_name_matches_if_one_label_has_it() -> None:
     arms = [
         "greedy",
         "vcd(alpha=0.5), temperature=1",
@@ -81,17 +81,17 @@ def test_a_bare_name_is_enough_where_one_label_has_it() -> None:
         ("sampling", "vcd, temperature=1", "sampling"),
     ],
 )
-def test_a_control_is_called_without_what_it_controls(control: str, arm: str, name: str) -> None:
+def test_a_short_control_name_has_no_strategy(control: str, arm: str, name: str) -> None:
     assert short_control_name(control, arm) == name
 
 
-def test_what_cannot_matter_stands_first_and_labels_in_the_order_of_the_run() -> None:
+def test_axis_values_start_with_none_and_keep_the_order_of_labels() -> None:
     frame = pd.DataFrame({"retriever": ["knn", "none", "random", "knn"], "shots": [4, 0, 16, 2]})
     assert axis_values(frame, "retriever") == ["none", "knn", "random"]
     assert axis_values(frame, "shots") == [0, 2, 4, 16]
 
 
-def test_the_reference_that_agrees_in_everything_is_preferred() -> None:
+def test_the_reference_that_agrees_in_all_axes_is_preferred() -> None:
     shared, own = {"shots": 0, "retriever": "none"}, {"shots": 0, "retriever": "knn"}
     arm = {"shots": 4, "retriever": "knn"}
     assert reference_of(arm, {"shots": 0}, [shared, own, arm]) == own

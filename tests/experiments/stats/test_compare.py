@@ -32,7 +32,7 @@ def rows_of(table):
     return {tuple(row[axis] for axis in AXES): row for row in table.to_dict("records")}
 
 
-def test_each_arm_stands_against_the_arm_that_differs_in_the_named_axis_alone(grid):
+def test_each_arm_is_compared_with_the_arm_that_differs_in_the_named_axis_alone(grid):
     table = rows_of(compare(grid, {"decoding": "greedy"}, axes=AXES))
     assert set(table) == {("a", 4, "random", "vcd"), ("a", 4, "knn", "vcd"), ("b", 4, "random", "vcd")}
     lost = table["a", 4, "random", "vcd"]
@@ -52,7 +52,7 @@ def test_the_arm_at_zero_shots_has_no_retriever_to_compare(grid):
     assert set(compare(grid, {"retriever": "random"}, axes=AXES)["shots"]) == {4}
 
 
-def test_every_arm_stands_against_the_vote_of_its_own_demonstrations(grid):
+def test_every_arm_is_compared_with_the_vote_of_its_demonstrations(grid):
     table = rows_of(compare(grid, {"baseline": "vote"}, axes=AXES))
     assert ("a", 0, "none", "greedy") not in table
     assert table["a", 4, "knn", "greedy"]["difference"] == pytest.approx(2 / 6)
@@ -79,7 +79,7 @@ def test_an_order_that_cannot_matter_at_zero_shots_does_not_hide_the_reference(a
     assert len(compare(frame, {"shots": 0}, axes=("shots", "retriever", "order"))) == 2
 
 
-def test_a_retriever_named_none_is_an_arm_of_its_own(arm):
+def test_a_retriever_named_none_is_an_arm(arm):
     frame = pd.concat(
         [
             arm([0, 0], shots=2, retriever="none"),
@@ -89,7 +89,7 @@ def test_a_retriever_named_none_is_an_arm_of_its_own(arm):
     assert list(compare(frame, {"retriever": "none"}, axes=("shots", "retriever"))["difference"]) == [0.5]
 
 
-def test_no_demonstrations_at_two_shots_stand_for_no_other_retriever(arm):
+def test_an_arm_without_demonstrations_at_two_shots_is_no_reference_of_other_retrievers(arm):
     frame = pd.concat([
         arm([0, 0], shots=2, retriever="none", decoding="greedy"),
         arm([1, 1], shots=2, retriever="none", decoding="vcd"),
@@ -99,7 +99,7 @@ def test_no_demonstrations_at_two_shots_stand_for_no_other_retriever(arm):
     assert list(table["retriever"]) == ["none"]
 
 
-def test_values_may_be_text_as_from_a_command_line(grid):
+def test_values_may_be_text(grid):
     assert len(compare(grid, {"shots": "0"}, axes=AXES)) == 3
 
 
@@ -115,7 +115,7 @@ def test_values_may_be_text_as_from_a_command_line(grid):
         ({"task": "a"}, {}, "no arm has a reference"),
     ],
 )
-def test_a_wrong_word_is_a_sentence(grid, to, more, words):
+def test_an_unknown_axis_value_or_metric_is_an_error(grid, to, more, words):
     with pytest.raises(ConfigError, match=words):
         compare(grid[grid["task"] == "a"] if "task" in to else grid, to, axes=AXES, **more)
 
@@ -126,12 +126,12 @@ def test_an_unfinished_arm_is_refused(grid):
         compare(cut, {"decoding": "greedy"}, axes=AXES)
 
 
-def test_a_row_is_better_only_where_the_corrected_p_says_so():
+def test_a_row_is_better_only_if_the_corrected_p_is_significant():
     table = pd.DataFrame({"p_corrected": [0.05, 0.051, 0.001, 1.0], "difference": [0.1, 0.1, -0.1, 0.0]})
     assert verdicts(table) == ["better", "open", "worse", "open"]
 
 
-def test_where_lower_is_better_a_fall_is_better_and_where_neither_is_it_only_differs(arm):
+def test_a_fall_is_better_if_lower_is_better_and_differs_without_a_direction(arm):
     frame = pd.concat(
         [arm([1] * 20, decoding="greedy"), arm([0] * 20, decoding="down"), arm([1, *[0] * 19], decoding="near")],
         ignore_index=True,
@@ -143,7 +143,7 @@ def test_where_lower_is_better_a_fall_is_better_and_where_neither_is_it_only_dif
     assert tables == {"higher": ["worse"] * 2, "lower": ["better"] * 2, "neither": ["differs"] * 2}
 
 
-def test_where_lower_is_better_a_fall_is_won(arm):
+def test_a_fall_is_wrong_to_right_if_lower_is_better(arm):
     frame = pd.concat([arm([1, 1, 0, 0], decoding="greedy"), arm([0, 0, 1, 0], decoding="vcd")], ignore_index=True)
     lost_won = []
     for better in ("higher", "lower"):

@@ -26,7 +26,7 @@ def test_nothing_left_to_gain_has_no_headroom():
     assert summarize_curve([0, 4], [1.0, 0.9]).headroom is None
 
 
-def test_where_lower_is_better_the_curve_is_that_of_one_minus_the_score():
+def test_the_curve_of_a_lower_is_better_score_is_that_of_one_minus_the_score():
     scores = [0.4, 0.5, 0.1, 0.2]
     curve, mirrored = (
         summarize_curve([0, 1, 2, 4], scores, "lower"),
@@ -39,7 +39,7 @@ def test_where_lower_is_better_the_curve_is_that_of_one_minus_the_score():
     assert summarize_curve([0, 4], [0.0, 0.1], "lower").headroom is None
 
 
-def test_where_neither_way_is_good_a_curve_has_no_peak():
+def test_a_curve_without_a_good_direction_has_no_peak():
     curve = summarize_curve([0, 4], [0.4, 0.5], "neither")
     assert (curve.headroom, curve.peak, curve.peak_shots, curve.monotone) == (None, None, None, None)
     assert curve.gain == pytest.approx(0.1)

@@ -41,7 +41,7 @@ def arm(decoding: str, rights: str, **more: Any) -> list[dict[str, Any]]:
     return [sample(i, decoding, float(r == "r"), "yes" if r == "r" else "no", **more) for i, r in enumerate(rights)]
 
 
-def test_the_reference_stands_first_then_shared_controls_then_each_strategy_with_its_own() -> None:
+def test_rows_are_the_reference_shared_controls_and_each_strategy_with_its_controls() -> None:
     names = ("mask_only(vcd)", "vcd", "icd", "self_consistency", "greedy", "sign_flip(icd)")
     effects = effects_of([row for name in names for row in arm(name, "rrww")])
     assert [(row.decoding, row.role, row.of) for row in effects] == [
@@ -55,7 +55,7 @@ def test_the_reference_stands_first_then_shared_controls_then_each_strategy_with
     assert [row.judgment is not None for row in effects] == [False, False, True, False, True, False]
 
 
-def test_answers_move_between_right_and_wrong_and_yes_is_counted_before_and_after() -> None:
+def test_transitions_and_answer_shares_are_counted() -> None:
     _, row = effects_of([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")])
     assert row.transitions == Transitions(still_right=2, right_to_wrong=2, wrong_to_right=3, still_wrong=1)
     assert row.scores["lenient"].mean == pytest.approx(5 / 8)
@@ -64,7 +64,7 @@ def test_answers_move_between_right_and_wrong_and_yes_is_counted_before_and_afte
     assert row.other == pytest.approx(5 / 8)
 
 
-def test_an_arm_that_is_not_in_all_settings_stands_beside_the_reference_where_both_are() -> None:
+def test_an_arm_with_fewer_settings_is_compared_in_the_shared_settings() -> None:
     none, both = {"shots": 0, "retriever": "none"}, [*arm("greedy", "rrrw"), *arm("icd", "rrrr")]
     rows = [*arm("greedy", "wwww", **none), *arm("icd", "wwww", **none), *both, *arm("vcd", "rrww")]
     row = {row.decoding: row for row in effects_of(rows)}
@@ -83,7 +83,7 @@ def test_an_arm_that_is_not_in_all_settings_stands_beside_the_reference_where_bo
     assert (row["vcd"].over, row["vcd"].against) == ("a part of the settings", 0.875)
 
 
-def test_where_lower_is_better_lost_and_right_turn_round() -> None:
+def test_transitions_are_reversed_if_lower_is_better() -> None:
     _, row = effects_of([*arm("greedy", "rrrrwwww"), *arm("vcd", "rrwwwrrr")], better="lower")
     assert row.transitions == Transitions(still_right=1, right_to_wrong=3, wrong_to_right=2, still_wrong=2)
 
@@ -155,7 +155,7 @@ def decided(greedy: str, vcd: str, **others: str) -> StrategyVerdict:
 GOOD, BAD = "r" * 40, "w" * 40
 
 
-def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beaten() -> None:
+def test_the_verdict_is_yes_only_if_the_reference_and_every_control_are_beaten() -> None:
     assert judgment(BAD, GOOD, mask_only=BAD, sign_flip=BAD) == "yes: beats greedy and all its 2 controls"
     assert judgment(BAD, GOOD, mask_only=BAD) == "yes: beats greedy and its one control"
     assert (
@@ -171,19 +171,19 @@ def test_the_verdict_is_yes_only_where_the_reference_and_every_control_are_beate
     assert judgment(BAD, GOOD) == "beats greedy; no control was run"
 
 
-def test_as_many_won_as_lost_is_not_the_same_score_always() -> None:
+def test_equal_numbers_of_transitions_are_not_equal_scores() -> None:
     assert judgment("rwrw", "wrwr") == "is not distinguishable from greedy; no control was run"
     assert judgment("rwrw", "rwrw") == "always scores the same as greedy; no control was run"
 
 
-def test_a_control_that_was_not_compared_makes_no_family_smaller() -> None:
+def test_a_refused_control_does_not_change_the_family() -> None:
     rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", BAD[:-1])]
     frame = tidy_frame(pd.DataFrame([*rows, *arm("icd", GOOD)]), AXES)
     trials = compare_strategies(frame, [], "lenient", "higher", base="greedy", controls=CONTROLS)
     assert judge_strategy([t for t in trials if t.arm == "vcd"]).family == 2
 
 
-def test_controls_that_were_not_beaten_are_named_up_to_four() -> None:
+def test_controls_that_were_not_beaten_are_named_up_to_a_limit() -> None:
     four = judgment(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=BAD)
     assert four == "no: beats greedy; does not beat a, b, c and d (1 of 5 beaten)"
     five = judgment(BAD, GOOD, a=GOOD, b=GOOD, c=GOOD, d=GOOD, e=GOOD, f=BAD)
@@ -205,7 +205,7 @@ def test_a_control_better_than_its_strategy_or_the_reference_is_named() -> None:
     assert "mask_only" not in verdict_of_vcd([*arm("greedy", GOOD), *arm("vcd", GOOD), *arm("mask_only(vcd)", BAD)])
 
 
-def test_controls_against_the_reference_make_the_family_of_verdicts_no_larger() -> None:
+def test_controls_against_the_reference_are_a_separate_family() -> None:
     rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", GOOD), *arm("self_consistency", BAD)]
     assert [row.judgment.family for row in effects_of(rows) if row.judgment] == [3]
 
@@ -214,7 +214,7 @@ def verdict_of_vcd(rows: list[dict[str, Any]]) -> str:
     return next(row.judgment.words for row in effects_of(rows) if row.decoding == "vcd" and row.judgment)
 
 
-def test_only_what_beats_all_its_controls_counts_as_better() -> None:
+def test_only_a_strategy_that_beats_all_its_controls_is_better() -> None:
     assert decided(BAD, GOOD, mask_only=BAD, sign_flip=BAD).verdict == "better"
     assert decided(BAD, GOOD, mask_only=GOOD, sign_flip=BAD).verdict == "open"
     assert decided(BAD, GOOD, mask_only=GOOD).verdict == "open"
@@ -237,7 +237,7 @@ def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
     ]
 
 
-def test_a_task_that_the_score_says_nothing_about_has_no_rows() -> None:
+def test_a_task_without_scores_has_no_rows() -> None:
     captions = [{**row, "task": "captions", "lenient": None} for name in ("greedy", "vcd") for row in arm(name, "rw")]
     rows = [*captions, *arm("greedy", "rrww"), *arm("vcd", "rwww")]
     assert {row.subject for row in effects_of(rows)} == {"shapes"}
@@ -250,7 +250,7 @@ def test_forwards_are_reported_if_every_answer_reports_them() -> None:
     assert trace_means(pd.DataFrame(rows))["forwards"] == 6 / 4
 
 
-def test_what_is_none_of_the_answers_stands_last() -> None:
+def test_other_answers_are_last() -> None:
     rows = pd.DataFrame([{"output": output, "gold": ["yes"]} for output in ("yes", "maybe", "no", "no")])
     assert list(answer_shares(rows, answer_reader(rows)).items()) == [("no", 0.5), ("yes", 0.25), ("other", 0.25)]
 
@@ -260,12 +260,12 @@ def test_golds_that_are_not_all_yes_or_no_are_read_by_their_options() -> None:
     assert answer_shares(rows, answer_reader(rows)) == {"red": 0.5, "yes": 0.5}
 
 
-def test_the_same_answer_in_other_letters_is_no_other_answer() -> None:
+def test_answers_are_compared_after_normalization() -> None:
     rows = [*arm("greedy", "rr"), *(row | {"output": "Yes."} for row in arm("vcd", "rr"))]
     assert next(row for row in effects_of(rows) if row.decoding == "vcd").other == 0
 
 
-def test_an_arm_with_several_answers_to_a_query_is_read_by_the_first() -> None:
+def test_the_first_of_several_answers_to_a_query_counts() -> None:
     rows = [*arm("greedy", "rr"), *arm("vcd", "rw"), *arm("vcd", "ww")]
     (row,) = [row for row in effects_of(rows) if row.decoding == "vcd"]
     assert row.transitions is None

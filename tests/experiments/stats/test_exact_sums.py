@@ -18,12 +18,12 @@ def test_sums_of_rounded_values_equal_the_exact_sum_in_any_order(scale):
         assert float(np.cumsum(draw.permutation(values))[-1]) == exact
 
 
-def test_rounding_is_far_below_what_a_report_shows():
+def test_rounding_is_far_below_reported_digits():
     values = np.random.default_rng(1).random((1000, 2))
     assert np.abs(exactly_summable(values, 1000) - values).max() < 1e-12
 
 
-def test_whole_numbers_and_zeros_stay_as_they_are():
+def test_whole_numbers_and_zeros_are_not_rounded():
     counts = np.array([[0.0, 3.0], [-2.0, 5.0], [0.0, 1.0]])
     assert np.array_equal(exactly_summable(counts, 10_000), counts)
     assert np.array_equal(exactly_summable(np.zeros(4), 4), np.zeros(4))

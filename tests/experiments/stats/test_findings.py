@@ -51,7 +51,7 @@ def test_no_gain_is_not_reported_as_equality(run):
     assert "p = 1" in gain.sentence
 
 
-def test_the_best_arm_pays_for_being_chosen(run):
+def test_p_of_the_best_arm_is_corrected_for_its_selection(run):
     """+5 right of 5 discordant: p = .0625 alone is open anyway; +7: p = .0156 alone, not among eight arms."""
     alone = run({(0, "", "greedy"): 0.5, (1, "random", "greedy"): 0.5 + 7 / N})
     many = run({(0, "", "greedy"): 0.5, **{(k, "random", "greedy"): 0.5 + 7 / N * (k == 1) for k in range(1, 9)}})
@@ -87,7 +87,7 @@ def test_retrieval_is_pooled_over_the_shots_that_both_have(run):
     assert one.numbers.endswith("n = 120")
 
 
-def test_a_model_is_held_against_the_vote_at_its_most_shots(run):
+def test_a_model_is_compared_with_the_vote_at_the_most_shots(run):
     cells = {(2, "knn", "greedy"): 0.9, (4, "knn", "greedy"): 0.6}
     (above,) = only(findings(run(cells, vote=0.4)), "Vote")
     assert (above.verdict, above.claim) == (
@@ -129,7 +129,7 @@ def test_a_strategy_below_the_reference_is_reported_as_below(run):
     assert (one.verdict, one.claim) == ("worse", "vcd is below greedy")
 
 
-def test_a_gain_over_greedy_without_controls_says_that_none_was_run(run):
+def test_a_gain_without_controls_reports_that_none_was_run(run):
     (one,) = only(findings(run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.7})), "Decoding")
     assert (one.verdict, one.more) == ("better", "None of its controls was run.")
 
@@ -164,7 +164,7 @@ def test_groups_are_named_and_are_the_units(run):
     assert "p < .001" not in one.numbers
 
 
-def test_an_unfinished_arm_is_a_sentence_not_a_number(run):
+def test_an_unfinished_arm_has_a_sentence_without_numbers(run):
     frame = run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.7}).iloc[:-5]
     (one,) = only(findings(frame), "Decoding")
     assert (one.verdict, one.numbers) == ("unpaired", "")
@@ -207,7 +207,7 @@ def test_a_setting_without_a_reranker_has_its_own_sentences(run):
     assert all("knn beats random" in one.claim for one in sentences)
 
 
-def test_where_lower_is_better_the_best_arm_is_the_lowest_and_conclusions_turn(run):
+def test_the_best_arm_is_the_lowest_if_lower_is_better(run):
     cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.2, (8, "random", "greedy"): 0.9}
     (gain,) = only(findings(lower(run(cells))), "ICL gain")
     assert gain.verdict == "better"
@@ -221,7 +221,7 @@ def test_where_lower_is_better_the_best_arm_is_the_lowest_and_conclusions_turn(r
     )  # fmt: skip
 
 
-def test_where_lower_is_better_arms_below_beat_what_they_stand_against(run):
+def test_arms_below_beat_their_reference_if_lower_is_better(run):
     cells = {(4, "random", "greedy"): 0.8, (4, "knn", "greedy"): 0.6}
     (retrieval,) = only(findings(lower(run(cells))), "Retrieval")
     assert (retrieval.verdict, retrieval.claim) == ("better", "knn beats random")
@@ -234,7 +234,7 @@ def test_where_lower_is_better_arms_below_beat_what_they_stand_against(run):
     assert (wins.verdict, "It beats all its controls" in wins.more) == ("better", True)
 
 
-def test_where_neither_way_is_good_there_are_differences_and_no_verdicts(run):
+def test_findings_without_a_good_direction_have_no_verdicts(run):
     cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.2, (8, "random", "greedy"): 0.9,
              (8, "random", "vcd"): 0.5, (8, "random", "mask_only(vcd)"): 0.9}  # fmt: skip
     sentences = findings(lower(run(cells), "neither"), controls={"vcd": ("mask_only(vcd)",)})
@@ -250,5 +250,5 @@ def test_where_neither_way_is_good_there_are_differences_and_no_verdicts(run):
     assert not any(word in one.sentence for one in sentences for word in ("beat", "best", "no gain", "better"))
 
 
-def test_one_setting_shows_nothing(run):
+def test_a_single_setting_has_no_findings(run):
     assert only(findings(run({(0, "", "greedy"): 0.5})), "ICL gain") == []

@@ -6,7 +6,7 @@ from experiments.results.run_view import view_run
 from experiments.stats.floor_effects import ceiling_effects
 
 
-def test_a_task_that_no_arm_answers_has_one_sentence_that_says_so(written):
+def test_a_task_at_the_floor_has_that_finding_alone(written):
     sentences = view_run(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
     (answers,) = (one for one in sentences if one.topic == "Answers")
     assert answers.subject == "binding, 2-way"
@@ -21,7 +21,7 @@ def test_arms_with_equal_answers_have_one_sentence(written):
     ]
 
 
-def test_a_task_whose_arms_differ_has_no_such_sentence(written):
+def test_a_task_whose_arms_differ_has_no_floor_sentence(written):
     assert not [one for one in view_run(written(queries=6)).findings if one.topic == "Answers"]
 
 
@@ -61,7 +61,7 @@ def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
     assert not [one for one in view.findings if one.topic == "Answers"]
 
 
-def test_arms_that_answer_alike_and_are_all_right_are_at_their_ceiling(written, monkeypatch):
+def test_arms_with_equal_right_answers_are_at_the_ceiling(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor_effects.CEILING", 0.0)
     sentences = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
     assert [one.claim[:16] for one in sentences if one.topic == "Answers"] == ["at its ceiling: "]

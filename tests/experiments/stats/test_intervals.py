@@ -26,7 +26,7 @@ def test_wilson_agrees_with_statsmodels(right, n):
 
 
 @pytest.mark.parametrize(("right", "n"), [(3, 2), (-1, 5), (0, 0)])
-def test_wilson_refuses_what_is_no_proportion(right, n):
+def test_wilson_refuses_impossible_proportions(right, n):
     with pytest.raises(ValueError, match="not a proportion"):
         wilson(right, n)
 
@@ -68,7 +68,7 @@ def test_design_effect_of_equal_values_is_the_mean_size_of_a_cluster():
     assert design_effect([1, 1, 1, 1], [0, 0, 1, 1]) == 2
 
 
-def test_where_all_are_right_the_number_of_clusters_decides():
+def test_the_interval_of_all_right_answers_depends_on_the_number_of_clusters():
     assert estimate_proportion(np.ones(60), np.repeat(np.arange(20), 3)).low == pytest.approx(wilson(20, 20)[0])
 
 
@@ -85,7 +85,7 @@ def test_clustered_interval_covers_and_the_plain_one_does_not():
     assert plain / 400 < 0.85
 
 
-def test_bootstrap_agrees_with_scipy_where_nothing_is_clustered():
+def test_bootstrap_agrees_with_scipy_without_clusters():
     x = np.random.default_rng(3).exponential(size=80)
     ours = bootstrap_mean(x)
     theirs = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(4))
@@ -115,7 +115,7 @@ def test_bootstrap_is_equal_bit_for_bit_each_time_and_for_any_piece_size(monkeyp
     intervals._cached_counts.cache_clear()
 
 
-def test_graded_scores_take_the_bootstrap_and_right_or_wrong_ones_wilson():
+def test_graded_scores_use_the_bootstrap_and_binary_ones_wilson():
     assert estimate_mean([0, 1, 1]) == estimate_proportion([0, 1, 1])
     many = np.random.default_rng(6).random(30)
     assert estimate_mean(many) == bootstrap_mean(many)
@@ -133,7 +133,7 @@ def test_as_many_clusters_as_values_are_needed():
         estimate_proportion([0, 1], [1])
 
 
-def test_graded_scores_without_spread_leave_open_what_so_many_clusters_leave_open():
+def test_equal_graded_scores_have_an_interval_from_the_number_of_clusters():
     estimate = estimate_mean([0.25] * 40, np.arange(40) // 2)
     z2 = 1.959963984540054**2
     assert (estimate.low, estimate.high) == pytest.approx((5 / (20 + z2), (5 + z2) / (20 + z2)))

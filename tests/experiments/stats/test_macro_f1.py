@@ -15,7 +15,7 @@ def frame(tidied, answers, gold, cell="c"):
     return tidied("macro_f1", [float(word == "yes") for word in answers], list(gold), cell=cell)
 
 
-def test_the_interval_stays_in_its_bounds_and_is_open_where_all_are_right(tidied):
+def test_the_interval_stays_in_bounds_and_has_width_if_all_are_right(tidied):
     gold = ["yes"] * 10 + ["no"] * 10
     whole = estimate_arm(frame(tidied, gold, gold), "m")
     nothing = estimate_arm(frame(tidied, gold[::-1], gold), "m")

@@ -45,7 +45,7 @@ def test_no_pair_left_is_refused(arm):
         paired_test(pairs)
 
 
-def test_right_or_wrong_takes_mcnemar_with_its_counts():
+def test_binary_scores_use_mcnemar_with_its_counts():
     pairs = Pairs(np.array([1, 1, 0, 0, 0, 1.0]), np.array([1, 0, 1, 1, 1, 1.0]), np.arange(6))
     result = paired_test(pairs)
     assert (result.test, result.right_to_wrong, result.wrong_to_right) == ("mcnemar", 1, 3)
@@ -55,7 +55,7 @@ def test_right_or_wrong_takes_mcnemar_with_its_counts():
     assert result.low < result.difference < result.high
 
 
-def test_graded_scores_take_flips_and_what_these_leave_open():
+def test_graded_scores_use_sign_flips_for_p_and_interval():
     draw = np.random.default_rng(0)
     before, more = draw.random(200), draw.normal(0.1, 0.2, 200)
     result = paired_test(Pairs(before, before + more, np.arange(200)))
@@ -65,14 +65,14 @@ def test_graded_scores_take_flips_and_what_these_leave_open():
     assert result.p < 0.001
 
 
-def test_identical_arms_leave_open_what_so_many_queries_leave_open():
+def test_identical_arms_have_an_interval_from_the_number_of_queries():
     same = np.ones(50)
     result = paired_test(Pairs(same, same, np.arange(50)))
     assert (result.difference, result.p) == (0, 1)
     assert (-result.low, result.high) == (pytest.approx(wilson(0, 50)[1]),) * 2
 
 
-def test_groups_are_the_units_where_there_are_groups(arm):
+def test_groups_are_the_units_if_present(arm):
     groups = {0: "a", 1: "a", 2: "b"}
     pairs = align_pairs(
         tidy_frame(arm([1, 0, 1, 1], groups=groups), ()), tidy_frame(arm([0, 0, 1, 0], groups=groups), ()), "lenient"
@@ -80,7 +80,7 @@ def test_groups_are_the_units_where_there_are_groups(arm):
     assert paired_test(pairs).clusters == 3
 
 
-def test_a_difference_that_is_the_same_everywhere_leaves_open_what_so_many_queries_leave_open():
+def test_a_constant_difference_has_an_interval_from_the_number_of_queries():
     result = paired_test(Pairs(np.ones(20), np.zeros(20), np.arange(20)))
     z2 = 1.959963984540054**2
     assert (result.low, result.high) == pytest.approx((-1, (-20 + z2) / (20 + z2)))

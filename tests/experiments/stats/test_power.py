@@ -15,7 +15,7 @@ def test_the_difference_solves_the_stated_formula(n, psi):
     assert math.sqrt(n) * delta == pytest.approx(za * math.sqrt(psi) + zb * math.sqrt(psi - delta**2))
 
 
-def test_mcnemar_finds_that_difference_four_times_of_five():
+def test_mcnemar_detects_that_difference_with_80_percent_power():
     n, psi = 600, 0.2
     delta = smallest_detectable_difference(n, psi)
     draw = np.random.default_rng(0)
@@ -24,19 +24,19 @@ def test_mcnemar_finds_that_difference_four_times_of_five():
     assert power == pytest.approx(0.8, abs=0.05)
 
 
-def test_more_pairs_see_smaller_differences():
+def test_more_pairs_detect_smaller_differences():
     differences = [smallest_detectable_difference(n) for n in (50, 200, 1000, 10_000)]
     assert differences == sorted(differences, reverse=True)
     assert differences[-1] < 0.02
 
 
-def test_a_difference_is_never_above_the_share_of_pairs_that_would_have_to_differ():
+def test_a_difference_is_at_most_the_share_of_differing_pairs():
     rare = smallest_detectable_difference(100, 0.01)
     za, zb = norm.ppf(0.975), norm.ppf(0.8)
     assert 10 * rare == pytest.approx(za * math.sqrt(rare) + zb * math.sqrt(rare - rare**2), abs=0.002)
 
 
-def test_two_pairs_see_nothing():
+def test_two_pairs_detect_no_difference():
     assert smallest_detectable_difference(2) == math.inf
 
 

@@ -41,7 +41,7 @@ def strata(*cells, clusters=None):
     return build_strata(paired_cells, np.arange(sizes[-1]) if clusters is None else np.asarray(clusters))
 
 
-def test_of_right_and_wrong_it_is_the_exact_sign_flip_test():
+def test_binary_scores_give_the_exact_sign_flip_test():
     draw = np.random.default_rng(0)
     for size in (9, 12):
         a, b = draw.integers(0, 2, (2, size)).astype(float)
@@ -51,7 +51,7 @@ def test_of_right_and_wrong_it_is_the_exact_sign_flip_test():
         assert p == pytest.approx(exact_sign_flip_p(b - a, clusters))
 
 
-def test_every_exchange_of_few_clusters_is_tried_on_the_f1_itself():
+def test_all_swaps_of_few_clusters_are_evaluated_on_the_f1_itself():
     positive = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
     a = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
     b = np.array([0, 1, 0, 1, 0, 1, 1, 0], dtype=bool)
@@ -63,7 +63,7 @@ def test_every_exchange_of_few_clusters_is_tried_on_the_f1_itself():
     assert randomization_p(strata((f1_parts(a, positive), f1_parts(b, positive)))) == pytest.approx(extreme / 2**8)
 
 
-def test_many_clusters_are_a_sample_of_the_exchanges(monkeypatch):
+def test_swaps_of_many_clusters_are_sampled(monkeypatch):
     draw = np.random.default_rng(1)
     positive = draw.random(40) < 0.5
     a, b = positive ^ (np.arange(40) < 3), positive ^ (np.arange(40) > 29)
@@ -76,7 +76,7 @@ def test_many_clusters_are_a_sample_of_the_exchanges(monkeypatch):
     assert randomization_p(made) == randomization_p(made)
 
 
-def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
+def test_an_area_is_tested_on_ranks_independent_of_the_scale():
     draw = np.random.default_rng(2)
     positive = np.arange(40) % 2 == 0
     a, b = draw.normal(size=40) + positive, draw.normal(size=40) + 2 * positive
@@ -85,7 +85,7 @@ def test_an_area_is_exchanged_by_ranks_so_that_its_scale_does_not_matter():
     assert randomization_p(strata((roc_auc(a, positive), roc_auc(a**3, positive)))) == 1
 
 
-def test_every_exchange_of_ranks_is_tried_on_the_area_itself():
+def test_all_swaps_of_ranks_are_evaluated_on_the_area_itself():
     positive = np.array([1, 0, 1, 0, 1, 0, 0, 1], dtype=bool)
     a, b = np.array([2, 2, 3, 3, 1, 1, 3, 3.0]), np.array([6, 3, 12, 4, 6, 8, 2, 8.0])
     ranks = rankdata(a), rankdata(b)
@@ -114,7 +114,7 @@ def test_the_interval_is_a_bootstrap_of_the_difference_itself():
         assert (low, high) == pytest.approx(tuple(np.quantile(sampled, [0.025, 0.975])), abs=0.025)
 
 
-def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
+def test_equal_arms_have_an_interval_from_the_number_of_clusters():
     positive = np.arange(50) < 20
     same = strata((f1_parts(positive, positive), f1_parts(positive, positive)))
     assert randomization_p(same) == 1
@@ -124,7 +124,7 @@ def test_equal_arms_leave_open_what_so_many_clusters_leave_open():
     assert run_statistic_interval(pairs, 10) == pytest.approx((-Z2 / (10 + Z2), Z2 / (10 + Z2)))
 
 
-def test_equal_arms_between_the_ends_are_bounded_by_the_worst_and_the_best_that_clusters_can_be():
+def test_equal_arms_are_bounded_by_worst_and_best_clusters():
     positive, answers = np.arange(50) < 20, np.arange(50) < 15
     low = 30 / (35 + Z2) - (30 + 2 * Z2) / (35 + 2 * Z2)  # F1: a cluster of errors more in one, of hits in the other
     assert run_statistic_interval(strata((f1_parts(answers, positive),) * 2), 50) == pytest.approx((low, -low))
@@ -147,7 +147,7 @@ def test_the_interval_of_a_share_is_that_of_its_mean():
     )
 
 
-def test_seeds_of_a_query_are_exchanged_together():
+def test_seeds_of_a_query_are_swapped_together():
     draw = np.random.default_rng(5)
     positive = np.arange(10) % 2 == 0
     a, b = positive ^ (draw.random(10) < 0.1), positive ^ (draw.random(10) < 0.6)
@@ -158,7 +158,7 @@ def test_seeds_of_a_query_are_exchanged_together():
 
 
 @pytest.mark.parametrize("kind", ["f1", "area"])
-def test_at_the_end_of_the_scale_the_level_is_kept(kind):
+def test_the_level_holds_at_the_end_of_the_scale(kind):
     """Two arms that are alike: p at most .05 in at most .05 of the draws, however few errors there are."""
     draw, p_values = np.random.default_rng(6), []
     for _ in range(300):
@@ -172,7 +172,7 @@ def test_at_the_end_of_the_scale_the_level_is_kept(kind):
     assert np.mean(np.array(p_values) <= 0.2) <= 0.245
 
 
-def test_where_a_choice_leaves_no_score_it_counts_against_the_difference():
+def test_a_swap_without_a_defined_score_counts_as_extreme():
     positive = np.array([True, False, False])
     a, b = np.array([True, False, False]), np.array([False, False, True])
     one, other = (ratio(1.0 * (answers & positive), 1.0 * answers) for answers in (a, b))  # precision
@@ -180,24 +180,24 @@ def test_where_a_choice_leaves_no_score_it_counts_against_the_difference():
     assert randomization_p(strata((one, other))) == 1
 
 
-def test_a_cluster_at_worst_and_at_best_is_as_large_as_clusters_are():
+def test_worst_and_best_clusters_have_the_mean_cluster_size():
     (stratum,) = strata((ratio([1, 1, 0, 0], [1, 1, 0, 0]), ratio([0, 0, 3, 0], [0, 0, 3, 3])), clusters=[0, 0, 1, 1])
     assert list(stratum.best) == [6, 6]  # two samples a cluster that have a say in either arm, the larger of the arms'
     assert list(stratum.worst) == [0, 6]
 
 
-def test_exactly_so_few_clusters_are_all_tried():
+def test_all_swaps_are_used_up_to_the_limit_of_clusters():
     a, b, ones = np.array([1.0] * 9 + [0.0] * 3), np.array([0.0] * 9 + [1.0] * 3), np.ones(12)
     assert randomization_p(strata((ratio(a, ones), ratio(b, ones)))) == pytest.approx(exact_sign_flip_p(b - a))
 
 
-def test_a_p_is_never_smaller_than_its_draws_can_tell():
+def test_p_is_never_below_the_resolution_of_the_sample():
     positive = np.arange(80) % 2 == 0
     assert randomization_p(strata((f1_parts(~positive, positive), f1_parts(positive, positive)))) == 1 / 10_000
     assert randomization_p(strata((roc_auc(-1.0 * positive, positive), roc_auc(1.0 * positive, positive)))) == 1 / 2_001
 
 
-def test_cells_weigh_by_their_pairs_in_test_and_interval():
+def test_cells_are_weighted_by_their_pairs_in_test_and_interval():
     draw, ones = np.random.default_rng(7), np.ones(30)
     a, b = draw.integers(0, 2, (2, 40)).astype(float)
     clusters = np.r_[np.arange(10), np.arange(30)]
@@ -226,7 +226,7 @@ def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
     assert run_statistic_interval(made, 30) == first
 
 
-def test_draws_in_which_a_score_does_not_exist_are_left_out():
+def test_resamples_without_a_defined_score_are_left_out():
     positive = np.array([True, False] * 10)
     a, b = np.arange(20) < 1, np.arange(20) < 3  # precision: some draws have no yes
     low, high = run_statistic_interval(

@@ -39,7 +39,7 @@ def interval(parts, clusters=None):
 # one arm
 
 
-def test_an_f1_of_one_is_as_sure_as_its_positive_answers_not_as_all_samples(tidied):
+def test_an_f1_of_one_has_an_interval_from_its_positive_answers(tidied):
     gold = golds(10, 190)
     estimate = estimate_arm(tidied("f1", [1.0] * 10 + [0.0] * 190, gold), "m")
     assert (estimate.mean, estimate.high) == (1, 1)
@@ -53,21 +53,21 @@ def test_a_recall_of_one_is_wilson_at_the_number_of_positives(tidied):
     assert (estimate.low, estimate.high) == pytest.approx(wilson(5, 5))
 
 
-def test_an_f1_of_nothing_found_leaves_open_what_so_many_errors_leave_open(tidied):
+def test_an_f1_of_zero_has_an_interval_from_its_errors(tidied):
     estimate = estimate_arm(tidied("f1", [0.0] * 8 + [1.0] * 12, golds(8, 12)), "m")
     proportion = wilson(0, 20)[1]
     assert (estimate.mean, estimate.low) == (0, 0)
     assert estimate.high == pytest.approx(2 * proportion / (1 + proportion))
 
 
-def test_groups_that_are_all_right_are_wilson_over_groups(tidied):
+def test_all_right_groups_have_a_wilson_interval_over_groups(tidied):
     rows = tidied("group_accuracy", [1.0] * 12, golds(12, 0), groups=[f"g{i // 2}" for i in range(12)])
     estimate = estimate_arm(rows, "m")
     assert (estimate.low, estimate.high) == pytest.approx(wilson(6, 6))
     assert estimate.clusters == 6
 
 
-def test_an_area_without_spread_is_as_sure_as_its_smaller_class():
+def test_an_area_without_spread_has_an_interval_from_its_smaller_class():
     for scores, middle in ((lambda positive: 1.0 * positive, 1.0), (lambda positive: 0.0 * positive, 0.5)):
         positive = np.arange(200) < 12
         estimate = interval(roc_auc(scores(positive), positive))
@@ -78,7 +78,7 @@ def test_an_area_without_spread_is_as_sure_as_its_smaller_class():
         assert (turned.low, turned.high) == pytest.approx((1 - estimate.high, 1 - estimate.low))
 
 
-def test_a_mean_that_is_no_share_is_a_bootstrap_and_bounded_where_it_has_no_spread():
+def test_a_mean_that_is_no_proportion_has_a_bootstrap_or_bounds_without_spread():
     values = list(np.random.default_rng(0).exponential(size=60))
     estimate, sampled = interval(mean(values, high=10)), bootstrap_mean(values)
     assert (estimate.low, estimate.high) == (sampled.low, sampled.high)
@@ -86,12 +86,12 @@ def test_a_mean_that_is_no_share_is_a_bootstrap_and_bounded_where_it_has_no_spre
     assert (nothing.low, nothing.high) == pytest.approx((0, 10 * Z2 / (50 + Z2)))
 
 
-def test_a_metric_of_ones_own_that_gives_plain_numbers_is_bounded_as_a_share():
+def test_a_custom_metric_with_plain_numbers_is_bounded_as_a_proportion():
     estimate = interval([1.0] * 30)
     assert (estimate.low, estimate.high) == pytest.approx(wilson(30, 30))
 
 
-def test_copies_under_more_seeds_make_no_interval_narrower():
+def test_copies_under_more_seeds_do_not_narrow_the_interval():
     for wrong in (0, 4):
         answers, positive = np.arange(40) < 20 - wrong, np.arange(40) < 20
         once = ratio(2.0 * (answers & positive), 1.0 * answers + positive, (0, 1), (2, 2))
@@ -106,7 +106,7 @@ def test_copies_under_more_seeds_make_no_interval_narrower():
         assert (thrice.samples, thrice.clusters) == (120, 40)
 
 
-def test_one_cluster_says_almost_nothing():
+def test_one_cluster_has_a_wide_interval():
     estimate = interval(ratio([1.0, 0.0], [1.0, 1.0]), clusters=[0, 0])
     assert estimate.low < 0.15
     assert estimate.high > 0.85
@@ -186,14 +186,14 @@ def test_pairs_without_failures_keep_the_numbers_of_the_run(tidied):
     assert list(pairs.arm) == list(other["m"])
 
 
-def test_an_arm_in_which_the_score_does_not_exist_has_no_pair(tidied):
+def test_an_arm_with_an_undefined_score_has_no_pair(tidied):
     none = tidied("precision", [0.0, 0.0], golds(1, 1))  # it never said yes
     some = tidied("precision", [1.0, 0.0], golds(1, 1), cell="d")
     with pytest.raises(UnpairedError, match="2 dropped"):
         compared(none, some)
 
 
-def test_cells_weigh_by_their_pairs(tidied):
+def test_cells_are_weighted_by_their_pairs(tidied):
     import pandas as pd
 
     def two(first, second):
@@ -207,7 +207,7 @@ def test_cells_weigh_by_their_pairs(tidied):
     assert [stratum.weight for stratum in pairs.strata] == [0.25, 0.75]
 
 
-def test_what_is_no_score_of_a_sample_has_no_answers_that_moved(tidied):
+def test_a_run_level_metric_has_no_transitions(tidied):
     one, other = tidied("f1", [1.0, 1.0, 0.0], golds(2, 1)), tidied("f1", [1.0, 0.0, 0.0], golds(2, 1), cell="d")
     assert count_transitions(one, other, "m") is None
     result = paired_test(align_pairs(one, other, "m"))
@@ -215,24 +215,24 @@ def test_what_is_no_score_of_a_sample_has_no_answers_that_moved(tidied):
     assert not result.is_identical
 
 
-def test_a_samples_own_number_is_what_a_csv_shows(tidied):
+def test_a_csv_shows_the_score_of_a_sample(tidied):
     rows = tidied("f1", [1.0, None], golds(2, 0))
     assert list(map(str, rows[sample_ref_column("m")])) == ["1", ""]
 
 
-def test_a_score_of_a_run_against_one_of_samples_is_graded_and_no_vote_of_samples_stands_for_it(tidied):
+def test_a_run_level_metric_against_a_sample_metric_is_graded_and_has_no_vote(tidied):
     rows = tidied("recall", [1.0, 1.0, 1.0], golds(3, 0)).assign(vote=[1.0, 0.0, 1.0])
     assert paired_test(align_pairs(rows, rows, "m", reference_metric="vote")).test == "randomization"
     assert find_baseline_column(rows, "vote", "m") is None
     assert find_baseline_column(rows.drop(columns=sample_ref_column("m")), "vote", "m") == "vote"
 
 
-def test_clusters_that_agree_by_chance_make_no_interval_narrower_than_samples_do():
+def test_the_variance_over_clusters_is_at_least_that_over_samples():
     estimate = interval(ratio([1.0, 0.0] * 20, [1.0] * 40), clusters=np.arange(40) // 2)
     assert (estimate.low, estimate.high) == pytest.approx(wilson(19.5, 39))
 
 
-def test_pairs_of_a_part_of_a_cell_are_computed_on_that_part(tidied):
+def test_pairs_of_a_part_of_a_cell_use_that_part_alone(tidied):
     gold = golds(4, 4)
     one = tidied("f1", [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0], gold)
     other = tidied("f1", [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0], gold, cell="d")
@@ -263,7 +263,7 @@ def test_a_pair_without_a_number_in_one_arm_is_dropped_whatever_the_metric_says_
         assert [rows for rows, _, _ in cell_pairs] == [[1, 2, 3]]
 
 
-def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
+def test_arms_with_statistics_of_different_kinds_are_compared_by_their_numbers():
     positive = np.arange(10) % 2 == 0
     left, right = owns(roc_auc(1.0 * positive, positive)), owns([1.0] * 4 + [0.0] * 6)
     _, _, ((rows, one, other),) = align_run_statistics(left, right)
@@ -272,19 +272,19 @@ def test_arms_whose_numbers_are_of_other_kinds_are_compared_by_their_numbers():
     assert float(other.value(other.rows.sum(axis=0))) == pytest.approx(0.4)
 
 
-def test_samples_without_a_say_make_no_cluster_larger(tidied):
+def test_uninformative_samples_do_not_enlarge_clusters(tidied):
     rows = tidied("recall", [1.0, 0.0] * 10, ["yes", "no"] * 10, groups=[f"g{i // 2}" for i in range(20)])
     estimate = estimate_arm(rows, "m")
     assert (estimate.low, estimate.high) == pytest.approx(wilson(10, 10))
 
 
-def test_a_ratio_that_is_no_share_is_a_bootstrap():
+def test_a_ratio_that_is_no_proportion_has_a_bootstrap():
     parts = ratio([2.0, 0.0, 2.0, 1.0, 2.0, 2.0], [1.0] * 6)
     estimate, sampled = interval(parts), bootstrap_mean(parts)
     assert (estimate.low, estimate.high) == (sampled.low, sampled.high)
 
 
-def test_plain_numbers_beyond_a_share_bound_themselves():
+def test_plain_numbers_outside_0_to_1_are_bounded_by_their_range():
     estimate = interval([2.0] * 10)
     assert (estimate.low, estimate.high) == (pytest.approx(20 / (10 + Z2)), 2)
 
@@ -299,7 +299,7 @@ class Chained:
         return [1.0 if ok[i] and ok[i - 1] else None for i in range(len(samples))]
 
 
-def test_both_arms_are_left_with_the_same_samples_where_a_failure_reaches_further():
+def test_both_arms_use_the_same_samples_if_a_failure_affects_others():
     metric = Chained()
     cells = []
     for scores in ([None, 1.0, 1.0, 1.0, 1.0], [1.0] * 5):
@@ -310,7 +310,7 @@ def test_both_arms_are_left_with_the_same_samples_where_a_failure_reaches_furthe
     assert [rows for rows, _, _ in cell_pairs] == [[3, 4]]
 
 
-def test_a_difference_of_rounding_is_none(tidied):
+def test_a_rounding_difference_is_zero(tidied):
     gold = golds(7, 6)
     first = tidied("f1", [1.0] * 5 + [0.0] * 2 + [0.0] * 5 + [1.0], gold)
     second = tidied("f1", [0.0] * 2 + [1.0] * 5 + [1.0] + [0.0] * 5, gold, cell="d")

@@ -25,19 +25,19 @@ def random_differences(seed, clusters):
     return draw.normal(0.1, 0.3, clusters) * sizes, sizes
 
 
-def test_p_is_the_share_of_flips_that_are_as_far_out():
+def test_p_is_the_share_of_flips_that_are_as_extreme():
     for seed in range(4):
         sums, sizes = random_differences(seed, 8)
         assert sign_flip_p(sums) == pytest.approx(brute_p(sums, sizes, 0))
 
 
-def test_of_whole_differences_it_is_the_exact_test():
+def test_whole_differences_give_the_exact_test():
     d = np.random.default_rng(0).integers(-1, 2, 11)
     assert sign_flip_p(d.astype(float)) == pytest.approx(exact_sign_flip_p(d))
 
 
 @pytest.mark.parametrize("clusters", [6, 7, 9])
-def test_the_interval_holds_the_means_that_the_test_leaves_open_and_no_other(clusters):
+def test_the_interval_contains_exactly_the_means_that_are_not_rejected(clusters):
     sums, sizes = random_differences(clusters, clusters)
     low, high = sign_flip_interval(sums, sizes, lowest=-9, highest=9)
     for end, outward in ((low, -1e-6), (high, 1e-6)):
@@ -46,7 +46,7 @@ def test_the_interval_holds_the_means_that_the_test_leaves_open_and_no_other(clu
 
 
 @pytest.mark.parametrize("clusters", [6, 12, 20])
-def test_the_interval_leaves_out_nothing_exactly_where_p_is_small(clusters):
+def test_the_interval_excludes_zero_exactly_if_p_is_small(clusters):
     draw, outcomes = np.random.default_rng(1), set()
     for _ in range(60):
         d = np.round(draw.normal(0.08, 0.16, clusters), 2)  # ties too
@@ -56,19 +56,19 @@ def test_the_interval_leaves_out_nothing_exactly_where_p_is_small(clusters):
     assert outcomes == {True, False}
 
 
-def test_with_five_clusters_nothing_can_be_left_out():
+def test_five_clusters_exclude_no_mean():
     result = paired_test(Pairs(np.zeros(5), np.array([0.9, 0.8, 0.9, 0.7, 0.8]), np.arange(5), is_graded=True))
     assert result.p == pytest.approx(2 / 32)
     assert (result.low, result.high) == (-1, 1)
 
 
-def test_many_clusters_are_a_sample_of_the_subsets_with_the_whole_among_them():
+def test_subsets_of_many_clusters_are_sampled_with_the_full_set():
     sums = np.random.default_rng(2).normal(0.1, 1, 13)
     assert sign_flip_p(sums) == pytest.approx(brute_p(sums, np.ones(13), 0), abs=0.012)
     assert sign_flip_p(np.arange(1.0, 41)) == pytest.approx(1 / (sign_flips.SAMPLED_SUBSETS + 1))
 
 
-def test_the_same_for_any_piece_size(monkeypatch):
+def test_results_do_not_depend_on_the_piece_size(monkeypatch):
     sums, sizes = random_differences(3, 30)
     first = sign_flip_p(sums), sign_flip_interval(sums, sizes, lowest=-1, highest=1)
     sign_flips._cached_subsets.cache_clear()

@@ -23,7 +23,7 @@ def test_mcnemar_agrees_with_statsmodels_and_is_symmetric(b, c):
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 10))
 @settings(max_examples=60, deadline=None)
-def test_one_pair_a_cluster_is_mcnemar(b, c, ties):
+def test_one_pair_per_cluster_is_mcnemar(b, c, ties):
     assert exact_sign_flip_p([-1] * b + [1] * c + [0] * ties) == pytest.approx(mcnemar_p(b, c))
 
 
@@ -41,7 +41,7 @@ def test_clustered_test_is_the_share_of_all_sign_flips(sums):
         assert exact_sign_flip_p(single, clusters) == pytest.approx(brute)
 
 
-def test_three_seeds_that_say_the_same_are_no_more_evidence_than_one():
+def test_three_equal_seeds_are_no_more_evidence_than_one():
     differences = np.array([1, 1, 1, 1, -1, 0, 1, 1, 0, 1])
     assert exact_sign_flip_p(np.tile(differences, 3), np.tile(np.arange(10), 3)) == pytest.approx(
         exact_sign_flip_p(differences)
@@ -49,7 +49,7 @@ def test_three_seeds_that_say_the_same_are_no_more_evidence_than_one():
     assert exact_sign_flip_p(np.tile(differences, 3)) < exact_sign_flip_p(differences) / 10
 
 
-def test_clustered_test_keeps_its_level_where_counting_samples_does_not():
+def test_clustered_test_keeps_its_level_unlike_counting_samples():
     draw, ours, naive = np.random.default_rng(0), 0, 0
     for _ in range(300):
         effect = draw.normal(0, 0.35, 40)[np.repeat(np.arange(40), 8)]
@@ -69,7 +69,7 @@ def test_large_clustered_test_agrees_with_drawn_flips():
     assert 0 < p < 1
 
 
-def test_a_p_is_at_most_one_whatever_is_rounded():
+def test_p_is_at_most_one_despite_rounding():
     assert max(exact_sign_flip_p([1, -1] * n) for n in range(1, 300)) == 1
 
 
@@ -88,5 +88,5 @@ def test_holm_agrees_with_statsmodels(p):
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
-def test_holm_of_nothing_is_nothing():
+def test_holm_of_no_values_is_empty():
     assert len(holm([])) == 0

@@ -19,7 +19,7 @@ def test_seeds_are_counted_and_are_not_units(arm):
     assert row["seed_sd"] == pytest.approx(0.25 / 2**0.5)
 
 
-def test_what_has_no_score_is_counted_as_missing(arm):
+def test_samples_without_a_score_are_counted_as_missing(arm):
     row = summarize_arms(arm([1, None, 0]), "lenient", []).iloc[0]
     assert (row["mean"], row["samples"], row["missing"]) == (0.5, 2, 1)
 

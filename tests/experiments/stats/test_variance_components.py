@@ -39,7 +39,7 @@ def test_by_hand_for_two_items_under_two_seeds():
     assert components.item == pytest.approx(max(0, (2 * 0.125 - 0.25) / 2))
 
 
-def test_answers_that_do_not_depend_on_the_draw_are_all_item():
+def test_answers_independent_of_the_draw_have_item_variance_only():
     frame = simulated(1.0, 0.0, n=50)
     assert variance_components(frame, "lenient").shares == {"item": pytest.approx(1.0), "draw": pytest.approx(0.0)}
 
@@ -62,7 +62,7 @@ def test_a_frame_of_several_arms_is_refused():
         variance_components(pd.concat([frame, frame]), "lenient")
 
 
-def test_draws_that_vary_less_than_their_orders_have_no_variance_of_their_own():
+def test_draws_that_vary_less_than_their_orders_have_zero_variance():
     rows = [
         {"query": query, "seed": seed, "order": order, "lenient": float(order == "b")}
         for query in ("q0", "q1")

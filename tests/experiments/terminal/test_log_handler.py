@@ -39,7 +39,7 @@ def test_the_logger_is_restored() -> None:
     assert (logger.level, list(logger.handlers)) == before
 
 
-def test_a_record_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_contains_no_terminal_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     with verbose_logging(1):
         logging.getLogger("icl").info("\x1b[2J")
     assert "\x1b" not in capsys.readouterr().err

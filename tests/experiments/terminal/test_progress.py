@@ -14,7 +14,7 @@ def test_time_left_is_printed_as_a_clock(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_a_log_gets_lines_now_and_then_and_a_few_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_has_a_line_per_interval_and_a_few_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     lines = LineProgress(out=out)
@@ -53,7 +53,7 @@ def test_the_rate_forgets_a_slow_start_and_is_not_printed_too_early(monkeypatch:
     assert progress.describe() == "401/1,000 samples   loading the model large"
 
 
-def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
+def test_a_terminal_has_a_bar_and_whole_lines_above_it() -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -73,7 +73,7 @@ def test_a_terminal_gets_a_bar_and_whole_lines_above_it() -> None:
     assert "sample q[1]: no [bold] image. Sample marked failed; 1 of 10 so far." in out.getvalue()
 
 
-def test_quiet_says_nothing_and_a_file_gets_lines() -> None:
+def test_quiet_prints_nothing_and_a_file_gets_lines() -> None:
     assert type(make_progress(quiet=True)) is SilentProgress
     assert type(make_progress(out=io.StringIO())) is LineProgress
 
@@ -91,7 +91,7 @@ def test_a_rate_is_printed_if_a_batch_takes_longer_than_the_window(monkeypatch: 
     assert progress.left != "-"
 
 
-def test_a_log_tells_what_is_begun_before_there_are_samples_and_of_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_reports_phases_before_the_first_sample_and_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     lines = LineProgress(out=out)
@@ -130,7 +130,7 @@ def test_a_wait_is_reported_while_the_process_is_busy(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("columns", "bar"), [(80, 14), (120, 28), (40, 4)])
-def test_the_bar_leaves_room_for_its_words(monkeypatch: pytest.MonkeyPatch, columns: int, bar: int) -> None:
+def test_the_bar_leaves_space_for_its_text(monkeypatch: pytest.MonkeyPatch, columns: int, bar: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     screen = BarProgress(out=io.StringIO())
     screen.begin(cells=168, samples=33_600, cells_done=0, samples_done=12_265)

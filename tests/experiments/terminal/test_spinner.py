@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_terminal_shows_one_line_that_is_gone_at_the_end(clock: list[float]) -> None:
+def test_a_terminal_shows_one_line_that_is_removed_at_the_end(clock: list[float]) -> None:
     out = Screen()
     with spinner(out) as report_progress:
         report_progress("reading", 0, 0)
@@ -42,7 +42,7 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(clock: list[float]) -
     assert all(len(line) < 80 for line in frames)
 
 
-def test_the_line_is_gone_after_an_error_too() -> None:
+def test_the_line_is_removed_after_an_error() -> None:
     def broken(out: Screen) -> None:
         with spinner(out) as report_progress:
             report_progress("reading", 0, 0)
@@ -54,7 +54,7 @@ def test_the_line_is_gone_after_an_error_too() -> None:
     assert out.getvalue().endswith("\r\x1b[K")
 
 
-def test_a_log_has_a_line_now_and_then(clock: list[float]) -> None:
+def test_a_log_has_a_line_per_interval(clock: list[float]) -> None:
     out = io.StringIO()
     with spinner(out) as report_progress:
         for i in range(40):
@@ -63,7 +63,7 @@ def test_a_log_has_a_line_now_and_then(clock: list[float]) -> None:
     assert out.getvalue().splitlines() == ["counting     14/40", "counting     29/40"]
 
 
-def test_a_plan_tells_how_far_it_is(mapping: Callable[..., dict[str, Any]], shapes: str) -> None:
+def test_a_plan_reports_its_progress(mapping: Callable[..., dict[str, Any]], shapes: str) -> None:
     tasks = [{"name": shapes, "queries": 5}, {"name": shapes, "queries": 5, "salt": "x"}]
     node = {key: value for key, value in mapping().items() if key not in ("shots", "task")}
     reports: list[tuple[str, int, int]] = []
@@ -75,7 +75,7 @@ def test_a_plan_tells_how_far_it_is(mapping: Callable[..., dict[str, Any]], shap
     assert reports == [("counting", i, 30) for i in range(30)]
 
 
-def test_a_short_plan_says_nothing_beside_itself_where_there_is_no_terminal(
+def test_a_short_plan_reports_no_progress_without_a_terminal(
     yaml_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", str(yaml_file("task: SHAPES\nmodel: fake-copy\n"))]) == 0

@@ -56,7 +56,7 @@ def test_the_median_seed_is_the_middle_one() -> None:
     assert median_seed({0: figures(0.9), 1: figures(0.99), 2: figures(0.95)}) == 2
 
 
-def test_the_card_shows_every_cell_and_says_missed() -> None:
+def test_the_card_shows_every_cell_and_missed_goals() -> None:
     stored = {0: figures(0.9), 1: figures(0.99), 2: figures(0.95)}
     text = card(figures(0.95), stored, {"float32": LogitAgreement(10, 10, 1e-5)}, 2)
     assert "missed" in text
@@ -71,7 +71,7 @@ def test_mentions_are_color_and_shape_pairs() -> None:
     assert mentioned("a red image of circles") == []
 
 
-def test_the_first_connector_gives_facts_their_own_coordinates() -> None:
+def test_the_initial_connector_gives_facts_separate_coordinates() -> None:
     pool = make_pool(1, 1200)
     targets, strengths = fact_targets(pool.facts)
     mixing = torch.randn(targets.shape[1], 240, generator=torch.Generator().manual_seed(0))

@@ -73,7 +73,7 @@ def test_impossible_requests_are_refused() -> None:
         draw(np.random.default_rng(0), "scene", groups=[ShapeGroup("red", "star", 10)])
 
 
-def test_held_out_and_seen_concepts_part_the_world() -> None:
+def test_held_out_and_training_concepts_partition_the_world() -> None:
     assert len(HELD_OUT_CONCEPTS) == 16
     assert not set(HELD_OUT_CONCEPTS) & set(TRAINING_CONCEPTS)
     assert set(HELD_OUT_CONCEPTS) | set(TRAINING_CONCEPTS) == set(CONCEPTS)
