@@ -190,7 +190,7 @@ def test_every_registered_strategy_decodes_as_its_formula_defines(engine: groups
         arm = parse_arm({"name": name, "of": "chasd" if name == "random_gate" else "vcd"} if wraps else name)
         if (
             unsupported_reason(arm, engine.abilities) is None and arm.strategy.traits.num_samples == 1
-        ):  # a vote is told by votes
+        ):  # a vote has no answer of its own
             arms.append((entry.name, arm))
     answers = {"demo[0].answer": "red", "demo[1].answer": "blue", "demo[2].answer": "green"}
     prompts = [

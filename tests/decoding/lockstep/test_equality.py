@@ -54,8 +54,8 @@ def check(reference: Reference, requests: list[DecodingRequest], answers: list[A
 
 
 def agreed(engine: groups.Watched) -> float:
-    heard = engine.group_outputs
-    return sum(len({one.tokens for one in outputs}) == 1 for outputs in heard) / len(heard)
+    group_outputs = engine.group_outputs
+    return sum(len({one.tokens for one in outputs}) == 1 for outputs in group_outputs) / len(group_outputs)
 
 
 @pytest.mark.parametrize("tight", [True, False], ids=["tight", "roomy"])

@@ -164,7 +164,7 @@ def test_other_requests_are_answered_while_a_large_prompt_is_processed(serving: 
             waits.append(time.monotonic() - began)
             time.sleep(0.02)
         assert large.result()[0] == 200
-    assert max(waits) < sum(waits) / 2 + 1.0  # it takes seconds, and no look waited for them
+    assert max(waits) < sum(waits) / 2 + 1.0  # it takes seconds, and no health check waited for it
 
 
 def test_clients_that_send_half_a_request_delay_nobody(serving: Server) -> None:

@@ -12,12 +12,12 @@ def test_only_messages_about_the_toolkits_own_settings_are_hidden(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("vllm.v1.worker.cpu_worker")
-    heard: list[str] = []
-    ears = logging.Handler()
-    monkeypatch.setattr(ears, "emit", lambda record: heard.append(record.getMessage()))
+    messages: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))
     for name in EXPECTED:  # whatever an engine of the tests has made of them
         caplog.set_level(logging.WARNING, name)
-        monkeypatch.setattr(logging.getLogger(name), "handlers", [ears])
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [handler])
         monkeypatch.setattr(logging.getLogger(name), "propagate", False)
     hide_expected_messages()
     hide_expected_messages()
@@ -27,7 +27,7 @@ def test_only_messages_about_the_toolkits_own_settings_are_hidden(
     logger.warning("%s is not found in LD_PRELOAD.", "libtcmalloc")
     logger.error(threads)
     logging.getLogger("vllm.config.scheduler").warning("Using custom scheduler class %s.", "ours")
-    assert heard == ["libtcmalloc is not found in LD_PRELOAD.", threads]
+    assert messages == ["libtcmalloc is not found in LD_PRELOAD.", threads]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

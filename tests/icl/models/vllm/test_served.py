@@ -101,7 +101,7 @@ def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(ser
         counters = json.loads((tmp_path / "runs" / name / "run.json").read_text())["sessions"][-1]["counters"]
         assert 0 < counters["cached_tokens"] < counters["prompt_tokens"]
         assert counters["new_tokens"] > 0
-    assert counters["requests"] < len(there)  # equal ones are asked once
+    assert counters["requests"] < len(there)  # equal ones are sent once
 
 
 def test_whole_options_are_scored_by_the_server(serving: Server, tmp_path: Path) -> None:

@@ -155,13 +155,13 @@ class Fake:
     def run_numbered(
         self, waiting: Iterator[tuple[int, Sequence[EngineRequest]]], done: Callable[[int, Any], None]
     ) -> None:
-        for number, asks in waiting:
+        for number, requests in waiting:
             self.taken.append(number)
             if len(self.answered) == self.breaks:
                 raise ModelError("the engine is gone")
-            self.counts["requests"] += len(asks)
+            self.counts["requests"] += len(requests)
             self.answered.append(number)
-            done(number, [EngineOutput((number,), "stop")] * len(asks))
+            done(number, [EngineOutput((number,), "stop")] * len(requests))
 
     def take_records(self, groups: Sequence[str]) -> dict[str, Any]:
         return {name: self for name in groups if name in {f"g{number}" for number in self.answered}}
@@ -189,7 +189,7 @@ def test_every_group_goes_whole_to_one_engine_with_its_neighbors(count: int) -> 
     assert sorted(engines[0].taken + engines[1].taken) == list(range(count))
     for engine in engines:
         assert {n // CHUNK_SIZE for n in engine.taken} == {n // CHUNK_SIZE for n in engine.taken[::CHUNK_SIZE]}
-    assert both.counts == {"requests": sum(len(asks) for asks in groups(count))}
+    assert both.counts == {"requests": sum(len(requests) for requests in groups(count))}
     assert both.take_records([f"g{i}" for i in range(count)]).keys() == {f"g{i}" for i in range(count)}
     both.stop()
     assert all(engine.stopped for engine in engines)
