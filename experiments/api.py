@@ -57,11 +57,12 @@ def retrieve(
     """
     from experiments.contexts.contexts import arrange, bind_resources, check_demos
     from retrievers.base import Resources
-    from retrievers.leak_policy import EXCLUDE_LEAKS
+    from retrievers.leak_policy import EXCLUDE_LEAKS, check_takes_policy
 
     example = _example(task, query)
     finder = build("retriever", retriever)
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
+    check_takes_policy(fitted)
     retriever_input: Any = example if "gold" in finder.needs else example.query
     pool = task.pool(example.id)
     ranking = fitted.retrieve([retriever_input], shots, EXCLUDE_LEAKS)[0] if shots else ()

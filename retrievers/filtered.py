@@ -76,7 +76,7 @@ class FittedFiltered:
         if dropped_rows not in self.parts:
             examples = (example for i, example in enumerate(self.pool.examples) if i not in dropped_rows)
             part = Pool(tuple(examples)) if dropped_rows else self.pool
-            self.parts[dropped_rows] = part, self.retriever.of.fit(part, self.resources)
+            self.parts[dropped_rows] = part, self.retriever.fit_inner(part, self.resources)
         return self.parts[dropped_rows]
 
     def _dropped_rows(self, queries: Sequence[Query]) -> list[frozenset[int]]:

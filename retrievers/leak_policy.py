@@ -5,8 +5,10 @@ if the digests of their unedited pixels are equal, so neither another file name 
 compared only for candidates that would otherwise be retrieved.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from icl.errors import PlanError
 from icl.tasks.base import Pool
@@ -48,3 +50,17 @@ EXCLUDE_LEAKS = LeakPolicy(exclude=True)
 
 ALLOW_LEAKS = LeakPolicy(exclude=False)
 """Only the retriever `with_leaks` uses it, to measure what a leak is worth."""
+
+
+def check_takes_policy(fitted: Any) -> None:
+    """Raises PlanError if `retrieve` of a fitted retriever has no parameter for the leak policy."""
+    retrieve = getattr(fitted, "retrieve", None)
+    if retrieve is None:
+        return  # the call of `retrieve` raises an error that names the component
+    try:
+        inspect.signature(retrieve).bind((), 1, EXCLUDE_LEAKS)
+    except TypeError:
+        raise PlanError(
+            f"{type(fitted).__name__}.retrieve does not take the leak policy. Define retrieve(queries, k, policy), or "
+            f"derive from retrievers.FittedRanking, which applies the policy."
+        ) from None

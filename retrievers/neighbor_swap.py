@@ -56,7 +56,7 @@ class NeighborSwap(RetrieverWrapper):
         source = open_source(self.embedder, resources.cache, pool)
         index = VectorIndex(embed_by_modality(pool.examples, source, self.by))
         rows = {example.id: row for row, example in enumerate(pool.examples)}
-        return FittedNeighborSwap(self, pool, self.of.fit(pool, resources), index, rows)
+        return FittedNeighborSwap(self, pool, self.fit_inner(pool, resources), index, rows)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class QueryDropout(RetrieverWrapper):
     share: Fraction = 0.0  # of the words that are dropped; RA-CM3 trains with .2
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedQueryDropout":
-        return FittedQueryDropout(self.of.fit(pool, resources), self.share, resources.seed)
+        return FittedQueryDropout(self.fit_inner(pool, resources), self.share, resources.seed)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Reranked(RetrieverWrapper):
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedReranked":
         rerankers = tuple(reranker.fit(pool, resources) for reranker in self.rerankers)
-        return FittedReranked(self.of.fit(pool, resources), rerankers, min(self.candidates, len(pool)))
+        return FittedReranked(self.fit_inner(pool, resources), rerankers, min(self.candidates, len(pool)))
 
 
 @dataclass(frozen=True)

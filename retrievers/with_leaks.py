@@ -39,7 +39,7 @@ class WithLeaks(RetrieverWrapper):
         return WARNING
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedWithLeaks":
-        return FittedWithLeaks(pool, self.of.fit(pool, resources))
+        return FittedWithLeaks(pool, self.fit_inner(pool, resources))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from icl.user_errors import convert_user_errors
 from prompts.budget import fit
 from prompts.label_renaming import scored_example
 from retrievers.base import FittedRetriever, Resources
-from retrievers.leak_policy import EXCLUDE_LEAKS
+from retrievers.leak_policy import EXCLUDE_LEAKS, check_takes_policy
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -153,6 +153,7 @@ class Retrieval:
         if key not in self.fitted:
             with convert_user_errors(retriever):
                 fitted = retriever.fit(pool, self._resources(retriever, seed))
+            check_takes_policy(fitted)
             if not shared:
                 return fitted
             self.fitted[key] = fitted, pool

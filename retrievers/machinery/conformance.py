@@ -14,18 +14,17 @@ The default pool contains traps: each query itself, its image under another id, 
 no gold answer unless the retriever needs 'gold'.
 """
 
-import inspect
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from icl.edits import Blank
-from icl.errors import ICLError
+from icl.errors import ICLError, PlanError
 from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import FittedRetriever, Reranker, Resources, RetrievedDemos, Retriever
-from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS
+from retrievers.leak_policy import EXCLUDE_LEAKS, check_takes_policy
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
@@ -77,7 +76,7 @@ def check_retriever(
     inputs: list[Any] = examples if "gold" in retriever.needs else [example.query for example in examples]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         resources = resources or Resources(cache=cache)
-        _check_policy(retriever.fit(pool, resources), inputs)
+        _check_policy(retriever.fit(pool, resources))
         num_allowed, max_shots = _num_allowed(retriever, pool, inputs), max(shots)
         assert num_allowed >= max_shots, (
             f"the pool has {num_allowed} allowed demonstrations for a query; {max_shots} shots cannot be tried."
@@ -152,14 +151,11 @@ def _num_allowed(retriever: Retriever, pool: Pool, queries: Sequence[Query]) -> 
     return min(sum(map(EXCLUDE_LEAKS.allowed_for(query), pool.examples)) for query in queries)
 
 
-def _check_policy(fitted: FittedRetriever, queries: list[Query]) -> None:
+def _check_policy(fitted: FittedRetriever) -> None:
     try:
-        inspect.signature(fitted.retrieve).bind(queries, 1, ALLOW_LEAKS)
-    except TypeError:
-        raise AssertionError(
-            f"{type(fitted).__name__}.retrieve does not take the leak policy. Define retrieve(queries, k, policy), or "
-            f"derive from retrievers.FittedRanking, which applies the policy."
-        ) from None
+        check_takes_policy(fitted)
+    except PlanError as error:
+        raise AssertionError(str(error)) from None
 
 
 def _check_repeats(fitted: FittedRetriever, queries: list[Query], first: RetrievedDemos, k: int) -> None:

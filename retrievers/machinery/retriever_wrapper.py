@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import Reranker, Resources, Retriever
+from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
+from retrievers.leak_policy import check_takes_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,12 @@ class RetrieverWrapper:
     @property
     def model_ability(self) -> str:
         return model_ability_of(self.of)
+
+    def fit_inner(self, pool: Pool, resources: Resources) -> FittedRetriever:
+        """Fit the retriever inside. Raises PlanError if it does not take the leak policy."""
+        fitted = self.of.fit(pool, resources)
+        check_takes_policy(fitted)
+        return fitted
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Embed the members of many small pools at once, if the retriever inside can."""

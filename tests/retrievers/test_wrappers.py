@@ -122,3 +122,29 @@ def test_only_the_wrapper_allows_leaks(cache: Any) -> None:
     assert len(build("retriever", "random").fit(pool, Resources()).retrieve([query], left)[0]) == left
     with pytest.raises(PlanError, match=f"{left} are left"):
         build("retriever", "random").fit(pool, Resources()).retrieve([query], left + 1)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"name": "reranked", "rerankers": ["label_balance"]},
+        {"name": "query_dropout"},
+        {"name": "filtered"},
+        {"name": "with_leaks"},
+        {"name": "neighbor_swap", "embedder": "histogram"},
+    ],
+)
+def test_a_wrapper_needs_a_retriever_that_takes_the_policy(node: Any) -> None:
+    class OldSignature:
+        needs: frozenset[str] = frozenset()
+
+        def fit(self, pool: Pool, resources: Resources) -> Any:
+            return self
+
+        def retrieve(self, queries: Any, k: int) -> Any:
+            return [() for _ in queries]
+
+    retriever, pool = build("retriever", {**node, "of": "random"}), sample_pool()
+    object.__setattr__(retriever, "of", OldSignature())
+    with pytest.raises(PlanError, match=r"OldSignature\.retrieve does not take the leak policy\. Define"):
+        retriever.fit(pool, Resources()).retrieve([sample_queries()[0].query], 1)

@@ -124,6 +124,15 @@ def test_a_retriever_with_too_few_foreign_or_unranked_demonstrations_fails_its_s
         assert message in str(item.failure)
 
 
+def test_a_retriever_that_does_not_take_the_leak_policy_fails_its_samples(mapping: Any) -> None:
+    class OldSignature(Counting):
+        def retrieve(self, queries: Sequence[Query], k: int) -> Any:  # type: ignore[override]
+            return super().retrieve(queries, k)
+
+    for (item,) in rows(mapping, OldSignature()):
+        assert "OldSignature.retrieve does not take the leak policy. Define" in str(item.failure)
+
+
 @pytest.mark.parametrize("how", ["none", "short"])
 def test_a_retriever_that_does_not_answer_query_by_query_is_refused(mapping: Any, how: str) -> None:
     with pytest.raises(PlanError, match=r"Faulty\.retrieve gave .* for 6 queries"):
