@@ -44,7 +44,7 @@ MASK_PARAMETERS: Mapping[str, tuple[str, ...]] = {
 class Contrast(Strategy):
     """Weighted combination of any branches, as the config defines it."""
 
-    contrasts: Annotated[tuple[Branch, ...], BranchesField()] = parameter("branches", (Branch("noise"),))  # changes
+    contrasts: Annotated[tuple[Branch, ...], BranchesField()] = parameter("branches", (Branch("noise"),))  # prompts
     branch_weights: tuple[float, ...] = parameter("weights", (2.0, -1.0))  # of the prompt, then of each branch
     space: Literal["logits", "logprobs", "probabilities"] = "logits"  # what is weighted
     mask_name: Literal["none", "plausible", "kth_best", "typical"] = parameter("mask", "plausible")  # of the reference

@@ -30,7 +30,7 @@ NEG_INF = -float("inf")
 @component("strategy", "nbce")
 @dataclass(frozen=True)
 class NBCE(StatefulStrategy):
-    """Contrast of the window of demonstrations with minimal entropy with the prompt without demonstrations."""
+    """Window of demonstrations with minimal entropy, contrasted with the prompt without demonstrations."""
 
     beta: NonNegative = 0.25  # strength of the contrast with the empty context
     windows: Count = 0  # windows of consecutive demonstrations; 0: one per demonstration
