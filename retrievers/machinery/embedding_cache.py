@@ -1,25 +1,27 @@
 """The embedding cache: every image and text is embedded once, in memory, on disk and across processes.
 
-The key of a vector is its content (the digest of the image, or the text) and the digest of the embedder (weights and
-settings), so a vector is never stale. `EmbeddingCache.count` has the number of computed vectors.
+The key of a vector is its content (the digest of the image, or the text) and the digest of the embedder (weights,
+settings, and the code of an embedder of your own), so a vector is never stale. `EmbeddingCache.count` has the number
+of computed vectors.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from icl.cache_folder import cache_folder
+from icl.component_json import describe
 from icl.errors import ConfigError, ModelError
 from icl.images import Image
 from icl.types import Example, Query
 from retrievers.base import Embedder
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
-from retrievers.machinery.vector_store import VectorStore, warn
+from retrievers.machinery.vector_store import FORMAT, VectorStore, warn
 
 T = TypeVar("T")
 
@@ -33,8 +35,9 @@ class EmbeddingCache:
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self.embedder = embedder
         self.count = {"image": 0, "text": 0, "patches": 0, "words": 0}
-        name = sha256(embedder.digest.encode()).hexdigest()[:24]
-        self._stores = {kind: VectorStore(folder / "embeddings" / name / kind, embedder.digest) for kind in self.count}
+        identity = embedder_identity(embedder)
+        name = sha256(f"{FORMAT} {identity}".encode()).hexdigest()[:24]
+        self._stores = {kind: VectorStore(folder / "embeddings" / name / kind, identity) for kind in self.count}
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         """The mean vector of each item's images, [N, D], unit rows. Raises DataError if an item has no image."""
@@ -79,6 +82,21 @@ class EmbeddingCache:
                 store.add(chunk, vectors)
                 self.count[kind] += len(chunk)
                 _EMBEDDED[kind] += len(chunk)
+
+
+def embedder_identity(embedder: Embedder) -> str:
+    """The digest of an embedder, with the digests of the code of each class in it that is not the toolkit's."""
+    return " ".join([embedder.digest, *_code_digests(describe(embedder))])
+
+
+def _code_digests(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get("code"), str):
+            yield node["code"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _code_digests(item)
 
 
 def _image_key(image: Image) -> bytes:
@@ -130,7 +148,7 @@ _GUARD = threading.Lock()
 
 def shared_cache(embedder: Embedder, cache: str | None = None) -> EmbeddingCache:
     """The cache of an embedder in this process. Retrievers with equal embedders share it."""
-    key = (embedder.digest, cache_folder(cache))
+    key = (embedder_identity(embedder), cache_folder(cache))
     with _GUARD:
         if key not in _SHARED:
             _SHARED[key] = EmbeddingCache(embedder, key[1])

@@ -2,12 +2,13 @@
 
     <folder>/about.json          digest of the embedder, dimension
     <folder>/<writer>.vectors    float32 rows
-    <folder>/<writer>.keys       32 bytes per row: the digest of the embedded content
+    <folder>/<writer>.keys       40 bytes per row: the digest of the embedded content, and a checksum
 
 Each process appends to its own files and reads the files of all processes. A row exists when its key exists, and keys
 are written after their vectors. A process that is killed during a write therefore leaves no row that could be misread.
 
-If the disk is full or read-only, vectors stay in memory, and one warning says so. The next process computes them again.
+A vector is compared with its checksum when it is first used. If the disk is full or read-only, vectors stay in
+memory, and one warning says so. The next process computes them again.
 """
 
 import json
@@ -21,12 +22,19 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from icl.errors import ICLWarning, StoreError
 from retrievers.machinery.vector_math import Vectors
 
 KEY_BYTES = 32
+ROW_BYTES = KEY_BYTES + 8
+FORMAT = 2
+"""Part of the name of an embedder's folder: 1 had no checksums."""
+
 NUM_LOCKS = 64
+ROWS_AT_ONCE = 4096
+Checksums = npt.NDArray[np.uint64]
 _WARNINGS: set[str] = set()
 
 
@@ -40,7 +48,9 @@ class VectorStore:
         self.folder, self.digest = folder, digest
         self.dim: int | None = None
         self.blocks: list[Vectors] = []
+        self._checksums: list[Checksums | None] = []  # of each block; None: computed here, or already compared
         self.locations: dict[bytes, tuple[int, int]] = {}
+        self._block_keys: dict[int, list[bytes]] = {}
         self._rows_read: dict[str, int] = {}
         self._writer = ""
         self._initialized = False
@@ -60,6 +70,8 @@ class VectorStore:
         if not keys:
             return np.zeros((0, self.dim or 0), np.float32)
         locations = np.array([self.locations[key] for key in keys])
+        for block in np.unique(locations[:, 0]):
+            self._compare(int(block))
         first = locations[0, 0]
         if (locations[:, 0] == first).all():
             return np.asarray(self.blocks[first][locations[:, 1]])
@@ -87,7 +99,9 @@ class VectorStore:
     def _append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
         writer = self._writer_name()
         try:
-            for suffix, data in ((".vectors", vectors.tobytes()), (".keys", b"".join(keys))):
+            rows = zip(keys, checksums(keys, vectors).tolist(), strict=True)
+            records = b"".join(key + checksum.to_bytes(8, "little") for key, checksum in rows)
+            for suffix, data in ((".vectors", vectors.tobytes()), (".keys", records)):
                 with (self.folder / (writer + suffix)).open("ab") as file:
                     file.write(data)
         except OSError as error:
@@ -105,7 +119,7 @@ class VectorStore:
                 return
             for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
                 if entry.name.endswith(".keys"):
-                    self._read_rows(entry.name.removesuffix(".keys"), entry.stat().st_size // KEY_BYTES)
+                    self._read_rows(entry.name.removesuffix(".keys"), entry.stat().st_size // ROW_BYTES)
 
     def lock(self, keys: Iterable[bytes]) -> Path:
         """The lock file for computing these keys. Two processes with the same keys use the same file.
@@ -126,20 +140,41 @@ class VectorStore:
         if total <= done:
             return
         with (self.folder / f"{writer}.keys").open("rb") as file:
-            file.seek(done * KEY_BYTES)
-            keys = file.read((total - done) * KEY_BYTES)
+            file.seek(done * ROW_BYTES)
+            records = file.read((total - done) * ROW_BYTES)
         shape, start = (total - done, self.dim), done * self.dim * 4
         self._rows_read[writer] = total
         self._index(
-            [keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)],
+            [records[i : i + KEY_BYTES] for i in range(0, len(records), ROW_BYTES)],
             np.memmap(path, dtype=np.float32, mode="r", offset=start, shape=shape),
+            np.frombuffer(records, np.uint8).reshape(-1, ROW_BYTES)[:, KEY_BYTES:].copy().view("<u8")[:, 0],
         )
 
-    def _index(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+    def _index(self, keys: Sequence[bytes], vectors: Vectors, expected: "Checksums | None" = None) -> None:
         block = len(self.blocks)
         self.blocks.append(vectors)
+        self._checksums.append(expected)
+        if expected is not None:
+            self._block_keys[block] = list(keys)
         for row, key in enumerate(keys):
             self.locations.setdefault(key, (block, row))
+
+    def _compare(self, block: int) -> None:
+        """Compare a block that was read from a file with its checksums, once. Raises StoreError if a row differs."""
+        expected = self._checksums[block]
+        if expected is None:
+            return
+        with self._guard:
+            vectors = self.blocks[block]
+            for start in range(0, len(vectors), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                if not np.array_equal(checksums(self._block_keys[block][rows], vectors[rows]), expected[rows]):
+                    raise StoreError(
+                        f"{self.folder} has vectors that differ from what was written: the files are damaged, or "
+                        "something changed them. Delete the folder; the vectors are computed again."
+                    )
+            self._checksums[block] = None
+            del self._block_keys[block]
 
     def _writer_name(self) -> str:
         if not self._writer.startswith(f"{os.getpid()}-"):
@@ -183,6 +218,19 @@ class VectorStore:
                 f"Delete it, or name another cache."
             )
         self.dim, self._initialized = dim, True
+
+
+def checksums(keys: Sequence[bytes], vectors: Vectors) -> Checksums:
+    """A 64-bit checksum of each vector with its key, [N].
+
+    The 32-bit words of a row are added with odd pseudo-random weights, modulo 2^64, so that zeroed, exchanged and moved
+    words all change the sum.
+    """
+    words = np.ascontiguousarray(vectors, dtype="<f4").view("<u4").astype(np.uint64)
+    weights = np.random.default_rng(FORMAT).integers(1, 2**63, words.shape[1], dtype=np.uint64) | np.uint64(1)
+    first_bytes = np.frombuffer(b"".join(key[:8] for key in keys), "<u8")
+    total: Checksums = words @ weights + first_bytes
+    return total
 
 
 def warn(folder: Path, error: OSError) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from icl.cache_folder import cache_folder
 from icl.errors import ICLWarning, ModelError, StoreError
+from icl.registry import build
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
 from retrievers.machinery import embedding_cache as cache_module
@@ -246,6 +247,37 @@ def test_a_cache_that_could_not_be_created_is_filled_later(tmp_path: Path, cache
     source.embed_texts(["one", "two"])
     assert EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(["two"]).shape == (1, 3)
     assert _calls(tmp_path / "log") == ["one", "two"]
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "exchanged", "one bit"])
+def test_changed_vectors_are_refused(tmp_path: Path, cache: Path, damage: str) -> None:
+    texts = ["one", "three", "eleven"]
+    EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts)
+    (path,) = cache.rglob("*.vectors")
+    data = np.frombuffer(path.read_bytes(), np.float32).reshape(3, 3).copy()
+    if damage == "zeroed":
+        data[1] = 0
+    elif damage == "exchanged":
+        data[[0, 1]] = data[[1, 0]]
+    else:
+        data.view(np.uint32)[2, 1] ^= 1
+    path.write_bytes(data.tobytes())
+    with pytest.raises(StoreError, match=r"differ from what was written.* Delete the folder"):
+        EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts)
+
+
+def test_an_edited_embedder_of_one_s_own_gets_no_earlier_vectors(tmp_path: Path, cache: Path) -> None:
+    code = (
+        "from dataclasses import dataclass\nimport numpy as np\n\n@dataclass(frozen=True)\nclass Mine:\n"
+        "    digest = 'mine'\n    def embed_images(self, items): ...\n"
+        "    def embed_texts(self, texts):\n        return np.array([[3.0, 4.0]] * len(texts)) / 5\n"
+    )
+    (tmp_path / "mine.py").write_text(code)
+    first = EmbeddingCache(build("embedder", f"{tmp_path}/mine.py:Mine"), cache).embed_texts(["a"])
+    (tmp_path / "mine.py").write_text(code.replace("[3.0, 4.0]", "[4.0, 3.0]"))
+    second = EmbeddingCache(build("embedder", f"{tmp_path}/mine.py:Mine"), cache).embed_texts(["a"])
+    assert first.tolist() == [pytest.approx([0.6, 0.8])]
+    assert second.tolist() == [pytest.approx([0.8, 0.6])]
 
 
 def test_keys_whose_vectors_are_gone_are_embedded_again(tmp_path: Path, cache: Path) -> None:
