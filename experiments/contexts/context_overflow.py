@@ -70,8 +70,8 @@ class ContextOverflow:
             span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
             sentences.append(
                 f"{where}: {len(arm.dropped):,} {of_prompts} are longer than its context of {model.max_tokens:,} "
-                f"tokens, so {span} of the demonstrations are left out of each, the least similar first. Tables call "
-                f"them {shots:,} shots all the same."
+                f"tokens, so {span} of the demonstrations are left out of each, the least similar first. Tables still "
+                f"call them {shots:,} shots."
             )
         if arm.too_many_images:
             sentences.append(

@@ -37,10 +37,10 @@ class RepeatedImages:
     def notes(self) -> list[str]:
         """A sentence with a remedy for each retriever that repeats images in many prompts."""
         return [
-            f"retriever '{label}': in {self.repeated[label]:,} of {read:,} prompts that were read two demonstrations "
-            "have the same image, as where a pool has several questions an image. `rerankers: [near_duplicate_cap]` "
-            "with `rerank_candidates` several times the shots shows each once; a pool of one question an image "
-            "does too."
+            f"retriever '{label}': in {self.repeated[label]:,} of {read:,} prompts that were read, two demonstrations "
+            "have the same image. This happens if a pool has several questions about an image. `rerankers: "
+            "[near_duplicate_cap]` with `rerank_candidates` of several times the shots shows each image once. So does "
+            "a pool with one question about each image."
             for label, read in self.read.items()
             if self.repeated[label] >= MIN_FRACTION * read
         ]

@@ -81,8 +81,8 @@ def _check_all_read(config: Config, read: set[str]) -> None:
                 head, _, parameter = axis.partition(".")
                 if head in LIST_AXES:
                     raise ConfigError(
-                        f"{config.where(key, axis)}: {head} is a list, and no axis reaches into its parts. Write each "
-                        f"whole list as a value of the axis {head}."
+                        f"{config.where(key, axis)}: {head} is a list, and no axis can set a parameter of its "
+                        f"elements. Write each complete list as a value of the axis {head}."
                     )
                 nodes = axes.get(head) or config.grid.get(head) or config.zip.get(head) or [config.base[head]]
                 names = [component_name(COMPONENT_KINDS[head], node, config.where(head)) for node in nodes]

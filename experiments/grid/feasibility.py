@@ -110,7 +110,7 @@ def check_data(grid: Grid) -> None:
             raise PlanError(
                 f"{grid.config.where('answer_mode')}: answer_mode: options, and no query of task '{task.title}' "
                 "has its answer "
-                f"among its options ('{query.id}' has '{query.answer}' and {options}). Write them alike."
+                f"among its options ('{query.id}' has '{query.answer}' and {options}). Write both the same way."
             )
 
 

@@ -40,8 +40,8 @@ def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
     missing = " and ".join(name for name, value in (("model", model), ("task", fitted_task)) if not value)
     if missing:
         yield (
-            f"do not say on which {missing} they were fitted: the file is older than that record, or by hand. "
-            "`icl fit` writes one that says so."
+            f"have no record of the {missing} that they were fitted on: the file is old, or was written by hand. "
+            "`icl fit` writes this record."
         )
     if model and model != cell.model.digest:
         yield (
@@ -58,7 +58,7 @@ def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
         )
     elif isinstance(task_node, Mapping) and _digest(task_node, SIZE_PARAMETERS) == _digest(task, SIZE_PARAMETERS):
         yield (
-            f"were fitted on queries that '{cell.labels['task']}' asks too, so its scores are too good. Fit on another "
+            f"were fitted on queries that '{cell.labels['task']}' also has, so its scores are too high. Fit on another "
             "split, or another seed of the task."
         )
 

@@ -120,7 +120,7 @@ def expand(config: Config) -> Grid:
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
     if not cells:
-        raise ConfigError(f"{config.where('exclude')}: nothing is left of the grid.")
+        raise ConfigError(f"{config.where('exclude')}: no cell is left in the grid.")
     warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
     retriever_warnings = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
     warnings += [f"{config.where('retriever')}: {warning}" for warning in retriever_warnings if warning]
@@ -214,7 +214,7 @@ class _CellFactory:
 
         Args:
             cell: A draft.
-            model_place: Where the model stands in the file, for the error of an incomplete checkpoint.
+            model_place: The place of the model in the file, for the error of an incomplete checkpoint.
         """
         if cell.shots == 0:
             no_demonstrations: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
@@ -228,7 +228,7 @@ class _CellFactory:
             self.model_digests[id(cell.model)] = _model_digest(cell.model, model_place)
         model = {"name": config["model"]["name"], "digest": self.model_digests[id(cell.model)]}
         identity = {**config, "model": model}
-        for axis in ("rerankers", "rerank_candidates"):  # cells from before there was this axis keep their digest
+        for axis in ("rerankers", "rerank_candidates"):  # digests of cells without rerankers do not contain these axes
             if not identity[axis]:
                 del identity[axis]
         return replace(cell, config=config, digest=short_digest(identity))
@@ -279,7 +279,7 @@ def _metrics(config: Config) -> dict[str, Any]:
         metric = build("metric", node, config.where("metrics", i))
         name = short_labels([describe(metric)])[0]
         if name in metrics:
-            raise ConfigError(f"{config.where('metrics', i)}: the metric '{name}' stands there twice.")
+            raise ConfigError(f"{config.where('metrics', i)}: the metric '{name}' is listed twice.")
         metrics[name] = metric
     return metrics
 

@@ -56,14 +56,14 @@ def _temperatures(grid: Grid) -> Iterator[str]:
         where = locate(grid, "decoding", cell)
         if strength > 0:
             yield (
-                f"{where}: the weights of '{label}' sum to {strength:.3g}, which alone is a temperature of "
-                f"{1 / strength:.3g}. Its control temperature_matched says what that does."
+                f"{where}: the weights of '{label}' sum to {strength:.3g}, which has the effect of a temperature of "
+                f"{1 / strength:.3g}. Its control temperature_matched measures this effect."
             )
         else:
             yield (
-                f"{where}: the weights of '{label}' sum to {strength:.3g}: what its branches agree on counts "
-                f"{'nothing' if abs(strength) < TOLERANCE else 'against a token'}. Its control entropy_matched is the "
-                "one to look at."
+                f"{where}: the weights of '{label}' sum to {strength:.3g}: agreement of its branches "
+                f"{'has no effect' if abs(strength) < TOLERANCE else 'counts against a token'}. Compare it with its "
+                "control entropy_matched."
             )
 
 
@@ -71,8 +71,8 @@ def _unfitted(grid: Grid) -> Iterator[str]:
     for cell in grid.cells:
         if not cell.control and cell.decoding.strategy.is_unfitted:
             yield (
-                f"{locate(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and scores as the "
-                "reference does. `icl fit FILE` writes what it learns on a dev split; `fitted: FILE` reads it."
+                f"{locate(grid, 'decoding', cell)}: '{cell.decoding.label}' has not been fitted and has the "
+                "reference's scores. `icl fit FILE` fits its parameters on a dev split; `fitted: FILE` reads them."
             )
 
 
@@ -88,11 +88,11 @@ def _traces(grid: Grid) -> Iterator[str]:
         return
     where = grid.config.where("top_logprobs")
     if any(cell.answer_mode == "options" for cell in grid.cells):
-        yield f"{where}: options are scored in no steps, so cells with answer_mode: options keep none."
+        yield f"{where}: options are scored without decoding steps, so cells with answer_mode: options record none."
     for model in grid.models:
         if not model.abilities & {"logits", "strategies"}:
             name = next(cell.labels["model"] for cell in grid.cells if cell.model is model)
-            yield f"{where}: model '{name}' only answers, so its samples keep no steps."
+            yield f"{where}: model '{name}' gives no logits, so its samples record no steps."
 
 
 def _models(grid: Grid) -> Iterator[str]:

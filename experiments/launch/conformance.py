@@ -86,12 +86,14 @@ def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFa
     except ICLError as error:
         return LauncherFacts(untried=str(error))
     if not launcher.workers:
-        return LauncherFacts(untried="the process that is asked for a run does all of it. Try it with workers.")
+        return LauncherFacts(untried="one process computes the whole run. Check it with several workers.")
     try:
         temporary = TemporaryDirectory(prefix="icl-check-", dir=Path.cwd(), ignore_cleanup_errors=True)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"{Path.cwd()} cannot be written ({reason}), and a launcher is tried in there.") from error
+        raise ConfigError(
+            f"{Path.cwd()} cannot be written ({reason}), and the check of a launcher writes there."
+        ) from error
     with temporary as folder:
         return _run_check(name, launcher, Path(folder), patience)
 
@@ -107,7 +109,7 @@ def _check_component(name: str, launcher: Launcher) -> None:
     with component_search_folder(_class_folder(launcher)):
         again = build("launcher", json.loads(json.dumps(_node(launcher))))
     is_equal = json_round_trip(describe(again)) == node
-    _must(is_equal, f"{name} is another one when it is read from a run directory again.")
+    _must(is_equal, f"{name} changes when it is read from a run directory.")
 
 
 def _run_check(name: str, launcher: Launcher, folder: Path, patience: float) -> LauncherFacts:
@@ -182,7 +184,7 @@ def _check_group(name: str, launch: Launch, group: WorkerGroup) -> None:
 def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
     jobs = group.poll()
     _must(
-        set(jobs) == set(group.jobs), f"{name}: poll() tells of {sorted(jobs)}, and the jobs are {sorted(group.jobs)}."
+        set(jobs) == set(group.jobs), f"{name}: poll() reports {sorted(jobs)}, and the jobs are {sorted(group.jobs)}."
     )
     odd = [
         job
@@ -191,7 +193,8 @@ def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
     ]
     _must(
         not odd,
-        f"{name}: poll() has {odd}, which is no experiments.launch.base.WorkerStatus that waits, runs or has ended.",
+        f"{name}: poll() has {odd}, which is not an experiments.launch.base.WorkerStatus "
+        "with the state waiting, running or ended.",
     )
     return jobs
 
@@ -219,7 +222,7 @@ def _wait_for_status(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus
         active = [worker for worker, job in jobs.items() if job.state != "ended"]
         if not active:
             return jobs
-        _must(time.monotonic() < deadline, f"{name}: poll() does not say that the jobs of {active} have ended.")
+        _must(time.monotonic() < deadline, f"{name}: poll() does not report that the jobs of {active} have ended.")
         time.sleep(POLL_SECONDS)
 
 

@@ -104,7 +104,7 @@ def follow(earlier: "tuple[Launch, WorkerGroup]", store: Store, grid: Grid, prog
     work = load_run_state(store, grid)
     if not grid.launcher.wait:
         return _outcome(work, jobs=tuple(group.jobs.values()))
-    progress.note(f"{len(launch.workers)} workers were started {launch.since}; they are followed from here.")
+    progress.note(f"following {len(launch.workers)} workers that were started at {launch.since}.")
     return _follow_to_end(store, grid, work, launch, group, progress=progress)
 
 

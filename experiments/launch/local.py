@@ -30,7 +30,7 @@ class Local:
 
     wait: ClassVar[bool] = True
 
-    processes: PositiveInt = parameter("workers", 1)  # processes that share the grid; each loads the model
+    processes: PositiveInt = parameter("workers", 1)  # number of processes that share the grid; each loads the model
 
     @property
     def workers(self) -> int:

@@ -32,11 +32,11 @@ class Ray:
 
     wait: ClassVar[bool] = True
 
-    workers: PositiveInt = 2  # tasks that share the grid; each loads the model
-    cpus: NonNegative = 1  # cores that Ray sets aside for each
-    gpus: NonNegative = 0  # GPUs that Ray sets aside for each
-    address: str = ""  # of the cluster, such as auto or ray://head:10001; empty: $RAY_ADDRESS, else one is started here
-    retries: Count = 3  # times that Ray starts a task again whose process died
+    workers: PositiveInt = 2  # number of tasks that share the grid; each loads the model
+    cpus: NonNegative = 1  # CPU cores that Ray reserves for each task
+    gpus: NonNegative = 0  # GPUs that Ray reserves for each task
+    address: str = ""  # address of the cluster, such as ray://head:10001; empty: $RAY_ADDRESS, or a new local cluster
+    retries: Count = 3  # times that Ray restarts a task whose process died
 
     def check(self) -> None:
         if find_spec("ray") is None:

@@ -35,26 +35,26 @@ RESERVED_OPTIONS = ("array", "error", "job-name", "nodes", "open-mode", "output"
 class Slurm:
     """Jobs of a Slurm cluster that share the grid, through submitit (the extra `slurm`)."""
 
-    partition: str = ""  # of the cluster; empty: its default
-    nodes: PositiveInt = 1  # jobs, each one worker on one node; several may fit on one machine, as Slurm sees fit
-    gpus: Count | str = 0  # of each job; or with their type, as a100:2
-    time: PositiveInt | str = 60  # limit of each job, in minutes or as Slurm writes it (1-12:00:00)
-    account: str = ""  # that is charged
+    partition: str = ""  # partition of the cluster; empty: its default
+    nodes: PositiveInt = 1  # number of jobs; each is one worker on one node
+    gpus: Count | str = 0  # GPUs of each job, or with a type: a100:2
+    time: PositiveInt | str = 60  # time limit of each job, in minutes or in Slurm's format (1-12:00:00)
+    account: str = ""  # account to charge
     qos: str = ""  # quality of service
     mem: str = ""  # memory of each job, such as 32G; empty: the partition's default
-    cpus: Count = 0  # cores of each job; 0: the partition's default
-    args: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # any other option of sbatch by its name
-    setup: tuple[str, ...] = ()  # lines of shell before a worker starts, such as module load cuda
-    array: bool = True  # one job array, or jobs of their own
-    at_once: Count = 0  # jobs of the array that run at the same time; 0: all
-    grace: PositiveInt = 90  # seconds before the time limit in which a job is told to put itself back into the queue
-    requeue: Count = 10  # times that a job which has reached its time limit is put back
-    wait: bool = True  # false: submit, say what the jobs are called, and end
-    cluster: Literal["slurm", "local"] = "slurm"  # local: submitit's own processes on this machine, to try a file
+    cpus: Count = 0  # CPU cores of each job; 0: the partition's default
+    args: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # other options of sbatch by their names
+    setup: tuple[str, ...] = ()  # shell lines that run before a worker starts, such as module load cuda
+    array: bool = True  # true: one job array; false: separate jobs
+    at_once: Count = 0  # largest number of jobs of the array that run at the same time; 0: all
+    grace: PositiveInt = 90  # seconds before the time limit at which a job is signaled to requeue itself
+    requeue: Count = 10  # times that a job that reaches its time limit is requeued
+    wait: bool = True  # false: submit the jobs, print their names and end
+    cluster: Literal["slurm", "local"] = "slurm"  # local: processes of submitit on this machine, to test a file
 
     def __post_init__(self) -> None:
         if self.grace >= 60 * minutes(self.time):
-            raise ConfigError(f"grace: {self.grace} seconds before the end are no less than the whole time limit.")
+            raise ConfigError(f"grace: {self.grace} seconds are not less than the time limit.")
         for name in self.args:
             if flag(name) in RESERVED_OPTIONS:
                 raise ConfigError(f"args: {name} is set by the launcher itself.")
@@ -110,7 +110,7 @@ class Slurm:
         name = f"icl-{launch.folder.name}"
         if self.cluster == "local":
             return {"name": name, "timeout_min": minutes(self.time)}
-        setup = ["export PYTHONSAFEPATH=1"]  # a file beside the user's config stands before no package
+        setup = ["export PYTHONSAFEPATH=1"]  # a file beside the user's config must not hide a package
         if self.cpus:
             setup.append(f"export SRUN_CPUS_PER_TASK={self.cpus}")
         return {

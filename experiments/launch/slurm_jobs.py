@@ -96,8 +96,8 @@ class SlurmJobs:
 
     def detach(self) -> str:
         return (
-            f"the jobs go on ({', '.join(_array_jobs(self.jobs.values()))}): icl watch {self.launch.folder} shows how "
-            f"far they are, the same command follows them again, {self.cancel_command} ends them."
+            f"the jobs continue ({', '.join(_array_jobs(self.jobs.values()))}): icl watch {self.launch.folder} shows "
+            f"their progress, the same command follows them again, {self.cancel_command} ends them."
         )
 
     def _status(self, job: str, has_answered: bool) -> WorkerStatus:

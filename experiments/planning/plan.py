@@ -177,10 +177,10 @@ def _with_placeholders(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     for cell, without_calls in zip(cells, without_model_calls(cells), strict=True):
         changes: dict[str, Any] = {}
         if len(without_calls.transforms) < len(cell.transforms):
-            notes["counted without the transforms that ask the model"] = None
+            notes["counted without the transforms that call the model"] = None
         if needs := expensive & getattr(cell.retriever, "needs", frozenset()):
-            why = "which asks the model" if "model" in needs else "whose pool is large"
-            notes[f"counted with random demonstrations in the place of {cell.labels['retriever']}, {why}"] = None
+            why = "which calls the model" if "model" in needs else "whose pool is large"
+            notes[f"counted with random demonstrations instead of {cell.labels['retriever']}, {why}"] = None
             changes = {"retriever": placeholder, "rerankers": ()}
         replaced.append(replace(without_calls, **changes))
     return replaced, list(notes)

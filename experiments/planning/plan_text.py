@@ -44,7 +44,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     shared = f" ({plan.sharing} share their demonstrations)" if plan.sharing else ""
     yield "", f"{plan.arms} arms{seeds}{shared}   {len(plan.grid.cells):,} cells   {plan.samples:,} samples"
     if plan.present:
-        yield "reused       ", f"{plan.present:,} samples are there already, {plan.samples - plan.present:,} are to do"
+        yield "reused       ", f"{plan.present:,} samples are finished, {plan.samples - plan.present:,} are missing"
     edited = f" and {format_count(work.edited)} edits of them" if work.edited else ""
     uses = format_count(work.images_shown)
     yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {uses} times"
@@ -52,19 +52,19 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         "prompts      ",
         f"{format_count(work.prompts)} prefilled of {format_count(work.prompts_alone)} that the arms read",
     )
-    saved = f" ({1 - work.tokens / work.tokens_alone:.0%} spared)" if work.tokens_alone else ""
+    saved = f" ({1 - work.tokens / work.tokens_alone:.0%} saved)" if work.tokens_alone else ""
     all_tokens = format_count(work.tokens_alone)
     yield "tokens       ", f"{format_count(work.tokens)} forwarded of {all_tokens} with every sample alone{saved}"
     if plan.cached_fraction is not None:
         yield (
             "prefix cache ",
-            f"{plan.cached_fraction:.0%} of the tokens that vLLM is asked are found in it, if it has room for all",
+            f"{plan.cached_fraction:.0%} of the prompt tokens are in vLLM's prefix cache, if it holds all of them",
         )
     counted = "; ".join(f"{title} {n:,} of {of:,}" for title, (n, of) in plan.counted.items() if n < of)
     if counted:
         yield " " * 13, f"estimated from a random choice of queries: {counted}"
     if work.failed:
-        yield " " * 13, f"{format_count(work.failed)} samples have no prompt; why stands at the end"
+        yield " " * 13, f"{format_count(work.failed)} samples have no prompt; the reasons are at the end"
     yield "", ""
     own = [arm for arm in plan.decodings if not arm.control]
     engines, has_temperatures = _engines(own), _have_temperatures(own)
@@ -72,12 +72,12 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     if engines:
         yield (
             "engine: ",
-            "what decodes; loop: here, from logits; lockstep: inside the model; requests: the model by itself",
+            "what runs a decoding; loop: the token loop here; lockstep: inside vLLM; requests: the model itself",
         )
     if has_temperatures:
         yield (
             "hidden temperature: ",
-            "1 / the sum of a strategy's weights, which alone makes answers surer or less sure",
+            "1 / the sum of a strategy's weights, which alone sharpens or flattens the distribution",
         )
     controls = [arm for arm in plan.decodings if arm.control]
     if controls:
@@ -87,7 +87,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         yield from _controls(controls, own)
     yield "", ""
     differences = "; ".join(f"{title} {value:.3f}" for title, value in plan.smallest_differences.items())
-    yield "", f"smallest paired difference this can see (80 % power, one pair in five differs): {differences}"
+    yield "", f"smallest paired difference that this can detect (80 % power, one pair in five differs): {differences}"
     yield from (("", note) for note in plan.notes)
 
 

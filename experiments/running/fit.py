@@ -153,7 +153,8 @@ def _fit(strategy: "Fittable", option_scores: list[list[list[float]]], gold: lis
     counts = {len(scores) for sample in option_scores for scores in sample}
     if len(counts) > 1:
         raise DataError(
-            f"queries have {' or '.join(map(str, sorted(counts)))} options, and what is fitted is one number an option."
+            f"queries have {' or '.join(map(str, sorted(counts)))} options, and there is one fitted number "
+            "for each option."
         )
     return strategy.fit(torch.tensor(option_scores), gold)
 

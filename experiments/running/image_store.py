@@ -92,4 +92,4 @@ class ImageStore:
             part.replace(path)
             self.used += path.stat().st_size
         except (OSError, ImageError) as error:
-            self.problem = f"images for the report are no longer kept: {error}"
+            self.problem = f"no more images are saved for the report: {error}"

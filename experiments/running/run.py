@@ -49,7 +49,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             return RunOutcome(folder, **follow(earlier, store, grid, progress), warnings=grid.warnings)
         work = load_run_state(store, grid)
         if rescored := rescore(store, grid):
-            progress.note(f"{rescored:,} stored answers were scored anew, because the metrics have changed.")
+            progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
         if damaged := _damaged_note(work):
             progress.note(damaged)
         if without_steps := _without_steps_note(store, grid, work):
@@ -73,8 +73,8 @@ def _damaged_note(work: RunState) -> str:
         return ""
     more = f", and {len(work.damaged) - 1:,} more," if len(work.damaged) > 1 else ""
     return (
-        f"{work.damaged[0]}{more} is no whole sample of its cell and is passed over: edited by hand, or damaged. What "
-        "is missing for it is computed anew."
+        f"{work.damaged[0]}{more} is not a complete sample of its cell and is ignored: it was edited, or is damaged. "
+        "Its sample is computed again."
     )
 
 
@@ -84,6 +84,6 @@ def _without_steps_note(store: Store, grid: Grid, work: RunState) -> str:
     if not work.present or not grid.config.top_logprobs or before == grid.config.top_logprobs:
         return ""
     return (
-        f"{grid.config.where('top_logprobs')}: {work.present:,} samples that are there already keep the steps "
-        "that they have. To record all of them, start a new run with --fork."
+        f"{grid.config.where('top_logprobs')}: {work.present:,} finished samples keep their recorded steps. "
+        "To record the steps of all samples, start a new run with --fork."
     )

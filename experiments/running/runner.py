@@ -140,8 +140,7 @@ class Runner:
         if self.image_store.problem:
             self.progress.note(self.image_store.problem)
         if self.tracebacks.traces:
-            path = self.tracebacks.path
-            self.progress.note(f"what failed in components of your own stands with its traceback in {path}.")
+            self.progress.note(f"tracebacks of errors in your own components are in {self.tracebacks.path}.")
         for note in (*self.repeated_images.notes(), *self.overflow.notes()):
             self.progress.note(note)
         logger.info("%s: %d samples computed, %d of them failed", self.store.folder, self.computed, self.failed)

@@ -107,7 +107,10 @@ def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any
             {"rerank_candidates": 6, "rerankers": []},
             r"candidates: rerank_candidates is how many .* and the file has no rerankers",
         ),
-        ({"grid": {"rerankers.balance": [0.5]}}, "rerankers is a list, and no axis reaches into its parts"),
+        (
+            {"grid": {"rerankers.balance": [0.5]}},
+            "rerankers is a list, and no axis can set a parameter of its elements",
+        ),
     ],
 )
 def test_invalid_candidates_are_an_error(keys: dict[str, Any], message: str, mapping: Any) -> None:

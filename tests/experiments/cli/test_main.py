@@ -227,7 +227,7 @@ def test_a_plan_is_made_although_a_run_of_the_name_has_other_settings(icl: ICL, 
     assert output.status == 0
     assert "icl run would refuse" in output.out
     assert "shots 0, 2, now 4" in " ".join(output.out.split())
-    assert "samples are there already" not in output.out
+    assert "samples are finished" not in output.out
     assert icl("run", "grid.yaml", "grid.shots=[4]").status == 2
 
 
@@ -235,7 +235,7 @@ def test_plan_prints_the_grid_and_the_present_samples(icl: ICL, grid: Callable[[
     assert icl("plan", grid(RUN)).out.startswith("2 arms   2 cells   12 samples\n")
     assert not (tmp_path / "runs").exists()
     icl("run", "grid.yaml", "--quiet")
-    assert "reused       12 samples are there already, 0 are to do" in icl("plan", "grid.yaml").out
+    assert "reused       12 samples are finished, 0 are missing" in icl("plan", "grid.yaml").out
 
 
 def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL, grid: Callable[[str], str]) -> None:

@@ -28,7 +28,9 @@ def test_a_plan_and_a_run_report_dropped_demonstrations(mapping: Any, tmp_path: 
     assert message.startswith(
         "model 'fake-copy', 8 shots: 6 of 6 prompts that were read are longer than its context of 120"
     )
-    assert "of the demonstrations are left out of each, the least similar first. Tables call them 8 shots" in message
+    assert (
+        "of the demonstrations are left out of each, the least similar first. Tables still call them 8 shots" in message
+    )
     progress = SilentProgress()
     run(config, tmp_path / "runs", progress)
     assert [note for note in progress.notes if "context" in note] == [message]

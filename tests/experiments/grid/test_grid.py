@@ -96,7 +96,7 @@ def test_exclude_that_matches_nothing_is_warned_of_and_everything_is_refused(yam
     path = yaml_file("task: SHAPES\nmodel: fake-copy\nexclude:\n  - {shots: 7}\n")
     assert grid_of(path).warnings == (f"{path}:4: exclude[0]: matches no cell.",)
     path.write_text(path.read_text().replace("shots: 7", "shots: 0"))
-    assert error_of(path) == f"{path}:3: exclude: nothing is left of the grid."
+    assert error_of(path) == f"{path}:3: exclude: no cell is left in the grid."
 
 
 def test_an_axis_of_a_parameter_changes_only_the_components_that_have_it(mapping: Mapping, toy: str) -> None:

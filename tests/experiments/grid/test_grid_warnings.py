@@ -36,14 +36,14 @@ def test_equal_branches_at_another_temperature_are_reported(mapping: Any, toy: s
     sharp = {**EQUAL_BRANCHES, "weights": [3.0, -1.0]}
     equal, hidden = warnings_of(mapping(model=toy, shots=0, decoding=sharp))
     assert "the reference at temperature 0.5: it has become temperature_matched" in equal
-    assert "the weights of 'context' sum to 2, which alone is a temperature of 0.5" in hidden
+    assert "the weights of 'context' sum to 2, which has the effect of a temperature of 0.5" in hidden
 
 
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ([2.0, 1.0], "sum to 3, which alone is a temperature of 0.333"),
-        ([1.0, -1.0], "sum to 0: what its branches agree"),
+        ([2.0, 1.0], "sum to 3, which has the effect of a temperature of 0.333"),
+        ([1.0, -1.0], "sum to 0: agreement of its branches has no effect"),
     ],
 )
 def test_weights_that_do_not_sum_to_one_are_a_hidden_temperature(
@@ -91,10 +91,11 @@ def test_a_strategy_that_was_not_fitted_is_reported(mapping: Any, toy: str, name
 
 def test_steps_that_cannot_be_recorded_are_reported(mapping: Any, toy: str) -> None:
     (only,) = warnings_of(mapping(top_logprobs=3))
-    assert "only answers, so its samples keep no steps" in only
+    assert "gives no logits, so its samples record no steps" in only
     (options,) = warnings_of(mapping(model=toy, answer_mode="options", top_logprobs=3))
-    assert (
-        options == "config: top_logprobs: options are scored in no steps, so cells with answer_mode: options keep none."
+    assert options == (
+        "config: top_logprobs: options are scored without decoding steps, so cells with answer_mode: options record "
+        "none."
     )
     assert warnings_of(mapping(model=toy, top_logprobs=3)) == []
 
@@ -105,7 +106,7 @@ def test_finished_samples_keep_their_steps_and_a_note_says_so(mapping: Any, toy:
     progress = SilentProgress()
     run(load_config({**config, "top_logprobs": 2}), tmp_path, progress)
     (note,) = progress.notes
-    assert note.startswith("config: top_logprobs: 6 samples that are there already keep the steps that they have.")
+    assert note.startswith("config: top_logprobs: 6 finished samples keep their recorded steps.")
     again = SilentProgress()
     run(load_config({**config, "top_logprobs": 2}), tmp_path, again, fork=True)
     assert again.notes == []

@@ -57,7 +57,7 @@ def test_the_command_checks_a_users_launcher(here: Path, icl_process: Callable[.
 
 
 def test_a_launcher_that_starts_no_worker_is_reported_with_the_reason() -> None:
-    assert check_launcher(Local()).describe().startswith("nothing was started: the process that is asked for a run")
+    assert check_launcher(Local()).describe().startswith("nothing was started: one process computes the whole run")
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ KINDS: dict[str, type[ProcessGroup]] = {"reports one": ReportsOne, "reports runn
     ("how", "why"),
     [
         ("starts nothing", r"Broken: its workers did not come to an end in 0.5 s \(\S+-1 running, \S+-2 running\)"),
-        ("reports one", r"Broken: poll\(\) tells of \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
-        ("reports running", r"Broken: poll\(\) does not say that the jobs of \[.*\] have ended"),
+        ("reports one", r"Broken: poll\(\) reports \['\S+-1'\], and the jobs are \['\S+-1', '\S+-2'\]"),
+        ("reports running", r"Broken: poll\(\) does not report that the jobs of \[.*\] have ended"),
     ],
 )
 def test_a_broken_rule_is_a_sentence(how: str, why: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,5 +132,5 @@ def test_a_launcher_that_changes_when_it_is_read_again_is_reported(
     launcher = build("launcher", {"name": f"{Path(__file__)}:Broken", "how": "reports one"})
     changed = lambda self: object.__setattr__(self, "how", f"{self.how}!")  # noqa: E731
     monkeypatch.setattr(type(launcher), "__post_init__", changed, raising=False)
-    with pytest.raises(AssertionError, match="is another one when it is read from a run directory again"):
+    with pytest.raises(AssertionError, match="changes when it is read from a run directory"):
         check_launcher(launcher)

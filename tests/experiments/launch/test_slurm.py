@@ -95,13 +95,13 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
         f"Wait for them (icl watch later/t), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
     )
     followed = icl_process(*words)
-    assert followed.stderr.readline() == f"2 workers were started {launch.since}; they are followed from here.\n"
+    assert followed.stderr.readline() == f"following 2 workers that were started at {launch.since}.\n"
     assert followed.stderr.readline().startswith("plan         6 cells, 180 samples")
     assert lines(folder) < 180
     followed.send_signal(signal.SIGINT)
     _, err = followed.communicate(timeout=60)
     assert followed.returncode == 130
-    assert f"the jobs go on ({jobs[0].partition('_')[0]}): icl watch later/t shows how far they are" in err
+    assert f"the jobs continue ({jobs[0].partition('_')[0]}): icl watch later/t shows their progress" in err
     watching = icl_process("watch", "later/t")
     out, err = watching.communicate(timeout=120)
     assert watching.returncode == 0, err
@@ -203,7 +203,7 @@ def test_time_limits_as_slurm_writes_them(time: int | str, expected: int) -> Non
     [
         ({"time": "two hours"}, "time: a limit is a number of minutes, or as Slurm writes it (2:00:00, 1-12:00)"),
         ({"time": "0:0:0"}, "time: a limit is at least a minute."),
-        ({"time": 1}, "grace: 90 seconds before the end are no less than the whole time limit."),
+        ({"time": 1}, "grace: 90 seconds are not less than the time limit."),
         ({"args": {"--array": "0-3"}}, "args: --array is set by the launcher itself."),
         ({"nods": 2}, "launcher 'slurm' has no parameter 'nods'. Did you mean 'nodes'?"),
         ({"nodes": -1}, "nodes: input should be greater than or equal to 1, not -1."),

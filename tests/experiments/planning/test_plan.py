@@ -94,16 +94,18 @@ def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pyte
     monkeypatch.setattr(planning, "MAX_EMBEDDED_POOL", 5)
     monkeypatch.setattr("retrievers.knn.KNN.fit", lambda *_: pytest.fail("the pool was embedded"))
     plan = planned(mapping(retriever="knn"))
-    assert plan.notes == ("counted with random demonstrations in the place of knn, whose pool is large",)
+    assert plan.notes == ("counted with random demonstrations instead of knn, whose pool is large",)
 
 
 def test_a_plan_does_not_call_the_model(mapping: Any, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "retrievers.machinery.subset_scoring.SubsetRetriever.fit", lambda *_: pytest.fail("the model was called")
     )
-    monkeypatch.setattr("prompts.orderers.model_orderer.Asking.fitted", lambda *_: pytest.fail("the model was called"))
+    monkeypatch.setattr(
+        "prompts.orderers.model_orderer.ModelOrderer.fitted", lambda *_: pytest.fail("the model was called")
+    )
     plan = planned(mapping(model=toy, retriever="mdl", order="demo"))
-    assert plan.notes == ("counted with random demonstrations in the place of mdl, which asks the model",)
+    assert plan.notes == ("counted with random demonstrations instead of mdl, which calls the model",)
 
 
 def test_the_lines_have_counts_controls_and_power(mapping: Any, toy: str) -> None:

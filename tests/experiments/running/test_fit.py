@@ -149,7 +149,7 @@ def test_parameters_used_on_another_model_task_or_the_same_queries_are_reported(
     assert warnings(mapping(**own)) == []
     (same,) = warnings(mapping(**own | {"task": dev | {"queries": 3}}))
     assert same.startswith(
-        f"config: decoding: the parameters in {path} were fitted on queries that 'binding · 2-way' asks too"
+        f"config: decoding: the parameters in {path} were fitted on queries that 'binding · 2-way' also has"
     )
     (other,) = warnings(mapping(**own | {"model": {"name": toy, "salt": "x"}}))
     assert "were fitted on another model (digest " in other
@@ -158,7 +158,7 @@ def test_parameters_used_on_another_model_task_or_the_same_queries_are_reported(
     old = {**json.loads(path.read_text()), "fitted_on": {}}
     path.write_text(json.dumps(old))
     (incomplete,) = warnings(mapping(**own))
-    assert "do not say on which model and task they were fitted" in incomplete
+    assert "have no record of the model and task that they were fitted on" in incomplete
     control = {"name": "mask_only", "of": node}
     assert len(warnings(mapping(**own | {"decoding": control}))) == 1
 

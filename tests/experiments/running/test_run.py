@@ -291,7 +291,7 @@ def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: 
     progress = SilentProgress()
     outcome = go(mapping(metrics=["strict", "yes_ratio"]), tmp_path, progress=progress)
     assert (outcome.computed, outcome.present) == (0, 6)
-    assert progress.notes == ["6 stored answers were scored anew, because the metrics have changed."]
+    assert progress.notes == ["6 stored answers were scored again, because the metrics have changed."]
     frame = load_run(tmp_path / "t").samples()
     assert frame.attrs["metrics"] == ("strict", "yes_ratio")
     assert frame["strict"].notna().all()

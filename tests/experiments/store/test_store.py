@@ -262,7 +262,7 @@ def test_a_line_that_somebody_damaged_is_passed_over_told_of_and_computed_anew(
     assert len(load_run(tmp_path / "t").samples()) == len(before) - 1
     again = run(config, runs=tmp_path)
     told = capsys.readouterr().err.replace("\n", "")
-    assert f"line 3 of {path} is no whole sample of its cell" in told
+    assert f"line 3 of {path} is not a complete sample of its cell" in told
     keys = ["cell", "seed", "query"]
     pd.testing.assert_frame_equal(
         *(
