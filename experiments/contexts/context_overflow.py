@@ -28,7 +28,7 @@ class _ArmOverflow:
 
 @dataclass
 class ContextOverflow:
-    """Counts the prompts that do not fit, for each model and number of shots, and samples without a prompt."""
+    """A counter of prompts that do not fit, for each model and number of shots, and of samples without a prompt."""
 
     arms: dict[tuple[str, int], _ArmOverflow] = field(default_factory=dict)
     cells: dict[tuple[str, int], Cell] = field(default_factory=dict)

@@ -20,7 +20,7 @@ MIN_FRACTION = 0.5
 
 @dataclass
 class RepeatedImages:
-    """Counts, for each retriever, the prompts in which two demonstrations have an image in common."""
+    """A counter of prompts in which two demonstrations have an image in common, for each retriever."""
 
     read: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)

@@ -131,7 +131,7 @@ def expand(config: Config) -> Grid:
 
 
 class _CellFactory:
-    """Builds cells. Equal nodes of the file become one object, so each task reads its data once.
+    """A builder of cells. Equal nodes of the file become one object, so each task reads its data once.
 
     Each cache holds one kind of object. Keys contain ids only of objects that another cache keeps alive.
     """

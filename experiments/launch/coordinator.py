@@ -5,6 +5,7 @@ run.json, and each cell's files become one file. If this process dies, nothing i
 workers that live on (jobs of a cluster), and otherwise computes what is missing.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import StoreError
 from icl.registry import build, describe
+
+logger = logging.getLogger(f"icl.{__name__}")
 
 POLL_SECONDS = 0.5
 """Seconds between two reads of the samples."""
@@ -68,6 +71,7 @@ def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, Wor
     except BaseException:
         finish_launch(store, grid, launch, "stopped")
         raise
+    logger.info("%s: started %d workers of launcher %s", store.folder, len(launch.workers), launch.launcher.get("name"))
     return launch.with_jobs(group.jobs), group
 
 

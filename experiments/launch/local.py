@@ -26,7 +26,7 @@ TERMINATE_SECONDS = 30.0
 @component("launcher", "local")
 @dataclass(frozen=True)
 class Local:
-    """On this machine: one process (default), or several that share the grid, its GPUs and its cores."""
+    """Processes of this machine that share the grid, its GPUs and its cores. By default one process does all."""
 
     wait: ClassVar[bool] = True
 

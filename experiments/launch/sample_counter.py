@@ -29,7 +29,7 @@ class _CellCount:
 
 
 class SampleCounter:
-    """Counts the samples of cells in the files of a run.
+    """A counter of the samples in the files of a run.
 
     Args:
         sizes: (digest of a cell, number of samples that it will have or None if unknown).

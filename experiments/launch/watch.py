@@ -66,7 +66,7 @@ class RunProgress:
 
 
 class RunWatcher:
-    """Polls a run directory. Raises StoreError if there is no run."""
+    """A view of a run directory that is read again with each poll. Raises StoreError if there is no run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = load_run(folder).path

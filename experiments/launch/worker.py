@@ -191,7 +191,7 @@ def sum_counters(counters: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ParentWatch:
-    """Ends this process when its parent process is gone."""
+    """A watch that ends this process when its parent process is gone."""
 
     process: int
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class IdenticalBranches:
-    """Counts, for each strategy of the config with several branches, the prompts in which its branches differ."""
+    """A counter of prompts in which branches differ, for each strategy of the config with several branches."""
 
     read: dict[str, int] = field(default_factory=dict)
     differ: dict[str, int] = field(default_factory=dict)

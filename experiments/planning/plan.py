@@ -56,7 +56,7 @@ class WorkEstimate:
 
 @dataclass(frozen=True)
 class DecodingPlan:
-    """How one decoding runs.
+    """The engine, branches and temperature of one decoding.
 
     Attributes:
         label: As tables show it.
@@ -81,7 +81,7 @@ class DecodingPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid costs and shares.
+    """The estimated cost of a grid, and what its arms share.
 
     Attributes:
         samples: Samples of all cells.
@@ -188,7 +188,7 @@ def _with_placeholders(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
 
 @dataclass
 class CountingProgress:
-    """Reports how many of the rows of prompts were counted."""
+    """A report of how many rows of prompts were counted."""
 
     report: ReportProgress
     of: int
@@ -249,7 +249,7 @@ def _count(
 
 @dataclass
 class DistinctImages:
-    """Counts distinct images. first: digest -> index of the first query that showed it."""
+    """A set of distinct images. first: digest -> index of the first query that showed it."""
 
     first: dict[str, int] = field(default_factory=dict)
 

@@ -24,7 +24,7 @@ class PrefixReuse:
 
 @dataclass
 class PrefixBlocks:
-    """Counts the cache blocks of one task's prompts. Models without a prefix cache do not count.
+    """A counter of the cache blocks of one task's prompts. Models without a prefix cache do not count.
 
     Attributes:
         tokens: Tokens of all prompts.

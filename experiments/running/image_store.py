@@ -53,7 +53,7 @@ def _decode(image: Image) -> None:
 
 
 class ImageStore:
-    """Saves images as `<digest>.png` in a thread, each once, up to a limit of bytes.
+    """A folder of `<digest>.png` for the report. A thread saves each image once, up to a limit of bytes.
 
     Attributes:
         problem: Why it stopped saving, for example a full disk. Samples do not depend on it.

@@ -18,7 +18,7 @@ from prompts.label_renaming import gold_before_after
 
 
 class Recorder:
-    """Creates samples. Fields that the arms of one prompt share are computed once, until `clear`."""
+    """A builder of samples. Fields that the arms of one prompt share are computed once, until `clear`."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.metrics = metrics

@@ -49,7 +49,7 @@ def refresh_run_file(store: Store, grid: Grid) -> None:
 
 
 class CostLog:
-    """Base class of session records: counts the work of models and the engine, and saves it with `_write`."""
+    """Base class of session records. They count the work of models and the engine, and save it with `_write`."""
 
     def __init__(self, store: Store) -> None:
         from decoding.engine.requests import Counters

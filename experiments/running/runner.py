@@ -88,7 +88,7 @@ class RunOutcome:
 
 
 class Runner:
-    """Computes the missing samples of a grid in this process.
+    """A computation of a grid's missing samples in this process.
 
     Args:
         grid: The cells.

@@ -1,3 +1,4 @@
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,16 @@ def test_a_run_file_has_config_versions_machine_sessions_and_cost(mapping: Mappi
     (session,) = info["sessions"]
     assert session["state"] == "finished"
     assert session["counters"]["prompts"] == session["counters"]["prompts_prefilled"] == 6
+
+
+def test_large_steps_are_logged(mapping: Mapping, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "icl"):
+        go(mapping(), tmp_path)
+    assert [record.getMessage() for record in caplog.records if "experiments" in record.name] == [
+        f"{tmp_path / 't'}: 1 cells, 6 of 6 samples to compute",
+        "model fake-copy is loaded",
+        f"{tmp_path / 't'}: 6 samples computed, 0 of them failed",
+    ]
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> None:
