@@ -109,7 +109,7 @@ def answer(
     if not model.abilities & {"logits", "strategies"}:
         if model.needs:
             raise PlanError(
-                f"this model reads {' and '.join(sorted(model.needs))} beside a prompt. Run a grid with it."
+                f"this model reads {' and '.join(sorted(model.needs))} in addition to a prompt. Run a grid with it."
             )
         (only,) = model.generate([Request(prompt, max_new_tokens=max_new_tokens)])
         return {arm.label: only for arm in arms}

@@ -47,8 +47,8 @@ def analyze(view: "RunView") -> "DataFrame":
         raise ConfigError(
             f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options."
         )
-    note = f"ece: {BINS} equal bins of the likeliest share; brier: summed over options; risk_50: of the surer half"
-    return make_table(table_rows, "Do the options' probabilities mean what they say?", note=note, signed=("over",))
+    note = f"ece: {BINS} equal bins; brier: summed over options; risk_50: over the more confident half"
+    return make_table(table_rows, "Are the option probabilities calibrated?", note=note, signed=("over",))
 
 
 def option_probabilities(row: Mapping[str, Any]) -> Shares:

@@ -59,7 +59,7 @@ def analyze(view: "RunView") -> "DataFrame":
             f"{view.path}: no item was asked from text alone and from its image, and recognized. "
             "Run the task 'conflict' (modes: [text, image, recognize])."
         )
-    return make_table(table_rows, "Does the model say from the image what it says from text?")
+    return make_table(table_rows, "Do answers from the image agree with answers from text?")
 
 
 CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")

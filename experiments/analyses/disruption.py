@@ -59,10 +59,10 @@ def analyze(view: "RunView") -> "DataFrame":
                 table_rows.append({**setting, "retriever": label, "place": name, **gap})
     if not table_rows:
         raise ConfigError(
-            f"{view.path}: no demonstration was swapped beside what it was swapped from. In grid, retriever: [knn, "
+            f"{view.path}: no arm with a swapped demonstration has its arm without the swap. In grid, retriever: [knn, "
             "{name: neighbor_swap, of: knn, position: 0}, {name: neighbor_swap, of: knn, position: 1}]."
         )
-    return make_table(table_rows, f"What one swapped demonstration moves ({view.measure})", signed=("net",))
+    return make_table(table_rows, f"The effect of one swapped demonstration ({view.measure})", signed=("net",))
 
 
 def _gap(swapped: Sequence[Row], whole: Sequence[Row], metric: str) -> dict[str, float]:

@@ -47,10 +47,10 @@ def analyze(view: "RunView") -> "DataFrame":
         table_rows.append({**line, "n": len(rows)})
     if not table_rows:
         raise ConfigError(
-            f"{view.path}: no sample says whether its demonstrations settle the question. The tasks 'operators' and "
+            f"{view.path}: no sample has `meta.identifiable`. The tasks 'operators' and "
             "'interleaved_operators' do, in runs of this version."
         )
-    return make_table(table_rows, f"Where the demonstrations settle the question, and elsewhere ({view.measure})")
+    return make_table(table_rows, f"Scores by whether the demonstrations determine the answer ({view.measure})")
 
 
 def _settled(row: Mapping[str, Any]) -> bool | None:

@@ -39,7 +39,7 @@ def analyze(view: "RunView") -> "DataFrame":
     rows = every[[bool(text_items(row, "gold_before_after")) for row in to_records(every)]]
     if not len(rows):
         raise ConfigError(
-            f"{view.path}: no labels were renamed. Run it with transforms: [flip_labels], [symbols] or [unlearn]."
+            f"{view.path}: no labels were transformed. Run it with transforms: [flip_labels], [symbols] or [unlearn]."
         )
     predictions = [read_answer(row) for row in to_records(rows)]
     prior, follow = (

@@ -70,7 +70,7 @@ def analyze(view: "RunView") -> "DataFrame":
         table_rows.append({**line, **{name: shares.count(name) / len(shares) for name in CLASSES}, "n": len(shares)})
     if not table_rows:
         raise ConfigError(
-            f"{view.path}: no setting was asked with both modalities, without its images and without its question. "
+            f"{view.path}: no setting was run with both modalities, without images and without questions. "
             "In grid, transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: "
             "removed, where: query}]]."
         )

@@ -38,10 +38,10 @@ def analyze(view: "RunView") -> "DataFrame":
         table_rows.append(
             {**{axis: arm[axis] for axis in label_axes}, **means, **tested, "share": share, "n": int(row["pairs"])}
         )
-    note = "share: of the gain over 0 shots that the change takes away; – where there is no gain. p after Holm"
+    note = "share: of the gain over 0 shots that the change takes away; – without a gain. p after Holm"
     return make_table(
         table_rows,
-        f"What each change of the demonstrations costs ({view.measure})",
+        f"The cost of each change of the demonstrations ({view.measure})",
         note=note,
         signed=("drop", "low", "high", "share"),
     )

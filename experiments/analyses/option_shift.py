@@ -53,8 +53,8 @@ def analyze(view: "RunView") -> "DataFrame":
             "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], "
             "[{name: option_list, shift: 2}]]."
         )
-    note = "consistent: right under every shift of the options; sd: of accuracy over the place of the gold"
-    return make_table(table_rows, "Does an answer depend on where its option stands?", note=note)
+    note = "consistent: right under every shift of the options; sd: of accuracy over the position of the gold answer"
+    return make_table(table_rows, "Does an answer depend on the position of its option?", note=note)
 
 
 def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:

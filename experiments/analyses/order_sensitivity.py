@@ -38,7 +38,7 @@ def analyze(view: "RunView") -> "DataFrame":
     rows = rows[rows["cell"].isin(_by_chance(view, rows))]
     if rows["order"].nunique() < 2:
         raise ConfigError(
-            f"{view.path}: there is one order only. Make it an axis: order: permutation, and in grid "
+            f"{view.path}: there is a single order. Make it an axis: order: permutation, and in grid "
             "order.index: [0, 1, 2]."
         )
     table_rows: list[dict[str, Any]] = []

@@ -70,7 +70,7 @@ def analyze(view: "RunView") -> "DataFrame":
             }
         )
     return make_table(
-        table_rows, "What was retrieved, of what there was", note="recall: of the pool that the query may be shown"
+        table_rows, "Coverage of the pools by the demonstrations", note="recall: over the pool of the query"
     )
 
 

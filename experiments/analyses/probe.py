@@ -48,7 +48,7 @@ Row = Mapping[str, Any]
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per arm with a reference. Raises ConfigError if no arm has vectors, or none has a reference."""
-    chosen, rows = distinct_choices(view, answered_samples(view), "what the demonstrations say without a model")
+    chosen, rows = distinct_choices(view, answered_samples(view), "the accuracy of the demonstrations without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}
     where, tasks = {index: place for place, index in enumerate(rows.index)}, dict[str, Task]()
     for digest, own in rows.groupby("cell", sort=False):
@@ -57,7 +57,7 @@ def analyze(view: "RunView") -> "DataFrame":
             for name, values in right.items():
                 values[[where[index] for index in own.index]] = space.right(name, to_records(own))
     if all(np.isnan(values).all() for values in right.values()):
-        raise ConfigError(f"{view.path}: no arm's retriever compares vectors, so there is nothing to probe.")
+        raise ConfigError(f"{view.path}: no arm's retriever compares vectors, so no probe can be fitted.")
     table_rows = []
     for name, values in right.items():
         if not np.isnan(values).all():

@@ -56,7 +56,7 @@ def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[s
         row["p"] = float(p)
     note = (
         f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
-        "or of a GPU's allocations; tokens/s of greedy decoding, as fast as the machine was; p after Holm; n samples"
+        "or of a GPU's allocations; tokens/s of greedy decoding, on this machine; p after Holm; n samples"
     )
     frame = make_table(table_rows, "What fewer bits change", note=note, signed=("difference", "low", "high"))
     frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}
@@ -67,7 +67,7 @@ def full_precision(view: "RunView") -> str:
     """The label of the full-precision model. Raises ConfigError if it is not clear."""
     labels = axis_values(view.scores, "model") if "model" in view.scores else []
     if len(labels) < 2:
-        raise ConfigError(f"{view.path}: there is one precision only. Run with an axis such as model.quantize.")
+        raise ConfigError(f"{view.path}: there is a single precision. Run with an axis such as model.quantize.")
     if view.to.get("model") in labels:
         return str(view.to["model"])
     whole = [label for label, bits in precisions(view).items() if bits in ("none", None)]

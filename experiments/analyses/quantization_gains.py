@@ -40,7 +40,7 @@ def analyze(view: "RunView") -> "DataFrame":
             statistics += _rows(view, task, name, gains, full)
     if not statistics:
         raise ConfigError(
-            f"{view.path}: nothing to gain was run: shots above 0, a retriever beside random, or a second decoding."
+            f"{view.path}: no gain can be computed. Run shots above 0, a retriever besides random, or two decodings."
         )
     tested = [row for row in statistics if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else [], strict=True):
@@ -49,10 +49,10 @@ def analyze(view: "RunView") -> "DataFrame":
         row["p"] = float("nan") if row["p"] is None else row["p"]
     signed = ("gain", "low", "high", "change", "change_low", "change_high")
     note = (
-        f"gain in {view.measure}, over all else that was run; change: against the gain of {full}; p of the change, "
+        f"gain in {view.measure}, over all other settings; change: against the gain of {full}; p of the change, "
         "after Holm; n pairs of samples"
     )
-    return make_table(statistics, "What each gain becomes with fewer bits", note=note, signed=signed)
+    return make_table(statistics, "Gains with fewer bits", note=note, signed=signed)
 
 
 def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:

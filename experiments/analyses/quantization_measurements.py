@@ -103,7 +103,7 @@ def main(run: Path, label: str, file: Path) -> None:
     cells = [cell for cell in grid.cells if str(cell.labels["model"]) == label]
     model: Any = cells[0].model
     if "logits" not in model.abilities:
-        raise ModelError(f"{label} gives no logits, so its divergence cannot be measured; it needs `model: hf`.")
+        raise ModelError(f"{label} returns no logits, so its divergence cannot be measured; it needs `model: hf`.")
     prompts = measurement_prompts(grid, cells)
     model.load()
     logits = [model.open([prompt]).logits for prompt in prompts]

@@ -52,9 +52,7 @@ def analyze(view: "RunView") -> "DataFrame":
                 "n": len(rows),
             }
         )
-    return make_table(
-        table_rows, "What was retrieved", note="precision, hit, mrr: demonstrations that answer as the gold does"
-    )
+    return make_table(table_rows, "What was retrieved", note="precision, hit, mrr: demonstrations with the gold answer")
 
 
 def retrieval_statistics(row: Mapping[str, Any], shots: int) -> dict[str, float]:

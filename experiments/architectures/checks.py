@@ -84,7 +84,7 @@ def _generate(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, Referenc
         end = next((place for place, token in enumerate(expected) if token in hf.stop_tokens), len(expected))
         if list(own.tokens) != expected[:end]:
             place = next(k for k, (a, b) in enumerate(zip([*own.tokens, -1], expected, strict=False)) if a != b)
-            return Verdict("no", f"prompt {i} parts from generate at token {place}")
+            return Verdict("no", f"prompt {i} differs from generate at token {place}")
     return Verdict("yes", f"{sum(len(one.tokens) for one in alone)} tokens")
 
 

@@ -65,9 +65,11 @@ def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAns
         ends = ((*own, -1), (*other, -1))
         place = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(len(own), len(other)))
         if gaps[place] >= CLOSE:
-            return Verdict("no", f"prompt {number} parts at token {place}, decided by {gaps[place]:.2g} nats")
+            return Verdict("no", f"prompt {number} differs at token {place}, decided by {gaps[place]:.2g} nats")
         equal += place
-    return Verdict("yes", f"{equal} of {total} tokens" + ("" if equal == total else ", parted at close steps"))
+    return Verdict(
+        "yes", f"{equal} of {total} tokens" + ("" if equal == total else ", different after steps with a small margin")
+    )
 
 
 def _first(error: BaseException) -> str:

@@ -113,16 +113,14 @@ def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
     if find_spec("vllm") is not None:
         halves.append("vllm")
     if half is not None and half not in halves:
-        raise problem or ModelError(
-            "vLLM is not installed in this environment: the README says how one with it is made."
-        )
+        raise problem or ModelError("vLLM is not installed in this environment: `sh tests/vllm_env.sh` creates one.")
     halves = halves if half is None else [half]
     if not halves:
         raise problem or ModelError("this environment can check nothing.")
     if halves == ["vllm"] and not results.entries:
         raise ModelError(
-            f"vLLM is here, and there is nothing in {results.path.parent} to compare it with: {problem or ''} Run `icl "
-            f"architectures --work {results.path.parent}` there first."
+            f"there is nothing in {results.path.parent} to compare vLLM with: {problem or ''} Run `python "
+            f"-m experiments.architectures --work {results.path.parent}` there first."
         )
     return halves
 

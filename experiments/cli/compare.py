@@ -54,10 +54,10 @@ def command(
         print(view.unfinished, file=sys.stderr)
     reference = setting or dict(view.to)
     if not reference:
-        raise ConfigError("the run has one arm only: there is nothing to compare.")
+        raise ConfigError("the run has a single arm: there is nothing to compare.")
     if controls:
         if not view.effects:
-            raise ConfigError("--controls: the run has one decoding only.")
+            raise ConfigError("--controls: the run has a single decoding.")
         print_controls(view, Console())
         table = controls_frame(view)
     else:
@@ -66,7 +66,7 @@ def command(
         )
         print_comparison(table, view, Console())
     if page is not None and not controls:
-        raise ConfigError("--page goes with --controls.")
+        raise ConfigError("--page needs --controls.")
     if page is not None:
         write_text(page, render_controls_page(view))
         print(f"wrote {page}")

@@ -49,7 +49,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
         yield from _parameters(parameters, presets, width)
     if presets:
         yield ""
-        yield "Presets (what else is given goes over them)"
+        yield "Presets (explicit parameters override them)"
         longest = max(map(len, presets))
         for preset, values in presets.items():
             line = ", ".join(f"{key}: {to_flow_yaml(value)}" for key, value in values.items())
@@ -61,8 +61,8 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
     if kind == "strategy":
         yield from hanging_lines(
             "  ",
-            "beside its parameters: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
-            "length_penalty: …}; where options are scored, normalize: sum, mean or bytes",
+            "further keys: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
+            "length_penalty: …}; if options are scored, normalize: sum, mean or bytes",
             width,
         )
         if hasattr(cls, "needs_labels"):
@@ -115,7 +115,7 @@ def _parameters(parameters: Sequence[ParameterDoc], presets: Presets, width: int
         default = f"default {to_flow_yaml(one.default)}"
         if one.required:
             preset = any(one.key in values for values in presets.values())
-            default = "has to be given, here or by a preset" if preset else "has to be given"
+            default = "required, here or in a preset" if preset else "required"
         yield from hanging_lines(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
         if one.meaning:
             yield from hanging_lines(f"  {'':<{longest}}  ", one.meaning, width)

@@ -36,7 +36,7 @@ def command(
         fitted = fit(load_config(config, overrides or []))
     except SeveralSettingsError as error:
         words = ["icl", "fit", str(config), *(overrides or []), *error.overrides, *(["--out", str(out)] if out else [])]
-        raise ConfigError(f"{error.reason} This chooses one of each:\n    {shlex.join(words)}") from error
+        raise ConfigError(f"{error.reason} This command chooses one of each:\n    {shlex.join(words)}") from error
     name = str(type(fitted.strategy).component[1])  # type: ignore[attr-defined]
     path = out or Path(f"{name}.json")
     with report_write_errors(path):

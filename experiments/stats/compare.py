@@ -93,9 +93,7 @@ def compare(
         else _against_arms(samples, to, metric, axes, level)
     )
     if not rows:
-        raise ConfigError(
-            f"no arm has a reference with {', '.join(f'{k}={v}' for k, v in to.items())} to stand against."
-        )
+        raise ConfigError(f"no arm has a reference with {', '.join(f'{k}={v}' for k, v in to.items())}")
     table = pd.DataFrame(rows)
     families = table.groupby(list(by), sort=False).ngroup() if by else pd.Series(0, index=table.index)
     for _, rows_of in table.groupby(families, sort=False):
@@ -170,7 +168,7 @@ def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
     """The column of the baseline under the metric. Raises ConfigError with the baselines that exist."""
     name = str(to[BASELINE])
     if len(to) > 1:
-        raise ConfigError(f"--to baseline={name}: no other key can stand beside it.")
+        raise ConfigError(f"--to baseline={name}: it takes no other key.")
     if column := find_baseline_column(frame, name, metric):
         return column
     have = [name for name in BASELINES if find_baseline_column(frame, name, metric)]

@@ -159,7 +159,7 @@ def _gain(
         claim = {
             "better": f"{name} is {best.side} 0 shots ({best.means})",
             "worse": f"no gain; even {name} is {best.side} 0 shots ({best.means})",
-            "open": f"no gain seen; {name} {_words(best)} 0 shots",
+            "open": f"no significant gain; {name} {_words(best)} 0 shots",
         }.get(best.verdict, best.refused)
         more = ""
         if (

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame, Series
 
-NEVER_AN_OPTION = "no answer of any arm is one of the options; the model does not do this task as asked."
+NEVER_AN_OPTION = "no answer of any arm is one of the options; the model does not do this task."
 RARELY_AN_OPTION = (
-    "no arm names one of the options in more than {} of its answers; scores tell first of all how often one is named."
+    "no arm names one of the options in more than {} of its answers; the scores mostly measure how often one is named."
 )
-SAME_ANSWERS = "every arm gives the same answers; nothing here tells them apart."
+SAME_ANSWERS = "every arm gives the same answers, so nothing distinguishes the arms."
 
 OPTION_SHARE_LIMIT = 0.5
 """The share of answers with an option below which `rarely_an_option` reports a task."""
@@ -48,10 +48,10 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
     if len(means) < 2 or not CEILING <= min(means) <= max(means) <= 1:
         return ""
     if format_share(min(means)) == format_share(1):
-        return f"at its ceiling: every arm scores {format_share(1)}, so nothing here can show a gain."
+        return f"at its ceiling: every arm scores {format_share(1)}, so no gain can be measured."
     bare = rows[(rows["shots"] == 0) & rows[metric].notna()][metric]
     without = f" ({format_share(float(bare.mean()))} without demonstrations)" if len(bare) else ""
-    return f"at its ceiling: no arm is below {format_share(min(means))}{without}, so nothing here can show a gain."
+    return f"at its ceiling: no arm is below {format_share(min(means))}{without}, so no gain can be measured."
 
 
 def names_option(frame: "DataFrame") -> "Series[bool] | None":

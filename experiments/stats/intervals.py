@@ -258,5 +258,5 @@ def _validate(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Floats, Co
         raise ValueError("an interval needs at least one finite value.")
     codes = np.arange(len(x)) if clusters is None else cluster_codes(clusters)
     if len(codes) != len(x):
-        raise ValueError(f"{len(x)} values and {len(codes)} clusters: one cluster a value is needed.")
+        raise ValueError(f"{len(x)} values and {len(codes)} clusters: each value needs a cluster.")
     return x, codes

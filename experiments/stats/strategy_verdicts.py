@@ -139,7 +139,7 @@ def _judged(tried: Sequence[ArmComparison]) -> StrategyVerdict:
     against, *checks = tried
     family = max(t.family for t in tried)
     if against.better == "neither":
-        return StrategyVerdict(against.verdict, "none: neither way of this score is good", family)
+        return StrategyVerdict(against.verdict, "none: the score has no good direction", family)
     lost = [t for t in checks if t.verdict != "better"]
     beats = against.verdict == "better"
     reference = _stands(against)

@@ -207,7 +207,7 @@ class LineProgress(SilentProgress):
         if self.failures <= MAX_REASONS:
             self._print(failure_text(sample, reason, self.failures, self.samples))
         elif self.failures == MAX_REASONS + 1:
-            self._print("further failed samples are counted, and recorded with their reasons.")
+            self._print("further failed samples are counted here; the run records their reasons.")
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -136,7 +136,7 @@ def test_an_unreadable_answer_counts_as_other(ran: Any, scripted: Any) -> None:
 
 
 def test_label_following_needs_transformed_labels(ran: Any) -> None:
-    with pytest.raises(ConfigError, match="no labels were renamed"):
+    with pytest.raises(ConfigError, match="no labels were transformed"):
         label_following.analyze(ran(shots=2))
 
 

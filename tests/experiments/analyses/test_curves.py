@@ -83,7 +83,7 @@ def test_the_spread_of_two_known_orders(ran: Any, shapes: str) -> None:
 
 
 def test_one_order_or_an_unfinished_one_is_refused(ran: Any) -> None:
-    with pytest.raises(ConfigError, match="there is one order only"):
+    with pytest.raises(ConfigError, match="there is a single order"):
         order_sensitivity.analyze(ran(shots=2))
     view = ran(name="two", shots=2, grid={"order": ["reversed", "as_retrieved"]})
     view = replace(view, frame=view.frame.iloc[:-1])

@@ -72,7 +72,7 @@ def test_a_gap_is_computed_per_query_although_the_mean_is_equal(ran: Any) -> Non
 
 
 def test_a_gap_needs_the_arm_without_a_swap(ran: Any) -> None:
-    with pytest.raises(ConfigError, match="no demonstration was swapped beside what it was swapped from"):
+    with pytest.raises(ConfigError, match="no arm with a swapped demonstration has its arm without the swap"):
         disruption.analyze(ran(shots=2, retriever={"name": "neighbor_swap", "of": "random", "embedder": "pixels"}))
 
 
@@ -82,5 +82,5 @@ def test_a_sample_without_a_swap_has_no_gap(ran: Any) -> None:
     swap = {"name": "neighbor_swap", "of": every, "embedder": "pixels"}
     view = ran(model="fake-copy", shots=9, seeds=[0], grid={"retriever": [every, swap]})
     assert any("nothing to swap for" in mark for marks in view.frame["marks"].dropna() for mark in marks)
-    with pytest.raises(ConfigError, match="no demonstration was swapped"):
+    with pytest.raises(ConfigError, match="no arm with a swapped demonstration"):
         disruption.analyze(view)

@@ -55,15 +55,15 @@ def test_a_retriever_s_gain_is_reported_next_to_the_gain_of_shots(ran: Any) -> N
 
 
 def test_one_precision_no_gain_and_missing_logits_are_reported(ran: Any) -> None:
-    with pytest.raises(ConfigError, match="there is one precision only"):
+    with pytest.raises(ConfigError, match="there is a single precision"):
         quantization.analyze(ran(model="fake-gold", name="one"))
     grid = {"model": ["fake-gold", "fake-copy"]}
     with pytest.raises(ConfigError, match="2 of its models are not quantized"):
         quantization.analyze(ran(grid=grid, shots=2, name="two"))
     compare = {"to": {"model": "fake-gold"}}
-    with pytest.raises(ConfigError, match="nothing to gain was run"):
+    with pytest.raises(ConfigError, match="no gain can be computed"):
         quantization_gains.analyze(ran(grid=grid, shots=2, compare=compare, name="three"))
-    with pytest.raises(ModelError, match=r"fake-gold could not be measured: fake-gold gives no logits"):
+    with pytest.raises(ModelError, match=r"fake-gold could not be measured: fake-gold returns no logits"):
         quantization.analyze(ran(grid=grid, shots=2, compare=compare, name="four"))
 
 

@@ -66,10 +66,10 @@ def test_an_architecture_that_cannot_be_loaded_has_a_reason(work: Path) -> None:
     ("tokens", "word", "why"),
     [
         ([(1, 2, 3), (4, 5)], "yes", "5 of 5 tokens"),
-        ([(1, 9, 9), (4, 5)], "yes", "3 of 5 tokens, parted at close steps"),
-        ([(7, 2, 3), (4, 5)], "no", "prompt 0 parts at token 0, decided by 2 nats"),
-        ([(1, 2, 3), (4,)], "no", "prompt 1 parts at token 1, decided by 1 nats"),
-        ([(1, 2, 3), (4, 5, 6)], "no", "prompt 1 parts at token 2, decided by 3 nats"),
+        ([(1, 9, 9), (4, 5)], "yes", "3 of 5 tokens, different after steps with a small margin"),
+        ([(7, 2, 3), (4, 5)], "no", "prompt 0 differs at token 0, decided by 2 nats"),
+        ([(1, 2, 3), (4,)], "no", "prompt 1 differs at token 1, decided by 1 nats"),
+        ([(1, 2, 3), (4, 5, 6)], "no", "prompt 1 differs at token 2, decided by 3 nats"),
     ],
 )
 def test_answers_are_compared_up_to_a_step_with_a_small_margin(

@@ -88,7 +88,7 @@ def test_a_page_starts_with_the_description_and_requires_nothing_that_a_preset_s
     assert output.index("Leng et al.") < output.index("Presets. released")
     hub = icl("ls", "task", "hub").out
     assert "  task: {name: hub, preset: vqav2}\n" in hub
-    assert "has to be given, here or by a preset" in hub
+    assert "required, here or in a preset" in hub
 
 
 def test_a_custom_component_has_a_page(icl: ICL, tmp_path: Path) -> None:

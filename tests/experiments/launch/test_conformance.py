@@ -53,7 +53,9 @@ def test_the_command_checks_a_users_launcher(here: Path, icl_process: Callable[.
     (here / "studies" / "mine.py").write_text(OWN)
     out, err = icl_process("check", "studies/mine.py:Mine").communicate(timeout=120)
     assert err == ""
-    assert out.startswith("launcher 'studies/mine.py:Mine' keeps what every launcher must keep.\n2 workers, 32 samples")
+    assert out.startswith(
+        "launcher 'studies/mine.py:Mine' fulfills the contract of every launcher must keep.\n2 workers, 32 samples"
+    )
 
 
 def test_a_launcher_that_starts_no_worker_is_reported_with_the_reason() -> None:

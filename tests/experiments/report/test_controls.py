@@ -99,4 +99,4 @@ def test_colors_are_counted_and_the_two_that_moved_most_are_told(written):
 def test_a_run_of_one_decoding_has_no_such_table(written, capsys):
     run = written(queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
     assert main(["compare", str(run.path), "--controls", "--to", "shots=0"]) == 2
-    assert "--controls: the run has one decoding only." in capsys.readouterr().err
+    assert "--controls: the run has a single decoding." in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_names_are_no_markup(written):
 def test_the_command_writes_it_with_the_table_only(written, tmp_path, capsys):
     run, page = written(queries=4), tmp_path / "page.md"
     assert main(["compare", str(run.path), "--page", str(page)]) == 2
-    assert "--page goes with --controls." in capsys.readouterr().err
+    assert "--page needs --controls." in capsys.readouterr().err
     assert main(["compare", str(run.path), "--controls", "--page", str(page)]) == 0
     assert f"wrote {page}" in capsys.readouterr().out
     assert page.read_text(encoding="utf-8").startswith("# ")

@@ -10,14 +10,14 @@ def test_a_task_at_the_floor_has_that_finding_alone(written):
     sentences = view_run(written(queries=6, saying={"binding, 2-way": "I cannot see it"})).findings
     (answers,) = (one for one in sentences if one.topic == "Answers")
     assert answers.subject == "binding, 2-way"
-    assert answers.sentence == "no answer of any arm is one of the options; the model does not do this task as asked."
+    assert answers.sentence == "no answer of any arm is one of the options; the model does not do this task."
     assert {one.subject for one in sentences if one.topic in {"ICL gain", "Retrieval", "Decoding"}} == {"shapes"}
 
 
 def test_arms_with_equal_answers_have_one_sentence(written):
     sentences = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
     assert [one.claim for one in sentences if one.topic != "Vote"] == [
-        "every arm gives the same answers; nothing here tells them apart."
+        "every arm gives the same answers, so nothing distinguishes the arms."
     ]
 
 
@@ -31,7 +31,7 @@ def test_a_task_whose_answers_are_rarely_options_is_reported(written, monkeypatc
     (answers,) = (one for one in sentences if one.topic == "Answers")
     assert answers.sentence == (
         "no arm names one of the options in more than 1.000 of its answers; "
-        "scores tell first of all how often one is named."
+        "the scores mostly measure how often one is named."
     )
     assert len(sentences) > 1
 
@@ -41,7 +41,7 @@ def test_a_task_at_its_ceiling_has_that_finding_alone(written, monkeypatch):
     sentences = view_run(written(queries=40, tasks=("shapes",))).findings
     (answers,) = (one for one in sentences if one.topic == "Answers")
     assert re.fullmatch(
-        r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so nothing here can show a gain\.",
+        r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so no gain can be measured\.",
         answers.sentence,
     )
     assert not [one for one in sentences if one.verdict == "open" and one is not answers]
@@ -51,7 +51,7 @@ def test_a_task_at_its_ceiling_has_that_finding_alone(written, monkeypatch):
 def test_a_task_that_every_arm_answers_has_a_ceiling_of_one_number():
     rows = [{"task": "a", "shots": k, "query": f"q{i}", "lenient": 1.0} for k in (0, 4) for i in range(3)]
     sentences = ceiling_effects(pd.DataFrame(rows), "lenient", ("task", "shots"))
-    assert sentences == {"a": "at its ceiling: every arm scores 1.000, so nothing here can show a gain."}
+    assert sentences == {"a": "at its ceiling: every arm scores 1.000, so no gain can be measured."}
 
 
 def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):

@@ -129,7 +129,7 @@ def test_an_interval_needs_finite_values(values):
 
 
 def test_as_many_clusters_as_values_are_needed():
-    with pytest.raises(ValueError, match="one cluster a value"):
+    with pytest.raises(ValueError, match="each value needs a cluster"):
         estimate_proportion([0, 1], [1])
 
 

@@ -32,7 +32,7 @@ def test_a_log_has_a_line_per_interval_and_a_few_reasons(monkeypatch: pytest.Mon
         "running      50/100 samples   1.0 samples/s   0:50 left",
     ]
     assert sum(line.startswith("sample ") for line in output) == 5
-    assert "further failed samples are counted, and recorded with their reasons." in output
+    assert "further failed samples are counted here; the run records their reasons." in output
 
 
 def test_the_rate_forgets_a_slow_start_and_is_not_printed_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
