@@ -1,4 +1,4 @@
-"""Every pixel one color."""
+"""A uniform image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @component("edit", "blank")
 @dataclass(frozen=True)
 class Blank(Edit):
-    """Every pixel one color. Not black by default: an all-zero image breaks processors that read it as padding."""
+    """An image of one color. Not black by default, because some processors read an all-zero image as padding."""
 
     red: ColorLevel = 128  # of 255
     green: ColorLevel = 128  # of 255

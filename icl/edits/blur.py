@@ -1,4 +1,4 @@
-"""An image out of focus."""
+"""Gaussian blur."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 @component("edit", "blur")
 @dataclass(frozen=True)
 class Blur(Edit):
-    """Gaussian blur. radius: its standard deviation in pixels."""
+    """Gaussian blur with a standard deviation of `radius` pixels."""
 
-    radius: NonNegative = 2.0  # pixels
+    radius: NonNegative = 2.0  # standard deviation in pixels
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import ImageFilter

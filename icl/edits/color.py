@@ -1,4 +1,4 @@
-"""Colors changed, arrangement kept."""
+"""Changes of color that keep the arrangement."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 @component("edit", "color")
 @dataclass(frozen=True)
 class Color(Edit):
-    """Brightness, contrast and saturation multiplied (1: as it is), the hue turned by a share of the color circle."""
+    """Changes of brightness, contrast and saturation by factors (1: unchanged), and of hue by a share of the color
+    circle.
+    """
 
-    brightness: NonNegative = 1.0  # times that of the image
-    contrast: NonNegative = 1.0  # times that of the image
-    saturation: NonNegative = 1.0  # times that of the image
-    hue: float = 0.0  # share of the color circle that it is turned by
+    brightness: NonNegative = 1.0  # factor
+    contrast: NonNegative = 1.0  # factor
+    saturation: NonNegative = 1.0  # factor
+    hue: float = 0.0  # rotation, as a share of the color circle
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage

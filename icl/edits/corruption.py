@@ -1,15 +1,15 @@
 """Corruptions of images at five severities (Hendrycks and Dietterich, ICLR 2019), as edits.
 
-The numbers are those of Tiny ImageNet-C, whose images have 64 pixels a side as the generated ones do:
+The parameters are those of Tiny ImageNet-C, whose images have sides of 64 pixels, as generated images do:
 
     noise      Gaussian, standard deviation .04 .08 .12 .15 .18 of the range of a pixel
-    blur       Gaussian, standard deviation .5 .75 1 1.25 1.5 pixels at 64 a side, in proportion to the shorter side
+    blur       Gaussian, standard deviation .5 .75 1 1.25 1.5 pixels at a side of 64, in proportion to the shorter side
     contrast   .4 .3 .2 .1 .05 of each channel's distance from its mean over the image
     jpeg       quality 65 58 50 40 25
 
-An image's noise is one draw, the same at each severity but for its size. JPEG's bytes depend on the library that
-Pillow was built with; the others are the same on every machine. Any other edit corrupts as well, with parameters of its
-own in the place of severities.
+The noise of an image is drawn once and scaled by the severity. The bytes of JPEG depend on the library that Pillow was
+built with. The others are the same on every machine. Any other edit can be a corruption too, with its own parameters
+instead of severities.
 """
 
 import io
@@ -34,12 +34,12 @@ NOISE = (0.04, 0.08, 0.12, 0.15, 0.18)
 BLUR = (0.5, 0.75, 1.0, 1.25, 1.5)
 CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 QUALITY = (65, 58, 50, 40, 25)
-SIDE = 64  # pixels of the images that BLUR is meant for
+SIDE = 64  # side of the images that BLUR applies to, in pixels
 
 
 @dataclass(frozen=True)
 class Corruption(Edit):
-    """One kind at one severity, 1 to 5. stream: what the noise is drawn from."""
+    """One kind of corruption at one severity, 1 to 5. stream: random stream of the noise."""
 
     kind: CorruptionKind = "noise"
     severity: int = 1
@@ -57,7 +57,7 @@ class Corruption(Edit):
 
 
 class CorruptionField:
-    """Metadata of a field that holds what corrupts: a kind of the four, or an edit by its name, mapping or path."""
+    """Metadata of a field that holds a corruption: one of the four kinds, or an edit by its name, mapping or path."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -83,7 +83,7 @@ CorruptionSource = Annotated[CorruptionKind | Annotated[Edit, NestedComponent("e
 
 
 def corrupt(image: Image, by: CorruptionKind | Edit, severity: int, seed: int = 0) -> Image:
-    """The image at this severity; as it is at 0. What is drawn for it belongs to the image and the seed."""
+    """The image at this severity, unchanged at 0. Random numbers depend on the image and the seed."""
     if severity == 0:
         return image
     key = StreamKey(seed, image.identity)

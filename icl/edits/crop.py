@@ -1,4 +1,4 @@
-"""A part of an image, made as large as the whole."""
+"""A part of an image, enlarged to the size of the image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @component("edit", "crop")
 @dataclass(frozen=True)
 class Crop(Box):
-    """What is in the box, at the image's size."""
+    """The content of the box, resized to the image's size."""
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage

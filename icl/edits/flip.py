@@ -1,4 +1,4 @@
-"""An image mirrored."""
+"""A mirrored image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 @component("edit", "flip")
 @dataclass(frozen=True)
 class Flip(Edit):
-    """Mirrored, left to right or top to bottom."""
+    """The image mirrored left to right or top to bottom."""
 
-    axis: Literal["horizontal", "vertical"] = "horizontal"  # left to right, or top to bottom
+    axis: Literal["horizontal", "vertical"] = "horizontal"  # horizontal: left to right; vertical: top to bottom
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import ImageOps

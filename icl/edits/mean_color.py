@@ -1,4 +1,4 @@
-"""Every pixel the mean of the image."""
+"""The mean color of an image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @component("edit", "mean_color")
 @dataclass(frozen=True)
 class MeanColor(Edit):
-    """Every pixel the image's own mean color: its brightness and tint stay, all that is in it goes."""
+    """An image of the original's mean color: brightness and tint stay, all content is removed."""
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         import numpy as np

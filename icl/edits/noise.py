@@ -1,4 +1,4 @@
-"""Diffusion noise, where published code puts it: on the processed pixels."""
+"""Diffusion noise on the processed pixels, as in published code."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -23,13 +23,14 @@ class DiffusionNoise(Edit):
         v' = sqrt(abar_t) v + sqrt(1 - abar_t) eps
         abar = cumprod(1 - beta),    beta_t = sigmoid(-6 .. 6) (.005 - 1e-5) + 1e-5
 
-    `step`: t of 1000; 500 has noise std .51, 999 is nearly pure noise (.96). Drawn once a prompt, fixed over decoding.
+    `step` is t of 1000; 500 has noise std .51, 999 is nearly pure noise (.96). The noise is drawn once for each prompt
+    and stays fixed over decoding.
     """
 
     applies_to_pixel_values: ClassVar[bool] = True
 
-    step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # of the diffusion
-    stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
+    step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 500  # diffusion step
+    stream: int = 0  # random stream, set by the prompt that binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "DiffusionNoise":
         return replace(self, stream=key.number(f"noise/{place}", 63))

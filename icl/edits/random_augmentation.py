@@ -1,4 +1,4 @@
-"""One of several changes that keep what is in an image."""
+"""A random change that keeps the content of an image."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 @component("edit", "random_augmentation")
 @dataclass(frozen=True)
 class RandomAugmentation(Edit):
-    """One of RITUAL's six changes that keep the content (Woo et al., 2405.17821), drawn once a prompt.
+    """One of RITUAL's six changes that keep the content (Woo et al., 2405.17821), drawn once for each prompt.
 
-    Flips, a rotation, a change of colors, blur, a crop. The set is the paper's; how strong each is, is drawn here.
+    The changes are flips, a rotation, a change of colors, blur and a crop. The set is the paper's; strengths are
+    random.
     """
 
-    change: Annotated[Edit, NestedComponent("edit")] = field(
-        default_factory=Flip
-    )  # the one that was drawn, when it is bound
+    change: Annotated[Edit, NestedComponent("edit")] = field(default_factory=Flip)  # the chosen change, once bound
 
     def bind(self, key: StreamKey, place: str) -> "RandomAugmentation":
         draw = key.numpy(f"ritual/{place}")

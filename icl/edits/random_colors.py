@@ -1,4 +1,4 @@
-"""An image of nothing."""
+"""An image without content."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 @component("edit", "random_colors")
 @dataclass(frozen=True)
 class RandomColors(Edit):
-    """An image of nothing in the place of this one, of its size: soft random colors, drawn once a prompt."""
+    """An image of soft random colors in the original's size, drawn once for each prompt."""
 
-    patches: PatchesPerSide = 4  # random colors a side, blended into one another
-    stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
+    patches: PatchesPerSide = 4  # random colors along a side, blended
+    stream: int = 0  # random stream, set by the prompt that binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "RandomColors":
         return replace(self, stream=key.number(f"made up/{place}", 63))

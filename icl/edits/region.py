@@ -1,4 +1,4 @@
-"""A part of an image blacked out."""
+"""A masked region of an image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @component("edit", "region")
 @dataclass(frozen=True)
 class RegionMask(Box):
-    """What is in the box, in one color (CRG, Wan et al. 2024: the region that the answer needs, blacked out)."""
+    """The content of the box in one color (CRG, Wan et al. 2024: the region that the answer needs, in black)."""
 
     red: ColorLevel = 0  # of 255
     green: ColorLevel = 0  # of 255

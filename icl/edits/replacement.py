@@ -1,4 +1,4 @@
-"""Another image: no component, since a config cannot name it."""
+"""Another image. It is no component, because a config cannot name it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplacementImage(Edit):
-    """Another image in the place of this one."""
+    """An edit that replaces the image by another one."""
 
     keeps_size: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""An image turned."""
+"""A rotated image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 @component("edit", "rotate")
 @dataclass(frozen=True)
 class Rotate(Edit):
-    """Turned counter-clockwise at its size; the corners that come free are gray."""
+    """The image rotated counterclockwise at its size, with gray corners."""
 
-    degrees: float = 180.0  # counter-clockwise
+    degrees: float = 180.0  # counterclockwise
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage

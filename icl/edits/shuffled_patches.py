@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 @component("edit", "shuffled_patches")
 @dataclass(frozen=True)
 class ShuffledPatches(Edit):
-    """The image cut into `grid` x `grid` patches, which change places: content without arrangement.
+    """The image cut into `grid` x `grid` patches that change places: content without arrangement.
 
-    Drawn once a prompt. Sides that `grid` does not divide keep their last pixels, at the right and below, in place.
+    The order is drawn once for each prompt. If `grid` does not divide a side, its last pixels at the right or bottom
+    stay in place.
     """
 
-    grid: PatchesPerSide = 4  # patches a side
-    stream: int = 0  # what random numbers are drawn from: of the prompt, which binds the edit
+    grid: PatchesPerSide = 4  # patches along a side
+    stream: int = 0  # random stream, set by the prompt that binds the edit
 
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
         return replace(self, stream=key.number(f"patches/{place}", 63))

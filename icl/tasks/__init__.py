@@ -1,1 +1,1 @@
-"""Tasks: where queries and support pools come from, one file a source."""
+"""Tasks: sources of queries and support pools, one file each."""

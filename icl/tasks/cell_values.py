@@ -1,4 +1,4 @@
-"""The values of a row of any data set as text, and its images: embedded, several in one cell, or named by a path."""
+"""Values of a row as text, and its images: embedded, several in one cell, or named by a path."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def text_of(value: Any) -> str:
-    """A value as the text that an answer or an option is."""
+    """A value as the text of an answer or an option."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer():
@@ -25,7 +25,7 @@ def text_of(value: Any) -> str:
 
 
 def image_keys(source: DataSource, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:
-    """What tells the images of these rows from others without decoding: path, or sha256 of the encoded bytes."""
+    """Keys that identify the images of these rows without decoding: path, or sha256 of the encoded bytes."""
     keys_by_row: list[list[str]] = [[] for _ in rows]
     for column in columns:
         for keys, values in zip(keys_by_row, source.data.select_columns([column]).select(list(rows)), strict=True):
@@ -44,7 +44,7 @@ def _cells(value: Any) -> list[Any]:
 
 
 def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> Iterator[Image]:
-    """The images of one cell, not yet opened. view: the data with this column alone."""
+    """The unopened images of one cell. view: the data with this column only."""
     from datasets import Image as ImageFeature
 
     feature = view.features[column]
@@ -62,7 +62,7 @@ def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> I
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
-    """Reads one image of a table when it is called."""
+    """A loader of one image of a table."""
 
     source: DataSource
     view: "Dataset"
@@ -85,7 +85,7 @@ class StoredImage:
 
 
 def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: str) -> Image:
-    """The image of a row by its path, which starts from the data's folder and stays in the folder that `path` names."""
+    """The image of a row by its path, relative to the data's folder. It must stay in the folder that `path` names."""
     filled = path.format(**{key: text_of(value) for key, value in values.items()})
     return _named_image(filled, source, at, base=os.path.dirname(path.partition("{")[0]))
 

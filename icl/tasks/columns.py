@@ -1,9 +1,9 @@
-"""From a row of any data set to an `Example`: which column is what, and how its values are read as text.
+"""Conversion of rows of a data set to examples: the role of each column, and values as text.
 
-Values are read alike wherever they stand (a column, `options`, `answer_map`): true and false are "yes" and "no" (YAML
-reads a bare yes as true), whole numbers have no decimals, class labels are their names. Options may be a list, a
-mapping by letters, several columns, or one text "(a) open (b) closed". The answers of several annotators are accepted
-answers, each once; with their repetitions they are kept as `secret["votes"]`.
+Values are read in the same way in columns, `options` and `answer_map`: true and false are "yes" and "no" (YAML reads a
+bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
+letters, several columns, or one text "(a) open (b) closed". All answers of several annotators are accepted. With
+repetitions they are stored as `secret["votes"]`.
 """
 
 import math
@@ -19,15 +19,17 @@ from icl.tasks.source import DataSource
 from icl.types import Example
 
 ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "meta")
-SEVERAL = ("image", "options", "meta")  # roles that may be a list of columns
+SEVERAL = ("image", "options", "meta")  # roles that may have several columns
 AnswerIs = Literal["text", "index", "letter", "class"]
-_LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # before an option of "(a) open (b) closed"
-_FILED = re.compile(r"^\d+[._]")  # before a class that is called as its folder is: 001.Black_footed_Albatross
+_LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
+_FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_Albatross
 
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """How rows are read. columns: role -> column or columns; the rest as in the task `hub`."""
+    """The mapping from columns to roles. columns: role -> column or columns. The other fields are those of the task
+    `hub`.
+    """
 
     columns: Mapping[str, str | Sequence[str]]
     question: str | None = None
@@ -62,17 +64,17 @@ class ColumnMapping:
             raise ConfigError(f"answer_is: {self.answer_is} needs options to point to.")
 
     def of(self, role: str) -> tuple[str, ...]:
-        """The columns of a role; none where it is not mapped."""
+        """The columns of a role. Empty if it is not mapped."""
         columns = self.columns.get(role, ())
         return (columns,) if isinstance(columns, str) else tuple(columns)
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """Columns that the question's text and the image's path name in braces."""
+        """Columns in braces in the question's text and the image's path."""
         return (*_named_in(self.question), *_named_in(self.image))
 
     def check(self, source: DataSource) -> None:
-        """Raises ConfigError where a named column is missing, with the columns there are."""
+        """Raise ConfigError if a named column is missing. The message lists the columns."""
         named = [(f"columns.{role}", column) for role in self.columns for column in self.of(role)]
         named += [(key, name) for key in ("question", "image") for name in _named_in(getattr(self, key))]
         for key, column in named:
@@ -86,7 +88,7 @@ class ColumnMapping:
 def read_examples(
     source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str]
 ) -> Iterator[Example]:
-    """The examples of these rows. No image is opened. Raises DataError where a row has no answer."""
+    """The examples of these rows. No image is opened. Raises DataError if a row has no answer."""
     columns = {column for role in layout.columns if role != "image" for column in layout.of(role)}
     texts = source.data.select_columns(sorted(columns | set(layout.placeholders))).select(list(rows))
     views = {column: source.data.select_columns([column]) for column in layout.of("image")}
@@ -114,7 +116,7 @@ def read_examples(
 
 
 def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int]) -> list[list[str]]:
-    """What tells the images of these rows from others, without decoding any."""
+    """Keys that identify the images of these rows without decoding them."""
     keys_by_row = image_keys(source, layout.of("image"), rows)
     if layout.image:
         texts = source.data.select_columns(sorted(set(_named_in(layout.image)))).select(list(rows))
@@ -136,7 +138,7 @@ def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
 
 
 def _named(value: Any, source: DataSource, column: str) -> str:
-    """The text of a value, a class label by its name."""
+    """The text of a value. A class label is its name."""
     feature = source.data.features[column]
     names = getattr(feature, "names", None)
     return text_of(names[value]) if names and isinstance(value, int) and value >= 0 else text_of(value)
@@ -155,7 +157,7 @@ def _options(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...
 
 
 def _several(cell: Any) -> Sequence[Any]:
-    """The options in one cell: of a list, of a mapping by letters in their order, of "(a) open (b) closed", or one."""
+    """The options in one cell: a list, a mapping by letters, a text "(a) open (b) closed", or one option."""
     if isinstance(cell, Mapping):
         return [cell[letter] for letter in sorted(cell)]
     if isinstance(cell, str) and cell.lstrip().lower().startswith("(a)"):
@@ -164,7 +166,7 @@ def _several(cell: Any) -> Sequence[Any]:
 
 
 def _classes(source: DataSource, layout: ColumnMapping) -> tuple[str, ...]:
-    """Where the answer is a class: all classes, in the order of the data or of the alphabet."""
+    """All classes in the order of the data or of the alphabet, if the answer is a class."""
     if layout.answer_is != "class" or layout.options or layout.of("options"):
         return ()
     column = layout.of("answer")[0]
@@ -178,7 +180,7 @@ def _class_of(name: Any) -> str:
 
 
 def _votes(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, Any]:
-    """What each annotator answered, where several did."""
+    """The answer of each annotator, if there are several."""
     answers = values[layout.of("answer")[0]]
     if layout.answer_is != "text" or layout.answer_map or not isinstance(answers, list | tuple):
         return {}
@@ -187,14 +189,14 @@ def _votes(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, Any]:
 
 
 def _named_in(text: str | None) -> tuple[str, ...]:
-    """Columns that a text names in braces. Raises ValueError where braces do not close."""
+    """Columns in braces in a text. Raises ValueError if braces do not close."""
     return tuple(name for _, name, _, _ in Formatter().parse(text or "") if name is not None)
 
 
 def _answers(
     values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, options: tuple[str, ...], at: str
 ) -> tuple[str, ...]:
-    """Accepted answers, the first as given, each once. Lists may hold texts or records with the key 'answer' (VQA)."""
+    """Distinct accepted answers in order. Lists may contain texts or records with the key 'answer' (VQA)."""
     column = layout.of("answer")[0]
     cells = values[column] if isinstance(values[column], list | tuple) else [values[column]]
     raw = [item.get("answer") if isinstance(item, Mapping) else item for item in cells]

@@ -1,10 +1,10 @@
-"""Any task under a domain shift: its images corrupted (Hendrycks and Dietterich, ICLR 2019).
+"""Any task under a domain shift: its images are corrupted (Hendrycks and Dietterich, ICLR 2019).
 
     task: {name: corrupted, of: {name: binding, ways: 4}, by: noise, severity: 3}
 
-With `where: query` (the default) the pool is clean and the queries are not: demonstrations of another domain. With
-`pool` it is the other way round, with `all` both are of the shifted domain. Queries keep their ids, so severities are
-paired. `icl.edits.corruption` has the numbers of each severity. Any edit of images corrupts too, ours or anyone's:
+With `where: query` (the default) only the queries are corrupted, so demonstrations have another domain. With `pool`
+only the pool is, and with `all` both are. Queries keep their ids, so severities are paired. `icl.edits.corruption`
+lists the parameters of each severity. Any image edit can be the corruption, also a user's:
 
     task: {name: corrupted, of: {name: binding}, by: {name: 'stripes.py:Stripes', width: 3}}
 """
@@ -25,23 +25,23 @@ from icl.types import Example
 Where = Literal["query", "pool", "all"]
 CLEAN = "clean"
 USUAL = 3
-"""The severity where nobody says."""
+"""Default severity."""
 
 
 @component("task", "corrupted")
 @dataclass(frozen=True, kw_only=True)
 class CorruptedTask:
-    """Another task with its queries' or its pool's images corrupted: noise, blur, contrast, jpeg, or any edit.
+    """A task with corrupted images of its queries or its pool, by noise, blur, contrast, jpeg, or any edit.
 
-    The domain of an example ("noise 3", or "clean") is its `domain`, after that of the task where it has one, and is in
-    `meta`.
+    The domain of an example is "noise 3" or "clean", after the domain of the task if it has one. It is stored in
+    `domain` and in `meta`.
     """
 
-    of: Annotated[Task, NestedComponent("task")]  # the task
-    by: CorruptionSource = "noise"  # what is done to the images; an edit has parameters of its own (icl ls edit)
-    severity: Severity = USUAL  # of the first four, 1 to 5; 0: nothing
-    where: Where = "query"  # whose images
-    seed: int = 0  # of what is drawn; the seeds of a run do not change it
+    of: Annotated[Task, NestedComponent("task")]  # task to corrupt
+    by: CorruptionSource = "noise"  # corruption of the images; or an edit with its parameters (icl ls edit)
+    severity: Severity = USUAL  # severity of the first four, 1 to 5; 0: none
+    where: Where = "query"  # owners of the images to corrupt
+    seed: int = 0  # random seed of the corruptions, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if isinstance(self.by, Edit) and self.severity not in (0, USUAL):
@@ -60,7 +60,7 @@ class CorruptedTask:
 
     @property
     def shift(self) -> str:
-        """What the shifted domain is called: 'noise 3', 'rotate (degrees 90)'."""
+        """Name of the shifted domain: 'noise 3', 'rotate (degrees 90)'."""
         if not isinstance(self.by, Edit):
             return f"{self.by} {self.severity}"
         node, defaults = describe(self.by), {one.name: one.default for one in fields(self.by)}
@@ -91,7 +91,7 @@ class CorruptedTask:
         return self.of.pool_size
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
-        """What the task itself can tell of demonstrations, which their images do not change."""
+        """The facts of the original task, which do not depend on images."""
         facts: Mapping[str, Any] = getattr(self.of, "facts", lambda demos_: {})(demos)
         return facts
 

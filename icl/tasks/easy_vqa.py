@@ -1,8 +1,8 @@
-"""easy-VQA (Victor Zhou, 2020; MIT): one colored shape on a light ground and short questions about it.
+"""easy-VQA (Victor Zhou, 2020; MIT): one colored shape on a light background and short questions about it.
 
-The PyPI package `easy-vqa` carries 4,000 train images with 38,575 questions and 1,000 test images with 9,673. The
-train split is the support pool, the test split the queries. The majority answer alone is right for .37 of the test
-questions, so a score needs its text-only baselines beside it.
+The PyPI package `easy-vqa` contains 4,000 train images with 38,575 questions and 1,000 test images with 9,673. The
+train split is the support pool, the test split the queries. The majority answer is right for .37 of the test questions,
+so compare scores with text-only baselines.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ OPTIONS: Mapping[QuestionType, tuple[str, ...]] = {
     "shape": ("circle", "rectangle", "triangle"),
     "color": ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow"),
 }
-"""The answers of each type of question: what option scoring chooses among. Together the package's 13 answers."""
+"""The answers of each type of question, from which option scoring chooses: 13 answers in total."""
 
 
 def question_type(question: str) -> QuestionType:
-    """Read from the wording alone, so that it is as public as the question."""
+    """The type of a question, from its wording only. So it is as public as the question."""
     if not question.startswith("what"):
         return "yes/no"
     return "color" if question.startswith(("what color", "what is the color")) else "shape"
@@ -38,16 +38,16 @@ def question_type(question: str) -> QuestionType:
 @component("task", "easy-vqa")
 @dataclass(frozen=True)
 class EasyVQATask:
-    """Questions about one colored shape; support pool = train split, queries = test split (PyPI `easy-vqa`).
+    """Questions about one colored shape. Support pool: train split; queries: test split (PyPI `easy-vqa`).
 
-    Questions about one image share a group. A query's type of question is in `meta`, and its options are the
-    answers of that type. The pool is a choice of 1,000 of the 38,575 train questions unless told otherwise: an image
-    retriever then embeds 869 images instead of 4,000. Images are opened when they are used.
+    Questions about one image share a group. `meta` holds the type of a question, and the options are the answers of
+    that type. By default the pool has 1,000 of the 38,575 train questions, so an image retriever embeds 869 images
+    instead of 4,000. Images are opened when they are used.
     """
 
-    query_limit: PositiveInt | None = parameter("queries", None)  # test questions, a nested choice; None: all 9,673
-    support_limit: PositiveInt | None = parameter("pool_size", 1000)  # train questions, likewise; None: all 38,575
-    seed: int = 0  # of the two choices; the seeds of a run do not change them
+    query_limit: PositiveInt | None = parameter("queries", None)  # test questions, nested; None: all 9,673
+    support_limit: PositiveInt | None = parameter("pool_size", 1000)  # train questions, nested; None: all 38,575
+    seed: int = 0  # random seed of the two choices, independent of the seeds of a run
 
     @property
     def title(self) -> str:

@@ -1,4 +1,5 @@
-"""Emoji as a distribution shift: one emoji in five styles of four vendors; one vendor is asked about, others shown.
+"""Emoji as a distribution shift: emoji in five styles of four vendors, with one vendor for the queries and the others
+in the pool.
 
     noto         emoji-datasource-google 16           PNG 64       Google's Noto             Apache-2.0 and OFL
     twemoji      emoji-datasource-twitter 16          PNG 64       Twemoji                   CC-BY-4.0
@@ -6,10 +7,10 @@
     fluent-flat  @iconify-json/fluent-emoji-flat 1.2  SVG          Microsoft's flat style    MIT
     openmoji     openmoji 17                          SVG          line drawings             CC-BY-SA-4.0
 
-Microsoft's two styles are one design: where one of them is asked about, the other is not shown. Names and groups of the
-emoji are those of emojibase-data 17 (MIT). The packages are npm's, pinned in the folder `emoji_shift_npm` beside this
-file and not part of the toolkit, which reads the drawings where they lie; `resvg-py` draws the SVGs. The 1,500 emoji
-taken are those that all styles have, without flags and skin tones.
+Microsoft's two styles are one design: if one of them is held out, the other is not in the pool. Names and groups of the
+emoji are those of emojibase-data 17 (MIT). The npm packages are pinned in the folder `emoji_shift_npm` and are not part
+of the toolkit. `resvg-py` renders the SVGs. The task uses the 1,500 emoji that all styles have, without flags and skin
+tones.
 """
 
 import json
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 Style = Literal["noto", "twemoji", "fluent", "fluent-flat", "openmoji"]
 STYLES: tuple[Style, ...] = get_args(Style)
 SAME_VENDOR: tuple[Style, ...] = ("fluent", "fluent-flat")
-"""Two styles of one design: none of them is shown where one is asked about."""
+"""Two styles of one design. If one is held out, the other is not in the pool."""
 
 PACKAGES = Path(__file__).parent / "emoji_shift_npm"
-"""The pinned `package.json`; `npm ci` puts `node_modules` beside it."""
+"""The folder of the pinned `package.json`, where `npm ci` creates `node_modules`."""
 
 DRAWINGS: Mapping[Style, str] = {
     "noto": "emoji-datasource-google/img/google/64",
@@ -49,12 +50,12 @@ DRAWINGS: Mapping[Style, str] = {
     "openmoji": "openmoji/color/svg",
 }
 ICONS, CHARS = "icons.json", "chars.json"
-"""Of a package of Iconify's: every drawing's SVG by its name, and the name of every emoji."""
+"""In a package of Iconify: the SVG of each drawing by name, and the name of each emoji."""
 SIDES = ("width", "height")
 
 NAMES, GROUPS = "emojibase-data/en/data.json", "emojibase-data/meta/groups.json"
 LEFT_OUT = ("component", "flags")
-"""Groups of skin tones and hair, and of flags, which are told apart by other knowledge."""
+"""Groups that need other knowledge: skin tones and hair, and flags."""
 
 SIDE, FEWEST = 64, 5
 QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is this?"}
@@ -63,19 +64,19 @@ QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is
 @component("task", "emoji-shift")
 @dataclass(frozen=True)
 class EmojiShiftTask:
-    """Emoji in five styles: the queries are in the one held out, the pool in those of other vendors.
+    """Emoji in five styles: the queries have the style that is held out, the pool has those of other vendors.
 
-    Domain is the style, group the emoji. Classes are the emoji themselves, of which a pool has three or four drawings
-    each, or emojibase's subgroups of five or more ("animal bird"). A half is of the emoji, drawn at random: a head
-    trained on the first is tried with the second on emoji of which it never saw a drawing in any style.
+    The domain is the style, the group is the emoji. Classes are the emoji themselves, with three or four drawings each
+    in a pool, or emojibase's subgroups of five or more ("animal bird"). Halves divide the emoji at random: a head that
+    is trained on the first half is tested on emoji of the second, none of whose drawings it has seen.
     """
 
     held_out: Style = "openmoji"  # the style of the queries
-    classes: Literal["emoji", "subgroup"] = "emoji"  # what an answer names
-    half: Literal["both", "first", "second"] = "both"  # of the emoji, in pool and queries
-    query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice; None: every emoji
-    seed: int = 0  # of halves and choice; the seeds of a run do not change them
-    modules: str | None = None  # another `node_modules` that holds the packages
+    classes: Literal["emoji", "subgroup"] = "emoji"  # level of the answers
+    half: Literal["both", "first", "second"] = "both"  # half of the emoji, in pool and queries
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all emoji
+    seed: int = 0  # random seed of halves and choice, independent of the seeds of a run
+    modules: str | None = None  # another `node_modules` with the packages
 
     @property
     def title(self) -> str:
@@ -127,19 +128,19 @@ class EmojiShiftTask:
 
 @dataclass(frozen=True)
 class Emoji:
-    """code: its code points, hexadecimal. classes: its name on each level. drawings: style -> where it is."""
+    """One emoji. code: code points in hexadecimal. classes: its name on each level. drawings: style -> its source."""
 
     code: str
     classes: Mapping[str, str]
     drawings: "Mapping[Style, EmojiSource]"
 
     def image(self, style: Style) -> Image:
-        """Its drawing at 64 x 64, over white."""
+        """The drawing at 64 x 64, over white."""
         return Image.from_source(partial(_drawing, *self.drawings[style]), f"emoji/{style}/{self.code}")
 
 
 EmojiSource = tuple[str, str]
-"""A file, and the name of the drawing where it holds many."""
+"""A file, and the name of the drawing if the file contains many."""
 
 
 def same_vendor(one: Style, other: Style) -> bool:
@@ -149,7 +150,7 @@ def same_vendor(one: Style, other: Style) -> bool:
 
 @lru_cache(maxsize=4)
 def load_emoji(modules: Path) -> tuple[Emoji, ...]:
-    """Those that all styles have, in Unicode's order. Raises DataError with what to install."""
+    """The emoji that all styles have, in Unicode's order. Raises DataError with installation instructions."""
     missing = [path for path in (*DRAWINGS.values(), NAMES, GROUPS) if not (modules / path).exists()]
     if missing:
         raise DataError(
@@ -179,7 +180,7 @@ def load_emoji(modules: Path) -> tuple[Emoji, ...]:
 
 
 def _sources_in(folder: Path) -> dict[str, EmojiSource]:
-    """code -> drawing, of a folder of files or a package of Iconify's."""
+    """Code -> drawing, for a folder of files or a package of Iconify."""
     if not (folder / ICONS).is_file():
         return {_code(path.stem): (str(path), "") for path in folder.iterdir()}
     names: dict[str, str] = json.loads((folder / CHARS).read_text(encoding="utf-8"))
@@ -188,7 +189,7 @@ def _sources_in(folder: Path) -> dict[str, EmojiSource]:
 
 @lru_cache(maxsize=1)
 def _icons(path: str) -> dict[str, str]:
-    """name -> SVG of a package of Iconify's."""
+    """Name -> SVG, for a package of Iconify."""
     package = json.loads(Path(path).read_text(encoding="utf-8"))
     sizes = {name: [one.get(side, package.get(side, 16)) for side in SIDES] for name, one in package["icons"].items()}
     namespace = "http://www.w3.org/2000/svg"
@@ -199,7 +200,7 @@ def _icons(path: str) -> dict[str, str]:
 
 
 def _code(stem: str) -> str:
-    """Vendors differ in case and in whether they write the selector of the colored form."""
+    """The normalized code. Vendors differ in case and in whether they write the variation selector."""
     return stem.upper().replace("-FE0F", "")
 
 

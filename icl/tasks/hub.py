@@ -1,4 +1,4 @@
-"""Any data set: a hub id or local data, with a column map written in the config.
+"""Any data set from the hub or from local files, with a column map in the config.
 
     task:
       name: hub
@@ -8,17 +8,17 @@
       options: ["yes", "no"]
       queries: 3000
 
-`path` may be a hub id, a folder written by `save_to_disk`, a folder of parquet files or JSON lines, an image folder
-(one folder a class: `columns: {image: image, answer: label}, question: "What is this?"`), or one file. Images are
-embedded, or named by paths that start from the data's folder: in a column, or `image: "images/{image}.jpg"`.
+`path` may be a hub id, a folder of `save_to_disk`, a folder of parquet files or JSON lines, an image folder (one folder
+for each class: `columns: {image: image, answer: label}, question: "What is this?"`), or one file. Images are embedded,
+or named by paths relative to the data's folder: in a column, or by `image: "images/{image}.jpg"`.
 
-`preset: pope` stands for the columns of a published data set (the presets below); what is written beside it counts
-first. A preset is one file of `icl/tasks/presets/`: the keys of this task, and which metrics are its own.
+`preset: pope` stands for the columns of a published data set. Keys beside it override the preset's. A preset is a file
+of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
 
-With `pool_split` (or `pool_path`) the pool is other data. Without, the one split is divided, so that queries and
-demonstrations share no group. A fixed draw assigns the fraction `pool_fraction` of the groups to the pool.
-A group is what `columns.group` says, or else all rows that are connected by a common image (same path or same encoded
-bytes); it is the group of the queries too, by which intervals are clustered.
+With `pool_split` or `pool_path`, the pool is other data. Otherwise the split is divided so that queries and
+demonstrations share no group: a fixed draw assigns the fraction `pool_fraction` of the groups to the pool. A group is
+the value of `columns.group`, or else all rows that are connected by a common image (same path or same encoded bytes).
+It is also the group of the queries, by which intervals are clustered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,33 +45,33 @@ Text = str | bool | int | float
 @component("task", "hub")
 @dataclass(frozen=True, kw_only=True)
 class HubTask:
-    """Any data set of the hub or of this machine, by a column map: what is the question, the image, the answer.
+    """Any data set of the hub or of this machine, by a column map: which column is the question, the image, the answer.
 
-    columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a number, a
-    class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one column
-    each), meta (columns that records carry along; never the gold).
+    Roles of columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a
+    number, a class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one
+    column each), meta (columns to store with each sample; never the gold).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     path: str  # hub id, folder or file
-    columns: Mapping[str, str | Sequence[str]]  # role -> column
+    columns: Mapping[str, str | Sequence[str]]  # role -> column or columns
     config: str | None = None  # configuration of a hub data set
-    split: str = "test"  # of the queries
-    pool_split: str | None = None  # of the pool; None: `split` is divided by group
-    pool_path: str | None = None  # where the pool is other data; None: `path`
-    pool_fraction: Fraction = 0.5  # of the groups of a divided split that become the pool
-    question: str | None = None  # one text for all rows; {column} is filled in
-    image: str | None = None  # the path of a row's image, likewise; it starts from the data's folder
-    allow_outside: bool = False  # rows may name image files outside the folder of the data
-    options: tuple[Text, ...] = ()  # the same for all rows
-    answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; every value must be in it
-    answer_is: AnswerIs = "text"  # index or letter: of an option (0 or A is the first); class: of a folder's name
-    group_rows: PositiveInt | None = None  # so many rows that follow one another are a group, where no column says so
-    whole_groups: bool = False  # `queries` takes groups whole, as scores of pairs need them, and never more rows
-    query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice of the rows; None: all
-    support_limit: PositiveInt | None = parameter("pool_size", None)  # likewise of the pool
-    seed: int = 0  # of choices and division; the seeds of a run do not change them
+    split: str = "test"  # split of the queries
+    pool_split: str | None = None  # split of the pool; None: `split` is divided by group
+    pool_path: str | None = None  # path of the pool's data; None: `path`
+    pool_fraction: Fraction = 0.5  # share of the groups of a divided split that become the pool
+    question: str | None = None  # question of all rows, with {column} placeholders
+    image: str | None = None  # path of a row's image with {column} placeholders, relative to the data's folder
+    allow_outside: bool = False  # whether rows may name image files outside the data's folder
+    options: tuple[Text, ...] = ()  # options of all rows
+    answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; must contain every value
+    answer_is: AnswerIs = "text"  # index or letter of an option (0 or A is the first), or class: a folder's name
+    group_rows: PositiveInt | None = None  # consecutive rows in a group, if no column names it
+    whole_groups: bool = False  # whether `queries` keeps groups complete, for scores of pairs; never more rows
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, nested; None: all
+    support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
+    seed: int = 0  # random seed of choices and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         _ = self._layout
@@ -143,7 +143,7 @@ class HubTask:
         return source
 
     def _ids(self, source: DataSource, split: str, prefixed: bool) -> list[str]:
-        """The ids of all rows: the id column's, or split and number. A pool of its own has its split before them."""
+        """Ids of all rows: the id column's, or split and number. Ids of a separate pool begin with its split."""
         columns = self._layout.of("id")
         if not columns:
             name = f"pool-{split}" if prefixed and split == self.split else split
@@ -169,7 +169,7 @@ class HubTask:
         return [rows[i] for i in chosen]
 
     def _whole(self, rows: Sequence[int], limit: int) -> list[int]:
-        """A nested choice of groups, each with all its rows, as long as they are at most so many rows together."""
+        """A nested choice of complete groups, with at most `limit` rows."""
         groups = self._groups()
         members: dict[str, list[int]] = {}
         for row in rows:
@@ -202,7 +202,7 @@ class HubTask:
         return queries, pool
 
     def _groups(self) -> list[str]:
-        """The group of every row of the queries' split."""
+        """The group of each row of the queries' split."""
         columns = self._layout.of("group")
         if self.group_rows:
             return [f"row {row - row % self.group_rows}" for row in range(len(self._source))]
@@ -214,7 +214,7 @@ class HubTask:
 
 
 def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
-    """For each row the first one that it shares a key with, directly or through others; else itself."""
+    """For each row, the first row that it shares a key with, directly or through others, or itself."""
     parent = list(range(len(keys)))
 
     def root(row: int) -> int:

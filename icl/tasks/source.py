@@ -1,15 +1,13 @@
-"""Opens a data source with the `datasets` library, whatever it is: one rule for each kind of path.
+"""Opening of data sources with the `datasets` library. The rule depends on the kind of path:
 
-    a folder that `save_to_disk` wrote      load_from_disk
-    a folder of images and rows           the rows: the file of the split's name (test.jsonl), or the only one there
+    a folder of `save_to_disk`              load_from_disk
+    a folder of images and rows             its file of rows: the one named as the split (test.jsonl), or the only one
     any other folder                        load_dataset(folder): parquet, JSON lines, CSV or an image folder
-    a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); it has no splits, any name of one will do
-    a .json file of objects by name         a row each, with the name in the column `key`
+    a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); it has no splits, so any split name works
+    a .json file of objects by name         one row for each object, with its name in the column `key`
     anything else                           a data set of the Hugging Face hub, by its id
 
-An image folder's own `metadata.csv` or `.jsonl` stays its own.
-
-Images stay encoded (`decode=False`): opening a source decodes none.
+A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay encoded (`decode=False`).
 """
 
 import logging
@@ -29,12 +27,12 @@ logger = logging.getLogger(__name__)
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 SPLITS = frozenset({"train", "test", "validation", "val", "dev"})
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
+SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
 
 @dataclass(frozen=True, eq=False)
 class DataSource:
-    """One split, its rows in their order.
+    """One split of a data set, with its rows in order.
 
     Attributes:
         folder: The folder of local data, from which relative image paths start. None for a data set of the hub.
@@ -75,7 +73,7 @@ class DataSource:
 
 
 def open_source(path: str, config: str | None, split: str, allow_outside: bool = False) -> DataSource:
-    """Raises DataError with the splits there are."""
+    """The split of a data set. Raises DataError; the message lists the splits."""
     from datasets.exceptions import DatasetsError
 
     here = Path(path).expanduser()
@@ -130,9 +128,9 @@ def _read(path: str, here: Path, config: str | None, split: str) -> Any:
 
 
 def _rows_beside_images(folder: Path, split: str) -> Path | None:
-    """The file of rows in a folder that has images too; None where it has no rows or no images.
+    """The file of rows in a folder with images. None if it has no rows or no images.
 
-    Raises ValueError where none of several such files is called as the split, and where the only one is another split.
+    Raises ValueError if several files are possible, or if the only file belongs to another split.
     """
     tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in BUILDERS and path.is_file()]
     files = [path for path in tables if path.stem != "metadata"]
@@ -149,7 +147,9 @@ def _rows_beside_images(folder: Path, split: str) -> Path | None:
 
 
 def _objects_by_name(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a JSON file whose one object has an object a row (SugarCrepe's files); None for any other file."""
+    """The rows of a JSON file with one object that contains an object for each row, as in SugarCrepe. None for other
+    files.
+    """
     import json
 
     if path.suffix.lower() != ".json":
@@ -160,7 +160,7 @@ def _objects_by_name(path: Path) -> list[dict[str, Any]] | None:
         file.seek(0)
         try:
             content = json.load(file)
-        except ValueError:  # JSON lines under another name, or broken: the reader of tables says so
+        except ValueError:  # JSON lines with a wrong suffix, or broken: the table reader raises the error
             return None
     objects = (
         content
@@ -183,7 +183,7 @@ def _split_of(data: Any, path: str, split: str) -> "Dataset":
 
 
 def _encoded(data: "Dataset") -> "Dataset":
-    """The same data with every image column left undecoded."""
+    """The data with undecoded image columns."""
     from datasets import Image
 
     for name, feature in data.features.items():
@@ -197,7 +197,7 @@ def _encoded(data: "Dataset") -> "Dataset":
 
 
 def _first_line(error: Exception) -> str:
-    """What it says. `datasets` wraps a reader's error, which knows the row, in one that knows nothing."""
+    """The first line of an error. `datasets` wraps a reader's error, which names the row, in a general one."""
     from datasets.exceptions import DatasetGenerationError
 
     if isinstance(error, StopIteration):
@@ -208,6 +208,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _quick(here: Path) -> bool:
-    """Whether it lies here and is small."""
+    """Whether the source is local and small."""
     files = [here] if here.is_file() else here.rglob("*")
     return here.exists() and sum(file.stat().st_size for file in files if file.is_file()) < SMALL_SOURCE_BYTES

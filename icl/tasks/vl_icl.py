@@ -1,13 +1,13 @@
 """VL-ICL's own files (Zong et al., ICLR 2025; MIT): `query.json` and `support.json` of a task, and its images.
 
-    open_mi                            made-up names: `ways` classes of the query's own, alternating, one pool a query
+    open_mi                            made-up names: `ways` classes of the query, alternating, one pool for each query
     operator_induction[_interleaved]   the pool's answers are those of the query's operator
-    matching_mi                        each pair of the pool is a same one and a different one, in a drawn order
+    matching_mi                        each pair of the pool is a same one and a different one, in a random order
     clevr, textocr                     one pool for all
 
-Score by `vl_icl` (the released rules), `strict` and `lenient`. The tasks whose answer is an image (open_t2i_mi, cobsat
-and the like) are not read. As released, the order in matching is always same, different, so that the last demonstration
-says no: `official_order` keeps it, for retrievers that keep the pool's.
+Use the metrics `vl_icl` (the released rules), `strict` and `lenient`. Tasks whose answer is an image (open_t2i_mi,
+cobsat and similar) are not supported. In the released matching task the order is always same, different, so the last
+demonstration says no. `official_order` keeps this for retrievers that keep the pool's order.
 """
 
 import json
@@ -36,14 +36,14 @@ Row = Mapping[str, Any]
 @component("task", "vl_icl")
 @dataclass(frozen=True)
 class VLICLTask:
-    """A task of VL-ICL Bench from its released files, with its own supports for each query."""
+    """A task of VL-ICL Bench from its released files, with a support pool for each query."""
 
-    path: str  # the folder with a folder a task, as VL-ICL is released
-    task: Name = "open_mi"  # which of them
-    ways: PositiveInt = 2  # of open_mi: classes in a query's pool, of the five that a query brings
-    official_order: bool = False  # of matching_mi: same, different, same, different throughout
-    query_limit: PositiveInt | None = parameter("queries", None)  # a nested choice; None: all
-    seed: int = 0  # of choices and orders; the seeds of a run do not change them
+    path: str  # folder of VL-ICL's release, with a folder for each task
+    task: Name = "open_mi"  # name of the task
+    ways: PositiveInt = 2  # open_mi: classes in a query's pool, of its five
+    official_order: bool = False  # matching_mi: whether the order is always same, different
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
+    seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
 
     @property
     def title(self) -> str:
@@ -72,7 +72,7 @@ class VLICLTask:
         return min(len(self.pool(query.id)) for query in self.queries)
 
     def supports(self, which: str) -> tuple[Example, ...]:
-        """The pool of a query (open_mi), of an operator, or of all."""
+        """The pool of a query (open_mi), of an operator, or of all queries."""
         if self.task == "open_mi":
             return tuple(self._named(int(which.rpartition("-")[2])))
         rows = self._read("support.json")
@@ -90,13 +90,13 @@ class VLICLTask:
         return self._example(name, row, str(row["answer"]), secret=secret)
 
     def _classes(self, number: int, row: Row) -> tuple[str, ...]:
-        """The query's class and others, in a drawn order."""
+        """The query's class and others, in a random order."""
         rng = StreamKey(self.seed, f"{self.task}-{number:05d}").numpy("classes")
         others = shuffled(rng, [name for name in row["classes"] if name != row["answer"]])
         return tuple(shuffled(rng, [row["answer"], *others[: self.ways - 1]]))
 
     def _named(self, number: int) -> Sequence[Example]:
-        """Every shot shows one image of each class."""
+        """One image of each class for each shot."""
         row = self._read("query.json")[number]
         names = self._classes(number, row)
         images = {name: row["support"][name]["images"] for name in names}
@@ -161,6 +161,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _answer(row: Row, operator: str) -> str:
-    """The answer; where a sum has one for each operator, that of this one."""
+    """The answer. If a sum has one for each operator, that of this operator."""
     answer = row["answer"]
     return str(answer[OPERATORS.index(operator)]) if isinstance(answer, list) and operator else str(answer)

@@ -1,8 +1,8 @@
-"""Winoground (Thrush et al., CVPR 2022): two images and two captions of the same words, as four yes/no questions.
+"""Winoground (Thrush et al., CVPR 2022): two images and two captions with the same words, as four yes/no questions.
 
-An item of the data has `image_0`, `caption_0`, `image_1` and `caption_1`; each caption is asked of each image. The
+An item of the data has `image_0`, `caption_0`, `image_1` and `caption_1`. Each caption is combined with each image. The
 metrics `winoground_text`, `winoground_image` and `winoground_group` read the four answers. Use `answer_mode: options`.
-The data set (hub id facebook/winoground) has to be asked for; rows of one's own with these columns do as well.
+Access to the data set (hub id facebook/winoground) must be requested. Other data with these columns work too.
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
 @component("task", "winoground")
 @dataclass(frozen=True)
 class WinogroundTask:
-    """Does the caption match the image? Two captions with each of two images, from Winoground or data like it.
+    """Does the caption match the image? Two captions with each of two images, from Winoground or similar data.
 
-    The pool is a share of the items, the others are asked; all four questions of an item stay on one side.
+    The pool is a share of the items, the queries are the others. All four questions of an item are on one side.
     """
 
     path: str = "facebook/winoground"  # hub id, folder or file
-    split: str = "test"  # of the data that is divided
-    question: str = 'does the caption "{caption}" match the image?'  # {caption} is filled in
-    pool_fraction: Fraction = 0.5  # of the items that become the pool
-    items: PositiveInt | None = None  # asked, four questions each; a nested choice; None: all
-    seed: int = 0  # of choice and division; the seeds of a run do not change them
+    split: str = "test"  # split of the data, which is divided into queries and pool
+    question: str = 'does the caption "{caption}" match the image?'  # question with the placeholder {caption}
+    pool_fraction: Fraction = 0.5  # share of the items that become the pool
+    items: PositiveInt | None = None  # number of items, four questions each; a nested choice; None: all
+    seed: int = 0  # random seed of choice and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.question.count("{caption}") != 1:
@@ -81,7 +81,7 @@ class WinogroundTask:
 
     @cached_property
     def _rows(self) -> list[int]:
-        """All items in a drawn order."""
+        """All items in a random order."""
         names = [f"item-{i}" for i in range(len(self._source))]
         return nested_choice(names, len(names), self.seed, "winoground")
 

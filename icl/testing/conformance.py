@@ -1,7 +1,7 @@
-"""Public checks that a third party's task, metric or model passes the same tests as ours.
+"""Public checks of tasks, metrics and models, for the toolkit's own and for users' components.
 
-Each takes a component, raises AssertionError with a sentence at the first promise that is broken, and returns nothing.
-They are pure: no network, no state left behind.
+Each check takes a component and raises AssertionError with a sentence for the first violation. Checks use no network
+and leave no state behind.
 
     from icl.testing.conformance import check_task
     check_task(MyTask())

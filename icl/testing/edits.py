@@ -1,9 +1,9 @@
-"""What every edit of an image keeps, for our own tests and for anyone's own (`icl check edit`).
+"""Public checks of image edits, for the toolkit's own and for users' edits (`icl check edit`).
 
     check_edit(Mine(strength=2))
 
-The same edit, bound to the same prompt, gives the same pixels and the same digest in whatever order; the images it is
-given stay as they are; each of its parameters is in the digest by way of `told`.
+The same edit, bound to the same prompt, gives the same pixels and the same digest in any order. Input images stay
+unchanged. Each parameter of the edit is part of the digest, through `describe`.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ KEY, PLACE = StreamKey(0, "query"), spans.image(spans.QUERY)
 
 
 def check_edit(edit: Any) -> None:
-    """Raises AssertionError with a sentence where the edit breaks a promise."""
+    """Check an edit. Raises AssertionError with a sentence."""
     name = type(edit).__name__
     _must(isinstance(edit, Edit), f"{name} does not extend icl.edits.Edit.")
     parameters = getattr(type(edit), "__dataclass_params__", None)
@@ -34,7 +34,7 @@ def check_edit(edit: Any) -> None:
     bound = edit.bind(KEY, PLACE)
     _must(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
     _must(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
-    _must(bound.describe() == edit.bind(KEY, PLACE).describe(), f"{name}.told() tells the same edit in two ways.")
+    _must(bound.describe() == edit.bind(KEY, PLACE).describe(), f"{name}.describe() describes the same edit in two ways.")
     for size in SIZES:
         _check_image(name, bound, size)
     _check_pixels(name, bound)
@@ -57,7 +57,7 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
 
 
 def _check_pixels(name: str, edit: Edit) -> None:
-    """An edit that says that it acts on processed pixels, and no other, does."""
+    """Only an edit that declares it changes processed pixels."""
     import torch
 
     pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)

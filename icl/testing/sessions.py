@@ -1,8 +1,8 @@
-"""Public checks of a model that opens sessions: rows keep to themselves, and every way of feeding tokens is one.
+"""Public checks of models that open sessions: rows are independent, and all ways of feeding tokens are equal.
 
-Each equality of `icl.models.base.Session` is tried on a few prompts of different lengths and image counts: a batch
-against its rows alone, a chunk against its tokens one by one, selected and joined rows against their sources, suffix
-log-probabilities against advancing. Raises AssertionError with a sentence.
+The checks test the equalities of `icl.models.base.Session` on a few prompts with different lengths and image counts: a
+batch and its single rows, a chunk and its tokens one by one, selected and joined rows and their sources, suffix
+log-probabilities and advancing. They raise AssertionError with a sentence.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ TOLERANCE = 1e-3
 
 
 def check_sessions(model: Any, prompts: Sequence[Prompt], tolerance: float = TOLERANCE) -> None:
-    """tolerance: the largest difference of logits that counts as none; float32 needs about 1e-3, bfloat16 far more."""
+    """Check a model's sessions. tolerance: maximum difference of logits, about 1e-3 in float32 and much more in
+    bfloat16.
+    """
     name = type(model).__name__
     _must(isinstance(model, LogitModel), f"{name} does not subclass icl.models.base.LogitModel.")
     _must(bool(model.stop_tokens), f"{name}.stop_tokens is empty: no answer would end.")
@@ -38,7 +40,7 @@ class _Check:
         self.name, self.model, self.prompts, self.tolerance = name, model, prompts, tolerance
 
     def batch(self) -> None:
-        """A row has the logits it would have alone."""
+        """A row in a batch has the logits of the row alone."""
         session = self._open()
         shape = tuple(session.logits.shape)
         _must(
@@ -50,7 +52,7 @@ class _Check:
         self._same(session.logits, alone, "a prompt in a batch and alone")
 
     def feeding(self) -> None:
-        """A chunk is its tokens one by one, for every row its own."""
+        """A chunk equals its tokens one by one, with another chunk for every row."""
         chunks = [self._words(3, start) for start in range(len(self.prompts))]
         single, whole, ragged = self._open(), self._open(), self._open()
         for step in range(3):
@@ -67,7 +69,7 @@ class _Check:
         self._same(separate.logits, single.logits[:1], "tokens fed to a row in a batch and alone")
 
     def rows(self) -> None:
-        """Selected and joined rows are copies; their sources stay as they were."""
+        """Selected and joined rows are copies. Their sources stay unchanged."""
         source = self._open()
         before, last = source.logits.clone(), len(self.prompts) - 1
         taken = source.take(torch.tensor([last, 0, 0], device=source.logits.device))
@@ -89,7 +91,7 @@ class _Check:
         self._same(joined.logits[len(taken) :], source.logits, "rows advanced after join and trim, and before")
 
     def suffixes(self) -> None:
-        """The distributions before each token of a suffix are those of advancing through it."""
+        """The distributions before each token of a suffix equal those of advancing."""
         session = self._open()
         before = session.logits.clone()
         words = self._words(2, 0)
@@ -106,7 +108,7 @@ class _Check:
         self._same(second, session.logits.log_softmax(-1), "the second entry of suffix_logprobs and advancing")
 
     def texts(self) -> None:
-        """Options have tokens, and a text comes back without special tokens."""
+        """Options have tokens, and decoded text has no special tokens."""
         options = [text for start in range(8) if (text := self.model.text(self._words(2, start)).strip())]
         for ids, option in zip(self.model.option_ids(self.prompts[0], options), options, strict=True):
             _must(bool(ids), f"{self.name}: the option '{option}' has no tokens.")
@@ -114,7 +116,7 @@ class _Check:
         _must(stopped.strip() == "", f"{self.name}: the end of an answer reads {stopped!r}.")
 
     def early_exits(self) -> None:
-        """Early layers are rows like the last one, and opening with them changes nothing."""
+        """Early layers obey the equalities of the last one, and opening with them changes nothing else."""
         deep, plain = self.model.open(self.prompts, early_exits=True), self._open()
         self._same(deep.logits, plain.logits, "logits with early layers and without")
         shape = tuple(deep.early_exit_logits.shape)
@@ -143,7 +145,7 @@ class _Check:
         return self.model.open(self.prompts)
 
     def _words(self, count: int, start: int) -> list[int]:
-        """Some tokens that end no answer, others for another start."""
+        """Tokens that do not end an answer. Another start gives other tokens."""
         size = self.model.open([self.prompts[0]]).logits.shape[-1]
         free = [token for token in range(size) if token not in self.model.stop_tokens]
         return [free[(7 * (start + i) + 3) % len(free)] for i in range(count)]

@@ -1,7 +1,8 @@
-"""Attribute selection: "which one is it?" is about color, shape, texture or size; only the demonstrations tell.
+"""Attribute selection: "which one is it?" is about color, shape, texture or size, and only the demonstrations show
+which.
 
-The pool of a query answers with one attribute throughout. A model that reads the image and not its demonstrations
-can only guess which of four true things is wanted.
+All demonstrations of a query answer with one attribute. A model that ignores them can only guess which of four true
+answers is meant.
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from icl.types import Example
 @component("task", "attribute")
 @dataclass(frozen=True)
 class AttributeTask(BankTask):
-    """Which one is it: the demonstrations say whether the color, the shape, the texture or the size is asked.
+    """Which one is it? The demonstrations show whether the color, the shape, the texture or the size is meant.
 
-    The four attributes are equally frequent. The options are the four true answers of the query's own image, always
-    in the order color, shape, texture, size: option scoring tests the choice of the attribute (chance 1/4), free
-    answers test the reading of the image too.
+    The four attributes are equally frequent. The options are the four true answers for the query's image, always in the
+    order color, shape, texture, size. Option scoring tests the choice of the attribute (chance 1/4), free answers also
+    test the reading of the image.
     """
 
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show

@@ -1,8 +1,8 @@
 """Fast binding of made-up names to concepts, as in VL-ICL's open-ended fast binding (Zong et al., ICLR 2025).
 
-Every query draws its own concepts and names, so the answer is in its demonstrations or nowhere: without them accuracy
-is at chance, and a model that knows the concept gains nothing. The support pool belongs to the query, holds equally
-many images of each concept and alternates between them.
+Every query draws its own concepts and names, so only its demonstrations contain the answer. Without them accuracy is at
+chance, and knowledge of the concept does not help. Each query has its own support pool, with equally many images of
+each concept in alternation.
 """
 
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ Value = str | int | tuple[str, str]
 @component("task", "binding")
 @dataclass(frozen=True)
 class BindingTask:
-    """Made-up names for concepts, redrawn for every query: only the demonstrations tell the name of its image.
+    """Made-up names for concepts, new for every query: only the demonstrations tell the name of its image.
 
-    The options are the names of `ways` concepts, the query's among them. Where the pool has more concepts than ways,
-    the others are named in it too and are no option of the query: a retriever has to leave them out. An image of the
-    pool comes from a bank that all queries share (it is encoded once a run); the query's image is never in the bank.
+    The options are the names of `ways` concepts, the query's among them. If the pool has more concepts than ways, the
+    others are named in it too but are no options, so a retriever has to leave them out. Images of the pool come from a
+    bank that all queries share, so each is encoded once in a run. The query's image is never in the bank.
     """
 
-    ways: PositiveInt = 2  # names to choose among; chance is 1 / ways
-    by: By = "pair"  # what tells the concepts apart; pair: color and shape together
-    similar: bool = False  # the concepts of a query share a color or a shape with one of them (pairs only)
-    hint: bool = False  # the question names the attribute that tells them apart (not for pairs)
+    ways: PositiveInt = 2  # number of names among the options; chance is 1 / ways
+    by: By = "pair"  # property that distinguishes the concepts; pair: color and shape together
+    similar: bool = False  # whether the concepts of a query share a color or a shape with one of them (pairs only)
+    hint: bool = False  # whether the question names the distinguishing attribute (not for pairs)
     support: GeneratedCount = 8  # images of each concept in a query's pool
-    concepts: PositiveInt | None = None  # in a query's pool, at least `ways`; None: as many as ways
+    concepts: PositiveInt | None = None  # concepts in a query's pool, at least `ways`; None: as many as ways
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
-    bank: GeneratedCount = 32  # images of each concept that the pools are drawn from, at least `support`
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    bank: GeneratedCount = 32  # images of each concept in the bank of all pools, at least `support`
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.similar and self.by != "pair":
@@ -71,7 +71,7 @@ class BindingTask:
 
     @cached_property
     def values(self) -> tuple[Value, ...]:
-        """The concepts there are."""
+        """All concepts."""
         pairs = CONCEPT_SETS[self.concept_set]
         every: dict[By, tuple[Value, ...]] = {
             "pair": pairs,
@@ -151,7 +151,7 @@ class _Episode:
 
 
 def _similar_concepts(task: BindingTask, value: Value) -> tuple[Value, ...]:
-    """All concepts, or where similar ones are wanted those that share a color or a shape with this one."""
+    """All concepts, or those that share a color or a shape with this one if `similar` is set."""
     if not task.similar or not isinstance(value, tuple):
         return task.values
     color, shape = value
@@ -164,7 +164,7 @@ def _pool(task: BindingTask, number: int) -> Pool:
 
 
 def _drawing(task: BindingTask, concept: Value, name: str) -> Drawing:
-    """An image of a concept. What the concept leaves open varies, within the pairs that images may show."""
+    """An image of a concept. What the concept does not fix is random, within the allowed pairs."""
     stream = f"binding/{task.concept_set}/{task.by}/{concept}/{name}"
     fixed = dict(zip(("color", "shape"), concept, strict=True)) if isinstance(concept, tuple) else {task.by: concept}
     pairs = [

@@ -1,4 +1,4 @@
-"""Describing scenes: captions of 8 to 20 words, for what a decoder invents (CHAIR, Rohrbach et al., EMNLP 2018)."""
+"""Captions of scenes in 8 to 20 words, to measure hallucinated objects (CHAIR, Rohrbach et al., EMNLP 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,22 +12,23 @@ from icl.tasks.generated.world import CONCEPTS
 from icl.types import Example
 
 VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
-"""Every object that a caption can name: what CHAIR looks for."""
+"""Every object that a caption can name: the vocabulary of CHAIR."""
 
 
 @component("task", "captions")
 @dataclass(frozen=True)
 class CaptionsTask(SharedPoolTask):
-    """Describe the image: the answer is one reference caption; what is in the scene is kept for CHAIR.
+    """Describe the image. The answer is one reference caption, and the objects of the scene are stored for CHAIR.
 
-    There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; strict asks for the very words.
+    There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; `strict` requires the exact
+    words.
     """
 
     called: ClassVar[str] = "captions"
 
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     support: GeneratedCount = parameter("pool_size", 100)  # scenes in the pool
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     @property
     def title(self) -> str:

@@ -1,21 +1,21 @@
-"""Knowledge conflict (the protocol of DCD, Zhu et al., 2410.03659): what a model says from text against what it sees.
+"""Knowledge conflict (the protocol of DCD, Zhu et al., 2410.03659): answers from text against answers from the image.
 
-Each item is asked in three ways that share a group:
+Each item has questions in three modes that share a group:
 
-    text        no image, "this is an image of a red circle." and the question         y_t
-    seen        the image, the question, and what contradicts the image              y_v
-    recognize   the image and the other question (its shape, where the color is asked): was the thing made out?
+    text        no image, "this is an image of a red circle." and the question              y_t
+    image       the image, the question, and a contradiction of the image                   y_v
+    recognize   the image and the other question (its shape if the color is asked): was the object recognized?
 
-In the paper an entity is named and its facts are asked; here the named thing is a colored shape and one of its two
-properties is asked, the other one recognized, so that text alone suffices and so does the image. What contradicts the
-image, in the seen question only, is `against`:
+The paper names an entity and asks for its facts. Here the entity is a colored shape. One of its two properties is the
+question, the other one tests recognition, so that the text alone suffices and so does the image. `against` sets the
+contradiction, which occurs in the image question only:
 
     printed     a label in the image with the word of another answer
     statement   a sentence before the question: "this is an image of a blue circle."
     none        nothing: the control
 
-The gold is always the drawn shape. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group. `misled_rate`
-says how often an answer repeats the contradiction. An item that `queries` cuts has no part in them.
+The gold is always the shape in the image. `recognized_accuracy`, `flip_rate` and `conflict_rate` read the group.
+`misled_rate` is the share of answers that repeat the contradiction. Items that `queries` cuts are left out.
 """
 
 from dataclasses import dataclass
@@ -49,17 +49,17 @@ WAYS = 4
 class ConflictTask:
     """What an image shows against a printed word or a statement that contradicts it, and against text alone.
 
-    The options are four values in a drawn order: the true one, the contradicting one and two others. Pools are without
-    contradiction and, for each way of asking, of its kind: demonstrations teach the form and nothing else.
+    The options are four values in a random order: the true one, the contradicting one and two others. Each mode has its
+    own pool, without contradictions: demonstrations teach the format only.
     """
 
-    by: By = "color"  # what is asked; the other one is what is recognized
+    by: By = "color"  # property of the question; the other one tests recognition
     against: Literal["printed", "statement", "none"] = "printed"  # what contradicts the image
-    modes: tuple[Mode, ...] = ("text", "image", "recognize")  # the questions of an item, in this order
+    modes: tuple[Mode, ...] = ("text", "image", "recognize")  # questions of an item, in this order
     concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
-    query_limit: GeneratedCount = parameter("queries", 300)  # questions: an item has as many as `modes`
-    support: GeneratedCount = parameter("pool_size", 100)  # items in the pool of a way of asking
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    query_limit: GeneratedCount = parameter("queries", 300)  # number of questions; an item has one for each of `modes`
+    support: GeneratedCount = parameter("pool_size", 100)  # items in the pool of a mode
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if not self.modes or len(set(self.modes)) != len(self.modes):
@@ -94,7 +94,7 @@ class ConflictTask:
         }
 
     def example(self, split: Literal["query", "pool"], item: int, mode: Mode, name: str) -> Example:
-        """An item in one way of asking."""
+        """An item in one mode."""
         stream = f"conflict/{self.concept_set}/{split}/{item}"
         rng = StreamKey(self.seed, stream).numpy("facts")
         concept = choice(rng, CONCEPT_SETS[self.concept_set])

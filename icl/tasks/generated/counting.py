@@ -1,7 +1,7 @@
 """Counting in scenes: how many red shapes, how many circles, how many red circles, how many shapes.
 
-With `bare: true` the question is a single word ("red?") and only the demonstrations say that its number, or its
-presence, is asked. With `pair: true` besides, it is a property and its value ("color: red"), as in VL-ICL's count
+With `bare: true` the question is a single word ("red?"), and only the demonstrations show whether its number or its
+presence is asked. With `pair: true` as well, it is a property and its value ("color: red"), as in VL-ICL's count
 induction (Zong et al., ICLR 2025), whose rule is always to count.
 """
 
@@ -29,27 +29,27 @@ from icl.tasks.generated.world import COLORS, CONCEPTS, MAX_TOTAL, SHAPES, Image
 from icl.types import Example
 
 Word = tuple[str | None, str | None]
-TRIES = 40  # scenes drawn for one that has the wanted number; then any will do
+TRIES = 40  # attempts to draw a scene with the target number; then any is used
 
 
 @component("task", "counting")
 @dataclass(frozen=True)
 class CountingTask(SharedPoolTask):
-    """How many shapes of a color, of a kind, or of both there are; answers are digits.
+    """How many shapes there are of a color, of a kind, or of both. Answers are digits.
 
-    The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool (by `all`: as scenes come, 1 to
-    6). The options are the digits 0 to 6, or yes and no.
+    The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool. With `by: all` the answers
+    follow the scenes, 1 to 6. The options are the digits 0 to 6, or yes and no.
     """
 
     called: ClassVar[str] = "counting"
 
-    by: Literal["color", "shape", "both", "all"] = "color"  # what the question restricts the count to
-    bare: bool = False  # the question is one word; by color or shape only
-    pair: bool = False  # the bare question names the property too: "color: red"
-    answer: Literal["number", "presence"] = "number"  # what a bare word asks for; only the demonstrations say it
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
+    by: Literal["color", "shape", "both", "all"] = "color"  # property that the question restricts the count to
+    bare: bool = False  # whether the question is one word; by color or shape only
+    pair: bool = False  # whether the bare question also names the property: "color: red"
+    answer: Literal["number", "presence"] = "number"  # meaning of a bare word, which only the demonstrations show
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     support: GeneratedCount = parameter("pool_size", 200)  # questions in the pool
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.bare and self.by not in ("color", "shape"):
@@ -81,7 +81,7 @@ class CountingTask(SharedPoolTask):
         )
 
     def _scene(self, split: str, number: int) -> tuple[Drawing, Word]:
-        """The first of some drawn scenes with a word whose number is the wanted one."""
+        """The first of several random scenes with a word whose number is the target."""
         target = balanced_choice(
             self.seed, f"counting/{split}", number, (0, 1) if self.answer == "presence" else (0, 1, 2, 3)
         )

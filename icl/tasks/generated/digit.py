@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 LEFT = 22
-"""Columns that hold the left digit and nothing else."""
+"""Columns that contain the left digit only."""
 
 
 @dataclass(frozen=True)
 class DigitImage:
-    """A recipe: the digit, and the stream (seed, name) that draws pen, place and ground."""
+    """A recipe for the image of a digit: the digit, and the stream (seed, name) for pen, place and background."""
 
     seed: int
     name: str

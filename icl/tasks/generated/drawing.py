@@ -1,6 +1,7 @@
-"""Images of the world that are drawn when somebody looks: what is fixed is known at once, the rest follows a stream.
+"""Images of the generated world that are drawn when they are opened. Fixed facts are known before; the rest comes from
+a stream.
 
-A `Drawing` is the whole recipe of one image. Equal drawings are the same bytes and share one decoded image; a bank
+A `Drawing` is the complete recipe of one image. Equal drawings give the same bytes and share one decoded image. A bank
 of drawings that many episodes use is rendered, encoded and embedded once.
 """
 
@@ -27,7 +28,7 @@ CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A recipe: what an image must show, and the stream (seed, name) that draws whatever is not fixed."""
+    """A recipe for an image: what it must show, and the stream (seed, name) for everything else."""
 
     seed: int
     name: str
@@ -65,6 +66,8 @@ class Drawing:
 
 @lru_cache(maxsize=20_000)
 def generated_image(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Image:
-    """One `Image` a recipe: its digest is computed once. The origin names it without telling what it shows."""
+    """One `Image` for each recipe, so its digest is computed once. The origin identifies the image without revealing
+    its content.
+    """
     digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
     return Image.from_source(recipe, f"generated {what} {digest} (seed {seed})")

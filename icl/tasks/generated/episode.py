@@ -1,4 +1,4 @@
-"""What the generated tasks have in common: numbered queries and small random choices."""
+"""Base classes of the generated tasks: numbered queries and small random choices."""
 
 import re
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ Split = Literal["query", "pool"]
 
 
 class SharedPoolTask:
-    """Base of tasks whose queries share one pool: examples by split and number, drawn from streams of their own."""
+    """Base class of tasks whose queries share one pool: examples by split and number, each from its own stream."""
 
-    called: ClassVar[str]  # begins the ids
+    called: ClassVar[str]  # prefix of ids
     query_limit: int
     support: int
 
     def example(self, split: Split, number: int, name: str) -> Example:
-        """The example of this number, with this id."""
+        """The example with this number and id."""
         raise NotImplementedError
 
     @cached_property
@@ -48,12 +48,12 @@ class SharedPoolTask:
 
 @dataclass(frozen=True)
 class BankTask:
-    """Base of tasks of which each query has a pool of its own, drawn from a bank that all share."""
+    """Base class of tasks whose queries each have a pool, drawn from a bank that all share."""
 
-    support: GeneratedCount = 32  # images in a query's pool, drawn from the bank
-    bank: GeneratedCount = 256  # images that all pools are drawn from
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    support: GeneratedCount = 32  # images in a query's pool, from the bank
+    bank: GeneratedCount = 256  # images in the bank of all pools
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.support > self.bank:
@@ -65,12 +65,12 @@ class BankTask:
 
 
 def query_id(task: str, number: int) -> str:
-    """The same for every parameter of the task, so that variants are paired by query."""
+    """The id of a query. It is the same for every parameter of the task, so variants are paired by query."""
     return f"{task}-{number:05d}"
 
 
 def query_number(task: str, name: str, queries: int) -> int:
-    """The number behind a query id. Raises DataError where the task has no such query."""
+    """The number in a query id. Raises DataError if the task has no such query."""
     match = re.fullmatch(rf"{re.escape(task)}-(\d+)", name)
     if match is None or int(match[1]) >= queries:
         raise DataError(
@@ -80,19 +80,19 @@ def query_number(task: str, name: str, queries: int) -> int:
 
 
 def shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:
-    """A permutation of the items."""
+    """A random permutation of the items."""
     return [items[int(i)] for i in rng.permutation(len(items))]
 
 
 def choice(rng: np.random.Generator, items: Sequence[T]) -> T:
-    """One of the items, each as likely."""
+    """One of the items, uniformly."""
     return items[int(rng.integers(len(items)))]
 
 
 def balanced_choice(seed: int, factor: str, number: int, items: Sequence[T]) -> T:
-    """The item of this number where every block of len(items) numbers holds each item once, in a drawn order.
+    """The item with this number in a sequence in which every block of len(items) numbers contains each item once.
 
-    So the items are balanced, a longer list begins with the shorter one, and a number does not tell its item.
+    So the items are balanced, a longer list begins with the shorter one, and a number does not reveal its item.
     """
     block, place = divmod(number, len(items))
     return shuffled(StreamKey(seed, f"block-{block}").numpy(factor), items)[place]

@@ -1,14 +1,14 @@
 """Object existence in the three samplings of POPE (Li et al., EMNLP 2023): "is there a red circle in the image?".
 
-The objects of the "yes" questions are in the scene. Those of the "no" questions are absent and drawn
+The objects of "yes" questions are in the scene. Those of "no" questions are absent, and drawn
 
-    random        from all absent objects, each as likely
+    random        uniformly from all absent objects
     popular       from the ten most frequent absent objects
-    adversarial   from the absent objects that scenes most often show beside a present one (its companion);
-                  where every companion is present, as in popular
+    adversarial   from the absent objects that most often occur with a present one (its companion);
+                  as popular if every companion is present
 
-POPE takes popular and adversarial objects in the order of their frequency; with few questions an image that asks one
-object again and again, which any demonstration then answers, so here they are drawn among the first ones.
+POPE takes popular and adversarial objects in the order of their frequency. With few questions for each image, that
+repeats the same objects again and again, and any demonstration answers them. So this task draws from the first ones.
 """
 
 from dataclasses import dataclass
@@ -26,28 +26,29 @@ from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
 from icl.types import Example
 
-FREQUENT = 10  # how many of the most frequent absent objects 'popular' draws from
+FREQUENT = 10  # number of the most frequent absent objects that 'popular' draws from
 Sampling = Literal["random", "popular", "adversarial"]
 
 
 @component("task", "existence")
 @dataclass(frozen=True)
 class ExistenceTask(SharedPoolTask):
-    """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, any ratio of labels.
+    """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, with any ratio of
+    labels.
 
     A method that only says yes more often gains at one ratio and loses at another: run `yes_ratio` .25, .5 and .75.
-    Questions about one image share a group. A question of the same number is about the same scene in every sampling,
-    so the samplings are paired. The pool is sampled like the queries, from other scenes.
+    Questions about one image share a group. Questions with the same number have the same scene in every sampling, so
+    samplings are paired. The pool is sampled like the queries, from other scenes.
     """
 
     called: ClassVar[str] = "existence"
 
-    sampling: Sampling = "random"  # of the objects that are not there
-    yes_ratio: Fraction = 0.5  # share of questions whose answer is yes, in the queries and in the pool
-    per_image: PositiveInt = 2  # questions about one image, each about another object (POPE: 6)
-    query_limit: GeneratedCount = parameter("queries", 300)  # how many are asked
+    sampling: Sampling = "random"  # sampling of absent objects
+    yes_ratio: Fraction = 0.5  # share of questions with the answer yes, in queries and pool
+    per_image: PositiveInt = 2  # questions about one image, each about a different object (POPE: 6)
+    query_limit: GeneratedCount = parameter("queries", 300)  # number of queries
     support: GeneratedCount = parameter("pool_size", 200)  # questions in the pool
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if np.ceil(self.per_image * self.yes_ratio) > MAX_GROUPS:
@@ -86,13 +87,13 @@ class ExistenceTask(SharedPoolTask):
         )
 
     def _yes(self, image: int) -> int:
-        """Yes questions about this image: the share is exact over all images, whole numbers carried on."""
+        """Number of yes questions for this image. The share is exact over all images."""
         share = self.per_image * self.yes_ratio
         return int((image + 1) * share + 1e-9) - int(image * share + 1e-9)
 
 
 def _absent(rng: np.random.Generator, present: list[Concept], sampling: Sampling) -> list[Concept]:
-    """Absent objects in the order in which they are asked."""
+    """Absent objects in the order of the questions."""
     absent = [concept for concept in CONCEPTS if concept not in present]
     if sampling == "random":
         return shuffled(rng, absent)

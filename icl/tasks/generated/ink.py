@@ -1,4 +1,4 @@
-"""How shapes, textures and digits are put on a canvas: polygons and strokes alone, so no font decides about a pixel."""
+"""Rendering of shapes, textures and digits from polygons and strokes. Without fonts, pixels are the same everywhere."""
 
 import math
 
@@ -14,7 +14,9 @@ ZOOM = 2  # shapes are drawn at twice the size and scaled down, so that edges ar
 
 
 def _ring(x: float, y: float, r: float, corners: int, inner: float | None = None) -> list[Point]:
-    """Corners of a regular polygon, or of a star with inner corners at `inner` of the radius; the first is on top."""
+    """Corners of a regular polygon, or of a star with inner corners at `inner` of the radius. The first corner is on
+    top.
+    """
     n = corners if inner is None else 2 * corners
     radii = [r if inner is None or i % 2 == 0 else r * inner for i in range(n)]
     return [(x + q * math.sin(2 * math.pi * i / n), y - q * math.cos(2 * math.pi * i / n)) for i, q in enumerate(radii)]
@@ -55,7 +57,7 @@ def paint_shape(  # noqa: PLR0917
     r: float,
     ground: RGB,
 ) -> None:
-    """One shape at (x, y) with radius r, in pixels of the final image."""
+    """Draw one shape at (x, y) with radius r, in pixels of the final image."""
     points = [(px * ZOOM, py * ZOOM) for px, py in _outline(rng, shape, x, y, r)]
     pen = ImageDraw.Draw(canvas)
     if texture == "solid":

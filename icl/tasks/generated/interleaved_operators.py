@@ -1,7 +1,8 @@
-"""Interleaved operator induction, as in VL-ICL (Zong et al., ICLR 2025): a digit an image, and a hidden operator.
+"""Interleaved operator induction, as in VL-ICL (Zong et al., ICLR 2025): one digit in each image, and a hidden
+operator.
 
-The episodes of `operators` with the same seed, number for number, each sum shown as two images: what a model loses
-here against there is what it loses by having to join two images.
+The episodes equal those of `operators` with the same seed, but each sum has two images. The difference in accuracy is
+the cost of combining two images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,17 @@ from icl.types import Example
 @component("task", "interleaved_operators")
 @dataclass(frozen=True)
 class InterleavedOperatorsTask:
-    """The result of two digits in two images; only the demonstrations tell whether they are added or what.
+    """The result of two digits in two images. Only the demonstrations show the operator.
 
     Queries have the ids, digits, operators and options of the task `operators`. Some demonstrations fit several
-    operators; `icl.tasks.generated.operators.identifiable` says whether a set of them settles the question.
+    operators; `icl.tasks.generated.operators.identifiable` tells whether a set of them determines the answer.
     """
 
-    support: GeneratedCount = 32  # pairs of images in a query's pool, each another pair of digits; at most 54
-    name_operator: bool = False  # the question names the operator: the control
-    bank: GeneratedCount = 16  # images of each digit that the pools are drawn from
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    support: GeneratedCount = 32  # pairs of images in a query's pool, with different pairs of digits; at most 54
+    name_operator: bool = False  # whether the question names the operator: the control
+    bank: GeneratedCount = 16  # images of each digit in the bank of all pools
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         self.sums  # noqa: B018  refuses a support that is too large
@@ -41,7 +42,7 @@ class InterleavedOperatorsTask:
 
     @cached_property
     def sums(self) -> OperatorsTask:
-        """The same episodes with one image a sum."""
+        """The same episodes with one image for each sum."""
         return OperatorsTask(self.support, self.name_operator, query_limit=self.query_limit, seed=self.seed)
 
     @cached_property
@@ -56,11 +57,11 @@ class InterleavedOperatorsTask:
         return self.support
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, bool]:
-        """What a sample's record says of its demonstrations."""
+        """Facts about the demonstrations for a sample's record."""
         return self.sums.facts(demos)
 
     def example(self, example: Example, bank: int | None) -> Example:
-        """The sum as two images: of its own, or of the bank that all pools share."""
+        """The sum as two images, either new ones or from the bank that all pools share."""
         images = []
         for side in ("left", "right"):
             value, name = int(example.secret[side]), f"query/{example.id}/{side}"

@@ -1,4 +1,4 @@
-"""Printed words: capitals of strokes on a label, so that no font decides about a pixel."""
+"""Printed words in capitals of strokes on a label. Without fonts, pixels are the same everywhere."""
 
 from PIL import Image as PILImage
 from PIL import ImageDraw
@@ -43,14 +43,17 @@ _LETTERS: dict[str, tuple[tuple[Point, ...], ...]] = {
 
 
 def width(word: str, unit: float) -> float:
-    """Pixels that a word takes, where a letter is 2 units wide and letters stand 1 apart."""
+    """Width of a word in pixels. A letter is 2 units wide, and letters are 1 unit apart."""
     return unit * (3 * len(word) - 1)
 
 
 def print_word(image: PILImage.Image, word: str, at: Point, unit: float, frame: RGB | None = None) -> PILImage.Image:
-    """The image with a black word on a white label. Raises KeyError for what is no letter.
+    """The image with a black word on a white label. Raises KeyError for a character that is no letter.
 
-    at: left and top of the word; unit: letters are 2 x 4 of them; both in pixels. frame: the color of a box around it.
+    Args:
+        at: Left and top of the word in pixels.
+        unit: Pixels of a unit. Letters are 2 x 4 units.
+        frame: Color of a box around the word.
     """
     canvas = image.resize((image.width * ZOOM, image.height * ZOOM), PILImage.Resampling.NEAREST)
     pen, scale, edge = ImageDraw.Draw(canvas), unit * ZOOM, 1.2 * unit * ZOOM

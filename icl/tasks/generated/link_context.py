@@ -1,9 +1,9 @@
-"""Link-context episodes (Tai et al., CVPR 2024): one concept under a made-up name, a neighbor under its true one.
+"""Link-context episodes (Tai et al., CVPR 2024): one concept under a made-up name, a neighbor under its true name.
 
-Each query has a positive concept under a made-up name and a neighbor, which shares its color or its shape and keeps
-its true name ("red star"). The released test always asks about the positive one, so that saying the made-up name is
-always right; here the query shows either with equal chance, as in the paper's training. The paper's score is right
-where the output has the name and not the other one: `lenient`, with both names as options.
+Each query has a positive concept with a made-up name and a neighbor, which shares its color or its shape and keeps its
+true name ("red star"). The released test always asks about the positive one, so the made-up name is always right. Here
+the query shows either with equal chance, as in the paper's training. The paper counts an output as right if it has the
+right name and not the other one. This is `lenient` with both names as options.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ SIDES = ("positive", "neighbor")
 @component("task", "link_context")
 @dataclass(frozen=True)
 class LinkContextTask:
-    """Two concepts that look alike, one under a made-up name and one under its own: which is it?
+    """Two similar concepts, one under a made-up name and one under its own: which is it?
 
-    The pool belongs to the query, holds equally many images of both, and every two hold one of each in drawn order.
+    Each query has its own pool, with equally many images of both. Every two have one of each, in a random order.
     """
 
     support: GeneratedCount = 8  # images of each of the two concepts in a query's pool
-    bank: GeneratedCount = 32  # images of each concept that the pools are drawn from, at least `support`
+    bank: GeneratedCount = 32  # images of each concept in the bank of all pools, at least `support`
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.support > self.bank:

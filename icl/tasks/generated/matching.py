@@ -1,9 +1,9 @@
-"""Matching pairs, as in VL-ICL (Zong et al., ICLR 2025): do two images stand in the relation of the demonstrations?
+"""Matching pairs, as in VL-ICL (Zong et al., ICLR 2025): do two images have the relation of the demonstrations?
 
-What has to be alike (the concept, the color or the shape) is nowhere said. VL-ICL's shot is a same pair followed by a
-different one, always in this order, so the last answer is always "no", and who copies it says "no" to everything.
-Here every two pairs of the pool hold one of each in a drawn order, and the queries likewise; `official_order` has the
-pool's as published, for retrievers that keep it.
+The question does not say what must be equal (the concept, the color or the shape). VL-ICL's shot is a same pair
+followed by a different one, always in this order. So the last answer is always "no", and a model that copies it says
+"no" to everything. Here every two pairs of the pool have one of each in a random order, as do the queries.
+`official_order` has the pool in the published order, for retrievers that keep it.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,20 @@ ANSWERS = ("yes", "no")
 @component("task", "matching")
 @dataclass(frozen=True)
 class MatchingTask(SharedPoolTask):
-    """Yes or no: do the two images match? Only the demonstrations tell what has to be alike.
+    """Yes or no: do the two images match? Only the demonstrations show what must be equal.
 
-    Half of the queries and half of the pool are yes. All queries share the pool; its images are no query's.
+    Half of the queries and half of the pool are yes. All queries share the pool, and none of its images belongs to a
+    query.
     """
 
     called: ClassVar[str] = "matching"
 
-    by: Literal["pair", "color", "shape"] = "pair"  # what is alike in a match; pair: color and shape together
+    by: Literal["pair", "color", "shape"] = "pair"  # property that is equal in a match; pair: color and shape together
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
-    official_order: bool = False  # the pool is yes, no, yes, no throughout
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
+    official_order: bool = False  # whether the pool is always yes, no, yes, no
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     support: GeneratedCount = parameter("pool_size", 200)  # pairs of images in the pool
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     @property
     def title(self) -> str:

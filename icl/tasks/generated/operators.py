@@ -1,9 +1,10 @@
-"""Operator induction, as in VL-ICL (Zong et al., ICLR 2025): an image shows "3 ? 2"; only the demos tell the operator.
+"""Operator induction, as in VL-ICL (Zong et al., ICLR 2025): an image shows "3 ? 2", and only the demos tell the
+operator.
 
-The pool of a query uses one operator and never shows the query's pair of digits, so an answer cannot be copied from the
-same sum. The left digit is never the smaller one: no answer is negative, and the order of digits tells nothing. Some
-demonstrations fit several operators (2 ? 2 = 4); `identifiable` says whether a set of them settles the question, which
-is the ceiling of what a model can know.
+The pool of a query uses one operator and never shows the query's pair of digits, so no answer can be copied from the
+same sum. The left digit is never the smaller one, so no answer is negative and the order of digits reveals nothing.
+Some demonstrations fit several operators (2 ? 2 = 4). `identifiable` tells whether a set of them determines the
+operator, which bounds the possible accuracy.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +30,7 @@ RESULTS: Mapping[str, Callable[[int, int], int]] = {
 
 
 def identifiable(demos: Iterable[Example]) -> bool:
-    """Exactly one operator fits all these demonstrations. Reads their `secret`."""
+    """Whether exactly one operator fits all these demonstrations. Reads their `secret`."""
     sums = [(demo.secret["left"], demo.secret["right"], demo.answer) for demo in demos]
     return sum(all(str(RESULTS[name](a, b)) == c for a, b, c in sums) for name in OPERATORS) == 1
 
@@ -37,17 +38,18 @@ def identifiable(demos: Iterable[Example]) -> bool:
 @component("task", "operators")
 @dataclass(frozen=True)
 class OperatorsTask:
-    """The result of "3 ? 2", where only the demonstrations tell whether ? is plus, minus or times.
+    """The result of "3 ? 2", where only the demonstrations show whether ? is plus, minus or times.
 
-    The three operators are equally frequent. The options are what the three give, in rising order (fewer than three
-    where two agree). `name_operator: true` is the control: the question names the operator, so nothing is induced.
+    The three operators are equally frequent. The options are the results of all three, in ascending order (fewer than
+    three if two are equal). `name_operator: true` is the control: the question names the operator, so nothing is
+    induced.
     """
 
-    support: GeneratedCount = 32  # images in a query's pool, each another pair of digits; at most 54
-    name_operator: bool = False  # the question names the operator
-    bank: GeneratedCount = 4  # images of each pair of digits that the pools are drawn from
-    query_limit: GeneratedCount = parameter("queries", 200)  # how many are asked
-    seed: int = 0  # of the task; the seeds of a run do not change it
+    support: GeneratedCount = 32  # images in a query's pool, with different pairs of digits; at most 54
+    name_operator: bool = False  # whether the question names the operator
+    bank: GeneratedCount = 4  # images of each pair of digits in the bank of all pools
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.support >= len(PAIRS):
@@ -69,7 +71,7 @@ class OperatorsTask:
         return self.support
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, bool]:
-        """What a sample's record says of its demonstrations: whether they leave one operator, or it is told."""
+        """Facts for a sample's record: whether the demonstrations determine the operator, or the question names it."""
         return {"identifiable": self.name_operator or identifiable(demos)}
 
     def _query(self, number: int) -> Example:

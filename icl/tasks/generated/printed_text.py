@@ -1,8 +1,8 @@
 """Printed-text binding, as in VL-ICL's TextOCR (Zong et al., ICLR 2025): which of the printed words is the answer?
 
 VL-ICL draws a red box around a word and asks "What text is shown in the red box?", which needs no demonstration. By
-default the question is bare, and only the demonstrations tell that the boxed word is wanted, or the one outside the
-box; `name_box: true` is the published form. The words are made up, so that no reader can guess one from half of it.
+default the question here is bare, and only the demonstrations show whether the answer is the word in the box or the one
+outside. `name_box: true` is the published form. The words are made up, so a model cannot guess them from a part.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class PrintedTextTask(BankTask):
     """Read the printed word that the demonstrations ask for: the one in the red box, or the one outside it.
 
     Both rules are equally frequent, and the pool of a query follows its rule. The options are the image's words in a
-    drawn order, so the letters tell nothing of the rule (chance 1/2); free answers test the reading too.
+    random order, so letters reveal nothing about the rule (chance 1/2). Free answers also test reading.
     """
 
-    name_box: bool = False  # the question names the red box, which is always right then: VL-ICL's own form
+    name_box: bool = False  # whether the question names the red box, which is then always right: VL-ICL's form
 
     @property
     def title(self) -> str:
@@ -46,7 +46,7 @@ class PrintedTextTask(BankTask):
         return _pool(self, query_number("printed_text", query_id, self.query_limit))
 
     def rule(self, number: int) -> str:
-        """Which word is wanted."""
+        """Which word is the answer."""
         return "boxed" if self.name_box else balanced_choice(self.seed, "printed_text/rule", number, RULES)
 
     def example(self, name: str, stream: str, rule: str) -> Example:

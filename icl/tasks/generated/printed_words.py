@@ -1,4 +1,4 @@
-"""Images with words on them, drawn when somebody looks: a drawing with a label, or words alone."""
+"""Images with words, drawn when they are opened: a drawing with a label, or words only."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ RED = (220, 0, 0)
 
 @dataclass(frozen=True)
 class LabeledDrawing:
-    """A recipe: a drawing in the middle, and a word printed at the upper or lower edge."""
+    """A recipe for a drawing in the middle and a word at the upper or lower edge."""
 
     drawing: Drawing
     word: str
@@ -36,7 +36,7 @@ class LabeledDrawing:
 
 @dataclass(frozen=True)
 class WordImage:
-    """A recipe: words under one another in drawn places, one of them (`boxed`) in a red box."""
+    """A recipe for words below each other in random places, one of them (`boxed`) in a red box."""
 
     seed: int
     name: str

@@ -1,4 +1,4 @@
-"""Scenes of several groups of shapes, for counting, existence and captions: the groups are known, the rest is drawn."""
+"""Scenes of several groups of shapes, for counting, existence and captions. Groups are known, the rest is random."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from icl.tasks.generated.world import Concept, ShapeGroup, scene_groups
 
 @lru_cache(maxsize=20_000)
 def scene(seed: int, name: str, at_least: int = 1) -> Drawing:
-    """A scene of one to three groups, objects by popularity and companionship; `at_least` so many groups."""
+    """A scene of one to three groups, and at least `at_least`, with objects by popularity and companionship."""
     rng = StreamKey(seed, name).numpy("groups")
     groups = scene_groups(rng)
     if len(groups) < at_least:
@@ -18,7 +18,7 @@ def scene(seed: int, name: str, at_least: int = 1) -> Drawing:
 
 
 def groups_of(drawing: Drawing) -> tuple[ShapeGroup, ...]:
-    """The groups of a scene; none for another kind of drawing."""
+    """The groups of a scene. Empty for another kind of drawing."""
     return drawing.groups or ()
 
 

@@ -1,7 +1,7 @@
-"""Every word of the generated tasks: question templates, names, instructions and captions.
+"""All texts of the generated tasks: question templates, names, instructions and captions.
 
-The tasks and the training of the embedded model share this file, so that the model has seen each form. In each tuple of
-questions the first is the one a task asks unless told otherwise. Braces are filled with `str.format`.
+The tasks and the training of the embedded model share this file, so that the model has seen each form. The first
+question of each tuple is the default of a task. `str.format` fills the braces.
 """
 
 from collections.abc import Sequence
@@ -144,13 +144,13 @@ NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 
 def value(facts: ImageFacts, attribute: str) -> str | None:
-    """The answer that names this attribute of an image, None where it has none."""
+    """The answer that names this attribute of an image. None if it has no such attribute."""
     fact = getattr(facts, attribute)
     return None if fact is None else str(fact)
 
 
 def plural(shape: str, count: int = 2) -> str:
-    """`shape` for one, its plural otherwise."""
+    """`shape` for one, otherwise its plural."""
     return shape if count == 1 else shape + ("es" if shape.endswith(("s", "ch")) else "s")
 
 

@@ -1,15 +1,15 @@
 """A small image world: colored shapes, scenes of several kinds of shape, and digits around a question mark.
 
-`draw(rng, kind, ...)` is a pure function of a numpy Generator: the same state gives the same bytes. Nothing here reads
-a file or a font. Five kinds of image, all 64 x 64 RGB:
+`draw(rng, kind, ...)` is a pure function of a numpy Generator: the same state gives the same bytes, without files or
+fonts. There are five kinds of image, all 64 x 64 RGB:
 
     single   one shape; its color, shape, texture, size and place are facts
-    plain    one solid circle, rectangle or triangle of any size, in one of eight colors, on a light ground
-    count    1 to 5 shapes that are alike; color, shape, texture and count are facts
-    scene    1 to 3 groups of shapes, each group its own (color, shape) and count, at most 6 shapes
+    plain    one solid circle, rectangle or triangle of any size, in one of eight colors, on a light background
+    count    1 to 5 equal shapes; color, shape, texture and count are facts
+    scene    1 to 3 groups of shapes, each with its own (color, shape) and count, at most 6 shapes
     digits   "a ? b"
 
-A concept is a (color, shape) pair. Those in `HELD_OUT` are for tests: no training sequence names one.
+A concept is a (color, shape) pair. Concepts in `HELD_OUT` are for tests: no training sequence names one.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ SIZES: dict[str, tuple[float, float]] = {
 }  # radii in pixels
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 KINDS: tuple[Kind, ...] = ("single", "plain", "count", "scene", "digits")
-MAX_COUNT = 5  # of a "count" image
-MAX_GROUPS, MAX_EACH, MAX_TOTAL = 3, 3, 6  # of a "scene"
+MAX_COUNT = 5  # shapes in a "count" image
+MAX_GROUPS, MAX_EACH, MAX_TOTAL = 3, 3, 6  # bounds of a "scene"
 
 PLAIN_COLORS = tuple(COLORS)[:8]
 PLAIN_SHAPES = SHAPES[:3]
@@ -73,7 +73,7 @@ class ShapeGroup:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image shows; None where a fact does not apply to its kind."""
+    """What an image shows. None for facts that do not apply to its kind."""
 
     kind: Kind
     groups: tuple[ShapeGroup, ...] = ()
@@ -101,26 +101,26 @@ class ImageFacts:
         return tuple(group.concept for group in self.groups)
 
     def number(self, color: str | None = None, shape: str | None = None) -> int:
-        """How many shapes have this color, this shape, or both."""
+        """Number of shapes with this color, this shape, or both."""
         return sum(g.count for g in self.groups if color in (None, g.color) and shape in (None, g.shape))
 
 
 def companion(concept: Concept) -> Concept:
-    """The concept that scenes show most often beside this one: the next color and the next shape."""
+    """The concept that occurs most often with this one in scenes: the next color and the next shape."""
     colors = tuple(COLORS)
     color, shape = concept
     return colors[(colors.index(color) + 1) % len(colors)], SHAPES[(SHAPES.index(shape) + 1) % len(SHAPES)]
 
 
 def popularity(concept: Concept) -> float:
-    """Unnormalised frequency of a concept in scenes: a fixed scrambled rank r gives 1 / (r + 8)."""
+    """Unnormalized frequency of a concept in scenes: 1 / (r + 8) for a fixed scrambled rank r."""
     return 1.0 / (CONCEPTS.index(concept) * 37 % len(CONCEPTS) + 8)
 
 
 def scene_groups(
     rng: np.random.Generator, concepts: Sequence[Concept] = CONCEPTS, groups: int | None = None
 ) -> tuple[ShapeGroup, ...]:
-    """Groups of a scene, drawn by popularity; with probability 0.35 a later one is a companion of the one before."""
+    """Groups of a scene, drawn by popularity. With probability 0.35, a group is a companion of the one before."""
     target = groups or int(rng.choice((1, 2, 3), p=(0.25, 0.45, 0.30)))
     weights = np.array([popularity(concept) for concept in concepts])
     chosen: list[Concept] = []
@@ -151,11 +151,13 @@ def draw(
     right: int | None = None,
     concepts: Sequence[Concept] = CONCEPTS,
 ) -> tuple[PILImage.Image, ImageFacts]:
-    """An image of this kind and its facts. What is given is fixed, the rest is drawn.
+    """An image of this kind and its facts. Arguments fix facts; the others are random.
 
-    `concepts` restricts the drawn (color, shape) pairs; a fixed color or shape restricts them further, and both
-    together override it. A size, place, count, group or digit that the kind does not have is ignored.
-    Raises ValueError where no concept is left or a scene is too large.
+    `concepts` restricts the random (color, shape) pairs. A fixed color or shape restricts them further, and both
+    together override them. A size, place, count, group or digit that the kind does not have is ignored.
+
+    Raises:
+        ValueError: No concept is left, or a scene is too large.
     """
     ground: RGB = (int(rng.integers(228, 256)), int(rng.integers(228, 256)), int(rng.integers(228, 256)))
     if kind == "digits":

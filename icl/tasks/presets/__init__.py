@@ -1,6 +1,6 @@
-"""Published data sets as presets of the task `hub`: one YAML file each, read when it is asked for.
+"""Published data sets as presets of the task `hub`: one YAML file each, read at first use.
 
-A file holds the keys of `hub`, and begins with a comment: the paper, what its metrics are here, what to fetch.
+A file holds the keys of `hub`. It begins with a comment on the paper, its metrics here and the download.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 
 
 class Presets(Mapping[str, Mapping[str, Any]]):
-    """name -> keys of the task `hub`, by the names of the files in this folder."""
+    """A mapping from the names of the files in this folder to the keys of the task `hub`."""
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         if name not in list(self):
