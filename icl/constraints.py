@@ -18,7 +18,7 @@ FLOAT32_MAX = 3.4028234e38
 
 
 class AllowInfinite:
-    """Metadata of a field whose number may be infinite: `most: Annotated[float, AllowInfinite()]`."""
+    """Metadata of a field whose number may be infinite: `limit: Annotated[float, AllowInfinite()]`."""
 
 
 MAX_ITEMS = 10_000_000

@@ -10,7 +10,7 @@ from icl.constraints import FLOAT32_MAX, AllowInfinite
 def find_non_finite(cls: type[Any], values: Mapping[str, Any]) -> "tuple[Field[Any], float] | None":
     """The first field whose value is, or holds, a number that is not finite; values: by the names of fields.
 
-    A field whose number may be infinite says so: `most: Annotated[float, AllowInfinite()]`.
+    A field whose number may be infinite says so: `limit: Annotated[float, AllowInfinite()]`.
     """
     for one in fields(cls):
         odd = _odd(values.get(one.name))

@@ -192,21 +192,21 @@ def _states(clause: str, answer: str) -> bool:
     """Whether a normalized clause says an answer of its subject, not negated and not as one of several."""
     if _DENYING_CLAUSE.match(clause):
         return False
-    match = _COPULA.match(clause)
-    start = match.start("rest") if match and not _PLACE.match(match["rest"]) else 0
+    opening = _COPULA.match(clause)
+    start = opening.start("rest") if opening and not _PLACE.match(opening["rest"]) else 0
     if _is_unspaced(answer):
         place = clause.find(answer, start)
         return place >= 0 and clause[max(0, place - 2) : place].find("不") < 0
     if len(answer) < 3:
         return False
     return any(
-        _HEADS.search(clause[: found.start()])
-        and not _DENIED.search(clause[: found.start()])
-        and not _DENIED_AFTER.match(clause[found.end() :])
-        and not re.search(r"\b(?:and|or) $", clause[: found.start()])
-        and not re.match(r" (?:and|or)\b", clause[found.end() :])
-        for found in re.finditer(rf"(?<!\S){re.escape(answer)}(?!\S)", clause)
-        if found.start() >= start
+        _HEADS.search(clause[: match.start()])
+        and not _DENIED.search(clause[: match.start()])
+        and not _DENIED_AFTER.match(clause[match.end() :])
+        and not re.search(r"\b(?:and|or) $", clause[: match.start()])
+        and not re.match(r" (?:and|or)\b", clause[match.end() :])
+        for match in re.finditer(rf"(?<!\S){re.escape(answer)}(?!\S)", clause)
+        if match.start() >= start
     )
 
 

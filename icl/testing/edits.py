@@ -34,7 +34,8 @@ def check_edit(edit: Any) -> None:
     bound = edit.bind(KEY, PLACE)
     _must(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
     _must(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
-    _must(bound.describe() == edit.bind(KEY, PLACE).describe(), f"{name}.describe() describes the same edit in two ways.")
+    described = edit.bind(KEY, PLACE).describe()
+    _must(bound.describe() == described, f"{name}.describe() describes the same edit in two ways.")
     for size in SIZES:
         _check_image(name, bound, size)
     _check_pixels(name, bound)

@@ -156,8 +156,8 @@ def test_a_turned_photograph_stands_upright():
 
 def test_sixteen_bits_are_scaled_and_not_clipped():
     deep = PILImage.fromarray((np.arange(16, dtype=np.uint16) * 4369).reshape(4, 4))
-    shown = np.asarray(Image.from_bytes(encoded(deep)).open())[..., 0].reshape(-1)
-    assert shown.tolist() == pytest.approx(np.arange(16) * 17, abs=1)
+    pixels = np.asarray(Image.from_bytes(encoded(deep)).open())[..., 0].reshape(-1)
+    assert pixels.tolist() == pytest.approx(np.arange(16) * 17, abs=1)
 
 
 def test_floating_point_pixels_are_refused():
@@ -204,15 +204,15 @@ def test_images_travel_to_other_processes(tmp_path):
         assert again.digest == image.digest
 
 
-def test_images_without_a_name_are_told_apart_by_their_pixels():
+def test_images_without_a_name_are_identified_by_their_pixels():
     named, other = Image.from_pil(noise(), "a"), Image.from_pil(noise(1))
     assert named.identity == "a"
     assert other.identity == other.source_digest != Image.from_pil(noise(2)).identity
 
 
 def test_a_notebook_shows_the_edited_image():
-    shown = Image.from_pil(noise()).edit(Blank(9, 9, 9))._repr_png_()
-    assert PILImage.open(io.BytesIO(shown)).getpixel((0, 0)) == (9, 9, 9)
+    png = Image.from_pil(noise()).edit(Blank(9, 9, 9))._repr_png_()
+    assert PILImage.open(io.BytesIO(png)).getpixel((0, 0)) == (9, 9, 9)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, EOFError, IndexError, OverflowError, struct.error])

@@ -20,10 +20,10 @@ def test_no_bar_of_datasets_is_in_the_output(
 
 
 @pytest.mark.parametrize(
-    ("quick", "terminal", "shown"), [(True, True, False), (False, True, True), (False, False, False)]
+    ("quick", "terminal", "has_bar"), [(True, True, False), (False, True, True), (False, False, False)]
 )
 def test_what_takes_long_keeps_its_bar_where_somebody_watches(
-    monkeypatch: pytest.MonkeyPatch, quick: bool, terminal: bool, shown: bool
+    monkeypatch: pytest.MonkeyPatch, quick: bool, terminal: bool, has_bar: bool
 ) -> None:
     import datasets
 
@@ -31,5 +31,5 @@ def test_what_takes_long_keeps_its_bar_where_somebody_watches(
     for before in (False, True):
         (datasets.enable_progress_bars if before else datasets.disable_progress_bars)()
         with hide_datasets_progress(quick):
-            assert datasets.are_progress_bars_disabled() == (not (shown and before))
+            assert datasets.are_progress_bars_disabled() == (not (has_bar and before))
         assert datasets.are_progress_bars_disabled() == (not before)

@@ -324,7 +324,7 @@ def test_every_parameter_has_a_description_in_the_schema(kind):
 
 def test_the_comment_beside_a_parameter_is_its_description():
     node = next(o for o in schema("edit")["anyOf"][1:] if o["properties"]["name"]["const"] == "blur")
-    assert node["properties"]["radius"]["description"] == "pixels"
+    assert node["properties"]["radius"]["description"] == "standard deviation in pixels"
 
 
 def test_a_loaded_component_file_is_logged(study, caplog):

@@ -28,8 +28,8 @@ def test_keys_do_not_run_into_one_another():
 
 def test_another_process_draws_the_same_numbers():
     script = "from icl.streams import stream; print(stream(7, 'q-é', 'f').integers(0, 2**32, 8).tolist())"
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == str(draws(7, "q-é", "f", 8))
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == str(draws(7, "q-é", "f", 8))
 
 
 def test_numbers_are_pinned():

@@ -1,7 +1,7 @@
 from icl.truncate import MAX_LENGTH, truncate
 
 
-def test_what_is_short_stays_and_what_is_long_is_told_apart_by_a_digest() -> None:
+def test_short_texts_stay_and_long_ones_get_a_digest() -> None:
     assert truncate("[0.5, 0.5]") == "[0.5, 0.5]"
     one, other = (f"[{', '.join(['0.1'] * 1000)}, {end}]" for end in (1, 2))
     assert len(truncate(one)) == len(truncate(other)) == MAX_LENGTH

@@ -53,10 +53,10 @@ def test_the_digest_takes_any_text():
     assert prompt(answer="\ud800").digest != prompt(answer="\U0001f600").digest
 
 
-def test_a_image_is_not_mistaken_for_its_digest_as_text():
-    shown = Prompt((Turn("user", (Part(gray(1)),)),))
-    told = Prompt((Turn("user", (Part(gray(1).digest),)),))
-    assert shown.digest != told.digest
+def test_an_image_differs_from_its_digest_as_text():
+    with_image = Prompt((Turn("user", (Part(gray(1)),)),))
+    with_text = Prompt((Turn("user", (Part(gray(1).digest),)),))
+    assert with_image.digest != with_text.digest
 
 
 def test_spans_name_turn_and_part_and_glue_has_none():

@@ -23,25 +23,25 @@ def _numbers(hint: Any, value: float) -> Any:
     if hint is float:
         return value
     inner = [_numbers(one, value) for one in get_args(hint) if one is not Ellipsis]
-    found = next((one for one in inner if one is not None), None)
-    if found is None:
+    number = next((one for one in inner if one is not None), None)
+    if number is None:
         return None
     if get_origin(hint) in (tuple, list):
-        return [found] if Ellipsis in get_args(hint) or get_origin(hint) is list else inner
-    return found
+        return [number] if Ellipsis in get_args(hint) or get_origin(hint) is list else inner
+    return number
 
 
 def _places() -> list[tuple[str, str, str, Any]]:
     """(kind, name, key, type) of each parameter that holds numbers."""
-    found = []
+    places = []
     for kind in PACKAGES:
         for name in entries(kind):
             cls = resolve(kind, name)
             hints = get_type_hints(cls)
             for one in fields(cls):
                 if one.init and _numbers(hints[one.name], 0.0) is not None:
-                    found.append((kind, name, str(one.metadata.get("key", one.name)), hints[one.name]))
-    return found
+                    places.append((kind, name, str(one.metadata.get("key", one.name)), hints[one.name]))
+    return places
 
 
 PLACES = _places()
@@ -76,7 +76,7 @@ def test_yaml_and_text_are_no_way_around(tmp_path: Any) -> None:
 @component("metric", "open_ended")
 @dataclass(frozen=True)
 class _OpenEnded:
-    most: Annotated[float, AllowInfinite()] = 1.0
+    limit: Annotated[float, AllowInfinite()] = 1.0
 
 
 def test_a_field_may_say_that_infinity_means_something(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_field_may_say_that_infinity_means_something(monkeypatch: pytest.Monke
     real, target = registry.entries, registry.ComponentEntry("metric", "open_ended", f"{__name__}:_OpenEnded", "")
     monkeypatch.setattr(registry, "entries", lambda kind: {**real(kind), "open_ended": target})
     monkeypatch.setattr(registry, "load_class", lambda *_: _OpenEnded)
-    assert build("metric", {"name": "open_ended", "most": math.inf}).most == math.inf
+    assert build("metric", {"name": "open_ended", "limit": math.inf}).limit == math.inf
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class _OfOnesOwn:
 
 def test_a_plain_class_within_is_looked_into_and_a_component_answers_for_itself() -> None:
     assert find_non_finite(_OfOnesOwn, {"windows": (_Window(), _Window(0, 2)), "inner": _OpenEnded(math.inf)}) is None
-    found = find_non_finite(_OfOnesOwn, {"kind": _Window, "windows": (_Window(), _Window(0, math.inf))})
-    assert found is not None
-    assert (found[0].name, found[1]) == ("windows", math.inf)
+    problem = find_non_finite(_OfOnesOwn, {"kind": _Window, "windows": (_Window(), _Window(0, math.inf))})
+    assert problem is not None
+    assert (problem[0].name, problem[1]) == ("windows", math.inf)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,6 @@ class _OnlyCheckersCanRead:
 
 
 def test_where_a_type_cannot_be_read_no_number_may_be_infinite() -> None:
-    found = find_non_finite(_OnlyCheckersCanRead, {"share": math.inf})
-    assert found is not None
-    assert found[0].name == "share"
+    problem = find_non_finite(_OnlyCheckersCanRead, {"share": math.inf})
+    assert problem is not None
+    assert problem[0].name == "share"

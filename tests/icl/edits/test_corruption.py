@@ -21,9 +21,9 @@ def pixels(kind, severity, image=IMAGE, seed=0):
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_noise_has_the_standard_deviation_of_its_severity(severity):
-    found = (pixels("noise", severity, GREY) - 128) / 255
-    assert found.std() == pytest.approx(NOISE[severity - 1], rel=0.03)
-    assert abs(found.mean()) < 0.005
+    noise = (pixels("noise", severity, GREY) - 128) / 255
+    assert noise.std() == pytest.approx(NOISE[severity - 1], rel=0.03)
+    assert abs(noise.mean()) < 0.005
 
 
 def test_noise_is_one_draw_of_the_image_and_the_seed():

@@ -93,8 +93,8 @@ def test_blur_spreads_a_point() -> None:
 
 
 def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
-    drawn = [edits.RandomAugmentation().bind(StreamKey(0, str(i)), "query.image[0]") for i in range(60)]
-    assert {(type(v.change), getattr(v.change, "axis", "")) for v in drawn} == {
+    bound = [edits.RandomAugmentation().bind(StreamKey(0, str(i)), "query.image[0]") for i in range(60)]
+    assert {(type(v.change), getattr(v.change, "axis", "")) for v in bound} == {
         (edits.Flip, "horizontal"),
         (edits.Flip, "vertical"),
         (edits.Rotate, ""),
@@ -102,21 +102,21 @@ def test_varied_draws_all_six_kinds_and_belongs_to_the_prompt() -> None:
         (edits.Blur, ""),
         (edits.Crop, ""),
     }
-    assert drawn[3] == edits.RandomAugmentation().bind(StreamKey(0, "3"), "query.image[0]")
-    assert all(after(v).shape == COUNTED.shape for v in drawn)
+    assert bound[3] == edits.RandomAugmentation().bind(StreamKey(0, "3"), "query.image[0]")
+    assert all(after(v).shape == COUNTED.shape for v in bound)
 
 
 def test_varied_draws_strengths_from_their_whole_ranges() -> None:
-    drawn = [edits.RandomAugmentation().bind(StreamKey(0, str(i)), "p").change for i in range(300)]
-    colors = [change for change in drawn if isinstance(change, edits.Color)]
-    crops = [change for change in drawn if isinstance(change, edits.Crop)]
+    changes = [edits.RandomAugmentation().bind(StreamKey(0, str(i)), "p").change for i in range(300)]
+    colors = [change for change in changes if isinstance(change, edits.Color)]
+    crops = [change for change in changes if isinstance(change, edits.Crop)]
     for values, low, high in (
         ([c.brightness for c in colors], 0.4, 1.6),
         ([c.contrast for c in colors], 0.4, 1.6),
         ([c.saturation for c in colors], 0.4, 1.6),
         ([c.hue for c in colors], -0.5, 0.5),
-        ([change.degrees for change in drawn if isinstance(change, edits.Rotate)], -180, 180),
-        ([change.radius for change in drawn if isinstance(change, edits.Blur)], 1.5, 2.0),
+        ([change.degrees for change in changes if isinstance(change, edits.Rotate)], -180, 180),
+        ([change.radius for change in changes if isinstance(change, edits.Blur)], 1.5, 2.0),
         ([c.left for c in crops], 0.0, 0.3),
         ([c.top for c in crops], 0.0, 0.3),
         ([c.right - c.left for c in crops], 0.5, 0.7),
@@ -141,9 +141,9 @@ def test_draws_are_pinned() -> None:
 
 def test_diffusion_scales_are_those_of_the_published_schedule() -> None:
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.5e-2 - 1e-5) + 1e-5
-    kept = np.cumprod(1 - betas)
+    abar = np.cumprod(1 - betas)
     for step in (0, 1, 500, 999):
-        assert edits.diffusion_scales(step) == pytest.approx((kept[step] ** 0.5, (1 - kept[step]) ** 0.5), abs=1e-9)
+        assert edits.diffusion_scales(step) == pytest.approx((abar[step] ** 0.5, (1 - abar[step]) ** 0.5), abs=1e-9)
     assert edits.diffusion_scales(500) == pytest.approx((0.8630, 0.5052), abs=1e-4)
     assert edits.diffusion_scales(999)[1] == pytest.approx(0.9585, abs=1e-4)
 
@@ -169,7 +169,7 @@ def test_a_made_up_image_has_nothing_of_this_one() -> None:
     assert one.std() > 20
 
 
-def test_another_image_takes_the_place_and_its_digest_is_told() -> None:
+def test_a_replacement_image_is_identified_by_its_digest() -> None:
     red = Image.from_pil(PILImage.new("RGB", (3, 3), "red"))
     changed = image().edit(edits.ReplacementImage(red))
     assert changed.open().tobytes() == red.open().tobytes()
@@ -183,7 +183,7 @@ FIXED = [edits.Blank(), edits.MeanColor(), edits.Crop(0.1), edits.RegionMask(0.1
 
 
 @pytest.mark.parametrize("edit", [*RANDOM, *FIXED], ids=lambda edit: type(edit).__name__)
-def test_edits_are_told_apart_and_given_again(edit: edits.Edit) -> None:
+def test_descriptions_distinguish_edits_and_are_reproducible(edit: edits.Edit) -> None:
     def edited(query: str) -> Image:
         prompt = Prompt((Turn("user", (Part(image(), "query.image[0]"),)),), StreamKey(0, query))
         return prompt.edit(edit).images[0]

@@ -63,14 +63,14 @@ def test_lenient_compares_numbers_with_their_sign():
 
 
 def test_lenient_says_yes_or_no_three_ways():
-    for output, said in [
+    for output, answer in [
         ("Yes.", "yes"),
         ("no, there is not", "no"),
         ("I would say yes", "yes"),
         ("There is no dog", "no"),
     ]:
-        assert lenient(output, said, options=("yes", "no")) == 1
-        assert lenient(output, "no" if said == "yes" else "yes", options=("yes", "no")) == 0
+        assert lenient(output, answer, options=("yes", "no")) == 1
+        assert lenient(output, "no" if answer == "yes" else "yes", options=("yes", "no")) == 0
     for output in ("", "perhaps", "it is yes or no", "nothing here"):
         assert lenient(output, "yes") == lenient(output, "no") == 0
 

@@ -6,10 +6,10 @@ from icl.types import Demo, Example, Query
 QUERY = Query("q", (), "?")
 
 
-def demos(*told: tuple[str, float]) -> list[Demo]:
+def demos(*pairs: tuple[str, float]) -> list[Demo]:
     """In prompt order, the nearest last, as a prompt shows them by default."""
     return [
-        Demo(Example(f"d{i}", (), "?", (answer,)), score, len(told) - 1 - i) for i, (answer, score) in enumerate(told)
+        Demo(Example(f"d{i}", (), "?", (answer,)), score, len(pairs) - 1 - i) for i, (answer, score) in enumerate(pairs)
     ]
 
 
@@ -38,11 +38,11 @@ def test_scores_that_say_nothing_leave_the_plain_vote():
 
 
 def test_copies_read_place_and_rank():
-    told = demos(("red", 0.1), ("blue", 0.9))
-    assert last_copy(told, QUERY) == nearest_copy(told, QUERY) == "blue"
-    assert last_copy(told[::-1], QUERY) == "red"
-    assert nearest_copy(told[::-1], QUERY) == "blue"
-    level = [Demo(one.example, one.score, 0) for one in told]
+    both = demos(("red", 0.1), ("blue", 0.9))
+    assert last_copy(both, QUERY) == nearest_copy(both, QUERY) == "blue"
+    assert last_copy(both[::-1], QUERY) == "red"
+    assert nearest_copy(both[::-1], QUERY) == "blue"
+    level = [Demo(one.example, one.score, 0) for one in both]
     assert nearest_copy(level, QUERY) == vote(level, QUERY) == "blue"
     assert nearest_copy(level[::-1], QUERY) == vote(level[::-1], QUERY) == "red"
 

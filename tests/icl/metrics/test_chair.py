@@ -16,7 +16,7 @@ from icl.metrics.chair import (
 from icl.types import Example, Generation
 
 NAMES = {"dog": "dog", "puppy": "dog", "hot dog": "hot dog", "bus": "bus"}
-SEEN = Example("e", (), "describe.", ("a dog",), secret={"objects": ["dog", "hot dog"], "vocabulary": NAMES})
+EXAMPLE = Example("e", (), "describe.", ("a dog",), secret={"objects": ["dog", "hot dog"], "vocabulary": NAMES})
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_longest_name_is_the_mention_and_synonyms_are_one_object():
 
 
 def score(metric, caption):
-    return metric.score(Generation(caption), SEEN)
+    return metric.score(Generation(caption), EXAMPLE)
 
 
 def test_mentions_are_counted_and_not_distinct_objects():
@@ -54,9 +54,9 @@ def test_a_silent_caption_is_clean_and_has_no_share():
 
 
 def test_the_corpus_ratio_is_not_the_mean_of_captions():
-    pairs = [("a bus", SEEN), ("a dog, a dog and a hot dog", SEEN), ("", SEEN)]
+    pairs = [("a bus", EXAMPLE), ("a dog, a dog and a hot dog", EXAMPLE), ("", EXAMPLE)]
     assert corpus_chair_i(pairs) == 0.25
-    assert corpus_chair_i([("", SEEN)]) is None
+    assert corpus_chair_i([("", EXAMPLE)]) is None
 
 
 def test_examples_that_do_not_say_what_is_there_are_not_judged():
@@ -67,20 +67,23 @@ def test_examples_that_do_not_say_what_is_there_are_not_judged():
 def test_the_published_share_is_that_of_all_mentions_of_a_cell():
     metric = ChairCorpus()
     captions = ["a bus", "a dog, a dog and a hot dog", ""]
-    kept = [ScoredSample(f"q{i}", metric.score(Generation(text), SEEN), output=text) for i, text in enumerate(captions)]
-    parts = metric.run_level(kept)
-    assert sum(parts) / 3 == pytest.approx(corpus_chair_i([(text, SEEN) for text in captions]))
-    silent = [ScoredSample("q", metric.score(Generation(""), SEEN))]
+    scores = [metric.score(Generation(text), EXAMPLE) for text in captions]
+    samples = [
+        ScoredSample(f"q{i}", score, output=text) for i, (score, text) in enumerate(zip(scores, captions, strict=True))
+    ]
+    parts = metric.run_level(samples)
+    assert sum(parts) / 3 == pytest.approx(corpus_chair_i([(text, EXAMPLE) for text in captions]))
+    silent = [ScoredSample("q", metric.score(Generation(""), EXAMPLE))]
     assert metric.run_level(silent) == [None]
     assert metric.run_level([ScoredSample("q", None)]) == [None]
 
 
 def test_length_is_a_mean_of_words():
     metric = CaptionLength()
-    kept = [
+    samples = [
         ScoredSample("a", 0.02, output="a dog"),
         ScoredSample("b", 0.0, output=""),
         ScoredSample("c", None, output="failed here"),
     ]
-    assert metric.run_level(kept) == [2.0, 0.0, None]
-    assert metric.score(Generation("x " * 500), SEEN) == 1
+    assert metric.run_level(samples) == [2.0, 0.0, None]
+    assert metric.score(Generation("x " * 500), EXAMPLE) == 1

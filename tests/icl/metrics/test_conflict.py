@@ -17,12 +17,12 @@ def item(name, gold, text, image, recognized="star"):
         ("image", Example(f"{name}s", (), "?", (gold,), OPTIONS, group=name, meta={"mode": "image"}), image),
     ]
     if recognized is not None:
-        told = Example(f"{name}r", (), "?", ("star",), ("star", "arch"), group=name, meta={"mode": "recognize"})
-        rows.append(("recognize", told, recognized))
+        recognize = Example(f"{name}r", (), "?", ("star",), ("star", "arch"), group=name, meta={"mode": "recognize"})
+        rows.append(("recognize", recognize, recognized))
     metric = FlipRate()
     return [
-        ScoredSample(e.id, metric.score(Generation(said), e), name, said, e.answers, e.options, e.meta)
-        for _, e, said in rows
+        ScoredSample(e.id, metric.score(Generation(answer), e), name, answer, e.answers, e.options, e.meta)
+        for _, e, answer in rows
     ]
 
 
@@ -71,12 +71,12 @@ def test_where_only_scores_are_known_answers_cannot_flip():
 
 
 def test_who_repeats_the_contradiction_is_misled():
-    asked = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "image"}, secret={"contradiction": "blue"})
-    assert MisledRate().score(Generation("It is blue."), asked) == 1
-    assert MisledRate().score(Generation("red"), asked) == 0
-    assert MisledRate().score(Generation("green"), asked) == 0
+    example = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "image"}, secret={"contradiction": "blue"})
+    assert MisledRate().score(Generation("It is blue."), example) == 1
+    assert MisledRate().score(Generation("red"), example) == 0
+    assert MisledRate().score(Generation("green"), example) == 0
     scored = Generation("", option_scores={"red": -3.0, "blue": -0.1, "green": -4.0, "black": -5.0})
-    assert MisledRate().score(scored, asked) == 1
+    assert MisledRate().score(scored, example) == 1
     text = Example("q", (), "?", ("red",), OPTIONS, meta={"mode": "text"}, secret={"contradiction": "blue"})
     assert MisledRate().score(Generation("blue"), text) is None
     assert MisledRate().score(Generation("blue"), Example("q", (), "?", ("red",))) is None

@@ -6,7 +6,7 @@ from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, pars
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("text", "expected"),
     [
         ("  Red. ", "red"),
         ("two\n words", "two words"),
@@ -18,12 +18,12 @@ from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, pars
         ("", ""),
     ],
 )
-def test_plain_forgives_case_blanks_and_one_full_stop(given, wanted):
-    assert normalize_text(given) == wanted
+def test_plain_forgives_case_blanks_and_one_full_stop(text, expected):
+    assert normalize_text(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("text", "expected"),
     [
         ("The Red Car", "red car"),
         ("two", "2"),
@@ -43,12 +43,12 @@ def test_plain_forgives_case_blanks_and_one_full_stop(given, wanted):
         ("an apple a day", "apple day"),
     ],
 )
-def test_vqa_follows_the_official_script_with_its_quirks(given, wanted):
-    assert normalize_vqa(given) == wanted
+def test_vqa_follows_the_official_script_with_its_quirks(text, expected):
+    assert normalize_vqa(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("3", 3),
         ("the answer is -3.", -3),
@@ -65,8 +65,8 @@ def test_vqa_follows_the_official_script_with_its_quirks(given, wanted):
         ("", None),
     ],
 )
-def test_number_is_the_first_with_its_sign(text, wanted):
-    assert parse_number(text) == wanted
+def test_number_is_the_first_with_its_sign(text, expected):
+    assert parse_number(text) == expected
 
 
 def test_a_number_is_the_whole_answer():

@@ -20,11 +20,11 @@ from icl.types import Example, Generation
 
 def cell(metric, rows):
     """The statistic of (generation, example) rows, as a run keeps them."""
-    kept = [
+    samples = [
         ScoredSample(e.id, metric.score(g, e), e.group, g.text, e.answers, e.options, e.meta)
         for g, e in ((g if isinstance(g, Generation) else Generation(g), e) for g, e in rows)
     ]
-    parts = [part for part in metric.run_level(kept) if part is not None]
+    parts = [part for part in metric.run_level(samples) if part is not None]
     return float(np.mean(parts)) if parts else None
 
 
@@ -34,8 +34,8 @@ def yes_no(name, answer, group=None, **meta):
 
 # 3 right yes, 1 missed yes, 2 wrong yes, 2 right no, and one output that says neither to a yes question
 POPE = [
-    (said, yes_no(f"q{i}", wanted))
-    for i, (said, wanted) in enumerate(
+    (answer, yes_no(f"q{i}", gold))
+    for i, (answer, gold) in enumerate(
         [("yes", "yes"), ("Yes, there is.", "yes"), ("yes", "yes"), ("no", "yes"), ("yes", "no"), ("Yes.", "no"),
          ("no", "no"), ("No, it is not", "no"), ("perhaps", "yes")]
     )
@@ -84,10 +84,10 @@ def test_mme_leaves_out_a_pair_of_which_one_failed_and_weighs_questions_alike():
     def judged(name, score, group):
         return ScoredSample(name, score, group, "", ("yes",), ("yes", "no"), {"category": "count"})
 
-    kept = [judged("b1", 0.0, "b"), judged("b2", 1.0, "b"), judged("c1", 1.0, "c")]
-    parts = MME().run_level([judged("a1", 1.0, "a"), judged("a2", None, "a"), *kept])
+    samples = [judged("b1", 0.0, "b"), judged("b2", 1.0, "b"), judged("c1", 1.0, "c")]
+    parts = MME().run_level([judged("a1", 1.0, "a"), judged("a2", None, "a"), *samples])
     assert parts[:2] == [None, None]
-    assert parts[2:] == MME().run_level(kept)
+    assert parts[2:] == MME().run_level(samples)
     # a subtask with a pair and a single question: accuracy 2/3, accuracy+ 1/2
     assert np.mean(parts[2:]) == pytest.approx((2 / 3 + 1 / 2) / 2)
 
@@ -97,13 +97,13 @@ def test_a_caption_without_references_scores_nothing():
 
 
 def test_the_area_is_the_share_of_ordered_pairs():
-    def sure(yes):
+    def scored(yes):
         return Generation("", option_scores={"yes": math.log(yes), "no": math.log(1 - yes)})
 
-    rows = [(sure(0.9), yes_no("a", "yes")), (sure(0.4), yes_no("b", "yes")), (sure(0.4), yes_no("c", "no")),
-            (sure(0.1), yes_no("d", "no"))]  # fmt: skip
+    rows = [(scored(0.9), yes_no("a", "yes")), (scored(0.4), yes_no("b", "yes")), (scored(0.4), yes_no("c", "no")),
+            (scored(0.1), yes_no("d", "no"))]  # fmt: skip
     assert cell(AUC(), rows) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
-    assert AUC().score(sure(0.9), yes_no("a", "yes")) == pytest.approx(0.9)
+    assert AUC().score(scored(0.9), yes_no("a", "yes")) == pytest.approx(0.9)
 
 
 def test_generated_answers_have_an_area_of_three_values():
@@ -112,7 +112,7 @@ def test_generated_answers_have_an_area_of_three_values():
 
 
 @pytest.mark.parametrize(
-    ("sure", "text", "image"),
+    ("probabilities", "text", "image"),
     [
         ((0.9, 0.2, 0.1, 0.8), 1, 1),
         ((0.9, 0.95, 0.1, 0.98), 1, 0),  # image 1 is the surer one of both captions
@@ -124,14 +124,14 @@ def test_generated_answers_have_an_area_of_three_values():
         ((0.9, 0.1, 0.8, 0.8), 1, 0),
     ],
 )
-def test_winoground_is_strictly_greater_in_both_directions(sure, text, image):
+def test_winoground_is_strictly_greater_in_both_directions(probabilities, text, image):
     places = [(0, 0), (0, 1), (1, 0), (1, 1)]
     rows = [
         (
             Generation("", option_scores={"yes": math.log(p), "no": math.log(1 - p)}),
             yes_no(f"i{c}{i}", "yes" if c == i else "no", "item", caption=c, image=i),
         )
-        for (c, i), p in zip(places, sure, strict=True)
+        for (c, i), p in zip(places, probabilities, strict=True)
     ]
     assert (cell(WinogroundText(), rows), cell(WinogroundImage(), rows), cell(WinogroundGroup(), rows)) == (
         text,
@@ -163,16 +163,16 @@ def test_official_vqa_compares_as_written_where_annotators_agree():
 
 def test_answers_without_annotators_have_no_vqa_accuracy():
     assert VQA().score(Generation("a"), Example("e", (), "?", ("a",))) is None
-    told = Example("e", (), "?", ("a",), secret={"votes": ["a"] * 5 + ["b"] * 5})
-    assert VQA().score(Generation("b"), told) == 1
+    voted = Example("e", (), "?", ("a",), secret={"votes": ["a"] * 5 + ["b"] * 5})
+    assert VQA().score(Generation("b"), voted) == 1
 
 
 def by_definition(caption, references, corpus):
     """CIDEr-D with dense vectors over all n-grams of one order at a time."""
 
     def grams(text, n):
-        told = text.split()
-        return [tuple(told[i : i + n]) for i in range(len(told) - n + 1)]
+        words = text.split()
+        return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
     total = 0.0
     for reference in references:
@@ -196,11 +196,11 @@ CAPTIONS = ["a dog runs on grass", "two cats on the bed on the bed", "a dog is o
 
 
 def test_cider_is_as_its_definition_gives_it():
-    found = cider_scores(CAPTIONS, CORPUS)
-    assert found == pytest.approx([by_definition(c, r, CORPUS) for c, r in zip(CAPTIONS, CORPUS, strict=True)])
-    assert found[0] > found[2] > 0
+    scores = cider_scores(CAPTIONS, CORPUS)
+    assert scores == pytest.approx([by_definition(c, r, CORPUS) for c, r in zip(CAPTIONS, CORPUS, strict=True)])
+    assert scores[0] > scores[2] > 0
     rows = [(c, Example(f"e{i}", (), "?", tuple(r))) for i, (c, r) in enumerate(zip(CAPTIONS, CORPUS, strict=True))]
-    assert cell(CIDEr(), rows) == pytest.approx(np.mean(found))
+    assert cell(CIDEr(), rows) == pytest.approx(np.mean(scores))
 
 
 def test_a_caption_that_is_its_only_reference_has_ten():
@@ -216,11 +216,11 @@ def test_words_of_captions_are_split_as_in_the_penn_treebank():
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "expected"),
     [(" dax. It is", "dax"), ("dax\nwug. x", "dax"), ("3.5", "3"), (".5", ".5"), ("a. b\nc", "a. b"), ("", "")],
 )
-def test_vl_icl_cuts_an_output_at_a_line_break_or_a_full_stop(output, told):
-    assert truncate_output(output) == told
+def test_vl_icl_cuts_an_output_at_a_line_break_or_a_full_stop(output, expected):
+    assert truncate_output(output) == expected
 
 
 def test_vl_icl_scores_as_released_faults_included():

@@ -10,8 +10,8 @@ from icl.metrics.run_level import mean_over_groups, ratio, ratio_over_groups, ro
 RNG = np.random.default_rng(0)
 
 
-def f1(said, wanted):
-    return 2 * np.sum(said & wanted) / (np.sum(said) + np.sum(wanted))
+def f1(predicted, gold):
+    return 2 * np.sum(predicted & gold) / (np.sum(predicted) + np.sum(gold))
 
 
 def auc(scores, positive):
@@ -20,11 +20,11 @@ def auc(scores, positive):
 
 
 def test_the_parts_average_to_the_statistic_itself():
-    wanted, said = RNG.random(60) < 0.4, RNG.random(60) < 0.5
-    parts = ratio(2.0 * (said & wanted), said.astype(float) + wanted)
-    assert np.mean(parts) == pytest.approx(f1(said, wanted))
+    gold, predicted = RNG.random(60) < 0.4, RNG.random(60) < 0.5
+    parts = ratio(2.0 * (predicted & gold), predicted.astype(float) + gold)
+    assert np.mean(parts) == pytest.approx(f1(predicted, gold))
     scores = RNG.integers(0, 5, 60) / 5
-    assert np.mean(roc_auc(scores, wanted)) == pytest.approx(auc(scores, wanted))
+    assert np.mean(roc_auc(scores, gold)) == pytest.approx(auc(scores, gold))
 
 
 def test_an_area_without_one_class_and_a_ratio_of_nothing_are_none():
@@ -35,20 +35,21 @@ def test_an_area_without_one_class_and_a_ratio_of_nothing_are_none():
 @pytest.mark.parametrize("statistic", [f1, auc])
 def test_the_interval_is_that_of_a_bootstrap_of_the_statistic_over_clusters(statistic):
     clusters = np.repeat(np.arange(150), 2)
-    wanted = RNG.random(300) < 0.4
-    scores = 0.7 * wanted + RNG.random(150)[clusters] + 0.3 * RNG.random(300)
-    said = scores > 0.9
-    shown = said if statistic is f1 else scores
-    parts = ratio(2.0 * (said & wanted), said.astype(float) + wanted) if statistic is f1 else roc_auc(scores, wanted)
-    found = bootstrap_mean(np.asarray(parts, dtype=float), clusters)
-    drawn = []
+    gold = RNG.random(300) < 0.4
+    scores = 0.7 * gold + RNG.random(150)[clusters] + 0.3 * RNG.random(300)
+    predicted = scores > 0.9
+    values = predicted if statistic is f1 else scores
+    counts = 2.0 * (predicted & gold), predicted.astype(float) + gold
+    parts = ratio(*counts) if statistic is f1 else roc_auc(scores, gold)
+    interval = bootstrap_mean(np.asarray(parts, dtype=float), clusters)
+    resampled = []
     for _ in range(1000):
         chosen = RNG.integers(0, 150, 150)
         rows = np.stack([2 * chosen, 2 * chosen + 1], axis=1).ravel()
-        drawn.append(statistic(shown[rows], wanted[rows]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert found.high - found.low == pytest.approx(high - low, rel=0.15)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
+        resampled.append(statistic(values[rows], gold[rows]))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    assert interval.high - interval.low == pytest.approx(high - low, rel=0.15)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.02)
 
 
 def samples(*groups):

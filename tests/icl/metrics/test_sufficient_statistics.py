@@ -27,16 +27,16 @@ def run_metrics():
 
 def cell(size=24, failed=()):
     """Samples that every metric of a whole run has something to say of: groups of four with all their marks."""
-    told = []
+    samples = []
     for i in range(size):
         gold = RNG.choice(["yes", "no"])
         mode = ("text", "image", "recognize", "image")[i % 4]
         meta = {"caption": i % 2, "image": i // 2 % 2, "category": f"c{i // 8}", "mode": mode}
         gold = ("yes", "no", "no", "yes")[i % 4] if i // 4 % 2 else str(gold)
         score = None if i in failed else float(RNG.integers(0, 2))
-        said = "yes" if score else "no"
-        told.append(ScoredSample(f"q{i}", score, f"g{i // 4}", said, (gold,), ("yes", "no"), meta))
-    return told
+        answer = "yes" if score else "no"
+        samples.append(ScoredSample(f"q{i}", score, f"g{i // 4}", answer, (gold,), ("yes", "no"), meta))
+    return samples
 
 
 @pytest.mark.parametrize("name", run_metrics())
@@ -44,9 +44,9 @@ def cell(size=24, failed=()):
 def test_the_rows_of_every_metric_give_the_mean_of_its_numbers(name, failed):
     metric = build("metric", {"name": name})
     parts = metric.run_level(cell(failed=failed))
-    told = [part for part in parts if part is not None]
-    if told:
-        assert total(parts) == pytest.approx(np.mean(told))
+    numbers = [part for part in parts if part is not None]
+    if numbers:
+        assert total(parts) == pytest.approx(np.mean(numbers))
         assert statistics_of(parts).rows.shape[0] == len(parts)
 
 
@@ -55,22 +55,22 @@ def test_there_are_such_metrics():
 
 
 def test_the_rows_give_the_statistic_of_samples_drawn_anew():
-    wanted, scores = RNG.random(40) < 0.4, RNG.integers(0, 6, 40) / 6.0
-    said = scores > 0.5
+    gold, scores = RNG.random(40) < 0.4, RNG.integers(0, 6, 40) / 6.0
+    predicted = scores > 0.5
     times = np.bincount(RNG.integers(0, 40, 40), minlength=40)
     again = np.repeat(np.arange(40), times)
-    f1 = ratio(2.0 * (said & wanted), 1.0 * said + wanted)
+    f1 = ratio(2.0 * (predicted & gold), 1.0 * predicted + gold)
     assert total(f1, times) == pytest.approx(
-        2 * np.sum(said[again] & wanted[again]) / (said[again].sum() + wanted[again].sum())
+        2 * np.sum(predicted[again] & gold[again]) / (predicted[again].sum() + gold[again].sum())
     )
-    above, below = scores[again][wanted[again]][:, None], scores[again][~wanted[again]][None]
-    assert total(roc_auc(scores, wanted), times) == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
+    above, below = scores[again][gold[again]][:, None], scores[again][~gold[again]][None]
+    assert total(roc_auc(scores, gold), times) == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
     assert total(mean(list(scores)), times) == pytest.approx(scores[again].mean())
 
 
 def test_the_least_and_the_most_move_an_area_as_far_as_one_sample_of_the_smaller_class_can():
-    scores, wanted = np.array([0.1, 0.4, 0.4, 0.8, 0.9]), np.array([False, False, True, True, False])
-    for positive in (wanted, ~wanted):
+    scores, gold = np.array([0.1, 0.4, 0.4, 0.8, 0.9]), np.array([False, False, True, True, False])
+    for positive in (gold, ~gold):
         sums = statistics_of(roc_auc(scores, positive))
         rows = np.asarray(sums.rows.sum(axis=0)).ravel()
         fewer = positive if positive.sum() == 2 else ~positive
@@ -86,14 +86,14 @@ def test_what_one_sample_adds_at_worst_and_at_best_is_a_usual_one_within_the_bou
     assert (sums.worst.tolist(), sums.best.tolist(), sums.is_proportion) == ([0, 3], [3, 3], True)
     assert not statistics_of(ratio([3.0, 1.0], [2.0, 2.0])).is_proportion
     assert not statistics_of(ratio([-1.0, 1.0], [2.0, 2.0])).is_proportion
-    for plain, least, most in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 4.0), ([-2.0, None, -4.0], -3.0, 1.0)):
+    for plain, least, largest in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 4.0), ([-2.0, None, -4.0], -3.0, 1.0)):
         sums = statistics_of(plain)
-        assert (sums.worst.tolist(), sums.best.tolist()) == ([least, 1], [most, 1])
+        assert (sums.worst.tolist(), sums.best.tolist()) == ([least, 1], [largest, 1])
 
 
 def test_samples_without_a_score_add_nothing():
     samples = [ScoredSample("a", 1.0), ScoredSample("b", None), ScoredSample("c", 0.0)]
-    parts = on_scored_samples(samples, lambda told: ratio([1.0 for _ in told], [2.0 for _ in told]))
+    parts = on_scored_samples(samples, lambda scored: ratio([1.0 for _ in scored], [2.0 for _ in scored]))
     sums = statistics_of(parts)
     assert sums.rows[1].tolist() == [0, 0]
     assert list(sums.informative) == [True, False, True]

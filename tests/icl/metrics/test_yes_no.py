@@ -31,12 +31,12 @@ def test_the_two_rules_differ_where_published_figures_do(output, ours, popes):
 
 
 def test_metrics_apply_to_yes_no_questions_alone():
-    said = Generation("perhaps")
-    assert [m.score(said, ASKS) for m in (YesRatio(), UnparsedRate(), Pope())] == [0, 1, 0]
-    assert [m.score(said, OPEN) for m in (YesRatio(), UnparsedRate(), Pope())] == [None, None, None]
+    answer = Generation("perhaps")
+    assert [m.score(answer, ASKS) for m in (YesRatio(), UnparsedRate(), Pope())] == [0, 1, 0]
+    assert [m.score(answer, OPEN) for m in (YesRatio(), UnparsedRate(), Pope())] == [None, None, None]
 
 
-def test_yes_counts_what_was_said_and_not_the_gold():
+def test_yes_ratio_counts_the_answers_and_not_the_gold():
     assert YesRatio().score(Generation("Yes."), ASKS) == 1
     assert YesRatio().score(Generation("no"), ASKS) == 0
     assert UnparsedRate().score(Generation("no"), ASKS) == 0

@@ -26,10 +26,10 @@ def test_it_keeps_the_promises_of_a_task(of, where):
     ("where", "queries", "pool"), [("query", True, False), ("pool", False, True), ("all", True, True)]
 )
 def test_where_says_whose_images_change(where, queries, pool):
-    clean, found = build("task", SHARED), task(SHARED, by="contrast", severity=5, where=where)
+    clean, corrupted = build("task", SHARED), task(SHARED, by="contrast", severity=5, where=where)
     for one, other, changed in (
-        (clean.queries, found.queries, where != "pool"),
-        (clean.pool("").examples, found.pool("").examples, where != "query"),
+        (clean.queries, corrupted.queries, where != "pool"),
+        (clean.pool("").examples, corrupted.pool("").examples, where != "query"),
     ):
         for a, b in zip(one, other, strict=True):
             assert (a.id, a.question, a.answers, a.options, a.group) == (
@@ -45,25 +45,25 @@ def test_where_says_whose_images_change(where, queries, pool):
 
 
 def test_pools_stay_one_object_where_they_are_shared_and_have_another_digest():
-    found = task(SHARED, where="all")
-    assert found.pool("a") is found.pool("b")
-    assert found.pool("a").digest != build("task", SHARED).pool("a").digest
-    assert found.pool("a").digest != task(SHARED, where="all", severity=4).pool("a").digest
+    corrupted = task(SHARED, where="all")
+    assert corrupted.pool("a") is corrupted.pool("b")
+    assert corrupted.pool("a").digest != build("task", SHARED).pool("a").digest
+    assert corrupted.pool("a").digest != task(SHARED, where="all", severity=4).pool("a").digest
     assert task(SHARED, where="query").pool("a").digest == build("task", SHARED).pool("a").digest
 
 
 def test_severity_0_is_the_task_itself():
-    found, clean = task(severity=0), build("task", OF)
-    assert found.title == clean.title
-    assert [q.images for q in found.queries] == [q.images for q in clean.queries]
+    corrupted, clean = task(severity=0), build("task", OF)
+    assert corrupted.title == clean.title
+    assert [q.images for q in corrupted.queries] == [q.images for q in clean.queries]
     assert task(by="blur", severity=2).title == "binding · 2-way · blur 2"
 
 
-def test_a_image_in_both_query_and_pool_is_still_the_same_image():
-    found = task({"name": "conflict", "queries": 6, "pool_size": 6}, where="query")
-    seen, recognize = (q.images[0] for q in found.queries[1:3])
-    assert seen.digest == recognize.digest
-    assert seen.source_digest == seen.digest or seen.edits
+def test_an_image_in_both_query_and_pool_is_still_the_same_image():
+    corrupted = task({"name": "conflict", "queries": 6, "pool_size": 6}, where="query")
+    image, recognize = (q.images[0] for q in corrupted.queries[1:3])
+    assert image.digest == recognize.digest
+    assert image.source_digest == image.digest or image.edits
 
 
 def test_it_is_described_with_the_task_in_it_and_refuses_other_severities():
@@ -77,15 +77,15 @@ def test_it_is_described_with_the_task_in_it_and_refuses_other_severities():
 
 
 def test_any_edit_corrupts_and_names_the_domain():
-    found, clean = task(SHARED, by={"name": "rotate", "degrees": 90}), build("task", SHARED)
-    check_task(found, queries=4)
-    for one, other in zip(found.queries, clean.queries, strict=True):
+    corrupted, clean = task(SHARED, by={"name": "rotate", "degrees": 90}), build("task", SHARED)
+    check_task(corrupted, queries=4)
+    for one, other in zip(corrupted.queries, clean.queries, strict=True):
         assert one.images == tuple(image.edit(Rotate(90.0)) for image in other.images)
-    assert {query.domain for query in found.queries} == {"rotate (degrees 90)"}
-    assert found.pool("").digest == clean.pool("").digest
+    assert {query.domain for query in corrupted.queries} == {"rotate (degrees 90)"}
+    assert corrupted.pool("").digest == clean.pool("").digest
     assert task(SHARED, by="flip").title.endswith(" · flip")
     assert task(SHARED, by={"name": "blur", "radius": 2}).title != task(SHARED, by="blur").title
-    assert describe(build("task", describe(found))) == describe(found)
+    assert describe(build("task", describe(corrupted))) == describe(corrupted)
 
 
 def test_what_an_edit_draws_belongs_to_the_image_and_the_seed():
@@ -106,7 +106,7 @@ def test_what_an_edit_draws_belongs_to_the_image_and_the_seed():
         ({"by": "flip", "severity": 4}, "an edit has parameters of its own and no severity; leave 4 out"),
     ],
 )
-def test_what_corrupts_nothing_is_told(more, why):
+def test_settings_without_effect_are_reported(more, why):
     with pytest.raises(ConfigError, match=why):
         task(**more)
 

@@ -72,13 +72,13 @@ def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
 
 
 def test_packages_are_pinned_with_their_digests() -> None:
-    wanted = json.loads((PACKAGES / "package.json").read_text())["dependencies"]
+    dependencies = json.loads((PACKAGES / "package.json").read_text())["dependencies"]
     locked = json.loads((PACKAGES / "package-lock.json").read_text())["packages"]
     parts = [path.split("/") for path in (*DRAWINGS.values(), NAMES)]
-    assert {"/".join(own[: 2 if own[0][0] == "@" else 1]) for own in parts} == set(wanted)
-    for name, version in wanted.items():
+    assert {"/".join(own[: 2 if own[0][0] == "@" else 1]) for own in parts} == set(dependencies)
+    for name, version in dependencies.items():
         assert locked[f"node_modules/{name}"]["version"] == version
-    assert all("integrity" in told for path, told in locked.items() if path)
+    assert all("integrity" in entry for path, entry in locked.items() if path)
 
 
 class TestWithDrawings:
@@ -118,10 +118,10 @@ class TestWithDrawings:
     def test_an_icon_is_drawn_in_its_own_frame(self, modules: Path) -> None:
         """In a frame of 32 an edge at 9 is at 18 of 64; the one with a frame of 64 keeps it."""
         queries = EmojiShiftTask(held_out="fluent-flat", modules=str(modules)).queries
-        drawn = {query.answer: query.images[0].open() for query in queries}
+        images = {query.answer: query.images[0].open() for query in queries}
         for name, edge in (("big eyes", 18), ("grinning face", 9)):
-            assert drawn[name].getpixel((1, edge - 2)) == (0, 0, 0)
-            assert drawn[name].getpixel((1, edge + 2)) == (255, 255, 255)
+            assert images[name].getpixel((1, edge - 2)) == (0, 0, 0)
+            assert images[name].getpixel((1, edge + 2)) == (255, 255, 255)
 
     def test_drawings_are_laid_over_white(self, modules: Path) -> None:
         task = EmojiShiftTask(held_out="openmoji", modules=str(modules))

@@ -48,8 +48,8 @@ def task(path, **more):
     return build("task", {"name": "hub", "path": str(path), "columns": COLUMNS, **more}, "x.yaml:2")
 
 
-def check_colors(found, pool_too: bool = True) -> None:
-    every = [*found.queries, *(found.pool("").examples if pool_too else ())]
+def check_colors(loaded, pool_too: bool = True) -> None:
+    every = [*loaded.queries, *(loaded.pool("").examples if pool_too else ())]
     assert every
     for example in every:
         assert example.images[0].open().getpixel((3, 3)) == COLORS[example.answer]
@@ -58,10 +58,10 @@ def check_colors(found, pool_too: bool = True) -> None:
 
 def test_reads_a_folder_saved_to_disk_with_splits(tmp_path):
     DatasetDict(train=dataset("red", "blue", "green"), test=dataset("black", "red")).save_to_disk(tmp_path / "d")
-    found = task(tmp_path / "d", split="test", pool_split="train")
-    check_colors(found)
-    assert (len(found.queries), found.pool_size) == (2, 3)
-    assert [e.id for e in found.queries] == ["test-000000", "test-000001"]
+    loaded = task(tmp_path / "d", split="test", pool_split="train")
+    check_colors(loaded)
+    assert (len(loaded.queries), loaded.pool_size) == (2, 3)
+    assert [e.id for e in loaded.queries] == ["test-000000", "test-000001"]
 
 
 def test_reads_parquet_files_of_a_folder_and_a_single_one(tmp_path):
@@ -69,9 +69,9 @@ def test_reads_parquet_files_of_a_folder_and_a_single_one(tmp_path):
     dataset("black", "red").to_parquet(tmp_path / "test.parquet")
     folder = task(tmp_path, split="test", pool_split="train")
     files = task(tmp_path / "test.parquet", pool_path=str(tmp_path / "train.parquet"))
-    for found in (folder, files):
-        check_colors(found)
-        assert (len(found.queries), found.pool_size) == (2, 3)
+    for loaded in (folder, files):
+        check_colors(loaded)
+        assert (len(loaded.queries), loaded.pool_size) == (2, 3)
     assert not {e.id for e in files.queries} & set(files.pool("").by_id)
 
 
@@ -82,7 +82,7 @@ def test_reads_an_image_folder_with_one_question_for_all(tmp_path):
             folder.mkdir(parents=True)
             for i in range(3):
                 painted(name, 8 + i + 10 * (split == "test")).save(folder / f"{i}.png")
-    found = build(
+    loaded = build(
         "task",
         {
             "name": "hub",
@@ -93,9 +93,9 @@ def test_reads_an_image_folder_with_one_question_for_all(tmp_path):
             "options": ["red", "blue"],
         },
     )
-    assert {e.question for e in found.queries} == {"What is this?"}
-    assert sorted(e.answer for e in found.queries) == ["blue"] * 3 + ["red"] * 3
-    for example in (*found.queries, *found.pool("").examples):
+    assert {e.question for e in loaded.queries} == {"What is this?"}
+    assert sorted(e.answer for e in loaded.queries) == ["blue"] * 3 + ["red"] * 3
+    for example in (*loaded.queries, *loaded.pool("").examples):
         assert example.images[0].open().getpixel((3, 3)) == COLORS[example.answer]
         assert example.label == example.answer
         assert example.options == ("red", "blue")
@@ -107,9 +107,9 @@ def test_reads_json_lines_whose_images_are_paths_from_their_folder(tmp_path):
         painted(name).save(tmp_path / "pics" / f"{name}.png")
     lines = [{"ask": "which color is number 0?", "image": f"pics/{name}.png", "said": name} for name in COLORS]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = task(tmp_path / "test.jsonl", pool_fraction=0.5)
-    check_colors(found)
-    assert (len(found.queries), found.pool_size) == (2, 2)
+    loaded = task(tmp_path / "test.jsonl", pool_fraction=0.5)
+    check_colors(loaded)
+    assert (len(loaded.queries), loaded.pool_size) == (2, 2)
 
 
 def test_reads_several_images_of_one_column_and_of_several_columns(tmp_path):
@@ -124,12 +124,12 @@ def test_reads_several_images_of_one_column_and_of_several_columns(tmp_path):
         features=features,
     )
     data.to_parquet(tmp_path / "d.parquet")
-    found = task(
+    loaded = task(
         tmp_path / "d.parquet",
         columns={"question": "ask", "image": ["images", "more"], "answer": "said"},
         pool_fraction=0,
     )
-    first, second = sorted(found.queries, key=lambda e: e.id)
+    first, second = sorted(loaded.queries, key=lambda e: e.id)
     assert [p.open().getpixel((0, 0)) for p in first.images] == [COLORS[n] for n in ("red", "blue", "black")]
     assert second.images[0].open().getpixel((0, 0)) == COLORS["green"]
     with pytest.raises(ImageError, match="row 1, column 'more'"):
@@ -202,16 +202,16 @@ def test_one_split_is_divided_by_group_and_no_group_is_on_both_sides(tmp_path):
     names = [n for n in COLORS for _ in range(5)]
     data = dataset(*names).add_column("scene", [f"s{i // 5}" for i in range(20)])
     data.to_parquet(tmp_path / "d.parquet")
-    found = task(tmp_path / "d.parquet", columns=COLUMNS | {"group": "scene"})
-    queries, pool = {e.group for e in found.queries}, {e.group for e in found.pool("").examples}
+    loaded = task(tmp_path / "d.parquet", columns=COLUMNS | {"group": "scene"})
+    queries, pool = {e.group for e in loaded.queries}, {e.group for e in loaded.pool("").examples}
     assert len(queries) == len(pool) == 2
     assert not queries & pool
 
 
 def test_one_split_without_groups_is_divided_by_common_images(tmp_path):
     dataset(*[n for n in COLORS for _ in range(5)]).to_parquet(tmp_path / "d.parquet")
-    found = task(tmp_path / "d.parquet")
-    queries, pool = ({e.images[0].digest for e in side} for side in (found.queries, found.pool("").examples))
+    loaded = task(tmp_path / "d.parquet")
+    queries, pool = ({e.images[0].digest for e in side} for side in (loaded.queries, loaded.pool("").examples))
     assert len(queries) == len(pool) == 2
     assert not queries & pool
 
@@ -260,9 +260,9 @@ def test_answers_are_read_as_text_mapped_and_pointed_to(tmp_path):
 
     def answers(column, **more):
         columns = {"answer": column} | more.pop("extra", {})
-        found = build("task", {"name": "hub", "path": str(tmp_path / "d.parquet"), "columns": columns, "question": "?",
+        loaded = build("task", {"name": "hub", "path": str(tmp_path / "d.parquet"), "columns": columns, "question": "?",
                                "pool_fraction": 0, **more})  # fmt: skip
-        return found.queries[0].answers
+        return loaded.queries[0].answers
 
     assert answers("number") == ("1",)
     assert answers("flag") == ("yes",)
@@ -353,10 +353,10 @@ def test_no_image_is_decoded_when_data_is_read(tmp_path, monkeypatch):
     opened = []
     real = PILImage.open
     monkeypatch.setattr(PILImage, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
-    found = task(tmp_path / "d")
-    assert len(found.queries) == found.pool_size == 2
+    loaded = task(tmp_path / "d")
+    assert len(loaded.queries) == loaded.pool_size == 2
     assert opened == []
-    assert np.asarray(found.queries[0].images[0].open()).shape == (8, 8, 3)
+    assert np.asarray(loaded.queries[0].images[0].open()).shape == (8, 8, 3)
     assert len(opened) == 1
 
 
@@ -377,9 +377,9 @@ def image_folder(tmp_path, *names):
 
 def test_a_folder_of_images_and_rows_is_its_rows(tmp_path):
     image_folder(tmp_path, "rows.jsonl")
-    found = task(tmp_path)
-    check_colors(found)
-    assert len(found.queries) + found.pool_size == 4
+    loaded = task(tmp_path)
+    check_colors(loaded)
+    assert len(loaded.queries) + loaded.pool_size == 4
 
 
 def test_of_several_files_of_rows_the_split_names_one(tmp_path):
@@ -397,9 +397,9 @@ def test_reads_a_table_of_text_with_images_by_path(tmp_path, name, mark):
     image_folder(tmp_path)
     rows = [f"which color is number 0?{mark}{c}.png{mark}{c}" for c in COLORS]
     (tmp_path / name).write_text("\n".join([mark.join(("ask", "image", "said")), *rows]))
-    found = task(tmp_path / name)
-    check_colors(found)
-    assert (len(found.queries), found.pool_size) == (2, 2)
+    loaded = task(tmp_path / name)
+    check_colors(loaded)
+    assert (len(loaded.queries), loaded.pool_size) == (2, 2)
 
 
 def test_more_queries_than_there_are_rows_are_refused(tmp_path):
@@ -412,9 +412,9 @@ def test_more_queries_than_there_are_rows_are_refused(tmp_path):
 
 def test_images_may_be_named_by_a_path_with_columns_in_it(tmp_path):
     image_folder(tmp_path, "t.jsonl")
-    found = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, image="{said}.png")
-    check_colors(found)
-    assert found.queries[0].group != found.queries[1].group
+    loaded = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, image="{said}.png")
+    check_colors(loaded)
+    assert loaded.queries[0].group != loaded.queries[1].group
     with pytest.raises(ConfigError, match="not both"):
         task(tmp_path, image="{said}.png")
     columns = {"question": "ask", "answer": "said"}

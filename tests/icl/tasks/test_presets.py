@@ -29,9 +29,9 @@ def painted(level: int) -> PILImage.Image:
 def parquet(path, rows, image="image"):
     kinds = {str: Value("string"), int: Value("int64")}
     features = {key: kinds.get(type(value)) for key, value in rows[0].items() if key != image}
-    found = Dataset.from_list([{k: v for k, v in row.items() if k != image} for row in rows])
-    known = {k: f or found.features[k] for k, f in features.items()}
-    Dataset.from_list(rows, features=Features(**known, **{image: Image()})).to_parquet(path)
+    data = Dataset.from_list([{k: v for k, v in row.items() if k != image} for row in rows])
+    all_features = {k: f or data.features[k] for k, f in features.items()}
+    Dataset.from_list(rows, features=Features(**all_features, **{image: Image()})).to_parquet(path)
     return path
 
 
@@ -90,8 +90,8 @@ POPE = [("a", "dog", "yes"), ("a", "cat", "no"), ("b", "dog", "yes"), ("b", "cat
 
 def test_pope_from_rows_to_its_scores(tmp_path):
     rows = [
-        {"question": f"Is there a {what}?", "answer": said, "image_source": of, "category": "popular",
-         "image": painted(ord(of))} for of, what, said in POPE
+        {"question": f"Is there a {what}?", "answer": answer, "image_source": of, "category": "popular",
+         "image": painted(ord(of))} for of, what, answer in POPE
     ]  # fmt: skip
     path = parquet(tmp_path / "test.parquet", rows)
     node = {"name": "hub", "preset": "pope", "path": str(path), "pool_fraction": 0}
@@ -102,11 +102,11 @@ def test_pope_from_rows_to_its_scores(tmp_path):
     assert hub("pope", path).queries[0].domain == "popular"
 
 
-def test_mme_keeps_both_questions_of_a_image_and_scores_them_together(tmp_path):
+def test_mme_keeps_both_questions_of_an_image_and_scores_them_together(tmp_path):
     rows = [
-        {"question": f"Is it {said}?", "answer": said, "question_id": f"{kind}/{i}.png", "category": kind,
+        {"question": f"Is it {answer}?", "answer": answer, "question_id": f"{kind}/{i}.png", "category": kind,
          "image": painted(40 * i + len(kind))}
-        for kind in ("color", "count") for i in range(4) for said in ("Yes", "No")
+        for kind in ("color", "count") for i in range(4) for answer in ("Yes", "No")
     ]  # fmt: skip
     path = parquet(tmp_path / "test.parquet", rows)
     task = hub("mme", path, queries=5, pool_fraction=0.25)
@@ -199,7 +199,7 @@ def two(request: Request) -> str:
                                                        ("coco_captions", "answer", "question_id")])  # fmt: skip
 def test_captions_have_their_references(tmp_path, preset, column, key):
     captions = [["a red dog runs", "the dog is red"], ["two cats sleep", "cats on a bed"]]
-    rows = [{column: told, key: str(i), "image": painted(i)} for i, told in enumerate(captions)]
+    rows = [{column: texts, key: str(i), "image": painted(i)} for i, texts in enumerate(captions)]
     path = parquet(tmp_path / "d.parquet", rows)
     node = {"name": "hub", "preset": preset, "path": str(path), "pool_fraction": 0}
     assert [list(e.answers) for e in build("task", node).queries] == captions
@@ -232,10 +232,10 @@ def test_cub_classes_are_called_without_number_and_lines(tmp_path):
             painted(80 * i + 9 * k).save(tmp_path / "train" / name / f"{i}{k}.png")
     task = hub("cub", tmp_path, split="train")
     options = ("Black footed Albatross", "Laysan Albatross", "Red winged Blackbird")
-    found = every(task)
-    assert {e.options for e in found} == {options}
-    assert Counter(e.answer for e in found) == dict.fromkeys(options, 2)
-    assert all(e.label == e.answer for e in found)
+    examples = every(task)
+    assert {e.options for e in examples} == {options}
+    assert Counter(e.answer for e in examples) == dict.fromkeys(options, 2)
+    assert all(e.label == e.answer for e in examples)
     check_task(task)
 
 

@@ -35,10 +35,10 @@ def folder(tmp_path):
                         "classes": CLASSES, "support": support})  # fmt: skip
     write("open_mi", queries, [])
     sums = [{"image": [image(f"op/{i}.png", i)], "question": "Result?", "answer": [i + 1, i - 1, i]} for i in range(6)]
-    asked = [
+    query_rows = [
         {"image": image(f"op/q{k}.png", 60 + ord(k)), "question": "Result?", "answer": 7, "operator": k} for k in "+-x"
     ]
-    write("operator_induction", asked, sums)
+    write("operator_induction", query_rows, sums)
     pairs = [
         {key: {"image": [image(f"m/{i}{key}{k}.png", 7 * i + 2 * k + (key == "same")) for k in (0, 1)],
                "question": "Induced?", "answer": "Yes" if key == "same" else "No"} for key in ("same", "diff")}
@@ -58,10 +58,10 @@ def task(folder, name, **more):
 
 
 def test_open_binding_has_a_pool_a_query_with_the_classes_in_turn(folder):
-    found = task(folder, "open_mi")
-    check_task(found)
-    for query in found.queries:
-        pool = found.pool(query.id).examples
+    loaded = task(folder, "open_mi")
+    check_task(loaded)
+    for query in loaded.queries:
+        pool = loaded.pool(query.id).examples
         assert len(pool) == 10
         assert len(set(query.options)) == 2
         assert query.answer in query.options
@@ -72,33 +72,33 @@ def test_open_binding_has_a_pool_a_query_with_the_classes_in_turn(folder):
 
 
 def test_supports_of_a_sum_answer_for_the_operator_of_the_query(folder):
-    found = task(folder, "operator_induction")
-    answers = {q.secret["operator"]: [e.answer for e in found.pool(q.id).examples] for q in found.queries}
+    loaded = task(folder, "operator_induction")
+    answers = {q.secret["operator"]: [e.answer for e in loaded.pool(q.id).examples] for q in loaded.queries}
     assert answers["+"] == [str(i + 1) for i in range(6)]
     assert answers["-"] == [str(i - 1) for i in range(6)]
     assert answers["x"] == [str(i) for i in range(6)]
-    check_task(found)
+    check_task(loaded)
 
 
-def test_matching_shuffles_within_a_pair_unless_the_official_order_is_wanted(folder):
-    drawn, official = task(folder, "matching_mi"), task(folder, "matching_mi", official_order=True)
-    (query,) = drawn.queries
+def test_matching_shuffles_within_a_pair_unless_official_order_is_set(folder):
+    random, official = task(folder, "matching_mi"), task(folder, "matching_mi", official_order=True)
+    (query,) = random.queries
     assert (query.answer, query.options, len(query.images)) == ("no", ("yes", "no"), 2)
     assert [e.answer for e in official.pool(query.id).examples] == ["yes", "no"] * 12
-    answers = [e.answer for e in drawn.pool(query.id).examples]
+    answers = [e.answer for e in random.pool(query.id).examples]
     assert answers != ["yes", "no"] * 12
     assert all({a, b} == {"yes", "no"} for a, b in zip(answers[::2], answers[1::2], strict=True))
 
 
 def test_other_tasks_share_one_pool(folder):
-    found = task(folder, "clevr", queries=2)
-    assert len(found.queries) == 2
-    assert found.pool(found.queries[0].id) is found.pool(found.queries[1].id)
-    assert found.pool_size == 5
+    loaded = task(folder, "clevr", queries=2)
+    assert len(loaded.queries) == 2
+    assert loaded.pool(loaded.queries[0].id) is loaded.pool(loaded.queries[1].id)
+    assert loaded.pool_size == 5
     with pytest.raises(DataError, match="queries: 4 is more than the 3 of VL-ICL clevr"):
         _ = task(folder, "clevr", queries=4).queries
     with pytest.raises(DataError, match="has no query 'x'"):
-        found.pool("x")
+        loaded.pool("x")
 
 
 def test_what_is_not_there_or_no_json_is_a_sentence(folder):

@@ -32,7 +32,7 @@ def path(tmp_path):
     return tmp_path / "w.jsonl"
 
 
-def seen(example) -> str:
+def image_color(example) -> str:
     red, _, blue = example.images[0].open().getpixel((3, 3))
     return "red" if red > blue else "blue"
 
@@ -41,7 +41,7 @@ def test_each_caption_is_asked_of_each_image(path):
     task = build("task", {"name": "winoground", "path": str(path)})
     assert len(task.queries) == task.pool_size == 20
     for example in (*task.queries, *task.pool("").examples):
-        assert (example.answer == "yes") == (f'"{seen(example)}"' in example.question)
+        assert (example.answer == "yes") == (f'"{image_color(example)}"' in example.question)
     assert {(e.meta["caption"], e.meta["image"]) for e in task.queries[:4]} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert len({e.group for e in task.queries}) == 5
     check_task(task)
@@ -53,7 +53,7 @@ def test_only_the_gold_tells_what_belongs_together(path):
     assert 0.2 < sum(a == (e.answer == "yes") for a, e in zip(same, queries, strict=True)) / len(queries) < 0.8
 
 
-def sure(request: Request) -> Generation:
+def answer_certainly(request: Request) -> Generation:
     """Surer of the right ones by a little, but never of the image of the first caption in every other item."""
     right = request.gold[0] == "yes"
     return Generation("yes", option_scores={"yes": -0.1 if right else -0.2, "no": -0.3})
@@ -63,7 +63,7 @@ def test_who_is_surer_of_the_right_ones_has_every_score_though_it_always_says_ye
     config = {
         "name": "t",
         "task": {"name": "winoground", "path": str(path)},
-        "model": {"name": "fake-scripted", "answer": f"{__file__}:sure"},
+        "model": {"name": "fake-scripted", "answer": f"{__file__}:answer_certainly"},
         "answer_mode": "options",
         "metrics": ["option", "winoground_text", "winoground_image", "winoground_group"],
     }

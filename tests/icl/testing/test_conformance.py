@@ -128,9 +128,9 @@ def test_the_toy_model_keeps_its_sessions():
 
 class Aliased(TOY.ToySession):
     def take(self, rows):
-        found = super().take(rows)
-        found.rows = [self.rows[r] for r in rows.tolist()]
-        return found
+        taken = super().take(rows)
+        taken.rows = [self.rows[r] for r in rows.tolist()]
+        return taken
 
 
 class LazyBranches(TOY.ToySession):
@@ -145,10 +145,10 @@ class Crossed(TOY.ToySession):
 
 class Worn(TOY.ToySession):
     def suffix_logprobs(self, suffixes):
-        found = super().suffix_logprobs(suffixes)
+        logprobs = super().suffix_logprobs(suffixes)
         self.rows[0].tokens.append(5)
         self.logits = self.model.logits_of(self.rows)
-        return found
+        return logprobs
 
 
 class Half(TOY.ToySession):
@@ -165,7 +165,7 @@ class Shallow(TOY.ToySession):
 
 class Behind(TOY.ToySession):
     def suffix_early_exit_logits(self, suffixes):
-        return [[told.flip(1) for told in row] for row in super().suffix_early_exit_logits(suffixes)]
+        return [[logits.flip(1) for logits in row] for row in super().suffix_early_exit_logits(suffixes)]
 
 
 class Trimmed(TOY.ToySession):

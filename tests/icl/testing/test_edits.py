@@ -16,31 +16,31 @@ def test_every_edit_keeps_its_promises(name):
     check_edit(build("edit", name))
 
 
-class Kept:
+class Counter:
     calls = 0
 
 
 @dataclass(frozen=True)
 class Forgetful(Edit):
     def describe(self):
-        Kept.calls += 1
-        return f"call {Kept.calls}"
+        Counter.calls += 1
+        return f"call {Counter.calls}"
 
 
 @dataclass(frozen=True)
 class Restless(Edit):
     def apply_to_image(self, image):
-        Kept.calls += 1
-        return image.point(lambda level: (level + Kept.calls) % 256)
+        Counter.calls += 1
+        return image.point(lambda level: (level + Counter.calls) % 256)
 
 
 @dataclass(frozen=True)
-class Drawn(Edit):
+class Redrawn(Edit):
     stream: int = 0
 
     def bind(self, key, place):
-        Kept.calls += 1
-        return replace(self, stream=Kept.calls)
+        Counter.calls += 1
+        return replace(self, stream=Counter.calls)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class NoEdit:
     [
         (Forgetful(), "in two ways"),
         (Restless(), "other pixels when asked again"),
-        (Drawn(), "something else for the same prompt"),
+        (Redrawn(), "something else for the same prompt"),
         (Halved(), "came out as 6 x 4. Declare keeps_size = False"),
         (Painting(), "changed the image that it was given"),
         (Silent(), "declare applies_to_pixel_values = True"),
@@ -88,7 +88,7 @@ class NoEdit:
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Edit) else "",
 )
-def test_a_broken_promise_is_told(edit, says):
+def test_a_violation_is_reported(edit, says):
     with pytest.raises(AssertionError, match=says):
         check_edit(edit)
 
@@ -97,11 +97,11 @@ def test_edits_of_ones_own_with_other_code_have_other_digests(tmp_path: Path):
     code = (
         "from dataclasses import dataclass\nfrom icl.edits import Edit\n\n@dataclass(frozen=True)\nclass Mine(Edit):\n"
     )
-    found = []
+    descriptions = []
     for folder, body in (("a", "    by: int = 1\n"), ("b", "    by: int = 1  # more\n"), ("c", "    by: int = 1\n")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(code + body)
-        found.append(
+        descriptions.append(
             Image.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].describe()
         )
-    assert found[0] == found[2] != found[1]
+    assert descriptions[0] == descriptions[2] != descriptions[1]

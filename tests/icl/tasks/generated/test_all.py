@@ -46,14 +46,14 @@ NODES = [
 IDS = [" ".join(map(str, node.values())) for node in NODES]
 
 
-def told(task) -> str:
+def task_digest(task) -> str:
     """A digest of everything that the first queries and their pools hold, pixels too."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for query in task.queries[:3]:
         for e in (query, *task.pool(query.id).examples[:10]):
             record = (e.id, e.question, e.answers, e.options, e.label, e.group, e.meta, e.secret)
-            found.update(repr((record, [p.digest for p in e.images])).encode())
-    return found.hexdigest()
+            digest.update(repr((record, [p.digest for p in e.images])).encode())
+    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("node", NODES, ids=IDS)
@@ -71,14 +71,14 @@ def test_more_queries_begin_with_the_fewer(node):
 
 @pytest.mark.parametrize("node", NODES, ids=IDS)
 def test_another_seed_is_another_task(node):
-    assert told(build("task", node)) != told(build("task", node | {"seed": 1}))
+    assert task_digest(build("task", node)) != task_digest(build("task", node | {"seed": 1}))
 
 
 def test_another_process_with_other_hashes_makes_the_same_bytes():
-    here = [told(build("task", node)) for node in NODES]
+    here = [task_digest(build("task", node)) for node in NODES]
     script = (
         f"import importlib.util as u; s = u.spec_from_file_location('t', {__file__!r}); m = u.module_from_spec(s); "
-        "s.loader.exec_module(m); print('\\n'.join(m.told(m.build('task', node)) for node in m.NODES))"
+        "s.loader.exec_module(m); print('\\n'.join(m.task_digest(m.build('task', node)) for node in m.NODES))"
     )
     there = subprocess.run(
         [sys.executable, "-c", script],
@@ -109,7 +109,7 @@ def test_images_wait_until_they_are_looked_at(monkeypatch):
         assert len(task.pool(task.queries[0].id)) >= task.pool_size
 
 
-def test_an_unknown_query_is_an_error_where_pools_belong_to_queries():
+def test_an_unknown_query_is_an_error_if_queries_have_their_own_pools():
     from icl.errors import DataError
 
     for name in ("binding", "operators", "attribute"):

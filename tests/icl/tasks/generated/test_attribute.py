@@ -5,13 +5,13 @@ from collections import Counter
 from icl.tasks.generated.attribute import AttributeTask
 
 
-def test_only_the_answers_of_the_pool_tell_which_attribute_is_asked():
+def test_only_the_answers_of_the_pool_reveal_the_attribute():
     task = AttributeTask(query_limit=40)
     for query in task.queries[:12]:
-        asked = query.secret["asked"]
-        assert query.answer == query.secret[asked]
-        assert all(e.answer == e.secret[asked] for e in task.pool(query.id).examples)
-        assert asked not in f"{query.question} {query.meta} {query.id}"
+        attribute = query.secret["asked"]
+        assert query.answer == query.secret[attribute]
+        assert all(e.answer == e.secret[attribute] for e in task.pool(query.id).examples)
+        assert attribute not in f"{query.question} {query.meta} {query.id}"
     assert len({q.question for q in task.queries}) == 1
 
 
@@ -22,8 +22,8 @@ def test_attributes_are_equally_frequent():
 def test_options_are_the_four_true_answers_about_the_querys_image():
     for query in AttributeTask().queries:
         assert len(set(query.options)) == 4
-        drawn = query.images[0].load
-        assert query.options == (drawn.color, drawn.shape, drawn.texture, drawn.size)
+        drawing = query.images[0].load
+        assert query.options == (drawing.color, drawing.shape, drawing.texture, drawing.size)
 
 
 def test_the_pools_share_a_bank_of_images():

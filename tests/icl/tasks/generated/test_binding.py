@@ -12,8 +12,8 @@ from icl.tasks.generated.world import HELD_OUT_CONCEPTS
 
 
 def concept(example):
-    found = example.secret["concept"]
-    return tuple(found) if isinstance(found, list) else found
+    pair = example.secret["concept"]
+    return tuple(pair) if isinstance(pair, list) else pair
 
 
 def test_a_name_means_one_concept_in_an_episode_and_the_query_is_named_there():
@@ -60,20 +60,20 @@ def test_more_concepts_than_ways_are_in_the_pool_and_no_option():
 
 def test_images_of_the_pool_come_from_a_bank_and_the_querys_does_not():
     task = BindingTask(query_limit=60, bank=8)
-    shown = {e.images[0].digest for q in task.queries for e in task.pool(q.id).examples}
-    assert len(shown) <= 8 * len(HELD_OUT_CONCEPTS)
-    asked = {q.images[0].digest for q in task.queries}
-    assert len(asked) == 60
-    assert not asked & shown
+    pool_digests = {e.images[0].digest for q in task.queries for e in task.pool(q.id).examples}
+    assert len(pool_digests) <= 8 * len(HELD_OUT_CONCEPTS)
+    query_digests = {q.images[0].digest for q in task.queries}
+    assert len(query_digests) == 60
+    assert not query_digests & pool_digests
 
 
 @pytest.mark.parametrize("by", ["color", "shape", "texture", "size", "count"])
 def test_a_concept_by_one_attribute_leaves_the_others_open(by):
     task = BindingTask(by=by, ways=2, support=16)
     pool = task.pool(task.queries[0].id).examples
-    drawn = [e.images[0].load for e in pool]
-    assert {getattr(d, by) for d in drawn} == {concept(e) for e in pool}
-    others = {(d.color, d.shape) for d in drawn}
+    drawings = [e.images[0].load for e in pool]
+    assert {getattr(d, by) for d in drawings} == {concept(e) for e in pool}
+    others = {(d.color, d.shape) for d in drawings}
     assert len(others) > 2
     assert others <= set(HELD_OUT_CONCEPTS)
     assert len({e.answer for e in pool}) == 2
@@ -82,12 +82,12 @@ def test_a_concept_by_one_attribute_leaves_the_others_open(by):
 def test_similar_concepts_share_a_color_or_a_shape_with_one_of_them():
     task = BindingTask(ways=6, similar=True)
     for query in task.queries[:20]:
-        found = {concept(e) for e in task.pool(query.id).examples}
-        assert len(found) == 6
+        concepts = {concept(e) for e in task.pool(query.id).examples}
+        assert len(concepts) == 6
         shared = [
             {other for other in HELD_OUT_CONCEPTS if other[0] == c or other[1] == s} for c, s in HELD_OUT_CONCEPTS
         ]
-        assert any(found <= near for near in shared)
+        assert any(concepts <= near for near in shared)
 
 
 def test_the_hint_names_the_attribute():

@@ -7,13 +7,13 @@ from icl.types import Generation
 
 def test_a_reference_names_every_object_of_its_scene_and_no_other():
     for query in CaptionsTask().queries:
-        said = Generation(query.answer)
-        assert ChairI().score(said, query) == ChairS().score(said, query) == 0
-        assert ChairRecall().score(said, query) == 1
+        caption = Generation(query.answer)
+        assert ChairI().score(caption, query) == ChairS().score(caption, query) == 0
+        assert ChairRecall().score(caption, query) == 1
         assert 8 <= len(query.answer.split()) <= 20
 
 
-def test_every_object_of_the_vocabulary_is_found_in_singular_and_plural():
+def test_every_object_of_the_vocabulary_is_recognized_in_singular_and_plural():
     from icl.tasks.generated.wording import plural
 
     names = {name: name for name in VOCABULARY}

@@ -12,15 +12,15 @@ from icl.tasks.generated.world import COLORS
 
 
 def by_mode(task):
-    found = {mode: [q for q in task.queries if q.meta["mode"] == mode] for mode in task.modes}
-    assert len({len(examples) for examples in found.values()}) == 1
-    return found
+    queries = {mode: [q for q in task.queries if q.meta["mode"] == mode] for mode in task.modes}
+    assert len({len(examples) for examples in queries.values()}) == 1
+    return queries
 
 
 @pytest.mark.parametrize("by", ["color", "shape"])
 def test_an_item_asks_the_same_thing_from_text_and_from_its_image(by):
-    asked = by_mode(ConflictTask(by=by, query_limit=60))
-    for text, image, recognize in zip(*asked.values(), strict=True):
+    queries = by_mode(ConflictTask(by=by, query_limit=60))
+    for text, image, recognize in zip(*queries.values(), strict=True):
         assert text.group == image.group == recognize.group
         assert text.answers == image.answers
         assert text.options == image.options
@@ -65,12 +65,12 @@ def test_a_printed_word_is_dark_strokes_on_a_white_label():
     from PIL import Image as PILImage
 
     plain = PILImage.new("RGB", (64, 64), (90, 140, 200))
-    shown = np.asarray(print_word(plain, "red", (10, 20), 2.0, (220, 0, 0))).astype(int)
-    label = shown[20:28, 10 : 10 + round(width("red", 2.0))]
+    printed = np.asarray(print_word(plain, "red", (10, 20), 2.0, (220, 0, 0))).astype(int)
+    label = printed[20:28, 10 : 10 + round(width("red", 2.0))]
     assert (label.sum(-1) > 600).mean() > 0.15
     assert (label.sum(-1) < 150).mean() > 0.1
-    assert np.all(shown[:12] == (90, 140, 200))
-    assert (np.abs(shown - (220, 0, 0)).sum(-1) < 60).sum() > 20
+    assert np.all(printed[:12] == (90, 140, 200))
+    assert (np.abs(printed - (220, 0, 0)).sum(-1) < 60).sum() > 20
     with pytest.raises(KeyError):
         print_word(plain, "a1", (0, 0), 2.0)
 

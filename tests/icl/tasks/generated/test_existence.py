@@ -11,15 +11,15 @@ from icl.tasks.generated.world import CONCEPTS, companion, popularity
 SAMPLINGS = ["random", "popular", "adversarial"]
 
 
-def asked(example) -> str:
+def object_of(example) -> str:
     return example.meta["object"]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_yes_objects_are_there_and_no_objects_are_not(sampling):
     for example in ExistenceTask(sampling=sampling, per_image=6).queries:
-        assert (example.answer == "yes") == (asked(example) in example.secret["objects"])
-        assert asked(example) in example.question
+        assert (example.answer == "yes") == (object_of(example) in example.secret["objects"])
+        assert object_of(example) in example.question
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -54,7 +54,7 @@ def test_questions_about_a_image_share_a_group_and_ask_different_objects():
     for example in ExistenceTask(per_image=6).queries:
         groups.setdefault(example.group, []).append(example)
     for examples in groups.values():
-        assert len(examples) == len({asked(e) for e in examples}) == 6
+        assert len(examples) == len({object_of(e) for e in examples}) == 6
         assert len({e.images[0].origin for e in examples}) == 1
 
 
@@ -64,23 +64,23 @@ def test_samplings_ask_about_the_same_scenes_and_the_same_present_objects():
         assert len({e.images[0].origin for e in examples}) == 1
         assert len({e.answer for e in examples}) == 1
         if examples[0].answer == "yes":
-            assert len({asked(e) for e in examples}) == 1
+            assert len({object_of(e) for e in examples}) == 1
 
 
 def test_absent_objects_follow_their_sampling():
-    wanted = {" ".join(c): c for c in CONCEPTS}
+    concept_of = {" ".join(c): c for c in CONCEPTS}
     frequent = sorted(CONCEPTS, key=popularity, reverse=True)
 
     def absent(sampling):
         return [e for e in ExistenceTask(sampling=sampling, query_limit=400).queries if e.answer == "no"]
 
-    spread = Counter(asked(e) for e in absent("random"))
+    spread = Counter(object_of(e) for e in absent("random"))
     assert len(spread) > 60
-    assert {wanted[asked(e)] for e in absent("popular")} <= set(frequent[: 10 + 3])
+    assert {concept_of[object_of(e)] for e in absent("popular")} <= set(frequent[: 10 + 3])
     for example in absent("adversarial"):
-        present = {wanted[name] for name in example.secret["objects"]}
+        present = {concept_of[name] for name in example.secret["objects"]}
         companions = {companion(c) for c in present} - present
-        assert not companions or wanted[asked(example)] in companions
+        assert not companions or concept_of[object_of(example)] in companions
 
 
 def test_more_yes_questions_than_a_scene_has_objects_are_refused():

@@ -32,12 +32,12 @@ def test_options_are_what_the_operators_give():
         assert query.options == tuple(str(n) for n in sorted({left + right, left - right, left * right}))
 
 
-def test_a_told_operator_is_in_the_question_and_else_nowhere():
-    told, untold = OperatorsTask(name_operator=True).queries[0], OperatorsTask().queries[0]
-    assert told.secret["operator"] in told.question
-    assert told.answers == untold.answers
-    assert "operator" not in untold.meta
-    assert untold.secret["operator"] not in untold.question
+def test_a_named_operator_is_in_the_question_only():
+    named, hidden = OperatorsTask(name_operator=True).queries[0], OperatorsTask().queries[0]
+    assert named.secret["operator"] in named.question
+    assert named.answers == hidden.answers
+    assert "operator" not in hidden.meta
+    assert hidden.secret["operator"] not in hidden.question
 
 
 def test_demonstrations_identify_the_operator_only_where_one_fits():

@@ -26,7 +26,7 @@ def test_neither_place_nor_order_tells_the_answer():
     assert 160 < sum(q.options[0] == q.answer for q in queries) < 240
 
 
-def test_told_is_always_the_box():
+def test_with_a_named_box_the_answer_is_always_the_box():
     task = PrintedTextTask(name_box=True, query_limit=20)
     assert all(q.answer == q.secret["boxed"] and "red box" in q.question for q in task.queries)
 
