@@ -3,7 +3,7 @@
 If the plausibility mask leaves a single token, the contrast cannot change it. As long as every step of an answer is
 decided like this by its reference (`Strategy.reference_decides`), its contrast branches need not be prefilled. Branches
 are scheduled in one of three ways (`decoding.engine.branch_scheduling`). `P` is the reference, `N` a contrast branch,
-letters are tokens, and `+[..]` tokens that a row reads in one forward pass:
+letters are tokens, and `+[..]` tokens that a row reads in one forward pass. A row in parentheses is idle:
 
     step                      0      1      2                    3          4
     the reference decides     yes    yes    no                   yes        no
@@ -15,15 +15,15 @@ letters are tokens, and `+[..]` tokens that a row reads in one forward pass:
                   N           -      -      N +[a b]             (N a b)    N a b +[c d]
 
 After step 2, a lazy branch is an ordinary row of the session. Gated branches stay in a session of their own
-(`deferred_rows`) and read on only when a step needs them.
+(`gated_session`) and read on only when a step needs them.
 
-A prompt is prefilled once, however many hypotheses need it. It is kept as prefilled while another hypothesis may need
-it, and hypotheses that chose the same tokens share a row. Prompts are prefilled with the running session as the prefix
-source. A model that shares prefixes therefore reuses the demonstrations' KV cache of the reference.
+A prompt is prefilled once, however many hypotheses need it. Its row without answer tokens is kept until no waiting
+hypothesis needs it. Lazy hypotheses that chose the same tokens share a row. A model that shares prefixes reuses the KV
+cache of the demonstrations from the reference's row in the running session.
 
     DeferredBranches.step_batches    one step: splits hypotheses by need, returns the logits that each combines
     ._add_lazy_rows                  lazy: makes the missing rows and joins them to the session
-    ._read_gated_rows                gated: makes the missing rows in `deferred_rows`, lets old ones read on
+    ._read_gated_rows                gated: makes the missing rows in `gated_session`, lets old ones read on
     ._make_rows                      prefills prompts, copies rows that others may need, reads the answers so far
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from decoding.engine.token_loop import DecodingGroup, Hypothesis
 
 OpenBranches = Callable[[Sequence[str], Session], Session]
-"""Prefills prompts, given by name, with a session as their prefix source."""
+"""Prefills prompts, given by name. The session is the one whose cached prompt prefix is reused."""
 
 RowState = tuple[str, tuple[int, ...]]
 """A prompt and the tokens read after it. Equal states share a row."""
@@ -55,18 +55,18 @@ class DeferredBranches:
     Attributes:
         open_branches: Prefills prompts.
         num_prefilled: Prompts prefilled so far.
-        session: The running session, as prefix source.
+        session: The running session, whose cached prompt prefix is reused.
         prefilled: Prompt -> session and row in which it is prefilled, without tokens of an answer.
-        deferred_rows: Rows of gated branches.
-        row_numbers: id of a gated hypothesis -> its rows in `deferred_rows`.
+        gated_session: Rows of gated branches, or None.
+        gated_rows: id of a gated hypothesis -> its rows in `gated_session`.
     """
 
     def __init__(self, open_branches: OpenBranches) -> None:
         self.open_branches, self.num_prefilled = open_branches, 0
         self.session: Session | None = None
         self.prefilled: dict[str, tuple[Session, int]] = {}
-        self.deferred_rows: Session | None = None
-        self.row_numbers: dict[int, list[int]] = {}
+        self.gated_session: Session | None = None
+        self.gated_rows: dict[int, list[int]] = {}
 
     def step_batches(
         self, session: Session, groups: Sequence["DecodingGroup"]
@@ -91,18 +91,17 @@ class DeferredBranches:
     ) -> list[StepBatch]:
         """The step batches of a group, at most three, by where the logits of the contrast branches come from."""
         gated = undecided if group.is_gated else []
-        incomplete = {id(h) for h in (*decided, *gated)}
-        complete = [h for h in group.hypotheses if id(h) not in incomplete]
+        in_session = [h for h in group.hypotheses if not h.lacks_branch_rows]
         batches: list[StepBatch] = []
-        if complete:
-            batches.append((complete, gather_logits(session.logits, branch_rows(complete))))
+        if in_session:
+            batches.append((in_session, gather_logits(session.logits, branch_rows(in_session))))
         if decided:  # the reference stands in for all branches
             reference = gather_logits(session.logits, [[h.rows[0] for h in decided]])
             batches.append((decided, reference.expand(len(decided[0].prompts), -1, -1)))
-        if gated and self.deferred_rows is not None:
+        if gated and self.gated_session is not None:
             reference = gather_logits(session.logits, [[h.rows[0] for h in gated]])
-            others = [[self.row_numbers[id(h)][b] for h in gated] for b in range(len(gated[0].prompts) - 1)]
-            batches.append((gated, torch.cat([reference, gather_logits(self.deferred_rows.logits, others)])))
+            rows = [[self.gated_rows[id(h)][b] for h in gated] for b in range(len(gated[0].prompts) - 1)]
+            batches.append((gated, torch.cat([reference, gather_logits(self.gated_session.logits, rows)])))
         return batches
 
     def _add_lazy_rows(
@@ -119,8 +118,8 @@ class DeferredBranches:
         }
         new = dict.fromkeys(state for h in hypotheses for state in _contrast_states(h) if state not in row_of)
         if new:
-            part, order = self._make_rows(list(new), _waiting_prompts(groups, hypotheses))
-            row_of |= {state: len(session) + row for state, row in order.items()}
+            part, part_row_of = self._make_rows(list(new), _waiting_prompts(groups, hypotheses))
+            row_of |= {state: len(session) + row for state, row in part_row_of.items()}
             session = session.join(part)
         for hypothesis in hypotheses:
             hypothesis.rows = [hypothesis.rows[0], *(row_of[state] for state in _contrast_states(hypothesis))]
@@ -128,61 +127,61 @@ class DeferredBranches:
         return session
 
     def _read_gated_rows(self, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]) -> None:
-        """Makes the deferred rows of gated hypotheses, and lets existing ones read all tokens chosen so far."""
+        """Makes the contrast rows of gated hypotheses, and lets existing ones read all tokens chosen so far."""
         if not hypotheses:
             return
         running = {id(h) for group in groups if group.is_gated for h in group.hypotheses}
-        behind = [h for h in hypotheses if id(h) in self.row_numbers and h.branch_tokens < len(h.tokens)]
-        chunks = [h.tokens[h.branch_tokens :] for h in behind for _ in self.row_numbers[id(h)]]
+        behind = [h for h in hypotheses if id(h) in self.gated_rows and h.branch_tokens < len(h.tokens)]
+        chunks = [h.tokens[h.branch_tokens :] for h in behind for _ in self.gated_rows[id(h)]]
         reading = [id(h) for h in behind]
-        idle = [key for key in self.row_numbers if key in running and key not in reading]
-        self._update_deferred_rows(idle, reading, chunks)
+        idle = [key for key in self.gated_rows if key in running and key not in reading]
+        self._update_gated_session(idle, reading, chunks)
         for hypothesis in behind:
             _mark_read(hypothesis)
-        new = [h for h in hypotheses if id(h) not in self.row_numbers]
+        new = [h for h in hypotheses if id(h) not in self.gated_rows]
         if new:
             states = dict.fromkeys(state for h in new for state in _contrast_states(h))
-            part, order = self._make_rows(list(states), _waiting_prompts(groups, new))
-            rows = [order[state] for h in new for state in _contrast_states(h)]
+            part, row_of = self._make_rows(list(states), _waiting_prompts(groups, new))
+            rows = [row_of[state] for h in new for state in _contrast_states(h)]
             part = part if rows == list(range(len(part))) else part.take(_index(rows, part))
-            start = 0 if self.deferred_rows is None else len(self.deferred_rows)
-            self.deferred_rows = part if self.deferred_rows is None else self.deferred_rows.join(part)
+            start = 0 if self.gated_session is None else len(self.gated_session)
+            self.gated_session = part if self.gated_session is None else self.gated_session.join(part)
             for hypothesis in new:
                 count = len(hypothesis.prompts) - 1
-                self.row_numbers[id(hypothesis)] = list(range(start, start + count))
+                self.gated_rows[id(hypothesis)] = list(range(start, start + count))
                 start += count
                 _mark_read(hypothesis)
 
-    def _update_deferred_rows(
+    def _update_gated_session(
         self, idle: Sequence[int], reading: Sequence[int], chunks: Sequence[Sequence[int]]
     ) -> None:
-        """Drops the deferred rows of ended hypotheses. Rows that read on move behind the idle ones.
+        """Keeps idle rows of `gated_session`, lets reading rows read, drops the rest, and renumbers all.
 
         Args:
-            idle: Keys of `row_numbers` whose rows stay as they are.
+            idle: Keys of `gated_rows` whose rows stay as they are.
             reading: Keys whose rows read on.
             chunks: Tokens that each row of `reading` reads.
         """
-        if self.deferred_rows is None:
+        if self.gated_session is None:
             return
         parts: list[Session] = []
         for keys in (idle, reading):
-            rows = [row for key in keys for row in self.row_numbers[key]]
+            rows = [row for key in keys for row in self.gated_rows[key]]
             if not rows:
                 continue
-            is_whole = rows == list(range(len(self.deferred_rows)))
-            part = self.deferred_rows if is_whole else self.deferred_rows.take(_index(rows, self.deferred_rows))
+            is_whole = rows == list(range(len(self.gated_session)))
+            part = self.gated_session if is_whole else self.gated_session.take(_index(rows, self.gated_session))
             if not is_whole:
                 part.trim()
             if keys is reading:
                 part.extend(chunks)
             parts.append(part)
-        sizes = {key: len(self.row_numbers[key]) for key in (*idle, *reading)}
-        self.row_numbers, start = {}, 0
+        sizes = {key: len(self.gated_rows[key]) for key in (*idle, *reading)}
+        self.gated_rows, start = {}, 0
         for key, size in sizes.items():
-            self.row_numbers[key] = list(range(start, start + size))
+            self.gated_rows[key] = list(range(start, start + size))
             start += size
-        self.deferred_rows = None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
+        self.gated_session = None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
 
     def _make_rows(self, states: Sequence[RowState], waiting_prompts: set[str]) -> tuple[Session, dict[RowState, int]]:
         """New rows in these states, and the row of each.
@@ -204,19 +203,19 @@ class DeferredBranches:
             sources[id(source)] = source
             states_of.setdefault(id(source), []).append(state)
         part: Session | None = None
-        order: dict[RowState, int] = {}
+        row_of: dict[RowState, int] = {}
         for key, source_states in states_of.items():
             rows = [self.prefilled[prompt][1] for prompt, _ in source_states]
             is_last_use = not waiting_prompts & {prompt for prompt, _ in source_states}
             is_whole = rows == list(range(len(sources[key])))
             taken = sources[key] if is_whole and is_last_use else sources[key].take(_index(rows, sources[key]))
             part = taken if part is None else part.join(taken)
-            order |= {state: len(order) + i for i, state in enumerate(source_states)}
+            row_of |= {state: len(row_of) + i for i, state in enumerate(source_states)}
         self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in waiting_prompts}
         assert part is not None
-        if any(tokens for _, tokens in order):
-            part.extend([list(tokens) for _, tokens in order])
-        return part, order
+        if any(tokens for _, tokens in row_of):
+            part.extend([list(tokens) for _, tokens in row_of])
+        return part, row_of
 
 
 def branch_rows(hypotheses: Sequence["Hypothesis"]) -> list[list[int]]:
@@ -236,7 +235,7 @@ def gather_logits(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
 
 def _split_by_decision(logits: "Tensor", group: "DecodingGroup") -> tuple[list["Hypothesis"], list["Hypothesis"]]:
     """The deferred hypotheses whose reference decides this step, and those that need their contrast branches."""
-    deferred = [h for h in group.hypotheses if h.is_deferred]
+    deferred = [h for h in group.hypotheses if h.lacks_branch_rows]
     if not deferred:
         return [], []
     decided = group.strategy.reference_decides(gather_logits(logits, [[h.rows[0] for h in deferred]])[0])
@@ -257,7 +256,7 @@ def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypo
         prompt
         for group in groups
         for h in group.hypotheses
-        if h.is_deferred and not h.is_prefilled and id(h) not in excluded_ids
+        if h.lacks_branch_rows and not h.is_prefilled and id(h) not in excluded_ids
         for prompt in h.prompts[1:]
     }
 

@@ -179,20 +179,20 @@ def _read_options(session: Session, scorings: Sequence[OptionScoring]) -> _Inner
 def _read_rows(
     session: Session, scorings: Sequence[OptionScoring], early_exits: bool
 ) -> dict[tuple[int, tuple[int, ...]], "Tensor"]:
-    options_of: dict[int, dict[tuple[int, ...], None]] = {}
+    options_by_row: dict[int, dict[tuple[int, ...], None]] = {}
     for scoring in scorings:
         for row in scoring.rows:
-            options_of.setdefault(row, {}).update(dict.fromkeys(ids for ids in scoring.ids if len(ids) > 1))
-    rows = sorted(row for row, options in options_of.items() if options)
+            options_by_row.setdefault(row, {}).update(dict.fromkeys(ids for ids in scoring.ids if len(ids) > 1))
+    rows = sorted(row for row, options in options_by_row.items() if options)
     if not rows:
         return {}
     part = session if rows == list(range(len(session))) else session.take(_index(rows, session.logits))
-    suffixes = [list(options_of[row]) for row in rows]
+    suffixes = [list(options_by_row[row]) for row in rows]
     read = part.suffix_early_exit_logits(suffixes) if early_exits else part.suffix_logprobs(suffixes)
     return {
         (row, option): distributions
         for row, by_option in zip(rows, read, strict=True)
-        for option, distributions in zip(options_of[row], by_option, strict=True)
+        for option, distributions in zip(options_by_row[row], by_option, strict=True)
     }
 
 

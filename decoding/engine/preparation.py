@@ -21,13 +21,13 @@ def prepare_requests(
         count_tokens: Number of tokens of a prompt; called once per distinct prompt.
     """
     keys = [_prompt_key(one.prompt, one.arm.strategy.traits.reads_paired_prompt) for one in requests]
-    prompts_of: dict[Strategy, dict[str, Prompt]] = {}
+    prompts_by_strategy: dict[Strategy, dict[str, Prompt]] = {}
     for request, key in zip(requests, keys, strict=True):
         if isinstance(key, str):
-            prompts_of.setdefault(request.arm.strategy, {}).setdefault(key, request.prompt)
+            prompts_by_strategy.setdefault(request.arm.strategy, {}).setdefault(key, request.prompt)
     lengths: dict[str, int] = {}
     branches: dict[tuple[Strategy, str], _Branches | Failure] = {}
-    for strategy, prompts in prompts_of.items():
+    for strategy, prompts in prompts_by_strategy.items():
         notes = _notes(strategy, list(prompts.values()), generate)
         for (key, prompt), note in zip(prompts.items(), notes, strict=True):
             branches[strategy, key] = (

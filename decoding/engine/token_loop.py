@@ -1,7 +1,8 @@
 """The token loop: decodes many answers, of many strategies, over the rows of one session.
 
 A `DecodingGroup` holds the hypotheses that one strategy and sampler decode in parallel. Each hypothesis has one row per
-branch. All rows of all groups go through one forward pass per step:
+branch. All rows of the session go through one forward pass per step. Shapes are written with
+`n` branches, `B` hypotheses and `V` tokens of the vocabulary.
 
     1. gather the logits of the branches of each group, [n, B, V]        _step_batches
     2. mask and combine them, apply logits processors                    decoding_step.combine_branches
@@ -19,8 +20,14 @@ prompt with a noised image, and letters are tokens:
     mask_only   reference    P         P a       P a c     shares the row of vcd
     rows of the session      2         2         3
 
-A hypothesis may begin with the row of its reference alone. The other branches are then prefilled at the first step
-that needs them (`decoding.engine.deferred_branches`).
+A hypothesis may begin with the row of its reference alone. `decoding.engine.branch_scheduling` chooses when its
+contrast branches are read:
+
+    eager    from the start, as rows of the session
+    lazy     from the first step that needs them, then as rows of the session
+    gated    only at steps that need them, in a session of their own
+
+The last two are drawn step by step in `decoding.engine.deferred_branches`.
 """
 
 from collections.abc import Sequence
@@ -78,12 +85,12 @@ class Hypothesis:
         memory: Values that the strategy stored, by step.
         top_logprobs: Tokens per branch that `step_traces` keep. 0 keeps no step traces.
         step_traces: Distributions of the branches at each step.
-        prompts: Names of the branch prompts. If there are more prompts than rows, the other branches are deferred.
+        prompts: Names of the branch prompts. If there are more prompts than rows, the session lacks the other rows.
         prompt_ids: Token ids of the reference prompt, if logits processors read them.
-        undecided_steps: Steps that the reference alone did not decide, as far as this is known.
-        is_prefilled: Whether its deferred branches were prefilled.
-        branch_tokens: Answer tokens that each deferred branch has read.
-        branch_forwards: Forward passes in which they were read.
+        undecided_steps: Traced steps with several survivors, counted only once the session holds all branches.
+        is_prefilled: Whether its contrast branches were prefilled inside the loop.
+        branch_tokens: Answer tokens that each contrast branch has read.
+        branch_forwards: Forward passes in which it read them.
     """
 
     rows: list[int]
@@ -105,8 +112,8 @@ class Hypothesis:
     branch_forwards: int = 0
 
     @property
-    def is_deferred(self) -> bool:
-        """Whether the session holds the row of the reference only."""
+    def lacks_branch_rows(self) -> bool:
+        """Whether the session holds the row of the reference only: before a lazy prefill, and always if gated."""
         return len(self.rows) < len(self.prompts)
 
 
@@ -118,7 +125,7 @@ class DecodingGroup:
         strategy: Combines the logits of the branches.
         sampler: Chooses tokens from the combined scores.
         hypotheses: Hypotheses that are not finished.
-        is_gated: Whether deferred branches skip the steps that do not need them.
+        is_gated: Whether contrast branches are gated: read only at steps that need them.
         search: Beam search, if the sampler has several beams. Its beams are then the hypotheses.
         processors: `transformers.LogitsProcessorList` that acts on the combined scores, or None.
         stop_criterion: Finds stop strings, or None.
@@ -138,10 +145,10 @@ class LoopWork:
     """Work of one token loop.
 
     Attributes:
-        forwards: Forward passes over all rows.
+        forwards: Forward passes over all rows of the session.
         rows: Rows in those passes.
         rows_without_sharing: Rows that the passes would have had if no hypotheses shared a row.
-        deferred_prefills: Prompts that were prefilled after the first step.
+        deferred_prefills: Contrast prompts prefilled inside the loop.
     """
 
     forwards: int = 0
@@ -195,7 +202,7 @@ def _step_batches(
     session: Session, groups: Sequence[DecodingGroup], deferred: DeferredBranches | None
 ) -> tuple[Session, list[list[StepBatch]]]:
     """The session, with the rows of branches that this step needs, and the step batches of each group."""
-    if deferred is not None and any(h.is_deferred for group in groups for h in group.hypotheses):
+    if deferred is not None and any(h.lacks_branch_rows for group in groups for h in group.hypotheses):
         return deferred.step_batches(session, groups)
     return session, [[(g.hypotheses, gather_logits(session.logits, branch_rows(g.hypotheses)))] for g in groups]
 
@@ -218,7 +225,7 @@ def _advance_hypotheses(
     stop_tokens: frozenset[int],
     trace: bool,
 ) -> None:
-    """Chooses one token for each hypothesis from the combined scores. logits: [n, B, V]."""
+    """Combines the branches, chooses a token per hypothesis, records and ends answers. logits: [n, B, V]."""
     scores, faults = combine_branches(group.strategy, logits, step, hypotheses)
     if group.processors is not None:
         scores, processor_faults = apply_processors(group.processors, scores, step, hypotheses)
@@ -236,14 +243,15 @@ def _advance_hypotheses(
         else:
             if trace:
                 hypothesis.trace.append(numbers[i])
-                hypothesis.undecided_steps += not hypothesis.is_deferred and numbers[i][0] > 1
+                hypothesis.undecided_steps += not hypothesis.lacks_branch_rows and numbers[i][0] > 1
             if hypothesis.top_logprobs:
                 hypothesis.step_traces.append(step_traces[i])
         _append_token(hypothesis, token, stop_tokens)
     if group.stop_criterion is not None:
-        undecided = [h for h in hypotheses if h.finish in ("", "length") and h.tokens]
-        for hypothesis, ends in zip(undecided, ends_with_stop_string(group.stop_criterion, undecided), strict=True):
-            hypothesis.finish = "stop" if ends else hypothesis.finish
+        stop_candidates = [h for h in hypotheses if h.finish in ("", "length") and h.tokens]
+        ends = ends_with_stop_string(group.stop_criterion, stop_candidates)
+        for hypothesis, is_end in zip(stop_candidates, ends, strict=True):
+            hypothesis.finish = "stop" if is_end else hypothesis.finish
 
 
 def _append_token(hypothesis: Hypothesis, token: int, stop_tokens: frozenset[int]) -> None:
@@ -259,14 +267,14 @@ def _append_token(hypothesis: Hypothesis, token: int, stop_tokens: frozenset[int
 
 
 def gather_early_exits(session: Session, rows: Sequence[int]) -> "Tensor":
-    """[early layers, B, V] float32 logits of the rows, from a session that was opened with early exits."""
+    """[early layers, rows, V] float32 logits of the rows, from a session that was opened with early exits."""
     exits = session.early_exit_logits
     selected: Tensor = exits[:, torch.tensor(list(rows), device=exits.device)]
     return selected.float()
 
 
 def trace_step(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
-    """TRACE_FIELDS of a step for each row, copied to the CPU at once.
+    """TRACE_FIELDS of a step for each hypothesis, copied to the CPU at once.
 
     Args:
         scores: Combined scores, [B, V], -inf for tokens that are ruled out.
@@ -286,8 +294,8 @@ def trace_step(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[
 
 def _advance_session(session: Session, groups: Sequence[DecodingGroup], work: LoopWork) -> Session:
     """Feeds the last token of every hypothesis to its rows. Hypotheses with equal row and token share the new row."""
-    states = sorted({(row, h.tokens[-1]) for group in groups for h in group.hypotheses for row in h.rows})
-    new_row = {state: i for i, state in enumerate(states)}
+    row_tokens = sorted({(row, h.tokens[-1]) for group in groups for h in group.hypotheses for row in h.rows})
+    new_row = {pair: i for i, pair in enumerate(row_tokens)}
     for group in groups:
         for hypothesis in group.hypotheses:
             hypothesis.rows = [new_row[row, hypothesis.tokens[-1]] for row in hypothesis.rows]
@@ -295,11 +303,11 @@ def _advance_session(session: Session, groups: Sequence[DecodingGroup], work: Lo
                 hypothesis.branch_tokens += 1
                 hypothesis.branch_forwards += 1
             work.rows_without_sharing += len(hypothesis.rows)
-    old_rows = [row for row, _ in states]
+    old_rows = [row for row, _ in row_tokens]
     if old_rows != list(range(len(session))):
         session = session.take(torch.tensor(old_rows, device=session.logits.device))
         session.trim()
-    session.advance(torch.tensor([token for _, token in states], device=session.logits.device))
+    session.advance(torch.tensor([token for _, token in row_tokens], device=session.logits.device))
     work.forwards += 1
     work.rows += len(old_rows)
     return session
