@@ -3,21 +3,40 @@
 A pickle of weights (`*.bin`) may contain tensors only. Loading any other object could run code, so torch refuses it.
 """
 
+from pathlib import Path
 from pickle import UnpicklingError
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+
+from icl.json_text import parse_json_object
 
 FAILURES = (
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
     ImportError,
     RuntimeError,
     EOFError,
     UnpicklingError,
     SafetensorError,
+    StrictDataclassError,
 )
+"""What the readers of other libraries raise for a checkpoint. A config that is no JSON object is an AttributeError."""
+
+
+def damaged_json_file(folder: Path | None) -> str:
+    """A sentence about the first JSON file of a checkpoint that is no JSON object; the empty string if all are."""
+    for path in sorted(folder.glob("*.json")) if folder is not None else ():
+        try:
+            parse_json_object(path.read_bytes())
+        except (OSError, ValueError) as error:
+            return f"{path} is no JSON object ({error}). Copy the file anew."
+    return ""
 
 
 def reason(error: BaseException) -> str:

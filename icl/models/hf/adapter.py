@@ -4,7 +4,6 @@ The layers are replaced inside the model, so other code keeps its reference to t
 """
 
 import hashlib
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from icl.canonical_json import canonical_bytes
 from icl.errors import ModelError
+from icl.json_text import parse_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -44,8 +44,8 @@ class LoraAdapter:
         if not any((folder / name).is_file() for name in WEIGHTS):
             raise ModelError(f"{self.key}: {folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}).")
         try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
+            config = parse_json((folder / CONFIG).read_bytes())
+        except (OSError, ValueError) as error:
             raise ModelError(f"{self.key}: {folder / CONFIG} is not JSON: {error}.") from error
         kind = config.get("peft_type") if isinstance(config, dict) else None
         if kind != "LORA":
@@ -59,7 +59,7 @@ class LoraAdapter:
     @cached_property
     def digest(self) -> str:
         """sha256 of settings and weights. The path of the base model does not count."""
-        settings = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        settings = parse_json((self.folder / CONFIG).read_bytes())
         settings.pop("base_model_name_or_path", None)
         hasher = hashlib.sha256(canonical_bytes(settings))
         for name in WEIGHTS:
@@ -71,7 +71,7 @@ class LoraAdapter:
     @cached_property
     def base(self) -> str:
         """Name of the model that the adapter was trained on, according to its config."""
-        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((self.folder / CONFIG).read_bytes())
         return str(config.get("base_model_name_or_path") or "another model")
 
     def base_note(self, name: str) -> str | None:

@@ -1,7 +1,6 @@
 """Location, completeness and identity of a checkpoint. Nothing here reads weights into memory."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
+from icl.json_text import parse_json_object
 from icl.models.hf import conventions
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
@@ -75,11 +75,9 @@ class Checkpoint:
         """The config as stored. A folder's config is read without transformers, which a finished run does not need."""
         if self.folder is not None:
             try:
-                content = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+                return parse_json_object((self.folder / "config.json").read_bytes())
             except ValueError:
-                content = None  # `config` raises the error
-            if isinstance(content, dict):
-                return content
+                pass  # `config` raises the error
         written: dict[str, Any] = self.config.to_dict()
         return written
 
@@ -97,9 +95,14 @@ class Checkpoint:
         """The generation config, or one made from the model config if there is none."""
         from transformers import GenerationConfig
 
+        from icl.models.checkpoint_errors import FAILURES
+
         try:
             return GenerationConfig.from_pretrained(self.source, revision=self.revision)
-        except OSError:
+        except FAILURES as error:
+            is_there = self.folder is not None and (self.folder / "generation_config.json").is_file()
+            if is_there or not isinstance(error, OSError):
+                raise ModelError(self._sentence("generation config", error)) from error
             return GenerationConfig.from_model_config(self.config)
 
     def weights(self, **how: Any) -> Any:
@@ -130,9 +133,9 @@ class Checkpoint:
             raise ModelError(self._sentence(what, error)) from error
 
     def _sentence(self, what: str, error: Exception) -> str:
-        from icl.models.checkpoint_errors import reason
+        from icl.models.checkpoint_errors import damaged_json_file, reason
 
-        first = reason(error)
+        first = damaged_json_file(self.folder) or reason(error)
         if "trust_remote_code" in str(error):
             return (
                 f"model.path: {self.path} brings its own Python code, which is not run unasked. Read that code, then "
@@ -207,10 +210,10 @@ def max_tokens(config: Any) -> int | None:
 
 def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
     """Token ids that end an answer: those of the generation config, or else those of config and tokenizer."""
-    stops = _ids(checkpoint.generation.eos_token_id)
+    stops = _ids(checkpoint, checkpoint.generation.eos_token_id)
     if not stops:
-        stops = _ids(getattr(text_config(checkpoint.config), "eos_token_id", None))
-        stops |= _ids(checkpoint.processor.tokenizer.eos_token_id)
+        stops = _ids(checkpoint, getattr(text_config(checkpoint.config), "eos_token_id", None))
+        stops |= _ids(checkpoint, checkpoint.processor.tokenizer.eos_token_id)
     if not stops:
         raise ModelError(
             f"model.path: {checkpoint.path} names no end-of-text token (eos_token_id) in any of its configs."
@@ -218,7 +221,10 @@ def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
     return stops
 
 
-def _ids(value: Any) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset(value) if isinstance(value, list | tuple) else frozenset({int(value)})
+def _ids(checkpoint: Checkpoint, value: Any) -> frozenset[int]:
+    ids = value if isinstance(value, list | tuple) else () if value is None else (value,)
+    if not all(isinstance(one, int) for one in ids):
+        raise ModelError(
+            f"model.path: eos_token_id of {checkpoint.path} is a token id or a list of ids, not {value!r}."
+        )
+    return frozenset(ids)

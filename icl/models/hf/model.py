@@ -172,7 +172,7 @@ class HF(LogitModel):
         return int(self.engine.runner.model.get_memory_footprint())
 
     def load(self) -> None:
-        _ = self.engine
+        _ = self.stop_tokens, self.engine
 
     def unload(self) -> None:
         """Free weights and caches. The next use loads them again."""

@@ -1,11 +1,11 @@
 """The quantization that a checkpoint's config declares. Neither weights nor network are needed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
+from icl.json_text import parse_json
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
@@ -25,9 +25,10 @@ def method(checkpoint: "Checkpoint") -> str | None:
 
 def quantization_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The quantization settings in a config or in its text config. Empty if there are none."""
-    for part in (config, config.get("text_config") or {}):
+    text_config = config.get("text_config")
+    for part in (config, text_config if isinstance(text_config, Mapping) else {}):
         for key in ("quantization_config", "compression_config"):
-            if settings := part.get(key):
+            if isinstance(settings := part.get(key), Mapping) and settings:
                 return dict(settings)
     return {}
 
@@ -45,7 +46,7 @@ def comes_as(node: Mapping[str, Any]) -> str | None:
         return None
     file = folder / "config.json" if folder is not None else _cached(path, revision)
     try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        config = parse_json(file.read_bytes()) if file else {}
     except ValueError:
         return None
     return _method_name(quantization_settings(config)) if isinstance(config, dict) else None
