@@ -103,8 +103,9 @@ class FittedRanking:
 class Retriever(Protocol):
     """A component of kind `retriever`. `needs` may contain 'embedder', 'model', 'labels' and 'gold'.
 
-    Optional attributes: `model_ability`, the ability of the model that it needs ("logits" by default); `warning`, a
-    text that is printed before a run; `nested`, `ranked`, `exact`, `leaks` (see `retrievers.machinery.conformance`).
+    Optional attributes: `model_ability`, the ability of the model that it needs ("logits" by default); `warning`,
+    a text that is printed before a run; `nested`, `ranked`, `returns_k`, `leaks` (see
+    `retrievers.machinery.conformance`).
     """
 
     needs: ClassVar[frozenset[str]]

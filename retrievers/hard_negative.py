@@ -38,7 +38,7 @@ class HardNegative(ModalityRetriever):
         label = neighbors.example(0).class_name
         others = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name != label]
         if len(others) < k - 1 and len(neighbors) >= self.num_candidates(k):  # the candidates have one label
-            neighbors = neighbors.all()
+            neighbors = neighbors.search_whole_pool()
             others = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name != label]
         same = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name == label]
         selected = [0, *others[: k - 1]]

@@ -3,8 +3,9 @@
     score(q, x) = cos(q, x)                                               image or question
     score(q, x) = w cos(image_q, image_x) + (1 - w) cos(question_q, question_x)        both
 
-`both` is the weighted mean of the two cosines: the dot product of concatenated unit vectors, each scaled by the root of
-its weight. A concatenation of raw vectors would let the longer one decide. Equal scores are in the order of the pool.
+`both` is the weighted mean of the two cosines: the dot product of concatenated unit vectors, each scaled by the root
+of its weight. A concatenation of raw vectors would let the one with the larger norm decide. Equal scores are in the
+order of the pool.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ class NoDemos:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
-    exact: ClassVar[bool] = False  # returns fewer than k
+    returns_k: ClassVar[bool] = False  # returns fewer than k
 
     def fit(self, pool: Pool, resources: Resources) -> "NoDemos":
         return self

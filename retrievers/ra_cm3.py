@@ -29,7 +29,7 @@ MARK = "ra_cm3: fewer demonstrations than shots"
 class RaCM3(SimilarityRetriever):
     """Demonstrations near in image and text together, without near-duplicates of the query or each other (RA-CM3)."""
 
-    exact: ClassVar[bool] = False
+    returns_k: ClassVar[bool] = False
 
     limit: Fraction = 0.9  # members with a larger cosine are near-duplicates
 
@@ -63,7 +63,7 @@ class RaCM3(SimilarityRetriever):
         if len(selected) < k and len(neighbors) >= self.num_candidates(
             k
         ):  # many near-duplicates: search the whole pool
-            neighbors = neighbors.all()
+            neighbors = neighbors.search_whole_pool()
             selected = self._without_duplicates(neighbors, k)
         return neighbors.retrieved(selected[:1], MARK if len(selected) < k else "") + neighbors.retrieved(selected[1:])
 

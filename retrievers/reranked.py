@@ -54,8 +54,8 @@ class Reranked(RetrieverWrapper):
         return False
 
     @property
-    def exact(self) -> bool:
-        return super().exact and all(getattr(reranker, "exact", True) for reranker in self.rerankers)
+    def returns_k(self) -> bool:
+        return super().returns_k and all(getattr(reranker, "returns_k", True) for reranker in self.rerankers)
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedReranked":
         rerankers = tuple(reranker.fit(pool, resources) for reranker in self.rerankers)

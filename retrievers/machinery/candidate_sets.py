@@ -24,8 +24,10 @@ class CandidateSetRetriever(ModalityRetriever):
     def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
         first = replace(neighbors, rows=neighbors.rows[: self.candidates], scores=neighbors.scores[: self.candidates])
         demos = list(self.choose_set(first, min(k, len(first))))
-        return [*demos, *neighbors.retrieved(range(len(first), len(first) + k - len(demos)))] if self.exact else demos
+        return (
+            [*demos, *neighbors.retrieved(range(len(first), len(first) + k - len(demos)))] if self.returns_k else demos
+        )
 
     def choose_set(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        """Select k of the candidates; fewer only if `exact` is False."""
+        """Select k of the candidates; fewer only if `returns_k` is False."""
         raise NotImplementedError

@@ -6,7 +6,7 @@
 A retriever declares its properties as class attributes:
 
     nested = True     the k-shot set is the beginning of larger sets
-    exact = False     it may return fewer than k demonstrations
+    returns_k = False  it may return fewer than k demonstrations
     ranked = False    the scores need not decrease: demonstrations are in the order of selection
     leaks = True      it may return the query and its images, with a mark that contains "leak"
 
@@ -85,7 +85,7 @@ def check_retriever(
         _check_repeats(retriever.fit(pool, resources), inputs, by_k[max_shots], max_shots)
         if getattr(retriever, "nested", False):
             _check_nested(by_k, inputs)
-        if getattr(retriever, "exact", True):
+        if getattr(retriever, "returns_k", True):
             _check_too_many(retriever, pool, inputs, resources)
 
 
@@ -98,7 +98,7 @@ def check_reranker(
     """Check that a reranker does what runs rely on.
 
     The candidates are all allowed members of the pool in its order, with decreasing scores from 1. A reranker that may
-    keep fewer than k declares `exact = False`. Raises AssertionError with a sentence that says what is wrong.
+    keep fewer than k declares `returns_k = False`. Raises AssertionError with a sentence that says what is wrong.
     """
     pool, examples = pool or sample_pool(), list(queries or sample_queries())
     assert reranker.needs <= NEEDS, f"needs names {sorted(reranker.needs - NEEDS)}; it may name {sorted(NEEDS)}."
@@ -114,8 +114,8 @@ def check_reranker(
             assert len(results) == len(inputs), f"{len(results)} results for {len(inputs)} queries."
             for query, before, after in zip(inputs, candidates, results, strict=True):
                 where, ids = f"query '{query.id}', k = {k}", [demo.id for demo in after]
-                exact = getattr(reranker, "exact", True)
-                assert len(ids) == k if exact else len(ids) <= k, f"{where}: {len(ids)} candidates kept."
+                returns_k = getattr(reranker, "returns_k", True)
+                assert len(ids) == k if returns_k else len(ids) <= k, f"{where}: {len(ids)} candidates kept."
                 assert len(set(ids)) == len(ids), f"{where}: a candidate is given twice."
                 assert {*ids} <= {demo.id for demo in before}, f"{where}: a result is not one of the candidates."
             reordered = fitted.rerank(inputs[::-1], candidates[::-1], k)[::-1]
@@ -131,8 +131,8 @@ def _check_results(
     assert len(results) == len(queries), f"{len(results)} results for {len(queries)} queries."
     for query, demos in zip(queries, results, strict=True):
         where, ids, scores = f"query '{query.id}', k = {k}", [d.id for d in demos], [d.score for d in demos]
-        exact = getattr(retriever, "exact", True)
-        assert len(demos) == k if exact else len(demos) <= k, f"{where}: {len(demos)} demonstrations."
+        returns_k = getattr(retriever, "returns_k", True)
+        assert len(demos) == k if returns_k else len(demos) <= k, f"{where}: {len(demos)} demonstrations."
         assert len(set(ids)) == len(ids), f"{where}: a demonstration is given twice."
         unknown = [i for i in ids if i not in pool.by_id]
         assert not unknown, f"{where}: {unknown} are not in the pool."

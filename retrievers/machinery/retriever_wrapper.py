@@ -29,8 +29,8 @@ class RetrieverWrapper:
         return declared(self.of, "ranked", True)
 
     @property
-    def exact(self) -> bool:
-        return declared(self.of, "exact", True)
+    def returns_k(self) -> bool:
+        return declared(self.of, "returns_k", True)
 
     @property
     def leaks(self) -> bool:

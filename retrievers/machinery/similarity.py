@@ -1,4 +1,4 @@
-"""Similarity retrieval: embed the pool and the queries, search the nearest members of the pool, select k of them.
+"""Similarity retrieval: embed the pool and the queries, search the nearest examples, select k of them.
 
     pool ── embed_documents ──> VectorIndex ─┐
                                              ├─ nearest ──> Neighbors ── select ──> k demonstrations
@@ -8,11 +8,13 @@ A retriever subclasses `SimilarityRetriever` (or `ModalityRetriever`, which embe
 overrides the steps that differ:
 
     embed_documents, embed_queries    what is compared
-    num_candidates                    how many of the nearest members `select` can choose from
-    is_eligible                       which members may be demonstrations
+    num_candidates                    how many of the nearest examples `select` can choose from
+    is_eligible                       which examples may be demonstrations
     select                            which of the candidates are returned
 
-This module does the rest: it caches vectors and indexes, applies the leak policy, and raises the errors.
+This module does the rest: it caches vectors and indexes, applies the leak policy, and raises the errors. The index
+(`retrievers.machinery.vector_index`) has the similarity measure, filters during the search, and breaks ties by the
+order of the pool.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -44,20 +46,24 @@ from retrievers.machinery.vector_math import Vectors
 Scores = NDArray[np.float64]
 
 _INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[EmbeddingSource, VectorIndex]]]" = WeakKeyDictionary()
-"""The indexes of all pools in use. Cells that differ in the seed or the number of shots share an index."""
+"""The indexes of all pools in use. Runs with another seed or number of shots share an index."""
 
 
 @dataclass(frozen=True)
 class SimilarityRetriever:
-    """Base of retrievers that return members of the pool by their similarity to the query.
+    """Base of retrievers that return examples of the pool by their similarity to the query.
 
-    `retrievers.machinery.conformance` describes `nested`, `ranked` and `exact`.
+    Attributes:
+        needs: The resources that `fit` reads (`retrievers.base.Resources`).
+        nested: The k-shot set is the beginning of larger sets.
+        ranked: The scores decrease.
+        returns_k: Fewer than k demonstrations are an error.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     nested: ClassVar[bool] = True
     ranked: ClassVar[bool] = True
-    exact: ClassVar[bool] = True
+    returns_k: ClassVar[bool] = True
 
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
         default_factory=Encoder
@@ -71,12 +77,12 @@ class SimilarityRetriever:
 
     @property
     def index_key(self) -> Hashable:
-        """Identifies the vectors of the pool. Retrievers with equal keys and embedders share an index."""
+        """Identifies the vectors of the pool. Override it if a setting changes them: equal keys share an index."""
         return type(self).__name__
 
     @property
     def error_prefix(self) -> str:
-        """The settings that an error about the embedder names first."""
+        """Text before an error about the embedder, such as "by is 'both', and "."""
         return ""
 
     def __post_init__(self) -> None:
@@ -86,14 +92,14 @@ class SimilarityRetriever:
         return fit_similarity(self, pool, resources)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
-        """Embed the members of many small pools and their queries in large batches, before each pool is fitted."""
+        """Fill the vector cache for many small pools and their queries in large batches, before each pool is fitted."""
         members = {item.id: item for item in items if isinstance(item, Example)}
         source = open_source(self.embedder, resources.cache, Pool(tuple(members.values())))
         self.embed_documents(list(members.values()), source)
         self.embed_queries([item for item in items if isinstance(item, Query)], source)
 
     def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
-        """Embed the members of a pool.
+        """Embed the examples of a pool.
 
         Returns:
             [N, D] float32, unit rows.
@@ -101,33 +107,33 @@ class SimilarityRetriever:
         raise NotImplementedError
 
     def embed_queries(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
-        """Embed queries, by default like members of the pool.
+        """Embed queries, by default like examples of the pool.
 
         Returns:
-            [Q, D] float32, unit rows. The dot product of a query and a member is the score.
+            [Q, D] float32, unit rows. The dot product of a query and an example is the score.
         """
         return self.embed_documents(queries, source)  # type: ignore[arg-type]
 
     def is_eligible(self, example: Example, query: Query) -> bool:
-        """Whether a member of the pool may be a demonstration of the query. The leak policy is checked as well."""
+        """Whether an example may be a demonstration of the query. The leak policy is checked as well."""
         return True
 
     def num_candidates(self, k: int) -> int:
-        """How many of the nearest members `select` can choose from."""
+        """How many of the nearest examples `select` can choose from."""
         return k
 
     def select(self, neighbors: "Neighbors", k: int) -> Sequence[RetrievedExample]:
-        """Select k of the nearest members, best first. There are at least k, unless `exact` is False."""
+        """Select k of the nearest examples, best first. There are at least k, unless `returns_k` is False."""
         return neighbors.retrieved(range(k))
 
     def too_few(self, pool: Pool, query: Query, k: int, policy: LeakPolicy) -> PlanError:
-        """The error for a pool that has fewer than k members for a query."""
+        """The error for a pool that has fewer than k eligible examples for a query."""
         return policy.too_few(pool, query, k)
 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The nearest members of the pool for one query, best first. A position is a place in this order.
+    """The nearest examples of the pool for one query, best first. A position is a place in this order.
 
     rows: [C], their rows in the pool. scores: [C] float64.
     """
@@ -143,19 +149,19 @@ class Neighbors:
 
     @property
     def vectors(self) -> Vectors:
-        """[C, D], the vectors of the members."""
+        """[C, D], the vectors of the examples."""
         return np.asarray(self.fitted.index.vectors[self.rows])
 
     def example(self, position: int) -> Example:
         return self.fitted.pool.examples[int(self.rows[position])]
 
-    def all(self) -> "Neighbors":
-        """All members of the pool that may be demonstrations of the query."""
+    def search_whole_pool(self) -> "Neighbors":
+        """All examples of the pool that may be demonstrations of the query."""
         (neighbors,) = self.fitted.nearest([self.query], len(self.fitted.index), self.policy)
         return neighbors
 
     def retrieved(self, positions: Sequence[int], mark: str = "") -> list[RetrievedExample]:
-        """The members at these positions as results of a retriever, each with the mark."""
+        """The examples at these positions as results. mark: a remark that each carries into its sample."""
         return [RetrievedExample(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in positions]
 
 
@@ -175,11 +181,11 @@ class FittedSimilarity:
         return [self.select_demos(neighbors, k) for neighbors in nearest]
 
     def nearest(self, queries: Sequence[Query], count: int, policy: LeakPolicy) -> list[Neighbors]:
-        """The `count` nearest members of each query that may be demonstrations; all of them if there are fewer."""
+        """The `count` nearest examples of each query that may be demonstrations; all of them if there are fewer."""
         vectors = self.embed_queries(queries)
         if vectors.shape[1] != self.index.vectors.shape[1]:
             raise ConfigError(
-                f"{self.retriever.embedder!r} gives queries {vectors.shape[1]} entries and demonstrations "
+                f"{self.retriever.embedder!r} embeds queries in {vectors.shape[1]} dimensions and demonstrations in "
                 f"{self.index.vectors.shape[1]}: they are not in one space. Use an encoder of both (encoder)."
             )
         hits = self.index.nearest(vectors, count, [self.filter_for(query, policy) for query in queries])
@@ -187,11 +193,11 @@ class FittedSimilarity:
             Neighbors(
                 self,
                 query,
-                np.array([row for row, _ in of_query], np.int64),
-                np.array([score for _, score in of_query], np.float64),
+                np.array([row for row, _ in query_hits], np.int64),
+                np.array([score for _, score in query_hits], np.float64),
                 policy,
             )
-            for query, of_query in zip(queries, hits, strict=True)
+            for query, query_hits in zip(queries, hits, strict=True)
         ]
 
     def embed_queries(self, queries: Sequence[Query]) -> Vectors:
@@ -199,13 +205,13 @@ class FittedSimilarity:
         return self.retriever.embed_queries(queries, self.source)
 
     def filter_for(self, query: Query, policy: LeakPolicy) -> Callable[[int], bool]:
-        """A filter of rows: whether a member of the pool may be a demonstration of the query."""
+        """A filter of rows: whether an example may be a demonstration of the query."""
         examples, is_allowed, is_eligible = self.pool.examples, policy.allowed_for(query), self.retriever.is_eligible
         return lambda row: is_eligible(examples[row], query) and is_allowed(examples[row])
 
     def select_demos(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         """Select the demonstrations of one query, after a check that there are enough neighbors."""
-        if len(neighbors) < k and self.retriever.exact:
+        if len(neighbors) < k and self.retriever.returns_k:
             raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
         return tuple(self.retriever.select(neighbors, k))
 
@@ -233,7 +239,7 @@ class ModalityRetriever(SimilarityRetriever):
 
     @property
     def index_key(self) -> Hashable:
-        return ("compared", self.by, self.weight if self.by == "both" else None)
+        return ("by", self.by, self.weight if self.by == "both" else None)
 
     @property
     def error_prefix(self) -> str:
@@ -253,7 +259,7 @@ def embed_by_modality(
         weight: The weight of the cosine of images if `by` is 'both'.
 
     Returns:
-        [N, D] float32, or [N, 2 D] for 'both'.
+        [N, D] float32; for 'both' the two vectors side by side, [N, D_image + D_question].
     """
     if by == "image":
         return source.embed_images(items)

@@ -21,7 +21,7 @@ from retrievers.rerankers.vector_reranker import VectorReranker
 class NearDuplicateCap(VectorReranker):
     """Candidates without near-duplicates of better candidates."""
 
-    exact: ClassVar[bool] = False  # may return fewer than k
+    returns_k: ClassVar[bool] = False  # may return fewer than k
 
     threshold: Fraction = 0.95  # candidates with a larger cosine are near-duplicates
 

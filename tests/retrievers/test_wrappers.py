@@ -77,7 +77,7 @@ def test_a_wrapper_has_the_needs_and_properties_of_the_retriever_inside() -> Non
     oracle = build("retriever", {"name": "query_dropout", "of": {"name": "filtered", "of": "oracle"}})
     assert oracle.needs == {"embedder", "gold"}
     assert build("retriever", {"name": "filtered", "of": "stratified"}).nested is False
-    assert build("retriever", {"name": "filtered", "of": "none"}).exact is False
+    assert build("retriever", {"name": "filtered", "of": "none"}).returns_k is False
 
 
 def test_dropout_searches_with_fewer_words_and_is_off_by_default() -> None:

@@ -221,7 +221,7 @@ def test_queries_come_without_gold_unless_it_is_declared() -> None:
     inputs: list[Any] = []
 
     class Spy(_Broken):
-        exact = False
+        returns_k = False
 
         def one(self, place: int, query: Any, k: int) -> tuple[RetrievedExample, ...]:
             inputs.append(query)

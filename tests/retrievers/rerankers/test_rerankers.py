@@ -91,7 +91,7 @@ def test_a_chain_passes_on_all_remaining_candidates(example: Make, turned: Make,
     retriever = build("retriever", node)
     (demos,) = retriever.fit(pool, Resources()).retrieve([example("q", None, question=turned(0)).query], 2)
     assert [one.id for one in demos] == ["a0", "b4"]
-    assert (retriever.exact, retriever.nested, retriever.needs) == (False, False, {"embedder", "labels"})
+    assert (retriever.returns_k, retriever.nested, retriever.needs) == (False, False, {"embedder", "labels"})
 
 
 def test_an_empty_chain_is_refused() -> None:
