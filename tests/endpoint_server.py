@@ -1,4 +1,4 @@
-"""A real endpoint on this machine: answers each request as a function says."""
+"""A real endpoint on this machine that answers each request with a function."""
 
 import json
 import math
@@ -15,7 +15,7 @@ class Server:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.get_replies: dict[str, Any] = {}  # path -> what a GET of it is answered; else 404
+        self.get_replies: dict[str, Any] = {}  # path -> the answer to a GET; else 404
         self.behavior: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
         self.lock, self.inside, self.max_concurrent = threading.Lock(), 0, 0
         self.pause = 0.0  # seconds after each byte of an answer

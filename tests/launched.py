@@ -1,4 +1,4 @@
-"""What tests of launchers look at: the samples of a run as they are written, and whether something has come about."""
+"""Helpers of launcher tests: the stored samples of a run, and waiting for a condition."""
 
 import time
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """cell/file -> bytes."""
+    """The bytes of each cell file."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "cells").glob("*/*.jsonl")}
 
 
 def lines(folder: Path) -> int:
-    """Samples that are written, by whomever."""
+    """The number of stored samples."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("cells/*/*.jsonl"))
 
 
 def until(there: Callable[[], Any], seconds: float = 60) -> None:
-    """Waits; fails where it does not come to that."""
+    """Waits for a condition; fails after the time limit."""
     deadline = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < deadline, "it did not come to that"

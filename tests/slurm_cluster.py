@@ -1,4 +1,4 @@
-"""A Slurm of one node on this machine, in a folder of its own: munged, slurmctld and slurmd, ended by `stop`."""
+"""A Slurm cluster of one node on this machine in its own folder: munged, slurmctld and slurmd, ended by `stop`."""
 
 import ctypes
 import os
@@ -51,7 +51,7 @@ PartitionName=first Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
 
 
 def lacking() -> str:
-    """Why there can be no Slurm here, or ''."""
+    """Why Slurm cannot run here, or ''."""
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         return f"no {', '.join(missing)} here (tests/install_slurm.sh)"
@@ -60,7 +60,7 @@ def lacking() -> str:
 
 @dataclass
 class Cluster:
-    """`environment` lets commands find it."""
+    """A running cluster; `environment` has the variables for its commands."""
 
     folder: Path
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Cluster:
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def start(self) -> None:
-        """Raises RuntimeError with the end of its logs where it does not come up."""
+        """Starts it. Raises RuntimeError with the end of its logs if it does not start."""
         for name in ("munge", "state", "spool"):
             (self.folder / name).mkdir(parents=True, mode=0o755)
         key = self.folder / "munge" / "key"
@@ -92,7 +92,7 @@ class Cluster:
         self._until(lambda: "idle" in self.command("sinfo", "-h", "-o", "%T"))
 
     def command(self, *words: str) -> str:
-        """What a command of Slurm says."""
+        """The output of a Slurm command."""
         done = subprocess.run(
             words, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
         )
@@ -127,12 +127,12 @@ class Cluster:
 
 
 def _die_with_parent() -> None:
-    """So that nothing is left where the tests are killed."""
+    """Ends the process with its parent, also if the tests are killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _ports(count: int) -> list[int]:
-    """Free ones, at this moment."""
+    """Free ports."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The script that sets up an environment says what it is at, how it went, and what went wrong. pip is played here."""
+"""The script that sets up an environment reports its steps and errors. pip is a fake here."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The public API: one page lists it, and what users read imports from nothing else."""
+"""The public API: one page lists it, and documents import from nothing else."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Where papers and their code leave several readings: which one a component takes if nobody says otherwise."""
+"""The default reading of a component where papers and their code leave several."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +44,7 @@ TAKEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
     },
 }
 SILENT = {("retriever", "mmices"): "candidates", ("retriever", "mmr"): "balance", ("reranker", "diversity"): "balance"}
-"""What has no default, because none could be defended."""
+"""Parameters without a default, because no default is defensible."""
 
 
 @pytest.mark.parametrize(("component", "taken"), TAKEN.items(), ids=lambda value: str(value)[:40])

@@ -1,4 +1,4 @@
-"""The examples of the README and the docs run as they stand: the study, own components, the Python example."""
+"""The examples of the README and the docs run: the study, custom components, the Python example."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ FEW = ["task.queries=6", "seeds=[0]", "grid.shots=[0,2]"]
 
 
 def block(first_line: str) -> str:
-    """The fenced block that begins with this line."""
+    """The fenced block that starts with this line."""
     blocks = [text for text in re.findall(r"```\w+\n(.*?)```", DOCUMENTS, re.DOTALL) if text.startswith(first_line)]
     assert len(blocks) == 1, f"the documents have {len(blocks)} blocks that begin with {first_line!r}"
     return blocks[0]

@@ -14,14 +14,14 @@ from icl.types import Part, Prompt, Role, Turn
 __all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
 
 ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_5")
-"""Caches, positions and tiles of every kind that there is.
+"""Caches, positions and tiles of every kind.
 
 `python -m experiments.architectures` asks all that are known.
 """
 
 
 def image(seed: int, size: tuple[int, int] | None = None) -> Image:
-    """A random image whose (height, width) follows from the seed unless given."""
+    """A random image whose default size depends on the seed."""
     draw = np.random.default_rng(seed)
     height, width = size or draw.choice([40, 56, 84, 120], 2)
     coarse = draw.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
@@ -56,7 +56,7 @@ def prompts() -> list[Prompt]:
 
 
 def conversations(chosen: list[Prompt]) -> list[list[dict[str, Any]]]:
-    """The prompts as the processors' own `apply_chat_template` takes them, images included."""
+    """The prompts as input of `apply_chat_template`, images included."""
     return [
         [
             {

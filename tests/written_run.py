@@ -33,7 +33,7 @@ CHANCES = {"shapes": (0.86, 0.002), "binding, 2-way": (0.5, 0.12)}
 
 @dataclass(frozen=True)
 class _How:
-    """hostile: text put into every field that a data set or a model may fill. failing: query id -> reason.
+    """hostile: text in every field that a data set or a model may fill. failing: query id -> reason.
 
     better: which way of the scores is said to be good; '': an older run, which does not say. votes: how each metric
     judges the vote, 1 always right; none: an older run, which has one judgment. saying: task -> what every

@@ -1,4 +1,4 @@
-"""Real runs of fakes whose right analysis is known."""
+"""Real runs of fakes with known results of analyses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,5 +25,5 @@ def ran(tmp_path: Path, mapping: Callable[..., dict[str, Any]]) -> Callable[...,
 
 @pytest.fixture
 def scripted() -> Callable[[str], dict[str, Any]]:
-    """A model that answers by a function of `parts.py`."""
+    """A model that answers with a function of `parts.py`."""
     return lambda name: {"name": "fake-scripted", "answer": f"{PARTS}:{name}"}

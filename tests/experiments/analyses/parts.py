@@ -1,4 +1,4 @@
-"""Models, a task and a retriever for runs whose right analysis is known."""
+"""Models, a task and a retriever for runs with known results of analyses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ COLORS = ("red", "green", "blue")
 
 
 def wordy_without_demonstrations(request: Request) -> str:
-    """Right, in a sentence; with demonstrations in their form."""
+    """The right answer: a sentence, or with demonstrations their form."""
     return request.gold[0] if request.demos else f"It is {request.gold[0]}."
 
 
@@ -29,19 +29,19 @@ def dunno(request: Request) -> str:
 
 
 def trusting(request: Request) -> str:
-    """Right where at least half of the demonstrations say what their image shows."""
+    """Right if at least half of the demonstrations have the right answer."""
     true = [example.answer == COLORS[int(example.id[-4:]) % 3] for example, _ in request.demos]
     return request.gold[0] if true and sum(true) >= len(true) / 2 else ""
 
 
 def half_the_gain(request: Request) -> str:
-    """Right at 0 shots for one query in two, with images for all, without their images as at 0 shots."""
+    """Right at 0 shots for half of the queries, for all with demonstrations that have images, else as at 0 shots."""
     has_image = request.demos and request.demos[0][0].images
     return request.gold[0] if has_image or int(request.prompt.key.query[-1]) % 2 else ""
 
 
 def _reads(request: Request) -> tuple[bool, bool]:
-    """Whether the query shows its image, and its question."""
+    """Whether the query has its image, and its question."""
     return "query.image[0]" in request.prompt.spans, "query.question" in request.prompt.spans
 
 
@@ -58,7 +58,7 @@ def needs_either(request: Request) -> str:
 
 
 def first_listed(request: Request) -> str:
-    """The option that is listed first."""
+    """The first option."""
     question = next(part.text or "" for part in request.prompt.parts() if part.name == "query.question")
     return question.partition("Options: ")[2].partition(",")[0]
 
@@ -66,7 +66,7 @@ def first_listed(request: Request) -> str:
 @component("metric", "test-wrong")
 @dataclass(frozen=True)
 class Wrong:
-    """The complement of lenient: lower is better."""
+    """1 - lenient, of which lower is better."""
 
     better: ClassVar[Better] = "lower"
 
@@ -142,7 +142,7 @@ class Folds:
 @component("retriever", "test-first")
 @dataclass(frozen=True)
 class Careless:
-    """The given examples of the pool, whoever asks and however many are asked for."""
+    """The same examples of the pool for every query and number of shots."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[bool] = False
@@ -157,7 +157,7 @@ class Careless:
 
 
 def bold_without_demonstrations(request: Request) -> str:
-    """Always right: in bold without demonstrations, bare with them."""
+    """Always right: in bold without demonstrations, plain with them."""
     return request.gold[0] if request.demos else f"The answer is **{request.gold[0]}**."
 
 

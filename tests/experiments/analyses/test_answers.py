@@ -1,4 +1,4 @@
-"""Copying, the vote and what is followed, on models that do nothing else."""
+"""Copying, vote and label following, on models that do nothing else."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -131,7 +131,7 @@ def test_the_noise_curve_of_a_model_that_trusts_a_majority(ran: Any, scripted: A
 
 
 def _changes(text: str) -> dict[str, Any]:
-    """The test's axes, judged by a score and by its complement, of which lower is better."""
+    """The same run with a score and with 1 - score, of which lower is better."""
     metrics = ["lenient", f"{PARTS}:Wrong"]
     noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
     axes = {"shots": [0, 4], "transforms": [[], ["images"], *noise]}

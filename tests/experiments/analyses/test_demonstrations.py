@@ -1,4 +1,4 @@
-"""What was retrieved, and what a leak looks like."""
+"""Analyses of demonstrations: retrieval, leakage, probes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_precision_is_over_the_shots_asked_for(ran: Any) -> None:
 
 
 def test_precision_is_compared_in_pairs(ran: Any) -> None:
-    """Of two red queries, two green and two blue: the reference shows red and green, the other red twice."""
+    """Two red, two green and two blue queries: the reference retrieves red and green, the other arm red twice."""
     ours, theirs = (_careless(*ids) for ids in (("p-0000", "p-0003"), ("p-0000", "p-0001")))
     to = {"retriever": "Careless(ids=['p-0000', 'p-0001'])"}
     view = ran(shots=2, seeds=[0], grid={"retriever": [theirs, ours]}, compare={"to": to, "metric": "strict"})
@@ -111,7 +111,7 @@ def test_an_analysis_needs_demonstrations(ran: Any) -> None:
 
 
 def test_folds_of_a_task_are_joined_with_the_group_as_the_unit(ran: Any) -> None:
-    """Fold a shows the right one of two for half of its queries more than the reference, fold b for none."""
+    """Fold a has one right demonstration of two for half of its queries more than the reference, fold b for none."""
     task = {"name": f"{PARTS}:Folds"}
     ours, theirs = (_careless(*ids) for ids in (("p0", "p1"), ("p2", "p3")))
     label = "Careless(ids=['p2', 'p3'])"
@@ -128,7 +128,7 @@ def test_folds_of_a_task_are_joined_with_the_group_as_the_unit(ran: Any) -> None
 
 
 def test_probes_use_the_vectors_of_each_arm(ran: Any) -> None:
-    """Against the same probes fitted here; `random` compares no vectors and has none."""
+    """Compared with the same probes fitted here; `random` compares no vectors and has none."""
     node = {"name": "counting", "queries": 12, "pool_size": 60}
     axes = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, {"name": "knn", "embedder": "histogram"}]}
     to = {"retriever": "knn(embedder=pixels)"}

@@ -1,4 +1,4 @@
-"""Calibration, the place of options, and what an answer needs: by hand, and on models that are known."""
+"""Calibration, option position and modality importance: by hand, and on models with known results."""
 
 import math
 from dataclasses import replace
@@ -176,7 +176,7 @@ def test_the_bias_rate_is_that_of_cmmu_without_consistent_questions() -> None:
 
 
 def test_an_answer_in_words_is_read_and_an_unreadable_one_has_no_position() -> None:
-    """Shifted by one, green is listed first and red last."""
+    """Shifted by one, green is first and red last."""
     row = {"options": ["red", "green", "blue"], "gold": ["red"], "output": "It is red."}
     assert option_shift._turn(row, 0) == (0, 0, True)
     assert option_shift._turn({**row, "output": "green"}, 1) == (0, 2, False)

@@ -1,4 +1,4 @@
-"""What was retrieved against the pool it came from, and what a swapped demonstration moves."""
+"""Pool coverage, and the effect of a swapped demonstration."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def _careless(*ids: str) -> dict[str, Any]:
 
 
 def test_recall_is_over_the_pool_of_the_query(ran: Any) -> None:
-    """Of nine members three are of each color; two red ones are shown to two red queries and four others."""
+    """Nine members, three of each color; two red ones are the demonstrations of two red and four other queries."""
     view = ran(shots=2, seeds=[0], retriever=_careless("p-0000", "p-0003"))
     (row,) = pool_coverage.analyze(view).to_dict("records")
     assert row["recall"] == pytest.approx((2 / 3 * 2) / 6)
@@ -31,7 +31,7 @@ def test_recall_is_over_the_pool_of_the_query(ran: Any) -> None:
 
 
 def test_the_query_and_its_image_do_not_count_for_recall(ran: Any) -> None:
-    """The pool is the queries and a twin of the last: its answer is nowhere where it may be shown, nor anyone's."""
+    """The pool has the queries and a twin of the last one, whose answer no allowed member has."""
     view = ran(task={"name": f"{PARTS}:Leaking"}, model="fake-gold", shots=1, seeds=[0], retriever=_careless("q0"))
     (row,) = pool_coverage.analyze(view).to_dict("records")
     assert pd.isna(row["recall"])
@@ -59,7 +59,7 @@ def test_diversity_is_over_unordered_pairs() -> None:
 
 
 def test_a_gap_is_computed_per_query_although_the_mean_is_equal(ran: Any) -> None:
-    """All demonstrations are red and the best is copied: swapped, it loses the red queries and wins as many others."""
+    """All demonstrations are red and the best is copied: a swap loses the red queries and gains as many others."""
     reds = _careless("p-0000", "p-0003", "p-0006")
     swaps = [{"name": "neighbor_swap", "of": reds, "position": place, "embedder": "pixels"} for place in (0, 1)]
     view = ran(model="fake-copy", shots=3, seeds=[0], grid={"retriever": [reds, *swaps]}, metric="strict")
@@ -77,7 +77,7 @@ def test_a_gap_needs_the_arm_without_a_swap(ran: Any) -> None:
 
 
 def test_a_sample_without_a_swap_has_no_gap(ran: Any) -> None:
-    """All nine are shown: what stands in the place is what stood there, and a gap of 0 would be no finding."""
+    """All nine members are demonstrations: the swap changes nothing, so a gap of 0 would be no finding."""
     every = _careless(*(f"p-{i:04d}" for i in range(9)))
     swap = {"name": "neighbor_swap", "of": every, "embedder": "pixels"}
     view = ran(model="fake-copy", shots=9, seeds=[0], grid={"retriever": [every, swap]})

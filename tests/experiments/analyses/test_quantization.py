@@ -1,4 +1,4 @@
-"""What fewer bits change: divergences by hand, gains of fakes that are known, and a real model in two precisions."""
+"""Quantization: divergences by hand, known gains of fakes, and a real model in two precisions."""
 
 import math
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_a_divergence_equals_its_formula() -> None:
 
 
 def models(ran: Any, **keys: Any) -> Any:
-    """A voter for full precision, and a copier for what is left of it."""
+    """A voting model as full precision, and a copying model as the quantized one."""
     return ran(
         metric="strict",
         grid={"model": ["fake-vote", "fake-copy", "fake-gold"], "shots": [0, 5], **keys},

@@ -1,4 +1,4 @@
-"""The table of architectures: verdicts that can fail, a page that tells every exception, and what this release does."""
+"""The table of architectures: verdicts that can fail, a page with every exception, and the shipped page."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_a_killed_process_keeps_finished_rows(tmp_path: Path, monkeypatch: pytes
 
 
 def program(folder: Path, *lines: str) -> Path:
-    """In the place of another environment's Python."""
+    """A program that replaces the Python of another environment."""
     path = folder / "python"
     path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""How backends are compared: pair by pair, on one prompt, with what explains a difference."""
+"""The comparison of backends: pair by pair on equal prompts, with explained differences."""
 
 import json
 from pathlib import Path

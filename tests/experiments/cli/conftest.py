@@ -12,7 +12,7 @@ PARTS = Path(__file__).parents[2] / "experiments"
 
 
 class Outcome(NamedTuple):
-    """What a command did."""
+    """The result of a command."""
 
     status: int
     out: str

@@ -145,7 +145,7 @@ def test_text_and_items_are_wrapped_and_formulas_are_not() -> None:
 
 
 def test_every_word_for_a_kind_is_understood_with_an_s_and_without(icl: ICL) -> None:
-    """A key of an experiment file, a kind, and the plural of either."""
+    """A key of an experiment file, a kind, and their plurals."""
     for key, kind in OF.items():
         for word in (key, f"{key.removesuffix('s')}s", kind, kind.replace("gy", "gie") + "s"):
             assert kind_of(word) == kind, word

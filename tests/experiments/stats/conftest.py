@@ -14,7 +14,7 @@ Make = Callable[..., pd.DataFrame]
 
 @pytest.fixture
 def arm() -> Make:
-    """`arm([1, 0, 1], seeds=2, shots=4)`: one arm; scores of query 0, 1, ... (a row a seed, or the same in each)."""
+    """`arm([1, 0, 1], seeds=2)`: one arm with the scores of queries 0, 1, ... (one row per seed, or equal)."""
 
     def make(
         scores: Sequence[Any], *, seeds: int = 1, groups: Mapping[int, str] | None = None, **columns: Any
@@ -32,7 +32,7 @@ def arm() -> Make:
 
 @pytest.fixture
 def tidied() -> Make:
-    """`tidied("f1", [1, 0, None], ["yes", "no", "no"])`: a cell under a metric of a whole run, whose column is `m`.
+    """`tidied("f1", [1, 0, None], ["yes", "no", "no"])`: a cell with a run-level metric in the column `m`.
 
     The numbers are the samples' own, None where one failed.
     """

@@ -1,4 +1,4 @@
-"""How a setting is found among the labels of arms."""
+"""Matching a setting with the labels of arms."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The table of controls on frames whose every number is known."""
+"""The table of controls on frames with known numbers."""
 
 import math
 from typing import Any
@@ -37,7 +37,7 @@ def effects_of(rows: list[dict[str, Any]], better: str = "higher", **more: Any) 
 
 
 def arm(decoding: str, rights: str, **more: Any) -> list[dict[str, Any]]:
-    """One sample a letter: r says yes and is right, w says no and is wrong."""
+    """One sample per letter: r answers yes and is right, w answers no and is wrong."""
     return [sample(i, decoding, float(r == "r"), "yes" if r == "r" else "no", **more) for i, r in enumerate(rights)]
 
 
@@ -223,7 +223,7 @@ def test_only_a_strategy_that_beats_all_its_controls_is_better() -> None:
 
 
 def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
-    """Eight pairs that all go one way have p = .0078: enough alone, and not among eight comparisons (.0625)."""
+    """Eight equal differences have p = .0078: significant alone, but not among eight comparisons (.0625)."""
     alone = [*arm("greedy", "w" * 8), *arm("vcd", "r" * 8)]
     more = [row for i in range(7) for row in arm(f"other{i}", "w" * 4 + "r" * 4)]
     families = []

@@ -16,7 +16,7 @@ def scores(share):
 
 @pytest.fixture
 def run(arm):
-    """A run from {(shots, retriever, decoding): share right}; the vote is right on a tenth, or as given."""
+    """A run from {(shots, retriever, decoding): share right}; the vote is right on a tenth by default."""
 
     def make(cells, task="task", vote=0.1, **columns):
         return pd.concat(
@@ -52,7 +52,7 @@ def test_no_gain_is_not_reported_as_equality(run):
 
 
 def test_p_of_the_best_arm_is_corrected_for_its_selection(run):
-    """+5 right of 5 discordant: p = .0625 alone is open anyway; +7: p = .0156 alone, not among eight arms."""
+    """5 of 5 discordant pairs: p = .0625 alone is open; 7 of 7: p = .0156 alone, but not among eight arms."""
     alone = run({(0, "", "greedy"): 0.5, (1, "random", "greedy"): 0.5 + 7 / N})
     many = run({(0, "", "greedy"): 0.5, **{(k, "random", "greedy"): 0.5 + 7 / N * (k == 1) for k in range(1, 9)}})
     assert only(findings(alone), "ICL gain")[0].verdict == "better"
@@ -135,7 +135,7 @@ def test_a_gain_without_controls_reports_that_none_was_run(run):
 
 
 def test_p_is_corrected_over_all_comparisons_of_a_kind(run):
-    """Seven of seven discordant pairs: p = .0156; over one task it stands, over four tasks it does not."""
+    """Seven of seven discordant pairs: p = .0156 is significant for one task, but not for four tasks."""
     cells = {(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.5 + 7 / N}
     one = findings(run(cells))
     many = findings(pd.concat([run(cells, task=f"task {i}") for i in range(4)], ignore_index=True))
@@ -146,7 +146,7 @@ def test_p_is_corrected_over_all_comparisons_of_a_kind(run):
 
 
 def test_seeds_are_not_independent_evidence(run):
-    """Six of six discordant queries: p = .031; the same answers under three seeds keep that p."""
+    """Six of six discordant queries: p = .031, also with the same answers under three seeds."""
     cells = {(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.5 + 6 / N}
     frame = run(cells)
     copied = pd.concat([frame.assign(seed=seed) for seed in range(3)], ignore_index=True)
@@ -187,7 +187,7 @@ def test_other_axes_have_their_own_sentences_and_share_zero_shots(run):
 
 
 def lower(frame, better="lower"):
-    """The same frame where the score is one of which this way is good."""
+    """The same frame with another good direction of the score."""
     frame.attrs["better"] = {"lenient": better}
     return frame
 

@@ -1,4 +1,4 @@
-"""Macro F1 as tables have it: an interval inside [0, 1], and two arms tested on the statistic itself."""
+"""Macro F1: an interval inside [0, 1], and a test of two arms on the statistic itself."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The randomization test and the interval of two arms, against other ways of computing them."""
+"""The randomization test and the interval of two arms, compared with direct computations."""
 
 import itertools
 
@@ -159,7 +159,7 @@ def test_seeds_of_a_query_are_swapped_together():
 
 @pytest.mark.parametrize("kind", ["f1", "area"])
 def test_the_level_holds_at_the_end_of_the_scale(kind):
-    """Two arms that are alike: p at most .05 in at most .05 of the draws, however few errors there are."""
+    """Two equivalent arms: p is at most .05 in at most .05 of the samples, even with few errors."""
     draw, p_values = np.random.default_rng(6), []
     for _ in range(300):
         positive = np.arange(30) % 2 == 0

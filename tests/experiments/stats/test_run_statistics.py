@@ -1,4 +1,4 @@
-"""Intervals and pairs of metrics of a whole run, above all where their influence numbers look like right and wrong."""
+"""Intervals and pairs of run-level metrics, also if their influence numbers look like right and wrong."""
 
 import numpy as np
 import pytest
@@ -241,7 +241,7 @@ def test_pairs_of_a_part_of_a_cell_use_that_part_alone(tidied):
 
 
 class Stubborn:
-    """Gives every sample a number, failed or not, but for one query that has none in the arm that it says."""
+    """A metric with a number for every sample, failed or not, except one query in one arm."""
 
     better = "higher"
 
@@ -290,7 +290,7 @@ def test_plain_numbers_outside_0_to_1_are_bounded_by_their_range():
 
 
 class Chained:
-    """A sample has a number where the one before it did not fail."""
+    """A metric with a number for every sample whose predecessor did not fail."""
 
     better = "higher"
 

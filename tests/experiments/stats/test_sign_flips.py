@@ -1,4 +1,4 @@
-"""The flips of clusters: exact at any size of theirs, and an interval that says what the test says."""
+"""Sign flips of clusters: an exact test, and an interval that agrees with it."""
 
 from itertools import product
 
@@ -13,7 +13,7 @@ from experiments.stats.significance import exact_sign_flip_p
 
 
 def brute_p(sums, sizes, mean):
-    """The definition: every flip of the clusters' sums, each value less `mean`."""
+    """The definition: all flips of the clusters' sums of values minus `mean`."""
     rest = np.asarray(sums) - mean * np.asarray(sizes)
     flips = [abs(np.dot(signs, rest)) for signs in product([-1, 1], repeat=len(rest))]
     return np.mean([one >= abs(rest.sum()) - 1e-12 for one in flips])

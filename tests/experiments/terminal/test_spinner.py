@@ -1,4 +1,4 @@
-"""What is shown while a plan is made: a line that goes away on a terminal, a line now and then in a log."""
+"""The spinner: a line that is removed on a terminal, a line per interval in a log."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the card computes: intervals, goals, the median seed, mentions in captions, the first connector."""
+"""The figures of the card: intervals, goals, the median seed, mentions in captions, the initial connector."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The shipped checkpoints load with Auto classes and still do what they are shipped for."""
+"""The shipped checkpoints load with Auto classes and reach their goals."""
 
 import json
 from pathlib import Path

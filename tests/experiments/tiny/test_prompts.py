@@ -1,4 +1,4 @@
-"""Training reads the token ids that the shipped processor gives, and the tokenizer knows every word of the tasks."""
+"""Training uses the token ids of the shipped processor, and the tokenizer has every word of the tasks."""
 
 from itertools import product
 from typing import Any

@@ -1,4 +1,4 @@
-"""A killed run goes on to exactly the weights of an uninterrupted one; guides look where they should."""
+"""A resumed run has exactly the weights of an uninterrupted one; guides have the right targets."""
 
 from pathlib import Path
 

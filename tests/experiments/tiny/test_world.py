@@ -1,4 +1,4 @@
-"""The image world: byte-identical from a seed, facts that are true, concepts that training never names."""
+"""The image world: equal bytes from a seed, true facts, held-out concepts."""
 
 import hashlib
 import re
