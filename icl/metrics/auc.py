@@ -20,11 +20,11 @@ from icl.types import Example, Generation
 @component("metric", "auc")
 @dataclass(frozen=True)
 class AUC:
-    """Area under the ROC curve of the positive option's probability; for questions with two options."""
+    """Area under the ROC curve of the positive option's probability, for questions with two options."""
 
     better: ClassVar[Better] = "higher"
 
-    positive: str = "yes"  # the option that is the positive class
+    positive: str = "yes"  # option of the positive class
 
     def score(self, generation: Generation, example: Example) -> float | None:
         options = tuple(map(normalize_text, example.options))

@@ -1,8 +1,9 @@
-"""What the same demonstrations say without a model: the null hypothesis of in-context learning.
+"""Answers from the same demonstrations without a model: the null hypothesis of in-context learning.
 
-With retrieved demonstrations a model is often no better than the majority vote of their answers, and it copies the last
-one (Baldassini et al., 2024); every score stands beside these. An answer is compared by `plain`; what is predicted is
-the answer as the winning demonstration shows it. All are None without demonstrations.
+With retrieved demonstrations, a model is often no better than the majority vote of their answers, and it copies the
+last one (Baldassini et al., 2024). So every score is reported with these baselines. Answers are compared by
+`normalize_text`. The prediction is the answer as the winning demonstration writes it. All are None without
+demonstrations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,9 @@ def vote(demos: Sequence[Demo], query: Query) -> str | None:
 
 
 def weighted_vote(demos: Sequence[Demo], query: Query) -> str | None:
-    """Each demonstration adds max(score, 0) to its answer. Ties to the nearest; if all add nothing, `vote`."""
+    """The answer with the largest sum of max(score, 0). Ties go to the nearest demonstration; if all sums are zero,
+    `vote`.
+    """
     weights = [max(demo.score, 0.0) for demo in demos]
     return _heaviest(demos, weights) if any(weights) else vote(demos, query)
 

@@ -1,12 +1,12 @@
 """Precision, recall and F1 of yes/no answers: POPE (Li et al., EMNLP 2023) with "yes" as the positive class.
 
-    precision = right yes / all yes said        recall = right yes / all yes wanted
-    F1        = 2 right yes / (all yes said + all yes wanted)
+    precision = true positives / predicted positives        recall = true positives / gold positives
+    F1        = 2 true positives / (predicted positives + gold positives)
 
-AMBER (Wang et al., 2311.07397) takes "no" as positive, since its questions about what is not there are those that
-matter: `positive: no`. (Its script adds .001 to each denominator; these do not.) An output that says neither yes nor no
-is no positive answer. Each is computed over a whole cell; precision without a positive answer is none. The accuracy is
-`lenient` (or `pope`, by the released parser), the yes-ratio `yes_ratio`.
+AMBER (Wang et al., 2311.07397) uses "no" as the positive class, because it cares about questions on absent objects:
+`positive: no`. (Its script adds .001 to each denominator; this code does not.) An output that is neither yes nor no is
+no positive answer. Each metric is computed over a whole cell. Precision without a positive answer is undefined. For the
+accuracy use `lenient` (or `pope`, the released parser), for the yes-ratio `yes_ratio`.
 """
 
 from collections.abc import Sequence
@@ -25,17 +25,17 @@ Class = Literal["yes", "no"]
 
 @dataclass(frozen=True)
 class YesNoMetric:
-    """Base of the three. A sample's score is 1 where it was answered with the positive class."""
+    """Base class of precision, recall and F1. A sample's score is 1 if its answer is the positive class."""
 
     better: ClassVar[Better] = "higher"
 
-    positive: Class = "yes"  # the class that is looked for
+    positive: Class = "yes"  # the positive class
 
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(parse_yes_no(generation.text) == self.positive) if asks_yes_no(example) else None
 
     def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
-        """(numerator, denominator) of one answer: whether the positive class was said, and whether it was wanted."""
+        """(numerator, denominator) of one answer, from whether answer and gold are the positive class."""
         raise NotImplementedError
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
@@ -53,7 +53,7 @@ class YesNoMetric:
 @component("metric", "precision")
 @dataclass(frozen=True)
 class Precision(YesNoMetric):
-    """Of the answers with the positive class (yes), the share that is right; over a whole cell."""
+    """Share of right answers among those with the positive class (yes), over a whole cell."""
 
     def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
         return int(predicted and actual), int(predicted)
@@ -62,7 +62,7 @@ class Precision(YesNoMetric):
 @component("metric", "recall")
 @dataclass(frozen=True)
 class Recall(YesNoMetric):
-    """Of the questions whose answer is the positive class (yes), the share answered with it; over a whole cell."""
+    """Share of questions with the positive class (yes) that are answered with it, over a whole cell."""
 
     def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
         return int(predicted and actual), int(actual)
@@ -71,7 +71,7 @@ class Recall(YesNoMetric):
 @component("metric", "f1")
 @dataclass(frozen=True)
 class F1(YesNoMetric):
-    """Harmonic mean of precision and recall of the positive class (yes); over a whole cell."""
+    """Harmonic mean of precision and recall of the positive class (yes), over a whole cell."""
 
     def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
         return 2 * int(predicted and actual), int(predicted) + int(actual)

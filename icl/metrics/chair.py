@@ -3,15 +3,15 @@
     CHAIR_I = hallucinated object mentions / all object mentions
     CHAIR_S = captions with at least one hallucinated mention / captions
 
-Mentions are counted, as in the released code, not distinct objects. A caption that names nothing is clean for CHAIR_S
-and has no CHAIR_I. The published CHAIR_I is a ratio of sums over a corpus: `chair_corpus`. The mean of the captions'
-own shares, which `chair_i` gives, weighs short captions more. Lower is better, and saying less lowers all three: read
-`chair_recall` and `caption_length` beside them.
+As in the released code, mentions count, not distinct objects. A caption that names nothing is clean for CHAIR_S and has
+no CHAIR_I. The published CHAIR_I is a ratio of sums over a corpus: `chair_corpus`. `chair_i` is the mean of the
+captions' own shares, which gives short captions more weight. Lower is better, and shorter captions lower all three, so
+compare `chair_recall` and `caption_length` too.
 
-An example carries what it needs in `secret`: `objects`, those that are there, and `vocabulary`, the names that count as
-mentions (a list, or a mapping of each name to the object it means). The longest name wins where several match. The
-singulariser is a rule with a few exceptions, not the dictionary of the released code: "-ches", "-shes", "-sses" and
-"-xes" lose "es", "-ies" becomes "-y", other words lose an "s".
+An example stores what the metrics need in `secret`: `objects`, the objects in the image, and `vocabulary`, the names
+that count as mentions (a list, or a mapping from names to objects). The longest name wins if several match. Plurals are
+converted by a rule with a few exceptions, not by the dictionary of the released code: "-ches", "-shes", "-sses" and
+"-xes" lose "es", "-ies" becomes "-y", and other words lose an "s".
 """
 
 import re
@@ -37,7 +37,7 @@ IRREGULAR = {
 
 
 def singular(word: str) -> str:
-    """By rule: 'circles' -> 'circle', 'crosses' -> 'cross', 'puppies' -> 'puppy'; 'cross' and 'bus' stay."""
+    """The singular by rule: 'crosses' -> 'cross', 'puppies' -> 'puppy'; 'cross' and 'bus' stay."""
     if word in IRREGULAR:
         return IRREGULAR[word]
     if re.search(r"(?:ch|sh|ss|x)es$", word):
@@ -62,7 +62,7 @@ def mentioned_objects(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
 
 
 def corpus_chair_i(pairs: Iterable[tuple[str, Example]]) -> float | None:
-    """The published CHAIR_I of (caption, example) pairs; None where no caption names an object."""
+    """The published CHAIR_I of (caption, example) pairs. None if no caption names an object."""
     total = hallucinated = 0
     for caption, example in pairs:
         named, there = _read(caption, example) or ([], set())
@@ -72,7 +72,7 @@ def corpus_chair_i(pairs: Iterable[tuple[str, Example]]) -> float | None:
 
 
 def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | None:
-    """The mentions and the objects that are there; None where the example does not say."""
+    """Mentions and objects of the image. None if the example does not have them."""
     if "objects" not in example.secret or "vocabulary" not in example.secret:
         return None
     vocabulary = example.secret["vocabulary"]
@@ -83,7 +83,7 @@ def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | No
 @component("metric", "chair_i")
 @dataclass(frozen=True)
 class ChairI:
-    """Share of a caption's object mentions that are not in the image; none where it names no object."""
+    """Share of a caption's object mentions that are not in the image. None if it names no object."""
 
     better: ClassVar[Better] = "lower"
 
@@ -95,7 +95,7 @@ class ChairI:
 @component("metric", "chair_s")
 @dataclass(frozen=True)
 class ChairS:
-    """1 where a caption names at least one object that is not in the image; a caption without objects is clean."""
+    """1 if a caption names an object that is not in the image, otherwise 0."""
 
     better: ClassVar[Better] = "lower"
 
@@ -107,7 +107,7 @@ class ChairS:
 @component("metric", "chair_recall")
 @dataclass(frozen=True)
 class ChairRecall:
-    """Share of the image's objects that a caption names: what CHAIR alone does not see."""
+    """Share of the image's objects that a caption names. It complements CHAIR, which does not measure it."""
 
     better: ClassVar[Better] = "higher"
 
@@ -119,9 +119,9 @@ class ChairRecall:
 @component("metric", "chair_corpus")
 @dataclass(frozen=True)
 class ChairCorpus:
-    """The published CHAIR_I: of all object mentions of a cell, the share of objects that are not in their image.
+    """The published CHAIR_I: share of all object mentions of a cell that are not in their image.
 
-    A sample's own number holds two counts, hallucinated mentions w and all mentions m: (1000 w + 999 - m) / 10^6.
+    A sample's own number encodes two counts, hallucinated mentions w and all mentions m: (1000 w + 999 - m) / 10^6.
     """
 
     better: ClassVar[Better] = "lower"
@@ -144,9 +144,9 @@ class ChairCorpus:
 @component("metric", "caption_length")
 @dataclass(frozen=True)
 class CaptionLength:
-    """Words of the output, as a mean over a cell. A caption that says less hallucinates less.
+    """Mean number of words of the outputs of a cell. Shorter captions hallucinate less.
 
-    By itself a sample has its words over 100, at most 1.
+    A sample's own score is its number of words over 100, at most 1.
     """
 
     better: ClassVar[Better] = "neither"

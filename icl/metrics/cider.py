@@ -1,15 +1,15 @@
 """CIDEr-D (Vedantam et al., CVPR 2015), as released with the COCO caption evaluation.
 
-For n = 1..4 a caption c and each of its references s have vectors of tf-idf over n-grams, g(w) = tf(w) (log N - log
-max(1, df(w))), N queries, df(w) of them with w in one of their references. Then
+For n = 1..4, a caption c and each of its references s have tf-idf vectors over n-grams, g(w) = tf(w) (log N - log
+max(1, df(w))), for N queries, of which df(w) have w in a reference. Then
 
     CIDEr-D(c) = 10 x mean over n and s of  exp(-(l(c) - l(s))^2 / 2 sigma^2)  min(g_c, g_s) . g_s / (|g_c| |g_s|)
 
-with sigma 6. The lengths l are, as in the released code, numbers of bigrams. A corpus has one idf, so the score is of a
-whole cell, from its queries' references; the mean over captions is what is published (1.2 is printed as 120). By
-itself a sample has the same number with every n-gram as rare as any other, divided by 10.
+with sigma 6. As in the released code, the lengths l are numbers of bigrams. The idf depends on the corpus, so the score
+is that of a whole cell with its queries' references. Published is the mean over captions (1.2 is printed as 120). The
+score of a single sample treats all n-grams as equally rare, and is divided by 10.
 
-Words are split by a rule that is near the released tokenizer (Penn Treebank, lower case, marks dropped), not the same.
+The tokenizer approximates the released one (Penn Treebank, lower case, without punctuation).
 """
 
 import math
@@ -31,13 +31,13 @@ Weigh = Callable[[Gram], float]
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower case, marks dropped, "n't" and "'s" split off as in the Penn Treebank."""
+    """Words in lower case without punctuation, with "n't" and "'s" split off as in the Penn Treebank."""
     split = re.sub(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b", r" \1", caption.lower().replace("’", "'"))
     return re.findall(r"n't|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*", split)
 
 
 def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each caption against its own references; the corpus is all of them. In [0, 10]."""
+    """CIDEr-D of each caption against its references, in [0, 10]. The corpus consists of all references."""
     document_counts = Counter(gram for each in references for gram in set().union(*map(_grams, each)))
     log_size = math.log(len(references)) if references else 0.0
 
@@ -50,7 +50,7 @@ def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 @component("metric", "cider")
 @dataclass(frozen=True)
 class CIDEr:
-    """CIDEr-D of captions over a whole cell, in [0, 10]; the references are the accepted answers."""
+    """CIDEr-D of captions over a whole cell, in [0, 10]. The references are the accepted answers."""
 
     better: ClassVar[Better] = "higher"
 

@@ -1,17 +1,17 @@
-"""Knowledge conflict, as DCD measures it (Zhu et al., 2410.03659): text answers against answers to the image.
+"""Knowledge conflict as in DCD (Zhu et al., 2410.03659): answers from text against answers from the image.
 
-Over the items that the model recognizes (the answer to the question `recognize` is right; all, where it is not asked),
-with y_t the answer from text alone and y_v the answer to the image:
+The metrics cover the items that the model recognizes: the answer to the question `recognize` is right. If there is no
+such question, they cover all items. With the answer y_t from text alone and the answer y_v from the image:
 
     recognized accuracy   share of items with y_v right
     flip rate      FR     share of items with y_t not y_v; an answer that is no option flips, as in the released code
     conflict rate  CR     FR - (accuracy of y_t - accuracy of y_v)
 
-With b items right by text alone, c by the image alone and d wrong twice and differently, FR = b + c + d and CR = 2c +
-d (shares): CR leaves out b, the items where seeing does harm, and counts plain ignorance. `icl analyze RUN conflict`
-has all five cells and the agreement beyond chance.
+With the share b of items that are right by text alone, c by the image alone, and d wrong in both with different
+answers, FR = b + c + d and CR = 2c + d. So CR leaves out b, the items that the image makes wrong, and counts plain
+ignorance. `icl analyze RUN conflict` reports all five cells and the agreement beyond chance.
 
-A task asks each item in several ways that share a group and are told apart by `meta["mode"]`: text, image, recognize.
+The questions of an item share a group and differ in `meta["mode"]`: text, image, recognize.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ MODES = ("text", "image", "recognize")
 
 @dataclass(frozen=True)
 class ConflictItem:
-    """The answers to one item, and which of them are right. recognized: true where it was not asked."""
+    """The answers to one item. recognized: whether the model recognizes it, true without such a question."""
 
     text: ScoredSample
     image: ScoredSample
@@ -51,7 +51,9 @@ class ConflictItem:
 
 
 def conflict_item(members: Sequence[ScoredSample], recognition: bool) -> ConflictItem | None:
-    """The item of a group; None where one of its questions is missing. recognition: whether that is one of them."""
+    """The item of a group. None if one of its questions is missing. recognition: whether `recognize` must be among
+    them.
+    """
     by_mode = {str(member.meta.get("mode")): member for member in members}
     modes = MODES if recognition else MODES[:2]
     if not set(modes) <= set(by_mode) or any(by_mode[mode].score is None for mode in modes):
@@ -60,13 +62,13 @@ def conflict_item(members: Sequence[ScoredSample], recognition: bool) -> Conflic
 
 
 def asks_to_recognize(samples: Sequence[ScoredSample]) -> bool:
-    """Whether any item of a cell is asked what it shows."""
+    """Whether a cell has a question of mode `recognize`."""
     return any(sample.meta.get("mode") == "recognize" for sample in samples)
 
 
 @dataclass(frozen=True)
 class ItemRate:
-    """Base of the rates over recognized items. A sample's score is whether it was answered rightly."""
+    """Base class of rates over recognized items. A sample's score is whether its answer is right."""
 
     better: ClassVar[Better] = "neither"
 
@@ -74,7 +76,7 @@ class ItemRate:
         return float(is_correct(generation, example)) if example.meta.get("mode") in MODES else None
 
     def counts(self, item: ConflictItem) -> float:
-        """What a recognized item adds."""
+        """The contribution of a recognized item."""
         raise NotImplementedError
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
@@ -96,7 +98,7 @@ class ItemRate:
 @component("metric", "recognized_accuracy")
 @dataclass(frozen=True)
 class RecognizedAccuracy(ItemRate):
-    """Of the items that were recognized, the share whose question was answered rightly from the image."""
+    """Share of recognized items with a right answer from the image."""
 
     better: ClassVar[Better] = "higher"
 
@@ -111,7 +113,7 @@ class RecognizedAccuracy(ItemRate):
 @component("metric", "flip_rate")
 @dataclass(frozen=True)
 class FlipRate(ItemRate):
-    """Of the items that were recognized, the share where text alone and the image get different answers."""
+    """Share of recognized items with different answers from text alone and from the image."""
 
     def counts(self, item: ConflictItem) -> float:
         return float(item.flips)
@@ -120,7 +122,7 @@ class FlipRate(ItemRate):
 @component("metric", "conflict_rate")
 @dataclass(frozen=True)
 class ConflictRate(ItemRate):
-    """The flip rate less what the image costs in accuracy, over recognized items: a lower bound of conflict."""
+    """The flip rate minus the loss of accuracy by the image, over recognized items: a lower bound of conflict."""
 
     def counts(self, item: ConflictItem) -> float:
         return item.flips - (float(item.text_correct) - float(item.image_correct))
@@ -129,7 +131,7 @@ class ConflictRate(ItemRate):
 @component("metric", "misled_rate")
 @dataclass(frozen=True)
 class MisledRate:
-    """1 where the answer is what a printed word or a statement says against the image."""
+    """1 if the answer repeats a printed word or a statement that contradicts the image, otherwise 0."""
 
     better: ClassVar[Better] = "lower"
 

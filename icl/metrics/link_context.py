@@ -1,9 +1,9 @@
-"""Link-Context Learning's rule for two names (Tai et al., CVPR 2024): the right one is said and no other is.
+"""Link-Context Learning's rule for two names (Tai et al., CVPR 2024): the output has the right name and no other.
 
-As released the right name is taken out of the output first, so that "wildcat" does not also say "cat"; names are found
-anywhere, also inside a word. The released code lower-cases the names and not the output; here both are.
+As released, the right name is removed from the output first, so that "wildcat" does not also contain "cat". Names match
+anywhere, also within a word. The released code lower-cases the names but not the output; here both are.
 
-`lenient` reads whole words and is the score to look at; this one is for comparison with published numbers.
+`lenient` matches whole words and is the recommended score. Use this metric for comparison with published numbers.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def names_only_answer(output: str, answers: tuple[str, ...], options: tuple[str,
 @component("metric", "link_context")
 @dataclass(frozen=True)
 class LinkContextMetric:
-    """The output has the right name and no other option, found anywhere in it (Link-Context Learning's rule)."""
+    """1 if the output has the right name and no other option, anywhere in it (Link-Context Learning's rule)."""
 
     better: ClassVar[Better] = "higher"
 

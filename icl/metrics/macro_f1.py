@@ -1,14 +1,13 @@
-"""F1 of every label, averaged with equal weights: scikit-learn's `f1_score(gold, said, average="macro")`.
+"""F1 of every label, averaged with equal weights: scikit-learn's `f1_score(gold, predicted, average="macro")`.
 
-    F1 of a label = 2 right / (said + wanted)        macro F1 = mean over the labels
+    F1 of a label = 2 true positives / (predicted + gold)        macro F1 = mean over the labels
 
-The labels are scikit-learn's: those that are wanted or said somewhere in the cell. One that is said and never wanted
-has F1 0 and counts; one of the options that is neither does not. An output that names none of the run's answers is the
-prediction of no label (scikit-learn with these `labels` given, which leaves out what is not among them): it is missed,
-and adds no label of its own.
+The labels are those of scikit-learn: all labels that are gold or predicted somewhere in the cell. A label that is only
+predicted has F1 0 and counts. An option that is neither does not count. An output that names none of the run's answers
+predicts no label (as in scikit-learn with these `labels`): it counts as missed and adds no label.
 
-What an output says: yes or no; with options the one that it names; else the accepted answer by the rule of `lenient`,
-or another gold answer of the cell that it is. Of several accepted answers the first is the label.
+The predicted label is yes or no; with options, the option that the output names; otherwise the accepted answer by the
+rule of `lenient`, or another gold answer of the cell. The first accepted answer is the label.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from icl.types import Example, Generation
 @component("metric", "macro_f1")
 @dataclass(frozen=True)
 class MacroF1:
-    """F1 of each label that is wanted or said, averaged with equal weights; over a whole cell."""
+    """F1 of each label that is gold or predicted, averaged with equal weights, over a whole cell."""
 
     better: ClassVar[Better] = "higher"
 
@@ -48,13 +47,13 @@ def _parts(samples: Sequence[ScoredSample]) -> SampleValues:
     names = dict.fromkeys(
         [*golds, "yes", "no", *(normalize_text(option) for sample in samples for option in sample.options)]
     )
-    labels = {label: i for i, label in enumerate(sorted(names))}  # of the questions alone: the same for every arm
+    labels = {label: i for i, label in enumerate(sorted(names))}  # from the questions only, so equal for all arms
     numbers = [np.array([-1 if x is None else labels[x] for x in one], dtype=np.intp) for one in (predicted, actual)]
     return macro_f1(numbers[0], numbers[1], len(labels))
 
 
 def _predicted_label(sample: ScoredSample, golds: dict[str, str]) -> str | None:
-    """The label that an output stands for, in its plain form."""
+    """The normalized label that an output stands for."""
     output, gold = sample.output or "", sample.gold
     accepted = {normalize_text(answer) for answer in gold}
     if accepted <= {"yes", "no"}:

@@ -1,15 +1,15 @@
-"""Two ways to make answers comparable: `plain`, which forgives case and a full stop, and `vqa`, the official VQA rule.
+"""Two normalizations of answers: `normalize_text`, which ignores case and a final full stop, and the official VQA rule.
 
-`vqa` follows the evaluation script of VQA (Antol et al., ICCV 2015; its normalization is also OpenFlamingo's), with its
-published quirks, applied always (the script skips it where all annotators agree):
+`normalize_vqa` follows the evaluation script of VQA (Antol et al., ICCV 2015; also in OpenFlamingo), including its
+known quirks. It is always applied, while the script skips it if all annotators agree:
 
-- a mark is deleted where it touches a blank anywhere in the answer, or where the answer has a digit,digit; otherwise it
-  becomes a blank; a full stop goes unless a digit follows it, and only the first 32 of them do (in the script a flag
-  stands where the count does);
-- number words from none and zero to ten become digits;
-- the articles a, an, the go; contractions get their apostrophe.
+- A punctuation mark is deleted if it touches a blank anywhere in the answer, or if the answer contains digit,digit.
+  Otherwise it becomes a blank. Full stops are deleted unless a digit follows, and only the first 32 of them (the script
+  passes a flag as the count).
+- Number words from none and zero to ten become digits.
+- The articles a, an, the are removed. Contractions get their apostrophe.
 
-It loses the sign of "-3": numbers are compared by `number`, not by it.
+It loses the sign of "-3", so numbers are compared by `parse_number` instead.
 """
 
 import re
@@ -17,7 +17,7 @@ import unicodedata
 from functools import lru_cache
 
 CACHE_ENTRIES = 4096
-"""Results kept: a run compares the same few hundred answers and options again and again."""
+"""Size of the cache: a run compares the same few hundred answers and options again and again."""
 
 PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 FULL_STOPS = 32
@@ -43,7 +43,7 @@ def _short_of_one_apostrophe(word: str) -> list[str]:
 
 
 CONTRACTIONS = {short: word for word in _CONTRACTED.split() for short in _short_of_one_apostrophe(word)}
-CONTRACTIONS["somebody'd"] = "somebodyd"  # the script's table has this pair the other way round
+CONTRACTIONS["somebody'd"] = "somebodyd"  # reversed in the script's table
 """dont -> don't, couldnt've -> couldn't've. The script's keys with a capital never match and are left out."""
 
 _VALUES = {word: i for i, word in enumerate(ONES + TEENS)} | {word: 10 * i for i, word in enumerate(TENS, 2)}
@@ -57,7 +57,7 @@ _NUMBER = re.compile(
 
 @lru_cache(CACHE_ENTRIES)
 def normalize_text(text: str) -> str:
-    """Unicode NFKC, lower case, single blanks, no full stop at the end."""
+    """The text in Unicode NFKC and lower case, with single blanks and without a final full stop."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.removesuffix(".").rstrip()
 
@@ -77,13 +77,13 @@ def normalize_vqa(text: str) -> str:
 
 
 def parse_number(text: str) -> float | None:
-    """The first number of a text, in digits or in words up to ninety-nine, with its sign; None without one."""
+    """The first number of a text with its sign, in digits or in words up to ninety-nine. None without one."""
     return next(iter(parse_numbers(text)), None)
 
 
 @lru_cache(CACHE_ENTRIES)
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """All numbers of a text, in digits or in words up to ninety-nine, with their signs."""
+    """All numbers of a text with their signs, in digits or in words up to ninety-nine."""
     return tuple(map(_value, _NUMBER.finditer(unicodedata.normalize("NFKC", text).casefold())))
 
 
@@ -96,5 +96,5 @@ def _value(match: re.Match[str]) -> float:
 
 
 def is_number(text: str) -> bool:
-    """The whole text is one number."""
+    """Whether the whole text is one number."""
     return _NUMBER.fullmatch(normalize_text(text)) is not None

@@ -1,4 +1,4 @@
-"""Option accuracy: the option with the highest score is an accepted answer, strictly above all that are not."""
+"""Option accuracy: the option with the highest score is an accepted answer, strictly above all wrong ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from icl.types import Example, Generation
 
 
 def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> bool:
-    """True where an accepted answer stands alone at the top: a tie with a wrong option is wrong, nan never wins."""
+    """Whether an accepted answer has the highest score. A tie with a wrong option is wrong, and NaN never wins."""
     accepted = {normalize_text(answer) for answer in answers}
     right = [score for option, score in scores.items() if normalize_text(option) in accepted]
     wrong = [score for option, score in scores.items() if normalize_text(option) not in accepted]
@@ -21,7 +21,9 @@ def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> boo
 @component("metric", "option")
 @dataclass(frozen=True)
 class OptionAccuracy:
-    """The option with the highest score is an accepted answer; a tie with a wrong one is wrong. Needs option scores."""
+    """1 if the option with the highest score is an accepted answer. A tie with a wrong one is wrong. Needs option
+    scores.
+    """
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Which of the options an output chooses, and how likely an option is: what scores over options read."""
+"""The option that an output chooses, and the probability of an option, for metrics over options."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from icl.types import Example, Generation
 
 
 def named_option(output: str, options: tuple[str, ...]) -> str | None:
-    """The one option that the output is or names, in its plain form; None where it names none or several."""
+    """The normalized option that the output is or names. None if it names none or several."""
     whole = normalize_text(output)
     if whole in map(normalize_text, options):
         return whole
@@ -21,7 +21,7 @@ def named_option(output: str, options: tuple[str, ...]) -> str | None:
 
 
 def option_probability(scores: Mapping[str, float], option: str) -> float | None:
-    """The probability of an option among all that were scored; None where it is not among them."""
+    """The probability of an option among all scored ones. None if it was not scored."""
     logs = {normalize_text(name): score for name, score in scores.items()}
     top = max(logs.values(), default=-math.inf)
     if normalize_text(option) not in logs or top == -math.inf:
@@ -31,7 +31,7 @@ def option_probability(scores: Mapping[str, float], option: str) -> float | None
 
 
 def is_correct(generation: Generation, example: Example) -> bool:
-    """By the scores of the options where they were scored, else by the rules of `lenient`."""
+    """Whether the answer is right: by option scores if there are any, otherwise by the rules of `lenient`."""
     if generation.option_scores:
         return is_best_option(generation.option_scores, example.answers)
     if asks_yes_no(example):

@@ -1,13 +1,14 @@
-"""Scores of groups of questions: right only where every question of the group is answered rightly.
+"""Scores of groups of questions: a group is right only if every question of it is.
 
-    group_accuracy   MMVP (Tong et al., CVPR 2024): 150 pairs of images that CLIP does not tell apart, a pair counts
-                     where both answers are right; MME's accuracy+ (Fu et al., 2306.13394): both about an image
-    mme              100 (accuracy + accuracy+) of each subtask, summed, as a share of what is possible (200 a subtask).
-                     The published score is this times 200 times the number of subtasks (perception 2000, cognition 800)
+    group_accuracy   MMVP (Tong et al., CVPR 2024): 150 pairs of images that are similar for CLIP; a pair counts if both
+                     answers are right. MME's accuracy+ (Fu et al., 2306.13394): both questions about an image
+    mme              100 (accuracy + accuracy+) of each subtask, summed, as a share of the maximum (200 for each
+                     subtask). The published score is this times 200 times the number of subtasks (perception 2000,
+                     cognition 800)
 
-An answer is right by the scores of its options where they were scored, else by the rules of `lenient`; the published
-MMVP has a language model for a judge. A task says what belongs together by `group` and, for `mme`, carries the name of
-the subtask in `meta`. A group with a failed sample has no part.
+An answer is right by its option scores if there are any, otherwise by the rules of `lenient`. The published MMVP uses a
+language model as judge. A task marks groups by `group` and, for `mme`, stores the name of the subtask in `meta`. Groups
+with a failed sample are left out.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from icl.types import Example, Generation
 @component("metric", "group_accuracy")
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """Share of groups (pairs about one image, say) in which every answer is right: accuracy+, pair accuracy."""
+    """Share of groups, such as pairs about one image, in which every answer is right: accuracy+, pair accuracy."""
 
     better: ClassVar[Better] = "higher"
 
@@ -38,11 +39,11 @@ class GroupAccuracy:
 @component("metric", "mme")
 @dataclass(frozen=True)
 class MME:
-    """MME's score, accuracy and accuracy+ of each subtask, as a share of the highest possible one."""
+    """MME's score: accuracy and accuracy+ of each subtask, as a share of the maximum."""
 
     better: ClassVar[Better] = "higher"
 
-    subtask: str = "category"  # what the subtask is called among the `meta` of a sample
+    subtask: str = "category"  # key of the subtask in a sample's `meta`
 
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if self.subtask in example.meta else None
@@ -61,7 +62,7 @@ class MME:
         return parts
 
     def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
-        """Each subtask's (accuracy + accuracy+) / 2, in numbers that average to the mean over subtasks."""
+        """(accuracy + accuracy+) / 2 of each subtask, in numbers that average to the mean over subtasks."""
         places: dict[str, list[int]] = {}
         for place, sample in enumerate(samples):
             places.setdefault(str(sample.meta.get(self.subtask)), []).append(place)
@@ -78,5 +79,5 @@ class MME:
 
 
 def all_correct(members: Sequence[ScoredSample]) -> float:
-    """1 where every one of them is right."""
+    """1 if all of them are right, otherwise 0."""
     return float(all(member.score == 1 for member in members))

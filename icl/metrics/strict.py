@@ -1,7 +1,7 @@
-"""Strict accuracy: the whole output is an accepted answer, but for case, blanks and a full stop at the end.
+"""Strict accuracy: the whole output is an accepted answer, apart from case, blanks and a final full stop.
 
-VL-ICL's "exact match, case-insensitive". A model that knows the answer and says it in a sentence is wrong here; the
-difference to `lenient` is what a gain owes to learning the format.
+This is VL-ICL's "exact match, case-insensitive". A model that answers in a sentence is wrong here. The difference to
+`lenient` shows how much of a gain is learning the format.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from icl.types import Example, Generation
 
 
 def is_exact_match(output: str, answers: tuple[str, ...]) -> bool:
-    """`plain(output)` is `plain` of one of the answers."""
+    """Whether output and one of the answers are equal after `normalize_text`."""
     return normalize_text(output) in {normalize_text(answer) for answer in answers}
 
 
 @component("metric", "strict")
 @dataclass(frozen=True)
 class Strict:
-    """The whole output is an accepted answer, but for case, blanks and a full stop at the end."""
+    """1 if the whole output is an accepted answer, apart from case, blanks and a final full stop."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

@@ -1,11 +1,11 @@
 """VL-ICL's own scorers (Zong et al., ICLR 2025), for comparison with its published numbers.
 
-The output is cut at its first line break, else at its first full stop, where that is not at its beginning (so "3.5" is
-cut to "3", and a line break wins over an earlier full stop). Then
+The output is cut at its first line break, otherwise at its first full stop unless it begins with one. So "3.5" becomes
+"3", and a line break wins over an earlier full stop. Then
 
     exact    equal to the answer, in lower case                          (open-ended binding, TextOCR, CLEVR)
-    number   the first run of digits is the answer: no sign is read      (operator induction, both forms)
-    yes_no   "yes" where the answer is yes and the output has a yes in it; without one it is "no"   (matching)
+    number   the first run of digits is the answer, without a sign       (operator induction, both forms)
+    yes_no   for the answer yes, the output contains "yes"; for no, it does not                     (matching)
 
 `strict` and `lenient` do not have these faults.
 """
@@ -24,7 +24,7 @@ Rule = Literal["exact", "number", "yes_no"]
 
 
 def truncate_output(output: str) -> str:
-    """As the released scorers cut it."""
+    """The output cut as by the released scorers."""
     text = output.strip().strip("\n")
     end = text.find("\n")
     if end <= 0:
@@ -46,7 +46,7 @@ def is_vl_icl_match(output: str, answer: str, rule: Rule) -> bool:
 @component("metric", "vl_icl")
 @dataclass(frozen=True)
 class VLICL:
-    """Accuracy by VL-ICL's released scorers, faults included."""
+    """Accuracy by VL-ICL's released scorers, including their faults."""
 
     better: ClassVar[Better] = "higher"
 

@@ -21,7 +21,7 @@ from icl.types import Example, Generation
 
 
 def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always", "official"] = "always") -> float:
-    """votes: the answer of each annotator, with repetitions."""
+    """Agreement of an answer with ten annotators. votes: the answer of each annotator, with repetitions."""
     text, *references = (answer.replace("\n", " ").replace("\t", " ").strip() for answer in (output, *votes))
     if normalize == "always" or len(set(references)) > 1:
         text, references = normalize_vqa(text), [normalize_vqa(vote) for vote in references]

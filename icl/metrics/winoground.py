@@ -1,15 +1,15 @@
-"""Winoground (Thrush et al., CVPR 2022): two captions of the same words, two images, which belongs to which?
+"""Winoground (Thrush et al., CVPR 2022): two captions with the same words and two images; which belong together?
 
-With s(c, i) how surely the model says yes to "does the caption match the image", for captions 0, 1 and images 0, 1:
+With the model's confidence s(c, i) in "yes" to "does the caption match the image", for captions 0, 1 and images 0, 1:
 
     text   s(c0, i0) > s(c1, i0)  and  s(c1, i1) > s(c0, i1)        chance 1/4
     image  s(c0, i0) > s(c0, i1)  and  s(c1, i1) > s(c1, i0)        chance 1/4
     group  both                                                     chance 1/6
 
-A tie is wrong: with generated answers, which are 0 or 1, many are, so score options. The four questions of an item
-share a group and carry `meta["caption"]` and `meta["image"]`, 0 or 1, numbered apart, so that only the gold tells
-what belongs together; an item that lacks a question has no part. SugarCrepe (Hsieh et al., NeurIPS 2023), one image
-and two captions, is the metric `option` with the captions as options.
+A tie is wrong. Generated answers are 0 or 1 and often tie, so score options. The four questions of an item share a
+group and have `meta["caption"]` and `meta["image"]`, 0 or 1. These are numbered independently, so only the gold tells
+which belong together. Items with a missing question are left out. For SugarCrepe (Hsieh et al., NeurIPS 2023), with one
+image and two captions, use the metric `option` with the captions as options.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,9 @@ PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 @dataclass(frozen=True)
 class WinogroundMetric:
-    """Base of the three. A sample's score is the probability of yes among the options, else whether yes was said."""
+    """Base class of the three. A sample's score is the probability of yes among the options, or whether the answer is
+    yes.
+    """
 
     better: ClassVar[Better] = "higher"
 
@@ -45,7 +47,7 @@ class WinogroundMetric:
         return mean_over_groups(samples, self._item)
 
     def holds(self, probabilities: MatchProbabilities) -> bool:
-        """Whether the item counts. sure: (caption, image) -> how surely they match."""
+        """Whether the item counts. probabilities: (caption, image) -> confidence that they match."""
         raise NotImplementedError
 
     def _item(self, members: Sequence[ScoredSample]) -> float | None:
@@ -60,7 +62,7 @@ class WinogroundMetric:
 @component("metric", "winoground_text")
 @dataclass(frozen=True)
 class WinogroundText(WinogroundMetric):
-    """Of both images, the right caption is surer than the other one; a tie is wrong."""
+    """1 if for both images the right caption has more confidence than the other. A tie is wrong."""
 
     def holds(self, probabilities: MatchProbabilities) -> bool:
         return probabilities[0, 0] > probabilities[1, 0] and probabilities[1, 1] > probabilities[0, 1]
@@ -69,7 +71,7 @@ class WinogroundText(WinogroundMetric):
 @component("metric", "winoground_image")
 @dataclass(frozen=True)
 class WinogroundImage(WinogroundMetric):
-    """Of both captions, the right image is surer than the other one; a tie is wrong."""
+    """1 if for both captions the right image has more confidence than the other. A tie is wrong."""
 
     def holds(self, probabilities: MatchProbabilities) -> bool:
         return probabilities[0, 0] > probabilities[0, 1] and probabilities[1, 1] > probabilities[1, 0]
@@ -78,7 +80,7 @@ class WinogroundImage(WinogroundMetric):
 @component("metric", "winoground_group")
 @dataclass(frozen=True)
 class WinogroundGroup(WinogroundMetric):
-    """The text score and the image score hold for the same item."""
+    """1 if the text score and the image score are both 1 for an item."""
 
     def holds(self, probabilities: MatchProbabilities) -> bool:
         return WinogroundText().holds(probabilities) and WinogroundImage().holds(probabilities)

@@ -68,7 +68,7 @@ def asks_yes_no(example: Example) -> bool:
 @component("metric", "yes_ratio")
 @dataclass(frozen=True)
 class YesRatio:
-    """1 where the output says yes: its mean is the yes-ratio of the predictions (.5 where balanced)."""
+    """1 if the output says yes. The mean is the yes-ratio of the predictions (.5 if balanced)."""
 
     better: ClassVar[Better] = "neither"
 
@@ -79,7 +79,7 @@ class YesRatio:
 @component("metric", "unparsed_rate")
 @dataclass(frozen=True)
 class UnparsedRate:
-    """1 where a yes/no question got an output that says neither, or both; such an output counts as wrong."""
+    """1 if the output to a yes/no question says neither or both. Such an output counts as wrong."""
 
     better: ClassVar[Better] = "lower"
 
@@ -90,7 +90,7 @@ class UnparsedRate:
 @component("metric", "pope")
 @dataclass(frozen=True)
 class Pope:
-    """Accuracy of yes/no answers by POPE's released rule, in which whatever does not say no or not is yes."""
+    """Accuracy of yes/no answers by POPE's released rule: everything that does not contain no or not is yes."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True
