@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import DEMONSTRATION_AXES
-from experiments.report import statistical_tests as tests_told
+from experiments.report import statistical_tests
 from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, describe_arm
 from experiments.stats.compare import verdicts
@@ -47,7 +47,7 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
     counts = "down/up" if view.better == "neither" else "lost/won"
     columns = _columns(table, axes, corrected, counts)
-    headed, shown, left_out = _fitted(columns, axes, console.width)
+    headed, visible, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
     if reference == ", ".join(map(str, view.to.values())):
         reference = describe_arm(view.to) or reference  # '8 shots' for 8
@@ -56,18 +56,18 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
     looks = [STYLES[verdict] for verdict in verdicts(table)]
     usual: dict[str, Any] = {}
     if len(headed) > 1 and 2 * len({describe_arm(row, headed) for row in rows}) > len(rows):
-        usual, headed = {axis: _most(rows, axis) for axis in axes}, list(axes)
-        shown = {name: cells for name, cells in shown.items() if name not in axes}
+        usual, headed = {axis: _commonest(rows, axis) for axis in axes}, list(axes)
+        visible = {name: cells for name, cells in visible.items() if name not in axes}
     groups = groupby(range(len(rows)), key=lambda i: _heading(rows[i], headed, usual))
     if usual:
         line = ", ".join(f"{axis} {value}" for axis, value in usual.items())
         _say(console, Text(_folded(f"usual: {line}; a row names what it has otherwise", console.width, " " * 7), "dim"))
-    _say(console, Text(_row(shown, axes, {name: name for name in shown}), "dim"))
+    _say(console, Text(_row(visible, axes, {name: name for name in visible}), "dim"))
     for heading, places in groups:
         if headed:
             _say(console, Text(_folded(heading, console.width), "bold"))
         for i in places:
-            _say(console, Text(_row(shown, axes, {name: cells[i] for name, cells in shown.items()}), looks[i]))
+            _say(console, Text(_row(visible, axes, {name: cells[i] for name, cells in visible.items()}), looks[i]))
     for line in _notes(table, view, corrected, left_out):
         console.print(line, style="dim", highlight=False)
 
@@ -85,9 +85,9 @@ def _heading(row: Mapping[str, Any], headed: Sequence[str], usual: Mapping[str, 
     return ", ".join(f"{axis} {row[axis]}" for axis in differs) or "as usual"
 
 
-def _most(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
-    found = Counter(row[axis] for row in rows if not _free(row, axis))
-    return found.most_common(1)[0][0] if found else NO_VALUE
+def _commonest(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
+    counts = Counter(row[axis] for row in rows if not _free(row, axis))
+    return counts.most_common(1)[0][0] if counts else NO_VALUE
 
 
 def _free(row: Mapping[str, Any], axis: str) -> bool:
@@ -101,23 +101,25 @@ def _folded(text: str, width: int, below: str = "  ") -> str:
 
 def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:
     """counts: heading of the samples that changed, where samples have scores. Pairs are a column where they vary."""
-    found = {axis: [str(value) for value in table[axis]] for axis in axes}
-    found |= {
+    columns = {axis: [str(value) for value in table[axis]] for axis in axes}
+    columns |= {
         "score": [format_share(v) for v in table["mean"]],
         "against": [format_share(v) for v in table["reference_mean"]],
     }
-    found["difference"] = [format_signed(v) for v in table["difference"]]
+    columns["difference"] = [format_signed(v) for v in table["difference"]]
     ends = zip(table["low"], table["high"], table["by_construction"], strict=True)
-    found["95 % interval"] = [SAME_BY_CONSTRUCTION if same else format_interval(low, high) for low, high, same in ends]
-    found["p"] = [format_p_number(v) for v in table["p"]]
+    columns["95 % interval"] = [
+        SAME_BY_CONSTRUCTION if same else format_interval(low, high) for low, high, same in ends
+    ]
+    columns["p"] = [format_p_number(v) for v in table["p"]]
     if corrected:
-        found["p Holm"] = [format_p_number(v) for v in table["p_corrected"]]
+        columns["p Holm"] = [format_p_number(v) for v in table["p_corrected"]]
     if table["right_to_wrong"].notna().any():
         lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
-        found[counts] = [f"{lost}/{won}" for lost, won in lost_won]
+        columns[counts] = [f"{lost}/{won}" for lost, won in lost_won]
     if table["pairs"].nunique() > 1:
-        found["n"] = [f"{v:,}" for v in table["pairs"]]
-    return found
+        columns["n"] = [f"{v:,}" for v in table["pairs"]]
+    return columns
 
 
 def _fitted(columns: Columns, axes: Sequence[str], width: int) -> tuple[list[str], dict[str, Sequence[str]], list[str]]:
@@ -126,21 +128,21 @@ def _fitted(columns: Columns, axes: Sequence[str], width: int) -> tuple[list[str
     Fewest columns left out, then fewest headings; all axes as headings where even one beside the numbers is too wide.
     """
     can = [name for name in OPTIONAL_COLUMNS if name in columns and (name != "p" or "p Holm" in columns)]
-    beside = [(out, headed) for out in range(len(can) + 1) for headed in range(len(axes))]
+    layouts = [(out, headed) for out in range(len(can) + 1) for headed in range(len(axes))]
     above = [(out, len(axes)) for out in range(len(can) + 1)]
-    for out, headed in (*beside, *above):
-        shown = {name: cells for name, cells in columns.items() if name not in (*can[:out], *axes[:headed])}
-        if _width(shown) <= width:
+    for out, headed in (*layouts, *above):
+        visible = {name: cells for name, cells in columns.items() if name not in (*can[:out], *axes[:headed])}
+        if _width(visible) <= width:
             break
-    return list(axes[:headed]), shown, can[:out]
+    return list(axes[:headed]), visible, can[:out]
 
 
-def _row(shown: Columns, axes: Sequence[str], cells: Mapping[str, str]) -> str:
-    told = []
-    for name, column in shown.items():
+def _row(columns: Columns, axes: Sequence[str], cells: Mapping[str, str]) -> str:
+    parts = []
+    for name, column in columns.items():
         size = max(len(name), *map(len, column))
-        told.append(cells[name].ljust(size) if name in axes else cells[name].rjust(size))
-    return (" " * GAP).join(told).rstrip()
+        parts.append(cells[name].ljust(size) if name in axes else cells[name].rjust(size))
+    return (" " * GAP).join(parts).rstrip()
 
 
 def _width(columns: Columns) -> int:
@@ -156,7 +158,7 @@ def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequenc
     tested = len(table) == sum(set(table["family"])) and len(set(table["family"])) == 1
     rows = "the rows of this table" if tested else "the comparisons of this table that can differ, each once"
     family = f"; Holm over {sizes} comparisons, {rows}" if corrected else ""
-    test = tests_told.describe_tests(table["test"], tests_told.SHORT)
+    test = statistical_tests.describe_tests(table["test"], statistical_tests.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])
     each = (

@@ -47,24 +47,24 @@ ALL_FOUR = (
 def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, list[str]]:
     """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
     metrics = dict.fromkeys([*(m for m in DEFAULT_METRICS if m in view.metrics), view.metric])
-    found: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {}
     for metric in metrics:
-        found[metric] = [
+        columns[metric] = [
             format_estimate(e.mean, e.low, e.high, 3) if (e := row.scores.get(metric)) else "–" for row in rows
         ]
-    found["answers"] = [answers_cell(row) for row in rows]
+    columns["answers"] = [answers_cell(row) for row in rows]
     graded = any(row.transitions and row.transitions.graded for row in rows)
     moved = "down/up" if view.better == "neither" else "worse/better" if graded else "lost/won"
-    found[moved] = [
+    columns[moved] = [
         f"{row.transitions.right_to_wrong}/{row.transitions.wrong_to_right}" if row.transitions else "" for row in rows
     ]
-    found["other"] = [_number(row.other, 2) for row in rows]
-    found["survivors"] = [_many(row.survivors) for row in rows]
-    found["changed"] = [_number(row.changed, 3) for row in rows]
-    found["entropy"] = [_number(row.entropy, 2) for row in rows]
-    found["length"] = [_many(row.length) for row in rows]
-    found["forwards"] = [_many(row.forwards) for row in rows]
-    return {name: cells for name, cells in found.items() if any(cells)}
+    columns["other"] = [_number(row.other, 2) for row in rows]
+    columns["survivors"] = [_many(row.survivors) for row in rows]
+    columns["changed"] = [_number(row.changed, 3) for row in rows]
+    columns["entropy"] = [_number(row.entropy, 2) for row in rows]
+    columns["length"] = [_many(row.length) for row in rows]
+    columns["forwards"] = [_many(row.forwards) for row in rows]
+    return {name: cells for name, cells in columns.items() if any(cells)}
 
 
 def answers_cell(row: DecodingEffect) -> str:
@@ -73,14 +73,14 @@ def answers_cell(row: DecodingEffect) -> str:
     if not names:
         return ""
     if set(names) <= {"yes", "no", OTHER_ANSWER}:
-        told = [
+        parts = [
             "yes",
             *([OTHER_ANSWER] if row.answers.get(OTHER_ANSWER) or row.reference_answers.get(OTHER_ANSWER) else []),
         ]
     else:
         gap = {name: abs(row.answers.get(name, 0) - row.reference_answers.get(name, 0)) for name in names}
-        told = sorted(names, key=lambda name: (-gap[name], -row.reference_answers.get(name, 0)))[:2]
-    return ", ".join(_answer(row, name) for name in told)
+        parts = sorted(names, key=lambda name: (-gap[name], -row.reference_answers.get(name, 0)))[:2]
+    return ", ".join(_answer(row, name) for name in parts)
 
 
 def all_answers_text(row: DecodingEffect) -> str:
@@ -104,8 +104,8 @@ def column_notes(view: RunView, *, whole: bool = False) -> list[str]:
 def partial_settings_notes(view: RunView) -> Iterator[str]:
     """Of each arm that is not in all settings of the reference, what the reference has where it is."""
     for subject, rows in group_by_subject(view):
-        told = [row for row in rows if row.over]
-        for over, own in groupby(told, key=lambda row: row.over):
+        partial = [row for row in rows if row.over]
+        for over, own in groupby(partial, key=lambda row: row.over):
             same = list(own)
             names = join_words([row_label(row).strip(f" *{PARTIAL_MARK}") for row in same])
             on = f" ({subject})" if len({row.subject for row in view.effects}) > 1 else ""
@@ -145,29 +145,32 @@ def family_note(view: RunView) -> str:
 
 def transition_cell(row: DecodingEffect, view: RunView) -> tuple[str, str]:
     """(cell, what it says in words) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
-    found = row.transitions
-    if found is None:
+    moves = row.transitions
+    if moves is None:
         return "", ""
-    if found.graded or view.better == "neither":
+    if moves.graded or view.better == "neither":
         worse, better = ("fell", "rose") if view.better == "neither" else ("got worse", "got better")
         return (
-            f"{found.right_to_wrong} / {found.wrong_to_right}",
-            f"{found.right_to_wrong} {worse}, {found.wrong_to_right} {better}, {found.still_right} are the same",
+            f"{moves.right_to_wrong} / {moves.wrong_to_right}",
+            f"{moves.right_to_wrong} {worse}, {moves.wrong_to_right} {better}, {moves.still_right} are the same",
         )
-    told = (
-        f"{found.still_right} right in both, {found.right_to_wrong} right to wrong, "
-        f"{found.wrong_to_right} wrong to right, {found.still_wrong} wrong in both"
+    text = (
+        f"{moves.still_right} right in both, {moves.right_to_wrong} right to wrong, "
+        f"{moves.wrong_to_right} wrong to right, {moves.still_wrong} wrong in both"
     )
-    return f"{found.still_right} / {found.right_to_wrong} / {found.wrong_to_right} / {found.still_wrong}", told
+    return (
+        f"{moves.still_right} / {moves.right_to_wrong} / {moves.wrong_to_right} / {moves.still_wrong}",
+        text,
+    )
 
 
 def page_sections(view: RunView) -> list[dict[str, Any]]:
     """What the page draws: a table a subject, its columns as headings and cells."""
-    found = []
+    sections = []
     for subject, rows in group_by_subject(view):
-        told = effect_columns(view, rows)
+        columns = effect_columns(view, rows)
         graded = view.better == "neither" or any(row.transitions and row.transitions.graded for row in rows)
-        heads, cells = list(told), list(zip(*told.values(), strict=True))
+        heads, cells = list(columns), list(zip(*columns.values(), strict=True))
         place = next(
             (i for i, name in enumerate(heads) if name in TRANSITION_HEADINGS), None
         )  # none of a score of a whole run
@@ -187,8 +190,8 @@ def page_sections(view: RunView) -> list[dict[str, Any]]:
             }
             for j, row in enumerate(rows)
         ]
-        found.append({"subject": subject, "heads": heads, "rows": lines})
-    return found
+        sections.append({"subject": subject, "heads": heads, "rows": lines})
+    return sections
 
 
 def controls_frame(view: RunView) -> "DataFrame":
@@ -204,9 +207,9 @@ def print_controls(view: RunView, console: "Console") -> None:
 
     for subject, rows in group_by_subject(view):
         console.print(Text(subject, "bold").append(f"  {view.measure}; controls under their strategy", "dim"))
-        told = effect_columns(view, rows)
+        columns = effect_columns(view, rows)
         names = [row_label(row) for row in rows]
-        for block in _blocks(told, max(map(len, names)), console.width):
+        for block in _blocks(columns, max(map(len, names)), console.width):
             _print_block(names, rows, block, console)
         _print_verdicts(rows, console)
     shared = "*: a control of several strategies" if any(_is_shared(row) for row in view.effects) else ""
@@ -225,9 +228,9 @@ def _print_verdicts(rows: Sequence[DecodingEffect], console: "Console") -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column()
-    for name, found in judged:
-        look = {"better": "green", "worse": "red"}.get(found.verdict, "default")
-        grid.add_row(Text(f"  {name}"), Text(found.words, look))
+    for name, judgment in judged:
+        look = {"better": "green", "worse": "red"}.get(judgment.verdict, "default")
+        grid.add_row(Text(f"  {name}"), Text(judgment.words, look))
     console.print(Text("Does it beat all its controls?", "bold"))
     console.print(grid)
     console.print()
@@ -237,11 +240,11 @@ def _is_shared(row: DecodingEffect) -> bool:
     return row.role == "control" and not row.of
 
 
-def _blocks(told: Mapping[str, Sequence[str]], first: int, width: int) -> Iterator[dict[str, Sequence[str]]]:
+def _blocks(columns: Mapping[str, Sequence[str]], first: int, width: int) -> Iterator[dict[str, Sequence[str]]]:
     """The columns in runs that fit the width beside the names."""
     block: dict[str, Sequence[str]] = {}
     used = first
-    for name, cells in told.items():
+    for name, cells in columns.items():
         wide = GAP + max(len(name), *map(len, cells))
         if block and used + wide > width:
             yield block
@@ -261,8 +264,8 @@ def _print_block(
     widths = {name: max(len(name), *map(len, cells)) for name, cells in block.items()}
 
     def line(name: str, cells: Mapping[str, str], look: str) -> "Text":
-        told = "".join(" " * GAP + cells[key].rjust(width) for key, width in widths.items())
-        return Text(f"{name.ljust(first)}{told}".rstrip(), look)
+        text = "".join(" " * GAP + cells[key].rjust(width) for key, width in widths.items())
+        return Text(f"{name.ljust(first)}{text}".rstrip(), look)
 
     console.print(line("", {name: name for name in block}, "dim"), soft_wrap=True)
     for i, row in enumerate(rows):
@@ -277,24 +280,24 @@ def _answer(row: DecodingEffect, name: str) -> str:
 
 
 def _flat(row: DecodingEffect) -> dict[str, Any]:
-    told: dict[str, Any] = {"subject": row.subject, "decoding": row.decoding, "role": row.role, "of": row.of}
-    for metric, found in row.scores.items():
-        told |= {metric: found.mean, f"{metric}_low": found.low, f"{metric}_high": found.high}
+    cells: dict[str, Any] = {"subject": row.subject, "decoding": row.decoding, "role": row.role, "of": row.of}
+    for metric, estimate in row.scores.items():
+        cells |= {metric: estimate.mean, f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
     for name in dict.fromkeys([*row.reference_answers, *row.answers]):
-        told |= {f"said:{name}": row.answers.get(name, 0.0), f"before:{name}": row.reference_answers.get(name, 0.0)}
+        cells |= {f"said:{name}": row.answers.get(name, 0.0), f"before:{name}": row.reference_answers.get(name, 0.0)}
     if row.transitions:
         moved = row.transitions
-        told |= {
+        cells |= {
             "kept": moved.still_right,
             "lost": moved.right_to_wrong,
             "won": moved.wrong_to_right,
             "still_wrong": moved.still_wrong,
         }
     for name in ("other", "survivors", "changed", "entropy", "length", "forwards", "samples"):
-        told[name] = getattr(row, name)
+        cells[name] = getattr(row, name)
     if row.judgment:
-        told |= {"verdict": row.judgment.words, "family": row.judgment.family}
-    return told
+        cells |= {"verdict": row.judgment.words, "family": row.judgment.family}
+    return cells
 
 
 def _number(value: float, digits: int) -> str:

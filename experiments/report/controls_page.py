@@ -88,21 +88,21 @@ def _counted(view: RunView, rows: Sequence[DecodingEffect]) -> str:
         f"are worse than {view.reference}": [r for r in rows if "is worse than" in words[id(r)]],
         f"always score the same as {view.reference}": [r for r in rows if "always scores the same" in words[id(r)]],
     }
-    told = [f"Of {format_count(len(rows), 'pair')} of a strategy and a task"]
-    for what, found in groups.items():
-        names = "" if not found or "always" in what else f" ({'; '.join(_named(found))})"
-        told.append(f"{len(found)} {what}{names}")
+    parts = [f"Of {format_count(len(rows), 'pair')} of a strategy and a task"]
+    for what, members in groups.items():
+        names = "" if not members or "always" in what else f" ({'; '.join(_named(members))})"
+        parts.append(f"{len(members)} {what}{names}")
     rest = len(rows) - sum(map(len, groups.values()))
-    told.append(f"the other {rest} are not distinguishable from it")
-    return f"{', '.join(told)}. {family_note(view)}"
+    parts.append(f"the other {rest} are not distinguishable from it")
+    return f"{', '.join(parts)}. {family_note(view)}"
 
 
 def _named(rows: Sequence[DecodingEffect]) -> list[str]:
     """'vcd on captions and binding', a strategy once."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(row.decoding, []).append(row.subject)
-    return [f"`{name}` on {join_words(list(map(_plain, subjects)))}" for name, subjects in found.items()]
+        groups.setdefault(row.decoding, []).append(row.subject)
+    return [f"`{name}` on {join_words(list(map(_plain, subjects)))}" for name, subjects in groups.items()]
 
 
 def _tables(views: Sequence[RunView]) -> Iterator[str]:
@@ -126,19 +126,19 @@ def _tables(views: Sequence[RunView]) -> Iterator[str]:
 
 def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
     named = {row.decoding: row for row in rows}
-    shown = [row for row in rows if row.role != "control" or not row.of]
-    said = any(row.answers for row in shown)
-    moved = "worse / better" if any(row.transitions and row.transitions.graded for row in shown) else "lost / won"
-    turned = any(row.transitions for row in shown)
-    heads = ["decoding", view.metric, *(["answers"] if said else []), *([moved] if turned else [])]
+    visible = [row for row in rows if row.role != "control" or not row.of]
+    has_answers = any(row.answers for row in visible)
+    moved = "worse / better" if any(row.transitions and row.transitions.graded for row in visible) else "lost / won"
+    turned = any(row.transitions for row in visible)
+    heads = ["decoding", view.metric, *(["answers"] if has_answers else []), *([moved] if turned else [])]
     heads += ["survivors", "changed", "length"]
     yield _line([*heads, "best control", f"beats {view.reference} and all its controls?"])
     yield _line(["---"] * (len(heads) + 2))
-    for row in shown:
-        found = row.scores.get(view.metric)
+    for row in visible:
+        estimate = row.scores.get(view.metric)
         cells = [f"`{row.decoding}`{' (control)' if row.role == 'control' else ''}{_mark(row)}"]
-        cells.append(format_estimate(found.mean, found.low, found.high) if found else "–")
-        cells += [answers_cell(row)] if said else []
+        cells.append(format_estimate(estimate.mean, estimate.low, estimate.high) if estimate else "–")
+        cells += [answers_cell(row)] if has_answers else []
         cells += (
             [f"{row.transitions.right_to_wrong} / {row.transitions.wrong_to_right}" if row.transitions else ""]
             if turned
@@ -167,17 +167,17 @@ def _mark(row: DecodingEffect) -> str:
 
 
 def _queries(view: RunView) -> dict[str, int]:
-    told = view.scores.groupby("task", sort=False)["query"].nunique()
-    return {str(task): int(count) for task, count in told.items()}
+    counts = view.scores.groupby("task", sort=False)["query"].nunique()
+    return {str(task): int(count) for task, count in counts.items()}
 
 
 def _models(view: RunView) -> str:
     """The models by name and digest (equal digests give equal outputs), and the code by its commit."""
     cells = [Store(view.path).read_cell(str(digest)) or {} for digest in dict.fromkeys(view.frame["cell"])]
-    told = dict.fromkeys(
+    model_names = dict.fromkeys(
         (str((c.get("labels") or {}).get("model")), str(c.get("model_digest", ""))[:12]) for c in cells
     )
-    models = join_words([f"`{_plain(name)}` (digest {digest})" for name, digest in told])
+    models = join_words([f"`{_plain(name)}` (digest {digest})" for name, digest in model_names])
     versions = view.info.get("versions") or {}
     used = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
     return f"Model: {'; '.join(filter(None, [models, *used]))}."

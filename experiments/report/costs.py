@@ -49,10 +49,10 @@ def summarize_costs(info: Mapping[str, Any]) -> Costs:
 
 
 def _line(
-    total: Mapping[str, float], what: str, asked: str, other: str, spared: bool
+    total: Mapping[str, float], what: str, requested: str, other: str, spared: bool
 ) -> tuple[str, str, str, str] | None:
     """Nothing where one of the two was not counted, or nothing was asked for."""
-    whole = total.get(asked, 0)
+    whole = total.get(requested, 0)
     if not whole or other not in total:
         return None
     computed = whole - total[other] if spared else total[other]
@@ -60,7 +60,7 @@ def _line(
 
 
 def _notes(total: Mapping[str, float]) -> list[str]:
-    told = {
+    notes = {
         "prompts_prepared": ("text was generated before the answers", "texts were generated before the answers"),
         "lent_tokens": (
             "prompt token was taken over from another branch's rows",
@@ -72,7 +72,7 @@ def _notes(total: Mapping[str, float]) -> list[str]:
         "requests": ("request was sent", "requests were sent"),
         "retries": ("request was sent again", "requests were sent again"),
     }
-    return [format_count(int(total[name]), *words) for name, words in told.items() if total.get(name)]
+    return [format_count(int(total[name]), *words) for name, words in notes.items() if total.get(name)]
 
 
 def _number(value: float) -> str:

@@ -61,7 +61,7 @@ class PlottedRow:
 
 def assign_line_styles(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> LineStyles:
     """The look of every row of a run. controls: labels of decodings that are controls."""
-    found: LineStyles = {}
+    styles: LineStyles = {}
     colors: dict[tuple[str, ...], int] = {}
     dashes: dict[str, int] = {}
     arms = [row for table in tables for row in table.rows if not row.baseline]
@@ -69,12 +69,12 @@ def assign_line_styles(tables: Sequence[TaskTable], controls: Collection[str] = 
     for row in arms:
         *demos, last = row.labels
         color = colors.setdefault(row.labels if alone else tuple(demos), len(colors))
-        found[row.labels, False] = LineStyle(color, dashes.setdefault(last, len(dashes)), last in controls)
+        styles[row.labels, False] = LineStyle(color, dashes.setdefault(last, len(dashes)), last in controls)
     for row in (row for table in tables for row in table.rows if row.baseline):
-        said = set(filter(None, row.labels[:-1]))
-        like = [] if alone else [color for demos, color in colors.items() if said <= set(demos)]
-        found[row.labels, True] = LineStyle(like[0] if like else COLORS - 1)
-    return found
+        labels = set(filter(None, row.labels[:-1]))
+        like = [] if alone else [color for demos, color in colors.items() if labels <= set(demos)]
+        styles[row.labels, True] = LineStyle(like[0] if like else COLORS - 1)
+    return styles
 
 
 def drop_decodings(tables: Sequence[TaskTable], decodings: Collection[str]) -> list[TaskTable]:
@@ -91,18 +91,18 @@ def _of(table: TaskTable, row: ScoreRow) -> set[str]:
 
 def draw_panel(table: TaskTable, looks: LineStyles, measure: str) -> str:
     """The SVG of one task, without its style (`figure` adds it for a file of its own). measure: the score in words."""
-    drawn = [PlottedRow(row, looks[row.labels, row.baseline]) for row in table.rows]
-    drawn = [s for s in drawn if s.points]
-    values = [v for s in drawn for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
+    plotted = [PlottedRow(row, looks[row.labels, row.baseline]) for row in table.rows]
+    plotted = [s for s in plotted if s.points]
+    values = [v for s in plotted for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
     low, high = padded_range(values or [0, 1], 0.2)
     y = LinearScale(low, high, HEIGHT - BOTTOM, TOP)
     places = [math.log2(1 + k) for k in table.shots]
     one = len(places) == 1
     x = LinearScale(min(places) - one, max(places) + one, LEFT + 22, WIDTH - RIGHT - 22)
-    lines = [s for s in drawn if not s.row.baseline]
+    lines = [s for s in plotted if not s.row.baseline]
     step = min(24.0, 320 / max(1, len(lines))) if one else min(5.0, 28 / max(1, len(lines)))
     inside = [_frame(table.shots, x, y)]
-    inside += [_dotted(s, x, y) for s in drawn if s.row.baseline]
+    inside += [_dotted(s, x, y) for s in plotted if s.row.baseline]
     shifted = [(s, (i - (len(lines) - 1) / 2) * step) for i, s in enumerate(lines)]
     inside += [_line(s, x, y, shift, table) for s, shift in sorted(shifted, key=lambda pair: not pair[0].look.faint)]
     label = f"{measure} against the number of demonstrations, {table.task}"
@@ -140,10 +140,10 @@ def draw_key_sample(look: LineStyle, baseline: bool) -> str:
 
 
 def _frame(shots: Sequence[int], x: LinearScale, y: LinearScale) -> str:
-    told = []
+    elements = []
     for value in ticks(y.low, y.high):
-        told.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))
-        told.append(
+        elements.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))
+        elements.append(
             element(
                 "text",
                 escape_text(format_share(value, 2)),
@@ -154,33 +154,33 @@ def _frame(shots: Sequence[int], x: LinearScale, y: LinearScale) -> str:
             )
         )
     for k in shots:
-        told.append(
+        elements.append(
             element("text", escape_text(k), x=x(math.log2(1 + k)), y=HEIGHT - 22, text_anchor="middle", class_="tick")
         )
-    told.append(
+    elements.append(
         element("text", "demonstrations", x=(LEFT + WIDTH) / 2, y=HEIGHT - 5, text_anchor="middle", class_="tick")
     )
-    return "".join(told)
+    return "".join(elements)
 
 
 def _line(series: PlottedRow, x: LinearScale, y: LinearScale, shift: float, table: TaskTable) -> str:
     color = series.look.color % COLORS
-    told, path = [], []
-    for shots, found in series.points:
+    elements, path = [], []
+    for shots, cell in series.points:
         at = x(math.log2(1 + shots)) + shift
-        path.append(f"{at:.1f} {y(found.mean):.1f}")
-        told.append(element("path", d=f"M{at:.1f} {y(found.low):.1f}V{y(found.high):.1f}", class_=f"bar s{color}"))
+        path.append(f"{at:.1f} {y(cell.mean):.1f}")
+        elements.append(element("path", d=f"M{at:.1f} {y(cell.low):.1f}V{y(cell.high):.1f}", class_=f"bar s{color}"))
         words = (
-            f"{series.row.name}, {format_count(shots, 'shot')}: {format_share(found.mean)} [{format_share(found.low)}, "
-            f"{format_share(found.high)}], {format_count(table.queries, 'query', 'queries')}"
+            f"{series.row.name}, {format_count(shots, 'shot')}: {format_share(cell.mean)} [{format_share(cell.low)}, "
+            f"{format_share(cell.high)}], {format_count(table.queries, 'query', 'queries')}"
         )
-        told.append(element("g", element("title", escape_text(words)), _mark(at, y(found.mean), series.look)))
+        elements.append(element("g", element("title", escape_text(words)), _mark(at, y(cell.mean), series.look)))
     line = element("path", d="M" + "L".join(path), class_=f"line s{color}", **_dash(series.look.dash))
-    return element("g", line, *told, class_="faint" if series.look.faint else "strong")
+    return element("g", line, *elements, class_="faint" if series.look.faint else "strong")
 
 
 def _dotted(series: PlottedRow, x: LinearScale, y: LinearScale) -> str:
-    places = [(x(math.log2(1 + k)), y(found.mean)) for k, found in series.points]
+    places = [(x(math.log2(1 + k)), y(estimate.mean)) for k, estimate in series.points]
     path = "L".join(f"{at:.1f} {height:.1f}" for at, height in places)
     words = element(
         "title",

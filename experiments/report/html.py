@@ -13,8 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report import contrast_costs, controls, figures, sample_browser, tables
-from experiments.report import statistical_tests as tests_told
+from experiments.report import contrast_costs, controls, figures, sample_browser, statistical_tests, tables
 from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
@@ -58,33 +57,33 @@ class ReportFiles:
 
 def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
     """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
-    seen = run if isinstance(run, RunView) else view_run(run)
-    found = tables.task_tables(seen)
-    differences, refused = _differences(seen)
-    report = seen.path / "report.html"
-    write_text(report, render_page(seen, found, differences, refused, per_cell))
+    view = run if isinstance(run, RunView) else view_run(run)
+    task_tables = tables.task_tables(view)
+    differences, refused = _differences(view)
+    report = view.path / "report.html"
+    write_text(report, render_page(view, task_tables, differences, refused, per_cell))
     frames = {
-        "scores": tables.score_frame(seen),
-        "curves": tables.curve_frame(found),
+        "scores": tables.score_frame(view),
+        "curves": tables.curve_frame(task_tables),
         "differences": differences,
-        "controls": controls.controls_frame(seen) if seen.effects else None,
+        "controls": controls.controls_frame(view) if view.effects else None,
     }
     csv = tuple(
-        _csv(seen.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
+        _csv(view.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
     )
-    drawn = figures.drop_decodings(found, _undrawn(seen))
-    looks = _looks(seen, drawn)
-    folder = _folder(seen.path / "figures")
+    plotted = figures.drop_decodings(task_tables, _undrawn(view))
+    looks = _looks(view, plotted)
+    folder = _folder(view.path / "figures")
     svg = []
-    for i, table in enumerate(drawn):
+    for i, table in enumerate(plotted):
         path = folder / f"{_slug(table.task) or i}.svg"
-        write_text(path, figures.draw_figure(table, looks, seen.measure))
+        write_text(path, figures.draw_figure(table, looks, view.measure))
         svg.append(path)
     return ReportFiles(report, csv, tuple(svg))
 
 
 def render_page(
-    seen: RunView, found: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
+    view: RunView, task_tables: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
 ) -> str:
     """The whole page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -93,47 +92,49 @@ def render_page(
     world = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    undrawn = _undrawn(seen)
-    drawn = figures.drop_decodings(found, undrawn)
-    looks = _looks(seen, drawn)
+    undrawn = _undrawn(view)
+    plotted = figures.drop_decodings(task_tables, undrawn)
+    looks = _looks(view, plotted)
     script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
-    shelf = sample_browser.collect_samples(seen, per_cell)
+    shelf = sample_browser.collect_samples(view, per_cell)
     return world.get_template("report.html.j2").render(
         **vars(formatting),
-        name=seen.name,
-        subtitle=_subtitle(seen),
-        samples=f"{len(seen.frame):,}",
-        failed=f"{seen.failed:,}" if seen.failed else "",
-        unfinished=seen.unfinished,
-        measure=seen.measure,
-        heading="Accuracy" if seen.metric in seen.accuracies else seen.metric,
-        best=BEST[seen.better],
-        changed=MOVED if seen.better == "neither" else CHANGED,
-        changes="down / up" if seen.better == "neither" else "lost / won",
-        of_samples=seen.of_samples,
-        few=formatting.few_units_note(cell.clusters for t in found for row in t.rows for cell in row.cells.values()),
-        topics=[(topic, list(own)) for topic, own in groupby(seen.findings, key=lambda f: f.topic)],
+        name=view.name,
+        subtitle=_subtitle(view),
+        samples=f"{len(view.frame):,}",
+        failed=f"{view.failed:,}" if view.failed else "",
+        unfinished=view.unfinished,
+        measure=view.measure,
+        heading="Accuracy" if view.metric in view.accuracies else view.metric,
+        best=BEST[view.better],
+        changed=MOVED if view.better == "neither" else CHANGED,
+        changes="down / up" if view.better == "neither" else "lost / won",
+        of_samples=view.of_samples,
+        few=formatting.few_units_note(
+            cell.clusters for t in task_tables for row in t.rows for cell in row.cells.values()
+        ),
+        topics=[(topic, list(own)) for topic, own in groupby(view.findings, key=lambda f: f.topic)],
         signs=VERDICT_SIGNS,
         verdicts=VERDICT_LABELS,
-        key=[(Markup(svg), words) for svg, words in _key(drawn, looks)],
-        panels=[(t, Markup(figures.draw_panel(t, looks, seen.measure))) for t in drawn],
-        tables=found,
-        others=[(other.measure, tables.task_tables(other)) for other in _others(seen)],
-        controls=bool(seen.controls),
+        key=[(Markup(svg), words) for svg, words in _key(plotted, looks)],
+        panels=[(t, Markup(figures.draw_panel(t, looks, view.measure))) for t in plotted],
+        tables=task_tables,
+        others=[(other.measure, tables.task_tables(other)) for other in _others(view)],
+        controls=bool(view.controls),
         undrawn=len(undrawn),
-        effects=controls.page_sections(seen),
-        effects_notes=controls.column_notes(seen, whole=True),
-        effects_family=controls.family_note(seen),
-        fewer_bits=quantization_section(seen),
-        votes=any(row.baseline for t in found for row in t.rows),
+        effects=controls.page_sections(view),
+        effects_notes=controls.column_notes(view, whole=True),
+        effects_family=controls.family_note(view),
+        fewer_bits=quantization_section(view),
+        votes=any(row.baseline for t in task_tables for row in t.rows),
         refused=refused,
-        **_difference_rows(seen, differences),
-        shelf_note=_shelf_note(seen, shelf),
-        data=Markup(_json(shelf.json(seen))),
-        costs=summarize_costs(seen.info),
-        contrasts=contrast_costs.contrast_costs(seen.info),
+        **_difference_rows(view, differences),
+        shelf_note=_shelf_note(view, shelf),
+        data=Markup(_json(shelf.json(view))),
+        costs=summarize_costs(view.info),
+        contrasts=contrast_costs.contrast_costs(view.info),
         contrast_heads=contrast_costs.HEADINGS,
-        record=json.dumps(seen.info, indent=1, ensure_ascii=False, default=repr),
+        record=json.dumps(view.info, indent=1, ensure_ascii=False, default=repr),
         script=Markup(script),
         style=Markup(style),
         script_hash=_hash(script),
@@ -141,25 +142,25 @@ def render_page(
     )
 
 
-def _others(seen: RunView) -> list[RunView]:
+def _others(view: RunView) -> list[RunView]:
     """The same run by each other score that has values."""
-    return [replace(seen, metric=m) for m in seen.metrics if m != seen.metric and seen.scores[m].notna().any()]
+    return [replace(view, metric=m) for m in view.metrics if m != view.metric and view.scores[m].notna().any()]
 
 
-def _undrawn(seen: RunView) -> set[str]:
+def _undrawn(view: RunView) -> set[str]:
     """The controls, where they are too many for a figure; none that is also a strategy of the run or the reference."""
-    named = {name for names in seen.controls.values() for name in names}
-    named -= {*seen.controls, str(seen.to.get("decoding"))}
+    named = {name for names in view.controls.values() for name in names}
+    named -= {*view.controls, str(view.to.get("decoding"))}
     return named if len(named) > MAX_PLOTTED_CONTROLS else set()
 
 
-def _looks(seen: RunView, found: Sequence[tables.TaskTable]) -> figures.LineStyles:
-    return figures.assign_line_styles(found, {name for names in seen.controls.values() for name in names})
+def _looks(view: RunView, task_tables: Sequence[tables.TaskTable]) -> figures.LineStyles:
+    return figures.assign_line_styles(task_tables, {name for names in view.controls.values() for name in names})
 
 
-def _differences(seen: RunView) -> "tuple[DataFrame | None, str]":
+def _differences(view: RunView) -> "tuple[DataFrame | None, str]":
     try:
-        return tables.difference_frame(seen), ""
+        return tables.difference_frame(view), ""
     except UnpairedError as error:
         return None, str(error)
 
@@ -171,31 +172,31 @@ def _family(frame: "DataFrame") -> str:
     return "those of this table that can differ, each once (an arm that is its reference by construction is not tested)"
 
 
-def _difference_rows(seen: RunView, frame: "DataFrame | None") -> dict[str, Any]:
+def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]:
     from markupsafe import Markup
 
-    told_to = describe_arm(seen.to) or "the reference"
-    base: dict[str, Any] = {"reference": told_to, "differences": [], "difference_axes": (), "corrected": False}
+    reference = describe_arm(view.to) or "the reference"
+    base: dict[str, Any] = {"reference": reference, "differences": [], "difference_axes": (), "corrected": False}
     base |= {"scale_low": "", "scale_high": "", "test_note": "", "hidden_note": ""}
     if frame is None:
         return base
-    shown = [axis for axis in seen.axes if frame[axis].nunique() > 1 or axis in seen.to]
+    label_axes = [axis for axis in view.axes if frame[axis].nunique() > 1 or axis in view.to]
     reach = max(0.02, float(frame[["low", "high"]].abs().max().max()))
     scale = LinearScale(-reach, reach, 6, FOREST_WIDTH - 6)
     rows = []
     for row, verdict in zip(frame.to_dict("records"), verdicts(frame), strict=True):
         svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
-        rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in shown]})
-    test = tests_told.describe_tests(frame["test"], tests_told.LONG)
+        rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in label_axes]})
+    test = statistical_tests.describe_tests(frame["test"], statistical_tests.LONG)
     holm = (
         f" p Holm: over {formatting.format_count(int(frame['family'].max()), 'comparison')}, {_family(frame)}."
-        if seen.correct != "none"
+        if view.correct != "none"
         else ""
     )
     return base | {
         "differences": rows,
-        "difference_axes": shown,
-        "corrected": seen.correct != "none",
+        "difference_axes": label_axes,
+        "corrected": view.correct != "none",
         "scale_low": formatting.format_signed(-reach, 2),
         "scale_high": formatting.format_signed(reach, 2),
         "test_note": test + holm,
@@ -215,19 +216,23 @@ def _forest(scale: LinearScale, low: float, mid: float, high: float) -> str:
     )
 
 
-def _key(found: Sequence[tables.TaskTable], looks: figures.LineStyles) -> list[tuple[str, str]]:
-    rows = {(row.labels, row.baseline): row for table in found for row in table.rows if row.cells}
+def _key(task_tables: Sequence[tables.TaskTable], looks: figures.LineStyles) -> list[tuple[str, str]]:
+    rows = {(row.labels, row.baseline): row for table in task_tables for row in table.rows if row.cells}
     return [(figures.draw_key_sample(looks[place], row.baseline), row.name) for place, row in rows.items()]
 
 
-def _subtitle(seen: RunView) -> str:
-    fixed = [f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"]
-    sizes = [(len(seen.frame), "sample"), (len(seen.tasks), "task"), (seen.seeds, "seed")]
+def _subtitle(view: RunView) -> str:
+    fixed = [f"{axis} {value}" for axis, value in view.fixed.items() if value != "none"]
+    sizes = [(len(view.frame), "sample"), (len(view.tasks), "task"), (view.seeds, "seed")]
     return " · ".join([*(formatting.format_count(number, word) for number, word in sizes), *fixed])
 
 
-def _shelf_note(seen: RunView, shelf: sample_browser.BrowserData) -> str:
-    some = [f"{kept} of {all_:,} queries of {task}" for task, (kept, all_) in shelf.shown.items() if kept < all_]
+def _shelf_note(view: RunView, shelf: sample_browser.BrowserData) -> str:
+    some = [
+        f"{carried} of {all_:,} queries of {task}"
+        for task, (carried, all_) in shelf.query_counts.items()
+        if carried < all_
+    ]
     lost = sum(1 for uri in shelf.images.values() if uri is None)
     missing = f" {formatting.format_count(lost, 'image')} missing or too many for the file." if lost else ""
     if not some:

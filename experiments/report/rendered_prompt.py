@@ -43,36 +43,38 @@ def print_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | N
         item = render(row[0])
         if item.prompt is None:
             raise PlanError(f"query '{example.id}' has no prompt: {item.failure}")
-        found = list(prompt_lines(cell, example, item.prompt, item.context.provenance, console.width))
-    for line in found:
+        lines = list(prompt_lines(cell, example, item.prompt, item.context.provenance, console.width))
+    for line in lines:
         console.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def choose_cell(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
     """The cell of an arm. Raises ConfigError for an axis or a value that the grid lacks."""
-    found = list(grid.cells)
-    for axis, wanted in arm.items():
+    cells = list(grid.cells)
+    for axis, axis_label in arm.items():
         if axis not in AXES:
             raise ConfigError(f"--arm: no axis '{axis}'.{did_you_mean(axis, AXES)} Axes: {', '.join(AXES)}.")
         have = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
-        named = [wanted] if wanted in have else [label for label in have if name_of(label) == wanted]
-        found = [cell for cell in found if str(cell.labels[axis]) in named]
+        named = [axis_label] if axis_label in have else [label for label in have if name_of(label) == axis_label]
+        cells = [cell for cell in cells if str(cell.labels[axis]) in named]
         if not named:
-            raise ConfigError(f"--arm: no arm has {axis} '{wanted}'.{did_you_mean(wanted, have)} {', '.join(have)}.")
-    found = [cell for cell in found if seed is None or cell.seed == seed]
-    if not found:
-        told = ", ".join(f"{axis}={value}" for axis, value in arm.items())
+            raise ConfigError(
+                f"--arm: no arm has {axis} '{axis_label}'.{did_you_mean(axis_label, have)} {', '.join(have)}."
+            )
+    cells = [cell for cell in cells if seed is None or cell.seed == seed]
+    if not cells:
+        setting = ", ".join(f"{axis}={value}" for axis, value in arm.items())
         raise ConfigError(
-            f"no arm has {told or 'this seed'}{f' and seed {seed}' if told and seed is not None else ''}."
+            f"no arm has {setting or 'this seed'}{f' and seed {seed}' if setting and seed is not None else ''}."
         )
-    return max(found, key=lambda cell: cell.shots)
+    return max(cells, key=lambda cell: cell.shots)
 
 
 def prompt_lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], width: int = 80) -> Iterator[str]:
     """The arm, the text, a line an image, and what it comes to."""
-    shown = {axis: value for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens"}
-    told = ", ".join(f"{axis} {shown[axis]}" for axis in sorted(shown, key="seed".__eq__))
-    yield from textwrap.wrap(f"arm    {told}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
+    labels = {axis: value for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens"}
+    title = ", ".join(f"{axis} {labels[axis]}" for axis in sorted(labels, key="seed".__eq__))
+    yield from textwrap.wrap(f"arm    {title}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
     yield f"query  {example.id}"
     yield ""
     text, source = _text_and_source(cell.model, prompt)
@@ -109,15 +111,15 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
         yield ""
         yield "what the model would be asked for before the branches are made is here the words 'a red square'"
     for number, branch in enumerate(branches):
-        told = f"branch {number}" + (f", weight {weights[number]:g}" if weights and len(weights) > number else "")
+        title = f"branch {number}" + (f", weight {weights[number]:g}" if weights and len(weights) > number else "")
         text = prompt_text(cell.model, branch)
         if number == 0 and branch.digest == prompt.digest:
             if len(branches) > 1:
                 yield ""
-                yield f"{told}: the prompt above"
+                yield f"{title}: the prompt above"
             continue
         yield ""
-        yield f"{told}: {'; '.join(branch_changes(prompt, branch, before != text)) or 'the same as the prompt'}"
+        yield f"{title}: {'; '.join(branch_changes(prompt, branch, before != text)) or 'the same as the prompt'}"
         if text != before:
             yield ""
             yield text
@@ -151,8 +153,8 @@ def _edit(edit: Any) -> str:
     from icl.registry import describe
 
     node = describe(edit)
-    told = {key: value for key, value in node.items() if key not in ("name", "code", "stream")}
-    return f"{node['name']}{f' {to_flow_yaml(told)}' if told else ''}"
+    parameters = {key: value for key, value in node.items() if key not in ("name", "code", "stream")}
+    return f"{node['name']}{f' {to_flow_yaml(parameters)}' if parameters else ''}"
 
 
 def prompt_text(model: Model, prompt: Prompt) -> str:

@@ -39,13 +39,13 @@ class BrowserData:
     samples: list[dict[str, Any]] = field(default_factory=list)
     contexts: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, str | None] = field(default_factory=dict)
-    shown: dict[str, tuple[int, int]] = field(default_factory=dict)
+    query_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def json(self, view: RunView) -> dict[str, Any]:
-        told = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
-        shown = {"axes": list(view.axes), "baselines": list(view.baselines)}
+        content = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
+        columns = {"axes": list(view.axes), "baselines": list(view.baselines)}
         judge = view.judge or ""
-        return {**told, **shown, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
+        return {**content, **columns, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
 
 
 def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int = IMAGE_BUDGET) -> BrowserData:
@@ -57,7 +57,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
     for task in view.tasks:
         frame = view.frame[view.frame["task"] == task]
         chosen = choose_queries(frame, view.judge or view.metric, per_cell)
-        shelf.shown[task] = (len(chosen), int(frame["query"].nunique()))
+        shelf.query_counts[task] = (len(chosen), int(frame["query"].nunique()))
         place = {query: i for i, query in enumerate(chosen)}
         rows: list[Any] = load_details(frame[frame["query"].isin(chosen)]).to_dict("records")
         for row in sorted(rows, key=lambda row: place[row["query"]]):
@@ -65,10 +65,10 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
     _keep_steps(shelf.samples)
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):
-        told = image_data_uri(view.path / "images" / f"{digest}.png")
-        kept = told is not None and len(told) <= left
-        shelf.images[digest] = told if kept else None
-        left -= len(told) if told is not None and kept else 0
+        uri = image_data_uri(view.path / "images" / f"{digest}.png")
+        fits = uri is not None and len(uri) <= left
+        shelf.images[digest] = uri if fits else None
+        left -= len(uri) if uri is not None and fits else 0
     return shelf
 
 
@@ -81,8 +81,8 @@ def choose_queries(frame: "DataFrame", metric: str, limit: int) -> list[str]:
     place = {query: i for i, query in enumerate(order)}
     first = sorted(order, key=lambda q: (-float(spread.get(q, 0.0)), place[q]))[: (limit + 1) // 2]
     rest = [query for query in order if query not in set(first)]
-    drawn = StreamKey(0, "").numpy("browser").permutation(len(rest))[: limit - len(first)]
-    return sorted([*first, *(rest[i] for i in drawn)], key=place.__getitem__)
+    places = StreamKey(0, "").numpy("browser").permutation(len(rest))[: limit - len(first)]
+    return sorted([*first, *(rest[i] for i in places)], key=place.__getitem__)
 
 
 def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
@@ -93,13 +93,13 @@ def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
         data = path.read_bytes()
         with decode_image(data) as image:
             small, is_plain = max(image.size) <= side, image.format == "PNG" and image.mode == "RGB"
-            shown = image.convert("RGB")
+            rgb = image.convert("RGB")
     except (OSError, ValueError, PILImage.DecompressionBombError):
         return None
     if not (small and is_plain):  # a small PNG file stays as it is: encoding it again costs more than it saves
-        shown.thumbnail((side, side))
+        rgb.thumbnail((side, side))
         buffer = io.BytesIO()
-        shown.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
+        rgb.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
         data = buffer.getvalue()
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(data).decode()}"
 
@@ -121,29 +121,29 @@ def _keep_steps(samples: Sequence[dict[str, Any]], budget: int = STEPS_BUDGET) -
             sample.pop("steps", None)
 
 
-def _context(row: Mapping[str, Any], known: dict[str, int], shelf: BrowserData) -> int:
+def _context(row: Mapping[str, Any], numbers: dict[str, int], shelf: BrowserData) -> int:
     demos = [list(demo) for demo in _list(row.get("demos"))]
     images = [str(digest) for digest in _list(row.get("images"))]
     prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
     key = repr((prompt, demos, images))
-    if key not in known:
-        shown, own = images_by_owner(images, _list(row.get("image_of")), len(demos))
-        known[key] = len(shelf.contexts)
+    if key not in numbers:
+        demo_images, own = images_by_owner(images, _list(row.get("image_of")), len(demos))
+        numbers[key] = len(shelf.contexts)
         aligned = prompt.count(IMAGE_PLACEHOLDER) == len(images)
         shelf.contexts.append(
             {
                 "prompt": prompt.split(IMAGE_PLACEHOLDER) if aligned else [prompt],
                 "images": images,
-                "demos": [[*demo, where] for demo, where in zip(demos, shown, strict=True)],
+                "demos": [[*demo, where] for demo, where in zip(demos, demo_images, strict=True)],
                 "query": own,
                 "question": row["question"] if isinstance(row.get("question"), str) else "",
             }
         )
-    return known[key]
+    return numbers[key]
 
 
 def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, Any]:
-    told = {
+    fields = {
         "query": str(row["query"]),
         "seed": int(row["seed"]),
         "arm": [row[axis] for axis in view.axes],
@@ -160,7 +160,7 @@ def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, An
         "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
         "steps": _steps(row),
     }
-    return {key: value for key, value in told.items() if value not in (None, {}, [], "") or key == "score"}
+    return {key: value for key, value in fields.items() if value not in (None, {}, [], "") or key == "score"}
 
 
 def _steps(row: Mapping[str, Any]) -> dict[str, Any]:

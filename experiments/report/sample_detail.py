@@ -40,16 +40,16 @@ MAX_LISTED = 40
 
 def parse_settings(words: Sequence[str], what: str) -> dict[str, str]:
     """['decoding=vcd', 'shots=4,retriever=knn'] -> a setting. Raises ConfigError for a word without '='."""
-    found = {}
-    for word in (part for several in words for part in _apart(several)):
+    settings = {}
+    for word in (part for several in words for part in _split_settings(several)):
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"{what}: '{word}' is not of the form axis=value, such as decoding=greedy.")
-        found[key.strip()] = value.strip()
-    return found
+        settings[key.strip()] = value.strip()
+    return settings
 
 
-def _apart(word: str) -> Iterator[str]:
+def _split_settings(word: str) -> Iterator[str]:
     """'shots=4,retriever=knn' in two: at commas before an axis; those within a label are no ends."""
     begin = depth = 0
     for i, letter in enumerate(word):
@@ -81,11 +81,11 @@ def _with_image(frame: "DataFrame", digest: str) -> list[str]:
     """Queries of whose own images one has a digest that begins so."""
     if len(digest) < 4 or not {"images", "image_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
         return []
-    shown = zip(frame["query"], frame["images"], frame["image_of"], strict=True)
+    images_of_rows = zip(frame["query"], frame["images"], frame["image_of"], strict=True)
     return list(
         dict.fromkeys(
             str(query)
-            for query, images, owners in shown
+            for query, images, owners in images_of_rows
             if isinstance(images, list | tuple) and isinstance(owners, list | tuple)
             for image, owner in zip(images, owners, strict=False)
             if owner < 0 and str(image).startswith(digest)
@@ -103,8 +103,8 @@ def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | 
     setting = resolve_setting(view.frame, arm, view.axes, "--arm")
     fits = [row for row in every if all(row[axis] == value for axis, value in setting.items())]
     rows: list[Any] = [row for row in fits if seed is None or row["seed"] == seed] or every
-    most = max(_preference(row, view) for row in rows)
-    best = [row for row in rows if _preference(row, view) == most]
+    preferred = max(_preference(row, view) for row in rows)
+    best = [row for row in rows if _preference(row, view) == preferred]
     good, _ = _ends(view)
     return str(next((row for row in best if view.judge and row.get(view.judge) != good), best[0])["query"])
 
@@ -123,13 +123,13 @@ def print_sample(
     if seed is not None:
         samples = samples[samples["seed"] == seed]
     if not len(samples):
-        wanted = [*(f"{k}={v}" for k, v in arm.items()), *([f"seed {seed}"] if seed is not None else [])]
-        raise DataError(f"query '{query}' has no sample with {', '.join(wanted)}.")
+        parts = [*(f"{k}={v}" for k, v in arm.items()), *([f"seed {seed}"] if seed is not None else [])]
+        raise DataError(f"query '{query}' has no sample with {', '.join(parts)}.")
     rows: list[Any] = samples.to_dict("records")
     chosen = max(rows, key=lambda row: _preference(row, view))
     _print_sample(chosen, view, console)
-    if kept := read_steps(chosen.get("steps"), chosen.get("trace")):
-        print_steps(kept, console)
+    if recorded_steps := read_steps(chosen.get("steps"), chosen.get("trace")):
+        print_steps(recorded_steps, console)
     if steps:
         _print_trace(chosen.get("trace"), console)
     same = view.frame[(view.frame["query"] == chosen["query"]) & (view.frame["task"] == chosen["task"])]
@@ -188,12 +188,12 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
             near = f"  similarity {score:.3f}" if scored else ""
             console.print(Text(f"{i + 1:>3}. {answer:<{width}}").append(f"   {printable_text(name)}{near}", "dim"))
     if isinstance(row.get("failed"), str):
-        console.print(Text("failed  ", "bold red").append(_said(row)))
+        console.print(Text("failed  ", "bold red").append(_answer_text(row)))
         return
     right = row.get(view.judge) if view.judge else None
     good, bad = _ends(view)
     look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
-    console.print(Text("answer  ", "dim").append(_said(row), f"bold {look}"))
+    console.print(Text("answer  ", "dim").append(_answer_text(row), f"bold {look}"))
     console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, row.get("gold") or ()))))
     console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:
@@ -245,13 +245,13 @@ def _print_others(
     if not others:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
-    shown = others[:MAX_LISTED]
-    labels = [_arm(row, view) for row in shown]
+    listed = others[:MAX_LISTED]
+    labels = [_arm(row, view) for row in listed]
     wide = max(map(len, labels)) > console.width - ANSWER_WIDTH
-    for row, label in zip(shown, [_unlike(row, chosen, view) for row in shown] if wide else labels, strict=True):
+    for row, label in zip(listed, [_unlike(row, chosen, view) for row in listed] if wide else labels, strict=True):
         right = row.get(view.judge) if view.judge else None
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
-        table.add_row(Text(mark, look), Text(label), Text(_said(row)))
+        table.add_row(Text(mark, look), Text(label), Text(_answer_text(row)))
     console.print(
         f"\nthe same query under the other arms{', by what they have otherwise' if wide else ''}", style="dim"
     )
@@ -269,36 +269,36 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
     pieces = printable_text(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_PLACEHOLDER)
     if len(pieces) != len(digests) + 1:  # the mark stands in somebody's text too
         pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
-    told = Text(pieces[0])
+    text = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
-        path = _kept(folder, digest)
-        told.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if path.is_file() else "")
-        told.append(f" {piece}" if piece[:1].strip() else piece)
-    return told
+        path = _image_path(folder, digest)
+        text.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if path.is_file() else "")
+        text.append(f" {piece}" if piece[:1].strip() else piece)
+    return text
 
 
 def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
     digests = _digests(row)
-    kept = [digest for digest in digests if _kept(folder, digest).is_file()]
+    stored = [digest for digest in digests if _image_path(folder, digest).is_file()]
     if not digests:
         return ""
-    if not kept:
+    if not stored:
         return "(the run has kept none of these images)"
-    name = short_digests(digests)[kept[-1]]
-    some = "" if len(kept) == len(digests) else f"; {len(kept)} of {len(digests)} are kept"
+    name = short_digests(digests)[stored[-1]]
+    some = "" if len(stored) == len(digests) else f"; {len(stored)} of {len(digests)} are kept"
     return f"[{name}] is {folder / 'images' / name}*.png{some}"
 
 
 def _digests(row: Mapping[str, Any]) -> list[str]:
-    found = row.get("images")
-    return list(map(str, found)) if isinstance(found, list | tuple) else []
+    digests = row.get("images")
+    return list(map(str, digests)) if isinstance(digests, list | tuple) else []
 
 
-def _kept(folder: Path, digest: str) -> Path:
+def _image_path(folder: Path, digest: str) -> Path:
     return folder / "images" / f"{digest}.png"
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _answer_text(row: Mapping[str, Any]) -> str:
     """The answer, or why there is none. An empty answer is told as such; a frame has NaN for it."""
     words = [row[key] for key in ("failed", "output") if isinstance(row.get(key), str) and row[key]]
     return printable_text(words[0]) if words else "(nothing)"
@@ -314,5 +314,5 @@ def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: RunView) ->
 
 
 def _arm(row: Mapping[str, Any], view: RunView) -> str:
-    shown = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != NO_VALUE]
-    return printable_text(describe_arm({axis: row[axis] for axis in shown}))
+    label_axes = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != NO_VALUE]
+    return printable_text(describe_arm({axis: row[axis] for axis in label_axes}))

@@ -50,20 +50,20 @@ def format_score_table(table: TaskTable, width: int) -> "list[Text]":
         if _width(table, look, table.axes) <= width:
             return list(_block(table, table.lines, look, width))
     slim, above = _without_constants(table)
-    told = _dim(above, width)
+    heading = _dim(above, width)
     for look in NUMBER_FORMATS:
         if _width(slim, look, slim.axes) <= width:
-            return [*told, *_block(slim, slim.lines, look, width)]
+            return [*heading, *_block(slim, slim.lines, look, width)]
     deep = [n for n in range(1, len(slim.axes)) if 2 * len(_groups(slim, n)) <= len(slim.lines)]
     for n in deep:
         for look in NUMBER_FORMATS[1:]:
             if _width(slim, look, slim.axes[n:]) <= width:
-                return [*told, *_grouped(slim, n, look, width)]
+                return [*heading, *_grouped(slim, n, look, width)]
     look = NUMBER_FORMATS[-1]
     if len(slim.axes) - 1 in deep:
-        return [*told, *_grouped(slim, len(slim.axes) - 1, look, width)]
+        return [*heading, *_grouped(slim, len(slim.axes) - 1, look, width)]
     if len(slim.axes) == 1:
-        return [*told, *_block(slim, slim.lines, look, width)]
+        return [*heading, *_block(slim, slim.lines, look, width)]
     joined, usual = _joined(slim)
     return [*_dim(", ".join(filter(None, (above, usual))), width, "usual: "), *_block(joined, joined.rows, look, width)]
 
@@ -72,42 +72,42 @@ def _without_constants(table: TaskTable) -> tuple[TaskTable, str]:
     """The table without the axes, save the last, on which all of its arms are alike; and what these are."""
     arms = [row for row in table.rows if not row.baseline] or list(table.rows)
     last = len(table.axes) - 1
-    kept = [i for i in range(len(table.axes)) if i == last or len({row.labels[i] for row in arms}) > 1]
-    told = ", ".join(f"{axis} {arms[0].labels[i]}" for i, axis in enumerate(table.axes) if i not in kept)
+    places = [i for i in range(len(table.axes)) if i == last or len({row.labels[i] for row in arms}) > 1]
+    constants = ", ".join(f"{axis} {arms[0].labels[i]}" for i, axis in enumerate(table.axes) if i not in places)
 
     def slim(labels: Sequence[str]) -> tuple[str, ...]:
-        return tuple(labels[i] for i in kept) if labels else ()
+        return tuple(labels[i] for i in places) if labels else ()
 
     rows = tuple(replace(row, labels=slim(row.labels), general=slim(row.general)) for row in table.rows)
-    return replace(table, axes=slim(table.axes), rows=rows), told
+    return replace(table, axes=slim(table.axes), rows=rows), constants
 
 
 def _joined(table: TaskTable) -> tuple[TaskTable, str]:
     """With one column that names, of each line, what is not as usual; and what is usual."""
     lines = table.lines
-    usual = [_most(row.labels[i] for row in lines if not row.baseline) for i in range(len(table.axes))]
+    usual = [_commonest_label(row.labels[i] for row in lines if not row.baseline) for i in range(len(table.axes))]
     rows = []
     for row in lines:
         named = zip(table.axes, row.labels, usual, strict=True)
-        told = ", ".join(f"{axis} {label}" for axis, label, most in named if label not in (most, ""))
-        rows.append(replace(row, labels=(told.replace("decoding vote", "vote") or "as usual",), general=()))
+        label_text = ", ".join(f"{axis} {label}" for axis, label, common in named if label not in (common, ""))
+        rows.append(replace(row, labels=(label_text.replace("decoding vote", "vote") or "as usual",), general=()))
     return (
         replace(table, axes=("what differs",), rows=tuple(rows)),
-        ", ".join(f"{axis} {most}" for axis, most in zip(table.axes, usual, strict=True)),
+        ", ".join(f"{axis} {common}" for axis, common in zip(table.axes, usual, strict=True)),
     )
 
 
-def _most(labels: Iterator[str]) -> str:
-    found = Counter(label for label in labels if label != ANY_VALUE)
-    return found.most_common(1)[0][0] if found else ANY_VALUE
+def _commonest_label(labels: Iterator[str]) -> str:
+    counts = Counter(label for label in labels if label != ANY_VALUE)
+    return counts.most_common(1)[0][0] if counts else ANY_VALUE
 
 
 def _groups(table: TaskTable, n: int) -> list[tuple[tuple[str, ...], list[ScoreRow]]]:
     """The lines under the values of the first n axes; those of equal values stand together."""
-    found: dict[tuple[str, ...], list[ScoreRow]] = {}
+    groups: dict[tuple[str, ...], list[ScoreRow]] = {}
     for row in table.lines:
-        found.setdefault(tuple(row.labels[:n]), []).append(row)
-    return list(found.items())
+        groups.setdefault(tuple(row.labels[:n]), []).append(row)
+    return list(groups.items())
 
 
 def _grouped(table: TaskTable, n: int, look: NumberFormat, width: int) -> "Iterator[Text]":
@@ -122,19 +122,19 @@ def _grouped(table: TaskTable, n: int, look: NumberFormat, width: int) -> "Itera
 def _block(table: TaskTable, rows: Sequence[ScoreRow], look: NumberFormat, width: int, n: int = 0) -> "Iterator[Text]":
     """The rows under their head, the first n axes left out; in several blocks where the numbers are too wide."""
     axes, labels = table.axes[n:], [row.labels[n:] for row in rows]
-    beside = [max(len(axis), *(len(own[i]) for own in labels)) + GAP for i, axis in enumerate(axes[:-1])]
+    widths = [max(len(axis), *(len(own[i]) for own in labels)) + GAP for i, axis in enumerate(axes[:-1])]
     numbers = _number_widths(table, look)
-    room = width - sum(beside)
+    room = width - sum(widths)
     own = max(len(axes[-1]), *(len(each[-1]) for each in labels)) + GAP
     if own + sum(numbers) - GAP > room:
         fitting = [len(each[-1]) + GAP for each in labels if len(each[-1]) + GAP <= room - sum(numbers) + GAP]
         own = max([len(axes[-1]) + GAP, MIN_LABEL_WIDTH, *fitting])
-    for shots in _apart(table.shots, numbers, room - own + GAP):
-        layout = ColumnWidths(n, [*beside, own], [numbers[table.shots.index(s)] for s in shots], width)
+    for shots in _split_blocks(table.shots, numbers, room - own + GAP):
+        layout = ColumnWidths(n, [*widths, own], [numbers[table.shots.index(s)] for s in shots], width)
         yield from _rows(table, rows, look, layout, shots)
 
 
-def _apart(shots: Sequence[int], numbers: Sequence[int], room: int) -> list[list[int]]:
+def _split_blocks(shots: Sequence[int], numbers: Sequence[int], room: int) -> list[list[int]]:
     """The numbers of shots in blocks that fit beside the labels."""
     blocks: list[list[int]] = [[]]
     used = 0
@@ -152,8 +152,8 @@ def _rows(
 ) -> "Iterator[Text]":
     from rich.text import Text
 
-    n, beside, numbers, width = layout
-    heads = [(axis, wide) for axis, wide in zip(table.axes[n:], beside, strict=True)]
+    n, label_widths, numbers, width = layout
+    heads = [(axis, wide) for axis, wide in zip(table.axes[n:], label_widths, strict=True)]
     heads += [(format_count(s, "shot"), wide) for s, wide in zip(shots, numbers, strict=True)]
     yield Text("".join(head.ljust(wide) for head, wide in heads).rstrip(), "dim")
     last: Sequence[str] = ()
@@ -161,13 +161,13 @@ def _rows(
         if len(shots) < len(table.shots) and not set(shots) & set(row.cells):
             continue
         style, own = "dim" if row.baseline else "", row.labels[n:]
-        told = ["" if i + 1 < len(own) and own[: i + 1] == last[: i + 1] else label for i, label in enumerate(own)]
+        cells = ["" if i + 1 < len(own) and own[: i + 1] == last[: i + 1] else label for i, label in enumerate(own)]
         last = own
-        if len(told[-1]) + GAP > beside[-1]:
-            lead = "".join(label.ljust(wide) for label, wide in zip(told[:-1], beside, strict=False))
-            yield from (Text(line, style) for line in _folded(f"{lead}{told[-1]}", width, " " * len(lead) + "  "))
-            told = [""] * len(told)
-        line = Text("".join(label.ljust(wide) for label, wide in zip(told, beside, strict=True)), style)
+        if len(cells[-1]) + GAP > label_widths[-1]:
+            lead = "".join(label.ljust(wide) for label, wide in zip(cells[:-1], label_widths, strict=False))
+            yield from (Text(line, style) for line in _folded(f"{lead}{cells[-1]}", width, " " * len(lead) + "  "))
+            cells = [""] * len(cells)
+        line = Text("".join(label.ljust(wide) for label, wide in zip(cells, label_widths, strict=True)), style)
         for one, wide in zip(shots, numbers, strict=True):
             line.append(_cell(row, one, look).ljust(wide), "bold" if table.is_best(row, one) else "")
         line.rstrip()
@@ -175,14 +175,14 @@ def _rows(
 
 
 def _cell(row: ScoreRow, shots: int, look: NumberFormat) -> str:
-    found = row.cells.get(shots)
-    if found is None:
+    estimate = row.cells.get(shots)
+    if estimate is None:
         return "" if row.partial else "–"
-    told = format_estimate(found.mean, found.low, found.high, look.digits)
+    text = format_estimate(estimate.mean, estimate.low, estimate.high, look.digits)
     if look.tight:
         for long, short in ((", ", ","), ("[.00,", "[0,"), (",1.00]", ",1]")):
-            told = told.replace(long, short)
-    return told
+            text = text.replace(long, short)
+    return text
 
 
 def _number_widths(table: TaskTable, look: NumberFormat) -> list[int]:

@@ -23,10 +23,10 @@ LONG: Mapping[frozenset[str], str] = {
 
 def describe_tests(tests: Iterable[str], words: Mapping[frozenset[str], str]) -> str:
     """The words of a set of tests; of a mix that has none of its own, those of each. Raises ValueError for others."""
-    found = frozenset(tests)
-    if found in words:
-        return words[found]
-    unknown = sorted(one for one in found if frozenset({one}) not in words)
-    if unknown or not found:
+    names = frozenset(tests)
+    if names in words:
+        return words[names]
+    unknown = sorted(one for one in names if frozenset({one}) not in words)
+    if unknown or not names:
         raise ValueError(f"no words for the tests {unknown} of a comparison; known are {sorted(map(sorted, words))}.")
-    return "; ".join(words[frozenset({one})] for one in sorted(found))
+    return "; ".join(words[frozenset({one})] for one in sorted(names))

@@ -26,13 +26,13 @@ COLUMN_WIDTH = 25
 class BranchStep:
     """One branch at one step, or the combined scores. top: (word, probability), the best first. entropy: nats.
 
-    apart: divergence from the reference, nats; weight: in the combined scores; None where there is none.
+    js_divergence: the divergence from the reference, nats. weight: in the combined scores. None: not recorded.
     """
 
     name: str
     top: tuple[tuple[str, float], ...]
     entropy: float
-    apart: float | None = None
+    js_divergence: float | None = None
     weight: float | None = None
 
 
@@ -44,47 +44,47 @@ class DecodingStep:
     reference: str
     survivors: int | None
     changed: bool | None
-    said: tuple[BranchStep, ...]
+    branches: tuple[BranchStep, ...]
 
 
-def read_steps(told: Any, trace: Any) -> list[DecodingStep]:
+def read_steps(steps: Any, trace: Any) -> list[DecodingStep]:
     """The steps of a sample; none where nothing was kept. trace: its numbers (survivors and changed are read)."""
-    if not isinstance(told, Mapping) or not told.get("chosen"):
+    if not isinstance(steps, Mapping) or not steps.get("chosen"):
         return []
     numbers = trace if isinstance(trace, Mapping) else {}
-    words = [token_text(word) for word in told["words"]]
-    count = len(told["chosen"])
-    weights = told.get("weights") or [None]
-    found = []
+    words = [token_text(word) for word in steps["words"]]
+    count = len(steps["chosen"])
+    weights = steps.get("weights") or [None]
+    decoded = []
     for i in range(count):
         tops = [
             tuple((words[place], p) for place, p in zip(*row, strict=True))
-            for row in zip(told["top"][i], told["p"][i], strict=True)
+            for row in zip(steps["top"][i], steps["p"][i], strict=True)
         ]
         last = len(tops) - 1
         own = weights[i] if len(weights) == count else weights[0]
-        apart = [None, *(told["js_divergence"][i] if "js_divergence" in told else ()), None]
-        said = tuple(
+        divergences = [None, *(steps["js_divergence"][i] if "js_divergence" in steps else ()), None]
+        branches = tuple(
             BranchStep(
                 _name(b, last),
                 top,
-                told["entropy"][i][b],
-                apart[b] if 0 < b < last else None,
+                steps["entropy"][i][b],
+                divergences[b] if 0 < b < last else None,
                 own[b] if own and b < last else None,
             )
             for b, top in enumerate(tops)
         )
         survivors, changed = (_at(numbers.get(name), i) for name in ("survivors", "changed"))
-        found.append(
+        decoded.append(
             DecodingStep(
-                words[told["chosen"][i]],
+                words[steps["chosen"][i]],
                 tops[0][0][0] if tops[0] else "",
                 None if survivors is None else int(survivors),
                 None if changed is None else bool(changed),
-                said,
+                branches,
             )
         )
-    return found
+    return decoded
 
 
 def token_text(word: str) -> str:
@@ -100,10 +100,10 @@ def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
     console.print()
     for number, step in enumerate(steps):
         console.print(_head(number, step), soft_wrap=True)
-        for line in _columns(step.said, console.width):
+        for line in _columns(step.branches, console.width):
             console.print(line, soft_wrap=True)
         console.print()
-    if len(steps[0].said) > 2:
+    if len(steps[0].branches) > 2:
         note = "×: weight in the combined scores. entropy, apart (Jensen-Shannon, from the reference): nats."
         console.print(note, style="dim", highlight=False)
 
@@ -120,12 +120,12 @@ def _head(number: int, step: DecodingStep) -> "Text":
     return head
 
 
-def _columns(said: Sequence[BranchStep], width: int) -> "Iterator[Text]":
+def _columns(branches: Sequence[BranchStep], width: int) -> "Iterator[Text]":
     from rich.text import Text
 
-    beside = max(1, (width - 2) // COLUMN_WIDTH)
-    for start in range(0, len(said), beside):
-        part = [_lines(one) for one in said[start : start + beside]]
+    columns = max(1, (width - 2) // COLUMN_WIDTH)
+    for start in range(0, len(branches), columns):
+        part = [_lines(one) for one in branches[start : start + columns]]
         for row in range(max(map(len, part))):
             line = "".join((lines[row] if row < len(lines) else "").ljust(COLUMN_WIDTH) for lines in part)
             yield Text(f"  {line.rstrip()}", "dim" if row in (0, max(map(len, part)) - 1) else "")
@@ -136,8 +136,8 @@ def _lines(one: BranchStep) -> list[str]:
     weight = "" if one.weight is None else f" ×{format_signed(one.weight, 2).lstrip('+')}"
     room = COLUMN_WIDTH - 9
     tokens = [f"{_cut(word, room)} {format_share(p):>5}" for word, p in one.top]
-    apart = "" if one.apart is None else f" apart {format_share(one.apart)}"
-    return [f"{one.name}{weight}", *tokens, f"entropy {format_share(one.entropy, 2)}{apart}"]
+    divergence = "" if one.js_divergence is None else f" apart {format_share(one.js_divergence)}"
+    return [f"{one.name}{weight}", *tokens, f"entropy {format_share(one.entropy, 2)}{divergence}"]
 
 
 def _cut(word: str, room: int) -> str:

@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 def element(name: str, *inside: str, **attributes: object) -> str:
     """`element("text", text("a"), x=3, class_="tick")`. `inside` is markup already; attributes are escaped."""
-    told = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(_plain(v))}" for key, v in attributes.items())
-    return f"<{name}{told}>{''.join(inside)}</{name}>" if inside else f"<{name}{told}/>"
+    pairs = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(_plain(v))}" for key, v in attributes.items())
+    return f"<{name}{pairs}>{''.join(inside)}</{name}>" if inside else f"<{name}{pairs}/>"
 
 
 def escape_text(content: object) -> str:
@@ -57,6 +57,6 @@ def _plain(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else _printable(str(value))
 
 
-def _printable(told: str) -> str:
+def _printable(text: str) -> str:
     """Without the control characters that XML forbids."""
-    return "".join(c for c in told if c in "\t\n" or (c >= " " and not 0xD800 <= ord(c) <= 0xDFFF and c not in "￾￿"))
+    return "".join(c for c in text if c in "\t\n" or (c >= " " and not 0xD800 <= ord(c) <= 0xDFFF and c not in "￾￿"))

@@ -107,31 +107,37 @@ def difference_frame(view: RunView) -> "DataFrame | None":
     return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
 
 
-def curve_frame(found: Sequence[TaskTable]) -> "DataFrame":
+def curve_frame(task_tables: Sequence[TaskTable]) -> "DataFrame":
     """Gain, efficiency, headroom and peak of every row that has 0 shots and others: for tables/curves.csv."""
     import pandas as pd
 
     rows = []
-    for table in found:
+    for table in task_tables:
         for row in table.rows:
             points = sorted(row.cells.items())
             if len(points) > 1 and points[0][0] == 0:
-                told = summarize_curve([shots for shots, _ in points], [cell.mean for _, cell in points], table.better)
-                rows.append({"task": table.task, **dict(zip(table.axes, row.labels, strict=True)), **vars(told)})
+                summary = summarize_curve(
+                    [shots for shots, _ in points], [cell.mean for _, cell in points], table.better
+                )
+                rows.append({"task": table.task, **dict(zip(table.axes, row.labels, strict=True)), **vars(summary)})
     return pd.DataFrame(rows)
 
 
 def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
     axes = view.row_axes
-    found: dict[Labels, dict[int, Estimate]] = {}
+    estimates: dict[Labels, dict[int, Estimate]] = {}
     for arm, rows in iter_arms(samples, [*axes, "shots"]):
-        cells = found.setdefault(tuple(str(arm[axis]) for axis in axes), {})
+        cells = estimates.setdefault(tuple(str(arm[axis]) for axis in axes), {})
         if rows[view.metric].notna().any():
             cells[int(arm["shots"])] = estimate_arm(rows, view.metric)
     orders = [{str(value): i for i, value in enumerate(axis_values(samples, axis))} for axis in axes]
-    keys = [key for key in found if not (set(found[key]) == {0} and any(_shares(axes, key, other) for other in found))]
+    keys = [
+        key
+        for key in estimates
+        if not (set(estimates[key]) == {0} and any(_shares(axes, key, other) for other in estimates))
+    ]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
-    rows_ = [_row(axes, found, key) for key in keys]
+    rows_ = [_row(axes, estimates, key) for key in keys]
     if voted := find_baseline_column(view.scores, VOTE, view.metric):
         rows_ += _votes(axes, samples, voted)
     return TaskTable(
@@ -152,16 +158,16 @@ def _shares(axes: Sequence[str], general: Labels, key: Labels) -> bool:
     return general != key and matches_setting(arm, dict(zip(axes, key, strict=True)))
 
 
-def _row(axes: Sequence[str], found: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> ScoreRow:
+def _row(axes: Sequence[str], estimates: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> ScoreRow:
     """The row of these labels, with the 0-shot arm that it shares."""
-    zero = next((other for other, cells in found.items() if 0 in cells and _shares(axes, other, key)), None)
-    if zero is None or 0 in found[key]:
-        return ScoreRow(key, found[key])
+    zero = next((other for other, cells in estimates.items() if 0 in cells and _shares(axes, other, key)), None)
+    if zero is None or 0 in estimates[key]:
+        return ScoreRow(key, estimates[key])
     general = tuple(
         ANY_VALUE if one == NO_VALUE and axis in DEMONSTRATION_AXES else one
         for axis, one in zip(axes, zero, strict=True)
     )
-    return ScoreRow(key, {0: found[zero][0], **found[key]}, general=general)
+    return ScoreRow(key, {0: estimates[zero][0], **estimates[key]}, general=general)
 
 
 def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[ScoreRow]:
@@ -171,14 +177,14 @@ def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[S
     """
     by = [axis for axis in VOTE_AXES if axis in axes]
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])
-    told: dict[tuple[str, ...], list[ScoreRow]] = {}
+    choices: dict[tuple[str, ...], list[ScoreRow]] = {}
     for chooser, own in iter_arms(voted, by):
         cells = {int(arm["shots"]): estimate_arm(rows, column) for arm, rows in iter_arms(own, ["shots"])}
         if cells:
             labels = (str(chooser[axis]) if axis in chooser else VOTE if axis == axes[-1] else "" for axis in axes)
-            alike = tuple(str(value) for axis, value in chooser.items() if axis != "transforms")
-            told.setdefault(alike, []).append(ScoreRow(tuple(labels), cells, baseline=True))
-    for rows in told.values():
+            choice = tuple(str(value) for axis, value in chooser.items() if axis != "transforms")
+            choices.setdefault(choice, []).append(ScoreRow(tuple(labels), cells, baseline=True))
+    for rows in choices.values():
         same = len(rows) > 1 and all(row.cells == rows[0].cells for row in rows)
         merged = tuple("" if axis == "transforms" else own for axis, own in zip(axes, rows[0].labels, strict=True))
         yield from [replace(rows[0], labels=merged)] if same else rows

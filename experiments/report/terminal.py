@@ -21,65 +21,65 @@ VERDICT_STYLES = {"better": "green", "worse": "red", "differs": "default", "open
 
 def print_summary(run: "Run | RunView", console: "Console") -> None:
     """Prints table, findings and the report's path. Raises StoreError for a run without samples."""
-    seen = run if isinstance(run, RunView) else view_run(run)
-    for table in task_tables(seen):
-        console.print(_title(seen, table))
+    view = run if isinstance(run, RunView) else view_run(run)
+    for table in task_tables(view):
+        console.print(_title(view, table))
         for row in format_score_table(table, console.width):
             console.print(row, soft_wrap=True)
         console.print()
-    for line in _notes(seen):
+    for line in _notes(view):
         console.print(line, style="dim")
-    found = seen.findings
-    if found:
+    findings = view.findings
+    if findings:
         console.print(
             "[bold]What it shows[/bold]  "
             "[dim]difference \\[95 % interval], p after Holm over the comparisons of a topic, n[/dim]",
             highlight=False,
         )
-        console.print(_sentences(seen))
+        console.print(_sentences(view))
         console.print()
-    if seen.controls:
-        told = f"controls  icl compare {seen.path} --controls"
-        console.print(told, soft_wrap=True, highlight=False, markup=False)
-    report = seen.path / "report.html"
-    told = f"report  {report}" if report.is_file() else f"report  not written yet: icl report {seen.path}"
-    console.print(told, soft_wrap=True, highlight=False, markup=False)
+    if view.controls:
+        text = f"controls  icl compare {view.path} --controls"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    report = view.path / "report.html"
+    text = f"report  {report}" if report.is_file() else f"report  not written yet: icl report {view.path}"
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _title(seen: RunView, table: TaskTable) -> "RenderableType":
+def _title(view: RunView, table: TaskTable) -> "RenderableType":
     from rich.text import Text
 
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
     title, queries = Text(table.task, style="bold"), format_count(table.queries, "query", "queries")
-    return title.append(f"  {seen.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
+    return title.append(f"  {view.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
 
 
-def _notes(seen: RunView) -> list[str]:
+def _notes(view: RunView) -> list[str]:
     notes = []
-    if seen.fixed:
-        notes.append(", ".join(f"{axis} {value}" for axis, value in seen.fixed.items() if value != "none"))
-    if any(row.baseline for table in task_tables(seen) for row in table.rows):
+    if view.fixed:
+        notes.append(", ".join(f"{axis} {value}" for axis, value in view.fixed.items() if value != "none"))
+    if any(row.baseline for table in task_tables(view) for row in table.rows):
         notes.append("vote: what most of the same demonstrations answer, without a model")
-    if few := few_units_note(cell.clusters for t in task_tables(seen) for row in t.rows for cell in row.cells.values()):
+    if few := few_units_note(cell.clusters for t in task_tables(view) for row in t.rows for cell in row.cells.values()):
         notes.append(few)
-    if seen.unfinished:
-        notes.append(seen.unfinished)
-    if seen.failed:
-        notes.append(f"{seen.failed:,} samples failed and are in no number above (icl show {seen.path} --failed)")
+    if view.unfinished:
+        notes.append(view.unfinished)
+    if view.failed:
+        notes.append(f"{view.failed:,} samples failed and are in no number above (icl show {view.path} --failed)")
     return [*notes, ""] if notes else []
 
 
-def _sentences(seen: RunView) -> "RenderableType":
+def _sentences(view: RunView) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column()
-    for topic, every in groupby(seen.findings, key=lambda f: f.topic):
-        found, more = _telling(list(every))
-        for i, one in enumerate(found):
+    for topic, every in groupby(view.findings, key=lambda f: f.topic):
+        listed, more = _telling(list(every))
+        for i, one in enumerate(listed):
             text = Text().append(f"{one.subject}: ", "bold").append(one.claim, VERDICT_STYLES[one.verdict])
             if one.numbers:
                 text.append(f": {one.numbers}.")
@@ -90,7 +90,7 @@ def _sentences(seen: RunView) -> "RenderableType":
     return grid
 
 
-def _telling(found: list[Finding]) -> tuple[list[Finding], int]:
+def _telling(findings: list[Finding]) -> tuple[list[Finding], int]:
     """At most SENTENCES of one topic, in their order, those that found something first; and how many more there are."""
-    kept = sorted(range(len(found)), key=lambda i: found[i].verdict == "open")[:MAX_SENTENCES]
-    return [found[i] for i in sorted(kept)], len(found) - len(kept)
+    places = sorted(range(len(findings)), key=lambda i: findings[i].verdict == "open")[:MAX_SENTENCES]
+    return [findings[i] for i in sorted(places)], len(findings) - len(places)

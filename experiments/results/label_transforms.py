@@ -30,13 +30,13 @@ def label_transform_names(frame: "DataFrame", store: "Store") -> "Series[Any]":
 
 def label_transform_note(names: "Series[Any]") -> str:
     """One sentence on the arms that are left out; '' where there are none. names: see `relabeling`."""
-    found = list(dict.fromkeys(name for told in names.unique() for name in told.split(", ") if name))
-    if not found:
+    transforms = list(dict.fromkeys(name for joined in names.unique() for name in joined.split(", ") if name))
+    if not transforms:
         return ""
-    analyses = join_words([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_told_by, found))])
+    analyses = join_words([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_analysis_of, transforms))])
     return (
-        f"with {join_words(found)} a lower score may mean that demonstrations are followed: no sentence on gains and "
-        f"retrieval has these arms; see {analyses}."
+        f"with {join_words(transforms)} a lower score may mean that demonstrations are followed: no sentence on gains "
+        f"and retrieval has these arms; see {analyses}."
     )
 
 
@@ -44,10 +44,10 @@ def _names(cell: Mapping[str, Any]) -> Iterator[str]:
     for node in cell.get("transforms") or ():
         name = str(node.get("name") if isinstance(node, Mapping) else node)
         share = node.get("share") if isinstance(node, Mapping) else None
-        if _told_by(name) and share != 0:
+        if _analysis_of(name) and share != 0:
             yield name
 
 
-def _told_by(name: str) -> str:
+def _analysis_of(name: str) -> str:
     """The analysis that a transform names; '' of one that leaves labels alone, or whose code is not the toolkit's."""
     return str(getattr(resolve("transform", name), "analysis", "")) if name in entries("transform") else ""

@@ -116,15 +116,15 @@ class Run:
         from experiments.stats.compare import compare
 
         info = self.info
-        said = info.get("config", {}).get("compare") or {}
-        wanted = to or said.get("to")
-        if not wanted:
+        keys = info.get("config", {}).get("compare") or {}
+        reference = to or keys.get("to")
+        if not reference:
             raise StoreError(
                 f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
             )
-        correction: Any = correct or said.get("correction", DEFAULT_CORRECTION)
+        correction: Any = correct or keys.get("correction", DEFAULT_CORRECTION)
         usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
-        return compare(self.samples(), wanted, metric or usual, correct=correction)
+        return compare(self.samples(), reference, metric or usual, correct=correction)
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
@@ -158,10 +158,10 @@ def load_run(path: str | Path) -> Run:
 
 def _cells(run: Run) -> list[str]:
     """Digests of the run's cells. Raises StoreError where run.json is of something else."""
-    told = run.info.get("cells")
-    if not isinstance(told, list):
+    digests = run.info.get("cells")
+    if not isinstance(digests, list):
         raise StoreError(f"{run.path / 'run.json'} is not of a run: it names no cells.")
-    return [str(digest) for digest in told]
+    return [str(digest) for digest in digests]
 
 
 def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
@@ -191,18 +191,18 @@ def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | No
     return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
 
 
-def _better(name: str, told: Mapping[str, Any]) -> Better:
+def _better(name: str, node: Mapping[str, Any]) -> Better:
     """Which way of a metric is good: as run.json says, else (an older run) as the metric of this name does."""
     from icl.registry import entries, resolve
 
-    name = str(told.get("name", name))
-    found: Better = told.get("better") or (resolve("metric", name).better if name in entries("metric") else "higher")
-    return found
+    name = str(node.get("name", name))
+    better: Better = node.get("better") or (resolve("metric", name).better if name in entries("metric") else "higher")
+    return better
 
 
-def _is_accuracy(name: str, told: Mapping[str, Any]) -> bool:
+def _is_accuracy(name: str, node: Mapping[str, Any]) -> bool:
     """Whether a metric is a share of right answers: as run.json says, else (an older run) as the one of this name."""
-    return bool(told.get("accuracy")) or is_accuracy(str(told.get("name", name)))
+    return bool(node.get("accuracy")) or is_accuracy(str(node.get("name", name)))
 
 
 def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -211,14 +211,14 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     An axis that cannot matter in a cell (the order at 0 shots) has the one value that it has elsewhere, or 'none'.
     """
     cells = {digest: store.read_cell(digest) or {} for digest in digests}
-    found = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
-    told: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
+    own_labels = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
+    table_labels: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:
-        values = {digest: labels.get(axis, NO_VALUE) for digest, labels in found.items()}
+        values = {digest: labels.get(axis, NO_VALUE) for digest, labels in own_labels.items()}
         # an empty list (no transform, no reranker) and the retriever `none` are values like any other
         free = {digest for digest, value in values.items() if value == NO_VALUE and cells[digest].get(axis) is None}
         others = {value for digest, value in values.items() if digest not in free}
         usual = others.pop() if len(others) == 1 else NO_VALUE
         for digest, value in values.items():
-            told[digest][axis] = usual if digest in free else value
-    return told
+            table_labels[digest][axis] = usual if digest in free else value
+    return table_labels

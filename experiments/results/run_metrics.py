@@ -35,8 +35,8 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
 
     Raises StoreError where the code of such a metric is not found, or is another one by now.
     """
-    told = info.get("metrics", {})
-    whole = {name: node for name, node in told.items() if isinstance(node, Mapping) and node.get("run_level")}
+    nodes = info.get("metrics", {})
+    whole = {name: node for name, node in nodes.items() if isinstance(node, Mapping) and node.get("run_level")}
     if not whole or not len(frame):
         return frame
     cells = frame.groupby("cell", sort=False).indices
@@ -69,7 +69,7 @@ def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]
             query=str(row["query"]),
             score=None if not isinstance(row[column], int | float) or np.isnan(row[column]) else float(row[column]),
             group=row["group"] if isinstance(row.get("group"), str) else None,
-            output=_said(row, baseline) if baseline else _output(row),
+            output=_baseline_answer(row, baseline) if baseline else _output(row),
             gold=_texts(row.get("gold")),
             options=_texts(row.get("options")),
             meta=row["meta"] if isinstance(row.get("meta"), Mapping) else {},
@@ -84,14 +84,14 @@ def _output(row: Mapping[Hashable, Any]) -> str:
     return output if isinstance(output, str) else ""
 
 
-def _said(row: Mapping[Hashable, Any], baseline: str) -> str | None:
+def _baseline_answer(row: Mapping[Hashable, Any], baseline: str) -> str | None:
     """The baseline's answer, of the demonstrations as they were shown; None without any, or without their ranks."""
-    told, ranks = row.get("demos"), row.get("ranks")
-    if not isinstance(told, list | tuple) or not isinstance(ranks, list | tuple) or len(told) != len(ranks):
+    triples, ranks = row.get("demos"), row.get("ranks")
+    if not isinstance(triples, list | tuple) or not isinstance(ranks, list | tuple) or len(triples) != len(ranks):
         return None
     demos = [
         Demo(Example(str(name), (), "", (str(answer),)), float(score), int(rank))
-        for (name, score, answer), rank in zip(told, ranks, strict=True)
+        for (name, score, answer), rank in zip(triples, ranks, strict=True)
     ]
     return BASELINES[baseline](demos, Query(str(row["query"]), (), "")) if baseline in BASELINES else None
 
@@ -105,20 +105,22 @@ def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLe
     from icl.registry import build, component_search_folder, describe
 
     own = ":" in str(node.get("name"))
-    wanted = {key: value for key, value in node.items() if key not in FACTS}
+    own_node = {key: value for key, value in node.items() if key not in FACTS}
     if own:
-        asked = (info.get("config") or {}).get("metrics") or []
-        wanted["name"] = next((path for path in map(_path, asked) if _same(path, str(node["name"]))), node["name"])
+        configured = (info.get("config") or {}).get("metrics") or []
+        own_node["name"] = next(
+            (path for path in map(_path, configured) if _same(path, str(node["name"]))), node["name"]
+        )
     try:
         with component_search_folder(Path(str(info.get("file", ""))).parent):
-            metric: RunLevelMetric = build("metric", wanted)
+            metric: RunLevelMetric = build("metric", own_node)
     except ConfigError as error:
         raise StoreError(
             f"the score '{name}' is computed over the whole run, and its code is needed to read it: {error}"
         ) from error
     if own and describe(metric).get("code") != node.get("code"):
         raise StoreError(
-            f"the score '{name}' is computed over the whole run, and {wanted['name']} has changed since. "
+            f"the score '{name}' is computed over the whole run, and {own_node['name']} has changed since. "
             "The same `icl run` command scores the answers anew."
         )
     return metric
@@ -128,6 +130,6 @@ def _path(node: Any) -> str:
     return str(node.get("name") if isinstance(node, Mapping) else node)
 
 
-def _same(path: str, told: str) -> bool:
+def _same(path: str, recorded: str) -> bool:
     """Whether a path of the config is what run.json calls by its file's name alone."""
-    return path == told or path.replace("\\", "/").endswith(f"/{told}")
+    return path == recorded or path.replace("\\", "/").endswith(f"/{recorded}")

@@ -80,8 +80,8 @@ class RunView:
     @cached_property
     def fixed(self) -> dict[str, Any]:
         """axis -> value of the axes that are the same everywhere."""
-        shown = {"task", "shots", *self.row_axes}
-        return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in shown}
+        columns = {"task", "shots", *self.row_axes}
+        return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in columns}
 
     @property
     def better(self) -> Better:
@@ -104,13 +104,10 @@ class RunView:
     @cached_property
     def accuracies(self) -> tuple[str, ...]:
         """The scores that are a share of right answers, and are called so; those that are usually looked at first."""
-        known = self.scores.attrs.get("accuracies")
-        found = [m for m in self.metrics if (is_accuracy(m) if known is None else m in known)]
-        return tuple(
-            sorted(
-                found, key=lambda m: METRIC_PREFERENCE.index(m) if m in METRIC_PREFERENCE else len(METRIC_PREFERENCE)
-            )
-        )
+        declared = self.scores.attrs.get("accuracies")
+        accuracies = [m for m in self.metrics if (is_accuracy(m) if declared is None else m in declared)]
+        order = {metric: place for place, metric in enumerate(METRIC_PREFERENCE)}
+        return tuple(sorted(accuracies, key=lambda metric: order.get(metric, len(order))))
 
     @property
     def judge(self) -> str | None:
@@ -147,23 +144,23 @@ class RunView:
     @cached_property
     def reference(self) -> str:
         """The decoding that the others stand against."""
-        wanted = self.to.get("decoding")
+        preferred = self.to.get("decoding")
         if "decoding" not in self.scores:
             return NO_VALUE
-        return reference_decoding(self.scores, str(wanted) if wanted is not None else None)
+        return reference_decoding(self.scores, str(preferred) if preferred is not None else None)
 
     @cached_property
     def effects(self) -> list[DecodingEffect]:
         """What each decoding did to the answers; nothing where there is one decoding only."""
         if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2:
             return []
-        told = [m for m in self.metrics if self.scores[m].notna().any()]
+        metrics = [m for m in self.metrics if self.scores[m].notna().any()]
         return decoding_effects(
             self.frame,
             self.scores,
             self.axes,
             self.metric,
-            metrics=told,
+            metrics=metrics,
             base=self.reference,
             controls=self.controls,
         )
@@ -174,7 +171,7 @@ class RunView:
         others = DEFAULT_METRICS if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
         renamed = label_transform_names(self.frame, Store(self.path))
-        found = findings(
+        every = findings(
             self.scores,
             self.metric,
             axes=self.axes,
@@ -188,10 +185,10 @@ class RunView:
         same = full if named is None else floor_effects(self.frame, self.axes, named) | full
         notes = same if named is None else rarely_an_option(self.frame, self.axes, named) | same
         answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in notes.items()]
-        if apart := label_transform_note(renamed[self.scores["shots"] != 0]):
-            answers.append(Finding("Answers", "other labels", apart, "", "", "open"))
-        kept = [one for one in found if not (self._empty(one) and self._task(one.subject) in same)]
-        return [*answers, *(one for one in kept if not (_of_ceiling(one) and self._task(one.subject) in full))]
+        if note := label_transform_note(renamed[self.scores["shots"] != 0]):
+            answers.append(Finding("Answers", "other labels", note, "", "", "open"))
+        remaining = [one for one in every if not (self._empty(one) and self._task(one.subject) in same)]
+        return [*answers, *(one for one in remaining if not (_of_ceiling(one) and self._task(one.subject) in full))]
 
     def _empty(self, one: Finding) -> bool:
         """Whether it says no more than that arms do not differ."""
@@ -234,8 +231,8 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
     old = [column for name in columns for column in (name, sample_ref_column(name)) if column in samples]
     samples = samples.drop(columns=old).assign(**judged, **owns)
     better = SharedAttrs({m: better_of(frame, m) for m in metrics})
-    wanted = to or _sole(samples, compare.get("to") or {}, store)
-    reference = resolve_setting(samples, wanted, axes, "compare.to") if wanted else _usual_reference(samples)
+    setting = to or _sole(samples, compare.get("to") or {}, store)
+    reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
     return RunView(
         path=run.path,
         name=str(info.get("name") or run.path.name),
@@ -252,24 +249,24 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
     )
 
 
-def _sole(samples: "DataFrame", wanted: Mapping[str, Any], store: Store) -> dict[str, Any]:
+def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """By label, where an axis has one value and that is the one: its label tells nothing that `wanted` could match."""
-    found = dict(wanted)
-    for axis, value in wanted.items():
+    labels = dict(setting)
+    for axis, value in setting.items():
         if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
             cell = store.read_cell(str(samples["cell"].iloc[0])) or {}
             if node_matches(value, cell.get(axis)):
-                found[axis] = samples[axis].iloc[0]
-    return found
+                labels[axis] = samples[axis].iloc[0]
+    return labels
 
 
 def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
-    told = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
-    judged = [column for name, columns in told.items() for column in (name, *columns) if column in samples]
+    baseline_columns = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
+    judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
     owns = [sample_ref_column(column) for column in (*metrics, *judged) if sample_ref_column(column) in samples]
     decided = [EQUIVALENCE] if EQUIVALENCE in samples else []
-    kept = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
-    scores = samples[list(kept)].copy()
+    names = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
+    scores = samples[list(names)].copy()
     scores.attrs = attrs
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False
     for axis, value in (("task", "task"), ("shots", 0)):
@@ -305,7 +302,7 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
     }
     nodes = {label: cell.get("decoding") for label, cell in cells.items()}
     own = {label: str(cell.get("decoding_digest")) for label, cell in cells.items()}
-    found = {
+    controls = {
         label: tuple(
             name
             for name, other in nodes.items()
@@ -313,7 +310,7 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
         )
         for label, node in nodes.items()
     }
-    return {label: names for label, names in found.items() if names}
+    return {label: names for label, names in controls.items() if names}
 
 
 def _wraps(control: Any, arm: Any) -> bool:
@@ -322,10 +319,10 @@ def _wraps(control: Any, arm: Any) -> bool:
 
 
 def _metrics(frame: "DataFrame") -> Sequence[str]:
-    found = [metric for metric in (*METRIC_PREFERENCE, "yes_ratio") if metric in frame]
-    if not found:
+    metrics = [metric for metric in (*METRIC_PREFERENCE, "yes_ratio") if metric in frame]
+    if not metrics:
         raise StoreError("the run's samples have no scores.")
-    return found
+    return metrics
 
 
 def _inside(tree: Any, *keys: str) -> Any:

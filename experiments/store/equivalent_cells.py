@@ -21,19 +21,19 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
     arm, score, shots = cell.get("decoding"), str(cell.get("answer_mode")), cell.get("shots")
     if not isinstance(arm, Mapping) or not isinstance(shots, int):
         return ""
-    told = {key: cell.get(key) for key in DECIDES}
+    parts = {key: cell.get(key) for key in DECIDES}
     if "stop_strings" in cell:
-        told["stop_strings"] = cell["stop_strings"]
-    told["decoding"] = _arm(arm, score, shots)
+        parts["stop_strings"] = cell["stop_strings"]
+    parts["decoding"] = _arm(arm, score, shots)
     if shots * _demonstrations(arm) <= 1 and ":" not in str((cell.get("order") or {}).get("name")):
-        told["order"] = None
-    return canonical_digest(told, ascii_only=False, compact=True, default=repr)[:16]
+        parts["order"] = None
+    return canonical_digest(parts, ascii_only=False, compact=True, default=repr)[:16]
 
 
 def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
     unread = ("sampler", "logits_processors") if score == "options" else ("normalize",)
-    told = {key: value for key, value in arm.items() if key not in unread}
-    return told | {"strategy": GREEDY} if is_equivalent_to_greedy(arm, score, shots) else told
+    node = {key: value for key, value in arm.items() if key not in unread}
+    return node | {"strategy": GREEDY} if is_equivalent_to_greedy(arm, score, shots) else node
 
 
 def _demonstrations(arm: Mapping[str, Any]) -> int:

@@ -28,7 +28,7 @@ def write_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise StoreError(f"{folder} is being run by {_told(holder)}. Wait for it, or use another name.") from error
+        raise StoreError(f"{folder} is being run by {_holder(holder)}. Wait for it, or use another name.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
@@ -42,9 +42,9 @@ def write_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _told(holder: Path) -> str:
+def _holder(holder: Path) -> str:
     try:
-        told = json.loads(holder.read_text())
-        return f"process {told['process']} on {told['machine']} since {told['since']}"
+        content = json.loads(holder.read_text())
+        return f"process {content['process']} on {content['machine']} since {content['since']}"
     except (OSError, ValueError, KeyError):
         return "another process"

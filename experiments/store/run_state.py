@@ -55,66 +55,66 @@ def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> Ru
         StoreError: The folder is of another experiment or of other data.
     """
     _check_shared(store, run_grid or grid)
-    told = {id(task): data_digests(task) for task in grid.tasks}
+    digests = {id(task): data_digests(task) for task in grid.tasks}
     ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
-    found = RunState()
+    state = RunState()
     for cell in grid.cells:
-        known = store.read_cell(cell.digest)
-        if known is not None:
-            _check_data(store, cell, known.get("data", {}), told[id(cell.task)])
-            finished, failed = store.finished_and_failed(cell.digest, found.damaged)
+        stored = store.read_cell(cell.digest)
+        if stored is not None:
+            _check_data(store, cell, stored.get("data", {}), digests[id(cell.task)])
+            finished, failed = store.finished_and_failed(cell.digest, state.damaged)
         else:
             finished, failed = set(), {}
-        wanted = ids[id(cell.task)]
-        missing = [query for query in wanted if query not in finished]
-        found.missing[cell.digest] = set(missing)
-        found.failed[cell.digest] = failed
-        found.total += len(wanted)
-        found.present += len(wanted) - len(missing)
-    return found
+        queries = ids[id(cell.task)]
+        missing = [query for query in queries if query not in finished]
+        state.missing[cell.digest] = set(missing)
+        state.failed[cell.digest] = failed
+        state.total += len(queries)
+        state.present += len(queries) - len(missing)
+    return state
 
 
 def write_cells(store: Store, grid: Grid) -> None:
     """Writes cell.json of every cell, where it is not there or its labels have changed."""
-    told = {id(task): data_digests(task) for task in grid.tasks}
+    digests = {id(task): data_digests(task) for task in grid.tasks}
     metrics = describe_metrics(grid)
     for cell in grid.cells:
-        wanted = {
+        content = {
             **cell.config,
             "labels": dict(cell.labels),
             "control": cell.control,
             "controls": list(cell.controls),
             "decoding_digest": cell.decoding.digest,
             "metrics": metrics,
-            "data": told[id(cell.task)],
+            "data": digests[id(cell.task)],
             "model_digest": cell.model.digest,
         }
-        if store.read_cell(cell.digest) != json_round_trip(wanted):
-            store.write_cell(cell.digest, wanted)
+        if store.read_cell(cell.digest) != json_round_trip(content):
+            store.write_cell(cell.digest, content)
 
 
 def describe_metrics(grid: Grid) -> dict[str, Any]:
     """name -> canonical node of each metric, which way is good (`better`), and what else its class says of it."""
     from icl.registry import describe, is_builtin
 
-    told: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
     for name, metric in grid.metrics.items():
-        told[name] = {**describe(metric), "better": metric.better}
+        nodes[name] = {**describe(metric), "better": metric.better}
         if hasattr(metric, "run_level"):
-            told[name]["run_level"] = True
+            nodes[name]["run_level"] = True
         if getattr(metric, "accuracy", False) and not is_builtin(type(metric)):  # of ours the name says it
-            told[name]["accuracy"] = True
-    return told
+            nodes[name]["accuracy"] = True
+    return nodes
 
 
 def dropped_cells_note(store: Store) -> str:
     """A line on the cells with samples that the config, as it was last run, has no longer; '' where there are none."""
-    told = (store.read_run() or {}).get("cells", [])
+    present = (store.read_run() or {}).get("cells", [])
     folders = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
-    old = [digest for digest in folders if digest not in set(told) and _has_samples(store, digest)]
+    old = [digest for digest in folders if digest not in set(present) and _has_samples(store, digest)]
     if not old:
         return ""
-    had, has = ([(store.read_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, told))
+    had, has = ([(store.read_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, present))
     free = DEMONSTRATION_AXES if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
     gone = {
         axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
@@ -138,13 +138,13 @@ def next_free_folder(folder: Path) -> Path:
 
 
 def _check_shared(store: Store, grid: Grid) -> None:
-    told = store.read_run()
-    if told is None:  # a new run, or one that was killed before it had written run.json
+    info = store.read_run()
+    if info is None:  # a new run, or one that was killed before it had written run.json
         cells = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
         if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
-        told = {"cells": cells}
-    old: Sequence[str] = [digest for digest in told.get("cells", []) if _has_samples(store, digest)]
+        info = {"cells": cells}
+    old: Sequence[str] = [digest for digest in info.get("cells", []) if _has_samples(store, digest)]
     if not old or {cell.digest for cell in grid.cells} & set(old):
         return
     differs = _differences(store, old, grid)
@@ -162,26 +162,26 @@ def _has_samples(store: Store, digest: str) -> bool:
 def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
     """Axes on which nothing is the same: by their labels, else by parameters or code."""
     before = [store.read_cell(digest) or {} for digest in old]
-    told = []
+    parts = []
     for axis in grid.cells[0].labels:
         had = list(dict.fromkeys(str(cell.get("labels", {}).get(axis)) for cell in before))
         has = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
         if not set(had) & set(has):
-            told.append(f"{axis} {', '.join(had)}, now {', '.join(has)}")
+            parts.append(f"{axis} {', '.join(had)}, now {', '.join(has)}")
         elif not {_canonical(cell.get(axis)) for cell in before} & {
             _canonical(cell.config[axis]) for cell in grid.cells
         }:
-            told.append(f"{axis} {', '.join(has)} with other parameters or code")
+            parts.append(f"{axis} {', '.join(has)} with other parameters or code")
     stop_strings = [list(cell.stop_strings) for cell in grid.cells]
-    if not told and not any(cell.get("stop_strings", []) in stop_strings for cell in before):
-        told.append(f"stop_strings {stop_strings[0]}")
-    if not told and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
-        told.append("the model's weights or settings have changed")
-    return "; ".join(told) or "no combination is the same"
+    if not parts and not any(cell.get("stop_strings", []) in stop_strings for cell in before):
+        parts.append(f"stop_strings {stop_strings[0]}")
+    if not parts and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
+        parts.append("the model's weights or settings have changed")
+    return "; ".join(parts) or "no combination is the same"
 
 
-def _canonical(told: Any) -> str:
-    return json.dumps(json_round_trip(told), sort_keys=True)
+def _canonical(value: Any) -> str:
+    return json.dumps(json_round_trip(value), sort_keys=True)
 
 
 def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[str, str]) -> None:
@@ -193,6 +193,6 @@ def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[s
             )
 
 
-def json_round_trip(told: Any) -> Any:
+def json_round_trip(value: Any) -> Any:
     """As it would be read back."""
-    return json.loads(json.dumps(told, default=repr))
+    return json.loads(json.dumps(value, default=repr))

@@ -57,8 +57,8 @@ class Store:
             check_shape(RunShape, content, self.run_file)
         return content
 
-    def write_run(self, told: Mapping[str, Any]) -> None:
-        write_json(self.run_file, told)
+    def write_run(self, info: Mapping[str, Any]) -> None:
+        write_json(self.run_file, info)
 
     def cell_folder(self, digest: str) -> Path:
         return self.folder / "cells" / digest
@@ -82,17 +82,17 @@ class Store:
             check_shape(CellShape, content, path)
         return content
 
-    def write_cell(self, digest: str, told: Mapping[str, Any]) -> None:
-        write_json(self.cell_folder(digest) / "cell.json", told)
+    def write_cell(self, digest: str, description: Mapping[str, Any]) -> None:
+        write_json(self.cell_folder(digest) / "cell.json", description)
 
     def samples(self, digest: str) -> Iterator[dict[str, Any]]:
         """The samples of a cell, each query once, as JSON mappings without their empty fields."""
-        found: dict[str, dict[str, Any]] = {}
+        by_query: dict[str, dict[str, Any]] = {}
         for line in self.lines(digest):
-            known = found.get(line["query"])
-            if known is None or known.get("failed"):
-                found[line["query"]] = line
-        yield from found.values()
+            earlier = by_query.get(line["query"])
+            if earlier is None or earlier.get("failed"):
+                by_query[line["query"]] = line
+        yield from by_query.values()
 
     def finished_and_failed(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
         """Ids of the queries that are finished, and reasons of those that failed.
@@ -199,8 +199,8 @@ class SampleWriter:
 
 def serialize_sample(sample: Sample) -> bytes:
     """The sample as one JSON line, without its empty fields."""
-    told = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
-    return json.dumps(told, ensure_ascii=False).encode(errors="replace") + b"\n"  # half of a surrogate pair: ?
+    content = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
+    return json.dumps(content, ensure_ascii=False).encode(errors="replace") + b"\n"  # half of a surrogate pair: ?
 
 
 def truncate_partial_line(path: Path) -> bool:
@@ -223,9 +223,9 @@ def truncate_partial_line(path: Path) -> bool:
         return True
 
 
-def write_json(path: Path, told: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """In one step: a reader sees the old file or the new one, never a part."""
-    _write(path, (json.dumps(told, indent=1, ensure_ascii=False, default=repr) + "\n").encode())
+    _write(path, (json.dumps(content, indent=1, ensure_ascii=False, default=repr) + "\n").encode())
 
 
 @contextmanager
@@ -306,11 +306,13 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
     if not isinstance(line, dict) or not all(isinstance(line.get(name, {}), dict) for name in MAPPED):
         return None
     whole = isinstance(line.get("query"), str) and isinstance(line.get("cell"), str) and type(line.get("seed")) is int
-    told = whole and all(isinstance(line.get(name, []), list) for name in LISTED) and _shown(line.get("demos", []))
-    return line if told and all(map(_score, line.get("scores", {}).values())) else None
+    is_sample = (
+        whole and all(isinstance(line.get(name, []), list) for name in LISTED) and _are_demos(line.get("demos", []))
+    )
+    return line if is_sample and all(map(_score, line.get("scores", {}).values())) else None
 
 
-def _shown(demos: list[Any]) -> bool:
+def _are_demos(demos: list[Any]) -> bool:
     """Whether they are ids with their scores and answers."""
     return all(isinstance(demo, list) and len(demo) == 3 for demo in demos)
 

@@ -37,16 +37,16 @@ def test_a_metric_of_ones_own_is_an_accuracy_where_it_says_so(tmp_path):
     own = [f"{tmp_path}/own.py:Length", f"{tmp_path}/own.py:First"]
     study = {"name": "own", "task": {"name": "binding", "queries": 3}, "model": "fake-vote", "shots": 2}
     made = run({**study, "metrics": [*own, "strict", "lenient"]}, runs=tmp_path / "runs")
-    seen = view_run(made, "First")
-    assert seen.accuracies == ("lenient", "strict", "First")
-    assert (seen.measure, view_run(made, "Length").measure) == ("First accuracy", "Length")
-    assert "Length" in render_controls_page(seen)
+    view = view_run(made, "First")
+    assert view.accuracies == ("lenient", "strict", "First")
+    assert (view.measure, view_run(made, "Length").measure) == ("First accuracy", "Length")
+    assert "Length" in render_controls_page(view)
 
 
 def test_ours_are_those_of_right_and_wrong():
-    told = {name for name in entries("metric") if getattr(resolve("metric", name), "accuracy", False)}
-    assert told >= {"lenient", "strict", "option", "pope"}
-    assert not told & {"yes", "vqa", "f1", "cider"}
+    accuracies = {name for name in entries("metric") if getattr(resolve("metric", name), "accuracy", False)}
+    assert accuracies >= {"lenient", "strict", "option", "pope"}
+    assert not accuracies & {"yes", "vqa", "f1", "cider"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ class Half:
         return 0.5
 
 
-def test_an_accuracy_that_gives_halves_is_told():
+def test_an_accuracy_that_gives_halves_is_an_error():
     with pytest.raises(AssertionError, match=r"Half says that it is an accuracy, and the score of .* is 0\.5"):
         check_metric(Half())

@@ -25,22 +25,22 @@ def rehearsal(tmp_path, mapping, monkeypatch):
 
 def test_report_writes_the_page_its_tables_and_figures(rehearsal, capsys):
     assert main(["report", str(rehearsal.path)]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"report  .*report\.html \(\d+\.\d MB\)", told)
+    out = capsys.readouterr().out
+    assert re.search(r"report  .*report\.html \(\d+\.\d MB\)", out)
     assert (rehearsal.path / "report.html").stat().st_size > 10_000
-    assert "tables/differences.csv" in told
-    assert "figures/shapes.svg" in told
+    assert "tables/differences.csv" in out
+    assert "figures/shapes.svg" in out
 
 
 def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_path):
     assert main(["compare", str(rehearsal.path), "--csv", str(tmp_path / "out.csv")]) == 0
-    told = capsys.readouterr().out
-    assert "lenient accuracy against fake-copy" in told
-    assert re.search(r"exact McNemar, \d independent units; Holm over 3 comparisons", told)
+    out = capsys.readouterr().out
+    assert "lenient accuracy against fake-copy" in out
+    assert re.search(r"exact McNemar, \d independent units; Holm over 3 comparisons", out)
     assert (tmp_path / "out.csv").read_text().count("\n") == 4
 
 
-def test_a_file_that_cannot_be_written_is_told(written, tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_reported(written, tmp_path, capsys):
     run = written()
     for words in (["compare", str(run.path)], ["analyze", str(run.path), "shot_curve"]):
         assert main([*words, "--csv", str(tmp_path / "no" / "out.csv")]) == 2
@@ -53,23 +53,23 @@ def test_a_file_that_cannot_be_written_is_told(written, tmp_path, capsys):
 
 def test_compare_takes_another_reference_and_family(rehearsal, capsys):
     assert main(["compare", str(rehearsal.path), "--to", "shots=0", "--by", "model", "--metric", "strict"]) == 0
-    told = capsys.readouterr().out
-    assert "strict accuracy against 0" in told
-    assert "Holm over 2 comparisons" in told
+    out = capsys.readouterr().out
+    assert "strict accuracy against 0" in out
+    assert "Holm over 2 comparisons" in out
     assert main(["compare", str(rehearsal.path), "--to", "baseline=vote"]) == 0
     assert "against vote" in capsys.readouterr().out
 
 
 def test_the_vote_stands_beside_scores_of_options(mapping, toy, tmp_path, capsys):
     metrics = ["option", "lenient"]
-    found = run(
+    made = run(
         mapping(model=toy, answer_mode="options", metrics=metrics, grid={"shots": [0, 3]}), runs=tmp_path, quiet=True
     )
     for metric in metrics:
-        assert main(["compare", str(found.path), "--to", "baseline=vote", "--metric", metric]) == 0
+        assert main(["compare", str(made.path), "--to", "baseline=vote", "--metric", metric]) == 0
         assert f"{metric} accuracy against vote" in capsys.readouterr().out
-    assert main(["analyze", str(found.path), "vote", "--metric", "option"]) == 0
-    assert main(["compare", str(found.path), "--to", "baseline=votes"]) == 2
+    assert main(["analyze", str(made.path), "vote", "--metric", "option"]) == 0
+    assert main(["compare", str(made.path), "--to", "baseline=votes"]) == 2
     assert "There are vote, weighted_vote, last_copy, nearest_copy." in capsys.readouterr().err
 
 
@@ -86,15 +86,15 @@ def test_compare_corrects_as_the_config_says(mapping, tmp_path, capsys):
 
 def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, capsys):
     assert main(["show", str(rehearsal.path), "q-0003", "--arm", "model=fake-gold", "--arm", "shots=2"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("q-0003  2 shots, fake-gold")
-    assert len(set(re.findall(r"\[([0-9a-f]{8})\]", told))) == 3
-    name, pattern = re.search(r"^\[([0-9a-f]{8})\] is (\S*images/[0-9a-f]{8}\*\.png)$", told, re.MULTILINE).groups()
+    out = capsys.readouterr().out
+    assert out.startswith("q-0003  2 shots, fake-gold")
+    assert len(set(re.findall(r"\[([0-9a-f]{8})\]", out))) == 3
+    name, pattern = re.search(r"^\[([0-9a-f]{8})\] is (\S*images/[0-9a-f]{8}\*\.png)$", out, re.MULTILINE).groups()
     assert [path.name[:8] for path in Path().glob(pattern)] == [name]
-    assert "similarity" not in told  # of random demonstrations
-    assert "demonstrations, in the order of the prompt" in told
-    assert re.search(r"gold +\w+", told)
-    assert "the same query under the other arms" in told
+    assert "similarity" not in out  # of random demonstrations
+    assert "demonstrations, in the order of the prompt" in out
+    assert re.search(r"gold +\w+", out)
+    assert "the same query under the other arms" in out
 
 
 def test_show_without_a_query_shows_one_that_the_arm_gets_wrong_and_names_others(rehearsal, capsys):
@@ -103,9 +103,9 @@ def test_show_without_a_query_shows_one_that_the_arm_gets_wrong_and_names_others
     wrong = list(arm[arm["lenient"] != 1]["query"])
     assert 0 < len(wrong) < len(arm)
     assert main(["show", str(rehearsal.path)]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"{wrong[0]}  4 shots, fake-copy, ")
-    assert told.endswith(f"6 queries, such as q-0000, q-0001, q-0002: icl show {rehearsal.path} QUERY\n")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{wrong[0]}  4 shots, fake-copy, ")
+    assert out.endswith(f"6 queries, such as q-0000, q-0001, q-0002: icl show {rehearsal.path} QUERY\n")
 
 
 def test_show_finds_a_query_by_its_images_digest(rehearsal, capsys):
@@ -135,8 +135,8 @@ def test_images_that_begin_alike_are_called_by_more_letters():
 
 def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
     assert main(["show", str(written(queries=2).path), "shapes-0001", "--steps"]) == 0
-    told = capsys.readouterr().out
-    table = told[told.index("step  divergence") :].splitlines()
+    out = capsys.readouterr().out
+    table = out[out.index("step  divergence") :].splitlines()
     assert [line.split() for line in table[1:4]] == [["0", "0.1"], ["1", "0.4"], ["2", "0.2"]]
     assert main(["show", str(rehearsal.path), "q-0003", "--steps"]) == 0
     assert "no record of its steps" in capsys.readouterr().out
@@ -147,14 +147,14 @@ def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path
     keys = {k: v for k, v in mapping(model=toy).items() if k != "decoding"}
     made = run({**keys, "top_logprobs": 3, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
     assert main(["show", str(made.path), "q-0003", "--arm", "decoding=vcd"]) == 0
-    told = capsys.readouterr().out
+    out = capsys.readouterr().out
     sample = next(
         row
         for row in made.samples().to_dict("records")
         if row["query"] == "q-0003" and row["steps"].get("js_divergence")
     )
-    assert told.count("reference ×2.00          branch 1 ×−1.00          combined") == len(sample["steps"]["chosen"])
-    assert f"step 0  {sample['output'].split()[0] if sample['output'] else '(end)'}  " in told
+    assert out.count("reference ×2.00          branch 1 ×−1.00          combined") == len(sample["steps"]["chosen"])
+    assert f"step 0  {sample['output'].split()[0] if sample['output'] else '(end)'}  " in out
     assert main(["show", str(made.path), "q-0003", "--arm", "decoding=greedy"]) == 0
     assert "branch 1" not in capsys.readouterr().out
 
@@ -167,7 +167,7 @@ def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["compare", "RUN", "--to", "modl=fake-copy"], "no axis 'modl'. Did you mean 'model'?"),
         (["compare", "RUN", "--to", "model"], "'model' is not of the form axis=value"),
@@ -178,11 +178,11 @@ def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys
         (["report", "nowhere"], "not a run directory"),
     ],
 )
-def test_a_mistake_is_one_sentence(rehearsal, capsys, words, said):
+def test_a_mistake_is_one_sentence(rehearsal, capsys, words, sentence):
     assert main([str(rehearsal.path) if word == "RUN" else word for word in words]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert "Traceback" not in told
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert "Traceback" not in err
 
 
 def test_failed_samples_are_listed_with_their_reasons(tmp_path, mapping, shapes, monkeypatch, capsys):
@@ -197,15 +197,15 @@ def test_failed_samples_are_listed_with_their_reasons(tmp_path, mapping, shapes,
 def test_hostile_output_does_not_steer_the_terminal(written, capsys):
     made = written(queries=2, hostile="\x1b[2J\x07[bold]")
     assert main(["show", str(made.path), "shapes-0001"]) == 0
-    told = capsys.readouterr().out
-    assert "\x1b" not in told
-    assert "\x07" not in told
-    assert "�[2J�[bold]" in told
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "�[2J�[bold]" in out
 
 
 def test_one_word_may_name_several_axes_and_commas_of_a_label_are_none():
-    told = ["shots=4,retriever=knn", "decoding=vcd, temperature=0.7", "composer=blocks(order=qap, first=text), seed=1"]
-    assert parse_settings(told, "--arm") == {
+    words = ["shots=4,retriever=knn", "decoding=vcd, temperature=0.7", "composer=blocks(order=qap, first=text), seed=1"]
+    assert parse_settings(words, "--arm") == {
         "shots": "4",
         "retriever": "knn",
         "decoding": "vcd, temperature=0.7",
@@ -215,23 +215,21 @@ def test_one_word_may_name_several_axes_and_commas_of_a_label_are_none():
         parse_settings(["vcd"], "--arm")
 
 
-def test_other_arms_are_told_by_what_they_have_otherwise_where_their_labels_are_long(
-    mapping, tmp_path, monkeypatch, capsys
-):
+def test_other_arms_are_named_by_their_differences_if_their_labels_are_long(mapping, tmp_path, monkeypatch, capsys):
     nodes = [{"name": "blocks", "instruction": "long", "instruction_at": at} for at in ("within", "tail")]
     keys = {k: v for k, v in mapping().items() if k not in ("shots", "composer")}
     done = run({**keys, "grid": {"shots": [0, 2], "composer": nodes}}, runs=tmp_path, quiet=True)
     words = ["show", str(done.path), "q-0001", "--arm", "composer=blocks(instruction_at=within)"]
-    found = {}
+    outputs = {}
     for width in (70, 200):
         monkeypatch.setenv("COLUMNS", str(width))
         assert main(words) == 0
-        told = capsys.readouterr().out.partition("the same query under the other arms")[2]
-        found[width] = [line.split("  ")[1:] for line in told.splitlines() if "blocks(" in line or "shots 0" in line]
-    labels = [" ".join(words).split() for words in found[70]]
+        out = capsys.readouterr().out.partition("the same query under the other arms")[2]
+        outputs[width] = [line.split("  ")[1:] for line in out.splitlines() if "blocks(" in line or "shots 0" in line]
+    labels = [" ".join(words).split() for words in outputs[70]]
     assert [label[:2] for label in labels] == [
         ["shots", "0"],
         ["shots", "0,"],
         ["composer", "blocks(instruction_at=tail)"],
     ]
-    assert all("shots, blocks(" in " ".join(words) for words in found[200])
+    assert all("shots, blocks(" in " ".join(words) for words in outputs[200])

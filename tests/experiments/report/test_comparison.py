@@ -10,10 +10,10 @@ from experiments.results.run_view import view_run
 from experiments.stats.compare import compare
 
 
-def told(run, width, capsys):
-    seen = view_run(run)
-    table = compare(seen.scores, dict(seen.to), seen.metric, axes=seen.axes)
-    print_comparison(table, seen, Console(width=width))
+def printed(run, width, capsys):
+    view = view_run(run)
+    table = compare(view.scores, dict(view.to), view.metric, axes=view.axes)
+    print_comparison(table, view, Console(width=width))
     return table, capsys.readouterr().out.splitlines()
 
 
@@ -29,7 +29,7 @@ def many(mapping, tmp_path):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_rows_are_whole_at_any_width_and_no_number_is_lost(many, width, capsys):
-    table, lines = told(many, width, capsys)
+    table, lines = printed(many, width, capsys)
     assert len(table) == 12
     rows = [line for line in lines if re.search(r"\[[^]]*\]", line)]
     assert len(rows) == 12
@@ -43,10 +43,10 @@ def test_rows_are_whole_at_any_width_and_no_number_is_lost(many, width, capsys):
 
 
 def test_wide_terminals_have_one_row_an_arm_and_narrow_ones_headings(many, capsys):
-    _, wide = told(many, 200, capsys)
+    _, wide = printed(many, 200, capsys)
     assert re.match(r"model +shots +retriever|shots +retriever +model|model", wide[1])
     assert sum("[" in line for line in wide[1:14]) == 12  # the headings' line, then a row an arm
-    _, narrow = told(many, 80, capsys)
+    _, narrow = printed(many, 80, capsys)
     assert any(re.fullmatch(r"(fake-gold\(accuracy=0\.5\), )?1 shot(, random)?", line) for line in narrow)
 
 
@@ -63,7 +63,7 @@ def test_where_one_thing_is_changed_at_a_time_the_usual_stands_above_and_a_row_n
         "rerankers": [["label_balance"], ["label_balance"], ["label_balance"], "none", ["label_balance"]],
         "composer": ["chat", "chat", "chat", "chat", long],
     }
-    _, lines = told(
+    _, lines = printed(
         run(
             {
                 **keys,

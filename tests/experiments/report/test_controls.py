@@ -14,7 +14,7 @@ from experiments.report.html import write_report
 from experiments.results.run_view import view_run
 
 
-def shown(run, width):
+def printed(run, width):
     out = io.StringIO()
     print_controls(view_run(run), Console(file=out, width=width))
     return out.getvalue()
@@ -22,7 +22,7 @@ def shown(run, width):
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_every_column_is_shown_at_any_width(written, width):
-    text = shown(written(queries=12, traced=True), width)
+    text = printed(written(queries=12, traced=True), width)
     assert max(map(len, text.splitlines())) <= width
     rows = [line.split()[0] for line in text.splitlines() if line.startswith(("greedy", "vcd", "  mask_only"))]
     blocks = len(rows) // 6  # three arms of two tasks
@@ -36,11 +36,11 @@ def test_every_column_is_shown_at_any_width(written, width):
 
 def test_the_family_is_that_of_the_sentences(written):
     run = written(queries=12)
-    seen = view_run(run)
-    sentences = [one.numbers for one in seen.findings if one.topic == "Decoding"]
+    view = view_run(run)
+    sentences = [one.numbers for one in view.findings if one.topic == "Decoding"]
     assert sentences
     assert all("(Holm over 4)" in numbers for numbers in sentences)
-    assert {row.judgment.family for row in seen.effects if row.judgment} == {4}
+    assert {row.judgment.family for row in view.effects if row.judgment} == {4}
 
 
 def test_the_page_has_the_table_with_its_transitions(written):
@@ -48,30 +48,30 @@ def test_the_page_has_the_table_with_its_transitions(written):
     text = write_report(run).report.read_text()
     assert '<section id="controls">' in text
     assert "right / lost / won / wrong" in text
-    seen = view_run(run)
-    row = next(row for row in seen.effects if row.decoding == "vcd")
-    told = row.transitions
-    assert f"{told.still_right} / {told.right_to_wrong} / {told.wrong_to_right} / {told.still_wrong}" in text
+    view = view_run(run)
+    row = next(row for row in view.effects if row.decoding == "vcd")
+    moves = row.transitions
+    assert f"{moves.still_right} / {moves.right_to_wrong} / {moves.wrong_to_right} / {moves.still_wrong}" in text
     assert row.judgment.words in text
     alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
     assert '<section id="controls">' not in write_report(alone).report.read_text()
 
 
-def test_an_arm_that_is_not_in_all_settings_is_told_with_the_reference_there(written):
-    seen = view_run(written(queries=12))
-    assert not [words for words in column_notes(seen) if "alone" in words]
+def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(written):
+    view = view_run(written(queries=12))
+    assert not [words for words in column_notes(view) if "alone" in words]
     there = {"over": "8 shots", "against": 0.9}
-    vars(seen)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in seen.effects]
-    first, second, *_ = column_notes(seen)
+    vars(view)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in view.effects]
+    first, second, *_ = column_notes(view)
     assert [words.split(" (")[0] for words in (first, second)] == ["† vcd", "† vcd"]
     assert first.endswith(": over 8 shots alone, where greedy has .900")
     out = io.StringIO()
-    print_controls(seen, Console(file=out, width=200))
+    print_controls(view, Console(file=out, width=200))
     assert [line.split()[0] for line in out.getvalue().splitlines() if line.split()[1:2] == ["†"]] == ["vcd", "vcd"]
-    assert [[row["label"] for row in table["rows"]] for table in page_sections(seen)] == [
+    assert [[row["label"] for row in table["rows"]] for table in page_sections(view)] == [
         ["greedy", "vcd †", "mask_only"]
     ] * 2
-    page = render_controls_page(seen)
+    page = render_controls_page(view)
     assert page.count("| `vcd` † |") == 2
     assert page.count("† vcd (") == 2
 
@@ -81,19 +81,19 @@ def test_the_csv_has_numbers(written, capsys, tmp_path):
     path = tmp_path / "controls.csv"
     assert main(["compare", str(run.path), "--controls", "--csv", str(path)]) == 0
     capsys.readouterr()
-    told = pd.read_csv(path)
-    assert list(told["decoding"][:3]) == ["greedy", "vcd", "mask_only(vcd)"]
-    assert list(told["of"][:3].fillna("")) == ["", "", "vcd"]
-    assert (told["kept"] + told["lost"] + told["won"] + told["still_wrong"])[1] == told["samples"][1]
-    assert told["survivors"][1] == 1.5
-    assert told["length"][1] == 2.0
-    assert controls_frame(view_run(run))["lenient"][0] == pytest.approx(told["lenient"][0])
+    table = pd.read_csv(path)
+    assert list(table["decoding"][:3]) == ["greedy", "vcd", "mask_only(vcd)"]
+    assert list(table["of"][:3].fillna("")) == ["", "", "vcd"]
+    assert (table["kept"] + table["lost"] + table["won"] + table["still_wrong"])[1] == table["samples"][1]
+    assert table["survivors"][1] == 1.5
+    assert table["length"][1] == 2.0
+    assert controls_frame(view_run(run))["lenient"][0] == pytest.approx(table["lenient"][0])
 
 
-def test_colors_are_counted_and_the_two_that_moved_most_are_told(written):
-    seen = view_run(written(queries=12))
-    told = effect_columns(seen, [row for row in seen.effects if row.subject == seen.effects[0].subject])
-    assert all(cell.count("(") == 2 for cell in told["answers"][1:])
+def test_colors_are_counted_and_the_two_that_moved_most_are_named(written):
+    view = view_run(written(queries=12))
+    columns = effect_columns(view, [row for row in view.effects if row.subject == view.effects[0].subject])
+    assert all(cell.count("(") == 2 for cell in columns["answers"][1:])
 
 
 def test_a_run_of_one_decoding_has_no_such_table(written, capsys):

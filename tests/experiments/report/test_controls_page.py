@@ -6,15 +6,15 @@ from experiments.results.run_view import view_run
 
 
 def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):
-    seen = view_run(written(queries=12, traced=True))
-    text = render_controls_page(seen)
-    judged = [row for row in seen.effects if row.judgment]
+    view = view_run(written(queries=12, traced=True))
+    text = render_controls_page(view)
+    judged = [row for row in view.effects if row.judgment]
     assert f"Of {len(judged)} pairs of a strategy and a task" in text
     assert text.count("| `vcd` |") == len(judged) == 2
     assert "mask_only(vcd)" not in text.split("## Tables")[1]
     row = next(line for line in text.splitlines() if line.startswith("| `vcd` |"))
-    told = judged[0].transitions
-    assert f" | {told.right_to_wrong} / {told.wrong_to_right} | 1.5 | .500 | 2.0 | mask_only " in row
+    transitions = judged[0].transitions
+    assert f" | {transitions.right_to_wrong} / {transitions.wrong_to_right} | 1.5 | .500 | 2.0 | mask_only " in row
     assert row.endswith(f"| {judged[0].judgment.words} |")
     assert "p after Holm over 4 comparisons" in text
     assert text.index("    icl run") < text.index("## What it shows") < text.index("## Tables")

@@ -10,16 +10,16 @@ COUNTERS = {
 
 def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
     session = {"start": "2026-01-02T03:04:05", "end": "2026-01-02T04:04:15", "counters": COUNTERS}
-    told = summarize_costs({"sessions": [session, session, {"counters": {"decoding_requests": 50}}]})
-    assert told.time == "2:00:20"
-    assert told.lines == (
+    costs = summarize_costs({"sessions": [session, session, {"counters": {"decoding_requests": 50}}]})
+    assert costs.time == "2:00:20"
+    assert costs.lines == (
         ("answers", "250", "170", "32%"),
         ("prompts, each branch counted", "100", "100", "0%"),
         ("tokens of answers, each branch counted", "20", "10", "50%"),
     )  # of images it is not known how many were encoded
-    assert told.notes == ("2 batches did not fit the memory and went on in halves",)
-    assert ("forwards", "14") in told.rest
-    assert not any(name == "suffix_tokens" for name, _ in told.rest)
+    assert costs.notes == ("2 batches did not fit the memory and went on in halves",)
+    assert ("forwards", "14") in costs.rest
+    assert not any(name == "suffix_tokens" for name, _ in costs.rest)
 
 
 def test_a_run_that_counted_nothing_has_no_costs() -> None:

@@ -13,10 +13,10 @@ from experiments.cli.main import main
 
 
 @contextmanager
-def room(most: int) -> Iterator[None]:
+def room(size: int) -> Iterator[None]:
     """No file may grow beyond so many bytes: the system's own limit, which a write meets as it meets a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:

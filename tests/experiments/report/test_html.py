@@ -87,8 +87,8 @@ def test_data_and_figures_are_written_beside_the_page(page):
     assert {"gain", "efficiency", "headroom", "peak", "peak_shots"} <= set(curves[0])
     assert [p.name for p in made.figures] == ["shapes.svg", "binding-2-way.svg"]
     svg = ElementTree.parse(made.figures[0]).getroot()
-    told = [e.text for e in svg.iter() if e.tag.endswith("title")]
-    assert any(re.fullmatch(r"knn, vcd, 4 shots: [.\d]+ \[[.\d]+, [.\d]+\], 6 queries", words) for words in told)
+    titles = [e.text for e in svg.iter() if e.tag.endswith("title")]
+    assert any(re.fullmatch(r"knn, vcd, 4 shots: [.\d]+ \[[.\d]+, [.\d]+\], 6 queries", words) for words in titles)
 
 
 def test_the_browser_says_how_much_it_carries(written):
@@ -124,10 +124,10 @@ def test_costs_are_summed_over_sessions(page):
     assert f'<th scope="row">images</th>{cells}' in html
 
 
-def test_what_late_contrasts_spared_is_told_by_arm(page):
+def test_what_late_contrasts_saved_is_reported_by_arm(page):
     _, _, html = page
-    told = ("20", "80", "0", "60 of 100", "12,000", "90 (30%)", "150 (50%)")
-    cells = "".join(f'<td class="n">{v}</td>' for v in told)
+    expected = ("20", "80", "0", "60 of 100", "12,000", "90 (30%)", "150 (50%)")
+    cells = "".join(f'<td class="n">{v}</td>' for v in expected)
     assert f'<tr><th scope="row">vcd</th>{cells}</tr>' in html
 
 
@@ -166,8 +166,8 @@ def test_where_neither_way_is_good_nothing_is_lost_or_won(written):
 
 def test_the_vote_is_seen_where_it_has_one_point(written):
     run = written(queries=6, shots=(0, 2))
-    drawn = ElementTree.parse(write_report(run).figures[0])
-    rings = [ring for ring in drawn.iter() if ring.tag.endswith("circle") and ring.get("class", "").startswith("vote")]
+    figure = ElementTree.parse(write_report(run).figures[0])
+    rings = [ring for ring in figure.iter() if ring.tag.endswith("circle") and ring.get("class", "").startswith("vote")]
     assert len(rings) == 2 * 2  # of two retrievers: a point in the panel and one in the key
 
 
@@ -179,13 +179,17 @@ def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
         for node in ({"name": "greedy"}, vcd, *({"name": name, "of": vcd} for name in wraps))
     )
     more = [*few, {"strategy": {"name": "unrelated_image", "of": vcd}, "sampler": {"name": "greedy"}}]
-    for controls, shown in ((few, True), (more, False)):
+    for controls, plotted in ((few, True), (more, False)):
         run = written(queries=4, shots=(0, 2), decodings=(greedy, alone, *controls))
         svg = write_report(run).figures[0].read_text(encoding="utf-8")
         html = (run.path / "report.html").read_text(encoding="utf-8")
         key = re.search(r'<ul class="key">.*?</ul>', html, re.S)[0]
-        assert ("mask_only" in key, "mask_only" in svg, "Faint: controls." in html) == (shown, shown, shown)
+        assert ("mask_only" in key, "mask_only" in svg, "Faint: controls." in html) == (
+            plotted,
+            plotted,
+            plotted,
+        )
         assert "random, vcd" in key
         assert "random, greedy" in key
-        assert ("The 7 controls are not drawn" in html) is not shown
+        assert ("The 7 controls are not drawn" in html) is not plotted
         assert "mask_only" in html.split('id="scores"')[1].split('id="differences"')[0]

@@ -82,9 +82,9 @@ def test_it_opens_without_an_error_and_without_a_request(page):
     assert opened.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    asked = [told["request"]["url"] for told in sent if told["documentURL"].startswith("file:")]
-    assert {url.split(":", 1)[0] for url in asked} <= {"file", "data"}
-    assert sum(url.startswith("file:") for url in asked) == 1
+    urls = [event["request"]["url"] for event in sent if event["documentURL"].startswith("file:")]
+    assert {url.split(":", 1)[0] for url in urls} <= {"file", "data"}
+    assert sum(url.startswith("file:") for url in urls) == 1
 
 
 def test_the_list_shows_one_arm_and_follows_the_filters(page):
@@ -115,10 +115,10 @@ def test_a_sample_shows_its_demonstrations_prompt_and_the_other_arms(page):
     demos = opened.find_elements("css selector", ".demos li")
     assert [d.text.split(".")[0] for d in demos] == ["1", "2", "3", "4"]
     assert all("similarity ." in d.text for d in demos)
-    drawn = opened.execute_script(
+    lengths = opened.execute_script(
         "return [...document.querySelectorAll('#detail img')].every(i => i.naturalWidth === 48)"
     )
-    assert drawn
+    assert lengths
     assert opened.find_element("css selector", "#detail .prompt").text.count("What color") == 5
     others = opened.find_elements("css selector", ".others button")
     assert len(others) == 15
@@ -173,7 +173,7 @@ def test_the_page_fits_a_phone_and_has_both_color_schemes(page):
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_an_answer_is_drawn_token_by_token_with_what_each_branch_said(page):
+def test_an_answer_is_displayed_token_by_token_with_the_tokens_of_each_branch(page):
     opened = page(queries=3, traced=True, hostile=HOSTILE)
     assert opened.get_log("browser") == []
     assert opened.execute_script("return window.hacked") is None
@@ -186,8 +186,8 @@ def test_an_answer_is_drawn_token_by_token_with_what_each_branch_said(page):
         opened.execute_script("return getComputedStyle(arguments[0]).backgroundColor", token) for token in (first, last)
     ]
     assert tints[0] != tints[1]
-    shown = opened.find_element("css selector", "#detail").text
-    assert "Step 1, (end): 1 token survives the mask; the reference would say other" in shown
+    text = opened.find_element("css selector", "#detail").text
+    assert "Step 1, (end): 1 token survives the mask; the reference would say other" in text
     head = [cell.text for cell in opened.find_elements("css selector", ".step thead th")]
     assert head == ["reference ×2.00", "branch 1 ×-1.00", "combined"]
     first.click()

@@ -43,29 +43,29 @@ def test_two_models_that_are_not_quantized_are_no_precisions(written):
     )
 
 
-def test_accuracy_and_answers_are_paired_with_full_precision_and_what_was_not_measured_is_said(run):
-    seen = view_run(run)
-    told = quantization_section(seen)
-    assert (told.whole, [name for name, _ in told.rows]) == (NAMES[0], list(NAMES))
-    means = seen.scores.groupby("model")["lenient"].mean()
-    (_, full), (_, few) = told.rows
+def test_accuracy_and_answers_are_paired_with_full_precision_and_missing_measurements_are_named(run):
+    view = view_run(run)
+    section = quantization_section(view)
+    assert (section.whole, [name for name, _ in section.rows]) == (NAMES[0], list(NAMES))
+    means = view.scores.groupby("model")["lenient"].mean()
+    (_, full), (_, few) = section.rows
     assert full == [format_share(means[NAMES[0]]), "–", "–", "–", "1.000"]
     assert few[:2] == [format_share(means[NAMES[1]]), format_signed(means[NAMES[1]] - means[NAMES[0]])]
-    answers = seen.frame.pivot_table(
+    answers = view.frame.pivot_table(
         index=["query", "seed", "shots", "retriever", "decoding"], columns="model", values="output", aggfunc="first"
     )
     assert few[4] == format_share(float((answers[NAMES[0]] == answers[NAMES[1]]).mean()))
-    assert told.note.startswith(f"Divergence, memory and speed were not measured for {', '.join(NAMES)}:")
+    assert section.note.startswith(f"Divergence, memory and speed were not measured for {', '.join(NAMES)}:")
     assert not (run.path / "precision").exists()
 
 
 def test_what_was_measured_is_shown(run):
     measure(run)
-    told = quantization_section(view_run(run))
-    (_, full), (_, few) = told.rows
+    section = quantization_section(view_run(run))
+    (_, full), (_, few) = section.rows
     assert full[5:] == ["–", "–", "9.4", "673", "125"]
     assert few[5:] == [format_share(0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75))] * 2 + ["5.5", "673", "125"]
-    assert told.note == ""
+    assert section.note == ""
     page = write_report(run).report.read_text(encoding="utf-8")
     assert page.index('id="controls"') < page.index('<section id="bits">') < page.index('id="samples"')
     assert 'href="#bits"' in page
@@ -73,15 +73,15 @@ def test_what_was_measured_is_shown(run):
 
 
 def test_each_gain_stands_at_every_precision(run):
-    seen = view_run(run)
-    frame = gains(seen)
-    told = quantization_section(seen)
-    assert len(told.gains) == len(frame)
-    assert [name for name, _ in told.gains if name] == list(dict.fromkeys(frame["task"] + ": " + frame["of"]))
-    assert [cells[1] for _, cells in told.gains] == [format_signed(gain) for gain in frame["gain"]]
+    view = view_run(run)
+    frame = gains(view)
+    section = quantization_section(view)
+    assert len(section.gains) == len(frame)
+    assert [name for name, _ in section.gains if name] == list(dict.fromkeys(frame["task"] + ": " + frame["of"]))
+    assert [cells[1] for _, cells in section.gains] == [format_signed(gain) for gain in frame["gain"]]
 
 
-def test_where_full_precision_cannot_be_told_the_section_says_so(written):
+def test_the_section_says_if_full_precision_is_ambiguous(written):
     few = tuple({"name": "hf", "path": "tiny", "quantize": bits} for bits in ("int8", "nf4"))
     run = written(queries=3, tasks=("shapes",), models=few, shots=(0,))
     assert "it is not clear what full precision is" in quantization_section(view_run(run)).refused

@@ -19,24 +19,24 @@ def test_each_method_has_the_controls_of_its_own_sampler(mapping, toy, tmp_path)
         {"name": "vcd", "sampling": {"temperature": 1.0}},
         {"name": "cad", "sampling": {"beams": 2}},
     ]
-    seen = view_run(run({**keys, "model": {"name": toy}, "grid": {"decoding": nodes}}, runs=tmp_path, quiet=True))
-    assert set(seen.controls) == {"vcd", "vcd, temperature=1", "cad, beams=2"}
-    for label, node in zip(seen.controls, nodes[1:], strict=True):
-        assert set(seen.controls[label]) - {"greedy"} == set(labels_of_controls(node)), label
-    assert "sampling" in seen.controls["vcd, temperature=1"]
-    assert "sampling" not in seen.controls["vcd"]
+    view = view_run(run({**keys, "model": {"name": toy}, "grid": {"decoding": nodes}}, runs=tmp_path, quiet=True))
+    assert set(view.controls) == {"vcd", "vcd, temperature=1", "cad, beams=2"}
+    for label, node in zip(view.controls, nodes[1:], strict=True):
+        assert set(view.controls[label]) - {"greedy"} == set(labels_of_controls(node)), label
+    assert "sampling" in view.controls["vcd, temperature=1"]
+    assert "sampling" not in view.controls["vcd"]
 
 
 def test_default_controls_of_a_real_run_are_found_and_tested(mapping, toy, tmp_path):
     keys = {k: v for k, v in mapping(controls="default").items() if k != "model"}
     made = run({**keys, "model": {"name": toy}, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
-    seen = view_run(made)
-    assert set(seen.controls) == {"vcd"}
-    assert len(seen.controls["vcd"]) == 9
-    assert {"self_consistency", "more_demonstrations"} < set(seen.controls["vcd"])
-    assert set(seen.controls["vcd"]) == set(labels_of_controls("vcd"))
-    found = findings(seen.scores, seen.metric, axes=seen.axes, controls=seen.controls)
-    (told,) = [one for one in found if one.topic == "Decoding"]
-    assert told.claim.startswith("vcd ")
-    assert all(f"{name} (" in told.more for name in seen.controls["vcd"])
-    assert [one.topic for one in seen.findings if one.topic != "Vote"] == ["Answers"]  # random weights name no option
+    view = view_run(made)
+    assert set(view.controls) == {"vcd"}
+    assert len(view.controls["vcd"]) == 9
+    assert {"self_consistency", "more_demonstrations"} < set(view.controls["vcd"])
+    assert set(view.controls["vcd"]) == set(labels_of_controls("vcd"))
+    all_findings = findings(view.scores, view.metric, axes=view.axes, controls=view.controls)
+    (decoding,) = [one for one in all_findings if one.topic == "Decoding"]
+    assert decoding.claim.startswith("vcd ")
+    assert all(f"{name} (" in decoding.more for name in view.controls["vcd"])
+    assert [one.topic for one in view.findings if one.topic != "Vote"] == ["Answers"]  # random weights name no option

@@ -19,7 +19,7 @@ grid:
 """
 
 
-def _shown(source: Path, query: str = "", **arm: str) -> str:
+def _printed(source: Path, query: str = "", **arm: str) -> str:
     console = Console(record=True, width=200)
     print_prompt(source, query, arm, None, console)
     return console.export_text()
@@ -29,30 +29,30 @@ def test_a_file_s_prompt_is_what_the_checkpoint_s_template_writes(tmp_path: Path
 
     path = tmp_path / "x.yaml"
     path.write_text(FILE + "model: {name: hf, path: tiny}\n")
-    told = _shown(path, composer="interleaved")
+    text = _printed(path, composer="interleaved")
     slot = HF(path="tiny").renderer.slot
-    assert told.count(slot) == 3  # two demonstrations and the query, no matter how many tokens an image takes
-    assert "Answer:" in told
-    assert "demo[0].image[0]" in told
-    assert "tokens of " in told
-    assert "demo[1].image[0]" not in _shown(path, shots="1")
+    assert text.count(slot) == 3  # two demonstrations and the query, no matter how many tokens an image takes
+    assert "Answer:" in text
+    assert "demo[0].image[0]" in text
+    assert "tokens of " in text
+    assert "demo[1].image[0]" not in _printed(path, shots="1")
 
 
 def test_a_run_s_prompt_is_the_one_that_was_recorded(mapping: Any, tmp_path: Path) -> None:
     done = run(mapping(seeds=[0, 1]), runs=tmp_path, quiet=True)
     sample = next(s for s in done.samples().to_dict("records") if s["seed"] == 0)
-    assert str(sample["prompt"]) in _shown(done.path, str(sample["query"]))
+    assert str(sample["prompt"]) in _printed(done.path, str(sample["query"]))
 
 
-def test_what_there_is_not_is_said(mapping: Any, tmp_path: Path) -> None:
+def test_missing_cells_and_queries_are_errors(mapping: Any, tmp_path: Path) -> None:
     done = run(mapping(), runs=tmp_path, quiet=True)
     with pytest.raises(DataError, match="there is no query 'zzz'"):
-        _shown(done.path, "zzz")
-    assert "retriever random" in _shown(done.path, retriever="random")
+        _printed(done.path, "zzz")
+    assert "retriever random" in _printed(done.path, retriever="random")
     with pytest.raises(ConfigError, match="no arm has shots '7'"):
-        _shown(done.path, shots="7")
+        _printed(done.path, shots="7")
     with pytest.raises(ConfigError, match=r"no axis 'shot'\. Did you mean 'shots'"):
-        _shown(done.path, shot="2")
+        _printed(done.path, shot="2")
 
 
 def test_the_head_names_every_axis_and_is_folded(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_arm_may_be_named_without_its_parameters(tmp_path: Path) -> None:
     path.write_text(
         path.read_text().replace("[chat, interleaved]", "[{name: blocks, order: qap}, {name: blocks}, chat]")
     )
-    assert "composer blocks(order=" in " ".join(_shown(path, composer="blocks").split())
+    assert "composer blocks(order=" in " ".join(_printed(path, composer="blocks").split())
 
 
 def test_every_branch_of_the_arm_is_shown_with_what_it_changes(tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_every_branch_of_the_arm_is_shown_with_what_it_changes(tmp_path: Path) -
         "task: {name: binding, ways: 2, queries: 3}\nshots: 2\nmodel: {name: hf, path: tiny}\n"
         f"grid: {{decoding: [greedy, code, {contrast}]}}\n"
     )
-    told = _shown(path, decoding="mine")
-    assert "branch 0, weight 2: the prompt above" in told
+    text = _printed(path, decoding="mine")
+    assert "branch 0, weight 2: the prompt above" in text
     noise = "demo[0].image[0], demo[1].image[0], query.image[0] edited by noise {step: 700}"
-    assert f"branch 1, weight -0.5: {noise}\n" in told  # its text is the prompt's
-    assert "branch 2, weight -0.3: text changed:" in told
-    assert told.count("Guess wildly.") == 1
-    assert "branch 3, weight -0.2: without query.image[0]; text changed:" in told
+    assert f"branch 1, weight -0.5: {noise}\n" in text  # its text is the prompt's
+    assert "branch 2, weight -0.3: text changed:" in text
+    assert text.count("Guess wildly.") == 1
+    assert "branch 3, weight -0.2: without query.image[0]; text changed:" in text
     slot = HF(path="tiny").renderer.slot
-    assert told.rpartition("text changed:")[2].count(slot) == 2
-    assert "branch" not in _shown(path, decoding="greedy")
-    assert "the words 'a red square'" in _shown(path, decoding="code")
+    assert text.rpartition("text changed:")[2].count(slot) == 2
+    assert "branch" not in _printed(path, decoding="greedy")
+    assert "the words 'a red square'" in _printed(path, decoding="code")

@@ -27,16 +27,16 @@ PAIRS = "group_accuracy"
 def run(written):
     """Images with two questions each, judged by pairs too."""
     votes = {"lenient": 1.0, PAIRS: 1.0}
-    found = written(queries=12, shots=(4,), retrievers=("random",), traced=True, votes=votes)
-    for path in found.path.glob("cells/*/*.jsonl"):
+    made = written(queries=12, shots=(4,), retrievers=("random",), traced=True, votes=votes)
+    for path in made.path.glob("cells/*/*.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
             line["scores"][PAIRS] = line["scores"]["lenient"]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = json.loads((found.path / "run.json").read_text())
-    told["metrics"][PAIRS] = {"name": PAIRS, "better": "higher", "run_level": True}
-    (found.path / "run.json").write_text(json.dumps(told))
-    return load_run(found.path)
+    info = json.loads((made.path / "run.json").read_text())
+    info["metrics"][PAIRS] = {"name": PAIRS, "better": "higher", "run_level": True}
+    (made.path / "run.json").write_text(json.dumps(info))
+    return load_run(made.path)
 
 
 def printed(make, *args, width=200):
@@ -46,32 +46,32 @@ def printed(make, *args, width=200):
 
 
 def test_the_table_of_controls_counts_no_answers_and_says_why(run):
-    seen = view_run(run, PAIRS)
-    rows = [row for row in seen.effects if row.subject == "shapes"]
+    view = view_run(run, PAIRS)
+    rows = [row for row in view.effects if row.subject == "shapes"]
     assert [row.transitions for row in rows] == [None] * 3
-    assert not {"lost/won", "worse/better", "down/up"} & set(effect_columns(seen, rows))
-    text = printed(print_controls, seen)
+    assert not {"lost/won", "worse/better", "down/up"} & set(effect_columns(view, rows))
+    text = printed(print_controls, view)
     assert "no lost/won: group_accuracy is a score of the whole run" in text
     assert "Does it beat all its controls?" in text
     assert "lost/won" in printed(print_controls, view_run(run)).replace("no lost/won", "")
-    assert {"kept", "lost", "won"} & set(controls_frame(seen)) == set()
-    assert all("right / lost" not in head for section in page_sections(seen) for head in section["heads"])
-    page = render_controls_page(seen)
+    assert {"kept", "lost", "won"} & set(controls_frame(view)) == set()
+    assert all("right / lost" not in head for section in page_sections(view) for head in section["heads"])
+    page = render_controls_page(view)
     assert "No lost/won: group_accuracy is a score of the whole run" in page
     assert all(line.count("|") == 9 for line in page.splitlines() if line.startswith(("| decoding | group", "| `vcd")))
 
 
-def test_what_beats_what_is_still_said(run):
+def test_strategies_still_have_verdicts(run):
     assert all(row.judgment for row in view_run(run, PAIRS).effects if row.role == "strategy")
 
 
 def test_compare_counts_no_answers_and_says_why(run):
-    seen = view_run(run, PAIRS)
-    table = compare(seen.scores, {"decoding": "greedy"}, PAIRS, axes=seen.axes)
+    view = view_run(run, PAIRS)
+    table = compare(view.scores, {"decoding": "greedy"}, PAIRS, axes=view.axes)
     assert set(table["test"]) == {"randomization"}
     assert table["right_to_wrong"].isna().all()
     assert "same" not in table
-    text = printed(print_comparison, table, seen)
+    text = printed(print_comparison, table, view)
     assert "lost/won  " not in text
     assert "down/up" not in text
     assert "no lost/won: group_accuracy is a score of the whole run" in text
@@ -89,13 +89,13 @@ def test_the_page_counts_no_answers(run):
     assert "None / None" not in text
     own = write_report(view_run(run)).report.read_text()
     assert "lost / won</th>" in own
-    told = pd.read_csv(run.path / "tables" / "differences.csv")
-    assert told["wrong_to_right"].notna().all()
+    table = pd.read_csv(run.path / "tables" / "differences.csv")
+    assert table["wrong_to_right"].notna().all()
 
 
 def test_a_sample_is_shown_with_its_own_scores_alone(run):
-    seen = view_run(run, PAIRS)
-    text = printed(lambda console: print_sample(seen, "shapes-0003", {}, None, console))
+    view = view_run(run, PAIRS)
+    text = printed(lambda console: print_sample(view, "shapes-0003", {}, None, console))
     (scores,) = re.findall(r"scores  (.*)", text)
     assert PAIRS not in scores
     assert "vote" not in scores  # as pairs judge it
@@ -105,37 +105,37 @@ def test_a_sample_is_shown_with_its_own_scores_alone(run):
     text = printed(lambda console: print_sample(view_run(run, "lenient"), "shapes-0003", {}, None, console))
     (scores,), baselines = re.findall(r"scores  (.*)", text), re.findall(r"baselines  (.*)", text)
     assert "vote" not in scores
-    assert all(re.match(r"vote \S+", told) and "by lenient" in told for told in baselines)
+    assert all(re.match(r"vote \S+", line) and "by lenient" in line for line in baselines)
     assert baselines
 
 
 def test_a_query_to_begin_with_is_one_that_was_answered_wrongly(run):
     for metric in (PAIRS, "lenient"):
-        seen = view_run(run, metric)
-        query = choose_informative_query(seen, {"task": "binding, 2-way"}, None)
-        rows = seen.frame[(seen.frame["query"] == query) & (seen.frame["seed"] == 0)]
+        view = view_run(run, metric)
+        query = choose_informative_query(view, {"task": "binding, 2-way"}, None)
+        rows = view.frame[(view.frame["query"] == query) & (view.frame["seed"] == 0)]
         assert rows[rows["decoding"] == "greedy"]["lenient"].item() == 0
 
 
 def test_the_browser_marks_answers_by_a_score_of_theirs(run):
-    seen = view_run(run, PAIRS)
-    shelf = collect_samples(seen)
-    told = shelf.json(seen)
-    assert (told["metric"], told["better"]) == ("lenient", "higher")
+    view = view_run(run, PAIRS)
+    shelf = collect_samples(view)
+    content = shelf.json(view)
+    assert (content["metric"], content["better"]) == ("lenient", "higher")
     first = shelf.samples[0]
     assert first["score"] == first["scores"]["lenient"]
     assert PAIRS not in first["scores"]
     assert "baselines" not in first
 
 
-def test_few_units_are_told_below_the_table_and_many_are_not(run, written):
+def test_few_units_have_a_note_below_the_table_and_many_have_none(run, written):
     line = r"some intervals rest on 6 independent units \(queries or groups of them\) only"
-    seen = view_run(run)
-    assert re.search(line, printed(print_summary, seen))
-    assert re.search(line, printed(print_controls, seen))
-    assert re.search(line, write_report(seen).report.read_text())
-    table = compare(seen.scores, {"decoding": "greedy"}, "lenient", axes=seen.axes)
-    assert re.search(line, printed(print_comparison, table, seen))
+    view = view_run(run)
+    assert re.search(line, printed(print_summary, view))
+    assert re.search(line, printed(print_controls, view))
+    assert re.search(line, write_report(view).report.read_text())
+    table = compare(view.scores, {"decoding": "greedy"}, "lenient", axes=view.axes)
+    assert re.search(line, printed(print_comparison, table, view))
     many = view_run(written("many", queries=60, shots=(0,), tasks=("shapes",), seeds=(0,)))
     assert "independent units" not in printed(print_summary, many)
 

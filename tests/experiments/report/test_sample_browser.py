@@ -27,7 +27,7 @@ def test_a_small_run_is_carried_whole():
 
 
 @pytest.mark.parametrize(
-    ("images", "owners", "demos", "wanted"),
+    ("images", "owners", "demos", "expected"),
     [
         ("abc", [0, 1, -1], 2, ([["a"], ["b"]], ["c"])),
         ("abcd", [0, 0, -1, -1], 2, ([["a", "b"], []], ["c", "d"])),
@@ -36,8 +36,8 @@ def test_a_small_run_is_carried_whole():
         ("", [], 2, ([[], []], [])),
     ],
 )
-def test_images_stand_beside_the_demonstration_that_shows_them(images, owners, demos, wanted):
-    assert images_by_owner(list(images), owners, demos) == wanted
+def test_images_stand_beside_the_demonstration_that_shows_them(images, owners, demos, expected):
+    assert images_by_owner(list(images), owners, demos) == expected
 
 
 def test_question_and_images_of_a_sample_are_as_its_prompt_shows_them(mapping, tmp_path):
@@ -49,25 +49,25 @@ def test_question_and_images_of_a_sample_are_as_its_prompt_shows_them(mapping, t
 
 
 def test_prompts_and_images_are_carried_once(written):
-    seen = view_run(written(queries=6, seeds=(0, 1, 2)))
-    shelf = collect_samples(seen)
-    assert len(shelf.samples) == len(seen.frame)
-    told = {repr((row["prompt"], row["images"])) for row in seen.frame.to_dict("records")}
-    assert len(shelf.contexts) == len(told) < len(seen.frame) / 3
+    view = view_run(written(queries=6, seeds=(0, 1, 2)))
+    shelf = collect_samples(view)
+    assert len(shelf.samples) == len(view.frame)
+    prompts = {repr((row["prompt"], row["images"])) for row in view.frame.to_dict("records")}
+    assert len(shelf.contexts) == len(prompts) < len(view.frame) / 3
     assert len(shelf.images) == 6
     assert all(uri.startswith("data:image/png;base64,") for uri in shelf.images.values())
 
 
 def test_a_cell_carries_so_many_samples_and_no_more(written):
     shelf = collect_samples(view_run(written(queries=9)), per_cell=4)
-    assert shelf.shown == {"shapes": (4, 9), "binding, 2-way": (4, 9)}
+    assert shelf.query_counts == {"shapes": (4, 9), "binding, 2-way": (4, 9)}
     assert len(shelf.samples) == 2 * 4 * 2 * (3 + 2 * 2 * 3)
 
 
 def test_images_beyond_the_budget_are_named_only(written):
-    seen = view_run(written(queries=6))
-    one = len(next(iter(collect_samples(seen).images.values())))
-    few = collect_samples(seen, budget=3 * one).images
+    view = view_run(written(queries=6))
+    one = len(next(iter(collect_samples(view).images.values())))
+    few = collect_samples(view, budget=3 * one).images
     assert 1 <= sum(uri is not None for uri in few.values()) <= 4
     assert len(few) == 6
 
@@ -95,10 +95,10 @@ def test_failed_samples_are_carried_with_their_reason(written):
 
 
 def test_steps_are_carried_as_long_as_there_is_room(written, monkeypatch):
-    seen = view_run(written(queries=4, traced=True))
-    whole = collect_samples(seen).samples
+    view = view_run(written(queries=4, traced=True))
+    whole = collect_samples(view).samples
     assert all(sample["steps"]["changed"] == [0.0, 1.0] for sample in whole)
     monkeypatch.setattr(sample_browser._keep_steps, "__defaults__", (2000,))
-    some = ["steps" in sample for sample in collect_samples(seen).samples]
+    some = ["steps" in sample for sample in collect_samples(view).samples]
     assert some[0]
     assert not some[-1]

@@ -36,7 +36,7 @@ def product(decodings: tuple[str, ...] = ("greedy", "vcd"), shots: tuple[int, ..
     return table(("retriever", "decoding"), rows, shots)
 
 
-def told(table: TaskTable, width: int) -> list[str]:
+def printed(table: TaskTable, width: int) -> list[str]:
     return [line.plain for line in format_score_table(table, width)]
 
 
@@ -49,7 +49,7 @@ def words(lines: list[str]) -> str:
 def test_every_label_and_every_number_is_there_and_no_line_is_too_wide(width: int, shots: tuple[int, ...]) -> None:
     decodings = ("greedy", f"mask_only({LONG})", f"sign_flip({LONG})")
     for one in (product(decodings, shots), factors()):
-        lines = told(one, width)
+        lines = printed(one, width)
         assert max(map(len, lines)) <= width
         for row in one.rows:
             for label in filter(None, row.labels):
@@ -60,11 +60,11 @@ def test_every_label_and_every_number_is_there_and_no_line_is_too_wide(width: in
 
 def test_no_column_is_a_letter_wide() -> None:
     for width in (60, 80, 120):
-        assert all(len(line.split()[0]) > 1 for line in told(factors(), width) if line.split())
+        assert all(len(line.split()[0]) > 1 for line in printed(factors(), width) if line.split())
 
 
 def test_a_design_of_factors_names_the_usual_once_and_of_each_row_what_differs() -> None:
-    lines = told(factors(), 80)
+    lines = printed(factors(), 80)
     assert lines[0].startswith("usual: rerankers none, order as_retrieved,")
     head = next(i for i, line in enumerate(lines) if line.startswith("what differs"))
     assert lines[head + 1].startswith("as usual")
@@ -76,20 +76,20 @@ def test_a_design_of_factors_names_the_usual_once_and_of_each_row_what_differs()
 
 
 def test_a_product_has_groups_under_headings() -> None:
-    lines = told(product(("greedy", "mask_only(vcd)", "temperature_matched(vcd)"), (0, 2, 4, 8)), 66)
+    lines = printed(product(("greedy", "mask_only(vcd)", "temperature_matched(vcd)"), (0, 2, 4, 8)), 66)
     assert [line for line in lines if line.startswith("retriever")] == ["retriever random", "retriever knn"]
     assert sum(line.startswith("temperature_matched(vcd)  ") for line in lines) == 2
 
 
 def test_what_is_one_value_everywhere_is_named_above_where_room_is_short() -> None:
     rows = [ScoreRow((LONG, r, "greedy"), cells(0, 2)) for r in ("random", "knn")]
-    lines = told(table(("composer", "retriever", "decoding"), rows, (0, 2)), 80)
+    lines = printed(table(("composer", "retriever", "decoding"), rows, (0, 2)), 80)
     assert words(lines[:2]) == f"composer {LONG.replace('  ', ' ')}"
     assert lines[2].split() == ["retriever", "decoding", "0", "shots", "2", "shots"]
 
 
 def test_a_wide_label_stands_above_its_numbers() -> None:
-    lines = told(product(("greedy", f"mask_only({LONG})"), (0, 2, 4, 8)), 80)
+    lines = printed(product(("greedy", f"mask_only({LONG})"), (0, 2, 4, 8)), 80)
     place = next(i for i, line in enumerate(lines) if line.startswith("mask_only("))
     numbers = next(line for line in lines[place:] if "±" in line)
     greedy = next(line for line in lines if line.startswith("greedy"))
@@ -97,6 +97,6 @@ def test_a_wide_label_stands_above_its_numbers() -> None:
 
 
 def test_many_numbers_of_shots_stand_in_blocks() -> None:
-    lines = told(product(shots=tuple(range(12))), 80)
+    lines = printed(product(shots=tuple(range(12))), 80)
     heads = [line for line in lines if "shot" in line]
     assert re.findall(r"(\d+) shot", " ".join(heads[: len(heads) // 2])) == [str(k) for k in range(12)]

@@ -10,8 +10,8 @@ def test_each_test_and_each_mix_is_named_by_all_of_its_tests_and_no_other(words)
     names = {"mcnemar": "McNemar", "randomization": "andomization"}
     mixes = [{"mcnemar"}, {"randomization"}, {"mcnemar", "randomization"}]
     for mix in mixes:
-        said = describe_tests([*mix, *mix], words)
-        assert {test for test, name in names.items() if name in said} == mix
+        text = describe_tests([*mix, *mix], words)
+        assert {test for test, name in names.items() if name in text} == mix
 
 
 @pytest.mark.parametrize("tests", [["mcnemar", "wilcoxon"], ["wilcoxon"], []])

@@ -9,8 +9,8 @@ from icl.errors import ConfigError
 
 
 def test_rows_are_arms_and_columns_are_shots(written):
-    seen = view_run(written(queries=6))
-    first, second = task_tables(seen)
+    view = view_run(written(queries=6))
+    first, second = task_tables(view)
     assert (first.task, second.task) == ("shapes", "binding, 2-way")
     assert (first.axes, first.shots) == (("retriever", "decoding"), (0, 2, 4))
     assert [row.labels for row in first.rows] == [
@@ -30,12 +30,12 @@ def test_every_row_shows_the_shared_arm_at_zero_shots(written):
 
 
 def test_cells_are_the_means_of_the_samples(written):
-    seen = view_run(written(queries=10))
-    frame = seen.frame
+    view = view_run(written(queries=10))
+    frame = view.frame
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 4) & (frame["retriever"] == "knn")]
-    row = next(r for r in task_tables(seen)[0].rows if r.labels == ("knn", "vcd"))
+    row = next(r for r in task_tables(view)[0].rows if r.labels == ("knn", "vcd"))
     assert row.cells[4].mean == pytest.approx(own[own["decoding"] == "vcd"]["lenient"].mean())
-    vote = next(r for r in task_tables(seen)[0].rows if r.labels == ("knn", "vote"))
+    vote = next(r for r in task_tables(view)[0].rows if r.labels == ("knn", "vote"))
     assert vote.cells[4].mean == pytest.approx(own[own["decoding"] == "greedy"]["vote"].mean())
     assert (vote.cells[4].samples, 0 in vote.cells) == (20, False)
 
@@ -56,9 +56,9 @@ def test_another_axis_makes_rows_of_its_own(written):
 
 
 def test_flat_frames_hold_every_arm_and_every_comparison(written):
-    seen = view_run(written(queries=4))
-    assert len(score_frame(seen)) == 2 * (3 + 2 * 2 * 3)
-    assert len(difference_frame(seen)) == 2 * (2 + 2 * 2 * 2)
+    view = view_run(written(queries=4))
+    assert len(score_frame(view)) == 2 * (3 + 2 * 2 * 3)
+    assert len(difference_frame(view)) == 2 * (2 + 2 * 2 * 2)
 
 
 def test_one_decoding_is_compared_over_retrievers_or_shots(written):
@@ -81,26 +81,26 @@ def test_no_cell_is_the_best_where_neither_way_is_good(written):
 def test_the_vote_is_judged_by_the_score_that_the_table_shows(written):
     run = written(queries=6, votes={"lenient": 1.0, "strict": 0.25})
     for metric, voted in (("lenient", 1.0), ("strict", 0.25)):
-        seen = view_run(run, metric=metric)
-        (table, _) = task_tables(seen)
+        view = view_run(run, metric=metric)
+        (table, _) = task_tables(view)
         assert {cell.mean for row in table.rows if row.baseline for cell in row.cells.values()} == {voted}
-        assert set(seen.frame["vote"].dropna()) == set(seen.scores["vote"].dropna()) == {voted}
-        compared = compare(seen.scores, {"baseline": "vote"}, metric, axes=seen.axes)
+        assert set(view.frame["vote"].dropna()) == set(view.scores["vote"].dropna()) == {voted}
+        compared = compare(view.scores, {"baseline": "vote"}, metric, axes=view.axes)
         assert set(compared["reference_mean"]) == {voted}
         assert all(
-            one.claim.endswith(f"against {format_share(voted)})") for one in seen.findings if one.topic == "Vote"
+            one.claim.endswith(f"against {format_share(voted)})") for one in view.findings if one.topic == "Vote"
         )
 
 
 def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):
     run = written(queries=6, votes={"lenient": 1.0})
-    seen = view_run(run, metric="strict")
-    assert not [row for table in task_tables(seen) for row in table.rows if row.baseline]
-    assert not [one for one in seen.findings if one.topic == "Vote"]
+    view = view_run(run, metric="strict")
+    assert not [row for table in task_tables(view) for row in table.rows if row.baseline]
+    assert not [one for one in view.findings if one.topic == "Vote"]
     with pytest.raises(ConfigError, match=r"no such baseline judged by 'strict'\. It has none"):
-        compare(seen.scores, {"baseline": "vote"}, "strict", axes=seen.axes)
+        compare(view.scores, {"baseline": "vote"}, "strict", axes=view.axes)
     with pytest.raises(ConfigError, match=r"Did you mean 'vote'\? There are vote\."):
-        compare(seen.scores, {"baseline": "votes"}, "lenient", axes=seen.axes)
+        compare(view.scores, {"baseline": "votes"}, "lenient", axes=view.axes)
 
 
 def test_the_one_vote_of_an_older_run_is_no_reference_where_lower_is_better(written):

@@ -26,38 +26,40 @@ def changed(written: Callable) -> Callable[..., RunView]:
     return make
 
 
-def told(seen: RunView, topic: str) -> list[str]:
-    return [one.sentence for one in seen.findings if one.topic == topic]
+def sentences(view: RunView, topic: str) -> list[str]:
+    return [one.sentence for one in view.findings if one.topic == topic]
 
 
 def test_arms_with_flipped_labels_have_no_gain_and_the_analysis_is_named(changed: Callable) -> None:
-    seen = changed({"name": "flip_labels"})
-    assert told(seen, "ICL gain") == told(seen, "Retrieval") == []
-    (sentence,) = [one for one in told(seen, "Answers") if "followed" in one]
+    view = changed({"name": "flip_labels"})
+    assert sentences(view, "ICL gain") == sentences(view, "Retrieval") == []
+    (sentence,) = [one for one in sentences(view, "Answers") if "followed" in one]
     assert "with flip_labels a lower score" in sentence
     assert sentence.endswith("see `icl analyze RUN label_following`.")
 
 
 def test_other_arms_of_the_run_keep_their_sentences(changed: Callable) -> None:
-    seen = changed({"name": "symbols", "words": []}, of=("knn",))
-    (gain,) = told(seen, "ICL gain")
+    view = changed({"name": "symbols", "words": []}, of=("knn",))
+    (gain,) = sentences(view, "ICL gain")
     assert "random at" in gain
     assert "knn" not in gain
-    assert told(seen, "Retrieval") == []
-    assert told(seen, "Decoding")
+    assert sentences(view, "Retrieval") == []
+    assert sentences(view, "Decoding")
 
 
 def test_wrong_labels_have_an_analysis_of_their_own_and_a_share_of_none_is_no_change(changed: Callable) -> None:
-    (sentence,) = [one for one in told(changed({"name": "noisy_labels", "share": 0.5}), "Answers") if "followed" in one]
+    (sentence,) = [
+        one for one in sentences(changed({"name": "noisy_labels", "share": 0.5}), "Answers") if "followed" in one
+    ]
     assert "`icl analyze RUN noisy_labels`" in sentence
-    seen = changed({"name": "noisy_labels", "share": 0}, {"name": "captions"})
-    assert not [one for one in told(seen, "Answers") if "followed" in one]
-    assert told(seen, "ICL gain")
-    assert told(seen, "Retrieval")
+    view = changed({"name": "noisy_labels", "share": 0}, {"name": "captions"})
+    assert not [one for one in sentences(view, "Answers") if "followed" in one]
+    assert sentences(view, "ICL gain")
+    assert sentences(view, "Retrieval")
 
 
 def test_a_transform_says_itself_which_analysis_tells_of_it(changed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve("transform", "captions"), "analysis", "copying", raising=False)
-    (sentence,) = [one for one in told(changed({"name": "captions"}), "Answers") if "followed" in one]
+    (sentence,) = [one for one in sentences(changed({"name": "captions"}), "Answers") if "followed" in one]
     assert sentence.startswith("with captions a lower score")
     assert sentence.endswith("see `icl analyze RUN copying`.")

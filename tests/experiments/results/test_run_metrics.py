@@ -31,8 +31,8 @@ def ran(tmp_path: Path) -> Path:
 
 
 def f1(rows: Any) -> float:
-    said, wanted = rows["output"] == "yes", rows["gold"].map(lambda gold: gold[0] == "yes")
-    return float(2 * (said & wanted).sum() / (said.sum() + wanted.sum()))
+    predicted, expected = rows["output"] == "yes", rows["gold"].map(lambda gold: gold[0] == "yes")
+    return float(2 * (predicted & expected).sum() / (predicted.sum() + expected.sum()))
 
 
 def test_a_column_averages_to_the_statistic_of_each_cell(ran: Path) -> None:
@@ -49,15 +49,15 @@ def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> No
     run = load_run(ran)
     frame = run.samples()
     (table,) = task_tables(view_run(run))
-    wanted = {shots: np.mean([f1(rows) for _, rows in own.groupby("cell")]) for shots, own in frame.groupby("shots")}
-    shown = next(row for row in table.rows if not row.baseline)
-    assert {shots: cell.mean for shots, cell in shown.cells.items()} == pytest.approx(wanted)
-    assert all(cell.low < cell.mean < cell.high for cell in shown.cells.values())
+    means = {shots: np.mean([f1(rows) for _, rows in own.groupby("cell")]) for shots, own in frame.groupby("shots")}
+    score_row = next(row for row in table.rows if not row.baseline)
+    assert {shots: cell.mean for shots, cell in score_row.cells.items()} == pytest.approx(means)
+    assert all(cell.low < cell.mean < cell.high for cell in score_row.cells.values())
     assert not view_run(run).of_samples
     assert view_run(run, "lenient").of_samples
-    (told,) = run.compare().to_dict("records")
-    assert told["difference"] == pytest.approx(wanted[3] - wanted[1])
-    assert told["pairs"] == 80
+    (comparison,) = run.compare().to_dict("records")
+    assert comparison["difference"] == pytest.approx(means[3] - means[1])
+    assert comparison["pairs"] == 80
 
 
 def test_the_vote_of_the_demonstrations_is_judged_over_the_run_too(ran: Path) -> None:
@@ -72,13 +72,13 @@ def test_an_empty_output_is_an_output(tmp_path: Path) -> None:
 
 
 def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
-    told = ran / "run.json"
-    told.write_text(told.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
+    run_file = ran / "run.json"
+    run_file.write_text(run_file.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
     with pytest.raises(StoreError, match=r"the score 'f1' is computed over the whole run, and its code is needed"):
         load_run(ran).samples()
 
 
-SAID = """
+ANSWERS = """
 from dataclasses import dataclass
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Said:
 
 
 def test_a_baseline_is_judged_by_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "said.py").write_text(SAID)
+    (tmp_path / "said.py").write_text(ANSWERS)
     monkeypatch.chdir(tmp_path)
     config: dict[str, Any] = {
         "name": "t",
@@ -105,9 +105,9 @@ def test_a_baseline_is_judged_by_what_it_says(tmp_path: Path, monkeypatch: pytes
         "seeds": [0, 1],
     }
     frame = icl.run({**config, "metrics": ["lenient", "said.py:Said"]}, runs=tmp_path, quiet=True).samples()
-    shown = frame[frame["shots"] == 3]
-    assert shown["vote:Said"].tolist() == shown["Said"].tolist()  # the fake says what the vote says
-    assert shown["last_copy:Said"].tolist() == [float(demos[-1][2] == "yes") for demos in shown["demos"]]
+    with_demos = frame[frame["shots"] == 3]
+    assert with_demos["vote:Said"].tolist() == with_demos["Said"].tolist()  # the fake says what the vote says
+    assert with_demos["last_copy:Said"].tolist() == [float(demos[-1][2] == "yes") for demos in with_demos["demos"]]
     assert frame[frame["shots"] == 0]["vote:Said"].isna().all()
 
 

@@ -10,11 +10,11 @@ from icl.errors import ConfigError, StoreError
 
 
 def test_a_view_reads_axes_scores_and_reference_from_the_run(written):
-    seen = view_run(written(queries=3))
-    assert seen.row_axes == ("retriever", "decoding")
-    assert (seen.metric, seen.to, seen.correct) == ("lenient", {"decoding": "greedy"}, "holm")
-    assert (seen.metrics, seen.baselines) == (("lenient", "strict"), ("vote",))
-    assert seen.fixed["model"] == "tiny"
+    view = view_run(written(queries=3))
+    assert view.row_axes == ("retriever", "decoding")
+    assert (view.metric, view.to, view.correct) == ("lenient", {"decoding": "greedy"}, "holm")
+    assert (view.metrics, view.baselines) == (("lenient", "strict"), ("vote",))
+    assert view.fixed["model"] == "tiny"
 
 
 def test_controls_are_known_by_what_they_wrap(written):
@@ -34,8 +34,8 @@ def test_a_control_of_other_parameters_or_another_sampler_is_not_its_own(written
 
 
 def test_another_metric_or_reference_can_be_asked_for(written):
-    seen = view_run(written(queries=3), metric="strict", to={"shots": "0"})
-    assert (seen.metric, seen.to) == ("strict", {"shots": 0})
+    view = view_run(written(queries=3), metric="strict", to={"shots": "0"})
+    assert (view.metric, view.to) == ("strict", {"shots": 0})
 
 
 def test_unknown_words_are_sentences(written):
@@ -48,8 +48,8 @@ def test_unknown_words_are_sentences(written):
 
 def test_without_a_word_in_the_config_greedy_is_the_reference(written):
     run = written(queries=3)
-    told = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps({**told, "config": {}}))
+    info = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**info, "config": {}}))
     assert view_run(run).to == {"decoding": "greedy"}
 
 
@@ -61,31 +61,31 @@ def test_a_run_without_samples_is_a_sentence(written):
 def test_a_run_that_was_stopped_says_so(written):
     run = written(queries=3)
     assert view_run(run).unfinished == ""
-    told = json.loads((run.path / "run.json").read_text())
-    told["sessions"][-1]["state"] = "interrupted"
-    (run.path / "run.json").write_text(json.dumps(told))
+    info = json.loads((run.path / "run.json").read_text())
+    info["sessions"][-1]["state"] = "interrupted"
+    (run.path / "run.json").write_text(json.dumps(info))
     assert view_run(run).unfinished.startswith("The run is not finished (interrupted)")
 
 
 def test_failed_samples_are_counted(written):
-    seen = view_run(written(queries=3, failing={"shapes-0001": "image broken.png cannot be read"}))
-    assert seen.failed == 2 * (3 + 2 * 2 * 3)
+    view = view_run(written(queries=3, failing={"shapes-0001": "image broken.png cannot be read"}))
+    assert view.failed == 2 * (3 + 2 * 2 * 3)
 
 
 def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_good(written):
-    seen = view_run(written(queries=3))
-    assert (seen.better, seen.measure) == ("higher", "lenient accuracy")
+    view = view_run(written(queries=3))
+    assert (view.better, view.measure) == ("higher", "lenient accuracy")
     for name, better, measure in (
         ("chair_s", "lower", "chair_s (lower is better)"),
         ("yes_ratio", "neither", "yes_ratio"),
     ):
         run = written(name=name, queries=3)
-        told = (run.path / "run.json").read_text().replace('"lenient"', f'"{name}"')
-        (run.path / "run.json").write_text(told)
+        info = (run.path / "run.json").read_text().replace('"lenient"', f'"{name}"')
+        (run.path / "run.json").write_text(info)
         for path in run.path.rglob("*.jsonl"):
             path.write_text(path.read_text().replace('"lenient"', f'"{name}"'))
-        seen = view_run(run)
-        assert (seen.better, seen.measure) == (better, measure)
+        view = view_run(run)
+        assert (view.better, view.measure) == (better, measure)
 
 
 def test_a_reference_that_an_axis_of_one_value_is_by_its_parameters(mapping, tmp_path):

@@ -11,9 +11,15 @@ from experiments.store.equivalent_cells import equivalence_digest
 def cell(**changed):
     """A cell.json as it was written."""
     arm = {"strategy": {"name": "vcd", "alpha": 1}, "sampler": {"name": "greedy"}}
-    told = {"seed": 0, "task": {"name": "shapes"}, "model_digest": "m", "shots": 2, "retriever": {"name": "random"}}
-    told |= {"order": {"name": "reversed"}, "decoding": arm, "answer_mode": "generate", "max_new_tokens": 16}
-    return told | changed
+    cell = {
+        "seed": 0,
+        "task": {"name": "shapes"},
+        "model_digest": "m",
+        "shots": 2,
+        "retriever": {"name": "random"},
+    }
+    cell |= {"order": {"name": "reversed"}, "decoding": arm, "answer_mode": "generate", "max_new_tokens": 16}
+    return cell | changed
 
 
 def arm(strategy, sampler="greedy", **more):
@@ -104,8 +110,8 @@ def test_a_run_tells_its_controls_under_greedy_decoding(tmp_path, mapping, capsy
 
     arms = ["greedy", "vcd", {"name": "mask_only", "of": "vcd"}, {"name": "temperature_matched", "of": "vcd"}]
     config = mapping(name="x", model={"name": "hf", "path": "tiny"}, grid={"shots": [1], "decoding": arms})
-    found = run(config, runs=tmp_path, quiet=True)
-    assert found.samples().groupby("decoding")["decided_by"].first().nunique() == 2
+    made = run(config, runs=tmp_path, quiet=True)
+    assert made.samples().groupby("decoding")["decided_by"].first().nunique() == 2
     assert main(["compare", str(tmp_path / "x"), "--to", "decoding=greedy"]) == 0
     out = capsys.readouterr().out
     assert out.count("same by construction") == 3  # two rows, and a line that says what it means

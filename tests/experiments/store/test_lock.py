@@ -18,14 +18,14 @@ with write_lock(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_second_process_is_told_who_holds_the_run_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_the_run_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "in\n"
-    told = rf"is being run by process {holder.pid} on .* since .* Wait for it, or use another name\."
-    with pytest.raises(StoreError, match=told), write_lock(tmp_path):
+    message = rf"is being run by process {holder.pid} on .* since .* Wait for it, or use another name\."
+    with pytest.raises(StoreError, match=message), write_lock(tmp_path):
         pass
     holder.kill()
     holder.wait()
@@ -33,7 +33,7 @@ def test_a_second_process_is_told_who_holds_the_run_and_a_killed_one_holds_nothi
         assert json.loads((tmp_path / ".holder.json").read_text())["process"] == os.getpid()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made: "), write_lock(tmp_path / "file" / "run"):
         pass

@@ -38,8 +38,8 @@ def test_a_sample_is_on_disk_when_append_returns(tmp_path: Path) -> None:
 def test_a_line_keeps_everything_that_is_not_empty(tmp_path: Path) -> None:
     one = sample("q1", scores={"strict": 0.0}, demos=(("d", 0.5, "x"),), gold=("é",), trace={"p": (0.1,)})
     write(Store(tmp_path), one)
-    (told,) = Store(tmp_path).samples("c")
-    assert told == {
+    (line,) = Store(tmp_path).samples("c")
+    assert line == {
         "cell": "c",
         "query": "q1",
         "seed": 0,
@@ -72,7 +72,7 @@ def test_a_query_counts_once_and_success_counts_over_failure(tmp_path: Path) -> 
     assert {line["query"]: line["output"] for line in store.samples("c")} == {"q1": "a", "q2": "a"}
 
 
-def test_a_failed_sample_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_failed_sample_has_its_reason(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, sample("q1", failed="broken", output=""))
     assert store.finished_and_failed("c") == (set(), {"q1": "broken"})
@@ -125,7 +125,7 @@ def test_a_line_of_another_cell_counts_for_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "kept"),
+    ("left", "count"),
     [
         (b"", 0),  # an empty file
         (b'{"cell": "c", "que', 0),  # the first line is the half one
@@ -135,13 +135,13 @@ def test_a_line_of_another_cell_counts_for_nothing(tmp_path: Path) -> None:
         (b'{"cell": "c", "query": "q8", "seed": 0}\n\n{"ce', 1),
     ],
 )
-def test_what_a_cut_left_is_gone_when_the_next_sample_is_written(tmp_path: Path, left: bytes, kept: int) -> None:
+def test_what_a_cut_left_is_gone_when_the_next_sample_is_written(tmp_path: Path, left: bytes, count: int) -> None:
     store = Store(tmp_path)
     lines(store).parent.mkdir(parents=True)
     lines(store).write_bytes(left)
-    assert len(list(store.samples("c"))) == kept
+    assert len(list(store.samples("c"))) == count
     write(store, sample("q1"))
-    assert len(list(store.samples("c"))) == kept + 1
+    assert len(list(store.samples("c"))) == count + 1
     assert all(json.loads(line) for line in lines(store).read_text().splitlines() if line)
     assert lines(store).read_bytes().endswith(serialize_sample(sample("q1")))
 
@@ -170,7 +170,7 @@ def test_half_of_a_surrogate_pair_in_an_answer_loses_no_sample(tmp_path: Path) -
     assert [line["output"] for line in store.samples("c")] == ["a?b"]
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     store = Store(tmp_path)
     lines(store).mkdir(parents=True)
     with pytest.raises(StoreError, match=r"0\.jsonl cannot be read: Is a directory\."):
@@ -186,7 +186,7 @@ def test_more_cells_than_open_files_are_written(tmp_path: Path) -> None:
     assert all(len(store.finished_and_failed(f"c{i}")[0]) == 2 for i in range(200))
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full")
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
         write(store, sample("q1"))
 
 
-def test_a_damaged_run_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_run_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(StoreError, match=r"run.json is damaged .* Remove it to start this part again."):
         Store(tmp_path).read_run()
@@ -249,7 +249,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_line_that_somebody_damaged_is_passed_over_told_of_and_computed_anew(
+def test_a_damaged_line_is_skipped_reported_and_computed_again(
     mapping: Any, tmp_path: Path, damage: str, capsys: Any
 ) -> None:
     config = mapping(grid={"shots": [0, 2]})
@@ -261,8 +261,8 @@ def test_a_line_that_somebody_damaged_is_passed_over_told_of_and_computed_anew(
     view_run(load_run(tmp_path / "t"))  # reads as if it were not there
     assert len(load_run(tmp_path / "t").samples()) == len(before) - 1
     again = run(config, runs=tmp_path)
-    told = capsys.readouterr().err.replace("\n", "")
-    assert f"line 3 of {path} is not a complete sample of its cell" in told
+    err = capsys.readouterr().err.replace("\n", "")
+    assert f"line 3 of {path} is not a complete sample of its cell" in err
     keys = ["cell", "seed", "query"]
     pd.testing.assert_frame_equal(
         *(
