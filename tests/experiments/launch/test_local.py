@@ -2,7 +2,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_com
 ) -> None:
     whole, _ = go("whole")
     words = ("run", "grid.yaml", "--runs", "killed", "launcher.workers=2")
-    process = icl_process(*words, slow=0.02)
+    process = icl_process(*words, slow=0.05)
     folder = tmp_path / "killed" / "t"
     until(lambda: lines(folder) >= 20)
     launch = Launch.read(folder)
@@ -135,20 +136,19 @@ def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_com
 def test_workers_end_with_their_parent_process_and_the_run_stays_locked_until_then(
     go: Go, tmp_path: Path, icl_process: Callable[..., Any]
 ) -> None:
-    process = icl_process("run", "grid.yaml", "--runs", "orphans", "launcher.workers=2", slow=0.02)
+    process = icl_process("run", "grid.yaml", "--runs", "orphans", "launcher.workers=2", slow=0.05)
     folder = tmp_path / "orphans" / "t"
     until(lambda: lines(folder) >= 10)
-    with pytest.raises(StoreError, match=rf"is being run by process {process.pid} on "):
-        go("orphans")
     launch = Launch.read(folder)
     assert launch is not None
     workers = worker_processes(launch)
-    process.kill()
-    process.wait()
-    with pytest.raises(
-        StoreError, match=r"is being run by \d workers? of launcher=local since .* or use another name\."
-    ):
-        go("orphans")
+    with stopped(workers):  # so that none ends before the run is refused
+        with pytest.raises(StoreError, match=rf"is being run by process {process.pid} on "):
+            go("orphans")
+        process.kill()
+        process.wait()
+        with pytest.raises(StoreError, match=r"by 2 workers of launcher=local since .* or use another name\."):
+            go("orphans")
     until(lambda: not any(map(process_exists, workers)))
     done, _ = go("orphans")
     assert done.missing == 0
@@ -159,7 +159,7 @@ def test_workers_end_with_their_parent_process_and_the_run_stays_locked_until_th
 def test_ctrl_c_ends_the_workers_and_keeps_what_they_finished(
     go: Go, tmp_path: Path, icl_process: Callable[..., Any]
 ) -> None:
-    process = icl_process("run", "grid.yaml", "--runs", "stopped", "launcher.workers=2", slow=0.02)
+    process = icl_process("run", "grid.yaml", "--runs", "stopped", "launcher.workers=2", slow=0.05)
     folder = tmp_path / "stopped" / "t"
     until(lambda: lines(folder) >= 10)
     launch = Launch.read(folder)
@@ -275,6 +275,17 @@ def worker_processes(launch: Launch) -> list[int]:
     """Waits until all workers have started, and returns their process ids."""
     until(lambda: all(map(launch.state, launch.workers)))
     return [launch.state(worker)["process"] for worker in launch.workers]
+
+
+@contextmanager
+def stopped(processes: list[int]) -> Iterator[None]:
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def process_exists(process: int) -> bool:

@@ -39,7 +39,7 @@ def test_a_run_of_one_process_is_watched_to_its_end(tmp_path: Path, icl_process:
 
 
 def test_live_workers_are_counted(tmp_path: Path, icl_process: Go) -> None:
-    running = icl_process("run", "grid.yaml", "launcher.workers=2", slow=0.03)
+    running = icl_process("run", "grid.yaml", "launcher.workers=2", slow=0.06)
     folder = tmp_path / "runs" / "t"
     until(lambda: lines(folder) >= 10)
     launch = Launch.read(folder)
