@@ -78,14 +78,14 @@ def test_an_old_python_is_refused_before_anything_is_created(tmp_path: Path, pyt
 def test_ctrl_c_stops_pip_too(tmp_path: Path, python) -> None:
     command = ["sh", str(SCRIPT), "env", str(python(sleep=60)), "offline"]
     # A job in the background is started with the signal ignored, and so would be all that the tests start.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    restore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
         process_group=0,
-        preexec_fn=heard,  # noqa: PLW1509
+        preexec_fn=restore_sigint,  # noqa: PLW1509
     )
     while not (tmp_path / "env" / "install.log").is_file():
         time.sleep(0.05)

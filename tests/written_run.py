@@ -190,7 +190,7 @@ def _image(folder: Path, color: str) -> str:
 
 def _sessions() -> list[dict[str, Any]]:
     counters = {"images_encoded": 3140, "images_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
-    spared = {"prefills_saved": 40, "prompt_tokens_saved": 12_000, "tokens": 300, "tokens_saved": 90}
-    work = {"eager": 20, "lazy": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **spared}
+    savings = {"prefills_saved": 40, "prompt_tokens_saved": 12_000, "tokens": 300, "tokens_saved": 90}
+    work = {"eager": 20, "lazy": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **savings}
     arms = {"counters": counters, "arms": {"vcd": work}}
     return [{"start": "2026-01-02T03:04:05", "end": "2026-01-02T03:06:15", **arms}]

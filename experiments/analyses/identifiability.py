@@ -34,14 +34,17 @@ def analyze(view: "RunView") -> "DataFrame":
     require_sample_metric(view)
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
-        rows = [row for row in to_records(samples[samples[view.metric].notna()]) if _settled(row) is not None]
+        rows = [row for row in to_records(samples[samples[view.metric].notna()]) if _is_identifiable(row) is not None]
         if not rows:
             continue
         line: dict[str, Any] = {
             **setting,
-            **interval_columns([bool(_settled(row)) for row in rows], unit_labels(rows), FACT),
+            **interval_columns([bool(_is_identifiable(row)) for row in rows], unit_labels(rows), FACT),
         }
-        for name, own in (("where", [r for r in rows if _settled(r)]), ("else", [r for r in rows if not _settled(r)])):
+        for name, own in (
+            ("where", [r for r in rows if _is_identifiable(r)]),
+            ("else", [r for r in rows if not _is_identifiable(r)]),
+        ):
             intervals = interval_columns([row[view.metric] for row in own], unit_labels(own), name)
             line |= {name: intervals[name], f"{name}_low": intervals["low"], f"{name}_high": intervals["high"]}
         table_rows.append({**line, "n": len(rows)})
@@ -53,6 +56,6 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, f"Scores by whether the demonstrations determine the answer ({view.measure})")
 
 
-def _settled(row: Mapping[str, Any]) -> bool | None:
+def _is_identifiable(row: Mapping[str, Any]) -> bool | None:
     meta = row.get("meta")
     return meta.get(FACT) if isinstance(meta, Mapping) else None

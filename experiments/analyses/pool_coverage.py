@@ -122,8 +122,10 @@ def _tasks(view: "RunView") -> "dict[str, Task]":
 
 def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
     names = [name for name, *_ in demos_of(row)]
-    if lost := next((name for name in names if name not in pool.by_id), None):
-        raise DataError(f"query '{row['query']}' was shown '{lost}', which its pool does not have: the data changed.")
+    if unknown := next((name for name in names if name not in pool.by_id), None):
+        raise DataError(
+            f"query '{row['query']}' was shown '{unknown}', which its pool does not have: the data changed."
+        )
     return [pool.by_id[name] for name in names]
 
 

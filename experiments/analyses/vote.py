@@ -50,8 +50,12 @@ def analyze(view: "RunView") -> "DataFrame":
             "beyond": result.difference,
         }
         tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
-        judged = differ if view.of_samples else []  # a run-level metric has no scores of these samples alone
-        disagreement = {"differ": len(differ), "right": _mean(judged, view.metric), "vote_right": _mean(judged, "vote")}
+        judged_rows = differ if view.of_samples else []  # a run-level metric has no scores of these samples alone
+        disagreement = {
+            "differ": len(differ),
+            "right": _mean(judged_rows, view.metric),
+            "vote_right": _mean(judged_rows, "vote"),
+        }
         table_rows.append(
             {
                 **setting,

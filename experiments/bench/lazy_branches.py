@@ -63,7 +63,7 @@ def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = 
     again = _run(model, prompts, arm=method, new=new, lazy_branches="always", counters=counted)
     work = {name: value - before[name] for name, value in model.counters().items()}
     contrasts = work["prompt_tokens"] - sum(map(model.count_tokens, prompts))
-    lent = work["lent_tokens"] / max(1, contrasts)
+    reused = work["lent_tokens"] / max(1, contrasts)
     _run(model, prompts, arm=method, new=new, lazy_branches="auto", counters=chose)
     opened = _arm(counted).contrasts - _arm(counted).prefills_saved
     tokens = sum(answer.usage.new_tokens for answer in answers) / len(answers)
@@ -77,7 +77,7 @@ def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = 
             "equal",
         ),
         (f"the same: answers equal to the eager ones ({tokens:.1f} tokens)", f"{same} of {QUERIES}", f"{QUERIES}"),
-        ("the same: share of the contrasts' prompt tokens that reuse the reference's KV cache", f"{lent:.2f}", ""),
+        ("the same: share of the contrasts' prompt tokens that reuse the reference's KV cache", f"{reused:.2f}", ""),
         ("the same: time of lazy over eager", late, "<= 0.80" if small else ""),
         (f"the same: time of the automatic choice ({way}) over eager", chosen, "<= 1.03"),
     ]

@@ -185,12 +185,12 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
         _forget(warm)
         llm.chat(conversations, SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
 
-    def beginning() -> None:
+    def start_only() -> None:
         run(load_config(_file(f"run-{next(numbers)}", path, 1)), folder)
 
-    mine, theirs, begun = _in_turn([ours, by_hand, beginning], 5)
+    mine, theirs, starts = _in_turn([ours, by_hand, start_only], 5)
     yield f"icl run against LLM.chat by hand, {what}: samples a second", _faster(theirs, mine), ">= .95"
-    samples = median(round_ratios(begun, mine)) * queries
+    samples = median(round_ratios(starts, mine)) * queries
     yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
     planned = make_plan(expand(load_config(_file("planned", path, queries)))).cached_fraction
     yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {planned:.3f}", "equal"

@@ -177,11 +177,11 @@ def count_transitions(
         return None
     sign = -1 if better == "lower" else 1
     difference = sign * pairs.differences
-    lost, won, same = int((difference < 0).sum()), int((difference > 0).sum()), int((difference == 0).sum())
+    worse, improved, equal = int((difference < 0).sum()), int((difference > 0).sum()), int((difference == 0).sum())
     if not (is_binary(pairs.reference) and is_binary(pairs.arm)):
-        return Transitions(same, lost, won, 0, graded=True)
+        return Transitions(equal, worse, improved, 0, graded=True)
     right = int(((pairs.arm == (0 if better == "lower" else 1)) & (difference == 0)).sum())
-    return Transitions(right, lost, won, same - right)
+    return Transitions(right, worse, improved, equal - right)
 
 
 @dataclass(frozen=True)

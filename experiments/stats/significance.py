@@ -43,8 +43,8 @@ def exact_sign_flip_p(differences: ArrayLike, clusters: ArrayLike | None = None)
     whole = np.round(sums).astype(np.int64)
     observed = abs(int(whole.sum()))
     null = _null_distribution(np.abs(whole))
-    reach = (len(null) - 1) // 2
-    p = float(null[np.abs(np.arange(-reach, reach + 1)) >= observed].sum())
+    largest_sum = (len(null) - 1) // 2
+    p = float(null[np.abs(np.arange(-largest_sum, largest_sum + 1)) >= observed].sum())
     return min(1.0, p)
 
 

@@ -119,7 +119,7 @@ def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison
         tried: Its comparisons: the first with the reference, the rest with its controls.
         alone: The comparisons of controls with the reference. The verdict names controls of the strategy that beat it.
     """
-    judgment = _judged(tried)
+    judgment = _judge_controls(tried)
     if tried[0].better == "neither":
         return judgment
     checks = tried[1:]
@@ -135,26 +135,26 @@ def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison
     return replace(judgment, words=words)
 
 
-def _judged(tried: Sequence[ArmComparison]) -> StrategyVerdict:
+def _judge_controls(tried: Sequence[ArmComparison]) -> StrategyVerdict:
     against, *checks = tried
     family = max(t.family for t in tried)
     if against.better == "neither":
         return StrategyVerdict(against.verdict, "none: the score has no good direction", family)
-    lost = [t for t in checks if t.verdict != "better"]
+    unbeaten = [t for t in checks if t.verdict != "better"]
     beats = against.verdict == "better"
     reference = _stands(against)
     if not checks:
         words = f"{reference}; no control was run"
         return StrategyVerdict("open" if beats else against.verdict, words, family)
-    if not lost:
+    if not unbeaten:
         of_them = "its one control" if len(checks) == 1 else f"all its {len(checks)} controls"
         words = f"yes: beats {against.against} and {of_them}" if beats else f"no: beats {of_them}, but {reference}"
         return StrategyVerdict(against.verdict, words, family)
-    beaten = len(checks) - len(lost)
+    beaten = len(checks) - len(unbeaten)
     if len(checks) == 1:
-        missed = f"does not beat {_named(lost)}, its one control"
+        missed = f"does not beat {_named(unbeaten)}, its one control"
     elif beaten:
-        missed = f"does not beat {_named(lost)} ({beaten} of {len(checks)} beaten)"
+        missed = f"does not beat {_named(unbeaten)} ({beaten} of {len(checks)} beaten)"
     else:
         missed = f"beats none of its {len(checks)} controls"
     return StrategyVerdict("open" if beats else against.verdict, f"no: {reference}; {missed}", family)

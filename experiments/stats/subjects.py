@@ -36,15 +36,15 @@ def split_by_subject(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[t
     """(subject in words, samples) of each task and setting of the other axes, with the 0-shot arms that it shares."""
     keys = list(settings) or ["task"]
     arms = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
-    settled = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
-    for values in settled:
+    subjects = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
+    for values in subjects:
         named = dict(zip(keys, values, strict=True))
         rows = [i for arm, own in arms if matches_setting(arm, named) for i in own.index]
         # "none" marks an axis that cannot matter at 0 shots, and is also a setting (no reranker, no transform)
         own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in arms)
         if own_shots or not any(
             matches_setting({**named, "shots": 0}, dict(zip(keys, other, strict=True)))
-            for other in settled
+            for other in subjects
             if other != values
         ):
             yield describe_arm(named) or ", ".join(f"{key} none" for key in keys), frame.loc[rows]

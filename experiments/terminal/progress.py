@@ -138,10 +138,10 @@ class SilentProgress:
         It does not count cells: all arms of a query are decoded together, so cells finish together and late.
         """
         rate = self.rate
-        pace = f"{rate:,.{0 if rate >= 10 else 1}f} samples/s   {self.left} left" if rate > 0 else self._begun()
+        pace = f"{rate:,.{0 if rate >= 10 else 1}f} samples/s   {self.left} left" if rate > 0 else self._phase_text()
         return "   ".join(filter(None, (f"{self.done:,}/{self.samples:,} samples", pace, self.suffix)))
 
-    def _begun(self) -> str:
+    def _phase_text(self) -> str:
         lasted = time.monotonic() - self.since
         return self.what if lasted < LONG_PHASE_SECONDS else f"{self.what}, for {format_duration(lasted)}"
 
@@ -183,9 +183,9 @@ class LineProgress(SilentProgress):
         self._beat()
 
     def set_phase(self, what: str, reset_rate: bool = False) -> None:
-        begun = what != self.what and (reset_rate or not self.marks)
+        is_new_phase = what != self.what and (reset_rate or not self.marks)
         super().set_phase(what, reset_rate)
-        if begun:
+        if is_new_phase:
             self.last_line = time.monotonic()
             self._print(f"running      {self.describe()}")
 

@@ -19,7 +19,7 @@ from experiments.tiny.lessons import (
     describe,
     operator,
 )
-from experiments.tiny.questions import pick
+from experiments.tiny.questions import choose
 
 SHARES = {
     "bind": 5.2,
@@ -64,7 +64,7 @@ def draw_batch(rng: Rng, index: PoolIndex, lesson: str, early: bool = False) -> 
     if lesson == "bind":
         kind, ways = draw_binding(rng, early)
         hint = rng.random() < 0.5
-        labels = NAMES if rng.random() < 0.82 else pick(rng, OTHER_LABELS)
+        labels = NAMES if rng.random() < 0.82 else choose(rng, OTHER_LABELS)
         make = lambda: bind(rng, index, ways, turns, kind, hint, labels=labels)  # noqa: E731
     elif lesson == "ask":
         make = lambda: ask(rng, index, turns)  # noqa: E731

@@ -114,7 +114,7 @@ def train(  # noqa: PLR0917
     both = nn.ModuleList([model, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     first = state.load_run(running, both, [optimizer], rng)
-    begun = time.time()
+    start = time.time()
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + float(np.cos(np.pi * step / steps))))
@@ -137,7 +137,7 @@ def train(  # noqa: PLR0917
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 200 == 0:
-            left = (time.time() - begun) / (step + 1 - first) * (steps - step - 1)
+            left = (time.time() - start) / (step + 1 - first) * (steps - step - 1)
             print(f"encoder step {step + 1}/{steps} loss {loss.item():.3f} {left / 60:.1f} min left", flush=True)
             state.save_run(running, both, [optimizer], rng, step + 1)
     save(model.eval(), out)

@@ -57,7 +57,7 @@ def train_together(  # noqa: PLR0917
     both = nn.ModuleDict({"tower": tower, "decoder": decoder}).train()
     optimizer = torch.optim.AdamW(both.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     first = state.load_run(running, both, [optimizer], rng)
-    begun, losses = time.time(), []
+    start, losses = time.time(), []
     for step in range(first, steps):
         if step == stop_after:
             return
@@ -77,7 +77,7 @@ def train_together(  # noqa: PLR0917
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            left = (time.time() - begun) / (step + 1 - first) * (steps - step - 1) / 60
+            left = (time.time() - start) / (step + 1 - first) * (steps - step - 1) / 60
             print(
                 f"joint seed {seed} step {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {left:.1f} min left",
                 flush=True,

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import TokenTurn
-from experiments.tiny.questions import NUMBERS, QUESTIONS, YES_NO, caption, pick
+from experiments.tiny.questions import NUMBERS, QUESTIONS, YES_NO, caption, choose
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
 from icl.tasks.generated.world import COLORS, SHAPES, TRAINING_CONCEPTS, Concept
@@ -54,7 +54,7 @@ def bind(  # noqa: PLR0917
     if kind in ("pair", "near"):
         allowed = list(concepts)
         if kind == "near":
-            color, shape = pick(rng, allowed)
+            color, shape = choose(rng, allowed)
             allowed = [p for p in allowed if p[0] == color or p[1] == shape]
         ways = min(ways, len(allowed))
         pools = [index.pair[allowed[i]] for i in rng.permutation(len(allowed))[:ways]]
@@ -73,19 +73,19 @@ def bind(  # noqa: PLR0917
             mostly = rng.random() * 0.4 + 0.6
             order = [order[-1] if rng.random() < mostly else way for way in order]
     templates = w.HINTED_BINDING_QUESTIONS if hint and kind in w.ATTRIBUTE_WORDS else w.BINDING_QUESTIONS
-    question = encode(pick(rng, templates).format(attribute=w.ATTRIBUTE_WORDS.get(kind, "")))
+    question = encode(choose(rng, templates).format(attribute=w.ATTRIBUTE_WORDS.get(kind, "")))
     earlier_ways: set[int] = set()
     out = []
     for way in order:
-        out.append(TokenTurn(int(pick(rng, pools[way])), question, names[way], way in earlier_ways, True, names))
+        out.append(TokenTurn(int(choose(rng, pools[way])), question, names[way], way in earlier_ways, True, names))
         earlier_ways.add(way)
     return out
 
 
 def attribute(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list[TokenTurn]:
     """One question whose attribute follows from the demonstrations."""
-    name = name or pick(rng, w.ATTRIBUTES)
-    question, options = encode(pick(rng, w.ATTRIBUTE_QUESTIONS)), tuple(encode(v) for v in w.VALUES[name])
+    name = name or choose(rng, w.ATTRIBUTES)
+    question, options = encode(choose(rng, w.ATTRIBUTE_QUESTIONS)), tuple(encode(v) for v in w.VALUES[name])
     kind = "single"
     if name != "size" and rng.random() < 0.15:
         kind = "count"
@@ -95,9 +95,9 @@ def attribute(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -
 
 def operator(rng: Rng, index: PoolIndex, turns: int, names_operator: bool = False) -> list[TokenTurn]:
     """An image "a ? b" and one question; the operator follows from the demonstrations or from the question."""
-    name = pick(rng, w.OPERATORS)
+    name = choose(rng, w.OPERATORS)
     question = encode(
-        pick(rng, w.NAMED_OPERATOR_QUESTIONS if names_operator else w.OPERATOR_QUESTIONS).format(operator=name)
+        choose(rng, w.NAMED_OPERATOR_QUESTIONS if names_operator else w.OPERATOR_QUESTIONS).format(operator=name)
     )
     images = rng.choice(index.kind["ordered"], turns).tolist()
     return [
@@ -113,10 +113,10 @@ def bare(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
     for j in range(turns):
         image = int(rng.choice(index.kind["scene"]))
         at, words = (0, tuple(COLORS)) if rng.random() < 0.5 else (1, SHAPES)
-        word = str(pick(rng, index.groups[image])[at]) if rng.random() < 0.6 else pick(rng, words)
+        word = str(choose(rng, index.groups[image])[at]) if rng.random() < 0.6 else choose(rng, words)
         n = index.fact(image, f"n_{word}")
         answer = NUMBERS[n] if counts else YES_NO[n == 0]
-        out.append(TokenTurn(image, encode(pick(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
+        out.append(TokenTurn(image, encode(choose(rng, w.BARE_QUESTIONS).format(word=word)), answer, j > 0))
     return out
 
 
@@ -127,24 +127,24 @@ def ask(rng: Rng, index: PoolIndex, turns: int, name: str | None = None) -> list
     name = name or names[int(rng.choice(len(names), p=shares / shares.sum()))]
     plain = [n for n in names if n.startswith("plain")]
     out = []
-    same_concept = index.pair[pick(rng, TRAINING_CONCEPTS)] if rng.random() < 0.25 else None
+    same_concept = index.pair[choose(rng, TRAINING_CONCEPTS)] if rng.random() < 0.25 else None
     for _ in range(turns):
         if mixed:
             name = (
-                pick(rng, plain)
+                choose(rng, plain)
                 if name.startswith("plain")
                 else names[int(rng.choice(len(names), p=shares / shares.sum()))]
             )
         kinds, make = QUESTIONS[name][1:]
         near = same_concept if name.startswith("plain") else None
-        out.append(make(rng, index, int(rng.choice(index.kind[pick(rng, kinds)] if near is None else near))))
+        out.append(make(rng, index, int(rng.choice(index.kind[choose(rng, kinds)] if near is None else near))))
     return out
 
 
 def describe(rng: Rng, index: PoolIndex, turns: int) -> list[TokenTurn]:
     """Captions of scenes, sometimes of images of one concept."""
     kind = "scene" if rng.random() < 0.9 else "count"
-    question = pick(rng, w.CAPTION_QUESTIONS)
+    question = choose(rng, w.CAPTION_QUESTIONS)
     return [
         TokenTurn(p, encode(question), caption(rng, index, p).answer)
         for p in rng.choice(index.kind[kind], turns).tolist()
@@ -155,7 +155,7 @@ def copy(rng: Rng, turns: int) -> list[TokenTurn]:
     """A made-up word that means another one, without images; it counts once it was explained."""
     keys = int(rng.integers(2, 7))
     chosen = rng.permutation(len(NAMES))[: 2 * keys].tolist()
-    tail, explained_keys, out = encode(pick(rng, ("?", "means?", "goes to?"))), set(), []
+    tail, explained_keys, out = encode(choose(rng, ("?", "means?", "goes to?"))), set(), []
     for key in rng.integers(0, keys, turns).tolist():
         out.append(TokenTurn(-1, NAMES[chosen[2 * key]] + tail, NAMES[chosen[2 * key + 1]], key in explained_keys))
         explained_keys.add(key)

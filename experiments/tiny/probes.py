@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from experiments.tiny.index import PoolIndex
 from experiments.tiny.layout import PromptLayout, TokenTurn
 from experiments.tiny.lessons import NAMES, Rng, ask, attribute, bare, bind, operator
-from experiments.tiny.questions import pick, turn
+from experiments.tiny.questions import choose, turn
 from experiments.tiny.vocabulary import encode
 from icl.tasks.generated import wording as w
 from icl.tasks.generated.world import CONCEPTS, HELD_OUT_CONCEPTS, Concept, companion, popularity
@@ -121,7 +121,7 @@ def existence(rng: Rng, index: PoolIndex, turns: int, sampling: str) -> list[Tok
                 + [(c, concepts[0][1]) for c, _ in concepts]
             )
         absent = [c for c in likely if c not in concepts] or [c for c in CONCEPTS if c not in concepts]
-        color, shape = pick(rng, concepts) if there else pick(rng, absent)
+        color, shape = choose(rng, concepts) if there else choose(rng, absent)
         question = w.EXISTENCE_QUESTIONS[0].format(noun=w.with_article(f"{color} {shape}"))
         out.append(turn(image, question, "yes" if there else "no", ("yes", "no")))
     return out
@@ -142,7 +142,7 @@ def support(  # noqa: PLR0917
         pool = [(int(p), way) for way, c in enumerate(concepts) for p in rng.permutation(index.pair[c])[:each]]
         way = int(rng.integers(ways))
         used = {p for p, _ in pool}
-        query = int(pick(rng, [int(p) for p in index.pair[concepts[way]] if int(p) not in used]))
+        query = int(choose(rng, [int(p) for p in index.pair[concepts[way]] if int(p) not in used]))
         chosen = rng.permutation(len(pool))[:shots].tolist()
         if nearest:
             likeness = unit[[p for p, _ in pool]] @ unit[query]

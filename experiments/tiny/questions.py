@@ -21,7 +21,7 @@ NUMBERS = tuple(encode(str(i)) for i in range(10))
 YES_NO = (encode("yes"), encode("no"))
 
 
-def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+def choose(rng: np.random.Generator, items: Sequence[T]) -> T:
     """One item, uniformly."""
     return items[int(rng.integers(len(items)))]
 
@@ -34,13 +34,13 @@ def turn(image: int, question: str, answer: str, options: Sequence[str] = ()) ->
 def plain_color(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The color of the one shape."""
     color, shape = index.concept(image)
-    return turn(image, pick(rng, w.PLAIN_COLOR_QUESTIONS).format(shape=shape), color, HUES)
+    return turn(image, choose(rng, w.PLAIN_COLOR_QUESTIONS).format(shape=shape), color, HUES)
 
 
 def plain_shape(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The shape of the one shape."""
     color, shape = index.concept(image)
-    return turn(image, pick(rng, w.PLAIN_SHAPE_QUESTIONS).format(color=color), shape, SHAPES)
+    return turn(image, choose(rng, w.PLAIN_SHAPE_QUESTIONS).format(color=color), shape, SHAPES)
 
 
 def plain_yes_no(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
@@ -48,12 +48,12 @@ def plain_yes_no(rng: np.random.Generator, index: PoolIndex, image: int) -> Toke
     color, shape = index.concept(image)
     there = rng.random() < 0.5
     if rng.random() < 0.6:
-        noun = (color if there else pick(rng, [c for c in HUES if c != color])) + " shape"
+        noun = (color if there else choose(rng, [c for c in HUES if c != color])) + " shape"
     else:
-        noun = shape if there else pick(rng, [s for s in SHAPES if s != shape])
+        noun = shape if there else choose(rng, [s for s in SHAPES if s != shape])
     asks = rng.random() < 0.5
     templates = w.PLAIN_YES_QUESTIONS if asks else w.PLAIN_NO_QUESTIONS
-    return turn(image, pick(rng, templates).format(noun=noun), "yes" if there == asks else "no", ("yes", "no"))
+    return turn(image, choose(rng, templates).format(noun=noun), "yes" if there == asks else "no", ("yes", "no"))
 
 
 def prop(name: str) -> Maker:
@@ -61,7 +61,7 @@ def prop(name: str) -> Maker:
 
     def make(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
         return turn(
-            image, pick(rng, w.PROPERTY_QUESTIONS[name]), w.VALUES[name][index.fact(image, name)], w.VALUES[name]
+            image, choose(rng, w.PROPERTY_QUESTIONS[name]), w.VALUES[name][index.fact(image, name)], w.VALUES[name]
         )
 
     return make
@@ -73,19 +73,19 @@ def number(by: str) -> Maker:
     def make(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
         groups, there = index.groups[image], rng.random() < 0.7
         if by == "all":
-            return turn(image, pick(rng, w.COUNT_ALL), str(index.fact(image, "count")))
+            return turn(image, choose(rng, w.COUNT_ALL), str(index.fact(image, "count")))
         if by == "color":
-            color = pick(rng, groups)[0] if there else pick(rng, HUES)
-            return turn(image, pick(rng, w.COUNT_BY_COLOR).format(color=color), str(index.fact(image, f"n_{color}")))
+            color = choose(rng, groups)[0] if there else choose(rng, HUES)
+            return turn(image, choose(rng, w.COUNT_BY_COLOR).format(color=color), str(index.fact(image, f"n_{color}")))
         if by == "shape":
-            shape = pick(rng, groups)[1] if there else pick(rng, SHAPES)
+            shape = choose(rng, groups)[1] if there else choose(rng, SHAPES)
             return turn(
                 image,
-                pick(rng, w.COUNT_BY_SHAPE).format(plural=w.plural(shape)),
+                choose(rng, w.COUNT_BY_SHAPE).format(plural=w.plural(shape)),
                 str(index.fact(image, f"n_{shape}")),
             )
-        color, shape = pick(rng, groups)[:2] if there else _absent(rng, index, image)
-        question = pick(rng, w.COUNT_BY_BOTH).format(color=color, plural=w.plural(shape))
+        color, shape = choose(rng, groups)[:2] if there else _absent(rng, index, image)
+        question = choose(rng, w.COUNT_BY_BOTH).format(color=color, plural=w.plural(shape))
         return turn(image, question, str(index.fact(image, f"n_{color}_{shape}")))
 
     return make
@@ -97,32 +97,34 @@ def _absent(rng: np.random.Generator, index: PoolIndex, image: int) -> tuple[str
     near = rng.random() < 0.5
     colors, shapes = {c for c, _ in concepts}, {s for _, s in concepts}
     fit = [p for p in TRAINING_CONCEPTS if p not in concepts and (not near or p[0] in colors or p[1] in shapes)]
-    return pick(rng, fit)
+    return choose(rng, fit)
 
 
 def existence(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """Whether a concept is in the scene: half yes; in half of the others its color or shape is present."""
     there = rng.random() < 0.5
-    color, shape = pick(rng, index.groups[image])[:2] if there else _absent(rng, index, image)
-    question = pick(rng, w.EXISTENCE_QUESTIONS).format(noun=w.with_article(f"{color} {shape}"))
+    color, shape = choose(rng, index.groups[image])[:2] if there else _absent(rng, index, image)
+    question = choose(rng, w.EXISTENCE_QUESTIONS).format(noun=w.with_article(f"{color} {shape}"))
     return turn(image, question, "yes" if there else "no", ("yes", "no"))
 
 
 def digit(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The left or the right digit."""
-    side = pick(rng, ("left", "right"))
-    return turn(image, pick(rng, w.DIGIT_QUESTIONS).format(side=side), str(index.fact(image, side)))
+    side = choose(rng, ("left", "right"))
+    return turn(image, choose(rng, w.DIGIT_QUESTIONS).format(side=side), str(index.fact(image, side)))
 
 
 def named_operator(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The result of an operator that the question names."""
-    name = pick(rng, w.OPERATORS)
-    return turn(image, pick(rng, w.NAMED_OPERATOR_QUESTIONS).format(operator=name), str(index.result(image, name)))
+    name = choose(rng, w.OPERATORS)
+    return turn(image, choose(rng, w.NAMED_OPERATOR_QUESTIONS).format(operator=name), str(index.result(image, name)))
 
 
 def caption(rng: np.random.Generator, index: PoolIndex, image: int) -> TokenTurn:
     """The caption of an image."""
-    return turn(image, pick(rng, w.CAPTION_QUESTIONS), w.caption([ShapeGroup(*group) for group in index.groups[image]]))
+    return turn(
+        image, choose(rng, w.CAPTION_QUESTIONS), w.caption([ShapeGroup(*group) for group in index.groups[image]])
+    )
 
 
 # Name -> (share, kinds of image, maker).

@@ -71,7 +71,7 @@ def train(  # noqa: PLR0917
     model = Decoder(DecoderShape(len(TOKENS)), fact_code(features, pool.facts))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     first = state.load_run(running, model, [optimizer], rng)
-    begun, losses = time.time(), {}  # type: ignore[var-annotated]
+    start, losses = time.time(), {}  # type: ignore[var-annotated]
     for step in range(first, steps):
         if step == stop_after:
             return model
@@ -88,7 +88,7 @@ def train(  # noqa: PLR0917
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
-            each = (time.time() - begun) / (step + 1 - first)
+            each = (time.time() - start) / (step + 1 - first)
             means = {k: " ".join(f"{m:.2f}" for m in np.mean(v[-40:], 0)) for k, v in losses.items()}
             left = each * (steps - step - 1) / 60
             print(f"seed {seed} step {step + 1}/{steps} {each:.3f} s each, {left:.1f} min left", means, flush=True)

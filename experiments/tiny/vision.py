@@ -101,7 +101,7 @@ def train(  # noqa: PLR0917
     pool, check = make_pool(1000 + seed, images), make_pool(10_001, checked)
     x, y = torch.from_numpy(pool.images), torch.from_numpy(pool.facts)
     scenes = np.flatnonzero(pool.facts[:, COLUMN["kind"]] == KINDS.index("scene"))
-    begun = time.time()
+    start = time.time()
     for step in range(first, steps):
         done = step / steps
         for group in optimizer.param_groups:
@@ -117,7 +117,7 @@ def train(  # noqa: PLR0917
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 500 == 0:
-            left = (time.time() - begun) / (step + 1 - first) * (steps - step - 1)
+            left = (time.time() - start) / (step + 1 - first) * (steps - step - 1)
             print(
                 f"tower step {step + 1}/{steps} loss {loss.item():.3f} {left / 60:.1f} min left",
                 accuracy(tower, heads, check),

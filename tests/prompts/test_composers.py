@@ -18,8 +18,8 @@ LONG = (
 
 
 def _example(number: int, images: int = 1) -> Example:
-    pictures = tuple(Image.from_pil(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
-    return Example(f"e{number}", pictures, f"q{number}?", (f"a{number}", "other"))
+    own_images = tuple(Image.from_pil(PILImage.new("RGB", (4, 4), (number, j, 0))) for j in range(images))
+    return Example(f"e{number}", own_images, f"q{number}?", (f"a{number}", "other"))
 
 
 def _context(shots: int, images: int = 1) -> Context:

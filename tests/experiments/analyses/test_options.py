@@ -68,8 +68,8 @@ def test_the_skew_splits_a_sample_over_its_accepted_answers() -> None:
         {"option_scores": {"a": math.log(0.4), "b": math.log(0.6)}, "gold": ("A.", "b", "both"), "unit": 1},
     ]
     assert calibration._measured(rows)["skew"] == pytest.approx((abs(1.2 - 1.5) + abs(0.8 - 0.5)) / 2 / 2)
-    fair = [{**rows[1], "option_scores": {"a": 0.0, "b": 0.0}}]
-    assert calibration._measured(fair)["skew"] == 0
+    even = [{**rows[1], "option_scores": {"a": 0.0, "b": 0.0}}]
+    assert calibration._measured(even)["skew"] == 0
 
 
 def test_samples_with_a_single_option_are_left_out(ran: Any) -> None:

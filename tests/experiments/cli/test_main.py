@@ -297,8 +297,8 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
         model: {name: fake-scripted, answer: "slow.py:answer"}
     """)
     command = [sys.executable, "-m", "experiments.cli.main", "run", config, "--quiet"]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)  # noqa: PLW1509
+    restore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=restore_sigint)  # noqa: PLW1509
     while not any((tmp_path / "runs").rglob("run.json")) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.3)

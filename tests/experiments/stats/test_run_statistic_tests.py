@@ -209,9 +209,9 @@ def test_cells_are_weighted_by_their_pairs_in_test_and_interval():
         sampled.append(0.25 * means[0] + 0.75 * means[1])
     differences = np.concatenate(sampled)
     assert run_statistic_interval(made, 30) == pytest.approx(tuple(np.nanquantile(differences, [0.025, 0.975])))
-    gained = ratio([0, 0], ones[:2]), ratio([1, 1], ones[:2])
-    lost = ratio([1] * 3 + [0] * 5, ones[:8]), ratio([0] * 8, ones[:8])
-    few = strata(gained, lost)
+    gain = ratio([0, 0], ones[:2]), ratio([1, 1], ones[:2])
+    loss = ratio([1] * 3 + [0] * 5, ones[:8]), ratio([0] * 8, ones[:8])
+    few = strata(gain, loss)
     assert randomization_p(few) == pytest.approx(exact_sign_flip_p([1, 1, -1, -1, -1])) == 1
     equal = [(ratio(ones[:n], ones[:n]),) * 2 for n in (10, 30)]
     high = 0.25 * Z2 / (10 + Z2) + 0.75 * Z2 / (30 + Z2)

@@ -47,8 +47,8 @@ def test_uniformity_is_over_pairs_and_smaller_when_spread(monkeypatch: pytest.Mo
 
 def test_a_hub_has_large_hubness() -> None:
     """One row in the middle of eleven others is the nearest neighbor of all of them."""
-    around = np.hstack([np.eye(11) * 1.2, np.ones((11, 1))])
-    rows = normalize_rows(np.vstack([around, [0.0] * 11 + [1.0]]))
+    corners = np.hstack([np.eye(11) * 1.2, np.ones((11, 1))])
+    rows = normalize_rows(np.vstack([corners, [0.0] * 11 + [1.0]]))
     counts = np.array([1.0] + [0.0] * 10 + [11.0])  # of equals, the first row is the nearest neighbor of the hub
     spread = counts - counts.mean()
     assert hubness(rows, k=1) == pytest.approx((spread**3).mean() / (spread**2).mean() ** 1.5)

@@ -122,7 +122,7 @@ def test_the_policy_alone_decides_whether_a_retriever_leaks(name: str, resources
 
 
 def test_the_policy_reaches_a_retriever_that_works_in_another_thread() -> None:
-    class Threaded:
+    class OtherThread:
         def __init__(self, of: Any) -> None:
             self.needs, self.of = of.needs, of
 
@@ -136,7 +136,7 @@ def test_the_policy_reaches_a_retriever_that_works_in_another_thread() -> None:
             return SimpleNamespace(retrieve=retrieve)
 
     pool, query = sample_pool(), sample_queries()[0].query
-    retriever = WithLeaks(of=Threaded(_built("knn")))
+    retriever = WithLeaks(of=OtherThread(_built("knn")))
     (demos,) = retriever.fit(pool, Resources()).retrieve([query], 10)
     assert query.id in {demo.id for demo in demos}
 
