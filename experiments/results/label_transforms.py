@@ -1,9 +1,9 @@
-"""Arms whose demonstrations answer with other labels than the task's: their score does not say what others' says.
+"""Arms whose demonstrations have other labels than the task. Their scores are not comparable with those of other arms.
 
-Under `flip_labels` and `unlearn` the gold stays, so a model that follows its demonstrations scores lower; under
-`symbols` right answers are other words than at 0 shots; under `noisy_labels` some of the demonstrations are wrong on
-purpose. Such a transform names the analysis that tells what it does (`analysis`). Gains over 0 shots and comparisons of
-retrievers leave such arms out.
+Under `flip_labels` and `unlearn` the gold answer stays, so a model that follows its demonstrations scores lower. Under
+`symbols` the right answers are other words than at 0 shots. Under `noisy_labels` some demonstrations are wrong on
+purpose. Such a transform names the analysis that measures its effect (`analysis`). Gains over 0 shots and comparisons
+of retrievers exclude these arms.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def label_transform_names(frame: "DataFrame", store: "Store") -> "Series[Any]":
-    """Of each sample, the transforms of its cell that change labels, or ''. frame: of samples, with their cells."""
+    """For each sample, the transforms of its cell that change labels, or ''. The frame has the column `cell`."""
     import pandas as pd
 
     if "cell" not in frame:
@@ -29,7 +29,7 @@ def label_transform_names(frame: "DataFrame", store: "Store") -> "Series[Any]":
 
 
 def label_transform_note(names: "Series[Any]") -> str:
-    """One sentence on the arms that are left out; '' where there are none. names: see `relabeling`."""
+    """A sentence on the arms that are excluded, or '' if there are none. names: of `label_transform_names`."""
     transforms = list(dict.fromkeys(name for joined in names.unique() for name in joined.split(", ") if name))
     if not transforms:
         return ""
@@ -49,5 +49,5 @@ def _names(cell: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _analysis_of(name: str) -> str:
-    """The analysis that a transform names; '' of one that leaves labels alone, or whose code is not the toolkit's."""
+    """The analysis that a transform names; '' if it does not change labels or is not a built-in one."""
     return str(getattr(resolve("transform", name), "analysis", "")) if name in entries("transform") else ""

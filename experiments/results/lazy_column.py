@@ -1,7 +1,7 @@
-"""A column of a frame of samples whose values are read and decoded when they are used.
+"""Columns of a frame of samples that are read and decoded when their values are used.
 
-Tables and statistics need a few columns of numbers. Prompts, traces and demonstrations are most of a run, and are
-needed of few samples or of one analysis.
+Tables and statistics read a few columns of numbers. Prompts, traces and demonstrations are the largest part of a run,
+and only single samples or single analyses need them.
 """
 
 import builtins
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the numpy of vLLM's environment has no generic bool
 
 
 class LazyType(ExtensionDtype):
-    """The type of a lazy column: its values are Python objects, NaN where a sample has none."""
+    """The pandas type of a lazy column. Its values are Python objects; NaN is a missing value."""
 
     name = "lazy"
     type = object
@@ -34,7 +34,7 @@ class LazyType(ExtensionDtype):
 
 
 class LazyColumn(ExtensionArray):
-    """A column of a table in some of its rows. Equal values may be one object: do not change them in place."""
+    """A pandas array: one column of a `SampleTable` in some rows. Equal values may be one object: change none."""
 
     def __init__(self, table: SampleTable, name: str, rows: NDArray[np.intp]) -> None:
         self.table, self.name, self.rows = table, name, rows
@@ -102,7 +102,7 @@ class LazyColumn(ExtensionArray):
 
 
 def load_details(frame: pd.DataFrame, shared: bool = True) -> pd.DataFrame:
-    """The frame with the values of its lazy columns, which are read together.
+    """A frame with decoded values in place of its lazy columns, which are read in one pass.
 
     Args:
         frame: Samples of one run.

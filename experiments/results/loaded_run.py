@@ -1,4 +1,4 @@
-"""A finished or unfinished run, read back: a frame of samples with a column an axis, a metric and a baseline."""
+"""A run that is read back: a frame of samples with a column per axis, metric and baseline."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EAGER = ("query", "seed", "group", "failed", "output")
-"""Fields of a sample, beside its scores and baselines, that are read at once."""
+"""The fields of a sample that `lazy_samples` reads at once, besides scores and baselines."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """run.json."""
+        """The content of run.json."""
         return Store(self.path).read_run() or {}
 
     @property
@@ -46,7 +46,7 @@ class Run:
         return dict(config)
 
     def cells(self) -> "DataFrame":
-        """One row a cell of the config as it was last run: digest, axes as labels, samples finished and failed."""
+        """One row per cell of the run's last config: digest, axes as labels, numbers of finished and failed samples."""
         import pandas as pd
 
         store = Store(self.path)
@@ -58,23 +58,25 @@ class Run:
         return pd.DataFrame(rows)
 
     def samples(self) -> "DataFrame":
-        """One row a sample: cell, the axes as labels, seed, query, what was shown and said, metrics, baselines.
+        """One row per sample: cell, axes as labels, seed, query, prompt, demonstrations, answer, metrics, baselines.
 
-        `attrs` names the columns that are axes, metrics and baselines, and says which way of each metric is good
-        (`better`) and which are accuracies. A baseline has a column for each metric that judges it (`vote:strict`);
-        `vote` is that of the config's `compare.metric` (else `vocabulary.usual_metric`). A failed sample has its reason
-        under `failed`. The numbers of a metric of a whole run (`icl.metrics.base.RunLevelMetric`) average to its
-        statistic in each cell, and beside them (`f1:ref`) stands what a sample's number was computed from. Samples of
-        one query that have one `decided_by` are answered alike by construction (`experiments.store.equivalent_cells`).
+        Returns:
+            A frame. `attrs` has the names of axes, metrics and baselines (`axes`, `metrics`, `baselines`), the good
+            direction of each metric (`better`), and the metrics that are accuracies (`accuracies`). A baseline has a
+            column for each metric that judges it (`vote:strict`); the column `vote` is that of the config's
+            `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
+            (`icl.metrics.base.RunLevelMetric`) has numbers whose mean in a cell is its statistic, and a column `f1:ref`
+            with what each number was computed from. Samples of one query with equal `decided_by` have equal answers by
+            construction (`experiments.store.equivalent_cells`).
         """
         from experiments.results.lazy_column import load_details
 
         return load_details(self.lazy_samples(), shared=False)
 
     def lazy_samples(self) -> "DataFrame":
-        """The frame of `samples`, whose prompts, demonstrations, traces and other details are read when they are used.
+        """The frame of `samples`, except that details such as prompts and traces are read when they are used.
 
-        Equal details may be one object: do not change them in place.
+        Equal details may share an object: do not change them in place.
         """
         import pandas as pd
 
@@ -112,7 +114,7 @@ class Run:
     def compare(
         self, to: Mapping[str, Any] | None = None, metric: str | None = None, correct: str | None = None
     ) -> "DataFrame":
-        """Every arm against its reference, in pairs; what is not given is as the config's `compare` says."""
+        """Compares every arm with its reference, in pairs. Defaults come from the config's `compare`."""
         from experiments.stats.compare import compare
 
         info = self.info
@@ -127,7 +129,7 @@ class Run:
         return compare(self.samples(), reference, metric or usual, correct=correction)
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
-        """The table of an analysis (`icl analyze` lists them), such as "copying". Raises ConfigError, StoreError."""
+        """The table of an analysis, such as "copying"; `icl analyze` lists them. Raises ConfigError or StoreError."""
         from experiments.analyses.catalog import find_analysis
         from experiments.results.run_view import view_run
 
@@ -140,7 +142,11 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run of a directory, or of a file in it such as its run.json. Raises StoreError where there is none."""
+    """The run of a directory, or of a file in it such as its run.json.
+
+    Raises:
+        StoreError: The path is not a run directory.
+    """
     folder = Path(path)
     if os.path.isfile(folder):
         folder = next((above for above in folder.parents if (above / "run.json").is_file()), folder)
@@ -157,7 +163,7 @@ def load_run(path: str | Path) -> Run:
 
 
 def _cells(run: Run) -> list[str]:
-    """Digests of the run's cells. Raises StoreError where run.json is of something else."""
+    """The digests of the run's cells. Raises StoreError if run.json names none."""
     digests = run.info.get("cells")
     if not isinstance(digests, list):
         raise StoreError(f"{run.path / 'run.json'} is not of a run: it names no cells.")
@@ -165,7 +171,7 @@ def _cells(run: Run) -> list[str]:
 
 
 def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
-    """(name, values) of each column, those of a cell's scores and baselines after its other fields."""
+    """The name and values of each column. Scores and baselines of a cell come after its other fields."""
     import pandas as pd
 
     from experiments.results.lazy_column import LazyColumn
@@ -185,14 +191,14 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
 
 
 def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
-    """With a column of each baseline alone: as this metric judges it."""
+    """Adds a column of each baseline by its own name: as this metric judges it."""
     columns = {baseline: baseline_column(baseline, str(metric)) for baseline in baselines}
     columns |= {sample_ref_column(baseline): sample_ref_column(column) for baseline, column in columns.items()}
     return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
 
 
 def _better(name: str, node: Mapping[str, Any]) -> Better:
-    """Which way of a metric is good: as run.json says, else (an older run) as the metric of this name does."""
+    """The good direction of a metric: from run.json, or from the class of that name in older runs."""
     from icl.registry import entries, resolve
 
     name = str(node.get("name", name))
@@ -201,14 +207,15 @@ def _better(name: str, node: Mapping[str, Any]) -> Better:
 
 
 def _is_accuracy(name: str, node: Mapping[str, Any]) -> bool:
-    """Whether a metric is a share of right answers: as run.json says, else (an older run) as the one of this name."""
+    """Whether a metric is a proportion of right answers: from run.json, or from the class in older runs."""
     return bool(node.get("accuracy")) or is_accuracy(str(node.get("name", name)))
 
 
 def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The axes of each cell as tables call them.
+    """The axis labels of each cell in tables.
 
-    An axis that cannot matter in a cell (the order at 0 shots) has the one value that it has elsewhere, or 'none'.
+    If an axis cannot matter in a cell (the order at 0 shots), its label is the only value that other cells have, or
+    'none'.
     """
     cells = {digest: store.read_cell(digest) or {} for digest in digests}
     own_labels = {digest: cell.get("labels", {}) for digest, cell in cells.items()}

@@ -1,9 +1,8 @@
-"""Metrics of a whole run, such as F1 or the accuracy of pairs: their columns as numbers that average to the statistic.
+"""Run-level metrics, such as F1 or the accuracy of pairs, as columns of numbers whose mean is the statistic.
 
-A run keeps each sample's part of the statistic; what the parts add up to is computed when the run is read, a cell (one
-seed of an arm) at a time. The baselines of the same demonstrations are judged likewise, by what they say: the answers
-that a sample keeps of its demonstrations tell it. Beside each such column stands what its numbers were computed from
-(`experiments.stats.run_statistics`).
+A sample stores its part of the statistic. The statistic is computed when the run is read, for one cell (one seed of an
+arm) at a time. Baselines of the same demonstrations are judged in the same way, by the stored answers of the
+demonstrations. A second column has what each number was computed from (`experiments.stats.run_statistics`).
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -23,17 +22,23 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FACTS = ("better", "run_level", "accuracy", "code")
-"""What run.json says of a metric beside its node."""
+"""The keys of a metric in run.json that are not its parameters."""
 
 
 DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "ranks")
-"""Columns that a run-level metric and the baselines read, beside that of the score."""
+"""The columns that run-level metrics and baselines read, besides that of the score."""
 
 
 def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
-    """The frame with the columns of its run metrics replaced, and one beside each. info: run.json.
+    """Replaces the columns of run-level metrics in a frame, and adds a column with the source of each number.
 
-    Raises StoreError where the code of such a metric is not found, or is another one by now.
+    Args:
+        frame: The samples.
+        info: The content of run.json.
+        baselines: The names of the baselines.
+
+    Raises:
+        StoreError: The code of such a metric is missing or has changed.
     """
     nodes = info.get("metrics", {})
     whole = {name: node for name, node in nodes.items() if isinstance(node, Mapping) and node.get("run_level")}
@@ -63,7 +68,7 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
 
 
 def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]:
-    """baseline: whose the column is, and whose answer counts; '': the model's."""
+    """The samples as the metric reads them. baseline: the baseline whose answers count; '' for the model's answers."""
     return [
         ScoredSample(
             query=str(row["query"]),
@@ -79,13 +84,13 @@ def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]
 
 
 def _output(row: Mapping[Hashable, Any]) -> str:
-    """A line of the store leaves out what is empty."""
+    """The output, or '': a stored line has no empty fields."""
     output = row.get("output")
     return output if isinstance(output, str) else ""
 
 
 def _baseline_answer(row: Mapping[Hashable, Any], baseline: str) -> str | None:
-    """The baseline's answer, of the demonstrations as they were shown; None without any, or without their ranks."""
+    """The baseline's answer from the stored demonstrations, or None if these or their ranks are missing."""
     triples, ranks = row.get("demos"), row.get("ranks")
     if not isinstance(triples, list | tuple) or not isinstance(ranks, list | tuple) or len(triples) != len(ranks):
         return None
@@ -101,7 +106,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLevelMetric:
-    """The metric. One by path is found where the config named it: from here, or from the folder of its file."""
+    """The metric. If it is named by a path, the path is relative to the working directory or to the config's folder."""
     from icl.registry import build, component_search_folder, describe
 
     own = ":" in str(node.get("name"))
@@ -131,5 +136,5 @@ def _path(node: Any) -> str:
 
 
 def _same(path: str, recorded: str) -> bool:
-    """Whether a path of the config is what run.json calls by its file's name alone."""
+    """Whether a path in the config is the metric that run.json records by its file name alone."""
     return path == recorded or path.replace("\\", "/").endswith(f"/{recorded}")

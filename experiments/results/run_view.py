@@ -1,7 +1,4 @@
-"""A run as its readers see it: the frame of its samples, and which columns are axes, scores and baselines.
-
-The one reader that knows how a run directory names things; table, page, sentences and analyses read a `RunView`.
-"""
+"""A run as tables, pages, sentences and analyses read it: its samples, and which columns are axes and scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,11 +47,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RunView:
-    """frame: a row a sample, axes as labels, baselines as the metric judges them. scores: the same rows, what
-    statistics read, baselines by every metric; `failed` is true or false.
+    """The samples of a run with the settings of its comparisons.
 
-    `scores.attrs["better"]` says which way of each metric is good. metric: the score looked at. to: the reference
-    setting of comparisons. controls: label of a strategy -> labels of its controls among the arms. info: run.json.
+    Attributes:
+        path: The run directory.
+        name: The name of the run.
+        frame: One row per sample, with axes as labels. Baselines are those of `metric`.
+        scores: The same rows with the columns that statistics read, baselines of every metric, and `failed` as a
+        boolean.
+            `scores.attrs["better"]` is the good direction of each metric.
+        axes: The names of the axes.
+        metrics: The names of the metrics.
+        baselines: The names of the baselines.
+        metric: The metric of comparisons.
+        to: The reference setting of comparisons.
+        correct: The correction of p-values.
+        controls: The labels of the controls of each strategy.
+        info: The content of run.json.
     """
 
     path: Path
@@ -72,38 +81,35 @@ class RunView:
 
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
-        """The axes that tell rows of one task's table apart: what varies beside task and shots, decoding last."""
+        """The axes that distinguish the rows of one task's table; decoding comes last."""
         wide = varying_axes(self.scores, [axis for axis in self.axes if axis not in ("task", "shots")])
         first = tuple(axis for axis in ("retriever", "decoding") if axis in self.axes)
         return tuple(dict.fromkeys([*(a for a in wide if a not in first), *first]))
 
     @cached_property
     def fixed(self) -> dict[str, Any]:
-        """axis -> value of the axes that are the same everywhere."""
+        """The value of each axis that has only one."""
         columns = {"task", "shots", *self.row_axes}
         return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in columns}
 
     @property
     def better(self) -> Better:
-        """Which way of the score looked at is good."""
+        """The good direction of `metric`."""
         return better_of(self.scores, self.metric)
 
     @property
     def of_samples(self) -> bool:
-        """Whether a sample has a score of its own.
-
-        Else it is one of the whole run (`icl.metrics.base.RunLevelMetric`).
-        """
+        """Whether each sample has a score of its own, so that `metric` is not a run-level metric."""
         return sample_ref_column(self.metric) not in self.scores
 
     @property
     def sample_metrics(self) -> tuple[str, ...]:
-        """The scores that a sample has by itself."""
+        """The metrics that are not run-level metrics."""
         return tuple(metric for metric in self.metrics if sample_ref_column(metric) not in self.scores)
 
     @cached_property
     def accuracies(self) -> tuple[str, ...]:
-        """The scores that are a share of right answers, and are called so; those that are usually looked at first."""
+        """The metrics that are proportions of right answers, in the usual order of preference."""
         declared = self.scores.attrs.get("accuracies")
         accuracies = [m for m in self.metrics if (is_accuracy(m) if declared is None else m in declared)]
         order = {metric: place for place, metric in enumerate(METRIC_PREFERENCE)}
@@ -111,14 +117,14 @@ class RunView:
 
     @property
     def judge(self) -> str | None:
-        """What says whether one answer is right: the score looked at, else the first accuracy that there is."""
+        """The metric that decides whether one answer is right: `metric`, else the first accuracy."""
         if self.of_samples:
             return self.metric
         return next((metric for metric in self.accuracies if metric in self.sample_metrics), None)
 
     @property
     def measure(self) -> str:
-        """The score looked at in words: 'lenient accuracy', 'chair_s (lower is better)'."""
+        """The name of `metric` in words: 'lenient accuracy', 'chair_s (lower is better)'."""
         lower = " (lower is better)" if self.better == "lower" else ""
         return f"{self.metric}{' accuracy' if self.metric in self.accuracies else ''}{lower}"
 
@@ -136,14 +142,14 @@ class RunView:
 
     @property
     def unfinished(self) -> str:
-        """A sentence where the run has not come to its end, else ''."""
+        """A sentence if the run is not finished, else ''."""
         sessions = self.info.get("sessions") or [{}]
         state = sessions[-1].get("state", "finished")
         return "" if state == "finished" else f"The run is not finished ({state}): this is what it has so far."
 
     @cached_property
     def reference(self) -> str:
-        """The decoding that the others stand against."""
+        """The decoding that the others are compared with."""
         preferred = self.to.get("decoding")
         if "decoding" not in self.scores:
             return NO_VALUE
@@ -151,7 +157,7 @@ class RunView:
 
     @cached_property
     def effects(self) -> list[DecodingEffect]:
-        """What each decoding did to the answers; nothing where there is one decoding only."""
+        """The effects of each decoding on the answers; empty if the run has one decoding only."""
         if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2:
             return []
         metrics = [m for m in self.metrics if self.scores[m].notna().any()]
@@ -191,22 +197,32 @@ class RunView:
         return [*answers, *(one for one in remaining if not (_of_ceiling(one) and self._task(one.subject) in full))]
 
     def _empty(self, one: Finding) -> bool:
-        """Whether it says no more than that arms do not differ."""
+        """Whether the finding says only that arms do not differ."""
         return one.verdict == "open" and one.topic != "Vote"
 
     def _task(self, subject: str) -> str:
-        """The task that a finding is about: its subject begins with it, unless there is one task only."""
+        """The task of a finding: the one that its subject begins with, or the only task."""
         begins = [task for task in self.tasks if f"{subject}, ".startswith(f"{task}, ")]
         return max(begins, key=len, default=self.tasks[0])
 
 
 def _of_ceiling(one: Finding) -> bool:
-    """Whether it says nothing more of a task at its ceiling: that the vote or random retrieval is not above it."""
+    """Whether a finding adds nothing for a task at its ceiling: comparisons with the vote and random retrieval."""
     return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
 def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None) -> RunView:
-    """Reads a run. metric, to: instead of what its config says. Raises StoreError for an empty run, ConfigError."""
+    """The view of a run.
+
+    Args:
+        run: The run.
+        metric: The metric of comparisons, by default that of the config.
+        to: The reference setting, by default that of the config.
+
+    Raises:
+        StoreError: The run has no samples.
+        ConfigError: The run has no such metric or setting.
+    """
     frame = run.lazy_samples()
     if not len(frame):
         raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
@@ -250,7 +266,7 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
 
 
 def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """By label, where an axis has one value and that is the one: its label tells nothing that `wanted` could match."""
+    """Replaces a setting by the axis' label if the axis has one value only, whose label has no parameters to match."""
     labels = dict(setting)
     for axis, value in setting.items():
         if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
@@ -282,7 +298,7 @@ def _baselines(frame: "DataFrame") -> list[str]:
 
 
 def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
-    """Without a word in the config: the usual decoding where several ran, else the usual retriever, else 0 shots."""
+    """The reference without a setting in the config: the default decoding, else random retrieval, else 0 shots."""
     if "decoding" in samples and samples["decoding"].nunique() > 1:
         return {"decoding": reference_decoding(samples)}
     chance = DEFAULT_REFERENCES["retriever"]
@@ -292,7 +308,7 @@ def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
 
 
 def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
-    """Strategy label -> control labels: those that the run added for it, and what wraps it with the same sampler."""
+    """The labels of each strategy's controls: those that the run added, and wrappers with the same sampler."""
     if "decoding" not in samples or "cell" not in samples:
         return {}
     first = samples.drop_duplicates("decoding")

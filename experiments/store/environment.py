@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, commit, machine. Nothing here imports what it asks about."""
+"""The environment of a run: versions of packages, commit and machine. No package is imported to ask its version."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ def now() -> str:
 
 
 def collect_environment() -> dict[str, Any]:
-    """versions of packages, commit of the working directory, and the machine."""
+    """Versions of packages, the commit of the working directory, and the machine."""
     return {"versions": _versions(), "git": _commit(), "machine": _machine()}
 
 
@@ -31,7 +31,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> dict[str, Any] | None:
-    """The commit that is checked out where the command was given, and whether files differ from it."""
+    """The commit of the working directory, and whether tracked files differ from it."""
     try:
         head = _git("rev-parse", "HEAD")
         return {"commit": head, "changed": bool(_git("status", "--porcelain", "--untracked-files=no"))}

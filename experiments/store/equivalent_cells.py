@@ -1,9 +1,9 @@
-"""What decides a cell's answers: cells of one digest answer alike by construction, whatever the model says.
+"""Digests of what decides a cell's answers. Cells with equal digests have equal answers, whatever the model does.
 
-The digest is of the cell's canonical description without what cannot matter to it: how tokens are drawn where options
-are scored, and how these are normalized where answers are written; the order of one demonstration; and a decoding that
-is greedy anyway (`decoding.arms.equivalence`) counts as greedy. It is read from what a cell is, never from what it
-answered: an arm that merely happens to answer alike was worth a test.
+The digest is that of the cell's canonical description without the parts that cannot matter: the sampler if options are
+scored, the normalization if answers are generated, and the order of a single demonstration. A decoding that is
+equivalent to greedy (`decoding.arms.equivalence`) counts as greedy. The digest depends on the cell's description only,
+never on its answers: arms that happen to give equal answers are still tested.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ DECIDES = ("seed", "model_digest", *AXES)
 
 
 def equivalence_digest(cell: Mapping[str, Any]) -> str:
-    """The digest (16 hex) of what decides the answers of a cell; '' where it does not say. cell: its cell.json."""
+    """The digest (16 hex) of what decides the answers of a cell, given its cell.json; '' if that is incomplete."""
     arm, score, shots = cell.get("decoding"), str(cell.get("answer_mode")), cell.get("shots")
     if not isinstance(arm, Mapping) or not isinstance(shots, int):
         return ""
@@ -37,6 +37,6 @@ def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
 
 
 def _demonstrations(arm: Mapping[str, Any]) -> int:
-    """How many times the number of shots its prompts show; 2 if that is not known."""
+    """The number of demonstrations in its prompts per shot; 2 if the strategy is not registered."""
     traits = registered_traits(arm.get("strategy"))
     return 2 if traits is None else traits.demonstration_factor

@@ -1,6 +1,6 @@
-"""One process writes a run at a time. A second one is told who does, and stops: it would compute the same again.
+"""A lock with which only one process at a time writes a run. A second process gets an error that names the first.
 
-The lock is the operating system's, so a killed process leaves none behind.
+It is a lock of the operating system, so a killed process releases it.
 """
 
 import json
@@ -16,7 +16,11 @@ from icl.errors import StoreError
 
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
-    """Holds the run directory. Raises StoreError with the holder where another process has it."""
+    """Locks the run directory.
+
+    Raises:
+        StoreError: Another process has the lock, or the folder cannot be written.
+    """
     from filelock import FileLock, Timeout
 
     try:
@@ -33,7 +37,7 @@ def write_lock(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        with suppress(OSError):  # it only says who: a finished run on a full disk is still shown
+        with suppress(OSError):  # a finished run on a full disk is still displayed
             holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}))
         yield
     finally:

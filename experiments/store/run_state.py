@@ -1,8 +1,8 @@
-"""What a run directory already has of a grid, and whether it may be added to.
+"""Which samples of a grid a run directory has, and whether the directory may be extended.
 
-Cells are content-addressed, so a config with more values on an axis finds its old cells done, and cells that it no
-longer has stay in the folder and out of its tables. Refused are a folder that shares no cell with the config (another
-experiment under the same name) and one whose queries or demonstrations have changed under the same task.
+Cells are content-addressed. If a config gets more values on an axis, its earlier cells are finished already. Cells that
+the config no longer has stay in the folder, but not in tables. A folder is refused if it shares no cell with the config
+(another experiment under the same name), or if queries or demonstrations of a task have changed.
 """
 
 import json
@@ -23,9 +23,14 @@ REMEDY = "Use another name, or --fork to start a new run from its config."
 
 @dataclass
 class RunState:
-    """missing: digest -> ids of queries without a finished sample. failed: digest -> reasons of an earlier session.
+    """The finished and missing samples of a grid.
 
-    damaged: places of lines that are no whole samples of their cells.
+    Attributes:
+        missing: For each cell, the ids of queries without a finished sample.
+        failed: For each cell, the reasons of queries that failed in an earlier session.
+        present: The number of finished samples.
+        total: The number of samples.
+        damaged: The places of lines that are not complete samples of their cells.
     """
 
     missing: dict[str, set[str]] = field(default_factory=dict)
@@ -44,7 +49,7 @@ class RunState:
 
 
 def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> RunState:
-    """What is left to do of a grid.
+    """The state of a grid in a run directory.
 
     Args:
         store: The run directory.
@@ -52,7 +57,7 @@ def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> Ru
         run_grid: All cells of the run, if `grid` has only a worker's share of them.
 
     Raises:
-        StoreError: The folder is of another experiment or of other data.
+        StoreError: The folder belongs to another experiment, or its data have changed.
     """
     _check_shared(store, run_grid or grid)
     digests = {id(task): data_digests(task) for task in grid.tasks}
@@ -75,7 +80,7 @@ def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> Ru
 
 
 def write_cells(store: Store, grid: Grid) -> None:
-    """Writes cell.json of every cell, where it is not there or its labels have changed."""
+    """Writes cell.json of every cell that has none or whose labels have changed."""
     digests = {id(task): data_digests(task) for task in grid.tasks}
     metrics = describe_metrics(grid)
     for cell in grid.cells:
@@ -94,7 +99,7 @@ def write_cells(store: Store, grid: Grid) -> None:
 
 
 def describe_metrics(grid: Grid) -> dict[str, Any]:
-    """name -> canonical node of each metric, which way is good (`better`), and what else its class says of it."""
+    """The canonical node of each metric, with its good direction (`better`) and the flags of its class."""
     from icl.registry import describe, is_builtin
 
     nodes: dict[str, Any] = {}
@@ -102,20 +107,20 @@ def describe_metrics(grid: Grid) -> dict[str, Any]:
         nodes[name] = {**describe(metric), "better": metric.better}
         if hasattr(metric, "run_level"):
             nodes[name]["run_level"] = True
-        if getattr(metric, "accuracy", False) and not is_builtin(type(metric)):  # of ours the name says it
+        if getattr(metric, "accuracy", False) and not is_builtin(type(metric)):  # the name implies it
             nodes[name]["accuracy"] = True
     return nodes
 
 
 def dropped_cells_note(store: Store) -> str:
-    """A line on the cells with samples that the config, as it was last run, has no longer; '' where there are none."""
+    """A line on the cells with samples that the config no longer has, or '' if there are none."""
     present = (store.read_run() or {}).get("cells", [])
     folders = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
     old = [digest for digest in folders if digest not in set(present) and _has_samples(store, digest)]
     if not old:
         return ""
     had, has = ([(store.read_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, present))
-    free = DEMONSTRATION_AXES if {labels.get("shots") for labels in has} == {0} else ()  # gone with the shots alone
+    free = DEMONSTRATION_AXES if {labels.get("shots") for labels in has} == {0} else ()  # they vanish with the shots
     gone = {
         axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
         for axis in had[0]
@@ -139,7 +144,7 @@ def next_free_folder(folder: Path) -> Path:
 
 def _check_shared(store: Store, grid: Grid) -> None:
     info = store.read_run()
-    if info is None:  # a new run, or one that was killed before it had written run.json
+    if info is None:  # a new run, or one that was killed before it wrote run.json
         cells = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
         if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
@@ -160,7 +165,7 @@ def _has_samples(store: Store, digest: str) -> bool:
 
 
 def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
-    """Axes on which nothing is the same: by their labels, else by parameters or code."""
+    """The axes on which no value is the same, by their labels, else by parameters or code."""
     before = [store.read_cell(digest) or {} for digest in old]
     parts = []
     for axis in grid.cells[0].labels:
@@ -194,5 +199,5 @@ def _check_data(store: Store, cell: Cell, had: Mapping[str, str], has: Mapping[s
 
 
 def json_round_trip(value: Any) -> Any:
-    """As it would be read back."""
+    """The value as JSON would read it back."""
     return json.loads(json.dumps(value, default=repr))

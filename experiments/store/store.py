@@ -1,14 +1,13 @@
-"""A run directory is the state of a run: what is in it is done, what is not is to do.
+"""The files of a run directory. They are the state of the run: only missing samples are computed.
 
     run.json                        resolved config, the digests of its cells, versions, machine, sessions and cost
-    cells/<digest>/cell.json        one resolved cell, and digests of the queries and demonstrations it was made with
-    cells/<digest>/<worker>.jsonl   one line a sample, appended and flushed when the sample is finished
-    images/<digest>.png           images that the report may show
+    cells/<digest>/cell.json        one resolved cell, and digests of its queries and demonstrations
+    cells/<digest>/<worker>.jsonl   one line per sample, appended and flushed when the sample is finished
+    images/<digest>.png             images for the report
 
-A line is counted when it is whole and of its cell: what a killed process left of a line is cut off before the next one
-is written. A line that was damaged otherwise (by hand, by a disk) is passed over and told of, and its sample computed
-anew.
-A query counts once; a later line of it counts where the earlier one failed.
+A line counts if it is complete and belongs to its cell. If a process was killed, its last partial line is cut off
+before the next line is written. Other damaged lines are skipped and reported, and their samples are computed again.
+A query counts once. If its first line is a failure, a later line of the query replaces it.
 """
 
 import hashlib
@@ -28,10 +27,10 @@ from icl.types import Sample
 
 OPEN_FILES = 128
 ROUNDING = 1e-6
-"""By how much a sum of floats may leave [0, 1]."""
+"""The tolerance of scores outside [0, 1], for sums of floats."""
 LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks")
 MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
-"""Fields of a sample that are lists, and that are mappings."""
+"""The fields of a sample that are lists, and those that are mappings."""
 _FIELDS = tuple(f.name for f in fields(Sample))
 
 KEY_OF_0_1 = "compose"
@@ -40,7 +39,7 @@ KEY_OF_0_1 = "compose"
 
 @dataclass(frozen=True)
 class Store:
-    """The files of one run directory. Reading needs no lock; writing wants `experiments.store.lock`."""
+    """The files of one run directory. Reading needs no lock; writing needs `experiments.store.lock`."""
 
     folder: Path
 
@@ -49,7 +48,11 @@ class Store:
         return self.folder / "run.json"
 
     def read_run(self) -> dict[str, Any] | None:
-        """What run.json says; None where there is none. Raises StoreError where it is damaged."""
+        """The content of run.json, or None if there is no such file.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
         content = _read_json(self.run_file)
         if content is not None:
             from experiments.store.json_shapes import RunShape, check_shape
@@ -95,9 +98,11 @@ class Store:
         yield from by_query.values()
 
     def finished_and_failed(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
-        """Ids of the queries that are finished, and reasons of those that failed.
+        """The ids of finished queries, and the reasons of failed ones by query.
 
-        damaged: gets the places of lines that are passed over, but for what a killed process left at a file's end.
+        Args:
+            digest: The cell.
+            damaged: Receives the places of skipped lines, except for a partial last line.
         """
         finished: set[str] = set()
         failed: dict[str, str] = {}
@@ -109,7 +114,7 @@ class Store:
         return finished, {query: why for query, why in failed.items() if query not in finished}
 
     def replace_samples(self, digest: str, samples: Sequence[Mapping[str, Any]], worker: str = "0") -> None:
-        """All lines of a cell written anew in one step (after new metrics were computed on stored answers)."""
+        """Replaces all lines of a cell in one step, after new metrics were computed on stored answers."""
         folder = self.cell_folder(digest)
         text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         _write(folder / f"{worker}.jsonl", text.encode())
@@ -120,11 +125,11 @@ class Store:
     def lines(
         self, digest: str, damaged: list[str] | None = None, checksums: dict[str, str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The valid lines of a cell, of a query all that there are.
+        """The valid lines of a cell. A query may have several lines.
 
         Args:
             digest: The cell.
-            damaged: Receives the places of the lines that are passed over.
+            damaged: Receives the places of skipped lines.
             checksums: Receives the SHA-256 of each file, as `checksums` returns it.
         """
         seed = (self.read_cell(digest) or {}).get("seed")
@@ -155,7 +160,7 @@ class Store:
 
 
 class SampleWriter:
-    """Appends samples to the cells of a run: whole lines, handed to the system before the call returns."""
+    """A writer that appends samples to the cells of a run. `append` returns when the lines are with the system."""
 
     def __init__(self, store: Store, worker: str = "0") -> None:
         self.store, self.worker = store, worker
@@ -200,11 +205,13 @@ class SampleWriter:
 def serialize_sample(sample: Sample) -> bytes:
     """The sample as one JSON line, without its empty fields."""
     content = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
-    return json.dumps(content, ensure_ascii=False).encode(errors="replace") + b"\n"  # half of a surrogate pair: ?
+    return (
+        json.dumps(content, ensure_ascii=False).encode(errors="replace") + b"\n"
+    )  # replaces half of a surrogate pair by '?'
 
 
 def truncate_partial_line(path: Path) -> bool:
-    """Cuts off what a killed process left of its last line. Whether there was something to cut."""
+    """Cuts off a partial last line that a killed process left. Returns whether there was one."""
     if not path.is_file():
         return False
     with path.open("r+b") as file:
@@ -224,13 +231,13 @@ def truncate_partial_line(path: Path) -> bool:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """In one step: a reader sees the old file or the new one, never a part."""
+    """Writes a JSON file in one step: a reader sees the old file or the new one, never a part."""
     _write(path, (json.dumps(content, indent=1, ensure_ascii=False, default=repr) + "\n").encode())
 
 
 @contextmanager
 def report_write_errors(path: Path) -> Iterator[None]:
-    """Around the writing of a file that a person reads: a disk that is full or read-only is told, not traced."""
+    """Turns an OSError inside the block, such as a full disk, into a StoreError with the path."""
     try:
         yield
     except OSError as error:
@@ -264,7 +271,7 @@ def _report_read_errors(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes, within: bool = True) -> None:
-    """within: a folder of the run, which is made."""
+    """Replaces a file in one step. within: whether the file is in the run directory, whose folders are then made."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if within:
@@ -294,10 +301,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:
-    """The sample of a line; None for half a line, and for what no sample's line is.
+    """The sample of a line, or None if the line is no complete sample.
 
-    Fields are of their kinds, and scores are in [0, 1]: what was written by hand else would end in a figure or in a
-    defect far from here.
+    The types of fields are checked, and scores are in [0, 1]. Otherwise a line written by hand could cause a wrong
+    figure or an error far from here.
     """
     try:
         line = json.loads(raw)
@@ -313,7 +320,7 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
 
 
 def _are_demos(demos: list[Any]) -> bool:
-    """Whether they are ids with their scores and answers."""
+    """Whether all items are an id, a score and an answer."""
     return all(isinstance(demo, list) and len(demo) == 3 for demo in demos)
 
 
