@@ -156,7 +156,7 @@ class WorkerSession(CostLog):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.ended.set()
         self.thread.join()
-        self.content["sentence"] = kind is not None and issubclass(kind, ICLError)
+        self.content["sentence"] = issubclass(kind, ICLError) if kind else bool(self.stop_reason)
         if self.will_restart and kind is SystemExit:
             self._write({"state": "waiting"})
         else:

@@ -14,6 +14,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
 from experiments.stats.compare import BASELINE
 from experiments.stats.formatting import format_share
+from experiments.terminal.failure_kinds import failure_kind
 from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
 from icl.types import IMAGE_PLACEHOLDER
 
@@ -138,18 +139,24 @@ def print_sample(
 
 
 def print_failures(view: RunView, console: "Console") -> None:
-    """Prints the samples that have no answer, each with its reason."""
+    """Prints the samples that have no answer: of each kind of failure, the first one and their number."""
     if "failed" not in view.frame or not view.failed:
         console.print("no sample failed")
         return
     failed: list[Any] = view.frame[view.frame["failed"].notna()].to_dict("records")
-    for row in failed[:MAX_LISTED]:
+    kinds: dict[str, list[Any]] = {}
+    for row in failed:
+        kinds.setdefault(failure_kind(str(row["failed"])), []).append(row)
+    for row, *same in list(kinds.values())[:MAX_LISTED]:
         console.print(
             f"{printable_text(row['query'])}  seed {row['seed']}  {_arm(row, view)}", style="bold", markup=False
         )
         console.print(f"  {printable_text(row['failed'])}", markup=False, highlight=False, soft_wrap=True)
-    if len(failed) > MAX_LISTED:
-        console.print(f"and {len(failed) - MAX_LISTED:,} more", style="dim")
+        if same:
+            queries = ", ".join(list(dict.fromkeys(printable_text(other["query"]) for other in same))[:MAX_EXAMPLE_IDS])
+            console.print(f"  and {len(same):,} more of this kind, such as {queries}", style="dim", markup=False)
+    if len(kinds) > MAX_LISTED:
+        console.print(f"and {len(kinds) - MAX_LISTED:,} more kinds", style="dim")
 
 
 def printable_text(text: object) -> str:

@@ -145,7 +145,9 @@ class RunView:
         """A sentence if the run is not finished, else ''."""
         sessions = self.info.get("sessions") or [{}]
         state = sessions[-1].get("state", "finished")
-        return "" if state == "finished" else f"The run is not finished ({state}): this is what it has so far."
+        reason = sessions[-1].get("reason")
+        because = f"{state}: {reason.rstrip('.')}" if isinstance(reason, str) and reason else state
+        return "" if state == "finished" else f"The run is not finished ({because}): this is what it has so far."
 
     @cached_property
     def reference(self) -> str:

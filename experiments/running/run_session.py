@@ -59,11 +59,13 @@ class CostLog:
         self.models: dict[str, dict[str, int]] = {}
         self.content: dict[str, Any] = {}
         self.saved = time.monotonic()
+        self.stop_reason = ""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        state = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "stopped"
+        reason = self.stop_reason if kind is None else str(error)
+        state = "interrupted" if kind is KeyboardInterrupt else "stopped" if kind or reason else "finished"
         try:
-            self._write({"end": now(), "state": state, **({"reason": str(error)} if state == "stopped" else {})})
+            self._write({"end": now(), "state": state, **({"reason": reason} if state == "stopped" else {})})
         except StoreError:  # the same full disk has already raised an error with a remedy
             if kind is None:
                 raise

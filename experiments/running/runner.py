@@ -30,6 +30,7 @@ from experiments.contexts.contexts import RenderedSample, Retrieval, build_conte
 from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.size_estimate import estimate_sizes
 from experiments.grid.grid import Cell, Grid
+from experiments.running.failing_arms import FailingArms
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore, prefetch_images
@@ -40,7 +41,7 @@ from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
 from icl.errors import DataError
 from icl.images import Image
-from icl.types import Sample
+from icl.types import Example, Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ TRACEBACK_FILE = "errors.log"
 """In the run directory: tracebacks of users' own components."""
 
 MAX_INITIAL_FAILURES = 50
-"""Failures in a row, from the first sample on, after which a run stops instead of failing every sample."""
+"""Failures in a row, from the first sample on, after which the runner gives an arm up."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Runner:
         self.image_store = ImageStore(store.folder / "images")
         self.repeated_images, self.overflow = RepeatedImages(), ContextOverflow()
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
+        self.failing = FailingArms([cell for cell in grid.cells if work.missing[cell.digest]], MAX_INITIAL_FAILURES)
         self.failed = self.computed = 0
 
     def run(self) -> RunOutcome:
@@ -134,6 +136,8 @@ class Runner:
             ):
                 for model in self.grid.models:
                     self._run_model(model)
+                given_up, untried = self.failing.describe(self.work.missing)
+                self.session.stop_reason = given_up
         finally:
             self.image_store.close()
             self.progress.end()
@@ -144,7 +148,15 @@ class Runner:
         for note in (*self.repeated_images.notes(), *self.overflow.notes()):
             self.progress.note(note)
         logger.info("%s: %d samples computed, %d of them failed", self.store.folder, self.computed, self.failed)
-        return RunOutcome(self.store.folder, work.total, work.present, self.computed, self.failed, self.grid.warnings)
+        return RunOutcome(
+            self.store.folder,
+            work.total,
+            work.present,
+            self.computed,
+            self.failed,
+            (*self.grid.warnings, *filter(None, [given_up])),
+            missing=untried,
+        )
 
     def _run_model(self, model: "Model") -> None:
         """Loads the model and computes its groups, if any sample of them is missing."""
@@ -207,17 +219,21 @@ class Runner:
         """The missing samples with their prompts, query by query, in windows."""
         missing = {cell.digest: self.work.missing[cell.digest] for cell in cells}
         cells = [cell for cell in cells if missing[cell.digest]]
-        specs = prompt_specs(cells)
+        self.failing.begin_group(cells)
         missing_ids: set[str] = set().union(*missing.values())
         queries = [query for query in cells[0].task.queries if query.id in missing_ids]
         batches = (queries[i : i + RETRIEVAL_BATCH] for i in range(0, len(queries), RETRIEVAL_BATCH))
-        rows = (row for batch in batches for row in build_contexts(retrieval, specs, batch))
+        rows = (row for batch in batches for row in self._rows(cells, retrieval, batch))
         num_branches = _num_branches(cells)
         window: list[tuple[Cell, RenderedSample]] = []
         tokens = 0
         for row in prefetch_images(rows, _images):
             for item in row:
-                readers = [cell for cell in item.spec.cells if item.example.id in missing[cell.digest]]
+                readers = [
+                    cell
+                    for cell in item.spec.cells
+                    if item.example.id in missing[cell.digest] and not self.failing.is_given_up(cell)
+                ]
                 if readers:
                     rendered = render(item)
                     window += [(cell, rendered) for cell in readers]
@@ -228,6 +244,13 @@ class Runner:
         if window:
             yield window
 
+    def _rows(
+        self, cells: Sequence[Cell], retrieval: Retrieval, queries: Sequence[Example]
+    ) -> Iterator[list[RenderedSample]]:
+        """Yields for each query its context in every cell that is not given up."""
+        if specs := prompt_specs([cell for cell in cells if not self.failing.is_given_up(cell)]):
+            yield from build_contexts(retrieval, specs, queries)
+
     def _record(self, sample: Sample) -> None:
         """Writes a finished sample and reports it."""
         self.writer.append(sample.cell, [sample])
@@ -237,10 +260,11 @@ class Runner:
         missing.discard(sample.query)
         if not missing:
             self.progress.cell_finished()
+        self.failing.add(sample)
         if sample.failed:
             self.failed += 1
             self.progress.failed(sample.query, sample.failed)
-            if self.failed == self.computed >= MAX_INITIAL_FAILURES:
+            if self.failing.all_given_up and not self.work.present:
                 raise DataError(f"the first {self.failed} samples all failed; the last one: {sample.failed}")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from experiments.terminal.failure_kinds import FailureKinds
 from icl.errors import strip_control_characters
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ BAR = 28
 """The width of the bar in columns, if there is room."""
 
 MAX_REASONS = 5
-"""Failures that are printed; further ones are only counted."""
+"""Kinds of failures that are printed; samples of further ones are only counted."""
 
 logger = logging.getLogger("icl.progress")
 
@@ -75,6 +76,7 @@ class SilentProgress:
     cells: int = 0
     cells_done: int = 0
     failures: int = 0
+    failure_kinds: FailureKinds = field(default_factory=FailureKinds)
     started: float = 0.0
     notes: list[str] = field(default_factory=list)
     marks: deque[tuple[float, int]] = field(default_factory=deque)
@@ -193,6 +195,10 @@ class LineProgress(SilentProgress):
         if self.heartbeat is not None:
             self.heartbeat.stop()
             self.heartbeat = None
+        for kind in list(self.failure_kinds.kinds.values())[:MAX_REASONS]:
+            if kind.count > 1:
+                self._print(kind.describe())
+        self.failure_kinds = FailureKinds()
 
     def _beat(self) -> None:
         with self.lock:
@@ -204,10 +210,12 @@ class LineProgress(SilentProgress):
 
     def failed(self, sample: str, reason: str) -> None:
         super().failed(sample, reason)
-        if self.failures <= MAX_REASONS:
+        if not self.failure_kinds.add(sample, reason):
+            return
+        if len(self.failure_kinds.kinds) <= MAX_REASONS:
             self._print(failure_text(sample, reason, self.failures, self.samples))
-        elif self.failures == MAX_REASONS + 1:
-            self._print("further failed samples are counted here; the run records their reasons.")
+        elif len(self.failure_kinds.kinds) == MAX_REASONS + 1:
+            self._print("failures of further kinds are counted here; the run records their reasons.")
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -14,7 +14,7 @@ def test_time_left_is_printed_as_a_clock(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_a_log_has_a_line_per_interval_and_a_few_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_has_a_line_per_interval_and_one_per_kind_of_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     lines = LineProgress(out=out)
@@ -22,17 +22,37 @@ def test_a_log_has_a_line_per_interval_and_a_few_reasons(monkeypatch: pytest.Mon
     for i in range(40):
         now[0] += 1
         lines.advance(1)
-        lines.failed(f"q{i}", "the image is gone.")
+        lines.failed(f"q{i}", f"the image '{i}.png' is gone.")
     lines.end()
     output = out.getvalue().splitlines()
     assert output[0] == "plan         4 cells, 100 samples, 20 of them there already"
-    assert output[1] == "sample q0: the image is gone. Sample marked failed; 1 of 100 so far."
+    assert output[1] == "sample q0: the image '0.png' is gone. Sample marked failed; 1 of 100 so far."
     assert [line for line in output if line.startswith("running")] == [
         "running      35/100 samples   1.0 samples/s   1:05 left",
         "running      50/100 samples   1.0 samples/s   0:50 left",
     ]
-    assert sum(line.startswith("sample ") for line in output) == 5
-    assert "further failed samples are counted here; the run records their reasons." in output
+    assert sum(line.startswith("sample ") for line in output) == 1
+    assert output[-1] == "failed       40 samples, first q0: the image '0.png' is gone."
+
+
+def test_a_log_has_the_first_sample_of_a_few_kinds_of_failure() -> None:
+    out = io.StringIO()
+    lines = LineProgress(out=out)
+    lines.begin(cells=1, samples=100, cells_done=0, samples_done=0)
+    for word in ("ant", "bee", "cat", "dog", "eel", "fox", "gnu"):
+        lines.failed("q0", f"{word} is gone")
+        lines.failed("q1", f"{word} is gone")
+    lines.end()
+    output = out.getvalue().splitlines()
+    assert [line.split(":")[1].split()[0] for line in output if line.startswith("sample ")] == [
+        "ant",
+        "bee",
+        "cat",
+        "dog",
+        "eel",
+    ]
+    assert "failures of further kinds are counted here; the run records their reasons." in output
+    assert sum(line.startswith("failed       2 samples, first q0: ") for line in output) == 5
 
 
 def test_the_rate_forgets_a_slow_start_and_is_not_printed_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
