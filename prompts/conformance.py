@@ -111,7 +111,7 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
             assert same, f"{at}: what is done depends on the answers, and 'labels' is not among its needs."
         query: Any = done.query
         result = replace(done, query=query.query) if isinstance(query, Example) else done
-        if result.query.images or result.query.question:  # unless the query was removed altogether, as asked
+        if result.query.images or result.query.question:  # unless the transform removed the whole query
             check_composer(Chat(), [result])
 
 

@@ -2,8 +2,8 @@
 
     mean over annotators of min(1, how many of the others gave this answer / 3)
 
-so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which papers print. The others are told apart by
-place; the released script tells them apart by value, which counts wrongly where answers carry no number.
+so 1, 2, 3, 4 of ten annotators give .3, .6, .9, 1: not min(n / 3, 1), which papers print. "The others" excludes one
+annotator by position. The released script excludes by value, which counts wrongly if answers have no number.
 
 Answers and output are normalized by `icl.metrics.normalize.normalize_vqa`. The script normalizes only if annotators
 disagree, so "2" against ten times "two" is wrong there, and so is "Yes" against ten times "yes". `normalize: official`

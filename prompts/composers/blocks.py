@@ -29,13 +29,13 @@ from prompts.pieces import Level
 class Blocks:
     """A composer of one user turn of blocks. Order, delimiters and place of the instruction are parameters."""
 
-    order: Literal["pqa", "qpa", "qap", "paq", "apq", "aqp"] = "pqa"  # of image, question and answer in a block
-    instruction: Level = "none"  # what it says
-    instruction_text: str | None = None  # an instruction in one's own words instead
-    instruction_at: Literal["head", "tail", "within"] = "head"  # where it stands
-    request: str = "[REQUEST] "  # before a question
-    response: str = "[RESPONSE] "  # before an answer
-    delimiter: str = "\n"  # after each demonstration
+    order: Literal["pqa", "qpa", "qap", "paq", "apq", "aqp"] = "pqa"  # order of image, question and answer in a block
+    instruction: Level = "none"  # length of the standard instruction
+    instruction_text: str | None = None  # custom instruction instead
+    instruction_at: Literal["head", "tail", "within"] = "head"  # place of the instruction
+    request: str = "[REQUEST] "  # text before a question
+    response: str = "[RESPONSE] "  # text before an answer
+    delimiter: str = "\n"  # text after each demonstration
 
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "blocks")

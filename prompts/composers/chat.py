@@ -19,10 +19,10 @@ from prompts.pieces import First, Level
 class Chat:
     """A composer with a user turn and an assistant turn for each demonstration, then the query's user turn."""
 
-    first: First = "image"  # what a user turn begins with
-    instruction: Level = "none"  # stands at the start of the first user turn
-    instruction_text: str | None = None  # an instruction in one's own words instead
-    delimiter: str = ""  # between the images and the question of a turn
+    first: First = "image"  # first piece of a user turn
+    instruction: Level = "none"  # length of the standard instruction, at the start of the first user turn
+    instruction_text: str | None = None  # custom instruction instead
+    delimiter: str = ""  # text between images and question of a turn
 
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "chat")
@@ -40,4 +40,4 @@ class Chat:
         images, question = pieces.images(of, name), pieces.question(of, name)
         between = (Part(self.delimiter),) if self.delimiter and images and question else ()
         whole = images + between + question if self.first == "image" else question + between + images
-        return whole or (Part(""),)  # everything was removed by a transform: the turn stays
+        return whole or (Part(""),)  # transforms may remove everything, but the turn stays

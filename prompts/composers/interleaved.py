@@ -20,10 +20,10 @@ from prompts.pieces import First, Level
 class Interleaved:
     """A composer of one user turn of question-answer blocks. The query's block ends with 'Answer:'."""
 
-    first: First = "image"  # what a block begins with
-    instruction: Level = "none"  # stands before the first block
-    instruction_text: str | None = None  # an instruction in one's own words instead
-    delimiter: str = "\n\n"  # after each demonstration
+    first: First = "image"  # first piece of a block
+    instruction: Level = "none"  # length of the standard instruction, before the first block
+    instruction_text: str | None = None  # custom instruction instead
+    delimiter: str = "\n\n"  # text after each demonstration
 
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "interleaved")

@@ -68,10 +68,10 @@ class DemoPieces(QueryPieces):
 class Template:
     """A composer that renders a Jinja template: vl_icl, mmicl, otter, link_context, or a user's file."""
 
-    path: str = "vl_icl"  # a name of prompts/templates, or a file
-    instruction: Level = "none"  # what `instruction` says
-    instruction_text: str | None = None  # an instruction in one's own words instead
-    code: str = ""  # digest of the template, filled in
+    path: str = "vl_icl"  # name in prompts/templates, or a file
+    instruction: Level = "none"  # length of the standard instruction, the variable `instruction`
+    instruction_text: str | None = None  # custom instruction instead
+    code: str = ""  # digest of the template, set automatically
 
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "template")

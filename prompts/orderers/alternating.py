@@ -20,7 +20,7 @@ class Alternating:
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    start: Literal["first", "random"] = "first"  # which label begins: the best ranked one, or one drawn for the query
+    start: Literal["first", "random"] = "first"  # first label: the best-ranked one, or a random one for each query
 
     def order(self, context: Context) -> Context:
         piles: dict[str, list[Demo]] = {}

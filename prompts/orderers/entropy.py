@@ -31,8 +31,8 @@ class Entropy(ModelOrderer):
 
     name: ClassVar[str] = "entropy"
 
-    by: Literal["global", "local"] = "global"  # evenness of the answers together, or of each
-    probes: PositiveInt = 8  # members of the pool that are asked
+    by: Literal["global", "local"] = "global"  # evenness of all answers together, or of each one
+    probes: PositiveInt = 8  # number of pool members used as probes
 
     def best(self, trial: Trial) -> int:
         probabilities = trial.probabilities(self._probes(trial))

@@ -33,7 +33,7 @@ class ModelOrderer:
     model_ability: ClassVar[str] = "logits"
     name: ClassVar[str] = ""
 
-    orders: PositiveInt = 24  # tried for each query
+    orders: PositiveInt = 24  # orders to try for each query
 
     def fitted(self, pool: Pool, model: Model | None) -> "FittedOrderer":
         """The orderer with pool and model. Raises PlanError if the model gives no logits."""

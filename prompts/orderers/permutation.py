@@ -25,8 +25,8 @@ class Permutation:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    index: Count = 0  # which order; n demonstrations have n! of them
-    own: bool = False  # each query has its own orders
+    index: Count = 0  # number of the order; n demonstrations have n! orders
+    own: bool = False  # whether each query has its own orders
 
     def order(self, context: Context) -> Context:
         ranked = sorted(context.demos, key=lambda demo: demo.rank)

@@ -23,7 +23,7 @@ from prompts.label_renaming import rivals, rivals_of, with_answer
 class AnswerPerturbation:
     """A transform that removes the demonstrations' answers, permutes them, or draws them at random."""
 
-    how: Literal["removed", "permuted", "random"] = "permuted"  # what becomes of them
+    how: Literal["removed", "permuted", "random"] = "permuted"  # kind of change
 
     @property
     def needs(self) -> frozenset[str]:

@@ -25,12 +25,12 @@ class Captions:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    key: str = "caption"  # the public fact of an example that is shown; not read where there is a file
-    file: str | None = None  # JSON: example id -> text
-    where: Where = "demos"  # whose images become text
-    text: str = "{caption}\n"  # how it is written before the question
-    saw_labels: bool = False  # the texts of the file were made with the labels in sight
-    code: str = ""  # digest of the file, filled in
+    key: str = "caption"  # public fact of an example with its text; ignored if there is a file
+    file: str | None = None  # JSON file: example id -> text
+    where: Where = "demos"  # owners of the images to replace
+    text: str = "{caption}\n"  # format of the text before the question
+    saw_labels: bool = False  # whether the texts of the file were written with knowledge of the labels
+    code: str = ""  # digest of the file, set automatically
     _texts: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:

@@ -52,12 +52,12 @@ class Descriptions:
     }
     model_ability: ClassVar[str] = "generate"
 
-    ask: Literal["caption", "detail", "intent", "parsing", "summary", "look"] = "caption"  # what the model is asked
-    where: Where = "demos"  # whose images are described
-    keep: bool = False  # the image stays, and the words stand beside it
-    context: bool = False  # the model sees the demonstrations while it describes the query's image
-    text: str = "{caption}\n"  # how the words are written before the question
-    max_new_tokens: PositiveInt = 48  # of a description
+    ask: Literal["caption", "detail", "intent", "parsing", "summary", "look"] = "caption"  # request to the model
+    where: Where = "demos"  # owners of the images to describe
+    keep: bool = False  # whether the image stays beside its description
+    context: bool = False  # whether the model sees the demonstrations when it describes the query's image
+    text: str = "{caption}\n"  # format of the description before the question
+    max_new_tokens: PositiveInt = 48  # length limit of a description in tokens
 
     def __post_init__(self) -> None:
         if self.text.count("{caption}") != 1:

@@ -27,11 +27,11 @@ class FrameGrid:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    frames: PositiveInt = 6  # frames on the grid
-    columns: PositiveInt = 3  # frames in a row
+    frames: PositiveInt = 6  # number of frames
+    columns: PositiveInt = 3  # frames in each row
     gap: PositiveInt = 4  # white pixels around each frame
-    shuffled: bool = False  # frames in random order
-    where: Where = "all"  # whose images
+    shuffled: bool = False  # whether frames are in random order
+    where: Where = "all"  # owners of the images
 
     def transform(self, context: Context) -> Context:
         mark = f"frame_grid: {self.frames} frames{', shuffled' if self.shuffled else ''}"

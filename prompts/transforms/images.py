@@ -29,10 +29,10 @@ from prompts.example_changes import change_examples, derange, replace_demos, sor
 class Images:
     """A transform of images: removed, blank or noise; for demonstrations also permuted or swapped."""
 
-    how: Literal["removed", "blank", "noise", "permuted", "swapped"] = "removed"  # what becomes of them
-    where: Where = "demos"  # whose images; permuted, swapped: demonstrations' only
-    shade: Annotated[int, Ge(0), Le(255)] = 128  # of a blank; 0 breaks processors that read zeros as padding
-    step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 999  # of the noise, of 1000 diffusion steps
+    how: Literal["removed", "blank", "noise", "permuted", "swapped"] = "removed"  # kind of change
+    where: Where = "demos"  # owners of the images; permuted, swapped: demonstrations only
+    shade: Annotated[int, Ge(0), Le(255)] = 128  # gray level of a blank; 0 breaks processors that read zeros as padding
+    step: Annotated[int, Ge(0), Le(DIFFUSION_STEPS - 1)] = 999  # noise step, of 1000 diffusion steps
 
     def __post_init__(self) -> None:
         if self.how in ("permuted", "swapped") and self.where != "demos":

@@ -24,7 +24,7 @@ class NoisyLabels:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     analysis: ClassVar[str] = "noisy_labels"
 
-    share: Fraction = 0.5  # of the demonstrations that answer wrongly
+    share: Fraction = 0.5  # share of demonstrations with a wrong answer
 
     def transform(self, context: Context) -> Context:
         demos = sort_by_rank(context)

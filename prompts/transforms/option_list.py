@@ -26,10 +26,10 @@ class OptionList:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    shift: Count = 0  # how many places the options are turned to the left
-    where: Where = "all"  # whose options are listed
-    text: str = "\nOptions: {options}."  # how they are written behind the question
-    between: str = ", "  # between two options
+    shift: Count = 0  # places by which the options are rotated to the left
+    where: Where = "all"  # owners of the options to list
+    text: str = "\nOptions: {options}."  # format of the options after the question
+    between: str = ", "  # text between two options
 
     def __post_init__(self) -> None:
         if self.text.count("{options}") != 1:

@@ -20,8 +20,8 @@ class Questions:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    how: Literal["removed", "permuted"] = "removed"  # what becomes of them
-    where: Where = "demos"  # whose questions; permuted: demonstrations' only
+    how: Literal["removed", "permuted"] = "removed"  # kind of change
+    where: Where = "demos"  # owners of the questions; permuted: demonstrations only
 
     def __post_init__(self) -> None:
         if self.how == "permuted" and self.where != "demos":

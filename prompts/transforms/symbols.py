@@ -32,7 +32,7 @@ class Symbols:
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     analysis: ClassVar[str] = "label_following"
 
-    words: tuple[str, ...] = ()  # what symbols are drawn from; none: made up of consonants and vowels
+    words: tuple[str, ...] = ()  # words to draw symbols from; none: invented from consonants and vowels
 
     def transform(self, context: Context) -> Context:
         answers = answers_of(context)

@@ -23,7 +23,7 @@ class Synonyms:
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    words: Mapping[str, str] = field(default_factory=dict)  # answer of the task -> what it is called instead
+    words: Mapping[str, str] = field(default_factory=dict)  # answer of the task -> new name
 
     def __post_init__(self) -> None:
         for keys, what in ((list(self.words), "is renamed twice"), (list(self.words.values()), "is the name of two")):

@@ -25,7 +25,7 @@ class Unlearn:
     needs: ClassVar[frozenset[str]] = frozenset({"gold", "labels"})
     analysis: ClassVar[str] = "label_following"
 
-    classes: tuple[str, ...] = ()  # answers to unlearn; none: each query's
+    classes: tuple[str, ...] = ()  # answers to unlearn; none: the answer of each query
 
     def transform(self, context: Context) -> Context:
         check_gold_unchanged(context, "unlearn")

@@ -1,4 +1,4 @@
-"""Digests are what finished runs are known by: their spelling does not change."""
+"""Digests identify finished runs, so their spelling does not change."""
 
 import hashlib
 import json

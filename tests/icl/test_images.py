@@ -1,4 +1,4 @@
-"""Tests of images: digests, laziness, edits, and what cannot be read."""
+"""Tests of images: digests, laziness, edits, and unreadable files."""
 
 import io
 import pickle
@@ -165,7 +165,7 @@ def test_floating_point_pixels_are_refused():
         Image.from_pil(PILImage.new("F", (2, 2))).open()
 
 
-def test_what_cannot_be_read_is_a_image_error_that_names_it(tmp_path):
+def test_what_cannot_be_read_is_an_image_error_that_names_it(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "cut.png").write_bytes(encoded(noise(size=(80, 80)))[:200])
     for name, says in (

@@ -1,4 +1,4 @@
-"""Public names are imported at their first use, and a file that shadows a package is named then."""
+"""Public names are imported at their first use, and a file that shadows a package is reported then."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""A component of a notebook cell, a lambda, and a function of a function are known by their code and what it reads."""
+"""Components of notebook cells, lambdas and nested functions are identified by their code and what it reads."""
 
 import functools
 import os

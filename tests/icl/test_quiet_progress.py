@@ -1,4 +1,4 @@
-"""Bars of the libraries below are kept out of the output, except where something takes long and somebody watches."""
+"""Progress bars of libraries are hidden, except for slow steps on a terminal."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_no_bar_of_datasets_is_in_the_output(
 @pytest.mark.parametrize(
     ("quick", "terminal", "has_bar"), [(True, True, False), (False, True, True), (False, False, False)]
 )
-def test_what_takes_long_keeps_its_bar_where_somebody_watches(
+def test_slow_steps_keep_their_bar_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, quick: bool, terminal: bool, has_bar: bool
 ) -> None:
     import datasets

@@ -1,4 +1,4 @@
-"""Tests of the registry: finding, building, describing, and sentences for what is wrong."""
+"""Tests of the registry: lookup, construction, description, and error messages."""
 
 import json
 import os

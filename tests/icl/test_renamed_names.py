@@ -1,4 +1,4 @@
-"""Errors about an old name say the new one."""
+"""Errors about an old name give the new one."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Names of parts are read as they are written, and nothing else is taken for one."""
+"""Names of parts are parsed as they are written, and other names are rejected."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of the vocabulary: what a query hides, what a prompt's digest sees, and how prompts are edited."""
+"""Tests of the base types: what a query hides, what a prompt's digest covers, and edits of prompts."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def test_a_query_has_no_gold():
     assert example.query is query
 
 
-def test_the_digest_sees_texts_roles_images_and_where_parts_begin():
+def test_the_digest_covers_texts_roles_images_and_parts():
     base = prompt()
     moved = dataclasses.replace(base, turns=(*base.turns[:1], Turn("user", base.turns[1].parts), base.turns[2]))
     joined = base.map(lambda part: None if part.content == " " else part)

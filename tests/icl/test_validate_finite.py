@@ -1,4 +1,4 @@
-"""No parameter of any component is infinite or no number at all, unless its field says that it may be."""
+"""No parameter of any component is infinite or NaN, unless its field allows it."""
 
 import math
 from dataclasses import dataclass, fields

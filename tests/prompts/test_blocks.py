@@ -46,7 +46,7 @@ def test_every_inner_order(order: str, text: str) -> None:
         ("within", "Do.\n<>q0?\n= a0\n--Do.\n<>qq?\n="),
     ],
 )
-def test_the_instruction_has_three_places_and_delimiters_are_one_s_own(at: str, text: str) -> None:
+def test_the_instruction_has_three_places_and_delimiters_are_parameters(at: str, text: str) -> None:
     node = {"name": "blocks", "instruction_text": "Do.", "instruction_at": at}
     assert _text({**node, "request": "", "response": "= ", "delimiter": "--"}, _context()) == text
 

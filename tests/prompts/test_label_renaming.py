@@ -50,13 +50,13 @@ def test_a_second_map_goes_on_from_the_first() -> None:
     assert compose_names({}, SYMBOLS) == SYMBOLS
 
 
-def test_the_label_goes_along_only_where_there_is_one() -> None:
+def test_the_label_changes_only_if_there_is_one() -> None:
     bare = Demo(Example("e", (), "?", ("red", "crimson")))
     assert with_answer(bare, "dax").example.answers == ("dax",)
     assert with_answer(bare, "dax").example.label is None
 
 
-def test_rivals_are_what_answers_one_question() -> None:
+def test_rivals_are_the_answers_of_one_question() -> None:
     def demo(rank: int, answer: str, *options: str) -> Demo:
         return Demo(Example(f"e{rank}", (), "?", (answer,), options), 0.5, rank)
 

@@ -159,7 +159,7 @@ def test_demo_blanks_the_image_of_nothing() -> None:
     assert {prompt.images[0] for prompt in model.prompts if prompt not in empty} == {image}
 
 
-def test_more_demonstrations_have_24_distinct_orders_of_the_query_s_own() -> None:
+def test_more_demonstrations_have_24_distinct_orders_for_each_query() -> None:
     _, model, _ = _ordered({"name": "demo"}, lambda *_: (0.5, 0.5), _context("abcdef"))
     orders = [_read(prompt)[0] for prompt in model.prompts if _read(prompt)[1] == "N/A"]
     assert len(set(orders)) == len(orders) == 24

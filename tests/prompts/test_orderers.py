@@ -32,7 +32,7 @@ def test_ordering_twice_is_ordering_once() -> None:
         assert build("orderer", name).order(once) == once
 
 
-def test_random_is_the_query_s_own_and_uniform() -> None:
+def test_random_orders_depend_on_the_query_and_are_uniform() -> None:
     assert _ids("random", _context(0, "q")) == _ids("random", _context(0, "q"))
     assert len({_ids("random", _context(s, f"q{i}")) for s in range(3) for i in range(10)}) > 20
     lasts = Counter(_ids("random", _context(0, f"q{i}", 3))[-1] for i in range(600))

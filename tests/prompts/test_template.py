@@ -69,7 +69,7 @@ def test_the_instruction_is_a_span_of_its_own() -> None:
     assert prompt.spans["instruction"] == (0, 0)
 
 
-def test_turns_begin_where_the_template_says(template: Any) -> None:
+def test_templates_begin_turns(template: Any) -> None:
     text = (
         "{% for demo in demos %}\n{{ user }}\n{{ demo.images | join }}{{ demo.question }}\n{{ assistant }}\n"
         "{{ demo.answer }}\n{% endfor %}\n{{ user }}\n" + QUERY

@@ -45,7 +45,7 @@ def check_processor(processor: Any, path: str) -> None:
     if not [number for number in getattr(processor, "image_token_ids", []) if number is not None]:
         raise ModelError(
             f"model.path: the processor of {path} ({kind}) does not say which tokens stand for an image "
-            "(image_token_id, or image_token_ids where there are several), so they cannot be told from words."
+            "(image_token_id, or image_token_ids where there are several), so they cannot be distinguished from words."
         )
 
 

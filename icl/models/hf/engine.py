@@ -97,5 +97,5 @@ class HFEngine:
             return False
         verdict = self_check.check_shared_prefix(self.prompt_encoder, self.runner)
         if not verdict.holds:
-            self.notes += (f"shared beginnings are prefilled anew each time: {verdict.reason}",)
+            self.notes += (f"common prefixes are not shared: {verdict.reason}",)
         return verdict.holds

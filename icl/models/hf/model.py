@@ -43,10 +43,10 @@ CACHED_CHARACTERS = 32 * 2**20
 @component("model", "hf")
 @dataclass(frozen=True)
 class HF(LogitModel):
-    """Any AutoModelForImageTextToText checkpoint with its processor, in batches, by sessions.
+    """Any AutoModelForImageTextToText checkpoint of transformers with its processor.
 
-    Images are encoded once and kept, beginnings that prompts share are prefilled once, prompts of like length run
-    together. Out of memory halves the batch.
+    Image features are cached, common prefixes are prefilled once, and prompts of similar length run together. A batch
+    that does not fit into memory is halved.
     """
 
     abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "hidden_states", "embed", "text_logprobs"})

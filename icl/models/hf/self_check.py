@@ -64,7 +64,7 @@ def check_shared_prefix(reader: PromptEncoder, runner: LanguageModel) -> CheckRe
         prefiller = Prefiller(runner, 10**9, least=1)
         rows = prefiller.open(reads)
         if runner.counters.prefill_tokens - before >= sum(map(len, reads)):
-            return CheckResult(False, "the two prompts that should begin alike do not")
+            return CheckResult(False, "two prompts that should have a common prefix have none")
         reused = prefiller.open(reads, prefix_source=Prefiller(runner, 10**9, sharing=False).open(reads[:1]))
         gap = max(_gap(want, rows.logits), _gap(want, reused.logits))
         return CheckResult(gap <= _tolerance(runner), f"the logits differ by {gap:.1e} of their spread")

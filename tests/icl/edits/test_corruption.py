@@ -1,4 +1,4 @@
-"""Tests of corruptions, against the arithmetic of their paper's code."""
+"""Tests of corruptions against the arithmetic of the paper's code."""
 
 import io
 
@@ -54,7 +54,7 @@ def test_blur_is_in_proportion_to_the_side():
     assert list(BLUR) == sorted(BLUR)
 
 
-def test_jpeg_is_what_the_library_makes_of_that_quality():
+def test_jpeg_equals_the_library_s_output_at_that_quality():
     buffer = io.BytesIO()
     IMAGE.save(buffer, "JPEG", quality=QUALITY[4])
     assert np.array_equal(pixels("jpeg", 5), np.asarray(PILImage.open(buffer)))

@@ -1,4 +1,4 @@
-"""What each edit does to pixels, that random ones belong to the prompt, and that each has a digest of its own."""
+"""Effect of each edit on pixels, random edits that belong to the prompt, and distinct digests."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_mean_color_by_hand() -> None:
     assert after(edits.MeanColor(), pixels).tolist() == [[[15, 0, 128]] * 2]
 
 
-def test_shuffled_patches_hold_the_same_pixels_in_other_places() -> None:
+def test_shuffled_patches_have_the_same_pixels_in_other_places() -> None:
     shuffled = after(edits.ShuffledPatches(grid=2).bind(KEY, "p"))
     blocks = {COUNTED[y : y + 4, x : x + 6].tobytes() for y in (0, 4) for x in (0, 6)}
     assert {shuffled[y : y + 4, x : x + 6].tobytes() for y in (0, 4) for x in (0, 6)} == blocks

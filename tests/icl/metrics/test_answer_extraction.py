@@ -1,4 +1,4 @@
-"""How answers are found in outputs, and the shipped cases that the lenient score is held against."""
+"""Extraction of answers from outputs, and the shipped cases that test the lenient score."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Tests of what demonstrations say without a model."""
+"""Tests of baselines from demonstrations without a model."""
 
 from icl.metrics.baselines import BASELINES, last_copy, nearest_copy, vote, weighted_vote
 from icl.types import Demo, Example, Query

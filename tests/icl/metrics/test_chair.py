@@ -59,7 +59,7 @@ def test_the_corpus_ratio_is_not_the_mean_of_captions():
     assert corpus_chair_i([("", EXAMPLE)]) is None
 
 
-def test_examples_that_do_not_say_what_is_there_are_not_judged():
+def test_examples_without_objects_have_no_score():
     bare = Example("e", (), "?", ("a",))
     assert [m.score(Generation("a dog"), bare) for m in (ChairI(), ChairS(), ChairRecall())] == [None, None, None]
 

@@ -1,4 +1,4 @@
-"""Tests of knowledge conflict, on rows written by hand."""
+"""Tests of knowledge conflict on hand-written rows."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_rates_are_over_the_recognized_items():
     assert rate(ConflictRate(), ITEMS) == pytest.approx(2 / 7 + 1 / 7)
 
 
-def test_without_the_question_what_it_shows_every_item_counts():
+def test_without_a_recognition_question_every_item_counts():
     rows = [row for row in ITEMS if row.meta["mode"] != "recognize"]
     assert rate(FlipRate(), rows) == pytest.approx(5 / 8)
 

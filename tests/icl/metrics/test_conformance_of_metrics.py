@@ -1,4 +1,4 @@
-"""Every metric keeps the promises of a metric, and the check catches one that does not."""
+"""Every metric passes the public check, and the check detects one that violates it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Macro F1: scikit-learn's number, of the samples that were seen and of others, and its influence numbers."""
+"""Macro F1 equals scikit-learn's, on the samples and on resamples, and so do its influence numbers."""
 
 import numpy as np
 import pytest

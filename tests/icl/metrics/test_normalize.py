@@ -1,4 +1,4 @@
-"""Tests of the two normalizations and of numbers, on cases worked out by hand from the published rules."""
+"""Tests of the two normalizations and of numbers, on cases derived by hand from the published rules."""
 
 import pytest
 

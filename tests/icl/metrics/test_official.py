@@ -1,4 +1,4 @@
-"""Tests of published arithmetic on rows written by hand."""
+"""Tests of published arithmetic on hand-written rows."""
 
 import math
 from collections import Counter
@@ -59,13 +59,13 @@ def test_precision_without_a_yes_is_none():
     assert cell(Precision(), [("no", yes_no("a", "yes")), ("no", yes_no("b", "no"))]) is None
 
 
-def test_a_pair_counts_where_both_are_right():
+def test_a_pair_counts_if_both_answers_are_right():
     rows = [("yes", yes_no("a", "yes", "p1")), ("no", yes_no("b", "no", "p1")),
             ("yes", yes_no("c", "yes", "p2")), ("yes", yes_no("d", "no", "p2"))]  # fmt: skip
     assert cell(GroupAccuracy(), rows) == 0.5
 
 
-def test_an_answer_to_a_pair_is_judged_by_its_options_where_they_were_scored():
+def test_an_answer_of_a_pair_is_judged_by_option_scores_if_there_are_any():
     scored = Generation("no", option_scores={"yes": -0.1, "no": -2.0})
     assert cell(GroupAccuracy(), [(scored, yes_no("a", "yes", "p"))]) == 1
 

@@ -1,4 +1,4 @@
-"""Tests of statistics of a whole run as a number a sample: an exact mean, and the interval of a bootstrap."""
+"""Tests of run-level statistics as one number for each sample: an exact mean, and the interval of a bootstrap."""
 
 import numpy as np
 import pytest

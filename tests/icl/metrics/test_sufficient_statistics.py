@@ -1,4 +1,4 @@
-"""What a statistic is made of: its rows give the statistic itself, of the samples that were seen and of any others."""
+"""The rows of a statistic give the statistic itself, on the samples and on any resample."""
 
 import copy
 
@@ -109,7 +109,7 @@ def test_a_group_has_one_row():
     assert total(parts) == pytest.approx(2 / 3)
 
 
-def test_numbers_that_know_what_they_are_made_of_can_be_copied():
+def test_run_level_values_can_be_copied():
     parts = copy.deepcopy(roc_auc([0.1, 0.9, 0.4], [False, True, True]))
     assert total(parts) == 1
     assert parts == roc_auc([0.1, 0.9, 0.4], [False, True, True])

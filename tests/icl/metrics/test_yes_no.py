@@ -25,7 +25,7 @@ OPEN = Example("e", (), "what is it?", ("a dog",))
         ("it could be yes, it could be no", None, "no"),
     ],
 )
-def test_the_two_rules_differ_where_published_figures_do(output, ours, popes):
+def test_the_two_rules_differ_as_published_figures_do(output, ours, popes):
     assert parse_yes_no(output) == ours
     assert parse_pope(output) == popes
 

@@ -92,7 +92,7 @@ def test_a_field_with_the_name_of_a_member_needs_a_default() -> None:
             max_tokens: int
 
 
-def test_a_class_without_the_base_class_is_refused_with_what_to_write() -> None:
+def test_a_class_without_the_base_class_is_refused_with_a_remedy() -> None:
     @dataclass(frozen=True)
     class Structural:
         abilities: ClassVar[frozenset[str]] = frozenset({"generate"})

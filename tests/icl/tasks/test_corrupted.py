@@ -44,7 +44,7 @@ def test_where_says_whose_images_change(where, queries, pool):
             assert b.domain == b.meta["domain"] == ("contrast 5" if changed else "clean")
 
 
-def test_pools_stay_one_object_where_they_are_shared_and_have_another_digest():
+def test_shared_pools_stay_one_object_and_have_another_digest():
     corrupted = task(SHARED, where="all")
     assert corrupted.pool("a") is corrupted.pool("b")
     assert corrupted.pool("a").digest != build("task", SHARED).pool("a").digest

@@ -102,7 +102,7 @@ class TestWithDrawings:
         assert {query.images[0].open().size for query in task.queries} == {(64, 64)}
         assert {query.answer for query in task.queries} == {name for _, name, *_ in EMOJI[:6]}
 
-    def test_subgroups_are_classes_where_they_have_five_emoji(self, modules: Path) -> None:
+    def test_subgroups_of_five_emoji_are_classes(self, modules: Path) -> None:
         task = EmojiShiftTask(classes="subgroup", modules=str(modules))
         assert {(query.label, query.answer) for query in task.queries} == {("face smiling", "face smiling")}
         assert len(task.queries) == 5

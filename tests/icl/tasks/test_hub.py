@@ -1,4 +1,4 @@
-"""Tests of `hub` on local data sets of five kinds, written here."""
+"""Tests of `hub` on local data sets of five kinds."""
 
 import io
 import json
@@ -226,7 +226,7 @@ def test_rows_are_connected_through_others():
     assert connected_components([["a"], ["b"], ["c"], ["b", "c"], ["c", "d"], ["e"], []]) == [0, 1, 1, 1, 1, 5, 6]
 
 
-def test_questions_about_one_image_are_a_group_where_no_column_says_so(tmp_path):
+def test_questions_about_one_image_are_a_group_without_a_group_column(tmp_path):
     DatasetDict(train=dataset("red"), test=dataset("red", "blue", "red", "green")).save_to_disk(tmp_path / "d")
     groups = [e.group for e in task(tmp_path / "d", pool_split="train").queries]
     assert groups[0] == groups[2]

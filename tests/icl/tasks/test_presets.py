@@ -1,4 +1,4 @@
-"""Published data sets by preset: each on rows of its columns, written here, from the file to the published score."""
+"""Published data sets by preset: rows with their columns, from the file to the published score."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Tests of VL-ICL's own files, in its layout, written here."""
+"""Tests of VL-ICL's own files on data in their layout."""
 
 import json
 

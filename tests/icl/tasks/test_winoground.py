@@ -1,4 +1,4 @@
-"""Tests of Winoground on rows of its columns, written here."""
+"""Tests of Winoground on rows with its columns."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_each_caption_is_asked_of_each_image(path):
     check_task(task)
 
 
-def test_only_the_gold_tells_what_belongs_together(path):
+def test_only_the_gold_reveals_what_belongs_together(path):
     queries = build("task", {"name": "winoground", "path": str(path), "pool_fraction": 0}).queries
     same = [e.meta["caption"] == e.meta["image"] for e in queries]
     assert 0.2 < sum(a == (e.answer == "yes") for a, e in zip(same, queries, strict=True)) / len(queries) < 0.8

@@ -1,4 +1,4 @@
-"""The public checks catch what they are for; ours pass them in the tests of each component."""
+"""The public checks detect what they are for."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""What is checked of an edit: every one of ours keeps it, and each promise that is broken is told."""
+"""Every shipped edit passes the public check, and each violation is reported."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

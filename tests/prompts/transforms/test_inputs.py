@@ -40,7 +40,7 @@ def test_blank_images_are_one_shade_and_as_large(transformed: Make) -> None:
     assert (image.size, image.getcolors()) == ((4, 4), [(16, (255, 255, 255))])
 
 
-def test_noise_is_the_example_s_own_in_any_order(transformed: Make) -> None:
+def test_noise_depends_on_the_example_in_any_order(transformed: Make) -> None:
     done = transformed({"name": "images", "how": "noise", "step": 500}, "ab")
     edits = {demo.example.id: demo.example.images[0].edits[0] for demo in done.demos}
     assert edits["e0"] == DiffusionNoise(500).bind(StreamKey(0, "q"), "e0/0")
@@ -115,7 +115,7 @@ def test_captions_from_a_file_are_identified_by_their_content(transformed: Make,
         transformed(node, "abc")
 
 
-def test_a_missing_caption_says_what_there_is(transformed: Make) -> None:
+def test_a_missing_caption_error_lists_the_facts(transformed: Make) -> None:
     with pytest.raises(DataError, match=r"'e0' has no text among its public facts \(split\) under 'caption'"):
         transformed("captions", "a", split="train")
     with pytest.raises(ConfigError, match="there is no file of captions 'none"):

@@ -24,7 +24,7 @@ def test_answers_are_removed_without_reading_them(transformed: Make) -> None:
     assert done.provenance == ("answers: removed",)
 
 
-def test_permuted_answers_differ_where_they_can(transformed: Make) -> None:
+def test_permuted_answers_differ_if_possible(transformed: Make) -> None:
     assert _answers(transformed("answers", ["yes", "no", "yes", "no"])) == ["no", "yes", "no", "yes"]
     same = transformed("answers", ["yes", "yes"])
     assert same.provenance == ("answers: permuted, 0% changed, saw labels",)
@@ -60,7 +60,7 @@ def test_symbols_keep_equal_answers_equal_and_rename_the_options(transformed: Ma
     assert not {first, second} & {"red", "blue", "which", "q0"}
 
 
-def test_symbols_are_the_query_s_own(transformed: Make) -> None:
+def test_symbols_depend_on_the_query(transformed: Make) -> None:
     assert len({_answers(transformed("symbols", ["red"], query=f"q{i}"))[0] for i in range(20)}) > 15
 
 

@@ -75,7 +75,7 @@ def test_another_name_of_the_base_on_the_hub_is_noted(adapter: Path) -> None:
     assert "trained on owner/base-model; it is used on owner/another" in (lora.base_note("owner/another") or "")
 
 
-def test_beside_quantized_weights_it_changes_what_they_say(adapter: Path) -> None:
+def test_an_adapter_beside_quantized_weights_changes_the_logits(adapter: Path) -> None:
     pytest.importorskip("bitsandbytes")
     few = HF(quantize="nf4", adapter=str(adapter))
     full = logits(HF(adapter=str(adapter)))

@@ -49,7 +49,7 @@ def test_a_prefill_goes_on_in_halves(hf: HF) -> None:
     assert float((got - want).abs().max()) < 2e-5
 
 
-def test_prompts_on_a_shared_beginning_go_on_in_halves(hf: HF) -> None:
+def test_prompts_on_a_shared_prefix_go_on_in_halves(hf: HF) -> None:
     batch = [prompt([1, 2, 3, 4, 20 + i], "what?") for i in range(6)]
     want = hf.open(batch).logits
     hf.engine.prefiller.cached_prefixes.clear()

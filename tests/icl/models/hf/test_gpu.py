@@ -16,7 +16,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
-def test_a_batch_on_the_device_is_what_each_prompt_is_alone(name: str, folder_of: Callable[[str], Path]) -> None:
+def test_a_batch_on_the_device_equals_single_prompts(name: str, folder_of: Callable[[str], Path]) -> None:
     hf = HF(path=str(folder_of(name)), device="cuda", dtype="float32")
     hf.load()
     assert hf.notes == ()

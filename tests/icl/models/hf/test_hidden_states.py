@@ -37,7 +37,7 @@ def test_a_state_is_the_last_hidden_one_of_a_plain_forward(name: str, model_of: 
 
 
 @some
-def test_a_text_s_tokens_are_scored_where_it_stands(name: str, model_of: ModelOf) -> None:
+def test_tokens_of_a_text_are_scored_in_their_context(name: str, model_of: ModelOf) -> None:
     """At the end of a prompt and in the middle of one, alone and in a batch of several lengths."""
     hf = model_of(name)
     prompts = [prompt([1, 2], "how many are in it?"), prompt([4], "color?"), prompt([5, 1, 6], "a long one, what?")]

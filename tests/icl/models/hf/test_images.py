@@ -133,7 +133,7 @@ def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], P
     assert small.engine.prompt_encoder.encoder.cache.used == 0
 
 
-def test_a_byte_cache_keeps_what_was_used_last_within_its_limit() -> None:
+def test_a_byte_cache_keeps_the_last_used_values_within_its_limit() -> None:
     cache = LRUByteCache[str, str](6, len)
     for word in ("aa", "bb", "cc"):
         cache.put(word, word)

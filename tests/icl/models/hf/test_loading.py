@@ -24,7 +24,7 @@ def copied(folder_of: FolderOf, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder_of("llava"), tmp_path / "checkpoint"))
 
 
-def test_importing_the_component_imports_no_torch() -> None:
+def test_importing_the_component_does_not_import_torch() -> None:
     process = subprocess.run(
         [
             sys.executable,
@@ -159,7 +159,7 @@ def test_a_prompt_beyond_the_context_is_reported_before_a_forward(copied: Path) 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_where_there_is_none(folder_of: FolderOf) -> None:
+def test_a_missing_cuda_device_is_an_error(folder_of: FolderOf) -> None:
     with pytest.raises(ModelError, match="torch sees no CUDA devices"):
         HF(path=str(folder_of("llava")), device="cuda").load()
 

@@ -70,7 +70,7 @@ def make_requests() -> list[DecodingRequest]:
 
 @pytest.mark.parametrize("kind", ["gptq", "awq"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_it_says_what_the_same_weights_say_in_full_precision(architecture: str, kind: str, made: Made) -> None:
+def test_it_equals_the_same_weights_in_full_precision(architecture: str, kind: str, made: Made) -> None:
     small, full = made(architecture, kind)
     assert prequantized.method(small.checkpoint) == kind
     got, want = (hf.open(tiny_models.prompts()).logits for hf in (small, full))
@@ -158,7 +158,7 @@ def test_in_sixteen_bits_each_weight_is_rounded_once(made: Made) -> None:
         assert float(torch.cosine_similarity(got, want).min()) > 0.999
 
 
-def test_the_files_say_what_is_packed_whatever_names_they_and_the_config_use(made: Made, tmp_path: Path) -> None:
+def test_the_files_decide_what_is_packed_whatever_the_names(made: Made, tmp_path: Path) -> None:
     """Files and configs name layers as they were called when they were written, or as they are called today."""
     small, full = made("qwen2_5_vl", "awq")
     published = constant_weights(Path(small.path))
@@ -175,7 +175,7 @@ def test_the_files_say_what_is_packed_whatever_names_they_and_the_config_use(mad
         assert gap(HF(path=str(folder)).open(tiny_models.prompts()).logits, want) < CLOSE
 
 
-def test_layers_may_have_bits_of_their_own_where_the_config_says_so(made: Made, tmp_path: Path) -> None:
+def test_layers_may_differ_in_bits_if_the_config_says_so(made: Made, tmp_path: Path) -> None:
     four, eight = (made("llava", kind) for kind in ("gptq", "gptq-8-bits"))
     folder = written(four[0], tmp_path, dynamic={"+:.*mlp.*": {"bits": 8, "group_size": 64}})
     chosen = [Path(hf.path) for hf in (four[0], eight[0])]
@@ -234,7 +234,7 @@ def test_loading_draws_no_numbers_and_leaves_nothing_to_chance(made: Made) -> No
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["gptq-act-order", "awq"])
-def test_on_a_device_it_says_what_it_says_on_a_cpu(kind: str, made: Made) -> None:
+def test_a_device_and_a_cpu_give_equal_logits(kind: str, made: Made) -> None:
     small, _ = made("llava", kind)
     there = replace(small, device="cuda", dtype="float32")
     got = there.open(tiny_models.prompts()).logits.cpu()

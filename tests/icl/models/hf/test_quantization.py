@@ -111,7 +111,7 @@ def test_four_bits_are_the_same_whatever_the_cpu_can_repack() -> None:
     assert torch.equal(first, again)
 
 
-def test_the_digest_includes_what_is_quantized_and_ignores_what_is_not_read() -> None:
+def test_the_digest_includes_used_settings_of_quantization_only() -> None:
     made = [HF(), *(HF(**setting) for setting in SETTINGS), HF(quantize="nf4", quantize_vision=True)]
     made += [HF(quantize="int8", outlier_threshold=0.0), HF(quantize="nf4", double_quant=True)]
     assert len({hf.digest for hf in made}) == len(made)

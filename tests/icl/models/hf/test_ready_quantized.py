@@ -90,9 +90,7 @@ def test_quantizing_it_again_or_merging_an_adapter_into_it_is_refused(made: dict
         _ = HF(path=str(made["int8"]), adapter=str(tmp_path), merge=True).digest
 
 
-def test_without_the_library_it_is_refused_with_what_to_do(
-    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_is_reported_with_a_remedy(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.quantizers import quantizer_compressed_tensors
 
     monkeypatch.setattr(quantizer_compressed_tensors, "is_compressed_tensors_available", lambda: False)

@@ -55,7 +55,7 @@ def test_a_template_that_leaves_images_out_is_an_error(model_of: ModelOf) -> Non
         renderer(model_of("llava"), text_only).text(prompt([1]))
 
 
-def test_a_template_that_moves_images_to_the_front_is_an_error_where_that_changes_the_prompt(
+def test_a_template_that_moves_images_to_the_front_is_an_error_if_it_changes_the_prompt(
     model_of: ModelOf,
 ) -> None:
     first = (
@@ -107,7 +107,7 @@ def test_a_start_token_stands_once_whether_the_template_writes_it_or_the_tokeniz
     assert theirs["input_ids"][0] == ids
 
 
-def test_option_ids_are_what_follows_the_prompt_when_both_are_tokenized_together(model_of: ModelOf) -> None:
+def test_option_ids_come_from_tokenizing_prompt_and_option_together(model_of: ModelOf) -> None:
     hf = model_of("qwen2_5_vl")
     one = prompt([1, 2], "which?")
     options = ["cat", "a red dog", "B"]

@@ -173,7 +173,7 @@ def test_suffix_log_probabilities_are_those_of_whole_forwards(name: str, model_o
             assert gap(got, torch.cat(want).log_softmax(-1)) < CLOSE
 
 
-def test_options_that_begin_alike_are_read_once(model_of: ModelOf) -> None:
+def test_options_with_a_common_beginning_share_it(model_of: ModelOf) -> None:
     hf = model_of("llava")
     rows = hf.open(prompts()[:2])
     before = hf.counters()["suffix_tokens"]

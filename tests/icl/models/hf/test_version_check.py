@@ -5,7 +5,7 @@ from icl.models.hf import version_check
 
 
 @pytest.mark.parametrize("installed", ["5.19.0", "5.9", "5.24.0.dev0"])
-def test_an_older_transformers_is_refused_with_what_to_use_instead(installed: str) -> None:
+def test_an_older_transformers_is_refused_with_an_alternative(installed: str) -> None:
     with pytest.raises(ModelError, match=r"needs transformers 5\.24 or newer.*model: vllm"):
         version_check.check(installed)
 

@@ -1,4 +1,4 @@
-"""What all generated tasks promise: the same bytes from a seed, no gold in what is public, numbers that do not tell."""
+"""Properties of all generated tasks: equal bytes from a seed, no public gold, numbers that reveal nothing."""
 
 import hashlib
 import os
@@ -91,7 +91,7 @@ def test_another_process_with_other_hashes_makes_the_same_bytes():
 
 
 @pytest.mark.parametrize("node", NODES, ids=IDS)
-def test_origins_and_ids_do_not_tell_what_a_image_shows(node):
+def test_origins_and_ids_do_not_reveal_what_an_image_shows(node):
     task = build("task", node)
     for query in task.queries[:5]:
         for example in (query, *task.pool(query.id).examples[:10]):

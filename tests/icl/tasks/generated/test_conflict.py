@@ -1,4 +1,4 @@
-"""Tests of knowledge conflict: the questions, the images, and what fakes of known behavior score on them."""
+"""Tests of knowledge conflict: questions, images, and the scores of fake models."""
 
 import numpy as np
 import pytest

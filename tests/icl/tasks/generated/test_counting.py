@@ -34,7 +34,7 @@ def test_answers_are_balanced_in_queries_and_pool():
         assert set(Counter(e.answer for e in examples).values()) == {50}
 
 
-def test_a_bare_word_asks_what_the_demonstrations_answer():
+def test_the_demonstrations_decide_what_a_bare_word_asks():
     numbers, presence = CountingTask(bare=True), CountingTask(bare=True, answer="presence")
     assert {e.answer for e in numbers.pool("").examples} == {"0", "1", "2", "3"}
     assert Counter(e.answer for e in presence.pool("").examples) == {"yes": 100, "no": 100}

@@ -49,7 +49,7 @@ def test_label_ratios_are_exact_in_every_sampling_and_their_place_tells_nothing(
         assert abs(share - ratio) < 0.12
 
 
-def test_questions_about_a_image_share_a_group_and_ask_different_objects():
+def test_questions_about_an_image_share_a_group_and_ask_different_objects():
     groups: dict[str, list] = {}
     for example in ExistenceTask(per_image=6).queries:
         groups.setdefault(example.group, []).append(example)

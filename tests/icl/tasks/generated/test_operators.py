@@ -26,7 +26,7 @@ def test_operators_are_equally_frequent_and_the_number_of_a_query_does_not_tell_
     assert len({tuple(q.secret["operator"] for q in queries[i : i + 3]) for i in range(0, 90, 3)}) > 3
 
 
-def test_options_are_what_the_operators_give():
+def test_options_are_the_results_of_the_operators():
     for query in OperatorsTask().queries:
         left, right = query.secret["left"], query.secret["right"]
         assert query.options == tuple(str(n) for n in sorted({left + right, left - right, left * right}))
@@ -40,7 +40,7 @@ def test_a_named_operator_is_in_the_question_only():
     assert hidden.secret["operator"] not in hidden.question
 
 
-def test_demonstrations_identify_the_operator_only_where_one_fits():
+def test_demonstrations_identify_the_operator_only_if_one_fits():
     task = OperatorsTask(query_limit=3)
     pool = {(e.secret["operator"], e.secret["left"], e.secret["right"]): e for q in task.queries
             for e in OperatorsTask(query_limit=3, support=54).pool(q.id).examples}  # fmt: skip

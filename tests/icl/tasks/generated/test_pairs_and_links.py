@@ -14,7 +14,7 @@ from icl.tasks.generated.operators import OperatorsTask
 
 
 @pytest.mark.parametrize(("by", "same"), [("pair", (0, 1)), ("color", (0,)), ("shape", (1,))])
-def test_a_pair_matches_exactly_where_the_relation_holds(by, same):
+def test_a_pair_matches_exactly_if_the_relation_holds(by, same):
     task = MatchingTask(by=by, query_limit=60)
     for example in (*task.queries, *task.pool("").examples):
         one, other = example.secret["concepts"]
@@ -22,7 +22,7 @@ def test_a_pair_matches_exactly_where_the_relation_holds(by, same):
         assert len({image.digest for image in example.images}) == 2
 
 
-def test_every_two_pairs_hold_one_match_in_a_drawn_order():
+def test_every_two_pairs_have_one_match_in_a_random_order():
     examples = MatchingTask().pool("").examples
     twos = [(examples[i].answer, examples[i + 1].answer) for i in range(0, 200, 2)]
     assert set(twos) == {("yes", "no"), ("no", "yes")}
