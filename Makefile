@@ -37,6 +37,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/lint_names.py
 
 # The tests of vLLM wait for engines to start, so both suites run at once. Their environments are complete before that.
 test: $(VENV)/ready-dev lint test-tools

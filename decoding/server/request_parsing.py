@@ -170,9 +170,9 @@ def _check_keys(body: Mapping[str, Any]) -> None:
         key for key in body if key not in KNOWN_KEYS | IGNORED_KEYS and body[key] not in (None, NEUTRAL_VALUES.get(key))
     ]
     if unread:
-        meant = "" if unread[0] in NEUTRAL_VALUES else did_you_mean(unread[0], KNOWN_KEYS)
+        suggestion = "" if unread[0] in NEUTRAL_VALUES else did_you_mean(unread[0], KNOWN_KEYS)
         raise ConfigError(
-            f"{', '.join(unread):.400}: a request with a strategy gives one plain answer; leave it out.{meant}"
+            f"{', '.join(unread):.400}: a request with a strategy gives one plain answer; leave it out.{suggestion}"
         )
 
 

@@ -115,8 +115,8 @@ def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: s
     if corrected:
         columns["p Holm"] = [format_p_number(v) for v in table["p_corrected"]]
     if table["right_to_wrong"].notna().any():
-        lost_won = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
-        columns[counts] = [f"{lost}/{won}" for lost, won in lost_won]
+        transitions = zip(table["right_to_wrong"], table["wrong_to_right"], strict=True)
+        columns[counts] = [f"{worse}/{improved}" for worse, improved in transitions]
     if table["pairs"].nunique() > 1:
         columns["n"] = [f"{v:,}" for v in table["pairs"]]
     return columns

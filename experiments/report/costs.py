@@ -1,4 +1,4 @@
-"""What a run cost, for those who paid for it: what the arms asked for, what was computed, what that spared.
+"""What a run cost, for those who paid for it: what the arms asked for, what was computed, what that saved.
 
 Counters of all sessions are summed. The rest of what was counted stands below by the counters' own names.
 """
@@ -17,12 +17,12 @@ LINES = (
     ("tokens of the prompts that were opened", "prompt_tokens", "prefill_tokens", False),
     ("tokens of answers, each branch counted", "rows_without_sharing", "rows", False),
 )
-"""(what, counter of what was asked for, another one, whether that is what was spared, else what was computed)."""
+"""(what, counter of what was asked for, another one, whether that is what was saved, else what was computed)."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """time: of all sessions. lines: (what, asked for, computed, share spared). notes: clauses. rest: every counter."""
+    """time: of all sessions. lines: (what, asked for, computed, share saved). notes: clauses. rest: every counter."""
 
     time: str
     lines: tuple[tuple[str, str, str, str], ...]
@@ -49,13 +49,13 @@ def summarize_costs(info: Mapping[str, Any]) -> Costs:
 
 
 def _line(
-    total: Mapping[str, float], what: str, requested: str, other: str, spared: bool
+    total: Mapping[str, float], what: str, requested: str, other: str, saved: bool
 ) -> tuple[str, str, str, str] | None:
     """Nothing where one of the two was not counted, or nothing was asked for."""
     whole = total.get(requested, 0)
     if not whole or other not in total:
         return None
-    computed = whole - total[other] if spared else total[other]
+    computed = whole - total[other] if saved else total[other]
     return what, _number(whole), _number(computed), f"{1 - computed / whole:.0%}" if computed <= whole else "–"
 
 

@@ -164,8 +164,8 @@ def _rows(
         cells = ["" if i + 1 < len(own) and own[: i + 1] == last[: i + 1] else label for i, label in enumerate(own)]
         last = own
         if len(cells[-1]) + GAP > label_widths[-1]:
-            lead = "".join(label.ljust(wide) for label, wide in zip(cells[:-1], label_widths, strict=False))
-            yield from (Text(line, style) for line in _folded(f"{lead}{cells[-1]}", width, " " * len(lead) + "  "))
+            indent = "".join(label.ljust(wide) for label, wide in zip(cells[:-1], label_widths, strict=False))
+            yield from (Text(line, style) for line in _folded(f"{indent}{cells[-1]}", width, " " * len(indent) + "  "))
             cells = [""] * len(cells)
         line = Text("".join(label.ljust(wide) for label, wide in zip(cells, label_widths, strict=True)), style)
         for one, wide in zip(shots, numbers, strict=True):

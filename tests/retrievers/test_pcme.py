@@ -49,14 +49,14 @@ def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:
 @pytest.mark.parametrize("released", [True, False])
 def test_batched_match_probabilities_equal_single_ones(released: bool) -> None:
     rng = np.random.default_rng(0)
-    rows, spreads = normalize_rows(rng.normal(size=(6, 5))), rng.normal(-1, 1, (6, 5)).astype(np.float32)
+    rows, log_deviations = normalize_rows(rng.normal(size=(6, 5))), rng.normal(-1, 1, (6, 5)).astype(np.float32)
     names = [f"d{i}" for i in range(6)]
-    query = GaussianEmbedding("q", rows[0], spreads[0])
+    query = GaussianEmbedding("q", rows[0], log_deviations[0])
     alone = [
         match_probability(query, GaussianEmbedding(*one), 3.0, 2.0, released=released)
-        for one in zip(names, rows, spreads, strict=True)
+        for one in zip(names, rows, log_deviations, strict=True)
     ]
-    samples = GaussianEmbeddings(rows, spreads).samples(names)
+    samples = GaussianEmbeddings(rows, log_deviations).samples(names)
     together = match_probabilities(query.samples().astype(np.float32), samples, 3.0, 2.0, released=released)
     assert np.allclose(together, alone, atol=1e-5)
 

@@ -86,7 +86,7 @@ def test_random_schedules_keep_every_group_together(folder: Path) -> None:
 
 def test_random_preemptions_of_single_branches_keep_every_group_together(folder: Path) -> None:
     """vLLM preempts single branches when a cache runs out, at any point of a group's life."""
-    torn = 0
+    num_split = 0
     for seed in SEEDS:
         world = random_world(folder, 1000 + seed)
         scheduler = world.scheduler
@@ -97,9 +97,9 @@ def test_random_preemptions_of_single_branches_keep_every_group_together(folder:
             world.step()
             assert world.steps < 20_000
         check(world)
-        torn += scheduler.counts["split groups"]
+        num_split += scheduler.counts["split groups"]
         assert scheduler.counts["violations"] == 0
-    assert torn > 100
+    assert num_split > 100
 
 
 def test_a_step_does_not_examine_groups_that_only_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,7 +297,7 @@ def test_a_process_that_is_interrupted_ends_with_130_and_resumes(grid: Callable[
         model: {name: fake-scripted, answer: "slow.py:answer"}
     """)
     command = [sys.executable, "-m", "experiments.cli.main", "run", config, "--quiet"]
-    restore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    restore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=restore_sigint)  # noqa: PLW1509
     while not any((tmp_path / "runs").rglob("run.json")) and process.poll() is None:
         time.sleep(0.01)

@@ -67,8 +67,8 @@ def icl_process(grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., "subp
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": str(slow), "COLUMNS": "100"}
         command = [sys.executable, "-m", "experiments.cli.main", *words]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
-        start_workers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=heard, **pipes))  # noqa: PLW1509
+        restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
+        start_workers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=restore, **pipes))  # noqa: PLW1509
         return start_workers[-1]
 
     yield start

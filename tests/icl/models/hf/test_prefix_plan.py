@@ -73,9 +73,9 @@ def test_fixed_demonstrations_are_prefilled_once_over_many_calls(folder_of: Call
         hf.open(queries[start : start + 8])
     count = hf.counters()
     query = hf.count_tokens(prompt([100], "what?", size=(56, 56)))
-    beginning = hf.count_tokens(queries[0]) - query
-    distinct = beginning + 40 * query
-    assert count["prompt_tokens"] == 40 * (beginning + query)
+    prefix = hf.count_tokens(queries[0]) - query
+    distinct = prefix + 40 * query
+    assert count["prompt_tokens"] == 40 * (prefix + query)
     assert count["prefill_tokens"] <= 1.1 * distinct
 
 

@@ -34,5 +34,5 @@ def test_only_messages_about_the_toolkits_own_settings_are_hidden(
 def test_the_hidden_messages_are_in_the_modules_of_their_loggers(name: str) -> None:
     vllm = pytest.importorskip("vllm")
     source = (Path(vllm.__file__).parents[1] / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
-    for beginning in EXPECTED[name]:
-        assert beginning[:20] in source
+    for text in EXPECTED[name]:
+        assert text[:20] in source
