@@ -1,4 +1,4 @@
-"""The command `icl serve`: a checkpoint over HTTP with all strategies, by vLLM's OpenAI-compatible server."""
+"""Serve a checkpoint over HTTP with all strategies, by the OpenAI-compatible server of vLLM."""
 
 import json
 import os
