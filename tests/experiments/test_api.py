@@ -70,7 +70,7 @@ class ImageCounter(FakeModel):
 def test_a_model_that_only_answers_gets_the_prompt_and_nothing_else(shapes: str) -> None:
     prompt = icl.compose("chat", icl.retrieve("random", icl.load_task(shapes), "q-0000", shots=2))
     assert answer(ImageCounter(), prompt)["greedy"].text == "3 images"
-    with pytest.raises(PlanError, match="reads demos beside a prompt"):
+    with pytest.raises(PlanError, match="reads demos in addition to a prompt"):
         answer(icl.load_model("fake-vote"), prompt)
 
 

@@ -144,7 +144,7 @@ def test_few_units_have_a_note_below_the_table_and_many_have_none(run, written):
     "name", ["copying", "disruption", "identifiability", "modality_importance", "order_sensitivity"]
 )
 def test_an_analysis_of_single_samples_asks_for_a_score_of_theirs(run, name):
-    with pytest.raises(ConfigError, match=r"'group_accuracy' is a score of the whole run.*--metric: lenient, strict"):
+    with pytest.raises(ConfigError, match=r"'group_accuracy' is a run-level metric.*--metric: lenient, strict"):
         run.analyze(name, metric=PAIRS)
 
 
