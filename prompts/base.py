@@ -39,8 +39,9 @@ class Transform(Protocol):
 
 @runtime_checkable
 class Composer(Protocol):
-    """A component of kind `composer`: it writes a context as a prompt with named parts that ends where the model
-    answers.
+    """A component of kind `composer`: it writes a context as a prompt with named parts.
+
+    The prompt ends where the model answers.
     """
 
     def compose(self, context: Context) -> Prompt: ...

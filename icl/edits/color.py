@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 @component("edit", "color")
 @dataclass(frozen=True)
 class Color(Edit):
-    """Changes of brightness, contrast and saturation by factors (1: unchanged), and of hue by a share of the color
-    circle.
-    """
+    """Factors of brightness, contrast and saturation (1: unchanged), and a shift of the hue."""
 
     brightness: NonNegative = 1.0  # factor
     contrast: NonNegative = 1.0  # factor

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @component("edit", "crop")
 @dataclass(frozen=True)
 class Crop(Box):
-    """The content of the box, resized to the image's size."""
+    """A crop: the content of the box, resized to the image's size."""
 
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         from PIL import Image as PILImage

@@ -46,7 +46,7 @@ def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, .
 @component("metric", "lenient")
 @dataclass(frozen=True)
 class Lenient:
-    """The output gives an accepted answer, whatever it is wrapped in (rules in the module `icl.metrics.lenient`)."""
+    """Accuracy of the answer in the output, in whatever form (rules in the module `icl.metrics.lenient`)."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

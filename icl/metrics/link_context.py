@@ -27,7 +27,7 @@ def names_only_answer(output: str, answers: tuple[str, ...], options: tuple[str,
 @component("metric", "link_context")
 @dataclass(frozen=True)
 class LinkContextMetric:
-    """1 if the output has the right name and no other option, anywhere in it (Link-Context Learning's rule)."""
+    """Accuracy by Link-Context Learning's rule: the output has the right name and no other option, anywhere in it."""
 
     better: ClassVar[Better] = "higher"
 

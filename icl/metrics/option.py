@@ -21,9 +21,7 @@ def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> boo
 @component("metric", "option")
 @dataclass(frozen=True)
 class OptionAccuracy:
-    """1 if the option with the highest score is an accepted answer. A tie with a wrong one is wrong. Needs option
-    scores.
-    """
+    """Accuracy of the option with the highest score. A tie with a wrong option is wrong. Needs option scores."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

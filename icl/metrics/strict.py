@@ -21,7 +21,7 @@ def is_exact_match(output: str, answers: tuple[str, ...]) -> bool:
 @component("metric", "strict")
 @dataclass(frozen=True)
 class Strict:
-    """1 if the whole output is an accepted answer, apart from case, blanks and a final full stop."""
+    """Accuracy of the whole output, apart from case, blanks and a final full stop."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

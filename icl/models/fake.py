@@ -64,7 +64,7 @@ class FakeModel(Model):
 @component("model", "fake-copy")
 @dataclass(frozen=True)
 class FakeCopy(FakeModel):
-    """Repeats the answer of the last demonstration: pure recency bias. Without demonstrations the answer is empty."""
+    """A model that repeats the last demonstration's answer: pure recency bias. Without demonstrations it is empty."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"demos"})
 
@@ -75,7 +75,8 @@ class FakeCopy(FakeModel):
 @component("model", "fake-vote")
 @dataclass(frozen=True)
 class FakeVote(FakeModel):
-    """Gives the most frequent answer of the demonstrations (ties: the nearest one's): the null hypothesis of ICL.
+    """A model that gives the majority answer of the demonstrations (ties: the nearest one's): the null hypothesis of
+    ICL.
 
     Without demonstrations the answer is empty.
     """
@@ -89,7 +90,7 @@ class FakeVote(FakeModel):
 @component("model", "fake-nearest")
 @dataclass(frozen=True)
 class FakeNearest(FakeModel):
-    """Repeats the answer of the most similar demonstration: nearest-neighbor copying.
+    """A model that repeats the most similar demonstration's answer: nearest-neighbor copying.
 
     Without demonstrations the answer is empty.
     """
@@ -103,7 +104,7 @@ class FakeNearest(FakeModel):
 @component("model", "fake-gold")
 @dataclass(frozen=True)
 class FakeGold(FakeModel):
-    """Answers a fixed share of the queries right and the others with a wrong option (or nothing).
+    """A model that answers a fixed share of the queries right, and the others with a wrong option (or nothing).
 
     The random number belongs to the query and the seed, so arms are paired: a query that is right at one accuracy is
     right at every higher accuracy.
@@ -125,7 +126,7 @@ class FakeGold(FakeModel):
 @component("model", "fake-uniform")
 @dataclass(frozen=True)
 class FakeUniform(FakeModel):
-    """Picks one of the options uniformly, or one of the demonstrations' answers if there are no options.
+    """A model that picks one of the options uniformly, or one of the demonstrations' answers if there are no options.
 
     The choice depends on the query and the seed of the cell only, so it is the same in any batch. It measures chance
     level.
@@ -143,7 +144,7 @@ class FakeUniform(FakeModel):
 @component("model", "fake-scripted")
 @dataclass(frozen=True)
 class FakeScripted(FakeModel):
-    """Answers with the result of a function `answer(request) -> str | Generation`, which sees demonstrations and gold.
+    """A model that answers by a function `answer(request) -> str | Generation`, which sees demonstrations and gold.
 
     In a config: `answer: my_pkg.my_mod:answer` or `answer: studies/script.py:answer`.
     """

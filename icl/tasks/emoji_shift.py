@@ -64,7 +64,7 @@ QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is
 @component("task", "emoji-shift")
 @dataclass(frozen=True)
 class EmojiShiftTask:
-    """Emoji in five styles: the queries have the style that is held out, the pool has those of other vendors.
+    """Emoji in five styles: queries have the style that is held out, the pool has those of other vendors.
 
     The domain is the style, the group is the emoji. Classes are the emoji themselves, with three or four drawings each
     in a pool, or emojibase's subgroups of five or more ("animal bird"). Halves divide the emoji at random: a head that

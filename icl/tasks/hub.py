@@ -45,7 +45,7 @@ Text = str | bool | int | float
 @component("task", "hub")
 @dataclass(frozen=True, kw_only=True)
 class HubTask:
-    """Any data set of the hub or of this machine, by a column map: which column is the question, the image, the answer.
+    """Any data set of the hub or of this machine, with a map from columns to question, image and answer.
 
     Roles of columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a
     number, a class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one

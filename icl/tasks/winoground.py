@@ -26,9 +26,10 @@ COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
 @component("task", "winoground")
 @dataclass(frozen=True)
 class WinogroundTask:
-    """Does the caption match the image? Two captions with each of two images, from Winoground or similar data.
+    """Yes/no questions whether a caption matches an image, from Winoground or similar data.
 
-    The pool is a share of the items, the queries are the others. All four questions of an item are on one side.
+    An item has two captions with each of two images. The pool is a share of the items, the queries are the others. All
+    four questions of an item are on one side.
     """
 
     path: str = "facebook/winoground"  # hub id, folder or file

@@ -26,9 +26,7 @@ KEEP_ONE_OF = 4
 @component("orderer", "demo")
 @dataclass(frozen=True)
 class DEmO(ModelOrderer):
-    """An orderer that takes, of the orders that favor no answer by themselves, the one that the query changes most
-    (DEmO).
-    """
+    """An orderer that, of the orders without a bias, takes the one that the query changes most (DEmO)."""
 
     name: ClassVar[str] = "demo"
 

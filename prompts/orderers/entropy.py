@@ -25,9 +25,7 @@ from prompts.orderers.model_orderer import ModelOrderer, Trial, largest
 @component("orderer", "entropy")
 @dataclass(frozen=True)
 class Entropy(ModelOrderer):
-    """An orderer that takes the order under which the model's answers to other pool members are most even (GlobalE,
-    LocalE).
-    """
+    """An orderer that makes the model's answers to other pool members most even (GlobalE, LocalE)."""
 
     name: ClassVar[str] = "entropy"
 

@@ -80,7 +80,7 @@ class PrefillItem:
 
 
 class Prefiller:
-    """Prefills encoded prompts and returns sessions.
+    """The prefill stage, which turns encoded prompts into a session.
 
     Attributes:
         runner: The language model.

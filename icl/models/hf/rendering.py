@@ -29,7 +29,7 @@ Script = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 class PromptRenderer:
-    """Text and token ids of prompts, by one processor. name: the checkpoint, for error messages."""
+    """Renderer and tokenizer of prompts, by one processor. name: the checkpoint, for error messages."""
 
     def __init__(self, processor: Any, name: str) -> None:
         self.processor, self.name = processor, name

@@ -18,7 +18,7 @@ VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 @component("task", "captions")
 @dataclass(frozen=True)
 class CaptionsTask(SharedPoolTask):
-    """Describe the image. The answer is one reference caption, and the objects of the scene are stored for CHAIR.
+    """Captions of scenes. The answer is one reference caption, and the objects of the scene are stored for CHAIR.
 
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; `strict` requires the exact
     words.

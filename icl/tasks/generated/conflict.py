@@ -47,7 +47,7 @@ WAYS = 4
 @component("task", "conflict")
 @dataclass(frozen=True)
 class ConflictTask:
-    """What an image shows against a printed word or a statement that contradicts it, and against text alone.
+    """Questions about an image that a printed word or a statement contradicts, and the same questions from text alone.
 
     The options are four values in a random order: the true one, the contradicting one and two others. Each mode has its
     own pool, without contradictions: demonstrations teach the format only.

@@ -35,7 +35,7 @@ TRIES = 40  # attempts to draw a scene with the target number; then any is used
 @component("task", "counting")
 @dataclass(frozen=True)
 class CountingTask(SharedPoolTask):
-    """How many shapes there are of a color, of a kind, or of both. Answers are digits.
+    """Counts of the shapes of a color, of a kind, or of both. Answers are digits.
 
     The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool. With `by: all` the answers
     follow the scenes, 1 to 6. The options are the digits 0 to 6, or yes and no.

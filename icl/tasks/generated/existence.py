@@ -33,12 +33,11 @@ Sampling = Literal["random", "popular", "adversarial"]
 @component("task", "existence")
 @dataclass(frozen=True)
 class ExistenceTask(SharedPoolTask):
-    """Yes or no: is this object in the scene? POPE's random, popular and adversarial samplings, with any ratio of
-    labels.
+    """Yes/no questions about objects in scenes, in POPE's random, popular and adversarial samplings.
 
-    A method that only says yes more often gains at one ratio and loses at another: run `yes_ratio` .25, .5 and .75.
-    Questions about one image share a group. Questions with the same number have the same scene in every sampling, so
-    samplings are paired. The pool is sampled like the queries, from other scenes.
+    A method that only says yes more often gains at one ratio of labels and loses at another: run `yes_ratio` .25, .5
+    and .75. Questions about one image share a group. Questions with the same number have the same scene in every
+    sampling, so samplings are paired. The pool is sampled like the queries, from other scenes.
     """
 
     called: ClassVar[str] = "existence"

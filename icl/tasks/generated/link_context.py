@@ -28,7 +28,7 @@ SIDES = ("positive", "neighbor")
 @component("task", "link_context")
 @dataclass(frozen=True)
 class LinkContextTask:
-    """Two similar concepts, one under a made-up name and one under its own: which is it?
+    """Questions about two similar concepts, one under a made-up name and one under its own.
 
     Each query has its own pool, with equally many images of both. Every two have one of each, in a random order.
     """

@@ -38,7 +38,7 @@ def identifiable(demos: Iterable[Example]) -> bool:
 @component("task", "operators")
 @dataclass(frozen=True)
 class OperatorsTask:
-    """The result of "3 ? 2", where only the demonstrations show whether ? is plus, minus or times.
+    """Results of "3 ? 2", of which only the demonstrations show whether ? is plus, minus or times.
 
     The three operators are equally frequent. The options are the results of all three, in ascending order (fewer than
     three if two are equal). `name_operator: true` is the control: the question names the operator, so nothing is
