@@ -1,6 +1,7 @@
 """A checkpoint that cannot run raises an error in a sentence, if possible before any weights are read."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -198,3 +199,12 @@ def test_bfloat16_runs_and_scores_in_float32(name: str, folder_of: FolderOf) -> 
     assert hf.engine.runner.model.dtype == torch.bfloat16
     assert rows.logits.dtype == torch.float32
     assert hf.notes == ()
+
+
+def test_loading_is_logged_with_device_and_precision(folder_of: FolderOf, caplog: pytest.LogCaptureFixture) -> None:
+    folder = str(folder_of("llava"))
+    with caplog.at_level(logging.INFO, logger="icl"):
+        HF(path=folder, device="cpu").load()
+    messages = [record.getMessage() for record in caplog.records if record.name == "icl.models.hf.engine"]
+    assert messages[0] == f"loading {folder} (device_map cpu, dtype torch.float32)"
+    assert messages[1].startswith(f"loaded {folder}: LlavaForConditionalGeneration, torch.float32 on cpu, ")
