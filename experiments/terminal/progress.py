@@ -1,6 +1,6 @@
 """The progress display of a run: a bar on a terminal, lines elsewhere, nothing with `--quiet`.
 
-Every display also logs to `icl.progress`: the start and notes at INFO, failed samples and finished cells at DEBUG.
+Every display also writes log messages: phases and notes at INFO, failed samples and finished cells at DEBUG.
 """
 
 import logging
@@ -37,7 +37,7 @@ BAR = 28
 MAX_REASONS = 5
 """Kinds of failures that are printed; samples of further ones are only counted."""
 
-logger = logging.getLogger("icl.progress")
+logger = logging.getLogger(f"icl.{__name__}")
 
 
 class Progress(Protocol):
@@ -87,7 +87,6 @@ class SilentProgress:
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
         self.started = self.since = time.monotonic()
-        logger.info("%s cells, %s samples, %s of them present", cells, samples, samples_done)
 
     def advance(self, samples: int) -> None:
         now = time.monotonic()

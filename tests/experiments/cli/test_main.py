@@ -325,9 +325,9 @@ def test_a_command_takes_verbose_anywhere(icl: ICL, grid: Callable[[str], str]) 
     twice = icl("-v", "run", config, "name=c", "--quiet", "--verbose")
     assert (silent.status, once.status, twice.status) == (0, 0, 0)
     assert "INFO" not in silent.err
-    assert "INFO icl.progress: 2 cells, 12 samples, 0 of them present" in once.err
+    assert "INFO icl.experiments.terminal.progress: loading the model" in once.err
     assert "DEBUG" not in once.err
-    assert "DEBUG icl.progress: 2 of 2 cells finished" in twice.err
+    assert "DEBUG icl.experiments.terminal.progress: 2 of 2 cells finished" in twice.err
     assert logging.getLogger("icl").level == logging.NOTSET
 
 
