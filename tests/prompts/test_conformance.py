@@ -41,7 +41,7 @@ def _nodes(kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("node", _nodes("orderer"), ids=str)
-def test_every_orderer_keeps_its_promises(node: dict[str, Any]) -> None:
+def test_every_orderer_passes_its_check(node: dict[str, Any]) -> None:
     check_orderer(build("orderer", node))
 
 
@@ -55,19 +55,19 @@ MORE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("node", [*_nodes("transform"), *MORE], ids=str)
-def test_every_transform_keeps_its_promises(node: dict[str, Any]) -> None:
+def test_every_transform_passes_its_check(node: dict[str, Any]) -> None:
     check_transform(build("transform", node))
 
 
 @pytest.mark.parametrize("name", entries("composer"))
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_composer_keeps_its_promises(name: str, options: dict[str, Any]) -> None:
+def test_every_composer_passes_its_check(name: str, options: dict[str, Any]) -> None:
     if options.keys() <= {f.name for f in fields(resolve("composer", name))}:
         check_composer(build("composer", {"name": name, **options}))
 
 
 @pytest.mark.parametrize("node", _nodes("composer"), ids=str)
-def test_every_variant_of_a_composer_keeps_its_promises(node: dict[str, Any]) -> None:
+def test_every_variant_of_a_composer_passes_its_check(node: dict[str, Any]) -> None:
     check_composer(build("composer", node))
 
 

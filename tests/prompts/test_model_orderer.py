@@ -128,7 +128,7 @@ def _leaning(letters: str, question: str) -> Sequence[float]:
     return {"abcd": (0.45, 0.55), "bacd": (0.3, 0.7), "dcba": (0.01, 0.99)}.get(letters, empty)
 
 
-def test_demo_takes_the_most_moved_of_the_orders_that_lean_least() -> None:
+def test_demo_takes_the_largest_shift_among_the_least_biased_orders() -> None:
     letters, model, marks = _ordered("demo", _leaning, _context("abcd"))
     assert letters == "bacd"
     assert marks[0].startswith("demo: order ")
@@ -149,7 +149,7 @@ def test_demo_measures_the_shift_by_total_variation() -> None:
     assert _ordered("demo", moved, _context("abcd"))[0] == "cdba"
 
 
-def test_demo_blanks_the_image_of_nothing() -> None:
+def test_demo_blanks_the_images_of_the_empty_query() -> None:
     from PIL import Image as PILImage
 
     image = Image.from_pil(PILImage.new("RGB", (4, 4), (200, 0, 0)), "red")

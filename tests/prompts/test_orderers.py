@@ -59,7 +59,7 @@ def test_alternating_may_draw_the_order_of_labels_for_each_query() -> None:
 
 
 @pytest.mark.parametrize(("place", "ids"), [("head", "31420"), ("middle", "43120"), ("tail", "42031")])
-def test_the_query_s_label_stands_as_a_block(place: str, ids: str) -> None:
+def test_demonstrations_of_the_query_s_label_form_a_block(place: str, ids: str) -> None:
     assert _ids({"name": "label_position", "position": place}, _labeled("bGbgb", "g")) == ids
 
 
@@ -68,7 +68,7 @@ def test_a_middle_block_begins_at_the_floor() -> None:
     assert _ids({"name": "label_position", "position": "middle"}, _labeled("gbbbbb", "g")) == "540321"
 
 
-def test_the_oracle_says_that_it_saw_the_gold_and_needs_it() -> None:
+def test_the_oracle_needs_the_gold_and_records_it() -> None:
     done = build("orderer", "label_position").order(_labeled("ab", "b"))
     assert done.provenance == ("label_position: 1 at the head, saw the gold",)
     with pytest.raises(PlanError, match="'label_position' is an oracle: it needs the gold of query 'q'"):
@@ -98,7 +98,7 @@ def test_queries_may_have_permutations_of_their_own() -> None:
     ["as_retrieved", "reversed", "random", "alternating", {"name": "permutation", "index": 3}, "label_position"],
     ids=str,
 )
-def test_ranks_decide_and_not_the_order_in_which_they_come(node: Any) -> None:
+def test_ranks_decide_and_not_the_input_order(node: Any) -> None:
     ranked = _labeled("abgbag", "g")
     mixed = replace(ranked, demos=tuple(ranked.demos[i] for i in (3, 0, 5, 1, 4, 2)))
     assert _ids(node, mixed) == _ids(node, ranked)

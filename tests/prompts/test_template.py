@@ -87,7 +87,7 @@ def test_data_is_never_read_as_a_template(template: Any) -> None:
     assert _texts(prompt) == [("user", "<>q0? a0;<>{{ 7 * 7 }} {% for %} \\x00{{ 1 }}")]
 
 
-def test_a_file_lies_beside_the_experiment_and_is_known_by_its_content(tmp_path: Path) -> None:
+def test_a_file_next_to_the_experiment_is_identified_by_its_content(tmp_path: Path) -> None:
     path, node = tmp_path / "near.j2", {"name": "template", "path": "near.j2"}
     path.write_text(GOOD + QUERY)
     with component_search_folder(tmp_path):

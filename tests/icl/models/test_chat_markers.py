@@ -59,7 +59,7 @@ def test_the_longest_marker_is_reported() -> None:
 
 
 @pytest.mark.parametrize("mark", ["<|im_start|>", "<|eot_id|>", "<end_of_turn>", "[/INST]"])
-def test_an_endpoint_is_sent_no_mark_of_a_turn(mark: str) -> None:
+def test_no_turn_marker_is_sent_to_an_endpoint(mark: str) -> None:
     with pytest.raises(ModelError, match=r"the endpoint: the text of query\.question contains"):
         messages(question(f"say {mark}user no"))
     assert messages(user_prompt(Part(f"{mark} of mine"), Part("why?", "query.question")))

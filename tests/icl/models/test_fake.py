@@ -38,7 +38,7 @@ def test_each_fake_answers_by_its_failure_mode():
     assert says(FakeGold(), demos=DEMOS, gold=("teal", "cyan")) == "teal"
 
 
-def test_without_demonstrations_the_copying_fakes_say_nothing():
+def test_without_demonstrations_the_copying_fakes_give_an_empty_answer():
     assert [says(model()) for model in (FakeCopy, FakeVote, FakeNearest)] == ["", "", ""]
 
 
@@ -47,7 +47,7 @@ def test_ties_go_to_the_demonstration_next_to_the_query():
     assert says(FakeVote(), demos=tied) == says(FakeNearest(), demos=tied) == "blue"
 
 
-def test_what_a_fake_reads_is_declared():
+def test_fakes_declare_what_they_read():
     assert {m.needs for m in (FakeCopy, FakeVote, FakeNearest, FakeUniform)} == {frozenset({"demos"})}
     assert FakeGold.needs == {"gold"}
     assert FakeScripted.needs == {"demos", "gold"}
@@ -143,7 +143,7 @@ def test_a_script_may_give_a_whole_generation_and_nothing_else():
 
 
 @pytest.mark.parametrize("name", [n for n in entries("model") if n.startswith("fake-") and n != "fake-scripted"])
-def test_it_keeps_the_promises_of_a_model(name):
+def test_it_passes_the_check_of_models(name):
     check_model(build("model", name))
 
 

@@ -101,7 +101,7 @@ def test_errors_are_nested_in_the_share(transformed: Make) -> None:
     assert all(small.items() <= large.items() for small, large in pairwise(shares))
 
 
-def test_where_there_is_no_other_answer_the_noise_says_so(transformed: Make) -> None:
+def test_the_mark_reports_demonstrations_without_a_wrong_answer(transformed: Make) -> None:
     done = transformed("noisy_labels", ["yes", "yes"])
     assert done.provenance == ("noisy_labels: 1 of 1 have no other answer to give, saw labels",)
 

@@ -40,7 +40,7 @@ def hf(folder_of: FolderOf) -> HF:
     return model
 
 
-def test_a_prefill_goes_on_in_halves(hf: HF) -> None:
+def test_a_prefill_continues_in_halves(hf: HF) -> None:
     batch = [prompt([i], "what?") for i in range(8)]
     want = hf.open(batch).logits
     with room_for(hf.engine.runner.model, 3) as tried:
@@ -49,7 +49,7 @@ def test_a_prefill_goes_on_in_halves(hf: HF) -> None:
     assert float((got - want).abs().max()) < 2e-5
 
 
-def test_prompts_on_a_shared_prefix_go_on_in_halves(hf: HF) -> None:
+def test_prompts_on_a_shared_prefix_continue_in_halves(hf: HF) -> None:
     batch = [prompt([1, 2, 3, 4, 20 + i], "what?") for i in range(6)]
     want = hf.open(batch).logits
     hf.engine.prefiller.cached_prefixes.clear()
@@ -59,7 +59,7 @@ def test_prompts_on_a_shared_prefix_go_on_in_halves(hf: HF) -> None:
     assert float((got - want).abs().max()) < 2e-5
 
 
-def test_the_vision_tower_goes_on_in_halves(hf: HF) -> None:
+def test_the_vision_tower_continues_in_halves(hf: HF) -> None:
     want = hf.open([prompt([1, 2, 3, 4])]).logits
     hf.engine.prompt_encoder.encoder.cache.clear()
     with room_for(hf.engine.runner.model.base_model.vision_tower, 1) as tried:
@@ -68,7 +68,7 @@ def test_the_vision_tower_goes_on_in_halves(hf: HF) -> None:
     assert float((got - want).abs().max()) < 2e-5
 
 
-def test_options_go_on_in_halves(hf: HF) -> None:
+def test_options_continue_in_halves(hf: HF) -> None:
     rows = hf.open(prompts())
     suffixes = [[[65, 66, 67], [68, 69], [70]]] * len(rows)
     want = rows.suffix_logprobs(suffixes)

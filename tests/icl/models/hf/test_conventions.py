@@ -147,5 +147,5 @@ def test_logits_of_a_class_that_returns_all_are_cut_to_the_requested_columns() -
         (ValueError("features and tokens do not match"), "writes as many image tokens as"),
     ],
 )
-def test_a_fault_of_the_class_is_not_laid_on_the_processor(error: Exception, message: str) -> None:
+def test_an_error_of_the_class_is_not_attributed_to_the_processor(error: Exception, message: str) -> None:
     assert message in str(conventions.mismatch(error, torch.nn.Identity(), "folder"))

@@ -46,7 +46,7 @@ def same(early: Tensor, expected: Sequence[Tensor]) -> None:
 
 
 @every
-def test_early_layers_speak_as_they_do_alone(name: str, model_of: ModelOf) -> None:
+def test_early_exit_logits_in_a_batch_equal_single_prompts(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()
     rows = hf.open(batch, early_exits=True)
     plain = hf.open(batch)
@@ -90,12 +90,12 @@ def test_shared_prefixes_change_nothing(model_of: ModelOf) -> None:
     same(rows.early_exit_logits, [alone(hf, prompt) for prompt in batch])
 
 
-def test_a_session_without_them_says_how_to_have_them(model_of: ModelOf) -> None:
+def test_a_session_without_early_exits_names_the_option(model_of: ModelOf) -> None:
     with pytest.raises(ModelError, match="early_exits=True"):
         _ = model_of("llava").open(prompts()[:1]).early_exit_logits
 
 
-def test_an_output_layer_that_does_more_is_refused(model_of: ModelOf) -> None:
+def test_an_output_layer_with_more_than_a_matrix_is_refused(model_of: ModelOf) -> None:
     model = model_of("llava").engine.runner.model
     states = [torch.randn(1, 2, model.get_output_embeddings().weight.shape[1]) for _ in range(4)]
     capped = torch.tanh(model.get_output_embeddings()(states[-1]))

@@ -30,7 +30,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @every
-def test_cached_images_give_the_logits_of_the_processors_own_way(name: str, model_of: ModelOf) -> None:
+def test_cached_images_give_the_logits_of_the_processors_own_inputs(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     assert hf.notes == ()
     for prompt in prompts():
@@ -120,7 +120,7 @@ def test_edits_reach_the_images_they_are_on_and_no_other(name: str, model_of: Mo
     assert gap(hf.open([blank]).logits, plain_logits(hf, blank)) < 2e-5
 
 
-def test_a_small_cache_forgets_and_answers_the_same(folder_of: Callable[[str], Path], model_of: ModelOf) -> None:
+def test_a_small_cache_drops_entries_and_changes_no_answer(folder_of: Callable[[str], Path], model_of: ModelOf) -> None:
     small = HF(path=str(folder_of("llava")), image_cache_mb=0)
     small.load()
     model_of(
@@ -145,7 +145,7 @@ def test_a_byte_cache_keeps_the_last_used_values_within_its_limit() -> None:
     assert cache.used == 6
 
 
-def test_a_model_whose_images_depend_on_their_company_runs_without_the_cache(
+def test_a_model_whose_images_depend_on_other_images_runs_without_the_cache(
     folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features that carry the number of images encoded together: what BLIP-2's queries or a packed tower could do."""

@@ -71,7 +71,7 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
         HF(path=str(tmp_path / "nowhere")).load()
 
 
-def test_a_hub_id_that_cannot_be_had() -> None:
+def test_an_unavailable_hub_id() -> None:
     with pytest.raises(ModelError, match="'nobody/nothing' could not be had from the hub"):
         HF(path="nobody/nothing").count_tokens(tiny_models.prompt([], "hi"))
 
@@ -142,7 +142,7 @@ def test_a_truncated_weight_file(copied: Path) -> None:
         HF(path=str(copied)).load()
 
 
-def test_an_attention_that_is_not_there(folder_of: FolderOf) -> None:
+def test_an_unavailable_attention_implementation(folder_of: FolderOf) -> None:
     with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
         HF(path=str(folder_of("llava")), attn_implementation="fancy").load()
 
@@ -165,7 +165,7 @@ def test_a_missing_cuda_device_is_an_error(folder_of: FolderOf) -> None:
         HF(path=str(folder_of("llava")), device="cuda").load()
 
 
-def test_a_word_that_is_no_device(folder_of: FolderOf) -> None:
+def test_an_invalid_device_name(folder_of: FolderOf) -> None:
     with pytest.raises(ModelError, match="'gpu' is not a device"):
         HF(path=str(folder_of("llava")), device="gpu").load()
 

@@ -221,7 +221,7 @@ def test_an_adapter_goes_beside_packed_weights(made: Made, tmp_path: Path) -> No
     assert packed_layers == 2 * 7
 
 
-def test_loading_draws_no_numbers_and_leaves_nothing_to_chance(made: Made) -> None:
+def test_loading_uses_no_random_numbers(made: Made) -> None:
     small, _ = made("llava", "awq")
     torch.manual_seed(1)
     first = torch.rand(1)

@@ -136,7 +136,7 @@ def test_groups_save_the_most_and_leave_each_prompt_a_token() -> None:
     assert plan == {(0, 2, 4): 99, (1, 3): 100, (5,): 0}
 
 
-def test_what_saves_too_little_is_not_shared() -> None:
+def test_prefixes_that_save_too_little_are_not_shared() -> None:
     rows = [read(*range(30), 7), read(*range(30), 8)]
     assert groups(rows, 31) == [PrefixGroup((0,)), PrefixGroup((1,))]
     assert groups(rows, 29) == [PrefixGroup((0, 1), 30)]

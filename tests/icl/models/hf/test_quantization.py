@@ -119,7 +119,7 @@ def test_the_digest_includes_used_settings_of_quantization_only() -> None:
     assert HF(quantize="int8", double_quant=True).digest == HF(quantize="int8").digest
 
 
-def test_a_model_that_is_let_go_frees_its_weights() -> None:
+def test_an_unloaded_model_frees_its_weights() -> None:
     hf = HF(quantize="nf4")
     hf.load()
     weights = weakref.ref(hf.engine.runner.model)
@@ -230,7 +230,7 @@ class Counted(HF):
 '''
 
 
-def test_as_an_axis_each_setting_is_loaded_once_and_let_go_before_the_next(tmp_path: Path) -> None:
+def test_as_an_axis_each_setting_is_loaded_once_and_unloaded_before_the_next(tmp_path: Path) -> None:
     from experiments.api import run
 
     (tmp_path / "counted.py").write_text(COUNTED)

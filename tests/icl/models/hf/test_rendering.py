@@ -27,7 +27,7 @@ def renderer(hf: HF, template: str | None = None, **tokenizer: object) -> Prompt
     return PromptRenderer(processor, "tiny")
 
 
-def test_texts_side_by_side_are_one_so_that_no_template_comes_between() -> None:
+def test_neighboring_texts_are_merged_before_the_template() -> None:
     own = Turn("user", (Part("a"), Part(""), Part("b", "x"), Part(image(1)), Part("c"), Part("")))
     assert merged(own) == ["ab", None, "c"]
 
@@ -87,9 +87,7 @@ def test_a_template_that_refuses_two_turns_of_a_role_is_reported_in_a_sentence(m
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_a_start_token_stands_once_whether_the_template_writes_it_or_the_tokenizer(
-    written: bool, model_of: ModelOf
-) -> None:
+def test_the_start_token_occurs_once_whether_template_or_tokenizer_adds_it(written: bool, model_of: ModelOf) -> None:
     from tokenizers.processors import TemplateProcessing
 
     template = ("<pad>" if written else "") + tiny_models.TEMPLATE.replace("SLOT", "<image>")

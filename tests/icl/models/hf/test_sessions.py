@@ -113,7 +113,7 @@ def test_new_rows_own_their_states_and_leave_their_sources_as_they_were(name: st
 
 
 @every
-def test_rows_of_different_widths_joined_go_on_as_if_opened_together(name: str, model_of: ModelOf) -> None:
+def test_joined_rows_of_different_widths_equal_rows_opened_together(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()
     together = hf.open(batch)
     parts = join_sessions([hf.open([prompt]) for prompt in reversed(batch)]).take(torch.tensor([4, 3, 2, 1, 0]))
@@ -122,7 +122,7 @@ def test_rows_of_different_widths_joined_go_on_as_if_opened_together(name: str, 
 
 
 @every
-def test_chunks_of_unequal_length_are_worth_their_tokens_one_by_one(name: str, model_of: ModelOf) -> None:
+def test_chunks_of_unequal_length_equal_their_tokens_one_by_one(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     rows = hf.open(prompts())
     draw = torch.Generator().manual_seed(0)

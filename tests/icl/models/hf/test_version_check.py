@@ -11,5 +11,5 @@ def test_an_older_transformers_is_refused_with_an_alternative(installed: str) ->
 
 
 @pytest.mark.parametrize("installed", ["5.24.0", "5.30.1", None])
-def test_the_supported_ones_pass_the_installed_one_among_them(installed: str | None) -> None:
+def test_supported_releases_pass(installed: str | None) -> None:
     version_check.check(installed)
