@@ -6,7 +6,7 @@ fewer. A model refuses a prompt with too many images, and the sample fails.
 
 from dataclasses import dataclass, field
 
-from experiments.contexts.contexts import RenderedSample
+from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
 
 MAX_REASONS = 3
@@ -35,11 +35,11 @@ class ContextOverflow:
     failures: dict[str, str] = field(default_factory=dict)
     """Reason -> the first query without a prompt."""
 
-    def add_failure(self, item: RenderedSample) -> None:
+    def add_failure(self, item: PromptItem) -> None:
         """Counts a sample that has no prompt."""
         self.failures.setdefault(item.failure or "", item.example.id)
 
-    def add(self, cell: Cell, item: RenderedSample) -> None:
+    def add(self, cell: Cell, item: PromptItem) -> None:
         """Counts a sample's prompt, if it has one."""
         if item.prompt is None:
             return

@@ -7,7 +7,7 @@ prompt. Specs with the same retriever and seed (such as two orders) share demons
               retriever, seed,                   order,               composer,
               number of demonstrations           transforms           token budget
 
-`build_contexts` does the first two steps, and yields one row a query: a `RenderedSample` for each spec.
+`build_contexts` does the first two steps. For each query it yields a list with one `PromptItem` per spec.
 """
 
 import math
@@ -64,14 +64,14 @@ def prompt_specs(cells: Sequence[Cell]) -> list[PromptSpec]:
 
 
 @dataclass(frozen=True, eq=False)
-class RenderedSample:
-    """One query under one spec: its context and prompt, or why there is none.
+class PromptItem:
+    """The context of one query under one spec and, after `render`, its prompt. All cells of the spec share it.
 
     Attributes:
         example: The query with the gold that scores its answer.
         spec: What decided the prompt.
         context: The demonstrations in the prompt's order.
-        prompt: None before `render`, and after a failure.
+        prompt: None until `render` composes it, and still None if that fails.
         num_dropped: Demonstrations that did not fit into the model's context.
         failure: Why there is no prompt.
         paired: Another sample under the same spec, if one of the cells reads its prompt.
@@ -83,7 +83,7 @@ class RenderedSample:
     prompt: Prompt | None = None
     num_dropped: int = 0
     failure: str | None = None
-    paired: "RenderedSample | None" = None
+    paired: "PromptItem | None" = None
 
 
 RetrievalOutcome = tuple[RetrievedExample, ...] | str
@@ -213,30 +213,30 @@ def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, p
 
 def build_contexts(
     retrieval: Retrieval, specs: Sequence[PromptSpec], queries: Sequence[Example]
-) -> Iterator[list[RenderedSample]]:
+) -> Iterator[list[PromptItem]]:
     """Yields for each query its context under every spec, without prompts (see `render`)."""
     outcomes = retrieval.plan([spec.cell for spec in specs], queries)
-    paired_rows = {
+    paired_items = {
         seed: list(
-            _paired_rows(retrieval, [s for s in specs if s.needs_paired_sample and s.cell.seed == seed], queries, seed)
+            _paired_items(retrieval, [s for s in specs if s.needs_paired_sample and s.cell.seed == seed], queries, seed)
         )
         for seed in {spec.cell.seed for spec in specs if spec.needs_paired_sample}
     }
     for i, example in enumerate(queries):
-        row = list(_row(retrieval, specs, example, {key: of_key[i] for key, of_key in outcomes.items()}))
-        paired = {spec: item for rows in paired_rows.values() for spec, item in rows[i].items()}
-        yield [replace(item, paired=paired.get(item.spec)) for item in row]
+        items = list(_items(retrieval, specs, example, {key: of_key[i] for key, of_key in outcomes.items()}))
+        paired = {spec: item for of_seed in paired_items.values() for spec, item in of_seed[i].items()}
+        yield [replace(item, paired=paired.get(item.spec)) for item in items]
 
 
-def _row(
+def _items(
     retrieval: Retrieval,
     specs: Sequence[PromptSpec],
     example: Example,
     outcomes: Mapping[tuple[Any, ...], RetrievalOutcome],
-) -> Iterator[RenderedSample]:
+) -> Iterator[PromptItem]:
     """One query under every spec. outcomes: its demonstrations, by retrieval key."""
     pool = retrieval.task.pool(example.id)
-    contexts: dict[tuple[Any, ...], RenderedSample] = {}
+    contexts: dict[tuple[Any, ...], PromptItem] = {}
     for spec in specs:
         key = _context_key(spec.cell)
         if key not in contexts:
@@ -244,9 +244,9 @@ def _row(
         yield replace(contexts[key], spec=spec)
 
 
-def _paired_rows(
+def _paired_items(
     retrieval: Retrieval, specs: Sequence[PromptSpec], queries: Sequence[Example], seed: int
-) -> Iterator[dict[PromptSpec, RenderedSample]]:
+) -> Iterator[dict[PromptSpec, PromptItem]]:
     """Yields for each query the sample that it is paired with, under every spec of one seed."""
     partners = paired_samples(retrieval.task.queries, queries, seed)
     existing = [partner for partner in partners if partner is not None]
@@ -257,12 +257,12 @@ def _paired_rows(
             yield {}
             continue
         i = next(indices)
-        row = _row(retrieval, specs, partner, {key: of_key[i] for key, of_key in outcomes.items()})
-        yield {item.spec: item for item in row}
+        items = _items(retrieval, specs, partner, {key: of_key[i] for key, of_key in outcomes.items()})
+        yield {item.spec: item for item in items}
 
 
-def render(item: RenderedSample) -> RenderedSample:
-    """The sample with its prompt, cut to the model's context. Opens its images. An error becomes the `failure`."""
+def render(item: PromptItem) -> PromptItem:
+    """The item with its prompt, cut to the model's context. Opens its images. An error becomes the `failure`."""
     if item.failure is not None:
         return item
     cell = item.spec.cell
@@ -334,23 +334,23 @@ def _without_gold(context: Context) -> Context:
     return replace(context, query=query.query) if isinstance(query, Example) else context
 
 
-def _with_context(example: Example, spec: PromptSpec, pool: "Pool", outcome: RetrievalOutcome) -> RenderedSample:
+def _with_context(example: Example, spec: PromptSpec, pool: "Pool", outcome: RetrievalOutcome) -> PromptItem:
     cell = spec.cell
     without_demos = Context(example.query, key=StreamKey(cell.seed, example.id))
     if isinstance(outcome, str):
-        return RenderedSample(example, spec, without_demos, failure=outcome)
+        return PromptItem(example, spec, without_demos, failure=outcome)
     try:
         order = bind_resources(cell.order, pool, cell.model)
         transforms = [bind_resources(transform, pool, cell.model) for transform in cell.transforms]
         context = arrange(example, outcome, pool, cell.seed, order=order, transforms=transforms)
     except ICLError as error:
-        return RenderedSample(example, spec, without_demos, failure=str(error))
+        return PromptItem(example, spec, without_demos, failure=str(error))
     if cell.retriever is not None and outcome and "gold" in cell.retriever.needs:
         context = replace(context, provenance=("retriever: saw the gold", *context.provenance))
     if len(outcome) < cell.num_demos and cell.num_demos > cell.shots:
         mark = f"{len(outcome)} demonstrations of {cell.num_demos}, as many as the pool has"
         context = replace(context, provenance=(*context.provenance, mark))
-    return RenderedSample(scored_example(example, context), spec, context)
+    return PromptItem(scored_example(example, context), spec, context)
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:

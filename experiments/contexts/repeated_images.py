@@ -7,7 +7,7 @@ show no more images.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from experiments.contexts.contexts import RenderedSample
+from experiments.contexts.contexts import PromptItem
 from experiments.contexts.placeholders import has_placeholder_retriever
 from experiments.grid.grid import Cell
 from icl.errors import ICLError
@@ -20,12 +20,15 @@ MIN_FRACTION = 0.5
 
 @dataclass
 class RepeatedImages:
-    """A counter of prompts in which two demonstrations have an image in common, for each retriever."""
+    """A counter of prompts in which two demonstrations have an image in common, for each retriever.
+
+    It serves notes to the user and changes no sample.
+    """
 
     read: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
 
-    def add(self, cell: Cell, item: RenderedSample) -> None:
+    def add(self, cell: Cell, item: PromptItem) -> None:
         """Counts a sample's prompt, if it has one with several demonstrations."""
         label, demos = str(cell.labels["retriever"]), item.context.demos
         if item.prompt is None or len(demos) < 2 or has_placeholder_retriever(cell):

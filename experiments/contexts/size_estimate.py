@@ -40,8 +40,8 @@ def estimate_sizes(cells: Sequence[Cell]) -> SizeEstimate:
         measured = [replace(cell, retriever=cell.retriever and retriever) for cell in without_model_calls(group)]
         task = group[0].task
         retrieval = Retrieval(task, group[0].model)
-        for row in build_contexts(retrieval, prompt_specs(measured), sample_queries(task.queries, SAMPLED_QUERIES)):
-            for item in map(render, row):
+        for items in build_contexts(retrieval, prompt_specs(measured), sample_queries(task.queries, SAMPLED_QUERIES)):
+            for item in map(render, items):
                 for cell in item.spec.cells if item.prompt is not None else ():
                     try:
                         branch_images, length = _largest_branch(cell, item.prompt)

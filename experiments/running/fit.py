@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.config import Config
 from experiments.config.keys import AXES
-from experiments.contexts.contexts import RenderedSample, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.feasibility import check_data
 from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.grid import Cell, expand
@@ -159,15 +159,15 @@ def _fit(strategy: "Fittable", option_scores: list[list[list[float]]], gold: lis
     return strategy.fit(torch.tensor(option_scores), gold)
 
 
-def _batches(cells: Sequence[Cell]) -> Iterator[list[RenderedSample]]:
+def _batches(cells: Sequence[Cell]) -> Iterator[list[PromptItem]]:
     task, specs = cells[0].task, prompt_specs(cells)
     retrieval = Retrieval(task, cells[0].model)
     for start in range(0, len(task.queries), BATCH_QUERIES):
-        rows = build_contexts(retrieval, specs, task.queries[start : start + BATCH_QUERIES])
-        yield [render(item) for row in rows for item in row]
+        items_by_query = build_contexts(retrieval, specs, task.queries[start : start + BATCH_QUERIES])
+        yield [render(item) for items in items_by_query for item in items]
 
 
-def _label(item: RenderedSample) -> int | None:
+def _label(item: PromptItem) -> int | None:
     """The index of the right option; None if no option is right."""
     accepted = {normalize_text(answer) for answer in item.example.answers}
     return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.contexts.contexts import RenderedSample
+from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
 from icl.models.base import Model, Request
 from icl.types import Generation, Prompt
@@ -18,10 +18,10 @@ Answer = Generation | str
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
-    """The request for one sample: a rendered prompt in one cell."""
+    """The request for one sample: a prompt in one of the cells that share it."""
 
     cell: Cell
-    item: RenderedSample
+    item: PromptItem
     prompt: Prompt
 
     @property

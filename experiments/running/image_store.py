@@ -25,7 +25,7 @@ LONGEST_SIDE = 512
 
 
 def prefetch_images(items: Iterable[T], images: Callable[[T], Sequence[Image]]) -> Iterator[T]:
-    """Yields the same items. Their images are decoded in threads, `PREFETCH_ITEMS` items ahead.
+    """Yields the same items. Threads decode their images `PREFETCH_ITEMS` items ahead, into the images' own cache.
 
     An image that cannot be read raises its error when it is used, not here.
     """

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from experiments.contexts.contexts import RenderedSample
+from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
 from experiments.running.generation import Answer, SampleRequest
 from experiments.store.store import ROUNDING
@@ -18,14 +18,14 @@ from prompts.label_renaming import gold_before_after
 
 
 class Recorder:
-    """A builder of samples. Fields that the arms of one prompt share are computed once, until `clear`."""
+    """A builder of samples. Fields that the arms of one prompt share are computed once, until `clear_shared`."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.metrics = metrics
-        self.shared: dict[int, tuple[RenderedSample, dict[str, Any]]] = {}
+        self.shared: dict[int, tuple[PromptItem, dict[str, Any]]] = {}
 
-    def clear(self) -> None:
-        """Drops the shared fields. Called at the end of a window."""
+    def clear_shared(self) -> None:
+        """Drops the shared fields. The runner calls it after each window, so that they do not pile up."""
         self.shared.clear()
 
     def sample(self, request: SampleRequest, answer: Answer) -> Sample:
@@ -48,16 +48,16 @@ class Recorder:
             **shared,
         )
 
-    def without_prompt(self, cell: Cell, item: RenderedSample) -> Sample:
+    def without_prompt(self, cell: Cell, item: PromptItem) -> Sample:
         """A failed sample whose prompt could not be built."""
         return Sample(cell=cell.digest, seed=cell.seed, failed=item.failure or "no prompt", **self._shared(item))
 
-    def _shared(self, item: RenderedSample) -> dict[str, Any]:
+    def _shared(self, item: PromptItem) -> dict[str, Any]:
         if id(item) not in self.shared:
             self.shared[id(item)] = item, self._shared_fields(item)
         return self.shared[id(item)][1]
 
-    def _shared_fields(self, item: RenderedSample) -> dict[str, Any]:
+    def _shared_fields(self, item: PromptItem) -> dict[str, Any]:
         demos, prompt = item.context.demos, item.prompt
         return {
             "demos": tuple((demo.example.id, demo.score, demo.example.answer) for demo in demos),
@@ -114,7 +114,7 @@ def _generation(text: str, example: Example) -> Generation:
     return Generation(text, option_scores={**dict.fromkeys(example.options, 0.0), text: 1.0} if example.options else {})
 
 
-def _facts(item: RenderedSample) -> Mapping[str, Any]:
+def _facts(item: PromptItem) -> Mapping[str, Any]:
     """What the task derives from the demonstrations in the prompt (see `icl.tasks.base.Task`)."""
     facts = getattr(item.spec.cell.task, "facts", None)
     values: Mapping[str, Any] = facts([demo.example for demo in item.context.demos]) if facts else {}

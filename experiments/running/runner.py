@@ -8,6 +8,7 @@
           score each answer, append the sample to the store                          experiments.running.recorder
 
 A window takes whole rows of this table: all missing samples (x) of a query. A dot is a sample that is in the store.
+Cells of a row with equal prompts share one `PromptItem`.
 
               knn, seed 0   knn, seed 0, vcd   random, seed 0   random, seed 1
     query 1        x               x                 x                .
@@ -16,7 +17,8 @@ A window takes whole rows of this table: all missing samples (x) of a query. A d
     query 3        .               .                 x                x         window 2
 
 So cells with equal prompts meet in one call of the engine, which prefills each prompt once: here the two knn cells.
-Memory holds one window, whatever the length of the run. The order of the work changes no sample.
+Memory holds one window and a few queries whose images are decoded ahead, whatever the length of the run. The order of
+the work changes no sample.
 """
 
 import logging
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.contexts.context_overflow import ContextOverflow
-from experiments.contexts.contexts import RenderedSample, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.size_estimate import estimate_sizes
 from experiments.grid.grid import Cell, Grid
@@ -60,19 +62,22 @@ TRACEBACK_FILE = "errors.log"
 """In the run directory: tracebacks of users' own components."""
 
 MAX_INITIAL_FAILURES = 50
-"""Failures in a row, from the first sample on, after which the runner gives an arm up."""
+"""Failures in a row after which the runner gives an arm up, from the first sample of this process on.
+
+Samples that the run directory already has do not count.
+"""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The result of one call of `run`.
+    """The result of one call of `icl run`: of all its workers, or of one process (`Runner.run`).
 
     Attributes:
         folder: The run directory.
         samples: Samples of the grid.
         present: Samples that were finished before.
         computed: Samples that were computed now.
-        failed: Samples without an answer.
+        failed: Samples without an answer, of those that this process or launch computed.
         warnings: The grid's warnings.
         missing: Samples that a worker should have computed and did not.
         jobs: Jobs that were submitted and are not waited for.
@@ -94,10 +99,10 @@ class Runner:
     Args:
         grid: The cells.
         store: The run directory.
-        work: What is missing. Finished samples are removed from it.
+        state: What is missing. Finished samples are removed from it.
         progress: Receives progress, failures and notes.
-        session: Counts costs.
-        worker: Name of the files that samples are written to.
+        costs: Counts the work of the models and the engine.
+        worker: Identifies this worker. Names its sample file in the folder of each cell.
         num_workers: Number of workers that share the limit of stored images.
     """
 
@@ -105,39 +110,35 @@ class Runner:
         self,
         grid: Grid,
         store: Store,
-        work: RunState,
+        state: RunState,
         progress: Progress,
-        session: CostLog,
+        costs: CostLog,
         *,
         worker: str = "0",
         num_workers: int = 1,
     ) -> None:
-        self.grid, self.store, self.work, self.progress, self.session = grid, store, work, progress, session
-        self.worker, self.max_image_bytes = worker, MAX_IMAGE_BYTES // num_workers
-        self.recorder = Recorder(grid.metrics)
+        self.grid, self.store, self.state, self.progress, self.costs = grid, store, state, progress, costs
+        self.max_image_bytes = MAX_IMAGE_BYTES // num_workers
+        self.recorder, self.writer = Recorder(grid.metrics), SampleWriter(store, worker)
         self.image_store = ImageStore(store.folder / "images")
         self.repeated_images, self.overflow = RepeatedImages(), ContextOverflow()
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
-        self.failing = FailingArms([cell for cell in grid.cells if work.missing[cell.digest]], MAX_INITIAL_FAILURES)
+        self.failing = FailingArms([cell for cell in grid.cells if state.missing[cell.digest]], MAX_INITIAL_FAILURES)
         self.failed = self.computed = 0
 
     def run(self) -> RunOutcome:
         """Computes everything that is missing. Raises ICLError if the run cannot go on."""
-        work = self.work
-        self.progress.begin(len(self.grid.cells), work.total, work.cells_done, work.present)
+        state = self.state
+        self.progress.begin(len(self.grid.cells), state.total, state.cells_done, state.present)
         logger.info(
-            "%s: %d cells, %d of %d samples to compute", self.store.folder, len(work.missing), work.left, work.total
+            "%s: %d cells, %d of %d samples to compute", self.store.folder, len(state.missing), state.left, state.total
         )
         try:
-            with (
-                SampleWriter(self.store, self.worker) as self.writer,
-                infrequent_gc(),
-                collect_tracebacks(self.tracebacks),
-            ):
+            with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
                 for model in self.grid.models:
                     self._run_model(model)
-                given_up, untried = self.failing.describe(self.work.missing)
-                self.session.stop_reason = given_up
+                given_up, untried = self.failing.describe(self.state.missing)
+                self.costs.stop_reason = given_up
         finally:
             self.image_store.close()
             self.progress.end()
@@ -150,8 +151,8 @@ class Runner:
         logger.info("%s: %d samples computed, %d of them failed", self.store.folder, self.computed, self.failed)
         return RunOutcome(
             self.store.folder,
-            work.total,
-            work.present,
+            state.total,
+            state.present,
             self.computed,
             self.failed,
             (*self.grid.warnings, *filter(None, [given_up])),
@@ -160,10 +161,10 @@ class Runner:
 
     def _run_model(self, model: "Model") -> None:
         """Loads the model and computes its groups, if any sample of them is missing."""
-        groups = [cells for cells in _groups(self.grid, model) if any(self.work.missing[c.digest] for c in cells)]
+        groups = [cells for cells in _groups(self.grid, model) if any(self.state.missing[c.digest] for c in cells)]
         if not groups:
             return
-        if model.plans_prompt_sizes:
+        if model.plans_prompt_sizes:  # the engine reserves memory by these sizes when it loads
             sizes = estimate_sizes([cell for cells in groups for cell in cells])
             model.expect_prompts(sizes.images, sizes.tokens)
         label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
@@ -180,74 +181,76 @@ class Runner:
                     retrieval = Retrieval(cells[0].task, model)
                 self._run_group(model, cells, retrieval)
         finally:
-            self.session.count(model)
+            self.costs.count(model)
             model.unload()
 
     def _run_group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         """Computes the missing samples of cells of one model, task and number of shots, window by window."""
         task = cells[0].task
-        self.progress.set_phase("finding demonstrations")
+        # Task i of n (from 0) may fill the store up to (i+1)/n of the limit, so that early tasks cannot use all of it.
         self.image_store.max_bytes = self.max_image_bytes * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
+        self.progress.set_phase("finding demonstrations")
         for window in self._windows(cells, retrieval):
             requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
             self.image_store.save(image for request in requests for image in request.prompt.images)
             for cell, item in window:
-                self.repeated_images.add(cell, item)
+                self.repeated_images.add(cell, item)  # these two count for the notes at the end
                 self.overflow.add(cell, item)
                 if item.prompt is None:
                     self._record(self.recorder.without_prompt(cell, item))
             self.progress.set_phase("answering")
             self._answer(model, requests)
-            self.recorder.clear()
-            self.session.save(model)
+            self.recorder.clear_shared()
+            self.costs.save(model)
+            self.progress.set_phase("finding demonstrations")
 
     def _answer(self, model: "Model", requests: Sequence[SampleRequest]) -> None:
         def on_answer(request: SampleRequest, result: Answer) -> None:
             self._record(self.recorder.sample(request, result))
 
-        config, counters = self.grid.config, self.session.counters
+        config, counters = self.grid.config, self.costs.counters
         answer(
             model,
             requests,
             counters,
             on_answer,
             top_logprobs=config.top_logprobs,
-            lazy_branches=config.lazy_branches,
+            lazy_branches=config.lazy_branches,  # whether contrast branches wait until a step needs them
         )
 
-    def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, RenderedSample]]]:
-        """The missing samples with their prompts, query by query, in windows."""
-        missing = {cell.digest: self.work.missing[cell.digest] for cell in cells}
+    def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, PromptItem]]]:
+        """Yields the missing samples in windows: each with its cell and rendered prompt, query by query."""
+        missing = {cell.digest: self.state.missing[cell.digest] for cell in cells}
         cells = [cell for cell in cells if missing[cell.digest]]
         self.failing.begin_group(cells)
         missing_ids: set[str] = set().union(*missing.values())
         queries = [query for query in cells[0].task.queries if query.id in missing_ids]
         batches = (queries[i : i + RETRIEVAL_BATCH] for i in range(0, len(queries), RETRIEVAL_BATCH))
-        rows = (row for batch in batches for row in self._rows(cells, retrieval, batch))
+        items_by_query = (items for batch in batches for items in self._prompt_items(cells, retrieval, batch))
         num_branches = _num_branches(cells)
-        window: list[tuple[Cell, RenderedSample]] = []
+        window: list[tuple[Cell, PromptItem]] = []
         tokens = 0
-        for row in prefetch_images(rows, _images):
-            for item in row:
-                readers = [
+        for items in prefetch_images(items_by_query, _images):  # decodes images of later queries in threads
+            for item in items:
+                missing_cells = [
                     cell
                     for cell in item.spec.cells
                     if item.example.id in missing[cell.digest] and not self.failing.is_given_up(cell)
                 ]
-                if readers:
+                if missing_cells:
                     rendered = render(item)
-                    window += [(cell, rendered) for cell in readers]
-                    tokens += _prefill_tokens(readers, rendered, num_branches)
+                    window += [(cell, rendered) for cell in missing_cells]
+                    tokens += _prefill_tokens(missing_cells, rendered, num_branches)
             if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
                 yield window
                 window, tokens = [], 0
         if window:
             yield window
 
-    def _rows(
+    def _prompt_items(
         self, cells: Sequence[Cell], retrieval: Retrieval, queries: Sequence[Example]
-    ) -> Iterator[list[RenderedSample]]:
-        """Yields for each query its context in every cell that is not given up."""
+    ) -> Iterator[list[PromptItem]]:
+        """Yields for each query one item per spec of the cells that are not given up."""
         if specs := prompt_specs([cell for cell in cells if not self.failing.is_given_up(cell)]):
             yield from build_contexts(retrieval, specs, queries)
 
@@ -256,7 +259,7 @@ class Runner:
         self.writer.append(sample.cell, [sample])
         self.computed += 1
         self.progress.advance(1)
-        missing = self.work.missing[sample.cell]
+        missing = self.state.missing[sample.cell]
         missing.discard(sample.query)
         if not missing:
             self.progress.cell_finished()
@@ -264,7 +267,7 @@ class Runner:
         if sample.failed:
             self.failed += 1
             self.progress.failed(sample.query, sample.failed)
-            if self.failing.all_given_up and not self.work.present:
+            if self.failing.all_given_up and not self.state.present:
                 raise DataError(f"the first {self.failed} samples all failed; the last one: {sample.failed}")
 
 
@@ -278,26 +281,29 @@ def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _images(row: Sequence[RenderedSample]) -> list[Image]:
-    """The images of a row's query and of all its demonstrations."""
-    examples = [demo.example for item in row for demo in item.context.demos]
-    return [*row[0].example.images, *(image for example in examples for image in example.images)]
+def _images(items: Sequence[PromptItem]) -> list[Image]:
+    """The images of the items' query and of all their demonstrations."""
+    examples = [demo.example for item in items for demo in item.context.demos]
+    return [*items[0].example.images, *(image for example in examples for image in example.images)]
 
 
 def _num_branches(cells: Sequence[Cell]) -> dict[str, int]:
     """Cell digest -> number of its strategy's branches; 0 if the model gives no logits, so nothing is prefilled."""
     from decoding.arms.inspection import probe_branches
 
-    by_arm: dict[int, int] = {}
+    branches_by_decoding: dict[int, int] = {}
     for cell in cells:
-        if id(cell.decoding) not in by_arm:
+        if id(cell.decoding) not in branches_by_decoding:
             has_logits = "logits" in cell.model.abilities
-            by_arm[id(cell.decoding)] = len(probe_branches(cell.decoding.strategy)) if has_logits else 0
-    return {cell.digest: by_arm[id(cell.decoding)] for cell in cells}
+            branches_by_decoding[id(cell.decoding)] = len(probe_branches(cell.decoding.strategy)) if has_logits else 0
+    return {cell.digest: branches_by_decoding[id(cell.decoding)] for cell in cells}
 
 
-def _prefill_tokens(cells: Sequence[Cell], item: RenderedSample, num_branches: Mapping[str, int]) -> int:
-    """An upper limit of the tokens to prefill for one prompt in these cells. They share the reference branch."""
+def _prefill_tokens(cells: Sequence[Cell], item: PromptItem, num_branches: Mapping[str, int]) -> int:
+    """An upper limit of the tokens to prefill for one prompt in these cells.
+
+    Every strategy has one branch with the unmodified prompt, shared by all cells; only the others add prefills.
+    """
     model = cells[0].model
     if item.prompt is None or not num_branches[cells[0].digest]:
         return 0

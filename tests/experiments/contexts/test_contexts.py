@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import pytest
 
 from experiments.config.config import load_config
-from experiments.contexts.contexts import RenderedSample, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import expand
 from icl.errors import ImageError, PlanError
 from icl.tasks.base import Pool
@@ -38,7 +38,7 @@ class Counting:
         return [ranking for _ in queries]
 
 
-def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[RenderedSample]]:
+def rows(mapping: Any, retriever: Counting, **keys: Any) -> list[list[PromptItem]]:
     grid = expand(load_config(mapping(retriever=retriever, **keys)))
     task, model = grid.tasks[0], grid.models[0]
     unrendered = list(build_contexts(Retrieval(task, model), prompt_specs(grid.cells), task.queries))

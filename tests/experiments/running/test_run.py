@@ -110,6 +110,20 @@ def test_batches_and_windows_change_no_sample(
     assert contents(tmp_path / "usual" / "t") == contents(tmp_path / "other" / "t")
 
 
+def test_every_window_has_its_phases(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases: list[str] = []
+
+    class PhaseLog(SilentProgress):
+        def set_phase(self, what: str, reset_rate: bool = False) -> None:
+            phases.append(what)
+
+    monkeypatch.setattr(runner, "RETRIEVAL_BATCH", 2)
+    monkeypatch.setattr(runner, "WINDOW_SAMPLES", 2)
+    go(mapping(shots=3), tmp_path, progress=PhaseLog())
+    window = ["finding demonstrations", "answering"]
+    assert phases == ["loading the model", *3 * window, "finding demonstrations"]
+
+
 def test_missing_samples_are_computed_as_in_one_call(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     config = mapping(model=toy, grid={"retriever": ["random", "balanced"], "decoding": ["greedy", "vcd"]})
     go(config, tmp_path / "whole")
