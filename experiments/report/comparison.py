@@ -45,7 +45,7 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
-    counts = "down/up" if view.better == "neither" else "lost/won"
+    counts = "down/up" if view.better == "neither" else "R→W/W→R"
     columns = _columns(table, axes, corrected, counts)
     headed, visible, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
@@ -61,7 +61,7 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
     groups = groupby(range(len(rows)), key=lambda i: _heading(rows[i], headed, usual))
     if usual:
         line = ", ".join(f"{axis} {value}" for axis, value in usual.items())
-        _say(console, Text(_folded(f"usual: {line}; a row names what it has otherwise", console.width, " " * 7), "dim"))
+        _say(console, Text(_folded(f"usual: {line}; a row names only what differs", console.width, " " * 7), "dim"))
     _say(console, Text(_row(visible, axes, {name: name for name in visible}), "dim"))
     for heading, places in groups:
         if headed:
@@ -74,7 +74,7 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
 
 def no_transitions_note(view: RunView) -> str:
     """Why no answers are counted that were lost or won."""
-    return f"no lost/won: {view.metric} is a score of the whole run, so no answer by itself is right or wrong"
+    return f"no R→W/W→R: {view.metric} is a run-level metric, which does not judge single answers"
 
 
 def _heading(row: Mapping[str, Any], headed: Sequence[str], usual: Mapping[str, Any]) -> str:
@@ -156,7 +156,11 @@ def _say(console: "Console", line: Any) -> None:
 def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequence[str]) -> Iterator[str]:
     sizes = " or ".join(map(str, sorted(set(table["family"]))))
     tested = len(table) == sum(set(table["family"])) and len(set(table["family"])) == 1
-    rows = "the rows of this table" if tested else "the comparisons of this table that can differ, each once"
+    rows = (
+        "the rows of this table"
+        if tested
+        else "the distinct comparisons of this table that are not equal by construction"
+    )
     family = f"; Holm over {sizes} comparisons, {rows}" if corrected else ""
     test = statistical_tests.describe_tests(table["test"], statistical_tests.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
@@ -166,10 +170,10 @@ def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequenc
     )
     yield f"{test}, {units} independent units{family}; {each}"
     if table["by_construction"].any():
-        yield f"{SAME_BY_CONSTRUCTION}: the arm answers as its reference whatever the model says, so it is not tested"
+        yield f"{SAME_BY_CONSTRUCTION}: the arm always answers as its reference, so it is not tested"
     if not view.of_samples:
         yield no_transitions_note(view)
     if few := few_units_note(table["clusters"]):
         yield few
     if left_out:
-        yield f"left out here for lack of width: {', '.join(left_out)} (a wider terminal, or --csv FILE, has them)"
+        yield f"columns that do not fit: {', '.join(left_out)} (use a wider terminal or --csv FILE)"

@@ -10,7 +10,7 @@ HEADINGS = (
     "answers read eagerly",
     "lazy",
     "gated",
-    "contrasts prefilled, of those asked for",
+    "contrasts prefilled, of those requested",
     "prompt tokens saved",
     "answer tokens saved",
     "forwards saved",

@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 GAP = 2
 PARTIAL_MARK = "†"
 """Marks an arm that is not in all settings of the reference."""
-TRANSITION_HEADINGS = ("lost/won", "worse/better", "down/up")
+TRANSITION_HEADINGS = ("R→W/W→R", "worse/better", "down/up")
 MOVED_GRADED = {name: name.replace("/", " / ") for name in TRANSITION_HEADINGS}
 COLUMN_NOTES = {
-    "answers": "answers: shares of what is said, here (and under the reference); other among them: none of the options",
-    "lost/won": "lost/won: answers that went from right to wrong, from wrong to right, against the reference",
-    "worse/better": "worse/better: answers whose score fell, rose, against the reference",
-    "down/up": "down/up: answers whose score fell, rose, against the reference",
-    "other": "other: share of answers that are not the reference's",
-    "survivors": "survivors: tokens that the mask leaves at a step",
-    "changed": "changed: share of steps whose best token is not the reference's",
-    "entropy": "entropy: nats, of what a token is chosen from",
-    "length": "length: steps of an answer, its end included",
-    "forwards": "forwards: prompts read forward for a token, of which late contrasts spare some",
+    "answers": "answers: share of each answer here (and in the reference); other: not one of the options",
+    "R→W/W→R": "R→W/W→R: answers that are right in the reference and wrong here, and the reverse",
+    "worse/better": "worse/better: answers with a lower score than in the reference, and with a higher one",
+    "down/up": "down/up: answers with a lower score than in the reference, and with a higher one",
+    "other": "other: share of answers that differ from the reference's",
+    "survivors": "survivors: tokens per step that the mask keeps",
+    "changed": "changed: share of steps with another best token than the reference",
+    "entropy": "entropy: of the distribution that a token is chosen from, in nats",
+    "length": "length: tokens per answer, with its end",
+    "forwards": "forwards: forward passes per token; lazy branches save some",
 }
 """What each column means, for a line below the table."""
 
 ALL_FOUR = (
-    "right / lost / won / wrong: answers that are right under the reference and here, that went from right to wrong, "
+    "right / R→W / W→R / wrong: answers that are right under the reference and here, that went from right to wrong, "
     "from wrong to right, that are wrong in both"
 )
 
@@ -54,7 +54,7 @@ def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, l
         ]
     columns["answers"] = [answers_cell(row) for row in rows]
     graded = any(row.transitions and row.transitions.graded for row in rows)
-    moved = "down/up" if view.better == "neither" else "worse/better" if graded else "lost/won"
+    moved = "down/up" if view.better == "neither" else "worse/better" if graded else "R→W/W→R"
     columns[moved] = [
         f"{row.transitions.right_to_wrong}/{row.transitions.wrong_to_right}" if row.transitions else "" for row in rows
     ]
@@ -91,7 +91,7 @@ def all_answers_text(row: DecodingEffect) -> str:
 def column_notes(view: RunView, *, whole: bool = False) -> list[str]:
     """What the columns that are shown mean. whole: the transitions have all four numbers where they are right/wrong."""
     heads = dict.fromkeys(name for _, rows in group_by_subject(view) for name in effect_columns(view, rows))
-    words = {**COLUMN_NOTES, "lost/won": ALL_FOUR} if whole else COLUMN_NOTES
+    words = {**COLUMN_NOTES, "R→W/W→R": ALL_FOUR} if whole else COLUMN_NOTES
     few = few_units_note(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
     turns = "" if view.of_samples else no_transitions_note(view)
     return [
@@ -110,7 +110,7 @@ def partial_settings_notes(view: RunView) -> Iterator[str]:
             names = join_words([row_label(row).strip(f" *{PARTIAL_MARK}") for row in same])
             on = f" ({subject})" if len({row.subject for row in view.effects}) > 1 else ""
             share = format_share(same[0].against)
-            yield f"{PARTIAL_MARK} {names}{on}: over {over} alone, where {view.reference} has {share}"
+            yield f"{PARTIAL_MARK} {names}{on}: only over {over}, where {view.reference} has {share}"
 
 
 def row_label(row: DecodingEffect) -> str:
@@ -138,8 +138,8 @@ def family_note(view: RunView) -> str:
     if not sizes:
         return ""
     return (
-        f"Verdicts: p after Holm over {format_count(max(sizes), 'comparison')}, those of every strategy with "
-        f"{view.reference} and with each of its controls, as in the sentences on decoding."
+        f"Verdicts: p after Holm over {format_count(max(sizes), 'comparison')}: every strategy against "
+        f"{view.reference} and against each of its controls, as in the sentences on decoding."
     )
 
 
@@ -175,7 +175,7 @@ def page_sections(view: RunView) -> list[dict[str, Any]]:
             (i for i, name in enumerate(heads) if name in TRANSITION_HEADINGS), None
         )  # none of a score of a whole run
         if place is not None:
-            heads[place] = MOVED_GRADED[heads[place]] if graded else "right / lost / won / wrong"
+            heads[place] = MOVED_GRADED[heads[place]] if graded else "right / R→W / W→R / wrong"
         lines = [
             {
                 "label": row_label(row).strip(),
@@ -284,13 +284,16 @@ def _flat(row: DecodingEffect) -> dict[str, Any]:
     for metric, estimate in row.scores.items():
         cells |= {metric: estimate.mean, f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
     for name in dict.fromkeys([*row.reference_answers, *row.answers]):
-        cells |= {f"said:{name}": row.answers.get(name, 0.0), f"before:{name}": row.reference_answers.get(name, 0.0)}
+        cells |= {
+            f"answers:{name}": row.answers.get(name, 0.0),
+            f"reference_answers:{name}": row.reference_answers.get(name, 0.0),
+        }
     if row.transitions:
         moved = row.transitions
         cells |= {
-            "kept": moved.still_right,
-            "lost": moved.right_to_wrong,
-            "won": moved.wrong_to_right,
+            "still_right": moved.still_right,
+            "right_to_wrong": moved.right_to_wrong,
+            "wrong_to_right": moved.wrong_to_right,
             "still_wrong": moved.still_wrong,
         }
     for name in ("other", "survivors", "changed", "entropy", "length", "forwards", "samples"):

@@ -24,16 +24,16 @@ from experiments.store.store import Store
 from icl.errors import strip_control_characters
 
 READ = (
-    "A control is the same machinery without the idea: the mask alone, the hidden temperature alone, noise of the same "
-    "size, the shift turned round, another sample or nothing in the place of the negative branch, and the reference at "
-    "the same price. A method that does not beat all of its controls has not shown that its idea is what helps, "
-    "whatever it gains over the reference. 'Not distinguishable' is not 'equal': the intervals say how much could be "
-    "there. What stands here is about this model and these tasks, and no more."
+    "A control has the same machinery without the idea: only the mask, only the hidden temperature, noise of the same "
+    "size, the shift with the opposite sign, another sample or nothing as the negative branch, or the reference at the "
+    "same price. If a method does not beat all of its controls, its gain over the reference is no evidence for its "
+    "idea. 'Not distinguishable' does not mean 'equal': the intervals show how large a difference could be. The "
+    "results hold for this model and these tasks only."
 )
 COLUMNS = (
-    "± is half of the 95 % interval; where that would reach beyond 0 or 1 both ends are told. Survivors: tokens that "
-    "the mask leaves at a step. Changed: share of steps whose best token is not the reference's. Length: steps of an "
-    "answer. Best control: of the strategy's own, by the same score."
+    "± is half of the 95 % interval; both ends are given where that would reach beyond 0 or 1. Survivors: tokens per "
+    "step that the mask keeps. Changed: share of steps with another best token than the reference. Length: tokens per "
+    "answer. Best control: of the strategy's own controls, by the same score."
 )
 
 
@@ -128,7 +128,7 @@ def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
     named = {row.decoding: row for row in rows}
     visible = [row for row in rows if row.role != "control" or not row.of]
     has_answers = any(row.answers for row in visible)
-    moved = "worse / better" if any(row.transitions and row.transitions.graded for row in visible) else "lost / won"
+    moved = "worse / better" if any(row.transitions and row.transitions.graded for row in visible) else "R→W / W→R"
     turned = any(row.transitions for row in visible)
     heads = ["decoding", view.metric, *(["answers"] if has_answers else []), *([moved] if turned else [])]
     heads += ["survivors", "changed", "length"]

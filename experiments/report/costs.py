@@ -14,7 +14,7 @@ LINES = (
     ("answers", "decoding_requests", "requests_reused", True),
     ("prompts, each branch counted", "branch_prompts", "duplicates_merged", True),
     ("images", "images_shown", "images_encoded", False),
-    ("tokens of the prompts that were opened", "prompt_tokens", "prefill_tokens", False),
+    ("tokens of prefilled prompts", "prompt_tokens", "prefill_tokens", False),
     ("tokens of answers, each branch counted", "rows_without_sharing", "rows", False),
 )
 """(what, counter of what was asked for, another one, whether that is what was saved, else what was computed)."""
@@ -63,11 +63,11 @@ def _notes(total: Mapping[str, float]) -> list[str]:
     notes = {
         "prompts_prepared": ("text was generated before the answers", "texts were generated before the answers"),
         "lent_tokens": (
-            "prompt token was taken over from another branch's rows",
-            "prompt tokens were taken over from other branches' rows",
+            "prompt token was reused from another branch",
+            "prompt tokens were reused from other branches",
         ),
         "suffix_tokens": ("token was read to score options", "tokens were read to score options"),
-        "batches_halved": ("batch did not fit the memory", "batches did not fit the memory and went on in halves"),
+        "batches_halved": ("batch did not fit the memory", "batches did not fit the memory and were split"),
         "cached_tokens": ("token was found in a prefix cache", "tokens were found in a prefix cache"),
         "requests": ("request was sent", "requests were sent"),
         "retries": ("request was sent again", "requests were sent again"),

@@ -38,7 +38,7 @@ VERDICT_LABELS = {
     "open": "not distinguishable",
     "unpaired": "not compared",
 }
-CHANGED = "Lost / won: samples that went from right to wrong / from wrong to right."
+CHANGED = "R→W / W→R: samples that changed from right to wrong / from wrong to right."
 MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
 FOREST_WIDTH = 170
@@ -108,7 +108,7 @@ def render_page(
         heading="Accuracy" if view.metric in view.accuracies else view.metric,
         best=BEST[view.better],
         changed=MOVED if view.better == "neither" else CHANGED,
-        changes="down / up" if view.better == "neither" else "lost / won",
+        changes="down / up" if view.better == "neither" else "R→W / W→R",
         of_samples=view.of_samples,
         few=formatting.few_units_note(
             cell.clusters for t in task_tables for row in t.rows for cell in row.cells.values()
@@ -169,7 +169,7 @@ def _family(frame: "DataFrame") -> str:
     """Which comparisons they are."""
     if len(frame) == int(frame["family"].max()):
         return "the rows of this table"
-    return "those of this table that can differ, each once (an arm that is its reference by construction is not tested)"
+    return "the distinct ones of this table (an arm that equals its reference by construction is not tested)"
 
 
 def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]
         "scale_low": formatting.format_signed(-reach, 2),
         "scale_high": formatting.format_signed(reach, 2),
         "test_note": test + holm,
-        "hidden_note": f" Left out: {formatting.format_count(dropped, 'pair')} without both scores."
+        "hidden_note": f" Excluded: {formatting.format_count(dropped, 'pair')} without both scores."
         if (dropped := int(frame["dropped_pairs"].sum()))
         else "",
     }
@@ -238,10 +238,9 @@ def _shelf_note(view: RunView, shelf: sample_browser.BrowserData) -> str:
     if not some:
         return f"Every query of the run, under every arm and seed.{missing}"
     return (
-        f"This file carries {formatting.join_words(some)}, each under every arm and seed: half are those on "
-        "which the arms "
-        f"disagree most, half are drawn at random. Shares of this selection mean nothing; the tables are over all."
-        f"{missing}"
+        f"This file contains {formatting.join_words(some)}, each under every arm and seed. Half of them are the "
+        "queries on which the arms disagree most; the other half is random. Shares in this selection mean nothing; "
+        f"the tables use all samples.{missing}"
     )
 
 

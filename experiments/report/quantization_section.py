@@ -51,8 +51,8 @@ def quantization_section(view: RunView) -> QuantizationSection | None:
     gain_heads, gains = _gains(view)
     lacking = [label for label in frame["model"] if label not in costs]
     note = (
-        f"Divergence, memory and speed were not measured for {', '.join(lacking)}: icl analyze RUN quantization does "
-        "it, and icl report RUN writes this page again."
+        f"Divergence, memory and speed were not measured for {', '.join(lacking)}: icl analyze RUN quantization "
+        "measures them, and icl report RUN writes this page again."
         if lacking
         else ""
     )

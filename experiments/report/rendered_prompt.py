@@ -109,7 +109,7 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
     before = prompt_text(cell.model, prompt)
     if generates_first(strategy):
         yield ""
-        yield "what the model would be asked for before the branches are made is here the words 'a red square'"
+        yield "text that the model would generate for its branches is replaced by the words 'a red square'"
     for number, branch in enumerate(branches):
         title = f"branch {number}" + (f", weight {weights[number]:g}" if weights and len(weights) > number else "")
         text = prompt_text(cell.model, branch)
@@ -171,8 +171,8 @@ def _text_and_source(model: Model, prompt: Prompt) -> tuple[str, str]:
             {"role": turn.role, "content": [part.text if part.image is None else "<image>" for part in turn.parts]}
             for turn in prompt.turns
         ]
-        return json.dumps(messages, indent=2, ensure_ascii=False), "as the messages that the endpoint is sent"
-    return prompt.text, "as the model is given it"
+        return json.dumps(messages, indent=2, ensure_ascii=False), "as the messages that are sent to the endpoint"
+    return prompt.text, "as the model receives it"
 
 
 def _grid(source: Path) -> Grid:

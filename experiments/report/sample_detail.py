@@ -204,10 +204,10 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
     console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, row.get("gold") or ()))))
     console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:
-        words = "a score of the whole run" if len(whole) == 1 else "scores of the whole run"
+        words = "a run-level metric" if len(whole) == 1 else "run-level metrics"
         console.print(Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
     if view.of_samples and (votes := _scores(row, view.baselines)):
-        words = f"  (what the same demonstrations say without a model, by {view.metric})"
+        words = f"  (answers of the same demonstrations without a model, by {view.metric})"
         console.print(Text("baselines  ", "dim").append(votes, "default").append(words, "dim"))
     if isinstance(options := row.get("option_scores"), Mapping) and options:
         best = sorted(options.items(), key=lambda item: -item[1])
@@ -230,7 +230,7 @@ def _print_trace(trace: Any, console: "Console") -> None:
     from rich.table import Table
 
     if not isinstance(trace, Mapping) or not trace:
-        console.print("\nthis answer has no record of its steps", style="dim")
+        console.print("\nno steps were recorded for this answer", style="dim")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", justify="right")
@@ -259,9 +259,7 @@ def _print_others(
         right = row.get(view.judge) if view.judge else None
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
         table.add_row(Text(mark, look), Text(label), Text(_answer_text(row)))
-    console.print(
-        f"\nthe same query under the other arms{', by what they have otherwise' if wide else ''}", style="dim"
-    )
+    console.print(f"\nthe same query under the other arms{', by their differences' if wide else ''}", style="dim")
     console.print(table)
     if len(others) > MAX_LISTED:
         console.print(f"  and {len(others) - MAX_LISTED:,} more (--arm axis=value)", style="dim")
@@ -290,9 +288,9 @@ def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
     if not digests:
         return ""
     if not stored:
-        return "(the run has kept none of these images)"
+        return "(the run stored none of these images)"
     name = short_digests(digests)[stored[-1]]
-    some = "" if len(stored) == len(digests) else f"; {len(stored)} of {len(digests)} are kept"
+    some = "" if len(stored) == len(digests) else f"; {len(stored)} of {len(digests)} are stored"
     return f"[{name}] is {folder / 'images' / name}*.png{some}"
 
 

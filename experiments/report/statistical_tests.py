@@ -1,28 +1,26 @@
-"""What a comparison was tested by, in words: of the tests that its rows name, each one, and no other."""
+"""Names of the statistical tests of a comparison, as sentences."""
 
 from collections.abc import Iterable, Mapping
 
 SHORT: Mapping[frozenset[str], str] = {
     frozenset({"mcnemar"}): "exact McNemar",
-    frozenset({"randomization"}): "randomization (the arms exchanged within units)",
-    frozenset({"randomization", "mcnemar"}): (
-        "randomization (the arms exchanged within units), McNemar where right/wrong"
-    ),
+    frozenset({"randomization"}): "randomization (arms exchanged within units)",
+    frozenset({"randomization", "mcnemar"}): ("randomization (arms exchanged within units), McNemar where right/wrong"),
 }
-"""The tests of `experiments.stats.pairs.Comparison` -> for a line below a table."""
+"""The names of tests for a line below a table, by the sets of tests in a comparison."""
 
 LONG: Mapping[frozenset[str], str] = {
     frozenset({"mcnemar"}): "Exact McNemar test.",
-    frozenset({"randomization"}): "Randomization test: the two arms exchanged within pairs.",
+    frozenset({"randomization"}): "Randomization test: arms exchanged within pairs.",
     frozenset({"randomization", "mcnemar"}): (
-        "Randomization test (the two arms exchanged within pairs) for graded scores, else exact McNemar."
+        "Randomization test (arms exchanged within pairs) for graded scores, else exact McNemar."
     ),
 }
-"""The same for the page."""
+"""The names of tests for the page."""
 
 
 def describe_tests(tests: Iterable[str], words: Mapping[frozenset[str], str]) -> str:
-    """The words of a set of tests; of a mix that has none of its own, those of each. Raises ValueError for others."""
+    """The names of a set of tests. A mix without a name of its own has those of its tests. Raises ValueError."""
     names = frozenset(tests)
     if names in words:
         return words[names]

@@ -104,7 +104,7 @@ def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
             console.print(line, soft_wrap=True)
         console.print()
     if len(steps[0].branches) > 2:
-        note = "×: weight in the combined scores. entropy, apart (Jensen-Shannon, from the reference): nats."
+        note = "×: weight in the combined scores. JS: Jensen-Shannon divergence from the reference, in nats."
         console.print(note, style="dim", highlight=False)
 
 
@@ -136,7 +136,7 @@ def _lines(one: BranchStep) -> list[str]:
     weight = "" if one.weight is None else f" ×{format_signed(one.weight, 2).lstrip('+')}"
     room = COLUMN_WIDTH - 9
     tokens = [f"{_cut(word, room)} {format_share(p):>5}" for word, p in one.top]
-    divergence = "" if one.js_divergence is None else f" apart {format_share(one.js_divergence)}"
+    divergence = "" if one.js_divergence is None else f" JS {format_share(one.js_divergence)}"
     return [f"{one.name}{weight}", *tokens, f"entropy {format_share(one.entropy, 2)}{divergence}"]
 
 

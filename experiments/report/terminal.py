@@ -52,7 +52,9 @@ def _title(view: RunView, table: TaskTable) -> "RenderableType":
     seeds = f" x {table.seeds} seeds" if table.seeds > 1 else ""
     failed = f", {table.failed} failed" if table.failed else ""
     title, queries = Text(table.task, style="bold"), format_count(table.queries, "query", "queries")
-    return title.append(f"  {view.measure}, 95 % interval as ± its half, or its ends; {queries}{seeds}{failed}", "dim")
+    return title.append(
+        f"  {view.measure}, 95 % interval as ± half its width, or as its ends; {queries}{seeds}{failed}", "dim"
+    )
 
 
 def _notes(view: RunView) -> list[str]:
@@ -60,13 +62,13 @@ def _notes(view: RunView) -> list[str]:
     if view.fixed:
         notes.append(", ".join(f"{axis} {value}" for axis, value in view.fixed.items() if value != "none"))
     if any(row.baseline for table in task_tables(view) for row in table.rows):
-        notes.append("vote: what most of the same demonstrations answer, without a model")
+        notes.append("vote: the most frequent answer of the same demonstrations, without a model")
     if few := few_units_note(cell.clusters for t in task_tables(view) for row in t.rows for cell in row.cells.values()):
         notes.append(few)
     if view.unfinished:
         notes.append(view.unfinished)
     if view.failed:
-        notes.append(f"{view.failed:,} samples failed and are in no number above (icl show {view.path} --failed)")
+        notes.append(f"{view.failed:,} samples failed and are not in the numbers above (icl show {view.path} --failed)")
     return [*notes, ""] if notes else []
 
 
@@ -86,7 +88,7 @@ def _sentences(view: RunView) -> "RenderableType":
             text.append(f" {one.more}" if one.more else "")
             grid.add_row(f"  {topic}" if i == 0 else "", text)
         if more:
-            grid.add_row("", Text(f"and {more:,} more, which the report has", "dim"))
+            grid.add_row("", Text(f"and {more:,} more in the report", "dim"))
     return grid
 
 

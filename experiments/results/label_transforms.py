@@ -35,8 +35,8 @@ def label_transform_note(names: "Series[Any]") -> str:
         return ""
     analyses = join_words([f"`icl analyze RUN {one}`" for one in dict.fromkeys(map(_analysis_of, transforms))])
     return (
-        f"with {join_words(transforms)} a lower score may mean that demonstrations are followed: no sentence on gains "
-        f"and retrieval has these arms; see {analyses}."
+        f"with {join_words(transforms)} a lower score may mean that demonstrations are followed. Sentences on gains "
+        f"and retrieval exclude these arms; see {analyses}."
     )
 
 

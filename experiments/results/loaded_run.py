@@ -156,7 +156,9 @@ def load_run(path: str | Path) -> Run:
         raise StoreError(f"{folder} is a file and not within a run directory. Give the folder that has run.json.")
     inside = [p.parent.name for p in folder.glob("*/run.json")] if os.path.isdir(folder) else []
     if inside:
-        raise StoreError(f"{folder} holds runs and is none itself: {', '.join(sorted(inside)[:8])}. Give one of them.")
+        raise StoreError(
+            f"{folder} is not a run directory, but has runs in it: {', '.join(sorted(inside)[:8])}. Give one of them."
+        )
     others = [p.parent.name for p in folder.parent.glob("*/run.json")] if os.path.isdir(folder.parent) else []
     have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
     raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
@@ -166,7 +168,7 @@ def _cells(run: Run) -> list[str]:
     """The digests of the run's cells. Raises StoreError if run.json names none."""
     digests = run.info.get("cells")
     if not isinstance(digests, list):
-        raise StoreError(f"{run.path / 'run.json'} is not of a run: it names no cells.")
+        raise StoreError(f"{run.path / 'run.json'} is not the file of a run: it has no list of cells.")
     return [str(digest) for digest in digests]
 
 

@@ -121,12 +121,12 @@ def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLe
             metric: RunLevelMetric = build("metric", own_node)
     except ConfigError as error:
         raise StoreError(
-            f"the score '{name}' is computed over the whole run, and its code is needed to read it: {error}"
+            f"the run-level metric '{name}' is computed when the run is read, which needs its code: {error}"
         ) from error
     if own and describe(metric).get("code") != node.get("code"):
         raise StoreError(
-            f"the score '{name}' is computed over the whole run, and {own_node['name']} has changed since. "
-            "The same `icl run` command scores the answers anew."
+            f"the run-level metric '{name}' is computed when the run is read, and {own_node['name']} has changed. "
+            "Give the same `icl run` command to score the answers again."
         )
     return metric
 

@@ -127,11 +127,12 @@ def dropped_cells_note(store: Store) -> str:
         if axis not in free
     }
     values = "; ".join(f"{axis} {', '.join(sorted(gone[axis]))}" for axis in gone if gone[axis])
-    cells, them = ("1 cell", "it") if len(old) == 1 else (f"{len(old):,} cells", "them")
+    one = len(old) == 1
+    cells = "1 cell" if one else f"{len(old):,} cells"
     return (
-        f"{cells} of {store.folder} with samples {'is' if len(old) == 1 else 'are'} not in this grid any more"
-        f"{f' ({values})' if values else ''}: kept, and in no table. Put {'its' if len(old) == 1 else 'their'} values "
-        f"back into the grid to see {them}; nothing is computed again."
+        f"{cells} of {store.folder} with samples {'is' if one else 'are'} not in this grid any more"
+        f"{f' ({values})' if values else ''}: stored, but in no table. Put {'its' if one else 'their'} values back "
+        f"into the grid to see {'it' if one else 'them'}; nothing is computed again."
     )
 
 

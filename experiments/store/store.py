@@ -175,8 +175,8 @@ class SampleWriter:
         except OSError as error:
             where = self.store.cell_folder(digest)
             raise StoreError(
-                f"{where} cannot be written: {error.strerror or error}. What is finished is kept; make room and run "
-                "the same command to go on."
+                f"{where} cannot be written: {error.strerror or error}. Finished samples are stored. Free some space "
+                "and run the same command to continue."
             ) from error
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def test_cells_that_a_grid_no_longer_has_are_reported_with_their_values(ran) -> 
     assert "not in this grid" not in ran("[0, 1, 2]")
     message = ran("[0]")
     assert (
-        "2 cells of runs/s with samples are not in this grid any more (shots 1, 2): kept, and in no table." in message
+        "2 cells of runs/s with samples are not in this grid any more (shots 1, 2): stored, but in no table." in message
     )
     assert "Put their values back into the grid to see them; nothing is computed again." in message
     assert "1 cell of runs/s with samples is not in this grid any more (shots 2)" in ran("[0, 1]")
@@ -67,4 +67,4 @@ def test_cells_without_samples_are_none(ran, tmp_path: Path) -> None:  # type: i
 def test_a_dropped_combination_of_values_that_all_exist_is_reported_without_values(ran, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ran("[0, 2]", "seeds=[0, 1]")
     message = ran("[0, 2]", "seeds=[0, 1]", "exclude=[{shots: 2, seed: 1}]")
-    assert "1 cell of runs/s with samples is not in this grid any more: kept" in message
+    assert "1 cell of runs/s with samples is not in this grid any more: stored" in message

@@ -139,7 +139,7 @@ def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
     table = out[out.index("step  divergence") :].splitlines()
     assert [line.split() for line in table[1:4]] == [["0", "0.1"], ["1", "0.4"], ["2", "0.2"]]
     assert main(["show", str(rehearsal.path), "q-0003", "--steps"]) == 0
-    assert "no record of its steps" in capsys.readouterr().out
+    assert "no steps were recorded for this answer" in capsys.readouterr().out
 
 
 def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path, capsys, monkeypatch):

@@ -28,7 +28,7 @@ def test_every_column_is_shown_at_any_width(written, width):
     blocks = len(rows) // 6  # three arms of two tasks
     assert rows == ["greedy", "vcd", "mask_only"] * (2 * blocks)
     assert (blocks > 1) == (width < 200)
-    for heading in ("strict", "lenient", "answers", "lost/won", "other", "survivors", "changed", "length", "forwards"):
+    for heading in ("strict", "lenient", "answers", "R→W/W→R", "other", "survivors", "changed", "length", "forwards"):
         assert heading in text
     assert "Does it beat all its controls?" in text
     assert "p after Holm over 4 comparisons" in text
@@ -47,7 +47,7 @@ def test_the_page_has_the_table_with_its_transitions(written):
     run = written(queries=12, traced=True)
     text = write_report(run).report.read_text()
     assert '<section id="controls">' in text
-    assert "right / lost / won / wrong" in text
+    assert "right / R→W / W→R / wrong" in text
     view = view_run(run)
     row = next(row for row in view.effects if row.decoding == "vcd")
     moves = row.transitions
@@ -64,7 +64,7 @@ def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(written):
     vars(view)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in view.effects]
     first, second, *_ = column_notes(view)
     assert [words.split(" (")[0] for words in (first, second)] == ["† vcd", "† vcd"]
-    assert first.endswith(": over 8 shots alone, where greedy has .900")
+    assert first.endswith(": only over 8 shots, where greedy has .900")
     out = io.StringIO()
     print_controls(view, Console(file=out, width=200))
     assert [line.split()[0] for line in out.getvalue().splitlines() if line.split()[1:2] == ["†"]] == ["vcd", "vcd"]
@@ -84,7 +84,9 @@ def test_the_csv_has_numbers(written, capsys, tmp_path):
     table = pd.read_csv(path)
     assert list(table["decoding"][:3]) == ["greedy", "vcd", "mask_only(vcd)"]
     assert list(table["of"][:3].fillna("")) == ["", "", "vcd"]
-    assert (table["kept"] + table["lost"] + table["won"] + table["still_wrong"])[1] == table["samples"][1]
+    assert (table["still_right"] + table["right_to_wrong"] + table["wrong_to_right"] + table["still_wrong"])[
+        1
+    ] == table["samples"][1]
     assert table["survivors"][1] == 1.5
     assert table["length"][1] == 2.0
     assert controls_frame(view_run(run))["lenient"][0] == pytest.approx(table["lenient"][0])

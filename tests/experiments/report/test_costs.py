@@ -17,7 +17,7 @@ def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
         ("prompts, each branch counted", "100", "100", "0%"),
         ("tokens of answers, each branch counted", "20", "10", "50%"),
     )  # of images it is not known how many were encoded
-    assert costs.notes == ("2 batches did not fit the memory and went on in halves",)
+    assert costs.notes == ("2 batches did not fit the memory and were split",)
     assert ("forwards", "14") in costs.rest
     assert not any(name == "suffix_tokens" for name, _ in costs.rest)
 

@@ -161,7 +161,7 @@ def test_where_neither_way_is_good_nothing_is_lost_or_won(written):
     write_report(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Down / up: samples whose score fell / rose." in page
-    assert not any(words in page for words in ("Bold: the", "lost / won", "Lost / won"))
+    assert not any(words in page for words in ("Bold: the", "R→W / W→R"))
 
 
 def test_the_vote_is_seen_where_it_has_one_point(written):
@@ -191,5 +191,5 @@ def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
         )
         assert "random, vcd" in key
         assert "random, greedy" in key
-        assert ("The 7 controls are not drawn" in html) is not plotted
+        assert ("The 7 controls are not plotted" in html) is not plotted
         assert "mask_only" in html.split('id="scores"')[1].split('id="differences"')[0]

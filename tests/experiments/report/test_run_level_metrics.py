@@ -1,4 +1,4 @@
-"""A score of the whole run wherever a run is shown: no sample is said to have one, and no answer to have been lost."""
+"""A run-level metric wherever a run is displayed: no sample has one, and no single answer is right or wrong."""
 
 import io
 import json
@@ -49,15 +49,15 @@ def test_the_table_of_controls_counts_no_answers_and_says_why(run):
     view = view_run(run, PAIRS)
     rows = [row for row in view.effects if row.subject == "shapes"]
     assert [row.transitions for row in rows] == [None] * 3
-    assert not {"lost/won", "worse/better", "down/up"} & set(effect_columns(view, rows))
+    assert not {"R→W/W→R", "worse/better", "down/up"} & set(effect_columns(view, rows))
     text = printed(print_controls, view)
-    assert "no lost/won: group_accuracy is a score of the whole run" in text
+    assert "no R→W/W→R: group_accuracy is a run-level metric" in text
     assert "Does it beat all its controls?" in text
-    assert "lost/won" in printed(print_controls, view_run(run)).replace("no lost/won", "")
-    assert {"kept", "lost", "won"} & set(controls_frame(view)) == set()
-    assert all("right / lost" not in head for section in page_sections(view) for head in section["heads"])
+    assert "R→W/W→R" in printed(print_controls, view_run(run)).replace("no R→W/W→R", "")
+    assert {"still_right", "right_to_wrong", "wrong_to_right"} & set(controls_frame(view)) == set()
+    assert all("right / R→W" not in head for section in page_sections(view) for head in section["heads"])
     page = render_controls_page(view)
-    assert "No lost/won: group_accuracy is a score of the whole run" in page
+    assert "No R→W/W→R: group_accuracy is a run-level metric" in page
     assert all(line.count("|") == 9 for line in page.splitlines() if line.startswith(("| decoding | group", "| `vcd")))
 
 
@@ -72,23 +72,23 @@ def test_compare_counts_no_answers_and_says_why(run):
     assert table["right_to_wrong"].isna().all()
     assert "same" not in table
     text = printed(print_comparison, table, view)
-    assert "lost/won  " not in text
+    assert "R→W/W→R  " not in text
     assert "down/up" not in text
-    assert "no lost/won: group_accuracy is a score of the whole run" in text
-    assert "randomization (the arms exchanged within units), 6 independent units" in text
+    assert "no R→W/W→R: group_accuracy is a run-level metric" in text
+    assert "randomization (arms exchanged within units), 6 independent units" in text
     lenient = view_run(run)
     own = compare(lenient.scores, {"decoding": "greedy"}, "lenient", axes=lenient.axes)
     assert "exact McNemar, 6 independent units" in printed(print_comparison, own, lenient)
-    assert "lost/won" in printed(print_comparison, own, lenient)
+    assert "R→W/W→R" in printed(print_comparison, own, lenient)
 
 
 def test_the_page_counts_no_answers(run):
     text = write_report(view_run(run, PAIRS)).report.read_text()
     assert "Randomization test" in text
-    assert "lost / won</th>" not in text
+    assert "R→W / W→R</th>" not in text
     assert "None / None" not in text
     own = write_report(view_run(run)).report.read_text()
-    assert "lost / won</th>" in own
+    assert "R→W / W→R</th>" in own
     table = pd.read_csv(run.path / "tables" / "differences.csv")
     assert table["wrong_to_right"].notna().all()
 
@@ -100,7 +100,7 @@ def test_a_sample_is_shown_with_its_own_scores_alone(run):
     assert PAIRS not in scores
     assert "vote" not in scores  # as pairs judge it
     assert re.search(r"lenient [01]", scores)
-    assert "group_accuracy: a score of the whole run, not of one sample" in text
+    assert "group_accuracy: a run-level metric, not of one sample" in text
     assert "baselines  " not in text
     text = printed(lambda console: print_sample(view_run(run, "lenient"), "shapes-0003", {}, None, console))
     (scores,), baselines = re.findall(r"scores  (.*)", text), re.findall(r"baselines  (.*)", text)

@@ -59,7 +59,7 @@ def test_what_it_shows_and_the_reports_path_stand_at_the_end(written):
     assert text.rstrip().endswith(f"report  not written yet: icl report {run.path}")
     (run.path / "report.html").write_text("")
     assert printed(run, 100).rstrip().endswith(f"report  {run.path / 'report.html'}")
-    assert "vote: what most of the same demonstrations answer, without a model" in text
+    assert "vote: the most frequent answer of the same demonstrations, without a model" in text
 
 
 def test_failed_samples_are_reported(written):
@@ -98,4 +98,4 @@ def test_of_many_findings_those_with_a_verdict_are_printed_and_the_rest_is_count
     lines = printed(view, 100).partition("What it shows")[2].splitlines()
     subjects = [line.split("subject ")[1].split(":")[0] for line in lines if "subject" in line]
     assert subjects == ["0", "1", "2", "3", "4", "5", "6", "19"]
-    assert "and 12 more, which the report has" in "\n".join(lines)
+    assert "and 12 more in the report" in "\n".join(lines)

@@ -74,7 +74,9 @@ def test_an_empty_output_is_an_output(tmp_path: Path) -> None:
 def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
     run_file = ran / "run.json"
     run_file.write_text(run_file.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
-    with pytest.raises(StoreError, match=r"the score 'f1' is computed over the whole run, and its code is needed"):
+    with pytest.raises(
+        StoreError, match=r"the run-level metric 'f1' is computed when the run is read, which needs its code"
+    ):
         load_run(ran).samples()
 
 
@@ -139,7 +141,7 @@ def test_one_of_ones_own_is_found_beside_the_config(tmp_path: Path, monkeypatch:
     run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
     assert set(run.samples()["Best"]) == {1.0}
     (folder / "best.py").write_text(OWN.replace("max(", "min("))
-    with pytest.raises(StoreError, match=r"'Best' is computed over the whole run, and best\.py:Best has changed since"):
+    with pytest.raises(StoreError, match=r"'Best' is computed when the run is read, and best\.py:Best has changed\."):
         run.samples()
     run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
     assert set(run.samples()["Best"]) == {0.0}

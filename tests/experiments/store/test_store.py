@@ -193,7 +193,9 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.cell_folder("c").mkdir(parents=True)
     lines(store).symlink_to(full)
-    with pytest.raises(StoreError, match=r"cannot be written: No space left on device. What is finished is kept; make"):
+    with pytest.raises(
+        StoreError, match=r"cannot be written: No space left on device. Finished samples are stored\. Free"
+    ):
         write(store, sample("q1"))
 
 
