@@ -87,7 +87,7 @@ def _decoding(folder: Path) -> Iterator[Row]:
     prompts = _prompts(ROWS)
     arms: dict[str, Any] = {"greedy": "greedy"}
     for count in (2, 3, 8):
-        arms[f"{count} branches"] = {"name": f"{__name__}:Crowd", "count": count}
+        arms[f"{count} branches"] = {"name": f"{__file__}:Crowd", "count": count}
     arms["2 branches, sampled"] = arms["2 branches"] | {"sampling": {"temperature": 1.0}}
     base, *others = _in_turn([_run(model, prompts, arm) for arm in arms.values()])
     for (what, _), spent in zip(list(arms.items())[1:], others, strict=True):
