@@ -151,7 +151,7 @@ def run(
 
     all_overrides = {**dict(_pairs(overrides)), **keys} if keys else overrides
     outcome = start(load_config(config, all_overrides), Path(runs), make_progress(quiet), fork)
-    return load_run(outcome.folder)
+    return load_run(outcome.folder, trust=True)
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:

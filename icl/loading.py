@@ -9,10 +9,12 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH_FOLDERS", default=())
 _CODE = "__icl_code__"
+_COMPONENT_PATH = re.compile(r"^(?P<module>[\w./\\~ -]+):[A-Za-z_]\w*$")
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def _file_digest(thing: Any) -> str | None:
         digest: str = getattr(module, _CODE)
         return digest
     path = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else None
+    return _file_sha(Path(path)) if path else None
 
 
 def _file_identity(thing: Any) -> str | None:
@@ -104,6 +107,32 @@ def _file_identity(thing: Any) -> str | None:
         return None if module == "__main__" else import_path(thing)
     digest = _file_digest(thing)
     return None if digest is None else f"{import_path(thing)} {digest}"
+
+
+def file_code(target: str) -> str | None:
+    """The code digest of the file of a component's path, without importing it; None if it is no file here."""
+    path = _find_file(target.rpartition(":")[0])
+    return None if path is None else _file_sha(path)
+
+
+def component_paths(node: Any) -> Iterator[str]:
+    """Every component that a config names by the path of its code, such as `mine.py:Mine`."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from component_paths(item)
+    elif isinstance(node, str) and is_component_path(node):
+        yield node
+
+
+def is_component_path(text: str) -> bool:
+    """Whether a text names a class in a file or in a module, not a component of the registry."""
+    match = _COMPONENT_PATH.match(text)
+    if match is None:
+        return False
+    module = match["module"]
+    return module.endswith(".py") or "." in module or (module.isidentifier() and find_spec(module) is not None)
 
 
 def location(where: str) -> str:
@@ -138,14 +167,25 @@ def _load_module(name: str, where: str) -> Any:
         raise _load_error(name, error, where) from error
 
 
-def _load_file(name: str, where: str) -> Any:
+def _candidates(name: str) -> list[Path]:
     folders = (Path.cwd(), *SEARCH_FOLDERS.get())
-    candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
-    path = next((p for p in candidates if os.path.isfile(p)), None)
+    return [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
+
+
+def _find_file(name: str) -> Path | None:
+    return next((path for path in _candidates(name) if os.path.isfile(path)), None)
+
+
+def _file_sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _load_file(name: str, where: str) -> Any:
+    path = _find_file(name)
     if path is None:
-        looked_in = ", ".join(str(p.parent) for p in candidates)
+        looked_in = ", ".join(str(p.parent) for p in _candidates(name))
         raise ConfigError(f"{location(where)}there is no file {name} (looked in {looked_in}).")
-    code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    code = _file_sha(path)
     alias = f"icl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{code}_{path.stem}"
     if alias not in sys.modules:
         spec = importlib.util.spec_from_file_location(alias, path)

@@ -113,11 +113,10 @@ def _vectors(members: Sequence[Example]) -> "Vectors":
 
 def _tasks(view: "RunView") -> "dict[str, Task]":
     """The task of each label."""
-    from experiments.config.config import load_config
     from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
 
-    return {str(cell.labels["task"]): cell.task for cell in expand(load_config(load_run(view.path).config)).cells}
+    return {str(cell.labels["task"]): cell.task for cell in expand(load_run(view.path, view.trust).load_config()).cells}
 
 
 def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:

@@ -41,7 +41,7 @@ def measure_models(view: "RunView", full: str) -> dict[str, Numbers]:
     next(iter(files.values())).parent.mkdir(exist_ok=True)
     for label, file in files.items():
         if not file.is_file():
-            _in_a_process(view.path, label, file)
+            _in_a_process(view.path, label, file, view.trust)
     return _read(files, full)
 
 
@@ -82,24 +82,24 @@ def kl_divergences(full: Floats, other: Floats) -> NDArray[np.float64]:
     return np.maximum(summed, 0.0)
 
 
-def _in_a_process(run: Path, label: str, file: Path) -> None:
+def _in_a_process(run: Path, label: str, file: Path, trust: bool) -> None:
     command = [sys.executable, "-m", "experiments.analyses.quantization_measurements", str(run), label, str(file)]
+    command += ["--trust"] * trust
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
         raise ModelError(f"{label} could not be measured: {last}")
 
 
-def main(run: Path, label: str, file: Path) -> None:
+def main(run: Path, label: str, file: Path, trust: bool = False) -> None:
     """Measures one model of a run and writes the file."""
     from decoding.arms.arm import parse_arm
     from decoding.engine.engine import run_requests
     from decoding.engine.requests import DecodingRequest
-    from experiments.config.config import load_config
     from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
 
-    grid = expand(load_config(load_run(run).config))
+    grid = expand(load_run(run, trust).load_config())
     cells = [cell for cell in grid.cells if str(cell.labels["model"]) == label]
     model: Any = cells[0].model
     if "logits" not in model.abilities:
@@ -151,6 +151,6 @@ def _peak() -> float:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+        main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), "--trust" in sys.argv[4:])
     except ICLError as problem:
         sys.exit(str(problem))

@@ -15,6 +15,10 @@ def command(
         list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; by default that of the config")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
+    *,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
+    ] = False,
 ) -> None:
     """Prints the table of one analysis. The docstring of its module defines the columns.
 
@@ -41,7 +45,7 @@ def command(
     analyze = find_analysis(name)
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        view = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
+        view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
         table = analyze(view)
     print_analysis(table, Console())

@@ -26,6 +26,9 @@ def command(
     ] = False,
     page: Annotated[Path | None, typer.Option(help="with --controls: a Markdown file to write it to")] = None,
     csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
+    ] = False,
 ) -> None:
     """Arms are paired by query and seed. Arms with other queries or seeds than their reference are refused.
 
@@ -49,7 +52,7 @@ def command(
     setting = parse_settings(to or [], "--to")
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        view = view_run(load_run(run), metric or None, None if BASELINE in setting else setting)
+        view = view_run(load_run(run, trust), metric or None, None if BASELINE in setting else setting)
     if view.unfinished:
         print(view.unfinished, file=sys.stderr)
     reference = setting or dict(view.to)

@@ -13,6 +13,10 @@ def command(
         list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; by default that of the config")
     ] = None,
     per_cell: Annotated[int, typer.Option(help="the number of queries per task in the sample browser", min=0)] = 24,
+    *,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
+    ] = False,
 ) -> None:
     """The report of a run in progress shows the finished samples."""
     from experiments.terminal.spinner import spinner
@@ -24,7 +28,7 @@ def command(
         from experiments.results.loaded_run import load_run
         from experiments.results.run_view import view_run
 
-        view = view_run(load_run(run), metric or None, parse_settings(to or [], "--to"))
+        view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
         report_progress("writing", 0, 0)
         files = write_report(view, per_cell)
     size = files.report.stat().st_size / 1e6

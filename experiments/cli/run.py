@@ -74,7 +74,7 @@ def _show_results(folder: Path) -> None:
     try:
         with spinner() as report_progress:
             report_progress("reading", 0, 0)
-            view = view_run(load_run(folder))
+            view = view_run(load_run(folder, trust=True))
             report_progress("reporting", 0, 0)
             try:
                 write_report(view)

@@ -21,6 +21,9 @@ def command(
         bool, typer.Option("--prompt", help="the prompt as the model's processor renders it, and its branches")
     ] = False,
     failed: Annotated[bool, typer.Option("--failed", help="list the failed samples with their reasons")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
+    ] = False,
 ) -> None:
     """If --arm matches several arms: the most shots, the reference, the first seed.
 
@@ -34,7 +37,7 @@ def command(
         from experiments.report.rendered_prompt import print_prompt
         from experiments.report.sample_detail import parse_settings
 
-        print_prompt(run, sample, parse_settings(arm or [], "--arm"), seed, Console())
+        print_prompt(run, sample, parse_settings(arm or [], "--arm"), seed, Console(), trust=trust)
         return
 
     from experiments.report.sample_detail import (
@@ -47,7 +50,7 @@ def command(
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
 
-    view = view_run(load_run(run))
+    view = view_run(load_run(run, trust))
     console = Console()
     if failed:
         print_failures(view, console)

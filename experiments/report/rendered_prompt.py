@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def print_prompt(source: Path, query: str, arm: Mapping[str, str], seed: int | None, console: "Console") -> None:
+def print_prompt(
+    source: Path, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, trust: bool = False
+) -> None:
     """source: a run directory or an experiment file. query: an id, the beginning of one, or '' for the first.
 
     Where the arm leaves a choice: most shots, then the first in the file. Raises ICLError as a run would.
     """
     with spinner() as report_progress:
         report_progress("starting", 0, 0)
-        cell = choose_cell(_grid(source), arm, seed)
+        cell = choose_cell(_grid(source, trust), arm, seed)
         example = _example(cell.task.queries, query)
         report_progress("retrieving", 0, 0)
         (row,) = build_contexts(Retrieval(cell.task, cell.model), [PromptSpec((cell,))], [example])
@@ -175,12 +177,12 @@ def _text_and_source(model: Model, prompt: Prompt) -> tuple[str, str]:
     return prompt.text, "as the model receives it"
 
 
-def _grid(source: Path) -> Grid:
+def _grid(source: Path, trust: bool) -> Grid:
     if not os.path.isdir(source):
         return expand(load_config(source))
     from experiments.results.loaded_run import load_run
 
-    return expand(load_config(load_run(source).config))
+    return expand(load_run(source, trust).load_config())
 
 
 def _example(queries: Sequence[Example], name: str) -> Example:

@@ -17,10 +17,13 @@ from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store
 from icl.errors import StoreError, did_you_mean
+from icl.loading import component_paths
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from experiments.config.config import Config
 
 EAGER = ("query", "seed", "group", "failed", "output")
 """The fields of a sample that `lazy_samples` reads at once, besides scores and baselines."""
@@ -28,9 +31,14 @@ EAGER = ("query", "seed", "group", "failed", "output")
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Each call reads it again, so a run in progress can be read repeatedly."""
+    """A run directory. Each call reads it again, so a run in progress can be read repeatedly.
+
+    Attributes:
+        trust: Whether code that the run names by path may be imported. It is, for a run of your own config.
+    """
 
     path: Path
+    trust: bool = False
 
     @property
     def info(self) -> dict[str, Any]:
@@ -44,6 +52,21 @@ class Run:
         if not config:
             raise StoreError(f"{self.path / 'run.json'} has no config. Give the experiment file instead of the run.")
         return dict(config)
+
+    def load_config(self) -> "Config":
+        """The config, checked, to build its components again.
+
+        Raises:
+            StoreError: It names code by path, and the run is not trusted.
+        """
+        from experiments.config.config import load_config
+
+        if not self.trust and (paths := sorted(set(component_paths(self.config)))):
+            raise StoreError(
+                f"{self.path} names code by path ({', '.join(paths)}), which is not imported from a run directory. "
+                "Read it, then add --trust, or give the experiment file instead of the run."
+            )
+        return load_config(self.config)
 
     def cells(self) -> "DataFrame":
         """One row per cell of the run's last config: digest, axes as labels, numbers of finished and failed samples."""
@@ -98,7 +121,7 @@ class Run:
                 baselines[path[0]] = None
             columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
         first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = run_level(pd.DataFrame(columns), info, baselines)
+        frame = run_level(pd.DataFrame(columns), info, baselines, self.trust)
         frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
@@ -141,8 +164,13 @@ class Run:
         return f"Run({str(self.path)!r}: {len(self.info.get('cells', []))} cells, {state})"
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, trust: bool = False) -> Run:
     """The run of a directory, or of a file in it such as its run.json.
+
+    Args:
+        path: The directory or the file.
+        trust: Whether code that the run names by path may be imported. Without it, the numbers of a run-level metric of
+            your own stay as they are stored.
 
     Raises:
         StoreError: The path is not a run directory.
@@ -151,7 +179,7 @@ def load_run(path: str | Path) -> Run:
     if os.path.isfile(folder):
         folder = next((above for above in folder.parents if (above / "run.json").is_file()), folder)
     if os.path.isfile(folder / "run.json"):
-        return Run(folder)
+        return Run(folder, trust)
     if os.path.isfile(folder):
         raise StoreError(f"{folder} is a file and not within a run directory. Give the folder that has run.json.")
     inside = [p.parent.name for p in folder.glob("*/run.json")] if os.path.isdir(folder) else []

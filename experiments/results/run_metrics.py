@@ -5,6 +5,7 @@ arm) at a time. Baselines of the same demonstrations are judged in the same way,
 demonstrations. A second column has what each number was computed from (`experiments.stats.run_statistics`).
 """
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import numpy as np
 
 from experiments.stats.arms import baseline_column
 from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
-from icl.errors import ConfigError, StoreError
+from icl.errors import ConfigError, ICLWarning, StoreError
+from icl.loading import file_code, is_component_path
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Query
@@ -29,13 +31,15 @@ DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "rank
 """The columns that run-level metrics and baselines read, besides that of the score."""
 
 
-def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str]) -> "DataFrame":
+def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], trust: bool = True) -> "DataFrame":
     """Replaces the columns of run-level metrics in a frame, and adds a column with the source of each number.
 
     Args:
         frame: The samples.
         info: The content of run.json.
         baselines: The names of the baselines.
+        trust: Whether to import a metric that run.json names by the path of its code. Otherwise its stored numbers
+            stay, and a warning says so.
 
     Raises:
         StoreError: The code of such a metric is missing or has changed.
@@ -46,6 +50,14 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
         return frame
     cells = frame.groupby("cell", sort=False).indices
     for name, node in whole.items():
+        if is_component_path(str(node.get("name"))) and not trust:
+            warnings.warn(
+                f"'{name}' is a run-level metric with code of its own ({node['name']}), which is not imported from a "
+                "run directory. The mean of its stored numbers is shown. --trust computes the metric.",
+                ICLWarning,
+                stacklevel=2,
+            )
+            continue
         metric = _built(name, node, info)
         judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
@@ -116,18 +128,21 @@ def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLe
         own_node["name"] = next(
             (path for path in map(_path, configured) if _same(path, str(node["name"]))), node["name"]
         )
+    changed = (
+        f"the run-level metric '{name}' is computed when the run is read, and {own_node['name']} has changed. "
+        "Give the same `icl run` command to score the answers again."
+    )
     try:
         with component_search_folder(Path(str(info.get("file", ""))).parent):
+            if own and file_code(str(own_node["name"])) not in (None, node.get("code")):
+                raise StoreError(changed)
             metric: RunLevelMetric = build("metric", own_node)
     except ConfigError as error:
         raise StoreError(
             f"the run-level metric '{name}' is computed when the run is read, which needs its code: {error}"
         ) from error
     if own and describe(metric).get("code") != node.get("code"):
-        raise StoreError(
-            f"the run-level metric '{name}' is computed when the run is read, and {own_node['name']} has changed. "
-            "Give the same `icl run` command to score the answers again."
-        )
+        raise StoreError(changed)
     return metric
 
 

@@ -78,6 +78,7 @@ class RunView:
     correct: str = DEFAULT_CORRECTION
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False
 
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
@@ -253,6 +254,7 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
     reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
     return RunView(
         path=run.path,
+        trust=run.trust,
         name=str(info.get("name") or run.path.name),
         frame=samples,
         scores=_scores(samples, axes, metrics, {"better": better, "accuracies": frame.attrs.get("accuracies")}),
