@@ -199,3 +199,14 @@ def test_an_answer_is_displayed_token_by_token_with_the_tokens_of_each_branch(pa
 
 def test_a_run_without_steps_draws_none(page):
     assert page(queries=3).find_elements("css selector", ".strip") == []
+
+
+def test_no_table_is_wider_than_a_page_of_1280_pixels(page):
+    opened = page(queries=6, traced=True)
+    opened.set_window_size(1280, 1000)
+    opened.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    widths = opened.execute_script(
+        "return [...document.querySelectorAll('.wide')].map(table => [table.scrollWidth, table.clientWidth])"
+    )
+    assert len(widths) > 5
+    assert all(needed <= available for needed, available in widths)
