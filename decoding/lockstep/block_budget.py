@@ -1,4 +1,4 @@
-"""Whether request slots and KV cache blocks suffice for a whole group, beside what admitted groups still need."""
+"""Whether slots and KV cache blocks suffice for a whole group in addition to what admitted groups still need."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,14 +18,14 @@ class BlockBudget:
     def new_step(self) -> None:
         self.remaining = None
 
-    def reserve(self, requests: Iterable[Request], admitted: Iterable[RequestGroup]) -> bool:
+    def try_reserve(self, requests: Iterable[Request], admitted: Iterable[RequestGroup]) -> bool:
         """Reserves slots and blocks for all of these requests. False if they do not suffice."""
         if self.remaining is None:
-            promised = [request for group in admitted for request in group.requests]
-            slots = len(self.scheduler.running) + sum(r.status != RequestStatus.RUNNING for r in promised)
+            admitted_requests = [request for group in admitted for request in group.requests]
+            slots = len(self.scheduler.running) + sum(r.status != RequestStatus.RUNNING for r in admitted_requests)
             self.remaining = (
                 self.scheduler.max_num_active_reqs - slots,
-                self.free_blocks() - self.missing_blocks(promised),
+                self.free_blocks() - self.missing_blocks(admitted_requests),
             )
         newcomers = list(requests)
         slots, blocks = self.remaining[0] - len(newcomers), self.remaining[1] - self.missing_blocks(newcomers)

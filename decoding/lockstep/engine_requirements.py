@@ -10,7 +10,7 @@ VERIFIED_VERSIONS = ("0.32.",)
 """vLLM versions with which the tests of this package passed. The scheduler interface of vLLM is not stable."""
 
 SCHEDULER = "decoding.lockstep.scheduler.LockstepScheduler"
-PATIENCE_SECONDS = 60.0
+MISSING_BRANCH_TIMEOUT_S = 60.0
 """Time that an incomplete group waits for its other branches. Set by `additional_config: {lockstep_patience: 5}`."""
 
 

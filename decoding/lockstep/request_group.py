@@ -64,13 +64,17 @@ class RequestGroup:
     def fail(self, reason: str) -> None:
         self.end(RequestStatus.FINISHED_ERROR, reason)
 
-    def check_end(self, patience: float) -> None:
-        """Ends the group if one branch has ended, or if a branch is missing after `patience` seconds."""
+    def check_end(self, missing_branch_timeout_s: float) -> None:
+        """Ends the group if one branch has ended, or if a branch is missing after the timeout.
+
+        If one branch has stopped or reached its length limit, the others end with the same status. After any other end,
+        such as an abort, they end as aborted, without a reason. If a branch is missing, the others end with an error.
+        """
         status = next((r.status for r in self.members.values() if r.is_finished()), None)
         if status is not None:
             self.end(status if status in REGULAR_ENDS else RequestStatus.FINISHED_ABORTED)
-        elif not self.is_complete and time.monotonic() - self.created > patience:
-            arrived = f"{len(self.members)} of {self.size} branches arrived within {patience:g} s"
+        elif not self.is_complete and time.monotonic() - self.created > missing_branch_timeout_s:
+            arrived = f"{len(self.members)} of {self.size} branches arrived within {missing_branch_timeout_s:g} s"
             self.fail(f"{arrived}: {sorted(self.members)}")
 
 

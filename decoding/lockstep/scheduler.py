@@ -1,29 +1,31 @@
-"""vLLM's scheduler, extended so that the branches of a group sample the same token in the same step.
+"""vLLM's scheduler, extended so that the branches of a group sample in the same step.
+
+The scheduler aligns the steps. `token_selection.py` chooses the token that all branches of a group sample. After each
+step the scheduler compares their tokens, and a group whose branches differ ends with an error.
 
 vLLM alone advances each request as soon as it can. A branch with a short prompt, a hit in the prefix cache or a spare
 block would sample before the other branches of its group. Three rules, added around vLLM's own `schedule`, prevent it:
 
-1. Wait for the group. A branch computes its prompt except for the last token, and waits. Once all branches wait, and
-   the token budget and the free blocks suffice for all of them, the group *samples*: each branch computes its last
-   token in the same batch, and all receive the same next token. Groups that sampled longest ago go first.
+1. Wait for the group. A branch computes its prompt except for the last token, and waits. Once all branches wait and the
+   token budget suffices for all of them, the group *samples*: each branch computes its last token in the same batch.
+   Groups that sampled longest ago go first. If they lack blocks, the scheduler preempts from the end of `running`, if
+   necessary also groups that it has selected to sample.
 2. Admit whole groups. A group leaves the waiting queue when all its branches have arrived, and request slots and blocks
-   suffice for all of them beside what admitted groups still need. A group or request that does not fit blocks
-   everything behind it in the queue.
-3. Preempt and end whole groups.
+   suffice for all of them in addition to what admitted groups still need. If a group or request does not fit,
+   everything behind it in the queue waits too.
+3. Preempt and end whole groups. If one branch is preempted, all are. If one branch ends, is aborted or fails, all end.
 
 An example with two groups of two branches. A step computes at most 16 tokens, and the cache has 4 blocks of 16 tokens.
 Each entry is the number of tokens that are computed in a step:
 
     step                      1    2    3    4    5    6    7    8    9
     g.0  prompt of 5 tokens   4    1*   1*   1*   1*   1*                   *  its group samples
-    g.1  prompt of 13         12   1*   1*   1*   1*   1*                   .  waits
+    g.1  prompt of 13         12   1*   1*   1*   1*   1*                   .  queued, or waits for its group
     h.0  prompt of 6          .    5    .    1*   1*   P    7    .    1*    P  preempted
     h.1  prompt of 14         .    9    4    1*   1*   P    9    6    1*
 
-In step 6 no block is free for the next token of h.1, so the scheduler preempts h as a whole. h is admitted again when g
-has ended, and then computes its 8 and 16 tokens again, except for the last token of each branch.
-
-After each step the sampled tokens are compared. A group whose branches differ ends with an error.
+In step 6, g.1 needs a second block for its token 17 and none is free, so h, last in `running`, is preempted whole. h is
+admitted again when g has ended. It then computes its 8 and 16 tokens again, except for the last token of each branch.
 
 Where to change what:
 
@@ -31,9 +33,11 @@ Where to change what:
     which groups sample in a step                 _select_sampling_groups, RequestGroup.can_sample
     when a group leaves the waiting queue         _handle_blocked_waiting_request, block_budget.py
     how far a waiting branch is computed          _reserve_prefill_lookahead
-    preemption                                    _preempt_group, _preempt_request (vLLM preempts a single branch)
+    which group is preempted                      _select_sampling_groups, _resolve_stall
+    how a whole group is preempted                _preempt_group, _preempt_request (vLLM preempts a single branch)
     nothing can be scheduled                      _resolve_stall
-    end of a group, patience                      RequestGroup.check_end, _finish_group
+    when a group ends, status of its branches     RequestGroup.check_end
+    outputs of the branches that a group ends     _finish_group
 """
 
 import time
@@ -47,12 +51,12 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
 from decoding.lockstep.block_budget import BlockBudget
-from decoding.lockstep.engine_requirements import PATIENCE_SECONDS, additional_config, check_engine
+from decoding.lockstep.engine_requirements import MISSING_BRANCH_TIMEOUT_S, additional_config, check_engine
 from decoding.lockstep.parent_watch import exit_with_parent
 from decoding.lockstep.request_group import RequestGroup
 from decoding.lockstep.request_metadata import parse_branch
 from decoding.lockstep.step_records import RECORD_STORE
-from decoding.lockstep.waiting_queue import ClosableQueue
+from decoding.lockstep.waiting_queue import StoppableQueue
 
 IDLE_SECONDS = 0.001
 """Sleep when only a missing branch can change anything. The engine's loop runs without pause while requests exist."""
@@ -67,8 +71,9 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         exit_with_parent()
         if self.has_mamba_layers:
             raise ValueError("strategies cannot run in this engine: state-space layers were not verified")
-        self.patience = float(additional_config(self.vllm_config).get("lockstep_patience", PATIENCE_SECONDS))
-        self.waiting = ClosableQueue()
+        config = additional_config(self.vllm_config)
+        self.missing_branch_timeout_s = float(config.get("lockstep_patience", MISSING_BRANCH_TIMEOUT_S))
+        self.waiting = StoppableQueue()
         self.block_budget = BlockBudget(self)
         self.groups: dict[str, RequestGroup] = {}
         self.group_of_request: dict[str, RequestGroup] = {}
@@ -76,7 +81,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         # Subsets of the groups, so that a step does not examine groups that only wait:
         self.admitted: dict[RequestGroup, None] = {}
         self.maybe_ended: dict[RequestGroup, None] = {}  # incomplete, or one branch has ended
-        self.split: dict[RequestGroup, None] = {}  # vLLM preempted a branch
+        self.partly_preempted: dict[RequestGroup, None] = {}  # vLLM preempted a branch
         # Of the current step:
         self.sampling: dict[RequestGroup, None] = {}
         self.just_preempted: set[str] = set()  # the model runner cannot resume them in the same step
@@ -105,7 +110,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         elif group.size > limit:
             group.fail(f"{group.size} branches in an engine that runs {limit} requests at once")
         self.maybe_ended[group] = None
-        group.check_end(self.patience)  # a branch may have been aborted before the last one arrived
+        group.check_end(self.missing_branch_timeout_s)  # a branch may have been aborted before the last one arrived
         if group.is_complete and group.final_status is None:
             del self.maybe_ended[group]
             if not self.waiting.ends_with(group.requests):
@@ -125,24 +130,28 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         self.just_preempted.clear()
         self.block_budget.new_step()
         for group in self.maybe_ended:
-            group.check_end(self.patience)
-        for group in list(self.split):
+            group.check_end(self.missing_branch_timeout_s)
+        for group in list(self.partly_preempted):
             self._preempt_group(group)
-            self.counts["split groups"] += 1
-        self.split.clear()
+            self.counts["partly preempted"] += 1
+        self.partly_preempted.clear()
         self._select_sampling_groups()
-        if self.sampling:  # first: vLLM serves `running` in order, and preempts from its end
+        if self.sampling:
+            # Sampling groups go to the front, because vLLM serves `running` in order and preempts from its end.
             self.running.sort(key=lambda r: self.group_of_request.get(r.request_id) not in self.sampling)
         output = super().schedule(throttle_prefills)
-        self.waiting.closed = False
+        self.waiting.is_scan_stopped = False
         self.counts["encoder inputs"] += sum(map(len, output.scheduled_encoder_inputs.values()))
         if output.total_num_scheduled_tokens == 0 and self.pause_state == PauseState.UNPAUSED:
             self._resolve_stall()
         return output
 
     def _select_sampling_groups(self) -> None:
-        """Selects the groups that sample in this step, and preempts others until the free blocks suffice for them."""
-        groups = dict.fromkeys(filter(None, map(self._shared_group, self.running)))
+        """Selects the groups that sample in this step, and preempts until the free blocks suffice for them.
+
+        It preempts from the end of `running`, which can reach the selected groups. These do not sample then.
+        """
+        groups = dict.fromkeys(filter(None, map(self._multi_branch_group, self.running)))
         budget = self.max_num_scheduled_tokens
         missing: dict[RequestGroup, int] = {}
         for group in sorted((group for group in groups if group.can_sample), key=lambda group: group.last_sampled):
@@ -151,18 +160,18 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
                 budget -= group.size
         while sum(missing.values()) > self.block_budget.free_blocks():
             last = self.running[-1]
-            victim = self._shared_group(last)
+            victim = self._multi_branch_group(last)
             if victim is None:
                 self._preempt_requests([last])
             elif len(victim.running) < len(self.running):
                 self._preempt_group(victim)
                 missing.pop(victim, None)
-            else:
+            else:  # nothing else runs, so the group does not fit even alone
                 self._fail_group(victim, self.block_budget.too_small_message(victim))
                 break
         self.sampling = dict.fromkeys(group for group in missing if group.final_status is None)
         for group in self.sampling:
-            group.last_sampled = self.current_step + 1
+            group.last_sampled = self.current_step + 1  # `super().schedule` increments it
 
     def _preempt_group(self, group: RequestGroup) -> None:
         """Returns the whole group to the waiting queue."""
@@ -180,11 +189,11 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
             self.counts["preempted"] += 1
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """vLLM preempts a single request. The rest of its group follows at the start of the next step."""
+        """vLLM 0.32 calls this to preempt a single request. The rest of its group follows in the next `schedule`."""
         super()._preempt_request(request, *args, **kwargs)
-        group = self._shared_group(request)
+        group = self._multi_branch_group(request)
         if group is not None:
-            self.split[group] = None
+            self.partly_preempted[group] = None
 
     def _fail_group(self, group: RequestGroup, reason: str) -> None:
         group.fail(reason)
@@ -206,44 +215,52 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         else:
             self._preempt_group(youngest)
 
-    # Hooks inside vLLM's `schedule`
+    # Hooks that `schedule` of vLLM 0.32 calls
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
-        """Whether a waiting request may run now."""
+        """Whether a waiting request may run now.
+
+        vLLM calls this for the first request of the queue. If it is False, vLLM skips the request in this step.
+        """
         if not super()._handle_blocked_waiting_request(request) or request.request_id in self.just_preempted:
             return False
-        group = self._shared_group(request)
+        group = self._multi_branch_group(request)
         if group is None:
-            return self._has_room([request])
+            return self._try_reserve([request])
         if group.final_status is not None or not group.is_complete:
             return False
-        if not group.is_admitted and self._has_room(group.requests):
+        if not group.is_admitted and self._try_reserve(group.requests):
             group.is_admitted = True
             self.admitted[group] = None
         return group.is_admitted
 
-    def _has_room(self, requests: list[Request]) -> bool:
-        """Whether these may enter. If not, this step's scan of the waiting queue ends."""
-        if not self.running or self.block_budget.reserve(requests, self.admitted):
-            return True  # with nothing running, there will never be more room
-        self.waiting.closed = True
+    def _try_reserve(self, requests: list[Request]) -> bool:
+        """Reserves slots and blocks for all these requests.
+
+        Returns:
+            False if they do not suffice. The scan of the waiting queue then stops until the next step.
+        """
+        if not self.running or self.block_budget.try_reserve(requests, self.admitted):
+            return True  # if nothing runs, no more blocks will become free
+        self.waiting.is_scan_stopped = True
         return False
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         """Number of tokens to compute of a running or waiting request. A branch that does not sample stops one short.
 
-        vLLM calls this last, after all its own limits.
+        vLLM calls this last, after all its own limits on the number.
         """
         num_tokens = int(super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens))
-        group = self._shared_group(request)
+        group = self._multi_branch_group(request)
         if group is None or group in self.sampling:
             return num_tokens
         return max(min(num_tokens, int(request.num_tokens) - 1 - num_computed_tokens), 0)
 
     def _get_local_prefix_cache_hit(self, request: Request) -> Any:
+        """vLLM's hit in the prefix cache, shortened so that a branch has a token to compute before its last one."""
         blocks, hit, boundary, diverged = super()._get_local_prefix_cache_hit(request)
-        if self._shared_group(request) is not None and hit == request.num_tokens - 1:
-            # A branch needs at least one token to compute before the last one, so one block of the hit is dropped.
+        if self._multi_branch_group(request) is not None and hit == request.num_tokens - 1:
+            # The last token waits for the group, and vLLM cannot admit a request with zero tokens to compute.
             hit = (hit - 1) // self.block_size * self.block_size
             blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, hit)
             self.counts["shortened hits"] += 1
@@ -255,13 +272,16 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         sampled = self._check_tokens(model_runner_output) if self.groups else ()
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
         for group in dict.fromkeys([*self.maybe_ended, *sampled]):
-            group.check_end(self.patience)
+            group.check_end(self.missing_branch_timeout_s)
             if group.final_status is not None:
                 self._finish_group(group, outputs)
         return outputs
 
     def _check_tokens(self, output: Any) -> Iterable[RequestGroup]:
-        """The groups that sampled in this step. A group with a fault or with unequal tokens fails."""
+        """The groups that sampled in this step.
+
+        A group fails if an error was recorded while its token was chosen, or if its branches have different tokens.
+        """
         sampled: dict[RequestGroup, list[tuple[int, ...]]] = {}
         for request_id, index in output.req_id_to_index.items():
             group = self.group_of_request.get(request_id)
@@ -269,17 +289,21 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
                 sampled.setdefault(group, []).append(tuple(output.sampled_token_ids[index]))
         for group, tokens in sampled.items():
             self.counts["group steps"] += 1
-            reason = RECORD_STORE.reason(group.name)
-            if reason is not None:
+            # If another process chooses the tokens, this is None. The tokens of the group then differ on an error.
+            error = RECORD_STORE.reason(group.name)
+            if error is not None:
                 self.counts["faults"] += 1
-                group.fail(reason)
+                group.fail(error)
             elif len(tokens) < group.size or len(set(tokens)) != 1:
                 self.counts["violations"] += 1
                 group.fail(f"its branches chose different tokens: {tokens} of {group.size}")
         return sampled
 
     def _finish_group(self, group: RequestGroup, outputs: dict[int, EngineCoreOutputs]) -> None:
-        """Ends the remaining requests of a group, adds their last outputs to `outputs`, and forgets the group."""
+        """Ends the remaining requests of a group, adds their last outputs to `outputs`, and forgets the group.
+
+        Their status is the one that `RequestGroup.check_end` or `fail` has set. `stop_reason` is the group's reason.
+        """
         unfinished = [r.request_id for r in group.requests if not r.is_finished()]
         for request in self.finish_requests(unfinished, group.final_status or RequestStatus.FINISHED_ABORTED):
             batch = outputs.setdefault(request.client_index, EngineCoreOutputs())
@@ -292,10 +316,10 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         for request in group.requests:
             del self.group_of_request[request.request_id]
         del self.groups[group.name]
-        for subset in (self.admitted, self.maybe_ended, self.split):
+        for subset in (self.admitted, self.maybe_ended, self.partly_preempted):
             subset.pop(group, None)
 
-    def _shared_group(self, request: Request) -> RequestGroup | None:
+    def _multi_branch_group(self, request: Request) -> RequestGroup | None:
         """The group of a request, if it has at least two branches."""
         group = self.group_of_request.get(request.request_id)
         return group if group is not None and group.size > 1 else None

@@ -4,13 +4,13 @@ from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 from vllm.v1.request import Request
 
 
-class ClosableQueue(FCFSRequestQueue):  # type: ignore[misc]
-    """First-come-first-served queue. While `closed` is set it looks empty to vLLM's scan."""
+class StoppableQueue(FCFSRequestQueue):  # type: ignore[misc]
+    """First-come-first-served queue. While `is_scan_stopped` is set it looks empty to vLLM's scan."""
 
-    closed = False
+    is_scan_stopped = False
 
     def __bool__(self) -> bool:
-        return len(self) > 0 and not self.closed
+        return len(self) > 0 and not self.is_scan_stopped
 
     def ends_with(self, requests: list[Request]) -> bool:
         """Whether the queue ends with these requests, in this order."""

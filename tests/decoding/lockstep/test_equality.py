@@ -77,7 +77,7 @@ def test_branches_agree_and_tokens_are_the_strategys_own(
     assert engine.counters()["cached_tokens"] > 0
     if tight:
         assert len(engine.group_outputs) >= GROUPS
-        assert counts["preempted"] + counts["split groups"] > 0
+        assert counts["preempted"] + counts["partly preempted"] > 0
         assert (
             sum(engine.count_tokens(request.prompt) > TIGHT["max_num_batched_tokens"] for request in requests)
             > len(requests) / 2
@@ -85,7 +85,7 @@ def test_branches_agree_and_tokens_are_the_strategys_own(
     pool = engine.scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == engine.scheduler.kv_cache_config.num_blocks - 1
     engine.unload()
-    preempted = counts["preempted"] + counts["split groups"]
+    preempted = counts["preempted"] + counts["partly preempted"]
     preemptions = f"{preempted} preempted, branches of {agreed(engine):.0%} of the groups agree"
     work = f"{len(requests)} requests, {len(engine.group_outputs)} of them groups of two branches or more"
     record_property("measured", f"{work}: {check(reference, requests, answers, least=0.9)}; {preemptions}")

@@ -59,7 +59,7 @@ def test_the_end_of_one_branch_is_the_end_of_all(status: Any, verdict: Any) -> N
     assert (made.final_status, made.reason) == (verdict, None)
 
 
-def test_it_waits_for_its_branches_as_long_as_patience_lasts() -> None:
+def test_it_waits_for_its_branches_until_the_timeout() -> None:
     made = group_of(request(WAITING), size=3)
     made.check_end(60)
     assert made.final_status is None

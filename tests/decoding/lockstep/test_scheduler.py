@@ -327,7 +327,7 @@ def test_blocks_that_an_admitted_group_still_needs_stay_reserved(folder: Path) -
     until(world, lambda: world.tokens["first.0"] or second.num_computed_tokens)
     assert second.num_computed_tokens == 0
     assert set(finish(world).values()) == {"length"}
-    assert world.scheduler.counts["preempted"] == world.scheduler.counts["split groups"] == 0
+    assert world.scheduler.counts["preempted"] == world.scheduler.counts["partly preempted"] == 0
 
 
 def test_blocks_of_ordinary_requests_are_counted_too(folder: Path) -> None:
@@ -338,7 +338,7 @@ def test_blocks_of_ordinary_requests_are_counted_too(folder: Path) -> None:
     until(world, lambda: world.tokens["g.0"] or plain.num_computed_tokens)
     assert plain.num_computed_tokens == 0
     assert set(finish(world).values()) == {"length"}
-    assert world.scheduler.counts["preempted"] == world.scheduler.counts["split groups"] == 0
+    assert world.scheduler.counts["preempted"] == world.scheduler.counts["partly preempted"] == 0
 
 
 def test_a_group_with_a_branch_that_vllm_preempts_is_preempted_whole(folder: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_group_with_a_branch_that_vllm_preempts_is_preempted_whole(folder: Pat
     world.step()
     for name in ("g.0", "g.2"):
         assert world.scheduler.requests[name].status == RequestStatus.PREEMPTED
-    assert (world.scheduler.counts["split groups"], world.scheduler.counts["preempted"]) == (1, 2)
+    assert (world.scheduler.counts["partly preempted"], world.scheduler.counts["preempted"]) == (1, 2)
     assert world.whole == ["other"]
     assert set(finish(world).values()) == {"length"}
     assert agree(world, "g.0", "g.1", "g.2")
