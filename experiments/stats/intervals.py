@@ -12,9 +12,9 @@ to the query and the seed. They do not cover another pool, model, prompt or task
                     this is the plain Wilson interval.
     graded means    percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13). With fewer
                     than FEW_UNITS clusters these cover too little, and the interval is that of `sign_flips`.
-    no spread       If all values are equal, no spread can be estimated. The interval then ends at the means that z^2
-                    more clusters of the lowest, or the highest, possible value would give. For values of 0 or 1 that is
-                    the Wilson interval.
+    no spread       If all values are equal, no spread can be estimated, and the interval of a graded mean has no width.
+                    `estimate_mean` widens it to the means that z^2 more clusters of the lowest, or the highest,
+                    possible value would give. For values of 0 or 1 that is the Wilson interval.
 
 Values are scores of single samples, in [0, 1]. If all of them are 0 or 1 they count as right or wrong, whatever else
 the metric could have given: no other scores in [0, 1] with that mean vary more. The column of a run-level metric does
@@ -38,8 +38,8 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
 RESAMPLES = 10_000
-CHUNK = 2_000_000
-"""The largest number of entries of one piece of the resampled counts, so that memory does not grow with a run."""
+MAX_ENTRIES = 2_000_000
+"""The largest number of entries of an array that is computed in pieces, so that memory does not grow with a run."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,14 @@ def estimate_graded_mean(
 ) -> Estimate:
     """The mean with a bootstrap interval, or with that of `sign_flips` if there are fewer than FEW_UNITS clusters.
 
+    The interval has no width if all values are equal.
+
     Args:
         values: [n].
         clusters: [n], any hashable labels. By default each value is a cluster.
         level: The confidence level.
-        least: The lowest possible mean, if no value is lower.
-        most: The highest possible mean, if no value is higher.
+        lowest: The lowest possible mean, if no value is lower.
+        highest: The highest possible mean, if no value is higher.
     """
     x, codes = _validate(values, clusters)
     count = int(codes.max()) + 1
@@ -152,7 +154,10 @@ def estimate_graded_mean(
 
 
 def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
-    """The mean with a Wilson interval if all values are 0 or 1, else as in `estimate_graded_mean`."""
+    """The mean with a Wilson interval if all values are 0 or 1, else as in `estimate_graded_mean`.
+
+    If all values are equal and in [0, 1], the interval is that of `interval_without_spread`.
+    """
     if is_binary(values):
         return estimate_proportion(values, clusters, level)
     graded = estimate_graded_mean(values, clusters, level)
@@ -165,7 +170,7 @@ def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: f
 def interval_without_spread(
     mean: float, clusters: int, level: float = 0.95, lowest: float = -1.0
 ) -> tuple[float, float]:
-    """The interval of a mean that is equal in all clusters: its ends have z^2 more clusters at `least`, or at 1."""
+    """The interval of a mean that is equal in all clusters: its ends have z^2 more clusters at `lowest`, or at 1."""
     z2 = normal_quantile(0.5 + level / 2) ** 2
     low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (lowest, 1.0))
     return min(mean, low), max(mean, high)
@@ -219,9 +224,9 @@ def normal_quantile(share: float) -> float:
 
 def resampled_counts(clusters: int, resamples: int) -> Iterator[Floats]:
     """How often each cluster is sampled, in pieces of [rows, C]. Equal arguments give equal counts."""
-    if clusters * resamples <= 16 * CHUNK:
+    if clusters * resamples <= 16 * MAX_ENTRIES:
         counts = _cached_counts(clusters, resamples)
-        step = max(1, CHUNK // clusters)
+        step = max(1, MAX_ENTRIES // clusters)
         yield from (counts[i : i + step].astype(np.float64) for i in range(0, resamples, step))
     else:
         yield from (counts.astype(np.float64) for counts in _sample_counts(clusters, resamples))
@@ -234,7 +239,7 @@ def _cached_counts(clusters: int, resamples: int) -> NDArray[np.uint16]:
 
 def _sample_counts(clusters: int, resamples: int) -> Iterator[NDArray[np.uint16]]:
     generator = StreamKey(0, "").numpy("bootstrap")
-    step = max(1, CHUNK // clusters)
+    step = max(1, MAX_ENTRIES // clusters)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         chosen = generator.integers(0, clusters, (rows, clusters)) + clusters * np.arange(rows)[:, None]

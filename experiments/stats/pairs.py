@@ -50,7 +50,7 @@ class Pairs:
         dropped_pairs: The number of pairs without both scores.
         strata: The cells of a run-level metric, whose numbers are not scores of samples.
         is_graded: Whether the numbers are neither right nor wrong although they may be 0 and 1, as differences of
-            influence numbers are.
+            pseudo-values are.
     """
 
     reference: Floats

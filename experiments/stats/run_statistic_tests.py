@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from experiments.stats.intervals import CHUNK, RESAMPLES, Floats, normal_quantile, resampled_counts
+from experiments.stats.intervals import MAX_ENTRIES, RESAMPLES, Floats, normal_quantile, resampled_counts
 from experiments.stats.run_statistics import NO_SPREAD, Stratum
 from experiments.stats.sign_flips import SAMPLED_SUBSETS, subsets
 from icl.metrics.sufficient_statistics import sum_rows
 
 MANY_SUMS = 64
-"""A statistic of more sums than this (an area) is resampled less often."""
+"""A statistic of more sums than this (ROC AUC) is resampled less often."""
 FEWER_RESAMPLES = 2_000
 
 
@@ -29,7 +29,7 @@ def randomization_p(strata: Sequence[Stratum], samples: int = SAMPLED_SUBSETS) -
     """Two-sided p of the difference of two arms that are swapped within clusters; 1 if no cluster differs.
 
     Args:
-        strata: The cells of both arms.
+        strata: The cells of both arms, from `build_strata`.
         samples: The number of random swaps, if there are too many to use all of them.
     """
     deltas = [stratum.arm - stratum.reference for stratum in strata]
@@ -57,7 +57,7 @@ def run_statistic_interval(strata: Sequence[Stratum], clusters: int, level: floa
     """The bootstrap interval of the difference of two arms.
 
     Args:
-        strata: The cells of both arms.
+        strata: The cells of both arms, from `build_strata`.
         clusters: The number of clusters.
         level: The confidence level.
 
@@ -94,7 +94,7 @@ def _repetitions(strata: Sequence[Stratum], repetitions: int) -> int:
 
 
 def _pieces(weights: Iterable[Floats], strata: Sequence[Stratum]) -> Iterator[Floats]:
-    """The rows in pieces whose sums have at most CHUNK entries."""
-    step = max(1, CHUNK // max(len(stratum.worst) for stratum in strata))
+    """The rows in pieces whose sums have at most MAX_ENTRIES entries."""
+    step = max(1, MAX_ENTRIES // max(len(stratum.worst) for stratum in strata))
     for rows in weights:
         yield from (rows[i : i + step] for i in range(0, len(rows), step))

@@ -1,23 +1,29 @@
 """Run-level statistics (F1, ROC AUC, CIDEr) of one arm and of pairs of arms.
 
-In a frame, the column of such a metric holds influence numbers that average to the statistic (`icl.metrics.run_level`).
-Beside it, the column `sample_ref_column(metric)` says what each number was computed from. The presence of that column
-marks the metric as run-level, whatever its numbers look like: at an F1 of exactly 1 every number is 1.
+In a frame, the column of such a metric holds one pseudo-value per sample: the statistic plus the sample's influence on
+it. They average to the statistic (`icl.metrics.run_level`). Beside it, the column `sample_ref_column(metric)` has the
+sample and the cell of each number. The presence of that column marks the metric as run-level, whatever its numbers look
+like: at an F1 of exactly 1 every number is 1.
 
     proportions       For run-level proportions (F1, AUC, groups) the interval is a Wilson interval at the effective
                       sample size n = T (1 - T) / V, with V the linearized variance over clusters (Dean and Pagano
-                      2015). For F1 near either end this is Wilson on F / (2 - F), which is a proportion (Lam, Gopal and
-                      Qian 2023).
-    other statistics  bootstrap over clusters (`intervals`)
+                      2015). For F1, as F goes to 0 or 1, it approaches Wilson on the Jaccard index F / (2 - F),
+                      mapped back to F. That index is a proportion (Lam, Gopal and Qian 2023).
+    other statistics  bootstrap of the pseudo-values over clusters (`intervals`). Their resampled means equal the
+                      resampled statistic to first order. The interval of a difference recomputes the statistic
+                      instead, as its test does, so that both measure the same.
     no spread         No variance can be estimated. The interval ends at the statistic with z^2 more clusters of the
                       worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
     two arms          Pairs are formed first: a sample that failed in one arm counts as failed in both, and the
                       statistics are those of the remaining samples. `run_statistic_tests` compares them.
 
-The statistic of several cells (seeds, pooled settings) is the mean of theirs, weighted by their numbers of samples.
+A cell is one setting under one seed. The statistic of several cells (seeds, pooled settings) is the mean of theirs,
+weighted by their numbers of samples.
 
 Where to change what: the interval of one arm is `estimate_run_statistic`, the pairs of two arms are
-`align_run_statistics`, their sums per cluster are `build_strata`. The metric defines the numbers and the sums.
+`align_run_statistics`, their sums per cluster are `build_strata`. `experiments.stats.arms.tidy_frame` labels the
+clusters. A new metric implements `run_level` of `icl.metrics.base.RunLevelMetric`, which defines the pseudo-values and
+the sums.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -60,7 +66,8 @@ class RunStatistic:
     Attributes:
         metric: The metric.
         samples: The samples of the cell.
-        values: One number per sample; they average to the statistic. None for a sample that has no part in it.
+        values: One pseudo-value per sample; None for a sample that has no part in the statistic. The metric's
+            `run_level` returns a list that carries its `SufficientStatistics` (`statistics_of`).
     """
 
     metric: RunLevelMetric
@@ -82,7 +89,7 @@ class RunStatistic:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SampleRef:
-    """One sample of a cell: the `index`-th of `statistic.samples`."""
+    """A link from one number of a frame to its sample, the `index`-th of `statistic.samples`. Every arm has them."""
 
     statistic: RunStatistic
     index: int
@@ -134,58 +141,64 @@ def estimate_run_statistic(refs: Sequence[SampleRef], values: Floats, clusters: 
 
     Args:
         refs: [n], the samples.
-        values: [n], their influence numbers.
+        values: [n], their pseudo-values.
         clusters: [n], any hashable labels.
         level: The confidence level.
     """
     codes = cluster_codes(clusters)
     cells = list(_cells(refs))
-    mean, count = float(values.mean()), int(codes.max()) + 1
+    statistic = float(values.mean())  # pseudo-values average to the statistic
     variance = _variance(values, codes)
-    if variance**0.5 < NO_SPREAD:
+    if variance**0.5 < NO_SPREAD:  # all clusters agree, or there is only one
         low, high = _bounds_without_spread(cells, codes, level)
     elif all(cell.statistics.is_proportion for cell in cells):
-        size = mean * (1 - mean) / variance
-        low, high = wilson(mean * size, size, level)
+        size = statistic * (1 - statistic) / variance
+        low, high = wilson(statistic * size, size, level)
     else:
         return bootstrap_mean(values, codes, level)
-    return Estimate(mean, low, high, len(values), count)
+    return Estimate(statistic, low, high, len(values), int(codes.max()) + 1)
 
 
 def align_run_statistics(
     left: Sequence[SampleRef], right: Sequence[SampleRef]
 ) -> tuple[Floats, Floats, list[tuple[list[int], SufficientStatistics, SufficientStatistics]]]:
-    """The influence numbers of two arms on the samples that count in both.
+    """The pseudo-values of two arms on the samples that count in both.
 
     Args:
         left: [n], the samples of the reference arm, pair by pair.
         right: [n], the samples of the other arm.
 
     Returns:
-        [n] numbers of either arm, NaN where a pair does not count. Then, for each pair of cells, the indices of its
-        pairs that count and the statistics of either arm on them.
+        [n] pseudo-values of either arm, NaN where a pair does not count. Then, for each pair of cells, the indices of
+        its pairs that count and the statistics of either arm on them.
     """
-    a, b = np.full(len(left), np.nan), np.full(len(left), np.nan)
-    rows_by_cells: dict[tuple[int, int], list[int]] = {}
-    for i, (one, other) in enumerate(zip(left, right, strict=True)):
-        rows_by_cells.setdefault((id(one.statistic), id(other.statistic)), []).append(i)
+    left_values, right_values = np.full(len(left), np.nan), np.full(len(left), np.nan)
+    pairs_by_cells: dict[tuple[int, int], list[int]] = {}
+    for i, (left_ref, right_ref) in enumerate(zip(left, right, strict=True)):
+        pairs_by_cells.setdefault((id(left_ref.statistic), id(right_ref.statistic)), []).append(i)
     cells = []
-    for rows in rows_by_cells.values():
-        places = [left[i].index for i in rows], [right[i].index for i in rows]
-        statistics = _on_common_samples(left[rows[0]].statistic, right[rows[0]].statistic, *places)
-        numbers = [[one.values[p] for p in own] for one, own in zip(statistics, places, strict=True)]
-        valid = [k for k, both in enumerate(zip(*numbers, strict=True)) if None not in both]
-        counted = [rows[k] for k in valid]
-        a[counted], b[counted] = ([own[k] for k in valid] for own in numbers)
-        reference, arm = (
-            _select(statistics_of(one.values), [own[k] for k in valid])
-            for one, own in zip(statistics, places, strict=True)
+    for pairs in pairs_by_cells.values():
+        left_indices, right_indices = [left[i].index for i in pairs], [right[i].index for i in pairs]
+        left_statistic, right_statistic = _on_common_samples(
+            left[pairs[0]].statistic, right[pairs[0]].statistic, left_indices, right_indices
         )
-        if reference.rows.shape != arm.rows.shape:  # statistics of different kinds share only their numbers
-            reference, arm = (mean_statistics(values[counted], 0.0, 1.0) for values in (a, b))
+        numbers = zip(
+            (left_statistic.values[k] for k in left_indices),
+            (right_statistic.values[k] for k in right_indices),
+            strict=True,
+        )
+        valid = [k for k, pair in enumerate(numbers) if None not in pair]
+        counted = [pairs[k] for k in valid]
+        left_indices, right_indices = [left_indices[k] for k in valid], [right_indices[k] for k in valid]
+        left_values[counted] = [left_statistic.values[k] for k in left_indices]
+        right_values[counted] = [right_statistic.values[k] for k in right_indices]
+        reference = _select(statistics_of(left_statistic.values), left_indices)
+        arm = _select(statistics_of(right_statistic.values), right_indices)
+        if not _have_equal_sums(left_statistic, right_statistic, reference, arm):
+            reference, arm = (mean_statistics(values[counted], 0.0, 1.0) for values in (left_values, right_values))
         if counted:
             cells.append((counted, reference, arm))
-    return a, b, cells
+    return left_values, right_values, cells
 
 
 def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
@@ -198,23 +211,37 @@ def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
     total, count = sum(len(rows) for rows, _, _ in cells), int(codes.max()) + 1
     strata = []
     for rows, reference, arm in cells:
-        own = codes[list(rows)]
-        size = _informative_per_cluster(reference.informative | arm.informative, own)
-        left, right = _exact(*(_sum_by_cluster(one.rows, own, count) for one in (reference, arm)))
+        cell_codes = codes[list(rows)]
+        # A sample counts if it can move either arm. An added cluster has the average number of such samples.
+        size = _informative_per_cluster(reference.informative | arm.informative, cell_codes)
+        left, right = _exact(*(_sum_by_cluster(side.rows, cell_codes, count) for side in (reference, arm)))
         worst, best = _larger(reference.worst, arm.worst), _larger(reference.best, arm.best)
         strata.append(Stratum(left, right, reference.value, len(rows) / total, size * worst, size * best))
     return strata
 
 
 def _on_common_samples(
-    one: RunStatistic, other: RunStatistic, places: Sequence[int], other_places: Sequence[int]
+    left: RunStatistic, right: RunStatistic, left_indices: Sequence[int], right_indices: Sequence[int]
 ) -> tuple[RunStatistic, RunStatistic]:
     """Both statistics on the paired samples alone, as if a sample without a part in either had failed in both."""
-    one, other = one.only(places), other.only(other_places)
+    left, right = left.only(left_indices), right.only(right_indices)
     failures = [
-        (p, q) for p, q in zip(places, other_places, strict=True) if one.values[p] is None or other.values[q] is None
+        (i, k)
+        for i, k in zip(left_indices, right_indices, strict=True)
+        if left.values[i] is None or right.values[k] is None
     ]
-    return one.without([p for p, _ in failures]), other.without([q for _, q in failures])
+    return left.without([i for i, _ in failures]), right.without([k for _, k in failures])
+
+
+def _have_equal_sums(
+    left: RunStatistic, right: RunStatistic, reference: SufficientStatistics, arm: SufficientStatistics
+) -> bool:
+    """Whether one `value` maps the sums of both arms. Different metrics share only their pseudo-values.
+
+    The names of the classes are compared, since a metric from a file has another class in each run that is loaded.
+    """
+    names = {type(statistic.metric).__qualname__ for statistic in (left, right)}
+    return len(names) == 1 and reference.rows.shape == arm.rows.shape
 
 
 def _cells(refs: Sequence[SampleRef]) -> Iterator[_Cell]:
@@ -250,14 +277,18 @@ def _variance(values: Floats, codes: Codes) -> float:
 
 
 def _informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> float:
-    """Informative samples per cluster that has any."""
+    """The average number of samples that can move the statistic, over the clusters that have any."""
     clusters = len(np.unique(codes[informative]))
     return float(informative.sum()) / clusters if clusters else 1.0
 
 
-def _larger(one: Floats, other: Floats) -> Floats:
-    """Each arm has its own worst and best rows: the row that adds more."""
-    return max(one, other, key=lambda row: float(np.abs(row).sum()))
+def _larger(reference: Floats, arm: Floats) -> Floats:
+    """The worst (or best) row of the arm whose row adds more, which gives the wider interval.
+
+    Both arms get it, since an interval end adds worst rows to one arm and best rows to the other. So the worst and the
+    best row of a stratum may come from different arms.
+    """
+    return max(reference, arm, key=lambda row: float(np.abs(row).sum()))
 
 
 def _select(statistics: SufficientStatistics, indices: Sequence[int]) -> SufficientStatistics:

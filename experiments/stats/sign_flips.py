@@ -39,7 +39,7 @@ MAX_ENUMERATED = 12
 """With at most so many clusters, every subset of them is used."""
 SAMPLED_SUBSETS = 9_999
 """The number of sampled subsets for more clusters. The full set makes it a round number."""
-CHUNK = 2_000_000
+MAX_ENTRIES = 2_000_000
 """The largest number of entries of one piece of the subsets, so that memory does not grow with a run."""
 ROUNDING = 1e-12
 
@@ -68,8 +68,8 @@ def sign_flip_interval(
         sums: [C], the sum of the values in each cluster.
         sizes: [C], the number of values in each cluster.
         level: The confidence level.
-        least: The lowest possible mean; the interval ends there if there are too few clusters.
-        most: The highest possible mean, likewise.
+        lowest: The lowest possible mean; the interval ends there if there are too few clusters.
+        highest: The highest possible mean, likewise.
 
     Returns:
         (low, high).
@@ -96,8 +96,8 @@ def subsets(clusters: int, samples: int = SAMPLED_SUBSETS) -> Iterator[Floats]:
         clusters: The number C of clusters.
         samples: The number of random subsets, besides the full set, for more than MAX_ENUMERATED clusters.
     """
-    step = max(1, CHUNK // max(1, clusters))
-    if clusters <= MAX_ENUMERATED or clusters * samples <= 16 * CHUNK:
+    step = max(1, MAX_ENTRIES // max(1, clusters))
+    if clusters <= MAX_ENUMERATED or clusters * samples <= 16 * MAX_ENTRIES:
         chosen = _cached_subsets(clusters, samples)
         yield from (chosen[i : i + step].astype(np.float64) for i in range(0, len(chosen), step))
     else:
@@ -118,6 +118,6 @@ def _cached_subsets(clusters: int, samples: int) -> NDArray[np.uint8]:
 def _sample_subsets(clusters: int, samples: int) -> Iterator[NDArray[np.uint8]]:
     yield np.ones((1, clusters), dtype=np.uint8)
     generator = StreamKey(0, "").numpy("subsets")
-    step = max(1, CHUNK // clusters)
+    step = max(1, MAX_ENTRIES // clusters)
     for start in range(0, samples, step):
         yield generator.integers(0, 2, (min(step, samples - start), clusters), dtype=np.uint8)

@@ -1,6 +1,6 @@
 """Run-level statistics as one number per sample, so that tables, intervals and paired tests can treat them as scores.
 
-A statistic T of n samples becomes T plus the influence of each sample on it:
+A statistic T of n samples becomes one pseudo-value per sample: T plus the influence of the sample on it.
 
     ratio of sums    T = sum a / sum b              c_i = T + n (a_i - T b_i) / sum b
     area under ROC   T = mean of the placements V   c_i = T + n/m (V_i - T), m the size of the sample's class
@@ -144,6 +144,6 @@ def on_scored_samples(
 
 
 def _values(statistics: SufficientStatistics) -> SampleValues:
-    influence = statistics.influence()
-    numbers: SampleValues = [None] * statistics.rows.shape[0] if influence is None else list(influence.tolist())
+    pseudo_values = statistics.pseudo_values()
+    numbers: SampleValues = [None] * statistics.rows.shape[0] if pseudo_values is None else list(pseudo_values.tolist())
     return RunLevelValues(numbers, statistics)

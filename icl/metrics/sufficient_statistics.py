@@ -50,7 +50,7 @@ class SufficientStatistics:
     best: Floats
     is_proportion: bool
 
-    def influence(self) -> Floats | None:
+    def pseudo_values(self) -> Floats | None:
         """[n] numbers T + n dT/d(weight of the sample), which average to the statistic T; None if T is undefined.
 
         This is the infinitesimal jackknife (Efron and Tibshirani 1993, ch. 21). Every `value` is unchanged when all

@@ -110,7 +110,7 @@ def test_bootstrap_is_equal_bit_for_bit_each_time_and_for_any_piece_size(monkeyp
     first = resampled_means(x, clusters)
     assert np.array_equal(first, resampled_means(x, clusters))
     intervals._cached_counts.cache_clear()
-    monkeypatch.setattr(intervals, "CHUNK", 30 * 70)
+    monkeypatch.setattr(intervals, "MAX_ENTRIES", 30 * 70)
     assert np.array_equal(first, resampled_means(x, clusters))
     intervals._cached_counts.cache_clear()
 

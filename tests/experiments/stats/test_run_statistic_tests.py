@@ -222,7 +222,7 @@ def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
     positive, draw = np.arange(30) % 2 == 0, np.random.default_rng(8)
     made = strata(tuple(roc_auc(draw.normal(size=30) + positive, positive) for _ in range(2)))
     first = run_statistic_interval(made, 30)
-    monkeypatch.setattr(run_statistic_tests, "CHUNK", 7 * len(made[0].worst))
+    monkeypatch.setattr(run_statistic_tests, "MAX_ENTRIES", 7 * len(made[0].worst))
     assert run_statistic_interval(made, 30) == first
 
 

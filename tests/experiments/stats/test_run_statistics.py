@@ -1,4 +1,4 @@
-"""Intervals and pairs of run-level metrics, also if their influence numbers look like right and wrong."""
+"""Intervals and pairs of run-level metrics, also if their pseudo-values look like right and wrong."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from experiments.stats.run_statistics import (
 from experiments.stats.summary import estimate_arm, summarize_arms
 from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1
-from icl.metrics.run_level import mean, ratio, roc_auc
+from icl.metrics.macro_f1 import MacroF1
+from icl.metrics.run_level import macro_f1, mean, ratio, roc_auc
 
 Z2 = 1.959963984540054**2
 
@@ -270,6 +271,18 @@ def test_arms_with_statistics_of_different_kinds_are_compared_by_their_numbers()
     assert rows == list(range(10))
     assert float(one.value(one.rows.sum(axis=0))) == 1
     assert float(other.value(other.rows.sum(axis=0))) == pytest.approx(0.4)
+
+
+def test_different_metrics_with_equally_many_sums_are_compared_by_their_numbers():
+    positive, samples = np.arange(10) % 2 == 0, tuple(ScoredSample(f"q{i}", 1.0) for i in range(10))
+    area = RunStatistic(F1(), samples, roc_auc(1.0 * positive, positive))
+    macro = RunStatistic(MacroF1(), samples, macro_f1(np.arange(10) % 3, np.arange(10) % 2, labels=21))
+    assert area.values.statistics.rows.shape == macro.values.statistics.rows.shape
+    left, right, ((_, one, other),) = align_run_statistics(
+        *([SampleRef(cell, i) for i in range(10)] for cell in (area, macro))
+    )
+    assert float(one.value(one.rows.sum(axis=0))) == pytest.approx(left.mean())
+    assert float(other.value(other.rows.sum(axis=0))) == pytest.approx(right.mean())
 
 
 def test_uninformative_samples_do_not_enlarge_clusters(tidied):

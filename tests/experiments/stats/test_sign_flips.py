@@ -72,7 +72,7 @@ def test_results_do_not_depend_on_the_piece_size(monkeypatch):
     sums, sizes = random_differences(3, 30)
     first = sign_flip_p(sums), sign_flip_interval(sums, sizes, lowest=-1, highest=1)
     sign_flips._cached_subsets.cache_clear()
-    monkeypatch.setattr(sign_flips, "CHUNK", 30 * 70)
+    monkeypatch.setattr(sign_flips, "MAX_ENTRIES", 30 * 70)
     assert (sign_flip_p(sums), sign_flip_interval(sums, sizes, lowest=-1, highest=1)) == first
     sign_flips._cached_subsets.cache_clear()
 

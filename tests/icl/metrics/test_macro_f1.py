@@ -1,4 +1,4 @@
-"""Macro F1 equals scikit-learn's, on the samples and on resamples, and so do its influence numbers."""
+"""Macro F1 equals scikit-learn's, on the samples and on resamples, and so do its pseudo-values."""
 
 import numpy as np
 import pytest
