@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """The status of one worker's job. words: how the job ended. log: the file with its output."""
+    """The status of one worker's job. message: how the job ended. log: the file with its output."""
 
     state: Literal["waiting", "running", "ended"]
-    words: str = ""
+    message: str = ""
     log: Path | None = None
 
 

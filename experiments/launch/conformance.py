@@ -45,23 +45,32 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class LauncherFacts:
-    """What `check_launcher` measured. untried: why it started nothing, or ''. left: what `detach` returned."""
+    """What `check_launcher` measured.
+
+    Attributes:
+        workers: Number of workers.
+        samples: Number of samples that they computed.
+        seconds: Time until they had ended.
+        detach_message: What `detach` returned.
+        follows: Whether another process can follow the workers.
+        not_started: Why no worker was started; '' if they were.
+    """
 
     workers: int = 0
     samples: int = 0
     seconds: float = 0.0
-    left: str = ""
+    detach_message: str = ""
     follows: bool = False
-    untried: str = ""
+    not_started: str = ""
 
     def describe(self) -> str:
         """The facts in one line."""
-        if self.untried:
-            return f"nothing was started: {self.untried}"
+        if self.not_started:
+            return f"nothing was started: {self.not_started}"
         after = (
             "they can be followed by another process" if self.follows else "they end with the process that started them"
         )
-        left = f" Left alone: {self.left}" if self.left else ""
+        left = f" Left alone: {self.detach_message}" if self.detach_message else ""
         return (
             f"{self.workers} workers, {self.samples} samples as one process writes them, in {self.seconds:.1f} s; "
             f"{after}.{left}"
@@ -84,9 +93,9 @@ def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFa
     try:
         launcher.check()
     except ICLError as error:
-        return LauncherFacts(untried=str(error))
+        return LauncherFacts(not_started=str(error))
     if not launcher.workers:
-        return LauncherFacts(untried="one process computes the whole run. Check it with several workers.")
+        return LauncherFacts(not_started="one process computes the whole run. Check it with several workers.")
     try:
         temporary = TemporaryDirectory(prefix="icl-check-", dir=Path.cwd(), ignore_cleanup_errors=True)
     except OSError as error:

@@ -208,7 +208,7 @@ def death_messages(launch: Launch, jobs: Mapping[str, WorkerStatus]) -> Iterator
         if state.get("state") == "stopped" and state.get("sentence"):
             stopped.setdefault(str(state["reason"]), []).append(name)
         elif not _is_finished(state):
-            how = f": {job.words}" if job.words else ""
+            how = f": {job.message}" if job.message else ""
             yield f"worker {name} died{how}. What it finished is kept.{_log_end(job.log)}"
     for reason, names in stopped.items():
         yield f"worker{'s' * (len(names) > 1)} {', '.join(names)} stopped: {reason}"

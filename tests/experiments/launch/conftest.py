@@ -18,7 +18,7 @@ from experiments.terminal.progress import SilentProgress
 
 SHAPES = Path(__file__).parents[1] / "shapes.py"
 FAKE = '''
-"""A fake that takes its time, so that it can be stopped in the middle, and tells who called it."""
+"""A slow fake, which can be stopped in the middle."""
 import os
 import time
 
@@ -49,7 +49,7 @@ def grid_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[RunOutcome, SilentProgress]]:
-    """Runs the grid in this process's name: (folder, overrides) -> what came of it, and what was told."""
+    """Runs the grid: (folder, overrides) -> outcome, progress."""
 
     def call(runs: str, *overrides: str, **more: Any) -> tuple[RunOutcome, SilentProgress]:
         progress = SilentProgress()
@@ -60,19 +60,19 @@ def go(grid_file: Path, tmp_path: Path) -> Callable[..., tuple[RunOutcome, Silen
 
 @pytest.fixture
 def icl_process(grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Starts `icl` in a process of its own."""
-    start_workers: list[subprocess.Popen[str]] = []
+    """Starts `icl` in another process."""
+    processes: list[subprocess.Popen[str]] = []
 
-    def start(*words: str, slow: float = 0.0) -> "subprocess.Popen[str]":
+    def start(*arguments: str, slow: float = 0.0) -> "subprocess.Popen[str]":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW": str(slow), "COLUMNS": "100"}
-        command = [sys.executable, "-m", "experiments.cli.main", *words]
+        command = [sys.executable, "-m", "experiments.cli.main", *arguments]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
-        start_workers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=restore, **pipes))  # noqa: PLW1509
-        return start_workers[-1]
+        restore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=restore_sigint, **pipes))  # noqa: PLW1509
+        return processes[-1]
 
     yield start
-    for process in start_workers:
+    for process in processes:
         if process.poll() is None:
             process.kill()
         process.communicate()

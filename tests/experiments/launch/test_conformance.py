@@ -37,15 +37,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_processes_of_this_machine_pass_and_leave_no_files(here: Path) -> None:
     facts = check_launcher(Local(3))
-    assert (facts.workers, facts.samples, facts.left, facts.follows, facts.untried) == (3, 32, "", False, "")
+    assert (facts.workers, facts.samples, facts.detach_message, facts.follows, facts.not_started) == (
+        3,
+        32,
+        "",
+        False,
+        "",
+    )
     assert list(here.iterdir()) == []
     assert facts.describe().startswith("3 workers, 32 samples as one process writes them, in ")
 
 
 def test_jobs_of_slurm_pass(slurm: Cluster) -> None:
     facts = check_launcher(Slurm(nodes=2, time=5))
-    assert (facts.workers, facts.follows, facts.untried) == (2, True, "")
-    assert "scancel" in facts.left
+    assert (facts.workers, facts.follows, facts.not_started) == (2, True, "")
+    assert "scancel" in facts.detach_message
 
 
 def test_the_command_checks_a_users_launcher(here: Path, icl_process: Callable[..., Any]) -> None:

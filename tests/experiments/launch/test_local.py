@@ -113,8 +113,8 @@ def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_com
     go: Go, tmp_path: Path, icl_process: Callable[..., Any]
 ) -> None:
     whole, _ = go("whole")
-    words = ("run", "grid.yaml", "--runs", "killed", "launcher.workers=2")
-    process = icl_process(*words, slow=0.05)
+    arguments = ("run", "grid.yaml", "--runs", "killed", "launcher.workers=2")
+    process = icl_process(*arguments, slow=0.05)
     folder = tmp_path / "killed" / "t"
     until(lambda: lines(folder) >= 20)
     launch = Launch.read(folder)
@@ -126,7 +126,7 @@ def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_com
     assert f"The end of killed/t/launch/logs/{launch.workers[0]}.log:" in err
     assert "samples are missing. Run the same command to compute them." in err
     assert 20 <= lines(folder) < 180
-    again = icl_process(*words)
+    again = icl_process(*arguments)
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0, err
     assert files(folder) == files(whole.folder)

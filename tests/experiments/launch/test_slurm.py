@@ -75,9 +75,9 @@ def test_a_job_that_is_cancelled_in_the_middle_is_reported_and_the_same_command_
 def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
 ) -> None:
-    words = ("run", "grid.yaml", "--runs", "later", *TWO)
+    arguments = ("run", "grid.yaml", "--runs", "later", *TWO)
     folder = tmp_path / "later" / "t"
-    first = icl_process(*words, "launcher.wait=false", slow=0.2)  # three processes start before the jobs have ended
+    first = icl_process(*arguments, "launcher.wait=false", slow=0.2)  # three processes start before the jobs have ended
     out, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
     launch = Launch.read(folder)
@@ -94,7 +94,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     assert err.endswith(
         f"Wait for them (icl watch later/t), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
     )
-    followed = icl_process(*words)
+    followed = icl_process(*arguments)
     assert followed.stderr.readline() == f"following 2 workers that were started at {launch.since}.\n"
     assert followed.stderr.readline().startswith("plan         6 cells, 180 samples")
     assert lines(folder) < 180
@@ -106,7 +106,7 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     out, err = watching.communicate(timeout=120)
     assert watching.returncode == 0, err
     assert out.startswith("complete     180 samples, 0 failed   later/t\n")
-    last = icl_process(*words)
+    last = icl_process(*arguments)
     out, err = table(last)
     assert last.returncode == 0, err
     assert (files(folder), out) == whole()
@@ -151,8 +151,8 @@ def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_lef
 
 def test_a_job_has_the_options_of_the_config(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
     more = ("mem=300M", "cpus=2", "time=1:30:00", "args={comment: hello, nice: 7}", "setup=[export MARK=here]")
-    words = [f"launcher.{value}" for value in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
-    process = icl_process("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *words, slow=0.02)
+    arguments = [f"launcher.{value}" for value in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
+    process = icl_process("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *arguments, slow=0.02)
     assert process.wait(timeout=60) == 0, process.communicate()
     launch = Launch.read(tmp_path / "asked" / "t")
     assert launch is not None
@@ -222,7 +222,7 @@ def test_jobs_run_on_while_the_controller_does_not_answer(
     launch = Launch(tmp_path, "x", {}, ("x-1",), (), jobs={"x-1": "99999"})
     group = Slurm().reattach(launch)
     assert group is not None
-    assert group.poll()["x-1"].words == "Slurm does not know it any more"
+    assert group.poll()["x-1"].message == "Slurm does not know it any more"
     monkeypatch.setenv("PATH", str(tmp_path))
     unanswered = Slurm().reattach(launch)
     assert unanswered is not None
