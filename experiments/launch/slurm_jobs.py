@@ -26,12 +26,14 @@ class SlurmTask:
     Attributes:
         session: The worker's session, once it has started.
         is_stopping: Whether a signal has ended the work. A requeued job gets further signals, which are ignored.
+        ending: What submitit raised when it requeued the job.
     """
 
     def __init__(self, run: str, worker: str) -> None:
         self.run, self.worker = run, worker
         self.session: WorkerSession | None = None
         self.is_stopping = False
+        self.ending: BaseException | None = None
 
     def __call__(self) -> None:
         import submitit
@@ -39,10 +41,12 @@ class SlurmTask:
         from experiments.launch.worker import run_worker
 
         job = str(submitit.JobEnvironment().job_id)
-        self._handle_sigterm(job)
+        self._handle_signals(job)
         try:
             reason = run_worker(self.run, self.worker, job, self._set_session)
         except KeyboardInterrupt:
+            if self.ending is not None:
+                raise self.ending from None
             print("stopped by SIGTERM. What is finished is kept.", file=sys.stderr)
             raise SystemExit(128 + signal.SIGTERM) from None
         if reason:
@@ -59,20 +63,31 @@ class SlurmTask:
     def _set_session(self, session: "WorkerSession") -> None:
         self.session = session
 
-    def _handle_sigterm(self, job: str) -> None:
-        """On SIGTERM, a job that Slurm still calls running is being preempted and is requeued. Other jobs end."""
-        requeue: Any = signal.getsignal(getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"))
+    def _handle_signals(self, job: str) -> None:
+        """Ends the work on the preemption signal and on SIGTERM, and requeues the job if Slurm will run it again.
+
+        Submitit requeues the job and raises SystemExit. The handler raises KeyboardInterrupt instead, because any other
+        exception in a user's component counts as an error of the component.
+        """
+        preemption = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+        requeue: Any = signal.getsignal(preemption)
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self.is_stopping:
                 return
             self.is_stopping = True
-            states = _squeue([job]) or {}
-            if callable(requeue) and states.get(job, ("", ""))[0] == "RUNNING":
-                requeue(number, frame)
+            is_running = number == preemption or (_squeue([job]) or {}).get(job, ("", ""))[0] == "RUNNING"
+            if callable(requeue) and is_running:  # Slurm does not call a job running that it ends for good
+                try:
+                    requeue(number, frame)
+                except (Exception, SystemExit) as error:  # noqa: BLE001  raised again when the work has ended
+                    self.ending = error
+                    if self.session is not None:
+                        self.session.will_restart = isinstance(error, SystemExit)
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGTERM, preemption):
+            signal.signal(number, stop)
 
 
 @dataclass

@@ -157,7 +157,7 @@ class WorkerSession(CostLog):
         self.ended.set()
         self.thread.join()
         self.content["sentence"] = issubclass(kind, ICLError) if kind else bool(self.stop_reason)
-        if self.will_restart and kind is SystemExit:
+        if self.will_restart and kind in (SystemExit, KeyboardInterrupt):
             self._write({"state": "waiting"})
         else:
             super().__exit__(kind, error, trace)
