@@ -1,8 +1,8 @@
-"""The table of `icl compare` in the terminal, at any width: nothing is cut in two and nothing left out in silence.
+"""The table of `icl compare` in the terminal, for any width. No number is cut, and missing columns are named.
 
-Where the columns do not fit, the first axes become headings of groups of rows, as few as may be; where that is not
-enough, columns that follow from others are left out and named below the table. Where a heading would stand above a
-row or two, the usual setting stands above the table, and a heading names what is another.
+If the columns do not fit, the first axes become headings of groups of rows. If that is not sufficient, columns that
+follow from others are dropped and named below the table. If a heading would have only a row or two, the usual setting
+is printed above the table, and a heading names only what differs.
 """
 
 import textwrap
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OPTIONAL_COLUMNS = ("p", "against", "score", "n")
-"""Columns that a narrow terminal does without, the first first: they follow from others, or stand in the CSV."""
+"""Columns that are dropped in a narrow terminal, in this order: they follow from others, or are in the CSV."""
 STYLES = {"better": "green", "worse": "red", "differs": "default", "open": "default"}
 GAP = 2
 SAME_BY_CONSTRUCTION = "same by construction"
 
 Columns = Mapping[str, Sequence[str]]
-"""heading -> cells, from left to right."""
+"""The cells of each column by its heading, from left to right."""
 
 
 def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> None:
-    """A row an arm; colored where the corrected p is at most .05."""
+    """Prints one row per arm; the difference is colored if the corrected p is at most .05."""
     from rich.text import Text
 
     axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
@@ -50,7 +50,7 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
     headed, visible, left_out = _fitted(columns, axes, console.width)
     reference = ", ".join(dict.fromkeys(table["reference"]))
     if reference == ", ".join(map(str, view.to.values())):
-        reference = describe_arm(view.to) or reference  # '8 shots' for 8
+        reference = describe_arm(view.to) or reference  # 8 becomes '8 shots'
     console.print(Text(f"{view.measure} against {reference}", "bold"))
     rows: list[Any] = table.to_dict("records")
     looks = [STYLES[verdict] for verdict in verdicts(table)]
@@ -73,12 +73,12 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
 
 
 def no_transitions_note(view: RunView) -> str:
-    """Why no answers are counted that were lost or won."""
+    """Why there are no counts of answers that changed."""
     return f"no R→W/W→R: {view.metric} is a run-level metric, which does not judge single answers"
 
 
 def _heading(row: Mapping[str, Any], headed: Sequence[str], usual: Mapping[str, Any]) -> str:
-    """The values of some axes; where a usual setting is told, what is another."""
+    """The values of some axes; with a usual setting, only those that differ from it."""
     if not usual:
         return describe_arm(row, headed)
     differs = [axis for axis in headed if row[axis] != usual[axis] and not _free(row, axis)]
@@ -100,7 +100,7 @@ def _folded(text: str, width: int, below: str = "  ") -> str:
 
 
 def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: str) -> dict[str, list[str]]:
-    """counts: heading of the samples that changed, where samples have scores. Pairs are a column where they vary."""
+    """The columns of the table. counts: the heading of changed samples. Pairs are a column if their number varies."""
     columns = {axis: [str(value) for value in table[axis]] for axis in axes}
     columns |= {
         "score": [format_share(v) for v in table["mean"]],
@@ -123,9 +123,10 @@ def _columns(table: "DataFrame", axes: Sequence[str], corrected: bool, counts: s
 
 
 def _fitted(columns: Columns, axes: Sequence[str], width: int) -> tuple[list[str], dict[str, Sequence[str]], list[str]]:
-    """(axes that become headings, columns of the rows, what is left out).
+    """(axes that become headings, columns of the rows, dropped columns).
 
-    Fewest columns left out, then fewest headings; all axes as headings where even one beside the numbers is too wide.
+    It drops as few columns as possible, then uses as few headings as possible. If even one axis next to the numbers is
+    too wide, all axes are headings.
     """
     can = [name for name in OPTIONAL_COLUMNS if name in columns and (name != "p" or "p Holm" in columns)]
     layouts = [(out, headed) for out in range(len(can) + 1) for headed in range(len(axes))]

@@ -1,7 +1,4 @@
-"""What reading contrasts late has spared, by arm.
-
-A table of the report's costs (see `decoding.engine.branch_scheduling`).
-"""
+"""The costs that lazy branches saved, by arm (`decoding.engine.branch_scheduling`): a table of the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +15,7 @@ HEADINGS = (
 
 
 def contrast_costs(info: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(label, a cell for each of HEADS), of all sessions together. Forwards are rows, one a token and branch."""
+    """(label, a cell per heading) of each arm, summed over sessions. A forward is one row: one token of one branch."""
     total: dict[str, dict[str, int]] = {}
     for session in info.get("sessions", []):
         for label, work in session.get("arms", {}).items():

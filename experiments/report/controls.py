@@ -1,7 +1,7 @@
-"""The table of controls: what each decoding arm did to the answers, beside its controls, and the verdict on it.
+"""The table of controls: the effect of each decoding on the answers, next to its controls, with a verdict.
 
-One table feeds the terminal (`icl compare RUN --controls`), the page and `tables/controls.csv`. In a terminal the
-columns stand in as many blocks as its width asks for, each with the names of the arms.
+The terminal (`icl compare RUN --controls`), the page and `tables/controls.csv` use the same table. In a terminal, the
+columns are split into blocks that fit its width. Each block has the names of the arms.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GAP = 2
 PARTIAL_MARK = "†"
-"""Marks an arm that is not in all settings of the reference."""
+"""Marks an arm that lacks settings of the reference."""
 TRANSITION_HEADINGS = ("R→W/W→R", "worse/better", "down/up")
 MOVED_GRADED = {name: name.replace("/", " / ") for name in TRANSITION_HEADINGS}
 COLUMN_NOTES = {
@@ -36,7 +36,7 @@ COLUMN_NOTES = {
     "length": "length: tokens per answer, with its end",
     "forwards": "forwards: forward passes per token; lazy branches save some",
 }
-"""What each column means, for a line below the table."""
+"""Explanations of the columns, for a line below the table."""
 
 ALL_FOUR = (
     "right / R→W / W→R / wrong: answers that are right under the reference and here, that went from right to wrong, "
@@ -45,7 +45,7 @@ ALL_FOUR = (
 
 
 def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, list[str]]:
-    """heading -> cells, of the rows of one subject; a column that no row fills is left out."""
+    """The cells of each column by its heading, for the rows of one subject. Empty columns are dropped."""
     metrics = dict.fromkeys([*(m for m in DEFAULT_METRICS if m in view.metrics), view.metric])
     columns: dict[str, list[str]] = {}
     for metric in metrics:
@@ -68,7 +68,7 @@ def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, l
 
 
 def answers_cell(row: DecodingEffect) -> str:
-    """'yes .62 (.55)': shares, the reference's in brackets; of a histogram the answers that moved, at most two."""
+    """'yes .62 (.55)': shares of the arm and of the reference. Of a histogram, at most two answers that changed."""
     names = dict.fromkeys([*row.reference_answers, *row.answers])
     if not names:
         return ""
@@ -89,7 +89,7 @@ def all_answers_text(row: DecodingEffect) -> str:
 
 
 def column_notes(view: RunView, *, whole: bool = False) -> list[str]:
-    """What the columns that are shown mean. whole: the transitions have all four numbers where they are right/wrong."""
+    """Explanations of the columns. whole: whether right/wrong transitions have all four numbers."""
     heads = dict.fromkeys(name for _, rows in group_by_subject(view) for name in effect_columns(view, rows))
     words = {**COLUMN_NOTES, "R→W/W→R": ALL_FOUR} if whole else COLUMN_NOTES
     few = few_units_note(row.scores[view.metric].clusters for row in view.effects if view.metric in row.scores)
@@ -102,7 +102,7 @@ def column_notes(view: RunView, *, whole: bool = False) -> list[str]:
 
 
 def partial_settings_notes(view: RunView) -> Iterator[str]:
-    """Of each arm that is not in all settings of the reference, what the reference has where it is."""
+    """For each arm that lacks settings of the reference, the reference's score in the arm's settings."""
     for subject, rows in group_by_subject(view):
         partial = [row for row in rows if row.over]
         for over, own in groupby(partial, key=lambda row: row.over):
@@ -114,9 +114,10 @@ def partial_settings_notes(view: RunView) -> Iterator[str]:
 
 
 def row_label(row: DecodingEffect) -> str:
-    """'vcd', '  mask_only': a control stands under its strategy, without its name; one of several has a star.
+    """The label of a row, such as 'vcd' or '  mask_only'.
 
-    A dagger marks what is not in all settings.
+    A control is indented below its strategy and named without it. A control of several strategies has a star. A dagger
+    marks an arm that lacks settings of the reference.
     """
     partly = f" {PARTIAL_MARK}" if row.over else ""
     if row.role != "control":
@@ -144,7 +145,7 @@ def family_note(view: RunView) -> str:
 
 
 def transition_cell(row: DecodingEffect, view: RunView) -> tuple[str, str]:
-    """(cell, what it says in words) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
+    """(cell, explanation) of the transitions: '80 / 4 / 6 / 10' for right/wrong scores, else two numbers."""
     moves = row.transitions
     if moves is None:
         return "", ""
@@ -165,7 +166,7 @@ def transition_cell(row: DecodingEffect, view: RunView) -> tuple[str, str]:
 
 
 def page_sections(view: RunView) -> list[dict[str, Any]]:
-    """What the page draws: a table a subject, its columns as headings and cells."""
+    """The tables of the page, one per subject, as headings and cells."""
     sections = []
     for subject, rows in group_by_subject(view):
         columns = effect_columns(view, rows)
@@ -173,7 +174,7 @@ def page_sections(view: RunView) -> list[dict[str, Any]]:
         heads, cells = list(columns), list(zip(*columns.values(), strict=True))
         place = next(
             (i for i, name in enumerate(heads) if name in TRANSITION_HEADINGS), None
-        )  # none of a score of a whole run
+        )  # a run-level metric has none
         if place is not None:
             heads[place] = MOVED_GRADED[heads[place]] if graded else "right / R→W / W→R / wrong"
         lines = [
@@ -195,14 +196,14 @@ def page_sections(view: RunView) -> list[dict[str, Any]]:
 
 
 def controls_frame(view: RunView) -> "DataFrame":
-    """A row an arm, numbers as numbers: for tables/controls.csv."""
+    """One row per arm, with numbers: for tables/controls.csv."""
     import pandas as pd
 
     return pd.DataFrame([_flat(row) for row in view.effects])
 
 
 def print_controls(view: RunView, console: "Console") -> None:
-    """Prints a table a subject, its verdicts, and what the columns mean."""
+    """Prints one table per subject, its verdicts, and explanations of the columns."""
     from rich.text import Text
 
     for subject, rows in group_by_subject(view):
@@ -241,7 +242,7 @@ def _is_shared(row: DecodingEffect) -> bool:
 
 
 def _blocks(columns: Mapping[str, Sequence[str]], first: int, width: int) -> Iterator[dict[str, Sequence[str]]]:
-    """The columns in runs that fit the width beside the names."""
+    """The columns in blocks that fit the width next to the names."""
     block: dict[str, Sequence[str]] = {}
     used = first
     for name, cells in columns.items():
@@ -308,7 +309,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _many(value: float) -> str:
-    """'1.3', '475': as many digits as a count deserves."""
+    """A count with as many digits as it needs: '1.3', '475'."""
     return (
         "" if isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     )

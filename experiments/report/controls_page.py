@@ -1,7 +1,7 @@
-"""The table of controls as a page of documentation: what was run, what came out in sentences, a table a task.
+"""The table of controls as a Markdown page: the config, the results as sentences, and a table per task.
 
-All of it is read from the run, so the same command writes it anew after another model or more queries. Only the
-strategies and what they are all held against have rows; `tables/controls.csv` of the report has every control.
+Everything is read from the run, so the same command writes the page again for another model or more queries. Only
+strategies and the arms that all of them are compared with have rows; `tables/controls.csv` has every control.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def render_controls_page(view: RunView) -> str:
-    """Markdown: first by the score looked at, then by every other that says something else than accuracy."""
+    """The page as Markdown: first by the metric of comparisons, then by the other metrics that are no accuracy."""
     others = [
         m
         for m in view.metrics
@@ -78,7 +78,7 @@ def _summary(views: Sequence[RunView]) -> Iterator[str]:
 
 
 def _counted(view: RunView, rows: Sequence[DecodingEffect]) -> str:
-    """How many verdicts came out how, with the names of those that are not nothing."""
+    """The number of each verdict, with the names of the strategies."""
     words = {id(row): row.judgment.words for row in rows if row.judgment}
     groups = {
         f"beat {view.reference} and all their controls": [r for r in rows if words[id(r)].startswith("yes")],
@@ -98,7 +98,7 @@ def _counted(view: RunView, rows: Sequence[DecodingEffect]) -> str:
 
 
 def _named(rows: Sequence[DecodingEffect]) -> list[str]:
-    """'vcd on captions and binding', a strategy once."""
+    """'vcd on captions and binding': each strategy once."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         groups.setdefault(row.decoding, []).append(row.subject)
@@ -172,7 +172,7 @@ def _queries(view: RunView) -> dict[str, int]:
 
 
 def _models(view: RunView) -> str:
-    """The models by name and digest (equal digests give equal outputs), and the code by its commit."""
+    """The models by name and digest (equal digests give equal outputs), and the commit of the code."""
     cells = [Store(view.path).read_cell(str(digest)) or {} for digest in dict.fromkeys(view.frame["cell"])]
     model_names = dict.fromkeys(
         (str((c.get("labels") or {}).get("model")), str(c.get("model_digest", ""))[:12]) for c in cells
@@ -196,5 +196,5 @@ def _number(value: float, digits: int) -> str:
 
 
 def _plain(text: object) -> str:
-    """On one line, and no markup of its own."""
+    """The text on one line and without Markdown."""
     return strip_control_characters(str(text)).replace("\n", " ").replace("<", "&lt;")

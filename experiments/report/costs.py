@@ -1,6 +1,6 @@
-"""What a run cost, for those who paid for it: what the arms asked for, what was computed, what that saved.
+"""The costs of a run: what the arms requested, what was computed, and the share that was saved.
 
-Counters of all sessions are summed. The rest of what was counted stands below by the counters' own names.
+Counters are summed over sessions. Other counters are listed by their own names.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,19 @@ LINES = (
     ("tokens of prefilled prompts", "prompt_tokens", "prefill_tokens", False),
     ("tokens of answers, each branch counted", "rows_without_sharing", "rows", False),
 )
-"""(what, counter of what was asked for, another one, whether that is what was saved, else what was computed)."""
+"""(quantity, counter of requests, second counter, whether the second one counts what was saved or computed)."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """time: of all sessions. lines: (what, asked for, computed, share saved). notes: clauses. rest: every counter."""
+    """The costs of a run as texts.
+
+    Attributes:
+        time: The time of all sessions.
+        lines: (quantity, requested, computed, share saved).
+        notes: Remarks.
+        rest: (name, value) of every counter.
+    """
 
     time: str
     lines: tuple[tuple[str, str, str, str], ...]
@@ -34,7 +41,7 @@ class Costs:
 
 
 def summarize_costs(info: Mapping[str, Any]) -> Costs:
-    """info: run.json."""
+    """The costs in run.json, or None if it has none."""
     total: dict[str, float] = {}
     seconds = 0.0
     for session in info.get("sessions", []):
@@ -51,7 +58,7 @@ def summarize_costs(info: Mapping[str, Any]) -> Costs:
 def _line(
     total: Mapping[str, float], what: str, requested: str, other: str, saved: bool
 ) -> tuple[str, str, str, str] | None:
-    """Nothing where one of the two was not counted, or nothing was asked for."""
+    """A line, or nothing if one of the two counters is missing or nothing was requested."""
     whole = total.get(requested, 0)
     if not whole or other not in total:
         return None

@@ -1,9 +1,8 @@
-"""A score against shots, one panel a task: color says whose demonstrations, dash and mark say which decoding.
+"""Figures of a score against the number of shots, one panel per task.
 
-Where all have the same demonstrations, color says which decoding too.
-
-Shots stand at log2(1 + k). A line's points carry their 95 % intervals and are moved apart a little, so that intervals
-of neighbors do not hide each other. Dotted lines with rings are the vote of the same demonstrations, without a model.
+The color shows the retriever; dash and mark show the decoding. If all arms have the same demonstrations, the color also
+shows the decoding. Shots are at log2(1 + k). Points have 95 % intervals and are shifted a little, so that intervals of
+neighbors do not overlap. Dotted lines with rings are the vote of the same demonstrations, without a model.
 """
 
 import math
@@ -21,7 +20,7 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
 MARKS = ("circle", "square", "triangle", "diamond")
 COLORS = 8
 PALETTE = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5f6b00", "#666666")
-"""On white; each has a contrast of at least 4.5 : 1. After Okabe and Ito, darkened."""
+"""Colors after Okabe and Ito, darkened: on white, each has a contrast of at least 4.5 : 1."""
 DARK = ("#5cb3f0", "#ff9b5c", "#3fd0a3", "#e8a0d0", "#e6c24a", "#a5b0ff", "#c3d05a", "#b5b5b5")
 STYLE = (
     ".line{fill:none;stroke-width:2}.bar{stroke-width:1.5;opacity:.55}.vote{stroke-width:1.5;fill:none;opacity:.8}.faint{opacity:.42}"
@@ -36,7 +35,7 @@ STYLE = (
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a row is drawn, the same in every panel. faint: a control, drawn behind what it controls."""
+    """The style of a row's line, equal in every panel. faint: a control, which is behind its strategy."""
 
     color: int
     dash: int = 0
@@ -44,12 +43,12 @@ class LineStyle:
 
 
 LineStyles = dict[tuple[tuple[str, ...], bool], LineStyle]
-"""(labels of a row, whether it is a baseline) -> how it is drawn."""
+"""The style of each row by its labels and whether it is a baseline."""
 
 
 @dataclass(frozen=True)
 class PlottedRow:
-    """A row that is drawn."""
+    """A row of the table with its style."""
 
     row: ScoreRow
     look: LineStyle
@@ -60,12 +59,12 @@ class PlottedRow:
 
 
 def assign_line_styles(tables: Sequence[TaskTable], controls: Collection[str] = ()) -> LineStyles:
-    """The look of every row of a run. controls: labels of decodings that are controls."""
+    """The style of every row of a run. controls: labels of decodings that are controls."""
     styles: LineStyles = {}
     colors: dict[tuple[str, ...], int] = {}
     dashes: dict[str, int] = {}
     arms = [row for table in tables for row in table.rows if not row.baseline]
-    alone = len({row.labels[:-1] for row in arms}) < 2  # nothing but the decoding to tell apart by color
+    alone = len({row.labels[:-1] for row in arms}) < 2  # colors only distinguish decodings
     for row in arms:
         *demos, last = row.labels
         color = colors.setdefault(row.labels if alone else tuple(demos), len(colors))
@@ -90,7 +89,7 @@ def _of(table: TaskTable, row: ScoreRow) -> set[str]:
 
 
 def draw_panel(table: TaskTable, looks: LineStyles, measure: str) -> str:
-    """The SVG of one task, without its style (`figure` adds it for a file of its own). measure: the score in words."""
+    """The SVG of one task, without its style sheet, which `draw_figure` adds. measure: the score in words."""
     plotted = [PlottedRow(row, looks[row.labels, row.baseline]) for row in table.rows]
     plotted = [s for s in plotted if s.points]
     values = [v for s in plotted for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
@@ -110,7 +109,7 @@ def draw_panel(table: TaskTable, looks: LineStyles, measure: str) -> str:
 
 
 def draw_figure(table: TaskTable, looks: LineStyles, measure: str) -> str:
-    """A file of its own: title, panel, key and style."""
+    """The SVG of one task as a file of its own: title, panel, key and style sheet."""
     rows = [row for row in table.rows if row.cells]
     height = HEIGHT + 34 + 18 * len(rows)
     keys = [
@@ -131,7 +130,7 @@ def draw_figure(table: TaskTable, looks: LineStyles, measure: str) -> str:
 
 
 def draw_key_sample(look: LineStyle, baseline: bool) -> str:
-    """The piece of line that stands in a key: 34 x 16 pixels."""
+    """A line sample for the key: 34 x 16 pixels."""
     if baseline:
         line = element("path", d="M2 8H32", class_=f"vote s{look.color % COLORS}", stroke_dasharray="1 4")
         return element("g", line, _ring(17, 8, look))
@@ -191,7 +190,7 @@ def _dotted(series: PlottedRow, x: LinearScale, y: LinearScale) -> str:
 
 
 def _ring(x: float, y: float, how: LineStyle) -> str:
-    """A point of a dotted line, seen where the line has no other."""
+    """A ring at a point of a dotted line, which is visible if the line has no other point."""
     return element("circle", cx=round(x, 1), cy=round(y, 1), r=3.5, class_=f"vote s{how.color % COLORS}")
 
 

@@ -1,7 +1,7 @@
-"""One self-contained HTML file of a run: findings, figures, tables, paired differences, samples, costs.
+"""The report of a run as one self-contained HTML file: findings, figures, tables, differences, samples, costs.
 
-Nothing is loaded from anywhere, and the page says so itself (its content policy allows data images and the one
-script and style it was written with). All text goes through autoescape, or is set as text by the script.
+The page loads nothing. Its content policy allows only data images and its own script and style. All text is escaped, or
+is set as text by the script.
 """
 
 import base64
@@ -43,12 +43,12 @@ MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
 FOREST_WIDTH = 170
 MAX_PLOTTED_CONTROLS = 6
-"""More are not drawn: they would hide the strategies, and the key with them."""
+"""If there are more controls, none is plotted: they would hide the strategies."""
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What `write` left in the run directory."""
+    """The files that `write_report` wrote into the run directory."""
 
     report: Path
     tables: tuple[Path, ...]
@@ -56,7 +56,16 @@ class ReportFiles:
 
 
 def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
-    """report.html, tables/*.csv and figures/*.svg in the run directory. Raises StoreError, ConfigError."""
+    """Writes report.html, tables/*.csv and figures/*.svg into the run directory.
+
+    Args:
+        run: The run, or a view of it.
+        per_cell: The number of queries per task in the sample browser.
+
+    Raises:
+        StoreError: The run has no samples, or a file cannot be written.
+        ConfigError: The run's config does not fit its samples.
+    """
     view = run if isinstance(run, RunView) else view_run(run)
     task_tables = tables.task_tables(view)
     differences, refused = _differences(view)
@@ -85,7 +94,7 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
 def render_page(
     view: RunView, task_tables: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
 ) -> str:
-    """The whole page as text."""
+    """The page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -143,12 +152,12 @@ def render_page(
 
 
 def _others(view: RunView) -> list[RunView]:
-    """The same run by each other score that has values."""
+    """The same run by each other metric that has values."""
     return [replace(view, metric=m) for m in view.metrics if m != view.metric and view.scores[m].notna().any()]
 
 
 def _undrawn(view: RunView) -> set[str]:
-    """The controls, where they are too many for a figure; none that is also a strategy of the run or the reference."""
+    """The controls, if they are too many for a figure. Strategies of the run and the reference are not among them."""
     named = {name for names in view.controls.values() for name in names}
     named -= {*view.controls, str(view.to.get("decoding"))}
     return named if len(named) > MAX_PLOTTED_CONTROLS else set()
@@ -166,7 +175,7 @@ def _differences(view: RunView) -> "tuple[DataFrame | None, str]":
 
 
 def _family(frame: "DataFrame") -> str:
-    """Which comparisons they are."""
+    """The comparisons that p is corrected for, in words."""
     if len(frame) == int(frame["family"].max()):
         return "the rows of this table"
     return "the distinct ones of this table (an arm that equals its reference by construction is not tested)"
@@ -245,7 +254,7 @@ def _shelf_note(view: RunView, shelf: sample_browser.BrowserData) -> str:
 
 
 def _json(tree: Any) -> str:
-    """JSON that may stand inside a script element: no '<', '>' or '&', whatever the text says."""
+    """JSON that is safe in a script element: it has no '<', '>' or '&'."""
     text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

@@ -1,7 +1,7 @@
-"""The section on fewer bits: what each precision changes against full precision, and what becomes of each gain.
+"""The section on quantization: each precision compared with full precision, and what remains of each gain.
 
-It is there where a run's models differ in how they are quantized. What needs the models themselves (divergence, memory,
-speed) is shown where `icl analyze RUN quantization` has measured it; a report measures nothing.
+A report has this section if the run's models differ in their quantization. Divergence, memory and speed need the
+models; they are included if `icl analyze RUN quantization` has measured them.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,17 @@ Line = tuple[str, list[str]]
 
 @dataclass(frozen=True)
 class QuantizationSection:
-    """heads: of the columns behind the name. rows, gains: name and cells; a gain's name is told once. refused: why
-    there is nothing to show. whole: the label of full precision. note: what is missing, and how to get it."""
+    """The content of the section.
+
+    Attributes:
+        whole: The label of full precision.
+        heads: The headings after the name.
+        rows: (name, cells) of each precision.
+        gain_heads: The headings of the table of gains.
+        gains: (name, cells) of each gain; rows of one gain have its name once.
+        note: What is missing, and how to get it.
+        refused: Why there is no table.
+    """
 
     whole: str = ""
     heads: tuple[str, ...] = ()
@@ -35,7 +44,7 @@ class QuantizationSection:
 
 
 def quantization_section(view: RunView) -> QuantizationSection | None:
-    """None where the run has no axis of precision."""
+    """The section, or None if the run has no axis of precision."""
     from experiments.analyses.quantization import compare_precisions, full_precision, precisions
     from experiments.analyses.quantization_measurements import read_measurements
 
@@ -75,7 +84,7 @@ def _table(frame: "DataFrame", measure: str) -> tuple[tuple[str, ...], tuple[Lin
 
 
 def _gains(view: RunView) -> tuple[tuple[str, ...], tuple[Line, ...]]:
-    """Nothing where nothing could bring a gain."""
+    """The table of gains; empty if the run has nothing that could give a gain."""
     from experiments.analyses.quantization_gains import analyze
 
     try:

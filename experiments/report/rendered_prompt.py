@@ -1,10 +1,9 @@
-"""The prompt of one sample as its model's processor writes it: the text with its special tokens, and every image.
+"""The prompt of one sample as the model's processor writes it: text with special tokens, and images.
 
-Behind it stand the further branches of the arm's decoding, each with what it changes.
-
-From a run or from an experiment file, before anything ran: demonstrations are chosen, ordered, changed and composed as
-a run does it, and the checkpoint's own chat template writes the text. No weights are read, unless a retriever or an
-orderer reads them. An endpoint writes its own text: there the messages that it is sent are shown.
+The other branches of the arm's decoding follow, each with its changes. The source is a run or an experiment file,
+before anything ran: demonstrations are retrieved, ordered, transformed and composed as in a run, and the checkpoint's
+chat template writes the text. No weights are loaded unless a retriever or an orderer needs them. An endpoint writes its
+own text; in that case the messages are printed.
 """
 
 import json
@@ -31,9 +30,17 @@ if TYPE_CHECKING:
 def print_prompt(
     source: Path, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, trust: bool = False
 ) -> None:
-    """source: a run directory or an experiment file. query: an id, the beginning of one, or '' for the first.
+    """Prints the prompt of a query. If several arms fit, it takes the most shots, then the first one in the file.
 
-    Where the arm leaves a choice: most shots, then the first in the file. Raises ICLError as a run would.
+    Args:
+        source: A run directory or an experiment file.
+        query: An id or the beginning of one; '' for the first query.
+        arm: The values of some axes.
+        seed: The seed, by default the first.
+        console: The output.
+
+    Raises:
+        ICLError: As in a run.
     """
     with spinner() as report_progress:
         report_progress("starting", 0, 0)
@@ -73,7 +80,7 @@ def choose_cell(grid: Grid, arm: Mapping[str, str], seed: int | None) -> Cell:
 
 
 def prompt_lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[str], width: int = 80) -> Iterator[str]:
-    """The arm, the text, a line an image, and what it comes to."""
+    """The arm, the text, a line per image, and the number of tokens."""
     labels = {axis: value for axis, value in cell.labels.items() if value != "none" and axis != "max_new_tokens"}
     title = ", ".join(f"{axis} {labels[axis]}" for axis in sorted(labels, key="seed".__eq__))
     yield from textwrap.wrap(f"arm    {title}", width, subsequent_indent=" " * 7, break_on_hyphens=False)
@@ -98,9 +105,10 @@ def prompt_lines(cell: Cell, example: Example, prompt: Prompt, marks: Sequence[s
 
 
 def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
-    """The branches behind the prompt itself, each with its weight and what it changes, and its text where that differs.
+    """The other branches: weight, changes, and the text if it differs.
 
-    What a strategy generates first is a made-up sentence here. Raises ICLError where none can be made.
+    Text that a strategy would generate first is replaced by a made-up sentence. Raises ICLError if no branches can be
+    made.
     """
     from decoding.arms.inspection import constant_weights, probe_branches
     from experiments.planning.plan import generates_first
@@ -128,7 +136,7 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
 
 
 def branch_changes(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
-    """What differs from the prompt: images edited, others, left out or put in; text: whether the text differs."""
+    """The differences from the prompt: edited, other, removed or added images. text: whether the text differs."""
     had = {part.name: part.image for part in prompt.parts() if part.image is not None}
     has = {part.name: part.image for part in branch.parts() if part.image is not None}
     edited: dict[str, list[str]] = {}
@@ -150,7 +158,7 @@ def branch_changes(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
 
 
 def _edit(edit: Any) -> str:
-    """An edit as a config names it, without what its draws are made from."""
+    """An edit as a config names it, without its random stream."""
     from experiments.config.yaml_document import to_flow_yaml
     from icl.registry import describe
 
@@ -165,7 +173,7 @@ def prompt_text(model: Model, prompt: Prompt) -> str:
 
 
 def _text_and_source(model: Model, prompt: Prompt) -> tuple[str, str]:
-    """The prompt as the model reads it, and where that text comes from."""
+    """The prompt as the model reads it, and the source of that text."""
     if (rendered := model.render(prompt)) is not None:
         return rendered, "as the model's processor writes it, a placeholder for each image"
     if model.is_endpoint:

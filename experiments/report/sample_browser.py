@@ -1,7 +1,7 @@
-"""The samples that the page carries: some queries a task under all arms, each prompt and each image once.
+"""The samples in the report: some queries per task under all arms, each prompt and each image once.
 
-Half of the queries are those on which the arms disagree most, half are drawn at random (fixed stream), so the page
-shows both what differs and what is usual. It is a view, not the data: shares are in the tables.
+Half of the queries are those on which the arms disagree most; the other half is random (with a fixed seed). Shares are
+in the tables, because this selection is not representative.
 """
 
 import base64
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 QUERIES_PER_TASK = 24
-"""Queries a task in the page, so samples a cell."""
+"""The number of queries per task in the page."""
 MAX_IMAGE_SIDE = 320
-"""A larger image is shown smaller, its longer side this many pixels."""
+"""The longer side of an image in pixels; larger images are reduced."""
 IMAGE_BUDGET = 24 * 2**20
-"""Bytes of images in the page; the others are named by their digest."""
+"""The bytes of images in the page. Other images are named by their digest."""
 STEPS_BUDGET = 8 * 2**20
-"""Characters of steps in the page; samples beyond that are shown without theirs."""
+"""The characters of steps in the page. Further samples have no steps."""
 
 
 @dataclass
 class BrowserData:
-    """Everything the page's script reads, as JSON: contexts and images are stored once and pointed at."""
+    """The data of the page's script, as JSON. Contexts and images are stored once, and samples refer to them."""
 
     samples: list[dict[str, Any]] = field(default_factory=list)
     contexts: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +86,7 @@ def choose_queries(frame: "DataFrame", metric: str, limit: int) -> list[str]:
 
 
 def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
-    """The image as a data URI, made smaller where it is large; None where it is not there or unreadable."""
+    """The image as a data URI, reduced if it is large. None if the file is missing or unreadable."""
     from PIL import Image as PILImage
 
     try:
@@ -96,7 +96,7 @@ def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
             rgb = image.convert("RGB")
     except (OSError, ValueError, PILImage.DecompressionBombError):
         return None
-    if not (small and is_plain):  # a small PNG file stays as it is: encoding it again costs more than it saves
+    if not (small and is_plain):  # a small PNG file is not encoded again
         rgb.thumbnail((side, side))
         buffer = io.BytesIO()
         rgb.save(buffer, *(("PNG",) if small else ("JPEG",)), **({"optimize": True} if small else {"quality": 82}))
@@ -105,7 +105,7 @@ def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
 
 
 def images_by_owner(images: Sequence[str], owners: Sequence[int], demos: int) -> tuple[list[list[str]], list[str]]:
-    """(images of each demonstration, images of the query). owners: `Sample.image_of`; none: neither has any."""
+    """(images of each demonstration, images of the query). owners: `Sample.image_of`; may be empty."""
     each: list[list[str]] = [[] for _ in range(demos)]
     own: list[str] = []
     for image, owner in zip(images, owners, strict=False):
@@ -114,7 +114,7 @@ def images_by_owner(images: Sequence[str], owners: Sequence[int], demos: int) ->
 
 
 def _keep_steps(samples: Sequence[dict[str, Any]], budget: int = STEPS_BUDGET) -> None:
-    """Takes the steps out of samples that come after the budget is spent."""
+    """Removes the steps of the samples after which the budget is used up."""
     for sample in samples:
         budget -= len(json.dumps(sample.get("steps", "")))
         if budget < 0:
@@ -164,7 +164,7 @@ def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, An
 
 
 def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What each branch said at every step, with what the trace says of it; nothing where that was not kept."""
+    """The top tokens of each branch at every step, with numbers of the trace. Empty if they were not recorded."""
     steps, trace = _mapping(row.get("steps")), _mapping(row.get("trace"))
     if not steps:
         return {}
@@ -180,5 +180,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def finite_or_none(value: Any) -> float | None:
-    """The number, or None where a frame has nothing there."""
+    """The number, or None if it is missing."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,6 +1,6 @@
-"""One sample in the terminal: its prompt with its images, demonstrations, answer, scores, steps, other arms.
+"""One sample in the terminal: prompt with images, demonstrations, answer, scores, steps, and other arms.
 
-Images are called by the beginning of their digest, which is also the beginning of their file's name.
+An image is named by the beginning of its digest, which is also the beginning of its file's name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 DIGEST_LENGTH = 8
-"""Letters of a digest that an image is called by; more where two would be called alike."""
+"""The number of letters of an image's short name; longer if two names would be equal."""
 
 MAX_EXAMPLE_IDS = 3
-"""Queries that are named as examples of their ids."""
+"""The number of queries that are named as examples."""
 
 SETTING_KEYS = (*AXES, BASELINE)
-"""What may stand before '=' where a setting is asked for."""
+"""The allowed keys of a setting."""
 
 ANSWER_WIDTH = 24
-"""Columns that the other arms' answers have room in; where labels leave less, they say what differs and no more."""
+"""The least width of the answers of other arms. With longer labels, only differences are printed."""
 
 MAX_LISTED = 40
-"""Other arms, or failed samples, that are listed."""
+"""The largest number of other arms, or of failed samples, in a list."""
 
 
 def parse_settings(words: Sequence[str], what: str) -> dict[str, str]:
-    """['decoding=vcd', 'shots=4,retriever=knn'] -> a setting. Raises ConfigError for a word without '='."""
+    """['decoding=vcd', 'shots=4,retriever=knn'] as a setting. Raises ConfigError for a word without '='."""
     settings = {}
     for word in (part for several in words for part in _split_settings(several)):
         key, equals, value = word.partition("=")
@@ -51,7 +51,7 @@ def parse_settings(words: Sequence[str], what: str) -> dict[str, str]:
 
 
 def _split_settings(word: str) -> Iterator[str]:
-    """'shots=4,retriever=knn' in two: at commas before an axis; those within a label are no ends."""
+    """Splits 'shots=4,retriever=knn' at commas before an axis; commas within a label are part of it."""
     begin = depth = 0
     for i, letter in enumerate(word):
         depth += (letter in "([{") - (letter in ")]}")
@@ -62,9 +62,10 @@ def _split_settings(word: str) -> Iterator[str]:
 
 
 def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
-    """The samples of a query: by id, by the beginning of one, or by that of its image's digest.
+    """The samples of a query, given its id, the beginning of it, or that of its image's digest.
 
-    Raises DataError with the nearest ids.
+    Raises:
+        DataError: No query or several queries fit. The message has the nearest ids.
     """
     ids = list(dict.fromkeys(map(str, frame["query"])))
     near = [query] if query in ids else [name for name in ids if name.startswith(query)]
@@ -79,7 +80,7 @@ def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
 
 
 def _with_image(frame: "DataFrame", digest: str) -> list[str]:
-    """Queries of whose own images one has a digest that begins so."""
+    """The queries that have an image of their own whose digest begins so."""
     if len(digest) < 4 or not {"images", "image_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
         return []
     images_of_rows = zip(frame["query"], frame["images"], frame["image_of"], strict=True)
@@ -95,9 +96,10 @@ def _with_image(frame: "DataFrame", digest: str) -> list[str]:
 
 
 def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | None) -> str:
-    """A query to begin with: the first that the arm, of most shots and else the reference's, does not get right.
+    """A query to start with: the first that the arm does not answer correctly.
 
-    The first of all where no score says of one answer whether it is right.
+    The arm is the one with most shots, else that of the reference. If no metric judges single answers, it is the first
+    query.
     """
     columns = {*view.axes, *view.to, *filter(None, [view.judge]), "seed", "query"}
     every: list[Any] = view.frame[[name for name in view.frame if name in columns]].to_dict("records")
@@ -113,9 +115,13 @@ def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | 
 def print_sample(
     view: RunView, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
 ) -> None:
-    """Prints the one sample that fits best, then what the other arms said to the same query.
+    """Prints the sample that fits best, then the answers of the other arms to the same query.
 
-    Where the arm leaves a choice: most shots, the reference's setting, the first seed. Raises DataError, ConfigError.
+    If several arms fit, it takes the most shots, the reference's setting, and the first seed.
+
+    Raises:
+        DataError: No query or sample fits.
+        ConfigError: The run has no such axis or value.
     """
     samples = find_samples(view.frame, query)
     setting = resolve_setting(view.frame, arm, view.axes, "--arm")
@@ -139,7 +145,7 @@ def print_sample(
 
 
 def print_failures(view: RunView, console: "Console") -> None:
-    """Prints the samples that have no answer: of each kind of failure, the first one and their number."""
+    """Prints the failed samples, each with its reason."""
     if "failed" not in view.frame or not view.failed:
         console.print("no sample failed")
         return
@@ -160,12 +166,12 @@ def print_failures(view: RunView, console: "Console") -> None:
 
 
 def printable_text(text: object) -> str:
-    """Without control characters: a model's output must not steer a terminal."""
+    """The text without control characters, so that a model's output cannot control the terminal."""
     return strip_control_characters(str(text))
 
 
 def short_digests(digests: Sequence[str]) -> dict[str, str]:
-    """digest -> its beginning: as much as tells these apart."""
+    """The beginning of each digest, long enough to be unique."""
     size = next(n for n in range(DIGEST_LENGTH, 65) if len({d[:n] for d in digests}) == len({*digests}) or n == 64)
     return {digest: digest[:size] for digest in digests}
 
@@ -220,13 +226,13 @@ def _scores(row: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _ends(view: RunView) -> tuple[int | None, int | None]:
-    """What the score that judges a sample is for a right answer and for a wrong one."""
+    """The scores of a right and of a wrong answer, by the metric that judges single answers."""
     better = better_of(view.scores, view.judge) if view.judge else "neither"
     return {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[better]
 
 
 def _print_trace(trace: Any, console: "Console") -> None:
-    """What the strategy's steps left behind: a row a step, a column a number."""
+    """Prints the trace of the steps: a row per step, a column per number."""
     from rich.table import Table
 
     if not isinstance(trace, Mapping) or not trace:
@@ -266,13 +272,13 @@ def _print_others(
 
 
 def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
-    """The prompt's text; each image by its short name, a link where terminals have such."""
+    """The prompt's text. Images have short names, which are links in terminals that support them."""
     from rich.text import Text
 
     digests = _digests(row)
     names = short_digests(digests)
     pieces = printable_text(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_PLACEHOLDER)
-    if len(pieces) != len(digests) + 1:  # the mark stands in somebody's text too
+    if len(pieces) != len(digests) + 1:  # the text itself contains the placeholder
         pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
     text = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
@@ -304,13 +310,13 @@ def _image_path(folder: Path, digest: str) -> Path:
 
 
 def _answer_text(row: Mapping[str, Any]) -> str:
-    """The answer, or why there is none. An empty answer is told as such; a frame has NaN for it."""
+    """The answer or the reason of a failure; '(nothing)' for an empty answer."""
     words = [row[key] for key in ("failed", "output") if isinstance(row.get(key), str) and row[key]]
     return printable_text(words[0]) if words else "(nothing)"
 
 
 def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: RunView) -> str:
-    """What an arm has otherwise than the one that is shown: 'shots 0', 'composer interleaved'."""
+    """The axes in which an arm differs from the printed one: 'shots 0', 'composer interleaved'."""
     differs = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != chosen[axis]]
     free = DEMONSTRATION_AXES if row.get("shots") == 0 else ()
     return printable_text(

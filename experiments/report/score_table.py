@@ -1,9 +1,9 @@
-"""The table of one task as lines of a terminal of any width: no label is cut, and nothing is left out.
+"""The table of one task as lines of a terminal of any width. No label is cut, and nothing is dropped.
 
-Where a column for each axis does not fit, in this order: fewer digits, closer intervals; axes that have one value in
-this table named once, above it; leading axes as headings of groups; a label in a line of its own above its numbers. Of
-a design that changes one thing at a time, where groups would have a row or two, the usual setting stands above and a
-row names what it changes. More numbers of shots than fit are told in several blocks.
+If a column per axis does not fit, these steps follow in order: fewer digits; tighter intervals; axes with one value in
+a line above the table; the first axes as headings of groups; labels on a line above their numbers. If groups would have
+only a row or two, the usual setting is printed above, and a row names only what differs. If there are too many numbers
+of shots, the table has several blocks.
 """
 
 import textwrap
@@ -19,21 +19,28 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = 2
-"""Columns between two columns."""
+"""The number of spaces between two columns."""
 
 MIN_LABEL_WIDTH = 14
-"""A column of labels that would be narrower stands above the numbers instead."""
+"""The least width of a column of labels; narrower labels are printed above the numbers."""
 
 
 class NumberFormat(NamedTuple):
-    """Digits of a share, and whether intervals go without spaces."""
+    """The format of numbers: the digits of a share, and whether intervals have no spaces."""
 
     digits: int
     tight: bool
 
 
 class ColumnWidths(NamedTuple):
-    """left_out: axes before those with a column. labels, numbers: widths of the columns. width: of the terminal."""
+    """The layout of a block.
+
+    Attributes:
+        left_out: The number of first axes without a column.
+        labels: The widths of the label columns.
+        numbers: The widths of the number columns.
+        width: The width of the terminal.
+    """
 
     left_out: int
     labels: Sequence[int]
@@ -45,7 +52,7 @@ NUMBER_FORMATS = (NumberFormat(3, False), NumberFormat(2, False), NumberFormat(2
 
 
 def format_score_table(table: TaskTable, width: int) -> "list[Text]":
-    """The lines, from the head on."""
+    """The lines of the table, with its headings."""
     for look in NUMBER_FORMATS:
         if _width(table, look, table.axes) <= width:
             return list(_block(table, table.lines, look, width))
@@ -69,7 +76,7 @@ def format_score_table(table: TaskTable, width: int) -> "list[Text]":
 
 
 def _without_constants(table: TaskTable) -> tuple[TaskTable, str]:
-    """The table without the axes, save the last, on which all of its arms are alike; and what these are."""
+    """The table without axes that have one value (except the last), and those values in words."""
     arms = [row for row in table.rows if not row.baseline] or list(table.rows)
     last = len(table.axes) - 1
     places = [i for i in range(len(table.axes)) if i == last or len({row.labels[i] for row in arms}) > 1]
@@ -83,7 +90,7 @@ def _without_constants(table: TaskTable) -> tuple[TaskTable, str]:
 
 
 def _joined(table: TaskTable) -> tuple[TaskTable, str]:
-    """With one column that names, of each line, what is not as usual; and what is usual."""
+    """The table with one column that names what is unusual in each row, and the usual setting in words."""
     lines = table.lines
     usual = [_commonest_label(row.labels[i] for row in lines if not row.baseline) for i in range(len(table.axes))]
     rows = []
@@ -103,7 +110,7 @@ def _commonest_label(labels: Iterator[str]) -> str:
 
 
 def _groups(table: TaskTable, n: int) -> list[tuple[tuple[str, ...], list[ScoreRow]]]:
-    """The lines under the values of the first n axes; those of equal values stand together."""
+    """The lines by the values of the first n axes."""
     groups: dict[tuple[str, ...], list[ScoreRow]] = {}
     for row in table.lines:
         groups.setdefault(tuple(row.labels[:n]), []).append(row)
@@ -120,7 +127,7 @@ def _grouped(table: TaskTable, n: int, look: NumberFormat, width: int) -> "Itera
 
 
 def _block(table: TaskTable, rows: Sequence[ScoreRow], look: NumberFormat, width: int, n: int = 0) -> "Iterator[Text]":
-    """The rows under their head, the first n axes left out; in several blocks where the numbers are too wide."""
+    """The rows below their heading, without the first n axes; in several blocks if the numbers are too wide."""
     axes, labels = table.axes[n:], [row.labels[n:] for row in rows]
     widths = [max(len(axis), *(len(own[i]) for own in labels)) + GAP for i, axis in enumerate(axes[:-1])]
     numbers = _number_widths(table, look)
@@ -135,7 +142,7 @@ def _block(table: TaskTable, rows: Sequence[ScoreRow], look: NumberFormat, width
 
 
 def _split_blocks(shots: Sequence[int], numbers: Sequence[int], room: int) -> list[list[int]]:
-    """The numbers of shots in blocks that fit beside the labels."""
+    """The numbers of shots in blocks that fit next to the labels."""
     blocks: list[list[int]] = [[]]
     used = 0
     for one, wide in zip(shots, numbers, strict=True):
@@ -191,7 +198,7 @@ def _number_widths(table: TaskTable, look: NumberFormat) -> list[int]:
 
 
 def _width(table: TaskTable, look: NumberFormat, axes: Sequence[str]) -> int:
-    """Of a column for each of the last axes and for each number of shots."""
+    """The width of a column per axis (of the last axes) and per number of shots."""
     left_out = len(table.axes) - len(axes)
     labels = [
         max(len(axis), *(len(row.labels[i + left_out]) for row in table.lines)) + GAP for i, axis in enumerate(axes)

@@ -1,7 +1,6 @@
-"""The steps of one answer side by side: what each branch said, its weight, how far it was from the reference.
+"""The steps of one answer with their branches side by side: top tokens, weights, and divergence from the reference.
 
-Read from what `decoding.engine.trace.compact` stored; printed so that 80 columns are enough for three columns of
-tokens.
+The data are those of `decoding.engine.trace.compact`. Three branches fit into 80 columns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +15,22 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 END_OF_TEXT = "(end)"
-"""What stands for the token that ends an answer."""
+"""The text of the token that ends an answer."""
 
 COLUMN_WIDTH = 25
-"""Characters that a branch takes; as many stand side by side as the terminal holds."""
+"""The width of a branch. The terminal's width decides how many are side by side."""
 
 
 @dataclass(frozen=True)
 class BranchStep:
-    """One branch at one step, or the combined scores. top: (word, probability), the best first. entropy: nats.
+    """One branch at one step, or the combined scores.
 
-    js_divergence: the divergence from the reference, nats. weight: in the combined scores. None: not recorded.
+    Attributes:
+        name: 'reference', 'branch 1' or 'combined'.
+        top: (token, probability), the best first.
+        entropy: The entropy in nats.
+        js_divergence: The Jensen-Shannon divergence from the reference in nats, if it was recorded.
+        weight: The weight in the combined scores, if there are weights.
     """
 
     name: str
@@ -38,7 +42,15 @@ class BranchStep:
 
 @dataclass(frozen=True)
 class DecodingStep:
-    """chosen, reference: the word that was taken and the reference's best. survivors: tokens that the mask kept."""
+    """One step of an answer.
+
+    Attributes:
+        chosen: The chosen token.
+        reference: The best token of the reference.
+        survivors: The number of tokens that the mask kept.
+        changed: Whether the chosen token differs from the reference's.
+        branches: The branches, then the combined scores.
+    """
 
     chosen: str
     reference: str
@@ -48,7 +60,7 @@ class DecodingStep:
 
 
 def read_steps(steps: Any, trace: Any) -> list[DecodingStep]:
-    """The steps of a sample; none where nothing was kept. trace: its numbers (survivors and changed are read)."""
+    """The steps of a sample; empty if none were recorded. trace: its numbers of survivors and changed tokens."""
     if not isinstance(steps, Mapping) or not steps.get("chosen"):
         return []
     numbers = trace if isinstance(trace, Mapping) else {}
@@ -88,7 +100,7 @@ def read_steps(steps: Any, trace: Any) -> list[DecodingStep]:
 
 
 def token_text(word: str) -> str:
-    """A token's text on one line, without control characters; blanks are made visible."""
+    """A token's text on one line, without control characters and with visible spaces."""
     if not word:
         return END_OF_TEXT
     plain = strip_control_characters(word).replace("\n", "⏎")
@@ -96,7 +108,7 @@ def token_text(word: str) -> str:
 
 
 def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
-    """A block a step: what was taken, then the branches in columns."""
+    """Prints a block per step: the chosen token, then the branches in columns."""
     console.print()
     for number, step in enumerate(steps):
         console.print(_head(number, step), soft_wrap=True)
@@ -132,7 +144,7 @@ def _columns(branches: Sequence[BranchStep], width: int) -> "Iterator[Text]":
 
 
 def _lines(one: BranchStep) -> list[str]:
-    """Of one column: name and weight, a line a token, entropy and divergence."""
+    """The lines of one column: name and weight, a line per token, entropy and divergence."""
     weight = "" if one.weight is None else f" ×{format_signed(one.weight, 2).lstrip('+')}"
     room = COLUMN_WIDTH - 9
     tokens = [f"{_cut(word, room)} {format_share(p):>5}" for word, p in one.top]

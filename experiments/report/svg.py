@@ -1,4 +1,4 @@
-"""A little SVG: elements as escaped text, and a linear scale with round ticks. No dependency, no script."""
+"""SVG elements as escaped text, and a linear scale with round ticks."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 
 def element(name: str, *inside: str, **attributes: object) -> str:
-    """`element("text", text("a"), x=3, class_="tick")`. `inside` is markup already; attributes are escaped."""
+    """`element("text", text("a"), x=3, class_="tick")`. `inside` is markup; attributes are escaped."""
     pairs = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(_plain(v))}" for key, v in attributes.items())
     return f"<{name}{pairs}>{''.join(inside)}</{name}>" if inside else f"<{name}{pairs}/>"
 
@@ -19,7 +19,7 @@ def escape_text(content: object) -> str:
 
 @dataclass(frozen=True)
 class LinearScale:
-    """From values to pixels, linearly."""
+    """A linear function from values to pixels."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class LinearScale:
 
 
 def padded_range(values: Sequence[float], least: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
-    """A range that holds the values with some air, at least `least` wide and within low..high, on round ticks."""
+    """A range with padding around the values, at least `least` wide, within low..high, and with round ends."""
     bottom, top = min(values), max(values)
     air = max((least - (top - bottom)) / 2, 0.04 * (top - bottom))
     bottom, top = bottom - air, top + air
@@ -42,13 +42,13 @@ def padded_range(values: Sequence[float], least: float, low: float = 0.0, high: 
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round values within low..high, about five."""
+    """About five round values within low..high."""
     step = tick_step(high - low)
     return [round(i * step, 10) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def tick_step(width: float) -> float:
-    """1, 2 or 5 times a power of ten, so that the width has four to eight of it."""
+    """1, 2 or 5 times a power of ten, of which the width has four to eight."""
     power = 10.0 ** math.floor(math.log10(width)) if width > 0 else 0.1
     return next(step * power for step in (0.2, 0.5, 1.0, 2.0) if width / (step * power) <= 6)
 
@@ -58,5 +58,5 @@ def _plain(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without the control characters that XML forbids."""
+    """The text without control characters, which XML forbids."""
     return "".join(c for c in text if c in "\t\n" or (c >= " " and not 0xD800 <= ord(c) <= 0xDFFF and c not in "￾￿"))

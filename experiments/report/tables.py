@@ -1,6 +1,6 @@
-"""The table of a run: a block a task, a row an arm, a column a number of shots, in each cell a score with its interval.
+"""The score tables of a run: a table per task, a row per arm, a column per number of shots.
 
-The same rows feed the terminal, the page, the figures and the CSV files.
+A cell is a score with its interval. The terminal, the page, the figures and the CSV files use the same rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
 
 VOTE = "vote"
 VOTE_AXES = ("retriever", "rerankers", "rerank_candidates", "transforms")
-"""Axes that decide which demonstrations are shown and what they answer, and so what they vote for."""
+"""The axes that decide which demonstrations a prompt has, and their answers."""
 ANY_VALUE = "any"
-"""Stands for the values of an axis that cannot matter without demonstrations."""
+"""The label of an axis that cannot matter without demonstrations."""
 Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """labels: the row's value on each row axis. cells: shots -> score; a shared 0-shot cell stands in every row.
+    """One row of a score table.
 
-    baseline: what the demonstrations of these arms say without a model. general: the labels of the 0-shot arm that the
-    row shares with others, 'any' where it does not matter; () where its 0-shot cell is its own. partial: other lines
-    have the cells that it lacks.
+    Attributes:
+        labels: The row's value on each row axis.
+        cells: The score at each number of shots. Rows may share a 0-shot cell.
+        baseline: Whether the scores are those of a baseline, which needs no model.
+        general: The labels of the 0-shot arm that this row shares with others, 'any' where an axis cannot matter. Empty
+        if
+            its 0-shot cell is its own.
+        partial: Whether other lines have the cells that it lacks.
     """
 
     labels: Labels
@@ -51,9 +56,17 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """One task: its rows under the row axes, and how many queries, seeds and failed samples stand behind it.
+    """The score table of one task.
 
-    better: which way of the score is good.
+    Attributes:
+        task: The label of the task.
+        axes: The row axes.
+        shots: The numbers of shots.
+        rows: The rows.
+        queries: The number of queries.
+        seeds: The number of seeds.
+        failed: The number of failed samples.
+        better: The good direction of the metric.
     """
 
     task: str
@@ -67,7 +80,7 @@ class TaskTable:
 
     @property
     def lines(self) -> tuple[ScoreRow, ...]:
-        """The rows as they are printed: a 0-shot cell that several rows share stands once, in a line of its own."""
+        """The rows as they are printed. A shared 0-shot cell has a line of its own."""
         shared: dict[Labels, list[ScoreRow]] = {}
         for row in self.rows:
             if row.general and 0 in row.cells:
@@ -91,24 +104,24 @@ class TaskTable:
 
 @lru_cache(maxsize=4)
 def task_tables(view: RunView) -> tuple[TaskTable, ...]:
-    """A table a task, in the order of the run."""
+    """A table per task, in the order of the run."""
     return tuple(_task_table(view, task, view.scores[view.scores["task"] == task]) for task in view.tasks)
 
 
 def score_frame(view: RunView) -> "DataFrame":
-    """The summary as a flat frame: for tables/scores.csv."""
+    """The scores of all arms as a flat frame: for tables/scores.csv."""
     return summarize_arms(view.scores, view.metric, view.axes)
 
 
 def difference_frame(view: RunView) -> "DataFrame | None":
-    """Each arm against its reference; None where the run has nothing to compare. Raises UnpairedError."""
+    """Each arm compared with its reference, or None if there is nothing to compare. Raises UnpairedError."""
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return None
     return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
 
 
 def curve_frame(task_tables: Sequence[TaskTable]) -> "DataFrame":
-    """Gain, efficiency, headroom and peak of every row that has 0 shots and others: for tables/curves.csv."""
+    """Gain, efficiency, headroom and peak of each row with 0 shots and others: for tables/curves.csv."""
     import pandas as pd
 
     rows = []
@@ -171,9 +184,9 @@ def _row(axes: Sequence[str], estimates: Mapping[Labels, Mapping[int, Estimate]]
 
 
 def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[ScoreRow]:
-    """The vote of each choice of demonstrations, under the rows of the arms that read them.
+    """The vote of each choice of demonstrations, as rows below those of the arms.
 
-    Transforms that leave the vote alone (of images, say) have one row together.
+    Transforms that do not change the vote (such as those of images) share a row.
     """
     by = [axis for axis in VOTE_AXES if axis in axes]
     voted = samples[samples[column].notna() & (samples["shots"] != 0)].drop_duplicates(["query", "seed", "shots", *by])

@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run: the table, what it shows, and where the report is."""
+"""The end of a run in the terminal: the table, the findings, and the path of the report."""
 
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from experiments.results.loaded_run import Run
 
 MAX_SENTENCES = 8
-"""Of one topic: a grid of many strategies has hundreds, and they would push the table out of sight."""
+"""The largest number of sentences of a topic: a grid of many strategies has hundreds."""
 VERDICT_STYLES = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
 
 
 def print_summary(run: "Run | RunView", console: "Console") -> None:
-    """Prints table, findings and the report's path. Raises StoreError for a run without samples."""
+    """Prints the table, the findings and the path of the report. Raises StoreError for a run without samples."""
     view = run if isinstance(run, RunView) else view_run(run)
     for table in task_tables(view):
         console.print(_title(view, table))
@@ -93,6 +93,6 @@ def _sentences(view: RunView) -> "RenderableType":
 
 
 def _telling(findings: list[Finding]) -> tuple[list[Finding], int]:
-    """At most SENTENCES of one topic, in their order, those that found something first; and how many more there are."""
+    """(at most MAX_SENTENCES findings in their order, those with a verdict first, number of the others)."""
     places = sorted(range(len(findings)), key=lambda i: findings[i].verdict == "open")[:MAX_SENTENCES]
     return [findings[i] for i in sorted(places)], len(findings) - len(places)
