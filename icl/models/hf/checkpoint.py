@@ -138,8 +138,8 @@ class Checkpoint:
         first = damaged_json_file(self.folder) or reason(error)
         if "trust_remote_code" in str(error):
             return (
-                f"model.path: {self.path} brings its own Python code, which is not run unasked. Read that code, then "
-                "set `trust_remote_code: true` (and a `revision`), or take a checkpoint that transformers knows."
+                f"model.path: {self.path} brings its own Python code, which does not run by default. Read that code, "
+                "then set `trust_remote_code: true` (and a `revision`), or take a checkpoint that transformers knows."
             )
         if isinstance(error, OSError) and self.folder is None:
             return (

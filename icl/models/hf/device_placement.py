@@ -28,11 +28,11 @@ def resolve_device(name: str, device_map: str | None = None) -> tuple[str, str]:
         count = torch.cuda.device_count()
         if int(number or 0) >= count:
             raise ModelError(
-                f"model.device: '{name}' is asked for, and torch sees {count or 'no'} CUDA devices. "
+                f"model.device: '{name}' is requested, but torch sees {count or 'no'} CUDA devices. "
                 "Use `device: cpu` or `auto`, or install a torch with CUDA."
             )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("model.device: 'mps' is asked for, and this machine has none. Use `device: cpu` or `auto`.")
+        raise ModelError("model.device: 'mps' is requested, but this machine has none. Use `device: cpu` or `auto`.")
     return kind, name
 
 

@@ -25,7 +25,7 @@ class EarlyExitHead:
         self.head = model.get_output_embeddings()
         self.name = type(model).__name__
         if self.head is None:
-            raise ModelError(f"{self.name} has no output layer that its early layers could speak through.")
+            raise ModelError(f"{self.name} has no output layer, which early exits need.")
         self.tied = self.head.weight is model.get_input_embeddings().weight
         self.checked = False
 
@@ -50,7 +50,7 @@ class EarlyExitHead:
         gap = float((self.head(last).to(logits.device) - logits).abs().max() / logits.float().std().clamp(min=1e-6))
         if gap > TOLERANCE * (1 if logits.dtype == torch.float32 else 10):
             raise ModelError(
-                f"the output layer of {self.name} does more than its matrix (a cap, a scale): early layers cannot "
-                "speak through it as the last does. Use another strategy."
+                f"the output layer of {self.name} does more than its matrix (a cap, a scale), so early-exit "
+                "logits cannot be computed. Use another strategy."
             )
         self.checked = True

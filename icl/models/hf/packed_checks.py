@@ -52,7 +52,7 @@ def why_unsupported(settings: Mapping[str, Any]) -> str | None:
     if format_of(settings) not in FORMATS[method]:
         return f"its format is {format_of(settings)}, and {method} is read in {' or '.join(FORMATS[method])}"
     if method == "awq" and settings.get("zero_point") is False:
-        return "it has no zero points (zero_point: false), which no reader of AWQ agrees on"
+        return "it has no zero points (zero_point: false), which readers of AWQ interpret differently"
     return None
 
 
