@@ -1,9 +1,9 @@
-"""Run-level statistics (F1, ROC AUC, CIDEr) of one arm and of pairs of arms.
+"""Intervals and pairs for run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell and no sample scores.
 
-In a frame, the column of such a metric holds one pseudo-value per sample: the statistic plus the sample's influence on
-it. They average to the statistic (`icl.metrics.run_level`). Beside it, the column `sample_ref_column(metric)` has the
-sample and the cell of each number. The presence of that column marks the metric as run-level, whatever its numbers look
-like: at an F1 of exactly 1 every number is 1.
+In a frame, the column of such a metric has one pseudo-value per sample: the statistic plus the influence of the sample
+on it. They average to the statistic (`icl.metrics.run_level`). Next to it, the column `sample_ref_column(metric)` has
+the sample and the cell of each number. The presence of that column marks a metric as run-level, because the numbers can
+look like scores: at an F1 of exactly 1 every number is 1.
 
     proportions       For run-level proportions (F1, AUC, groups) the interval is a Wilson interval at the effective
                       sample size n = T (1 - T) / V, with V the linearized variance over clusters (Dean and Pagano
@@ -55,7 +55,7 @@ NO_SPREAD = 1e-9
 
 
 def sample_ref_column(column: str) -> str:
-    """The column of `SampleRef` values beside a run-level metric's column: 'f1:ref' for 'f1'."""
+    """The column of `SampleRef` values of a run-level metric: 'f1:ref' for 'f1'."""
     return f"{column}:ref"
 
 
@@ -102,7 +102,9 @@ class SampleRef:
 
 @dataclass(frozen=True, eq=False)
 class Stratum:
-    """Two cells, one of each arm, on the same samples, with the sums of their rows per cluster.
+    """A pair of cells, one of each arm, on the same samples: the sums of their rows per cluster.
+
+    The statistic of either arm is `value` of its summed rows (`icl.metrics.sufficient_statistics`).
 
     Attributes:
         reference: [C, k], the sums of the reference arm.

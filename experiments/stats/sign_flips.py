@@ -8,9 +8,9 @@
               ends are quantiles of the means of subsets (Hartigan's typical values, 1969). The interval leaves out 0
               exactly if p is at most 1 - level.
 
-These are for few clusters. There a bootstrap interval is too narrow, by (C - 1) / C and by what Student's t adds to the
-normal; here nothing is estimated. With fewer than six clusters no p can reach .05, and the .95 interval is everything.
-With at most MAX_ENUMERATED clusters every subset is used, otherwise a random sample of subsets and the full set.
+Both are for few clusters, where a bootstrap interval is too narrow: by (C - 1) / C, and by the factor between Student's
+t and the normal. With fewer than six clusters p cannot reach .05, and the .95 interval is the whole range. With at most
+MAX_ENUMERATED clusters every subset is used, otherwise a random sample of subsets and the full set.
 
 Measured by `python -m experiments.bench statistics` (4,000 draws of each design), with 6, 8, 12, 20 and 50 clusters of
 equal and of unequal sizes:
