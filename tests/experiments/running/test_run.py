@@ -282,7 +282,7 @@ def test_a_run_file_has_config_versions_machine_sessions_and_cost(mapping: Mappi
 def test_large_steps_are_logged(mapping: Mapping, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "icl"):
         go(mapping(), tmp_path)
-    assert [record.getMessage() for record in caplog.records if "experiments" in record.name] == [
+    assert [record.getMessage() for record in caplog.records if "experiments.running" in record.name] == [
         f"{tmp_path / 't'}: 1 cells, 6 of 6 samples to compute",
         "model fake-copy is loaded",
         f"{tmp_path / 't'}: 6 samples computed, 0 of them failed",
