@@ -29,8 +29,8 @@ def nodes() -> Iterator[tuple[str, str, Any]]:
 
 def digests() -> dict[str, str]:
     """'kind name[preset]' -> digest of its canonical JSON; components with required parameters are left out."""
-    from icl.canonical_json import canonical_digest
     from icl.errors import ConfigError
+    from icl.json_text import canonical_digest
     from icl.registry import build, describe
 
     by_name = {}

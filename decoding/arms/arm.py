@@ -22,9 +22,9 @@ from decoding.arms.inspection import logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
-from icl.canonical_json import canonical_digest
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
+from icl.json_text import canonical_digest
 from icl.loading import location
 from icl.registry import build, describe
 from icl.truncate import truncate

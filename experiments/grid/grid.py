@@ -14,8 +14,8 @@ from experiments.config.keys import AXES, COMPONENT_KINDS, DEFAULT_LAUNCHER, DEM
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.axis_product import PlacedNode, axis_combinations
 from experiments.grid.matching import check_comparable, matches_all
-from icl.canonical_json import canonical_digest
 from icl.errors import ConfigError, ModelError
+from icl.json_text import canonical_digest
 from icl.registry import build, component_search_folder, describe
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 from decoding.arms.equivalence import GREEDY, is_equivalent_to_greedy, registered_traits
 from experiments.config.keys import AXES
-from icl.canonical_json import canonical_digest
+from icl.json_text import canonical_digest
 
 DECIDES = ("seed", "model_digest", *AXES)
 

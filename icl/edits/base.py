@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
-from icl.canonical_json import canonical_bytes
 from icl.constraints import Fraction
 from icl.errors import ConfigError
+from icl.json_text import canonical_bytes
 from icl.loading import location
 from icl.registry import build, describe
 from icl.streams import StreamKey

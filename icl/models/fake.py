@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar
 
-from icl.canonical_json import canonical_digest
 from icl.constraints import Count, Fraction, PositiveInt
 from icl.errors import ModelError
+from icl.json_text import canonical_digest
 from icl.metrics.baselines import last_copy, nearest_copy, vote
 from icl.metrics.normalize import normalize_text
 from icl.models.base import Model, Request

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from icl import __version__
-from icl.canonical_json import canonical_digest
 from icl.constraints import Count, Positive, PositiveInt
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
+from icl.json_text import canonical_digest
 from icl.models import icl_server
 from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read

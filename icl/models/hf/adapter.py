@@ -12,9 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl.canonical_json import canonical_bytes
 from icl.errors import ModelError
-from icl.json_text import parse_json
+from icl.json_text import canonical_bytes, parse_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

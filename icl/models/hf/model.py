@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-from icl.canonical_json import canonical_digest
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
+from icl.json_text import canonical_digest
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
 from icl.registry import component

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.cache_folder import cache_folder
-from icl.canonical_json import canonical_digest
 from icl.errors import ModelError
+from icl.json_text import canonical_digest
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
 
 if TYPE_CHECKING:

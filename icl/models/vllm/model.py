@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from icl.canonical_json import canonical_digest
 from icl.constraints import Fraction, Positive, PositiveInt
 from icl.errors import ConfigError, ModelError
+from icl.json_text import canonical_digest
 from icl.models.base import Model, Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.registry import component
