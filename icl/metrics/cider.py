@@ -1,7 +1,7 @@
 """CIDEr-D (Vedantam et al., CVPR 2015), as released with the COCO caption evaluation.
 
 For n = 1..4, a caption c and each of its references s have tf-idf vectors over n-grams, g(w) = tf(w) (log N - log
-max(1, df(w))), for N queries, of which df(w) have w in a reference. Then
+max(1, df(w))). N is the number of queries, and df(w) the number of queries with w in a reference. Then
 
     CIDEr-D(c) = 10 x mean over n and s of  exp(-(l(c) - l(s))^2 / 2 sigma^2)  min(g_c, g_s) . g_s / (|g_c| |g_s|)
 

@@ -7,8 +7,8 @@ such question, they cover all items. With the answer y_t from text alone and the
     flip rate      FR     share of items with y_t not y_v; an answer that is no option flips, as in the released code
     conflict rate  CR     FR - (accuracy of y_t - accuracy of y_v)
 
-With the share b of items that are right by text alone, c by the image alone, and d wrong in both with different
-answers, FR = b + c + d and CR = 2c + d. So CR leaves out b, the items that the image makes wrong, and counts plain
+Three shares of items matter: b are right by text alone, c by the image alone, and d wrong in both with different
+answers. FR = b + c + d and CR = 2c + d. So CR leaves out b, the items that the image makes wrong, and counts plain
 ignorance. `icl analyze RUN conflict` reports all five cells and the agreement beyond chance.
 
 The questions of an item share a group and differ in `meta["mode"]`: text, image, recognize.

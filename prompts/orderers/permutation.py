@@ -1,9 +1,9 @@
 """Numbered orders: sensitivity to order as an axis, `order.index: [0, 1, 2]` (Lu et al., ACL 2022).
 
-Number 0 is the retriever's order, best first. The others are distinct random orders. A number stands for one
-permutation of ranks, the same for all queries of a seed with as many demonstrations, because the paper gives all
-queries one sequence. With `own`, each query draws its own. The mean is then free of the effect of positions, which
-remains in the disagreement between numbers.
+Number 0 is the retriever's order, best first. The others are distinct random orders. All queries of a seed with the
+same number of demonstrations share the permutation of ranks, because the paper gives all queries one sequence. With
+`own`, each query draws its own. The mean is then free of the effect of positions, which remains in the disagreement
+between numbers.
 """
 
 import math

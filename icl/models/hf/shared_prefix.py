@@ -9,8 +9,8 @@ token is written into spare slots behind the row, and a row can refer to a prefi
     1:  . . w x y z             row 1: (0, 3)              . . . a b c | d t u | . . .
         [G, H, S, D]            row 2: (1, 6)              . . w x y z | t u v | . . .
 
-A dot is padding. The prefix of row 1 was `a b c d`. Its next chunk was one token shorter than those of the other rows,
-so the row was shifted right, and the last token of its prefix became an own slot. Own slots are `[R, H, T, D]`.
+A dot is padding. The prefix of row 1 was `a b c d`. Its next chunk was one token shorter than those of the other rows.
+So the row was shifted right, and the last token of its prefix became an own slot. Own slots are `[R, H, T, D]`.
 
 Attention needs all keys of a row in one tensor. Each layer builds that tensor for its forward pass and drops it
 afterwards. What stays in memory is one bank and the own slots.
