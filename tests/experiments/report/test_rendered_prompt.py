@@ -21,7 +21,7 @@ grid:
 
 def _printed(source: Path, query: str = "", **arm: str) -> str:
     console = Console(record=True, width=200)
-    print_prompt(source, query, arm, None, console)
+    print_prompt(source, query, arm, None, console, trust=True)
     return console.export_text()
 
 
