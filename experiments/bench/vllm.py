@@ -96,7 +96,7 @@ def _decoding(folder: Path) -> Iterator[Row]:
     bare = _Bare(str(folder), max_model_len=512, cache_gib=0.5, trace=False, engine_args=settings)
     bare.load()
     with_it, without = _in_turn([_run(model, prompts, "greedy"), _run(bare, prompts, "greedy")])
-    yield "ordinary requests: plug-in loaded and unused against an engine without", _faster(without, with_it), ">= .98"
+    yield "ordinary requests: unused plug-in against an engine without it", _faster(without, with_it), ">= .98"
     model.unload()
     bare.unload()
 
@@ -191,9 +191,9 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     mine, theirs, starts = _in_turn([ours, by_hand, start_only], 5)
     yield f"icl run against LLM.chat by hand, {what}: samples a second", _faster(theirs, mine), ">= .95"
     samples = median(round_ratios(starts, mine)) * queries
-    yield "  of these, to begin: as long as so many samples", f"{samples:.0f} of {queries:,}", ""
+    yield "  start of the run, in samples", f"{samples:.0f} of {queries:,}", ""
     planned = make_plan(expand(load_config(_file("planned", path, queries)))).cached_fraction
-    yield "  prompt tokens found in the prefix cache, and as planned", f"{cached / read:.3f}, {planned:.3f}", "equal"
+    yield "  share of prompt tokens in the prefix cache, and as planned", f"{cached / read:.3f}, {planned:.3f}", "equal"
     images = len({image.digest for prompt in prompts for image in prompt.images})
     yield "  encoder runs, and distinct images", f"{encoded}, {images}", "equal"
     WarmVLLM.engines.pop().stop()
