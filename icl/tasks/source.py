@@ -93,7 +93,9 @@ def open_source(path: str, config: str | None, split: str, allow_outside: bool =
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         raise DataError(f"data set {path}{kind}, split '{split}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
-    return DataSource(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder, allow_outside)
+    source = DataSource(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder, allow_outside)
+    logger.debug("%s has %d rows with the columns %s", source.name, len(source), ", ".join(source.columns))
+    return source
 
 
 def _caches() -> tuple[Path, ...]:
