@@ -26,7 +26,12 @@ def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, 
         ConfigError: An unknown key, or a place that does not exist.
     """
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
-    data, overridden = _copy(document.data), set(document.overridden)
+    try:
+        data, overridden = _copy(document.data), set(document.overridden)
+    except RecursionError as error:  # a Python mapping that contains itself
+        raise ConfigError(
+            f"{document.name}: lists or mappings are nested too deeply. An experiment needs a few levels."
+        ) from error
     axes: dict[str, str] = {}
     for key, value in pairs:
         keys = _set(data, key, value)

@@ -248,7 +248,10 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     'none'.
     """
     cells = {digest: store.read_cell(digest) or {} for digest in digests}
-    own_labels = {digest: cell.get("labels", {}) for digest, cell in cells.items()}
+    if unlabeled := [digest for digest, cell in cells.items() if not cell.get("labels")]:
+        path = store.cell_folder(unlabeled[0]) / "cell.json"
+        raise StoreError(f"{path} has no labels. Restore the file from a copy, or run the config again.")
+    own_labels = {digest: cell["labels"] for digest, cell in cells.items()}
     table_labels: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:
         values = {digest: labels.get(axis, NO_VALUE) for digest, labels in own_labels.items()}

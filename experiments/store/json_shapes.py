@@ -8,9 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from icl.errors import StoreError
+
+MAX_SHOTS = 1_000_000
 
 Number = int | float
 Scalar = str | int | float | bool | None
@@ -67,11 +70,18 @@ class _Decoding(_Shape):
     sampler: str | dict[str, Any] | None = None
 
 
+class _Labels(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, Scalar]
+
+    shots: Annotated[int, Ge(0), Le(MAX_SHOTS)]
+
+
 class CellShape(_Shape):
     """The shape of cell.json."""
 
     seed: int | None = None
-    labels: dict[str, Scalar] = {}
+    labels: _Labels | None = None
     control: bool = False
     controls: list[str] = []
     decoding: _Decoding | None = None

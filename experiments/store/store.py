@@ -31,7 +31,11 @@ ROUNDING = 1e-6
 LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks")
 MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
 """The fields of a sample that are lists, and those that are mappings."""
+TEXTS = ("group", "question", "prompt", "prompt_digest", "output", "finish", "failed")
+"""Fields of a sample that are texts."""
+TEXT_LISTS = ("gold", "options", "images", "gold_before_after", "marks")
 _FIELDS = tuple(f.name for f in fields(Sample))
+_FIELD_SET = frozenset(_FIELDS)
 
 KEY_OF_0_1 = "compose"
 """Version 0.2 calls this key of a cell `composer`."""
@@ -314,7 +318,13 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
         return None
     whole = isinstance(line.get("query"), str) and isinstance(line.get("cell"), str) and type(line.get("seed")) is int
     is_sample = (
-        whole and all(isinstance(line.get(name, []), list) for name in LISTED) and _are_demos(line.get("demos", []))
+        whole
+        and line.keys() <= _FIELD_SET
+        and all(isinstance(line.get(name, ""), str) for name in TEXTS)
+        and all(isinstance(line.get(name, []), list) for name in LISTED)
+        and all(isinstance(item, str) for name in TEXT_LISTS for item in line.get(name, ()))
+        and _are_demos(line.get("demos", []))
+        and _are_owners(line.get("image_of", []), len(line.get("demos", [])))
     )
     return line if is_sample and all(map(_score, line.get("scores", {}).values())) else None
 
@@ -322,6 +332,11 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
 def _are_demos(demos: list[Any]) -> bool:
     """Whether all items are an id, a score and an answer."""
     return all(isinstance(demo, list) and len(demo) == 3 for demo in demos)
+
+
+def _are_owners(owners: list[Any], num_demos: int) -> bool:
+    """Whether all items are indices of demonstrations, or -1."""
+    return all(isinstance(owner, int) and -1 <= owner < num_demos for owner in owners)
 
 
 def _score(value: Any) -> bool:

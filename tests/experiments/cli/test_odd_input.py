@@ -141,3 +141,35 @@ def test_a_cell_file_of_a_wrong_shape_is_an_error(icl: ICL, written: Any, damage
     output = icl("report", str(run.path))
     assert output.status == 2
     assert output.err.startswith(f"{file} is damaged")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"shots": [2]},
+        {"output": 7},
+        {"group": ["a"]},
+        {"failed": 1},
+        {"options": [["a"]]},
+        {"image_of": [99]},
+        {"demos": [["a"]]},
+        {"scores": {"lenient": "right"}},
+    ],
+)
+def test_a_line_that_is_no_sample_is_left_out(icl: ICL, written: Any, damage: Any) -> None:
+    run = written(queries=3, tasks=["shapes"], shots=[0], seeds=[0])
+    for file in run.path.glob("cells/*/*.jsonl"):
+        first, *others = file.read_text().splitlines()
+        file.write_text("\n".join([json.dumps({**json.loads(first), **damage}), *others]) + "\n")
+    assert set(run.samples()["query"]) == {"shapes-0001", "shapes-0002"}
+    assert icl("report", str(run.path)).status == 0
+
+
+def test_a_mapping_that_contains_itself_is_an_error() -> None:
+    from experiments.config.config import load_config
+    from icl.errors import ConfigError
+
+    task: dict[str, Any] = {"name": "binding"}
+    task["of"] = task
+    with pytest.raises(ConfigError, match="config: lists or mappings are nested too deeply"):
+        load_config({"task": task, "model": "fake-vote"})
