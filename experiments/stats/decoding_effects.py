@@ -237,14 +237,14 @@ def answer_shares(rows: "DataFrame", reader: AnswerReader | None) -> dict[str, f
 def trace_means(rows: "DataFrame") -> dict[str, float]:
     """Means over all steps of all answers, from traces and usage."""
     both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
-    traced = [(t, u) for t, u in both if isinstance(t, Mapping) and t.get("survivors")]
+    traced = [(t, u) for t, u in both if isinstance(t, dict) and t.get("survivors")]
 
     def mean(name: str) -> float:
         values = list(chain.from_iterable(t.get(name, ()) for t, _ in traced))
         return float(np.mean(values)) if values else nan
 
     steps = sum(len(t["survivors"]) for t, _ in traced)
-    forwards = [u["forwards"] for _, u in traced if isinstance(u, Mapping) and "forwards" in u]
+    forwards = [u["forwards"] for _, u in traced if isinstance(u, dict) and "forwards" in u]
     return {
         "survivors": mean("survivors"),
         "changed": mean("changed"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.stats.arms import axis_values, iter_arms
 from experiments.stats.formatting import format_share
-from experiments.stats.sample_rows import read_answer, text_items, to_records
+from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
 from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
@@ -65,13 +65,16 @@ def names_option(frame: "DataFrame") -> "Series[bool] | None":
     answered = frame[frame["failed"].isna()] if "failed" in frame else frame
     if "output" not in answered or "task" not in answered:
         return None
-    named, exact = [], dict[tuple[str, tuple[str, ...]], bool]()
-    for row in to_records(answered):
-        options = text_items(row, "options")
-        output = row["output"] if isinstance(row["output"], str) else ""
-        if (output, options) not in exact:
-            exact[output, options] = not options or normalize_text(output) in map(normalize_text, options)
-        named.append(exact[output, options])
+    named, exact, texts = [], dict[tuple[str, tuple[str, ...]], bool](), dict[int, tuple[str, ...]]()
+    every = answered["options"].tolist() if "options" in answered else [()] * len(answered)
+    for output, own in zip(answered["output"].tolist(), every, strict=True):
+        options = texts.get(id(own))  # equal options are mostly one object
+        if options is None:
+            options = texts[id(own)] = tuple(map(str, as_sequence(own)))
+        key = (output if isinstance(output, str) else "", options)
+        if key not in exact:
+            exact[key] = not options or normalize_text(key[0]) in map(normalize_text, options)
+        named.append(exact[key])
     inexact = [place for place, is_exact in enumerate(named) if not is_exact]
     for place, row in zip(
         inexact, to_records(answered.iloc[inexact]), strict=True

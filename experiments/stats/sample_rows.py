@@ -38,9 +38,11 @@ class _Columns(dict[str, list[Any]]):
 
     def __init__(self, frame: "DataFrame") -> None:
         super().__init__()
-        self.frame = frame
+        self.frame, self.names = frame, frozenset(map(str, frame))
 
     def __missing__(self, name: str) -> list[Any]:
+        if name not in self.names:  # pandas takes long to say so, and every row may ask
+            raise KeyError(name)
         self[name] = self.frame[name].tolist()
         return self[name]
 
