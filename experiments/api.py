@@ -56,8 +56,7 @@ def retrieve(
         PlanError: For too many shots, or a retriever that returns other examples than requested.
     """
     from experiments.contexts.contexts import arrange, bind_resources, check_demos
-    from retrievers.base import Resources
-    from retrievers.leak_policy import EXCLUDE_LEAKS, check_takes_policy
+    from retrievers.base import EXCLUDE_LEAKS, Resources, check_takes_policy
 
     example = _example(task, query)
     finder = build("retriever", retriever)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from icl.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from retrievers.base import ALLOW_LEAKS as ALLOW_LEAKS
+    from retrievers.base import EXCLUDE_LEAKS as EXCLUDE_LEAKS
     from retrievers.base import Embedder as Embedder
     from retrievers.base import FittedRanking as FittedRanking
     from retrievers.base import FittedReranker as FittedReranker
     from retrievers.base import FittedRetriever as FittedRetriever
+    from retrievers.base import LeakPolicy as LeakPolicy
     from retrievers.base import Reranker as Reranker
     from retrievers.base import Resources as Resources
     from retrievers.base import Retriever as Retriever
-    from retrievers.leak_policy import ALLOW_LEAKS as ALLOW_LEAKS
-    from retrievers.leak_policy import EXCLUDE_LEAKS as EXCLUDE_LEAKS
-    from retrievers.leak_policy import LeakPolicy as LeakPolicy
 
 __toolkit__ = "mm-icl"
 __all__ = [
@@ -35,15 +35,17 @@ __all__ = [
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "retrievers.base": (
+        "ALLOW_LEAKS",
+        "EXCLUDE_LEAKS",
         "Embedder",
         "FittedRanking",
         "FittedReranker",
         "FittedRetriever",
+        "LeakPolicy",
         "Reranker",
         "Resources",
         "Retriever",
     ),
-    "retrievers.leak_policy": ("ALLOW_LEAKS", "EXCLUDE_LEAKS", "LeakPolicy"),
 }
 
 __getattr__, __dir__ = lazy_exports("retrievers", _MODULES)

@@ -15,8 +15,7 @@ from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Resources, RetrievedDemos
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 from retrievers.machinery.random_order import random_order
 
 

@@ -20,8 +20,7 @@ from icl.errors import DataError, PlanError, did_you_mean
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Resources, RetrievedDemos
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
 @component("retriever", "external")

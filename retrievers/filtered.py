@@ -17,9 +17,8 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, FittedRetriever, Resources, RetrievedDemos, Retriever
+from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import open_source, reads
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 

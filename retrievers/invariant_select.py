@@ -25,8 +25,7 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, Resources
-from retrievers.leak_policy import LeakPolicy
+from retrievers.base import FittedRetriever, LeakPolicy, Resources
 from retrievers.machinery.contrastive_head import ContrastiveHead, HeadTraining, Positives, Sum, train_head
 from retrievers.machinery.embedding_source import EmbeddingSource
 from retrievers.machinery.similarity import FittedSimilarity, Neighbors, fit_similarity

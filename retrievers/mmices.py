@@ -17,9 +17,8 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Resources, RetrievedDemos
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 from retrievers.knn import KNN
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import EmbeddingSource
 from retrievers.machinery.similarity import (
     FittedSimilarity,

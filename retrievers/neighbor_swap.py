@@ -18,9 +18,8 @@ from icl.constraints import Count
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Embedder, FittedRetriever, Resources, RetrievedDemos, Retriever
+from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
 from retrievers.embedders.encoder import Encoder
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import MODALITIES_OF, check_modalities, open_source
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 from retrievers.machinery.similarity import embed_by_modality

@@ -7,8 +7,7 @@ from typing import ClassVar
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.base import Resources, RetrievedDemos
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
 @component("retriever", "none")

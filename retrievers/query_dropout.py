@@ -14,8 +14,7 @@ from icl.registry import NestedComponent, component
 from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.base import FittedRetriever, Resources, RetrievedDemos, Retriever
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import EXCLUDE_LEAKS, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 

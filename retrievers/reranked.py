@@ -17,8 +17,16 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import FittedReranker, FittedRetriever, Reranker, Resources, RetrievedDemos, Retriever
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import (
+    EXCLUDE_LEAKS,
+    FittedReranker,
+    FittedRetriever,
+    LeakPolicy,
+    Reranker,
+    Resources,
+    RetrievedDemos,
+    Retriever,
+)
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper, model_ability_of
 
 

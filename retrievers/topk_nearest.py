@@ -12,7 +12,7 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.leak_policy import LeakPolicy
+from retrievers.base import LeakPolicy
 from retrievers.machinery.similarity import ModalityRetriever
 
 

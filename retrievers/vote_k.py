@@ -22,8 +22,7 @@ from icl.errors import PlanError
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.base import Resources, RetrievedDemos
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, fit_similarity
 from retrievers.machinery.vector_index import VectorIndex
 

@@ -12,8 +12,15 @@ from typing import Annotated
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, Resources, RetrievedDemos, Retriever
-from retrievers.leak_policy import ALLOW_LEAKS, EXCLUDE_LEAKS, LeakPolicy
+from retrievers.base import (
+    ALLOW_LEAKS,
+    EXCLUDE_LEAKS,
+    FittedRetriever,
+    LeakPolicy,
+    Resources,
+    RetrievedDemos,
+    Retriever,
+)
 from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 WARNING = (

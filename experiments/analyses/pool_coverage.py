@@ -23,7 +23,7 @@ from experiments.stats.sample_rows import demos_of, text_items, to_records, unit
 from icl.errors import DataError
 from icl.metrics.normalize import normalize_text
 from icl.types import Example, Query
-from retrievers.leak_policy import EXCLUDE_LEAKS
+from retrievers.base import EXCLUDE_LEAKS
 from retrievers.machinery.demo_text import split_words
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
 from icl.user_errors import convert_user_errors
 from prompts.budget import fit
 from prompts.label_renaming import scored_example
-from retrievers.base import FittedRetriever, Resources
-from retrievers.leak_policy import EXCLUDE_LEAKS, check_takes_policy
+from retrievers.base import EXCLUDE_LEAKS, FittedRetriever, Resources, check_takes_policy
 
 if TYPE_CHECKING:
     from icl.models.base import Model

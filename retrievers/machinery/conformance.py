@@ -23,8 +23,15 @@ from icl.errors import ICLError, PlanError
 from icl.images import Image
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import FittedRetriever, Reranker, Resources, RetrievedDemos, Retriever
-from retrievers.leak_policy import EXCLUDE_LEAKS, check_takes_policy
+from retrievers.base import (
+    EXCLUDE_LEAKS,
+    FittedRetriever,
+    Reranker,
+    Resources,
+    RetrievedDemos,
+    Retriever,
+    check_takes_policy,
+)
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}

@@ -23,9 +23,8 @@ from icl.errors import ConfigError, DataError
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, Resources, RetrievedDemos
+from retrievers.base import EXCLUDE_LEAKS, Embedder, LeakPolicy, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_cache import EmbeddingCache, shared_cache
 from retrievers.machinery.greedy_selection import Array, PartMatches
 from retrievers.machinery.vector_math import Vectors, all_images

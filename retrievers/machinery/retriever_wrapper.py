@@ -6,8 +6,7 @@ from typing import Any
 
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import FittedRetriever, Reranker, Resources, Retriever
-from retrievers.leak_policy import check_takes_policy
+from retrievers.base import FittedRetriever, Reranker, Resources, Retriever, check_takes_policy
 
 
 @dataclass(frozen=True, kw_only=True)

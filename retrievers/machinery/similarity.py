@@ -30,9 +30,8 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, FittedRetriever, Resources, RetrievedDemos
+from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
-from retrievers.leak_policy import EXCLUDE_LEAKS, LeakPolicy
 from retrievers.machinery.embedding_source import (
     MODALITIES_OF,
     EmbeddingSource,

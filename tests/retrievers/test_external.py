@@ -10,8 +10,7 @@ import pytest
 from icl.errors import DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers.base import Resources
-from retrievers.leak_policy import EXCLUDE_LEAKS
+from retrievers.base import EXCLUDE_LEAKS, Resources
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
 
 Make = Callable[..., Any]
