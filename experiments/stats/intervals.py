@@ -60,11 +60,6 @@ class Estimate:
     samples: int
     clusters: int
 
-    @property
-    def half_width(self) -> float:
-        """Half the width of the interval. A Wilson interval is not centered on the mean."""
-        return (self.high - self.low) / 2
-
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a proportion.
@@ -98,39 +93,20 @@ def estimate_proportion(values: ArrayLike, clusters: ArrayLike | None = None, le
     """
     x, codes = _validate(values, clusters)
     mean, n, c = float(x.mean()), len(x), int(codes.max()) + 1
-    size = float(c) if mean in (0.0, 1.0) else n / _design_effect(x, codes)
+    size = float(c) if mean in (0.0, 1.0) else n / design_effect(x, codes)
     low, high = wilson(mean * size, size, level)
     return Estimate(mean, low, high, n, c)
 
 
-def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
-    """How many times the variance of the mean exceeds that of as many independent samples; at least 1.
-
-    The variance is that of a linearized ratio mean:
-
-        C/(C-1) sum_c (sum of c - mean x size of c)^2 / n^2,   over p(1-p)/(n-1)
-    """
-    return _design_effect(*_validate(values, clusters))
-
-
-def bootstrap_mean(
-    values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, resamples: int = RESAMPLES
-) -> Estimate:
+def bootstrap_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
     """The mean with the percentile interval of a cluster bootstrap. The random stream is fixed."""
     x, codes = _validate(values, clusters)
-    means = resampled_means(x, codes, resamples)
+    means = resampled_means(x, codes, RESAMPLES)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return Estimate(float(x.mean()), float(low), float(high), len(x), int(codes.max()) + 1)
 
 
-def estimate_graded_mean(
-    values: ArrayLike,
-    clusters: ArrayLike | None = None,
-    level: float = 0.95,
-    *,
-    lowest: float = 0.0,
-    highest: float = 1.0,
-) -> Estimate:
+def estimate_graded_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
     """The mean with a bootstrap interval, or with that of `sign_flips` if there are fewer than FEW_UNITS clusters.
 
     The interval has no width if all values are equal.
@@ -139,8 +115,6 @@ def estimate_graded_mean(
         values: [n].
         clusters: [n], any hashable labels. By default each value is a cluster.
         level: The confidence level.
-        lowest: The lowest possible mean, if no value is lower.
-        highest: The highest possible mean, if no value is higher.
     """
     x, codes = _validate(values, clusters)
     count = int(codes.max()) + 1
@@ -148,7 +122,7 @@ def estimate_graded_mean(
         return bootstrap_mean(x, codes, level)
     if np.ptp(x) == 0:
         return Estimate(float(x[0]), float(x[0]), float(x[0]), len(x), count)
-    lowest, highest = min(lowest, float(x.min())), max(highest, float(x.max()))
+    lowest, highest = min(0.0, float(x.min())), max(1.0, float(x.max()))
     low, high = sign_flip_interval(*cluster_sums(x, codes), level, lowest=lowest, highest=highest)
     return Estimate(float(x.mean()), low, high, len(x), count)
 
@@ -246,7 +220,13 @@ def _sample_counts(clusters: int, resamples: int) -> Iterator[NDArray[np.uint16]
         yield np.bincount(chosen.ravel(), minlength=rows * clusters).reshape(rows, clusters).astype(np.uint16)
 
 
-def _design_effect(x: Floats, codes: Codes) -> float:
+def design_effect(x: Floats, codes: Codes) -> float:
+    """How many times the variance of the mean exceeds that of as many independent samples; at least 1.
+
+    The variance is that of a linearized ratio mean:
+
+        C/(C-1) sum_c (sum of c - mean x size of c)^2 / n^2,   over p(1-p)/(n-1)
+    """
     sums, sizes = cluster_sums(x, codes)
     n, c, mean = len(x), len(sizes), float(x.mean())
     independent = float(np.var(x)) / (n - 1) if n > 1 else 0.0

@@ -15,7 +15,7 @@ converted by a rule with a few exceptions, not by the dictionary of the released
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,16 +59,6 @@ def mentioned_objects(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
             objects.append(names[tuple(words[position : position + size])])
         position += size or 1
     return objects
-
-
-def corpus_chair_i(pairs: Iterable[tuple[str, Example]]) -> float | None:
-    """The published CHAIR_I of (caption, example) pairs. None if no caption names an object."""
-    total = hallucinated = 0
-    for caption, example in pairs:
-        named, there = _read(caption, example) or ([], set())
-        total += len(named)
-        hallucinated += sum(name not in there for name in named)
-    return hallucinated / total if total else None
 
 
 def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | None:

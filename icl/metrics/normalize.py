@@ -9,7 +9,7 @@ known quirks. It is always applied, while the script skips it if all annotators 
 - Number words from none and zero to ten become digits.
 - The articles a, an, the are removed. Contractions get their apostrophe.
 
-It loses the sign of "-3", so numbers are compared by `parse_number` instead.
+It loses the sign of "-3", so numbers are compared by `parse_numbers` instead.
 """
 
 import re
@@ -74,11 +74,6 @@ def normalize_vqa(text: str) -> str:
     result = re.sub(r"\.(?!\d)", "", result, count=FULL_STOPS)
     words = [DIGITS.get(word, word) for word in result.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
-
-
-def parse_number(text: str) -> float | None:
-    """The first number of a text with its sign, in digits or in words up to ninety-nine. None without one."""
-    return next(iter(parse_numbers(text)), None)
 
 
 @lru_cache(CACHE_ENTRIES)

@@ -67,16 +67,10 @@ def dpp(relevance: Array, vectors: Array, k: int, scale: float = 0.1) -> list[in
     return selected
 
 
-def select_dissimilar(vectors: Array, k: int, limit: float, count: int = 0) -> list[int]:
-    """Select the first k candidates whose cosine with all selected ones is at most the limit.
-
-    count: how many of the first candidates are already selected.
-    """
-    selected = list(range(count))
+def select_dissimilar(vectors: Array, k: int, limit: float) -> list[int]:
+    """Select the first k candidates whose cosine with all selected ones is at most the limit."""
+    selected: list[int] = []
     remaining = np.ones(len(vectors), bool)
-    for position in selected:
-        remaining &= vectors @ vectors[position] <= limit
-    remaining[:count] = False
     while len(selected) < k and remaining.any():
         selected.append(int(np.argmax(remaining)))
         remaining &= vectors @ vectors[selected[-1]] <= limit

@@ -60,22 +60,6 @@ class GaussianEmbeddings:
         return np.asarray(samples, dtype=np.float32).reshape(len(self), SAMPLES, self.means.shape[1])
 
 
-def match_probability(
-    query: GaussianEmbedding,
-    document: GaussianEmbedding,
-    a: float,
-    b: float,
-    *,
-    released: bool = True,
-    samples: int = SAMPLES,
-) -> float:
-    """The match probability of two items, in (0, 1). a, b: learned with the embeddings."""
-    one, other = query.samples(samples), document.samples(samples)
-    distances = np.sqrt(((one[:, None] - other) ** 2).sum(axis=2) + 1e-6)
-    logits = (b - a * distances) * (2 if released else 1)
-    return float((1 / (1 + np.exp(-logits))).mean())
-
-
 def match_probabilities(query: Vectors, documents: Vectors, a: float, b: float, *, released: bool = True) -> Floats:
     """The match probability of a query with each document, [N].
 

@@ -19,7 +19,6 @@ from retrievers.machinery.match_probability import (
     GaussianEmbedding,
     GaussianEmbeddings,
     match_probabilities,
-    match_probability,
 )
 from retrievers.machinery.variance_heads import (
     VarianceHead,
@@ -35,6 +34,14 @@ Make = Callable[..., Any]
 
 def _at(name: str, where: float, deviation: float = -20.0) -> GaussianEmbedding:
     return GaussianEmbedding(name, np.array([where, 0], np.float32), np.full(2, deviation, np.float32))
+
+
+def match_probability(
+    query: GaussianEmbedding, document: GaussianEmbedding, a: float, b: float, *, released: bool = True
+) -> float:
+    """The match probability of two items, by its definition in float64."""
+    distances = np.sqrt(((query.samples()[:, None] - document.samples()) ** 2).sum(axis=2) + 1e-6)
+    return float((1 / (1 + np.exp(-(b - a * distances) * (2 if released else 1)))).mean())
 
 
 def test_a_match_probability_falls_with_distance_and_is_an_item_s_own() -> None:

@@ -9,7 +9,6 @@ from icl.metrics.chair import (
     ChairI,
     ChairRecall,
     ChairS,
-    corpus_chair_i,
     mentioned_objects,
     singular,
 )
@@ -17,6 +16,12 @@ from icl.types import Example, Generation
 
 NAMES = {"dog": "dog", "puppy": "dog", "hot dog": "hot dog", "bus": "bus"}
 EXAMPLE = Example("e", (), "describe.", ("a dog",), secret={"objects": ["dog", "hot dog"], "vocabulary": NAMES})
+
+
+def published_chair_i(captions):
+    """A ratio of sums over a corpus. None if no caption names an object."""
+    mentions = [name for caption in captions for name in mentioned_objects(caption, NAMES)]
+    return sum(name not in EXAMPLE.secret["objects"] for name in mentions) / len(mentions) if mentions else None
 
 
 @pytest.mark.parametrize(
@@ -54,9 +59,8 @@ def test_a_silent_caption_is_clean_and_has_no_share():
 
 
 def test_the_corpus_ratio_is_not_the_mean_of_captions():
-    pairs = [("a bus", EXAMPLE), ("a dog, a dog and a hot dog", EXAMPLE), ("", EXAMPLE)]
-    assert corpus_chair_i(pairs) == 0.25
-    assert corpus_chair_i([("", EXAMPLE)]) is None
+    assert published_chair_i(["a bus", "a dog, a dog and a hot dog", ""]) == 0.25
+    assert published_chair_i([""]) is None
 
 
 def test_examples_without_objects_have_no_score():
@@ -72,7 +76,7 @@ def test_the_published_share_is_that_of_all_mentions_of_a_cell():
         ScoredSample(f"q{i}", score, output=text) for i, (score, text) in enumerate(zip(scores, captions, strict=True))
     ]
     parts = metric.run_level(samples)
-    assert sum(parts) / 3 == pytest.approx(corpus_chair_i([(text, EXAMPLE) for text in captions]))
+    assert sum(parts) / 3 == pytest.approx(published_chair_i(captions))
     silent = [ScoredSample("q", metric.score(Generation(""), EXAMPLE))]
     assert metric.run_level(silent) == [None]
     assert metric.run_level([ScoredSample("q", None)]) == [None]
