@@ -19,6 +19,7 @@ from decoding.arms.inspection import (
 )
 from decoding.base import Strategy
 from icl.registry import describe
+from icl.testing.require import require
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ def apply_mask(strategy: Strategy, scores: "Tensor", reference: "Tensor") -> "Te
 
 def _check_component(strategy: Strategy) -> None:
     name = type(strategy).__name__
-    _need(isinstance(strategy, Strategy), f"{name} does not extend decoding.Strategy.")
+    require(isinstance(strategy, Strategy), f"{name} does not extend decoding.Strategy.")
     parameters = getattr(type(strategy), "__dataclass_params__", None)
-    _need(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
+    require(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
     try:
         json.dumps(describe(strategy))
         hash(strategy)
@@ -118,11 +119,13 @@ def _check_branches(strategy: Strategy, prompt: Prompt) -> int:
     """The number of distributions that `combine` receives."""
     before = prompt.digest
     branches = call_branches(strategy, prompt)
-    _need(isinstance(branches, tuple) and len(branches) > 0, "branches() must return a tuple of at least one prompt.")
-    _need(all(isinstance(branch, Prompt) for branch in branches), "branches() returned something that is not a Prompt.")
-    _need(prompt.digest == before, "branches() changed its prompt.")
+    require(isinstance(branches, tuple) and len(branches) > 0, "branches() must return a tuple of at least one prompt.")
+    require(
+        all(isinstance(branch, Prompt) for branch in branches), "branches() returned something that is not a Prompt."
+    )
+    require(prompt.digest == before, "branches() changed its prompt.")
     again = tuple(branch.digest for branch in probe_branches(strategy, prompt))
-    _need(
+    require(
         again == tuple(branch.digest for branch in branches),
         "branches() returned other prompts when called again: random edits must use the prompt's random stream.",
     )
@@ -135,21 +138,23 @@ def _check_purity(strategy: Strategy, count: int) -> None:
     logits = random_logits(count)
     original = logits.clone()
     first, mask = strategy.combine(logits, 1), strategy.mask(logits[0])
-    _need(isinstance(first, torch.Tensor), f"combine() returned {type(first).__name__}, not scores [B, V].")
-    _need(bool(torch.equal(logits, original)), "combine() or mask() changed the logits in place.")
-    _need(
+    require(isinstance(first, torch.Tensor), f"combine() returned {type(first).__name__}, not scores [B, V].")
+    require(bool(torch.equal(logits, original)), "combine() or mask() changed the logits in place.")
+    require(
         not bool((first.isnan() | (first == float("inf"))).any()), "combine() returned NaN or +inf for finite logits."
     )
     again = strategy.combine(logits.clone(), 1)
-    _need(
+    require(
         bool(torch.equal(first, again)),
         "combine() returned other scores for the same logits: it must be a pure function.",
     )
-    _need(tuple(first.shape) == tuple(logits.shape[1:]), f"combine() returned shape {tuple(first.shape)}, not [B, V].")
-    _need(first.dtype == torch.float32, f"combine() returned {first.dtype}, not float32.")
+    require(
+        tuple(first.shape) == tuple(logits.shape[1:]), f"combine() returned shape {tuple(first.shape)}, not [B, V]."
+    )
+    require(first.dtype == torch.float32, f"combine() returned {first.dtype}, not float32.")
     if mask is not None:
-        _need(mask.dtype == torch.bool, f"mask() returned {mask.dtype}, not bool.")
-        _need(tuple(mask.shape) == tuple(logits.shape[1:]), f"mask() returned shape {tuple(mask.shape)}, not [B, V].")
+        require(mask.dtype == torch.bool, f"mask() returned {mask.dtype}, not bool.")
+        require(tuple(mask.shape) == tuple(logits.shape[1:]), f"mask() returned shape {tuple(mask.shape)}, not [B, V].")
 
 
 def _check_row_independence(strategy: Strategy, count: int) -> None:
@@ -160,7 +165,7 @@ def _check_row_independence(strategy: Strategy, count: int) -> None:
         for row in range(ROWS):
             single = logits[:, row : row + 1]
             single_scores = apply_mask(strategy, strategy.combine(single, step), single[0])
-            _need(
+            require(
                 _same(single_scores[0], scores[row]),
                 f"step {step}: a row's scores depend on the other rows of its batch.",
             )
@@ -177,13 +182,13 @@ def _check_masks(strategy: Strategy, count: int) -> bool:
         logits = random_logits(count, scale=scale)
         combined = strategy.combine(logits, 1)
         has_inf = bool((combined == -float("inf")).any())
-        _need(
+        require(
             strategy.traits.masks_in_combine or not has_inf,
             "combine() returns -inf. Declare `traits = Traits(masks_in_combine=True)`, or use mask() if the mask "
             "depends on the reference only.",
         )
         survives = apply_mask(strategy, combined, logits[0]) > -float("inf")
-        _need(bool(survives.any(-1).all()), "no token survives mask() and combine(); at least one must survive.")
+        require(bool(survives.any(-1).all()), "no token survives mask() and combine(); at least one must survive.")
         rules_out |= not bool(survives.all())
     return rules_out
 
@@ -191,12 +196,12 @@ def _check_masks(strategy: Strategy, count: int) -> bool:
 def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
     weights = constant_weights(strategy)
     if declares_weights(strategy) and weights is not None:
-        _need(len(weights) == count, f"weights has {len(weights)} numbers for {count} branches.")
+        require(len(weights) == count, f"weights has {len(weights)} numbers for {count} branches.")
         measured = measure_weights(strategy)
         is_equal = measured is not None and all(
             abs(a - b) <= 1e-2 * (1 + abs(b)) for a, b in zip(measured, weights, strict=True)
         )
-        _need(
+        require(
             is_equal,
             f"weights is {weights}, but combine() weighs the branches {measured or 'differently at each step'}.",
         )
@@ -206,7 +211,7 @@ def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
 def _check_identity(strategy: Strategy, count: int) -> None:
     reference = random_logits(1)
     combined = strategy.combine(reference.expand(count, -1, -1).clone(), 1)
-    _need(
+    require(
         _same_distribution(strategy, combined, reference[0]),
         "the weights sum to one, but identical branches do not decode as the reference under the mask.",
     )
@@ -218,7 +223,7 @@ def _check_neutral(strategy: Strategy, count: int) -> None:
     neutral = dataclasses.replace(strategy, **strategy.neutral_parameters)  # type: ignore[type-var]
     logits = random_logits(count)
     parameters = ", ".join(f"{name} = {value:g}" for name, value in strategy.neutral_parameters.items())
-    _need(
+    require(
         _same_distribution(neutral, neutral.combine(logits, 1), logits[0]),
         f"at {parameters} the scores must equal those of the reference under the mask, but they do not.",
     )
@@ -233,7 +238,7 @@ def _check_reference_decides(strategy: Strategy, count: int) -> None:
         reference_decides = strategy.reference_decides(logits[0])
         if reference_decides is None:
             continue
-        _need(
+        require(
             tuple(reference_decides.shape) == (ROWS,),
             f"reference_decides() returned shape {tuple(reference_decides.shape)}, not [B].",
         )
@@ -242,7 +247,7 @@ def _check_reference_decides(strategy: Strategy, count: int) -> None:
             apply_mask(strategy, strategy.combine(z, 1), z[0]).softmax(-1)[reference_decides]
             for z in (logits, reference_only)
         )
-        _need(
+        require(
             _same(distribution, without_branches),
             "reference_decides() is true for rows whose distribution the other branches do change.",
         )
@@ -259,8 +264,3 @@ def _same(a: "Tensor", b: "Tensor") -> bool:
     import torch
 
     return bool(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE))
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)

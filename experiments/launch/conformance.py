@@ -29,6 +29,7 @@ from experiments.store.store import Store
 from icl.errors import ConfigError, ICLError
 from icl.loading import component_search_folder
 from icl.registry import build, describe
+from icl.testing.require import require
 
 EXPERIMENT: Mapping[str, Any] = {
     "task": {"name": "binding", "queries": 8},
@@ -110,15 +111,15 @@ def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFa
 def _check_component(name: str, launcher: Launcher) -> None:
     members = ("workers", "wait", "check", "start", "reattach")
     missing = [member for member in members if getattr(launcher, member, None) is None]
-    _must(not missing, f"{name} lacks {', '.join(missing)} of the protocol experiments.launch.base.Launcher.")
+    require(not missing, f"{name} lacks {', '.join(missing)} of the protocol experiments.launch.base.Launcher.")
     workers: Any = launcher.workers
-    _must(type(workers) is int and workers >= 0, f"{name}.workers is {workers!r}, not a number of workers.")
-    _must(isinstance(launcher.wait, bool), f"{name}.wait is {launcher.wait!r}, not true or false.")
+    require(type(workers) is int and workers >= 0, f"{name}.workers is {workers!r}, not a number of workers.")
+    require(isinstance(launcher.wait, bool), f"{name}.wait is {launcher.wait!r}, not true or false.")
     node = json_round_trip(describe(launcher))
     with component_search_folder(_class_folder(launcher)):
         again = build("launcher", json.loads(json.dumps(_node(launcher))))
     is_equal = json_round_trip(describe(again)) == node
-    _must(is_equal, f"{name} changes when it is read from a run directory.")
+    require(is_equal, f"{name} changes when it is read from a run directory.")
 
 
 def _run_check(name: str, launcher: Launcher, folder: Path, patience: float) -> LauncherFacts:
@@ -128,11 +129,11 @@ def _run_check(name: str, launcher: Launcher, folder: Path, patience: float) -> 
     _check_group(name, launch, group)
     jobs = _wait_until_ended(name, launch, group, patience)
     problem = next(death_messages(launch, jobs), "")
-    _must(not problem, f"{name}: {problem}")
+    require(not problem, f"{name}: {problem}")
     seconds = time.monotonic() - start
     _wait_for_status(name, group)
     finish_launch(Store(launch.folder), grid, launch, "finished")
-    _must(
+    require(
         _samples(launch.folder) == _samples(reference.folder),
         f"{name}: its workers wrote other samples than one process.",
     )
@@ -148,7 +149,7 @@ def _detach_message(name: str, launcher: Launcher, folder: Path, patience: float
     """What detach() returns for workers that have just started. If it is empty, they must have ended."""
     launch, group, grid = _start_workers(launcher, folder, "left")
     message = group.detach()
-    _must(isinstance(message, str), f"{name}: detach() gave {message!r}, not a sentence or ''.")
+    require(isinstance(message, str), f"{name}: detach() gave {message!r}, not a sentence or ''.")
     if message:
         _wait_until_ended(name, launch, group, patience)
     _wait_for_status(name, group)
@@ -178,12 +179,12 @@ def _class_folder(launcher: Launcher) -> Path:
 
 def _check_group(name: str, launch: Launch, group: WorkerGroup) -> None:
     jobs = group.jobs
-    _must(
+    require(
         set(jobs) == set(launch.workers), f"{name}: jobs are of {sorted(jobs)}, and the workers are {launch.workers}."
     )
     unnamed = [worker for worker, job in jobs.items() if not (isinstance(job, str) and job)]
-    _must(not unnamed, f"{name}: the job of {unnamed} has no name.")
-    _must(
+    require(not unnamed, f"{name}: the job of {unnamed} has no name.")
+    require(
         isinstance(group.cancel_command, str),
         f"{name}: cancel_command is {group.cancel_command!r}, not a command or ''.",
     )
@@ -192,7 +193,7 @@ def _check_group(name: str, launch: Launch, group: WorkerGroup) -> None:
 
 def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
     jobs = group.poll()
-    _must(
+    require(
         set(jobs) == set(group.jobs), f"{name}: poll() reports {sorted(jobs)}, and the jobs are {sorted(group.jobs)}."
     )
     odd = [
@@ -200,7 +201,7 @@ def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
         for job in jobs.values()
         if not isinstance(job, WorkerStatus) or job.state not in ("waiting", "running", "ended")
     ]
-    _must(
+    require(
         not odd,
         f"{name}: poll() has {odd}, which is not an experiments.launch.base.WorkerStatus "
         "with the state waiting, running or ended.",
@@ -231,15 +232,10 @@ def _wait_for_status(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus
         active = [worker for worker, job in jobs.items() if job.state != "ended"]
         if not active:
             return jobs
-        _must(time.monotonic() < deadline, f"{name}: poll() does not report that the jobs of {active} have ended.")
+        require(time.monotonic() < deadline, f"{name}: poll() does not report that the jobs of {active} have ended.")
         time.sleep(POLL_SECONDS)
 
 
 def _samples(folder: Path) -> dict[str, bytes]:
     """Path of a samples file -> its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "cells").glob("*/*.jsonl")}
-
-
-def _must(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise AssertionError(sentence)

@@ -19,6 +19,7 @@ from icl.metrics.normalize import normalize_text
 from icl.models.base import ABILITIES, Model, Request
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
+from icl.testing.require import require
 from icl.types import Example, Generation, Part, Prompt, Turn
 
 
@@ -29,9 +30,9 @@ def check_task(task: Any, queries: int = 20) -> None:
     image says so with `pool_shares_images = True`.
     """
     name = type(task).__name__
-    _must(isinstance(task, Task), f"{name} lacks something of the protocol icl.tasks.base.Task.")
+    require(isinstance(task, Task), f"{name} lacks something of the protocol icl.tasks.base.Task.")
     every = list(task.queries)
-    _must(bool(every), f"{name} has no queries.")
+    require(bool(every), f"{name} has no queries.")
     _unique([example.id for example in every], f"{name}: two queries have the id")
     some = every[:queries]
     for example in some:
@@ -39,18 +40,18 @@ def check_task(task: Any, queries: int = 20) -> None:
     _check_public(name, every)
     pools = [_check_pool(name, task, example) for example in some]
     smallest = min(len(pool) for pool in pools)
-    _must(
+    require(
         task.pool_size <= smallest,
         f"{name}: pool_size is {task.pool_size}, and one pool has {smallest}: shots would be planned in vain.",
     )
     again: Any = dataclasses.replace(task)
     for example, pool in zip(some, pools, strict=True):
         twin = next((other for other in again.queries if other.id == example.id), None)
-        _must(
+        require(
             twin is not None and _comparable(twin) == _comparable(example),
             f"{name}: query '{example.id}' is not the same in another instance with the same parameters.",
         )
-        _must(
+        require(
             [_comparable(e) for e in again.pool(example.id).examples] == [_comparable(e) for e in pool.examples],
             f"{name}: the pool of '{example.id}' is not the same in another instance with the same parameters.",
         )
@@ -59,26 +60,28 @@ def check_task(task: Any, queries: int = 20) -> None:
 def check_metric(metric: Any) -> None:
     """A number in [0, 1] or None on any output, the same each time; the gold is not worse than silence."""
     name = type(metric).__name__
-    _must(isinstance(metric, Metric), f"{name} lacks something of the protocol icl.metrics.base.Metric.")
-    _must(metric.better in ("higher", "lower", "neither"), f"{name}.better is {metric.better!r}.")
+    require(isinstance(metric, Metric), f"{name} lacks something of the protocol icl.metrics.base.Metric.")
+    require(metric.better in ("higher", "lower", "neither"), f"{name}.better is {metric.better!r}.")
     for example in _EXAMPLES:
         scores = {option: -float(i) for i, option in enumerate(example.options)}
         for output in (example.answer, *_OUTPUTS):
             generation = Generation(output, option_scores=scores)
             score = metric.score(generation, example)
-            _must(
+            require(
                 score is None or (isinstance(score, float | int) and 0 <= score <= 1),
                 f"{name}: the score of {output!r} for '{example.id}' is {score!r}, not a number in [0, 1] or None.",
             )
-            _must(
+            require(
                 score in (None, 0, 1) or not getattr(metric, "accuracy", False),
                 f"{name} says that it is an accuracy, and the score of {output!r} for '{example.id}' is {score!r}.",
             )
-            _must(metric.score(generation, example) == score, f"{name}: {output!r} for '{example.id}' has two scores.")
+            require(
+                metric.score(generation, example) == score, f"{name}: {output!r} for '{example.id}' has two scores."
+            )
         gold, silence = (metric.score(Generation(text, option_scores=scores), example) for text in (example.answer, ""))
         if gold is not None and silence is not None and metric.better != "neither":
             worse = gold < silence if metric.better == "higher" else gold > silence
-            _must(
+            require(
                 not worse, f"{name}: the gold of '{example.id}' scores {gold}, worse than an empty output ({silence})."
             )
     if isinstance(metric, RunLevelMetric):
@@ -96,10 +99,10 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
     failed = [dataclasses.replace(sample, output=None, score=None) for sample in cell[:3]]
     for samples in ([], failed, cell[:1], cell, bare, [*cell, *failed]):
         parts = list(metric.run_level(samples))
-        _must(len(parts) == len(samples), f"{name}.run_level gave {len(parts)} numbers for {len(samples)} samples.")
+        require(len(parts) == len(samples), f"{name}.run_level gave {len(parts)} numbers for {len(samples)} samples.")
         odd = next((part for part in parts if part is not None and not math.isfinite(part)), None)
-        _must(odd is None, f"{name}.run_level gave {odd}, which is no number (None is for samples without a part).")
-        _must(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
+        require(odd is None, f"{name}.run_level gave {odd}, which is no number (None is for samples without a part).")
+        require(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
 
 
 def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> None:
@@ -109,18 +112,18 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
     `images`: whether the prompts show any. `tolerance`: of logits, for models that compute in low precision.
     """
     name = type(model).__name__
-    _must(isinstance(model, Model), f"{name} does not subclass icl.models.base.Model. Write `class {name}(Model)`.")
+    require(isinstance(model, Model), f"{name} does not subclass icl.models.base.Model. Write `class {name}(Model)`.")
     unknown = set(model.abilities) - set(ABILITIES)
-    _must(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
-    _must(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
-    _must(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
-    _must(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
+    require(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
+    require(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
+    require(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
+    require(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
     model.load()
     model.load()
     requests = [_request(example, images) for example in _EXAMPLES if example.options]
     for request in requests:
         longer = request.prompt.map(_thrice)
-        _must(
+        require(
             model.count_tokens(longer) > model.count_tokens(request.prompt) > 0,
             f"{name}.count_tokens does not grow with the prompt.",
         )
@@ -131,26 +134,26 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
     if "generate" not in model.abilities:
         return
     answers = model.generate(requests)
-    _must(len(answers) == len(requests), f"{name} gave {len(answers)} answers to {len(requests)} requests.")
-    _must(model.generate([]) == [], f"{name} does not answer no requests with no answers.")
+    require(len(answers) == len(requests), f"{name} gave {len(answers)} answers to {len(requests)} requests.")
+    require(model.generate([]) == [], f"{name} does not answer no requests with no answers.")
     for request, answer in zip(requests, answers, strict=True):
         _check_answer(name, model, request, answer)
 
 
 def _check_answer(name: str, model: Model, request: Request, answer: Generation) -> None:
     (alone,) = model.generate([request])
-    _must(alone.text == answer.text, f"{name} says {answer.text!r} in a batch and {alone.text!r} alone.")
-    _must(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
+    require(alone.text == answer.text, f"{name} says {answer.text!r} in a batch and {alone.text!r} alone.")
+    require(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
     counted = model.count_tokens(request.prompt)
-    _must(
+    require(
         answer.usage.prompt_tokens == counted or not model.counts_exactly,
         f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}.",
     )
     (short,) = model.generate([dataclasses.replace(request, max_new_tokens=1)])
-    _must(short.usage.new_tokens <= 1, f"{name} made {short.usage.new_tokens} tokens where one was allowed.")
+    require(short.usage.new_tokens <= 1, f"{name} made {short.usage.new_tokens} tokens where one was allowed.")
     if "score" in model.abilities:
         scores = answer.option_scores
-        _must(
+        require(
             set(scores) == set(request.options) and all(math.isfinite(s) and s <= 1e-6 for s in scores.values()),
             f"{name}: option scores are {dict(scores)}, not a log-probability for each of {request.options}.",
         )
@@ -158,15 +161,15 @@ def _check_answer(name: str, model: Model, request: Request, answer: Generation)
 
 def _check_example(name: str, example: Example) -> None:
     at = f"{name}, '{example.id}'"
-    _must(
+    require(
         bool(example.answers) and all(answer.strip() for answer in example.answers),
         f"{at}: the answers are {example.answers}; there must be at least one, and none empty.",
     )
-    _must(bool(example.question.strip()) or bool(example.images), f"{at} asks nothing and shows nothing.")
+    require(bool(example.question.strip()) or bool(example.images), f"{at} asks nothing and shows nothing.")
     if example.options:
         _unique([normalize_text(option) for option in example.options], f"{at}: two options read")
         answers = {normalize_text(answer) for answer in example.answers}
-        _must(
+        require(
             any(normalize_text(option) in answers for option in example.options),
             f"{at}: no accepted answer ({', '.join(example.answers)}) is among the options {example.options}.",
         )
@@ -185,23 +188,23 @@ def _check_public(name: str, examples: Sequence[Example]) -> None:
             normalize_text(value) == normalize_text(example.answer)
             for value, example in zip(values, examples, strict=True)
         )
-        _must(not tells, f"{name}: {what} is the gold of every query. Put it into `secret`.")
+        require(not tells, f"{name}: {what} is the gold of every query. Put it into `secret`.")
     tells = all(
         normalize_text(example.answer) in normalize_text(example.id).replace("_", "-").split("-")
         for example in examples
     )
-    _must(not tells, f"{name}: the ids name the gold (such as '{examples[0].id}').")
+    require(not tells, f"{name}: the ids name the gold (such as '{examples[0].id}').")
 
 
 def _check_pool(name: str, task: Task, query: Example) -> Pool:
     pool = task.pool(query.id)
-    _must(isinstance(pool, Pool), f"{name}.pool('{query.id}') is no icl.tasks.base.Pool.")
-    _must(query.id not in pool.by_id, f"{name}: the pool of '{query.id}' holds the query itself.")
-    _must(task.pool(query.id).digest == pool.digest, f"{name}: the pool of '{query.id}' changes from call to call.")
+    require(isinstance(pool, Pool), f"{name}.pool('{query.id}') is no icl.tasks.base.Pool.")
+    require(query.id not in pool.by_id, f"{name}: the pool of '{query.id}' holds the query itself.")
+    require(task.pool(query.id).digest == pool.digest, f"{name}: the pool of '{query.id}' changes from call to call.")
     own = {image.digest for image in query.images}
     if own and not getattr(task, "pool_shares_images", False):
         twin = next((e for e in pool.examples if own & {image.digest for image in e.images}), None)
-        _must(
+        require(
             twin is None,
             f"{name}: '{twin.id if twin else ''}' in the pool of '{query.id}' shows the query's own image. "
             f"Declare pool_shares_images = True if it must.",
@@ -223,15 +226,10 @@ def _comparable(example: Example) -> Any:
     return dataclasses.replace(example, images=()), [image.digest for image in example.images]
 
 
-def _must(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise AssertionError(sentence)
-
-
 def _unique(items: Iterable[str], what: str) -> None:
     known_items: set[str] = set()
     for item in items:
-        _must(item not in known_items, f"{what} '{item}'.")
+        require(item not in known_items, f"{what} '{item}'.")
         known_items.add(item)
 
 

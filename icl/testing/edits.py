@@ -16,6 +16,7 @@ from icl.edits import Edit
 from icl.images import Image
 from icl.registry import describe
 from icl.streams import StreamKey
+from icl.testing.require import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -27,15 +28,15 @@ KEY, PLACE = StreamKey(0, "query"), spans.image(spans.QUERY)
 def check_edit(edit: Any) -> None:
     """Check an edit. Raises AssertionError with a sentence."""
     name = type(edit).__name__
-    _must(isinstance(edit, Edit), f"{name} does not extend icl.edits.Edit.")
+    require(isinstance(edit, Edit), f"{name} does not extend icl.edits.Edit.")
     parameters = getattr(type(edit), "__dataclass_params__", None)
-    _must(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
-    _must(describe(edit) == describe(dataclasses.replace(edit)), f"{name} is described differently each time.")
+    require(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
+    require(describe(edit) == describe(dataclasses.replace(edit)), f"{name} is described differently each time.")
     bound = edit.bind(KEY, PLACE)
-    _must(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
-    _must(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
+    require(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
+    require(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
     described = edit.bind(KEY, PLACE).describe()
-    _must(bound.describe() == described, f"{name}.describe() describes the same edit in two ways.")
+    require(bound.describe() == described, f"{name}.describe() describes the same edit in two ways.")
     for size in SIZES:
         _check_image(name, bound, size)
     _check_pixels(name, bound)
@@ -46,15 +47,15 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
     pil_image = _image(size)
     before = pil_image.tobytes()
     changed, again = edit.apply_to_image(pil_image), edit.apply_to_image(_image(size))
-    _must(pil_image.tobytes() == before, f"{at}: apply_to_image() changed the image that it was given.")
-    _must(changed.mode == "RGB", f"{at}: apply_to_image() gave mode {changed.mode}, not RGB.")
-    _must(changed.tobytes() == again.tobytes(), f"{at}: apply_to_image() gave other pixels when asked again.")
-    _must(
+    require(pil_image.tobytes() == before, f"{at}: apply_to_image() changed the image that it was given.")
+    require(changed.mode == "RGB", f"{at}: apply_to_image() gave mode {changed.mode}, not RGB.")
+    require(changed.tobytes() == again.tobytes(), f"{at}: apply_to_image() gave other pixels when asked again.")
+    require(
         not edit.keeps_size or changed.size == size,
         f"{at} came out as {changed.size[0]} x {changed.size[1]}. Declare keeps_size = False if it must.",
     )
     image = Image.from_pil(_image(size))
-    _must(image.edit(edit).digest != image.digest, f"{at}: an edited image has the digest of the image.")
+    require(image.edit(edit).digest != image.digest, f"{at}: an edited image has the digest of the image.")
 
 
 def _check_pixels(name: str, edit: Edit) -> None:
@@ -64,18 +65,22 @@ def _check_pixels(name: str, edit: Edit) -> None:
     pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)
     original = pixels.clone()
     changed = edit.apply_to_pixel_values(pixels)
-    _must(bool(torch.equal(pixels, original)), f"{name}.apply_to_pixel_values() changed the pixels that it was given.")
-    _must(
+    require(
+        bool(torch.equal(pixels, original)), f"{name}.apply_to_pixel_values() changed the pixels that it was given."
+    )
+    require(
         changed.shape == original.shape,
         f"{name}.apply_to_pixel_values() gave {tuple(changed.shape)} for {tuple(original.shape)}.",
     )
-    _must(changed.dtype == original.dtype, f"{name}.apply_to_pixel_values() gave {changed.dtype} for {original.dtype}.")
-    _must(
+    require(
+        changed.dtype == original.dtype, f"{name}.apply_to_pixel_values() gave {changed.dtype} for {original.dtype}."
+    )
+    require(
         bool(torch.equal(changed, edit.apply_to_pixel_values(original.clone()))),
         f"{name}.apply_to_pixel_values() gave two results.",
     )
     same = bool(torch.equal(changed, original))
-    _must(
+    require(
         edit.applies_to_pixel_values or same,
         f"{name} changes processed pixels: declare applies_to_pixel_values = True.",
     )
@@ -86,8 +91,3 @@ def _image(size: tuple[int, int]) -> "PILImage":
 
     wide, high = size
     return PILImage.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))
-
-
-def _must(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise AssertionError(sentence)

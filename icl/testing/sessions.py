@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from icl.models.base import LogitModel, Session
+from icl.testing.require import require
 from icl.types import Prompt
 
 TOLERANCE = 1e-3
@@ -22,8 +23,8 @@ def check_sessions(model: Any, prompts: Sequence[Prompt], tolerance: float = TOL
     bfloat16.
     """
     name = type(model).__name__
-    _must(isinstance(model, LogitModel), f"{name} does not subclass icl.models.base.LogitModel.")
-    _must(bool(model.stop_tokens), f"{name}.stop_tokens is empty: no answer would end.")
+    require(isinstance(model, LogitModel), f"{name} does not subclass icl.models.base.LogitModel.")
+    require(bool(model.stop_tokens), f"{name}.stop_tokens is empty: no answer would end.")
     model.load()
     check = _Check(name, model, list(prompts), tolerance)
     check.batch()
@@ -43,11 +44,11 @@ class _Check:
         """A row in a batch has the logits of the row alone."""
         session = self._open()
         shape = tuple(session.logits.shape)
-        _must(
+        require(
             len(session) == len(self.prompts) == shape[0] and len(shape) == 2,
             f"{self.name}: {len(self.prompts)} prompts gave {len(session)} rows and logits {shape}, not [rows, words].",
         )
-        _must(session.logits.dtype == torch.float32, f"{self.name}: logits are {session.logits.dtype}, not float32.")
+        require(session.logits.dtype == torch.float32, f"{self.name}: logits are {session.logits.dtype}, not float32.")
         alone = torch.cat([self.model.open([prompt]).logits for prompt in self.prompts])
         self._same(session.logits, alone, "a prompt in a batch and alone")
 
@@ -99,7 +100,7 @@ class _Check:
         self._same(session.logits, before, "a session before and after suffix_logprobs")
         first = torch.stack([row[0][0] for row in logprobs])
         self._same(first, before.log_softmax(-1), "the first entry of suffix_logprobs and the session's own logits")
-        _must(
+        require(
             all(row[1].shape[0] == 1 for row in logprobs),
             f"{self.name}: a suffix of one token has not one distribution.",
         )
@@ -111,16 +112,16 @@ class _Check:
         """Options have tokens, and decoded text has no special tokens."""
         options = [text for start in range(8) if (text := self.model.text(self._words(2, start)).strip())]
         for ids, option in zip(self.model.option_ids(self.prompts[0], options), options, strict=True):
-            _must(bool(ids), f"{self.name}: the option '{option}' has no tokens.")
+            require(bool(ids), f"{self.name}: the option '{option}' has no tokens.")
         stopped = self.model.text([min(self.model.stop_tokens)])
-        _must(stopped.strip() == "", f"{self.name}: the end of an answer reads {stopped!r}.")
+        require(stopped.strip() == "", f"{self.name}: the end of an answer reads {stopped!r}.")
 
     def early_exits(self) -> None:
         """Early layers obey the equalities of the last one, and opening with them changes nothing else."""
         deep, plain = self.model.open(self.prompts, early_exits=True), self._open()
         self._same(deep.logits, plain.logits, "logits with early layers and without")
         shape = tuple(deep.early_exit_logits.shape)
-        _must(
+        require(
             len(shape) == 3 and shape[0] > 0 and shape[1:] == tuple(deep.logits.shape),
             f"{self.name}: early_exit_logits have shape {shape}, not [early layers, rows, words].",
         )
@@ -155,14 +156,9 @@ class _Check:
 
     def _same(self, actual: Tensor, expected: Tensor, what: str) -> None:
         finite = torch.isfinite(expected)
-        _must(
+        require(
             bool((finite == torch.isfinite(actual)).all()),
             f"{self.name}: {what} differ in which logits are finite.",
         )
         gap = float((actual[finite] - expected[finite]).abs().max()) if bool(finite.any()) else 0.0
-        _must(gap <= self.tolerance, f"{self.name}: {what} differ by up to {gap:.2g} in their logits.")
-
-
-def _must(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise AssertionError(sentence)
+        require(gap <= self.tolerance, f"{self.name}: {what} differ by up to {gap:.2g} in their logits.")
