@@ -25,6 +25,7 @@ from experiments.analyses.shared import answered_samples, interval_columns, iter
 from experiments.stats.sample_rows import text_items, to_records, unit_labels
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import option_probabilities
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -40,7 +41,7 @@ def analyze(view: "RunView") -> "DataFrame":
     """One row per setting whose options were scored. Raises ConfigError if none were."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
-        rows = [row for row in to_records(samples) if len(option_probabilities(row)) > 1 and text_items(row, "gold")]
+        rows = [row for row in to_records(samples) if len(row_probabilities(row)) > 1 and text_items(row, "gold")]
         if rows:
             table_rows.append({**setting, **_measured(rows), "n": len(rows)})
     if not table_rows:
@@ -51,15 +52,10 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, "Are the option probabilities calibrated?", note=note, signed=("over",))
 
 
-def option_probabilities(row: Mapping[str, Any]) -> Shares:
-    """The probability of each option: exp(score), normalized over the options. Empty without option scores."""
+def row_probabilities(row: Mapping[str, Any]) -> Shares:
+    """The probability of each option of a sample. Empty without option scores."""
     scores = row.get("option_scores")
-    logs = {normalize_text(name): float(score) for name, score in scores.items()} if isinstance(scores, Mapping) else {}
-    max_log = max(logs.values(), default=-np.inf)
-    if max_log == -np.inf:
-        return {}
-    weights = {name: float(np.exp(score - max_log)) for name, score in logs.items()}
-    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    return option_probabilities(scores) if isinstance(scores, Mapping) else {}
 
 
 def ece(confidence: Floats, right: Floats, bins: int = BINS) -> float:
@@ -80,7 +76,7 @@ def brier(shares: Shares, gold: Sequence[str]) -> float:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    every = [option_probabilities(row) for row in rows]
+    every = [row_probabilities(row) for row in rows]
     golds = [text_items(row, "gold") for row in rows]
     confidence = np.array([max(shares.values()) for shares in every])
     right = np.array([_right(shares, gold) for shares, gold in zip(every, golds, strict=True)])

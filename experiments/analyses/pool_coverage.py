@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table, mean_of_defined
 from experiments.stats.sample_rows import demos_of, text_items, to_records, unit_labels
 from icl.errors import DataError
 from icl.metrics.normalize import normalize_text
@@ -64,8 +64,8 @@ def analyze(view: "RunView") -> "DataFrame":
                 ),
                 "coverage_labels": float(np.mean([m["labels"] for m in each])),
                 "coverage_pool": len({example.id for own in demos for example in own}) / len(everyone),
-                "coverage_tokens": _mean([m["tokens"] for m in each]),
-                "diversity": _mean(diversities),
+                "coverage_tokens": mean_of_defined([m["tokens"] for m in each]),
+                "diversity": mean_of_defined(diversities),
                 "n": len(rows),
             }
         )
@@ -126,9 +126,3 @@ def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
             f"query '{row['query']}' was shown '{unknown}', which its pool does not have: the data changed."
         )
     return [pool.by_id[name] for name in names]
-
-
-def _mean(values: Sequence[float]) -> float:
-    """The mean of the values that are defined."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else np.nan

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table, mean_of_defined
 from experiments.stats.sample_rows import demos_of, ranks_of, text_items, to_records, unit_labels
 from icl.metrics.normalize import normalize_text
 
@@ -42,7 +42,7 @@ def analyze(view: "RunView") -> "DataFrame":
             {
                 **setting,
                 **interval_columns([m["precision"] for m in each], unit_labels(rows), "precision"),
-                **{key: _mean([m[key] for m in each]) for key in ("hit", "mrr", "coverage", "distinct")},
+                **{key: mean_of_defined([m[key] for m in each]) for key in ("hit", "mrr", "coverage", "distinct")},
                 "used": len({name for row in rows for name, *_ in demos_of(row)}),
                 "similarity": float(scores.mean()),
                 "q25": float(low),
@@ -68,9 +68,3 @@ def retrieval_statistics(row: Mapping[str, Any], shots: int) -> dict[str, float]
         "coverage": len(options & set(answers)) / len(options) if options else np.nan,
         "distinct": len(set(answers)) / len(answers),
     }
-
-
-def _mean(values: list[float]) -> float:
-    """The mean of the values that are defined."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else np.nan

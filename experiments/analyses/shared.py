@@ -58,6 +58,12 @@ def as_deterioration(better: Better, low: float, middle: float, high: float) -> 
     return (low, middle, high) if better == "lower" else (-high, -middle, -low)
 
 
+def mean_of_defined(values: Sequence[float]) -> float:
+    """The mean of the values that are not NaN. NaN if there are none."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else np.nan
+
+
 def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:
     """The columns `name`, low and high of a mean over clusters; NaN without values."""
     x = np.asarray(values, dtype=np.float64)

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import UNIT
-from icl.metrics.lenient import contains_answer
 from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import named_option
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -91,11 +91,8 @@ def read_answer(row: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=65_536)
 def match_known_answer(output: str, candidates: tuple[str, ...]) -> str:
     """The one candidate that the output names, else the output itself; normalized."""
-    whole = normalize_text(output)
-    if whole in map(normalize_text, candidates):
-        return whole
-    named = {normalize_text(answer) for answer in candidates if contains_answer(output, (answer,), candidates)}
-    return named.pop() if len(named) == 1 else whole
+    named = named_option(output, candidates)
+    return normalize_text(output) if named is None else named
 
 
 def unit_labels(rows: Sequence[Mapping[str, Any]]) -> list[Any]:

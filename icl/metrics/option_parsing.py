@@ -1,4 +1,4 @@
-"""The option that an output chooses, and the probability of an option, for metrics over options."""
+"""The option that an output chooses, and the probabilities of options."""
 
 import math
 from collections.abc import Mapping
@@ -20,14 +20,20 @@ def named_option(output: str, options: tuple[str, ...]) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
+def option_probabilities(scores: Mapping[str, float]) -> dict[str, float]:
+    """The probability of each normalized option: exp(score), normalized over the options. Empty without a score."""
+    logs = {normalize_text(name): float(score) for name, score in scores.items()}
+    top = max(logs.values(), default=-math.inf)
+    if top == -math.inf:
+        return {}
+    weights = {name: math.exp(score - top) for name, score in logs.items()}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
 def option_probability(scores: Mapping[str, float], option: str) -> float | None:
     """The probability of an option among all scored ones. None if it was not scored."""
-    logs = {normalize_text(name): score for name, score in scores.items()}
-    top = max(logs.values(), default=-math.inf)
-    if normalize_text(option) not in logs or top == -math.inf:
-        return None
-    weights = {name: math.exp(score - top) for name, score in logs.items()}
-    return weights[normalize_text(option)] / sum(weights.values())
+    return option_probabilities(scores).get(normalize_text(option))
 
 
 def is_correct(generation: Generation, example: Example) -> bool:

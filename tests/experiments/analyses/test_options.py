@@ -30,8 +30,8 @@ def test_bins_are_closed_above() -> None:
 
 def test_shares_are_of_the_scored_options_and_a_tie_is_wrong() -> None:
     row = {"option_scores": {"Red": math.log(0.3), "blue": math.log(0.1)}, "gold": ("red",), "unit": 0}
-    assert calibration.option_probabilities(row) == pytest.approx({"red": 0.75, "blue": 0.25})
-    assert calibration.option_probabilities({"option_scores": {}}) == {}
+    assert calibration.row_probabilities(row) == pytest.approx({"red": 0.75, "blue": 0.25})
+    assert calibration.row_probabilities({"option_scores": {}}) == {}
     tied = {"option_scores": {"red": 0.0, "blue": 0.0}, "gold": ("red",), "unit": 1}
     measures = calibration._measured([row, tied])
     assert measures["accuracy"] == 0.5
@@ -88,8 +88,8 @@ def test_samples_with_a_single_option_are_left_out(ran: Any) -> None:
 
 
 def test_options_without_probability_have_no_shares() -> None:
-    assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
-    assert calibration.option_probabilities({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
+    assert calibration.row_probabilities({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
+    assert calibration.row_probabilities({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}
 
 
 def test_a_model_that_knows_is_right_and_its_confidence_is_reported(ran: Any, shapes: str) -> None:
