@@ -50,13 +50,13 @@ def load_class(target: str, where: str = "") -> type[Any]:
     return cls
 
 
-def load_function(target: str, where: str = "") -> Callable[..., Any]:
+def load_function(target: str) -> Callable[..., Any]:
     """The function at a path.
 
     Raises:
         ConfigError: There is no such module or function. The message suggests the nearest name of the module.
     """
-    function: Callable[..., Any] = _load_attribute(target, where, "function", callable)
+    function: Callable[..., Any] = _load_attribute(target, "", "function", callable)
     return function
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from decoding.base import Strategy
 
 FORMAT = "mm-icl fitted strategy, 1"
+MAX_ROUNDS = 10
+"""Passes of `fit_option_bias` over the options."""
+ADAM_STEPS, ADAM_RATE = 200, 0.1
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def _find_file(name: str, where: str) -> Path:
     raise ConfigError(f"{location(where)}fitted: there is no file {name} (looked in {searched}). `icl fit` writes one.")
 
 
-def fit_option_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> tuple[float, ...]:
+def fit_option_bias(scores: "Tensor", gold: Sequence[int]) -> tuple[float, ...]:
     """Biases of `constant_bias` that maximize the accuracy on the split. The first option has the bias 0.
 
     Coordinate ascent: the bias of one option at a time moves to the best value between the thresholds at which queries
@@ -125,7 +128,6 @@ def fit_option_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> 
     Args:
         scores: Log-probabilities of the reference, [queries, options].
         gold: Index of each right option.
-        rounds: Maximal number of passes over the options.
 
     Returns:
         One bias per option, in nats.
@@ -138,7 +140,7 @@ def fit_option_bias(scores: "Tensor", gold: Sequence[int], rounds: int = 10) -> 
     _check_gold(scores, gold)
     target = torch.as_tensor(gold)
     bias = scores.new_zeros(scores.shape[1])
-    for _ in range(rounds):
+    for _ in range(MAX_ROUNDS):
         before = bias.clone()
         for option in range(1, scores.shape[1]):
             others = (scores + bias).masked_fill(torch.arange(scores.shape[1]) == option, -float("inf"))
@@ -173,16 +175,12 @@ def estimate_option_prior(logprobs: "Tensor") -> tuple[float, ...]:
     return tuple(max(sys.float_info.min, float(f"{mean:.6g}")) for mean in means)
 
 
-def fit_mixture_weights(
-    logprobs: "Tensor", gold: Sequence[int], steps: int = 200, rate: float = 0.1
-) -> tuple[float, ...]:
+def fit_mixture_weights(logprobs: "Tensor", gold: Sequence[int]) -> tuple[float, ...]:
     """Weights of `moicl` that minimize the cross-entropy of the options, by Adam from 1/n on. Without randomness.
 
     Args:
         logprobs: Log-probabilities of the options under each group, [queries, groups, options].
         gold: Index of each right option.
-        steps: Steps of the optimizer.
-        rate: Learning rate.
 
     Returns:
         One weight per group.
@@ -195,9 +193,9 @@ def fit_mixture_weights(
     _check_gold(logprobs, gold)
     target = torch.as_tensor(gold)
     weights = torch.full((logprobs.shape[1],), 1 / logprobs.shape[1], requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=rate)
+    optimizer = torch.optim.Adam([weights], lr=ADAM_RATE)
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in range(ADAM_STEPS):
             mixture = (weights[:, None] * logprobs.detach()).sum(1)
             loss = torch.nn.functional.cross_entropy(mixture, target)
             (weights.grad,) = torch.autograd.grad(loss, weights)

@@ -113,8 +113,9 @@ def images_by_owner(images: Sequence[str], owners: Sequence[int], demos: int) ->
     return each, own
 
 
-def _keep_steps(samples: Sequence[dict[str, Any]], budget: int = STEPS_BUDGET) -> None:
+def _keep_steps(samples: Sequence[dict[str, Any]]) -> None:
     """Removes the steps of the samples after which the budget is used up."""
+    budget = STEPS_BUDGET
     for sample in samples:
         budget -= len(json.dumps(sample.get("steps", "")))
         if budget < 0:

@@ -31,14 +31,14 @@ class LinearScale:
         return self.start + (value - self.low) / width * (self.end - self.start) if width else self.start
 
 
-def padded_range(values: Sequence[float], least: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
-    """A range with padding around the values, at least `least` wide, within low..high, and with round ends."""
+def padded_range(values: Sequence[float], least: float) -> tuple[float, float]:
+    """A range with padding around the values, at least `least` wide, within 0..1, and with round ends."""
     bottom, top = min(values), max(values)
     air = max((least - (top - bottom)) / 2, 0.04 * (top - bottom))
     bottom, top = bottom - air, top + air
-    bottom, top = max(low, min(bottom, high - least)), min(high, max(top, low + least))
+    bottom, top = max(0.0, min(bottom, 1.0 - least)), min(1.0, max(top, least))
     step = tick_step(top - bottom)
-    return max(low, math.floor(bottom / step + 1e-9) * step), min(high, math.ceil(top / step - 1e-9) * step)
+    return max(0.0, math.floor(bottom / step + 1e-9) * step), min(1.0, math.ceil(top / step - 1e-9) * step)
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -50,9 +50,9 @@ def format_p_number(p: float, equals: str = "") -> str:
     return f"{equals}{_bare(f'{p:.2f}')}"
 
 
-def format_interval(low: float, high: float, digits: int = 3) -> str:
+def format_interval(low: float, high: float) -> str:
     """An interval such as '[−.010, +.018]'."""
-    return f"[{', '.join(format_signed(v, digits).replace('±', '') for v in (low, high))}]"
+    return f"[{', '.join(format_signed(v).replace('±', '') for v in (low, high))}]"
 
 
 def few_units_note(clusters: Iterable[int]) -> str:

@@ -13,35 +13,34 @@ import math
 
 from experiments.stats.intervals import normal_quantile
 
+LEVEL, POWER = 0.05, 0.8
 DISCORDANCE = 0.2
 """An assumption before there are data: the two arms answer one pair in five differently."""
 
 
-def smallest_detectable_difference(
-    pairs: int, discordance: float = DISCORDANCE, level: float = 0.05, power: float = 0.8
-) -> float:
+def smallest_detectable_difference(pairs: int, discordance: float = DISCORDANCE) -> float:
     """The smallest difference in accuracy that is detected; infinite if not even 1 is.
+
+    The two-sided test has the level LEVEL and the power POWER.
 
     Args:
         pairs: The number of independent pairs: queries or groups, not queries x seeds.
         discordance: The share of pairs that differ.
-        level: The level of the two-sided test.
-        power: The probability of detection.
 
     Raises:
         ValueError: For less than one pair or a discordance outside (0, 1].
     """
     if pairs < 1 or not 0 < discordance <= 1:
         raise ValueError("needs at least one pair and a discordance above 0 and at most 1.")
-    delta = _solved(pairs, discordance, level, power)
+    delta = _solved(pairs, discordance)
     if delta <= discordance:
         return delta
-    return next((d for d in (i / 10_000 for i in range(1, 10_001)) if _solved(pairs, d, level, power) <= d), math.inf)
+    return next((d for d in (i / 10_000 for i in range(1, 10_001)) if _solved(pairs, d) <= d), math.inf)
 
 
-def _solved(n: int, psi: float, level: float, power: float) -> float:
+def _solved(n: int, psi: float) -> float:
     """The larger root of (n + zb^2) d^2 - 2 sqrt(n psi) za d + (za^2 - zb^2) psi = 0."""
-    za, zb = normal_quantile(1 - level / 2), normal_quantile(power)
+    za, zb = normal_quantile(1 - LEVEL / 2), normal_quantile(POWER)
     inside = n + zb * zb - za * za
     if inside < 0:
         return math.inf

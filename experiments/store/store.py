@@ -117,13 +117,13 @@ class Store:
                 finished.add(line["query"])
         return finished, {query: why for query, why in failed.items() if query not in finished}
 
-    def replace_samples(self, digest: str, samples: Sequence[Mapping[str, Any]], worker: str = "0") -> None:
+    def replace_samples(self, digest: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Replaces all lines of a cell in one step, after new metrics were computed on stored answers."""
         folder = self.cell_folder(digest)
         text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-        _write(folder / f"{worker}.jsonl", text.encode())
+        _write(folder / "0.jsonl", text.encode())
         for path in folder.glob("*.jsonl"):
-            if path.name != f"{worker}.jsonl":
+            if path.name != "0.jsonl":
                 path.unlink()
 
     def lines(

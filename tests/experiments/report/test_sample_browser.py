@@ -98,7 +98,7 @@ def test_steps_are_carried_as_long_as_there_is_room(written, monkeypatch):
     view = view_run(written(queries=4, traced=True))
     whole = collect_samples(view).samples
     assert all(sample["steps"]["changed"] == [0.0, 1.0] for sample in whole)
-    monkeypatch.setattr(sample_browser._keep_steps, "__defaults__", (2000,))
+    monkeypatch.setattr(sample_browser, "STEPS_BUDGET", 2000)
     some = ["steps" in sample for sample in collect_samples(view).samples]
     assert some[0]
     assert not some[-1]
