@@ -203,9 +203,10 @@ def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, p
     repeated = next((id_ for id_, count in Counter(demo.id for demo in ranking).items() if count > 1), None)
     if repeated is not None:
         return f"retriever {name} gave '{repeated}' twice. It gives every demonstration once (icl check retriever …)."
-    if len(ranking) != shots and getattr(retriever, "exact", True):
+    if len(ranking) != shots and getattr(retriever, "returns_k", True):
         return (
-            f"retriever {name} gave {len(ranking)} demonstrations for {shots} shots (one that means to sets `exact`)."
+            f"retriever {name} gave {len(ranking)} demonstrations for {shots} shots. One that may return fewer "
+            "declares `returns_k = False`."
         )
     return ranking
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import pytest
 
 from experiments.config.config import load_config
-from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, check_demos, prompt_specs, render
 from experiments.grid.grid import expand
 from icl.errors import ImageError, PlanError
 from icl.tasks.base import Pool
@@ -122,6 +122,22 @@ def test_a_retriever_with_too_few_foreign_or_unranked_demonstrations_fails_its_s
     for (item,) in rows(mapping, Faulty(how=how)):
         assert item.prompt is None
         assert message in str(item.failure)
+
+
+def test_a_retriever_that_may_return_fewer_demonstrations_declares_it(mapping: Any) -> None:
+    class Short(Faulty):
+        returns_k: ClassVar[bool] = False
+
+    for (item,) in rows(mapping, Short(how="few")):
+        assert item.failure is None
+        assert len(item.context.demos) == 1
+
+
+@pytest.mark.parametrize("name", ["none", "ra_cm3"])
+def test_a_built_in_retriever_with_too_few_demonstrations_keeps_its_samples(mapping: Any, name: str) -> None:
+    grid = expand(load_config(mapping(retriever=name)))
+    retriever = grid.cells[0].retriever
+    assert check_demos(retriever, (), 2, Pool(())) == ()
 
 
 def test_a_retriever_that_does_not_take_the_leak_policy_fails_its_samples(mapping: Any) -> None:
