@@ -18,6 +18,7 @@ from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
 from experiments.results.run_view import RunView, view_run
+from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
@@ -55,6 +56,7 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
+@infrequent_gc()
 def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
     """Writes report.html, tables/*.csv and figures/*.svg into the run directory.
 
