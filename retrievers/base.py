@@ -9,7 +9,7 @@ candidates that would otherwise be retrieved.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -156,12 +156,28 @@ class FittedRanking:
         return demos
 
 
+OPTIONAL_ATTRIBUTES: Mapping[str, bool | str] = {
+    "nested": False,
+    "ranked": True,
+    "returns_k": True,
+    "leaks": False,
+    "warning": "",
+    "model_ability": "logits",
+}
+"""Optional attribute of a retriever or reranker -> its default."""
+
+
+def declared(component: object, name: str) -> Any:
+    """The value of one of OPTIONAL_ATTRIBUTES, or its default. Raises KeyError for another name."""
+    return getattr(component, name, OPTIONAL_ATTRIBUTES[name])
+
+
 @runtime_checkable
 class Retriever(Protocol):
     """A component of kind `retriever`. `needs` may contain 'embedder', 'model', 'labels' and 'gold'.
 
-    Optional attributes: `model_ability`, the ability of the model that it needs ("logits" by default); `warning`,
-    a text that is printed before a run; `nested`, `ranked`, `returns_k`, `leaks` (see
+    Optional attributes (OPTIONAL_ATTRIBUTES, read with `declared`): `model_ability`, the ability of the model that it
+    needs; `warning`, a text that is printed before a run; `nested`, `ranked`, `returns_k`, `leaks` (see
     `retrievers.machinery.conformance`).
     """
 

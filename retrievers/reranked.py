@@ -26,8 +26,9 @@ from retrievers.base import (
     Resources,
     RetrievedDemos,
     Retriever,
+    declared,
 )
-from retrievers.machinery.retriever_wrapper import RetrieverWrapper, model_ability_of
+from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 
 @component("retriever", "reranked")
@@ -51,7 +52,7 @@ class Reranked(RetrieverWrapper):
     def model_ability(self) -> str:
         parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerankers)
         model_users = [part for part in parts if "model" in part.needs]
-        return "generate" if all(model_ability_of(part) == "generate" for part in model_users) else "logits"
+        return "generate" if all(declared(part, "model_ability") == "generate" for part in model_users) else "logits"
 
     @property
     def nested(self) -> bool:
@@ -63,7 +64,7 @@ class Reranked(RetrieverWrapper):
 
     @property
     def returns_k(self) -> bool:
-        return super().returns_k and all(getattr(reranker, "returns_k", True) for reranker in self.rerankers)
+        return super().returns_k and all(declared(reranker, "returns_k") for reranker in self.rerankers)
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedReranked":
         rerankers = tuple(reranker.fit(pool, resources) for reranker in self.rerankers)

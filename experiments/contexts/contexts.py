@@ -24,7 +24,7 @@ from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
 from icl.user_errors import convert_user_errors
 from prompts.budget import fit
 from prompts.label_renaming import scored_example
-from retrievers.base import EXCLUDE_LEAKS, FittedRetriever, Resources, check_takes_policy
+from retrievers.base import EXCLUDE_LEAKS, FittedRetriever, Resources, check_takes_policy, declared
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -203,7 +203,7 @@ def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, p
     repeated = next((id_ for id_, count in Counter(demo.id for demo in ranking).items() if count > 1), None)
     if repeated is not None:
         return f"retriever {name} gave '{repeated}' twice. It gives every demonstration once (icl check retriever …)."
-    if len(ranking) != shots and getattr(retriever, "returns_k", True):
+    if len(ranking) != shots and declared(retriever, "returns_k"):
         return (
             f"retriever {name} gave {len(ranking)} demonstrations for {shots} shots. One that may return fewer "
             "declares `returns_k = False`."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError
 from icl.models.short_answers import ANSWERING
+from retrievers.base import declared
 from retrievers.machinery.preflight import run_preflight
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_requirements(grid: Grid) -> None:
             where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
-        ability = getattr(cell.retriever, "model_ability", "logits")
+        ability = declared(cell.retriever, "model_ability")
         sufficient = ANSWERING if ability == "generate" else {ability}
         if "model" in needs and not sufficient & cell.model.abilities:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerankers else ''}"

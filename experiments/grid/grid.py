@@ -17,6 +17,7 @@ from experiments.grid.matching import check_comparable, matches_all
 from icl.errors import ConfigError, ModelError
 from icl.json_text import canonical_digest
 from icl.registry import build, component_search_folder, describe
+from retrievers.base import declared
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
@@ -122,7 +123,7 @@ def expand(config: Config) -> Grid:
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: no cell is left in the grid.")
     warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
-    retriever_warnings = dict.fromkeys(getattr(cell.retriever, "warning", "") for cell in cells.values())
+    retriever_warnings = dict.fromkeys(declared(cell.retriever, "warning") for cell in cells.values())
     warnings += [f"{config.where('retriever')}: {warning}" for warning in retriever_warnings if warning]
     with_owners = [replace(cell, controls=tuple(control_owners.get(digest, ()))) for digest, cell in cells.items()]
     grid = Grid(config, _labeled(with_owners), metrics, tuple(warnings), launcher)

@@ -31,6 +31,7 @@ from retrievers.base import (
     RetrievedDemos,
     Retriever,
     check_takes_policy,
+    declared,
 )
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
@@ -90,9 +91,9 @@ def check_retriever(
         )
         by_k = {k: _check_results(retriever, pool, inputs, resources, k) for k in sorted({*shots, num_allowed})}
         _check_repeats(retriever.fit(pool, resources), inputs, by_k[max_shots], max_shots)
-        if getattr(retriever, "nested", False):
+        if declared(retriever, "nested"):
             _check_nested(by_k, inputs)
-        if getattr(retriever, "returns_k", True):
+        if declared(retriever, "returns_k"):
             _check_too_many(retriever, pool, inputs, resources)
 
 
@@ -121,7 +122,7 @@ def check_reranker(
             assert len(results) == len(inputs), f"{len(results)} results for {len(inputs)} queries."
             for query, before, after in zip(inputs, candidates, results, strict=True):
                 where, ids = f"query '{query.id}', k = {k}", [demo.id for demo in after]
-                returns_k = getattr(reranker, "returns_k", True)
+                returns_k = declared(reranker, "returns_k")
                 assert len(ids) == k if returns_k else len(ids) <= k, f"{where}: {len(ids)} candidates kept."
                 assert len(set(ids)) == len(ids), f"{where}: a candidate is given twice."
                 assert {*ids} <= {demo.id for demo in before}, f"{where}: a result is not one of the candidates."
@@ -138,14 +139,14 @@ def _check_results(
     assert len(results) == len(queries), f"{len(results)} results for {len(queries)} queries."
     for query, demos in zip(queries, results, strict=True):
         where, ids, scores = f"query '{query.id}', k = {k}", [d.id for d in demos], [d.score for d in demos]
-        returns_k = getattr(retriever, "returns_k", True)
+        returns_k = declared(retriever, "returns_k")
         assert len(demos) == k if returns_k else len(demos) <= k, f"{where}: {len(demos)} demonstrations."
         assert len(set(ids)) == len(ids), f"{where}: a demonstration is given twice."
         unknown = [i for i in ids if i not in pool.by_id]
         assert not unknown, f"{where}: {unknown} are not in the pool."
-        if getattr(retriever, "ranked", True):
+        if declared(retriever, "ranked"):
             assert scores == sorted(scores, reverse=True), f"{where}: the best is not first."
-        unmarked = [d.id for d in demos if not (getattr(retriever, "leaks", False) and "leak" in d.mark)]
+        unmarked = [d.id for d in demos if not (declared(retriever, "leaks") and "leak" in d.mark)]
         leaked = [i for i in unmarked if not EXCLUDE_LEAKS.allowed_for(query)(pool.by_id[i])]
         assert not leaked, f"{where}: {leaked} are the query itself or have its image."
     return results
@@ -153,7 +154,7 @@ def _check_results(
 
 def _num_allowed(retriever: Retriever, pool: Pool, queries: Sequence[Query]) -> int:
     """The number of demonstrations that the pool has for each of the queries."""
-    if getattr(retriever, "leaks", False):
+    if declared(retriever, "leaks"):
         return len(pool)
     return min(sum(map(EXCLUDE_LEAKS.allowed_for(query), pool.examples)) for query in queries)
 

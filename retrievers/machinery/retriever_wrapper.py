@@ -6,7 +6,7 @@ from typing import Any
 
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import FittedRetriever, Reranker, Resources, Retriever, check_takes_policy
+from retrievers.base import FittedRetriever, Resources, Retriever, check_takes_policy, declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,27 +21,27 @@ class RetrieverWrapper:
 
     @property
     def nested(self) -> bool:
-        return declared(self.of, "nested", False)
+        return bool(declared(self.of, "nested"))
 
     @property
     def ranked(self) -> bool:
-        return declared(self.of, "ranked", True)
+        return bool(declared(self.of, "ranked"))
 
     @property
     def returns_k(self) -> bool:
-        return declared(self.of, "returns_k", True)
+        return bool(declared(self.of, "returns_k"))
 
     @property
     def leaks(self) -> bool:
-        return declared(self.of, "leaks", False)
+        return bool(declared(self.of, "leaks"))
 
     @property
     def warning(self) -> str:
-        return str(getattr(self.of, "warning", ""))
+        return str(declared(self.of, "warning"))
 
     @property
     def model_ability(self) -> str:
-        return model_ability_of(self.of)
+        return str(declared(self.of, "model_ability"))
 
     def fit_inner(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Fit the retriever inside. Raises PlanError if it does not take the leak policy."""
@@ -54,13 +54,3 @@ class RetrieverWrapper:
         prepare: Any = getattr(self.of, "prepare", None)
         if prepare is not None:
             prepare(items, resources)
-
-
-def model_ability_of(component: Retriever | Reranker) -> str:
-    """The ability of the model that a component needs; 'logits' by default."""
-    return str(getattr(component, "model_ability", "logits"))
-
-
-def declared(retriever: Retriever, name: str, default: bool) -> bool:
-    """An optional property of a retriever, or its default."""
-    return bool(getattr(retriever, name, default))

@@ -9,7 +9,7 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.base import Resources
+from retrievers.base import Resources, declared
 from retrievers.machinery.conformance import sample_pool, sample_queries
 from retrievers.query_dropout import FittedQueryDropout
 
@@ -148,3 +148,10 @@ def test_a_wrapper_needs_a_retriever_that_takes_the_policy(node: Any) -> None:
     object.__setattr__(retriever, "of", OldSignature())
     with pytest.raises(PlanError, match=r"OldSignature\.retrieve does not take the leak policy\. Define"):
         retriever.fit(pool, Resources()).retrieve([sample_queries()[0].query], 1)
+
+
+def test_an_optional_attribute_is_read_by_its_name_or_its_default() -> None:
+    assert declared(build("retriever", "none"), "returns_k") is False
+    assert declared(object(), "returns_k") is True
+    with pytest.raises(KeyError):
+        declared(object(), "exact")
