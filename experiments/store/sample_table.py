@@ -71,10 +71,13 @@ class CellTable:
         self.store, self.digest = store, digest
         self.source: Path | pa.Buffer = store.cell_folder(digest) / CACHE
         self.checksum = self._checksum(store.checksums(digest))
-        file = _open(self.source, self.checksum) or self._write()
-        self.columns = {
-            field.name: "json" if field.metadata == _JSON else str(field.type) for field in file.schema_arrow
-        }
+        try:
+            self._load(_open(self.source, self.checksum) or self._write())
+        except _read_errors():  # damage that the footer does not show
+            self._load(self._write())
+
+    def _load(self, file: "ParquetFile") -> None:
+        self.columns = _column_types(file.schema_arrow)
         self.queries: pa.Array = _read(file, ["query"])["query"] if self.columns else None
 
     def __len__(self) -> int:
@@ -94,7 +97,8 @@ class CellTable:
         # Damaged, or written by another process after more samples: the rows of then are found by their queries.
         table = _to_table(self.store.lines(self.digest))
         rows = pc.index_in(self.queries, table["query"]) if table.num_columns else None
-        if rows is None or rows.null_count or not set(names) <= set(table.column_names):
+        types = _column_types(table.schema)
+        if rows is None or rows.null_count or any(types.get(name) != self.columns[name] for name in names):
             raise StoreError(f"{self.store.cell_folder(self.digest)} was changed while it was read. Try again.")
         return table.select(names).take(rows)
 
@@ -217,6 +221,11 @@ def _decode(array: "pa.Array", kind: str, shared: bool) -> list[Any]:
     encoded = array.dictionary_encode()
     uniques = [json.loads(text) for text in encoded.dictionary.to_pylist()]
     return [np.nan if code is None else uniques[code] for code in encoded.indices.to_pylist()]
+
+
+def _column_types(schema: "pa.Schema") -> dict[str, str]:
+    """The type of each column; 'json' for JSON text."""
+    return {field.name: "json" if field.metadata == _JSON else str(field.type) for field in schema}
 
 
 def _common_type(one: str, other: str) -> str:
