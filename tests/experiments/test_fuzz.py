@@ -190,7 +190,7 @@ def mutated(draw: st.DrawFn, trees: tuple[Any, ...], values: st.SearchStrategy[A
     return tree
 
 
-@mutations(40)
+@mutations(30)
 @given(mutated(BASES))
 def test_a_mutated_config_is_used_or_is_an_error(tree: Any) -> None:
     with limited():
@@ -343,8 +343,8 @@ WORDS = (
 
 @st.composite
 def override(draw: st.DrawFn) -> str:
-    known = [".".join(map(str, path)) for path in paths(draw(st.sampled_from(BASES))) if path]
-    word = draw(st.sampled_from((*known, *KEYS, *WORDS)))
+    key_paths = [".".join(map(str, path)) for path in paths(draw(st.sampled_from(BASES))) if path]
+    word = draw(st.sampled_from((*key_paths, *KEYS, *WORDS)))
     key = ".".join([word, *draw(st.lists(st.sampled_from(WORDS), max_size=2))])
     value = draw(st.one_of(odd_values.map(str), st.sampled_from(PIECES), st.text(max_size=8)))
     return f"{key}{draw(st.sampled_from(('=', '=', '=', '', '==')))}{value}"
@@ -455,7 +455,7 @@ def damaged_json(draw: st.DrawFn, text: str) -> bytes:
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 
 
-@mutations(10)
+@mutations(6)
 @given(st.data())
 def test_a_mutated_checkpoint_is_opened_or_is_an_error(data: st.DataObject) -> None:
     folder = Path("checkpoint")
@@ -486,7 +486,7 @@ def damage_a_file(data: st.DataObject, folder: Path) -> None:
     file.write_bytes(b"\n".join(content) + b"\n")
 
 
-@mutations(12)
+@mutations(8)
 @given(st.data())
 def test_a_mutated_run_is_read_or_is_an_error(data: st.DataObject) -> None:
     if not Path("run").exists():
