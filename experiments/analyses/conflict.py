@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.sample_rows import text_items, to_records, unit_labels
+from experiments.stats.sample_rows import text_items, text_value, to_records, unit_labels
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import named_option, option_probability
@@ -119,8 +119,7 @@ def _cell(item: Mapping[str, Row]) -> str:
 
 
 def _prediction(row: Row) -> str | None:
-    output = row.get("output")
-    return named_option(output if isinstance(output, str) else "", text_items(row, "options"))
+    return named_option(text_value(row, "output"), text_items(row, "options"))
 
 
 def _right(row: Row) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.arms import UNIT
-from experiments.stats.sample_rows import text_items, to_records
+from experiments.stats.sample_rows import text_items, text_value, to_records
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
@@ -120,8 +120,7 @@ def _prediction(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
     if isinstance(scores, Mapping) and scores:
         best = [normalize_text(name) for name, score in scores.items() if score == max(scores.values())]
         return best[0] if len(best) == 1 and best[0] in map(normalize_text, options) else None
-    output = row.get("output")
-    return named_option(output if isinstance(output, str) else "", options)
+    return named_option(text_value(row, "output"), options)
 
 
 def _shift(cell: Mapping[str, Any]) -> int | None:

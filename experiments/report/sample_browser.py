@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
+from experiments.stats.sample_rows import text_value
 from icl.images import decode_image
 from icl.streams import StreamKey
 from icl.types import IMAGE_PLACEHOLDER
@@ -125,7 +126,7 @@ def _keep_steps(samples: Sequence[dict[str, Any]]) -> None:
 def _context(row: Mapping[str, Any], numbers: dict[str, int], shelf: BrowserData) -> int:
     demos = [list(demo) for demo in _list(row.get("demos"))]
     images = [str(digest) for digest in _list(row.get("images"))]
-    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
+    prompt = text_value(row, "prompt")
     key = repr((prompt, demos, images))
     if key not in numbers:
         demo_images, own = images_by_owner(images, _list(row.get("image_of")), len(demos))
@@ -137,7 +138,7 @@ def _context(row: Mapping[str, Any], numbers: dict[str, int], shelf: BrowserData
                 "images": images,
                 "demos": [[*demo, where] for demo, where in zip(demos, demo_images, strict=True)],
                 "query": own,
-                "question": row["question"] if isinstance(row.get("question"), str) else "",
+                "question": text_value(row, "question"),
             }
         )
     return numbers[key]
@@ -150,14 +151,14 @@ def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, An
         "arm": [row[axis] for axis in view.axes],
         "context": context,
         "gold": [str(answer) for answer in _list(row.get("gold"))],
-        "output": row["output"] if isinstance(row.get("output"), str) else "",
+        "output": text_value(row, "output"),
         "score": finite_or_none(row.get(view.judge)) if view.judge else None,
         "scores": {m: finite_or_none(row.get(m)) for m in view.sample_metrics},
         "baselines": {b: finite_or_none(row.get(b)) for b in view.baselines} if view.of_samples else {},
         "options": {k: finite_or_none(v) for k, v in _mapping(row.get("option_scores")).items()},
         "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
         "dropped": int(finite_or_none(row.get("dropped")) or 0),
-        "finish": row["finish"] if isinstance(row.get("finish"), str) else "",
+        "finish": text_value(row, "finish"),
         "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
         "steps": _steps(row),
     }

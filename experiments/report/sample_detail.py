@@ -14,6 +14,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
 from experiments.stats.compare import BASELINE
 from experiments.stats.formatting import format_share
+from experiments.stats.sample_rows import text_value
 from experiments.terminal.failure_kinds import failure_kind
 from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
 from icl.types import IMAGE_PLACEHOLDER
@@ -277,7 +278,7 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
 
     digests = _digests(row)
     names = short_digests(digests)
-    pieces = printable_text(row["prompt"] if isinstance(row.get("prompt"), str) else "").split(IMAGE_PLACEHOLDER)
+    pieces = printable_text(text_value(row, "prompt")).split(IMAGE_PLACEHOLDER)
     if len(pieces) != len(digests) + 1:  # the text itself contains the placeholder
         pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
     text = Text(pieces[0])

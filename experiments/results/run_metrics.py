@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.stats.arms import baseline_column
 from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
+from experiments.stats.sample_rows import text_value
 from icl.errors import ConfigError, ICLWarning, StoreError
 from icl.loading import file_code, is_component_path
 from icl.metrics.base import RunLevelMetric, ScoredSample
@@ -86,19 +87,13 @@ def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]
             query=str(row["query"]),
             score=None if not isinstance(row[column], int | float) or np.isnan(row[column]) else float(row[column]),
             group=row["group"] if isinstance(row.get("group"), str) else None,
-            output=_baseline_answer(row, baseline) if baseline else _output(row),
+            output=_baseline_answer(row, baseline) if baseline else text_value(row, "output"),
             gold=_texts(row.get("gold")),
             options=_texts(row.get("options")),
             meta=row["meta"] if isinstance(row.get("meta"), Mapping) else {},
         )
         for row in rows.to_dict("records")
     ]
-
-
-def _output(row: Mapping[Hashable, Any]) -> str:
-    """The output, or '': a stored line has no empty fields."""
-    output = row.get("output")
-    return output if isinstance(output, str) else ""
 
 
 def _baseline_answer(row: Mapping[Hashable, Any], baseline: str) -> str | None:

@@ -65,6 +65,12 @@ def ranks_of(row: Mapping[str, Any]) -> list[int]:
     return [int(rank) for rank in ranks] if len(ranks) == count else list(range(count))[::-1]
 
 
+def text_value(row: Mapping[Any, Any], column: str) -> str:
+    """The text in a column, or '': empty fields are not stored, and the frame has NaN for them."""
+    value = row.get(column)
+    return value if isinstance(value, str) else ""
+
+
 def text_items(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
     """The texts in a column, or an empty tuple."""
     return tuple(map(str, as_sequence(row.get(column))))
@@ -83,7 +89,7 @@ def read_answer(row: Mapping[str, Any]) -> str:
         *text_items(row, "gold_before_after"),
     )
     return match_known_answer(
-        str(row["output"]) if isinstance(row["output"], str) else "",
+        text_value(row, "output"),
         tuple(dict.fromkeys(filter(normalize_text, candidates))),
     )
 
