@@ -20,7 +20,7 @@ def command(
     """Running the command again reuses all results and computes only missing samples.
 
     Exit status: 0 if all samples are present (or jobs were submitted), 1 if samples failed, or are missing because a
-    worker died, 2 if the run could not start, 130 after Ctrl-C.
+    worker died or an arm was given up (its first samples all failed), 2 if the run could not start, 130 after Ctrl-C.
     """
     try:
         _run(file, overrides or [], runs, quiet, fork)
