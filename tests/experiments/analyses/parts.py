@@ -145,7 +145,7 @@ class Careless:
     """The same examples of the pool for every query and number of shots."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    exact: ClassVar[bool] = False
+    returns_k: ClassVar[bool] = False
 
     ids: tuple[str, ...] = ()
 
