@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import extract_tb
+from types import CodeType
 from typing import Any
 
 from icl.errors import ConfigError, ICLError, did_you_mean
@@ -180,23 +182,40 @@ def _file_sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+class _SourceLoader(SourceFileLoader):
+    """Runs the bytes whose digest names the module.
+
+    Python's own loader takes bytecode that it has stored for a file of the same size and second of change. A file that
+    was edited twice in a second would run its earlier code.
+    """
+
+    def __init__(self, name: str, path: Path, source: bytes) -> None:
+        super().__init__(name, str(path))
+        self.source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.source, self.path)
+        return code
+
+
 def _load_file(name: str, where: str) -> Any:
     path = _find_file(name)
     if path is None:
         looked_in = ", ".join(str(p.parent) for p in _candidates(name))
         raise ConfigError(f"{location(where)}there is no file {name} (looked in {looked_in}).")
-    code = _file_sha(path)
+    source = path.read_bytes()
+    code = hashlib.sha256(source).hexdigest()[:12]
     alias = f"icl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{code}_{path.stem}"
     if alias not in sys.modules:
-        spec = importlib.util.spec_from_file_location(alias, path)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"{location(where)}{path} cannot be loaded as Python.")
         logger.info("loading components of %s (code %s)", path, code)
+        loader = _SourceLoader(alias, path, source)
+        spec = importlib.util.spec_from_file_location(alias, path, loader=loader)
+        assert spec is not None
         module = importlib.util.module_from_spec(spec)
         module.__dict__[_CODE] = code
         sys.modules[alias] = module
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except BaseException as error:
             del sys.modules[alias]
             if isinstance(error, Exception | SystemExit) and not isinstance(error, ICLError):

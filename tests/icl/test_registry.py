@@ -203,7 +203,8 @@ def test_a_file_is_searched_in_the_folder_of_the_config_and_its_description_has_
     assert describe(first) != describe(build("metric", "mine.py:Mine"))
 
 
-def test_an_edited_file_runs_its_new_code_and_changes_its_description(study):
+def test_an_edited_file_runs_its_new_code_and_changes_its_description(study, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)  # stored bytecode must not hide the edit
     path = study / "mine.py"
     before = build("metric", f"{path}:Mine")
     description = describe(before)
