@@ -118,7 +118,7 @@ class Branch:
         for f in fields(self):
             if f.name not in ("change", *reads) and getattr(self, f.name) != f.default:
                 raise ConfigError(
-                    f"the branch change '{name}' does not read {f.name}. It reads {', '.join(reads) or 'none'}."
+                    f"the branch change '{name}' has no parameter '{f.name}'. It has {', '.join(reads) or 'none'}."
                 )
         if "text" in reads and not self.text:
             raise ConfigError(f"the branch change '{name}' needs a text: {{change: {name}, text: ...}}.")
@@ -184,7 +184,7 @@ def _parse_change(node: Any) -> str | edits.Edit:
 
 def _parse_branches(node: Any) -> tuple[Branch, ...]:
     if not isinstance(node, list | tuple):
-        raise ConfigError(f"branches is a list such as [no_image], not {node!r}.")
+        raise ConfigError(f"branches must be a list such as [no_image], not {node!r}.")
     return tuple(one if isinstance(one, Branch) else _parse_branch(one) for one in node)
 
 
@@ -194,7 +194,7 @@ def _parse_branch(node: Any) -> Branch:
     if isinstance(node, str):
         return Branch(node)
     if not isinstance(node, Mapping):
-        raise ConfigError(f"a branch is a change or a mapping with the key 'change', not {node!r}.")
+        raise ConfigError(f"a branch must be a change or a mapping with the key 'change', not {node!r}.")
     names = [f.name for f in fields(Branch)]
     for key in node:
         if key not in names:

@@ -33,7 +33,7 @@ def remove_query_image(prompt: Prompt) -> Prompt:
     """
     text_only = prompt.without_images("query")
     if not text_only.turns:
-        raise PlanError("the prompt contains only its image, so nothing is left without it. Give the query a text.")
+        raise PlanError("the prompt contains only its image, so nothing is left without it. Add a text to the query.")
     return text_only
 
 
@@ -59,7 +59,9 @@ def keep_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
         return prompt
     query = next((i for i, (_, part) in enumerate(pieces) if part.within("query")), None)
     if query is None:
-        raise PlanError("no part of this prompt is named 'query....': demonstrations and query cannot be told apart.")
+        raise PlanError(
+            "no part of this prompt is named 'query....': demonstrations and query cannot be distinguished."
+        )
     remaining, number = [], -1
     for i, (t, part) in enumerate(pieces[first:], start=first):
         number = number if part.demo is None else part.demo

@@ -61,7 +61,7 @@ def _scalar(thing: Any) -> Any:
         return int(thing)
     if repr(thing) == object.__repr__(thing):
         raise ConfigError(
-            f"a parameter of type {type(thing).__name__} has no text that stays the same. Make it a dataclass."
+            f"a parameter of type {type(thing).__name__} has no stable text representation. Make it a dataclass."
         )
     return thing
 

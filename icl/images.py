@@ -200,7 +200,7 @@ def open_image_file(path: str) -> "PILImage":
     from os import stat as stat_of
 
     if not stat.S_ISREG(stat_of(path).st_mode):
-        raise ValueError("it is a pipe, a device or a folder, no file")
+        raise ValueError("it is a pipe, a device or a folder, not a file")
     return decode_image(path)
 
 

@@ -1,7 +1,7 @@
-"""JSON texts: canonical ones with a digest, and safe reading of files that others wrote.
+"""Canonical JSON with digests, and safe parsing of untrusted JSON.
 
-Equal data have equal canonical text, so its digest identifies cells, arms and models. Three spellings are in use. All
-of them stay, since a different digest would make every finished run unusable.
+Equal values have equal canonical JSON, so the digest identifies cells, arms and models. Callers use three formats (see
+the arguments). None of them can change, because a different digest would make every finished run unusable.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 100
-"""Levels of nesting. Deeper JSON is no configuration, and other code that walks it may reach Python's own limit."""
+"""Maximum nesting depth. Configurations are less deep, and recursive code could exceed Python's recursion limit."""
 
 
 def canonical_bytes(
@@ -20,8 +20,8 @@ def canonical_bytes(
 
     Args:
         value: Plain data.
-        ascii_only: Write other characters as escapes.
-        compact: Write no spaces after commas and colons.
+        ascii_only: Escape non-ASCII characters.
+        compact: Omit the spaces after commas and colons.
         default: Function that converts a value which JSON cannot represent.
     """
     separators = (",", ":") if compact else None
@@ -35,10 +35,10 @@ def canonical_digest(value: Any, **options: Any) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parses JSON.
 
     Raises:
-        ValueError: The text is no JSON, or its lists and objects are nested too deeply.
+        ValueError: The text is not valid JSON, or its lists and objects are nested too deeply.
     """
     try:
         value = json.loads(text)
@@ -53,10 +53,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_json_object(text: str | bytes) -> dict[str, Any]:
-    """The JSON object of a text.
+    """Parses a JSON object.
 
     Raises:
-        ValueError: The text is no JSON object, or it is nested too deeply.
+        ValueError: The text is not a JSON object, or it is nested too deeply.
     """
     value = parse_json(text)
     if not isinstance(value, dict):

@@ -156,7 +156,9 @@ def _load_attribute(target: str, where: str, what: str, accepts: Callable[[Any],
 
 def _load_module(name: str, where: str) -> Any:
     if not name or name.startswith("."):
-        raise ConfigError(f"{location(where)}'{name}:' begins no path of a component: 'module:name' or 'file.py:name'.")
+        raise ConfigError(
+            f"{location(where)}'{name}:' is not the start of a component path. Write 'module:name' or 'file.py:name'."
+        )
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -30,7 +30,7 @@ from icl.component_json import config_key, describe
 from icl.constraints import MAX_ITEMS
 from icl.registry import FunctionPath, NestedComponent, with_article
 
-TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "true or false", type(None): "null"}
 LIST_TYPES = (tuple, list, frozenset, set)
 EXAMPLES = {
     "strategy": "vcd",
@@ -77,7 +77,7 @@ def parameter_docs(cls: type[Any]) -> list[ParameterDoc]:
 
 
 def type_text(hint: Any) -> str:
-    """A type in words: 'whole number from 0 to 999', 'query or all', 'an embedder'."""
+    """A type in words: 'integer from 0 to 999', 'query or all', 'an embedder'."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         marker = next((extra for extra in arguments[1:] if isinstance(extra, NestedComponent | FunctionPath)), None)
@@ -88,7 +88,7 @@ def type_text(hint: Any) -> str:
         return " or ".join(filter(None, (", ".join(map(str, arguments[:-1])), str(arguments[-1]))))
     if origin in (Union, types.UnionType):
         is_scalar = {str, int, float} <= {*arguments}
-        return "text or number" if is_scalar else " or ".join(dict.fromkeys(map(type_text, arguments)))
+        return "string or number" if is_scalar else " or ".join(dict.fromkeys(map(type_text, arguments)))
     if origin in LIST_TYPES:
         return f"list of {' and '.join(_plural(each) for each in dict.fromkeys(map(type_text, arguments)) if each)}"
     return _simple_type_text(origin or hint)
@@ -108,8 +108,6 @@ def _simple_type_text(hint: Any) -> str:
 def _plural(kind: str) -> str:
     """'an embedder' -> 'embedders', 'number from 0 to 1' -> 'numbers from 0 to 1'."""
     head, space, rest = kind.removeprefix("a ").removeprefix("an ").partition(" ")
-    if head in ("whole", "text"):
-        return kind.replace("whole number", "whole numbers")
     return f"{head[:-1]}ies{space}{rest}" if head.endswith("y") else f"{head}s{space}{rest}"
 
 

@@ -288,7 +288,7 @@ def _check_kind(kind: str, cls: type[Any], where: str) -> None:
         )
     if kind in BASES and not issubclass(cls, base := load_class(BASES[kind])):
         raise ConfigError(
-            f"{location(where)}'{name or cls.__name__}' is no {kind}: it does not subclass "
+            f"{location(where)}'{name or cls.__name__}' is not {with_article(kind)}: it does not subclass "
             f"{base.__module__}.{base.__name__}. Write `class {cls.__name__}({base.__name__})`; everything optional "
             "has a default there."
         )
@@ -303,7 +303,9 @@ def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
     missing = [member for member in REQUIRED_MEMBERS.get(kind, ()) if member not in members]
     missing += sorted(getattr(cls, "__abstractmethods__", ()))
     if missing and not hasattr(cls, "__getattr__"):
-        raise ConfigError(f"{location(where)}'{name}' is no {kind}: it has no {', '.join(missing)}. (see CONTRIBUTING)")
+        raise ConfigError(
+            f"{location(where)}'{name}' is not {with_article(kind)}: it has no {', '.join(missing)}. (see CONTRIBUTING)"
+        )
 
 
 def _parse_node(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -313,7 +315,7 @@ def _parse_node(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
     if isinstance(node, Mapping) and isinstance(node.get("name"), str):
         return node["name"], {str(key): value for key, value in node.items() if key != "name"}
     raise ConfigError(
-        f"{location(where)}{with_article(kind)} is a name or a mapping with the key 'name', not {node!r}."
+        f"{location(where)}{with_article(kind)} must be a name or a mapping with the key 'name', not {node!r}."
     )
 
 
@@ -336,7 +338,8 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     for field_name, value in parameters.items():
         if isinstance(value, bool) and not _accepts_bool(cls, field_name):
             raise ConfigError(
-                f"{what}, {keys[field_name]}: {value} is no number. (YAML reads yes, no, on and off as true and false.)"
+                f"{what}, {keys[field_name]}: {value} is not a number. (YAML reads yes, no, on and off as true "
+                "and false.)"
             )
     _check_finite(cls, parameters, what)
     try:
@@ -362,7 +365,7 @@ def _validation_message(error: Any, keys: Mapping[str, str]) -> str:
 def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     if problem := find_non_finite(cls, values):
         field_, value = problem
-        raise ConfigError(f"{what}, {config_key(field_)}: {value} is no finite number (in single precision).")
+        raise ConfigError(f"{what}, {config_key(field_)}: {value} is not a finite number (in single precision).")
 
 
 def _accepts_bool(cls: type[Any], field_name: str) -> bool:

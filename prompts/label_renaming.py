@@ -66,7 +66,9 @@ def with_answer(demo: Demo, answer: str) -> Demo:
 def check_gold_unchanged(context: Context, who: str) -> None:
     """Raise PlanError if the gold is already renamed, since it would be renamed again."""
     if context.relabels_gold:
-        raise PlanError(f"{who} leaves the gold as it is, so it stands before symbols and synonyms. Change the order.")
+        raise PlanError(
+            f"{who} does not change the gold answer, so it must come before symbols and synonyms. Change the order."
+        )
 
 
 def compose_names(before: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:

@@ -43,9 +43,7 @@ def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) 
     for i, piece in enumerate(pieces):
         if i % 2 == 0:
             if NUL in piece:
-                raise ConfigError(
-                    f"{at}: a filter changed a piece. Images, questions and answers are shown as they are."
-                )
+                raise ConfigError(f"{at}: a filter changed a piece. Images, questions and answers must stay unchanged.")
             if piece:
                 turns[-1][1].append(Part(piece))
         elif piece.removeprefix("@") in ROLES and piece.startswith("@"):
@@ -53,18 +51,25 @@ def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) 
         elif piece in parts:
             turns[-1][1].append(parts[piece])
         else:
-            raise ConfigError(f"{at}: a filter changed a piece into '{piece}'. Pieces are shown as they are.")
+            raise ConfigError(f"{at}: a filter changed a piece into '{piece}'. Pieces must stay unchanged.")
     _check(Counter(piece for piece in pieces[1::2]), parts, at)
     filled = tuple(Turn(role, tuple(parts)) for role, parts in turns if parts)
     if not filled or filled[-1].role != "user":
-        raise ConfigError(f"{at}: the prompt ends in the assistant's turn, so nothing is asked. End it with the query.")
+        raise ConfigError(
+            f"{at}: the prompt ends in the assistant's turn, so the model is not asked anything. "
+            "End the prompt with the query."
+        )
     return Prompt(filled, context.key)
 
 
 def _check(counts: Counter[str], parts: Mapping[str, Part], at: str) -> None:
     missing = [name for name in parts if not counts[name]]
     if missing:
-        raise ConfigError(f"{at}: it loses {', '.join(missing[:3])}. A prompt must show every piece of its context.")
+        raise ConfigError(
+            f"{at}: {', '.join(missing[:3])} is missing. A prompt must contain every piece of its context."
+        )
     twice = [name for name in parts if counts[name] > 1]
     if twice:
-        raise ConfigError(f"{at}: it shows {', '.join(twice[:3])} more than once. Each piece stands in one place.")
+        raise ConfigError(
+            f"{at}: it contains {', '.join(twice[:3])} more than once. A prompt must contain each piece once."
+        )

@@ -39,5 +39,5 @@ def pin(component: Any, text: str, what: str) -> None:
     """Store the digest of `text` in the component's field `code`. Raises ConfigError if it holds another one."""
     code = hashlib.sha256(text.encode()).hexdigest()[:12]
     if component.code not in ("", code):
-        raise ConfigError(f"{what} has changed: its digest is {code}, not {component.code}. Leave 'code' out.")
+        raise ConfigError(f"{what} has changed: its digest is {code}, not {component.code}. Remove 'code'.")
     object.__setattr__(component, "code", code)

@@ -15,7 +15,7 @@ def check_instruction(level: Level, own: str | None, composer: str) -> None:
     """Raise ConfigError if both a level and a custom text are set."""
     if own is not None and level != "none":
         raise ConfigError(
-            f"composer '{composer}': instruction is '{level}' and instruction_text is given too. Leave one of them out."
+            f"composer '{composer}': instruction is '{level}' and instruction_text is set too. Remove one of them."
         )
 
 

@@ -35,7 +35,7 @@ class Balanced:
         if len(by_label) < 2:
             raise PlanError(
                 f"retriever 'balanced' needs a pool with two labels or more, and all {len(pool)} examples have "
-                f"{next(iter(by_label), 'none')!r}. Use 'random', or give the examples labels."
+                f"{next(iter(by_label), 'none')!r}. Use 'random', or add labels to the examples."
             )
         return FittedBalanced(pool, by_label, resources.seed)
 

@@ -56,7 +56,7 @@ class FittedExternal:
     def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         if query.id not in self.lists:
             raise DataError(
-                f"{self.path} lists nothing for query '{query.id}'.{did_you_mean(query.id, self.lists)} "
+                f"{self.path} has no entry for query '{query.id}'.{did_you_mean(query.id, self.lists)} "
                 f"It has {len(self.lists)} queries."
             )
         candidates, is_allowed = self.lists[query.id], policy.allowed_for(query)
@@ -70,7 +70,7 @@ class FittedExternal:
         if len(demos) < k:
             raise PlanError(
                 f"{self.path}: {k} demonstrations for query '{query.id}', and {len(demos)} of {len(candidates)} listed "
-                f"may be shown. Ask for at most {len(demos)} shots, or list more."
+                f"may be shown. Use at most {len(demos)} shots, or list more."
             )
         return tuple(demos[:k])
 
@@ -104,7 +104,7 @@ def _entries(path: Path, text: str) -> Iterator[tuple[str, list[Any]]]:
         ) from error
     for query, demos in entries:
         if not isinstance(demos, list):
-            raise DataError(f"{path}: query '{query}' has {demos!r} where a list of ids belongs.")
+            raise DataError(f"{path}: query '{query}' has {demos!r} instead of a list of IDs.")
         yield str(query), demos
 
 

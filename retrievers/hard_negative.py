@@ -51,5 +51,5 @@ def check_two_labels(pool: Pool, name: str) -> None:
     if len(labels) < 2:
         raise PlanError(
             f"retriever '{name}' needs a pool with two labels or more, and all {len(pool)} examples have "
-            f"{next(iter(labels), 'none')!r}. Use 'knn', or give the examples labels."
+            f"{next(iter(labels), 'none')!r}. Use 'knn', or add labels to the examples."
         )

@@ -59,7 +59,7 @@ class InvariantSelect(TopKNearest):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head is not None and self.trained_on is not None:
-            raise ConfigError("head is a file and trained_on is given too. Leave one of them out.")
+            raise ConfigError("head is a file and trained_on is set too. Remove one of them.")
 
     def preflight(self) -> None:
         """Raises DataError or PlanError if the file of the head is missing or belongs to another embedder."""

@@ -82,7 +82,9 @@ class FittedMMICES:
         if len(neighbors) < k:
             raise self.first.retriever.too_few(self.first.pool, neighbors.query, k, neighbors.policy)
         if self.candidates < k:
-            raise PlanError(f"'mmices' keeps {self.candidates} candidates and {k} shots are wanted. Raise candidates.")
+            raise PlanError(
+                f"'mmices' keeps {self.candidates} candidates, but {k} shots are requested. Increase candidates."
+            )
         rows = np.sort(neighbors.rows[: self.candidates])
         scores = (self.second.index.vectors[rows] * vector).sum(axis=1)
         best = np.argsort(-scores, kind="stable")[:k]

@@ -39,5 +39,5 @@ class Oracle(SimilarityRetriever):
     def embed_queries(self, queries: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         gold_answers = [query.answer for query in queries if isinstance(query, Example)]
         if len(gold_answers) < len(queries):
-            raise PlanError("retriever 'oracle' reads the gold and was asked without it. Give it examples.")
+            raise PlanError("retriever 'oracle' needs the gold answers, but the queries have none. Pass examples.")
         return source.embed_texts(gold_answers)

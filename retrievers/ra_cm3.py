@@ -46,7 +46,7 @@ class RaCM3(SimilarityRetriever):
         if images.shape[1] != texts.shape[1]:
             raise ConfigError(
                 f"retriever 'ra_cm3' adds image and text vectors, and {self.embedder!r} gives "
-                f"{images.shape[1]} and {texts.shape[1]} entries. Use an embedder with one space for both (encoder)."
+                f"{images.shape[1]} and {texts.shape[1]} dimensions. Use an embedder with one space for both (encoder)."
             )
         texts = texts.copy()
         texts[with_image] += images

@@ -62,7 +62,7 @@ class SQA(SimilarityRetriever):
         """Raises PlanError if the model must answer and there is no model."""
         fitted, model = fit_similarity(self, pool, resources), resources.model
         if model is None and self.answer == "model":
-            raise PlanError("retriever 'sqa' asks a model for a first answer, and there is none. Use 'knn'.")
+            raise PlanError("retriever 'sqa' needs a model for a first answer, but there is none. Use 'knn'.")
         return FittedSQA(self, pool, fitted.source, fitted.index, model)
 
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:

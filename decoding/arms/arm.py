@@ -105,10 +105,10 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     strategy: Strategy = build("strategy", node, where)
     label, normalize = settings.get("label", ""), settings.get("normalize", "sum")
     if not isinstance(label, str):
-        raise ConfigError(f"{location(_join(where, 'label'))}a label is a text, not {label!r}.")
+        raise ConfigError(f"{location(_join(where, 'label'))}a label must be a string, not {label!r}.")
     if normalize not in NORMALIZE:
         raise ConfigError(
-            f"{location(_join(where, 'normalize'))}normalize is one of {', '.join(NORMALIZE)}, not {normalize!r}."
+            f"{location(_join(where, 'normalize'))}normalize must be one of {', '.join(NORMALIZE)}, not {normalize!r}."
             f"{did_you_mean(str(normalize), NORMALIZE)}"
         )
     sampling = settings.get("sampling")
@@ -162,7 +162,8 @@ def _build_sampler(node: Any, sampling: Any, where: str) -> Sampler:
         )
     if not isinstance(sampling, Mapping):
         raise ConfigError(
-            f"{location(_join(where, 'sampling'))}sampling is a mapping such as {{temperature: 0.7}}, not {sampling!r}."
+            f"{location(_join(where, 'sampling'))}sampling must be a mapping such as {{temperature: 0.7}}, not "
+            f"{sampling!r}."
         )
     name = "beam" if {"beams", "length_penalty"} & set(sampling) else "sampling"
     strategy: Strategy = build("strategy", {"name": name, **sampling}, _join(where, "sampling"))

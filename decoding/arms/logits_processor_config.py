@@ -24,7 +24,7 @@ class LogitsProcessorConfig:
 
     Attributes:
         name: Name or path of the class.
-        parameters: JSON object of the constructor's arguments. A text, so that equal configs have equal hashes.
+        parameters: JSON object of the constructor's arguments. It is a string, so that equal configs have equal hashes.
     """
 
     name: str
@@ -35,7 +35,7 @@ class LogitsProcessorConfig:
         return _processor_class(self.name, "")(**json.loads(self.parameters))
 
     def describe(self) -> dict[str, Any]:
-        """The canonical config node. A user's own class carries the digest of its file."""
+        """The canonical config node. For a user's own class it includes the digest of the file."""
         parameters: dict[str, Any] = json.loads(self.parameters)
         if ":" not in self.name:
             return {"name": self.name, **parameters}
@@ -51,14 +51,15 @@ class LogitsProcessorConfig:
 
 
 def parse_logits_processors(node: Any, where: str = "") -> tuple[LogitsProcessorConfig, ...]:
-    """The processors of a config node, a list. Each is built once, so that a wrong parameter is an early error.
+    """Parses a list of logits processors. Each is built once, so that a wrong parameter fails early.
 
     Raises:
         ConfigError: An unknown name, or parameters that the class does not accept.
     """
     if not isinstance(node, list | tuple):
         raise ConfigError(
-            f"{where}: logits_processors is a list such as [{{name: repetition_penalty, penalty: 1.2}}], not {node!r}."
+            f"{where}: logits_processors must be a list such as [{{name: repetition_penalty, penalty: 1.2}}], "
+            f"not {node!r}."
         )
     return tuple(_parse(one, f"{where}[{i}]") for i, one in enumerate(node))
 
@@ -69,7 +70,7 @@ def _parse(node: Any, where: str) -> LogitsProcessorConfig:
     if isinstance(node, str):
         node = {"name": node}
     if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
-        raise ConfigError(f"{where}: a logits processor is a name or a mapping with the key 'name', not {node!r}.")
+        raise ConfigError(f"{where}: a logits processor must be a name or a mapping with the key 'name', not {node!r}.")
     parameters = {str(key): value for key, value in node.items() if key != "name"}
     cls = _processor_class(node["name"], where)
     names = [name for name in inspect.signature(cls).parameters if name != "device"]

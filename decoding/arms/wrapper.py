@@ -1,4 +1,4 @@
-"""Base of strategies that modify another strategy."""
+"""Base class of strategies that modify another strategy."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,10 +1,10 @@
-"""Choice of when contrast branches are read: from the start (eager), when a step needs them (lazy), or gated.
+"""Decides when contrast branches are prefilled: at the start (eager), when a step needs them (lazy), or gated.
 
-The tokens are the same under all schedules (`decoding.engine.deferred_branches`), the work is not. Lazy branches save
-the prefill of contrasts that no step needs. They cost extra forward passes for those that are needed. If the model
-shares no prefixes, they also cost the prefix that both prompts could have shared. The choice depends on the length of
-answers and on how often a contrast is needed. The engine learns both from the previous answers of an arm with the same
-model. Before there are any, it assumes answers of maximal length.
+All schedules give the same tokens (`decoding.engine.deferred_branches`), but at different costs. Lazy branches save the
+prefill of contrasts that no step needs. Contrasts that are needed cost extra forward passes. If the model does not
+share prefixes, the common prefix is also prefilled twice. The choice depends on the length of answers and on how often
+a contrast is needed. The engine learns both from the previous answers of an arm with the same model. Without previous
+answers, it assumes answers of maximal length.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ DECIDED_STEPS = 0.7
 """Assumed proportion of steps that the reference decides, before an arm has answered."""
 
 MIN_ANSWERS, MAX_ANSWERS = 8, 64
-"""Answers from which statistics are used, and from which all of them are given half their weight."""
+"""Statistics are used from MIN_ANSWERS answers on. At MAX_ANSWERS, the weight of all previous answers is halved."""
 
 FORWARD_TOKENS = 64
 """Cost of one more forward pass on a small model, in prefilled tokens."""
@@ -75,7 +75,7 @@ class AnswerStatistics:
 
 
 class BranchHistory:
-    """Statistics of each arm's answers, kept as long as the model."""
+    """Statistics of each arm's answers. They are stored for the lifetime of the model."""
 
     by_model: ClassVar[WeakKeyDictionary["LogitModel", dict[ArmKey, AnswerStatistics]]] = WeakKeyDictionary()
 
@@ -185,7 +185,7 @@ def is_lazy_cheaper(
 
 
 def _num_new_images(prepared: PreparedRequest) -> int:
-    """Images that the contrast branches show and the reference does not."""
+    """Number of images that the contrast branches contain and the reference does not."""
     reference, *others = prepared.branches
     shared = {image.digest for image in reference.images}
     return len({image.digest for branch in others for image in branch.images} - shared)

@@ -1,16 +1,16 @@
 """Option scoring: the log-probability that a strategy gives to whole answers.
 
 The branches read each option token by token. At every position their next-token distributions are masked and combined
-as in the token loop, and log-softmaxed over the surviving tokens. The score of an option is the sum over its tokens,
-the mean per token, or the sum per UTF-8 byte. Sampler and logits processors do not matter.
+as in the token loop, followed by a log-softmax over the remaining tokens. The score of an option is the sum over its
+tokens, the mean per token, or the sum per UTF-8 byte. Samplers and logits processors do not affect it.
 
 A token that the mask removes scores FLOOR plus its log-probability under the reference. (The released code of DoLa and
 MVCD also fills with -1000.) An option with masked tokens therefore ranks below all options without any, options with
-equally many masked tokens keep the order of the reference, and scores stay finite. For options of one token, the best
-option is the token that the loop would choose, if that token is an option.
+equally many masked tokens keep the order of the reference, and scores stay finite. If all options have one token, the
+best option is the token that greedy decoding would choose, provided that this token is an option.
 
-For strategies with `traits.combines_options`, the options take the place of the vocabulary. Each branch scores the
-whole options alone, and the strategy masks and combines these log-probabilities.
+For strategies with `traits.combines_options`, the options replace the vocabulary. Each branch scores every option as a
+whole. The strategy then masks and combines these log-probabilities.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOOR = -1000.0
-"""Log-probability added to that of masked tokens."""
+"""Offset that is added to the log-probability of a masked token."""
 
 SUFFIX_BYTES = 2**28
 """Memory for the distributions inside options. Answers are scored in groups that fit into it (at least one)."""
@@ -86,7 +86,7 @@ def score_options(session: Session, scorings: Sequence[OptionScoring]) -> None:
     """Computes the scores of all options. The rows of the session stay unchanged."""
     for scoring in scorings:
         if not scoring.ids or not all(scoring.ids):
-            scoring.fault = "an option has no tokens of its own after this prompt"
+            scoring.fault = "an option adds no tokens to this prompt"
     usable = [scoring for scoring in scorings if not scoring.fault]
     by_token = [scoring for scoring in usable if not scoring.strategy.traits.combines_options]
     by_option = []
@@ -121,7 +121,7 @@ def _combine_branch_scores(scoring: OptionScoring, branches: Sequence[OptionScor
 def _combine_first_tokens(scoring: OptionScoring, logits: "Tensor") -> None:
     """Combines the summed probabilities of the options' first tokens. logits: [R, V] of the session."""
     if not all(scoring.first_tokens):
-        scoring.fault = "an option has no first token that is not another option's too"
+        scoring.fault = "an option shares all its possible first tokens with other options"
         return
     logprobs = logits[_index(scoring.rows, logits)].float().log_softmax(-1)
     sums = [logprobs[:, _index(tokens, logprobs)].logsumexp(-1) for tokens in scoring.first_tokens]
@@ -240,7 +240,7 @@ def combined_logprobs(
         states: State of each row; initial states by default.
 
     Returns:
-        [B, V] log-probabilities. Tokens that are ruled out are below FLOOR, in the order of the reference.
+        [B, V] log-probabilities. Masked tokens are below FLOOR, in the order of the reference.
     """
     scores, faults = combine_branches(strategy, logits, step, states)
     logprobs = scores.log_softmax(-1)

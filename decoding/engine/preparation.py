@@ -13,7 +13,7 @@ from icl.user_errors import convert_user_errors
 def prepare_requests(
     requests: Sequence[DecodingRequest], generate: Generate, count_tokens: Callable[[Prompt], int]
 ) -> list[PreparedRequest | Failure]:
-    """The branch prompts of each request, or why it has none. A prompt is prepared once per strategy.
+    """The branch prompts of each request, or a `Failure`. A prompt is prepared once per strategy.
 
     Args:
         requests: The requests.
@@ -50,7 +50,7 @@ class _Branches:
 
 def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> PreparedRequest | Failure:
     if request.arm.strategy.traits.requires_options and request.answer_mode == "generate":
-        return Failure(f"{request.arm.label} ranks options and writes no text. Use answer_mode: options.")
+        return Failure(f"{request.arm.label} scores options and cannot generate text. Use answer_mode: options.")
     if isinstance(branches, Failure):
         return branches
     return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens)
@@ -72,7 +72,7 @@ def _make_branches(
 
 
 def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:
-    """The strategy's notes. If the batch fails, prompts are prepared one by one, so that only the bad ones fail."""
+    """The strategy's notes. If the batch fails, prompts are prepared one by one, so that only invalid prompts fail."""
     try:
         with convert_user_errors(strategy):
             return strategy.prepare(prompts, generate)

@@ -57,7 +57,7 @@ class Failure:
 
 @dataclass
 class ArmWork:
-    """How the contrast branches of one arm were read, and what that saved, as if no other arm read them.
+    """Counters of the contrast branches of one arm. They treat the arm as if it ran alone.
 
     Attributes:
         eager: Answers whose branches were prefilled from the start.
@@ -66,9 +66,9 @@ class ArmWork:
         contrasts: Prompts of contrast branches.
         prefills_saved: Contrast prompts that were never prefilled.
         prompt_tokens_saved: Tokens of those prompts.
-        tokens: Answer tokens that the branches would have read one by one.
-        tokens_saved: Answer tokens that the branches never read.
-        forwards_saved: Rows of forward passes saved by reading several tokens at once, or none.
+        tokens: Answer tokens that the branches process under an eager schedule.
+        tokens_saved: Answer tokens that the branches never processed.
+        forwards_saved: Rows of forward passes saved by processing several tokens at once, or none.
     """
 
     eager: int = 0
@@ -92,7 +92,7 @@ class Counters:
         requests_failed: Requests without an answer.
         branch_prompts: Prompts that the requests read, counting each branch.
         prompts_prefilled: Prompts that were prefilled.
-        prompts_prepared: Prompts answered first for strategies that need it. Their work is included in `batches`,
+        prompts_prepared: Prompts answered before decoding, for `Strategy.prepare`. Their work is included in `batches`,
             `batches_halved`, `forwards`, `rows` and `rows_without_sharing`.
         batches: Batches decoded.
         batches_halved: Batches that ran out of memory and continued in halves.

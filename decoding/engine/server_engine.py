@@ -43,7 +43,7 @@ def run_requests(
     """Decodes requests on a server, as `decoding.engine.engine.run_requests` does on a model with sessions.
 
     Raises:
-        ModelError: The server is gone. Results that arrived before were passed to `on_result`.
+        ModelError: The server is unavailable. Results that arrived before were passed to `on_result`.
     """
     counters = Counters() if counters is None else counters
     model.load()
@@ -90,7 +90,7 @@ def arm_config(arm: Arm) -> dict[str, Any]:
         return node | {"sampling": {key: value for key, value in sampling.items() if key != "name"}}
     if isinstance(arm.sampler, Greedy):
         return node | {"sampling": {"temperature": 0}}
-    raise PlanError(f"the sampler {type(arm.sampler).__name__} cannot be sent to a server; Sampling can.")
+    raise PlanError(f"the sampler {type(arm.sampler).__name__} cannot be sent to a server. Use Sampling.")
 
 
 def _server_request(request: DecodingRequest) -> Request:

@@ -46,7 +46,7 @@ def kth_plausibility_mask(reference: "Tensor", alpha: float, k: int) -> "Tensor 
         PlanError: k is larger than the vocabulary.
     """
     if k > reference.shape[-1]:
-        raise PlanError(f"a mask by the {k}-th best token on a vocabulary of {reference.shape[-1]}. Make k smaller.")
+        raise PlanError(f"a mask by the {k}-th best token on a vocabulary of {reference.shape[-1]}. Use a smaller k.")
     if alpha == 0:
         return None
     return reference >= reference.topk(k, -1).values[:, -1:] + math.log(alpha)

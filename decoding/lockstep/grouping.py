@@ -74,7 +74,7 @@ def _option_groups(prepared: PreparedRequest, tokenizer: OptionTokenizer, name_p
     """One group for each option of several tokens, and one whose first step gives the first tokens of all options."""
     ids = tokenizer.option_ids(prepared.branches[0], prepared.request.options)
     if not ids or not all(ids):
-        raise ModelError("an option has no tokens of its own after this prompt.")
+        raise ModelError("an option adds no tokens to this prompt.")
     first = tuple(option[0] for option in ids)
     long = [place for place, option in enumerate(ids) if len(option) > 1]
     groups = [_group(prepared, name_prefix, len(ids[p]), option=p, force=tuple(ids[p])) for p in long]

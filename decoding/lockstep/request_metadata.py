@@ -53,9 +53,9 @@ class BranchMetadata:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_BRANCHES:
-            raise ValueError(f"a group of {self.count} branches: it may have 1 to {MAX_BRANCHES}")
+            raise ValueError(f"a group of {self.count} branches: the number must be 1 to {MAX_BRANCHES}")
         if not 0 <= self.index < self.count:
-            raise ValueError(f"branch {self.index} of {self.count}: need 0 <= index < count")
+            raise ValueError(f"branch {self.index} of {self.count}: 0 <= index < count is required")
 
     @property
     def key(self) -> StreamKey:

@@ -25,7 +25,7 @@ def serialize(strategy: Strategy, sampler: Sampler) -> str:
 def _serialized(arm: tuple[Strategy, Any]) -> str:
     strategy, sampler = arm
     if type(sampler) not in SAMPLERS.values():
-        raise PlanError(f"the sampler {type(sampler).__name__} cannot be sent to the engine's process; Sampling can.")
+        raise PlanError(f"the sampler {type(sampler).__name__} cannot be sent to the engine's process. Use Sampling.")
     text = json.dumps([to_config(strategy), to_config(sampler)], sort_keys=True)
     if deserialize(text) != (strategy, sampler):
         raise PlanError(

@@ -93,7 +93,7 @@ def prepend_message(message: Any, receive: Any) -> Any:
 
 
 def parse_json(raw: bytes) -> Any:
-    """The JSON of a body, None if it is malformed. Raises HTTPError for half a character, which nothing can encode."""
+    """The JSON of a body, None if it is malformed. Raises HTTPError for an unpaired surrogate."""
     try:
         content = json.loads(raw)
         if SURROGATE_ESCAPE.search(raw):
@@ -101,7 +101,7 @@ def parse_json(raw: bytes) -> Any:
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         raise HTTPError(
-            400, f"a text of the request has half a character ({half}), which cannot be encoded."
+            400, f"the request contains an unpaired surrogate ({half}), which cannot be encoded."
         ) from error
     except (ValueError, RecursionError):
         return None  # vLLM reports what is wrong with it

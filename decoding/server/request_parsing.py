@@ -125,17 +125,17 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
     limit = body.get("max_completion_tokens")
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (not _is_whole(limit) or limit < 1):
-        raise ConfigError(f"max_tokens is a number of tokens, at least 1, not {limit!r}.")
+        raise ConfigError(f"max_tokens must be an integer of at least 1, not {limit!r}.")
     stop = _stop(body)
     prompt = _prompt(body)
     extended = None if body.get("icl") is None else _extended(body["icl"])
     stream = _flag(body, "stream")
     if extended is not None and (stream or stop):
-        raise ConfigError("icl: its results come with a complete answer; leave out stream and stop.")
+        raise ConfigError("icl: these results are available for complete answers only. Remove stream and stop.")
     if extended is not None and body["icl"].get("other") is not None:
         other = body["icl"]["other"]
         if not isinstance(other, dict):
-            raise ConfigError("icl.other is another sample's prompt: a mapping with messages.")
+            raise ConfigError("icl.other must be the prompt of another sample: a mapping with messages.")
         prompt = replace(prompt, paired_prompt=_prompt(other))
     arm = parse_strategy(body)
     answer_mode: AnswerMode = "options" if extended is not None and extended.options else "generate"
@@ -158,9 +158,9 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     texts = body.get("stop") or ()
     texts = (texts,) if isinstance(texts, str) else texts
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise ConfigError(f"stop is a text or a list of texts, not {texts!r}.")
+        raise ConfigError(f"stop must be a string or a list of strings, not {texts!r}.")
     if len(texts) > MAX_STOPS or any(len(text) > MAX_STOP_CHARACTERS for text in texts):
-        raise ConfigError(f"stop has {MAX_STOPS} texts at most, each of {MAX_STOP_CHARACTERS} characters at most.")
+        raise ConfigError(f"stop may have at most {MAX_STOPS} strings of at most {MAX_STOP_CHARACTERS} characters.")
     return tuple(texts)
 
 
@@ -172,21 +172,22 @@ def _check_keys(body: Mapping[str, Any]) -> None:
     if unread:
         suggestion = "" if unread[0] in NEUTRAL_VALUES else did_you_mean(unread[0], KNOWN_KEYS)
         raise ConfigError(
-            f"{', '.join(unread):.400}: a request with a strategy gives one plain answer; leave it out.{suggestion}"
+            f"{', '.join(unread):.400}: a request with a strategy returns one plain answer. Remove this "
+            f"field.{suggestion}"
         )
 
 
 def _text(body: Mapping[str, Any], key: str) -> str:
     text = body.get(key)
     if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME_CHARACTERS):
-        raise ConfigError(f"{key} is a text of {MAX_NAME_CHARACTERS} characters at most.")
+        raise ConfigError(f"{key} must be a string of at most {MAX_NAME_CHARACTERS} characters.")
     return text or ""
 
 
 def _flag(body: Mapping[str, Any], key: str) -> bool:
     value = body.get(key)
     if value is not None and not isinstance(value, bool):
-        raise ConfigError(f"{key} is true or false, not {value!r:.80}.")
+        raise ConfigError(f"{key} must be true or false, not {value!r:.80}.")
     return bool(value)
 
 
@@ -198,24 +199,24 @@ def _is_whole(value: Any) -> bool:
 def _prompt(body: Mapping[str, Any]) -> Prompt:
     seed = body.get("seed") or 0
     if not _is_whole(seed) or abs(seed) >= 2**63:
-        raise ConfigError(f"seed is a whole number{' of 64 bits' if _is_whole(seed) else ''}, not {seed!r:.80}.")
+        raise ConfigError(f"seed must be an integer{' of 64 bits' if _is_whole(seed) else ''}, not {seed!r:.80}.")
     return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, _text(body, "user")))
 
 
 def _extended(node: Any) -> ExtendedOptions:
     keys = ("trace", "top", "options", "normalize", "other")
     if not isinstance(node, dict) or node.keys() - set(keys):
-        raise ConfigError(f"icl is a mapping of {', '.join(keys)}.")
+        raise ConfigError(f"icl must be a mapping with the keys {', '.join(keys)}.")
     options, normalize = node.get("options", []), node.get("normalize")
     if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
-        raise ConfigError("icl.options is a list of texts.")
+        raise ConfigError("icl.options must be a list of strings.")
     if len(options) > MAX_OPTIONS or len(set(options)) != len(options):
         raise ConfigError(f"icl.options has {len(options)} texts; it may have {MAX_OPTIONS}, each once.")
     if normalize is not None and normalize not in get_args(Normalize):
-        raise ConfigError(f"icl.normalize is one of {', '.join(get_args(Normalize))}.")
+        raise ConfigError(f"icl.normalize must be one of {', '.join(get_args(Normalize))}.")
     top = node.get("top", 0)
     if not _is_whole(top) or not 0 <= top <= MAX_OPTIONS:
-        raise ConfigError(f"icl.top is a number of tokens, at most {MAX_OPTIONS}.")
+        raise ConfigError(f"icl.top must be a number of tokens, at most {MAX_OPTIONS}.")
     return ExtendedOptions(bool(node.get("trace")), top, tuple(options), normalize)
 
 
@@ -225,7 +226,7 @@ def _turns(messages: Any) -> Iterator[Turn]:
     So edits of a strategy find their parts.
     """
     if not isinstance(messages, list) or not messages:
-        raise ConfigError("messages is a list with at least one message.")
+        raise ConfigError("messages must be a list with at least one message.")
     users = [i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
     if not users:
         raise ConfigError("messages has no message of role 'user'.")
@@ -233,11 +234,11 @@ def _turns(messages: Any) -> Iterator[Turn]:
     for i, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ("system", "user", "assistant"):
-            raise ConfigError(f"messages[{i}]: a role is system, user or assistant, not {role!r}.")
+            raise ConfigError(f"messages[{i}]: the role must be system, user or assistant, not {role!r}.")
         content = message.get("content")
         pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(pieces, list) or not pieces:
-            raise ConfigError(f"messages[{i}].content is a text, or a list of texts and images.")
+            raise ConfigError(f"messages[{i}].content must be a string, or a list of texts and images.")
         demo = sum(user < i for user in users) - (role == "assistant")
         place = spans.QUERY if i == users[-1] else spans.demo(demo)
         parts = tuple(_parts(pieces, i, role, place))
@@ -262,7 +263,7 @@ def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
             yield Part(image, _name(piece, spans.image(place, images), where))
             images += 1
         else:
-            raise ConfigError(f"{where}: a piece is of type text or image_url, not {kind!r}.")
+            raise ConfigError(f"{where}: the type of a content part must be text or image_url, not {kind!r}.")
 
 
 def _name(piece: Mapping[str, Any], usual: str, where: str) -> str:
@@ -275,7 +276,7 @@ def _name(piece: Mapping[str, Any], usual: str, where: str) -> str:
 
 def _image(url: Any, where: str) -> Image:
     if not isinstance(url, str) or not url.startswith("data:image/"):
-        raise DataError(f"{where}: send the image itself (data:image/png;base64,...): the server fetches nothing.")
+        raise DataError(f"{where}: send the image itself (data:image/png;base64,...). The server does not fetch URLs.")
     _, _, data = url.partition(";base64,")
     try:
         return Image.from_bytes(base64.b64decode(data, validate=True), where)

@@ -39,7 +39,7 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
         except ValueError as error:
             raise ConfigError(f"vllm_xargs.strategy is not JSON: {error}.") from error
     if not isinstance(node, dict):
-        raise ConfigError("vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON.")
+        raise ConfigError("vllm_xargs.strategy must be a name, or the JSON string of a mapping with a name.")
     _check_node(node | parameters)
     sampling = {key: body[key] for key in SAMPLING if body.get(key) is not None}
     for key, value in sampling.items():
@@ -50,9 +50,9 @@ def _parsed_arm(body: Mapping[str, Any]) -> Arm:
         del sampling["top_k"]
     cuts = [key for key, value in sampling.items() if value != NO_TRUNCATION.get(key, value)]
     if cuts and "temperature" not in sampling:
-        raise ConfigError(f"{cuts[0]} needs a temperature: set one too, or leave it out.")
+        raise ConfigError(f"{cuts[0]} requires a temperature. Set both, or neither.")
     if sampling.get("temperature") and "sampling" in node | parameters:
-        raise ConfigError("temperature and vllm_xargs.sampling both set the sampling; leave one out.")
+        raise ConfigError("temperature and vllm_xargs.sampling both set the sampling. Remove one of them.")
     if not sampling.get("temperature", 0):
         return parse_arm(node | parameters, "vllm_xargs")
     return parse_arm(node | parameters | {"sampling": sampling}, "vllm_xargs")
@@ -64,7 +64,7 @@ def check_runs(arm: Arm, answer_mode: AnswerMode, counts_votes: bool) -> None:
         raise PlanError(problem)
     if arm.strategy.traits.num_samples > 1 and not counts_votes:
         raise PlanError(
-            f"{arm.label} is a vote of {arm.strategy.traits.num_samples} answers, and a request is one of them."
+            f"{arm.label} is a vote of {arm.strategy.traits.num_samples} answers, but a request generates one of them."
         )
 
 
@@ -75,7 +75,7 @@ def _check_node(node: Any) -> None:
     """
     if isinstance(node, dict):
         if "fitted" in node:
-            raise ConfigError("vllm_xargs: fitted names a file; send the parameters that it has.")
+            raise ConfigError("vllm_xargs: fitted is the path of a file. Send the parameters in that file instead.")
         name = node.get("name", "")
         if not isinstance(name, str) or ":" in name or "/" in name:
             raise ConfigError(f"vllm_xargs: {name!r} is not the name of a strategy (icl ls strategies).")
@@ -85,7 +85,7 @@ def _check_node(node: Any) -> None:
         for value in node:
             _check_node(value)
     elif isinstance(node, str) and not _is_whole_text(node):
-        raise ConfigError("vllm_xargs: a text has half a character, which cannot be encoded.")
+        raise ConfigError("vllm_xargs: a string contains an unpaired surrogate, which cannot be encoded.")
     elif isinstance(node, str) and _is_path(node):
         raise ConfigError(f"vllm_xargs: {node!r} is not the name of a strategy (icl ls strategies).")
     elif isinstance(node, float) and not math.isfinite(node):

@@ -162,7 +162,7 @@ class StrategyServer:
         except VLLMServerError as error:
             raise HTTPError(503, f"the engine has failed: {error}") from error
         except (VLLMError, ValueError) as error:
-            raise HTTPError(400, f"vLLM does not take this prompt: {error}") from error
+            raise HTTPError(400, f"vLLM does not accept this prompt: {error}") from error
 
     @property
     def max_model_len(self) -> int:

@@ -62,7 +62,7 @@ class Contrast(Strategy):
         for f in fields(self):
             if f.name in ("beta", "k", "width") and f.name not in reads and getattr(self, f.name) != f.default:
                 raise ConfigError(
-                    f"the mask '{self.mask_name}' does not read {f.name}. It reads {' and '.join(reads) or 'none'}."
+                    f"the mask '{self.mask_name}' has no parameter '{f.name}'. It has {' and '.join(reads) or 'none'}."
                 )
 
     @property

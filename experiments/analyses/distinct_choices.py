@@ -32,8 +32,8 @@ def distinct_choices(view: "RunView", rows: "DataFrame", what: str) -> "tuple[Ru
     to = {axis: value for axis, value in view.to.items() if axis not in AXES_AFTER_CHOICE}
     if view.to and not to:
         raise ConfigError(
-            f"{view.path}: {what} is the same whatever {' and '.join(view.to)} is. "
-            "Name another reference, such as --to retriever=random."
+            f"{view.path}: {what} does not depend on {' and '.join(view.to)}. "
+            "Use another reference, such as --to retriever=random."
         )
     same = [axis for axis in AXES_AFTER_CHOICE if axis in view.axes]
     rows = rows.drop_duplicates([*(axis for axis in view.axes if axis not in same), *KEYS])

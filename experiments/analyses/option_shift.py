@@ -49,7 +49,7 @@ def analyze(view: "RunView") -> "DataFrame":
             table_rows.append({**setting, **shift_statistics(questions)})
     if not table_rows:
         raise ConfigError(
-            f"{view.path}: no question was asked under every shift of its options. For questions with three, in grid, "
+            f"{view.path}: no question has samples for every shift of its options. For questions with three, in grid, "
             "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], "
             "[{name: option_list, shift: 2}]]."
         )

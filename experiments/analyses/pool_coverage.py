@@ -123,6 +123,6 @@ def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
     names = [name for name, *_ in demos_of(row)]
     if unknown := next((name for name in names if name not in pool.by_id), None):
         raise DataError(
-            f"query '{row['query']}' was shown '{unknown}', which its pool does not have: the data changed."
+            f"query '{row['query']}' has the demonstration '{unknown}', which is not in its pool: the data changed."
         )
     return [pool.by_id[name] for name in names]

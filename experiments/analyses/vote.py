@@ -33,7 +33,7 @@ def analyze(view: "RunView") -> "DataFrame":
     """One row per setting. Raises ConfigError if the metric has no baseline `vote`."""
     if "vote" not in view.frame:
         raise ConfigError(
-            f"{view.path}: no sample has a vote judged by '{view.metric}'. Name another score (--metric), or run the "
+            f"{view.path}: no sample has a vote judged by '{view.metric}'. Use another score (--metric), or run the "
             "experiment with shots above 0."
         )
     table_rows: list[dict[str, Any]] = []

@@ -41,7 +41,7 @@ def command(
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:
-        raise ConfigError(f"there is no check for {with_article(kind)}. There are checks for: {', '.join(CHECKS)}.")
+        raise ConfigError(f"there is no check for {with_article(kind)}. Kinds with a check: {', '.join(CHECKS)}.")
     component = build(kind, {"name": name, **dict(map(parse_override, parameters))}, "command line")
     if cases:
         _compare(kind, component, cases)
@@ -61,7 +61,7 @@ def _compare(kind: str, metric: Any, file: str) -> None:
     from icl.testing.answer_cases import SHIPPED, disagreements, read_cases
 
     if kind != "metric":
-        raise ConfigError(f"--cases holds a metric against cases, not {with_article(kind)}.")
+        raise ConfigError(f"--cases checks a metric against cases, not {with_article(kind)}.")
     cases = read_cases(SHIPPED if file == "shipped" else Path(file))
     sentences = list(disagreements(metric, cases))
     for sentence in sentences:

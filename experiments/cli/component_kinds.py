@@ -56,5 +56,5 @@ def _kind_of_class(cls: type[Any], name: str) -> str:
     mark = getattr(cls, "component", None)
     kind = mark[0] if mark else next((kind for method, kind in METHODS.items() if hasattr(cls, method)), None)
     if kind is None:
-        raise ConfigError(f"{name} has none of the methods {', '.join(METHODS)}, so it is no component.")
+        raise ConfigError(f"{name} has none of the methods {', '.join(METHODS)}, so it is not a component.")
     return str(kind)

@@ -98,7 +98,8 @@ def check_free(host: str, port: int) -> None:
             tried.bind(address)
     except OSError as error:
         raise ConfigError(
-            f"--port {port}: nothing can listen there on {host} ({error.strerror}). Stop what does, or name another."
+            f"--port {port}: the port cannot be opened on {host} ({error.strerror}). Stop the process that uses "
+            "it, or choose another port."
         ) from error
 
 
@@ -201,7 +202,7 @@ def _merged(model: str, adapters: list[str]) -> tuple["VLLM", str]:
     from icl.models.vllm.model import VLLM
 
     if len(adapters) != 1:
-        raise ConfigError(f"--merge: one --adapter goes into the weights, and {len(adapters) or 'none'} is given.")
+        raise ConfigError(f"--merge: one --adapter is merged into the weights, but there are {len(adapters)}.")
     name, folder = _name_and_folder(adapters[0])
     return VLLM(model, adapter=str(LoraAdapter(folder, "--adapter").folder), merge=True), name
 
@@ -211,7 +212,7 @@ def _name_and_folder(adapter: str) -> tuple[str, str]:
     before, sign, after = adapter.partition("=")
     name, folder = (before, after) if sign else (Path(adapter).name, adapter)
     if not name or not folder:
-        raise ConfigError(f"--adapter {adapter}: give it as name=DIR.")
+        raise ConfigError(f"--adapter {adapter}: write name=DIR.")
     return name, folder
 
 
@@ -227,7 +228,7 @@ def _adapters(adapters: list[str], engine: "VLLM", served_name: str) -> list[str
     for text in adapters:
         name, folder = _name_and_folder(text)
         if name == served_name or name in modules:
-            raise ConfigError(f"--adapter {text}: '{name}' names something else here already. Give it as other=DIR.")
+            raise ConfigError(f"--adapter {text}: '{name}' is already in use. Write another name: other=DIR.")
         adapter = LoraAdapter(folder, "--adapter")
         lora.check(adapter, engine.hf)
         ranks.append(lora.arguments(adapter)["max_lora_rank"])

@@ -107,7 +107,7 @@ def check_value(key: str, node: Any, where: str) -> Any:
     if key in LIST_AXES:
         node = [] if node == EMPTY_LIST else node
         if not isinstance(node, list):
-            raise ConfigError(f"{where}: {key} is a list of components, applied in turn, or none, not {node!r}.")
+            raise ConfigError(f"{where}: {key} must be a list of components, applied in order, or none, not {node!r}.")
     elif key in COMPONENT_KINDS:
         if isinstance(node, list):
             raise ConfigError(f"{where}: a list of {key} values is an axis: write it under grid.")
@@ -125,13 +125,15 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] == "less_than_equal":
-            raise ConfigError(f"{where}: {key} is at most {problem['ctx']['le']:,}, not {node:,}.") from error
+            raise ConfigError(f"{where}: {key} must be at most {problem['ctx']['le']:,}, not {node:,}.") from error
         is_annotated = get_origin(hint) is Annotated
         base, *metadata = get_args(hint) if is_annotated else (hint,)
         choices = get_args(base) if get_origin(base) is Literal else ()
         texts = [extra.text for extra in metadata if isinstance(extra, ExpectedText)]
         expected = texts[0] if texts else f"one of {', '.join(choices)}"
-        raise ConfigError(f"{where}: {key} is {expected}, not {node!r}.{did_you_mean(str(node), choices)}") from error
+        raise ConfigError(
+            f"{where}: {key} must be {expected}, not {node!r}.{did_you_mean(str(node), choices)}"
+        ) from error
 
 
 @lru_cache
@@ -148,24 +150,27 @@ def _parse_value(document: Document, key: str, node: Any) -> Any:
 def _parse_axes(document: Document, key: str, node: Any) -> dict[str, list[Any]]:
     """axis -> its values, of `grid` or `zip`."""
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{document.where(key)}: {key} is a mapping from axes to lists of values, not {node!r}.")
+        raise ConfigError(f"{document.where(key)}: {key} must be a mapping from axes to lists of values, not {node!r}.")
     axes: dict[str, list[Any]] = {}
     for axis, values in node.items():
         where = document.where(key, axis)
         if axis in ("seed", "seeds"):
-            raise ConfigError(f"{where}: every cell is run with every seed: write seeds at the top of the file.")
+            raise ConfigError(
+                f"{where}: seeds cannot be an axis, because every cell is run with every seed. Set seeds at the "
+                "top level of the file."
+            )
         head, _, parameter = axis.partition(".")
         if axis not in AXES and not (head in COMPONENT_KINDS and parameter):
             raise ConfigError(f"{where}: no component reads the axis '{axis}'{suggest('key', axis, AXES)} {_AXES_ARE}")
         if not isinstance(values, list):
-            raise ConfigError(f"{where}: an axis is a list of values, not {values!r}.")
+            raise ConfigError(f"{where}: an axis must be a list of values, not {values!r}.")
         if not values:
             raise ConfigError(f"{where}: the axis is empty. Give it a value, or remove it.")
         axes[axis] = []
         for i, item in enumerate(values):
             value = check_value(axis, item, document.where(key, axis, i))
             if key == "grid" and value in axes[axis]:
-                raise ConfigError(f"{document.where(key, axis, i)}: {value!r} stands in this axis twice.")
+                raise ConfigError(f"{document.where(key, axis, i)}: {value!r} is listed twice on this axis.")
             axes[axis].append(value)
     return axes
 
@@ -199,17 +204,19 @@ def _parse_seeds(document: Document, key: str, node: Any) -> tuple[int, ...]:
     where = document.where(key)
     seeds: tuple[int, ...] = check_value(key, [node] if type(node) is int else node, where)
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{where}: a seed stands there twice: {node}.")
+        raise ConfigError(f"{where}: duplicate seed: {node}.")
     return seeds
 
 
 def _parse_exclude(document: Document, key: str, node: Any) -> list[Mapping[str, Any]]:
     if not isinstance(node, list):
-        raise ConfigError(f"{document.where(key)}: exclude is a list of mappings, such as [{{shots: 0}}].")
+        raise ConfigError(f"{document.where(key)}: exclude must be a list of mappings, such as [{{shots: 0}}].")
     names = (*AXES, "seed")
     for i, hole in enumerate(node):
         if not isinstance(hole, Mapping) or not hole:
-            raise ConfigError(f"{document.where(key, i)}: a hole is a mapping from axes to values, not {hole!r}.")
+            raise ConfigError(
+                f"{document.where(key, i)}: an entry of exclude must be a mapping from axes to values, not {hole!r}."
+            )
         for axis in hole:
             if axis not in names:
                 raise ConfigError(f"{document.where(key, i, axis)}: no axis '{axis}'{suggest('key', axis, names)}")
@@ -222,14 +229,14 @@ def _parse_exclude(document: Document, key: str, node: Any) -> list[Mapping[str,
 def _parse_metrics(document: Document, key: str, node: Any) -> tuple[Any, ...]:
     metrics = [node] if isinstance(node, str | Mapping) else node
     if not isinstance(metrics, list) or not metrics:
-        raise ConfigError(f"{document.where(key)}: metrics is a list of at least one metric. (icl ls metrics)")
+        raise ConfigError(f"{document.where(key)}: metrics must be a list of at least one metric. (icl ls metrics)")
     return tuple(metrics)
 
 
 def _parse_launcher(document: Document, key: str, node: Any) -> Any:
     """The node of a launcher. A mapping without a name has parameters of the default launcher."""
     if isinstance(node, list):
-        raise ConfigError(f"{document.where(key)}: launcher is one component, not a list. (icl ls launcher)")
+        raise ConfigError(f"{document.where(key)}: launcher must be one component, not a list. (icl ls launcher)")
     return {"name": DEFAULT_LAUNCHER, **node} if isinstance(node, Mapping) else node
 
 

@@ -42,18 +42,18 @@ class ExpectedText:
 
 
 Shots = Annotated[int, Ge(0), Le(10_000), ExpectedText("a number of demonstrations, 0 or more")]
-TokenLimit = Annotated[int, Ge(1), Le(100_000), ExpectedText("a whole number of at least 1")]
+TokenLimit = Annotated[int, Ge(1), Le(100_000), ExpectedText("an integer of at least 1")]
 CandidateCount = Annotated[
     Annotated[int, Ge(1), Le(100_000)] | None,
-    ExpectedText("how many of the retriever's best the rerankers get, 1 or more"),
+    ExpectedText("the number of candidates that the rerankers get, 1 or more"),
 ]
 TraceWidth = Annotated[
-    int, Ge(0), ExpectedText("how many tokens of each branch are kept of every step, a whole number of 0 or more")
+    int, Ge(0), ExpectedText("the number of tokens to store for each branch and step, an integer of 0 or more")
 ]
 StopStrings = Annotated[
-    tuple[Annotated[str, MinLen(1)], ...], ExpectedText('a list of texts that end an answer, such as ["\\n"]')
+    tuple[Annotated[str, MinLen(1)], ...], ExpectedText('a list of strings that end an answer, such as ["\\n"]')
 ]
-Seeds = Annotated[tuple[int, ...], MinLen(1), ExpectedText("a list of whole numbers such as [0, 1, 2]")]
+Seeds = Annotated[tuple[int, ...], MinLen(1), ExpectedText("a list of integers such as [0, 1, 2]")]
 Controls = Annotated[Literal["none", "default"], ExpectedText("'none' or 'default'")]
 Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
 Transforms = list[Annotated[Any, NestedComponent("transform")]]
@@ -78,15 +78,15 @@ class ExperimentKeys:
     model: Annotated[Any, Axis(), NestedComponent("model")]  # answers the prompts
     shots: Annotated[Shots, Axis()] = 0  # number of demonstrations
     retriever: Annotated[Any, Axis(), NestedComponent("retriever")] = "random"  # chooses demonstrations from the pool
-    rerankers: Annotated[Rerankers, Axis()] = field(default_factory=list)  # choose again among the candidates, in turn
+    rerankers: Annotated[Rerankers, Axis()] = field(default_factory=list)  # rerank the candidates, applied in order
     rerank_candidates: Annotated[CandidateCount, Axis()] = None  # number of candidates that the rerankers get
     order: Annotated[Any, Axis(), NestedComponent("orderer")] = "reversed"  # orders the demonstrations
-    transforms: Annotated[Transforms, Axis()] = field(default_factory=list)  # change query or demonstrations, in turn
+    transforms: Annotated[Transforms, Axis()] = field(default_factory=list)  # change the context, applied in order
     composer: Annotated[Any, Axis(), NestedComponent("composer")] = "chat"  # writes the prompt
     decoding: Annotated[Any, Axis(), NestedComponent("strategy")] = "greedy"  # decodes the answer
     answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
-    max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # tokens of a generated answer, at most
-    stop_strings: StopStrings = ()  # texts that end a generated answer and are cut off
+    max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # maximum number of generated tokens
+    stop_strings: StopStrings = ()  # strings that end a generated answer; they are removed from it
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
     controls: Controls = "none"  # default: adds the controls of each decoding strategy

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from experiments.config.keys import AXES, KEYS
+from experiments.config.keys import AXES, KEYS, LIST_AXES
 from experiments.config.yaml_document import Document, KeyPath, format_key_path, parse_yaml, to_flow_yaml
 from icl.errors import ConfigError
 from icl.renamed_names import suggest
@@ -32,15 +32,19 @@ def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, 
         raise ConfigError(
             f"{document.name}: lists or mappings are nested too deeply. An experiment needs a few levels."
         ) from error
-    axes: dict[str, str] = {}
+    axes: dict[str, None] = {}
+    suggestions: list[str] = []
     for key, value in pairs:
         keys = _set(data, key, value)
         if keys[0] in AXES and keys[0] in (data.get("grid") or {}):
-            axes[str(keys[0])] = f"grid.{keys[0]}={to_flow_yaml([value]) if len(keys) == 1 else '[...]'}"
+            axis = str(keys[0])
+            path = axis if axis in LIST_AXES else format_key_path(keys)
+            suggestions.append(f"grid.{path}={'[...]' if len(keys) > 1 and path == axis else to_flow_yaml([value])}")
+            axes[axis] = None
         overridden.add(keys)
     if axes:
         what = f"{next(iter(axes))} is an axis" if len(axes) == 1 else f"{', '.join(axes)} are axes"
-        raise ConfigError(f"command line: {what} of the grid. Write {shlex.join(axes.values())}.")
+        raise ConfigError(f"command line: {what} of the grid. Write {shlex.join(suggestions)}.")
     return replace(document, data=data, overridden=frozenset(overridden))
 
 
@@ -60,7 +64,7 @@ def _set(data: dict[str, Any], dotted_key: str, value: Any) -> KeyPath:
         place = format_key_path(keys[:i])
         if isinstance(node, list) and (isinstance(key, str) or key >= len(node)):
             raise ConfigError(
-                f"command line: {dotted_key}: {place} is a list of {len(node)} values; '{key}' is none of them."
+                f"command line: {dotted_key}: {place} is a list of {len(node)} values; '{key}' is not a valid index."
             )
         if i == len(keys) - 1:
             node[key] = value

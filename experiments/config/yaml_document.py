@@ -90,7 +90,9 @@ def read_document(path: Path) -> Document:
     if data is None:
         raise ConfigError(f"{path} is empty. An experiment needs at least the keys task and model.")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: an experiment is a mapping of keys such as task, model and grid, not {data!r:.60}.")
+        raise ConfigError(
+            f"{path}: an experiment must be a mapping with keys such as task, model and grid, not {data!r:.60}."
+        )
     return Document(str(path), path.parent.resolve(), data, lines)
 
 
@@ -165,7 +167,7 @@ class _Builder:
         if node in self.open:
             raise self._error(node, "an alias that contains itself")
         if node.anchor and self.anchors.setdefault(node.anchor, node) is not node:
-            raise self._error(node, f"the anchor &{node.anchor} is written twice. Keep one")
+            raise self._error(node, f"the anchor &{node.anchor} is defined twice. Keep one")
         if str(node.tag).removeprefix(TAG) not in PLAIN:
             raise self._error(node, f"the tag {node.tag} makes an object; only plain values are allowed")
         self.lines.setdefault(keys, node.start_mark.line + 1)
@@ -186,7 +188,7 @@ class _Builder:
             if key.tag == f"{TAG}merge":  # `<<: *base`; of several bases the first wins
                 for one in reversed(base.value if isinstance(base, SequenceNode) else [base]):
                     if not isinstance(one, MappingNode):
-                        raise self._error(one, "<< takes a mapping or a list of mappings, such as <<: *base")
+                        raise self._error(one, "<< requires a mapping or a list of mappings, such as <<: *base")
                     values |= self.value(one, keys)
         for key, value in node.value:
             if key.tag != f"{TAG}merge":  # own keys win
@@ -199,12 +201,12 @@ class _Builder:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
-                raise self._error(key, "a key must be a word")
+                raise self._error(key, "a key must be a string")
             line = key.start_mark.line + 1
             if key.value in lines:
                 place = format_key_path((*keys, key.value))
                 raise ConfigError(
-                    f"{self.name}:{line}: {place} is written twice (first in line {lines[key.value]}). Keep one."
+                    f"{self.name}:{line}: {place} is defined twice (first in line {lines[key.value]}). Keep one."
                 )
             lines[key.value] = line
 
@@ -212,7 +214,7 @@ class _Builder:
         try:
             value = self.yaml.constructor.construct_object(node)
         except (ValueError, LookupError) as error:  # `!!int x`
-            raise self._error(node, f"{node.value!r:.60} is no {str(node.tag).removeprefix(TAG)}") from error
+            raise self._error(node, f"{node.value!r:.60} is not a valid {str(node.tag).removeprefix(TAG)}") from error
         if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
             raise self._error(node, f"{node.value[:20]}… is too large a number. Numbers have at most 308 digits")
         return value

@@ -43,7 +43,7 @@ def check_requirements(grid: Grid) -> None:
             name = f"'{cell.labels['retriever']}'{' with its rerankers' if cell.rerankers else ''}"
             where = locate(grid, "rerankers" if cell.rerankers else "retriever", cell)
             raise PlanError(
-                f"{where}: retriever {name} reads the model's {MODEL_OUTPUTS.get(ability, ability)}, and "
+                f"{where}: retriever {name} needs the model's {MODEL_OUTPUTS.get(ability, ability)}, but "
                 f"'{cell.labels['model']}' gives none."
             )
         if "model" in getattr(cell.order, "needs", ()) and "logits" not in cell.model.abilities:
@@ -93,7 +93,7 @@ def check_data(grid: Grid) -> None:
             continue
         raise ConfigError(
             f"{locate(grid, 'shots', cell)}: {cell.shots} demonstrations from a pool of {cell.task.pool_size} "
-            f"(task '{cell.task.title}'). Ask for fewer shots, or give the task a larger pool."
+            f"(task '{cell.task.title}'). Use fewer shots, or use a task with a larger pool."
         )
     for cell in grid.cells:
         _check_candidates(grid, cell)
@@ -103,13 +103,13 @@ def check_data(grid: Grid) -> None:
             raise PlanError(
                 f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose among, and "
                 f"query '{without_options}' of "
-                f"task '{task.title}' has none. Use answer_mode: generate, or give the task options."
+                f"task '{task.title}' has none. Use answer_mode: generate, or add options to the task."
             )
         if not any(set(query.answers) & set(query.options) for query in task.queries):
             query = task.queries[0]
             options = ", ".join(map(repr, query.options))
             raise PlanError(
-                f"{grid.config.where('answer_mode')}: answer_mode: options, and no query of task '{task.title}' "
+                f"{grid.config.where('answer_mode')}: answer_mode: options is set, but no query of task '{task.title}' "
                 "has its answer "
                 f"among its options ('{query.id}' has '{query.answer}' and {options}). Write both the same way."
             )
@@ -128,9 +128,8 @@ def _check_candidates_read(grid: Grid) -> None:
         )
         where = config.where(key, "rerank_candidates") if key else config.where("rerank_candidates")
         raise ConfigError(
-            f"{where}: rerank_candidates is how many of a retriever's best the rerankers get, and the file has "
-            "no rerankers. "
-            f"Name some (rerankers: [label_balance]), or leave it out."
+            f"{where}: rerank_candidates is the number of candidates that the rerankers get, but the file has no "
+            "rerankers. Add some (rerankers: [label_balance]), or remove this key."
         )
 
 
@@ -142,13 +141,13 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
     if cell.rerank_candidates < cell.shots:
         raise ConfigError(
             f"{where}: rerankers choose {cell.shots} shots among {cell.rerank_candidates} candidates. Ask for at least "
-            f"{cell.shots} candidates, or for fewer shots."
+            f"{cell.shots} candidates, or fewer shots."
         )
     if cell.rerank_candidates > size:
         raise ConfigError(
             f"{where}: {cell.rerank_candidates} candidates from a pool of {size} (task '{cell.task.title}'). "
-            "Ask for at most "
-            f"{size}, or leave rerank_candidates out: rerankers then get 50, or all that there are."
+            "Use at most "
+            f"{size}, or remove rerank_candidates: the default is 50, or the whole pool if it is smaller."
         )
 
 

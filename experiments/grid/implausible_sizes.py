@@ -16,6 +16,7 @@ def check_sizes(grid: Grid) -> None:
         if context is not None and cell.max_new_tokens >= context:
             keys = ("grid", "max_new_tokens") if "max_new_tokens" in grid.config.grid else ("max_new_tokens",)
             raise PlanError(
-                f"{grid.config.where(*keys)}: an answer of {cell.max_new_tokens:,} tokens leaves no room for a prompt: "
+                f"{grid.config.where(*keys)}: an answer of {cell.max_new_tokens:,} tokens leaves no space for a "
+                "prompt: "
                 f"model '{cell.labels['model']}' reads {context:,} tokens, prompt and answer together."
             )

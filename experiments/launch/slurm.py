@@ -54,7 +54,7 @@ class Slurm:
 
     def __post_init__(self) -> None:
         if self.grace >= 60 * minutes(self.time):
-            raise ConfigError(f"grace: {self.grace} seconds are not less than the time limit.")
+            raise ConfigError(f"grace: {self.grace} seconds must be less than the time limit.")
         for name in self.args:
             if flag(name) in RESERVED_OPTIONS:
                 raise ConfigError(f"args: {name} is set by the launcher itself.")
@@ -71,8 +71,8 @@ class Slurm:
         for command in ("sbatch", "srun", "squeue") if self.cluster == "slurm" else ():
             if shutil.which(command) is None:
                 raise PlanError(
-                    f"launcher=slurm: there is no {command} on this machine. Give the command where jobs can be "
-                    "submitted (a login node), or share the grid among processes of this machine: launcher.workers=2."
+                    f"launcher=slurm: there is no {command} on this machine. Run icl where jobs can be "
+                    "submitted (a login node), or use several processes on this machine: launcher.workers=2."
                 )
 
     def start(self, launch: "Launch") -> WorkerGroup:
@@ -97,7 +97,7 @@ class Slurm:
                 else:
                     jobs = [executor.submit(task) for task in tasks]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
-            raise PlanError(f"launcher=slurm: Slurm refuses the job: {_slurm_messages(str(error)) or error}") from error
+            raise PlanError(f"launcher=slurm: Slurm rejects the job: {_slurm_messages(str(error)) or error}") from error
         ids = {worker: str(job.job_id) for worker, job in zip(launch.workers, jobs, strict=True)}
         if self.cluster == "local":
             return LocalJobs(ids, launch, dict(zip(launch.workers, jobs, strict=True)))
@@ -138,7 +138,8 @@ def minutes(time: int | str) -> int:
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time.strip())
     if not match:
         raise ConfigError(
-            f"time: a limit is a number of minutes, or as Slurm writes it (2:00:00, 1-12:00), not {time!r}."
+            "time: the limit must be a number of minutes, or a time in Slurm's format (2:00:00, 1-12:00), not "
+            f"{time!r}."
         )
     days, *parts = match.groups()
     numbers = [int(part) for part in parts if part is not None]
@@ -150,7 +151,7 @@ def minutes(time: int | str) -> int:
         hours, (more, seconds) = 0, (*numbers, 0)[:2]
     whole = math.ceil(int(days or 0) * 1440 + hours * 60 + more + seconds / 60)
     if whole < 1:
-        raise ConfigError("time: a limit is at least a minute.")
+        raise ConfigError("time: the limit must be at least one minute.")
     return whole
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 HEADINGS = (
-    "answers read eagerly",
+    "answers: eager",
     "lazy",
     "gated",
-    "contrasts prefilled, of those requested",
+    "contrasts prefilled, of requested",
     "prompt tokens saved",
     "answer tokens saved",
     "forwards saved",

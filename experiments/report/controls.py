@@ -26,21 +26,21 @@ TRANSITION_HEADINGS = ("R→W/W→R", "worse/better", "down/up")
 MOVED_GRADED = {name: name.replace("/", " / ") for name in TRANSITION_HEADINGS}
 COLUMN_NOTES = {
     "answers": "answers: share of each answer here (and in the reference); other: not one of the options",
-    "R→W/W→R": "R→W/W→R: answers that are right in the reference and wrong here, and the reverse",
+    "R→W/W→R": "R→W/W→R: answers that are right under the reference and wrong under this arm, and the reverse",
     "worse/better": "worse/better: answers with a lower score than in the reference, and with a higher one",
     "down/up": "down/up: answers with a lower score than in the reference, and with a higher one",
     "other": "other: share of answers that differ from the reference's",
     "survivors": "survivors: tokens per step that the mask keeps",
-    "changed": "changed: share of steps with another best token than the reference",
-    "entropy": "entropy: of the distribution that a token is chosen from, in nats",
-    "length": "length: tokens per answer, with its end",
+    "changed": "changed: share of steps whose best token differs from the reference",
+    "entropy": "entropy: entropy of the combined distribution, in nats",
+    "length": "length: tokens per answer, including the end token",
     "forwards": "forwards: forward passes per token; lazy branches save some",
 }
 """Explanations of the columns, for a line below the table."""
 
 ALL_FOUR = (
-    "right / R→W / W→R / wrong: answers that are right under the reference and here, that went from right to wrong, "
-    "from wrong to right, that are wrong in both"
+    "right / R→W / W→R / wrong: answers that are right under both the reference and this arm, that change from right "
+    "to wrong, that change from wrong to right, and that are wrong under both"
 )
 
 

@@ -24,15 +24,16 @@ from experiments.store.store import Store
 from icl.errors import strip_control_characters
 
 READ = (
-    "A control has the same machinery without the idea: only the mask, only the hidden temperature, noise of the same "
+    "A control is the same computation without the key idea: only the mask, only the hidden temperature, noise "
+    "of the same "
     "size, the shift with the opposite sign, another sample or nothing as the negative branch, or the reference at the "
-    "same price. If a method does not beat all of its controls, its gain over the reference is no evidence for its "
+    "same cost. If a strategy does not beat all of its controls, its gain over the reference is not evidence for its "
     "idea. 'Not distinguishable' does not mean 'equal': the intervals show how large a difference could be. The "
     "results hold for this model and these tasks only."
 )
 COLUMNS = (
-    "± is half of the 95 % interval; both ends are given where that would reach beyond 0 or 1. Survivors: tokens per "
-    "step that the mask keeps. Changed: share of steps with another best token than the reference. Length: tokens per "
+    "± is half of the 95 % interval; [low, high] is used where that would exceed 0 or 1. Survivors: tokens per "
+    "step that the mask keeps. Changed: share of steps whose best token differs from the reference. Length: tokens per "
     "answer. Best control: of the strategy's own controls, by the same score."
 )
 

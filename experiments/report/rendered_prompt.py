@@ -198,4 +198,4 @@ def _example(queries: Sequence[Example], name: str) -> Example:
     if near:
         return near[0]
     ids = [query.id for query in queries]
-    raise DataError(f"there is no query '{name}'.{did_you_mean(name, ids)} Ids look like {', '.join(ids[:3])}.")
+    raise DataError(f"there is no query '{name}'.{did_you_mean(name, ids)} IDs look like {', '.join(ids[:3])}.")

@@ -75,9 +75,11 @@ def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
         return frame[frame["query"] == near[0]]
     if near:
         more = f" and {len(near) - 6} more" if len(near) > 6 else ""
-        raise DataError(f"'{query}' begins {len(near)} queries: {', '.join(near[:6])}{more}. Write more of the id.")
+        raise DataError(
+            f"'{query}' is the prefix of {len(near)} query IDs: {', '.join(near[:6])}{more}. Write a longer prefix."
+        )
     named = ", ".join(ids[:MAX_EXAMPLE_IDS])
-    raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} Ids look like {named}.")
+    raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} IDs look like {named}.")
 
 
 def _with_image(frame: "DataFrame", digest: str) -> list[str]:

@@ -33,7 +33,7 @@ def print_summary(run: "Run | RunView", console: "Console") -> None:
     if findings:
         console.print(
             "[bold]What it shows[/bold]  "
-            "[dim]difference \\[95 % interval], p after Holm over the comparisons of a topic, n[/dim]",
+            "[dim]difference \\[95 % interval], p Holm-corrected over the comparisons of a topic, n[/dim]",
             highlight=False,
         )
         console.print(_sentences(view))
@@ -53,7 +53,7 @@ def _title(view: RunView, table: TaskTable) -> "RenderableType":
     failed = f", {table.failed} failed" if table.failed else ""
     title, queries = Text(table.task, style="bold"), format_count(table.queries, "query", "queries")
     return title.append(
-        f"  {view.measure}, 95 % interval as ± half its width, or as its ends; {queries}{seeds}{failed}", "dim"
+        f"  {view.measure}, 95 % interval (± half its width, or [low, high]); {queries}{seeds}{failed}", "dim"
     )
 
 
@@ -62,7 +62,7 @@ def _notes(view: RunView) -> list[str]:
     if view.fixed:
         notes.append(", ".join(f"{axis} {value}" for axis, value in view.fixed.items() if value != "none"))
     if any(row.baseline for table in task_tables(view) for row in table.rows):
-        notes.append("vote: the most frequent answer of the same demonstrations, without a model")
+        notes.append("vote: the majority vote of the same demonstrations, without a model")
     if few := few_units_note(cell.clusters for t in task_tables(view) for row in t.rows for cell in row.cells.values()):
         notes.append(few)
     if view.unfinished:

@@ -50,7 +50,7 @@ class Run:
         """The config that the run was last started with. Raises StoreError if run.json has none."""
         config = self.info.get("config")
         if not config:
-            raise StoreError(f"{self.path / 'run.json'} has no config. Give the experiment file instead of the run.")
+            raise StoreError(f"{self.path / 'run.json'} has no config. Use the experiment file instead of the run.")
         return dict(config)
 
     def load_config(self) -> "Config":
@@ -64,7 +64,7 @@ class Run:
         if not self.trust and (paths := sorted(set(component_paths(self.config)))):
             raise StoreError(
                 f"{self.path} names code by path ({', '.join(paths)}), which is not imported from a run directory. "
-                "Read it, then add --trust, or give the experiment file instead of the run."
+                "Read that code, then add --trust, or use the experiment file instead of the run."
             )
         return load_config(self.config)
 
@@ -145,7 +145,7 @@ class Run:
         reference = to or keys.get("to")
         if not reference:
             raise StoreError(
-                f"{self.path}: its config has no 'compare'. Say what against: to={{'decoding': 'greedy'}}."
+                f"{self.path}: its config has no 'compare'. Pass the reference: to={{'decoding': 'greedy'}}."
             )
         correction: Any = correct or keys.get("correction", DEFAULT_CORRECTION)
         usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
@@ -181,11 +181,11 @@ def load_run(path: str | Path, trust: bool = False) -> Run:
     if os.path.isfile(folder / "run.json"):
         return Run(folder, trust)
     if os.path.isfile(folder):
-        raise StoreError(f"{folder} is a file and not within a run directory. Give the folder that has run.json.")
+        raise StoreError(f"{folder} is a file outside a run directory. Use the folder that contains run.json.")
     inside = [p.parent.name for p in folder.glob("*/run.json")] if os.path.isdir(folder) else []
     if inside:
         raise StoreError(
-            f"{folder} is not a run directory, but has runs in it: {', '.join(sorted(inside)[:8])}. Give one of them."
+            f"{folder} is not a run directory, but contains runs: {', '.join(sorted(inside)[:8])}. Use one of them."
         )
     others = [p.parent.name for p in folder.parent.glob("*/run.json")] if os.path.isdir(folder.parent) else []
     have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
@@ -196,7 +196,7 @@ def _cells(run: Run) -> list[str]:
     """The digests of the run's cells. Raises StoreError if run.json names none."""
     digests = run.info.get("cells")
     if not isinstance(digests, list):
-        raise StoreError(f"{run.path / 'run.json'} is not the file of a run: it has no list of cells.")
+        raise StoreError(f"{run.path / 'run.json'} is not the run.json of a run: it has no list of cells.")
     return [str(digest) for digest in digests]
 
 

@@ -189,7 +189,7 @@ class Runner:
         task = cells[0].task
         # Task i of n (from 0) may fill the store up to (i+1)/n of the limit, so that early tasks cannot use all of it.
         self.image_store.max_bytes = self.max_image_bytes * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
-        self.progress.set_phase("finding demonstrations")
+        self.progress.set_phase("retrieving demonstrations")
         for window in self._windows(cells, retrieval):
             requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
             self.image_store.save(image for request in requests for image in request.prompt.images)
@@ -202,7 +202,7 @@ class Runner:
             self._answer(model, requests)
             self.recorder.clear_shared()
             self.costs.save(model)
-            self.progress.set_phase("finding demonstrations")
+            self.progress.set_phase("retrieving demonstrations")
 
     def _answer(self, model: "Model", requests: Sequence[SampleRequest]) -> None:
         def on_answer(request: SampleRequest, result: Answer) -> None:

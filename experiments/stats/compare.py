@@ -168,7 +168,7 @@ def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
     """The column of the baseline under the metric. Raises ConfigError with the baselines that exist."""
     name = str(to[BASELINE])
     if len(to) > 1:
-        raise ConfigError(f"--to baseline={name}: it takes no other key.")
+        raise ConfigError(f"--to baseline={name}: it cannot be combined with another key.")
     if column := find_baseline_column(frame, name, metric):
         return column
     have = [name for name in BASELINES if find_baseline_column(frame, name, metric)]

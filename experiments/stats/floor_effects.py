@@ -48,10 +48,10 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
     if len(means) < 2 or not CEILING <= min(means) <= max(means) <= 1:
         return ""
     if format_share(min(means)) == format_share(1):
-        return f"at its ceiling: every arm scores {format_share(1)}, so no gain can be measured."
+        return f"ceiling effect: every arm scores {format_share(1)}, so no gain can be measured."
     bare = rows[(rows["shots"] == 0) & rows[metric].notna()][metric]
     without = f" ({format_share(float(bare.mean()))} without demonstrations)" if len(bare) else ""
-    return f"at its ceiling: no arm is below {format_share(min(means))}{without}, so no gain can be measured."
+    return f"ceiling effect: no arm is below {format_share(min(means))}{without}, so no gain can be measured."
 
 
 def names_option(frame: "DataFrame") -> "Series[bool] | None":

@@ -61,7 +61,7 @@ def few_units_note(clusters: Iterable[int]) -> str:
     if fewest >= FEW_UNITS:
         return ""
     units = format_count(fewest, "independent unit (a query or a group", "independent units (queries or groups")
-    return f"some intervals rest on {units} of them) only: with fewer than {FEW_UNITS} they are rough"
+    return f"some intervals are based on only {units} of them); with fewer than {FEW_UNITS} they are approximate"
 
 
 def format_count(number: int, one: str, several: str = "") -> str:

@@ -227,7 +227,7 @@ def _refuse_duplicates(frame: "DataFrame", codes: NDArray[np.int64], keys: Seque
         duplicate = frame[list(keys)].iloc[int(np.setdiff1d(np.arange(len(codes)), first)[0])]
         example = ", ".join(f"{key} {value}" for key, value in duplicate.items())
         raise UnpairedError(
-            f"{name} has {example} more than once: it mixes several settings. Name the axis that separates them."
+            f"{name} has {example} more than once: it mixes several settings. Specify the axis that separates them."
         )
 
 

@@ -51,7 +51,7 @@ def build_edit(node: Any, where: str = "") -> Edit:
     """Build the edit of a config node: a name, a mapping or the path of a class. Raises ConfigError."""
     edit = build("edit", node, where)
     if not isinstance(edit, Edit):
-        raise ConfigError(f"{location(where)}{type(edit).__name__} is no edit: it does not extend icl.edits.Edit.")
+        raise ConfigError(f"{location(where)}{type(edit).__name__} is not an edit: it does not extend icl.edits.Edit.")
     return edit
 
 

@@ -75,7 +75,7 @@ class CorruptionField:
             return kind
         if isinstance(node, str) and ":" not in node and node not in entries("edit"):
             names = dict.fromkeys((*get_args(CorruptionKind), *entries("edit")))
-            raise ConfigError(f"nothing that corrupts is named '{node}'.{did_you_mean(node, names)} (icl ls edit)")
+            raise ConfigError(f"no corruption named '{node}'.{did_you_mean(node, names)} (icl ls edit)")
         return build_edit(node, "by")
 
 

@@ -201,7 +201,7 @@ class Model(ABC):
                 return [str(error)]
         else:
             if len(answers) != len(requests):
-                raise ModelError(f"the model gave {len(answers)} answers to {len(requests)} requests.")
+                raise ModelError(f"the model returned {len(answers)} answers for {len(requests)} requests.")
             return answers
         middle = len(requests) // 2
         return [*self._generate_halving(requests[:middle]), *self._generate_halving(requests[middle:])]
@@ -307,7 +307,7 @@ class LogitModel(Model):
 
     def token_ids(self, prompt: Prompt) -> Sequence[int]:
         """Token ids of the prompt with all image placeholders, as logits processors read them. Raises ModelError."""
-        raise ModelError(f"{type(self).__name__} gives no token ids of prompts, which logits processors need.")
+        raise ModelError(f"{type(self).__name__} does not return token ids of prompts, which logits processors need.")
 
     @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:

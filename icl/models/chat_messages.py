@@ -81,11 +81,11 @@ def read(response: dict[str, Any], request: Request, where: str) -> Generation:
     if choice.get("finish_reason") == "content_filter":
         raise ModelError(f"{where}: the answer was withheld by the endpoint's content filter.")
     if choice.get("finish_reason") in BROKEN_OFF:
-        raise ModelError(f"{where}: the endpoint broke the answer off (finish_reason '{choice['finish_reason']}').")
+        raise ModelError(f"{where}: the endpoint stopped the answer early (finish_reason '{choice['finish_reason']}').")
     if text is None:
         raise ModelError(f"{where}: {_silence(choice, message)}")
     if not isinstance(text, str):
-        raise ModelError(f"{where}: the answer's content is not a text: {str(text)[:200]}.")
+        raise ModelError(f"{where}: the content of the answer is not a string: {str(text)[:200]}.")
     finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
     scores = option_scores(choice, request.options, where) if request.score_options else {}
     return Generation(mended(text).strip(), finish=finish, usage=counted, option_scores=scores)
@@ -115,10 +115,10 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
     listed = _first_tokens(choice)
     if wrong := [value for _, value in listed if not value <= SLACK]:  # NaN is not below anything
         raise ModelError(
-            f"{where}: {wrong[0]} is listed as a log-probability and is none. Use `answer_mode: generate`."
+            f"{where}: {wrong[0]} is listed as a log-probability but is not one. Use `answer_mode: generate`."
         )
     if not listed:
-        raise ModelError(f"{where}: no log-probabilities come with the answer. Use `answer_mode: generate`.")
+        raise ModelError(f"{where}: the answer has no log-probabilities. Use `answer_mode: generate`.")
     own, shared = dict.fromkeys(options, 0.0), 0.0
     for token, logprob in listed:
         begins = [option for option in options if token and option.casefold().startswith(token)]

@@ -35,7 +35,7 @@ def damaged_json_file(folder: Path | None) -> str:
         try:
             parse_json_object(path.read_bytes())
         except (OSError, ValueError) as error:
-            return f"{path} is no JSON object ({error}). Copy the file anew."
+            return f"{path} is not a JSON object ({error}). Copy the file again."
     return ""
 
 

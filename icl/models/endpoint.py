@@ -190,7 +190,7 @@ class Endpoint:
         if status in (401, 403):
             source = f"the environment variable {self.key_env}" if self.key_env else "model.key_env, which is not set"
             raise EndpointUnavailableError(
-                self._message(f"it refuses the key ({message}). The key is taken from {source}")
+                self._message(f"it rejects the key ({message}). The key comes from {source}")
             )
         if status == 404:
             raise EndpointUnavailableError(
@@ -201,9 +201,12 @@ class Endpoint:
         if status < 400:
             target = response.headers.get("Location", "another address")
             raise EndpointUnavailableError(
-                self._message(f"it redirects to {target}, and a key is not sent there. Name the final address")
+                self._message(
+                    f"it redirects to {target}, and the API key is not sent to a redirect target. Set model.url "
+                    "to the final address"
+                )
             )
-        raise ModelError(self._message(f"the request is refused: {message}"))
+        raise ModelError(self._message(f"the server rejected the request: {message}"))
 
     def _message(self, reason: str) -> str:
         return self.mask_key(f"{self.url}: {reason if reason.endswith('?') else f'{_without_period(reason)}.'}")

@@ -91,7 +91,10 @@ class Remote(Model):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"model.url: '{self.url}' is not an http address, such as http://127.0.0.1:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ConfigError("model.url: an address alone, since it is written into records. Keys go into `key_env`.")
+            raise ConfigError(
+                "model.url: the URL must not contain credentials, because it is stored in the "
+                "run. Put the key into `key_env`."
+            )
         if taken := sorted(set(RESERVED_FIELDS) & self.extra.keys()):
             raise ConfigError(f"model.extra: {', '.join(taken)} is set by the backend or its own fields.")
 
@@ -226,7 +229,7 @@ class Remote(Model):
                 pool.shutdown(wait=False, cancel_futures=True)
         if unavailable is not None:
             raise EndpointUnavailableError(
-                f"{unavailable} Answers are kept, and the same command requests the rest."
+                f"{unavailable} Finished answers are stored. Run the same command again to continue."
             ) from unavailable
 
     def _count(self, request: Request, answer: Generation) -> None:

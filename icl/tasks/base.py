@@ -23,7 +23,7 @@ class Pool:
     def __post_init__(self) -> None:
         if len(self.by_id) != len(self.examples):
             twice = Counter(e.id for e in self.examples).most_common(1)[0][0]
-            raise DataError(f"two examples of the pool have the id '{twice}'. Ids must be unique.")
+            raise DataError(f"two examples of the pool have the id '{twice}'. IDs must be unique.")
 
     @cached_property
     def by_id(self) -> Mapping[str, Example]:

@@ -46,7 +46,7 @@ class ColumnMapping:
             if not isinstance(column, str) and role not in SEVERAL:
                 raise ConfigError(f"columns.{role} is one column, not {list(column)}.")
         if "answer" not in self.columns:
-            raise ConfigError("columns has no 'answer'. Say which column holds the answer.")
+            raise ConfigError("columns has no 'answer'. Specify the column that contains the answer.")
         if self.question is None and "question" not in self.columns:
             raise ConfigError(
                 'no question: name its column in columns.question, or give one text, question: "What is this?".'
@@ -55,11 +55,15 @@ class ColumnMapping:
             try:
                 named = _named_in(text)
             except ValueError as error:
-                raise ConfigError(f"{key}: {error}. Write {{{{ and }}}} for braces that are no column.") from error
+                raise ConfigError(f"{key}: {error}. Write {{{{ and }}}} for literal braces.") from error
             if "" in named:
-                raise ConfigError(f"{key}: {{}} names no column. Write its name in the braces, or {{{{}}}} for braces.")
+                raise ConfigError(
+                    f"{key}: {{}} has no column name in the braces. Write the name, or {{{{}}}} for literal braces."
+                )
         if self.image is not None and "image" in self.columns:
-            raise ConfigError("image and columns.image: images are named by a path or are in a column, not both.")
+            raise ConfigError(
+                "image and columns.image: images come from a path or from a column. Set only one of them."
+            )
         if self.answer_is in ("index", "letter") and not self.options and "options" not in self.columns:
             raise ConfigError(f"answer_is: {self.answer_is} needs options to point to.")
 

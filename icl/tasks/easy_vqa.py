@@ -87,7 +87,9 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
     ids = [f"{split}-{row:05d}" for row in range(len(questions))]
     if limit is not None and limit > len(ids):
         key = "queries" if split == "test" else "pool_size"
-        raise DataError(f"{key}: {limit} is more than the {len(ids):,} {split} questions of easy-vqa. Ask for fewer.")
+        raise DataError(
+            f"{key}: {limit} is more than the {len(ids):,} {split} questions of easy-vqa. Use a smaller number."
+        )
     return tuple(
         Example(
             id=ids[row],

@@ -77,7 +77,8 @@ class HubTask:
         _ = self._layout
         if self.pool_split == self.split and self.pool_path in (None, self.path):
             raise ConfigError(
-                f"pool_split '{self.pool_split}' is the split of the queries. Leave it out to divide it by group."
+                f"pool_split '{self.pool_split}' is also the split of the queries. Remove it to divide that "
+                "split by group."
             )
 
     @property
@@ -153,7 +154,7 @@ class HubTask:
         for row, name in enumerate(ids):
             if name in row_of:
                 raise DataError(
-                    f"{source.name}: rows {row_of[name]} and {row} have the id '{name}'. Ids must be unique."
+                    f"{source.name}: rows {row_of[name]} and {row} have the id '{name}'. IDs must be unique."
                 )
             row_of[name] = row
         return [f"pool-{name}" for name in ids] if prefixed else ids

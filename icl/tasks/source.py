@@ -69,7 +69,7 @@ class DataSource:
         if self.allow_outside or any(path.is_relative_to(inside) for inside in (*allowed, *_caches())):
             return path
         where = f"the folder {allowed[0]}" if allowed else "the data set"
-        raise ValueError(f"the path '{text}' leaves {where}. Set allow_outside: true if you trust the data")
+        raise ValueError(f"the path '{text}' points outside {where}. Set allow_outside: true if you trust the data")
 
 
 def open_source(path: str, config: str | None, split: str, allow_outside: bool = False) -> DataSource:
@@ -117,7 +117,7 @@ def _read(path: str, here: Path, config: str | None, split: str) -> Any:
             return _read(str(rows), rows, config, split)
         return datasets.load_dataset(str(here.resolve()), config)
     if here.exists() and not here.is_file():
-        raise ValueError("it is a pipe or a device, no file.")
+        raise ValueError("it is a pipe or a device, not a file.")
     if here.is_file():
         builder = BUILDERS.get(here.suffix.lower())
         if builder is None:
@@ -140,7 +140,7 @@ def _rows_beside_images(folder: Path, split: str) -> Path | None:
         return None
     named = [path for path in files if path.stem == split] or [p for p in files if p.stem not in SPLITS]
     if not named:
-        raise ValueError(f"it has images and the rows of {', '.join(p.name for p in files)}, none of this split.")
+        raise ValueError(f"it has images and the rows of {', '.join(p.name for p in files)}, but none for this split.")
     if len(named) > 1:
         raise ValueError(
             f"it has images and several files of rows ({', '.join(p.name for p in named)}). Name one of them as path."

@@ -53,7 +53,9 @@ class VLICLTask:
     def queries(self) -> tuple[Example, ...]:
         rows = self._read("query.json")
         if self.query_limit is not None and self.query_limit > len(rows):
-            raise DataError(f"queries: {self.query_limit} is more than the {len(rows)} of {self.title}. Ask for fewer.")
+            raise DataError(
+                f"queries: {self.query_limit} is more than the {len(rows)} of {self.title}. Use a smaller number."
+            )
         chosen = nested_choice([f"query-{i}" for i in range(len(rows))], self.query_limit, self.seed, "vl_icl")
         return tuple(self._query(i, rows[i]) for i in chosen)
 
@@ -154,9 +156,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             "the folder that has a folder for each task."
         ) from error
     except ValueError as error:
-        raise DataError(f"VL-ICL: {path} is no JSON: {error}.") from error
+        raise DataError(f"VL-ICL: {path} is not valid JSON: {error}.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"VL-ICL: {path} is no list of records.")
+        raise DataError(f"VL-ICL: {path} is not a list of records.")
     return rows
 
 

@@ -51,7 +51,9 @@ class WinogroundTask:
     def queries(self) -> tuple[Example, ...]:
         rows = self._rows[self._cut :]
         if self.items is not None and self.items > len(rows):
-            raise DataError(f"items: {self.items} is more than the {len(rows)} items that are asked. Ask for fewer.")
+            raise DataError(
+                f"items: {self.items} is more than the {len(rows)} items that are asked. Use a smaller number."
+            )
         return tuple(self._questions(rows[: self.items], "query"))
 
     @cached_property

@@ -47,7 +47,7 @@ def read_cases(path: Path) -> list[AnswerCase]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise DataError(f"{path} cannot be read: it is no regular file.")
+            raise DataError(f"{path} cannot be read: it is not a regular file.")
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
@@ -64,9 +64,9 @@ def _case(path: Path, number: int, line: str) -> AnswerCase:
     try:
         fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: this line is no JSON object ({error}).") from error
+        raise DataError(f"{where}: this line is not a JSON object ({error}).") from error
     if not isinstance(fields, dict):
-        raise DataError(f"{where}: this line is no JSON object.")
+        raise DataError(f"{where}: this line is not a JSON object.")
     for key, kind in KEYS.items():
         if not isinstance(fields.get(key), kind):
             raise DataError(f"{where}: '{key}' must be there as a {kind.__name__}. Keys: {', '.join(KEYS)}, options.")

@@ -101,7 +101,7 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
         parts = list(metric.run_level(samples))
         require(len(parts) == len(samples), f"{name}.run_level gave {len(parts)} numbers for {len(samples)} samples.")
         odd = next((part for part in parts if part is not None and not math.isfinite(part)), None)
-        require(odd is None, f"{name}.run_level gave {odd}, which is no number (None is for samples without a part).")
+        require(odd is None, f"{name}.run_level gave {odd}, which is not a number (None is for samples without a part).")
         require(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
 
 
@@ -198,7 +198,7 @@ def _check_public(name: str, examples: Sequence[Example]) -> None:
 
 def _check_pool(name: str, task: Task, query: Example) -> Pool:
     pool = task.pool(query.id)
-    require(isinstance(pool, Pool), f"{name}.pool('{query.id}') is no icl.tasks.base.Pool.")
+    require(isinstance(pool, Pool), f"{name}.pool('{query.id}') is not an icl.tasks.base.Pool.")
     require(query.id not in pool.by_id, f"{name}: the pool of '{query.id}' holds the query itself.")
     require(task.pool(query.id).digest == pool.digest, f"{name}: the pool of '{query.id}' changes from call to call.")
     own = {image.digest for image in query.images}

@@ -33,7 +33,7 @@ def check_edit(edit: Any) -> None:
     require(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
     require(describe(edit) == describe(dataclasses.replace(edit)), f"{name} is described differently each time.")
     bound = edit.bind(KEY, PLACE)
-    require(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is no edit.")
+    require(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is not an edit.")
     require(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
     described = edit.bind(KEY, PLACE).describe()
     require(bound.describe() == described, f"{name}.describe() describes the same edit in two ways.")

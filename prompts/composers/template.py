@@ -114,7 +114,7 @@ class Template:
         if unknown:
             near = did_you_mean(unknown[0], VARIABLES)
             raise ConfigError(
-                f"template '{self.path}': nothing is called '{unknown[0]}'.{near} There are {', '.join(VARIABLES)}."
+                f"template '{self.path}': no variable is named '{unknown[0]}'.{near} There are {', '.join(VARIABLES)}."
             )
         return compiled
 
@@ -157,4 +157,4 @@ def _trials() -> Iterator[Context]:
 
 
 def _never() -> Any:
-    raise AssertionError("a trial's image is not opened")
+    raise AssertionError("images are not opened in a trial render")

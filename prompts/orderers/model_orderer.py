@@ -40,7 +40,9 @@ class ModelOrderer:
         return FittedOrderer(self, pool, scorer(model, self.who, INSTEAD))
 
     def order(self, context: Context) -> Context:
-        raise PlanError(f"{self.who} asks a model. In Python, use fitted(pool, model); a run does so by itself.")
+        raise PlanError(
+            f"{self.who} needs a model. In Python, call fitted(pool, model). A run does this automatically."
+        )
 
     @property
     def who(self) -> str:

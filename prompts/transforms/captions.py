@@ -35,7 +35,7 @@ class Captions:
 
     def __post_init__(self) -> None:
         if self.text.count("{caption}") != 1:
-            raise ConfigError(f"text must have {{caption}} once, where the caption goes; it is {self.text!r}.")
+            raise ConfigError(f"text must have {{caption}} once, at the place of the caption, but it is {self.text!r}.")
         texts: dict[str, str] = {}
         if self.file is not None:
             content = files.read(files.find(self.file, "file of captions"), "captions")
@@ -69,5 +69,5 @@ def _parse(content: str, name: str) -> dict[str, str]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"captions {name} is not JSON: {error}.") from error
     if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
-        raise ConfigError(f"captions {name} must map example ids to texts, such as {{'cub-12': 'a small bird'}}.")
+        raise ConfigError(f"captions {name} must map example IDs to texts, such as {{'cub-12': 'a small bird'}}.")
     return texts

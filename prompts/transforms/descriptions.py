@@ -73,11 +73,14 @@ class Descriptions:
     def fitted(self, pool: Pool, model: Model | None) -> "FittedDescriptions":
         """The transform with its model. Raises PlanError without a model."""
         if model is None:
-            raise PlanError("transform 'descriptions' asks a model to describe images, and there is none.")
+            raise PlanError("transform 'descriptions' needs a model that describes images, but there is none.")
         return FittedDescriptions(self, model)
 
     def transform(self, context: Context) -> Context:
-        raise PlanError("transform 'descriptions' asks a model. In Python, use fitted(pool, model); a run does so.")
+        raise PlanError(
+            "transform 'descriptions' needs a model. In Python, call fitted(pool, model). A run "
+            "does this automatically."
+        )
 
 
 @dataclass(frozen=True)

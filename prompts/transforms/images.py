@@ -50,7 +50,10 @@ class Images:
         if self.how == "permuted":
             return _permute(context)
         if self.how == "swapped":
-            raise PlanError("images are swapped with the pool's. In Python, use fitted(pool, None); a run does so.")
+            raise PlanError(
+                "images are swapped with images of the pool. In Python, call fitted(pool, None). A "
+                "run does this automatically."
+            )
         return change_examples(context, self.where, lambda item: self._changed(item, context), f"images: {self.how}")
 
     def _changed(self, item: Any, context: Context) -> Any:

@@ -127,4 +127,4 @@ def _check_comparable(one: Vectors, other: Vectors) -> None:
     if not len(one) or not len(other):
         raise PlanError(f"there are {len(one)} and {len(other)} rows to compare. Give at least one of each.")
     if one.shape[1] != other.shape[1]:
-        raise PlanError(f"rows of {one.shape[1]} and of {other.shape[1]} entries are not in one space.")
+        raise PlanError(f"rows with {one.shape[1]} and {other.shape[1]} dimensions are not in one space.")

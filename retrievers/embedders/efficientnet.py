@@ -51,7 +51,9 @@ class EfficientNet:
         return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        raise PlanError("embedder 'efficientnet' reads images only. For questions, pair it with another ('paired').")
+        raise PlanError(
+            "embedder 'efficientnet' reads images only. For questions, combine it with another embedder ('paired')."
+        )
 
 
 def _pixels(image: "PILImage") -> Vectors:

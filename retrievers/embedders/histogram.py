@@ -29,7 +29,7 @@ class Histogram:
 
     reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
-    bins: Annotated[int, Ge(2), Le(16)] = 8  # boxes along each of red, green and blue; the vector has bins^3 entries
+    bins: Annotated[int, Ge(2), Le(16)] = 8  # boxes along each of red, green and blue; the vector has bins^3 dimensions
 
     @property
     def digest(self) -> str:

@@ -34,7 +34,7 @@ class MiniLM:
         return f"minilm-1-{checkpoint_digest(package_folder(PACKAGE, 'minilm', INSTALL) / 'model')}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        raise PlanError("embedder 'minilm' reads texts only. For images, pair it with another ('paired').")
+        raise PlanError("embedder 'minilm' reads texts only. For images, combine it with another embedder ('paired').")
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         from retrievers.machinery.optional_packages import package_folder

@@ -32,7 +32,7 @@ class Mix:
 
     def __post_init__(self) -> None:
         if not self.reads:
-            raise ConfigError(f"{self.one!r} and {self.other!r} have nothing to read in common.")
+            raise ConfigError(f"{self.one!r} and {self.other!r} cannot embed the same kind of input.")
 
     @property
     def reads(self) -> frozenset[str]:

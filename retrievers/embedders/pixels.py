@@ -24,7 +24,7 @@ class Pixels:
 
     reads: ClassVar[frozenset[str]] = frozenset({"image"})
 
-    size: Annotated[int, Ge(1), Le(64)] = 16  # side of the square in pixels; the vector has 3 size^2 + 1 entries
+    size: Annotated[int, Ge(1), Le(64)] = 16  # side of the square in pixels; the vector has 3 size^2 + 1 dimensions
 
     @property
     def digest(self) -> str:

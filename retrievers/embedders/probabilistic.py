@@ -158,6 +158,6 @@ class ProbabilisticSource:
         if examples and images.shape[1] != texts.shape[1]:
             raise ConfigError(
                 f"embedder 'probabilistic' compares images with texts, and {settings.of!r} gives {images.shape[1]} and "
-                f"{texts.shape[1]} entries. Use an encoder with one space for both (encoder), or pairs: label."
+                f"{texts.shape[1]} dimensions. Use an encoder with one space for both (encoder), or pairs: label."
             )
         return fit_variance_heads(images, names, texts, digest, training)

@@ -75,5 +75,5 @@ def _revision(path: str) -> str:
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(
             f"embedder 'sentence_transformers': there is no folder '{path}', and the hub has no such model "
-            f"({type(error).__name__}). Name a folder or a hub id."
+            f"({type(error).__name__}). Use a folder or a hub ID."
         ) from error

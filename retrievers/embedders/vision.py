@@ -42,4 +42,6 @@ class Vision:
         )
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        raise PlanError("embedder 'vision' reads images only. For questions, pair it with another ('paired').")
+        raise PlanError(
+            "embedder 'vision' reads images only. For questions, combine it with another embedder ('paired')."
+        )

@@ -28,7 +28,7 @@ def find_checkpoint(path: str) -> Path:
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise ModelError(
             f"embedder 'encoder': {folder} has no processor (preprocessor_config.json or processor_config.json). "
-            f"Save the processor of the model beside its weights."
+            f"Save the processor of the model next to its weights."
         )
     return folder
 
@@ -85,6 +85,6 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
     except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"embedder 'encoder': there is no folder '{name}', and the hub gave no checkpoint of that name "
-            f"({type(error).__name__}). Name a folder, a hub id, or 'tiny'."
+            f"embedder 'encoder': there is no folder '{name}', and the hub has no checkpoint of that name "
+            f"({type(error).__name__}). Use a folder, a hub ID, or 'tiny'."
         ) from error

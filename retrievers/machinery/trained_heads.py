@@ -1,25 +1,32 @@
-"""Checks that a trained head and an embedder belong together."""
+"""Checks that a trained head matches an embedder."""
 
 from icl.errors import DataError, PlanError
 from retrievers.machinery.vector_math import Vectors
 
 
 def check_embedder(what: str, trained_on: str, embedder: str) -> None:
-    """Raises PlanError if a head was trained on another embedder.
+    """Checks that a head was trained on this embedder.
 
-    what: the head and its file, for the error. trained_on, embedder: digests.
+    Args:
+        what: The head and its file, for the error message.
+        trained_on: Digest of the embedder that the head was trained on.
+        embedder: Digest of the embedder.
+
+    Raises:
+        PlanError: The digests differ.
     """
     if trained_on != embedder:
         raise PlanError(
-            f"{what} was trained on vectors of another embedder ({trained_on[:24]}, not {embedder[:24]}). Train one "
-            "with this embedder."
+            f"{what} was trained with another embedder ({trained_on[:24]}, not {embedder[:24]}). Train a head with "
+            "this embedder."
         )
 
 
-def check_width(what: str, entries: int, vectors: Vectors) -> None:
-    """Raises DataError if the vectors do not have the number of entries that a head takes."""
-    if vectors.shape[1] != entries:
+def check_width(what: str, dimensions: int, vectors: Vectors) -> None:
+    """Raises DataError if the vectors do not have the number of dimensions that a head expects."""
+    if vectors.shape[1] != dimensions:
         raise DataError(
-            f"{what} takes vectors of {entries} entries and the embedder gives {vectors.shape[1]}. Train one with this "
-            "embedder."
+            f"{what} expects vectors with {dimensions} dimensions, but the embedder returns {vectors.shape[1]}. "
+            "Train a "
+            "head with this embedder."
         )

@@ -89,7 +89,8 @@ class VectorStore:
                 self.dim = vectors.shape[1]
             if vectors.shape[1] != self.dim:
                 raise StoreError(
-                    f"{self.folder} holds vectors of {self.dim} entries and this embedder gave {vectors.shape[1]}. "
+                    f"{self.folder} contains vectors with {self.dim} dimensions, but this embedder returned "
+                    f"{vectors.shape[1]}. "
                     f"Delete the folder."
                 )
             if writable:

@@ -48,7 +48,7 @@ class Caption:
     def fit(self, pool: Pool, resources: Resources) -> "FittedCaption":
         """Raises PlanError without a model."""
         if resources.model is None:
-            raise PlanError("reranker 'caption' needs a model that describes the query's image, and there is none.")
+            raise PlanError("reranker 'caption' needs a model that describes the query's image, but there is none.")
         return FittedCaption(self, pool, open_source(self.embedder, resources.cache, pool), resources.model)
 
 

@@ -180,7 +180,7 @@ def test_processors_belong_to_the_arm_and_its_controls() -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ("repetition_penalty", r"here\.logits_processors: logits_processors is a list such as"),
+        ("repetition_penalty", r"here\.logits_processors: logits_processors must be a list such as"),
         (
             ["repetition_penlty"],
             r"here\.logits_processors\[0\]: .* no logits processor 'repetition_penlty'. Did you mean",
@@ -188,7 +188,7 @@ def test_processors_belong_to_the_arm_and_its_controls() -> None:
         ([{"name": "repetition_penalty", "penality": 1.2}], r"has no parameter 'penality'. Did you mean 'penalty'\?"),
         ([{"name": "repetition_penalty", "penalty": -1.0}], r"RepetitionPenaltyLogitsProcessor: `penalty` has to be"),
         ([{"name": "json:JSONDecoder"}], r"json:JSONDecoder is not a transformers.LogitsProcessor"),
-        ([3], r"a logits processor is a name or a mapping with the key 'name', not 3"),
+        ([3], r"a logits processor must be a name or a mapping with the key 'name', not 3"),
     ],
 )
 def test_a_wrong_processor_is_an_error_of_the_config(node: Any, message: str) -> None:

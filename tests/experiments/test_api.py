@@ -128,14 +128,14 @@ def test_a_file_of_a_run_names_the_run(mapping: Any, tmp_path: Path, file: str) 
 def test_the_error_about_a_path_that_is_no_run_says_what_to_give(mapping: Any, tmp_path: Path) -> None:
     icl.run(mapping(name="contrast"), runs=tmp_path / "runs", quiet=True)
     with pytest.raises(
-        StoreError, match=r"runs is not a run directory, but has runs in it: contrast. Give one of them.$"
+        StoreError, match=r"runs is not a run directory, but contains runs: contrast. Use one of them.$"
     ):
         icl.load_run(tmp_path / "runs")
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"x.json is a file and not within a run directory. Give the folder that has"):
+    with pytest.raises(StoreError, match=r"x.json is a file outside a run directory. Use the folder that contains"):
         icl.load_run(tmp_path / "x.json")
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"run.json is not the file of a run: it has no list of cells.$"):
+    with pytest.raises(StoreError, match=r"run.json is not the run.json of a run: it has no list of cells.$"):
         icl.load_run(tmp_path).samples()
 
 

@@ -94,18 +94,18 @@ def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any
     [
         (
             {"rerank_candidates": 0},
-            "rerank_candidates is how many of the retriever's best the rerankers get, 1 or more, not 0",
+            "rerank_candidates must be the number of candidates that the rerankers get, 1 or more, not 0",
         ),
         ({"rerank_candidates": "ten"}, "1 or more, not 'ten'"),
         ({"rerank_candidates": True}, "1 or more, not True"),
         (
             {"rerank_candidates": 2, "shots": 4},
-            "rerankers choose 4 shots among 2 candidates. Ask for at least 4 candidates",
+            "rerankers choose 4 shots among 2 candidates. Use at least 4 candidates",
         ),
-        ({"rerank_candidates": 5000}, r"5000 candidates from a pool of \d+ \(task .*Ask for at most"),
+        ({"rerank_candidates": 5000}, r"5000 candidates from a pool of \d+ \(task .*Use at most"),
         (
             {"rerank_candidates": 6, "rerankers": []},
-            r"candidates: rerank_candidates is how many .* and the file has no rerankers",
+            r"candidates: rerank_candidates is the number of candidates .* but the file has no rerankers",
         ),
         (
             {"grid": {"rerankers.balance": [0.5]}},
@@ -134,7 +134,7 @@ def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ("label_balance", "rerankers is a list of components, applied in turn, or none, not 'label_balance'"),
+        ("label_balance", "rerankers is a list of components, applied in order, or none, not 'label_balance'"),
         (["label_balanc"], r"rerankers\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
     ],
 )
@@ -178,7 +178,7 @@ def test_no_reranker_is_called_none_in_files_as_in_tables(mapping: Any) -> None:
     assert _cells(mapping(rerankers="none"))[0].digest == _cells(mapping())[0].digest
     holes = _cells(mapping(grid=axes, exclude=[{"rerankers": "none"}]))
     assert {cell.labels["rerankers"] for cell in holes} == {"label_balance"}
-    with pytest.raises(ConfigError, match=r"grid\.rerankers\[1\]: \[\] stands in this axis twice"):
+    with pytest.raises(ConfigError, match=r"grid\.rerankers\[1\]: \[\] is listed twice on this axis"):
         load_config(mapping(grid={"rerankers": [[], "none"]}))
     assert {"const": "none"} in experiment_schema()["properties"]["rerankers"]["anyOf"]
 

@@ -24,6 +24,7 @@ from icl.registry import (
     parameter,
     resolve,
     schema,
+    with_article,
 )
 
 
@@ -107,22 +108,22 @@ def test_equal_components_have_equal_descriptions():
     ("node", "message"),
     [
         ("strickt", "no metric named 'strickt'. Did you mean 'strict'? (icl ls metric)"),
-        ({"share": 1}, "a metric is a name or a mapping with the key 'name', not {'share': 1}."),
-        (7, "a metric is a name or a mapping"),
+        ({"share": 1}, "a metric must be a name or a mapping with the key 'name', not {'share': 1}."),
+        (7, "a metric must be a name or a mapping"),
         ({"name": "inner", "sahre": 1}, "no parameter 'sahre'. Did you mean 'share'? It takes share."),
         ({"name": "strict", "a": 1}, "metric 'strict' has no parameter 'a'. It takes no parameters."),
         ({"name": "inner", "share": 2}, "metric 'inner', share: input should be less than or equal to 1, not 2."),
         ({"name": "inner", "share": "much"}, "metric 'inner', share: input should be a valid number"),
-        ({"name": "inner", "share": True}, "metric 'inner', share: True is no number. (YAML reads yes"),
+        ({"name": "inner", "share": True}, "metric 'inner', share: True is not a number. (YAML reads yes"),
         ({"name": "outer"}, "metric 'outer', inner: field required."),
         ({"name": "outer", "inner": "inner", "pool": 0}, "'outer', pool: input should be greater than"),
-        ({"name": "outer", "inner": "inner", "pool": True}, "metric 'outer', pool: True is no number."),
+        ({"name": "outer", "inner": "inner", "pool": True}, "metric 'outer', pool: True is not a number."),
         ({"name": "outer", "inner": "inner", "limit": 3}, "metric 'outer' has no parameter 'limit'."),
         ({"name": "outer", "inner": {"name": "inner", "share": 2}}, "metric 'outer': metric 'inner', share: "),
         ({"name": "outer", "inner": "inner", "size": 101}, "metric 'outer': size is more than 100."),
         ({"name": "outer", "inner": "inner", "preset": "bog"}, "has no preset 'bog'. Did you mean 'big'?"),
-        (":", "':' begins no path of a component: 'module:name' or 'file.py:name'."),
-        ("..mine:Mine", "'..mine:' begins no path of a component"),
+        (":", "':' is not the start of a component path. Write 'module:name' or 'file.py:name'."),
+        ("..mine:Mine", "'..mine:' is not the start of a component path"),
         ("icl.nowhere:Mine", "there is no module 'icl.nowhere'."),
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
         ("icl.constraints:Share", "icl.constraints has no class 'Share'."),
@@ -246,7 +247,7 @@ def test_a_class_without_a_member_of_its_kind_is_refused(study, kind):
     )
     with pytest.raises(ConfigError) as error:
         build(kind, f"{study / 'empty.py'}:Empty")
-    assert f"is no {kind}: it has no {', '.join(REQUIRED_MEMBERS[kind])}." in str(error.value)
+    assert f"is not {with_article(kind)}: it has no {', '.join(REQUIRED_MEMBERS[kind])}." in str(error.value)
 
 
 @pytest.mark.parametrize("kind", list(REQUIRED_MEMBERS))

@@ -69,7 +69,7 @@ def test_yaml_and_text_are_no_way_around(tmp_path: Any) -> None:
             "task: {name: binding, queries: 3}\nmodel: {name: hf, path: tiny}\n"
             f"decoding: {{name: contrast, weights: [{value}, -1]}}\n"
         )
-        with pytest.raises(ConfigError, match=r"strategy 'contrast', weights: (inf|1e\+39) is no finite number"):
+        with pytest.raises(ConfigError, match=r"strategy 'contrast', weights: (inf|1e\+39) is not a finite number"):
             expand(load_config(path))
 
 

@@ -96,5 +96,5 @@ def test_delimiters() -> None:
 
 @pytest.mark.parametrize("name", ["chat", "interleaved"])
 def test_two_instructions_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="instruction is 'long' and instruction_text is given too"):
+    with pytest.raises(ConfigError, match="instruction is 'long' and instruction_text is set too"):
         build("composer", {"name": name, "instruction": "long", "instruction_text": "mine"})

@@ -169,7 +169,7 @@ def test_more_demonstrations_have_24_distinct_orders_for_each_query() -> None:
 def test_missing_inputs_are_reported() -> None:
     context = _context()
     orderer = build("orderer", "entropy")
-    with pytest.raises(PlanError, match=r"'entropy' asks a model\. In Python, use fitted"):
+    with pytest.raises(PlanError, match=r"'entropy' needs a model\. In Python, call fitted"):
         orderer.order(context)
     with pytest.raises(PlanError, match=r"'entropy' reads the probabilities .* given no model.*orderer 'reversed'"):
         orderer.fitted(POOL, None)

@@ -115,7 +115,7 @@ def test_a_file_next_to_the_experiment_is_identified_by_its_content(tmp_path: Pa
             GOOD + QUERY.replace("query.question", "query.question | upper"),
             "a filter changed a piece into 'QUERY.QUESTION'",
         ),
-        (GOOD + QUERY + "{{ assistant }}So", "nothing is asked"),
+        (GOOD + QUERY + "{{ assistant }}So", "the model is not asked anything"),
         (GOOD + QUERY + "{% include 'x' %}", "no loader"),
         (GOOD + QUERY + "{{ ''.__class__ }}", "unsafe"),
         (GOOD + QUERY + "{{ range(1000000000) | list }}", "Range too big"),

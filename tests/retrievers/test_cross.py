@@ -58,7 +58,7 @@ def test_the_oracle_needs_and_uses_the_gold_answer(pool: Pool, example: Make, nu
     query_example = example("q", None, _numbers(Y), question=_numbers(X))
     fitted = oracle.fit(pool, Resources())
     assert fitted.retrieve([query_example], 1)[0][0].id == "zxy"
-    with pytest.raises(PlanError, match="reads the gold and was asked without it"):
+    with pytest.raises(PlanError, match="needs the gold answers, but the queries have none"):
         fitted.retrieve([query_example.query], 1)
 
 

@@ -56,10 +56,10 @@ def test_retriever_conformance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        ({"p": ["demo-1"]}, r"lists nothing for query 'q'. Did you mean 'p'|lists nothing for query 'q'. It has 1"),
+        ({"p": ["demo-1"]}, r"has no entry for query 'q'. Did you mean 'p'|has no entry for query 'q'. It has 1"),
         ({"q": ["demo-11"]}, r"query 'q' lists 'demo-11', which is not in the pool. Did you mean 'demo-1'"),
         ({"q": ["demo-1", "demo-1"]}, "lists a demonstration twice"),
-        ({"q": "demo-1"}, "where a list of ids belongs"),
+        ({"q": "demo-1"}, "instead of a list of IDs"),
         ({"q": [["demo-1", "near"]]}, "an entry is an id, or a list of an id and a score"),
         ("[1, 2]", "is not a list of demonstrations"),
         ("{", "is not a list of demonstrations"),

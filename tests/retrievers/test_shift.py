@@ -156,7 +156,7 @@ def test_a_head_of_another_task_serves_unseen_classes(shifted: Any, number_embed
     assert np.array_equal(trained.head.weights, saved.head.weights)
     assert trained.retrieve(plain_queries, 5) == saved.retrieve(plain_queries, 5)
     assert not np.array_equal(trained.head.weights, own.head.weights)
-    with pytest.raises(ConfigError, match="Leave one of them out"):
+    with pytest.raises(ConfigError, match="Remove one of them"):
         build("retriever", {**node, "trained_on": Elsewhere(training), "head": "some.safetensors"})
 
 

@@ -61,5 +61,5 @@ def test_retriever_conformance(clip: Any, cache: Any, describer: Any) -> None:
 
 
 def test_a_missing_model_is_an_error(pool: Pool, number_embedder: Any) -> None:
-    with pytest.raises(PlanError, match="asks a model for a first answer"):
+    with pytest.raises(PlanError, match="needs a model for a first answer"):
         build("retriever", {"name": "sqa", "embedder": number_embedder}).fit(pool, Resources())

@@ -49,7 +49,7 @@ def test_filter_by_label_and_its_error_with_counts(pool: Pool, color: Make, exam
     query = example("q", color("red", 90), domain="ink")
     node = {"name": "filtered", "of": KNN, "labels": ["blue"], "domain": "other"}
     assert _ids(node, pool, query, 4) == [f"blue-oil-{i}" for i in range(4)]
-    with pytest.raises(PlanError, match=r"Ask for at most 4 shots.*\(Filters left 4 of the pool's 24.\)"):
+    with pytest.raises(PlanError, match=r"Use at most 4 shots.*\(Filters left 4 of the pool's 24.\)"):
         _ids(node, pool, query, 5)
 
 

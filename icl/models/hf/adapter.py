@@ -39,16 +39,18 @@ class LoraAdapter:
         if not folder.is_dir():
             raise ModelError(f"{self.key}: there is no folder {folder.absolute()}.")
         if not (folder / CONFIG).is_file():
-            raise ModelError(f"{self.key}: {folder} has no {CONFIG}, so it is not an adapter of peft.")
+            raise ModelError(f"{self.key}: {folder} has no {CONFIG}, so it is not a peft adapter.")
         if not any((folder / name).is_file() for name in WEIGHTS):
-            raise ModelError(f"{self.key}: {folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}).")
+            raise ModelError(f"{self.key}: {folder} has an {CONFIG} but no weights ({' or '.join(WEIGHTS)}).")
         try:
             config = parse_json((folder / CONFIG).read_bytes())
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.key}: {folder / CONFIG} is not JSON: {error}.") from error
         kind = config.get("peft_type") if isinstance(config, dict) else None
         if kind != "LORA":
-            raise ModelError(f"{self.key}: {folder} holds an adapter of type {kind}; this backend takes LORA.")
+            raise ModelError(
+                f"{self.key}: {folder} contains an adapter of type {kind}. This backend supports LORA only."
+            )
         if find_spec("peft") is None:
             raise ModelError(
                 f"{self.key}: this needs the package peft, which is not installed (pip install 'mm-icl[adapters]')."

@@ -34,7 +34,7 @@ def halving(
             raise
         if len(batch) <= 1:
             raise ModelError(
-                f"out of memory with a single one of the {what}: {str(error).splitlines()[0]} Take fewer shots, "
+                f"out of memory with a batch of one of the {what}: {str(error).splitlines()[0]} Use fewer shots, "
                 "smaller images, a lower dtype or a larger device."
             ) from error
     relieve()

@@ -49,12 +49,12 @@ class Checkpoint:
             raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
         if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             raise ModelError(
-                f"model.path: {folder} has a config.json and no weights (*.safetensors). Save the model there with "
-                "`save_pretrained`, or name another folder."
+                f"model.path: {folder} has a config.json but no weights (*.safetensors). Save the model there with "
+                "`save_pretrained`, or use another folder."
             )
         if not any((folder / name).is_file() for name in PROCESSORS):
             raise ModelError(
-                f"model.path: {folder} has no processor ({' or '.join(PROCESSORS)}). Save it beside the weights with "
+                f"model.path: {folder} has no processor ({' or '.join(PROCESSORS)}). Save it next to the weights with "
                 "`processor.save_pretrained`."
             )
         return folder
@@ -117,7 +117,8 @@ class Checkpoint:
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
                 f"model.path: {self.path} lacks {len(missing)} of the weights of a {type(model).__name__} (such as "
-                f"{missing[0]}), which would be random numbers. Its config or its weights are of another model."
+                f"{missing[0]}), which would be initialized randomly. Its config or its weights belong to "
+                "another model."
             )
         return model.eval().requires_grad_(False)
 
@@ -162,7 +163,7 @@ class Checkpoint:
         hasher = hashlib.sha256()
         for path in sorted(self._files(self.folder)):
             if not path.is_file():
-                raise ModelError(f"model.path: {path} leads to no file. Copy the checkpoint anew, or take it away.")
+                raise ModelError(f"model.path: {path} is a broken link. Copy the checkpoint again, or remove the link.")
             stat = path.stat()
             hasher.update(f"{path.name}:{_file_digest(str(path), stat.st_size, stat.st_mtime_ns)}\n".encode())
         return hasher.hexdigest()
@@ -216,7 +217,7 @@ def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
         stops |= _ids(checkpoint, checkpoint.processor.tokenizer.eos_token_id)
     if not stops:
         raise ModelError(
-            f"model.path: {checkpoint.path} names no end-of-text token (eos_token_id) in any of its configs."
+            f"model.path: {checkpoint.path} defines no end-of-text token (eos_token_id) in any of its configs."
         )
     return stops
 

@@ -35,7 +35,7 @@ def check_processor(processor: Any, path: str) -> None:
     if not getattr(processor, "chat_template", None):
         raise ModelError(
             f"model.path: the processor of {path} has no chat template, so prompts cannot be written as this "
-            "model was trained on them. Put its chat_template.jinja into the folder."
+            "model was trained on them. Add its chat_template.jinja to the folder."
         )
     if getattr(processor, "image_token", None) is None:
         raise ModelError(

@@ -43,7 +43,7 @@ class EarlyExitHead:
             self._check(logits, states[-1])
         early = [self.head(states[layer]) for layer in range(2 if self.tied else 0, len(states) - 1, 2)]
         if not early:
-            raise ModelError(f"{self.name} has {len(states) - 1} layers, too few for early ones among them.")
+            raise ModelError(f"{self.name} has {len(states) - 1} layers, too few for early exits.")
         return torch.stack([logits, *(one.to(logits.device) for one in early)], -2)
 
     def _check(self, logits: Tensor, last: Tensor) -> None:

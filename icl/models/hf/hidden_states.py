@@ -62,7 +62,7 @@ def _up_to(reader: PromptEncoder, prompt: Prompt, name: str) -> tuple[EncodedPro
 
     whole, *others = reader.read([prompt, *map(other, OTHERS)])
     if whole.plain is not None:
-        raise ModelError(f"{reader.renderer.name}: texts are not scored where the image cache is off.")
+        raise ModelError(f"{reader.renderer.name}: texts cannot be scored while the image cache is off.")
     begin = min(common_prefix_length(whole.key, one.key) for one in others)
     end = len(whole) - min(common_prefix_length(whole.key[::-1], one.key[::-1]) for one in others)
     return cut(whole, 0, end), end - begin

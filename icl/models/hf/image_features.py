@@ -66,7 +66,7 @@ def slice_field(name: str, value: Any, index: int, shares: int) -> Any:
         return [slice_field("", layer, index, shares) for layer in value]
     size, rest = divmod(len(value), shares)
     if rest:
-        raise ModelError(f"the vision tower gave {len(value)} entries of '{name}' for {shares} equal images.")
+        raise ModelError(f"the vision tower returned {len(value)} items of '{name}' for {shares} equal images.")
     part = value[index * size : (index + 1) * size]  # cloned, since a view keeps the batch alive
     return part.clone() if isinstance(part, Tensor) else [p.clone() if isinstance(p, Tensor) else p for p in part]
 

@@ -66,7 +66,8 @@ class ImageProcessor:
         """The text, unless it is `UNKNOWN_TEXT`. Raises ModelError."""
         if text == UNKNOWN_TEXT:
             raise ModelError(
-                f"{type(self.processor).__name__} does not tell what it writes for an image (text_replacement_offsets)"
+                f"{type(self.processor).__name__} does not report what it writes for an image "
+                "(text_replacement_offsets)"
             )
         return text
 

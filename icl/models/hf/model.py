@@ -85,7 +85,7 @@ class HF(LogitModel):
                 )
         for key in ("quantize_vision", "quantize_head") if self.quantize == "none" else ():
             if getattr(self, key):
-                raise ConfigError(f"model.{key} says what `quantize` reaches, and quantize is none.")
+                raise ConfigError(f"model.{key} only applies if `quantize` is set, but it is none.")
         if self.merge and self.adapter is None:
             raise ConfigError("model.merge: there is no `adapter` to merge.")
         if self.merge and self.quantize != "none":

@@ -69,7 +69,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
     ) -> None:
         stored = _read([] if checkpoint_files is None else checkpoint_files)
         if not stored:
-            raise self._error("none of its *.safetensors holds a packed weight (qweight)")
+            raise self._error("none of its *.safetensors contains a packed weight (qweight)")
         for (stem, parts), name in zip(stored.items(), _renamed(model, list(stored)), strict=True):
             layer = model.get_submodule(name) if name else None
             if type(layer) is not nn.Linear:
@@ -96,7 +96,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         method = self.quantization_config.settings.get("quant_method")
         return ModelError(
             f"model.path: {self.quantization_config.path} is quantized ({method}), and {what}. Its files are damaged, "
-            "or of another model: fetch them again, or name another checkpoint."
+            "or of another model: fetch them again, or use another checkpoint."
         )
 
     def is_serializable(self) -> bool:

@@ -52,7 +52,7 @@ class PromptEncoder:
         for part in parts:
             own = places[done : done + self._count(part.text)]
             if not own:
-                raise ModelError("the processor's image_token_ids are not what it writes for an image")
+                raise ModelError("the processor does not write its image_token_ids for an image")
             done += len(own)
             number = -1 - self.numbers.setdefault(part.key, len(self.numbers))
             for place in own:
@@ -152,7 +152,7 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
         )
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise ModelError(
-            f"{renderer.name}: {type(renderer.processor).__name__} does not take a prompt with {len(images)} images: "
+            f"{renderer.name}: {type(renderer.processor).__name__} does not accept a prompt with {len(images)} images: "
             f"{type(error).__name__}: {error}"
         ) from error
 

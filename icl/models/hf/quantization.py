@@ -44,7 +44,7 @@ def check(hf: "HF") -> None:
     if already:
         raise ModelError(
             f"model.quantize: {hf.path} is already quantized by its own config ({already}), and {hf.quantize} is asked "
-            "for on top. Leave `quantize` out, or name the checkpoint in full precision."
+            "for on top. Leave `quantize` out, or use the checkpoint in full precision."
         )
     if hf.quantize_head and getattr(hf.checkpoint.config, "tie_word_embeddings", False):
         raise ModelError(
@@ -59,7 +59,7 @@ def check(hf: "HF") -> None:
     if problem := _problem(hf.quantize, place):
         raise ModelError(
             f"model.quantize: {hf.quantize} does not work on {kind} here: {problem} Use `quantize: none`, another "
-            "device, or a bitsandbytes for this one."
+            "device, or a build of bitsandbytes for this one."
         )
 
 
@@ -179,7 +179,7 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
         if problem := packed_checks.why_unsupported(settings):
             raise ModelError(
                 f"model.path: {path} is quantized ({already}), and this backend cannot read it: {problem}. "
-                "`model: vllm` reads more formats, with kernels of its own; or name another checkpoint."
+                "`model: vllm` reads more formats, with kernels of its own; or use another checkpoint."
             )
         return
     from transformers.quantizers.auto import AutoHfQuantizer

@@ -89,8 +89,8 @@ class PromptRenderer:
         before, both = self.ids(tail), self.ids(tail + option)
         if both[: len(before)] != before or len(both) == len(before):
             raise ModelError(
-                f"{self.name}: the option {option!r} melts into the end of the prompt {tail[-20:]!r} when both are "
-                "tokenized together, so it has no token of its own. Write the options so that they begin a new word."
+                f"{self.name}: the option {option!r} merges with the end of the prompt {tail[-20:]!r} when both are "
+                "tokenized together, so it has no token of its own. Write the options so that each starts a new word."
             )
         return both[len(before) :]
 
@@ -110,7 +110,7 @@ class PromptRenderer:
         except (TemplateError, TypeError) as error:
             roles = ", ".join(role for role, _ in turns)
             raise ModelError(
-                f"{self.name}: the chat template does not take these turns ({roles}): {error}. Compose the prompt "
+                f"{self.name}: the chat template does not accept these turns ({roles}): {error}. Compose the prompt "
                 "otherwise (composer: interleaved makes a single user turn)."
             ) from error
 

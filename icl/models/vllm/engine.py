@@ -164,7 +164,7 @@ class VLLMEngine:
                 for name in submitted:
                     del running[name]
                 self._reset_image_cache()
-                return f"vLLM does not take this prompt: {error}"
+                return f"vLLM does not accept this prompt: {error}"
             running[name] = number, place
             self.counts["requests"] += 1
             self.counts["images_shown"] += len(request.prompt.images)

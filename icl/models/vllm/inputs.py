@@ -61,7 +61,7 @@ class InputBuilder:
         return parse_model_prompt(self.llm.model_config, self._unprocessed(prompt))
 
     def _refused(self, error: Exception) -> ModelError:
-        return ModelError(f"{self.hf.path}: vLLM does not take this prompt: {error}")
+        return ModelError(f"{self.hf.path}: vLLM does not accept this prompt: {error}")
 
     def _checked(self, prompt: Prompt, engine_input: Any) -> Any:
         """The input with edited pixels. Raises ModelError if its token ids are not those of the backend `hf`."""
@@ -93,7 +93,7 @@ class InputBuilder:
             place = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), len(expected))
             raise ModelError(
                 f"{self.hf.path}: vLLM's processor makes {len(ids)} tokens of a prompt that has {len(expected)} on the "
-                f"backend 'hf'; they part at token {place}. vLLM's processor for this architecture and the "
+                f"backend 'hf'; they differ from token {place} on. vLLM's processor for this architecture and the "
                 "checkpoint's own disagree, so answers could not be compared: use the backend 'hf'."
             )
 

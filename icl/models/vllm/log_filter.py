@@ -1,4 +1,4 @@
-"""Hides log messages of vLLM that follow from the toolkit's own settings, and one that a CPU repeats for each image.
+"""Hides vLLM log messages that follow from the toolkit's own settings, and a CPU message that repeats per prompt.
 
 Other warnings and all errors stay visible.
 """
@@ -37,7 +37,7 @@ def hide_expected_messages() -> None:
 
 @contextmanager
 def hide_future_warnings() -> Iterator[None]:
-    """Hides the FutureWarnings of the libraries of an engine that starts."""
+    """Hides FutureWarnings while an engine starts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -29,7 +29,8 @@ def arguments(adapter: LoraAdapter) -> dict[str, Any]:
     max_rank = next((size for size in RANKS if size >= rank), None)
     if max_rank is None:
         raise ModelError(
-            f"{adapter.key}: {adapter.folder} has rank {rank}, and vLLM takes {RANKS[-1]} at most. Use `merge: true`."
+            f"{adapter.key}: {adapter.folder} has rank {rank}, but vLLM supports at most {RANKS[-1]}. Use "
+            "`merge: true`."
         )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_rank}
 
@@ -59,11 +60,11 @@ def load(adapter: LoraAdapter, llm: Any) -> Any:
     try:
         llm.llm_engine.add_lora(lora_request)
     except Exception as error:  # an engine process may raise anything
-        raise ModelError(f"{adapter.key}: vLLM does not take {adapter.folder}: {error}") from error
+        raise ModelError(f"{adapter.key}: vLLM does not accept {adapter.folder}: {error}") from error
     layers: list[str] = llm.collective_rpc("lockstep_unsupported_layers", args=(ADAPTER_ID,))[0]
     if layers:
         raise ModelError(
             f"{adapter.key}: vLLM does not support {len(layers)} of the layers that {adapter.folder} changes, such as "
-            f"{layers[0]}, and would leave them out. Use `merge: true`, or the backend 'hf'."
+            f"{layers[0]}, and would ignore them. Use `merge: true`, or the backend 'hf'."
         )
     return lora_request

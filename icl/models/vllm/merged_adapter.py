@@ -118,7 +118,7 @@ def _write(model: "VLLM", work: Path) -> None:
     if free < size:
         raise ModelError(
             f"model.merge: the merged checkpoint takes {size / 1e9:.1f} GB, and {work.parent} has {free / 1e9:.1f} GB "
-            "left. Set ICL_CACHE to a folder with room for it, or use `merge: false`."
+            "left. Set ICL_CACHE to a folder with enough space, or use `merge: false`."
         )
     with hide_transformers_progress(size < SMALL_SOURCE_BYTES):
         merged_model.save_pretrained(work)

@@ -32,7 +32,7 @@ def convert_engine_death(path: str) -> Iterator[None]:
         yield
     except VLLMServerError as error:
         raise ModelError(
-            f"{path}: the engine has ended in the middle of the run, and its log above says why ({error}). Answers are "
+            f"{path}: the engine has ended in the middle of the run, see its log above ({error}). Answers are "
             "kept, and the same command requests the rest."
         ) from error
 

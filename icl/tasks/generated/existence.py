@@ -53,7 +53,7 @@ class ExistenceTask(SharedPoolTask):
         if np.ceil(self.per_image * self.yes_ratio) > MAX_GROUPS:
             raise ConfigError(
                 f"per_image {self.per_image} with yes_ratio {self.yes_ratio} needs more than {MAX_GROUPS} objects "
-                f"in a scene. Ask less of an image."
+                f"in a scene. Use fewer questions per image."
             )
         if self.per_image > FREQUENT:
             raise ConfigError(f"per_image {self.per_image} is more than {FREQUENT}.")

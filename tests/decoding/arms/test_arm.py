@@ -98,13 +98,13 @@ def test_a_users_file_is_an_arm(tmp_path: Path) -> None:
         ({"name": "vcd", "aplha": 1}, r"decoding\[1\].*no parameter 'aplha'. Did you mean 'alpha'\?"),
         ({"name": "vcd", "sampling": {"temprature": 1}}, r"decoding\[1\].sampling.*'temprature'. Did you mean 'temp"),
         ({"name": "vcd", "sampling": {"top_p": 2}}, r"decoding\[1\].sampling.*top_p"),
-        ({"name": "vcd", "sampling": 0.7}, r"sampling is a mapping"),
+        ({"name": "vcd", "sampling": 0.7}, r"sampling must be a mapping"),
         ({"name": "sampling", "sampling": {"top_p": 0.5}}, r"drop the key 'sampling'"),
         ({"name": "vcd", "preset": "papr"}, r"no preset 'papr'. Did you mean 'paper'"),
         ({"name": "mask_only"}, r"decoding\[1\].*of"),
         ({"name": "mask_only", "of": "vdc"}, r"decoding\[1\].*Did you mean 'vcd'"),
-        ({"name": "vcd", "label": 3}, r"a label is a text"),
-        (7, r"a strategy is a name or a mapping"),
+        ({"name": "vcd", "label": 3}, r"a label must be a string"),
+        (7, r"a strategy must be a name or a mapping"),
     ],
 )
 def test_mistakes_are_reported_with_their_place(node: object, message: str) -> None:

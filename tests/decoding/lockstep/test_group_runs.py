@@ -206,7 +206,7 @@ def test_an_error_of_one_request_fails_it_alone() -> None:
     assert reasons[2].endswith(": step 0: the combined scores of Poison rule out every token.")
     assert "ZeroDivisionError: integer division or modulo by zero (faulty.py" in reasons[3]
     assert reasons[4].startswith("dola: decoding 'dola' needs hidden states")
-    assert reasons[5] == reasons[6] == "vcd: an option has no tokens of its own after this prompt."
+    assert reasons[5] == reasons[6] == "vcd: an option adds no tokens to this prompt."
     assert reasons[7].endswith(": it has 17 branches, and a group in the engine has at most 16.")
     assert "rule out every token" in reasons[8]
     assert len(reasons) == counters.requests_failed == 9

@@ -142,13 +142,13 @@ def test_an_adapter_of_another_base_is_an_error_before_the_server_starts(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"adapters": ["=x"]}, "give it as name=DIR"),
-        ({"adapters": ["tiny={one}"]}, "'tiny' names something else here already"),
-        ({"adapters": ["{one}", "one={two}"]}, "'one' names something else here already"),
+        ({"adapters": ["=x"]}, "write name=DIR"),
+        ({"adapters": ["tiny={one}"]}, "'tiny' is already in use"),
+        ({"adapters": ["{one}", "one={two}"]}, "'one' is already in use"),
         ({"options": ["lora-modules=x=y"]}, "--option lora-modules is not available. Use --adapter"),
         ({"options": ["enable-lora"]}, "--option enable-lora is not available. Use --adapter"),
         ({"options": ["data_parallel_size=2"]}, "Use --data-parallel-size, which"),
-        ({"merge": True}, "--merge: one --adapter goes into the weights, and none is given"),
+        ({"merge": True}, "--merge: one --adapter is merged into the weights, but there are 0"),
         ({"merge": True, "adapters": ["{one}", "{two}"]}, "and 2 is given"),
     ],
 )

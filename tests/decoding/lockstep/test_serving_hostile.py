@@ -61,11 +61,12 @@ def image_message(url: str, times: int = 1) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"presence_penalty": 1.0}, "presence_penalty: a request with a strategy gives one plain answer"),
+        ({"presence_penalty": 1.0}, "presence_penalty: a request with a strategy returns one plain answer"),
         ({"structured_outputs": {"regex": "a+"}}, "structured_outputs: a request with a strategy"),
-        ({"max_token": 3}, "max_token: a request with a strategy gives one plain answer; leave it out. Did you mean"),
-        ({"user": "\ud800"}, "half a character"),
-        ({"model": "\ud800"}, "half a character"),
+        ({"max_token": 3}, "max_token: a request with a strategy returns one plain answer. Remove this field. "
+        "Did you mean"),
+        ({"user": "\ud800"}, "unpaired surrogate"),
+        ({"model": "\ud800"}, "unpaired surrogate"),
         ({"max_tokens": True}, "not True"),
         ({"vllm_xargs": {"strategy": "dola"}}, "hidden"),
         (image_message(png(9999, 9999), 3), "299,940,003 pixels together"),

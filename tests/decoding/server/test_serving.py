@@ -101,7 +101,7 @@ def test_a_stop_text_ends_the_whole_group(serving: Server, expected: list[Any]) 
         ({"vllm_xargs": {"strategy": "vcd"}, "n": 2}, "one plain answer"),
         ({"vllm_xargs": {"strategy": "vcd"}, "messages": []}, "at least one message"),
         ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": [{"type": "image_url",
-          "image_url": {"url": "http://example.com/a.png"}}]}]}, "fetches nothing"),
+          "image_url": {"url": "http://example.com/a.png"}}]}]}, "does not fetch URLs"),
         ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": [{"type": "image_url",
           "image_url": {"url": "data:image/png;base64,AAAA"}}]}]}, "not an image"),
         ({"vllm_xargs": {"strategy": "vcd"}, "messages": [{"role": "user", "content": "word " * 600}]}, "512"),

@@ -49,8 +49,8 @@ def test_a_named_strategy_is_the_arm_of_a_config(request_body: dict[str, Any], n
     [
         (body("vdc"), "vllm_xargs: no strategy named 'vdc'"),
         (body('{"name": "vcd"'), "vllm_xargs.strategy is not JSON: Expecting"),
-        (body(5), "vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON."),
-        (body([]), "vllm_xargs.strategy is a name, or a mapping with a name as a text of JSON."),
+        (body(5), "vllm_xargs.strategy must be a name, or the JSON string of a mapping with a name."),
+        (body([]), "vllm_xargs.strategy must be a name, or the JSON string of a mapping with a name."),
         (body("os:system"), "vllm_xargs: 'os:system' is not the name of a strategy (icl ls strategies)."),
         (body("a/b"), "vllm_xargs: 'a/b' is not the name of a strategy (icl ls strategies)."),
         (body({"name": 5}), "vllm_xargs: 5 is not the name of a strategy (icl ls strategies)."),
@@ -63,11 +63,12 @@ def test_a_named_strategy_is_the_arm_of_a_config(request_body: dict[str, Any], n
         (body("contrast", {"weights": [1.0, float("inf")]}), "vllm_xargs: inf is not a finite number."),
         (body("vcd", temperature=float("inf")), "vllm_xargs: inf is not a finite number."),
         (body("vcd", {"sampling": {}}, temperature=0.5),
-         "temperature and vllm_xargs.sampling both set the sampling; leave one out."),
+         "temperature and vllm_xargs.sampling both set the sampling. Remove one of them."),
         (body("vcd", temperature="hot"), "temperature is a number, not 'hot'."),
         (body("vcd", temperature=[]), "temperature is a number, not []."),
         (body("vcd", top_p=True), "top_p is a number, not True."),
-        (body("icd", {"disturbance": "\ud800"}), "vllm_xargs: a text has half a character, which cannot be encoded."),
+        (body("icd", {"disturbance": "\ud800"}), "vllm_xargs: a string contains an unpaired surrogate, which "
+        "cannot be encoded."),
         (body('{"name": "mask_only", "of": ' * 3000 + '"vcd"' + "}" * 3000),
          "vllm_xargs: the strategy is nested too deeply."),
     ],
@@ -88,7 +89,7 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
             with pytest.raises(ConfigError) as error:
                 parse_strategy(body(node))
             messages.add(str(error.value))
-    assert messages == {"vllm_xargs: fitted names a file; send the parameters that it has."}
+    assert messages == {"vllm_xargs: fitted is the path of a file. Send the parameters in that file instead."}
 
 
 @pytest.mark.parametrize(
@@ -96,11 +97,11 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
     [
         ("dola", None, "needs hidden states, which this model cannot give"),
         ("dola", {"options": ["a"]}, "needs hidden states, which this model cannot give"),
-        ("pmi", None, "ranks options and writes no text"),
+        ("pmi", None, "scores options and cannot generate text"),
         ("pmi", {"options": ["a"]}, "needs whole options scored by each branch"),
         ("beam", None, "needs rows that beams can take over"),
         ('{"name": "vcd", "sampling": {"beams": 2}}', None, "needs rows that beams can take over"),
-        ("self_consistency", None, "self_consistency is a vote of 2 answers, and a request is one of them."),
+        ("self_consistency", None, "self_consistency is a vote of 2 answers, but a request generates one of them."),
     ],
 )
 def test_a_strategy_that_the_engine_cannot_run_is_refused_before_it_gets_there(

@@ -254,7 +254,7 @@ def test_an_error_of_any_branch_is_reported(server: StrategyServer, engine: Engi
         asyncio.Queue[Any](),
     )
     for wrong, status, sentence in (
-        (ValueError("too long"), 400, "vLLM does not take this prompt: too long"),
+        (ValueError("too long"), 400, "vLLM does not accept this prompt: too long"),
         (VLLMServerError("it died"), 503, "the engine has failed: it died"),
     ):
         engine.wrong = wrong
@@ -303,7 +303,7 @@ def test_a_refused_or_unanswered_prompt_has_a_message(server: StrategyServer, en
         == "it ended without an answer"
     )
     engine.wrong = ValueError("too long")
-    with pytest.raises(HTTPError, match="vLLM does not take this prompt: too long"):
+    with pytest.raises(HTTPError, match="vLLM does not accept this prompt: too long"):
         asyncio.run(server.run_request({}, EngineRequest(PROMPT, 9), "name", Placement()))
     engine.outputs, engine.wrong = [output(finish="error", stop="no token is left")], None
     assert (
@@ -374,5 +374,5 @@ def test_preparations_of_many_requests_never_block_the_thread_pool(server: Strat
 @pytest.mark.usefixtures("vllm")
 def test_an_error_of_a_preparation_reaches_the_request(server: StrategyServer, engine: Engine) -> None:
     engine.wrong = ValueError("too long")
-    with pytest.raises(HTTPError, match="vLLM does not take this prompt: too long"):
+    with pytest.raises(HTTPError, match="vLLM does not accept this prompt: too long"):
         asyncio.run(server.branches(replace(parse_request({"name": "code"}), prompt=image_prompt()), Placement()))

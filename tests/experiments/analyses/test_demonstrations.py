@@ -60,7 +60,7 @@ def test_precision_is_compared_in_pairs(ran: Any) -> None:
 def test_precision_depends_on_the_demonstrations_alone(ran: Any) -> None:
     axes = {"retriever": ["random", "balanced"], "order": ["reversed", "as_retrieved"]}
     view = ran(shots=2, seeds=[0], grid=axes, compare={"to": {"order": "reversed"}, "metric": "strict"})
-    with pytest.raises(ConfigError, match=r"the same whatever order is\. Name another reference, such as --to"):
+    with pytest.raises(ConfigError, match=r"does not depend on order\. Use another reference, such as --to"):
         label_precision.analyze(view)
     (row,) = label_precision.analyze(replace(view, to={"retriever": "random", "order": "reversed"})).to_dict("records")
     assert "order" not in row

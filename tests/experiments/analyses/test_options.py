@@ -193,7 +193,7 @@ def test_a_gold_answer_that_is_no_option_has_no_position() -> None:
 
 
 def test_a_question_without_one_of_its_shifts_is_not_counted(ran: Any) -> None:
-    with pytest.raises(ConfigError, match="no question was asked under every shift"):
+    with pytest.raises(ConfigError, match="no question has samples for every shift"):
         option_shift.analyze(ran(grid={"transforms": SHIFTS[:2]}))
 
 

@@ -74,7 +74,7 @@ def test_a_page_has_paper_parameters_bounds_defaults_comments_presets_and_lines_
     for piece in (
         "Leng et al., CVPR 2024",
         "  beta        number from 0 to 1; default 0.1\n              minimal probability relative to the",
-        "  noise_step  whole number from 0 to 999; default 500\n",
+        "  noise_step  integer from 0 to 999; default 500\n",
         "  images      query or all; default query\n",
         "  paper       alpha: 1.0, beta: 0.1, noise_step: 999\n",
         "  decoding: {name: vcd, preset: cd_rethink}\n",
@@ -99,7 +99,7 @@ def test_a_custom_component_has_a_page(icl: ICL, tmp_path: Path) -> None:
     )
     output = icl("ls", "mine.py:Mine").out
     assert "factor  number; default 2.5\n          how much of it, in bits\n" in output
-    assert "words   list of text; default []\n" in output
+    assert "words   list of strings; default []\n" in output
     assert "decoding: {name: 'mine.py:Mine', factor: 2.5, words: []}" in output.replace('"', "'")
 
 

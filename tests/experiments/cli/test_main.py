@@ -346,5 +346,5 @@ def test_check_compares_a_metric_with_cases(icl: ICL) -> None:
     assert icl("check", "lenient", "answer=none", "--cases", "cases.jsonl").out.endswith("agreement 0 of 2\n")
     shipped = icl("check", "metric", "lenient", "--cases", "shipped")
     assert shipped.out.splitlines()[-1].startswith("agreement 14")
-    assert "--cases holds a metric" in icl("check", "vcd", "--cases", "cases.jsonl").err
+    assert "--cases checks a metric" in icl("check", "vcd", "--cases", "cases.jsonl").err
     assert "none.jsonl cannot be read" in icl("check", "lenient", "--cases", "none.jsonl").err

@@ -20,7 +20,7 @@ HEX = "0x" + "f" * 4000
         (f"{BASE}decoding: {{name: vcd, preset: {{a: 1}}}}\n", "x.yaml:3: decoding: 'vcd' has no preset"),
         (
             "task: {name: 7}\nmodel: fake-vote\ngrid: {task.ways: [2, 3]}\n",
-            "x.yaml:1: task: a task is a name or a mapping with the key 'name', not {'name': 7}.",
+            "x.yaml:1: task: a task must be a name or a mapping with the key 'name', not {'name': 7}.",
         ),
         (f"{BASE}shots: {HEX}\n", "x.yaml:3: 0xffffffffffffffffff… is too large a number."),
         (f"{BASE}seeds: [{HEX}]\n", "x.yaml:3: 0xffffffffffffffffff… is too large a number."),
@@ -46,7 +46,7 @@ def test_an_endless_file_is_no_experiment(icl: ICL) -> None:
     assert output.status == 2
     assert output.err == "/dev/zero has more than 10,000,000 bytes, so it is not an experiment file.\n"
     output = icl("check", "metric", "lenient", "--cases", "/dev/zero")
-    assert (output.status, output.err) == (2, "/dev/zero cannot be read: it is no regular file.\n")
+    assert (output.status, output.err) == (2, "/dev/zero cannot be read: it is not a regular file.\n")
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/icl.json", ".", ""])

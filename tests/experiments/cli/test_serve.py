@@ -77,7 +77,7 @@ def test_a_used_port_is_reported_before_a_model_is_loaded(icl: Any, monkeypatch:
         port = other.getsockname()[1]
         outcome = icl("serve", "tiny", "--port", str(port))
     assert outcome.status == 2
-    assert f"--port {port}: nothing can listen there on 127.0.0.1" in " ".join(outcome.err.split())
+    assert f"--port {port}: the port cannot be opened on 127.0.0.1" in " ".join(outcome.err.split())
     assert icl("serve", "tiny", "--port", "70000").status == 2
     assert not started
     assert icl("serve", "tiny", "--port", str(port)).status == 0

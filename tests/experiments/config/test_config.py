@@ -9,7 +9,7 @@ from icl.errors import ConfigError
 
 Write = Callable[..., Path]
 TOP_LOGPROBS_EXPECTED = (
-    "top_logprobs is how many tokens of each branch are kept of every step, a whole number of 0 or more, not "
+    "top_logprobs must be the number of tokens to store for each branch and step, an integer of 0 or more, not "
 )
 BASE = "name: x\ntask: easy-vqa\nmodel: fake-copy\n"
 
@@ -24,51 +24,59 @@ def error_message(path: Path, *overrides: str) -> str:
     ("text", "sentence"),
     [
         ("sedes: [1]", "grid.yaml:4: sedes: no key 'sedes'. Did you mean 'seeds'?"),
-        ("seeds: [0, x]", "grid.yaml:4: seeds: seeds is a list of whole numbers such as [0, 1, 2], not [0, 'x']."),
-        ("seeds: [1, 1]", "grid.yaml:4: seeds: a seed stands there twice: [1, 1]."),
-        ("seeds: [true]", "grid.yaml:4: seeds: seeds is a list of whole numbers such as [0, 1, 2], not [True]."),
-        ("shots: -1", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not -1."),
-        ("shots: four", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not 'four'."),
-        ("shots: 1.5", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not 1.5."),
+        ("seeds: [0, x]", "grid.yaml:4: seeds: seeds must be a list of integers such as [0, 1, 2], not [0, 'x']."),
+        ("seeds: [1, 1]", "grid.yaml:4: seeds: duplicate seed: [1, 1]."),
+        ("seeds: [true]", "grid.yaml:4: seeds: seeds must be a list of integers such as [0, 1, 2], not [True]."),
+        ("shots: -1", "grid.yaml:4: shots: shots must be a number of demonstrations, 0 or more, not -1."),
+        ("shots: four", "grid.yaml:4: shots: shots must be a number of demonstrations, 0 or more, not 'four'."),
+        ("shots: 1.5", "grid.yaml:4: shots: shots must be a number of demonstrations, 0 or more, not 1.5."),
         (
             "grid:\n  shots: [0, -2]",
-            "grid.yaml:5: grid.shots[1]: shots is a number of demonstrations, 0 or more, not -2.",
+            "grid.yaml:5: grid.shots[1]: shots must be a number of demonstrations, 0 or more, not -2.",
         ),
         ("grid:\n  shots: []", "grid.yaml:5: grid.shots: the axis is empty. Give it a value, or remove it."),
-        ("grid:\n  shots: 4", "grid.yaml:5: grid.shots: an axis is a list of values, not 4."),
-        ("grid: [shots]", "grid.yaml:4: grid: grid is a mapping from axes to lists of values, not ['shots']."),
-        ("grid:\n  shots: [2, 2]", "grid.yaml:5: grid.shots[1]: 2 stands in this axis twice."),
+        ("grid:\n  shots: 4", "grid.yaml:5: grid.shots: an axis must be a list of values, not 4."),
+        ("grid: [shots]", "grid.yaml:4: grid: grid must be a mapping from axes to lists of values, not ['shots']."),
+        ("grid:\n  shots: [2, 2]", "grid.yaml:5: grid.shots[1]: 2 is listed twice on this axis."),
         (
             "grid:\n  shot: [2]",
             "grid.yaml:5: grid.shot: no component reads the axis 'shot'. Did you mean 'shots'?",
         ),
-        ("grid:\n  seeds: [1]", "grid.yaml:5: grid.seeds: every cell is run with every seed: write seeds at the top"),
-        ("shots: [0, 4]", "grid.yaml:4: shots: shots is a number of demonstrations, 0 or more, not [0, 4]."),
+        (
+            "grid:\n  seeds: [1]",
+            "grid.yaml:5: grid.seeds: seeds cannot be an axis, because every cell is run with every seed. Set "
+            "seeds at the top",
+        ),
+        ("shots: [0, 4]", "grid.yaml:4: shots: shots must be a number of demonstrations, 0 or more, not [0, 4]."),
         (
             "decoding: [greedy, vcd]",
             "grid.yaml:4: decoding: a list of decoding values is an axis: write it under grid.",
         ),
-        ("max_new_tokens: 0", "grid.yaml:4: max_new_tokens: max_new_tokens is a whole number of at least 1, not 0."),
+        ("max_new_tokens: 0", "grid.yaml:4: max_new_tokens: max_new_tokens must be an integer of at least 1, not 0."),
         (
             "answer_mode: option",
-            "grid.yaml:4: answer_mode: answer_mode is one of generate, options, not 'option'. Did you mean 'options'?",
+            "grid.yaml:4: answer_mode: answer_mode must be one of generate, options, not 'option'. Did you mean "
+            "'options'?",
         ),
-        ("metrics: []", "grid.yaml:4: metrics: metrics is a list of at least one metric. (icl ls metrics)"),
-        ("controls: yes", "grid.yaml:4: controls: controls is 'none' or 'default', not 'yes'."),
+        ("metrics: []", "grid.yaml:4: metrics: metrics must be a list of at least one metric. (icl ls metrics)"),
+        ("controls: yes", "grid.yaml:4: controls: controls must be 'none' or 'default', not 'yes'."),
         ("top_logprobs: five", "grid.yaml:4: top_logprobs: " + TOP_LOGPROBS_EXPECTED + "'five'."),
         ("top_logprobs: -1", "grid.yaml:4: top_logprobs: " + TOP_LOGPROBS_EXPECTED + "-1."),
-        ("stop_strings: x", "grid.yaml:4: stop_strings: stop_strings is a list of texts that end an answer, such as"),
-        ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude is a list of mappings, such as [{shots: 0}]."),
+        (
+            "stop_strings: x",
+            "grid.yaml:4: stop_strings: stop_strings must be a list of strings that end an answer, such as",
+        ),
+        ("exclude: {shots: 0}", "grid.yaml:4: exclude: exclude must be a list of mappings, such as [{shots: 0}]."),
         ("exclude: [{shot: 0}]", "grid.yaml:4: exclude[0].shot: no axis 'shot'. Did you mean 'shots'?"),
         ("compare: {metric: strict}", "grid.yaml:4: compare: compare needs 'to', the reference's value of an axis"),
         ("compare: {to: {decode: x}}", "grid.yaml:4: compare.to.decode: no axis 'decode'. Did you mean 'decoding'?"),
         (
             "compare: {to: {shots: 0}, correction: holmes}",
-            "grid.yaml:4: compare.correction: correction is one of holm, none,",
+            "grid.yaml:4: compare.correction: correction must be one of holm, none,",
         ),
         (
             "transforms: x",
-            "grid.yaml:4: transforms: transforms is a list of components, applied in turn, or none, not 'x'.",
+            "grid.yaml:4: transforms: transforms must be a list of components, applied in order, or none, not 'x'.",
         ),
         (
             "zip:\n  shots: [0, 2]\n  order: [random]",
@@ -145,9 +153,12 @@ def test_an_empty_override_removes_a_key(yaml_file: Write) -> None:
         ("shots=2", "command line: shots is an axis of the grid. Write 'grid.shots=[2]'."),
         ("shots", "command line: 'shots' is not of the form key=value, such as grid.shots=[0,4]."),
         ("sots=2", "command line: sots: no key 'sots'. Did you mean 'shots'?"),
-        ("grid.shots=4", "command line: grid.shots: an axis is a list of values, not 4."),
-        ("grid.shots=[1,-1]", "command line: grid.shots[1]: shots is a number of demonstrations, 0 or more, not -1."),
-        ("grid.shots.7=1", "command line: grid.shots.7: grid.shots is a list of 2 values; '7' is none of them."),
+        ("grid.shots=4", "command line: grid.shots: an axis must be a list of values, not 4."),
+        (
+            "grid.shots=[1,-1]",
+            "command line: grid.shots[1]: shots must be a number of demonstrations, 0 or more, not -1.",
+        ),
+        ("grid.shots.7=1", "command line: grid.shots.7: grid.shots is a list of 2 values; '7' is not a valid index."),
         ("seeds.a=1", "command line: seeds.a: seeds is 3, which has no keys."),
         ("seeds=[1", "command line: seeds:1: not valid YAML:"),
     ],
@@ -175,5 +186,9 @@ def test_lazy_branches_is_auto_by_default(tmp_path: Path) -> None:
     path.write_text(BASE)
     assert load_config(path).lazy_branches == "auto"
     assert load_config(path, ["lazy_branches=never"]).lazy_branches == "never"
-    with pytest.raises(ConfigError, match=r"lazy_branches is one of auto, always, never, not 'nevr'. Did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"lazy_branches must be one of auto, always, never, not 'nevr'. Did "
+        r"you mean",
+    ):
         load_config(path, ["lazy_branches=nevr"])

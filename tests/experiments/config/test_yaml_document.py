@@ -54,8 +54,8 @@ def test_nested_merges_do_not_fill_the_memory() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "f:3: a is written twice (first in line 1). Keep one."),
-        ("g:\n  x: 1\n  x: 2", "f:3: g.x is written twice (first in line 2). Keep one."),
+        ("a: 1\nb: 2\na: 3", "f:3: a is defined twice (first in line 1). Keep one."),
+        ("g:\n  x: 1\n  x: 2", "f:3: g.x is defined twice (first in line 2). Keep one."),
         ("a: [1, 2", "f:1: not valid YAML: "),
         ("a:\n\t- x", "f:2: not valid YAML: found character '\\t' that cannot start any token."),
         (
@@ -64,12 +64,12 @@ def test_nested_merges_do_not_fill_the_memory() -> None:
         ),
         ("a: !mine 3", "f:1: the tag !mine makes an object; only plain values are allowed."),
         ("a: &x [*x]", "f:1: an alias that contains itself."),
-        ("? [1]\n: 2", "f:1: a key must be a word."),
+        ("? [1]\n: 2", "f:1: a key must be a string."),
         ("a: *b", "f:1: not valid YAML: found undefined alias 'b'."),
-        ("a: !!int x", "f:1: 'x' is no int."),
-        ("a: !!bool maybe", "f:1: 'maybe' is no bool."),
-        ("a:\n  <<: 3", "f:2: << takes a mapping or a list of mappings, such as <<: *base."),
-        ("a: &a 1\nb: &a 2", "f:2: the anchor &a is written twice. Keep one."),
+        ("a: !!int x", "f:1: 'x' is not a valid int."),
+        ("a: !!bool maybe", "f:1: 'maybe' is not a valid bool."),
+        ("a:\n  <<: 3", "f:2: << requires a mapping or a list of mappings, such as <<: *base."),
+        ("a: &a 1\nb: &a 2", "f:2: the anchor &a is defined twice. Keep one."),
         ("a: 1\n---\nb: 2", "f:2: not valid YAML: but found another document."),
         ("%YAML 1.9\n---\na: 1", "f: not valid YAML: version minor part can only be 2 or 1, got (1, 9)."),
         ("%YAML 2.0\n---\na: 1", "f:1: not valid YAML: found incompatible YAML document"),
@@ -111,7 +111,7 @@ def test_the_error_of_a_missing_file_lists_the_nearest_name_first(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"", "is empty"), (b"- 1\n", "an experiment is a mapping of keys"), (b"\xff\xfe\x00", "cannot be read")],
+    [(b"", "is empty"), (b"- 1\n", "an experiment must be a mapping with keys"), (b"\xff\xfe\x00", "cannot be read")],
 )
 def test_a_file_without_a_mapping_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "x.yaml").write_bytes(data)

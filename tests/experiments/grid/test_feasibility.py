@@ -18,7 +18,7 @@ def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write
         check_data(expand(load_config(path)))
     assert str(error.value) == (
         f"{path}:4: grid.shots[2]: 4 demonstrations from a pool of 3 (task 'shapes'). "
-        "Ask for fewer shots, or give the task a larger pool."
+        "Use fewer shots, or use a task with a larger pool."
     )
 
 
@@ -27,9 +27,9 @@ def test_option_scoring_needs_options(yaml_file: Write) -> None:
     with pytest.raises(PlanError) as error:
         check_data(expand(load_config(path)))
     assert str(error.value) == (
-        f"{path}:3: answer_mode: answer_mode: options needs answers to choose among, and query 'q-0000' of task "
+        f"{path}:3: answer_mode: answer_mode: options needs answers to choose from, but query 'q-0000' of task "
         "'shapes' has none. "
-        "Use answer_mode: generate, or give the task options."
+        "Use answer_mode: generate, or add options to the task."
     )
 
 
@@ -88,7 +88,7 @@ def test_a_fake_passes_with_what_it_can_do(yaml_file: Write, text: str) -> None:
     [
         ("model: {name: hf, path: /nowhere/at/all}", "there is no folder /nowhere/at/all"),
         ("model: {name: hf, path: EMPTY}", "has no config.json, so it is not a checkpoint"),
-        ("model: {name: hf, path: WEIGHTLESS}", "has a config.json and no weights"),
+        ("model: {name: hf, path: WEIGHTLESS}", "has a config.json but no weights"),
         ("model: {name: hf, path: PROCESSORLESS}", "has no processor"),
     ],
 )

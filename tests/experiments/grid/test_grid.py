@@ -134,7 +134,7 @@ def test_a_misspelled_component_is_an_error_with_its_line(yaml_file: Write) -> N
             "retriever: retriever 'knn', weight: input should be less than or equal to 1, not 2.",
         ),
         ("{name: knn, weight: much}", "retriever: retriever 'knn', weight: input should be a valid number"),
-        ("{by: image}", "retriever: a retriever is a name or a mapping with the key 'name', not {'by': 'image'}."),
+        ("{by: image}", "retriever: a retriever must be a name or a mapping with the key 'name', not {'by': 'image'}."),
         ("mine.py:Mine", "retriever: there is no file mine.py (looked in "),
     ],
 )

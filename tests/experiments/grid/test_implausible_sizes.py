@@ -19,13 +19,16 @@ MILLION = 10**6
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"max_new_tokens": 10**9}, "config: max_new_tokens: max_new_tokens is at most 100,000, not 1,000,000,000."),
-        ({"shots": MILLION}, "config: shots: shots is at most 10,000, not 1,000,000."),
-        ({"grid": {"shots": [0, MILLION]}}, "config: grid.shots[1]: shots is at most 10,000, not 1,000,000."),
+        (
+            {"max_new_tokens": 10**9},
+            "config: max_new_tokens: max_new_tokens must be at most 100,000, not 1,000,000,000.",
+        ),
+        ({"shots": MILLION}, "config: shots: shots must be at most 10,000, not 1,000,000."),
+        ({"grid": {"shots": [0, MILLION]}}, "config: grid.shots[1]: shots must be at most 10,000, not 1,000,000."),
         ({"shots": 5000}, "config: shots: 5000 demonstrations from a pool of 9 (task 'shapes')."),
         (
             {"model": {"name": "fake-copy", "max_tokens": 4096}, "max_new_tokens": 4096},
-            "config: max_new_tokens: an answer of 4,096 tokens leaves no room for a prompt: model 'fake-copy' reads "
+            "config: max_new_tokens: an answer of 4,096 tokens leaves no space for a prompt: model 'fake-copy' reads "
             "4,096 tokens, prompt and answer together.",
         ),
         ({"model": {"name": "hf", "token_budget": 10**12}}, "config: model: model 'hf', token_budget: input should be"),
@@ -61,7 +64,7 @@ def test_a_plan_says_the_same(
         grid: {max_new_tokens: [8, 4000]}
     """)
     assert main(["plan", str(path)]) == 2
-    assert "grid.max_new_tokens: an answer of 4,000 tokens leaves no room" in capsys.readouterr().err
+    assert "grid.max_new_tokens: an answer of 4,000 tokens leaves no space" in capsys.readouterr().err
 
 
 def test_an_answer_that_fits_passes(mapping: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_lef
     with pytest.raises(PlanError) as caught:
         go("refused", "launcher=slurm", "launcher.partition=nowhere")
     assert str(caught.value).startswith(
-        "launcher=slurm: Slurm refuses the job: sbatch: error: invalid partition specified: nowhere; sbatch: error: "
+        "launcher=slurm: Slurm rejects the job: sbatch: error: invalid partition specified: nowhere; sbatch: error: "
     )
     folder = tmp_path / "refused" / "t"
     assert Launch.read(folder) is None
@@ -201,9 +201,12 @@ def test_time_limits_as_slurm_writes_them(time: int | str, expected: int) -> Non
 @pytest.mark.parametrize(
     ("node", "sentence"),
     [
-        ({"time": "two hours"}, "time: a limit is a number of minutes, or as Slurm writes it (2:00:00, 1-12:00)"),
-        ({"time": "0:0:0"}, "time: a limit is at least a minute."),
-        ({"time": 1}, "grace: 90 seconds are not less than the time limit."),
+        (
+            {"time": "two hours"},
+            "time: the limit must be a number of minutes, or a time in Slurm's format (2:00:00, 1-12:00)",
+        ),
+        ({"time": "0:0:0"}, "time: the limit must be at least one minute."),
+        ({"time": 1}, "grace: 90 seconds must be less than the time limit."),
         ({"args": {"--array": "0-3"}}, "args: --array is set by the launcher itself."),
         ({"nods": 2}, "launcher 'slurm' has no parameter 'nods'. Did you mean 'nodes'?"),
         ({"nodes": -1}, "nodes: input should be greater than or equal to 1, not -1."),

@@ -138,7 +138,7 @@ def test_the_other_score_has_its_table(page):
 
 def test_the_time_of_the_sessions_is_a_cost(page):
     _, _, html = page
-    assert "The sessions took <b>2:10</b>." in html
+    assert "Wall time of all sessions: <b>2:10</b>." in html
 
 
 def test_page_of_another_metric(written):
@@ -151,7 +151,7 @@ def test_the_page_says_which_way_is_good(written):
     run = written(queries=6, better="lower")
     write_report(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "lenient accuracy (lower is better) ± half of the 95 % interval, " in page
+    assert "lenient accuracy (lower is better) with its 95 % interval: ± half its width, " in page
     assert "Bold: the lowest of a column." in page
     assert '"better":"lower"' in page
 

@@ -129,7 +129,7 @@ def test_the_browser_marks_answers_by_a_score_of_theirs(run):
 
 
 def test_few_units_have_a_note_below_the_table_and_many_have_none(run, written):
-    line = r"some intervals rest on 6 independent units \(queries or groups of them\) only"
+    line = r"some intervals are based on only 6 independent units \(queries or groups of them\)"
     view = view_run(run)
     assert re.search(line, printed(print_summary, view))
     assert re.search(line, printed(print_controls, view))

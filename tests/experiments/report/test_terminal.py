@@ -59,7 +59,7 @@ def test_what_it_shows_and_the_reports_path_stand_at_the_end(written):
     assert text.rstrip().endswith(f"report  not written yet: icl report {run.path}")
     (run.path / "report.html").write_text("")
     assert printed(run, 100).rstrip().endswith(f"report  {run.path / 'report.html'}")
-    assert "vote: the most frequent answer of the same demonstrations, without a model" in text
+    assert "vote: the majority vote of the same demonstrations, without a model" in text
 
 
 def test_failed_samples_are_reported(written):

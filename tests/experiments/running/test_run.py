@@ -120,8 +120,8 @@ def test_every_window_has_its_phases(mapping: Mapping, tmp_path: Path, monkeypat
     monkeypatch.setattr(runner, "RETRIEVAL_BATCH", 2)
     monkeypatch.setattr(runner, "WINDOW_SAMPLES", 2)
     go(mapping(shots=3), tmp_path, progress=PhaseLog())
-    window = ["finding demonstrations", "answering"]
-    assert phases == ["loading the model", *3 * window, "finding demonstrations"]
+    window = ["retrieving demonstrations", "answering"]
+    assert phases == ["loading the model", *3 * window, "retrieving demonstrations"]
 
 
 def test_missing_samples_are_computed_as_in_one_call(mapping: Mapping, toy: str, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_task_at_its_ceiling_has_that_finding_alone(written, monkeypatch):
     sentences = view_run(written(queries=40, tasks=("shapes",))).findings
     (answers,) = (one for one in sentences if one.topic == "Answers")
     assert re.fullmatch(
-        r"at its ceiling: no arm is below \.\d+ \(\.\d+ without demonstrations\), so no gain can be measured\.",
+        r"ceiling effect: no arm is below \.\d+ \(\.\d+ without demonstrations\), so no gain can be measured\.",
         answers.sentence,
     )
     assert not [one for one in sentences if one.verdict == "open" and one is not answers]
@@ -51,7 +51,7 @@ def test_a_task_at_its_ceiling_has_that_finding_alone(written, monkeypatch):
 def test_a_task_that_every_arm_answers_has_a_ceiling_of_one_number():
     rows = [{"task": "a", "shots": k, "query": f"q{i}", "lenient": 1.0} for k in (0, 4) for i in range(3)]
     sentences = ceiling_effects(pd.DataFrame(rows), "lenient", ("task", "shots"))
-    assert sentences == {"a": "at its ceiling: every arm scores 1.000, so no gain can be measured."}
+    assert sentences == {"a": "ceiling effect: every arm scores 1.000, so no gain can be measured."}
 
 
 def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
@@ -64,4 +64,4 @@ def test_a_task_with_one_arm_below_has_no_ceiling(written, monkeypatch):
 def test_arms_with_equal_right_answers_are_at_the_ceiling(written, monkeypatch):
     monkeypatch.setattr("experiments.stats.floor_effects.CEILING", 0.0)
     sentences = view_run(written(queries=6, tasks=("shapes",), saying={"shapes": "it is gold"})).findings
-    assert [one.claim[:16] for one in sentences if one.topic == "Answers"] == ["at its ceiling: "]
+    assert [one.claim[:16] for one in sentences if one.topic == "Answers"] == ["ceiling effect: "]

@@ -58,5 +58,5 @@ def test_an_asymmetric_interval_at_the_edge_is_printed_by_its_ends():
 
 
 def test_few_units_have_a_note_and_many_or_none_do_not():
-    assert few_units_note([29, 40]).startswith("some intervals rest on 29 independent units")
+    assert few_units_note([29, 40]).startswith("some intervals are based on only 29 independent units")
     assert few_units_note([0, 30]) == few_units_note([]) == ""

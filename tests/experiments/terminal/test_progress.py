@@ -67,7 +67,7 @@ def test_the_rate_forgets_a_slow_start_and_is_not_printed_too_early(monkeypatch:
         now[0] += 1
         progress.advance(10)
     assert progress.describe() == "401/1,000 samples   10 samples/s   1:00 left"
-    progress.set_phase("finding demonstrations")
+    progress.set_phase("retrieving demonstrations")
     assert "10 samples/s" in progress.describe()
     progress.set_phase("loading the model large", reset_rate=True)
     assert progress.describe() == "401/1,000 samples   loading the model large"
@@ -120,17 +120,17 @@ def test_a_log_reports_phases_before_the_first_sample_and_long_waits(monkeypatch
     for _ in range(40):  # what the heartbeat does
         now[0] += 1
         lines._beat()
-    lines.set_phase("finding demonstrations")
+    lines.set_phase("retrieving demonstrations")
     lines.set_phase("answering")
     lines.advance(1)
-    lines.set_phase("finding demonstrations")
+    lines.set_phase("retrieving demonstrations")
     lines.end()
     assert out.getvalue().splitlines() == [
         "plan         2 cells, 10 samples",
         "running      0/10 samples   loading the model",
         "running      0/10 samples   loading the model, for 0:15",
         "running      0/10 samples   loading the model, for 0:30",
-        "running      0/10 samples   finding demonstrations",
+        "running      0/10 samples   retrieving demonstrations",
         "running      0/10 samples   answering",
     ]
 

@@ -98,7 +98,7 @@ def test_a_class_without_the_base_class_is_refused_with_a_remedy() -> None:
         abilities: ClassVar[frozenset[str]] = frozenset({"generate"})
 
     with pytest.raises(
-        ConfigError, match=r"'Structural' is no model: it does not subclass icl\.models\.base\.Model\. "
+        ConfigError, match=r"'Structural' is not a model: it does not subclass icl\.models\.base\.Model\. "
     ):
         build("model", Structural())
     with pytest.raises(

@@ -160,7 +160,7 @@ def test_a_request_that_goes_on_failing_fails_alone(server: Any, remote: Callabl
         (b"[1]", "the answer is not a JSON object"),
         (b"{}", r"the answer has no choices\[0\]\.message"),
         (b'{"choices": [{"message": null}]}', "the answer has no choices"),
-        (b'{"choices": [{"message": {"content": 3}}]}', "content is not a text"),
+        (b'{"choices": [{"message": {"content": 3}}]}', "content of the answer is not a string"),
         (b'{"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter"}]}', "withheld"),
         (b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', r"no text \(content is null"),
         (b'{"choices": [{"message": {"role": "assistant"}}]}', r"no text \(content is null"),
@@ -218,9 +218,9 @@ def test_a_slow_answer_times_out(server: Any, remote: Callable[..., Remote]) -> 
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (401, "it refuses the key .*model.key_env, which is not set"),
+        (401, "it rejects the key .*model.key_env, which is not set"),
         (404, "a name that it serves?"),
-        (302, "Name the final address"),
+        (302, "Set model.url to the final address"),
     ],
 )
 def test_an_endpoint_that_refuses_every_request_ends_the_run_at_once(
@@ -236,7 +236,7 @@ def test_an_endpoint_that_refuses_every_request_ends_the_run_at_once(
 
 def test_an_invalid_request_is_not_retried(server: Any, remote: Callable[..., Remote]) -> None:
     server.behavior = lambda number, body: (400, {}, {"error": {"message": "too many images"}})
-    with pytest.raises(ModelError, match="the request is refused: status 400: too many images"):
+    with pytest.raises(ModelError, match="the server rejected the request: status 400: too many images"):
         remote().generate([request()])
     assert len(server.bodies) == 1
 
@@ -308,7 +308,7 @@ def test_a_shared_beginning_that_cannot_change_the_best_is_ignored(server: Any, 
 
 
 def test_an_endpoint_without_log_probabilities_is_an_error(server: Any, remote: Callable[..., Remote]) -> None:
-    with pytest.raises(ModelError, match=r"no log-probabilities come with the answer. Use `answer_mode: generate`"):
+    with pytest.raises(ModelError, match=r"the answer has no log-probabilities. Use `answer_mode: generate`"):
         remote().generate([request(options=YES_NO, scored=True)])
 
 
@@ -316,8 +316,8 @@ def test_an_endpoint_without_log_probabilities_is_an_error(server: Any, remote: 
     ("node", "message"),
     [
         ({"url": "127.0.0.1:8000"}, "is not an http address"),
-        ({"url": "https://me:secret@host/v1"}, "Keys go into `key_env`"),
-        ({"url": "https://host/v1?key=secret"}, "Keys go into `key_env`"),
+        ({"url": "https://me:secret@host/v1"}, "Put the key into `key_env`"),
+        ({"url": "https://host/v1?key=secret"}, "Put the key into `key_env`"),
         ({"extra": {"messages": []}}, "messages is set by the backend"),
         ({"concurrency": 0}, "concurrency"),
         ({"api_key": "sk-secret"}, "has no parameter 'api_key'.* It takes url, model, key_env"),

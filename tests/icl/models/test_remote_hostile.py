@@ -37,9 +37,9 @@ def remote_model(url: str, **more: Any) -> Remote:
     [
         (200, "zlib", b"<html>hi</html>", "the answer is not JSON"),
         (500, "idna", b"\xff\xfe..x", "status 500"),
-        (400, "punycode", b"x-\x80", "the request is refused: status 400"),
+        (400, "punycode", b"x-\x80", "the server rejected the request: status 400"),
         (200, "utf-8", DEEP, "the answer is not JSON"),
-        (400, "utf-8", DEEP, "the request is refused: status 400"),
+        (400, "utf-8", DEEP, "the server rejected the request: status 400"),
         (
             200,
             "utf-8",
@@ -65,7 +65,7 @@ def test_a_header_with_invalid_characters_is_ignored(server: Any) -> None:
 @pytest.mark.parametrize("finish", ["abort", "error"])
 def test_an_interrupted_answer_is_no_answer(finish: str, server: Any) -> None:
     server.behavior = lambda number, body: (200, {}, completion("a c", finish))
-    with pytest.raises(ModelError, match=f"broke the answer off .*'{finish}'"):
+    with pytest.raises(ModelError, match=f"stopped the answer early .*'{finish}'"):
         remote_model(server.url).generate([request()])
 
 
@@ -102,7 +102,7 @@ def test_invalid_log_probabilities_give_no_score(logprob: float, server: Any) ->
         {},
         completion("red", logprobs={"content": [{"token": "red", "top_logprobs": top}]}),
     )
-    with pytest.raises(ModelError, match="is listed as a log-probability and is none"):
+    with pytest.raises(ModelError, match="is listed as a log-probability but is not one"):
         remote_model(server.url).generate([request(("red", "blue"))])
 
 

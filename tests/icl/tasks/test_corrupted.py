@@ -100,7 +100,7 @@ def test_what_an_edit_draws_belongs_to_the_image_and_the_seed():
     [
         (
             {"by": "nois"},
-            r"x\.yaml:2: .*nothing that corrupts is named 'nois'\. Did you mean 'noise'\? \(icl ls edit\)",
+            r"x\.yaml:2: .*no corruption named 'nois'\. Did you mean 'noise'\? \(icl ls edit\)",
         ),
         ({"by": {"name": "blurr"}}, "no edit named 'blurr'. Did you mean 'blur'"),
         ({"by": "flip", "severity": 4}, "an edit has parameters of its own and no severity; leave 4 out"),

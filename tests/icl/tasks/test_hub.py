@@ -175,11 +175,11 @@ def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
         ({"columns": {"question": "ask", "image": "image"}}, "columns has no 'answer'"),
         ({"columns": {"image": "image", "answer": "said"}}, "no question"),
         ({"columns": COLUMNS | {"id": ["a", "b"]}}, "columns.id is one column"),
-        ({"pool_split": "test"}, "pool_split 'test' is the split of the queries"),
+        ({"pool_split": "test"}, "pool_split 'test' is also the split of the queries"),
         ({"answer_is": "letter"}, "answer_is: letter needs options"),
         ({"question": "what is {ask?"}, "question: expected '}' before end of string. Write {{ and }} for braces"),
         ({"question": "what is ask}?"}, "question: Single '}' encountered in format string. Write {{ and }}"),
-        ({"question": "what is {}?"}, "question: {} names no column."),
+        ({"question": "what is {}?"}, "question: {} has no column name in the braces."),
     ],
 )
 def test_a_wrong_map_is_refused_before_any_data_is_read(change, says):
@@ -385,7 +385,9 @@ def test_a_folder_of_images_and_rows_is_its_rows(tmp_path):
 def test_of_several_files_of_rows_the_split_names_one(tmp_path):
     image_folder(tmp_path, "train.jsonl", "test.jsonl")
     check_colors(task(tmp_path, pool_split="train"))
-    with pytest.raises(DataError, match=r"has images and the rows of test\.jsonl, train\.jsonl, none of this split"):
+    with pytest.raises(
+        DataError, match=r"has images and the rows of test\.jsonl, train\.jsonl, but none for this split"
+    ):
         _ = task(tmp_path, split="dev").queries
     image_folder(tmp_path, "a.jsonl", "b.jsonl")
     with pytest.raises(DataError, match=r"several files of rows \(a\.jsonl, b\.jsonl\)\. Name one of them as path"):
@@ -426,10 +428,10 @@ def test_a_pipe_or_a_device_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "t.jsonl").write_text('{"ask": "?", "image": "pipe.png", "said": "red"}\n')
     (query,) = task(tmp_path / "t.jsonl", pool_fraction=0).queries
-    with pytest.raises(ImageError, match="it is a pipe, a device or a folder, no file"):
+    with pytest.raises(ImageError, match="it is a pipe, a device or a folder, not a file"):
         query.images[0].open()
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(DataError, match="it is a pipe or a device, no file"):
+    with pytest.raises(DataError, match="it is a pipe or a device, not a file"):
         _ = task(tmp_path / "pipe.jsonl").queries
 
 

@@ -95,7 +95,7 @@ def test_an_example_is_described_once() -> None:
 
 
 def test_wrong_settings_are_reported() -> None:
-    with pytest.raises(PlanError, match="asks a model"):
+    with pytest.raises(PlanError, match="needs a model"):
         build("transform", "descriptions").transform(_context())
     with pytest.raises(PlanError, match="there is none"):
         build("transform", "descriptions").fitted(Pool(()), None)

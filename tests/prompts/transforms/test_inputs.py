@@ -171,7 +171,7 @@ def test_swapped_images_come_from_the_pool_and_occur_nowhere_else_in_the_prompt(
     bare = Pool(pool.examples[:3])
     with pytest.raises(PlanError, match="no image that its prompt does not show already"):
         build("transform", node).fitted(bare, None).transform(context)
-    with pytest.raises(PlanError, match="swapped with the pool's"):
+    with pytest.raises(PlanError, match="swapped with images of the pool"):
         build("transform", node).transform(context)
 
 

@@ -145,7 +145,7 @@ def test_flipped_labels_may_become_symbols_but_not_the_other_way_round(transform
     both = build("transform", "symbols").transform(flipped)
     assert _answers(both) == [both.label_map["red"], both.label_map["blue"]]
     for name in ("flip_labels", "unlearn"):
-        with pytest.raises(PlanError, match=f"{name} leaves the gold as it is, so it stands before symbols"):
+        with pytest.raises(PlanError, match=f"{name} does not change the gold answer, so it must come before symbols"):
             build("transform", name).transform(both)
 
 

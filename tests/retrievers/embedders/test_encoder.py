@@ -82,5 +82,5 @@ def test_a_checkpoint_without_two_towers_is_an_error(tmp_path: Path, clip: Path)
 @pytest.mark.parametrize("name", ["nobody/has-this", "not a name/at all", "/no/such/folder"])
 def test_a_missing_checkpoint_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=f"there is no folder '{name}', and the hub gave no checkpoint"):
+    with pytest.raises(ModelError, match=f"there is no folder '{name}', and the hub has no checkpoint"):
         _ = Encoder(name).digest

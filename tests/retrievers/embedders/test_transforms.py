@@ -45,7 +45,7 @@ def test_mixing_costs_no_second_pass(color: Make, example: Make) -> None:
 def test_embedders_that_cannot_be_paired_or_mixed_are_an_error() -> None:
     with pytest.raises(ConfigError, match=r"text is Histogram.*does not read texts"):
         _built({"name": "paired", "image": "histogram", "text": "histogram"})
-    with pytest.raises(ConfigError, match="nothing to read in common"):
+    with pytest.raises(ConfigError, match="cannot embed the same kind of input"):
         _built({"name": "mix", "one": "histogram", "other": "minilm"})
 
 

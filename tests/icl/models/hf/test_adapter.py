@@ -97,7 +97,7 @@ def test_the_digest_is_of_the_adapters_content(adapter: Path, copied: Path) -> N
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("adapter_config.json", "has no adapter_config.json, so it is not an adapter of peft"),
+        ("adapter_config.json", "has no adapter_config.json, so it is not a peft adapter"),
         ("adapter_model.safetensors", "has an adapter_config.json and no weights"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_another_kind_of_adapter_is_reported(copied: Path) -> None:
     (copied / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
-    with pytest.raises(ModelError, match="of type PREFIX_TUNING; this backend takes LORA"):
+    with pytest.raises(ModelError, match="of type PREFIX_TUNING. This backend supports LORA only"):
         _ = HF(adapter=str(copied)).digest
 
 

@@ -82,7 +82,7 @@ def test_options_continue_in_halves(hf: HF) -> None:
 def test_a_single_prompt_that_does_not_fit_is_reported(hf: HF) -> None:
     with (
         room_for(hf.engine.runner.model, 0),
-        pytest.raises(ModelError, match="out of memory with a single one of the prompts: CUDA out of memory"),
+        pytest.raises(ModelError, match="out of memory with a batch of one of the prompts: CUDA out of memory"),
     ):
         hf.open(prompts()[:2])
 

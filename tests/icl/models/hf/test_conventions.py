@@ -57,7 +57,7 @@ def test_a_processor_without_replacement_texts_works_without_the_image_cache(
     assert [own.count_tokens(prompt) for prompt in prompts] == [reference.count_tokens(prompt) for prompt in prompts]
     assert torch.allclose(own.open(prompts).logits, reference.open(prompts).logits, atol=1e-4)
     assert "the image cache is off" in own.notes[0]
-    assert "Own does not tell what it writes for an image (text_replacement_offsets)" in own.notes[0]
+    assert "Own does not report what it writes for an image (text_replacement_offsets)" in own.notes[0]
 
 
 OWN_CLASS = """

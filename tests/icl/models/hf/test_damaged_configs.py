@@ -33,7 +33,9 @@ def open_checkpoint(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "7", "null", "", "{", DEEP, '{"a": ' * 5000, "\xff"])
 def test_a_file_that_is_no_json_object_is_named(checkpoint: Path, name: str, text: str) -> None:
     (checkpoint / name).write_text(text, encoding="latin-1")
-    with pytest.raises(ModelError, match=rf"^model\.path: the .*{name} is no JSON object \(.*\)\. Copy the file anew"):
+    with pytest.raises(
+        ModelError, match=rf"^model\.path: the .*{name} is not a JSON object \(.*\)\. Copy the file again"
+    ):
         open_checkpoint(checkpoint)
 
 

@@ -346,7 +346,7 @@ def test_a_config_that_says_packed_over_files_that_are_not_is_refused(made: Made
     small, full = made("llava", "gptq")
     folder = written(small, tmp_path)
     shutil.copy(Path(full.path) / "model.safetensors", folder / "model.safetensors")
-    with pytest.raises(ModelError, match=r"none of its .*safetensors holds a packed weight"):
+    with pytest.raises(ModelError, match=r"none of its .*safetensors contains a packed weight"):
         HF(path=str(folder)).load()
 
 
@@ -358,5 +358,5 @@ def test_experts_that_the_architecture_keeps_in_one_tensor_are_refused(made: Mad
     parts = {part: weights[f"{layer}self_attn.q_proj.{part}"] for part in ("qweight", "qzeros", "scales")}
     weights |= {f"{layer}mlp.experts.0.gate_proj.{part}": value.clone() for part, value in parts.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"experts.0.gate_proj is packed, and .* keeps it with others in one tensor"):
+    with pytest.raises(ModelError, match=r"experts.0.gate_proj is packed, and .* stores it with others in one tensor"):
         HF(path=str(folder)).load()

@@ -199,7 +199,7 @@ def test_a_head_that_is_the_embedding_table_is_not_quantized(tmp_path: Path, fol
     [
         ({"quantize": "nf3"}, "quantize"),
         ({"quantize": "nf4", "compute_dtype": "float8"}, "compute_dtype"),
-        ({"quantize_vision": True}, "quantize_vision says what `quantize` reaches"),
+        ({"quantize_vision": True}, "quantize_vision only applies if `quantize` is set"),
         ({"quantize": "int8", "outlier_threshold": -1}, "outlier_threshold"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_template_that_refuses_two_turns_of_a_role_is_reported_in_a_sentence(m
         "{% endfor %}"
     )
     twice = Prompt((turn("user", "a"), turn("user", "b")))
-    with pytest.raises(ModelError, match=r"does not take these turns \(user, user\): roles must alternate"):
+    with pytest.raises(ModelError, match=r"does not accept these turns \(user, user\): roles must alternate"):
         renderer(model_of("llava"), strict).text(twice)
 
 
@@ -131,7 +131,7 @@ def test_an_option_that_merges_with_the_prompt_is_reported(model_of: ModelOf, tm
         model_of("llava"), "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
     )
     own.tokenizer.add_tokens(["xyz"])
-    with pytest.raises(ModelError, match="the option 'z' melts into the end of the prompt"):
+    with pytest.raises(ModelError, match="the option 'z' merges with the end of the prompt"):
         own.option_ids(prompt([], "say xy"), ["z"])
     assert own.option_ids(prompt([], "say xy"), ["w"]) == [list(own.ids("w"))]
 

@@ -64,7 +64,7 @@ def test_ids_that_differ_from_the_checkpoints_own_are_an_error(model: VLLM, monk
     inputs = model.engine.inputs
     own = type(inputs.hf).ids
     monkeypatch.setattr(type(inputs.hf), "ids", lambda hf, prompt: (*own(hf, prompt)[:5], 65, *own(hf, prompt)[5:]))
-    with pytest.raises(ModelError, match="they part at token 5"):
+    with pytest.raises(ModelError, match="they differ from token 5 on"):
         inputs.of(groups.prompts(1, seed=22)[0])
 
 

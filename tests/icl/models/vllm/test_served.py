@@ -192,7 +192,10 @@ HALF = json.dumps({"group": "mine", "index": 0, "count": 2, "arm": '[{"name": "g
         ({"extra_body": {"vllm_xargs": {"strategy": "vcd", "beta": "much"}}}, "beta"),
         ({"extra_body": {"vllm_xargs": {"strategy": '{"name": "vcd", "alpha": NaN}'}}}, "nan is not a finite number"),
         ({"extra_body": {"vllm_xargs": {"strategy": "vcd"}, "icl": {"options": ["a", "a"]}}}, "each once"),
-        ({"extra_body": {"vllm_xargs": {"strategy": "vcd"}, "icl": {"looks": 1}}}, "icl is a mapping of"),
+        (
+            {"extra_body": {"vllm_xargs": {"strategy": "vcd"}, "icl": {"looks": 1}}},
+            "icl must be a mapping with the keys",
+        ),
         ({"extra_body": {"vllm_xargs": {"strategy": "vcd"}}, "max_tokens": -1}, "at least 1"),
     ],
 )
