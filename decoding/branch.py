@@ -121,7 +121,7 @@ class Branch:
                     f"the branch change '{name}' has no parameter '{f.name}'. It has {', '.join(reads) or 'none'}."
                 )
         if "text" in reads and not self.text:
-            raise ConfigError(f"the branch change '{name}' needs a text: {{change: {name}, text: ...}}.")
+            raise ConfigError(f"the branch change '{name}' needs the parameter text: {{change: {name}, text: ...}}.")
         if "box" in reads:
             edits.Box(*self.box)  # refuses an inverted box before anything runs
         if self.change == "crop" and self.box == WHOLE:

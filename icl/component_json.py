@@ -84,8 +84,8 @@ def _loadable(thing: Any) -> Any:
     module, name = thing.__module__, thing.__qualname__
     if module == "__main__" or "<" in name:
         raise PlanError(
-            f"{name} is defined in a notebook, a script or a function, where another process cannot find it. Put it "
-            "into a file of its own and name it as path/to/file.py:Name."
+            f"{name} is defined in a notebook, a script or a function, where another process cannot find it. "
+            "Move it to a file and refer to it as path/to/file.py:Name."
         )
     if module.startswith("icl_user_"):
         module = str(Path(str(sys.modules[module].__file__)).resolve())

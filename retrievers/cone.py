@@ -45,7 +45,7 @@ class ConE(ModalityRetriever):
         fitted, model = fit_similarity(self, pool, resources), resources.model
         if model is None or self.model_ability not in model.abilities:
             raise PlanError(
-                "retriever 'cone' reads how likely a model finds the query's words, and was given "
+                "retriever 'cone' needs a model that scores the query's words, but got "
                 f"{'no model' if model is None else repr(model)}. Use the model 'hf', or the retriever 'mdl' or 'knn'."
             )
         return FittedConE(self, pool, fitted.source, fitted.index, model)

@@ -86,7 +86,7 @@ class FittedVoteK:
     def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
         if k > len(self.part.pool) < len(self.pool):
             raise PlanError(
-                f"'vote_k' chose {len(self.part.pool)} of the pool's {len(self.pool)} members and {k} shots are "
-                f"wanted. Raise size."
+                f"'vote_k' chose {len(self.part.pool)} of the pool's {len(self.pool)} members, but {k} shots are "
+                "requested. Increase size."
             )
         return self.part.retrieve(queries, k, policy)

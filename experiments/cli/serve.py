@@ -128,8 +128,8 @@ def server(
         raise ConfigError(f"--api-key-env: the environment variable {api_key_env} is not set.")
     if host not in LOOPBACK and not key:
         raise ConfigError(
-            f"--host {host} lets others reach the server, and it has no key. Put one into an environment variable and "
-            "name it with --api-key-env, or leave --host out."
+            f"--host {host} exposes the server to other machines, but it has no key. Set an environment variable to "
+            "a key and pass its name as --api-key-env, or remove --host."
         )
     if find_spec("vllm") is None:
         raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL_HINT}")

@@ -44,12 +44,12 @@ def check_requirements(grid: Grid) -> None:
             where = locate(grid, "rerankers" if cell.rerankers else "retriever", cell)
             raise PlanError(
                 f"{where}: retriever {name} needs the model's {MODEL_OUTPUTS.get(ability, ability)}, but "
-                f"'{cell.labels['model']}' gives none."
+                f"'{cell.labels['model']}' does not return any."
             )
         if "model" in getattr(cell.order, "needs", ()) and "logits" not in cell.model.abilities:
             raise PlanError(
-                f"{locate(grid, 'order', cell)}: orderer '{cell.labels['order']}' reads the model's logits, and "
-                f"'{cell.labels['model']}' gives none. Use the model 'hf', or the orderer 'reversed'."
+                f"{locate(grid, 'order', cell)}: orderer '{cell.labels['order']}' needs the model's logits, but "
+                f"'{cell.labels['model']}' does not return any. Use the model 'hf', or the orderer 'reversed'."
             )
     for cell in {id(cell.retriever): cell for cell in grid.cells}.values():
         try:
@@ -110,8 +110,8 @@ def check_data(grid: Grid) -> None:
             options = ", ".join(map(repr, query.options))
             raise PlanError(
                 f"{grid.config.where('answer_mode')}: answer_mode: options is set, but no query of task '{task.title}' "
-                "has its answer "
-                f"among its options ('{query.id}' has '{query.answer}' and {options}). Write both the same way."
+                f"has its answer in its options ('{query.id}' has '{query.answer}' and {options}). Write both "
+                "the same way."
             )
 
 
@@ -140,14 +140,13 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
     where, size = locate(grid, "rerank_candidates", cell), cell.task.pool_size
     if cell.rerank_candidates < cell.shots:
         raise ConfigError(
-            f"{where}: rerankers choose {cell.shots} shots among {cell.rerank_candidates} candidates. Ask for at least "
+            f"{where}: rerankers choose {cell.shots} shots from {cell.rerank_candidates} candidates. Use at least "
             f"{cell.shots} candidates, or fewer shots."
         )
     if cell.rerank_candidates > size:
         raise ConfigError(
             f"{where}: {cell.rerank_candidates} candidates from a pool of {size} (task '{cell.task.title}'). "
-            "Use at most "
-            f"{size}, or remove rerank_candidates: the default is 50, or the whole pool if it is smaller."
+            f"Use at most {size}, or remove rerank_candidates: the default is 50, or the whole pool if it is smaller."
         )
 
 

@@ -110,8 +110,8 @@ def restrict_grid(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> 
     if lost_cells or lost_queries:
         lost = f"{lost_cells} cells" if lost_cells else f"{len(lost_queries)} queries"
         raise StoreError(
-            f"{store.folder}: {lost} of this share are not of the experiment as it is here and now: code, data or a "
-            "checkpoint has changed since it was launched. Run the same command again."
+            f"{store.folder}: {lost} of this share are not part of the current experiment: code, data or a checkpoint "
+            "changed after the launch. Run the same command again."
         )
     work = load_run_state(store, share, grid)
     for digest, ids in queries.items():

@@ -37,7 +37,7 @@ def scorer(model: Model | None, who: str, instead: str) -> LogitModel:
     """
     if model is None or "logits" not in model.abilities:
         raise PlanError(
-            f"{who} reads the probabilities of a model with logits, and was given "
+            f"{who} needs a model with logits, but got "
             f"{'no model' if model is None else repr(model)}. Use a model with logits (hf), or {instead}."
         )
     return cast(LogitModel, model)
@@ -48,7 +48,7 @@ def options_of(query: Query, pool: Pool, who: str, instead: str) -> tuple[str, .
     options = query.options if len(query.options) > 1 else tuple(dict.fromkeys(e.answer for e in pool.examples))
     if not 1 < len(options) <= MAX_OPTIONS:
         raise PlanError(
-            f"{who} compares the probabilities of 2 to {MAX_OPTIONS} options, and query '{query.id}' has "
+            f"{who} compares the probabilities of 2 to {MAX_OPTIONS} options, but query '{query.id}' has "
             f"{len(options)}. Add options to the task, or use {instead}."
         )
     return options

@@ -42,9 +42,9 @@ def check_markers(prompt: Prompt, markers: re.Pattern[str] | None, where: str) -
         for match in markers.finditer(whole):
             if part := _of_data(run, *match.span()):
                 raise ModelError(
-                    f"{where}: the text of {part.name} contains {match[0]!r}, which the model reads as a mark of its "
-                    "own (of a turn, of the end, or of an image) and not as text. Take it out of the data, or write "
-                    "it otherwise."
+                    f"{where}: the text of {part.name} contains {match[0]!r}, which the model reads as a special "
+                    "token (of a turn, of the end, or of an image), not as text. Remove it from the data, or rewrite "
+                    "it."
                 )
 
 

@@ -60,8 +60,8 @@ def data_url(image: Image) -> str:
     if image.pixel_value_edits:
         names = ", ".join(type(edit).__name__ for edit in image.pixel_value_edits)
         raise ModelError(
-            f"the edit {names} works on pixels as a model's own processor makes them, which an endpoint does by "
-            "itself. Use an edit of images, or the model 'hf'."
+            f"the edit {names} changes processed pixels, but an endpoint processes images itself. Use an edit "
+            "of images, or the model 'hf'."
         )
     buffer = io.BytesIO()
     image.open().save(buffer, "PNG")
@@ -138,10 +138,9 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
     if missing and ranked[0] <= rest + shared:
         raise ModelError(
             f"{where}: options cannot be scored by the first token of the answer: {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not among the {len(listed)} likeliest tokens, and could still be "
-            "the best. Raise model.top_logprobs if the endpoint lists more, use `answer_mode: generate`, or "
-            "serve the model "
-            "with `icl serve`, which scores whole options."
+            f"{'is' if len(missing) == 1 else 'are'} not among the {len(listed)} likeliest tokens, but could still be "
+            "the best. Increase model.top_logprobs if the endpoint allows it, use `answer_mode: generate`, or serve "
+            "the model with `icl serve`, which scores whole options."
         )
     return {option: math.log(p) for option, p in own.items() if p}
 

@@ -159,7 +159,7 @@ class FakeScripted(FakeModel):
         if isinstance(answer, Generation):
             return answer
         if not isinstance(answer, str):
-            raise ModelError(f"fake-scripted: the function returned {answer!r}, not a text or a Generation.")
+            raise ModelError(f"fake-scripted: the function returned {answer!r}, not a string or a Generation.")
         return _make_generation(answer, request, tokens)
 
 

@@ -49,7 +49,7 @@ class ColumnMapping:
             raise ConfigError("columns has no 'answer'. Specify the column that contains the answer.")
         if self.question is None and "question" not in self.columns:
             raise ConfigError(
-                'no question: name its column in columns.question, or give one text, question: "What is this?".'
+                'no question: set its column in columns.question, or one for all rows, question: "What is this?".'
             )
         for key, text in (("question", self.question), ("image", self.image)):
             try:
@@ -137,7 +137,7 @@ def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
             raise DataError(f"{at}: the question {layout.question!r} cannot be filled in: {error}.") from error
     column = layout.of("question")[0]
     if values[column] is None:
-        raise DataError(f"{at} has no question in column '{column}'. Remove the row, or give one text as question.")
+        raise DataError(f"{at} has no question in column '{column}'. Remove the row, or set `question`.")
     return text_of(values[column])
 
 

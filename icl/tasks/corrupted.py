@@ -45,9 +45,7 @@ class CorruptedTask:
 
     def __post_init__(self) -> None:
         if isinstance(self.by, Edit) and self.severity not in (0, USUAL):
-            raise ConfigError(
-                f"by: an edit has parameters of its own and no severity; leave {self.severity} out. (0: nothing)"
-            )
+            raise ConfigError(f"by: an edit has no severity but its own parameters. Remove severity: {self.severity}.")
 
     @cached_property
     def _pools(self) -> "WeakKeyDictionary[Pool, Pool]":

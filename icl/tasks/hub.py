@@ -163,8 +163,8 @@ class HubTask:
         if limit is not None and limit > len(rows):
             key = {"queries": "queries", "pool": "pool_size"}[factor]
             raise DataError(
-                f"{key}: {limit} is more than the {len(rows)} rows that {source.name} has for it. Ask for fewer, or "
-                f"leave {key} out to take them all."
+                f"{key}: {limit} is more than the {len(rows)} available rows of {source.name}. Use a smaller number, "
+                f"or remove {key} to use all rows."
             )
         chosen = nested_choice([f"row-{row}" for row in rows], limit, self.seed, f"hub/{factor}")
         return [rows[i] for i in chosen]
@@ -181,7 +181,9 @@ class HubTask:
                 break
             chosen += members[names[i]]
         if not chosen:
-            raise DataError(f"queries: {limit} is less than one group of {self._source.name} has rows. Ask for more.")
+            raise DataError(
+                f"queries: {limit} is smaller than every group of {self._source.name}. Use a larger number."
+            )
         return chosen
 
     def _read(self, source: DataSource, rows: Sequence[int], ids: Sequence[str]) -> tuple[Example, ...]:
@@ -197,8 +199,8 @@ class HubTask:
         pool = [row for row, name in enumerate(groups) if name in support]
         if not queries or (not pool and self.pool_fraction > 0):
             raise DataError(
-                f"{self._source.name} has {len(names)} groups, too few to give both queries and a pool with "
-                f"pool_fraction {self.pool_fraction}. Name a pool_split, or another share."
+                f"{self._source.name} has {len(names)} groups, too few for both queries and a pool with "
+                f"pool_fraction {self.pool_fraction}. Set pool_split, or another pool_fraction."
             )
         return queries, pool
 

@@ -75,7 +75,7 @@ class _CenteredSource:
 def _mean(rows: Vectors, what: str) -> Vectors:
     if len(np.unique(np.round(rows, 6), axis=0)) < 2:
         raise PlanError(
-            f"embedder 'centered': the pool has fewer than two different {what}, and a vector minus "
-            f"its own mean is zero. Use the embedder inside without centering."
+            f"embedder 'centered': the pool has fewer than two different {what}, so centering makes "
+            "all vectors zero. Use the inner embedder without centering."
         )
     return np.asarray(rows.mean(axis=0), dtype=np.float32)

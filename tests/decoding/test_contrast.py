@@ -99,7 +99,7 @@ def test_every_change_makes_a_different_prompt_and_conforms() -> None:
         ({"branches": ["no_images"]}, "Did you mean 'no_image'"),
         ({"branches": [{"change": "noise", "stp": 3}]}, "no parameter 'stp'. Did you mean 'step'"),
         ({"branches": [{"change": "noise", "step": 3000}]}, "step"),
-        ({"branches": [{"change": "instruction"}]}, "needs a text"),
+        ({"branches": [{"change": "instruction"}]}, "needs the parameter text"),
         ({"branches": [{"change": "no_image", "images": "all"}]}, "does not read images. It reads none"),
         ({"branches": [{"change": "blank", "step": 900}]}, "'blank' does not read step"),
         ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),

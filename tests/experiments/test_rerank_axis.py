@@ -100,7 +100,7 @@ def test_candidates_reach_the_retriever_and_are_a_cell_of_their_own(mapping: Any
         ({"rerank_candidates": True}, "1 or more, not True"),
         (
             {"rerank_candidates": 2, "shots": 4},
-            "rerankers choose 4 shots among 2 candidates. Use at least 4 candidates",
+            "rerankers choose 4 shots from 2 candidates. Use at least 4 candidates",
         ),
         ({"rerank_candidates": 5000}, r"5000 candidates from a pool of \d+ \(task .*Use at most"),
         (
@@ -158,7 +158,7 @@ class Asking:
 def test_what_a_reranker_asks_of_the_model_is_checked_before_it_loads(mapping: Any) -> None:
     """A model that answers and gives no logits describes an image, and gives no probabilities."""
     check_requirements(expand(load_config(mapping(rerankers=[Asking("generate")]))))
-    with pytest.raises(PlanError, match="'random' with its rerankers reads the model's logits, and 'fake-copy' gives"):
+    with pytest.raises(PlanError, match="'random' with its rerankers needs the model's logits, but 'fake-copy' does"):
         check_requirements(expand(load_config(mapping(rerankers=[Asking("generate"), Asking("logits")]))))
 
 

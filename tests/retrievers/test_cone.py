@@ -71,7 +71,7 @@ def test_retriever_conformance(cache: Any) -> None:
 
 def test_missing_requirements_are_an_error(pool: Pool, color: Make, example: Make) -> None:
     query = example("q", color("red", 50), question="")
-    with pytest.raises(PlanError, match=r"'cone' reads how likely .* given no model. Use the model 'hf'"):
+    with pytest.raises(PlanError, match=r"'cone' needs a model .* got no model. Use the model 'hf'"):
         _retrieve(pool, query, 1, None)
     with pytest.raises(DataError, match="query 'q' has no question whose likelihood"):
         _retrieve(pool, query, 1, Echo())

@@ -149,7 +149,7 @@ def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, number_e
     ids = _ids(node, pool, example("q", None, question=turned(95)), 3)
     assert ids[0] in {"at-90", "at-91", "at-92"}
     assert {int(name[3:]) // 60 for name in ids} == {0, 1, 3}
-    with pytest.raises(PlanError, match=r"chose 3 of the pool's 10 members and 4 shots are wanted. Raise size"):
+    with pytest.raises(PlanError, match=r"chose 3 of the pool's 10 members, but 4 shots are requested. Increase size"):
         _ids(node, pool, example("q", None, question=turned(95)), 4)
 
 

@@ -29,23 +29,24 @@ def check_processor(processor: Any, path: str) -> None:
     for part, what in (("tokenizer", "tokenizer"), ("image_processor", "image processor")):
         if getattr(processor, part, None) is None:
             raise ModelError(
-                f"model.path: the processor of {path} has no {what}; a vision-language checkpoint with its "
-                "whole processor is needed."
+                f"model.path: the processor of {path} has no {what}. Use a vision-language checkpoint with "
+                "its complete processor."
             )
     if not getattr(processor, "chat_template", None):
         raise ModelError(
-            f"model.path: the processor of {path} has no chat template, so prompts cannot be written as this "
-            "model was trained on them. Add its chat_template.jinja to the folder."
+            f"model.path: the processor of {path} has no chat template, so prompts cannot be written in "
+            "the format that this model was trained on. Add its chat_template.jinja to the folder."
         )
     if getattr(processor, "image_token", None) is None:
         raise ModelError(
-            f"model.path: the processor of {path} ({kind}) names no image placeholder "
+            f"model.path: the processor of {path} ({kind}) defines no image placeholder "
             "(image_token), so images cannot be interleaved with text."
         )
     if not [number for number in getattr(processor, "image_token_ids", []) if number is not None]:
         raise ModelError(
-            f"model.path: the processor of {path} ({kind}) does not say which tokens stand for an image "
-            "(image_token_id, or image_token_ids where there are several), so they cannot be distinguished from words."
+            f"model.path: the processor of {path} ({kind}) does not define which tokens represent an "
+            "image (image_token_id, or image_token_ids if there are several), so they cannot be distinguished "
+            "from words."
         )
 
 
@@ -54,14 +55,14 @@ def check_class(model: Any, path: str) -> None:
     kind = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            f"model.path: {path} ({kind}) reads its prompt with an encoder and answers with a decoder; sessions need a "
-            "class that decodes alone, prompt and answer as one text."
+            f"model.path: {path} ({kind}) is an encoder-decoder model. Sessions need a decoder-only model."
         )
     names = inspect.signature(model.forward).parameters
     if missing := [name for name in FORWARD if name not in names]:
         raise ModelError(
-            f"model.path: {path} cannot be opened: the forward of {kind} takes no {' and no '.join(missing)}. Classes "
-            f"of transformers take {', '.join(FORWARD)} by these names; code of an older release does not."
+            f"model.path: {path} cannot be opened: the forward of {kind} has no argument "
+            f"{' and no '.join(missing)}. Current "
+            f"transformers classes accept {', '.join(FORWARD)}. Remote code for an older release may not."
         )
 
 

@@ -109,8 +109,9 @@ class PromptEncoder:
             if all(one is not None for one in padded):
                 return torch.stack([one for one in padded if one is not None])[None]
         raise ModelError(
-            f"{self.renderer.name}: this processor treats an image among others otherwise than alone, and its image "
-            "cache is off, so an edit on processed pixels cannot be placed. Use an edit on the image itself."
+            f"{self.renderer.name}: this processor encodes an image differently if there are other images, and "
+            "its image "
+            "cache is off. Therefore, an edit on processed pixels cannot be placed. Use an edit on the image itself."
         )
 
     def _count(self, text: str) -> int:

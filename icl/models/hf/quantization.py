@@ -43,13 +43,13 @@ def check(hf: "HF") -> None:
         return
     if already:
         raise ModelError(
-            f"model.quantize: {hf.path} is already quantized by its own config ({already}), and {hf.quantize} is asked "
-            "for on top. Leave `quantize` out, or use the checkpoint in full precision."
+            f"model.quantize: {hf.path} is already quantized by its own config ({already}), but {hf.quantize} is "
+            "requested as well. Remove `quantize`, or use the checkpoint in full precision."
         )
     if hf.quantize_head and getattr(hf.checkpoint.config, "tie_word_embeddings", False):
         raise ModelError(
-            f"model.quantize_head: the output head of {hf.path} is its table of input embeddings, which stays as it "
-            "is. Leave `quantize_head` out."
+            f"model.quantize_head: the output head of {hf.path} is tied to the input embeddings, which are not "
+            "quantized. Remove `quantize_head`."
         )
     if find_spec("bitsandbytes") is None:
         raise ModelError(
@@ -119,8 +119,8 @@ def full_precision_modules(hf: "HF") -> list[str]:
     decoder = names.get(id(model.get_decoder()), "")
     if not decoder:
         raise ModelError(
-            f"model.quantize: {type(model).__name__} does not say which of its modules is the language model "
-            "(get_decoder), so the vision tower cannot be left out. Set `quantize_vision: true`."
+            f"model.quantize: {type(model).__name__} does not define which of its modules is the language model "
+            "(get_decoder), so the vision tower cannot be excluded. Set `quantize_vision: true`."
         )
     return modules + [name for name in _outside_decoder(model, decoder) if name != head]
 
@@ -178,8 +178,8 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
     if already in PACKED:
         if problem := packed_checks.why_unsupported(settings):
             raise ModelError(
-                f"model.path: {path} is quantized ({already}), and this backend cannot read it: {problem}. "
-                "`model: vllm` reads more formats, with kernels of its own; or use another checkpoint."
+                f"model.path: {path} is quantized ({already}), but this backend cannot read it: {problem}. "
+                "Use `model: vllm`, which reads more formats, or another checkpoint."
             )
         return
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -189,8 +189,8 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
         raise ModelError(
-            f"model.path: {path} is quantized ({already}), and this machine cannot run it: {_first_line(error)} Or "
-            "name the checkpoint in full precision, with `quantize` where it is too large."
+            f"model.path: {path} is quantized ({already}), but this machine cannot run it: {_first_line(error)} "
+            "Or use the checkpoint in full precision, with `quantize` if it is too large."
         ) from error
 
 

@@ -110,8 +110,8 @@ class PromptRenderer:
         except (TemplateError, TypeError) as error:
             roles = ", ".join(role for role, _ in turns)
             raise ModelError(
-                f"{self.name}: the chat template does not accept these turns ({roles}): {error}. Compose the prompt "
-                "otherwise (composer: interleaved makes a single user turn)."
+                f"{self.name}: the chat template does not accept these turns ({roles}): {error}. Use another "
+                "composer (interleaved makes a single user turn)."
             ) from error
 
     def _check_slots(self, turns: Script, text: str) -> None:
@@ -125,8 +125,8 @@ class PromptRenderer:
 
     def _why(self, pieces: Sequence[str | None], more: bool) -> str:
         if any(piece is not None and self.slot in piece for piece in pieces):
-            return "; a text of the prompt contains the placeholder itself: take it out of the data"
-        return "; the chat template writes more than one for each" if more else "; the chat template leaves some out"
+            return "; a text of the prompt contains the placeholder itself. Remove it from the data"
+        return "; the chat template writes more than one for each" if more else "; the chat template omits some"
 
     def _check_order(self, turns: Script, text: str) -> None:
         place = 0
@@ -137,9 +137,9 @@ class PromptRenderer:
                 if position < 0:
                     what = "an image" if piece is None else f"the text {needle[:40]!r}"
                     raise ModelError(
-                        f"{self.name}: the chat template drops {what} of a {role} turn, or moves it out of its "
-                        "place. Some templates put all images of a turn first: compose with `chat`, images before "
-                        "questions."
+                        f"{self.name}: the chat template drops {what} of a {role} turn, or moves it to "
+                        "another position. Some templates put all images of a turn first. Use the composer `chat` with "
+                        "images before questions."
                     )
                 place = position + len(needle)
 

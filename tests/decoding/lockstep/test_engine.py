@@ -286,7 +286,7 @@ def test_a_strategy_without_a_file_is_refused_before_anything_runs(engine: group
     spec.loader.exec_module(module)
     (answer,) = groups.run_requests(engine, [DecodingRequest(groups.prompts(1)[0], parse_arm(module.Poison()))])
     assert isinstance(answer, Failure)
-    assert "Put it into a file of its own" in answer.reason
+    assert "Move it to a file" in answer.reason
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ def test_other_machines_need_a_key(icl: Any, monkeypatch: pytest.MonkeyPatch) ->
     for host in ("0.0.0.0", "::", "192.168.1.7", "my-machine"):
         outcome = icl("serve", "tiny", "--host", host)
         assert outcome.status == 2
-        assert f"--host {host} lets others reach the server, and it has no key." in " ".join(outcome.err.split())
+        assert f"--host {host} exposes the server to other machines, but it has no key." in " ".join(
+            outcome.err.split()
+        )
     monkeypatch.delenv("NOT_SET", raising=False)
     outcome = icl("serve", "tiny", "--host", "0.0.0.0", "--api-key-env", "NOT_SET")
     assert outcome.status == 2

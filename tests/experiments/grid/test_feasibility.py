@@ -136,7 +136,7 @@ def test_data_digests_of_other_pools_and_other_queries_differ(yaml_file: Write) 
 
 def test_an_orderer_that_asks_the_model_needs_its_logits(yaml_file: Write) -> None:
     path = yaml_file("task: {name: SHAPES}\nmodel: fake-copy\nshots: 2\norder: entropy\n")
-    with pytest.raises(PlanError, match=r":4: order: orderer 'entropy' reads the model's logits, and 'fake-copy'"):
+    with pytest.raises(PlanError, match=r":4: order: orderer 'entropy' needs the model's logits, but 'fake-copy'"):
         check_requirements(expand(load_config(path)))
 
 

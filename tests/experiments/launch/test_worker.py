@@ -130,7 +130,7 @@ def test_giving_up_an_earlier_launch_keeps_a_later_one(launched: Callable[..., A
 def test_a_share_with_queries_that_the_task_lacks_is_refused(launched: Callable[..., Any]) -> None:
     launch, grid = launched()
     block = {"cells": [grid.cells[0].digest], "queries": ["q-0001", "another"]}
-    with pytest.raises(StoreError, match="1 queries of this share are not of the experiment as it is here and now"):
+    with pytest.raises(StoreError, match="1 queries of this share are not part of the current experiment"):
         restrict_grid(grid, Store(launch.folder), [block])
 
 
@@ -149,7 +149,7 @@ def test_a_share_of_an_experiment_that_has_changed_is_refused(
     launch, _ = launched()
     (grid_file.parent / "fake.py").write_text("def answer(request):\n    return 'blue'\n")
     message = run_worker(str(launch.folder), launch.workers[0])
-    assert message.endswith("has changed since it was launched. Run the same command again.")
+    assert message.endswith("changed after the launch. Run the same command again.")
     assert message in capsys.readouterr().err
     state = launch.state(launch.workers[0])
     assert (state["state"], state["reason"], state["sentence"]) == ("stopped", message, True)

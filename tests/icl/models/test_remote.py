@@ -93,7 +93,7 @@ def test_edits_of_images_are_sent_and_edits_of_processed_pixels_refused() -> Non
     blank = request().prompt.edit(edits.Blank())
     first, second = (messages(prompt)[0]["content"][0]["image_url"]["url"] for prompt in (request().prompt, blank))
     assert first != second
-    with pytest.raises(ModelError, match="the edit DiffusionNoise works on pixels as a model's own processor"):
+    with pytest.raises(ModelError, match="the edit DiffusionNoise changes processed pixels, but an endpoint"):
         messages(request().prompt.edit(edits.DiffusionNoise(500)))
 
 
@@ -282,7 +282,7 @@ def test_an_option_that_is_not_listed_has_no_score_where_it_cannot_be_the_best(
 def test_an_option_that_is_not_listed_and_could_be_the_best_is_an_error(
     server: Any, remote: Callable[..., Remote]
 ) -> None:
-    with pytest.raises(ModelError, match=r"blue is not among the 2 likeliest tokens, and could still be the best"):
+    with pytest.raises(ModelError, match=r"blue is not among the 2 likeliest tokens, but could still be the best"):
         scores(server, remote(), ("red", "blue"), {"red": 0.4, "the": 0.1})
 
 

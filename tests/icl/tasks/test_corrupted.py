@@ -103,7 +103,7 @@ def test_what_an_edit_draws_belongs_to_the_image_and_the_seed():
             r"x\.yaml:2: .*no corruption named 'nois'\. Did you mean 'noise'\? \(icl ls edit\)",
         ),
         ({"by": {"name": "blurr"}}, "no edit named 'blurr'. Did you mean 'blur'"),
-        ({"by": "flip", "severity": 4}, "an edit has parameters of its own and no severity; leave 4 out"),
+        ({"by": "flip", "severity": 4}, "an edit has no severity but its own parameters. Remove severity: 4"),
     ],
 )
 def test_settings_without_effect_are_reported(more, why):

@@ -177,7 +177,10 @@ def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
         ({"columns": COLUMNS | {"id": ["a", "b"]}}, "columns.id is one column"),
         ({"pool_split": "test"}, "pool_split 'test' is also the split of the queries"),
         ({"answer_is": "letter"}, "answer_is: letter needs options"),
-        ({"question": "what is {ask?"}, "question: expected '}' before end of string. Write {{ and }} for braces"),
+        (
+            {"question": "what is {ask?"},
+            "question: expected '}' before end of string. Write {{ and }} for literal braces",
+        ),
         ({"question": "what is ask}?"}, "question: Single '}' encountered in format string. Write {{ and }}"),
         ({"question": "what is {}?"}, "question: {} has no column name in the braces."),
     ],
@@ -406,7 +409,7 @@ def test_reads_a_table_of_text_with_images_by_path(tmp_path, name, mark):
 
 def test_more_queries_than_there_are_rows_are_refused(tmp_path):
     image_folder(tmp_path, "t.jsonl")
-    with pytest.raises(DataError, match=r"queries: 3 is more than the 2 rows that .* has for it\. Ask for"):
+    with pytest.raises(DataError, match=r"queries: 3 is more than the 2 available rows of .*\. Use a smaller"):
         _ = task(tmp_path / "t.jsonl", queries=3).queries
     with pytest.raises(DataError, match=r"pool_size: 9 is more than the 2 rows"):
         task(tmp_path / "t.jsonl", pool_size=9).pool("")

@@ -116,7 +116,7 @@ def test_mme_keeps_both_questions_of_an_image_and_scores_them_together(tmp_path)
     frame = ran(tmp_path, node, ["lenient", "group_accuracy", "mme"])
     assert list(frame[["lenient", "group_accuracy"]].mean()) == [0.5, 0]
     assert frame["mme"].mean() * 200 * 2 == pytest.approx(50 + 0 + 50 + 0)
-    with pytest.raises(DataError, match="queries: 1 is less than one group"):
+    with pytest.raises(DataError, match="queries: 1 is smaller than every group"):
         _ = hub("mme", path, queries=1, pool_fraction=0.25).queries
 
 

@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_another_kind_of_adapter_is_reported(copied: Path) -> None:
     (copied / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
-    with pytest.raises(ModelError, match="of type PREFIX_TUNING. This backend supports LORA only"):
+    with pytest.raises(ModelError, match=r"of type PREFIX_TUNING. This backend supports LORA only"):
         _ = HF(adapter=str(copied)).digest
 
 

@@ -92,9 +92,9 @@ def test_an_unknown_class_and_model_type_work(folder_of: FolderOf, tmp_path: Pat
     [
         (
             "image_token = property(lambda self: None if 'tokenizer' in vars(self) else '<image>', lambda *_: None)",
-            r"\(Own\) names no image placeholder",
+            r"\(Own\) defines no image placeholder",
         ),
-        ("image_token_ids = []", r"\(Own\) does not say which tokens stand for an image \(image_token_id"),
+        ("image_token_ids = []", r"\(Own\) does not define which tokens represent an image \(image_token_id"),
         (
             "def replace_image_token(self, *args, **more):\n        return self.image_token * 3",
             r"cannot read an image: what its processor writes does not go through LlavaForConditionalGeneration .+ "
@@ -123,7 +123,7 @@ class Old(torch.nn.Module):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Encoder, r"owner/name \(Encoder\) reads its prompt with an encoder"),
+        (Encoder, r"owner/name \(Encoder\) is an encoder-decoder model"),
         (Old, r"the forward of Old takes no position_ids and no cache\."),
     ],
 )

@@ -287,7 +287,7 @@ def test_unsupported_formats_are_reported_when_the_plan_is_made(
     kind: str, settings: dict[str, object], message: str, made: Made, tmp_path: Path
 ) -> None:
     folder = written(made("llava", kind)[0], tmp_path, **settings)
-    with pytest.raises(ModelError, match=rf"is quantized \({kind}\), and this backend cannot read it: {message}.*vllm"):
+    with pytest.raises(ModelError, match=rf"is quantized \({kind}\), but this backend cannot read it: {message}.*vllm"):
         _ = HF(path=str(folder)).digest
 
 

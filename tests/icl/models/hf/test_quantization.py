@@ -163,7 +163,7 @@ def test_a_quantized_checkpoint_that_this_installation_cannot_run_is_reported_be
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "aqlm", "nbits_per_codebook": 16}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"is quantized \(aqlm\), and this machine cannot run it: .+`pip install aqlm"):
+    with pytest.raises(ModelError, match=r"is quantized \(aqlm\), but this machine cannot run it: .+`pip install aqlm"):
         _ = HF(path=str(folder)).digest
 
 
@@ -190,7 +190,7 @@ def test_a_head_that_is_the_embedding_table_is_not_quantized(tmp_path: Path, fol
     folder = Path(shutil.copytree(folder_of("llava"), tmp_path / "checkpoint"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
-    with pytest.raises(ModelError, match=r"model.quantize_head: .* is its table of input embeddings"):
+    with pytest.raises(ModelError, match=r"model.quantize_head: .* is tied to the input embeddings"):
         _ = HF(path=str(folder), quantize="nf4", quantize_head=True).digest
 
 
