@@ -124,7 +124,7 @@ class Strategy:
         """Rows whose distribution the other branches cannot change.
 
         Engines may leave the other branches unread in these rows and pass the reference in their place. By default
-        these are the rows in which the mask leaves one token, which is then chosen whatever `combine` returns.
+        these are the rows in which the mask leaves one token, which is then chosen, even if `combine` differs.
 
         Args:
             reference: Logits of branch 0, [B, V] float32.

@@ -19,7 +19,7 @@ def describe(thing: Any) -> Any:
     """The identity of a component: its name and all its parameters, as JSON. Equal components have equal nodes.
 
     A class from outside the toolkit adds the digest of its file, so edited code is another component. A dataclass of
-    the toolkit that is no component, such as a branch of `contrast`, is known by its parameters alone.
+    the toolkit that is not a component, such as a branch of `contrast`, is identified by its parameters alone.
 
     Raises:
         ConfigError: A parameter has no text that stays the same in the next process.

@@ -205,10 +205,10 @@ def open_image_file(path: str) -> "PILImage":
 
 
 def decode_image(source: "str | Path | BinaryIO | bytes") -> "PILImage":
-    """Open a file, a stream or bytes with Pillow, in one of `IMAGE_FORMATS` whatever the name of the file says.
+    """Open a file, a stream or bytes with Pillow, in one of `IMAGE_FORMATS`. The file name does not matter.
 
     Raises:
-        UnidentifiedImageError: The format is another one, or the data is no image.
+        UnidentifiedImageError: The format is another one, or the data is not an image.
     """
     from PIL import Image as PILImage
 

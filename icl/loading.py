@@ -112,7 +112,7 @@ def _file_identity(thing: Any) -> str | None:
 
 
 def file_code(target: str) -> str | None:
-    """The code digest of the file of a component's path, without importing it; None if it is no file here."""
+    """The code digest of the file of a component's path, without importing it; None if it is not a file here."""
     path = _find_file(target.rpartition(":")[0])
     return None if path is None else _file_sha(path)
 

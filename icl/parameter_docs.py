@@ -1,6 +1,6 @@
 """Documentation of component parameters, read from the component's source file.
 
-A parameter is a field of the dataclass. Its type gives its bounds, and the comment beside it gives its meaning. `icl
+A parameter is a field of the dataclass. Its type gives its bounds, and the comment next to it gives its meaning. `icl
 ls`, the documentation and the JSON schema all read them from here.
 """
 
@@ -59,7 +59,7 @@ class ParameterDoc:
         kind: What it may be, in words.
         default: Its default as a config writes it, or an example if it is required.
         required: Whether a config has to set it.
-        meaning: The comment beside the field.
+        meaning: The comment next to the field.
     """
 
     key: str

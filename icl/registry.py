@@ -251,7 +251,7 @@ def with_article(kind: str) -> str:
 def schema(kind: str) -> dict[str, Any]:
     """The JSON schema of a config node of this kind: every component name with its parameters.
 
-    A parameter's description is the comment beside its field (see `icl.parameter_docs`).
+    A parameter's description is the comment next to its field (see `icl.parameter_docs`).
     """
     names = list(entries(kind))
     name_schema: dict[str, Any] = {"type": "string", "anyOf": [{"enum": names}, {"pattern": ":"}]}
@@ -320,7 +320,7 @@ def _parse_node(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
-    """The preset's parameters, overridden by those that stand beside the key `preset`."""
+    """The preset's parameters, overridden by those next to the key `preset`."""
     presets = getattr(cls, "presets", {})
     preset = parameters.pop("preset")
     if not isinstance(preset, str) or preset not in presets:

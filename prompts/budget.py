@@ -40,7 +40,7 @@ def fit(
     if (alone := count_tokens(fitting_prompt)) > available:
         raise PlanError(
             f"query '{context.query.id}' takes {alone:,} tokens without any demonstration, and the model's context of "
-            f"{limit:,} leaves {max(available, 0):,} beside {reserve:,} for the answer. Use smaller images, a smaller "
+            f"{limit:,} leaves {max(available, 0):,} after {reserve:,} for the answer. Use smaller images, a smaller "
             f"max_new_tokens, or a model with a longer context."
         )
     while too_many - fitting_count > 1:

@@ -37,7 +37,7 @@ class SetCoverage(MultiVectorRetriever):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.idf and self.by == "image":
-            raise ConfigError("idf weighs words, and by is 'image'. Use by: question or by: both, or leave idf out.")
+            raise ConfigError("idf weighs words, and by is 'image'. Use by: question or by: both, or remove idf.")
         if self.idf and not hasattr(self.embedder, "tokens"):
             raise ConfigError(
                 f"idf counts words, and the embedder {self.embedder!r} gives no words. Use the embedder 'encoder'."
@@ -69,7 +69,7 @@ class FittedSetCoverage(FittedMultiVector):
         if not idf.any():
             raise DataError(
                 f"query '{query.id}': every word of {query.question!r} is in every member of the pool, so idf gives "
-                f"none a weight. Leave idf out of set_coverage."
+                f"none a weight. Remove idf from set_coverage."
             )
         share = self.retriever.modality_weights()[-1]
         return np.concatenate([weights[: len(weights) - len(words)], share * idf / idf.sum()])

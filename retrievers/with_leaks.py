@@ -57,7 +57,7 @@ class FittedWithLeaks:
     of: FittedRetriever
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
-        """The demonstrations of the retriever inside without leak protection, whatever the policy of the caller."""
+        """The demonstrations of the retriever inside without leak protection, regardless of the caller's policy."""
         results = self.of.retrieve(queries, k, ALLOW_LEAKS)
         return [self._with_marks(query, demos) for query, demos in zip(queries, results, strict=True)]
 

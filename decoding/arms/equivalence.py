@@ -1,4 +1,4 @@
-"""Arms that are greedy decoding by construction, whatever the model answers.
+"""Arms that are greedy decoding by construction, independently of the model's answers.
 
     is_unfitted          a strategy whose parameters have not been fitted scores as the reference
     preserves_argmax     a control that keeps the order of tokens (`mask_only`, `temperature_matched`,

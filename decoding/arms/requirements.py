@@ -37,7 +37,7 @@ NEED_NAMES = {
 def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str = "generate") -> str | None:
     """Why a model cannot run an arm, with what would run, or None if it can.
 
-    Sampling and option scoring need logits, whatever the strategy needs.
+    Sampling and option scoring need logits in addition to what the strategy needs.
 
     Args:
         strategy: A strategy with its own sampler, or an arm.

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 TRACE_FIELDS = ("survivors", "entropy", "changed", "logprob", "gap")
 """Numbers that are recorded for each step of an answer.
 
-survivors: tokens that no mask rules out. entropy: of the combined distribution in nats, before temperature and cuts of
+survivors: tokens that the mask keeps. entropy: of the combined distribution in nats, before temperature and cuts of
 the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen token.
 gap: difference of the two best log-probabilities in nats, at most MAX_GAP.
 """

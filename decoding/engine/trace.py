@@ -36,7 +36,7 @@ class StepTrace:
         probabilities: Their probabilities, without zeros.
         entropy: [n + 1] entropies in nats.
         js_divergence: [n - 1] Jensen-Shannon divergence of each contrast branch from the reference in nats.
-        weights: [n] weights of the branches in the combined scores, or None if those are no weighted sum of logits.
+        weights: [n] weights of the branches in the combined scores, or None if those are not a weighted sum of logits.
     """
 
     chosen: int

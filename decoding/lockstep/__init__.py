@@ -1,7 +1,7 @@
 """Strategies inside vLLM: each branch of a strategy is one vLLM request, and the branches of a group decode in step.
 
 Two classes are added to an engine through vLLM's own options: a logits processor that applies the strategy to the rows
-of a group, and a scheduler that puts these rows into one batch, whatever the lengths of their prompts.
+of a group, and a scheduler that puts these rows into one batch, even if their prompts differ in length.
 `icl.models.vllm.engine.PLUGIN_ARGS` names both.
 
 A request walks through the modules in this order: `engine` (or `decoding.server`) → `grouping` → `request_metadata` →

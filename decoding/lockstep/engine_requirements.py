@@ -48,7 +48,7 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     if scheduler.async_scheduling:
         yield "async", "a step must be sampled before the next is planned; pass async_scheduling=False"
     if config.speculative_config is not None:
-        yield "speculative", "speculative decoding drafts each branch on its own; leave speculative_config out"
+        yield "speculative", "speculative decoding drafts each branch on its own; remove speculative_config"
     if scheduler.policy != "fcfs":
         yield "policy", "the priority policy preempts single branches; pass scheduling_policy='fcfs'"
     if parallel.pipeline_parallel_size > 1:
@@ -60,7 +60,7 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
             "does `icl serve --data-parallel-size`, except for a mixture of experts, whose engines step together",
         )
     if config.kv_transfer_config is not None:
-        yield "transfer", "KV caches from other engines are not verified; leave kv_transfer_config out"
+        yield "transfer", "KV caches from other engines are not verified; remove kv_transfer_config"
     if config.model_config.is_mm_prefix_lm and config.device_config.device_type == "cpu":
         yield (
             "image mask",

@@ -72,7 +72,7 @@ def _select_together(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
     index = torch.tensor([[row.index for row in group] for group in groups], device=logits.device).T
     try:
         tokens, faults = _tokens(logits[index].float(), references, step)
-    except Exception as error:  # noqa: BLE001 - whatever a strategy raises ends its groups; the engine goes on
+    except Exception as error:  # noqa: BLE001 - any error of a strategy ends its groups; the engine continues
         faults = dict.fromkeys(range(len(references)), _describe(error))
         _record_faults(logits, index, references, faults)
         return

@@ -89,7 +89,7 @@ class StrategyServer:
             if layers[0]:
                 return (
                     f"--adapter {name}: vLLM does not support {len(layers[0])} of the layers that {adapter.lora_path} "
-                    f"changes, such as {layers[0][0]}, and would leave them out. Use --merge."
+                    f"changes, such as {layers[0][0]}, and would ignore them. Use --merge."
                 )
         return ""
 

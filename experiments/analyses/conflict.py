@@ -9,10 +9,10 @@ One row per setting, over the recognized items (all items, if recognition was no
     flip = b + c + d      conflict = flip - (b - c) = 2 c + d, the lower bound of DCD (Zhu et al., 2410.03659)
     kappa = (agreement - chance) / (1 - chance), with chance from how often each answer occurs (Cohen 1960)
     shift = median of |log(p_image / p_text)| of the right option, if options were scored: the contrastive metric of
-            DCD. It needs the gold answer, so it is no detector
+            DCD. It needs the gold answer, so it is not a detector
 
-The conflict rate leaves out b, where the image does harm. An answer that is no option agrees with none, as in the code
-of DCD.
+The conflict rate leaves out b, where the image does harm. An answer outside the options agrees with none, as in the
+code of DCD.
 """
 
 import math

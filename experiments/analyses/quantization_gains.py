@@ -5,7 +5,7 @@
     change   the gain at this precision minus the gain in full precision, sample by sample: a difference of differences
 
 Every gain is pooled over the other settings. Intervals and p come from sign flips of groups of queries; p is that of
-the change, with Holm over all rows. A change that is not distinguishable from 0 is no proof that the gain survives: the
+the change, with Holm over all rows. A change not distinguishable from 0 does not prove that the gain remains: the
 interval shows how large the change could be.
 """
 

@@ -141,7 +141,7 @@ _WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 
 
 class _Resolver(VersionedResolver):
-    """The rules of YAML 1.2 for plain scalars, whatever `%YAML` says, without dates and times."""
+    """The rules of YAML 1.2 for plain scalars, even if `%YAML` names another version, without dates and times."""
 
     processing_version = (1, 2)
     versioned_resolver = {  # noqa: RUF012

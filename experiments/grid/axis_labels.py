@@ -76,7 +76,7 @@ def _differing_keys(flat: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 
 
 def _shortened(keys: Set[str]) -> dict[str, str]:
-    """Key -> its shortest suffix that is no suffix of another key. A component's key is its place, without `name`."""
+    """Key -> its shortest suffix that is not a suffix of another key. A component's key is its path without `name`."""
     paths = {key: key.removesuffix(f".{NAME}") for key in keys}
     short = {}
     for key, path in paths.items():

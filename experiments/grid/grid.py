@@ -113,7 +113,7 @@ def expand(config: Config) -> Grid:
                     if matching:
                         continue
                     cell = factory.finish(draft, point["model"][1])
-                    if not is_control or cell.digest not in cells:  # an arm of the file is no control
+                    if not is_control or cell.digest not in cells:  # an arm of the file is not a control
                         cells[cell.digest] = cell
                     if is_control:
                         owner: Arm = factory.component("decoding", point["decoding"])

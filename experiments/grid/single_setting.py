@@ -52,7 +52,7 @@ def _override(key: str, axis: str, value: Any) -> str:
 def differing_axes(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
     """'shots (0, 4)' for each of these axes on which the cells differ.
 
-    An axis that cannot matter to a cell, such as the retriever at 0 shots, is no difference.
+    An axis that cannot matter to a cell, such as the retriever at 0 shots, does not count as a difference.
     """
     for axis in axes:
         labels = {repr(cell.config[axis]): str(cell.labels[axis]) for cell in cells if cell.config[axis] is not None}

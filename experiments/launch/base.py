@@ -46,7 +46,7 @@ class WorkerGroup(Protocol):
 
 
 class Launcher(Protocol):
-    """A component of kind `launcher`: where workers run. It is no part of a cell, because it changes no sample."""
+    """A component of kind `launcher`: where workers run. It is not part of a cell: it does not change samples."""
 
     @property
     def workers(self) -> int:

@@ -1,4 +1,4 @@
-"""The files of a launch, in the run directory beside the samples.
+"""The files of a launch, in the run directory next to the samples.
 
     launch/launch.json           the launcher, its jobs and the cells; a worker without this file does nothing
     launch/<worker>.share.json   what one worker computes, and the config as it was at the launch
@@ -179,7 +179,7 @@ def is_alive(state: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a file; None if there is no whole one, for example on a slow network disk."""
+    """The mapping in a file; None if it is incomplete, for example on a slow network disk."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

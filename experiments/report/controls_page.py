@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def render_controls_page(view: RunView) -> str:
-    """The page as Markdown: first by the metric of comparisons, then by the other metrics that are no accuracy."""
+    """The page as Markdown: first by the metric of comparisons, then by the other metrics that are not accuracies."""
     others = [
         m
         for m in view.metrics
@@ -55,7 +55,7 @@ def render_controls_page(view: RunView) -> str:
 def _head(view: RunView) -> Iterator[str]:
     tasks = [f"{task} ({format_count(queries, 'query', 'queries')})" for task, queries in _queries(view).items()]
     shots = join_words([str(k) for k in sorted(set(view.scores["shots"]))])
-    yield f"# {_plain(view.name)}: what each decoding did, beside its controls"
+    yield f"# {_plain(view.name)}: each decoding strategy next to its controls"
     yield ""
     yield f"    icl run {_plain(view.info.get('file', 'FILE'))}"
     yield f"    icl compare runs/{_plain(view.name)} --controls"

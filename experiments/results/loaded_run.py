@@ -188,7 +188,7 @@ def load_run(path: str | Path, trust: bool = False) -> Run:
             f"{folder} is not a run directory, but contains runs: {', '.join(sorted(inside)[:8])}. Use one of them."
         )
     others = [p.parent.name for p in folder.parent.glob("*/run.json")] if os.path.isdir(folder.parent) else []
-    have = f" Runs beside it: {', '.join(sorted(others)[:8])}." if others else ""
+    have = f" Runs in the same folder: {', '.join(sorted(others)[:8])}." if others else ""
     raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
 
 

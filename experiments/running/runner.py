@@ -17,7 +17,7 @@ Cells of a row with equal prompts share one `PromptItem`.
     query 3        .               .                 x                x         window 2
 
 So cells with equal prompts meet in one call of the engine, which prefills each prompt once: here the two knn cells.
-Memory holds one window and a few queries whose images are decoded ahead, whatever the length of the run. The order of
+Memory holds one window and a few queries whose images are decoded ahead, for a run of any length. The order of
 the work changes no sample.
 """
 

@@ -1,4 +1,4 @@
-"""Floor and ceiling effects: tasks whose arms cannot differ, so that a missing difference is no finding.
+"""Floor and ceiling effects: tasks whose arms cannot differ, so that a missing difference is not a finding.
 
 floor          no output of any arm names one of the options of its question
 same answers   every output is the same in all arms

@@ -1,4 +1,4 @@
-"""Digests of what decides a cell's answers. Cells with equal digests have equal answers, whatever the model does.
+"""Digests of what decides a cell's answers. Cells with equal digests have equal answers with every model.
 
 The digest is that of the cell's canonical description without the parts that cannot matter: the sampler if options are
 scored, the normalization if answers are generated, and the order of a single demonstration. A decoding that is

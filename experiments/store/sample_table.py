@@ -1,4 +1,4 @@
-"""The samples of a run as columns, from a Parquet cache beside the JSON lines of each cell.
+"""The samples of a run as columns, from a Parquet cache next to the JSON lines of each cell.
 
     cells/<digest>/.samples.parquet    a row per query, a column per field
 

@@ -305,7 +305,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:
-    """The sample of a line, or None if the line is no complete sample.
+    """The sample of a line, or None if the line is not a complete sample.
 
     The types of fields are checked, and scores are in [0, 1]. Otherwise a line written by hand could cause a wrong
     figure or an error far from here.

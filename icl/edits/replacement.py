@@ -1,4 +1,4 @@
-"""Another image. It is no component, because a config cannot name it."""
+"""Another image. It is not a component, because a config cannot name it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar

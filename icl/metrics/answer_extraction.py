@@ -159,7 +159,7 @@ def extract_answer(output: str, rule: str = "auto") -> ExtractedAnswer:
 
 
 def check_rule(rule: str) -> None:
-    """Raises ConfigError for an unknown rule, or a pattern that is no regular expression."""
+    """Raises ConfigError for an unknown rule, or a pattern that is not a regular expression."""
     name, _, argument = rule.partition(":")
     if name == "regex" and argument:
         try:

@@ -149,7 +149,7 @@ def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) ->
 
 
 def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
-    """By the rules 1, 5 and 6. words: the accepted answers that are no numbers."""
+    """By the rules 1, 5 and 6. words: the accepted answers that are not numbers."""
     text, normalized = normalize_vqa(answer), [normal for normal in map(normalize_vqa, words) if normal]
     if text in normalized or _singular(text) in map(_singular, normalized):
         return True

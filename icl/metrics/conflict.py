@@ -4,7 +4,7 @@ The metrics cover the items that the model recognizes: the answer to the questio
 such question, they cover all items. With the answer y_t from text alone and the answer y_v from the image:
 
     recognized accuracy   share of items with y_v right
-    flip rate      FR     share of items with y_t not y_v; an answer that is no option flips, as in the released code
+    flip rate      FR     share of items with y_t not y_v; an answer outside the options flips, as in the released code
     conflict rate  CR     FR - (accuracy of y_t - accuracy of y_v)
 
 Three shares of items matter: b are right by text alone, c by the image alone, and d wrong in both with different

@@ -1,4 +1,4 @@
-"""Lenient accuracy: the output gives an accepted answer, whatever it is wrapped in.
+"""Lenient accuracy: the output gives an accepted answer, regardless of the surrounding text.
 
 `icl.metrics.answer_extraction` finds the answer in the output. Then one of these rules decides, by the kind of the
 accepted answers. If an output names several answers, or takes one back ("not red but blue"), only what it stands by
@@ -6,7 +6,7 @@ counts.
 
 1. Equal after the VQA normalization (`icl.metrics.normalize.normalize_vqa`, applied always): right.
 2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong.
-3. With options: a letter ("(B)", "B.", "option B") chooses an option by its place. A letter beside the name of another
+3. With options: a letter ("(B)", "B.", "option B") chooses an option by its place. A letter next to the name of another
    option is wrong.
 4. A number: the first number, in digits or words and with its sign, is equal. A range or an alternative is wrong.
    Numbers skip the rules 5 and 6, which lose signs. (VL-ICL cuts at the first full stop and drops the sign; this does
@@ -46,7 +46,7 @@ def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, .
 @component("metric", "lenient")
 @dataclass(frozen=True)
 class Lenient:
-    """Accuracy of the answer in the output, in whatever form (rules in the module `icl.metrics.lenient`)."""
+    """Accuracy of the answer in the output, in any form (rules in the module `icl.metrics.lenient`)."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

@@ -53,7 +53,8 @@ class ServerInfo:
                     "'vllm' or 'hf', which run it in this process."
                 )
             if name not in self.strategies:
-                return f"the server (mm-icl {self.version}) has no strategy '{name}'. Update it, or leave that out."
+                return f"the server (mm-icl {self.version}) has no strategy '{name}'. Update the server, or "
+                "remove the strategy."
         return None
 
 

@@ -12,7 +12,7 @@
 for each class: `columns: {image: image, answer: label}, question: "What is this?"`), or one file. Images are embedded,
 or named by paths relative to the data's folder: in a column, or by `image: "images/{image}.jpg"`.
 
-`preset: pope` stands for the columns of a published data set. Keys beside it override the preset's. A preset is a file
+`preset: pope` stands for the columns of a published data set. Keys next to it override the preset's. A preset is a file
 of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
 
 With `pool_split` or `pool_path`, the pool is other data. Otherwise the split is divided so that queries and

@@ -43,7 +43,7 @@ def read_cases(path: Path) -> list[AnswerCase]:
     """The cases of a JSON lines file: {"output": str, "answers": [str], "options": [str] (optional), "right": bool}.
 
     Raises:
-        DataError: The file cannot be read, or a line is no case.
+        DataError: The file cannot be read, or a line is not a valid case.
     """
     try:
         if path.exists() and not path.is_file():

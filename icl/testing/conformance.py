@@ -89,7 +89,7 @@ def check_metric(metric: Any) -> None:
 
 
 def _check_run_level(name: str, metric: RunLevelMetric) -> None:
-    """A number or None for every sample of a cell, failed ones too, whatever the cell."""
+    """A number or None for every sample of a cell, failed ones too, for every cell."""
     pairs = [(e, text) for e in _EXAMPLES for text in (e.answer, *_OUTPUTS)]
     cell = [
         ScoredSample(f"{e.id}-{i}", metric.score(Generation(text), e), e.group, text, e.answers, e.options, e.meta)

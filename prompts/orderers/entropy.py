@@ -64,7 +64,7 @@ class Entropy(ModelOrderer):
         query, count, size = trial.context.query, len(trial.context.demos), len(trial.fitted.pool)
         start = f"orderer 'entropy' asks the model about members of the pool that are not shown; for query '{query.id}'"
         if not others:
-            return f"{start} the pool of {size} has none beside its {count} demonstrations. Use fewer, or order: demo."
+            return f"{start} the pool of {size} contains only its {count} demonstrations. Use fewer, or order: demo."
         return (
             f"{start} all {others} that are none of its {count} demonstrations have its image, so they would give it "
             "away. Use a pool with other images, or order: demo."

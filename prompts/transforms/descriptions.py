@@ -1,4 +1,4 @@
-"""The model's own descriptions of images, in their place or beside them: summaries, rationales, a second look.
+"""The model's own descriptions of images, instead of them or in addition to them: summaries, rationales, a second look.
 
     preset vicl     demonstrations become text: a summary of what is visible, what supports the answer, and what the
                     task intends (intent-oriented summaries of VICL, Zhou et al. 2024); sees the labels
@@ -54,7 +54,7 @@ class Descriptions:
 
     ask: Literal["caption", "detail", "intent", "parsing", "summary", "look"] = "caption"  # request to the model
     where: Where = "demos"  # owners of the images to describe
-    keep: bool = False  # whether the image stays beside its description
+    keep: bool = False  # whether the image stays next to its description
     context: bool = False  # whether the model sees the demonstrations when it describes the query's image
     text: str = "{caption}\n"  # format of the description before the question
     max_new_tokens: PositiveInt = 48  # length limit of a description in tokens

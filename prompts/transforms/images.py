@@ -36,7 +36,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if self.how in ("permuted", "swapped") and self.where != "demos":
-            raise ConfigError(f"images are {self.how} among demonstrations; where is '{self.where}'. Leave it out.")
+            raise ConfigError(f"images are {self.how} among demonstrations; where is '{self.where}'. Remove 'where'.")
 
     @property
     def needs(self) -> frozenset[str]:

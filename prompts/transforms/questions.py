@@ -25,7 +25,7 @@ class Questions:
 
     def __post_init__(self) -> None:
         if self.how == "permuted" and self.where != "demos":
-            raise ConfigError(f"questions are permuted among demonstrations; where is '{self.where}'. Leave it out.")
+            raise ConfigError(f"questions are permuted among demonstrations; where is '{self.where}'. Remove 'where'.")
 
     def transform(self, context: Context) -> Context:
         if self.how == "removed":

@@ -39,6 +39,6 @@ class Synonyms:
         if twice := next((name for name in new_names if new_names.count(name) > 1), None):
             raise PlanError(
                 f"synonyms: query '{context.query.id}' would have two answers called '{twice}': one is renamed to what "
-                "another is called already. Rename that one too."
+                "another is already called. Rename that one too."
             )
         return rename_answers(context, self.words, "synonyms: answers renamed, saw labels")

@@ -97,9 +97,7 @@ def test_probes_are_of_the_pool_and_neither_query_nor_demonstrations() -> None:
     assert len(questions) == 3
     assert questions <= {example.question for example in POOL.examples}
     assert all(not any(part.name == "query.answer" for part in prompt.parts()) for prompt in model.prompts)
-    with pytest.raises(
-        PlanError, match=r"for query 'q' the pool of 3 has none beside its 2 demonstrations\. Use fewer"
-    ):
+    with pytest.raises(PlanError, match=r"for query 'q' the pool of 3 contains only its 2 demonstrations\. Use fewer"):
         _ordered("entropy", lambda *_: (0.5, 0.5), context, Pool(tuple(near)))
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of peft (Hu et al., ICLR 2022), beside the weights or merged into them.
+"""peft LoRA adapters (Hu et al., ICLR 2022), unmerged or merged into the weights.
 
 The layers are replaced inside the model, so other code keeps its reference to the same object.
 """

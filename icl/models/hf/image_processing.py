@@ -77,7 +77,7 @@ class ImageProcessor:
         Variants of one image share the work, and images of equal size are processed in one call.
 
         Args:
-            images: Images, and whether each has other images beside it.
+            images: Images, and whether each has other images next to it.
         """
         bases = [(without_pixel_edits(image), several) for image, several in images]
         keys = [(base.digest, several) for base, several in bases]

@@ -114,7 +114,7 @@ class InputBuilder:
             if not values.is_floating_point():
                 raise ModelError(
                     f"image {image.origin} has an edit on processed pixels, and vLLM's processor for "
-                    f"{self.hf.path} leaves normalization to the model. Leave mm_device_do_normalize out of "
+                    f"{self.hf.path} leaves normalization to the model. Remove mm_device_do_normalize from "
                     "engine_args, or use the backend 'hf'."
                 )
             for edit in image.pixel_value_edits:

@@ -30,7 +30,7 @@ class BindingTask:
     """Made-up names for concepts, new for every query: only the demonstrations tell the name of its image.
 
     The options are the names of `ways` concepts, the query's among them. If the pool has more concepts than ways, the
-    others are named in it too but are no options, so a retriever has to leave them out. Images of the pool come from a
+    others are named in it too but are not options, so a retriever has to leave them out. Images of the pool come from a
     bank that all queries share, so each is encoded once in a run. The query's image is never in the bank.
     """
 

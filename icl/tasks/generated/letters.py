@@ -48,7 +48,7 @@ def width(word: str, unit: float) -> float:
 
 
 def print_word(image: PILImage.Image, word: str, at: Point, unit: float, frame: RGB | None = None) -> PILImage.Image:
-    """The image with a black word on a white label. Raises KeyError for a character that is no letter.
+    """The image with a black word on a white label. Raises KeyError for a character that is not a letter.
 
     Args:
         at: Left and top of the word in pixels.

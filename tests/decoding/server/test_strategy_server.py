@@ -121,7 +121,7 @@ def test_an_adapter_with_unsupported_layers_is_reported(server: StrategyServer, 
     engine.unplaced = {7: ["a.q", "b.q"]}
     assert asyncio.run(server.unsupported_layers_message()).startswith(
         "--adapter mine: vLLM does not support 2 of the layers that folder/of/mine changes, such as a.q, and would "
-        "leave them out."
+        "ignore them."
     )
 
 

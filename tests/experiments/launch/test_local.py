@@ -76,7 +76,7 @@ def test_processes_that_share_a_grid_write_what_one_process_writes(go: Go, tmp_p
     info = load_run(several.folder).info
     assert [s["state"] for s in info["sessions"]] == ["finished"]
     assert [w["state"] for w in info["sessions"][0]["workers"]] == ["finished"] * 2
-    assert info["cells"] == load_run(reference.folder).info["cells"], "a launcher is no part of a cell"
+    assert info["cells"] == load_run(reference.folder).info["cells"], "a launcher is not part of a cell"
     assert Launch.read(several.folder) is None
     again, _ = go("several", "launcher.workers=2")
     assert (again.computed, again.present) == (0, 180)

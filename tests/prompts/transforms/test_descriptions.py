@@ -1,4 +1,4 @@
-"""A model's descriptions of images, in their place or beside them."""
+"""A model's descriptions of images, instead of them or in addition to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
