@@ -101,7 +101,9 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
         parts = list(metric.run_level(samples))
         require(len(parts) == len(samples), f"{name}.run_level gave {len(parts)} numbers for {len(samples)} samples.")
         odd = next((part for part in parts if part is not None and not math.isfinite(part)), None)
-        require(odd is None, f"{name}.run_level gave {odd}, which is not a number (None is for samples without a part).")
+        require(
+            odd is None, f"{name}.run_level gave {odd}, which is not a number (None is for samples without a part)."
+        )
         require(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
 
 

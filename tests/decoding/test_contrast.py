@@ -100,19 +100,19 @@ def test_every_change_makes_a_different_prompt_and_conforms() -> None:
         ({"branches": [{"change": "noise", "stp": 3}]}, "no parameter 'stp'. Did you mean 'step'"),
         ({"branches": [{"change": "noise", "step": 3000}]}, "step"),
         ({"branches": [{"change": "instruction"}]}, "needs the parameter text"),
-        ({"branches": [{"change": "no_image", "images": "all"}]}, "does not read images. It reads none"),
-        ({"branches": [{"change": "blank", "step": 900}]}, "'blank' does not read step"),
+        ({"branches": [{"change": "no_image", "images": "all"}]}, "has no parameter 'images'. It has none"),
+        ({"branches": [{"change": "blank", "step": 900}]}, "'blank' has no parameter 'step'"),
         ({"branches": [{"change": "region", "box": [0.5, 0, 0.2, 1]}]}, "left < right"),
         ({"branches": ["crop"]}, "needs a box smaller than the image"),
         ({"branches": [3]}, "a mapping with the key 'change'"),
         ({"branches": "no_image"}, "a list"),
         ({"branches": ["blank", "noise"]}, "2 numbers for the prompt and 2 branches"),
         ({"mask": "some"}, "mask"),
-        ({"mask": "none", "beta": 0.5}, "the mask 'none' does not read beta. It reads none"),
-        ({"mask": "none", "k": 7}, "the mask 'none' does not read k"),
-        ({"k": 7}, "the mask 'plausible' does not read k. It reads beta"),
-        ({"mask": "typical", "beta": 0.5}, "the mask 'typical' does not read beta. It reads width"),
-        ({"mask": "kth_best", "width": 2}, "the mask 'kth_best' does not read width. It reads beta and k"),
+        ({"mask": "none", "beta": 0.5}, "the mask 'none' has no parameter 'beta'. It has none"),
+        ({"mask": "none", "k": 7}, "the mask 'none' has no parameter 'k'"),
+        ({"k": 7}, "the mask 'plausible' has no parameter 'k'. It has beta"),
+        ({"mask": "typical", "beta": 0.5}, "the mask 'typical' has no parameter 'beta'. It has width"),
+        ({"mask": "kth_best", "width": 2}, "the mask 'kth_best' has no parameter 'width'. It has beta and k"),
     ],
 )
 def test_mistakes_are_reported(written: dict[str, object], message: str) -> None:
@@ -150,7 +150,7 @@ def test_a_users_edit_is_a_change(tmp_path: Path) -> None:
     assert parse_arm({"name": "contrast", "branches": [path]}).digest != parse_arm("contrast").digest
     with pytest.raises(ConfigError, match=r"no parameter 'widht'. Did you mean 'width'"):
         generic(branches=[{"change": {"name": path, "widht": 3}}])
-    with pytest.raises(ConfigError, match=r"'Stripes' does not read step. It reads images"):
+    with pytest.raises(ConfigError, match=r"'Stripes' has no parameter 'step'. It has images"):
         generic(branches=[{"change": path, "step": 3}])
     with pytest.raises(ConfigError, match="'vcd' is a strategy, not an edit"):
         generic(branches=["decoding.strategies.vcd:VCD"])

@@ -169,10 +169,10 @@ def test_missing_inputs_are_reported() -> None:
     orderer = build("orderer", "entropy")
     with pytest.raises(PlanError, match=r"'entropy' needs a model\. In Python, call fitted"):
         orderer.order(context)
-    with pytest.raises(PlanError, match=r"'entropy' reads the probabilities .* given no model.*orderer 'reversed'"):
+    with pytest.raises(PlanError, match=r"'entropy' needs a model .* got no model.*orderer 'reversed'"):
         orderer.fitted(POOL, None)
     one = Pool(tuple(Example(f"p{i}", (), "?", ("a",)) for i in range(4)))
     bare = Context(Example("q", (), "?", ()).query, context.demos, context.key)
     model: Any = Model(lambda *_: (0.5, 0.5))
-    with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, and query 'q' has 1"):
+    with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, but query 'q' has 1"):
         orderer.fitted(one, model).order(bare)

@@ -107,7 +107,7 @@ def test_a_file_next_to_the_experiment_is_identified_by_its_content(tmp_path: Pa
         (GOOD + "{{ query.images | join }}", "it loses query.question"),
         (QUERY, r"query 'trial': it loses demo\[0\]"),
         (GOOD + QUERY + "{{ query.question }}", "it shows query.question more than once"),
-        (GOOD + QUERY + "{{ demo }}", "nothing is called 'demo'. Did you mean 'demos'"),
+        (GOOD + QUERY + "{{ demo }}", "no variable is named 'demo'. Did you mean 'demos'"),
         (GOOD + QUERY + "{{ query.qestion }}", "has no attribute 'qestion'"),
         (GOOD + QUERY + "{{ query.answer }}", "has no attribute 'answer'"),
         (GOOD + QUERY + "{% if %}", "line 1: Expected an expression"),

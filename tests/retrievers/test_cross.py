@@ -97,7 +97,7 @@ def test_the_number_of_candidates_has_no_default(
     assert build("retriever", {"name": "mmices", "preset": "si_q"}).candidates == 32
     two = build("retriever", {"name": "mmices", "candidates": 2, "embedder": number_embedder})
     query = example("q", pointing(X, 50), question="1 0 0")
-    with pytest.raises(PlanError, match="keeps 2 candidates and 3 shots are wanted"):
+    with pytest.raises(PlanError, match="keeps 2 candidates, but 3 shots are requested"):
         two.fit(staged, Resources()).retrieve([query.query], 3)
 
 

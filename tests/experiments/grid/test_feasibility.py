@@ -41,7 +41,7 @@ def test_options_that_never_contain_the_answer_are_refused(tmp_path: Path, yaml_
         f"task: {{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {columns}}}\nmodel: "
         "fake-gold\nanswer_mode: options\n"
     )
-    with pytest.raises(PlanError, match=r"no query of task .* among its options .*'yes' and 'Ja', 'Nein'"):
+    with pytest.raises(PlanError, match=r"no query of task .* in its options .*'yes' and 'Ja', 'Nein'"):
         check_data(expand(load_config(path)))
 
 

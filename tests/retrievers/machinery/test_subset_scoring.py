@@ -106,5 +106,5 @@ def test_missing_requirements_are_an_error(pool: Pool, example: Make, number_emb
         fit(pool, Resources())
     many = Pool(tuple(example(f"e{i}", None, f"answer {i}", question="1 0 0") for i in range(70)))
     model: Any = Votes()
-    with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, and query 'q' has 70"):
+    with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, but query 'q' has 70"):
         fit(many, Resources(model=model)).retrieve([example("q", None, question="1 0 0").query], 1)

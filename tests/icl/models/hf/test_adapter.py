@@ -98,7 +98,7 @@ def test_the_digest_is_of_the_adapters_content(adapter: Path, copied: Path) -> N
     ("gone", "message"),
     [
         ("adapter_config.json", "has no adapter_config.json, so it is not a peft adapter"),
-        ("adapter_model.safetensors", "has an adapter_config.json and no weights"),
+        ("adapter_model.safetensors", "has an adapter_config.json but no weights"),
     ],
 )
 def test_missing_files_are_reported_when_the_plan_is_made(copied: Path, gone: str, message: str) -> None:

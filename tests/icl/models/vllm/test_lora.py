@@ -88,7 +88,7 @@ def test_a_rank_beyond_vllms_limit_is_an_error_with_a_message(adapter: Path, fol
     copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
     config = json.loads((copy / "adapter_config.json").read_text())
     (copy / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": {"q_proj": 600}}))
-    with pytest.raises(ModelError, match="has rank 600, and vLLM takes 512 at most"):
+    with pytest.raises(ModelError, match="has rank 600, but vLLM supports at most 512"):
         VLLM(str(folder), adapter=str(copy)).arguments()
 
 
