@@ -101,9 +101,8 @@ def check_data(grid: Grid) -> None:
         without_options = next((query.id for query in task.queries if len(query.options) < 2), None)
         if without_options is not None:
             raise PlanError(
-                f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose among, and "
-                f"query '{without_options}' of "
-                f"task '{task.title}' has none. Use answer_mode: generate, or add options to the task."
+                f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose from, but query "
+                f"'{without_options}' of task '{task.title}' has none. Use answer_mode: generate, or add options to the task."
             )
         if not any(set(query.answers) & set(query.options) for query in task.queries):
             query = task.queries[0]

@@ -184,7 +184,7 @@ def test_a_set_has_the_same_description_in_every_process():
 
 
 def test_an_object_without_a_text_cannot_be_a_parameter():
-    with pytest.raises(ConfigError, match="a parameter of type object has no text"):
+    with pytest.raises(ConfigError, match="a parameter of type object has no stable text"):
         describe(Words(object()))
 
 

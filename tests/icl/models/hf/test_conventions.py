@@ -124,7 +124,7 @@ class Old(torch.nn.Module):
     ("kind", "message"),
     [
         (Encoder, r"owner/name \(Encoder\) is an encoder-decoder model"),
-        (Old, r"the forward of Old takes no position_ids and no cache\."),
+        (Old, r"the forward of Old has no argument position_ids and no cache\."),
     ],
 )
 def test_a_class_that_sessions_cannot_call_is_reported(kind: type[torch.nn.Module], message: str) -> None:
