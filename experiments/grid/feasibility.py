@@ -102,7 +102,8 @@ def check_data(grid: Grid) -> None:
         if without_options is not None:
             raise PlanError(
                 f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose from, but query "
-                f"'{without_options}' of task '{task.title}' has none. Use answer_mode: generate, or add options to the task."
+                f"'{without_options}' of task '{task.title}' has none. Use answer_mode: generate, or add options to "
+                "the task."
             )
         if not any(set(query.answers) & set(query.options) for query in task.queries):
             query = task.queries[0]

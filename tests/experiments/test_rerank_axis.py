@@ -134,7 +134,7 @@ def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ("label_balance", "rerankers is a list of components, applied in order, or none, not 'label_balance'"),
+        ("label_balance", "rerankers must be a list of components, applied in order, or none, not 'label_balance'"),
         (["label_balanc"], r"rerankers\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
     ],
 )

@@ -353,7 +353,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     file = experiment(tmp_path, server.url)
     server.behavior = lambda number, body: "red" if number < 5 else None  # hangs up in the middle of the run
-    with pytest.raises(ModelError, match=r"the connection failed: .*Answers are kept, and the same command requests"):
+    with pytest.raises(ModelError, match=r"the connection failed: .*Finished answers are stored"):
         run(file, {}, tmp_path / "runs", quiet=True)
     answered = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").rglob("cells/*/*.jsonl"))
     assert answered == 5

@@ -411,7 +411,7 @@ def test_more_queries_than_there_are_rows_are_refused(tmp_path):
     image_folder(tmp_path, "t.jsonl")
     with pytest.raises(DataError, match=r"queries: 3 is more than the 2 available rows of .*\. Use a smaller"):
         _ = task(tmp_path / "t.jsonl", queries=3).queries
-    with pytest.raises(DataError, match=r"pool_size: 9 is more than the 2 rows"):
+    with pytest.raises(DataError, match=r"pool_size: 9 is more than the 2 available rows"):
         task(tmp_path / "t.jsonl", pool_size=9).pool("")
 
 
@@ -445,7 +445,7 @@ def test_a_row_names_no_image_outside_the_folder_of_the_data(tmp_path, absolute)
     path = str(tmp_path / "secret.png") if absolute else "../secret.png"
     (tmp_path / "data" / "t.jsonl").write_text(json.dumps({"ask": "?", "image": path, "said": "red"}) + "\n")
     with pytest.raises(
-        DataError, match=r"t\.jsonl\[test\] row 0: the path '.*secret\.png' leaves the folder .*allow_outside"
+        DataError, match=r"t\.jsonl\[test\] row 0: the path '.*secret\.png' points outside the folder .*allow_outside"
     ):
         _ = task(tmp_path / "data" / "t.jsonl", pool_fraction=0).queries
     (query,) = task(tmp_path / "data" / "t.jsonl", pool_fraction=0, allow_outside=True).queries
@@ -461,7 +461,7 @@ def test_a_stored_cell_names_no_image_outside_the_folder_of_the_data(tmp_path):
     (tmp_path / "data").mkdir()
     data.to_parquet(tmp_path / "data" / "d.parquet")
     (query,) = task(tmp_path / "data" / "d.parquet", pool_fraction=0).queries
-    with pytest.raises(ImageError, match="leaves the folder"):
+    with pytest.raises(ImageError, match="points outside the folder"):
         query.images[0].open()
 
 
@@ -481,5 +481,5 @@ def test_a_folder_that_the_config_names_may_be_anywhere_and_rows_stay_in_it(tmp_
         return query.images[0].open().getpixel((0, 0))
 
     assert image_of("a") == COLORS["red"]
-    with pytest.raises(DataError, match="leaves the folder"):
+    with pytest.raises(DataError, match="points outside the folder"):
         image_of("x/../../secret")

@@ -55,7 +55,7 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
             serving.process.terminate()
 
         threading.Thread(target=stop, daemon=True).start()
-        with pytest.raises(ModelError, match="Answers are kept, and the same command requests the rest"):
+        with pytest.raises(ModelError, match="Finished answers are stored"):
             run(load_config(config), runs)
         port = serving.port
     before = lines(runs)
