@@ -49,7 +49,7 @@ class LeakPolicy:
         left = len(pool) - itself - shared
         return PlanError(
             f"{k} demonstrations for query '{query.id}' from a pool of {len(pool)}: {left} are left after taking out "
-            f"{'the query itself and ' if itself else ''}{shared} with one of its images. Ask for at most {left} "
+            f"{'the query itself and ' if itself else ''}{shared} with one of its images. Use at most {left} "
             f"shots, or give the task a larger pool."
         )
 

@@ -116,7 +116,7 @@ def test_a_saved_head_is_unchanged_on_another_pool(shifted: Any, number_embedder
     other = build(
         "retriever", {**node, "embedder": type(number_embedder)("other"), "head": str(tmp_path / "head.safetensors")}
     )
-    with pytest.raises(PlanError, match="trained on vectors of another embedder"):
+    with pytest.raises(PlanError, match="trained with another embedder"):
         other.fit(pool, Resources())
 
 

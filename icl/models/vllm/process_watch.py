@@ -32,8 +32,8 @@ def convert_engine_death(path: str) -> Iterator[None]:
         yield
     except VLLMServerError as error:
         raise ModelError(
-            f"{path}: the engine has ended in the middle of the run, see its log above ({error}). Answers are "
-            "kept, and the same command requests the rest."
+            f"{path}: the engine has ended in the middle of the run, see its log above ({error}). Finished "
+            "answers are stored. Run the same command again to continue."
         ) from error
 
 

@@ -420,7 +420,7 @@ def test_images_may_be_named_by_a_path_with_columns_in_it(tmp_path):
     loaded = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, image="{said}.png")
     check_colors(loaded)
     assert loaded.queries[0].group != loaded.queries[1].group
-    with pytest.raises(ConfigError, match="not both"):
+    with pytest.raises(ConfigError, match="Set only one of them"):
         task(tmp_path, image="{said}.png")
     columns = {"question": "ask", "answer": "said"}
     with pytest.raises(ConfigError, match=r"image: .* no column 'sayd'\. Did you mean 'said'\?"):

@@ -88,7 +88,9 @@ def test_an_engine_that_is_killed_ends_the_run_with_a_message(monkeypatch: pytes
 
     monkeypatch.setattr("decoding.lockstep.engine.FETCH_SIZE", 1)
     try:
-        with pytest.raises(ModelError, match=r"the engine has ended in the middle of the run.*Answers are kept"):
+        with pytest.raises(
+            ModelError, match=r"the engine has ended in the middle of the run.*Finished answers are stored"
+        ):
             run_requests(model, requests, on_result=done)
     finally:
         model.unload()
