@@ -65,9 +65,7 @@ def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) 
 def _check(counts: Counter[str], parts: Mapping[str, Part], at: str) -> None:
     missing = [name for name in parts if not counts[name]]
     if missing:
-        raise ConfigError(
-            f"{at}: {', '.join(missing[:3])} is missing. A prompt must contain every piece of its context."
-        )
+        raise ConfigError(f"{at}: it lacks {', '.join(missing[:3])}. A prompt must contain every piece of its context.")
     twice = [name for name in parts if counts[name] > 1]
     if twice:
         raise ConfigError(

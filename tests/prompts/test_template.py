@@ -103,9 +103,9 @@ def test_a_file_next_to_the_experiment_is_identified_by_its_content(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (GOOD + "{{ query.question }}", r"query.image\[0\] is missing"),
-        (GOOD + "{{ query.images | join }}", "query.question is missing"),
-        (QUERY, r"query 'trial': demo\[0\] is missing"),
+        (GOOD + "{{ query.question }}", r"it lacks query.image\[0\]"),
+        (GOOD + "{{ query.images | join }}", "it lacks query.question"),
+        (QUERY, r"query 'trial': it lacks demo\[0\]"),
         (GOOD + QUERY + "{{ query.question }}", "it contains query.question more than once"),
         (GOOD + QUERY + "{{ demo }}", "no variable is named 'demo'. Did you mean 'demos'"),
         (GOOD + QUERY + "{{ query.qestion }}", "has no attribute 'qestion'"),
@@ -128,14 +128,14 @@ def test_a_wrong_template_is_a_sentence_before_anything_runs(template: Any, text
 
 
 def test_an_instruction_needs_a_place(template: Any) -> None:
-    with pytest.raises(ConfigError, match="instruction is missing"):
+    with pytest.raises(ConfigError, match="it lacks instruction"):
         template(GOOD + QUERY, instruction="short")
 
 
 def test_a_template_for_one_image_says_which_sample_has_more(template: Any) -> None:
     composer = template(GOOD.replace("images | join", "images[0]") + QUERY)
     two = next(c for c in sample_contexts() if len(c.demos) == 2)
-    with pytest.raises(ConfigError, match=r"query 'query-0': demo\[1\].image\[1\] is missing"):
+    with pytest.raises(ConfigError, match=r"query 'query-0': it lacks demo\[1\].image\[1\]"):
         composer.compose(two)
 
 

@@ -209,7 +209,7 @@ def test_saved_heads_equal_the_originals_and_belong_to_one_embedder(
     assert again.uncertainty == fitted.uncertainty
     assert again.retrieve([query.query], 4) == fitted.retrieve([query.query], 4)
     other = build("embedder", {"name": "probabilistic", "of": type(number_embedder)("other"), "heads": str(path)})
-    with pytest.raises(PlanError, match="trained on vectors of another embedder"):
+    with pytest.raises(PlanError, match="trained with another embedder"):
         other.preflight()
     (tmp_path / "nothing").write_bytes(b"nothing")
     for name in ("nothing", "none"):
