@@ -47,8 +47,9 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     arm = strategy if isinstance(strategy, Arm) else Arm(strategy, strategy.sampler)
     needs = set(arm.strategy.traits.needs)
     if arm.strategy.traits.requires_options and score != "options":
-        return f"decoding '{arm.label}' scores options and cannot generate text. Use answer_mode: options, or "
-        "remove it."
+        return (
+            f"decoding '{arm.label}' scores options and cannot generate text. Use answer_mode: options, or remove it."
+        )
     if score == "options" and arm.strategy.traits.combines_options:
         needs.add("whole options")
     if score == "options" or not arm.sampler.deterministic:

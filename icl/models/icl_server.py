@@ -53,8 +53,10 @@ class ServerInfo:
                     "'vllm' or 'hf', which run it in this process."
                 )
             if name not in self.strategies:
-                return f"the server (mm-icl {self.version}) has no strategy '{name}'. Update the server, or "
-                "remove the strategy."
+                return (
+                    f"the server (mm-icl {self.version}) has no strategy '{name}'. Update the server, or "
+                    "remove the strategy."
+                )
         return None
 
 
