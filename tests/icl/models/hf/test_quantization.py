@@ -147,7 +147,11 @@ def test_a_checkpoint_that_is_quantized_loads_by_its_own_config(already: Path, f
 
 
 def test_quantizing_it_again_is_refused_when_the_plan_is_made(already: Path) -> None:
-    with pytest.raises(ModelError, match=r"is already quantized by its own config \(bitsandbytes\), and int8 is asked"):
+    with pytest.raises(
+        ModelError,
+        match=r"is already quantized by its own config \(bitsandbytes\), but int8 is "
+        r"requested",
+    ):
         _ = HF(path=str(already), quantize="int8").digest
 
 
