@@ -179,7 +179,7 @@ def strip_markup(text: str) -> str:
     while previous != text:
         previous = text
         text = text.strip().strip("*\"'$ \t\n").rstrip(".,;:!。，；：！、").strip()
-        if text[:1] == "(" and text[-1:] == ")" and "(" not in text[1:]:
+        if text[:1] == "(" and text[-1:] == ")" and "(" not in text[1:] and len(text) > len("(A)"):
             text = text[1:-1]
         if text[:1] + text[-1:] in ("[]", "【】", "{}"):
             text = text[1:-1]

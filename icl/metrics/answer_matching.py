@@ -40,7 +40,8 @@ _NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b", re.I
 _LETTERS = (
     re.compile(r"[(\[]([A-Za-z])[)\]]"),
     re.compile(r"\b(?:option|choice|letter|answer)\s+([A-Z])\b", re.IGNORECASE),
-    re.compile(r"^([A-Za-z])\s*(?:[.):,](?!\w)|$)"),
+    re.compile(r"^([A-Za-z])\s*[.):,](?!\w)"),
+    re.compile(r"^([A-Zb-z])$"),  # "a" alone is an article whose noun is missing
     re.compile(r"^([A-Z])\s+(?:is\s+(?:the\s+)?(?:correct|right|best|answer)\b|[-–—]\s)"),
     re.compile(r"(?i:\bchoose|\bpick|\bselect|\bgo with|\bit's|\bis|\bbut|\bor|\band|/)\s*([A-Z])(?=[.,;:!)]|\s*$)"),
     re.compile(r"选项\s*([A-Z])"),

@@ -82,6 +82,11 @@ def test_an_unknown_rule_is_refused(rule: str, says: str) -> None:
         Lenient(rule)
 
 
+@pytest.mark.parametrize(("output", "score"), [("a", 0), ("A", 1), ("a)", 1), ("(a)", 1), ("b", 0)])
+def test_an_article_without_its_noun_is_no_letter(output: str, score: int) -> None:
+    assert Lenient().score(Generation(output), Example("e", (), "?", ("cat",), ("cat", "dog"))) == score
+
+
 @pytest.mark.parametrize("size", [1000, 20000])
 @pytest.mark.parametrize(
     "piece", ["*", "**a", "{", "\\boxed{", "<think>", "a ", "not ", "answer is ", "\n", '{"a":', "(A) "]
