@@ -102,8 +102,8 @@ def test_long_hostile_outputs_take_little_time(piece: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("no json", "is no JSON object"),
-        ("[1]", "is no JSON object"),
+        ("no json", "is not a JSON object"),
+        ("[1]", "is not a JSON object"),
         (json.dumps({"output": "x", "answers": "x", "right": True}), "'answers' must be there as a list"),
         (json.dumps({"output": "x", "answers": [], "right": True}), "at least one answer"),
         (json.dumps({"output": "x", "answers": ["x"]}), "'right' must be there as a bool"),
