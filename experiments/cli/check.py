@@ -51,7 +51,7 @@ def command(
     except AssertionError as error:
         print(f"{kind} '{name}': {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(f"{kind} '{name}' fulfills the contract of every {kind} must keep.")
+    print(f"{kind} '{name}' fulfills the contract that every {kind} must keep.")
     if facts is not None:
         print(facts.describe())
 

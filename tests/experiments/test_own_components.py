@@ -127,7 +127,7 @@ def test_the_public_checks_run_on_them(
     assert main(["check", "last_ones.py:LastOnes"]) == 0
     assert main(["check", "strategy", "blind.py:Blind", "alpha=0.5"]) == 0
     out = capsys.readouterr().out
-    assert "retriever 'last_ones.py:LastOnes' fulfills the contract of every retriever must keep." in out
+    assert "retriever 'last_ones.py:LastOnes' fulfills the contract that every retriever must keep." in out
     assert "2 branches, no mask, weights 1.5, -0.5 (sum 1)" in out
 
 

@@ -60,7 +60,7 @@ def test_the_command_checks_a_users_launcher(here: Path, icl_process: Callable[.
     out, err = icl_process("check", "studies/mine.py:Mine").communicate(timeout=120)
     assert err == ""
     assert out.startswith(
-        "launcher 'studies/mine.py:Mine' fulfills the contract of every launcher must keep.\n2 workers, 32 samples"
+        "launcher 'studies/mine.py:Mine' fulfills the contract that every launcher must keep.\n2 workers, 32 samples"
     )
 
 
