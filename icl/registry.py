@@ -70,7 +70,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "task": ("title", "queries", "pool", "pool_size"),
-    "metric": ("score",),
+    "metric": ("score", "better"),
     "edit": ("bind", "describe", "apply_to_image", "apply_to_pixel_values"),
     "embedder": ("digest", "embed_images", "embed_texts"),
     "retriever": ("needs", "fit"),

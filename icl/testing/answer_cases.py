@@ -51,7 +51,10 @@ def read_cases(path: Path) -> list[AnswerCase]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    return [_case(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    cases = [_case(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not cases:
+        raise DataError(f"{path} has no case. Write one JSON object per line.")
+    return cases
 
 
 def disagreements(metric: Metric, cases: Sequence[AnswerCase]) -> Iterator[str]:

@@ -67,6 +67,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mine:
+    better = "higher"
     k: int = 1
 
     def score(self, generation, example):

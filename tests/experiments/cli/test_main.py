@@ -86,7 +86,8 @@ def test_check_accepts_a_component_of_the_toolkit(icl: ICL) -> None:
     output = icl("check", "vcd", "alpha=0.5")
     assert output.status == 0
     assert output.out.startswith(
-        "strategy 'vcd' fulfills the contract that every strategy must keep.\n2 branches, with a mask, weights 1.5, -0.5"
+        "strategy 'vcd' fulfills the contract that every strategy must keep.\n"
+        "2 branches, with a mask, weights 1.5, -0.5"
     )
 
 

@@ -113,3 +113,9 @@ def test_a_line_that_is_no_case_is_refused_with_its_place(tmp_path, line, says) 
     (tmp_path / "cases.jsonl").write_text('{"output": "x", "answers": ["x"], "right": true}\n' + line + "\n")
     with pytest.raises(DataError, match=rf"cases\.jsonl:2: .*{says}"):
         read_cases(tmp_path / "cases.jsonl")
+
+
+def test_a_file_without_cases_is_refused(tmp_path) -> None:
+    (tmp_path / "cases.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match=r"cases\.jsonl has no case"):
+        read_cases(tmp_path / "cases.jsonl")
