@@ -94,7 +94,7 @@ def test_vdd_post_hoc_averages_priors_as_probabilities() -> None:
 
 
 def test_a_k_larger_than_the_vocabulary_is_refused() -> None:
-    with pytest.raises(PlanError, match="k smaller"):
+    with pytest.raises(PlanError, match="Use a smaller k"):
         combined(CDK(k=5), OTHER)
 
 

@@ -85,7 +85,7 @@ def test_no_limit_drops_nothing() -> None:
 
 
 def test_a_query_that_does_not_fit_alone_is_an_error_with_its_numbers() -> None:
-    says = "query 'e99' takes 103 tokens without any demonstration, and the model's context of 110 leaves 100 beside 10"
+    says = "query 'e99' takes 103 tokens without any demonstration, and the model's context of 110 leaves 100 after 10"
     with pytest.raises(PlanError, match=re.escape(says)):
         fit(_context(3), Chat(), _tokens, limit=110, reserve=10)
 

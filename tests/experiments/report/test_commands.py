@@ -161,7 +161,7 @@ def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path
 
 def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys):
     assert main(["show", str(rehearsal.path), "q-000"]) == 2
-    assert "begins 6 queries: q-0000, q-0001" in capsys.readouterr().err
+    assert "is the prefix of 6 query IDs: q-0000, q-0001" in capsys.readouterr().err
     assert main(["show", str(rehearsal.path), "p-0001"]) == 2
     assert "no query 'p-0001'. Did you mean 'q-0001'?" in capsys.readouterr().err
 

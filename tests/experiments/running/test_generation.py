@@ -86,5 +86,5 @@ def test_a_batch_has_few_requests_or_as_many_as_the_model_sets(
 
 def test_a_model_with_too_few_answers_ends_the_run(mapping: Mapping, tmp_path: Path) -> None:
     node = {"name": f"{tmp_path / 'mine.py'}:Mine", "dropped": 2}
-    with pytest.raises(ModelError, match=r"^the model gave 30 answers to 32 requests\.$"):
+    with pytest.raises(ModelError, match=r"^the model returned 30 answers for 32 requests\.$"):
         run(load_config(config(mapping, tmp_path, MODEL, node)), tmp_path)

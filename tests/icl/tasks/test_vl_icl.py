@@ -106,5 +106,5 @@ def test_what_is_not_there_or_no_json_is_a_sentence(folder):
         _ = task(folder, "textocr").queries
     (folder / "textocr").mkdir()
     (folder / "textocr" / "query.json").write_text("{")
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         _ = task(folder, "textocr").queries

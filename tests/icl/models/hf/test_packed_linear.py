@@ -254,7 +254,7 @@ def test_layers_that_accelerate_places_stay_packed(made: Made) -> None:
 def test_quantizing_it_again_or_merging_an_adapter_into_it_is_refused(made: Made, tmp_path: Path) -> None:
     for kind in ("gptq", "awq"):
         small, _ = made("llava", kind)
-        with pytest.raises(ModelError, match=rf"already quantized by its own config \({kind}\), and nf4"):
+        with pytest.raises(ModelError, match=rf"already quantized by its own config \({kind}\), but nf4"):
             _ = replace(small, quantize="nf4").digest
         with pytest.raises(ModelError, match=rf"model.merge: .* is quantized \({kind}\)"):
             _ = replace(small, adapter=str(tmp_path), merge=True).digest
@@ -358,5 +358,5 @@ def test_experts_that_the_architecture_keeps_in_one_tensor_are_refused(made: Mad
     parts = {part: weights[f"{layer}self_attn.q_proj.{part}"] for part in ("qweight", "qzeros", "scales")}
     weights |= {f"{layer}mlp.experts.0.gate_proj.{part}": value.clone() for part, value in parts.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"experts.0.gate_proj is packed, and .* stores it with others in one tensor"):
+    with pytest.raises(ModelError, match=r"experts.0.gate_proj is packed, and .* keeps it with others in one tensor"):
         HF(path=str(folder)).load()

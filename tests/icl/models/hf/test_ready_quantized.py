@@ -84,7 +84,7 @@ def test_its_weights_are_stored_in_few_bits(made: dict[str, Path], folder_of: Fo
 
 
 def test_quantizing_it_again_or_merging_an_adapter_into_it_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"already quantized by its own config \(compressed-tensors\), and nf4"):
+    with pytest.raises(ModelError, match=r"already quantized by its own config \(compressed-tensors\), but nf4"):
         _ = HF(path=str(made["int8"]), quantize="nf4").digest
     with pytest.raises(ModelError, match=r"model.merge: .* is quantized \(compressed-tensors\)"):
         _ = HF(path=str(made["int8"]), adapter=str(tmp_path), merge=True).digest
