@@ -46,7 +46,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class LauncherFacts:
-    """What `check_launcher` measured.
+    """The measurements of `check_launcher`.
 
     Attributes:
         workers: Number of workers.

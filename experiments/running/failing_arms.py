@@ -20,7 +20,7 @@ ArmKey = tuple[tuple[str, str], ...]
 
 @dataclass
 class FailingArms:
-    """Counts the failures of each arm from its first sample on.
+    """A counter of the failures of each arm, from its first sample on.
 
     Args:
         cells: All cells of the run with missing samples.

@@ -186,7 +186,7 @@ def count_transitions(
 
 @dataclass(frozen=True)
 class AnswerReader:
-    """How answers are counted.
+    """The rule by which answers are counted.
 
     Attributes:
         read: (output, options) -> the answer.

@@ -24,7 +24,7 @@ MAX_NAMED_CONTROLS = 3
 
 @dataclass(frozen=True)
 class StrategyVerdict:
-    """Whether a strategy beats the reference and all of its controls.
+    """The verdict whether a strategy beats the reference and all of its controls.
 
     Attributes:
         verdict: The verdict.

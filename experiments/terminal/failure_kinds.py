@@ -26,7 +26,7 @@ class FailureKind:
 
 @dataclass
 class FailureKinds:
-    """Counts failures by kind, in the order in which the kinds appear."""
+    """A counter of failures by kind, in the order in which the kinds appear."""
 
     kinds: dict[str, FailureKind] = field(default_factory=dict)
 

@@ -30,7 +30,7 @@ Rows = Any
 
 @dataclass(frozen=True, eq=False)
 class SufficientStatistics:
-    """What a run-level statistic needs to know of each sample of a cell.
+    """The sums of each sample of a cell from which a run-level statistic is computed.
 
     Attributes:
         rows: [n, k], what each sample adds to the sums.

@@ -97,7 +97,7 @@ def _subsets(size: int, k: int) -> Floats:
 
 @dataclass(frozen=True)
 class PartMatches:
-    """How well candidates cover the parts of a query.
+    """The scores of how well candidates cover the parts of a query.
 
     matches: [T, C], the match of part t with candidate c. weights: [T], with sum 1.
     """

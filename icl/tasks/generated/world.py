@@ -73,7 +73,7 @@ class ShapeGroup:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image shows. None for facts that do not apply to its kind."""
+    """The facts that an image shows. None for facts that do not apply to its kind."""
 
     kind: Kind
     groups: tuple[ShapeGroup, ...] = ()
