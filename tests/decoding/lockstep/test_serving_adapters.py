@@ -149,7 +149,7 @@ def test_an_adapter_of_another_base_is_an_error_before_the_server_starts(
         ({"options": ["enable-lora"]}, "--option enable-lora is not available. Use --adapter"),
         ({"options": ["data_parallel_size=2"]}, "Use --data-parallel-size, which"),
         ({"merge": True}, "--merge: one --adapter is merged into the weights, but there are 0"),
-        ({"merge": True, "adapters": ["{one}", "{two}"]}, "and 2 is given"),
+        ({"merge": True, "adapters": ["{one}", "{two}"]}, "but there are 2"),
     ],
 )
 def test_impossible_settings_are_reported(
