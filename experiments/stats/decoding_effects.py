@@ -25,7 +25,7 @@ from experiments.stats.strategy_verdicts import StrategyVerdict, compare_control
 from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
 from experiments.stats.summary import estimate_arm
 from icl.metrics.normalize import normalize_text
-from icl.metrics.yes_no import parse_yes_no
+from icl.metrics.yes_no import read_yes_no
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -209,7 +209,7 @@ def answer_reader(rows: "DataFrame") -> AnswerReader | None:
     answered = rows[rows["failed"].isna()] if "failed" in rows else rows
     golds = {normalize_text(answer) for gold in _distinct(answered, "gold") for answer in gold}
     if golds and golds <= {"yes", "no"}:
-        return AnswerReader(lambda output, _: parse_yes_no(output) or OTHER_ANSWER)
+        return AnswerReader(lambda output, _: read_yes_no(output) or OTHER_ANSWER)
     options = [tuple(map(normalize_text, own)) for own in _distinct(answered, "options")]
     if not options or not all(options):
         return None

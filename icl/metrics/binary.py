@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.normalize import normalize_text
 from icl.metrics.run_level import SampleValues, on_scored_samples, ratio
-from icl.metrics.yes_no import asks_yes_no, parse_yes_no
+from icl.metrics.yes_no import asks_yes_no, read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -32,7 +32,7 @@ class YesNoMetric:
     positive: Class = "yes"  # the positive class
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse_yes_no(generation.text) == self.positive) if asks_yes_no(example) else None
+        return float(read_yes_no(generation.text) == self.positive) if asks_yes_no(example) else None
 
     def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
         """(numerator, denominator) of one answer, from whether answer and gold are the positive class."""

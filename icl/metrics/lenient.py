@@ -28,7 +28,7 @@ from icl.metrics.answer_extraction import check_rule, extract_answer
 from icl.metrics.answer_matching import gives_answer
 from icl.metrics.base import Better
 from icl.metrics.normalize import normalize_vqa
-from icl.metrics.yes_no import asks_yes_no, parse_yes_no
+from icl.metrics.yes_no import asks_yes_no, read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -58,6 +58,6 @@ class Lenient:
 
     def score(self, generation: Generation, example: Example) -> float | None:
         if asks_yes_no(example):
-            answer = parse_yes_no(extract_answer(generation.text, self.answer).text)
+            answer = read_yes_no(generation.text, self.answer)
             return float(answer in [normalize_vqa(text) for text in example.answers])
         return float(contains_answer(generation.text, example.answers, example.options, self.answer))

@@ -21,7 +21,7 @@ from icl.metrics.lenient import contains_answer
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import is_correct, named_option
 from icl.metrics.run_level import SampleValues, macro_f1, on_scored_samples
-from icl.metrics.yes_no import parse_yes_no
+from icl.metrics.yes_no import read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -57,7 +57,7 @@ def _predicted_label(sample: ScoredSample, golds: dict[str, str]) -> str | None:
     output, gold = sample.output or "", sample.gold
     accepted = {normalize_text(answer) for answer in gold}
     if accepted <= {"yes", "no"}:
-        return parse_yes_no(output)
+        return read_yes_no(output)
     if sample.options:
         named = named_option(output, sample.options)
         return normalize_text(gold[0]) if named in accepted else named

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from icl.metrics.answer_extraction import extract_answer
 from icl.metrics.lenient import contains_answer
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option import is_best_option
-from icl.metrics.yes_no import asks_yes_no, parse_yes_no
+from icl.metrics.yes_no import asks_yes_no, read_yes_no
 from icl.types import Example, Generation
 
 
@@ -41,7 +40,5 @@ def is_correct(generation: Generation, example: Example) -> bool:
     if generation.option_scores:
         return is_best_option(generation.option_scores, example.answers)
     if asks_yes_no(example):
-        return parse_yes_no(extract_answer(generation.text).text) in [
-            normalize_text(answer) for answer in example.answers
-        ]
+        return read_yes_no(generation.text) in [normalize_text(answer) for answer in example.answers]
     return contains_answer(generation.text, example.answers, example.options)

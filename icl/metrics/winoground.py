@@ -20,7 +20,7 @@ from icl.metrics.base import Better, ScoredSample
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import option_probability
 from icl.metrics.run_level import SampleValues, mean_over_groups
-from icl.metrics.yes_no import parse_yes_no
+from icl.metrics.yes_no import read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -41,7 +41,7 @@ class WinogroundMetric:
         if not {"caption", "image"} <= set(example.meta):
             return None
         scored = option_probability(generation.option_scores, "yes")
-        return float(parse_yes_no(generation.text) == "yes") if scored is None else scored
+        return float(read_yes_no(generation.text) == "yes") if scored is None else scored
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         return mean_over_groups(samples, self._item)

@@ -54,6 +54,11 @@ def parse_yes_no(output: str) -> YesNo | None:
     return "yes" if "yes" in answers else "no"
 
 
+def read_yes_no(output: str, rule: str = "auto") -> YesNo | None:
+    """Whether the answer that an output gives is yes or no (`icl.metrics.answer_extraction` finds it)."""
+    return parse_yes_no(extract_answer(output, rule).text)
+
+
 def parse_pope(output: str) -> YesNo:
     """POPE's released rule: for comparison with published numbers only."""
     words = output.partition(".")[0].replace(",", "").split(" ")
@@ -73,7 +78,7 @@ class YesRatio:
     better: ClassVar[Better] = "neither"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse_yes_no(extract_answer(generation.text).text) == "yes") if asks_yes_no(example) else None
+        return float(read_yes_no(generation.text) == "yes") if asks_yes_no(example) else None
 
 
 @component("metric", "unparsed_rate")
@@ -84,7 +89,7 @@ class UnparsedRate:
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(parse_yes_no(extract_answer(generation.text).text) is None) if asks_yes_no(example) else None
+        return float(read_yes_no(generation.text) is None) if asks_yes_no(example) else None
 
 
 @component("metric", "pope")

@@ -2,6 +2,8 @@
 
 import pytest
 
+from icl.metrics.binary import F1
+from icl.metrics.lenient import Lenient
 from icl.metrics.yes_no import Pope, UnparsedRate, YesRatio, parse_pope, parse_yes_no
 from icl.types import Example, Generation
 
@@ -40,3 +42,10 @@ def test_yes_ratio_counts_the_answers_and_not_the_gold():
     assert YesRatio().score(Generation("Yes."), ASKS) == 1
     assert YesRatio().score(Generation("no"), ASKS) == 0
     assert UnparsedRate().score(Generation("no"), ASKS) == 0
+
+
+def test_every_score_of_yes_and_no_reads_the_answer_behind_the_reasoning():
+    output = Generation("<think>No cat at first sight. No.</think>\n\nThe answer is **yes**.")
+    example = Example("e", (), "?", ("yes",), ("yes", "no"))
+    scores = [metric.score(output, example) for metric in (Lenient(), F1(), YesRatio(), UnparsedRate())]
+    assert scores == [1.0, 1.0, 1.0, 0.0]
