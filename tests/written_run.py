@@ -151,7 +151,9 @@ def _sample(cell: Mapping[str, Any], digest: str, i: int, images: Mapping[str, s
         baselines={"vote": how.votes or float(max(demo_answers, key=demo_answers.count) == gold)}
         if demo_answers
         else {},
-        trace={"survivors": (2.0, 1.0), "changed": (0.0, 1.0)} if how.traced else {"divergence": (0.1, 0.4, 0.2)},
+        trace={"plausible_tokens": (2.0, 1.0), "changed": (0.0, 1.0)}
+        if how.traced
+        else {"divergence": (0.1, 0.4, 0.2)},
         steps=_steps(answer, hostile) if how.traced else {},
         usage={"prompt_tokens": 40 + 60 * k, "new_tokens": 3, "forwards": 3},
         meta={"type": f"color{hostile}"},
@@ -189,7 +191,7 @@ def _image(folder: Path, color: str) -> str:
 
 
 def _sessions() -> list[dict[str, Any]]:
-    counters = {"images_encoded": 3140, "images_shown": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
+    counters = {"images_encoded": 3140, "num_images": 28260, "prefill_tokens": 1_203_440, "forwards": 5210}
     savings = {"prefills_saved": 40, "prompt_tokens_saved": 12_000, "tokens": 300, "tokens_saved": 90}
     work = {"eager": 20, "lazy": 80, "gated": 0, "contrasts": 100, "forwards_saved": 150, **savings}
     arms = {"counters": counters, "arms": {"vcd": work}}

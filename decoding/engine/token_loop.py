@@ -57,16 +57,16 @@ if TYPE_CHECKING:
 
     from decoding.engine.beam_search import BeamSearch
 
-TRACE_FIELDS = ("survivors", "entropy", "changed", "logprob", "gap")
+TRACE_FIELDS = ("plausible_tokens", "entropy", "changed", "logprob", "gap")
 """Numbers that are recorded for each step of an answer.
 
-survivors: tokens that the mask keeps. entropy: of the combined distribution in nats, before temperature and cuts of
-the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen token.
-gap: difference of the two best log-probabilities in nats, at most MAX_GAP.
+plausible_tokens: tokens that the mask keeps. entropy: of the combined distribution in nats, before temperature and cuts
+of the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen
+token. gap: difference of the two best log-probabilities in nats, at most MAX_GAP.
 """
 
 MAX_GAP = 1000.0
-"""Value of `gap` if a single token survives."""
+"""Value of `gap` if the mask keeps a single token."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Hypothesis:
         step_traces: Distributions of the branches at each step.
         prompts: Names of the branch prompts. If there are more prompts than rows, the session lacks the other rows.
         prompt_ids: Token ids of the reference prompt, if logits processors read them.
-        undecided_steps: Traced steps with several survivors, counted only once the session holds all branches.
+        undecided_steps: Traced steps with several plausible tokens, counted only once the session holds all branches.
         is_prefilled: Whether its contrast branches were prefilled inside the loop.
         branch_tokens: Answer tokens that each contrast branch has read.
         branch_forwards: Forward passes in which it read them.
@@ -281,14 +281,14 @@ def trace_step(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[
         reference: Logits of branch 0, [B, V].
         chosen: Chosen tokens, [B] int64.
     """
-    survivors = (scores > -float("inf")).sum(-1)
+    plausible = (scores > -float("inf")).sum(-1)
     logprobs = scores.log_softmax(-1)
     entropy = torch.special.entr(logprobs.exp()).sum(-1)
     changed = scores.argmax(-1) != reference.argmax(-1)
     logprob = logprobs.gather(-1, chosen[:, None])[:, 0]
     best = logprobs.topk(min(2, logprobs.shape[-1])).values
     gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)
-    numbers: list[list[float]] = torch.stack([survivors.float(), entropy, changed.float(), logprob, gap], 1).tolist()
+    numbers: list[list[float]] = torch.stack([plausible.float(), entropy, changed.float(), logprob, gap], 1).tolist()
     return numbers
 
 

@@ -2,7 +2,7 @@
 
 A step trace holds the most probable tokens and the entropy of every branch and of the combined scores, the divergence
 of each branch from the reference, and the weight of each branch. All values come from the float32 logits of the step,
-before temperature and cuts of the sampler. The number of surviving tokens is in
+before temperature and cuts of the sampler. The number of plausible tokens is in
 `decoding.engine.token_loop.TRACE_FIELDS`.
 """
 

@@ -57,13 +57,13 @@ def _late(model: HF, what: str, task: Task, *, shots: int, new: int, arm: Any = 
     _, late, chosen = _over_the_first(model, runs, lambda: prompts_of(task, next(fresh), shots))
     prompts, chose = prompts_of(task, 0, shots), Counters()
     answers = _run(model, prompts, arm=method, new=new, lazy_branches="never")
-    needed = sum(any(survivors > 1 for survivors in answer.trace["survivors"]) for answer in answers)
+    needed = sum(any(tokens > 1 for tokens in answer.trace["plausible_tokens"]) for answer in answers)
     counted = Counters()
     before = model.counters()
     again = _run(model, prompts, arm=method, new=new, lazy_branches="always", counters=counted)
     work = {name: value - before[name] for name, value in model.counters().items()}
     contrasts = work["prompt_tokens"] - sum(map(model.count_tokens, prompts))
-    reused = work["lent_tokens"] / max(1, contrasts)
+    reused = work["shared_prefix_tokens"] / max(1, contrasts)
     _run(model, prompts, arm=method, new=new, lazy_branches="auto", counters=chose)
     opened = _arm(counted).contrasts - _arm(counted).prefills_saved
     tokens = sum(answer.usage.new_tokens for answer in answers) / len(answers)

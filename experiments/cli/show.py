@@ -16,7 +16,7 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="the seed; by default the first", show_default=False)] = None,
     *,
-    steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: survivors, entropy, …")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="the numbers of each step: tokens, entropy, …")] = False,
     prompt: Annotated[
         bool, typer.Option("--prompt", help="the prompt as the model's processor renders it, and its branches")
     ] = False,

@@ -44,7 +44,7 @@ class WorkEstimate:
     prompts: float = 0
     tokens_alone: float = 0
     tokens: float = 0
-    images_shown: float = 0
+    num_images: float = 0
     images: float = 0
     edited: float = 0
     failed: float = 0
@@ -240,7 +240,7 @@ def _count(
                     times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.traits.num_samples
                     work.prompts_alone += times
                     work.tokens_alone += times * tokens[branch.digest]
-                    work.images_shown += times * len(branch.images)
+                    work.num_images += times * len(branch.images)
                     counters.prefixes.add(cell.model, branch, tokens[branch.digest], times, index)
         work.prompts += len(tokens)
         work.tokens += sum(tokens.values())

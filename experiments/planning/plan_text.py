@@ -46,7 +46,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     if plan.present:
         yield "reused       ", f"{plan.present:,} samples are finished, {plan.samples - plan.present:,} are missing"
     edited = f" and {format_count(work.edited)} edits of them" if work.edited else ""
-    uses = format_count(work.images_shown)
+    uses = format_count(work.num_images)
     yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {uses} times"
     yield (
         "prompts      ",

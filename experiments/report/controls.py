@@ -30,7 +30,7 @@ COLUMN_NOTES = {
     "worse/better": "worse/better: answers with a lower score than in the reference, and with a higher one",
     "down/up": "down/up: answers with a lower score than in the reference, and with a higher one",
     "other": "other: share of answers that differ from the reference's",
-    "survivors": "survivors: tokens per step that the mask keeps",
+    "plausible": "plausible: tokens per step that the mask keeps",
     "changed": "changed: share of steps whose best token differs from the reference",
     "entropy": "entropy: entropy of the combined distribution, in nats",
     "length": "length: tokens per answer, including the end token",
@@ -59,7 +59,7 @@ def effect_columns(view: RunView, rows: Sequence[DecodingEffect]) -> dict[str, l
         f"{row.transitions.right_to_wrong}/{row.transitions.wrong_to_right}" if row.transitions else "" for row in rows
     ]
     columns["other"] = [_number(row.other, 2) for row in rows]
-    columns["survivors"] = [_many(row.survivors) for row in rows]
+    columns["plausible"] = [_many(row.plausible_tokens) for row in rows]
     columns["changed"] = [_number(row.changed, 3) for row in rows]
     columns["entropy"] = [_number(row.entropy, 2) for row in rows]
     columns["length"] = [_many(row.length) for row in rows]
@@ -297,7 +297,7 @@ def _flat(row: DecodingEffect) -> dict[str, Any]:
             "wrong_to_right": moved.wrong_to_right,
             "still_wrong": moved.still_wrong,
         }
-    for name in ("other", "survivors", "changed", "entropy", "length", "forwards", "samples"):
+    for name in ("other", "plausible_tokens", "changed", "entropy", "length", "forwards", "samples"):
         cells[name] = getattr(row, name)
     if row.judgment:
         cells |= {"verdict": row.judgment.words, "family": row.judgment.family}

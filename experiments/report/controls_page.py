@@ -132,7 +132,7 @@ def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
     moved = "worse / better" if any(row.transitions and row.transitions.graded for row in visible) else "R→W / W→R"
     turned = any(row.transitions for row in visible)
     heads = ["decoding", view.metric, *(["answers"] if has_answers else []), *([moved] if turned else [])]
-    heads += ["survivors", "changed", "length"]
+    heads += ["plausible", "changed", "length"]
     yield _line([*heads, "best control", f"beats {view.reference} and all its controls?"])
     yield _line(["---"] * (len(heads) + 2))
     for row in visible:
@@ -146,7 +146,7 @@ def _table(view: RunView, rows: Sequence[DecodingEffect]) -> Iterator[str]:
             else []
         )
         cells += [
-            _number(row.survivors, 1),
+            _number(row.plausible_tokens, 1),
             "" if isnan(row.changed) else format_share(row.changed),
             _number(row.length, 1),
             _best(view, row, named),

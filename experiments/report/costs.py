@@ -13,7 +13,7 @@ from experiments.stats.formatting import format_count
 LINES = (
     ("answers", "decoding_requests", "requests_reused", True),
     ("prompts, each branch counted", "branch_prompts", "duplicates_merged", True),
-    ("images", "images_shown", "images_encoded", False),
+    ("images", "num_images", "images_encoded", False),
     ("tokens of prefilled prompts", "prompt_tokens", "prefill_tokens", False),
     ("tokens of answers, each branch counted", "rows_without_sharing", "rows", False),
 )
@@ -69,7 +69,7 @@ def _line(
 def _notes(total: Mapping[str, float]) -> list[str]:
     notes = {
         "prompts_prepared": ("text was generated before the answers", "texts were generated before the answers"),
-        "lent_tokens": (
+        "shared_prefix_tokens": (
             "prompt token was reused from another branch",
             "prompt tokens were reused from other branches",
         ),

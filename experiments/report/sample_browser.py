@@ -170,7 +170,7 @@ def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
     steps, trace = _mapping(row.get("steps")), _mapping(row.get("trace"))
     if not steps:
         return {}
-    return {**steps, **{name: _list(trace.get(name)) for name in ("survivors", "changed")}}
+    return {**steps, **{name: _list(trace.get(name)) for name in ("plausible_tokens", "changed")}}
 
 
 def _list(value: Any) -> list[Any]:

@@ -47,20 +47,20 @@ class DecodingStep:
     Attributes:
         chosen: The chosen token.
         reference: The best token of the reference.
-        survivors: The number of tokens that the mask kept.
+        plausible_tokens: The number of tokens that the mask keeps.
         changed: Whether the chosen token differs from the reference's.
         branches: The branches, then the combined scores.
     """
 
     chosen: str
     reference: str
-    survivors: int | None
+    plausible_tokens: int | None
     changed: bool | None
     branches: tuple[BranchStep, ...]
 
 
 def read_steps(steps: Any, trace: Any) -> list[DecodingStep]:
-    """The steps of a sample; empty if none were recorded. trace: its numbers of survivors and changed tokens."""
+    """The steps of a sample; empty if none were recorded. trace: its numbers of plausible tokens and changed tokens."""
     if not isinstance(steps, Mapping) or not steps.get("chosen"):
         return []
     numbers = trace if isinstance(trace, Mapping) else {}
@@ -86,12 +86,12 @@ def read_steps(steps: Any, trace: Any) -> list[DecodingStep]:
             )
             for b, top in enumerate(tops)
         )
-        survivors, changed = (_at(numbers.get(name), i) for name in ("survivors", "changed"))
+        plausible, changed = (_at(numbers.get(name), i) for name in ("plausible_tokens", "changed"))
         decoded.append(
             DecodingStep(
                 words[steps["chosen"][i]],
                 tops[0][0][0] if tops[0] else "",
-                None if survivors is None else int(survivors),
+                None if plausible is None else int(plausible),
                 None if changed is None else bool(changed),
                 branches,
             )
@@ -126,9 +126,9 @@ def _head(number: int, step: DecodingStep) -> "Text":
     head = Text(f"step {number}  ", "dim").append(step.chosen, "bold")
     if step.changed:
         head.append(f"  (the reference: {step.reference})", "yellow")
-    if step.survivors is not None:
-        verb = "survives" if step.survivors == 1 else "survive"
-        head.append(f"  {format_count(step.survivors, 'token')} {verb}", "dim")
+    if step.plausible_tokens is not None:
+        verb = "survives" if step.plausible_tokens == 1 else "survive"
+        head.append(f"  {format_count(step.plausible_tokens, 'token')} {verb}", "dim")
     return head
 
 

@@ -69,7 +69,7 @@ class DecodingEffect:
         reference_answers: The same of the reference.
         transitions: How scores changed; None for the reference and for run-level metrics.
         other: The share of pairs whose answer differs from the reference's.
-        survivors: Tokens that the mask leaves, per step.
+        plausible_tokens: Tokens that the mask leaves, per step.
         changed: The share of steps whose best token is not the reference's.
         entropy: The entropy of the scores, in nats per step.
         length: Steps per answer, the end of text included.
@@ -89,7 +89,7 @@ class DecodingEffect:
     reference_answers: Mapping[str, float]
     transitions: Transitions | None
     other: float = nan
-    survivors: float = nan
+    plausible_tokens: float = nan
     changed: float = nan
     entropy: float = nan
     length: float = nan
@@ -237,16 +237,16 @@ def answer_shares(rows: "DataFrame", reader: AnswerReader | None) -> dict[str, f
 def trace_means(rows: "DataFrame") -> dict[str, float]:
     """Means over all steps of all answers, from traces and usage."""
     both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
-    traced = [(t, u) for t, u in both if isinstance(t, dict) and t.get("survivors")]
+    traced = [(t, u) for t, u in both if isinstance(t, dict) and t.get("plausible_tokens")]
 
     def mean(name: str) -> float:
         values = list(chain.from_iterable(t.get(name, ()) for t, _ in traced))
         return float(np.mean(values)) if values else nan
 
-    steps = sum(len(t["survivors"]) for t, _ in traced)
+    steps = sum(len(t["plausible_tokens"]) for t, _ in traced)
     forwards = [u["forwards"] for _, u in traced if isinstance(u, dict) and "forwards" in u]
     return {
-        "survivors": mean("survivors"),
+        "plausible_tokens": mean("plausible_tokens"),
         "changed": mean("changed"),
         "entropy": mean("entropy"),
         "length": steps / len(traced) if traced else nan,

@@ -154,7 +154,7 @@ class Remote(Model):
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        return dict.fromkeys(("requests", "prompt_tokens", "new_tokens", "images_shown"), 0)
+        return dict.fromkeys(("requests", "prompt_tokens", "new_tokens", "num_images"), 0)
 
     @cached_property
     def cached(self) -> list[int]:
@@ -237,7 +237,7 @@ class Remote(Model):
         counts["requests"] += 1
         counts["prompt_tokens"] += answer.usage.prompt_tokens
         counts["new_tokens"] += answer.usage.new_tokens
-        counts["images_shown"] += len(request.prompt.images)
+        counts["num_images"] += len(request.prompt.images)
 
     def _answer(self, request: Request) -> Generation:
         if self.endpoint.stopped.is_set():

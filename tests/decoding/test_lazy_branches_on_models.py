@@ -108,10 +108,10 @@ def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model
     assert contrasts > 0
     assert counters.prompts_prefilled > 4
     if name in ("gemma3", "qwen3_5"):  # a window that has forgotten, a state: they are read anew
-        assert work["lent_tokens"] == 0
+        assert work["shared_prefix_tokens"] == 0
     else:
-        assert work["lent_tokens"] > 0.6 * contrasts
-        assert work["prefill_tokens"] == references + contrasts - work["lent_tokens"]
+        assert work["shared_prefix_tokens"] > 0.6 * contrasts
+        assert work["prefill_tokens"] == references + contrasts - work["shared_prefix_tokens"]
 
 
 @pytest.mark.slow

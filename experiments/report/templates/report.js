@@ -129,7 +129,7 @@
     const strip = make("div", { class: "strip", role: "group", "aria-label": "The answer, token by token" }), below = make("div", { class: "wide" });
     const pick = i => {
       [...strip.children].forEach((b, j) => b.setAttribute("aria-pressed", String(i === j)));
-      const left = t.survivors[i], words = t.changed[i] ? `; the reference would say ${shown(t.words[t.top[i][0][0]])}` : "";
+      const left = t.plausible_tokens[i], words = t.changed[i] ? `; the reference would say ${shown(t.words[t.top[i][0][0]])}` : "";
       const kept = left === undefined ? "" : `: ${left} token${left === 1 ? " survives" : "s survive"} the mask`;
       below.replaceChildren(make("p", { class: "note" }, `Step ${i}, ${shown(t.words[t.chosen[i]])}${kept}${words}.`), stepTable(t, i));
     };

@@ -111,9 +111,9 @@ class Prefiller:
         distinct = dict(zip(keys, prompts, strict=True))
         counters = self.runner.counters
         counters.prompt_tokens += sum(map(len, distinct.values()))
-        counters.images_shown += sum(len(prompt.images) for prompt in distinct.values())
+        counters.num_images += sum(len(prompt.images) for prompt in distinct.values())
         items = self._plan_items(list(distinct.values()), prefix_source)
-        counters.lent_tokens += sum(item.shared for item in items if item.row >= 0)
+        counters.shared_prefix_tokens += sum(item.shared for item in items if item.row >= 0)
         run = partial(self._prefill, early_exits=early_exits, prefix_source=prefix_source)
         batches = self._batches(items)
         parts = [part for batch in batches for part in halving(run, batch, "prompts", self.cached_prefixes.clear)]

@@ -63,7 +63,7 @@ class VLLMEngine:
 
     def __init__(self, model: "VLLM") -> None:
         self.model = model
-        self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "images_shown"), 0)
+        self.counts = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens", "num_images"), 0)
         self.last_number = 0
         self.engine_lock = Lock()  # one thread may run the engine while another fetches records
         self.earlier_records: dict[str, Mapping[str, Any]] = {}  # of an engine that was replaced
@@ -167,7 +167,7 @@ class VLLMEngine:
                 return f"vLLM does not accept this prompt: {error}"
             running[name] = number, place
             self.counts["requests"] += 1
-            self.counts["images_shown"] += len(request.prompt.images)
+            self.counts["num_images"] += len(request.prompt.images)
         return ""
 
     def _reset_image_cache(self) -> None:

@@ -244,7 +244,7 @@ class VLLM(Model):
         return self.hf.option_ids(prompt, options)
 
     def counters(self) -> Mapping[str, int]:
-        """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, images_shown."""
+        """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, num_images."""
         return self.engine.counts
 
     def run_groups(self, groups: Iterable[Sequence[EngineRequest]], on_group: "OnGroup") -> None:

@@ -57,7 +57,7 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
     method: Any = parse_arm(arm).strategy
     steps, tokens = answer.steps, list(answer.tokens)
     ended = [*tokens, *([min(model.stop_tokens)] if answer.finish == "stop" else [])]
-    assert len(steps["chosen"]) == len(ended) == len(answer.trace["survivors"])
+    assert len(steps["chosen"]) == len(ended) == len(answer.trace["plausible_tokens"])
     branches = method.branches(question)
     for step, token in enumerate(ended):
         original, noised = (reread(model, branch, tokens[:step]) for branch in branches)
@@ -74,7 +74,7 @@ def check_against_the_logits(model: Any, arm: Any, question: Prompt, answer: Gen
                 assert [steps["words"][place] for place in places] == words
         assert steps["entropy"][step] == pytest.approx([entropy(row) for row in rows], abs=10 * close)
         assert steps["js_divergence"][step] == pytest.approx([js_divergence(rows[0], rows[1])], abs=10 * close)
-        assert answer.trace["survivors"][step] == np.isfinite(score).sum()
+        assert answer.trace["plausible_tokens"][step] == np.isfinite(score).sum()
         assert answer.trace["changed"][step] == (score.argmax() != original.argmax())
     assert steps["weights"] == [[1 + method.alpha, -method.alpha]]
 

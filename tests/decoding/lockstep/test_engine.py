@@ -93,7 +93,7 @@ def test_traces_are_those_of_the_loop(engine: groups.Watched, reference: Referen
     for step in range(len(answer.tokens)):
         own = torch.stack([row[step] for row in read])[:, None]
         combined, _ = combine_branches(request.arm.strategy, own, step)
-        assert answer.trace["survivors"][step] == float((combined > -torch.inf).sum())
+        assert answer.trace["plausible_tokens"][step] == float((combined > -torch.inf).sum())
         assert answer.trace["changed"][step] == float(combined.argmax() != own[0].argmax())
         assert answer.trace["entropy"][step] == pytest.approx(
             float(torch.special.entr(combined.softmax(-1)).sum()), abs=1e-4

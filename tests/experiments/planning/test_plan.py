@@ -40,7 +40,7 @@ def test_the_plan_is_an_upper_limit_if_queries_share_prompts(mapping: Any, toy: 
 def test_plain_and_edited_images_are_counted_once_each(mapping: Any, toy: str) -> None:
     work = planned(mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": ["greedy", "vcd"]})).work
     assert (work.images, work.edited) == (6, 18)
-    assert work.images_shown == 6 * 3 * (1 + 2)
+    assert work.num_images == 6 * 3 * (1 + 2)
 
 
 def test_a_sample_of_queries_is_scaled_and_stated(mapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:

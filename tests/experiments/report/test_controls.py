@@ -28,7 +28,7 @@ def test_every_column_is_shown_at_any_width(written, width):
     blocks = len(rows) // 6  # three arms of two tasks
     assert rows == ["greedy", "vcd", "mask_only"] * (2 * blocks)
     assert (blocks > 1) == (width < 200)
-    for heading in ("strict", "lenient", "answers", "R→W/W→R", "other", "survivors", "changed", "length", "forwards"):
+    for heading in ("strict", "lenient", "answers", "R→W/W→R", "other", "plausible", "changed", "length", "forwards"):
         assert heading in text
     assert "Does it beat all its controls?" in text
     assert "p after Holm over 4 comparisons" in text
@@ -87,7 +87,7 @@ def test_the_csv_has_numbers(written, capsys, tmp_path):
     assert (table["still_right"] + table["right_to_wrong"] + table["wrong_to_right"] + table["still_wrong"])[
         1
     ] == table["samples"][1]
-    assert table["survivors"][1] == 1.5
+    assert table["plausible_tokens"][1] == 1.5
     assert table["length"][1] == 2.0
     assert controls_frame(view_run(run))["lenient"][0] == pytest.approx(table["lenient"][0])
 

@@ -3,7 +3,7 @@
 from experiments.report.costs import summarize_costs
 
 COUNTERS = {
-    "decoding_requests": 100, "requests_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "images_shown": 30,
+    "decoding_requests": 100, "requests_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "num_images": 30,
     "rows_without_sharing": 10, "rows": 5, "batches_halved": 1, "forwards": 7, "suffix_tokens": 0,
 }  # fmt: skip
 

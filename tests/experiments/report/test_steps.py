@@ -17,7 +17,7 @@ STEPS: dict[str, Any] = {
     "js_divergence": [[0.041], [0.0823]],
     "weights": [[2.0, -1.0]],
 }
-TRACE = {"survivors": [2.0, 1.0], "entropy": [0.0, 0.0], "changed": [1.0, 0.0]}
+TRACE = {"plausible_tokens": [2.0, 1.0], "entropy": [0.0, 0.0], "changed": [1.0, 0.0]}
 
 
 def printed(steps: Any, trace: Any, width: int) -> str:
@@ -28,7 +28,7 @@ def printed(steps: Any, trace: Any, width: int) -> str:
 
 def test_a_step_has_its_branches_weights_and_what_survives() -> None:
     first, second = read_steps(STEPS, TRACE)
-    assert (first.chosen, first.reference, first.survivors, first.changed) == ("blue", "red", 2, True)
+    assert (first.chosen, first.reference, first.plausible_tokens, first.changed) == ("blue", "red", 2, True)
     assert [branch.name for branch in first.branches] == ["reference", "branch 1", "combined"]
     assert [branch.weight for branch in first.branches] == [2.0, -1.0, None]
     assert [branch.js_divergence for branch in first.branches] == [None, 0.041, None]
@@ -58,5 +58,5 @@ def test_an_older_sample_has_no_steps_and_a_strategy_of_one_branch_no_weights() 
     plain = {"words": ["red"], "chosen": [0], "top": [[[0], [0]]], "p": [[[1.0], [1.0]]], "entropy": [[0.0, 0.0]]}
     (step,) = read_steps(plain, None)
     assert [branch.name for branch in step.branches] == ["reference", "combined"]
-    assert (step.survivors, step.changed, step.branches[0].weight) == (None, None, None)
+    assert (step.plausible_tokens, step.changed, step.branches[0].weight) == (None, None, None)
     assert "×" not in printed(plain, None, 80)

@@ -106,13 +106,15 @@ def test_arms_on_other_queries_are_not_paired() -> None:
 
 def test_steps_and_forwards_are_means_over_all_steps() -> None:
     rows = [
-        sample(0, "vcd", 1, "yes", trace={"survivors": [1.0, 3.0], "changed": [0.0, 1.0], "entropy": [0.5, 0.1]},
+        sample(0, "vcd", 1, "yes", trace={"plausible_tokens": [1.0, 3.0], "changed": [0.0, 1.0], "entropy": [0.5, 0.1]},
                usage={"new_tokens": 2, "forwards": 4}),
-        sample(1, "vcd", 1, "yes", trace={"survivors": [2.0], "changed": [0.0], "entropy": [0.3]},
+        sample(1, "vcd", 1, "yes", trace={"plausible_tokens": [2.0], "changed": [0.0], "entropy": [0.3]},
                usage={"new_tokens": 2, "forwards": 5}),
     ]  # fmt: skip
     means = trace_means(pd.DataFrame(rows))
-    assert means == pytest.approx({"survivors": 2, "changed": 1 / 3, "entropy": 0.3, "length": 1.5, "forwards": 3})
+    assert means == pytest.approx(
+        {"plausible_tokens": 2, "changed": 1 / 3, "entropy": 0.3, "length": 1.5, "forwards": 3}
+    )
     scored = trace_means(pd.DataFrame(arm("vcd", "rw", trace={}, usage={"new_tokens": 2, "forwards": 2})))
     assert all(math.isnan(value) for value in scored.values())  # options are scored in no steps
 
@@ -244,7 +246,10 @@ def test_a_task_without_scores_has_no_rows() -> None:
 
 
 def test_forwards_are_reported_if_every_answer_reports_them() -> None:
-    rows = [{"trace": {"survivors": [2.0, 1.0]}, "usage": {"forwards": 4}}, {"trace": {"survivors": [1.0, 1.0]}}]
+    rows = [
+        {"trace": {"plausible_tokens": [2.0, 1.0]}, "usage": {"forwards": 4}},
+        {"trace": {"plausible_tokens": [1.0, 1.0]}},
+    ]
     assert math.isnan(trace_means(pd.DataFrame(rows))["forwards"])
     rows[1]["usage"] = {"forwards": 2}
     assert trace_means(pd.DataFrame(rows))["forwards"] == 6 / 4

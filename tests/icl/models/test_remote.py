@@ -110,7 +110,7 @@ def test_answers_come_in_order_and_never_more_than_allowed_are_in_flight(
     assert [one.text for one in answers] == [f"it is q{i}" for i in range(12)]
     assert server.max_concurrent == 3
     counters = model.counters()
-    assert (counters["requests"], counters["retries"], counters["images_shown"]) == (12, 0, 24)
+    assert (counters["requests"], counters["retries"], counters["num_images"]) == (12, 0, 24)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])

@@ -58,7 +58,7 @@ def test_an_image_in_many_prompts_is_encoded_once(name: str, folder_of: Callable
     hf.open(prompts())
     hf.open([tiny_models.prompt([1, 2]), tiny_models.prompt([7, 5, 3])])
     count = hf.counters()
-    assert count["images_shown"] == 15
+    assert count["num_images"] == 15
     assert count["images_encoded"] == 7
 
 

@@ -207,4 +207,4 @@ def test_prompts_are_opened_in_order_and_equal_ones_once(name: str, model_of: Mo
     total = sum(map(hf.count_tokens, (a, b, c)))
     assert after["prompt_tokens"] - before["prompt_tokens"] == total
     assert after["prefill_tokens"] - before["prefill_tokens"] <= total
-    assert after["images_shown"] - before["images_shown"] == 8
+    assert after["num_images"] - before["num_images"] == 8

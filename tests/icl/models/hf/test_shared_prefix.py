@@ -142,13 +142,13 @@ def test_prompts_reuse_the_rows_of_an_open_session(name: str, model_of: ModelOf,
     after = hf.counters()
     want = opened(hf, noised, sharing=False)
     assert float((reused.logits - want.logits).abs().max()) < CLOSE
-    counts = {key: after[key] - before[key] for key in ("lent_tokens", "prefill_tokens", "prompt_tokens")}
+    counts = {key: after[key] - before[key] for key in ("shared_prefix_tokens", "prefill_tokens", "prompt_tokens")}
     assert rows.shares_prefix == (name not in ("gemma3", "qwen3_5"))
     if rows.shares_prefix:
-        assert counts["lent_tokens"] > 0.5 * counts["prompt_tokens"]
-        assert counts["prefill_tokens"] == counts["prompt_tokens"] - counts["lent_tokens"]
+        assert counts["shared_prefix_tokens"] > 0.5 * counts["prompt_tokens"]
+        assert counts["prefill_tokens"] == counts["prompt_tokens"] - counts["shared_prefix_tokens"]
     else:  # it has forgotten, or never kept: all is read anew
-        assert (counts["lent_tokens"], counts["prefill_tokens"]) == (0, counts["prompt_tokens"])
+        assert (counts["shared_prefix_tokens"], counts["prefill_tokens"]) == (0, counts["prompt_tokens"])
     assert greedy(reused, 6) == greedy(want, 6)
     assert torch.equal(rows.logits, logits)
     again = hf.open(originals)

@@ -94,7 +94,7 @@ def test_the_same_config_has_the_same_answers_in_the_process_and_on_a_server(ser
     assert all(
         here[key]["trace"][name] == pytest.approx(there[key]["trace"][name], abs=5e-3)
         for key in equal
-        for name in ("logprob", "entropy", "survivors")
+        for name in ("logprob", "entropy", "plausible_tokens")
     )
     assert len({sample.get("output", "") for sample in here.values()}) > 3
     for name in ("here", "there"):
