@@ -3,9 +3,13 @@
 Every random choice of the toolkit uses `stream(seed, query_id, factor)`, a new generator that depends on these three
 keys alone. A choice is therefore the same for any batch size, order of queries and number of workers, and after a
 resume. Two factors, such as `demos` and `order`, never share numbers.
+
+A choice among named things, such as examples or answers, uses `StreamKey.order`: each name draws its own number. So a
+choice depends neither on the order of the names nor on names that are not chosen.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+DRAWS = 2
+"""The version of all random choices. It is a part of every cell's digest. (1: choices by place in the pool.)"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,14 @@ class StreamKey:
 
     def numpy(self, factor: str) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self.number(factor, 128)))
+
+    def order(self, factor: str, names: Sequence[str]) -> list[int]:
+        """The positions of the names in a uniformly random order, as the order of the numbers that the names draw.
+
+        Adding, removing or moving a name does not change the relative order of the others. Equal names keep their
+        order.
+        """
+        return sorted(range(len(names)), key=[self.number(f"{factor}\x1f{name}") for name in names].__getitem__)
 
     def torch(self, factor: str) -> "torch.Generator":
         """A CPU generator. Numbers are drawn on the CPU and then moved, so they do not depend on the device."""

@@ -4,8 +4,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
-
+from icl.metrics.normalize import normalize_text
 from icl.types import Context, Demo, Example, Where
 from prompts.label_renaming import compose_names, new_name, with_answer
 
@@ -30,6 +29,16 @@ def sort_by_rank(context: Context) -> list[Demo]:
     return sorted(context.demos, key=lambda demo: demo.rank)
 
 
+def random_places(context: Context, factor: str) -> list[int]:
+    """A random order of the positions in `sort_by_rank`, keyed by the ids of the demonstrations."""
+    return context.key.order(factor, [demo.example.id for demo in sort_by_rank(context)])
+
+
+def random_answer(context: Context, factor: str, answers: Sequence[str]) -> str:
+    """One of the answers, uniformly. It depends on their texts, not on their order."""
+    return answers[context.key.order(factor, [normalize_text(answer) for answer in answers])[0]]
+
+
 def replace_demos(context: Context, by_rank: Sequence[Demo], mark: str) -> Context:
     """Replace the demonstrations, each in its place. Adds the mark if anything changed."""
     new = {demo.rank: demo for demo in by_rank}
@@ -52,18 +61,19 @@ def rename_answers(context: Context, names: Mapping[str, str], mark: str) -> Con
     )
 
 
-def derange(values: Sequence[T], rng: np.random.Generator, key: Callable[[T], Hashable]) -> tuple[list[T], float]:
+def derange(values: Sequence[T], shuffled: Sequence[int], key: Callable[[T], Hashable]) -> tuple[list[T], float]:
     """Permute values so that as many places as possible get a value with another key.
 
-    Values are shuffled, grouped by key with the largest group first, and rotated by its size. Not all places change if
-    one key has the majority. For distinct values the result is a random cycle.
+    Values are taken in a random order of their places (`shuffled`), grouped by key with the largest group first,
+    and rotated by its size. Not all places change if one key has the majority. For distinct values the result is a
+    random cycle.
 
     Returns:
         The permuted values, and the share of places whose key changed.
     """
     places: dict[Hashable, list[int]] = {}
-    for place in rng.permutation(len(values)):
-        places.setdefault(key(values[place]), []).append(int(place))
+    for place in shuffled:
+        places.setdefault(key(values[place]), []).append(place)
     groups = sorted(places.values(), key=len, reverse=True)
     order = [place for group in groups for place in group]
     turn = len(groups[0]) if groups else 0

@@ -1,8 +1,8 @@
 """Label-balanced random demonstrations: each label appears equally often, up to one demonstration.
 
-Each query has its own random order of labels. The retriever goes round this order and takes a random member of each
-label. Every prefix is balanced, so the sets are nested. A label without members left is skipped. The label of an
-example is its `label`, or its first answer if it has no label.
+Each query has its own random order of labels, and of members in each label; both are keyed by name and id. The
+retriever goes round the labels and takes the next member of each. Every prefix is balanced, so the sets are nested. A
+label without members left is skipped. The label of an example is its `label`, or its first answer if it has no label.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,6 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
-from retrievers.machinery.random_order import random_order
 
 
 @component("retriever", "balanced")
@@ -37,7 +36,8 @@ class Balanced:
                 f"retriever 'balanced' needs a pool with two labels or more, and all {len(pool)} examples have "
                 f"{next(iter(by_label), 'none')!r}. Use 'random', or add labels to the examples."
             )
-        return FittedBalanced(pool, by_label, resources.seed)
+        pools = {label: Pool(tuple(members)) for label, members in by_label.items()}
+        return FittedBalanced(pool, pools, resources.seed)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FittedBalanced:
     """Random members of one pool by label. All scores are 0."""
 
     pool: Pool
-    by_label: Mapping[str, Sequence[Example]]
+    by_label: Mapping[str, Pool]
     seed: int
 
     def retrieve(self, queries: Sequence[Query], k: int, policy: LeakPolicy = EXCLUDE_LEAKS) -> RetrievedDemos:
@@ -54,15 +54,14 @@ class FittedBalanced:
     def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
         is_allowed, key = policy.allowed_for(query), StreamKey(self.seed, query.id)
         labels = sorted(self.by_label)
-        turns = [self._of_label(labels[i], key) for i in random_order(key.numpy("demos/labels"), len(labels))]
+        turns = [
+            self.by_label[labels[i]].in_random_order(key, f"demos/label/{labels[i]}")
+            for i in key.order("demos/labels", labels)
+        ]
         demos = tuple(RetrievedExample(example.id) for example in islice(_round_robin(turns, is_allowed), k))
         if len(demos) < k:
             raise policy.too_few(self.pool, query, k)
         return demos
-
-    def _of_label(self, label: str, key: StreamKey) -> Iterator[Example]:
-        members = self.by_label[label]
-        return (members[i] for i in random_order(key.numpy(f"demos/label/{label}"), len(members)))
 
 
 def _round_robin(turns: list[Iterator[Example]], is_allowed: Callable[[Example], bool]) -> Iterator[Example]:

@@ -1,8 +1,9 @@
 """Random demonstrations: the baseline of every retrieval experiment.
 
-They are drawn uniformly without replacement from the stream (seed, query id, "demos"). They depend neither on the
-batch, nor on the order of queries, nor on the number of workers. The sets are nested: the 8-shot set begins with the
-4-shot set.
+They are drawn uniformly without replacement: the members with the smallest numbers from (seed, query id, "demos",
+member id). They depend neither on the batch, nor on the order of queries, nor on the number of workers. The sets are
+nested: the 8-shot set begins with the 4-shot set. A new member of the pool changes the set of a query only if it is in
+the set.
 """
 
 from collections.abc import Iterator
@@ -10,11 +11,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.registry import component
-from icl.streams import stream
+from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRanking, Resources
-from retrievers.machinery.random_order import random_order
 
 
 @component("retriever", "random")
@@ -36,5 +36,5 @@ class FittedRandom(FittedRanking):
     seed: int
 
     def rank(self, query: Query) -> Iterator[RetrievedExample]:
-        for i in random_order(stream(self.seed, query.id, "demos"), len(self.pool)):
-            yield RetrievedExample(self.pool.examples[i].id)
+        for example in self.pool.in_random_order(StreamKey(self.seed, query.id), "demos"):
+            yield RetrievedExample(example.id)

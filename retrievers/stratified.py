@@ -1,20 +1,20 @@
 """Random demonstrations in the label proportions of the pool; `balanced` takes equally many of each label.
 
 A label gets k n_label / N of k shots, rounded by the largest remainders. Ties go to the label with more members, then
-by name. Members are drawn at random and are in random order. The quotas depend on k, so the sets are not nested.
+by name. The retriever goes through a random order of the pool and takes each member whose label has shots left. The
+quotas depend on k, so the sets are not nested.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import ClassVar
 
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
+from icl.types import Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
-from retrievers.machinery.random_order import random_order
 
 
 @component("retriever", "stratified")
@@ -40,19 +40,20 @@ class FittedStratified:
         return [self._retrieve_one(query, k, policy) for query in queries]
 
     def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
-        by_label: dict[str, list[Example]] = {}
-        for example in filter(policy.allowed_for(query), self.pool.examples):
-            by_label.setdefault(example.class_name, []).append(example)
-        sizes = {label: len(members) for label, members in by_label.items()}
+        is_allowed = policy.allowed_for(query)
+        sizes = Counter(example.class_name for example in filter(is_allowed, self.pool.examples))
         if sum(sizes.values()) < k:
             raise policy.too_few(self.pool, query, k)
         key = StreamKey(self.seed, query.id)
-        demos = [
-            by_label[label][i]
-            for label, quota in quotas(sizes, k).items()
-            for i in islice(random_order(key.numpy(f"demos/label/{label}"), sizes[label]), quota)
-        ]
-        return tuple(RetrievedExample(demos[i].id) for i in random_order(key.numpy("demos/order"), len(demos)))
+        left = quotas(sizes, k)
+        demos = list[RetrievedExample]()
+        for example in filter(is_allowed, self.pool.in_random_order(key, "demos")):
+            if len(demos) == k:
+                break
+            if left[example.class_name]:
+                left[example.class_name] -= 1
+                demos.append(RetrievedExample(example.id))
+        return tuple(demos)
 
 
 def quotas(sizes: dict[str, int], k: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ from experiments.contexts.contexts import Retrieval, build_contexts, prompt_spec
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.grid.grid import Cell
 from icl.errors import ICLError
-from icl.streams import StreamKey
+from icl.tasks.subset import nested_choice
 from icl.types import Example, Prompt
 
 SAMPLED_QUERIES = 8
@@ -54,10 +54,7 @@ def estimate_sizes(cells: Sequence[Cell]) -> SizeEstimate:
 
 def sample_queries(queries: Sequence[Example], limit: int) -> list[Example]:
     """A fixed random choice of at most `limit` queries, in the order of the task."""
-    if len(queries) <= limit:
-        return list(queries)
-    places = StreamKey().numpy("plan").permutation(len(queries))[:limit]
-    return [queries[int(i)] for i in sorted(places)]
+    return [queries[i] for i in sorted(nested_choice([query.id for query in queries], limit, 0, "plan"))]
 
 
 def _same_task_and_shots(cells: Sequence[Cell]) -> list[list[Cell]]:

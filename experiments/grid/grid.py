@@ -17,6 +17,7 @@ from experiments.grid.matching import check_comparable, matches_all
 from icl.errors import ConfigError, ModelError
 from icl.json_text import canonical_digest
 from icl.registry import build, component_search_folder, describe
+from icl.streams import DRAWS
 from retrievers.base import declared
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class _CellFactory:
         if id(cell.model) not in self.model_digests:
             self.model_digests[id(cell.model)] = _model_digest(cell.model, model_place)
         model = {"name": config["model"]["name"], "digest": self.model_digests[id(cell.model)]}
-        identity = {**config, "model": model}
+        identity = {**config, "model": model, "draws": DRAWS}
         for axis in ("rerankers", "rerank_candidates"):  # digests of cells without rerankers do not contain these axes
             if not identity[axis]:
                 del identity[axis]

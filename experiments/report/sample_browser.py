@@ -17,7 +17,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
 from experiments.stats.sample_rows import text_value
 from icl.images import decode_image
-from icl.streams import StreamKey
+from icl.tasks.subset import nested_choice
 from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def choose_queries(frame: "DataFrame", metric: str, limit: int) -> list[str]:
     place = {query: i for i, query in enumerate(order)}
     first = sorted(order, key=lambda q: (-float(spread.get(q, 0.0)), place[q]))[: (limit + 1) // 2]
     rest = [query for query in order if query not in set(first)]
-    places = StreamKey(0, "").numpy("browser").permutation(len(rest))[: limit - len(first)]
+    places = nested_choice(rest, limit - len(first), 0, "browser")
     return sorted([*first, *(rest[i] for i in places)], key=place.__getitem__)
 
 

@@ -5,12 +5,14 @@ Most tasks share one pool among all queries. Episodic tasks, which draw new name
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from icl.errors import DataError
+from icl.random_order import Hashes, id_hashes, random_order
+from icl.streams import StreamKey
 from icl.types import Example
 
 
@@ -37,6 +39,17 @@ class Pool:
             images = [(p.identity, p.edits) if p.edits else p.identity for p in e.images]
             digest.update(repr((e.id, e.question, e.answers, e.options, e.label, images)).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def _id_hashes(self) -> Hashes:
+        return id_hashes([example.id for example in self.examples])
+
+    def in_random_order(self, key: StreamKey, factor: str) -> Iterator[Example]:
+        """The examples in a uniformly random order. It depends on their ids, not on their places in the pool.
+
+        Adding, removing or moving an example does not change the relative order of the others.
+        """
+        return (self.examples[i] for i in random_order(key, factor, self._id_hashes))
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -166,8 +166,8 @@ class HubTask:
                 f"{key}: {limit} is more than the {len(rows)} available rows of {source.name}. Use a smaller number, "
                 f"or remove {key} to use all rows."
             )
-        chosen = nested_choice([f"row-{row}" for row in rows], limit, self.seed, f"hub/{factor}")
-        return [rows[i] for i in chosen]
+        ids = self._ids(source, "", False)
+        return [rows[i] for i in nested_choice([ids[row] for row in rows], limit, self.seed, f"hub/{factor}")]
 
     def _whole(self, rows: Sequence[int], limit: int) -> list[int]:
         """A nested choice of complete groups, with at most `limit` rows."""
@@ -211,9 +211,13 @@ class HubTask:
             return [f"row {row - row % self.group_rows}" for row in range(len(self._source))]
         if columns:
             values: list[Any] = list(self._source.data[columns[0]])
-            return [f"row {row}" if value is None else text_of(value) for row, value in enumerate(values)]
+            ids = self._ids(self._source, "", False)
+            return [f"row {ids[row]}" if value is None else text_of(value) for row, value in enumerate(values)]
         first = connected_components(row_image_keys(self._source, self._layout, range(len(self._source))))
-        return [f"row {row}" for row in first]
+        ids, names = self._ids(self._source, "", False), dict[int, str]()
+        for row, name in zip(first, ids, strict=True):
+            names[row] = min(name, names.get(row, name))
+        return [f"row {names[row]}" for row in first]
 
 
 def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:

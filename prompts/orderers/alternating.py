@@ -28,6 +28,6 @@ class Alternating:
             piles.setdefault(demo.example.class_name, []).append(demo)
         turns = list(piles.values())
         if self.start == "random":
-            turns = [turns[i] for i in context.key.numpy("order/labels").permutation(len(turns))]
+            turns = [turns[i] for i in context.key.order("order/labels", list(piles))]
         rounds = range(max(map(len, turns), default=0))
         return replace(context, demos=tuple(pile[i] for i in rounds for pile in turns if i < len(pile)))

@@ -46,13 +46,11 @@ class Entropy(ModelOrderer):
         query = trial.context.query
         own = {image.source_digest for image in query.images}
         taken = {query.id, *(demo.example.id for demo in trial.context.demos)}
-        others = [example for example in trial.fitted.pool.examples if example.id not in taken]
+        pool = trial.fitted.pool.in_random_order(trial.context.key, "order/probes")
+        others = [example for example in pool if example.id not in taken]
         same_options = [example for example in others if example.options == query.options]
         for candidates in (same_options, others):
-            places = trial.context.key.numpy("order/probes").permutation(len(candidates))
-            allowed = (
-                candidates[i] for i in places if not own & {image.source_digest for image in candidates[i].images}
-            )
+            allowed = (example for example in candidates if not own & {image.source_digest for image in example.images})
             chosen = [example.query for example, _ in zip(allowed, range(self.probes), strict=False)]
             if chosen:
                 return chosen

@@ -1,4 +1,8 @@
-"""A random order for each query, from the stream (seed, query id, "order"): the effect of order by chance."""
+"""A random order for each query: the effect of order by chance.
+
+Each demonstration draws a number from (seed, query id, "order", its id), and the order is that of the numbers. So two
+demonstrations keep their relative order in other sets of the same query.
+"""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -16,5 +20,5 @@ class RandomOrderer:
 
     def order(self, context: Context) -> Context:
         ranked = sorted(context.demos, key=lambda demo: demo.rank)
-        places = context.key.numpy("order").permutation(len(ranked))
+        places = context.key.order("order", [demo.example.id for demo in ranked])
         return replace(context, demos=tuple(ranked[i] for i in places))

@@ -14,7 +14,7 @@ from typing import Literal
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.example_changes import derange, replace_demos, sort_by_rank
+from prompts.example_changes import derange, random_answer, random_places, replace_demos, sort_by_rank
 from prompts.label_renaming import rivals, rivals_of, with_answer
 
 
@@ -36,7 +36,7 @@ class AnswerPerturbation:
         if self.how == "removed":
             return replace_demos(context, [with_answer(demo, "") for demo in demos], "answers: removed")
         if self.how == "permuted":
-            changed, _ = derange(answers, context.key.numpy("transform/answers"), normalize_text)
+            changed, _ = derange(answers, random_places(context, "transform/answers"), normalize_text)
         else:
             changed = [_random_answer(context, demo) for demo in demos]
         share = sum(normalize_text(a) != normalize_text(b) for a, b in zip(changed, answers, strict=True)) / max(
@@ -48,4 +48,4 @@ class AnswerPerturbation:
 
 def _random_answer(context: Context, demo: Demo) -> str:
     among = rivals(demo.example.answer, rivals_of(context))
-    return among[int(context.key.numpy(f"transform/answers/{demo.example.id}").integers(len(among)))]
+    return random_answer(context, f"transform/answers/{demo.example.id}", among)

@@ -21,7 +21,7 @@ from icl.images import Image
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Context, Where
-from prompts.example_changes import change_examples, derange, replace_demos, sort_by_rank
+from prompts.example_changes import change_examples, derange, random_places, replace_demos, sort_by_rank
 
 
 @component("transform", "images")
@@ -88,8 +88,7 @@ class Swapped:
         return replace(item, images=others) if others else item
 
     def _other(self, place: str, taken: set[str], context: Context) -> Image:
-        order: list[int] = context.key.numpy(f"transform/pictures/{place}").permutation(len(self.pool)).tolist()
-        for example in (self.pool.examples[i] for i in order):
+        for example in self.pool.in_random_order(context.key, f"transform/pictures/{place}"):
             for image in example.images:
                 if image.source_digest not in taken:
                     return image
@@ -102,7 +101,7 @@ class Swapped:
 def _permute(context: Context) -> Context:
     demos = sort_by_rank(context)
     images = [demo.example.images for demo in demos]
-    moved, share = derange(images, context.key.numpy("transform/pictures"), _identity)
+    moved, share = derange(images, random_places(context, "transform/pictures"), _identity)
     new = [replace(d, example=replace(d.example, images=p)) for d, p in zip(demos, moved, strict=True)]
     return replace_demos(context, new, f"images: permuted, {share:.0%} moved")
 

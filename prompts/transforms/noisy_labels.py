@@ -12,7 +12,7 @@ from icl.constraints import Fraction
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.example_changes import replace_demos, sort_by_rank
+from prompts.example_changes import random_answer, random_places, replace_demos, sort_by_rank
 from prompts.label_renaming import rivals, rivals_of, with_answer
 
 
@@ -29,7 +29,7 @@ class NoisyLabels:
     def transform(self, context: Context) -> Context:
         demos = sort_by_rank(context)
         target = int(self.share * len(demos) + 0.5)
-        chosen = {int(i) for i in context.key.numpy("transform/noisy_labels").permutation(len(demos))[:target]}
+        chosen = set(random_places(context, "transform/noisy_labels")[:target])
         new = [_with_wrong_answer(context, demo) if i in chosen else demo for i, demo in enumerate(demos)]
         wrong = sum(a is not b for a, b in zip(new, demos, strict=True))
         done = replace_demos(context, new, f"noisy_labels: {wrong} of {len(demos)} wrong, saw labels")
@@ -44,5 +44,4 @@ def _with_wrong_answer(context: Context, demo: Demo) -> Demo:
     others = [answer for answer in among if normalize_text(answer) != normalize_text(demo.example.answer)]
     if not others:
         return demo
-    index = context.key.numpy(f"transform/noisy_labels/{demo.example.id}").integers(len(others))
-    return with_answer(demo, others[int(index)])
+    return with_answer(demo, random_answer(context, f"transform/noisy_labels/{demo.example.id}", others))

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from icl.errors import ConfigError
 from icl.registry import component
 from icl.types import Context, Where
-from prompts.example_changes import change_examples, derange, replace_demos, sort_by_rank
+from prompts.example_changes import change_examples, derange, random_places, replace_demos, sort_by_rank
 
 
 @component("transform", "questions")
@@ -32,6 +32,6 @@ class Questions:
             return change_examples(context, self.where, lambda item: replace(item, question=""), "questions: removed")
         demos = sort_by_rank(context)
         questions = [demo.example.question for demo in demos]
-        moved, share = derange(questions, context.key.numpy("transform/questions"), str)
+        moved, share = derange(questions, random_places(context, "transform/questions"), str)
         new = [replace(d, example=replace(d.example, question=q)) for d, q in zip(demos, moved, strict=True)]
         return replace_demos(context, new, f"questions: permuted, {share:.0%} moved")

@@ -1,25 +1,24 @@
 """Symbols for answers: only the demonstrations help, not the model's knowledge (SymDPO, Jia et al., CVPR 2025).
 
-Each context has one injective map, drawn for the query. Equal answers get equal symbols, by first appearance in the
-query's options and then in the ranking. Options and gold use the same map, so the right answer is a symbol. A symbol is
-an invented word, or one of `words`, that does not occur in the context. A model with a small vocabulary can only say
-its own words. Questions stay unchanged, also if they list the answers. The gold keeps its name if neither a
-demonstration nor an option has it. The paper trains on such prompts; this transform tests with them.
+Each context has one injective map, drawn for the query. Equal answers get equal symbols. The symbol of an answer
+depends on the query and on the answer, and on other answers only if two draw the same symbol. Options and gold use the
+same map, so the right answer is a symbol. A symbol is an invented word, or one of `words`, that does not occur in the
+context. A model with a small vocabulary can only say its own words. Questions stay unchanged, also if they list the
+answers. The gold keeps its name if neither a demonstration nor an option has it. The paper trains on such prompts; this
+transform tests with them.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from icl.errors import PlanError
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
+from icl.streams import StreamKey
 from icl.types import Context
 from prompts.example_changes import rename_answers
 from prompts.label_renaming import answers_of
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
@@ -39,15 +38,18 @@ class Symbols:
         if not answers:
             return context
         used = _context_words(context)
-        rng = context.key.numpy("transform/symbols")
         free = sorted({word for word in self.words if normalize_text(word) not in used})
         if self.words and len(free) < len(answers):
             raise PlanError(
                 f"symbols: query '{context.query.id}' needs {len(answers)} words for its answers, and {len(free)} "
                 f"of the {len(self.words)} given are not in its prompt already. Give more words."
             )
-        symbols = (free[int(i)] for i in rng.permutation(len(free))) if free else _invent_words(rng, used)
-        names = dict(zip(answers, symbols, strict=False))
+        names = {}
+        for answer in (answers[i] for i in context.key.order("transform/symbols", answers)):
+            factor = f"transform/symbols/{normalize_text(answer)}"
+            words = (free[i] for i in context.key.order(factor, free)) if free else _invent_words(context.key, factor)
+            names[answer] = next(word for word in words if word not in used)
+            used.add(names[answer])
         return rename_answers(context, names, f"symbols: {len(answers)} answers, saw labels")
 
 
@@ -58,11 +60,8 @@ def _context_words(context: Context) -> set[str]:
     return {normalize_text(word) for text in texts for word in text.split()} | {normalize_text(text) for text in texts}
 
 
-def _invent_words(rng: "np.random.Generator", used: set[str]) -> Iterator[str]:
-    """Distinct words of the form consonant-vowel-consonant-vowel-consonant that are not in `used`."""
-    taken = set(used)
+def _invent_words(key: StreamKey, factor: str) -> Iterator[str]:
+    """Random words of the form consonant-vowel-consonant-vowel-consonant. Words may repeat."""
+    rng = key.numpy(factor)
     while True:
-        word = "".join(letters[int(rng.integers(len(letters)))] for letters in (CONSONANTS, VOWELS) * 2 + (CONSONANTS,))
-        if word not in taken:
-            taken.add(word)
-            yield word
+        yield "".join(letters[int(rng.integers(len(letters)))] for letters in (CONSONANTS, VOWELS) * 2 + (CONSONANTS,))

@@ -1,8 +1,9 @@
 """Base of `mdl` and `local_entropy`: the model scores sets of near demonstrations, and the best set is returned.
 
-One set is the k nearest members. The other sets are random subsets of the `candidates` nearest, from the query's own
-stream. For each set, with the nearest demonstration next to the query, the model gives probabilities of the options.
-The best set is returned in the order of similarity. A set depends on k, so the sets are not nested.
+One set is the k nearest members. The other sets are random subsets of the `candidates` nearest: in set j, the k members
+with the smallest numbers from (seed, query id, j, member id). For each set, with the nearest demonstration next to the
+query, the model gives probabilities of the options. The best set is returned in the order of similarity. A set depends
+on k, so the sets are not nested.
 """
 
 from collections.abc import Sequence
@@ -57,15 +58,15 @@ class FittedSubsetRetriever(FittedSimilarity):
     def select_demos(self, neighbors: Neighbors, k: int) -> tuple[RetrievedExample, ...]:
         if len(neighbors) < k:
             raise self.retriever.too_few(self.pool, neighbors.query, k, neighbors.policy)
-        sets = self.sets(neighbors.query, len(neighbors), k)
+        sets = self.sets(neighbors.query, [neighbors.example(i).id for i in range(len(neighbors))], k)
         return tuple(neighbors.retrieved(sets[first_best(self.merits(neighbors, sets))]))
 
-    def sets(self, query: Query, count: int, k: int) -> list[tuple[int, ...]]:
-        """Distinct sets of k positions among the nearest `count`; the first set is the k nearest."""
+    def sets(self, query: Query, ids: Sequence[str], k: int) -> list[tuple[int, ...]]:
+        """Distinct sets of k positions among the ids of the nearest members; the first set is the k nearest."""
         retriever = self.retriever
         assert isinstance(retriever, SubsetRetriever)
-        rng = StreamKey(self.seed, query.id).numpy("subsets")
-        random_sets = [tuple(sorted(rng.permutation(count)[:k].tolist())) for _ in range(retriever.subsets - 1)]
+        key = StreamKey(self.seed, query.id)
+        random_sets = [tuple(sorted(key.order(f"subsets/{j}", ids)[:k])) for j in range(1, retriever.subsets)]
         return list(dict.fromkeys([tuple(range(k)), *random_sets]))
 
     def merits(self, neighbors: Neighbors, sets: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:

@@ -483,3 +483,20 @@ def test_a_folder_that_the_config_names_may_be_anywhere_and_rows_stay_in_it(tmp_
     assert image_of("a") == COLORS["red"]
     with pytest.raises(DataError, match="points outside the folder"):
         image_of("x/../../secret")
+
+
+def test_choices_and_divisions_follow_the_id_column_and_not_the_rows(tmp_path):
+    def loaded(file, names):
+        lines = [json.dumps({"key": name, "ask": f"{name}?", "said": "yes"}) for name in names]
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+        columns = {"question": "ask", "answer": "said", "id": "key"}
+        whole = build("task", {"name": "hub", "path": str(tmp_path / file), "columns": columns})
+        less = build("task", {"name": "hub", "path": str(tmp_path / file), "columns": columns, "queries": 8})
+        return {e.id for e in whole.pool("").examples}, [e.id for e in less.queries]
+
+    names = [f"key-{i:02d}" for i in range(40)]
+    pool, queries = loaded("a.jsonl", names)
+    assert (pool, queries) == loaded("b.jsonl", names[::-1])
+    new_pool, new_queries = loaded("c.jsonl", ["new", *names])
+    assert len(new_pool ^ pool) <= 2  # the new row, and the row on the border of the division
+    assert len(set(new_queries) ^ set(queries)) <= 2
