@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from icl.errors import DataError, PlanError, did_you_mean
+from icl.parameter_files import pin_file
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
@@ -33,12 +34,17 @@ class External:
     ranked: ClassVar[bool] = False
 
     path: str  # .json or .jsonl: query id -> ids of demonstrations, best first
+    code: str = ""  # digest of the file's content; set automatically
+
+    def __post_init__(self) -> None:
+        pin_file(self, self.path, self.path)
 
     def preflight(self) -> None:
         """Raises DataError if the file is missing or contains no lists."""
         read_demo_lists(Path(self.path).expanduser())
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedExternal":
+        pin_file(self, self.path, self.path)
         return FittedExternal(self.path, pool, read_demo_lists(Path(self.path).expanduser()))
 
 

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from icl.constraints import Count, NonNegative, Positive
 from icl.errors import ConfigError, PlanError
+from icl.parameter_files import pin_file
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
@@ -34,7 +35,7 @@ from retrievers.machinery.vector_index import build_index
 from retrievers.machinery.vector_math import Vectors
 from retrievers.topk_nearest import TopKNearest
 
-_HEADS: "WeakKeyDictionary[Pool, dict[tuple[InvariantSelect, int], ContrastiveHead]]" = WeakKeyDictionary()
+_HEADS: "WeakKeyDictionary[Pool, dict[InvariantSelect, ContrastiveHead]]" = WeakKeyDictionary()
 """The heads of all pools in use. Cells that differ in the seed or the number of shots share a head."""
 
 MARK = "invariant_select: one source domain, so positives are of the same domain"
@@ -55,11 +56,14 @@ class InvariantSelect(TopKNearest):
     pull: NonNegative = 0.0  # weight of the squared distance from the identity
     positives: Positives = "other_domains"  # of an anchor: members of its class in other domains, or all of its class
     sum_over: Sum = "positives_and_others"  # the loss's denominator; all_rows: the supervised contrastive loss
+    code: str = ""  # digest of the content of `head`; set automatically
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head is not None and self.trained_on is not None:
             raise ConfigError("head is a file and trained_on is set too. Remove one of them.")
+        if self.head is not None:
+            pin_file(self, self.head, f"the head {self.head}")
 
     def preflight(self) -> None:
         """Raises DataError or PlanError if the file of the head is missing or belongs to another embedder."""
@@ -71,7 +75,7 @@ class InvariantSelect(TopKNearest):
         without_head = fit_similarity(self, pool, resources)
         training_pool = self._training_pool(pool)
         heads = _HEADS.setdefault(training_pool, {})
-        key = (replace(self, trained_on=None), self._file_version())
+        key = replace(self, trained_on=None)
         if key not in heads:
             heads[key] = (
                 self.train(training_pool, without_head.source) if self.head is None else self.load_head(self.head)
@@ -99,14 +103,10 @@ class InvariantSelect(TopKNearest):
 
     def load_head(self, path: str) -> ContrastiveHead:
         """Read the head of a file. Raises PlanError if it was trained on vectors of another embedder."""
+        pin_file(self, path, f"the head {path}")
         head = ContrastiveHead.load(Path(path).expanduser())
         check_embedder(f"the head {path}", head.embedder, self.embedder.digest)
         return head
-
-    def _file_version(self) -> int:
-        """The time of the last change of the head's file; 0 without a file."""
-        file = Path(self.head).expanduser() if self.head else None
-        return file.stat().st_mtime_ns if file and file.exists() else 0
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icl import parameter_files as files
 from icl import spans
 from icl.errors import ConfigError
 from icl.images import Image
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query
-from prompts import parameter_files as files
 from prompts import pieces
 from prompts.markup import Mark, prompt_of, role_mark
 from prompts.pieces import Level

@@ -12,7 +12,6 @@ deviations too.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +19,7 @@ from annotated_types import Ge, Gt, Le
 
 from icl.constraints import Count, NonNegative
 from icl.errors import ConfigError, DataError
+from icl.parameter_files import pin_file
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
@@ -58,6 +58,7 @@ class Probabilistic:
     b: Shift | None = None  # shift of the match probability; none: learned
     released: bool = True  # use the sigmoid of the released code, logistic(2x)
     prior: NonNegative = 1e-5  # weight of the KL term
+    code: str = ""  # digest of the content of `heads`; set automatically
 
     def __post_init__(self) -> None:
         required = {"image"} if self.pairs == "label" else {"image", "text"}
@@ -66,6 +67,8 @@ class Probabilistic:
                 f"pairs is '{self.pairs}', and {self.of!r} reads no {' and no '.join(sorted(missing))}s. "
                 f"Use an encoder of both (encoder){'' if missing == {'image'} else ', or pairs: label'}."
             )
+        if self.heads is not None:
+            pin_file(self, self.heads, f"the variance heads {self.heads}")
 
     @property
     def reads(self) -> frozenset[str]:
@@ -83,9 +86,8 @@ class Probabilistic:
             self.released,
             self.prior,
         ]
-        file = Path(self.heads).expanduser() if self.heads else None
-        if file is not None:
-            settings = [sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file)]
+        if self.heads is not None:
+            settings = [self.code or self.heads]
         return f"probabilistic-1({self.of.digest},{','.join(map(str, settings))})"
 
     def preflight(self) -> None:
@@ -104,6 +106,7 @@ class Probabilistic:
 
     def load_heads(self, path: str) -> VarianceHeads:
         """Read the heads of a file. Raises PlanError if they were trained on vectors of another embedder."""
+        pin_file(self, path, f"the variance heads {path}")
         heads = VarianceHeads.load(Path(path).expanduser())
         check_embedder(f"the variance head {path}", heads.embedder, self.of.digest)
         return heads

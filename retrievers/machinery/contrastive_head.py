@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from icl.errors import DataError, PlanError
-from retrievers.machinery.trained_heads import check_width
+from retrievers.machinery.trained_heads import check_width, load_head, save_head
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 if TYPE_CHECKING:
@@ -63,22 +63,16 @@ class ContrastiveHead:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the embedder's digest and the domains in its metadata."""
-        from safetensors.numpy import save_file
-
-        metadata = {"embedder": self.embedder, "domains": json.dumps(self.domains), "format": "mm-icl head 1"}
-        save_file({"weights": np.ascontiguousarray(self.weights)}, path, metadata=metadata)
+        metadata = {"embedder": self.embedder, "domains": json.dumps(self.domains), "format": "mm-icl head 2"}
+        save_head(path, {"weights": self.weights}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "ContrastiveHead":
-        """Read a file that `save` wrote. Raises DataError if it is not a head."""
-        from safetensors import SafetensorError, safe_open
-
+        """Read a file that `save` wrote. Raises DataError if it is not a head, or is damaged."""
+        tensors, metadata = load_head(path, "a saved head")
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                weights = np.asarray(file.get_tensor("weights"), dtype=np.float32)
-            return cls(weights, metadata["embedder"], tuple(json.loads(metadata["domains"])))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            return cls(tensors["weights"], metadata["embedder"], tuple(json.loads(metadata["domains"])))
+        except (KeyError, ValueError) as error:
             raise DataError(f"{path} is not a saved head ({type(error).__name__}: {error}).") from error
 
 

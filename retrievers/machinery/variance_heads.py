@@ -23,13 +23,13 @@ import numpy as np
 
 from icl.errors import DataError, PlanError
 from retrievers.machinery.match_probability import SAMPLES, GaussianEmbeddings
-from retrievers.machinery.trained_heads import check_width
+from retrievers.machinery.trained_heads import check_width, load_head, save_head
 from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "mm-icl spreads 1"
+FORMAT = "mm-icl spreads 2"
 A, B = 10.0, 10.0
 """The start values of a and b."""
 
@@ -91,39 +91,34 @@ class VarianceHeads:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a, b and the embedder's digest in its metadata."""
-        from safetensors.numpy import save_file
-
         metadata = {"embedder": self.embedder, "format": FORMAT}
         metadata["said"] = json.dumps({"a": self.a, "b": self.b, "released": self.released})
         parts = {"images": self.images, "texts": self.texts}
         tensors = {
-            f"{name}.{what}": np.ascontiguousarray(getattr(part, what))
+            f"{name}.{what}": getattr(part, what)
             for name, part in parts.items()
             if part is not None
             for what in ("weights", "bias")
         }
-        save_file(tensors, path, metadata=metadata)
+        save_head(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "VarianceHeads":
-        """Read a file that `save` wrote. Raises DataError if it has no variance heads."""
-        from safetensors import SafetensorError, safe_open
-
+        """Read a file that `save` wrote. Raises DataError if it has no variance heads, or is damaged."""
+        tensors, metadata = load_head(path, "a file of variance heads")
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata, names = file.metadata() or {}, set(file.keys())
-                parts = [
-                    VarianceHead(file.get_tensor(f"{name}.weights"), file.get_tensor(f"{name}.bias"))
-                    for name in ("images", "texts")
-                    if name == "images" or f"{name}.bias" in names
-                ]
+            parts = [
+                VarianceHead(tensors[f"{name}.weights"], tensors[f"{name}.bias"])
+                for name in ("images", "texts")
+                if name == "images" or f"{name}.bias" in tensors
+            ]
             if metadata["format"] != FORMAT:
                 raise ValueError(f"its format is {metadata['format']!r}")
             parameters = json.loads(metadata["said"])
             texts = parts[1] if len(parts) > 1 else None
             return cls(parts[0], texts, parameters["a"], parameters["b"], parameters["released"], metadata["embedder"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{path} holds no variance heads ({type(error).__name__}: {error}).") from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path} has no variance heads ({type(error).__name__}: {error}).") from error
 
 
 def fit_variance_heads(

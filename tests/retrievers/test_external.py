@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from icl.errors import DataError, PlanError
+from icl.component_json import describe
+from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import EXCLUDE_LEAKS, Resources
@@ -77,3 +78,14 @@ def test_a_list_that_is_too_short_says_how_long(pool: Pool, example: Make, color
         _retrieve(path, pool, example("q", color("blue")), 3)
     with pytest.raises(DataError, match="cannot be read"):
         _retrieve(str(tmp_path / "none.json"), pool, example("q", color("blue")), 1)
+
+
+def test_edited_lists_are_another_component_and_a_change_in_a_run_is_an_error(
+    pool: Pool, example: Make, color: Make, tmp_path: Path
+) -> None:
+    node = {"name": "external", "path": _file(tmp_path, {"q": ["demo-3"]})}
+    before = build("retriever", node)
+    _file(tmp_path, {"q": ["demo-1"]})
+    assert describe(build("retriever", node)) != describe(before)
+    with pytest.raises(ConfigError, match=r"lists\.json has changed: its digest is"):
+        before.fit(pool, Resources())

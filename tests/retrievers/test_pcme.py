@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from icl.component_json import describe
 from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
@@ -213,7 +214,7 @@ def test_saved_heads_equal_the_originals_and_belong_to_one_embedder(
         other.preflight()
     (tmp_path / "nothing").write_bytes(b"nothing")
     for name in ("nothing", "none"):
-        with pytest.raises(DataError, match="holds no variance heads"):
+        with pytest.raises(DataError, match="is not a file of variance heads"):
             build(
                 "embedder", {"name": "probabilistic", "of": number_embedder, "heads": str(tmp_path / name)}
             ).preflight()
@@ -294,3 +295,17 @@ def test_the_default_uses_the_shipped_encoder(cache: Any) -> None:
     if not (SHIPPED["tiny"] / "config.json").is_file():
         pytest.skip("the shipped encoder is not in the tree")
     check_retriever(build("retriever", "pcme"), resources=Resources(cache=str(cache)))
+
+
+def test_damaged_heads_are_an_error_and_edited_heads_another_component(number_embedder: Any, tmp_path: Path) -> None:
+    path = _heads(tmp_path / "heads", number_embedder, np.eye(3), -4.0)
+    node = {"name": "probabilistic", "of": number_embedder, "pairs": "label", "heads": path}
+    before = build("embedder", node)
+    _heads(tmp_path / "heads", number_embedder, 2 * np.eye(3), -4.0)
+    after = build("embedder", node)
+    assert describe(after) != describe(before)
+    assert after.digest != before.digest
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:-48] + bytes(48))
+    with pytest.raises(DataError, match="does not match its checksum"):
+        build("embedder", node).preflight()

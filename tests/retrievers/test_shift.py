@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from icl.component_json import describe
 from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
@@ -224,3 +225,30 @@ def test_training_twice_gives_the_same_head() -> None:
     one, two = (train_head(rows, labels, domains, training=HeadTraining(steps=15, batch=16)) for _ in range(2))
     assert np.array_equal(one.weights, two.weights)
     assert not np.allclose(one.weights, np.eye(8))
+
+
+def test_a_damaged_head_is_an_error_and_not_another_head(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    ContrastiveHead(np.full((3, 3), 0.5, np.float32), "an embedder", ("x", "y")).save(path)
+    content = path.read_bytes()
+    assert content.endswith(np.full(9, 0.5, np.float32).tobytes())
+    for damaged in (content[:-36] + bytes(36), content[:-1] + b"\1", content.replace(b"an embedder", b"no embedder")):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="does not match its checksum"):
+            ContrastiveHead.load(path)
+    for damaged in (content[:-4], b"", bytes(len(content))):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="is not a saved head"):
+            ContrastiveHead.load(path)
+
+
+def test_an_edited_head_is_another_component_and_a_change_in_a_run_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    embedder = build("embedder", "pixels")
+    ContrastiveHead(np.eye(3, dtype=np.float32), embedder.digest).save(path)
+    node = {"name": "invariant_select", "embedder": embedder, "head": str(path)}
+    before = build("retriever", node)
+    ContrastiveHead(2 * np.eye(3, dtype=np.float32), embedder.digest).save(path)
+    assert describe(build("retriever", node)) != describe(before)
+    with pytest.raises(ConfigError, match="has changed: its digest is"):
+        before.preflight()

@@ -2,20 +2,25 @@
 
 vLLM reads weights from a folder only. Therefore the code of the backend `hf` merges the adapter (Hu et al., ICLR 2022:
 W + scale B A), and the checkpoint is written to `merged/` in the cache (ICL_CACHE), once for each base, adapter and
-precision. It takes as much disk space as the base, and as much main memory while it is written. Nothing deletes it.
-Of several processes one writes and the others wait. A folder is complete or missing; a damaged folder is written again.
+precision. It takes as much disk space as the base, and as much main memory while it is written. Nothing deletes it. Of
+several processes one writes and the others wait. A folder is complete or missing. Each start compares the checksum of
+every file; a damaged folder is written again, with a warning.
 """
 
+import hashlib
 import json
+import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.cache_folder import cache_folder
-from icl.errors import ModelError
+from icl.errors import ICLWarning, ModelError
 from icl.json_text import canonical_digest
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
 
@@ -25,11 +30,11 @@ if TYPE_CHECKING:
 OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
 """Patterns of a checkpoint's files other than weights."""
 
-FORMAT = 2
+FORMAT = 3
 """Number of the folder's format. Folders of another format are ignored."""
 
 MANIFEST = "merged.files.json"
-"""File with the names and sizes of all other files of the folder."""
+"""File with the names and checksums of all other files of the folder."""
 
 
 def check(model: "VLLM") -> None:
@@ -73,23 +78,43 @@ def _build(model: "VLLM", folder: Path) -> None:
     try:
         _write(model, work)
         _check_unchanged(model)
-        (work / MANIFEST).write_text(json.dumps(_sizes(work)), encoding="utf-8")
+        (work / MANIFEST).write_text(json.dumps(_checksums(work)), encoding="utf-8")
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether the folder has all its files. Programs that clear a cache may delete single files."""
-    try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Whether the folder has all its files, unchanged. Programs that clear a cache may delete single files."""
+    if not folder.exists():
         return False
-    return bool(sizes == _sizes(folder))
+    try:
+        expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        expected = {}
+    checksums = _checksums(folder)
+    if checksums == expected:
+        return True
+    damaged = sorted(name for name in {*checksums, *expected} if checksums.get(name) != expected.get(name))
+    warnings.warn(
+        f"the merged checkpoint {folder} is damaged ({', '.join(damaged[:3])}{' …' if damaged[3:] else ''}). It is "
+        "written again.",
+        ICLWarning,
+        stacklevel=2,
+    )
+    return False
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.iterdir() if path.name != MANIFEST}
+def _checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of each file, computed in threads: about a second for every two gigabytes and core."""
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return dict(zip([file.name for file in files], threads.map(_checksum, files), strict=True))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_unchanged(model: "VLLM") -> None:

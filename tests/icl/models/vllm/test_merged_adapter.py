@@ -18,7 +18,7 @@ from adapters import saved
 from reference import Reference
 from safetensors import safe_open
 
-from icl.errors import ConfigError, ModelError
+from icl.errors import ConfigError, ICLWarning, ModelError
 from icl.models.vllm.merged_adapter import merged
 from icl.models.vllm.model import VLLM
 from icl.registry import build
@@ -100,11 +100,26 @@ def test_files_of_a_killed_process_are_removed(folder: Path, adapter: Path, cach
 def test_an_incomplete_folder_is_written_again(pattern: str, folder: Path, adapter: Path, cache: Path) -> None:
     own = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
     next(own.glob(pattern)).unlink()
-    assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
+    with pytest.warns(ICLWarning, match=r"is damaged \(.*\)\. It is written again"):
+        assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
     assert names(own) == names(folder)
-    (own / "model.safetensors").write_bytes(b"cut")
-    assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
-    assert names(own) == names(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeroed", "one bit"])
+def test_damaged_weights_are_written_again_with_a_warning(
+    damage: str, folder: Path, adapter: Path, cache: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    own = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
+    weights = own / "model.safetensors"
+    content = weights.read_bytes()
+    one_bit = content[:-1] + bytes([content[-1] ^ 1])
+    weights.write_bytes({"cut": content[:99], "zeroed": bytes(len(content)), "one bit": one_bit}[damage])
+    with pytest.warns(ICLWarning, match=r"is damaged \(model\.safetensors\)\. It is written again"):
+        assert merged(VLLM(str(folder), adapter=str(adapter), merge=True)) == own
+    assert weights.read_bytes() == content
+    recwarn.clear()
+    merged(VLLM(str(folder), adapter=str(adapter), merge=True))
+    assert not [warning for warning in recwarn if issubclass(warning.category, ICLWarning)]
 
 
 def test_a_source_that_changed_meanwhile_is_an_error(folder: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:

@@ -35,9 +35,19 @@ def read(path: Path, what: str) -> str:
         raise ConfigError(f"{what} {path} cannot be read as text: {error}.") from error
 
 
-def pin(component: Any, text: str, what: str) -> None:
-    """Store the digest of `text` in the component's field `code`. Raises ConfigError if it holds another one."""
-    code = hashlib.sha256(text.encode()).hexdigest()[:12]
+def pin(component: Any, content: str | bytes, what: str) -> None:
+    """Store the digest of the content in the component's field `code`. Raises ConfigError if it holds another one."""
+    code = hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
     if component.code not in ("", code):
         raise ConfigError(f"{what} has changed: its digest is {code}, not {component.code}. Remove 'code'.")
     object.__setattr__(component, "code", code)
+
+
+def pin_file(component: Any, path: str, what: str) -> None:
+    """`pin` with the content of a file. Nothing happens if there is no file: the component's preflight raises then.
+
+    Call it when the component is created and again when the file is read, so that a change in between is an error.
+    """
+    file = Path(path).expanduser()
+    if file.is_file():
+        pin(component, file.read_bytes(), what)
