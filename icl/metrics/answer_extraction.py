@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import Literal
 
 from icl.errors import ConfigError, did_you_mean
+from icl.reasoning_blocks import split_reasoning
 
 AnswerForm = Literal["bare", "emphasized", "boxed", "tagged", "json", "labeled", "concluded", "sentence", "none"]
 """How an output writes its answer. `none`: it has no answer, such as a reasoning block that never closes."""
@@ -52,11 +53,6 @@ class ExtractedAnswer:
     reasoned: bool = False
 
 
-_END_TOKEN = re.compile(
-    r"<\|(?:im_end|endoftext|eot_id|eom_id|end|end_of_text|end_of_sentence|end▁of▁sentence|eos|return|END_OF_TURN_TOKEN)\|>"
-    r"|</s>|<eos>|<end_of_turn>|<end_of_utterance>|<pad>",
-    re.IGNORECASE,
-)
 _ROLE = re.compile(
     r"^\s*(?:<s>|\[/INST\]|<\|(?:im_start|start|start_header_id)\|>\s*\w+\s*(?:<\|end_header_id\|>|\n)?|<start_of_turn>\s*\w+\n"
     r"|(?:assistant|model|ai|bot)\s*:)\s*",
@@ -68,21 +64,6 @@ _MARKUP_TAG = re.compile(
 )
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "「": '"', "」": '"', "‘": "'", "’": "'"})
-
-_THINK_TAGS = r"think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis|seed:think|cot"
-_THINK_OPEN = (
-    rf"<(?:{_THINK_TAGS})>|\[THINK\]|◁think▷|<\|(?:begin_of_thought|START_THINKING)\|>|<\|?unused94\|?>thought"
-    r"|<\|channel>thought"
-)
-_THINK_CLOSE = (
-    rf"</(?:{_THINK_TAGS})>|\[/THINK\]|◁/think▷|<\|(?:end_of_thought|END_THINKING)\|>|<\|?unused95\|?>|<channel\|>"
-)
-_CLOSES = re.compile(_THINK_CLOSE, re.IGNORECASE)
-_OPENS = re.compile(_THINK_OPEN, re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)\s*(?:<\|message\|>)?")
-_BARE_CHANNELS = re.compile(
-    r"^analysis(?=[A-Z]).*assistantfinal", re.DOTALL
-)  # the markers of channels without their tokens
 
 _NEXT_QUESTION = re.compile(
     r"\n\s*(?:(?:question|q|user|human|instruction|problem|image|input|context|example)\s*\d*\s*[:.]"
@@ -196,25 +177,10 @@ def _without_reasoning(text: str) -> tuple[str, bool]:
 
     A block that never closes leaves the answer that it marks as such on a line of its own, or in a box.
     """
-    channels = list(_CHANNEL.finditer(text))
-    if channels:
-        final = [match for match in channels if match[1] == "final"]
-        return _until_end_token(text[final[-1].end() :]) if final else "", True
-    if bare := _BARE_CHANNELS.match(text):
-        return _until_end_token(text[bare.end() :]), True
-    closes = list(_CLOSES.finditer(text))
-    rest = text[closes[-1].end() :] if closes else text
-    opened = _OPENS.search(rest)
-    if opened:
-        before, inside = rest[: opened.start()], rest[opened.end() :]
-        marked = list(_LABEL_LINE.finditer(inside))
-        explicit = _boxed(inside) or (marked[-1]["value"] if marked else None)
-        rest = f"\\boxed{{{explicit}}}" if explicit and not before.strip() else before
-    return _until_end_token(rest), bool(closes or opened)
-
-
-def _until_end_token(text: str) -> str:
-    return next((part.strip() for part in _END_TOKEN.split(text) if part.strip()), "")
+    parts = split_reasoning(text)
+    marked = list(_LABEL_LINE.finditer(parts.unclosed))
+    explicit = _boxed(parts.unclosed) or (marked[-1]["value"] if marked else None)
+    return f"\\boxed{{{explicit}}}" if explicit else parts.answer, parts.has_reasoning
 
 
 def _auto(text: str) -> _Answer:

@@ -1,0 +1,98 @@
+"""The reasoning blocks that models write before their answer, and the table of the markers around them.
+
+The table serves the thinking budget (`decoding.engine.thinking_budget`) and the extraction of answers
+(`icl.metrics.answer_extraction`).
+"""
+
+import re
+from dataclasses import dataclass
+
+_TAGS = (
+    "think thinking thought thoughts reasoning reason reflection scratchpad analysis seed:think cot".split()  # noqa: SIM905
+)
+_END_TOKEN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|eom_id|end|end_of_text|end_of_sentence|end▁of▁sentence|eos|return|END_OF_TURN_TOKEN)\|>"
+    r"|</s>|<eos>|<end_of_turn>|<end_of_utterance>|<pad>",
+    re.IGNORECASE,
+)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)\s*(?:<\|message\|>)?")
+_BARE_CHANNELS = re.compile(
+    r"^analysis(?=[A-Z]).*assistantfinal", re.DOTALL
+)  # the markers of channels without their tokens
+
+
+@dataclass(frozen=True)
+class ReasoningMarkers:
+    """The texts around the reasoning block of a family of models.
+
+    Attributes:
+        opening: Begins the block.
+        closing: Ends it.
+        leads_on: Follows a closing marker that a thinking budget forces.
+    """
+
+    opening: str
+    closing: str
+    leads_on: str = "\n\n"
+
+    @property
+    def forced(self) -> str:
+        """What a thinking budget writes to end the block."""
+        return f"\n{self.closing}{self.leads_on}"
+
+
+CHANNEL_MARKERS = ReasoningMarkers(
+    "<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>"
+)
+"""The channels of gpt-oss. The closing marker also ends other messages, so extraction reads the name of the channel."""
+
+TAG_MARKERS: tuple[ReasoningMarkers, ...] = (
+    *(ReasoningMarkers(f"<{tag}>", f"</{tag}>") for tag in _TAGS),
+    ReasoningMarkers("[THINK]", "[/THINK]"),  # Magistral
+    ReasoningMarkers("◁think▷", "◁/think▷"),  # Kimi-VL
+    ReasoningMarkers("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1
+    ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    ReasoningMarkers("<unused94>thought", "<unused95>"),  # MedGemma
+    ReasoningMarkers("<|unused94|>thought", "<|unused95|>"),
+    ReasoningMarkers("<|channel>thought", "<channel|>"),  # Gemma
+)
+REASONING_MARKERS = (*TAG_MARKERS, CHANNEL_MARKERS)
+
+_OPENS = re.compile("|".join(re.escape(markers.opening) for markers in TAG_MARKERS), re.IGNORECASE)
+_CLOSES = re.compile("|".join(re.escape(markers.closing) for markers in TAG_MARKERS), re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class SplitOutput:
+    """An output in its parts.
+
+    Attributes:
+        answer: The text after all reasoning blocks, up to the first end token.
+        has_reasoning: There is a block.
+        unclosed: The text of a block that never closes, without an answer before it. Empty otherwise.
+    """
+
+    answer: str
+    has_reasoning: bool = False
+    unclosed: str = ""
+
+
+def split_reasoning(output: str) -> SplitOutput:
+    """The reasoning blocks and the answer of an output. A block that never closes leaves the text before it."""
+    channels = list(_CHANNEL.finditer(output))
+    if channels:
+        final = [match for match in channels if match[1] == "final"]
+        return SplitOutput(_until_end_token(output[final[-1].end() :]) if final else "", True)
+    if bare := _BARE_CHANNELS.match(output):
+        return SplitOutput(_until_end_token(output[bare.end() :]), True)
+    closes = list(_CLOSES.finditer(output))
+    rest = output[closes[-1].end() :] if closes else output
+    opened = _OPENS.search(rest)
+    if not opened:
+        return SplitOutput(_until_end_token(rest), bool(closes))
+    before = rest[: opened.start()]
+    return SplitOutput(_until_end_token(before), True, "" if before.strip() else rest[opened.end() :])
+
+
+def _until_end_token(text: str) -> str:
+    return next((part.strip() for part in _END_TOKEN.split(text) if part.strip()), "")
