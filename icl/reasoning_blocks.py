@@ -58,6 +58,9 @@ TAG_MARKERS: tuple[ReasoningMarkers, ...] = (
 )
 REASONING_MARKERS = (*TAG_MARKERS, CHANNEL_MARKERS)
 
+FORCED_TOKENS = 32
+"""An upper bound for the tokens of `ReasoningMarkers.forced`."""
+
 _OPENS = re.compile("|".join(re.escape(markers.opening) for markers in TAG_MARKERS), re.IGNORECASE)
 _CLOSES = re.compile("|".join(re.escape(markers.closing) for markers in TAG_MARKERS), re.IGNORECASE)
 
@@ -75,6 +78,11 @@ class SplitOutput:
     answer: str
     has_reasoning: bool = False
     unclosed: str = ""
+
+
+def max_output_tokens(max_new_tokens: int, max_thinking_tokens: int | None) -> int:
+    """The largest number of tokens of reasoning, forced marker and answer together."""
+    return max_new_tokens + (0 if max_thinking_tokens is None else max_thinking_tokens + FORCED_TOKENS)
 
 
 def split_reasoning(output: str) -> SplitOutput:

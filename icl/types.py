@@ -228,6 +228,11 @@ class Usage:
     prompt_tokens: int = 0
     new_tokens: int = 0
     forwards: int = 0
+    thinking_tokens: int = 0
+
+
+ThinkingEnd = Literal["", "closed", "cut", "open"]
+"""How a reasoning block under a thinking budget ended: by the model, by the budget, or not at all. '' without one."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,7 @@ class Generation:
         trace: Name -> one value per step, recorded by the strategy.
         option_scores: Option -> log-probability, if options were scored.
         steps: The likeliest tokens of each branch at every step, if requested (`decoding.engine.trace.compact`).
+        thinking: How the reasoning block ended, if there is a thinking budget.
     """
 
     text: str
@@ -249,6 +255,7 @@ class Generation:
     trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)
     steps: Mapping[str, Json] = field(default_factory=dict)
+    thinking: ThinkingEnd = ""
 
 
 @dataclass(frozen=True)
@@ -262,6 +269,8 @@ class Sample:
         ranks: Retrieval rank of each demonstration; 0 is the best.
         dropped: Number of demonstrations that did not fit the context.
         image_of: Owner of each image: the index of its demonstration, or -1 for the query.
+        finish: 'length' if the answer was cut at its limit of tokens, else 'stop'.
+        thinking: How the reasoning block ended, if there is a thinking budget (`ThinkingEnd`).
         gold_before_after: The canonical answer before and after a renaming of answers.
         scores: Metric -> value in [0, 1].
         baselines: Baseline -> metric -> value: answers from the same demonstrations without a model.
@@ -287,6 +296,7 @@ class Sample:
     gold_before_after: tuple[str, ...] = ()
     output: str = ""
     finish: str = ""
+    thinking: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from decoding.arms.inspection import constant_strength, probe_branches
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
+from icl.models.base import Model
 from icl.registry import build, entries, resolve
 from icl.types import Prompt
 
@@ -21,6 +22,9 @@ SUFFICIENT_ABILITIES = {
     "attention": frozenset({"attention"}),
 }
 """Need -> abilities, any of which satisfies it."""
+
+BEAMS_AND_BUDGET = "beams end at one length, and a thinking budget gives each its own. Remove max_thinking_tokens."
+"""Why beam search has no thinking budget."""
 
 NEED_NAMES = {
     "generate": "generated answers",
@@ -71,6 +75,14 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
         f"cannot give ({has}). {instead}{run}"
     )
+
+
+def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:
+    """Why the reasoning of an arm cannot have a limit on a model, or None if it can."""
+    if not model.supports_thinking_budget:
+        instead = "limit its reasoning by model.extra" if model.is_endpoint else "use the model 'hf'"
+        return f"this model cannot limit its reasoning: remove max_thinking_tokens, or {instead}."
+    return BEAMS_AND_BUDGET if isinstance(arm.sampler, Beam) else None
 
 
 def _alternative(strategy: Strategy, abilities: Set[str], score: str) -> str:

@@ -13,6 +13,7 @@ from decoding.engine.logits_processors import build_processors
 from decoding.engine.option_scoring import OptionScoring, option_spellings, score_options
 from decoding.engine.requests import ArmWork, Counters, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.stop_strings import build_stop_criterion
+from decoding.engine.thinking_budget import begin_thinking
 from decoding.engine.token_loop import DecodingGroup, Hypothesis, decode
 from decoding.formulas.sampling import Beam
 from icl.models.base import LogitModel, Session
@@ -113,6 +114,7 @@ def _hypothesis(model: LogitModel, prepared: PreparedRequest, rows: list[int]) -
         top_logprobs=request.top_logprobs,
         prompts=prepared.digests,
         prompt_ids=tuple(model.token_ids(prepared.branches[0])) if reads_prompt else (),
+        thinking=begin_thinking(model, prepared.branches[0], request.max_thinking_tokens),
     )
 
 
@@ -174,6 +176,7 @@ def _text_result(model: LogitModel, prepared: PreparedRequest, hypothesis: Hypot
         steps=hypothesis.steps,
         numbers=hypothesis.trace,
         step_traces=hypothesis.step_traces,
+        thinking=hypothesis.thinking,
     )
 
 

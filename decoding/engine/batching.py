@@ -44,5 +44,5 @@ def _size(prepared: Sequence[PreparedRequest]) -> tuple[int, int]:
     """Most rows of a context (when no arms share a row any more), and tokens of its longest row with the answer."""
     generated = [one for one in prepared if one.request.answer_mode == "generate"]
     rows = max(len(distinct_prompts(prepared)), sum(len(one.digests) * one.num_beams for one in generated))
-    new_tokens = max((one.request.max_new_tokens for one in generated), default=0)
+    new_tokens = max((one.request.max_output_tokens for one in generated), default=0)
     return rows, new_tokens + max(max(one.tokens) for one in prepared)

@@ -1,13 +1,17 @@
 """Conversion of decoded tokens and option scores into `Generation`, for all engines."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from decoding.engine.requests import PreparedRequest
 from decoding.engine.stop_strings import cut_generation
 from decoding.engine.token_loop import TRACE_FIELDS
 from decoding.engine.trace import StepTrace, round_significant, serialize_step_traces
 from icl.types import Generation, Usage
+
+if TYPE_CHECKING:
+    from decoding.engine.thinking_budget import Thinking
 
 TRACE_DIGITS = 6
 """Significant digits of trace values that are stored.
@@ -33,6 +37,7 @@ def text_generation(
     steps: int,
     numbers: Sequence[Sequence[float]] = (),
     step_traces: Sequence[StepTrace] = (),
+    thinking: "Thinking | None" = None,
 ) -> Generation:
     """A generated text.
 
@@ -44,12 +49,16 @@ def text_generation(
         steps: Number of chosen tokens, including the stop token.
         numbers: TRACE_FIELDS of each step.
         step_traces: Distributions of each step.
+        thinking: Its reasoning, under a thinking budget.
     """
-    usage = Usage(sum(prepared.tokens), steps, steps * len(prepared.branches) * prepared.num_beams)
+    forwards = steps * len(prepared.branches) * prepared.num_beams
+    usage = Usage(sum(prepared.tokens), steps, forwards, 0 if thinking is None else thinking.num_tokens)
     columns = [tuple(round_significant(value, TRACE_DIGITS) for value in one) for one in zip(*numbers, strict=True)]
     trace = dict(zip(TRACE_FIELDS, columns, strict=True)) if numbers else {}
     serialized = serialize_step_traces(step_traces, detokenizer.stop_tokens, detokenizer.text)
     generation = Generation(detokenizer.text(tokens), tuple(tokens), finish, usage, trace, steps=serialized)
+    if thinking is not None:
+        generation = replace(generation, text=thinking.text(detokenizer, tokens), thinking=thinking.end)
     return cut_generation(generation, prepared.request.stop_strings)
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from decoding.arms.requirements import BEAMS_AND_BUDGET
 from decoding.base import Generate, Note, Strategy
 from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
+from decoding.formulas.sampling import Beam
 from icl.errors import ICLError
 from icl.types import Prompt
 from icl.user_errors import convert_user_errors
@@ -51,6 +53,8 @@ class _Branches:
 def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> PreparedRequest | Failure:
     if request.arm.strategy.traits.requires_options and request.answer_mode == "generate":
         return Failure(f"{request.arm.label} scores options and cannot generate text. Use answer_mode: options.")
+    if request.max_thinking_tokens is not None and isinstance(request.arm.sampler, Beam):
+        return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")
     if isinstance(branches, Failure):
         return branches
     return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens)

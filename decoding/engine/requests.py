@@ -8,6 +8,7 @@ from typing import Literal
 from decoding.arms.arm import Arm, Normalize
 from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
+from icl.reasoning_blocks import max_output_tokens
 from icl.types import Prompt
 
 AnswerMode = Literal["generate", "options"]
@@ -32,6 +33,7 @@ class DecodingRequest:
         max_new_tokens: Length limit of a generated answer.
         top_logprobs: Number of tokens per branch and step that the step traces keep (`decoding.engine.trace`).
         stop_strings: Texts that end an answer (`decoding.engine.stop_strings`).
+        max_thinking_tokens: Length limit of a reasoning block (`decoding.engine.thinking_budget`), or None.
     """
 
     prompt: Prompt
@@ -41,6 +43,12 @@ class DecodingRequest:
     max_new_tokens: int = MAX_NEW_TOKENS
     top_logprobs: int = 0
     stop_strings: tuple[str, ...] = ()
+    max_thinking_tokens: int | None = None
+
+    @property
+    def max_output_tokens(self) -> int:
+        """Length limit of reasoning and answer together."""
+        return max_output_tokens(self.max_new_tokens, self.max_thinking_tokens)
 
     @property
     def normalize(self) -> Normalize:
@@ -170,7 +178,8 @@ class PreparedRequest:
         if request.answer_mode == "options":
             settings: list[object] = [request.options, request.normalize, arm.strategy_digest, stream]
         else:
-            settings = [request.max_new_tokens, arm.digest, stream, request.top_logprobs, request.stop_strings]
+            limits = request.max_new_tokens, request.max_thinking_tokens
+            settings = [*limits, arm.digest, stream, request.top_logprobs, request.stop_strings]
         return json.dumps([request.answer_mode, self.digests, settings], sort_keys=True, ensure_ascii=False)
 
 

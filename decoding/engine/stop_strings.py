@@ -1,7 +1,8 @@
 """Stop strings: texts that end an answer, found by `transformers.StopStringCriteria`.
 
 An answer ends with the token that completes a stop string. Its tokens include that token, as in `generate`; its text
-ends before the stop string. Only the answer is searched, not the prompt.
+ends before the stop string. Only the answer is searched, not the prompt, and not a reasoning block under
+a thinking budget.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from icl.reasoning_blocks import split_reasoning
 from icl.types import Generation
 
 if TYPE_CHECKING:
@@ -49,5 +51,9 @@ def cut_generation(generation: Generation, stop_strings: Sequence[str]) -> Gener
 
     An engine that does not know stop strings decodes more tokens than needed; their text is cut here.
     """
-    text = cut_at_stop_string(generation.text, stop_strings)
+    reasoning, answer = "", generation.text
+    if generation.thinking:
+        answer = split_reasoning(generation.text).answer
+        reasoning = generation.text.removesuffix(answer)
+    text = reasoning + cut_at_stop_string(answer, stop_strings)
     return generation if text == generation.text else replace(generation, text=text, finish="stop")

@@ -47,6 +47,7 @@ from decoding.engine.deferred_branches import (
 )
 from decoding.engine.logits_processors import apply_processors
 from decoding.engine.stop_strings import StopCriterion, ends_with_stop_string
+from decoding.engine.thinking_budget import Thinking
 from decoding.engine.trace import StepTrace, trace_branches
 from decoding.formulas.sampling import Sampler
 from icl.models.base import Session
@@ -61,8 +62,9 @@ TRACE_FIELDS = ("plausible_tokens", "entropy", "changed", "logprob", "gap")
 """Numbers that are recorded for each step of an answer.
 
 plausible_tokens: tokens that the mask keeps. entropy: of the combined distribution in nats, before temperature and cuts
-of the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen
-token. gap: difference of the two best log-probabilities in nats, at most MAX_GAP.
+of the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen token,
+0 for a forced one (`decoding.engine.thinking_budget`). gap: difference of the two best log-probabilities in nats, at
+most MAX_GAP.
 """
 
 MAX_GAP = 1000.0
@@ -91,6 +93,7 @@ class Hypothesis:
         is_prefilled: Whether its contrast branches were prefilled inside the loop.
         branch_tokens: Answer tokens that each contrast branch has read.
         branch_forwards: Forward passes in which it read them.
+        thinking: Its reasoning, if there is a thinking budget.
     """
 
     rows: list[int]
@@ -110,6 +113,15 @@ class Hypothesis:
     is_prefilled: bool = False
     branch_tokens: int = 0
     branch_forwards: int = 0
+    thinking: Thinking | None = None
+
+    def is_full(self) -> bool:
+        """Whether the answer has reached its length limit. Reads the last token into the thinking budget."""
+        if self.thinking is None:
+            return len(self.tokens) >= self.max_new_tokens
+        self.thinking.read(self.tokens)
+        is_long = self.thinking.markers is None and self.thinking.num_answer_tokens >= self.max_new_tokens
+        return is_long and not self.thinking.may_open(self.tokens)
 
     @property
     def lacks_branch_rows(self) -> bool:
@@ -231,7 +243,12 @@ def _advance_hypotheses(
         scores, processor_faults = apply_processors(group.processors, scores, step, hypotheses)
         faults = processor_faults | faults
     chosen = group.sampler.choose(scores, [h.key for h in hypotheses], step)
+    forced = {i: h.thinking.forced.pop(0) for i, h in enumerate(hypotheses) if h.thinking and h.thinking.forced}
+    for i, token in forced.items():
+        chosen[i] = token
     numbers = trace_step(scores, logits[0], chosen) if trace else []
+    for i in forced if trace else ():
+        numbers[i][TRACE_FIELDS.index("logprob")] = 0.0
     tokens: list[int] = chosen.tolist()
     top = max(h.top_logprobs for h in hypotheses)
     step_traces = (
@@ -246,23 +263,27 @@ def _advance_hypotheses(
                 hypothesis.undecided_steps += not hypothesis.lacks_branch_rows and numbers[i][0] > 1
             if hypothesis.top_logprobs:
                 hypothesis.step_traces.append(step_traces[i])
-        _append_token(hypothesis, token, stop_tokens)
+        _append_token(hypothesis, token, stop_tokens, is_forced=i in forced)
     if group.stop_criterion is not None:
-        stop_candidates = [h for h in hypotheses if h.finish in ("", "length") and h.tokens]
+        stop_candidates = [
+            h
+            for h in hypotheses
+            if h.finish in ("", "length") and h.tokens and (h.thinking is None or h.thinking.is_answering)
+        ]
         ends = ends_with_stop_string(group.stop_criterion, stop_candidates)
         for hypothesis, is_end in zip(stop_candidates, ends, strict=True):
             hypothesis.finish = "stop" if is_end else hypothesis.finish
 
 
-def _append_token(hypothesis: Hypothesis, token: int, stop_tokens: frozenset[int]) -> None:
+def _append_token(hypothesis: Hypothesis, token: int, stop_tokens: frozenset[int], *, is_forced: bool = False) -> None:
     hypothesis.steps += 1
     if hypothesis.finish:
         return
-    if token in stop_tokens:
+    if token in stop_tokens and not is_forced:
         hypothesis.finish = "stop"
         return
     hypothesis.tokens.append(token)
-    if len(hypothesis.tokens) >= hypothesis.max_new_tokens:
+    if hypothesis.is_full():
         hypothesis.finish = "length"
 
 

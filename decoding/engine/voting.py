@@ -1,8 +1,9 @@
 """Majority vote over several answers, for strategies with `traits.num_samples > 1`.
 
 Each sample has a random stream of its own; the first uses the stream of the query. Answers count as equal if they
-differ only in case, blanks or a final period. Of equally frequent answers, the one with the highest mean
-log-probability per step (at temperature 1) wins, or the first one if there is no trace.
+differ only in case, blanks, a final period, or their reasoning blocks under a thinking budget. Of equally frequent
+answers, the one with the highest mean log-probability per step (at temperature 1) wins, or the first one if there is no
+trace.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.metrics.normalize import normalize_text
+from icl.reasoning_blocks import split_reasoning
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
 
@@ -74,7 +76,8 @@ def _vote(results: Sequence[Generation | Failure]) -> Generation | Failure:
         return answers[0]
     equal: dict[str, list[Generation]] = {}
     for answer in answers:
-        equal.setdefault(normalize_text(answer.text), []).append(answer)
+        text = split_reasoning(answer.text).answer if answer.thinking else answer.text
+        equal.setdefault(normalize_text(text), []).append(answer)
     max_votes = max(map(len, equal.values()))
     winner = max((answer for same in equal.values() if len(same) == max_votes for answer in same), key=_mean_logprob)
     usage = Usage(

@@ -42,6 +42,9 @@ class ExpectedText:
 
 
 Shots = Annotated[int, Ge(0), Le(10_000), ExpectedText("a number of demonstrations, 0 or more")]
+ThinkingLimit = Annotated[
+    Annotated[int, Ge(0), Le(100_000)] | None, ExpectedText("the number of tokens of a reasoning block, 0 or more")
+]
 TokenLimit = Annotated[int, Ge(1), Le(100_000), ExpectedText("an integer of at least 1")]
 CandidateCount = Annotated[
     Annotated[int, Ge(1), Le(100_000)] | None,
@@ -86,6 +89,7 @@ class ExperimentKeys:
     decoding: Annotated[Any, Axis(), NestedComponent("strategy")] = "greedy"  # decodes the answer
     answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
     max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # maximum number of generated tokens
+    max_thinking_tokens: Annotated[ThinkingLimit, Axis()] = None  # tokens of a reasoning block, beside max_new_tokens
     stop_strings: StopStrings = ()  # strings that end a generated answer; they are removed from it
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored

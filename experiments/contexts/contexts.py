@@ -58,7 +58,7 @@ def prompt_specs(cells: Sequence[Cell]) -> list[PromptSpec]:
     """Groups cells of one task, model and number of shots by what decides their prompts."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((*_context_key(cell), id(cell.composer), cell.max_new_tokens), []).append(cell)
+        groups.setdefault((*_context_key(cell), id(cell.composer), cell.max_output_tokens), []).append(cell)
     return [PromptSpec(tuple(group)) for group in groups.values()]
 
 
@@ -267,7 +267,7 @@ def render(item: PromptItem) -> PromptItem:
         return item
     cell = item.spec.cell
     try:
-        limit, reserve = cell.model.max_tokens, cell.max_new_tokens
+        limit, reserve = cell.model.max_tokens, cell.max_output_tokens
         with convert_user_errors(cell.composer):
             prompt, context, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
             prompt.digest  # noqa: B018  an unreadable image raises its error here, in its own sample

@@ -48,7 +48,7 @@ def estimate_sizes(cells: Sequence[Cell]) -> SizeEstimate:
                     except ICLError:  # the sample fails with this error when it is computed
                         continue
                     images = max(images, branch_images)
-                    tokens = max(tokens, round(MARGIN * length) + cell.max_new_tokens)
+                    tokens = max(tokens, round(MARGIN * length) + cell.max_output_tokens)
     return SizeEstimate(images, tokens)
 
 

@@ -28,7 +28,7 @@ def short_labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = Non
         nodes: Results of `icl.registry.describe`.
         titles: Names that components or users chose, or None.
     """
-    keys = [json.dumps(node or None, sort_keys=True, default=repr) for node in nodes]  # an empty list is none
+    keys = [json.dumps(None if node == [] else node, sort_keys=True, default=repr) for node in nodes]
     titles = titles or [None] * len(nodes)
     by_name: dict[str, list[tuple[str, Any]]] = {}
     for key, (node, title) in dict(zip(keys, zip(nodes, titles, strict=True), strict=True)).items():

@@ -27,6 +27,8 @@ def check_requirements(grid: Grid) -> None:
         ConfigError: There is a number of candidates and no reranker.
         ModelError, DataError: The encoder or the file of a retriever is missing.
     """
+    from decoding.arms.requirements import thinking_budget_refusal
+
     _check_candidates_read(grid)
     for cell in grid.cells:
         if problem := unsupported_reason(cell):
@@ -36,6 +38,9 @@ def check_requirements(grid: Grid) -> None:
         if problem := _server_refusal(cell):
             where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
+        if cell.max_thinking_tokens is not None and (problem := thinking_budget_refusal(cell.decoding, cell.model)):
+            where, subject = locate(grid, "max_thinking_tokens", cell), f"decoding '{cell.decoding.label}'"
+            raise PlanError(f"{where}: model '{cell.labels['model']}', {subject}: {problem}")
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
         ability = declared(cell.retriever, "model_ability")
         sufficient = ANSWERING if ability == "generate" else {ability}

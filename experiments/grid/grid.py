@@ -16,6 +16,7 @@ from experiments.grid.axis_product import PlacedNode, axis_combinations
 from experiments.grid.matching import check_comparable, matches_all
 from icl.errors import ConfigError, ModelError
 from icl.json_text import canonical_digest
+from icl.reasoning_blocks import max_output_tokens
 from icl.registry import build, component_search_folder, describe
 from icl.streams import DRAWS
 from retrievers.base import declared
@@ -45,6 +46,7 @@ class Cell:
         controls: Digests of the decodings that the cell is a control of.
         labels: Axis -> short name, as tables show it.
         stop_strings: Texts that end a generated answer.
+        max_thinking_tokens: Length limit of a reasoning block. None if it counts as answer.
     """
 
     task: "Task"
@@ -66,6 +68,12 @@ class Cell:
     rerankers: "tuple[Reranker, ...] | None" = ()
     rerank_candidates: int | None = None
     stop_strings: tuple[str, ...] = ()
+    max_thinking_tokens: int | None = None
+
+    @property
+    def max_output_tokens(self) -> int:
+        """Length limit of reasoning and answer together."""
+        return max_output_tokens(self.max_new_tokens, self.max_thinking_tokens)
 
     def axis_value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
@@ -209,6 +217,7 @@ class _CellFactory:
             rerankers=rerankers,
             rerank_candidates=candidates,
             stop_strings=self.stop_strings if point["answer_mode"][0] == "generate" else (),
+            max_thinking_tokens=point["max_thinking_tokens"][0] if point["answer_mode"][0] == "generate" else None,
         )
 
     def finish(self, cell: Cell, model_place: str) -> Cell:
@@ -233,6 +242,8 @@ class _CellFactory:
         for axis in ("rerankers", "rerank_candidates"):  # digests of cells without rerankers do not contain these axes
             if not identity[axis]:
                 del identity[axis]
+        if identity["max_thinking_tokens"] is None:
+            del identity["max_thinking_tokens"]
         return replace(cell, config=config, digest=short_digest(identity))
 
     def _with_rerankers(

@@ -9,14 +9,15 @@ MIN_CHECKED_TOKENS = 1024
 
 def check_sizes(grid: Grid) -> None:
     """Raises PlanError if an answer may be longer than the model's context. Reads no weights."""
-    for cell in {(id(cell.model), cell.max_new_tokens): cell for cell in grid.cells}.values():
-        if cell.max_new_tokens < MIN_CHECKED_TOKENS or cell.answer_mode == "options":
+    for cell in {(id(cell.model), cell.max_output_tokens): cell for cell in grid.cells}.values():
+        if cell.max_output_tokens < MIN_CHECKED_TOKENS or cell.answer_mode == "options":
             continue
         context = cell.model.max_tokens
-        if context is not None and cell.max_new_tokens >= context:
-            keys = ("grid", "max_new_tokens") if "max_new_tokens" in grid.config.grid else ("max_new_tokens",)
+        if context is not None and cell.max_output_tokens >= context:
+            key = "max_new_tokens" if cell.max_new_tokens >= context else "max_thinking_tokens"
+            keys = ("grid", key) if key in grid.config.grid else (key,)
             raise PlanError(
-                f"{grid.config.where(*keys)}: an answer of {cell.max_new_tokens:,} tokens leaves no space for a "
+                f"{grid.config.where(*keys)}: an answer of {cell.max_output_tokens:,} tokens leaves no space for a "
                 "prompt: "
                 f"model '{cell.labels['model']}' reads {context:,} tokens, prompt and answer together."
             )

@@ -241,6 +241,11 @@ def _is_accuracy(name: str, node: Mapping[str, Any]) -> bool:
     return bool(node.get("accuracy")) or is_accuracy(str(node.get("name", name)))
 
 
+def _is_generating(axis: str, cell: Mapping[str, Any]) -> bool:
+    """Whether the axis is the thinking budget and matters: None is a value of it unless options are scored."""
+    return axis == "max_thinking_tokens" and cell.get("answer_mode") != "options"
+
+
 def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The axis labels of each cell in tables.
 
@@ -256,7 +261,11 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     for axis in AXES:
         values = {digest: labels.get(axis, NO_VALUE) for digest, labels in own_labels.items()}
         # an empty list (no transform, no reranker) and the retriever `none` are values like any other
-        free = {digest for digest, value in values.items() if value == NO_VALUE and cells[digest].get(axis) is None}
+        free = {
+            digest
+            for digest, value in values.items()
+            if value == NO_VALUE and cells[digest].get(axis) is None and not _is_generating(axis, cells[digest])
+        }
         others = {value for digest, value in values.items() if digest not in free}
         usual = others.pop() if len(others) == 1 else NO_VALUE
         for digest, value in values.items():

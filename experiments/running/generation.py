@@ -79,6 +79,7 @@ def _through_engine(
             request.cell.max_new_tokens,
             top_logprobs=top_logprobs,
             stop_strings=request.cell.stop_strings,
+            max_thinking_tokens=request.cell.max_thinking_tokens,
         )
         for request in requests
     ]
@@ -109,7 +110,8 @@ def _through_model(model: Model, requests: Sequence[SampleRequest], on_answer: A
     groups: dict[Any, list[SampleRequest]] = {}
     for i, request in enumerate(requests):
         cell = request.cell
-        key = (request.prompt.digest, request.item.example.options, cell.max_new_tokens, cell.answer_mode)
+        limits = cell.max_new_tokens, cell.max_thinking_tokens
+        key = (request.prompt.digest, request.item.example.options, limits, cell.answer_mode)
         groups.setdefault(i if model.needs else key, []).append(request)
     equal_requests = list(groups.values())
 
@@ -138,4 +140,5 @@ def _model_request(model: Model, request: SampleRequest) -> Request:
         tuple((demo.example, demo.score) for demo in demos),
         request.item.example.answers if "gold" in model.needs else (),
         request.cell.answer_mode == "options",
+        max_thinking_tokens=request.cell.max_thinking_tokens,
     )

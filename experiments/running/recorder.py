@@ -40,11 +40,12 @@ class Recorder:
             seed=request.cell.seed,
             output=answer.text,
             finish=answer.finish,
+            thinking=answer.thinking,
             scores=scores(self.metrics, answer, request.item.example),
             option_scores=answer.option_scores,
             trace=answer.trace,
             steps=answer.steps,
-            usage=asdict(answer.usage),
+            usage={key: value for key, value in asdict(answer.usage).items() if value or key != "thinking_tokens"},
             **shared,
         )
 

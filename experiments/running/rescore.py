@@ -40,6 +40,7 @@ def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iter
             answer = Generation(
                 sample.get("output", ""),
                 finish=sample.get("finish", "stop"),
+                thinking=sample.get("thinking", ""),
                 trace=sample.get("trace", {}),
                 option_scores=sample.get("option_scores", {}),
             )

@@ -31,7 +31,7 @@ ROUNDING = 1e-6
 LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks")
 MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
 """The fields of a sample that are lists, and those that are mappings."""
-TEXTS = ("group", "question", "prompt", "prompt_digest", "output", "finish", "failed")
+TEXTS = ("group", "question", "prompt", "prompt_digest", "output", "finish", "thinking", "failed")
 """Fields of a sample that are texts."""
 TEXT_LISTS = ("gold", "options", "images", "gold_before_after", "marks")
 _FIELDS = tuple(f.name for f in fields(Sample))

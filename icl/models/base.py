@@ -39,6 +39,8 @@ class Request:
         prompt: The prompt.
         options: Answer options of the query.
         max_new_tokens: Length limit of the answer in tokens.
+        max_thinking_tokens: Length limit of its reasoning block in tokens, for models that `supports_thinking_budget`.
+            None: the block counts as answer.
         demos: Demonstrations with their similarity, in prompt order. Filled for models with 'demos' in `needs`.
         gold: Accepted answers. Filled for models with 'gold' in `needs`.
         score_options: Whether log-probabilities of the options are needed.
@@ -56,6 +58,7 @@ class Request:
     strategy: Mapping[str, Any] | None = None
     normalize: str = "sum"
     top: int = 0
+    max_thinking_tokens: int | None = None
 
 
 class Model(ABC):
@@ -69,6 +72,7 @@ class Model(ABC):
         needs: 'gold' or 'demos' for oracles and fakes that read them from the request.
         supports_adapters: Whether the `adapter` parameter loads a LoRA adapter.
         quantizations: Settings of quantization that the model can run in.
+        supports_thinking_budget: Whether `max_thinking_tokens` limits its reasoning blocks.
         abilities_when_served: Abilities that the class has only if its server is `icl serve`.
         is_endpoint: Whether another process answers, to which prompts are sent as chat messages.
         counts_exactly: Whether `count_tokens` is exact. False for an estimate.
@@ -80,6 +84,7 @@ class Model(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     supports_adapters: ClassVar[bool] = False
     quantizations: ClassVar[tuple[str, ...]] = ()
+    supports_thinking_budget: ClassVar[bool] = False
     abilities_when_served: ClassVar[frozenset[str]] = frozenset()
     is_endpoint: ClassVar[bool] = False
     counts_exactly: ClassVar[bool] = True

@@ -17,8 +17,9 @@ from icl.json_text import canonical_digest
 from icl.metrics.baselines import last_copy, nearest_copy, vote
 from icl.metrics.normalize import normalize_text
 from icl.models.base import Model, Request
+from icl.reasoning_blocks import REASONING_MARKERS, max_output_tokens
 from icl.registry import FunctionPath, component, describe
-from icl.types import Demo, Generation, Prompt, Query, Usage
+from icl.types import Demo, Generation, Prompt, Query, ThinkingEnd, Usage
 
 ANSWER_PROBABILITY = 0.9
 
@@ -28,6 +29,7 @@ class FakeModel(Model):
     """Base class of the fakes. A token is a word; an image takes `image_tokens` tokens."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
+    supports_thinking_budget: ClassVar[bool] = True
 
     image_tokens: Count = 1  # context tokens of one image
     max_tokens: PositiveInt | None = None  # context length in tokens, prompt and answer together; None: no limit
@@ -53,9 +55,10 @@ class FakeModel(Model):
 
     def _prompt_tokens(self, request: Request) -> int:
         tokens = self.count_tokens(request.prompt)
-        if self.max_tokens is not None and tokens + request.max_new_tokens > self.max_tokens:
+        new_tokens = max_output_tokens(request.max_new_tokens, request.max_thinking_tokens)
+        if self.max_tokens is not None and tokens + new_tokens > self.max_tokens:
             raise ModelError(
-                f"a prompt of {tokens} tokens and an answer of {request.max_new_tokens} do not fit into "
+                f"a prompt of {tokens} tokens and an answer of {new_tokens} do not fit into "
                 f"{self.max_tokens} tokens. Show fewer demonstrations."
             )
         return tokens
@@ -177,15 +180,31 @@ def _ranked_demos(request: Request) -> list[Demo]:
 
 
 def _make_generation(text: str, request: Request, prompt_tokens: int) -> Generation:
-    words = text.split()
+    """An answer whose tokens are words. A reasoning block over the thinking budget is cut, as an engine does it."""
+    reasoning, answer, thinking, thinking_tokens = _cut_reasoning(text, request.max_thinking_tokens)
+    words = answer.split()
     is_cut = len(words) > request.max_new_tokens
-    new_tokens = min(len(words) + 1, request.max_new_tokens)  # the end of the answer is a token too
+    new_tokens = thinking_tokens + min(len(words) + 1, request.max_new_tokens)  # the end of the answer is a token too
     return Generation(
-        " ".join(words[: request.max_new_tokens]) if is_cut else text,
+        reasoning + (" ".join(words[: request.max_new_tokens]) if is_cut else answer),
         finish="length" if is_cut else "stop",
-        usage=Usage(prompt_tokens, new_tokens, new_tokens),
+        usage=Usage(prompt_tokens, new_tokens, new_tokens, thinking_tokens),
         option_scores=_option_scores(text, request.options),
+        thinking=thinking,
     )
+
+
+def _cut_reasoning(text: str, limit: int | None) -> tuple[str, str, ThinkingEnd, int]:
+    """The reasoning block at the start of a text, cut to so many words; the rest; how it ended; and its length."""
+    markers = next((one for one in REASONING_MARKERS if text.startswith(one.opening)), None)
+    if markers is None or limit is None:
+        return "", text, "", 0
+    block, closing, answer = text.removeprefix(markers.opening).partition(markers.closing)
+    words = block.split()
+    if len(words) > limit:
+        cut = " ".join([markers.opening, *words[:limit]])
+        return cut + markers.forced, answer.strip(), "cut", limit
+    return markers.opening + block + closing, answer, "closed" if closing else "open", len(words)
 
 
 def _option_scores(text: str, options: tuple[str, ...]) -> dict[str, float]:

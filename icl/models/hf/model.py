@@ -55,6 +55,7 @@ class HF(LogitModel):
         "the checkpoint's own (gptq, awq, compressed-tensors, …)",
     )
     supports_adapters: ClassVar[bool] = True
+    supports_thinking_budget: ClassVar[bool] = True
 
     path: str = "tiny"  # hub id, folder, or `tiny` for the shipped checkpoint
     dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
