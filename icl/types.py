@@ -277,6 +277,8 @@ class Sample:
         steps: The likeliest tokens of each branch at every step, if the config requests them.
         marks: Notes on retrieval, order and transforms.
         failed: The reason for a missing output.
+        invocation: The process that computed it: an `id` of invocations.jsonl.
+        scores_invocation: The process that scored it again after its metrics had changed; 0 if none did.
     """
 
     cell: str
@@ -306,3 +308,5 @@ class Sample:
     marks: tuple[str, ...] = ()
     meta: Mapping[str, Json] = field(default_factory=dict)
     failed: str | None = None
+    invocation: int = 0
+    scores_invocation: int = 0

@@ -55,6 +55,8 @@ def command(
         view = view_run(load_run(run, trust), metric or None, None if BASELINE in setting else setting)
     if view.unfinished:
         print(view.unfinished, file=sys.stderr)
+    if view.mixed_versions:
+        print(view.mixed_versions, file=sys.stderr)
     reference = setting or dict(view.to)
     if not reference:
         raise ConfigError("the run has a single arm: there is nothing to compare.")

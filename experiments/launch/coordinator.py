@@ -18,7 +18,7 @@ from experiments.launch.sample_counter import SampleCounter
 from experiments.launch.shares import shares
 from experiments.launch.worker import sum_counters
 from experiments.running.run_session import describe_grid
-from experiments.store.environment import collect_environment, now
+from experiments.store.environment import now
 from experiments.store.run_state import RunState, json_round_trip, load_run_state
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
@@ -253,7 +253,7 @@ def _begin_session(store: Store, grid: Grid, launch: Launch) -> None:
     previous = store.read_run() or {}
     session = {"start": now(), "state": "running", "launch": launch.id, "launcher": dict(launch.launcher)}
     sessions = [*previous.get("sessions", []), session]
-    store.write_run({"name": store.folder.name, **describe_grid(grid), **collect_environment(), "sessions": sessions})
+    store.write_run({"name": store.folder.name, **describe_grid(grid), "sessions": sessions})
 
 
 def _update_session(store: Store, launch: Launch, fields: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from experiments.launch import launch_files as files
 from experiments.running.run_session import CostLog
 from experiments.running.runner import Runner
 from experiments.store.environment import now
+from experiments.store.invocations import Invocation
 from experiments.store.run_state import RunState, load_run_state
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import LineProgress
@@ -131,7 +132,7 @@ class WorkerSession(CostLog):
     """
 
     def __init__(self, folder: Path, worker: str, job: str = "", beat: float = files.HEARTBEAT_SECONDS) -> None:
-        super().__init__(Store(folder))
+        super().__init__(Store(folder), Invocation(Store(folder), worker))
         self.worker, self.job, self.beat = worker, job, beat
         self.will_restart = False
         self.lock = threading.RLock()
@@ -148,6 +149,7 @@ class WorkerSession(CostLog):
             "machine": platform.node(),
             "process": os.getpid(),
             "job": self.job,
+            "invocation": self.invocation.id,
         }
         self._write({})
         self.thread.start()

@@ -20,6 +20,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
 from experiments.stats.decoding_effects import DecodingEffect
 from experiments.stats.formatting import format_count, format_estimate, format_share, join_words
+from experiments.store.invocations import read_invocations
 from experiments.store.store import Store
 from icl.errors import strip_control_characters
 
@@ -179,9 +180,10 @@ def _models(view: RunView) -> str:
         (str((c.get("labels") or {}).get("model")), str(c.get("model_digest", ""))[:12]) for c in cells
     )
     models = join_words([f"`{_plain(name)}` (digest {digest})" for name, digest in model_names])
-    versions = view.info.get("versions") or {}
+    records = read_invocations(Store(view.path))
+    versions = records[max(records)].get("versions", {}) if records else {}
     used = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
-    return f"Model: {'; '.join(filter(None, [models, *used]))}."
+    return " ".join(filter(None, [f"Model: {'; '.join([models, *used])}.", view.mixed_versions]))
 
 
 def _sentence(words: str) -> str:

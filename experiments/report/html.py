@@ -115,6 +115,7 @@ def render_page(
         samples=f"{len(view.frame):,}",
         failed=f"{view.failed:,}" if view.failed else "",
         unfinished=view.unfinished,
+        mixed_versions=view.mixed_versions,
         measure=view.measure,
         heading="Accuracy" if view.metric in view.accuracies else view.metric,
         best=BEST[view.better],

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.report.sample_browser import finite_or_none
 from experiments.report.steps import print_steps, read_steps
+from experiments.results.invocations import describe_invocation
 from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
 from experiments.stats.compare import BASELINE
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import text_value
+from experiments.store.invocations import read_invocations
+from experiments.store.store import Store
 from experiments.terminal.failure_kinds import failure_kind
 from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
 from icl.types import IMAGE_PLACEHOLDER
@@ -138,6 +141,8 @@ def print_sample(
     rows: list[Any] = samples.to_dict("records")
     chosen = max(rows, key=lambda row: _preference(row, view))
     _print_sample(chosen, view, console)
+    if view.mixed_versions:
+        _print_invocation(chosen, view, console)
     if recorded_steps := read_steps(chosen.get("steps"), chosen.get("trace")):
         print_steps(recorded_steps, console)
     if steps:
@@ -221,6 +226,14 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
     if isinstance(options := row.get("option_scores"), Mapping) and options:
         best = sorted(options.items(), key=lambda item: -item[1])
         console.print(Text("options ", "dim").append("  ".join(f"{printable_text(o)} {v:.3f}" for o, v in best)))
+
+
+def _print_invocation(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
+    """Prints what computed a sample, and how the processes of the run differ."""
+    number = finite_or_none(row.get("invocation"))
+    record = read_invocations(Store(view.path)).get(int(number)) if number is not None else None
+    line = f"computed by process {number:.0f}: {describe_invocation(record)}\n" if record else ""
+    console.print(f"{line}{view.mixed_versions}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _scores(row: Mapping[str, Any], names: Iterable[str]) -> str:

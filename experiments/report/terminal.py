@@ -67,6 +67,8 @@ def _notes(view: RunView) -> list[str]:
         notes.append(few)
     if view.unfinished:
         notes.append(view.unfinished)
+    if view.mixed_versions:
+        notes.append(view.mixed_versions)
     if view.failed:
         notes.append(f"{view.failed:,} samples failed and are not in the numbers above (icl show {view.path} --failed)")
     return [*notes, ""] if notes else []

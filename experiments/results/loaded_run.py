@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
+from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from experiments.config.config import Config
 
-EAGER = ("query", "seed", "group", "failed", "output")
+EAGER = ("query", "seed", "group", "failed", "output", *COLUMNS)
 """The fields of a sample that `lazy_samples` reads at once, besides scores and baselines."""
 
 

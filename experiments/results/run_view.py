@@ -14,6 +14,7 @@ from experiments.config.keys import (
     primary_metric,
 )
 from experiments.grid.matching import node_matches
+from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.stats.arms import (
     EQUIVALENCE,
@@ -149,6 +150,11 @@ class RunView:
         reason = sessions[-1].get("reason")
         because = f"{state}: {reason.rstrip('.')}" if isinstance(reason, str) and reason else state
         return "" if state == "finished" else f"The run is not finished ({because}): this is what it has so far."
+
+    @cached_property
+    def mixed_versions(self) -> str:
+        """A sentence if the samples come from different versions of libraries, devices or commits, else ''."""
+        return version_differences(self.frame, Store(self.path))
 
     @cached_property
     def reference(self) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.running.recorder import baselines, scores
+from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics
 from experiments.store.store import Store
 from icl.types import Demo, Example, Generation
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from icl.metrics.base import Metric
 
 
-def rescore(store: Store, grid: Grid) -> int:
+def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
     """Computes the config's metrics for finished samples that have others. Returns the number of these samples."""
     metrics = describe_metrics(grid)
     count = 0
@@ -22,7 +23,7 @@ def rescore(store: Store, grid: Grid) -> int:
         description = store.read_cell(cell.digest)
         if description is None or description.get("metrics") == metrics:
             continue
-        samples = list(_rescored(store, cell, grid.metrics))
+        samples = list(_rescored(store, cell, grid.metrics, invocation))
         if samples:
             store.replace_samples(cell.digest, samples)
         store.write_cell(cell.digest, {**description, "metrics": metrics})
@@ -30,7 +31,9 @@ def rescore(store: Store, grid: Grid) -> int:
     return count
 
 
-def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iterator[dict[str, Any]]:
+def _rescored(
+    store: Store, cell: Cell, metrics: "Mapping[str, Metric]", invocation: Invocation
+) -> Iterator[dict[str, Any]]:
     examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
     for sample in store.samples(cell.digest):
         example = examples.get(sample["query"])
@@ -49,6 +52,7 @@ def _rescored(store: Store, cell: Cell, metrics: "Mapping[str, Metric]") -> Iter
             yield sample | {
                 "scores": scores(metrics, answer, stored),
                 "baselines": baselines(metrics, _demos(sample), stored),
+                "scores_invocation": invocation.id,
             }
 
 

@@ -16,6 +16,7 @@ from experiments.launch.coordinator import find_earlier_launch, follow, launch_w
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
 from experiments.running.runner import Runner, RunOutcome
+from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
 from experiments.store.store import Store
@@ -45,10 +46,12 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     folder = next_free_folder(runs / config.name) if fork else runs / config.name
     with write_lock(folder):
         store = Store(folder)
+        store.read_run()  # refuses another format before anything is written
         if earlier := find_earlier_launch(store, grid, progress):
             return RunOutcome(folder, **follow(earlier, store, grid, progress), warnings=grid.warnings)
         work = load_run_state(store, grid)
-        if rescored := rescore(store, grid):
+        invocation = Invocation(store)
+        if rescored := rescore(store, grid, invocation):
             progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
         if damaged := _damaged_note(work):
             progress.note(damaged)
@@ -63,7 +66,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         if grid.launcher.workers:
             logger.info("%s: %d samples are missing; workers share them", folder, work.left)
             return RunOutcome(folder, **launch_workers(store, grid, work, progress), warnings=grid.warnings)
-        with RunSession(store, grid) as session:
+        with RunSession(store, grid, invocation) as session:
             return Runner(grid, store, work, progress, session).run()
 
 

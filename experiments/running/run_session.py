@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Grid
-from experiments.store.environment import collect_environment, now
+from experiments.store.environment import now
+from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
 from experiments.store.store import Store
 from icl.errors import StoreError
@@ -51,10 +52,10 @@ def refresh_run_file(store: Store, grid: Grid) -> None:
 class CostLog:
     """Base class of session records. They count the work of models and the engine, and save it with `_write`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, invocation: Invocation) -> None:
         from decoding.engine.requests import Counters
 
-        self.store = store
+        self.store, self.invocation = store, invocation
         self.counters: Counters = Counters()
         self.models: dict[str, dict[str, int]] = {}
         self.content: dict[str, Any] = {}
@@ -96,8 +97,8 @@ class CostLog:
 class RunSession(CostLog):
     """The session of a run in one process, in run.json. It is written at the start, during the run and at the end."""
 
-    def __init__(self, store: Store, grid: Grid) -> None:
-        super().__init__(store)
+    def __init__(self, store: Store, grid: Grid, invocation: Invocation) -> None:
+        super().__init__(store, invocation)
         self.grid = grid
 
     def __enter__(self) -> "RunSession":
@@ -105,8 +106,10 @@ class RunSession(CostLog):
         self.content = {
             "name": self.store.folder.name,
             **describe_grid(self.grid),
-            **collect_environment(),
-            "sessions": [*previous.get("sessions", []), {"start": now(), "state": "running"}],
+            "sessions": [
+                *previous.get("sessions", []),
+                {"start": now(), "state": "running", "invocation": self.invocation.id},
+            ],
         }
         self.store.write_run(self.content)
         return self

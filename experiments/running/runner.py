@@ -119,7 +119,7 @@ class Runner:
     ) -> None:
         self.grid, self.store, self.state, self.progress, self.costs = grid, store, state, progress, costs
         self.max_image_bytes = MAX_IMAGE_BYTES // num_workers
-        self.recorder, self.writer = Recorder(grid.metrics), SampleWriter(store, worker)
+        self.recorder, self.writer = Recorder(grid.metrics), SampleWriter(store, worker, costs.invocation.id)
         self.image_store = ImageStore(store.folder / "images")
         self.repeated_images, self.overflow = RepeatedImages(), ContextOverflow()
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)

@@ -1,13 +1,20 @@
-"""The environment of a run: versions of packages, commit and machine. No package is imported to ask its version."""
+"""The environment of a process: versions, devices, driver, commit and machine.
 
+No package is imported to ask its version.
+"""
+
+import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
-PACKAGES = ("mm-icl", "torch", "transformers", "datasets", "faiss-cpu", "numpy", "pillow")
+TIMEOUT = 10.0
+"""Seconds that git or the driver may take."""
 
 
 def now() -> str:
@@ -16,33 +23,53 @@ def now() -> str:
 
 
 def collect_environment() -> dict[str, Any]:
-    """Versions of packages, the commit of the working directory, and the machine."""
-    return {"versions": _versions(), "git": _commit(), "machine": _machine()}
+    """The environment as JSON.
+
+    Returns:
+        `versions` of Python and of every installed package, `devices` with `driver`, `git` of the working directory
+        and of the toolkit if it is a checkout, and `machine`.
+    """
+    toolkit = Path(__file__).parents[2]
+    tracked = _output("git", "-C", str(toolkit), "ls-files", "--", "icl/__init__.py")
+    return {
+        "versions": {"python": platform.python_version(), **_packages()},
+        **_devices(),
+        "git": {"working_directory": _commit(Path.cwd()), "toolkit": _commit(toolkit) if tracked else None},
+        "machine": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
+    }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+def _packages() -> dict[str, str]:
+    return dict(sorted((package.name.lower(), package.version) for package in distributions() if package.name))
 
 
-def _commit() -> dict[str, Any] | None:
-    """The commit of the working directory, and whether tracked files differ from it."""
+def _devices() -> dict[str, Any]:
+    """The GPUs that the driver lists, the driver's version, and the GPUs that the process may use."""
+    query = ("--query-gpu=name,driver_version", "--format=csv,noheader")
+    rows = [row.split(", ") for row in (_output("nvidia-smi", *query) or "").splitlines()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {
+        "devices": [name for name, *_ in rows],
+        "driver": next((driver[0] for _, *driver in rows if driver), None),
+        **({"visible_devices": visible} if visible is not None else {}),
+    }
+
+
+def _commit(folder: Path) -> dict[str, str] | None:
+    """The commit of a folder, and a digest of what tracked files have changed since; '' if nothing."""
+    git = ("git", "-C", str(folder))
+    commit, changes = _output(*git, "rev-parse", "HEAD"), _output(*git, "diff", "HEAD", "--no-ext-diff", "--binary")
+    if commit is None or changes is None:
+        return None
+    return {"commit": commit, "dirty": hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else ""}
+
+
+def _output(*command: str) -> str | None:
+    """The output of a command, or None if there is no such program or it fails."""
+    if shutil.which(command[0]) is None:
+        return None
     try:
-        head = _git("rev-parse", "HEAD")
-        return {"commit": head, "changed": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
-
-
-def _machine() -> dict[str, Any]:
-    return {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()}
+    return done.stdout.decode(errors="replace").strip()

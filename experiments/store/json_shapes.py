@@ -1,4 +1,4 @@
-"""The shapes of run.json and cell.json, checked when they are read.
+"""The shapes of run.json, cell.json and the lines of invocations.jsonl, checked when they are read.
 
 A file that was edited by hand, or that a newer version wrote, then raises an error that names the file and the key.
 """
@@ -61,7 +61,6 @@ class RunShape(_Shape):
     cells: list[Digest] = []
     sizes: list[int] | None = None
     metrics: dict[str, _Metric] = {}
-    versions: dict[str, Any] | None = None
     sessions: list[_Session] = []
 
 
@@ -92,11 +91,32 @@ class CellShape(_Shape):
     shots: int | None = None
 
 
-def check_shape(shape: type[BaseModel], content: Mapping[str, Any], path: Path) -> None:
+class _Commit(_Shape):
+    commit: str
+    dirty: str = ""
+
+
+class InvocationShape(_Shape):
+    """The shape of a line of invocations.jsonl."""
+
+    id: Annotated[int, Ge(1)]
+    start: Time | None = None
+    versions: dict[str, str] = {}
+    devices: list[str] = []
+    driver: str | None = None
+    git: dict[str, _Commit | None] = {}
+
+
+def check_shape(
+    shape: type[BaseModel],
+    content: Mapping[str, Any],
+    path: Path | str,
+    remedy: str = "Restore the file from a copy, or run the config again under another name.",
+) -> None:
     """Check the content of a file.
 
     Raises:
-        StoreError: A value has another type. The message names the file and the key.
+        StoreError: A value has another type. The message names the file, the key and the remedy.
     """
     try:
         shape.model_validate(content)
@@ -104,8 +124,7 @@ def check_shape(shape: type[BaseModel], content: Mapping[str, Any], path: Path) 
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise StoreError(
-            f"{path} is damaged, or another version wrote it: {key} cannot be {_excerpt(first['input'])}. Restore the "
-            "file from a copy, or run the config again under another name."
+            f"{path} is damaged, or another version wrote it: {key} cannot be {_excerpt(first['input'])}. {remedy}"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """The files of a run directory. They are the state of the run: only missing samples are computed.
 
-    run.json                        resolved config, the digests of its cells, versions, machine, sessions and cost
+    run.json                        resolved config, the digests of its cells, sessions and cost
+    invocations.jsonl               a line per process that computed samples: versions, devices, commit, machine
     cells/<digest>/cell.json        one resolved cell, and digests of its queries and demonstrations
     cells/<digest>/<worker>.jsonl   one line per sample, appended and flushed when the sample is finished
     images/<digest>.png             images for the report
@@ -8,15 +9,17 @@
 A line counts if it is complete and belongs to its cell. If a process was killed, its last partial line is cut off
 before the next line is written. Other damaged lines are skipped and reported, and their samples are computed again.
 A query counts once. If its first line is a failure, a later line of the query replaces it.
+
+run.json and each cell.json have the number of the format. Files of another format are refused.
 """
 
 import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -33,12 +36,14 @@ MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "me
 """The fields of a sample that are lists, and those that are mappings."""
 TEXTS = ("group", "question", "prompt", "prompt_digest", "output", "finish", "thinking", "failed")
 """Fields of a sample that are texts."""
+NUMBERS = ("dropped", "invocation", "scores_invocation")
+"""Fields of a sample that are integers."""
 TEXT_LISTS = ("gold", "options", "images", "gold_before_after", "marks")
 _FIELDS = tuple(f.name for f in fields(Sample))
 _FIELD_SET = frozenset(_FIELDS)
 
-KEY_OF_0_1 = "compose"
-"""Version 0.2 calls this key of a cell `composer`."""
+FORMAT = 2
+"""The format of the files. Increase it if earlier versions cannot read what this one writes, or the reverse."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,9 @@ class Store:
         """The content of run.json, or None if there is no such file.
 
         Raises:
-            StoreError: The file is damaged.
+            StoreError: The file is damaged, or has another format.
         """
-        content = _read_json(self.run_file)
+        content = _read_formatted(self.run_file)
         if content is not None:
             from experiments.store.json_shapes import RunShape, check_shape
 
@@ -65,7 +70,7 @@ class Store:
         return content
 
     def write_run(self, info: Mapping[str, Any]) -> None:
-        write_json(self.run_file, info)
+        write_json(self.run_file, {"format": FORMAT, **info})
 
     def cell_folder(self, digest: str) -> Path:
         return self.folder / "cells" / digest
@@ -74,15 +79,10 @@ class Store:
         """The description of a cell, or None if it has none.
 
         Raises:
-            StoreError: The file is damaged, or version 0.1 wrote it: its keys have other names.
+            StoreError: The file is damaged, or has another format.
         """
         path = self.cell_folder(digest) / "cell.json"
-        content = _read_json(path)
-        if content is not None and KEY_OF_0_1 in content:
-            raise StoreError(
-                f"{self.folder} was written by version 0.1, whose keys have other names (docs/migration.md). Run its "
-                "config again under another name."
-            )
+        content = _read_formatted(path)
         if content is not None:
             from experiments.store.json_shapes import CellShape, check_shape
 
@@ -90,7 +90,7 @@ class Store:
         return content
 
     def write_cell(self, digest: str, description: Mapping[str, Any]) -> None:
-        write_json(self.cell_folder(digest) / "cell.json", description)
+        write_json(self.cell_folder(digest) / "cell.json", {"format": FORMAT, **description})
 
     def samples(self, digest: str) -> Iterator[dict[str, Any]]:
         """The samples of a cell, each query once, as JSON mappings without their empty fields."""
@@ -164,14 +164,21 @@ class Store:
 
 
 class SampleWriter:
-    """A writer that appends samples to the cells of a run. `append` returns when the lines are with the system."""
+    """A writer that appends samples to the cells of a run. `append` returns when the lines are with the system.
 
-    def __init__(self, store: Store, worker: str = "0") -> None:
-        self.store, self.worker = store, worker
+    Args:
+        store: The run directory.
+        worker: The name of the files.
+        invocation: The number of this process, which each sample receives (`experiments.store.invocations`).
+    """
+
+    def __init__(self, store: Store, worker: str = "0", invocation: int = 0) -> None:
+        self.store, self.worker, self.invocation = store, worker, invocation
         self.files: OrderedDict[str, FileIO] = OrderedDict()
 
     def append(self, digest: str, samples: Sequence[Sample]) -> None:
-        left = memoryview(b"".join(serialize_sample(sample) for sample in samples))
+        lines = (serialize_sample(replace(sample, invocation=self.invocation)) for sample in samples)
+        left = memoryview(b"".join(lines))
         try:
             file = self._file(digest)
             while left:
@@ -214,8 +221,15 @@ def serialize_sample(sample: Sample) -> bytes:
     )  # replaces half of a surrogate pair by '?'
 
 
-def truncate_partial_line(path: Path) -> bool:
-    """Cuts off a partial last line that a killed process left. Returns whether there was one."""
+def truncate_partial_line(path: Path, is_complete: Callable[[bytes], object] | None = None) -> bool:
+    """Cuts off a partial last line that a killed process left. Returns whether there was one.
+
+    A last line to which nothing but its end is missing receives it.
+
+    Args:
+        path: The file.
+        is_complete: Whether a line is complete. By default that of a sample.
+    """
     if not path.is_file():
         return False
     with path.open("r+b") as file:
@@ -227,7 +241,7 @@ def truncate_partial_line(path: Path) -> bool:
             return False
         file.seek(0)
         data = file.read()
-        if parse_line(data[data.rfind(b"\n") + 1 :]) is not None:
+        if (is_complete or parse_line)(data[data.rfind(b"\n") + 1 :]):
             file.write(b"\n")
         else:
             file.truncate(data.rfind(b"\n") + 1)
@@ -304,6 +318,23 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def _read_formatted(path: Path) -> dict[str, Any] | None:
+    """The content of a file with a format number, without that number."""
+    content = _read_json(path)
+    if content is not None and (number := content.pop("format", None)) != FORMAT:
+        if type(number) is int and number > FORMAT:
+            raise StoreError(
+                f"{path} has format {number}, which a newer version of mm-icl wrote. This version reads format "
+                f"{FORMAT}. Update mm-icl."
+            )
+        had = "no format number" if number is None else f"format {number!r:.40}"
+        raise StoreError(
+            f"{path} has {had}; this version reads format {FORMAT}. Version 0.1 wrote it, or it was edited. Run its "
+            "config again under another name (docs/migration.md)."
+        )
+    return content
+
+
 def parse_line(raw: bytes) -> dict[str, Any] | None:
     """The sample of a line, or None if the line is not a complete sample.
 
@@ -322,6 +353,7 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
         and line.keys() <= _FIELD_SET
         and all(isinstance(line.get(name, ""), str) for name in TEXTS)
         and all(isinstance(line.get(name, []), list) for name in LISTED)
+        and all(type(line.get(name, 0)) is int for name in NUMBERS)
         and all(isinstance(item, str) for name in TEXT_LISTS for item in line.get(name, ()))
         and _are_demos(line.get("demos", []))
         and _are_owners(line.get("image_of", []), len(line.get("demos", [])))

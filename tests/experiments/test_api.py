@@ -134,7 +134,7 @@ def test_the_error_about_a_path_that_is_no_run_says_what_to_give(mapping: Any, t
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(StoreError, match=r"x.json is a file outside a run directory. Use the folder that contains"):
         icl.load_run(tmp_path / "x.json")
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"format": 2}')
     with pytest.raises(StoreError, match=r"run.json is not the run.json of a run: it has no list of cells.$"):
         icl.load_run(tmp_path).samples()
 

@@ -476,7 +476,7 @@ def test_a_mutated_checkpoint_is_opened_or_is_an_error(data: st.DataObject) -> N
 
 def damage_a_file(data: st.DataObject, folder: Path) -> None:
     """Change run.json, the description of a cell or the line of a sample."""
-    patterns = ("run.json", "cells/*/cell.json", "cells/*/*.jsonl")
+    patterns = ("run.json", "invocations.jsonl", "cells/*/cell.json", "cells/*/*.jsonl")
     files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     file = data.draw(st.sampled_from(files))
     lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]

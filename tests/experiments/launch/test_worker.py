@@ -57,7 +57,7 @@ def test_workers_compute_their_shares_into_files_of_their_own_and_together_the_r
     assert lines(launch.folder) == 180 > first
     reference = run(load_config(grid_file), tmp_path / "whole").folder
     for name, data in files(reference).items():
-        parts = [(launch.folder / name).with_name(f"{worker}.jsonl").read_bytes() for worker in launch.workers]
+        parts = [files(launch.folder)[str(Path(name).with_name(f"{worker}.jsonl"))] for worker in launch.workers]
         assert b"".join(parts) == data, "shares are in the order of the queries"
     state = launch.state(launch.workers[0])
     assert (state["state"], state["job"], state["sentence"]) == ("finished", "job 7", False)

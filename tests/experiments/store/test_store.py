@@ -285,8 +285,34 @@ def test_of_two_lines_of_one_query_the_first_that_has_an_answer_counts(mapping: 
     pd.testing.assert_frame_equal(load_run(tmp_path / "t").samples(), before)
 
 
-def test_a_run_of_version_0_1_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        ("", r"has no format number; this version reads format 2\. Version 0\.1 wrote it, .* under another name "),
+        ('"format": 1,', r"has format 1; this version reads format 2\. Version 0\.1 wrote it, .* under another name "),
+        ('"format": true,', r"has format True; this version reads format 2\."),
+        ('"format": 3,', r"has format 3, which a newer version of mm-icl wrote\. This .* format 2\. Update mm-icl\.$"),
+    ],
+)
+def test_files_of_another_format_are_refused_with_what_to_do(tmp_path: Path, number: str, says: str) -> None:
     store = Store(tmp_path)
-    store.write_cell("d", {"compose": {"name": "chat"}})
-    with pytest.raises(StoreError, match=r"was written by version 0\.1.* Run its config again under another name\."):
-        store.read_cell("d")
+    store.write_run({"cells": ["d"]})
+    store.write_cell("d", {"labels": {"shots": 0}})
+    for path, read in (
+        (store.run_file, store.read_run),
+        (tmp_path / "cells/d/cell.json", lambda: store.read_cell("d")),
+    ):
+        before = read()
+        assert "format" not in (before or {})
+        path.write_text(path.read_text().replace('"format": 2,', number))
+        with pytest.raises(StoreError, match=rf"{path.name} {says}"):
+            read()
+
+
+def test_the_number_of_the_process_must_be_an_integer(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, sample("q1"))
+    line = lines(store).read_text()
+    for damaged in ('"invocation": "1"', '"dropped": true', '"scores_invocation": 1.5'):
+        lines(store).write_text(line.replace('"seed"', f'{damaged}, "seed"'))
+        assert list(store.samples("c")) == []

@@ -1,0 +1,96 @@
+"""The processes that computed samples of a run, with the environment of each.
+
+`invocations.jsonl` has one line per process: `icl run`, or one worker of a launch. Lines are only appended. A line is
+on the disk before the process writes a sample, and each sample has the number of its line's `id`.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from experiments.store.environment import collect_environment, now
+from experiments.store.json_shapes import InvocationShape, check_shape
+from experiments.store.store import Store, report_write_errors, truncate_partial_line
+from icl.errors import StoreError
+from icl.json_text import parse_json_object
+
+REMEDY = "Restore the file from a copy, or remove it: samples are still valid without it."
+
+LOCK_TIMEOUT = 60.0
+"""Seconds that a worker waits while others write their lines."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One process that computes samples of a run. Its line is written when `id` is first read."""
+
+    store: Store
+    worker: str = "0"
+
+    @cached_property
+    def id(self) -> int:
+        """The number of the process, from 1. Raises StoreError if the line cannot be written."""
+        from filelock import FileLock, Timeout
+
+        path = invocations_file(self.store)
+        content = {"start": now(), "worker": self.worker, "process": os.getpid(), **collect_environment()}
+        try:
+            with report_write_errors(path), FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
+                truncate_partial_line(path, _is_complete)
+                number = max(read_invocations(self.store) or _in_samples(self.store), default=0) + 1
+                with path.open("ab") as file:
+                    file.write(json.dumps({"id": number, **content}, ensure_ascii=False).encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+        except Timeout as error:
+            raise StoreError(
+                f"{path} has been locked by another worker for {LOCK_TIMEOUT:.0f} s. Start this one again."
+            ) from error
+        return number
+
+
+def invocations_file(store: Store) -> Path:
+    """The file of all lines."""
+    return store.folder / "invocations.jsonl"
+
+
+def read_invocations(store: Store) -> dict[int, Mapping[str, Any]]:
+    """The line of each process by its number. A partial last line is skipped: no sample has its number.
+
+    Raises:
+        StoreError: A line is damaged. The message names the line and the key.
+    """
+    path = invocations_file(store)
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+    invocations: dict[int, Mapping[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        where = f"line {number} of {path}"
+        try:
+            content = parse_json_object(line)
+        except ValueError as error:
+            raise StoreError(f"{where} is damaged ({error}). {REMEDY}") from error
+        check_shape(InvocationShape, content, where, REMEDY)
+        invocations[int(content["id"])] = content
+    return invocations
+
+
+def _in_samples(store: Store) -> set[int]:
+    """The numbers in samples, which a new line must not repeat if the file was removed."""
+    digests = [path.name for path in store.folder.glob("cells/*")]
+    return {line.get("invocation", 0) for digest in digests for line in store.lines(digest)}
+
+
+def _is_complete(line: bytes) -> bool:
+    try:
+        return bool(parse_json_object(line))
+    except ValueError:
+        return False
