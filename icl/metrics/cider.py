@@ -9,11 +9,10 @@ with sigma 6. As in the released code, the lengths l are numbers of bigrams. The
 is that of a whole cell with its queries' references. Published is the mean over captions (1.2 is printed as 120). The
 score of a single sample treats all n-grams as equally rare, and is divided by 10.
 
-The tokenizer approximates the released one (Penn Treebank, lower case, without punctuation).
+Words are split as the released code splits them (`icl.metrics.penn_tokenizer`).
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
+from icl.metrics.penn_tokenizer import words
 from icl.metrics.run_level import SampleValues, mean
 from icl.registry import component
 from icl.types import Example, Generation
@@ -28,12 +28,6 @@ from icl.types import Example, Generation
 N, SIGMA = 4, 6.0
 Gram = tuple[str, ...]
 Weigh = Callable[[Gram], float]
-
-
-def tokenize(caption: str) -> list[str]:
-    """Words in lower case without punctuation, with "n't" and "'s" split off as in the Penn Treebank."""
-    split = re.sub(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b", r" \1", caption.lower().replace("’", "'"))
-    return re.findall(r"n't|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*", split)
 
 
 def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -90,10 +84,10 @@ def _vectors(caption: str, weigh: Weigh) -> list[dict[Gram, float]]:
 
 
 def _bigrams(caption: str) -> int:
-    return max(0, len(tokenize(caption)) - 1)
+    return max(0, len(words(caption)) - 1)
 
 
 @lru_cache(maxsize=100_000)
 def _grams(caption: str) -> Counter[Gram]:
-    tokens = tokenize(caption)
+    tokens = words(caption)
     return Counter(tuple(tokens[i : i + n]) for n in range(1, N + 1) for i in range(len(tokens) - n + 1))
