@@ -1,0 +1,405 @@
+"""Mutation testing: `python tests/mutants.py decoding/formulas --sample 50`.
+
+A mutant is a module with one small change: another operator, constant or comparison, a negated condition, or a dropped
+statement. It is killed if the tests of its module fail. The script lists the survivors: lines that no test checks, or
+changes that mean the same. Each mutant runs in a copy of the repository, in a process forked after the libraries were
+imported. `own_tests` names the tests of a module; `--tests` replaces them.
+"""
+
+import argparse
+import ast
+import importlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
+FOLDER_TESTS: dict[str, tuple[str, ...]] = {
+    "decoding/strategies": ("tests/decoding/test_properties.py", "tests/decoding/test_strategies.py"),
+    "decoding/controls": ("tests/decoding/test_controls.py", "tests/decoding/test_default_controls.py"),
+    "decoding/arms": ("tests/decoding/arms", "tests/decoding/test_default_controls.py"),
+    "decoding/engine": ("tests/decoding/engine",),
+}
+"""Folder -> tests that run over all of its modules, after the tests of the module."""
+SLOW_TESTS = ("test_on_models.py", "test_lazy_branches_on_models.py", "test_kill.py", "test_fuzz.py")
+"""Test files that check the whole toolkit and belong to no module."""
+SLOW_FOLDERS = (
+    "tests/decoding/lockstep",
+    "tests/decoding/server",
+    "tests/experiments/launch",
+    "tests/experiments/tiny",
+)
+"""Folders whose tests start processes. They belong to the modules of the same folder only."""
+
+OPERATORS: dict[type[ast.AST], type[Any]] = dict(
+    (pair, pair[::-1])[turn]
+    for pair in (
+        *((ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.BitAnd, ast.BitOr), (ast.LShift, ast.RShift)),
+        *((ast.And, ast.Or), (ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot)),
+        (ast.In, ast.NotIn),
+    )
+    for turn in (0, 1)
+) | dict.fromkeys((ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.BitXor), ast.Mult)
+"""Operator -> the one that takes its place."""
+LARGE = 1e6
+"""A constant above it is doubled, because adding one might not change it."""
+DROPPED = (ast.AugAssign, ast.Raise, ast.Continue, ast.Break, ast.Return, ast.Assign, ast.Delete)
+"""Statements that are dropped within a block."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one module.
+
+    Attributes:
+        module: Path relative to the repository.
+        function: First line of the function that contains the change, or 0.
+        line: Line of the change.
+        start: First byte of the source that `text` replaces.
+        end: First byte after it.
+        text: The changed code.
+        before: The code before the change.
+    """
+
+    module: str
+    function: int
+    line: int
+    start: int
+    end: int
+    text: str
+    before: str
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line}: {_shorten(self.before)}  ->  {_shorten(self.text)}"
+
+    def source(self, original: bytes) -> bytes:
+        """The source of the mutated module."""
+        return original[: self.start] + self.text.encode() + original[self.end :]
+
+
+class _Finder(ast.NodeVisitor):
+    """Finds the mutants of a module."""
+
+    def __init__(self, module: str, source: bytes) -> None:
+        self.module, self.source, self.function = module, source, 0
+        self.mutants: list[Mutant] = []
+        self.starts = [0]
+        for line in source.splitlines(keepends=True):
+            self.starts.append(self.starts[-1] + len(line))
+
+    def replace(self, node: ast.expr | ast.stmt, text: str) -> None:
+        start = self.starts[node.lineno - 1] + node.col_offset
+        end = self.starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+        before = self.source[start:end].decode()
+        self.mutants.append(Mutant(self.module, self.function, node.lineno, start, end, text, before))
+
+    def visit_block(self, body: Sequence[ast.stmt]) -> None:
+        """Statements within `if`, `for`, `with` or `try`: those that do something are dropped."""
+        for statement in body:
+            if isinstance(statement, DROPPED):
+                self.replace(statement, "pass")
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        operator = OPERATORS[type(node.op)]()
+        self.replace(node, f"({ast.unparse(ast.BinOp(node.left, operator, node.right))})")
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        operator = OPERATORS[type(node.op)]()
+        self.replace(node, f"({ast.unparse(ast.BoolOp(operator, node.values))})")
+        self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for i, operator in enumerate(node.ops):
+            ops = [*node.ops[:i], OPERATORS[type(operator)](), *node.ops[i + 1 :]]
+            self.replace(node, f"({ast.unparse(ast.Compare(node.left, ops, node.comparators))})")
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        if not isinstance(node.op, ast.UAdd):
+            self.replace(node, f"({ast.unparse(node.operand)})")
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, bool):
+            self.replace(node, str(not node.value))
+        elif isinstance(node.value, int | float):
+            self.replace(node, repr(node.value + 1 if abs(node.value) < LARGE else node.value * 2))
+
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        self._negate(node.test)
+        self.visit_block([*node.body, *node.orelse])
+        self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self._negate(node.test)
+        self.generic_visit(node)
+
+    def visit_While(self, node: ast.While) -> None:
+        self.visit_block(node.body)
+        self.generic_visit(node)
+
+    def visit_For(self, node: ast.For) -> None:
+        self.visit_block(node.body)
+        self.generic_visit(node)
+
+    def visit_With(self, node: ast.With) -> None:
+        self.visit_block(node.body)
+        self.generic_visit(node)
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        for condition in node.ifs:
+            self._negate(condition)
+        self.generic_visit(node)
+
+    def _negate(self, test: ast.expr) -> None:
+        if isinstance(test, ast.Name | ast.Attribute | ast.Call | ast.NamedExpr):
+            self.replace(test, f"(not ({ast.unparse(test)}))")
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call) and not ast.unparse(node.value.func).lower().startswith("log"):
+            self.replace(node, "pass")
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # neither decorators nor annotations
+        outer = self.function
+        for default in [*node.args.defaults, *node.args.kw_defaults]:
+            if default is not None:
+                self.visit(default)
+        self.function = outer or min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        for statement in node.body:
+            self.visit(statement)
+        self.function = outer
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for statement in node.body:
+            self.visit(statement)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        """A message is not mutated."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        """Offsets within a formatted string are those of the string."""
+
+
+def mutants_of(module: str, source: bytes) -> list[Mutant]:
+    """All mutants of a module, in the order of its lines."""
+    finder = _Finder(module, source)
+    finder.visit(ast.parse(source))
+    return sorted(set(finder.mutants), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
+
+
+def own_tests(module: str) -> list[str]:
+    """The test files of a module: its mirror, those of its room that import or name it, and `FOLDER_TESTS`."""
+    path = Path(module)
+    dotted = ".".join(path.with_suffix("").parts)
+    imports = re.compile(rf"\b(from|import) {re.escape(dotted)}\b|[\"']{re.escape(dotted)}\b")
+    source = (ROOT / module).read_text()
+    registered = re.findall(r'^@component\("(?!sampler)[a-z_]+", "([a-z_0-9]+)"\)', source, re.MULTILINE)
+    names = re.compile("|".join(f"[\"'(]{name}[\"'(,)]" for name in registered) or "(?!)")
+    ranks: dict[str, int] = {}
+    for file in sorted((ROOT / "tests" / path.parts[0]).rglob("test_*.py")):
+        name, text = str(file.relative_to(ROOT)), file.read_text()
+        is_others = name.startswith(SLOW_FOLDERS) and not name.startswith(f"tests/{path.parent}/")
+        if file.name in SLOW_TESTS or is_others:
+            continue
+        if file.name == f"test_{path.stem}.py" or imports.search(text) or names.search(text):
+            ranks[name] = 0 if file.name == f"test_{path.stem}.py" else 1 if imports.search(text) else 2
+    ordered = sorted(ranks, key=lambda name: (ranks[name], (ROOT / name).stat().st_size))
+    extra = [test for folder, tests in FOLDER_TESTS.items() if module.startswith(folder + "/") for test in tests]
+    return list(dict.fromkeys([*ordered, *extra]))
+
+
+def choose(by_module: dict[str, list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
+    """A random sample that takes a mutant of each module in turn; all mutants without a count."""
+    queues = [random.Random(f"{seed}/{module}").sample(all_, len(all_)) for module, all_ in by_module.items()]
+    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return sorted(turns[:count], key=lambda mutant: (mutant.module, mutant.start))
+
+
+class CallRecorder:
+    """A pytest plugin that records which functions of the modules each test calls, and its seconds."""
+
+    def __init__(self, copy: Path, modules: Sequence[str]) -> None:
+        self.files = {str(copy / module): module for module in modules}
+        self.calls: dict[str, dict[str, list[int]]] = {}
+        self.current: set[tuple[str, int]] = set()
+
+    def trace(self, frame: Any, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if code.co_filename in self.files:
+            self.current.add((self.files[code.co_filename], code.co_firstlineno))
+
+    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
+        self.current = set()
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
+
+    def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
+        sys.settrace(None)
+        by_module: dict[str, list[int]] = {}
+        for module, line in sorted(self.current):
+            by_module.setdefault(module, []).append(line)
+        self.calls[nodeid] = by_module
+
+
+class Runner:
+    """Runs tests in forked processes, each in a copy of the repository."""
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self.folder, self.copies = folder, [folder / str(job) for job in range(jobs)]
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        for copy in self.copies:
+            for name in listing:
+                if (ROOT / name).is_file():
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(ROOT / name, copy / name)
+
+    def start(self, copy: Path, tests: Sequence[str], record: Sequence[str] = ()) -> int:
+        """The id of a process that runs tests and exits with pytest's status.
+
+        With `record`, it writes which tests call the functions of these modules, and which libraries it imported.
+        """
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 70
+        try:
+            os.setsid()
+            log = os.open(self.folder / f"{copy.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.chdir(copy)
+            sys.path[0] = str(copy)
+            os.environ.update(PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
+            sys.dont_write_bytecode = True
+            import pytest
+
+            recorder = CallRecorder(copy, record)
+            quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestWarning"]
+            status = int(pytest.main([*quiet, *tests], plugins=[recorder] if record else []))
+            if record:
+                paths = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
+                libraries = [name for name, path in paths.items() if "site-packages" in path]
+                (self.folder / "record.json").write_text(json.dumps([recorder.calls, libraries]))
+        finally:
+            os._exit(status)
+
+    def record(self, tests: Sequence[str], modules: Sequence[str]) -> dict[str, dict[str, list[int]]]:
+        """Test -> module -> first lines of the functions that it calls, from one run without a mutant.
+
+        Later processes share the libraries that the tests imported.
+        """
+        _, status = os.waitpid(self.start(self.copies[0], tests, modules), 0)
+        if status:
+            log = (self.folder / "0.log").read_text(errors="replace").splitlines()
+            sys.exit("\n".join(["The tests fail without a mutant:", *log[-15:]]))
+        calls, libraries = json.loads((self.folder / "record.json").read_text())
+        for name in libraries:
+            with suppress(Exception):
+                importlib.import_module(name)
+        return dict(calls)
+
+    def run(self, work: Sequence[tuple[Mutant, Sequence[str]]], limit: float) -> Iterator[tuple[Mutant, str]]:
+        """Yields each mutant with 'killed', 'timeout' or 'survived' after its tests."""
+        waiting, free = list(work), list(self.copies)
+        running: dict[int, tuple[Mutant, Path, float]] = {}
+        while waiting or running:
+            while waiting and free:
+                (mutant, tests), copy = waiting.pop(0), free.pop()
+                (copy / mutant.module).write_bytes(mutant.source((ROOT / mutant.module).read_bytes()))
+                running[self.start(copy, tests)] = mutant, copy, time.monotonic() + limit
+            time.sleep(0.02)
+            for pid, (mutant, copy, deadline) in list(running.items()):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if not done and time.monotonic() < deadline:
+                    continue
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                if not done:
+                    os.waitpid(pid, 0)
+                shutil.copyfile(ROOT / mutant.module, copy / mutant.module)
+                free.append(copy)
+                del running[pid]
+                yield mutant, "timeout" if not done else "killed" if status else "survived"
+
+
+def select_tests(mutant: Mutant, files: Sequence[str], calls: dict[str, dict[str, list[int]]]) -> list[str]:
+    """The tests of these files that call the mutated function, or any function of its module if it is in none."""
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for test, called in calls.items():
+        lines = called.get(mutant.module, ())
+        if mutant.function in lines or (lines and not mutant.function):
+            by_file[test.partition("::")[0]].append(test)
+    return [test for file in files for test in by_file[file]]
+
+
+def _shorten(code: str) -> str:
+    line = " ".join(code.split())
+    return line if len(line) <= 70 else f"{line[:67]}..."
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+", help="folders or modules, relative to the repository")
+    parser.add_argument("--sample", type=int, help="number of mutants, evenly over the modules; all by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("--jobs", type=int, default=1, help="number of mutants that run at once")
+    parser.add_argument("--tests", nargs="+", help="test files, in the place of the modules' own")
+    parser.add_argument("--list", action="store_true", help="print the mutants and the tests, run nothing")
+    options = parser.parse_args()
+    files = [file for source in options.sources for file in sorted((ROOT / source).rglob("*.py")) or [ROOT / source]]
+    modules = [str(file.relative_to(ROOT)) for file in files]
+    mutants = choose({m: mutants_of(m, (ROOT / m).read_bytes()) for m in modules}, options.sample, options.seed)
+    tests = {module: options.tests or own_tests(module) for module in modules}
+    if options.list:
+        print(*mutants, *(f"{module}: {' '.join(files)}" for module, files in tests.items()), sep="\n")
+        return 0
+    results: dict[Mutant, str] = {}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        runner, start = Runner(Path(folder), options.jobs), time.monotonic()
+        calls = runner.record(sorted({file for mutant in mutants for file in tests[mutant.module]}), modules)
+        limit = 20 + 3 * (time.monotonic() - start)
+        chosen = {mutant: select_tests(mutant, tests[mutant.module], calls) for mutant in mutants}
+        results |= dict.fromkeys(mutants, "survived")
+        results |= runner.run([(mutant, chosen[mutant]) for mutant in mutants if chosen[mutant]], limit)
+        # a test may depend on a call whose result an earlier test left in a cache or fixture
+        again = [m for m, result in results.items() if result == "survived" and tests[m.module]]
+        for mutant, result in runner.run([(mutant, tests[mutant.module]) for mutant in again], limit):
+            results[mutant] = result
+    for mutant, result in results.items():
+        if result != "killed":
+            print(f"{result:9} {mutant}")
+    by_folder: dict[str, Counter[str]] = defaultdict(Counter)
+    for mutant, result in results.items():
+        by_folder[str(Path(mutant.module).parent)][result] += 1
+    for name, counts in sorted(by_folder.items()):
+        killed = counts.total() - counts["survived"]
+        print(f"{name}: {killed} of {counts.total()} killed ({killed / counts.total():.1%})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
