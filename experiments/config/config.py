@@ -22,9 +22,11 @@ from experiments.config.keys import (
     HINTS,
     KEYS,
     LIST_AXES,
+    WHEN_DECIDED,
     CompareSpec,
     ExpectedText,
     ExperimentKeys,
+    StopSpec,
 )
 from experiments.config.overrides import apply_overrides
 from experiments.config.yaml_document import Document, read_document
@@ -246,22 +248,48 @@ def _parse_compare(document: Document, key: str, node: Any) -> CompareSpec:
         raise ConfigError(
             f"{where}: compare needs 'to', the reference's value of an axis: {{to: {{decoding: greedy}}}}."
         )
-    names = [f.name for f in fields(CompareSpec)]
-    for name in node:
-        if name not in names:
-            raise ConfigError(f"{document.where(key, name)}: no key '{name}'{suggest('key', name, names)}")
+    _check_names(CompareSpec, document, key, node)
     for axis in node["to"]:
         if axis not in AXES:
             raise ConfigError(f"{document.where(key, 'to', axis)}: no axis '{axis}'{suggest('key', axis, AXES)}")
-    hints = get_type_hints(CompareSpec, include_extras=True)
-    values = {
-        name: _check_type(hints[name], name, value, document.where(key, name))
-        for name, value in node.items()
-        if name != "to" and value is not None
-    }
+    values = _spec_values(CompareSpec, document, key, {name: value for name, value in node.items() if name != "to"})
     # `to` names values as tables do.
     to = {axis: EMPTY_LIST if axis in LIST_AXES and value == [] else value for axis, value in node["to"].items()}
     return CompareSpec(to=to, **values)
+
+
+def _parse_stop(document: Document, key: str, node: Any) -> StopSpec:
+    if node == WHEN_DECIDED:
+        return StopSpec()
+    if not isinstance(node, Mapping):
+        raise ConfigError(
+            f"{document.where(key)}: stop must be {WHEN_DECIDED}, or a mapping such as {{level: 0.05, looks: 20}}, "
+            f"not {node!r}."
+        )
+    _check_names(StopSpec, document, key, node)
+    return StopSpec(**_spec_values(StopSpec, document, key, node))
+
+
+def _check_names(spec: type, document: Document, key: str, node: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a key of the mapping that the spec has no field for."""
+    names = [f.name for f in fields(spec)]
+    for name in node:
+        if name not in names:
+            raise ConfigError(f"{document.where(key, name)}: no key '{name}'{suggest('key', str(name), names)}")
+
+
+def _spec_values(spec: type, document: Document, key: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked values of a mapping. A null where the field allows none is its default."""
+    hints = get_type_hints(spec, include_extras=True)
+    return {
+        name: _check_type(hints[name], name, value, document.where(key, name))
+        for name, value in node.items()
+        if value is not None or _allows_none(hints[name])
+    }
+
+
+def _allows_none(hint: Any) -> bool:
+    return hint is type(None) or any(_allows_none(part) for part in get_args(hint))
 
 
 _PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
@@ -272,6 +300,7 @@ _PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
     "zip": _parse_axes,
     "exclude": _parse_exclude,
     "compare": _parse_compare,
+    "stop": _parse_stop,
     "launcher": _parse_launcher,
 }
 """Keys with checks beyond their type."""

@@ -12,8 +12,10 @@ from experiments.config.keys import (
     EMPTY_LIST,
     HINTS,
     LIST_AXES,
+    WHEN_DECIDED,
     CompareSpec,
     ExperimentKeys,
+    StopSpec,
     component_kind,
 )
 from icl.parameter_docs import parameter_docs
@@ -27,7 +29,8 @@ def experiment_schema() -> dict[str, Any]:
     kinds = {kind: _inlined(schema(kind)) for kind in filter(None, map(component_kind, HINTS.values()))}
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
     properties = {key: _value_schema(key) for key in HINTS}
-    properties |= {"grid": _axes_schema(), "zip": _axes_schema(), "compare": _compare_schema()}
+    properties |= {"grid": _axes_schema(), "zip": _axes_schema(), "compare": _spec_schema(CompareSpec)}
+    properties["stop"] = {"anyOf": [{"const": WHEN_DECIDED}, _spec_schema(StopSpec)]}
     unnamed = _without_name(
         kinds["launcher"], DEFAULT_LAUNCHER
     )  # a mapping without a name has the default's parameters
@@ -74,12 +77,13 @@ def _axes_schema() -> dict[str, Any]:
     }
 
 
-def _compare_schema() -> dict[str, Any]:
-    hints = get_type_hints(CompareSpec, include_extras=True)
+def _spec_schema(spec: type[Any]) -> dict[str, Any]:
+    """The schema of a key whose value is a mapping with the fields of a dataclass."""
+    hints = get_type_hints(spec, include_extras=True)
     return {
         "type": "object",
-        "properties": _documented(CompareSpec, {key: TypeAdapter(hint).json_schema() for key, hint in hints.items()}),
-        "required": [doc.key for doc in parameter_docs(CompareSpec) if doc.required],
+        "properties": _documented(spec, {key: TypeAdapter(hint).json_schema() for key, hint in hints.items()}),
+        "required": [doc.key for doc in parameter_docs(spec) if doc.required],
         "additionalProperties": False,
     }
 

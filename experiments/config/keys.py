@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from decoding.engine.requests import AnswerMode, LazyBranches
 from icl.models.base import MAX_NEW_TOKENS
@@ -23,6 +23,8 @@ Correction = Literal["holm", "none"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 DEFAULT_CORRECTION = CORRECTIONS[0]
 DEFAULT_LAUNCHER = "local"
+WHEN_DECIDED = "when_decided"
+"""The value of `stop` that means its rule with default values."""
 EMPTY_LIST = "none"
 """Name of an empty list, in files and tables."""
 DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "order")
@@ -72,6 +74,29 @@ class CompareSpec:
     correction: Correction = DEFAULT_CORRECTION  # correction of p-values for multiple comparisons
 
 
+StopLevel = Annotated[float, Gt(0), Le(0.5), ExpectedText("a probability above 0 and at most 0.5, such as 0.05")]
+LookCount = Annotated[
+    Annotated[int, Ge(1), Le(1000)] | None, ExpectedText("the number of looks, 1 to 1000, or null for the default")
+]
+SpendPower = Annotated[float, Ge(0.5), Le(10), ExpectedText("a number from 0.5 to 10, such as 2")]
+Futility = Annotated[Annotated[float, Gt(0), Lt(1)] | None, ExpectedText("a probability between 0 and 1, or null")]
+Margin = Annotated[Annotated[float, Gt(0), Lt(1)] | None, ExpectedText("a difference between 0 and 1, or null")]
+StopNull = Annotated[Literal["exchange", "mean"], ExpectedText("'exchange' or 'mean'")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSpec:
+    """The rule by which comparisons end as soon as they are decided (`experiments.stats.sequential`)."""
+
+    level: StopLevel = 0.05  # largest chance of any false verdict in the family, at any stopping time
+    looks: LookCount = None  # looks at the data; by default 20, or 5 if several models take turns
+    spend: SpendPower = 2.0  # power of the share of clusters in the spent level; lower spends earlier
+    futility: Futility = 0.05  # chance of a later verdict below which a comparison ends as open; null: never
+    margin: Margin = None  # a comparison whose interval lies within this difference ends as equal
+    null: StopNull = "exchange"  # what is tested: arm names are exchangeable, or the mean difference is 0
+    seed: Annotated[int, ExpectedText("an integer")] = 0  # seed of the random order of the clusters
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExperimentKeys:
     """The values of the keys of an experiment file. Components are config nodes that are not built yet."""
@@ -100,6 +125,7 @@ class ExperimentKeys:
     zip: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes of equal length that are paired
     exclude: list[Mapping[str, Any]] = field(default_factory=list)  # combinations that are left out
     compare: CompareSpec | None = None  # reference and metric of the tables
+    stop: StopSpec | None = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
     launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers
 
 

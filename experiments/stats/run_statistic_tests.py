@@ -12,6 +12,7 @@ Both recompute the statistic from the sums of its rows (`icl.metrics.sufficient_
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,15 +35,9 @@ def randomization_p(strata: Sequence[Stratum], samples: int = SAMPLED_SUBSETS) -
     """
     deltas = [stratum.arm - stratum.reference for stratum in strata]
     differing = np.flatnonzero(sum(np.asarray(abs(delta).sum(axis=1)).ravel() for delta in deltas))
-    moves = [delta[differing] for delta in deltas]
-    totals = [(sum_rows(stratum.reference), sum_rows(stratum.arm)) for stratum in strata]
 
     def difference(swapped: Floats) -> Floats:
-        differences = np.zeros(len(swapped))
-        for stratum, move, (reference, arm) in zip(strata, moves, totals, strict=True):
-            moved = np.asarray(swapped @ move)
-            differences += stratum.weight * (stratum.value(arm - moved) - stratum.value(reference + moved))
-        return differences
+        return swapped_differences(strata, swapped, differing)
 
     observed = abs(float(difference(np.zeros((1, len(differing))))[0]))
     extreme = count = 0
@@ -51,6 +46,25 @@ def randomization_p(strata: Sequence[Stratum], samples: int = SAMPLED_SUBSETS) -
         extreme += int(np.sum(~(differences < observed - 1e-12)))  # an undefined statistic counts as extreme
         count += len(differences)
     return extreme / count
+
+
+def swapped_differences(strata: Sequence[Stratum], swapped: Floats, clusters: Any = slice(None)) -> Floats:
+    """The difference of two arms, arm minus reference, that are swapped in some clusters.
+
+    Args:
+        strata: The cells of both arms, from `build_strata`.
+        swapped: [rows, C] of 0 and 1.
+        clusters: The clusters that the columns stand for, by default all.
+
+    Returns:
+        [rows].
+    """
+    differences = np.zeros(len(swapped))
+    for stratum in strata:
+        moved = np.asarray(swapped @ (stratum.arm - stratum.reference)[clusters])
+        reference, arm = sum_rows(stratum.reference), sum_rows(stratum.arm)
+        differences += stratum.weight * (stratum.value(arm - moved) - stratum.value(reference + moved))
+    return differences
 
 
 def run_statistic_interval(strata: Sequence[Stratum], clusters: int, level: float = 0.95) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import pytest
 from decoding.arms.arm import ARM_KEYS
 from experiments.config.config import load_config
 from experiments.config.json_schema import experiment_schema
-from experiments.config.keys import AXES, KEYS, CompareSpec, ExperimentKeys
+from experiments.config.keys import AXES, KEYS, CompareSpec, ExperimentKeys, StopSpec
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.errors import ConfigError
 from icl.parameter_docs import ParameterDoc, parameter_docs
@@ -80,6 +80,11 @@ def test_shipped_configs_are_valid(schema: dict[str, Any], path: Path) -> None:
         ("exclude", {"shots": 0}),
         ("compare", {"metric": "strict"}),
         ("compare", {"to": {"shots": 0}, "correction": "holmes"}),
+        ("stop", "when_done"),
+        ("stop", {"level": 0}),
+        ("stop", {"looks": 0}),
+        ("stop", {"margins": 0.1}),
+        ("stop", {"null": "none"}),
         ("grid", {"shots": []}),
         ("grid", {"shot": [1]}),
         ("launcher", ["local"]),
@@ -103,5 +108,6 @@ def documented_row(doc: ParameterDoc, prefix: str = "") -> str:
 def test_the_documented_keys_are_those_of_the_loader() -> None:
     rows = [documented_row(doc) for doc in parameter_docs(ExperimentKeys)]
     rows += [documented_row(doc, "compare.") for doc in parameter_docs(CompareSpec)]
+    rows += [documented_row(doc, "stop.") for doc in parameter_docs(StopSpec)]
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert [row for row in rows if row not in text.splitlines()] == []

@@ -1,0 +1,199 @@
+"""The rule that ends comparisons: shares and power as published, Holm, futility, margin, whole-run metrics."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.config.keys import StopSpec
+from experiments.stats.exchange_looks import ExchangeLooks, exchange_differences
+from experiments.stats.run_statistic_tests import randomization_p
+from experiments.stats.run_statistics import build_strata
+from experiments.stats.sequential import look_sizes
+from experiments.stats.stopping_rule import (
+    LookDesign,
+    LookResult,
+    PairedLooks,
+    RunLevelLooks,
+    Standing,
+    end_comparisons,
+    least_differing,
+    number_of_looks,
+)
+from icl.metrics.sufficient_statistics import macro_f1_statistics
+
+
+def _result(p: float, time: float = 0.5, z: float = 2.0, side: int = 1, is_equal: bool = False) -> LookResult:
+    return LookResult(int(100 * time), time, p, side, z, 0.1, is_equal=is_equal)
+
+
+def _run(sums: np.ndarray, spec: StopSpec, family: int = 1, looks: int = 20) -> tuple[Standing, float]:
+    design = LookDesign(len(sums), looks)
+    test, standing = PairedLooks(design, spec, family), [Standing()]
+    for look, n in enumerate(design.sizes, 1):
+        result = test.look(sums[:n].astype(float), np.ones(n))
+        standing = end_comparisons(standing, {0: result}, look, spec, family)
+        if standing[0].end != "running":
+            break
+    assert standing[0].result is not None
+    return standing[0], standing[0].result.time
+
+
+def _shares(theta: float, spec: StopSpec, family: int, runs: int = 150) -> tuple[float, float]:
+    """(mean share of the clusters, share of runs that were decided) of single pairs, 1,000 queries, psi .1."""
+    draw, psi, planned = np.random.default_rng(11), 0.1, 1000
+    effect = theta * np.sqrt(psi / planned)
+    p = [(psi - effect) / 2, 1 - psi, (psi + effect) / 2]
+    ends = [_run(draw.choice([-1, 0, 1], planned, p=p), spec, family) for _ in range(runs)]
+    return float(np.mean([time for _, time in ends])), float(np.mean([one.end == "decided" for one, _ in ends]))
+
+
+@pytest.mark.parametrize(
+    ("theta", "family", "share", "power"),
+    [(0, 1, 0.69, 0.05), (2.8, 1, 0.68, 0.76), (5, 8, 0.50, 0.98), (0, 8, 0.52, 0.005)],
+)
+def test_share_of_queries_and_power_are_the_published_ones(theta, family, share, power):
+    mine = _shares(theta, StopSpec(), family)
+    assert mine[0] == pytest.approx(share, abs=0.08)
+    assert mine[1] == pytest.approx(power, abs=0.1)
+
+
+def test_futility_ends_a_null_comparison_early_and_as_open():
+    sums = np.tile([1, -1, 0, 0], 50)
+    with_futility, time = _run(sums, StopSpec())
+    assert with_futility.end == "open"
+    assert time < 1
+    assert 0 < with_futility.chance < 0.05
+    assert _run(sums, StopSpec(futility=None))[1] == 1
+
+
+def test_an_open_comparison_is_decided_when_others_free_their_level():
+    spec, open_one = StopSpec(), Standing(_result(0.04), "open", 3)
+    before = [open_one, Standing(_result(0.5), look=3)]
+    assert [one.end for one in end_comparisons(before, {1: _result(0.3)}, 4, spec, 2)] == ["open", "running"]
+    after = end_comparisons(before, {1: _result(0.02)}, 4, spec, 2)
+    assert [one.end for one in after] == ["decided", "decided"]
+    assert after[0].look == 3, "its result is that of its own last look"
+
+
+def test_comparisons_that_left_the_grid_still_count_in_the_family():
+    assert end_comparisons([Standing()], {0: _result(0.03)}, 1, StopSpec(), 1)[0].end == "decided"
+    assert end_comparisons([Standing()], {0: _result(0.03)}, 1, StopSpec(), 2)[0].end == "running"
+
+
+def test_a_margin_ends_equal_arms_as_equal_and_tests_without_steps():
+    sums = np.tile([1, -1, *[0] * 18], 150)  # 3,000 queries, one pair in ten differs, no difference
+    one, time = _run(sums, StopSpec(margin=0.05))
+    assert one.end == "equal"
+    assert time < 0.5
+    assert one.result is not None
+    assert -0.05 < one.result.low < one.result.high < 0.05
+    narrow, time = _run(sums[:1000], StopSpec(margin=0.02))
+    assert (narrow.end, time) == ("open", 1)
+    two = [Standing(), Standing()]
+    stepped = end_comparisons(two, {0: _result(0.001), 1: _result(0.04)}, 1, StopSpec(), 2)
+    kept = end_comparisons(two, {0: _result(0.001), 1: _result(0.04)}, 1, StopSpec(margin=0.05), 2)
+    assert [one.end for one in stepped] == ["decided", "decided"]
+    assert kept[1].end == "running"
+
+
+def test_p_and_interval_agree_about_zero_at_every_look():
+    draw = np.random.default_rng(12)
+    for _ in range(60):
+        sums = draw.choice([-1.0, 0, 1], 200, p=[0.1, 0.7, 0.2])
+        test = PairedLooks(LookDesign(200, 20), StopSpec(), 4)
+        for n in look_sizes(200, 20):
+            result = test.look(sums[:n], np.ones(n))
+            outside = result.low >= 0 if result.side > 0 else result.high <= 0
+            assert outside == (result.p <= 0.05)
+
+
+def test_seeds_and_groups_wait_until_many_clusters_differ():
+    sums = np.full(100, 3.0)
+    for seeds, group, least in ((3, 1, 20), (1, 4, 50), (1, 1, 0)):
+        assert least_differing(seeds, group) == least
+        test = PairedLooks(LookDesign(100, 20, least_differing=least), StopSpec(), 1)
+        first = next(n for n in look_sizes(100, 20) if test.look(sums[:n], np.full(n, 3.0)).p < 1)
+        assert first >= max(least, 15)
+    late = PairedLooks(LookDesign(30, 5, least_differing=50), StopSpec(), 1)
+    p = [late.look(sums[:n], np.full(n, 3.0)).p for n in look_sizes(30, 5)]
+    assert p[:-1] == [1] * 4
+    assert p[-1] < 1, "the last look is always taken"
+
+
+def test_the_null_of_means_is_tested_by_its_own_p():
+    draw = np.random.default_rng(13)
+    sums = draw.choice([1.0, 0, -1], 500, p=[0.35, 0.5, 0.15])
+    one, _ = _run(sums, StopSpec(null="mean"))
+    assert one.end == "decided"
+    skewed = np.tile([9.0] + [-1.0] * 9, 20)
+    test = PairedLooks(LookDesign(200, 20, largest=9), StopSpec(null="mean"), 1)
+    assert min(test.look(skewed[:n], np.ones(n)).p for n in look_sizes(200, 20)) > 0.05
+
+
+def test_graded_scores_are_tested_on_their_grid():
+    draw = np.random.default_rng(14)
+    sums = draw.normal(0.06, 0.2, 300)
+    results = []
+    for scale in (1.0, 1e-3):
+        test = PairedLooks(LookDesign(300, 20, whole=False), StopSpec(), 1)
+        results.append([test.look(scale * sums[:n], np.ones(n)).p for n in look_sizes(300, 20)])
+    assert results[0] == results[1]
+    assert results[0][-1] <= 0.05
+
+
+def test_several_models_take_five_looks():
+    assert number_of_looks(StopSpec(), 1) == 20
+    assert number_of_looks(StopSpec(), 2) == 5
+    assert number_of_looks(replace(StopSpec(), looks=8), 2) == 8
+
+
+def _strata(draw: np.random.Generator, n: int, right: float):
+    gold = draw.integers(0, 3, n)
+    arms = [np.where(draw.random(n) < share, gold, draw.integers(0, 3, n)) for share in (0.6, right)]
+    statistics = [macro_f1_statistics(arm, gold, 3) for arm in arms]
+    return build_strata([(list(range(n)), *statistics)], np.arange(n))
+
+
+def test_one_look_at_a_run_level_metric_is_the_randomization_test():
+    strata = _strata(np.random.default_rng(15), 80, 0.75)
+    ids = [f"q{i}" for i in range(80)]
+    differences = exchange_differences(strata, ids, 8_000, 0)
+    assert np.mean(np.abs(differences) >= abs(differences[0])) == pytest.approx(randomization_p(strata), abs=0.02)
+    assert np.array_equal(exchange_differences(strata, ids, 8_000, 0), differences)
+
+
+def test_run_level_comparisons_are_decided_when_they_differ_and_rarely_when_not():
+    looks = {"equal": 0, "differ": 0}
+    for name, right, runs in (("equal", 0.6, 60), ("differ", 0.9, 8)):
+        for run in range(runs):
+            strata = _strata(np.random.default_rng(run), 100, right)
+            rows = exchange_differences(strata, [f"q{i}" for i in range(100)], 400, run)
+            looks[name] += ExchangeLooks([0.05], 2.0, 400).look(rows, 1.0) <= 0.05
+    assert looks["differ"] == 8
+    assert looks["equal"] <= 8  # 3 expected
+
+
+def test_rows_die_in_the_order_of_levels_and_within_the_spent_level():
+    draw = np.random.default_rng(16)
+    test, rows = ExchangeLooks([0.01, 0.02, 0.05], 2.0, 4000), np.zeros(4000)
+    for time in (0.25, 0.5, 0.75, 1.0):
+        rows = rows + draw.normal(0, 1, 4000)
+        test.look(rows, time)
+        dead = (~test.alive).sum(axis=1)
+        assert (dead <= 4000 * np.array([0.01, 0.02, 0.05]) * time**2 + 1e-9).all()
+        assert not (~test.alive[:-1] & test.alive[1:]).any()
+    assert dead[-1] > 150
+
+
+def test_the_test_of_a_run_level_metric_looks_at_growing_prefixes():
+    draw = np.random.default_rng(17)
+    gold = draw.integers(0, 2, 200)
+    arms = [np.where(draw.random(200) < share, gold, 1 - gold) for share in (0.55, 0.9)]
+    test, p = RunLevelLooks(LookDesign(200, 4), StopSpec(), 1), []
+    for n in (50, 100, 150, 200):
+        statistics = [macro_f1_statistics(arm[:n], gold[:n], 2) for arm in arms]
+        strata = build_strata([(list(range(n)), *statistics)], np.arange(n))
+        p.append(test.look(strata, [f"q{i}" for i in range(n)], n).p)
+    assert p == sorted(p, reverse=True)
+    assert p[-1] <= 0.05
