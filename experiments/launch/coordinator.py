@@ -18,6 +18,7 @@ from experiments.launch.sample_counter import SampleCounter
 from experiments.launch.shares import shares
 from experiments.launch.worker import sum_counters
 from experiments.running.run_session import describe_grid
+from experiments.stopping.stopping import Stopping, open_stopping
 from experiments.store.environment import now
 from experiments.store.run_state import RunState, json_round_trip, load_run_state
 from experiments.store.store import Store
@@ -41,7 +42,9 @@ LOG_LINES = 15
 """Lines of a dead worker's log that are shown."""
 
 
-def launch_workers(store: Store, grid: Grid, work: RunState, progress: Progress) -> dict[str, Any]:
+def launch_workers(
+    store: Store, grid: Grid, work: RunState, progress: Progress, stopping: Stopping | None = None
+) -> dict[str, Any]:
     """Starts workers for the missing samples and follows them to their end, if the launcher waits.
 
     Returns:
@@ -50,17 +53,19 @@ def launch_workers(store: Store, grid: Grid, work: RunState, progress: Progress)
     Raises:
         PlanError: The launcher cannot start the workers. No files of the launch are left.
     """
-    launch, group = start_workers(store, grid, work)
+    launch, group = start_workers(store, grid, work, stopping)
     if not grid.launcher.wait:
         _update_session(store, launch, {"state": "submitted"})
         return _outcome(work, jobs=tuple(group.jobs.values()))
     return _follow_to_end(store, grid, work, launch, group, progress=progress)
 
 
-def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, WorkerGroup]:
+def start_workers(
+    store: Store, grid: Grid, work: RunState, stopping: Stopping | None = None
+) -> tuple[Launch, WorkerGroup]:
     """Writes the shares of the missing samples and starts the workers. Raises PlanError if they cannot be started."""
     launcher = grid.launcher
-    parts = shares(grid, work.missing, launcher.workers)
+    parts = shares(grid, work.missing, launcher.workers, stopping.blocks() if stopping else None)
     cells = [cell.digest for cell in grid.cells]
     launch = Launch.new(store.folder, json_round_trip(describe(launcher)), len(parts), cells)
     for worker, blocks in zip(launch.workers, parts, strict=True):
@@ -137,6 +142,9 @@ def _follow_to_end(
     all_finished = _all_finished(launch)
     finish_launch(store, grid, launch, "finished" if all_finished else "stopped")
     left = load_run_state(store, grid)
+    if stopping := open_stopping(store, grid):
+        stopping.advance()
+        stopping.restrict(left)
     failed = sum(len(left.failed[digest]) for digest in launch.cells)
     missing = left.left - failed
     if missing and all_finished:

@@ -8,7 +8,7 @@ image once. A model is loaded by few workers.
     worker 1                | worker 2                     | worker 3
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,12 +30,32 @@ class ShareBlock:
         return asdict(self)
 
 
-def shares(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> list[list[ShareBlock]]:
+def shares(
+    grid: Grid,
+    missing: Mapping[str, Collection[str]],
+    count: int,
+    blocks: Sequence[Mapping[str, Collection[str]]] | None = None,
+) -> list[list[ShareBlock]]:
     """Divides missing samples into at most `count` shares, none of them empty.
 
     Args:
+        grid: The cells.
         missing: Cell digest -> ids of queries.
+        count: The largest number of shares.
+        blocks: Blocks of work of comparisons that end when they are decided (`stop`). Each block is divided among all
+            shares, so that a look needs the same part of each.
     """
+    if blocks is None:
+        return [part for part in _divide(grid, missing, count) if part]
+    parts: list[list[ShareBlock]] = [[] for _ in range(count)]
+    for i, block in enumerate(blocks):
+        of_block = {digest: set(queries) & set(block.get(digest, ())) for digest, queries in missing.items()}
+        for k, part in enumerate(_divide(grid, of_block, count)):
+            parts[(k + i) % count] += part  # a small block leaves other shares empty than the block before
+    return [part for part in parts if part]
+
+
+def _divide(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> list[list[ShareBlock]]:
     items = list(_ordered_queries(grid, missing))
     total = sum(cost for *_, cost in items)
     parts: list[dict[tuple[str, ...], list[str]]] = [{} for _ in range(count)]
@@ -44,7 +64,7 @@ def shares(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> li
         middle = before + cost / 2
         parts[min(count - 1, int(middle / total * count))].setdefault(cells, []).append(query)
         before += cost
-    return [[ShareBlock(cells, tuple(queries)) for cells, queries in part.items()] for part in parts if part]
+    return [[ShareBlock(cells, tuple(queries)) for cells, queries in part.items()] for part in parts]
 
 
 def _ordered_queries(

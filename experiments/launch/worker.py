@@ -23,6 +23,7 @@ from experiments.grid.grid import Grid, expand
 from experiments.launch import launch_files as files
 from experiments.running.run_session import CostLog
 from experiments.running.runner import Runner
+from experiments.stopping.stopping import open_stopping
 from experiments.store.environment import now
 from experiments.store.invocations import Invocation
 from experiments.store.run_state import RunState, load_run_state
@@ -88,10 +89,20 @@ def _run_share(folder: Path, worker: str, job: str, share: Mapping[str, Any], on
 def _compute(session: "WorkerSession", share: Mapping[str, Any]) -> None:
     document = share["config"]
     grid = expand(parse_config(Document(document["name"], Path(document["folder"]), document["data"])))
+    stopping = open_stopping(session.store, grid, may_write=False)
     grid, work = restrict_grid(grid, session.store, share["blocks"])
     if work.left:
-        progress = LineProgress(out=sys.stderr)
-        Runner(grid, session.store, work, progress, session, worker=session.worker, num_workers=share["workers"]).run()
+        runner = Runner(
+            grid,
+            session.store,
+            work,
+            LineProgress(out=sys.stderr),
+            session,
+            worker=session.worker,
+            num_workers=share["workers"],
+            stopping=stopping,
+        )
+        runner.run()
 
 
 def restrict_grid(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Grid, RunState]:

@@ -16,6 +16,7 @@ from experiments.launch.coordinator import find_earlier_launch, follow, launch_w
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
 from experiments.running.runner import Runner, RunOutcome
+from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
@@ -50,6 +51,9 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         if earlier := find_earlier_launch(store, grid, progress):
             return RunOutcome(folder, **follow(earlier, store, grid, progress), warnings=grid.warnings)
         work = load_run_state(store, grid)
+        if stopping := open_stopping(store, grid):
+            stopping.advance()
+            stopping.restrict(work)
         invocation = Invocation(store)
         if rescored := rescore(store, grid, invocation):
             progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
@@ -58,16 +62,24 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         if without_steps := _without_steps_note(store, grid, work):
             progress.note(without_steps)
         if not work.left:
-            refresh_run_file(store, grid)
+            refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None)
             return RunOutcome(folder, work.total, work.present, 0, 0, grid.warnings)
         write_cells(store, grid)
         for warning in grid_warnings(grid):
             progress.note(warning)
         if grid.launcher.workers:
             logger.info("%s: %d samples are missing; workers share them", folder, work.left)
-            return RunOutcome(folder, **launch_workers(store, grid, work, progress), warnings=grid.warnings)
-        with RunSession(store, grid, invocation) as session:
-            return Runner(grid, store, work, progress, session).run()
+            outcome = RunOutcome(
+                folder, **launch_workers(store, grid, work, progress, stopping), warnings=grid.warnings
+            )
+        else:
+            with RunSession(store, grid, invocation) as session:
+                outcome = Runner(grid, store, work, progress, session, stopping=stopping).run()
+        if stopping:
+            stopping.advance()
+            if sizes := stopping.sizes(grid):
+                refresh_run_file(store, grid, sizes)
+        return outcome
 
 
 def _damaged_note(work: RunState) -> str:

@@ -5,7 +5,7 @@ divided among arms. The savings of lazy branches are counted by arm, as if each 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +23,34 @@ SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
 
 
-def describe_grid(grid: Grid) -> dict[str, Any]:
-    """The fields of run.json that describe the config: its cells, their numbers of samples, and its metrics."""
+def describe_grid(grid: Grid, sizes: Sequence[int] | None = None) -> dict[str, Any]:
+    """The fields of run.json that describe the config: its cells, their numbers of samples, and its metrics.
+
+    Args:
+        grid: The cells.
+        sizes: The number of samples of each cell, if comparisons have ended early.
+    """
     config = grid.config
     return {
         "file": config.document.name,
         "config": config.document.data,
         "cells": [cell.digest for cell in grid.cells],
-        "sizes": [len(cell.task.queries) for cell in grid.cells],
+        "sizes": list(sizes or [len(cell.task.queries) for cell in grid.cells]),
         "metrics": describe_metrics(grid),
     }
 
 
-def refresh_run_file(store: Store, grid: Grid) -> None:
+def refresh_run_file(store: Store, grid: Grid, sizes: Sequence[int] | None = None) -> None:
     """Updates run.json of a run without missing samples: to its current config, and to the state 'finished'.
 
     The state may differ if the process was killed after the last sample.
+
+    Args:
+        store: The run directory.
+        grid: The cells.
+        sizes: The number of samples of each cell, if comparisons have ended early.
     """
-    run, current = store.read_run() or {}, json_round_trip(describe_grid(grid))
+    run, current = store.read_run() or {}, json_round_trip(describe_grid(grid, sizes))
     *before, last = run.get("sessions") or [{}]
     if last.get("state", "finished") != "finished":
         current["sessions"] = [*before, {**last, "state": "finished"}]

@@ -38,6 +38,7 @@ from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore, prefetch_images
 from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog
+from experiments.stopping.stopping import Stopping
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
@@ -104,6 +105,7 @@ class Runner:
         costs: Counts the work of the models and the engine.
         worker: Identifies this worker. Names its sample file in the folder of each cell.
         num_workers: Number of workers that share the limit of stored images.
+        stopping: Ends arms whose comparisons are decided; None computes everything.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Runner:
         *,
         worker: str = "0",
         num_workers: int = 1,
+        stopping: Stopping | None = None,
     ) -> None:
         self.grid, self.store, self.state, self.progress, self.costs = grid, store, state, progress, costs
         self.max_image_bytes = MAX_IMAGE_BYTES // num_workers
@@ -125,6 +128,10 @@ class Runner:
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
         self.failing = FailingArms([cell for cell in grid.cells if state.missing[cell.digest]], MAX_INITIAL_FAILURES)
         self.failed = self.computed = 0
+        self.stopping = stopping
+        self.needed: Mapping[str, set[str]] = {}
+        self.loaded: Model | None = None
+        self.retrievals: dict[int, Retrieval] = {}
 
     def run(self) -> RunOutcome:
         """Computes everything that is missing. Raises ICLError if the run cannot go on."""
@@ -135,11 +142,14 @@ class Runner:
         )
         try:
             with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
-                for model in self.grid.models:
-                    self._run_model(model)
+                for needed in self._blocks():
+                    self.needed = needed
+                    for model in self.grid.models:
+                        self._run_model(model)
                 given_up, untried = self.failing.describe(self.state.missing)
                 self.costs.stop_reason = given_up
         finally:
+            self._unload()
             self.image_store.close()
             self.progress.end()
         if self.image_store.problem:
@@ -159,30 +169,63 @@ class Runner:
             missing=untried,
         )
 
+    def _blocks(self) -> Iterator[Mapping[str, set[str]]]:
+        """The queries of each cell that are needed, block by block. Without `stop` there is one block."""
+        if self.stopping is None:
+            yield {cell.digest: self.state.missing[cell.digest] for cell in self.grid.cells}
+            return
+        for family, look in self.stopping.targets():
+            yield self.stopping.needed(family, look)
+            self.stopping.advance(given_up=self._given_up())
+        yield self.stopping.needed()  # samples that failed in an earlier session
+        self.stopping.advance(given_up=self._given_up())
+        self.stopping.restrict(self.state)
+
+    def _given_up(self) -> set[str]:
+        return {cell.digest for cell in self.failing.cells if self.failing.is_given_up(cell)}
+
+    def _left(self, cell: Cell) -> set[str]:
+        """The queries of a cell that are missing and needed."""
+        return self.state.missing[cell.digest] & self.needed.get(cell.digest, set())
+
     def _run_model(self, model: "Model") -> None:
-        """Loads the model and computes its groups, if any sample of them is missing."""
-        groups = [cells for cells in _groups(self.grid, model) if any(self.state.missing[c.digest] for c in cells)]
+        """Computes the model's groups, if any needed sample of them is missing."""
+        groups = [cells for cells in _groups(self.grid, model) if any(self._left(c) for c in cells)]
         if not groups:
             return
+        self._load(model)
+        for cells in groups:
+            task = id(cells[0].task)
+            if task not in self.retrievals:
+                if self.stopping is None:  # each task has one turn
+                    self.retrievals.clear()
+                self.retrievals[task] = Retrieval(cells[0].task, model)
+            self._run_group(model, cells, self.retrievals[task])
+        self.costs.count(model)
+
+    def _load(self, model: "Model") -> None:
+        if self.loaded is model:
+            return
+        self._unload()
         if model.plans_prompt_sizes:  # the engine reserves memory by these sizes when it loads
-            sizes = estimate_sizes([cell for cells in groups for cell in cells])
+            sizes = estimate_sizes([cell for cell in self.grid.cells if cell.model is model])
             model.expect_prompts(sizes.images, sizes.tokens)
         label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
         which = f" {label}" if len(self.grid.models) > 1 else ""
         self.progress.set_phase(f"loading the model{which}", reset_rate=True)
         model.load()
+        self.loaded = model
         logger.info("model %s is loaded", label)
         for note in model.notes:
             self.progress.note(f"model: {note}")
-        retrieval: Retrieval | None = None
-        try:
-            for cells in groups:
-                if retrieval is None or retrieval.task is not cells[0].task:
-                    retrieval = Retrieval(cells[0].task, model)
-                self._run_group(model, cells, retrieval)
-        finally:
-            self.costs.count(model)
-            model.unload()
+
+    def _unload(self) -> None:
+        """Counts the work of the loaded model and unloads it."""
+        if self.loaded is not None:
+            self.costs.count(self.loaded)
+            self.loaded.unload()
+            self.loaded = None
+            self.retrievals.clear()
 
     def _run_group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
         """Computes the missing samples of cells of one model, task and number of shots, window by window."""
@@ -220,7 +263,7 @@ class Runner:
 
     def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, PromptItem]]]:
         """Yields the missing samples in windows: each with its cell and rendered prompt, query by query."""
-        missing = {cell.digest: self.state.missing[cell.digest] for cell in cells}
+        missing = {cell.digest: self._left(cell) for cell in cells}
         cells = [cell for cell in cells if missing[cell.digest]]
         self.failing.begin_group(cells)
         missing_ids: set[str] = set().union(*missing.values())

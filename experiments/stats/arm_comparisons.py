@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SIGNIFICANCE_LEVEL = 0.05
-Verdict = Literal["better", "worse", "differs", "open", "unpaired"]
-"""'differs' is for metrics without a good direction, 'open' for a difference that is not significant."""
+Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
+"""'differs' is for metrics without a good direction, 'open' for a difference that is not significant.
+
+'equal' needs a margin (`stopping_rule`).
+"""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ Floats = NDArray[np.float64]
 
 MAX_FAMILY = 8
 """The largest family whose run-level comparisons may end early: larger ones need too many patterns."""
-MAX_SUMS = 64
-"""The largest number of sums of a statistic that is recomputed for all patterns."""
 ROWS_PER_LEVEL = 200
 PIECE = 2_000
 """Patterns of one piece, so that memory does not grow with their number."""

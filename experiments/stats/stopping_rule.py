@@ -125,7 +125,7 @@ class PairedLooks:
         self.design, self.spec, self.family = design, spec, family
         self.levels = np.array([spec.level / family]) if spec.margin is not None else ladder(family, spec.level)
         self.walk = SignWalk(self.levels, spec.spend)
-        self.walked, self.p, self.side = 0, 1.0, 0
+        self.walked, self.looked, self.p, self.side = 0, 0, 1.0, 0
 
     def look(self, sums: Floats, pairs: Floats) -> LookResult:
         """The result at a look. Looks come in order; each gets the clusters of the earlier ones and more.
@@ -134,7 +134,8 @@ class PairedLooks:
             sums: [n] sums of arm minus reference, in the order of the clusters.
             pairs: [n] numbers of pairs.
         """
-        n, time = len(sums), len(sums) / self.design.planned
+        self.looked = n = len(sums)
+        time = n / self.design.planned
         whole = self._whole(sums)
         total, differing = int(whole.sum()), int(np.count_nonzero(whole))
         if n == self.design.planned or differing >= self.design.least_differing:
@@ -199,7 +200,7 @@ class RunLevelLooks:
         levels = np.array([spec.level / family]) if spec.margin is not None else ladder(family, spec.level)
         self.rows = num_patterns(family, spec.level)
         self.test = ExchangeLooks(levels, spec.spend, self.rows)
-        self.p, self.side = 1.0, 0
+        self.looked, self.p, self.side = 0, 1.0, 0
 
     def look(self, strata: Sequence[Stratum], clusters: Sequence[str], pairs: int) -> LookResult:
         """The result at a look.
@@ -209,7 +210,8 @@ class RunLevelLooks:
             clusters: The ids of these clusters.
             pairs: The number of pairs.
         """
-        time = len(clusters) / self.design.planned
+        self.looked = len(clusters)
+        time = self.looked / self.design.planned
         differences = exchange_differences(strata, clusters, self.rows, self.spec.seed)
         p = self.test.look(differences, time)
         if p < self.p:

@@ -92,9 +92,9 @@ def test_a_margin_ends_equal_arms_as_equal_and_tests_without_steps():
     assert (narrow.end, time) == ("open", 1)
     two = [Standing(), Standing()]
     stepped = end_comparisons(two, {0: _result(0.001), 1: _result(0.04)}, 1, StopSpec(), 2)
-    kept = end_comparisons(two, {0: _result(0.001), 1: _result(0.04)}, 1, StopSpec(margin=0.05), 2)
+    unstepped = end_comparisons(two, {0: _result(0.001), 1: _result(0.04)}, 1, StopSpec(margin=0.05), 2)
     assert [one.end for one in stepped] == ["decided", "decided"]
-    assert kept[1].end == "running"
+    assert unstepped[1].end == "running"
 
 
 def test_p_and_interval_agree_about_zero_at_every_look():

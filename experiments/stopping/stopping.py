@@ -1,0 +1,153 @@
+"""The families of comparisons of a run: opened with its config, checked against the plans that it has.
+
+The first family is what the config compares when the run starts. Comparisons that the config gets later are a further
+family, each with its own level. They use the samples that are there.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.grid.grid import Grid
+from experiments.stopping.family import Family
+from experiments.stopping.look_files import family_folder, family_folders, read_content, write_once
+from experiments.stopping.plan import StopPlan, make_stop_plan
+from experiments.store.run_state import RunState, json_round_trip
+from experiments.store.store import Store
+from icl.errors import StoreError
+
+REMEDY = "The error level is spent on the plan of the first look. Undo the change, or use another name, or --fork."
+
+
+class Stopping:
+    """The families of a run.
+
+    Args:
+        store: The run directory.
+        families: The families, in order.
+    """
+
+    def __init__(self, store: Store, families: Sequence[Family]) -> None:
+        self.store, self.families = store, list(families)
+
+    @property
+    def has_ended(self) -> bool:
+        return not any(family.running for family in self.families)
+
+    def targets(self) -> Iterator[tuple[Family, int]]:
+        """(family, look) of each block of work, in order: the samples up to this look of what still runs."""
+        for family in self.families:
+            for look in range(family.next_look, max(family.plan.num_looks, family.next_look) + 1):
+                if not family.running:
+                    break
+                yield family, look
+
+    def advance(self, given_up: Collection[str] = ()) -> int:
+        """Takes every look whose samples are there. Returns their number."""
+        return sum(family.advance(given_up) for family in self.families)
+
+    def needed(self, family: Family | None = None, look: int = 0) -> dict[str, set[str]]:
+        """The queries of each cell that are needed: so far, and for a look of one family."""
+        needed: dict[str, set[str]] = {}
+        for one in self.families:
+            for digest, queries in one.needed(look if one is family else one.look).items():
+                needed[digest] = needed.get(digest, set()) | queries
+        return needed
+
+    def restrict(self, state: RunState) -> None:
+        """Removes from a state what no comparison needs any more, once all have ended."""
+        if not self.has_ended:
+            return
+        for digest, queries in self.needed().items():
+            if digest in state.missing:
+                unneeded = state.missing[digest] - queries
+                state.missing[digest] -= unneeded
+                state.total -= len(unneeded)
+
+    def sizes(self, grid: Grid) -> list[int] | None:
+        """The number of samples of each cell of the grid that the ended comparisons need; None while some run."""
+        if not self.has_ended:
+            return None
+        needed = self.needed()
+        return [len(needed[cell.digest]) if cell.digest in needed else len(cell.task.queries) for cell in grid.cells]
+
+    def blocks(self) -> list[dict[str, set[str]]]:
+        """The queries of each cell by block of work, of all looks to come. Later blocks have no earlier query."""
+        before: dict[str, set[str]] = {}
+        blocks = []
+        for family, look in self.targets():
+            needed = family.needed(look)
+            blocks.append({digest: queries - before.get(digest, set()) for digest, queries in needed.items()})
+            for digest, queries in needed.items():
+                before[digest] = before.get(digest, set()) | queries
+        return blocks
+
+
+def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping | None:
+    """The families of a run under a config; None without `stop`.
+
+    Args:
+        store: The run directory.
+        grid: The whole grid of the run.
+        may_write: Whether to write the plan of a new family. Workers only read.
+
+    Raises:
+        StoreError: The config differs from a plan of the run.
+        ConfigError: The config has no comparison.
+    """
+    plan, folders = make_stop_plan(grid), family_folders(store.folder)
+    if plan is None:
+        if folders:
+            raise StoreError(f"{store.folder} was started with `stop`, which the config lacks now. {REMEDY}")
+        return None
+    if not folders and may_write and any(store.folder.glob("cells/*/*.jsonl")):
+        raise StoreError(
+            f"{grid.config.where('stop')}: {store.folder} was started without `stop`, so its comparisons were not "
+            "planned before the first sample. Use another name, or --fork."
+        )
+    plans = [_read_plan(folder) for folder in folders]
+    for folder, stored in zip(folders, plans, strict=True):
+        _check(stored, plan, grid, folder)
+    planned = {one.key for stored in plans for one in stored.comparisons}
+    new = tuple(one for one in plan.comparisons if one.key not in planned)
+    if new and may_write:
+        known = {digest for stored in plans for cells in stored.untested.values() for digest in cells}
+        known |= {digest for stored in plans for one in stored.comparisons for digest in one.cells}
+        untested = {task: tuple(c for c in cells if c not in known) for task, cells in plan.untested.items()}
+        added = replace(plan, comparisons=new, untested={task: cells for task, cells in untested.items() if cells})
+        folder = family_folder(store.folder, len(folders) + 1)
+        write_once(folder / "plan.json", added.to_dict())
+        folders, plans = [*folders, folder], [*plans, added]
+    metric: Any = grid.metrics[plan.metric] if plan.is_run_level else None
+    return Stopping(store, [Family(store, folder, one, metric) for folder, one in zip(folders, plans, strict=True)])
+
+
+def _read_plan(folder: Path) -> StopPlan:
+    path = folder / "plan.json"
+    return StopPlan.from_dict(read_content(path) or {}, path)
+
+
+def _check(stored: StopPlan, plan: StopPlan, grid: Grid, folder: Path) -> None:
+    """Raises StoreError if the config changes what the stored plan fixed."""
+    where = grid.config.where("stop")
+    before, now = (json_round_trip(one.to_dict()) for one in (stored, plan))
+    for key in before["stop"]:
+        if before["stop"][key] != now["stop"][key]:
+            raise StoreError(
+                f"{where}: {key} was {before['stop'][key]} and is {now['stop'][key]} now ({folder}). {REMEDY}"
+            )
+    if before["looks"] != now["looks"]:
+        raise StoreError(f"{where}: the plan has {before['looks']} looks, and now {now['looks']} ({folder}). {REMEDY}")
+    for key, words in (("metric", "another metric decides"), ("metric_node", "the metric has changed")):
+        if before[key] != now[key]:
+            raise StoreError(f"{where}: {words} than in {folder} ({stored.metric}, now {plan.metric}). {REMEDY}")
+    if before["seeds"] != now["seeds"]:
+        raise StoreError(f"{where}: the plan has {stored.seeds} seeds, and now {plan.seeds} ({folder}). {REMEDY}")
+    for task, clusters in before["clusters"].items():
+        if task in now["clusters"] and now["clusters"][task] != clusters:
+            had, has = (sum(len(row) - 1 for row in rows) for rows in (clusters, now["clusters"][task]))
+            raise StoreError(
+                f"{where}: task {task} had {had} queries at the first look and has others now ({has}). The error level "
+                "is spent on the planned queries. Run the new queries alone under another name."
+            )

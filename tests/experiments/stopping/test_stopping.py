@@ -1,0 +1,220 @@
+"""Runs whose comparisons end when they are decided: what is computed, and that the looks depend on nothing else."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.config.config import load_config
+from experiments.grid.grid import expand
+from experiments.results.loaded_run import load_run
+from experiments.running import runner
+from experiments.stats.sequential import anytime_p, ladder, look_sizes
+from experiments.stopping.comparisons import planned_comparisons
+from experiments.stopping.plan import make_stop_plan, order_clusters
+from experiments.store.store import Store
+from icl.errors import ConfigError, StoreError
+from icl.types import Example
+
+
+def ends(contents):
+    """comparison -> (look of its end, end)."""
+    found_at = {}
+    for content in contents:
+        for key, node in content["comparisons"].items():
+            found_at[int(key)] = content["look"], node["end"]
+    return found_at
+
+
+def test_an_arm_ends_with_its_comparison_and_the_reference_with_the_last(go, looks, tmp_path):
+    outcome = go("a")
+    assert ends(looks("a")) == {0: (13, "open"), 1: (6, "decided")}
+    frame = load_run(tmp_path / "a" / "t").samples()
+    assert frame.groupby("shots")["query"].count().to_dict() == {0: 39, 1: 39, 2: 18}
+    assert (outcome.computed, outcome.samples, outcome.missing) == (96, 96, 0)
+    own, reference = (set(frame[frame["shots"] == shots]["query"]) for shots in (2, 0))
+    assert own < reference
+    again = go("a")
+    assert (again.computed, again.present, again.samples) == (0, 96, 96)
+
+
+def test_the_looks_have_the_p_values_of_the_stored_scores(go, looks, tmp_path, config_file):
+    go("a", "stop={futility: null}")
+    plan = make_stop_plan(expand(load_config(config_file)))
+    frame = load_run(tmp_path / "a" / "t").samples().set_index(["shots", "query"])["strict"]
+    order = list(order_clusters(expand(load_config(config_file)).cells[0].task.queries, 0).values())
+    sizes = look_sizes(60, 20)
+    for i, one in enumerate(plan.comparisons):
+        nodes = [c["comparisons"][str(i)] for c in looks("a") if "result" in c["comparisons"].get(str(i), {})]
+        queries = [query for cluster in order[: sizes[len(nodes) - 1]] for query in cluster]
+        sums = [frame[one.axes["shots"], query] - frame[0, query] for query in queries]
+        p = anytime_p(sums, sizes[: len(nodes)], 60, ladder(2))
+        assert [node["result"]["p"] for node in nodes] == p.tolist()
+        assert [x for node in nodes for x in node["sums"]] == sums
+        assert nodes[-1]["result"]["difference"] == pytest.approx(np.mean(sums))
+
+
+def test_looks_are_the_same_with_workers_after_shuffling_and_after_a_stop(go, looks, look_files, tmp_path, monkeypatch):
+    go("one")
+    expected = look_files("one")
+    assert len(expected) == 14
+    go("workers", "launcher={name: local, workers: 2}")
+    assert look_files("workers") == expected
+
+    real, calls = runner.Runner._record, []
+
+    def record(self, sample):
+        real(self, sample)
+        calls.append(sample)
+        if len(calls) in (20, 55):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.Runner, "_record", record)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            go("stopped")
+    go("stopped")
+    assert look_files("stopped") == expected
+
+    shutil.copytree(tmp_path / "one", tmp_path / "shuffled")
+    for path in (tmp_path / "shuffled").glob("t/cells/*/0.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        random.Random(0).shuffle(lines)
+        path.write_text("".join(lines))
+    for path in (tmp_path / "shuffled").glob("t/looks/*/look-*.json"):
+        path.unlink()
+    assert go("shuffled").computed == 0
+    assert look_files("shuffled") == expected
+
+
+def test_a_failed_sample_that_is_answered_later_changes_no_look(go, look_files, looks, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAILING", "0.1")
+    first = go("a")
+    assert first.failed > 5
+    before = look_files("a")
+    pairs = sum(sum(node.get("pairs", ())) for content in looks("a") for node in content["comparisons"].values())
+    clusters = sum(len(node.get("pairs", ())) for content in looks("a") for node in content["comparisons"].values())
+    assert pairs < clusters, "failed pairs are dropped"
+    monkeypatch.setenv("FAILING", "0")
+    second = go("a")
+    assert second.computed == first.failed
+    assert look_files("a") == before
+    assert go("a").computed == 0
+
+
+def test_an_arm_that_is_given_up_does_not_hold_up_the_others_and_takes_its_looks_later(go, looks, monkeypatch):
+    monkeypatch.setenv("BROKEN", "2")
+    monkeypatch.setattr(runner, "MAX_INITIAL_FAILURES", 5)
+    outcome = go("a", "stop={futility: null}")
+    assert outcome.missing > 0
+    before = ends(looks("a"))
+    assert before[0] == (20, "open")
+    assert before[1] == (1, "running")
+    monkeypatch.setenv("BROKEN", "")
+    go("a", "stop={futility: null}")
+    assert ends(looks("a"))[1][1] == "decided"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["stop={level: 0.1}"], "level was 0.05 and is 0.1 now"),
+        (["stop={looks: 10}"], "looks was None and is 10 now"),
+        (["stop={futility: null}"], "futility was 0.05 and is None now"),
+        (["seeds=[0,1]"], "the plan has 1 seeds, and now 2"),
+        (["compare.metric=lenient", "metrics=[strict,lenient]"], "another metric decides"),
+        (["stop=null"], "was started with `stop`, which the config lacks now"),
+    ],
+)
+def test_changes_of_the_plan_are_refused_with_a_sentence(go, look_files, overrides, words):
+    go("a")
+    before = look_files("a")
+    with pytest.raises(StoreError, match=words):
+        go("a", *overrides)
+    assert look_files("a") == before
+
+
+def test_more_queries_are_refused(go, config_file):
+    go("a")
+    with pytest.raises(StoreError, match="was made with another config"):
+        go("a", "task.count=80")
+
+
+def test_a_run_that_was_started_without_stop_cannot_get_it(go):
+    go("a", "stop=null")
+    with pytest.raises(StoreError, match="was started without `stop`"):
+        go("a")
+
+
+def test_fewer_arms_stay_in_the_family_and_more_are_a_family_of_their_own(go, looks, look_files):
+    go("a")
+    first = look_files("a")
+    go("a", "grid.shots=[0,1,2,3]")
+    assert {name: data for name, data in look_files("a").items() if name.startswith("family-1")} == first
+    assert set(ends(looks("a", 2))) == {0}
+    go("b", "grid.shots=[0,1]")
+    assert ends(looks("b"))[0][1] == "open"
+
+
+def test_a_comparison_without_another_arm_is_refused(config_file):
+    with pytest.raises(ConfigError, match="no comparison that could be decided"):
+        planned_comparisons(expand(load_config(config_file, ["grid.shots=[0]"])))
+
+
+def test_equivalent_pairs_count_once_and_equal_arms_not_at_all(config_file, toy):
+    grid = expand(
+        load_config(
+            config_file,
+            [
+                f"model={toy}",
+                "grid.shots=[1]",
+                "grid.decoding=[greedy, vcd, {name: mask_only, of: {name: vcd}}]",
+                "compare.to={decoding: greedy}",
+            ],
+        )
+    )
+    assert [one.name for one in planned_comparisons(grid)] == ["vcd"]
+    assert len(make_stop_plan(grid).untested["singles"]) == 1
+
+
+def test_the_order_of_clusters_is_that_of_a_hash(config_file):
+    queries = [Example(f"q{i}", (), "", ("a",), group=f"g{i // 2}" if i < 10 else None) for i in range(30)]
+    order = list(order_clusters(queries, 0))
+    fewer = list(order_clusters([q for q in queries if q.id not in ("q12", "q20")], 0))
+    assert fewer == [name for name in order if name not in ("query q12", "query q20")]
+    assert list(order_clusters(queries, 1)) != order
+    assert order_clusters(queries, 0)["group g2"] == ("q4", "q5")
+
+
+def test_groups_seeds_and_a_run_level_metric_are_decided(go, looks, config_file):
+    go("groups", "task={name: task.py:Singles, count: 240, size: 2}", "seeds=[0,1]", "stop={looks: 6}")
+    decided = ends(looks("groups"))
+    assert decided[1][1] == "decided"
+    node = looks("groups")[0]["comparisons"]["1"]
+    assert node["pairs"] == [4] * 20
+    assert node["result"]["p"] == 1, "fewer than 50 clusters differ"
+    config_file.write_text(config_file.read_text().replace("strict", "macro_f1"))
+    go("f1", "grid.shots=[0,2]", "stop={looks: 4}")
+    assert ends(looks("f1"))[0][1] == "decided"
+    assert looks("f1")[-1]["comparisons"]["0"]["result"]["low"] is None
+
+
+def test_several_models_take_turns_at_five_looks(go, looks, config_file, tmp_path):
+    text = config_file.read_text().replace('model: {name: fake-scripted, answer: "answers.py:answer"}\n', "")
+    models = '  model: [{name: fake-scripted, answer: "answers.py:answer"}, {name: fake-gold, accuracy: 0.4}]\n'
+    config_file.write_text(text.replace("grid:\n", f"grid:\n{models}"))
+    go("a")
+    contents = looks("a")
+    assert contents[0]["of"] == 5
+    assert len(ends(contents)) == 4
+
+
+def test_damaged_look_files_are_a_sentence(go, tmp_path):
+    go("a")
+    path: Path = tmp_path / "a" / "t" / "looks" / "family-1" / "look-002.json"
+    path.write_text("{")
+    with pytest.raises(StoreError, match=r"look-002.json is damaged"):
+        go("a")
+    assert Store(tmp_path / "a" / "t").read_run() is not None
