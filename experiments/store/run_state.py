@@ -158,7 +158,7 @@ def _check_shared(store: Store, grid: Grid) -> None:
 
 
 def _of_a_run(path: Path) -> bool:
-    return path.name.startswith(".") or path.name == "cells"
+    return path.name.startswith(".") or path.name in ("cells", "looks")
 
 
 def _has_samples(store: Store, digest: str) -> bool:

@@ -136,6 +136,16 @@ def test_changes_of_the_plan_are_refused_with_a_sentence(go, look_files, overrid
     assert look_files("a") == before
 
 
+def test_a_run_that_was_killed_before_its_first_sample_goes_on(go, look_files, tmp_path):
+    go("a")
+    expected = look_files("a")
+    plan = tmp_path / "b" / "t" / "looks" / "family-1" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(expected["family-1/plan.json"])
+    go("b")
+    assert look_files("b") == expected
+
+
 def test_more_queries_are_refused(go, config_file):
     go("a")
     with pytest.raises(StoreError, match="was made with another config"):
