@@ -112,9 +112,9 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping 
     planned = {one.key for stored in plans for one in stored.comparisons}
     new = tuple(one for one in plan.comparisons if one.key not in planned)
     if new and may_write:
-        known = {digest for stored in plans for cells in stored.untested.values() for digest in cells}
-        known |= {digest for stored in plans for one in stored.comparisons for digest in one.cells}
-        untested = {task: tuple(c for c in cells if c not in known) for task, cells in plan.untested.items()}
+        planned_cells = {digest for stored in plans for cells in stored.untested.values() for digest in cells}
+        planned_cells |= {digest for stored in plans for one in stored.comparisons for digest in one.cells}
+        untested = {task: tuple(c for c in cells if c not in planned_cells) for task, cells in plan.untested.items()}
         added = replace(plan, comparisons=new, untested={task: cells for task, cells in untested.items() if cells})
         folder = family_folder(store.folder, len(folders) + 1)
         write_once(folder / "plan.json", added.to_dict())
