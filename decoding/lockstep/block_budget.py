@@ -5,7 +5,7 @@ from typing import Any
 
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.lockstep.request_group import RequestGroup
+from decoding.lockstep.request_group import RequestGroup, scheduled_length
 
 
 class BlockBudget:
@@ -43,7 +43,7 @@ class BlockBudget:
         manager = self.scheduler.kv_cache_manager
         total = 0
         for request in requests:
-            tokens = min(request.num_tokens, self.scheduler.max_model_len)
+            tokens = min(scheduled_length(request), self.scheduler.max_model_len)
             total += manager.coordinator.get_num_blocks_to_allocate(
                 request_id=request.request_id,
                 num_tokens=tokens,

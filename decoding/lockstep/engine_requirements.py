@@ -6,10 +6,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-VERIFIED_VERSIONS = ("0.32.",)
+VERIFIED_VERSIONS = ("0.32.", "0.33.")
 """vLLM versions with which the tests of this package passed. The scheduler interface of vLLM is not stable."""
 
 SCHEDULER = "decoding.lockstep.scheduler.LockstepScheduler"
+ASYNC_SCHEDULER = "decoding.lockstep.scheduler.AsyncLockstepScheduler"
 MISSING_BRANCH_TIMEOUT_S = 60.0
 """Time that an incomplete group waits for its other branches. Set by `additional_config: {lockstep_patience: 5}`."""
 
@@ -39,18 +40,9 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
     scheduler, parallel = config.scheduler_config, config.parallel_config
     if not version.startswith(VERIFIED_VERSIONS):
         yield "version", f"vLLM {version} was not verified (verified: {', '.join(v + 'x' for v in VERIFIED_VERSIONS)})"
-    scheduler_class = scheduler.scheduler_cls
-    if scheduler_class != SCHEDULER and getattr(scheduler_class, "__name__", "") != "LockstepScheduler":
-        yield (
-            "scheduler",
-            f"under another scheduler the branches of a group drift apart; pass scheduler_cls={SCHEDULER}",
-        )
-    if scheduler.async_scheduling:
-        yield "async", "a step must be sampled before the next is planned; pass async_scheduling=False"
+    yield from _scheduler_problems(scheduler)
     if config.speculative_config is not None:
         yield "speculative", "speculative decoding drafts each branch on its own; remove speculative_config"
-    if scheduler.policy != "fcfs":
-        yield "policy", "the priority policy preempts single branches; pass scheduling_policy='fcfs'"
     if parallel.pipeline_parallel_size > 1:
         yield "pipeline", "pipeline stages hold several steps in flight; pass pipeline_parallel_size=1"
     if parallel.data_parallel_size > 1:
@@ -59,6 +51,12 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
             "a group must reach one engine whole; model.data_parallel_size starts one engine for each replica, and so "
             "does `icl serve --data-parallel-size`, except for a mixture of experts, whose engines step together",
         )
+    if parallel.enable_batch_sharded_sampling:
+        yield "sharded", "each GPU samples other requests; remove enable_batch_sharded_sampling"
+    if config.watermark_config is not None:
+        yield "watermark", "a watermark changes tokens after the strategy has chosen them; remove watermark_config"
+    if config.model_config.is_diffusion:
+        yield "diffusion", "a diffusion model does not sample one token in each step; use another model"
     if config.kv_transfer_config is not None:
         yield "transfer", "KV caches from other engines are not verified; remove kv_transfer_config"
     if config.model_config.is_mm_prefix_lm and config.device_config.device_type == "cpu":
@@ -67,5 +65,24 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
             "in this architecture the tokens of an image attend to each other, and vLLM's attention for CPUs has no "
             "such mask (it runs, and gives other outputs); use a GPU, or the backend 'hf'",
         )
-    if config.use_v2_model_runner:
-        yield "runner", "the second model runner was not verified; set VLLM_USE_V2_MODEL_RUNNER=0"
+
+
+def _scheduler_problems(scheduler: Any) -> Iterator[tuple[str, str]]:
+    scheduler_class = getattr(scheduler.scheduler_cls, "__name__", str(scheduler.scheduler_cls).rpartition(".")[2])
+    schedulers = {path.rpartition(".")[2]: path for path in (SCHEDULER, ASYNC_SCHEDULER)}
+    if scheduler_class not in schedulers:
+        needed = schedulers["AsyncLockstepScheduler" if scheduler.async_scheduling else "LockstepScheduler"]
+        yield (
+            "scheduler",
+            f"under another scheduler the branches of a group drift apart; pass scheduler_cls={needed}",
+        )
+    elif scheduler.async_scheduling and scheduler_class == "LockstepScheduler":
+        yield (
+            "async",
+            "this scheduler needs the tokens of a step before it plans the next; pass async_scheduling=False, or "
+            f"scheduler_cls={ASYNC_SCHEDULER}",
+        )
+    if scheduler.prefill_schedule_interval > 1:
+        yield "interval", "delayed prefills were not verified; pass prefill_schedule_interval=1"
+    if scheduler.policy != "fcfs":
+        yield "policy", "the priority policy preempts single branches; pass scheduling_policy='fcfs'"

@@ -111,7 +111,8 @@ class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
         for index, slot in enumerate(ctx.idx_mapping_np.tolist()):
             branch = self.slots.get(slot)
             if branch is not None:
-                step = int(ctx.seq_lens_upper_bound_np[index]) - int(self.states.prompt_len.np[slot])
-                if step >= 0:
-                    rows.append(BatchRow(index, branch, step))
+                length = int(ctx.seq_lens_upper_bound_np[index])
+                # Below `prefill_len` the row still computes its prompt, or the answer of a preempted request again.
+                if length >= int(self.states.prefill_len.np[slot]):
+                    rows.append(BatchRow(index, branch, length - int(self.states.prompt_len.np[slot])))
         return rows

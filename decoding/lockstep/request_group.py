@@ -80,4 +80,9 @@ class RequestGroup:
 
 def lacks_one_token(request: Request) -> bool:
     """Whether all tokens of a request but the last are computed. The logits of the last give the next token."""
-    return bool(request.num_tokens - request.num_computed_tokens == 1)
+    return scheduled_length(request) - int(request.num_computed_tokens) == 1
+
+
+def scheduled_length(request: Request) -> int:
+    """Number of tokens of a request, including those that a step in flight is about to sample."""
+    return int(request.num_tokens + request.num_output_placeholders)

@@ -43,8 +43,9 @@ Where to change what:
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
@@ -53,7 +54,7 @@ from vllm.v1.request import Request, RequestStatus
 from decoding.lockstep.block_budget import BlockBudget
 from decoding.lockstep.engine_requirements import MISSING_BRANCH_TIMEOUT_S, additional_config, check_engine
 from decoding.lockstep.parent_watch import exit_with_parent
-from decoding.lockstep.request_group import RequestGroup
+from decoding.lockstep.request_group import RequestGroup, scheduled_length
 from decoding.lockstep.request_metadata import parse_branch
 from decoding.lockstep.step_records import RECORD_STORE
 from decoding.lockstep.waiting_queue import StoppableQueue
@@ -62,8 +63,14 @@ IDLE_SECONDS = 0.001
 """Sleep when only a missing branch can change anything. The engine's loop runs without pause while requests exist."""
 
 
-class LockstepScheduler(Scheduler):  # type: ignore[misc]
-    """vLLM's scheduler with request groups. Ordinary requests are scheduled as usual, in order with the groups."""
+VLLMScheduler = Scheduler if TYPE_CHECKING else object
+
+
+class GroupRules(VLLMScheduler):  # type: ignore[misc]
+    """The rules for request groups, as a mixin of one of vLLM's schedulers.
+
+    Ordinary requests are scheduled as usual, in order with the groups.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -142,9 +149,14 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         output = super().schedule(throttle_prefills)
         self.waiting.is_scan_stopped = False
         self.counts["encoder inputs"] += sum(map(len, output.scheduled_encoder_inputs.values()))
-        if output.total_num_scheduled_tokens == 0 and self.pause_state == PauseState.UNPAUSED:
+        if output.total_num_scheduled_tokens == 0 and self.pause_state == PauseState.UNPAUSED and not self._in_flight:
             self._resolve_stall()
         return output
+
+    @property
+    def _in_flight(self) -> bool:
+        """Whether a step that was scheduled earlier still runs. Its tokens may let the groups go on."""
+        return any(request.num_in_flight_tokens for request in self.requests.values())
 
     def _select_sampling_groups(self) -> None:
         """Selects the groups that sample in this step, and preempts until the free blocks suffice for them.
@@ -174,8 +186,12 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
             group.last_sampled = self.current_step + 1  # `super().schedule` increments it
 
     def _preempt_group(self, group: RequestGroup) -> None:
-        """Returns the whole group to the waiting queue."""
+        """Returns the whole group to the head of the waiting queue, where nothing stands between its branches."""
         self._preempt_requests(group.running)
+        self.waiting.remove_requests(group.requests)
+        for request in reversed(group.requests):
+            if not request.is_finished():
+                self.waiting.prepend_request(request)
         self.admitted.pop(group, None)
         group.is_admitted = False
 
@@ -189,7 +205,7 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
             self.counts["preempted"] += 1
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """vLLM 0.32 calls this to preempt a single request. The rest of its group follows in the next `schedule`."""
+        """vLLM calls this to preempt a single request. The rest of its group follows in the next `schedule`."""
         super()._preempt_request(request, *args, **kwargs)
         group = self._multi_branch_group(request)
         if group is not None:
@@ -210,25 +226,32 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
             return  # the end of a group makes room
         self.counts["stalls"] += 1
         youngest = max(stalled, key=lambda group: group.created)
-        if len(stalled) == 1:
+        head = self.group_of_request.get(self.waiting.peek_request().request_id) if len(self.waiting) else youngest
+        waits_for_head = len(youngest.running) < youngest.size and head is not youngest
+        if len(stalled) == 1 and not waits_for_head:
             self._fail_group(youngest, self.block_budget.too_small_message(youngest))
         else:
             self._preempt_group(youngest)
 
-    # Hooks that `schedule` of vLLM 0.32 calls
+    # Hooks that `schedule` of vLLM calls
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         """Whether a waiting request may run now.
 
         vLLM calls this for the first request of the queue. If it is False, vLLM skips the request in this step.
         """
-        if not super()._handle_blocked_waiting_request(request) or request.request_id in self.just_preempted:
-            return False
         group = self._multi_branch_group(request)
+        is_pending = group is not None and (group.final_status is not None or not group.is_complete)
+        if is_pending or not super()._handle_blocked_waiting_request(request):
+            return False
+        members = [request] if group is None else [] if group.is_admitted else group.requests
+        if request.request_id in self.just_preempted or any(member.num_in_flight_tokens for member in members):
+            # Preempted just now, or in a step that still runs and brings one more token to compute again. Nothing
+            # overtakes it.
+            self.waiting.is_scan_stopped = True
+            return False
         if group is None:
             return self._try_reserve([request])
-        if group.final_status is not None or not group.is_complete:
-            return False
         if not group.is_admitted and self._try_reserve(group.requests):
             group.is_admitted = True
             self.admitted[group] = None
@@ -254,11 +277,14 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         group = self._multi_branch_group(request)
         if group is None or group in self.sampling:
             return num_tokens
-        return max(min(num_tokens, int(request.num_tokens) - 1 - num_computed_tokens), 0)
+        return max(min(num_tokens, scheduled_length(request) - 1 - num_computed_tokens), 0)
 
-    def _get_local_prefix_cache_hit(self, request: Request) -> Any:
-        """vLLM's hit in the prefix cache, shortened so that a branch has a token to compute before its last one."""
-        blocks, hit, boundary, diverged = super()._get_local_prefix_cache_hit(request)
+    def _get_local_prefix_cache_hit(self, request: Request, *limit: Any) -> Any:
+        """vLLM's hit in the prefix cache, shortened so that a branch has a token to compute before its last one.
+
+        vLLM 0.33 passes a limit of the hit.
+        """
+        blocks, hit, boundary, diverged = super()._get_local_prefix_cache_hit(request, *limit)
         if self._multi_branch_group(request) is not None and hit == request.num_tokens - 1:
             # The last token waits for the group, and vLLM cannot admit a request with zero tokens to compute.
             hit = (hit - 1) // self.block_size * self.block_size
@@ -323,3 +349,11 @@ class LockstepScheduler(Scheduler):  # type: ignore[misc]
         """The group of a request, if it has at least two branches."""
         group = self.group_of_request.get(request.request_id)
         return group if group is not None and group.size > 1 else None
+
+
+class LockstepScheduler(GroupRules, Scheduler):  # type: ignore[misc]
+    """Scheduler with request groups that plans a step after the tokens of the step before are known."""
+
+
+class AsyncLockstepScheduler(GroupRules, AsyncScheduler):  # type: ignore[misc]
+    """Scheduler with request groups that plans a step while the step before runs (`async_scheduling`)."""

@@ -105,9 +105,10 @@ class _Bare(VLLM):
     """vLLM without the plug-in."""
 
     def arguments(self) -> dict[str, Any]:
-        from icl.models.vllm.engine import PLUGIN_ARGS
+        from icl.models.vllm.engine import PLUGIN_ARGS, scheduling_args
 
-        return {key: value for key, value in super().arguments().items() if key not in PLUGIN_ARGS}
+        plugin_args = PLUGIN_ARGS | scheduling_args(is_async=False)
+        return {key: value for key, value in super().arguments().items() if key not in plugin_args}
 
 
 def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]:

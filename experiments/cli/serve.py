@@ -120,7 +120,7 @@ def server(
     """Python arguments and environment of a server process. Raises ConfigError, ModelError."""
     from importlib.util import find_spec
 
-    from icl.models.vllm.engine import CPU_ENVIRONMENT, ENVIRONMENT, INSTALL_HINT, PLUGIN_ARGS
+    from icl.models.vllm.engine import CPU_ENVIRONMENT, ENVIRONMENT, INSTALL_HINT, PLUGIN_ARGS, SCHEDULERS
     from icl.models.vllm.model import CPU_CACHE_GIB, GIB, VLLM
 
     key = os.environ.get(api_key_env, "") if api_key_env else ""
@@ -141,12 +141,13 @@ def server(
         engine, adapter_name = _merged(model, separate_adapters)
         served_name, separate_adapters = name or adapter_name, []
     cpu = engine.device_type == "cpu"
+    is_async = not cpu and "no-async-scheduling" not in [text.lstrip("-").replace("_", "-") for text in options or []]
     values = {
         "model": engine.weights(),
         "served-model-name": served_name,
         "host": host,
         "port": str(port),
-        "scheduler-cls": PLUGIN_ARGS["scheduler_cls"],
+        "scheduler-cls": SCHEDULERS[is_async],
         "logits-processors": PLUGIN_ARGS["logits_processors"][0],
         "worker-extension-cls": PLUGIN_ARGS["worker_extension_cls"],
         "middleware": "decoding.server.serving.StrategyMiddleware",
@@ -163,7 +164,8 @@ def server(
     if data_parallel_size > 1:
         values["data-parallel-size"] = str(data_parallel_size)
     lora = _adapters(separate_adapters, engine, served_name)
-    flags = ["--no-async-scheduling", "--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
+    flags = ["--async-scheduling" if is_async else "--no-async-scheduling"]
+    flags += ["--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
     flags += _options(options or [], values)
     arguments = ["-m", "decoding.server"]
     for option, value in values.items():

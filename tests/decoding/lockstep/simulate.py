@@ -1,6 +1,7 @@
 """vLLM's scheduler without a model: random requests, a tiny cache, and tokens that only complete groups share."""
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.request_metadata import BranchMetadata, parse_branch
-from decoding.lockstep.scheduler import LockstepScheduler
+from decoding.lockstep.scheduler import AsyncLockstepScheduler, LockstepScheduler
 from decoding.lockstep.serialization import serialize
 from decoding.lockstep.token_selection import BatchRow, complete_groups
 from decoding.strategies.vcd import VCD
@@ -28,17 +29,25 @@ ARM = serialize(VCD(), Greedy())
 STOP = 7
 
 
-def config(folder: Path, budget: int, sequences: int, prefix: bool, patience: float = 60.0) -> Any:
-    return EngineArgs(
+SCHEDULERS = {1: LockstepScheduler, 2: AsyncLockstepScheduler}
+"""Scheduler class, by the number of steps in flight."""
+
+
+def config(
+    folder: Path, budget: int, sequences: int, prefix: bool, *, patience: float = 60.0, steps_in_flight: int = 1
+) -> Any:
+    made = EngineArgs(
         str(folder), dtype="float32", max_model_len=512, max_num_batched_tokens=budget, max_num_seqs=sequences,
         enable_prefix_caching=prefix, block_size=BLOCK, enforce_eager=True, skip_tokenizer_init=True,
         limit_mm_per_prompt={"image": 0, "video": 0}, async_scheduling=False,
-        scheduler_cls="decoding.lockstep.scheduler.LockstepScheduler",
-        additional_config={"lockstep_patience": patience},
+        scheduler_cls=SCHEDULERS[steps_in_flight], additional_config={"lockstep_patience": patience},
     ).create_engine_config()  # fmt: skip
+    made.scheduler_config.async_scheduling = steps_in_flight > 1  # vLLM's arguments allow that on a GPU only
+    return made
 
 
-def scheduler(engine: Any, blocks: int, kind: type[Any] = LockstepScheduler) -> Any:
+def scheduler(engine: Any, blocks: int, kind: type[Any] | None = None) -> Any:
+    kind = kind or engine.scheduler_config.scheduler_cls
     engine.cache_config.num_gpu_blocks = blocks
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
     cache = KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)])
@@ -48,6 +57,8 @@ def scheduler(engine: Any, blocks: int, kind: type[Any] = LockstepScheduler) -> 
 @dataclass
 class World:
     """Requests in a scheduler, their tokens and their ends.
+
+    An asynchronous scheduler plans a step before it gets the tokens of the step before, as in vLLM's engine.
 
     Attributes:
         stop_rate: Probability that a token ends its group.
@@ -64,6 +75,7 @@ class World:
     stop_rate: float = 0.05
     meddle: Callable[[dict[int, int], list[str]], dict[int, int]] = lambda own, ids: own
     whole: list[str] = field(default_factory=list)
+    in_flight: deque[tuple[Any, ModelRunnerOutput]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         init_none_hash(sha256)
@@ -92,32 +104,45 @@ class World:
         # The runner still holds the requests of the last step, so it cannot resume one of them as new.
         assert not (resumed & before & set(output.num_scheduled_tokens))
         for group in getattr(self.scheduler, "sampling", ()) if output.num_scheduled_tokens else ():
-            assert {output.num_scheduled_tokens.get(r.request_id) for r in group.requests} == {1}, group.name
-        ids = list(output.num_scheduled_tokens)
-        rows, own = [], {}
-        for i, request_id in enumerate(ids):
-            request = self.scheduler.requests[request_id]
-            if request.num_computed_tokens < request.num_tokens:
-                continue
-            branch = parse_branch(request.sampling_params.extra_args)
-            own[i] = self.draw.randrange(20, 90)
-            if branch is not None:
-                rows.append(BatchRow(i, branch, request.num_output_tokens))
-        self.whole = [together[0].branch.group for together in complete_groups(rows)]
-        for together in complete_groups(rows):
-            token = STOP if self.draw.random() < self.stop_rate else self.draw.randrange(20, 90)
-            own |= {row.index: token for row in together}
-        own = self.meddle(own, ids)
-        sampled = [[own[i]] if i in own else [] for i in range(len(ids))]
-        runner_output = ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
-        for batch in self.scheduler.update_from_output(output, runner_output).values():
+            scheduled = {output.num_scheduled_tokens.get(r.request_id) for r in group.requests}
+            # None: vLLM knows that the step in flight brings the last token that the group may have.
+            assert scheduled == {1} or (scheduled == {None} and self.in_flight), group.name
+        if output.total_num_scheduled_tokens or not self.in_flight:
+            self.in_flight.append((output, self.sampled(output)))
+            if output.total_num_scheduled_tokens and len(self.in_flight) < self.steps_in_flight:
+                return
+        for batch in self.scheduler.update_from_output(*self.in_flight.popleft()).values():
             for one in batch.outputs:
                 self.tokens[one.request_id] += one.new_token_ids
                 if one.finish_reason is not None:
                     self.ends[one.request_id] = str(one.finish_reason), one.stop_reason
 
+    @property
+    def steps_in_flight(self) -> int:
+        return 2 if self.scheduler.scheduler_config.async_scheduling else 1
+
+    def sampled(self, output: Any) -> ModelRunnerOutput:
+        """The tokens that a model runner samples in a step."""
+        ids = list(output.num_scheduled_tokens)
+        rows, own = [], {}
+        for i, request_id in enumerate(ids):
+            request = self.scheduler.requests[request_id]
+            if request.is_prefill_chunk:
+                continue
+            branch = parse_branch(request.sampling_params.extra_args)
+            own[i] = self.draw.randrange(20, 90)
+            if branch is not None:
+                rows.append(BatchRow(i, branch, request.num_computed_tokens - request.num_prompt_tokens))
+        self.whole = [together[0].branch.group for together in complete_groups(rows)]
+        for together in complete_groups(rows):
+            token = STOP if self.draw.random() < self.stop_rate else self.draw.randrange(20, 90)
+            own |= {row.index: token for row in together}
+        own = self.meddle(own, ids)
+        tokens = [[own[i]] if i in own else [] for i in range(len(ids))]
+        return ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, tokens)
+
     def run(self, max_steps: int = 5000) -> None:
-        while self.scheduler.has_unfinished_requests():
+        while self.scheduler.has_unfinished_requests() or self.in_flight:
             self.step()
             assert self.steps < max_steps, (
                 f"no end after {max_steps} steps: {[r.request_id for r in self.scheduler.running]}"

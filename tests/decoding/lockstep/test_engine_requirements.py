@@ -6,19 +6,24 @@ from typing import Any
 
 import pytest
 
-from decoding.lockstep.engine_requirements import SCHEDULER, additional_config, check_engine
+from decoding.lockstep.engine_requirements import ASYNC_SCHEDULER, SCHEDULER, additional_config, check_engine
 
 
 def engine(**changes: Any) -> Any:
-    scheduler = {"scheduler_cls": SCHEDULER, "async_scheduling": False, "policy": "fcfs"}
-    parallel = {"pipeline_parallel_size": 1, "data_parallel_size": 1}
+    scheduler = {
+        "scheduler_cls": SCHEDULER,
+        "async_scheduling": False,
+        "policy": "fcfs",
+        "prefill_schedule_interval": 1,
+    }
+    parallel = {"pipeline_parallel_size": 1, "data_parallel_size": 1, "enable_batch_sharded_sampling": False}
     own: dict[str, Any] = {
         "speculative_config": None,
         "kv_transfer_config": None,
-        "use_v2_model_runner": False,
+        "watermark_config": None,
         "additional_config": {},
     }
-    device, model = {"device_type": "cpu"}, {"is_mm_prefix_lm": False}
+    device, model = {"device_type": "cpu"}, {"is_mm_prefix_lm": False, "is_diffusion": False}
     for key, value in changes.items():
         next(part for part in (scheduler, parallel, device, model, own) if key in part)[key] = value
     return SimpleNamespace(
@@ -32,6 +37,9 @@ def engine(**changes: Any) -> Any:
 
 def test_the_configuration_of_the_plug_in_is_accepted() -> None:
     check_engine(engine(), "0.32.1")
+    check_engine(engine(), "0.33.0")
+    check_engine(engine(scheduler_cls=ASYNC_SCHEDULER, async_scheduling=True), "0.33.0")
+    check_engine(engine(scheduler_cls=ASYNC_SCHEDULER), "0.33.0")  # vLLM turns async scheduling off on a CPU
 
 
 def test_the_scheduler_class_is_accepted_in_place_of_its_name() -> None:
@@ -41,16 +49,20 @@ def test_the_scheduler_class_is_accepted_in_place_of_its_name() -> None:
 
 
 NOT_VERIFIED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
-    ("version", {}, "0.33.0", r"vLLM 0\.33\.0 was not verified \(verified: 0\.32\.x\)$"),
+    ("version", {}, "0.34.0", r"vLLM 0\.34\.0 was not verified \(verified: 0\.32\.x, 0\.33\.x\)$"),
     ("scheduler", {"scheduler_cls": None}, "0.32.0", "drift apart"),
-    ("async", {"async_scheduling": True}, "0.32.0", "async_scheduling=False$"),
+    ("scheduler", {"scheduler_cls": "a.Scheduler", "async_scheduling": True}, "0.32.0", f"={ASYNC_SCHEDULER}$"),
+    ("async", {"async_scheduling": True}, "0.32.0", f"async_scheduling=False, or scheduler_cls={ASYNC_SCHEDULER}$"),
+    ("interval", {"prefill_schedule_interval": 4}, "0.32.0", "prefill_schedule_interval=1$"),
+    ("sharded", {"enable_batch_sharded_sampling": True}, "0.33.0", "remove enable_batch_sharded_sampling$"),
+    ("watermark", {"watermark_config": object()}, "0.33.0", "remove watermark_config$"),
+    ("diffusion", {"is_diffusion": True}, "0.33.0", "use another model$"),
     ("speculative", {"speculative_config": object()}, "0.32.0", "speculative"),
     ("policy", {"policy": "priority"}, "0.32.0", "preempts single branches"),
     ("pipeline", {"pipeline_parallel_size": 2}, "0.32.0", "pass pipeline_parallel_size=1$"),
     ("data", {"data_parallel_size": 2}, "0.32.0", "one engine for each replica"),
     ("transfer", {"kv_transfer_config": object()}, "0.32.0", "kv_transfer_config"),
     ("image mask", {"is_mm_prefix_lm": True}, "0.32.0", "tokens of an image attend to each other"),
-    ("runner", {"use_v2_model_runner": True}, "0.32.0", "VLLM_USE_V2_MODEL_RUNNER=0$"),
 )
 
 

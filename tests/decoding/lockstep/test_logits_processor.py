@@ -17,6 +17,7 @@ from decoding.formulas.sampling import Greedy
 from decoding.lockstep.logits_processor import LockstepLogitsProcessor
 from decoding.lockstep.request_metadata import SECRET_VARIABLE, BranchMetadata
 from decoding.lockstep.serialization import serialize
+from decoding.lockstep.step_records import RECORD_STORE
 from decoding.strategies.vcd import VCD
 
 ARM = serialize(VCD(), Greedy())
@@ -25,6 +26,12 @@ ARM = serialize(VCD(), Greedy())
 def parameters(group: str | None, index: int = 0) -> SamplingParams:
     extra = BranchMetadata(group, index, 2, ARM).extra_args() if group else None
     return SamplingParams(temperature=0, extra_args=extra)
+
+
+def request_states(prompt: np.ndarray, prefill: np.ndarray | None = None) -> Any:
+    """The lengths of the second runner, by slot: prompts, and what the runner computes before it samples."""
+    lengths = prompt if prefill is None else prefill
+    return SimpleNamespace(prompt_len=SimpleNamespace(np=prompt), prefill_len=SimpleNamespace(np=lengths))
 
 
 def test_rows_are_followed_as_the_batch_changes() -> None:
@@ -49,7 +56,7 @@ def test_rows_are_followed_as_the_batch_changes() -> None:
 
 def test_the_second_runner_identifies_rows_by_slots() -> None:
     lengths = np.array([0, 12, 0, 40, 7])
-    states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=lengths))
+    states = request_states(lengths)
     processor = LockstepLogitsProcessor(engine(), states)
     assert processor.add_request(1, parameters("g", 0))
     assert processor.add_request(3, parameters("g", 1))
@@ -101,7 +108,7 @@ def test_a_batch_without_branches_is_unchanged() -> None:
 
 
 def test_rows_in_the_middle_of_their_prompt_sample_nothing_under_the_second_runner() -> None:
-    states: Any = SimpleNamespace(prompt_len=SimpleNamespace(np=np.array([12, 40])))
+    states = request_states(np.array([12, 40]))
     processor = LockstepLogitsProcessor(engine(), states)
     for slot, index in ((0, 0), (1, 1)):
         assert processor.add_request(slot, parameters("g", index))
@@ -118,6 +125,30 @@ def test_rows_in_the_middle_of_their_prompt_sample_nothing_under_the_second_runn
     step(12, 40)
     assert int(logits[0].argmax()) == int(logits[1].argmax())
     assert not torch.equal(logits, before)
+
+
+def test_the_answer_of_a_preempted_request_is_computed_again_in_chunks_without_a_record() -> None:
+    """A chunk that ends inside the answer samples nothing, so the record has one entry for each chosen token."""
+    states = request_states(np.array([12, 40]))
+    processor = LockstepLogitsProcessor(engine(), states)
+    trace: list[list[float]] = []
+    for index in (0, 1):
+        extra = BranchMetadata("preempted", index, 2, ARM, trace=True).extra_args()
+        assert processor.add_request(index, SamplingParams(temperature=0, extra_args=extra))
+
+    def step(*lengths: int) -> int:
+        context = SimpleNamespace(idx_mapping_np=np.array([0, 1]), seq_lens_upper_bound_np=np.array(lengths))
+        processor.apply(torch.randn(2, 30), context)
+        trace[:] = RECORD_STORE.of("preempted").trace
+        return len(trace)
+
+    assert [step(12 + i, 40 + i) for i in range(6)] == [1, 2, 3, 4, 5, 6]
+    before = list(trace)
+    states.prefill_len.np = np.array([18, 46])  # preempted after six tokens
+    assert [step(14, 42), step(17, 45)] == [6, 6]
+    assert step(18, 46) == 7
+    assert trace[:6] == before
+    RECORD_STORE.take("preempted")
 
 
 def test_an_unverified_engine_gets_no_processor() -> None:

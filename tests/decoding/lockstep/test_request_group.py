@@ -15,9 +15,15 @@ from decoding.lockstep.request_group import RequestGroup
 RUNNING, WAITING = RequestStatus.RUNNING, RequestStatus.WAITING
 
 
-def request(status: Any = RUNNING, tokens: int = 20, computed: int = 19) -> Any:
+def request(status: Any = RUNNING, tokens: int = 20, computed: int = 19, in_flight: int = 0) -> Any:
     finished = RequestStatus.is_finished(status)
-    return SimpleNamespace(status=status, num_tokens=tokens, num_computed_tokens=computed, is_finished=lambda: finished)
+    return SimpleNamespace(
+        status=status,
+        num_tokens=tokens,
+        num_computed_tokens=computed,
+        num_output_placeholders=in_flight,
+        is_finished=lambda: finished,
+    )
 
 
 def group_of(*members: Any, size: int = 2) -> RequestGroup:
@@ -29,6 +35,9 @@ def test_it_can_sample_when_all_its_branches_lack_one_token() -> None:
     assert not group_of(request(), request(computed=18)).can_sample
     assert not group_of(request(), request(computed=20)).can_sample
     assert not group_of(request(), request(WAITING)).can_sample
+    # A step in flight brings the token that the next step computes.
+    assert group_of(request(computed=20, in_flight=1), request(tokens=7, computed=7, in_flight=1)).can_sample
+    assert not group_of(request(computed=20, in_flight=1), request(computed=19, in_flight=1)).can_sample
     ended = group_of(request(), request())
     ended.fail("why")
     assert not ended.can_sample

@@ -21,12 +21,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
 
 
-def random_world(folder: Path, seed: int) -> simulate.World:
+@pytest.fixture(params=[1, 2], ids=["in turn", "planned ahead"])
+def steps(request: pytest.FixtureRequest) -> int:
+    """Number of steps in flight. With two, a step is planned before the tokens of the step before are known."""
+    count: int = request.param
+    return count
+
+
+def random_world(folder: Path, seed: int, steps: int) -> simulate.World:
     """Groups and ordinary requests, some at the start and some later, with a cache that is too small."""
     draw = random.Random(seed)
-    engine = simulate.config(
-        folder, budget=draw.choice([16, 24, 48]), sequences=draw.choice([5, 8, 16]), prefix=draw.random() < 0.7
-    )
+    budget, sequences = draw.choice([16, 24, 48]), draw.choice([5, 8, 16])
+    engine = simulate.config(folder, budget, sequences, prefix=draw.random() < 0.7, steps_in_flight=steps)
     world = simulate.World(simulate.scheduler(engine, blocks=draw.choice([34, 42])), draw)
     pending: list[Any] = []
     for g in range(draw.randrange(4, 12)):
@@ -45,10 +51,11 @@ def random_world(folder: Path, seed: int) -> simulate.World:
     return world
 
 
-def crowd(folder: Path, seed: int) -> simulate.World:
+def crowd(folder: Path, seed: int, steps: int) -> simulate.World:
     """Ordinary requests grow while a long branch is still computed, in a cache that both fill."""
     draw = random.Random(seed)
-    world = simulate.World(simulate.scheduler(simulate.config(folder, 16, 16, draw.random() < 0.5), 26), draw)
+    engine = simulate.config(folder, 16, 16, draw.random() < 0.5, steps_in_flight=steps)
+    world = simulate.World(simulate.scheduler(engine, 26), draw)
     for i in range(8):
         world.add(f"plain{i}", draw.randrange(3, 16), 60)
     for _ in range(draw.randrange(3, 12)):
@@ -70,10 +77,10 @@ def check(world: simulate.World) -> None:
     assert not world.scheduler.admitted
 
 
-def test_random_schedules_keep_every_group_together(folder: Path) -> None:
+def test_random_schedules_keep_every_group_together(folder: Path, steps: int) -> None:
     counts: Counter[str] = Counter()
     for seed in SEEDS:
-        world = crowd(folder, seed) if seed % 3 == 0 else random_world(folder, seed)
+        world = crowd(folder, seed, steps) if seed % 3 == 0 else random_world(folder, seed, steps)
         world.run()
         check(world)
         counts.update(world.scheduler.counts)
@@ -84,13 +91,13 @@ def test_random_schedules_keep_every_group_together(folder: Path) -> None:
     assert counts["preempted"] >= 10
 
 
-def test_random_preemptions_of_single_branches_keep_every_group_together(folder: Path) -> None:
+def test_random_preemptions_of_single_branches_keep_every_group_together(folder: Path, steps: int) -> None:
     """vLLM preempts single branches when a cache runs out, at any point of a group's life."""
     num_partly_preempted = 0
     for seed in SEEDS:
-        world = random_world(folder, 1000 + seed)
+        world = random_world(folder, 1000 + seed, steps)
         scheduler = world.scheduler
-        while scheduler.has_unfinished_requests():
+        while scheduler.has_unfinished_requests() or world.in_flight:
             if scheduler.running and world.draw.random() < 0.2:
                 victim = scheduler.running.pop()
                 scheduler._preempt_request(victim, 0.0)

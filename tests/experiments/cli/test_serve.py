@@ -53,6 +53,25 @@ def test_it_listens_on_this_machine_by_default(icl: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("pretend_vllm")
+def test_steps_are_planned_ahead_on_a_gpu_unless_an_option_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from icl.models.vllm.model import VLLM
+
+    def scheduling(device: str, *options: str) -> tuple[str, str]:
+        monkeypatch.setattr(VLLM, "device_type", device)
+        arguments, _ = serve.server("tiny", "127.0.0.1", 8000, options=list(options))
+        flag = next(word for word in arguments if word.endswith("async-scheduling"))
+        return value(arguments, "scheduler-cls").rpartition(".")[2], flag
+
+    planned_ahead, in_turn = (
+        ("AsyncLockstepScheduler", "--async-scheduling"),
+        ("LockstepScheduler", "--no-async-scheduling"),
+    )
+    assert scheduling("cuda") == planned_ahead
+    assert scheduling("cuda", "no_async_scheduling") == in_turn
+    assert scheduling("cpu") == in_turn
+
+
+@pytest.mark.usefixtures("pretend_vllm")
 def test_a_key_is_passed_in_the_environment_and_in_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "a secret of mine")
     arguments, environment = serve.server("tiny", "0.0.0.0", 8000, api_key_env="MY_KEY")

@@ -8,7 +8,7 @@ import pytest
 
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.model import HF
-from icl.models.vllm.engine import PLUGIN_ARGS
+from icl.models.vllm.engine import PLUGIN_ARGS, scheduling_args
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
 from icl.models.vllm.model import VLLM
 from icl.models.vllm.prefix_blocks import blocks
@@ -24,7 +24,8 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_started_with_the_plug_in() -> None:
     arguments = build("model", {"name": "vllm", "path": "tiny", "engine_args": {"max_num_seqs": 4}}).arguments()
-    assert {name: arguments[name] for name in PLUGIN_ARGS} == PLUGIN_ARGS
+    plugin_args = PLUGIN_ARGS | scheduling_args(is_async=False)
+    assert {name: arguments[name] for name in plugin_args} == plugin_args
     assert arguments["max_num_seqs"] == 4
     assert not arguments["mm_device_do_normalize"]
     assert arguments["limit_mm_per_prompt"] == {"image": 64, "video": 0}
@@ -45,10 +46,25 @@ def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyP
     assert "block_size" not in there
 
 
-@pytest.mark.parametrize("name", [*PLUGIN_ARGS, "data_parallel_size", "max_model_len", "dtype", "enable_lora"])
+@pytest.mark.parametrize(
+    "name", [*PLUGIN_ARGS, "scheduler_cls", "data_parallel_size", "max_model_len", "dtype", "enable_lora"]
+)
 def test_engine_args_cannot_repeat_its_own_settings(name: str) -> None:
     with pytest.raises(ConfigError, match=f"engine_args: {name} is set by the backend or its own fields"):
         VLLM(engine_args={name: 1})
+
+
+@pytest.mark.parametrize(
+    ("device", "engine_args", "is_async"),
+    [("cpu", {}, False), ("cuda", {}, True), ("cuda", {"async_scheduling": False}, False)],
+)
+def test_steps_are_planned_ahead_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, engine_args: dict[str, Any], is_async: bool
+) -> None:
+    monkeypatch.setattr(VLLM, "device_type", device)
+    arguments = VLLM(engine_args=engine_args).arguments()
+    assert arguments["async_scheduling"] is is_async
+    assert arguments["scheduler_cls"].endswith(".AsyncLockstepScheduler") is is_async
 
 
 def test_nothing_is_merged_without_an_adapter() -> None:
