@@ -63,10 +63,15 @@ IDLE_SECONDS = 0.001
 """Sleep when only a missing branch can change anything. The engine's loop runs without pause while requests exist."""
 
 
-VLLMScheduler = Scheduler if TYPE_CHECKING else object
+if TYPE_CHECKING:
+
+    class VLLMScheduler(Scheduler):  # type: ignore[misc]
+        """Either of vLLM's schedulers."""
+else:
+    VLLMScheduler = object
 
 
-class GroupRules(VLLMScheduler):  # type: ignore[misc]
+class GroupRules(VLLMScheduler):
     """The rules for request groups, as a mixin of one of vLLM's schedulers.
 
     Ordinary requests are scheduled as usual, in order with the groups.
