@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.stats.formatting import format_count, join_words
 from experiments.store.invocations import read_invocations
 
@@ -24,7 +26,8 @@ def version_differences(frame: "DataFrame", store: "Store") -> str:
     counts = Counter[int]()
     for column in COLUMNS:
         if column in frame:
-            counts.update(frame[column].dropna().astype(int).tolist())
+            numbers, sizes = np.unique(frame[column].dropna().astype(int), return_counts=True)
+            counts.update(dict(zip(numbers.tolist(), sizes.tolist(), strict=True)))
     if not counts:
         return ""
     records = read_invocations(store)

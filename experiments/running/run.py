@@ -47,7 +47,6 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     folder = next_free_folder(runs / config.name) if fork else runs / config.name
     with write_lock(folder):
         store = Store(folder)
-        store.read_run()  # refuses another format before anything is written
         if earlier := find_earlier_launch(store, grid, progress):
             return RunOutcome(folder, **follow(earlier, store, grid, progress), warnings=grid.warnings)
         work = load_run_state(store, grid)

@@ -254,10 +254,11 @@ def test_a_run_of_another_format_is_refused_and_keeps_its_files(mapping: Mapping
     folder = tmp_path / "t"
     for path in (folder / "run.json", *folder.glob("cells/*/cell.json")):
         path.write_text(path.read_text().replace('"format": 2,', number))
-    for digest in (path.name for path in folder.glob("cells/*")):  # a launch of the past, whose files would be merged
-        (folder / "cells" / digest / "w-1.jsonl").write_bytes((folder / "cells" / digest / "0.jsonl").read_bytes())
-    launch = Launch.new(folder, {"name": "local", "workers": 1}, 1, [])
-    launch.write()
+    cells = [*folder.glob("cells/*")]
+    launch = Launch.new(folder, {"name": "local", "workers": 1}, 1, [cell.name for cell in cells])
+    launch.write()  # its workers are dead: their files would be merged
+    for cell in cells:
+        (cell / f"{launch.workers[0]}.jsonl").write_bytes((cell / "0.jsonl").read_bytes())
 
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
