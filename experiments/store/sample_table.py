@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json, to_json
 
-from experiments.store.store import LISTED, MAPPED, Store
+from experiments.store.store import LISTS, MAPPINGS, Store
 from icl.errors import StoreError
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ FLAT = ("scores", "baselines")
 """Fields whose values have columns of their own."""
 CONSTANT = "cell"
 """The field that is the same in all samples of a cell, and has no column."""
-_NESTED = frozenset({*LISTED, *MAPPED} - {*FLAT})
+_NESTED = frozenset({*LISTS, *MAPPINGS} - {*FLAT})
 _SEPARATOR = "\x1f"
 _JSON = {b"json": b"1"}
 """The metadata of a column of JSON text."""
-_encode = json.JSONEncoder(check_circular=False).encode
 
 
 def column_path(name: str) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ class SampleTable:
             if table is None or name not in cell.columns:
                 columns.append(pa.nulls(len(cell), type_))
             elif self.columns[name] == "json" != cell.columns[name]:
-                columns.append(pa.array([None if v is None else _encode(v) for v in table[name].to_pylist()], type_))
+                columns.append(pa.array([None if v is None else to_json(v) for v in table[name].to_pylist()], type_))
             else:
                 columns.append(table[name].cast(type_))
         return pa.table(columns, schema=schema)
@@ -216,10 +216,10 @@ def _decode(array: "pa.Array", kind: str, shared: bool) -> list[Any]:
     if kind != "json":
         return [np.nan if value is None else value for value in array.to_pylist()]
     if not shared:
-        values: list[Any] = json.loads(f"[{','.join(array.fill_null('NaN').to_pylist())}]")
+        values: list[Any] = from_json(f"[{','.join(array.fill_null('NaN').to_pylist())}]")
         return values
     encoded = array.dictionary_encode()
-    uniques = [json.loads(text) for text in encoded.dictionary.to_pylist()]
+    uniques = [from_json(text) for text in encoded.dictionary.to_pylist()]
     return [np.nan if code is None else uniques[code] for code in encoded.indices.to_pylist()]
 
 
@@ -268,7 +268,7 @@ def _fields(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(column, value) of a line: the value of a list or mapping as JSON text."""
     for name, value in line.items():
         if name in _NESTED:
-            yield name, _encode(value)
+            yield name, to_json(value)
         elif name not in FLAT:
             yield name, value
         else:
@@ -327,4 +327,4 @@ def _to_array(name: str, values: list[Any]) -> "tuple[pa.Array, bool]":
         if types <= allowed:
             with suppress(OverflowError, UnicodeEncodeError, pa.ArrowException):  # a huge number, half a surrogate pair
                 return pa.array(values, type_), False
-    return pa.array([None if value is None else _encode(value) for value in values], pa.large_string()), True
+    return pa.array([None if value is None else to_json(value) for value in values], pa.large_string()), True

@@ -24,6 +24,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from icl.errors import StoreError
 from icl.json_text import parse_json
 from icl.types import Sample
@@ -31,16 +33,18 @@ from icl.types import Sample
 OPEN_FILES = 128
 ROUNDING = 1e-6
 """The tolerance of scores outside [0, 1], for sums of floats."""
-LISTED = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks")
-MAPPED = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
-"""The fields of a sample that are lists, and those that are mappings."""
-TEXTS = ("group", "question", "prompt", "prompt_digest", "output", "finish", "thinking", "failed")
-"""Fields of a sample that are texts."""
-NUMBERS = ("dropped", "invocation", "scores_invocation")
-"""Fields of a sample that are integers."""
+LISTS = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks")
+MAPPINGS = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
+NUMBERS = ("seed", "dropped", "invocation", "scores_invocation")
+"""The fields of a sample that are lists, mappings and integers. The others are texts."""
 TEXT_LISTS = ("gold", "options", "images", "gold_before_after", "marks")
+REQUIRED = frozenset({"cell", "query", "seed"})
 _FIELDS = tuple(f.name for f in fields(Sample))
-_FIELD_SET = frozenset(_FIELDS)
+_TYPES: dict[str, type] = dict.fromkeys(_FIELDS, str) | {
+    **dict.fromkeys(LISTS, list),
+    **dict.fromkeys(MAPPINGS, dict),
+    **dict.fromkeys(NUMBERS, int),
+}
 
 FORMAT = 2
 """The format of the files. Increase it if earlier versions cannot read what this one writes, or the reverse."""
@@ -342,23 +346,20 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
     figure or an error far from here.
     """
     try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):
+        line = from_json(raw, cache_strings="keys")
+    except ValueError:
         return None
-    if not isinstance(line, dict) or not all(isinstance(line.get(name, {}), dict) for name in MAPPED):
+    if not isinstance(line, dict) or not line.keys() >= REQUIRED:
         return None
-    whole = isinstance(line.get("query"), str) and isinstance(line.get("cell"), str) and type(line.get("seed")) is int
+    if any(type(value) is not _TYPES.get(name) for name, value in line.items()):
+        return None
     is_sample = (
-        whole
-        and line.keys() <= _FIELD_SET
-        and all(isinstance(line.get(name, ""), str) for name in TEXTS)
-        and all(isinstance(line.get(name, []), list) for name in LISTED)
-        and all(type(line.get(name, 0)) is int for name in NUMBERS)
-        and all(isinstance(item, str) for name in TEXT_LISTS for item in line.get(name, ()))
+        all(isinstance(item, str) for name in TEXT_LISTS for item in line.get(name, ()))
         and _are_demos(line.get("demos", []))
         and _are_owners(line.get("image_of", []), len(line.get("demos", [])))
+        and all(map(_score, line.get("scores", {}).values()))
     )
-    return line if is_sample and all(map(_score, line.get("scores", {}).values())) else None
+    return line if is_sample else None
 
 
 def _are_demos(demos: list[Any]) -> bool:

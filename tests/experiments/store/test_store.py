@@ -1,6 +1,8 @@
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from experiments.api import run
 from experiments.results.loaded_run import load_run
 from experiments.results.run_view import view_run
-from experiments.store.store import SampleWriter, Store, serialize_sample, truncate_partial_line
+from experiments.store.store import _TYPES, SampleWriter, Store, serialize_sample, truncate_partial_line
 from icl.errors import StoreError
 from icl.types import Sample
 
@@ -316,3 +318,12 @@ def test_the_number_of_the_process_must_be_an_integer(tmp_path: Path) -> None:
     for damaged in ('"invocation": "1"', '"dropped": true', '"scores_invocation": 1.5'):
         lines(store).write_text(line.replace('"seed"', f'{damaged}, "seed"'))
         assert list(store.samples("c")) == []
+
+
+def test_every_field_has_the_type_that_its_values_have_in_a_line() -> None:
+    """A list for a tuple, a mapping for a mapping; a text may be missing."""
+    shapes = {tuple: list, Mapping: dict, int: int, str: str}
+    for name, hint in get_type_hints(Sample).items():
+        members = set(get_args(hint)) if get_origin(hint) is UnionType else {get_origin(hint) or hint}
+        (kind,) = members - {type(None)}
+        assert _TYPES[name] is shapes[kind], name
