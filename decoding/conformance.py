@@ -5,19 +5,25 @@ facts = check_strategy(Mine())      # AssertionError with a sentence, or facts a
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from decoding.arms.arm import Arm, default_controls
 from decoding.arms.inspection import (
     EXITS,
+    STEPS,
     call_branches,
     constant_weights,
     declares_weights,
+    measure_slopes,
     measure_weights,
     probe_branches,
     probe_prompt,
 )
 from decoding.base import Strategy
+from decoding.formulas.sampling import Sampling
+from icl.errors import ICLError
 from icl.registry import describe
 from icl.testing.require import require
 from icl.types import Prompt
@@ -62,7 +68,7 @@ class StrategyFacts:
 
 
 def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> StrategyFacts:
-    """Checks that a strategy does what engines and controls rely on.
+    """Checks that a strategy, and each of its default controls, does what engines rely on.
 
     Args:
         strategy: The strategy.
@@ -74,17 +80,22 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
     Raises:
         AssertionError: A sentence that says what is wrong.
     """
+    prompt = probe_prompt() if prompt is None else prompt
     _check_component(strategy)
-    count = _check_branches(strategy, probe_prompt() if prompt is None else prompt)
+    count = _check_branches(strategy, prompt)
     _check_purity(strategy, count)
     _check_row_independence(strategy, count)
     masks = _check_masks(strategy, count)
+    _check_banned_tokens(strategy, count)
     weights = _check_weights(strategy, count)
     strength = None if weights is None else sum(weights)
+    if strength is None:
+        _check_strength(strategy)
     if strength is not None and abs(strength - 1) <= TOLERANCE:
         _check_identity(strategy, count)
     _check_neutral(strategy, count)
     _check_reference_decides(strategy, count)
+    _check_controls(strategy, prompt)
     return StrategyFacts(count - (EXITS if strategy.traits.reads_early_exits else 0), weights, strength, masks)
 
 
@@ -193,19 +204,85 @@ def _check_masks(strategy: Strategy, count: int) -> bool:
     return rules_out
 
 
+def _check_banned_tokens(strategy: Strategy, count: int) -> None:
+    """Checks that a token that all branches ban, as a logits processor does, leaves the other scores usable."""
+    logits = random_logits(count)
+    logits[..., -1] = -float("inf")
+    scores = apply_mask(strategy, strategy.combine(logits, 1), logits[0])[:, :-1]
+    require(
+        not bool((scores.isnan() | (scores == float("inf"))).any()) and bool((scores > -float("inf")).any(-1).all()),
+        "combine() returned NaN, +inf or no token for logits in which one token is banned (-inf in every branch).",
+    )
+
+
 def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
     weights = constant_weights(strategy)
     if declares_weights(strategy) and weights is not None:
         require(len(weights) == count, f"weights has {len(weights)} numbers for {count} branches.")
         measured = measure_weights(strategy)
-        is_equal = measured is not None and all(
-            abs(a - b) <= 1e-2 * (1 + abs(b)) for a, b in zip(measured, weights, strict=True)
-        )
         require(
-            is_equal,
+            measured is not None and _close(weights, measured),
             f"weights is {weights}, but combine() weighs the branches {measured or 'differently at each step'}.",
         )
     return weights
+
+
+def _check_strength(strategy: Strategy) -> None:
+    """Checks that a strategy whose weights vary returns their sum."""
+    import torch
+
+    for step in STEPS:
+        for logits, slopes in measure_slopes(strategy, step):
+            try:
+                strength = strategy.strength(logits, step)
+            except NotImplementedError as error:
+                by_step = "; ".join(f"step {other}: {_weights_at(strategy, other)}" for other in STEPS)
+                raise AssertionError(
+                    f"combine() weighs the branches differently from step to step or from row to row ({by_step}). "
+                    "Controls need the sum of the weights: define strength(logits, step) -> [B, 1]."
+                ) from error
+            is_right = isinstance(strength, torch.Tensor) and tuple(strength.shape) == (logits.shape[1], 1)
+            require(is_right and bool(strength.isfinite().all()), "strength() must return finite numbers [B, 1].")
+            if slopes is not None:
+                require(
+                    abs(float(strength) - sum(slopes)) <= 1e-2 * (1 + abs(sum(slopes))),
+                    f"step {step}: strength() is {float(strength):g}, but the weights of combine() sum to "
+                    f"{sum(slopes):g}.",
+                )
+
+
+def _weights_at(strategy: Strategy, step: int) -> str:
+    slopes = [weights for _, weights in measure_slopes(strategy, step)]
+    first = slopes[0]
+    if first is None or any(other is None or not _close(first, other) for other in slopes):
+        return "from row to row"
+    return ", ".join(f"{weight:.3g}" for weight in first)
+
+
+def _close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(abs(x - y) <= 1e-2 * (1 + abs(x)) for x, y in zip(a, b, strict=True))
+
+
+def _check_controls(strategy: Strategy, prompt: Prompt) -> None:
+    """Checks every control that `controls: default` adds to an arm of the strategy."""
+    for control in dict.fromkeys(_default_controls(strategy)):
+        try:
+            count = _check_branches(control.strategy, prompt)
+            _check_purity(control.strategy, count)
+            _check_masks(control.strategy, count)
+            _check_banned_tokens(control.strategy, count)
+        except (AssertionError, ICLError, NotImplementedError) as error:
+            raise AssertionError(f"the default control '{control.label}' fails: {error}") from error
+
+
+def _default_controls(strategy: Strategy) -> Iterator[Arm]:
+    """The default controls of greedy and sampled answers, and of option scores."""
+    for sampler in (strategy.sampler, Sampling()):
+        for options in (False, True):
+            try:
+                yield from default_controls(Arm(strategy, sampler), options=options, shots=2)
+            except (ICLError, NotImplementedError) as error:
+                raise AssertionError(f"controls: default cannot be built for this strategy: {error}") from error
 
 
 def _check_identity(strategy: Strategy, count: int) -> None:

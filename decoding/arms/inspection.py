@@ -1,12 +1,13 @@
 """Facts about a strategy, found by calling it: its branches, its weights, and the hidden temperature of their sum.
 
-A strategy need not declare its weights. They are measured on random logits as the slope of the combined scores when the
-logits of one branch change. Weights that differ between measurements count as varying (None).
+A strategy need not declare its weights. They are measured on random logits, at several steps, as the slope of the
+combined scores when the logits of one branch change. Weights that differ between measurements count as varying (None).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING
 
 from decoding.base import Strategy
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 VOCABULARY = 64
 EXITS = 4
 """Number of early layers in measurements."""
+STEPS = (0, 1, 8, 64)
+"""Steps of measurements. The weights of some strategies depend on the step."""
 
 
 def probe_prompt(shots: int = 2) -> Prompt:
@@ -88,11 +91,11 @@ def constant_strength(strategy: Strategy) -> float | None:
 
 @lru_cache
 def min_strength(strategy: Strategy) -> float:
-    """The sum of the weights; if they vary, the minimum on random logits."""
+    """The sum of the weights; if they vary, the minimum on random logits at several steps."""
     strength = constant_strength(strategy)
     if strength is not None:
         return strength
-    return min(float(strategy.strength(logits, 1).min()) for logits in _random_logits(strategy))
+    return min(float(strategy.strength(z, step).min()) for z in _random_logits(strategy) for step in STEPS)
 
 
 @lru_cache
@@ -101,12 +104,12 @@ def has_negative_weight(strategy: Strategy) -> bool:
     weights = constant_weights(strategy)
     if weights is not None:
         return any(weight < 0 for weight in weights)
-    for z in _random_logits(strategy):
-        before = strategy.combine(z, 1).softmax(-1)[..., 0]
+    for z, step in product(_random_logits(strategy), STEPS):
+        before = strategy.combine(z, step).softmax(-1)[..., 0]
         for b in range(1, len(z)):
             moved = z.clone()
             moved[b, :, 0] += 0.1
-            if bool((strategy.combine(moved, 1).softmax(-1)[..., 0] < before - 1e-6).any()):
+            if bool((strategy.combine(moved, step).softmax(-1)[..., 0] < before - 1e-6).any()):
                 return True
     return False
 
@@ -129,30 +132,39 @@ def _random_logits(strategy: Strategy) -> Iterator["Tensor"]:
 @lru_cache
 def measure_weights(strategy: Strategy) -> tuple[float, ...] | None:
     """The weights by measurement, [combine(z + d on branch b) - combine(z)] / d, or None if they are not constant."""
+    measured: list[tuple[float, ...]] = []
+    for step in STEPS:
+        for _, slopes in measure_slopes(strategy, step):
+            if slopes is None:
+                return None
+            measured.append(slopes)
+    first = measured[0]
+    is_constant = all(abs(a - b) < 1e-3 * (1 + abs(a)) for other in measured for a, b in zip(first, other, strict=True))
+    return tuple(round(slope, 3) for slope in first) if is_constant else None
+
+
+def measure_slopes(strategy: Strategy, step: int) -> "Iterator[tuple[Tensor, tuple[float, ...] | None]]":
+    """Yields random logits [n, 1, V] and the weight of each branch there, or None if the scores are not linear."""
     import torch
 
     count = logits_count(strategy)
     generator = torch.Generator().manual_seed(0)
-    measurements: list[tuple[float, ...]] = []
     for scale in (0.5, 3.0):
         base = scale * torch.randn(count, 1, VOCABULARY, generator=generator)
-        slopes = []
+        slopes: list[float] = []
         for b in range(count):
             moved = base.clone()
             moved[b] += 0.5 * torch.randn(1, VOCABULARY, generator=generator)
-            slope = _slope(strategy, base, moved, b)
-            if slope is None:
-                return None
-            slopes.append(slope)
-        measurements.append(tuple(slopes))
-    is_constant = all(abs(a - b) < 1e-3 * (1 + abs(a)) for a, b in zip(*measurements, strict=True))
-    return tuple(round(slope, 3) for slope in measurements[0]) if is_constant else None
+            slope = _slope(strategy, base, moved, b, step)
+            if slope is not None:
+                slopes.append(slope)
+        yield base, tuple(slopes) if len(slopes) == count else None
 
 
-def _combined(strategy: Strategy, logits: "Tensor") -> "Tensor":
+def _combined(strategy: Strategy, logits: "Tensor", step: int) -> "Tensor":
     import torch
 
-    scores = strategy.combine(logits, 1)
+    scores = strategy.combine(logits, step)
     if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape[1:] or not scores.is_floating_point():
         actual = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ConfigError(
@@ -162,9 +174,9 @@ def _combined(strategy: Strategy, logits: "Tensor") -> "Tensor":
     return scores
 
 
-def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int) -> float | None:
+def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int, step: int) -> float | None:
     """Change of the combined scores relative to the change of one branch, or None if it is not proportional."""
-    before, after = _combined(strategy, base.clone()), _combined(strategy, moved.clone())
+    before, after = _combined(strategy, base.clone(), step), _combined(strategy, moved.clone(), step)
     is_finite = (before.isfinite() & after.isfinite())[0]
     rise, move = (after - before)[0, is_finite], (moved - base)[branch, 0, is_finite]
     rise, move = rise - rise.mean(), move - move.mean()

@@ -6,9 +6,9 @@
 
 The paper detects conflicts by a band around the entropy of p(y | query). In the released code that entropy cancels.
 This file follows the code. A token is in conflict if p(y | context, query) is above `ratio` times the largest
-probability, unless only one token is, or if it is below the smallest probability divided by `ratio`. At alpha 1, tokens
-without a conflict score as in the reference; at alpha 0, as in the query alone. The weights differ from token to token,
-so the formula uses log-probabilities.
+probability, unless only one token is, or if it is below the smallest probability divided by `ratio`. Tokens that the
+reference bans do not count. At alpha 1, tokens without a conflict score as in the reference; at alpha 0, as in the
+query alone. The weights differ from token to token, so the formula uses log-probabilities.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,8 @@ class COIECD(AdaptiveAblationContrast):
         margin = math.log(self.ratio)
         high = with_context > with_context.amax(-1, keepdim=True) + margin
         high = high & (high.sum(-1, keepdim=True) > 1)
-        low = with_context < with_context.amin(-1, keepdim=True) - margin
+        possible = with_context.masked_fill(with_context == -math.inf, math.inf)
+        low = with_context < possible.amin(-1, keepdim=True) - margin
         contrast = self.alpha * (with_context - without_context)
         scores: Tensor = with_context.where(high | low, without_context) + contrast
         return scores

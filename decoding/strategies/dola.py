@@ -4,9 +4,10 @@
 
 The logits of an early layer are its hidden states after the model's own output layer, in the same forward pass.
 Candidates are the even layers of one half of the model, as in the paper: `low` for long answers, `high` for short ones.
-The first of equally different layers is used. The weights sum to zero. The released code uses another divergence than
-the paper, because it swaps the arguments of `kl_div`: KL of the average from each of the two distributions
-(`divergence: released`).
+In models of more than 40 layers they are those of the first or last 20 layers, as in the released commands for 60 and
+80 layers. The first of equally different layers is used. The weights sum to zero. The released code uses another
+divergence than the paper, because it swaps the arguments of `kl_div`: KL of the average from each of the two
+distributions (`divergence: released`).
 """
 
 from dataclasses import dataclass
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MAX_CANDIDATES = 10
+"""Even layers of a bucket of 20 layers."""
+
+
 @component("strategy", "dola")
 @dataclass(frozen=True)
 class DoLa(Strategy):
     """Contrast of the last layer with the early layer that differs from it most, among plausible tokens."""
 
-    layers: Literal["low", "high", "all"] = "high"  # half of the even layers that are candidates
+    layers: Literal["low", "high", "all"] = "high"  # which of the even layers are candidates
     beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
     divergence: Literal["jensen_shannon", "released"] = "jensen_shannon"  # chooses the early layer
 
@@ -60,4 +65,4 @@ class DoLa(Strategy):
         half = len(early) // 2
         if self.layers == "all" or len(early) < 2:
             return early
-        return early[:half] if self.layers == "low" else early[half:]
+        return early[: min(half, MAX_CANDIDATES)] if self.layers == "low" else early[half:][-MAX_CANDIDATES:]

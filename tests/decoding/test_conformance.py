@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from decoding.arms.arm import Arm, default_controls
+from decoding.arms.inspection import measure_weights
 from decoding.base import Note, Strategy
 from decoding.conformance import check_strategy
 from decoding.strategies.vcd import VCD
 from icl.edits import DiffusionNoise
+from icl.errors import PlanError
 from icl.types import Prompt
 
 
@@ -99,6 +102,49 @@ class NotFrozen(Strategy):
     alpha: float = 1.0
 
 
+@dataclass(frozen=True)
+class GrowsLater(Strategy):
+    """A contrast that begins at the ninth token. Its weights are the reference's at the first two."""
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        return prompt, prompt.edit(DiffusionNoise(500))
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        weight = 0.5 * (step >= 8)
+        return logits[0] - weight * logits[1]
+
+
+@dataclass(frozen=True)
+class GrowsLaterWithStrength(GrowsLater):
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return logits.new_full((logits.shape[1], 1), 0.5 if step >= 8 else 1.0)
+
+
+@dataclass(frozen=True)
+class WrongStrength(GrowsLater):
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return torch.ones(logits.shape[1], 1)
+
+
+@dataclass(frozen=True)
+class FlatStrength(GrowsLater):
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return torch.ones(logits.shape[1])
+
+
+@dataclass(frozen=True)
+class DeclaresGrowth(GrowsLater):
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 1.0, 0.0
+
+
+@dataclass(frozen=True)
+class FailsOnBannedTokens(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits - logits.amin(-1, keepdim=True), step)
+
+
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
@@ -115,6 +161,11 @@ class NotFrozen(Strategy):
         (ListOfBranches(), "tuple"),
         (DecidesTooMuch(), "do change"),
         (NotFrozen(), "frozen"),
+        (GrowsLater(), "step 1: 1, 0; step 8: 1, -0.5; step 64: 1, -0.5.*define strength"),
+        (WrongStrength(), "step 8: strength\\(\\) is 1, but the weights of combine\\(\\) sum to 0.5"),
+        (FlatStrength(), "strength\\(\\) must return finite numbers \\[B, 1\\]"),
+        (DeclaresGrowth(), "differently at each step"),
+        (FailsOnBannedTokens(), "banned"),
     ],
 )
 def test_a_broken_strategy_is_refused_with_the_reason(strategy: Strategy, message: str) -> None:
@@ -126,3 +177,27 @@ def test_facts_are_described_in_one_line() -> None:
     assert check_strategy(VCD(alpha=0.5)).describe() == (
         "2 branches, with a mask, weights 1.5, -0.5 (sum 1): identical branches decode as the reference"
     )
+
+
+def test_weights_that_change_after_the_first_steps_are_not_constant() -> None:
+    """At steps 0 and 1 the weights are (1, 0); a control built for them would miss the contrast of later steps."""
+    assert measure_weights(GrowsLater()) is None
+    facts = check_strategy(GrowsLaterWithStrength())
+    assert facts.weights is None
+    controls = {type(arm.strategy).__name__ for arm in default_controls(Arm(GrowsLaterWithStrength()))}
+    assert {"TemperatureMatched", "SignFlip", "GaussianProxy"} <= controls  # the branch counts as negative
+
+
+@dataclass(frozen=True)
+class ReadsOwnPromptOnly(VCD):
+    """A strategy that cannot read the prompt of another sample, as the control `shuffled_negative` does."""
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        if "other" in prompt.key.query:
+            raise PlanError("no image here.")
+        return super().branches(prompt, note)
+
+
+def test_a_strategy_whose_default_control_cannot_run_is_refused() -> None:
+    with pytest.raises(AssertionError, match=r"default control 'shuffled_negative\(vcd\)' fails: no image here"):
+        check_strategy(ReadsOwnPromptOnly())

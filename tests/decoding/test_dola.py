@@ -46,6 +46,29 @@ def test_half_of_the_layers_are_candidates() -> None:
     assert torch.equal(DoLa(layers="low").combine(five, 0), DoLa(layers="all").combine(five[:3], 0))
 
 
+@pytest.mark.parametrize(
+    ("layers", "low", "high"),  # the released commands: --early-exit-layers, without the last layer
+    [
+        (32, range(0, 16, 2), range(16, 32, 2)),
+        (40, range(0, 20, 2), range(20, 40, 2)),
+        (60, range(0, 20, 2), range(40, 60, 2)),
+        (80, range(0, 20, 2), range(60, 80, 2)),
+    ],
+)
+def test_the_candidates_are_those_of_the_released_commands(layers: int, low: range, high: range) -> None:
+    """The layer that differs most is found within the bucket only: each layer in turn is the one that differs."""
+    last, near, far = logits_of(LAST, NEAR, FAR)
+    even = range(0, layers, 2)
+
+    def is_candidate(which: str, layer: int) -> bool:
+        early = [far if other == layer else near for other in even]
+        scores = DoLa(which, 0.0).combine(torch.stack([last, *early]), 0)  # type: ignore[arg-type]
+        return torch.equal(scores, last.log_softmax(-1) - far.log_softmax(-1))
+
+    assert [layer for layer in even if is_candidate("low", layer)] == list(low)
+    assert [layer for layer in even if is_candidate("high", layer)] == list(high)
+
+
 def test_the_first_of_equal_layers_is_chosen() -> None:
     swapped = [[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]  # as far from a LAST that does not tell them apart
     logits = logits_of([0.4, 0.3, 0.3], *swapped)

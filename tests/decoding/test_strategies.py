@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
+from decoding.arms.inspection import constant_strength, logits_count, probe_branches, probe_prompt
 from decoding.base import Strategy
 from decoding.conformance import apply_mask, check_strategy, random_logits
+from decoding.engine.decoding_step import combine_branches
 from decoding.strategies.vcd import VCD
 from icl.registry import build, describe, entries, resolve
 
@@ -86,6 +87,19 @@ def test_identical_branches_decode_as_the_reference_where_weights_sum_to_one(str
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_a_banned_token_counts_as_one_that_the_vocabulary_lacks(strategy: Strategy) -> None:
+    """A logits processor bans a token in every branch. It must not be the least probable token, for example."""
+    if strategy.traits.draws_random_numbers:
+        pytest.skip("the random numbers depend on the size of the vocabulary")
+    logits = random_logits(logits_count(strategy), seed=5)
+    banned = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], -1)
+    for step in (0, 9):
+        (scores, faults), (expected, _) = (combine_branches(strategy, z, step) for z in (banned, logits))
+        assert not faults
+        assert bool((scores[:, -1] == -torch.inf).all())
+        torch.testing.assert_close(scores[:, :-1].softmax(-1), expected.softmax(-1), rtol=1e-4, atol=1e-6)
 
 
 def test_is_rebuilt_equal_from_its_canonical_node(strategy: Strategy) -> None:
