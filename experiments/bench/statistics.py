@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from experiments.bench import Row, rounds
 from experiments.stats.intervals import cluster_sums, estimate_mean
 from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.sign_flips import sign_flip_p
+from experiments.stats.sign_flips import sign_flip_test
 
 CLUSTERS = (6, 8, 12, 20, 50)
 TIMES = 400
@@ -103,7 +103,7 @@ def _share(
     samples = [draw_clusters() for _ in range(rounds(ROUNDS) * TIMES)]
     spread = float(np.std([sums.sum() / own.sum() for sums, own in samples]))
     p_values = [
-        (sign_flip_p(sums + shift * own), _t(sums + shift * own, own))
+        (sign_flip_test(sums + shift * own, own).p, _t(sums + shift * own, own))
         for shift in (0.0, 2.8 * spread)
         for sums, own in samples
     ]

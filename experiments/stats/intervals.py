@@ -7,39 +7,29 @@ The intervals cover other queries of the same kind and, with them, other draws o
 to the query and the seed. They do not cover another pool, model, prompt or task.
 
     Wilson (1927)   center (p + z^2/2n) / (1 + z^2/n),   half width  z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)
-    clusters        n is replaced by n / deff,  deff = (variance of the clustered mean) / (variance of n independent
-                    samples), at least 1 (Kish 1965; with Wilson: Dean and Pagano 2015). With one sample per cluster
-                    this is the plain Wilson interval.
-    graded means    percentiles of the mean over resampled clusters (Efron and Tibshirani 1993, ch. 13). With fewer
-                    than FEW_UNITS clusters these cover too little, and the interval is that of `sign_flips`.
-    no spread       If all values are equal, no spread can be estimated, and the interval of a graded mean has no width.
-                    `estimate_mean` widens it to the means that z^2 more clusters of the lowest, or the highest,
-                    possible value would give. For values of 0 or 1 that is the Wilson interval.
-
-Values are scores of single samples, in [0, 1]. If all of them are 0 or 1 they count as right or wrong, whatever else
-the metric could have given: no other scores in [0, 1] with that mean vary more. The column of a run-level metric does
-not hold such scores (`run_statistics`).
+    clusters        n is replaced by p (1 - p) / V, with V the jackknife variance of the clustered mean (Kish 1965; with
+                    Wilson: Dean and Pagano 2015). V is at least that of n independent samples. With one sample per
+                    cluster and values of 0 or 1 this is the plain Wilson interval.
+    few clusters    V is itself uncertain: n is multiplied by (z / t)^2, with t of G - 1 degrees of freedom (Korn and
+                    Graubard 1998). G = (sum of sizes)^2 / (sum of squared sizes) is the effective number of clusters
+                    (Kish 1965), which is their number if they have equal sizes. From MANY_CLUSTERS on, t counts as z.
+    graded means    The same, for scores in [0, 1]. Other scores have the mean and t standard errors on either side.
+    no spread       If all values are equal, no spread can be estimated, and n is the number of clusters. The bounds are
+                    then the means that z^2 more clusters of the lowest, or the highest, value would give.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats.exact_sums import exactly_summable
-from experiments.stats.formatting import FEW_UNITS
-from experiments.stats.sign_flips import sign_flip_interval
-from icl.streams import StreamKey
-
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-RESAMPLES = 10_000
-MAX_ENTRIES = 2_000_000
-"""The largest number of entries of an array that is computed in pieces, so that memory does not grow with a run."""
+MANY_CLUSTERS = 100
+"""From so many clusters on, Student's t is replaced by the normal quantile, which is 1.3 % smaller."""
 
 
 @dataclass(frozen=True)
@@ -77,94 +67,88 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} of {n} is not a proportion.")
-    z2, p = normal_quantile(0.5 + level / 2) ** 2, successes / n
-    center = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = float(np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n)))) / (1 + z2 / n)
-    return max(0.0, center - half), min(1.0, center + half)
+    low, high = wilson_bounds(successes / n, n, normal_quantile(0.5 + level / 2))
+    return float(low), float(high)
 
 
-def estimate_proportion(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
-    """The share of ones, with a Wilson interval at the effective sample size of the clusters.
-
-    Args:
-        values: [n], each 0 or 1. If all are equal, the number of clusters is the effective sample size.
-        clusters: [n], any hashable labels. By default each value is a cluster.
-        level: The confidence level.
-    """
-    x, codes = _validate(values, clusters)
-    mean, n, c = float(x.mean()), len(x), int(codes.max()) + 1
-    size = float(c) if mean in (0.0, 1.0) else n / design_effect(x, codes)
-    low, high = wilson(mean * size, size, level)
-    return Estimate(mean, low, high, n, c)
-
-
-def bootstrap_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
-    """The mean with the percentile interval of a cluster bootstrap. The random stream is fixed."""
-    x, codes = _validate(values, clusters)
-    means = resampled_means(x, codes, RESAMPLES)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(float(x.mean()), float(low), float(high), len(x), int(codes.max()) + 1)
-
-
-def estimate_graded_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
-    """The mean with a bootstrap interval, or with that of `sign_flips` if there are fewer than FEW_UNITS clusters.
-
-    The interval has no width if all values are equal.
-
-    Args:
-        values: [n].
-        clusters: [n], any hashable labels. By default each value is a cluster.
-        level: The confidence level.
-    """
-    x, codes = _validate(values, clusters)
-    count = int(codes.max()) + 1
-    if count >= FEW_UNITS:
-        return bootstrap_mean(x, codes, level)
-    if np.ptp(x) == 0:
-        return Estimate(float(x[0]), float(x[0]), float(x[0]), len(x), count)
-    lowest, highest = min(0.0, float(x.min())), max(1.0, float(x.max()))
-    low, high = sign_flip_interval(*cluster_sums(x, codes), level, lowest=lowest, highest=highest)
-    return Estimate(float(x.mean()), low, high, len(x), count)
+def wilson_bounds(mean: float, size: float, z: ArrayLike) -> tuple[Floats, Floats]:
+    """Wilson's bounds of a mean in [0, 1] at an effective sample size, for one or several normal quantiles z."""
+    z2 = np.square(np.asarray(z, dtype=np.float64))
+    center = (mean + z2 / (2 * size)) / (1 + z2 / size)
+    half = np.sqrt(z2 * (mean * (1 - mean) / size + z2 / (4 * size * size))) / (1 + z2 / size)
+    return np.maximum(0.0, center - half), np.minimum(1.0, center + half)
 
 
 def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
-    """The mean with a Wilson interval if all values are 0 or 1, else as in `estimate_graded_mean`.
-
-    If all values are equal and in [0, 1], the interval is that of `interval_without_spread`.
-    """
-    if is_binary(values):
-        return estimate_proportion(values, clusters, level)
-    graded = estimate_graded_mean(values, clusters, level)
-    if graded.low < graded.high or not 0 <= graded.mean <= 1:
-        return graded
-    low, high = interval_without_spread(graded.mean, graded.clusters, level, lowest=0.0)
-    return replace(graded, low=low, high=high)
-
-
-def interval_without_spread(
-    mean: float, clusters: int, level: float = 0.95, lowest: float = -1.0
-) -> tuple[float, float]:
-    """The interval of a mean that is equal in all clusters: its ends have z^2 more clusters at `lowest`, or at 1."""
-    z2 = normal_quantile(0.5 + level / 2) ** 2
-    low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (lowest, 1.0))
-    return min(mean, low), max(mean, high)
-
-
-def resampled_means(values: Floats, codes: Codes, resamples: int = RESAMPLES) -> Floats:
-    """[resamples] means of the values over clusters that are sampled with replacement.
-
-    They are equal bit for bit on every CPU (`exact_sums`).
+    """The mean with Wilson's interval at the effective sample size; for values outside [0, 1] a t interval.
 
     Args:
         values: [n].
-        codes: [n], the cluster of each value, in 0..C-1.
-        resamples: The number of means.
+        clusters: [n], any hashable labels. By default each value is a cluster.
+        level: The confidence level.
+
+    Raises:
+        ValueError: If there is no value, or one that is not finite.
     """
-    sums, sizes = cluster_sums(values, codes)
-    both = exactly_summable(np.stack([sums, sizes], axis=1), len(sizes))
-    totals = np.concatenate([counts @ both for counts in resampled_counts(len(sizes), resamples)])
-    means: Floats = totals[:, 0] / totals[:, 1]
-    return means
+    x, codes = _validate(values, clusters)
+    sums, sizes = cluster_sums(x, codes)
+    mean = float(x.mean())
+    if x.min() < 0 or x.max() > 1:
+        half = t_quantile(sizes, level) * mean_variance(sums, sizes, float(np.var(x))) ** 0.5
+        low, high = mean - half, mean + half
+    elif np.ptp(x) == 0 and not is_binary(x):
+        low, high = interval_without_spread(mean, len(sums), level)
+    else:
+        low, high = wilson(mean * (size := effective_size(x, codes, level)), size, level)
+    return Estimate(mean, low, high, len(x), len(sums))
+
+
+def interval_without_spread(
+    mean: float, clusters: int, level: float = 0.95, lowest: float = 0.0, highest: float = 1.0
+) -> tuple[float, float]:
+    """The interval of values that are all equal: its ends have z^2 more clusters at `lowest`, or at `highest`."""
+    z2 = normal_quantile(0.5 + level / 2) ** 2
+    low, high = ((clusters * mean + z2 * end) / (clusters + z2) for end in (lowest, highest))
+    return min(mean, low), max(mean, high)
+
+
+def effective_size(x: Floats, codes: Codes, level: float = 0.95) -> float:
+    """The number of independent right/wrong samples whose mean would be as uncertain as that of these values.
+
+    Args:
+        x: [n] values in [0, 1]; not all equal, or all 0 or all 1.
+        codes: [n], the cluster of each, in 0..C-1.
+        level: The confidence level, for the correction of few clusters.
+    """
+    sums, sizes = cluster_sums(x, codes)
+    mean = float(x.mean())
+    if mean in (0.0, 1.0):
+        return float(len(sizes))
+    if is_binary(x):
+        size = len(x) / design_effect(x, codes)
+        return size if len(sizes) == len(x) else size * few_clusters_factor(sizes, level)
+    variance = mean_variance(sums, sizes, float(np.var(x)))
+    return mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
+
+
+def few_clusters_factor(sizes: Floats, level: float) -> float:
+    """(z / t)^2, by which few clusters reduce an effective sample size. sizes: [C], samples per cluster."""
+    return float((normal_quantile(0.5 + level / 2) / t_quantile(sizes, level)) ** 2)
+
+
+def t_quantile(sizes: Floats, level: float) -> float:
+    """Student's t at the effective number of clusters minus one; z from MANY_CLUSTERS clusters on.
+
+    Args:
+        sizes: [C], the number of samples in each cluster.
+        level: The confidence level.
+    """
+    from scipy.special import stdtrit
+
+    if len(sizes) >= MANY_CLUSTERS:
+        return normal_quantile(0.5 + level / 2)
+    effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
+    return float(stdtrit(max(effective - 1, 1.0), 0.5 + level / 2))
 
 
 def cluster_sums(values: Floats, codes: Codes) -> tuple[Floats, Floats]:
@@ -196,44 +180,40 @@ def normal_quantile(share: float) -> float:
     return float(ndtri(share))
 
 
-def resampled_counts(clusters: int, resamples: int) -> Iterator[Floats]:
-    """How often each cluster is sampled, in pieces of [rows, C]. Equal arguments give equal counts."""
-    if clusters * resamples <= 16 * MAX_ENTRIES:
-        counts = _cached_counts(clusters, resamples)
-        step = max(1, MAX_ENTRIES // clusters)
-        yield from (counts[i : i + step].astype(np.float64) for i in range(0, resamples, step))
-    else:
-        yield from (counts.astype(np.float64) for counts in _sample_counts(clusters, resamples))
-
-
-@lru_cache(maxsize=4)
-def _cached_counts(clusters: int, resamples: int) -> NDArray[np.uint16]:
-    return np.concatenate(list(_sample_counts(clusters, resamples)))
-
-
-def _sample_counts(clusters: int, resamples: int) -> Iterator[NDArray[np.uint16]]:
-    generator = StreamKey(0, "").numpy("bootstrap")
-    step = max(1, MAX_ENTRIES // clusters)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        chosen = generator.integers(0, clusters, (rows, clusters)) + clusters * np.arange(rows)[:, None]
-        yield np.bincount(chosen.ravel(), minlength=rows * clusters).reshape(rows, clusters).astype(np.uint16)
-
-
 def design_effect(x: Floats, codes: Codes) -> float:
-    """How many times the variance of the mean exceeds that of as many independent samples; at least 1.
-
-    The variance is that of a linearized ratio mean:
-
-        C/(C-1) sum_c (sum of c - mean x size of c)^2 / n^2,   over p(1-p)/(n-1)
-    """
+    """How many times the variance of the mean exceeds that of as many independent samples; at least 1."""
     sums, sizes = cluster_sums(x, codes)
-    n, c, mean = len(x), len(sizes), float(x.mean())
+    n, c = len(x), len(sizes)
     independent = float(np.var(x)) / (n - 1) if n > 1 else 0.0
     if c < 2 or independent == 0:
         return 1.0 if n == c else n / c
-    clustered = c / (c - 1) * float(np.sum((sums - mean * sizes) ** 2)) / n**2
-    return max(1.0, clustered / independent)
+    return max(1.0, clustered_variance(sums, sizes) / independent)
+
+
+def mean_variance(sums: Floats, sizes: Floats, variance: float) -> float:
+    """The variance of a mean: over clusters, but no less than that of independent samples; 0 for one sample.
+
+    Args:
+        sums: [C], the sum of each cluster.
+        sizes: [C], the number of samples in each.
+        variance: That of the samples, with n.
+    """
+    n = float(sizes.sum())
+    independent = variance / (n - 1) if n > 1 else 0.0
+    return max(independent, clustered_variance(sums, sizes)) if len(sizes) > 1 else independent
+
+
+def clustered_variance(sums: Floats, sizes: Floats) -> float:
+    """The jackknife variance of a mean over two clusters or more (CR3: Bell and McCaffrey 2002).
+
+        (C-1)/C sum_c (r_c / (1 - n_c/n))^2 / n^2,   r_c = sum of c - mean x size of c
+
+    With equal sizes this is the linearized variance C/(C-1) sum_c r_c^2 / n^2.
+    """
+    c, n = len(sizes), float(sizes.sum())
+    residuals = sums - float(sums.sum()) / n * sizes
+    leverage = (1 - 1 / c) / (1 - sizes / n)  # 1 exactly for equal sizes
+    return c / (c - 1) * float(np.sum((residuals * leverage) ** 2)) / n**2
 
 
 def _validate(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Floats, Codes]:

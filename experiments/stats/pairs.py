@@ -13,19 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
-from experiments.stats.formatting import FEW_UNITS
-from experiments.stats.intervals import (
-    Floats,
-    bootstrap_mean,
-    cluster_codes,
-    cluster_sums,
-    interval_without_spread,
-    is_binary,
-)
-from experiments.stats.run_statistic_tests import randomization_p, run_statistic_interval
+from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_binary
+from experiments.stats.paired_proportions import paired_proportions_test
+from experiments.stats.run_statistic_tests import randomization_test
 from experiments.stats.run_statistics import Stratum, align_run_statistics, build_strata, sample_ref_column
-from experiments.stats.sign_flips import sign_flip_interval, sign_flip_p
-from experiments.stats.significance import exact_sign_flip_p
+from experiments.stats.sign_flips import sign_flip_test
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -146,12 +138,9 @@ def align_pairs(
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> PairedTestResult:
     """Tests the mean difference of two arms.
 
-    The interval of graded differences holds all means that the test does not reject (`sign_flips`). Right/wrong
-    differences have few values; with FEW_UNITS clusters or more their interval is a bootstrap over clusters.
-
-    If all clusters have the same difference (mostly 0), the interval ends at the differences that z^2 more clusters
-    would give that are 1 in one arm and 0 in the other. For a difference of 0 this is ± the Wilson bound of 0 in C
-    clusters: so much could still differ.
+    The interval holds the differences that the test does not reject: it leaves out 0 exactly if p is at most
+    1 - level, at every number of pairs and clusters. Right/wrong scores use `paired_proportions`, graded ones
+    `sign_flips`, run-level metrics `run_statistic_tests`.
 
     Args:
         pairs: The aligned arms.
@@ -167,24 +156,19 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         )
     if pairs.strata:
         return _run_level_test(pairs, level)
-    d = pairs.differences
+    d = np.where(np.abs(pairs.differences) <= ROUNDING, 0.0, pairs.differences)
     binary = not pairs.is_graded and is_binary(pairs.reference) and is_binary(pairs.arm)
-    codes = cluster_codes(pairs.clusters)
-    sums, sizes = cluster_sums(d, codes)
-    difference = float(d.mean())
-    if np.ptp(sums / sizes) <= ROUNDING:
-        low, high = interval_without_spread(difference, len(sums), level)
-    elif binary and len(sums) >= FEW_UNITS:
-        bootstrap = bootstrap_mean(d, codes, level)
-        low, high = bootstrap.low, bootstrap.high
+    sums, sizes = cluster_sums(d, cluster_codes(pairs.clusters))
+    if binary:
+        test = paired_proportions_test(sums, sizes, level)
     else:
         widest = max(1.0, float(np.abs(d).max()))
-        low, high = sign_flip_interval(sums, sizes, level, lowest=-widest, highest=widest)
+        test = sign_flip_test(sums, sizes, level, lowest=-widest, highest=widest)
     return PairedTestResult(
-        difference=difference,
-        low=low,
-        high=high,
-        p=exact_sign_flip_p(d, pairs.clusters) if binary else sign_flip_p(sums),
+        difference=float(d.mean()),
+        low=test.low,
+        high=test.high,
+        p=test.p,
         pairs=len(pairs),
         clusters=len(sums),
         test="mcnemar" if binary else "randomization",
@@ -259,16 +243,16 @@ def _run_level_pairs(reference: NDArray[Any], arm: NDArray[Any], units: NDArray[
 
 
 def _run_level_test(pairs: Pairs, level: float) -> PairedTestResult:
-    clusters = len(set(pairs.clusters))
-    low, high = run_statistic_interval(pairs.strata, clusters, level)
+    sizes = np.bincount(cluster_codes(pairs.clusters)).astype(np.float64)
+    test = randomization_test(pairs.strata, sizes, level)
     difference = float(pairs.differences.mean())
     return PairedTestResult(
         difference=0.0 if abs(difference) < ROUNDING else difference,
-        low=low,
-        high=high,
-        p=randomization_p(pairs.strata),
+        low=test.low,
+        high=test.high,
+        p=test.p,
         pairs=len(pairs),
-        clusters=clusters,
+        clusters=len(sizes),
         test="randomization",
         right_to_wrong=None,
         wrong_to_right=None,

@@ -6,12 +6,12 @@ the sample and the cell of each number. The presence of that column marks a metr
 look like scores: at an F1 of exactly 1 every number is 1.
 
     proportions       For run-level proportions (F1, AUC, groups) the interval is a Wilson interval at the effective
-                      sample size n = T (1 - T) / V, with V the linearized variance over clusters (Dean and Pagano
-                      2015). For F1, as F goes to 0 or 1, it approaches Wilson on the Jaccard index F / (2 - F),
-                      mapped back to F. That index is a proportion (Lam, Gopal and Qian 2023).
-    other statistics  bootstrap of the pseudo-values over clusters (`intervals`). Their resampled means equal the
-                      resampled statistic to first order. The interval of a difference recomputes the statistic
-                      instead, as its test does, so that both measure the same.
+                      sample size n = T (1 - T) / V, with V the jackknife variance over clusters and the correction
+                      for few clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches
+                      Wilson on the Jaccard index F / (2 - F), mapped back to F. That index is a proportion (Lam, Gopal
+                      and Qian 2023).
+    other statistics  t standard errors of the pseudo-values over clusters on either side. The interval of a
+                      difference recomputes the statistic instead, as its test does, so that both measure the same.
     no spread         No variance can be estimated. The interval ends at the statistic with z^2 more clusters of the
                       worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
     two arms          Pairs are formed first: a sample that failed in one arm counts as failed in both, and the
@@ -38,10 +38,12 @@ from experiments.stats.intervals import (
     Codes,
     Estimate,
     Floats,
-    bootstrap_mean,
     cluster_codes,
     cluster_sums,
+    few_clusters_factor,
+    mean_variance,
     normal_quantile,
+    t_quantile,
     wilson,
 )
 from icl.metrics.base import RunLevelMetric, ScoredSample
@@ -150,15 +152,20 @@ def estimate_run_statistic(refs: Sequence[SampleRef], values: Floats, clusters: 
     codes = cluster_codes(clusters)
     cells = list(_cells(refs))
     statistic = float(values.mean())  # pseudo-values average to the statistic
-    variance = _variance(values, codes)
+    sums, sizes = cluster_sums(values, codes)
+    variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
     if variance**0.5 < NO_SPREAD:  # all clusters agree, or there is only one
-        low, high = _bounds_without_spread(cells, codes, level)
+        low, high = _bounds(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
     elif all(cell.statistics.is_proportion for cell in cells):
-        size = statistic * (1 - statistic) / variance
+        size = statistic * (1 - statistic) / variance * few_clusters_factor(sizes, level)
         low, high = wilson(statistic * size, size, level)
     else:
-        return bootstrap_mean(values, codes, level)
-    return Estimate(statistic, low, high, len(values), int(codes.max()) + 1)
+        half = t_quantile(sizes, level) * variance**0.5
+        low, high = statistic - half, statistic + half
+        lowest, highest = _bounds(cells, codes, 1 / NO_SPREAD)
+        if lowest <= statistic <= highest:  # a metric that does not name its range has that of a share
+            low, high = max(low, lowest), min(high, highest)
+    return Estimate(statistic, low, high, len(values), len(sizes))
 
 
 def align_run_statistics(
@@ -255,27 +262,15 @@ def _cells(refs: Sequence[SampleRef]) -> Iterator[_Cell]:
         yield _Cell(_select(statistics, [refs[i].index for i in rows]), rows, len(rows) / len(refs))
 
 
-def _bounds_without_spread(cells: Sequence[_Cell], codes: Codes, level: float) -> tuple[float, float]:
-    """The statistic with z^2 more clusters of the worst samples, and of the best."""
-    z2 = normal_quantile(0.5 + level / 2) ** 2
+def _bounds(cells: Sequence[_Cell], codes: Codes, clusters: float) -> tuple[float, float]:
+    """The statistic with so many more clusters of the worst samples, and of the best."""
     ends = [0.0, 0.0]
     for cell in cells:
         statistics = cell.statistics
-        size = z2 * _informative_per_cluster(statistics.informative, codes[cell.rows])
+        size = clusters * _informative_per_cluster(statistics.informative, codes[cell.rows])
         for i, extreme in enumerate((statistics.worst, statistics.best)):
             ends[i] += cell.weight * float(statistics.value(sum_rows(statistics.rows) + size * extreme))
     return min(ends), max(ends)
-
-
-def _variance(values: Floats, codes: Codes) -> float:
-    """The variance of the mean over clusters, but no less than over samples."""
-    n, mean = len(values), float(values.mean())
-    sums, sizes = cluster_sums(values, codes)
-    count = len(sums)
-    if count < 2:
-        return 0.0
-    clustered = count / (count - 1) * float(np.sum((sums - mean * sizes) ** 2)) / n**2
-    return max(clustered, float(values.var()) / (n - 1))
 
 
 def _informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> float:

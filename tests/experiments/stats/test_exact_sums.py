@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.stats.exact_sums import exactly_summable
-from experiments.stats.intervals import resampled_counts, resampled_means
+from experiments.stats.sign_flips import subsets
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
@@ -29,8 +29,7 @@ def test_whole_numbers_and_zeros_are_not_rounded():
     assert np.array_equal(exactly_summable(np.zeros(4), 4), np.zeros(4))
 
 
-def test_resampled_means_equal_those_of_an_exact_sum_over_each_resample():
-    values = np.random.default_rng(2).random(40)
-    counts = np.concatenate(list(resampled_counts(40, 50)))
-    exact = [math.fsum(np.repeat(exactly_summable(values, 40), row.astype(int))) / 40 for row in counts]
-    assert resampled_means(values, np.arange(40), 50).tolist() == exact
+def test_sums_of_subsets_equal_the_exact_sum_of_each_subset():
+    values = exactly_summable(np.random.default_rng(2).random(40), 40)
+    chosen = np.concatenate(list(subsets(40, 50)))
+    assert (chosen @ values).tolist() == [math.fsum(values[row == 1]) for row in chosen]

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.stats.arms import find_baseline_column
 from experiments.stats.decoding_effects import count_transitions
-from experiments.stats.intervals import bootstrap_mean, estimate_mean, wilson
+from experiments.stats.intervals import estimate_mean, few_clusters_factor, wilson
 from experiments.stats.pairs import UnpairedError, align_pairs, paired_test
 from experiments.stats.run_statistics import (
     RunStatistic,
@@ -79,10 +80,14 @@ def test_an_area_without_spread_has_an_interval_from_its_smaller_class():
         assert (turned.low, turned.high) == pytest.approx((1 - estimate.high, 1 - estimate.low))
 
 
-def test_a_mean_that_is_no_proportion_has_a_bootstrap_or_bounds_without_spread():
+def t_interval(values):
+    return stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+
+
+def test_a_mean_that_is_no_proportion_has_the_t_interval_or_bounds_without_spread():
     values = list(np.random.default_rng(0).exponential(size=60))
-    estimate, sampled = interval(mean(values, high=10)), bootstrap_mean(values)
-    assert (estimate.low, estimate.high) == (sampled.low, sampled.high)
+    estimate = interval(mean(values, high=10))
+    assert (estimate.low, estimate.high) == pytest.approx(t_interval(values))
     nothing = interval(mean([0.0] * 50, high=10))
     assert (nothing.low, nothing.high) == pytest.approx((0, 10 * Z2 / (50 + Z2)))
 
@@ -230,7 +235,8 @@ def test_a_run_level_metric_against_a_sample_metric_is_graded_and_has_no_vote(ti
 
 def test_the_variance_over_clusters_is_at_least_that_over_samples():
     estimate = interval(ratio([1.0, 0.0] * 20, [1.0] * 40), clusters=np.arange(40) // 2)
-    assert (estimate.low, estimate.high) == pytest.approx(wilson(19.5, 39))
+    size = 39 * few_clusters_factor(np.full(20, 2.0), 0.95)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(size / 2, size))
 
 
 def test_pairs_of_a_part_of_a_cell_use_that_part_alone(tidied):
@@ -291,10 +297,10 @@ def test_uninformative_samples_do_not_enlarge_clusters(tidied):
     assert (estimate.low, estimate.high) == pytest.approx(wilson(10, 10))
 
 
-def test_a_ratio_that_is_no_proportion_has_a_bootstrap():
-    parts = ratio([2.0, 0.0, 2.0, 1.0, 2.0, 2.0], [1.0] * 6)
-    estimate, sampled = interval(parts), bootstrap_mean(parts)
-    assert (estimate.low, estimate.high) == (sampled.low, sampled.high)
+def test_a_ratio_that_is_no_proportion_has_the_t_interval():
+    parts = ratio([2.0, 0.0, 2.0, 1.0, 2.0, 1.0] * 2, [1.0] * 12)
+    estimate = interval(parts)
+    assert (estimate.low, estimate.high) == pytest.approx(t_interval(parts))
 
 
 def test_plain_numbers_outside_0_to_1_are_bounded_by_their_range():

@@ -1,9 +1,9 @@
-"""Tests of run-level statistics as one number for each sample: an exact mean, and the interval of a bootstrap."""
+"""Tests of run-level statistics as one number for each sample: an exact mean, and its interval."""
 
 import numpy as np
 import pytest
 
-from experiments.stats.intervals import bootstrap_mean
+from experiments.stats.intervals import estimate_mean
 from icl.metrics.base import ScoredSample
 from icl.metrics.run_level import mean_over_groups, ratio, ratio_over_groups, roc_auc
 
@@ -41,7 +41,7 @@ def test_the_interval_is_that_of_a_bootstrap_of_the_statistic_over_clusters(stat
     values = predicted if statistic is f1 else scores
     counts = 2.0 * (predicted & gold), predicted.astype(float) + gold
     parts = ratio(*counts) if statistic is f1 else roc_auc(scores, gold)
-    interval = bootstrap_mean(np.asarray(parts, dtype=float), clusters)
+    interval = estimate_mean(np.asarray(parts, dtype=float), clusters)
     resampled = []
     for _ in range(1000):
         chosen = RNG.integers(0, 150, 150)
