@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
@@ -34,12 +34,26 @@ _COMPONENT_PATH = re.compile(r"^(?P<module>[\w./\\~ -]+):[A-Za-z_]\w*$")
 
 @contextmanager
 def component_search_folder(folder: Path) -> Iterator[None]:
-    """Look up relative component files in this folder too, after the working directory."""
+    """Look up relative component and data files in this folder first, then in the working directory."""
     token = SEARCH_FOLDERS.set((folder, *SEARCH_FOLDERS.get()))
     try:
         yield
     finally:
         SEARCH_FOLDERS.reset(token)
+
+
+def search_candidates(name: str, folders: Sequence[Path] | None = None) -> list[Path]:
+    """The places of a file or folder that a config names, in the order of the search.
+
+    Args:
+        name: An absolute path, or one relative to the experiment file or to the working directory.
+        folders: The folders to search before the working directory. By default those of `component_search_folder`.
+    """
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        return [path]
+    searched = SEARCH_FOLDERS.get() if folders is None else folders
+    return [folder / path for folder in dict.fromkeys((*searched, Path.cwd()))]
 
 
 def load_class(target: str, where: str = "") -> type[Any]:
@@ -171,13 +185,8 @@ def _load_module(name: str, where: str) -> Any:
         raise _load_error(name, error, where) from error
 
 
-def _candidates(name: str) -> list[Path]:
-    folders = (Path.cwd(), *SEARCH_FOLDERS.get())
-    return [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
-
-
 def _find_file(name: str) -> Path | None:
-    return next((path for path in _candidates(name) if os.path.isfile(path)), None)
+    return next((path for path in search_candidates(name) if os.path.isfile(path)), None)
 
 
 def _file_sha(path: Path) -> str:
@@ -203,7 +212,7 @@ class _SourceLoader(SourceFileLoader):
 def _load_file(name: str, where: str) -> Any:
     path = _find_file(name)
     if path is None:
-        looked_in = ", ".join(str(p.parent) for p in _candidates(name))
+        looked_in = ", ".join(str(p.parent) for p in search_candidates(name))
         raise ConfigError(f"{location(where)}there is no file {name} (looked in {looked_in}).")
     source = path.read_bytes()
     code = hashlib.sha256(source).hexdigest()[:12]

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ConfigError, did_you_mean
-from icl.loading import SEARCH_FOLDERS
+from icl.loading import search_candidates
 
 
 def find(name: str, what: str, shipped: Path | None = None) -> Path:
-    """The path of a file: absolute, or in the working directory, next to the experiment file, or in `shipped`.
+    """The path of a file: absolute, or next to the experiment file, in the working directory, or in `shipped`.
 
     Raises:
         ConfigError: There is no such file. The message suggests the nearest name in `shipped`.
     """
-    folders = [Path.cwd(), *SEARCH_FOLDERS.get(), *([shipped] if shipped else [])]
-    candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
+    candidates = [*search_candidates(name), *([shipped / name] if shipped else [])]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         suggestion = did_you_mean(name, [path.name for path in sorted(shipped.glob("*.*"))]) if shipped else ""
-        raise ConfigError(f"there is no {what} '{name}' (looked in {', '.join(map(str, folders))}).{suggestion}")
+        looked_in = ", ".join(str(path.parent) for path in candidates)
+        raise ConfigError(f"there is no {what} '{name}' (looked in {looked_in}).{suggestion}")
     return path
 
 

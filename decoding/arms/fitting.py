@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from decoding.formulas.divergences import mean_logprobs
 from icl.errors import ConfigError, DataError
-from icl.loading import SEARCH_FOLDERS, location
+from icl.loading import location, search_candidates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
     """The parameters in a file, and their source.
 
     Args:
-        name: The file, relative to the working directory or the config.
+        name: The file, relative to the config or the working directory.
         strategy: Name of the strategy in the config.
         where: Position in the config, for messages.
 
@@ -105,8 +105,7 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
 
 
 def _find_file(name: str, where: str) -> Path:
-    folders = (Path.cwd(), *SEARCH_FOLDERS.get())
-    candidates = [Path(name)] if Path(name).is_absolute() else [folder / name for folder in folders]
+    candidates = search_candidates(name)
     path = next((path for path in candidates if path.is_file()), None)
     if path is not None:
         return path

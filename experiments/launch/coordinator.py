@@ -261,7 +261,7 @@ def _begin_session(store: Store, grid: Grid, launch: Launch) -> None:
     previous = store.read_run() or {}
     session = {"start": now(), "state": "running", "launch": launch.id, "launcher": dict(launch.launcher)}
     sessions = [*previous.get("sessions", []), session]
-    store.write_run({"name": store.folder.name, **describe_grid(grid), "sessions": sessions})
+    store.write_run({"name": store.folder.name, **describe_grid(store, grid), "sessions": sessions})
 
 
 def _update_session(store: Store, launch: Launch, fields: Mapping[str, Any]) -> None:

@@ -54,20 +54,26 @@ class Run:
             raise StoreError(f"{self.path / 'run.json'} has no config. Use the experiment file instead of the run.")
         return dict(config)
 
+    @property
+    def config_folder(self) -> Path:
+        """The folder of the experiment file, to which its paths are relative."""
+        return self.path / str(self.info.get("folder", ""))
+
     def load_config(self) -> "Config":
         """The config, checked, to build its components again.
 
         Raises:
             StoreError: It names code by path, and the run is not trusted.
         """
-        from experiments.config.config import load_config
+        from experiments.config.config import parse_config
+        from experiments.config.yaml_document import Document
 
         if not self.trust and (paths := sorted(set(component_paths(self.config)))):
             raise StoreError(
                 f"{self.path} names code by path ({', '.join(paths)}), which is not imported from a run directory. "
                 "Read that code, then add --trust, or use the experiment file instead of the run."
             )
-        return load_config(self.config)
+        return parse_config(Document("config", self.config_folder, self.config))
 
     def cells(self) -> "DataFrame":
         """One row per cell of the run's last config: digest, axes as labels, numbers of finished and failed samples."""
@@ -122,7 +128,7 @@ class Run:
                 baselines[path[0]] = None
             columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
         first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
-        frame = run_level(pd.DataFrame(columns), info, baselines, self.trust)
+        frame = run_level(pd.DataFrame(columns), info, baselines, self.trust, self.config_folder)
         frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:

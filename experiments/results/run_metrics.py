@@ -32,7 +32,9 @@ DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "rank
 """The columns that run-level metrics and baselines read, besides that of the score."""
 
 
-def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], trust: bool = True) -> "DataFrame":
+def run_level(
+    frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], trust: bool = True, folder: Path = Path()
+) -> "DataFrame":
     """Replaces the columns of run-level metrics in a frame, and adds a column with the source of each number.
 
     Args:
@@ -41,6 +43,7 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
         baselines: The names of the baselines.
         trust: Whether to import a metric that run.json names by the path of its code. Otherwise its stored numbers
             stay, and a warning says so.
+        folder: The folder of the experiment file, where code is searched before the working directory.
 
     Raises:
         StoreError: The code of such a metric is missing or has changed.
@@ -59,7 +62,7 @@ def run_level(frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[s
                 stacklevel=2,
             )
             continue
-        metric = _built(name, node, info)
+        metric = _built(name, node, info, folder)
         judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
         for column, by in columns.items():
@@ -112,8 +115,8 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
 
-def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLevelMetric:
-    """The metric. If it is named by a path, the path is relative to the working directory or to the config's folder."""
+def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any], folder: Path) -> RunLevelMetric:
+    """The metric. If it is named by a path, the path is relative to the config's folder or the working directory."""
     from icl.registry import build, component_search_folder, describe
 
     own = ":" in str(node.get("name"))
@@ -128,7 +131,7 @@ def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any]) -> RunLe
         "Give the same `icl run` command to score the answers again."
     )
     try:
-        with component_search_folder(Path(str(info.get("file", ""))).parent):
+        with component_search_folder(folder):
             if own and file_code(str(own_node["name"])) not in (None, node.get("code")):
                 raise StoreError(changed)
             metric: RunLevelMetric = build("metric", own_node)

@@ -4,6 +4,7 @@ The counters come from the model and the engine. Work that several arms share is
 divided among arms. The savings of lazy branches are counted by arm, as if each arm ran alone.
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -23,16 +24,18 @@ SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
 
 
-def describe_grid(grid: Grid, sizes: Sequence[int] | None = None) -> dict[str, Any]:
+def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) -> dict[str, Any]:
     """The fields of run.json that describe the config: its cells, their numbers of samples, and its metrics.
 
     Args:
+        store: The run directory, to which the folder of the config is relative.
         grid: The cells.
         sizes: The number of samples of each cell, if comparisons have ended early.
     """
     config = grid.config
     return {
         "file": config.document.name,
+        "folder": os.path.relpath(config.document.folder.resolve(), store.folder.resolve()),
         "config": config.document.data,
         "cells": [cell.digest for cell in grid.cells],
         "sizes": list(sizes or [len(cell.task.queries) for cell in grid.cells]),
@@ -50,7 +53,7 @@ def refresh_run_file(store: Store, grid: Grid, sizes: Sequence[int] | None = Non
         grid: The cells.
         sizes: The number of samples of each cell, if comparisons have ended early.
     """
-    run, current = store.read_run() or {}, json_round_trip(describe_grid(grid, sizes))
+    run, current = store.read_run() or {}, json_round_trip(describe_grid(store, grid, sizes))
     *before, last = run.get("sessions") or [{}]
     if last.get("state", "finished") != "finished":
         current["sessions"] = [*before, {**last, "state": "finished"}]
@@ -115,7 +118,7 @@ class RunSession(CostLog):
         previous = self.store.read_run() or {}
         self.content = {
             "name": self.store.folder.name,
-            **describe_grid(self.grid),
+            **describe_grid(self.store, self.grid),
             "sessions": [
                 *previous.get("sessions", []),
                 {"start": now(), "state": "running", "invocation": self.invocation.id},

@@ -57,6 +57,7 @@ class RunShape(_Shape):
 
     name: str = ""
     file: str = ""
+    folder: str = ""
     config: _ConfigNode | None = None
     cells: list[Digest] = []
     sizes: list[int] | None = None

@@ -9,8 +9,9 @@
       queries: 3000
 
 `path` may be a hub id, a folder of `save_to_disk`, a folder of parquet files or JSON lines, an image folder (one folder
-for each class: `columns: {image: image, answer: label}, question: "What is this?"`), or one file. Images are embedded,
-or named by paths relative to the data's folder: in a column, or by `image: "images/{image}.jpg"`.
+for each class: `columns: {image: image, answer: label}, question: "What is this?"`), or one file. Local paths are
+relative to the experiment file, else to the working directory. Images are embedded, or named by paths relative to the
+data's folder: in a column, or by `image: "images/{image}.jpg"`.
 
 `preset: pope` stands for the columns of a published data set. Keys next to it override the preset's. A preset is a file
 of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
@@ -24,11 +25,12 @@ It is also the group of the queries, by which intervals are clustered.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
+from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -74,7 +76,7 @@ class HubTask:
     seed: int = 0  # random seed of choices and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
-        _ = self._layout
+        _ = self._layout, self._folders
         if self.pool_split == self.split and self.pool_path in (None, self.path):
             raise ConfigError(
                 f"pool_split '{self.pool_split}' is also the split of the queries. Remove it to divide that "
@@ -135,11 +137,16 @@ class HubTask:
         return self.pool_split is None and self.pool_path is None
 
     @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders to which paths are relative: that of the experiment file, when the task is made."""
+        return SEARCH_FOLDERS.get()
+
+    @cached_property
     def _source(self) -> DataSource:
         return self._opened(self.path, self.split)
 
     def _opened(self, path: str, split: str) -> DataSource:
-        source = open_source(path, self.config, split, self.allow_outside)
+        source = open_source(path, self.config, split, self.allow_outside, self._folders)
         self._layout.check(source)
         return source
 

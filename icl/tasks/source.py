@@ -12,11 +12,14 @@ A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay en
 
 import logging
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import DataError, did_you_mean
+from icl.loading import search_candidates
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_datasets_progress
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 SPLITS = frozenset({"train", "test", "validation", "val", "dev"})
+HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
 SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
 
@@ -72,11 +76,28 @@ class DataSource:
         raise ValueError(f"the path '{text}' points outside {where}. Set allow_outside: true if you trust the data")
 
 
-def open_source(path: str, config: str | None, split: str, allow_outside: bool = False) -> DataSource:
-    """The split of a data set. Raises DataError; the message lists the splits."""
+def open_source(
+    path: str, config: str | None, split: str, allow_outside: bool = False, folders: Sequence[Path] = ()
+) -> DataSource:
+    """The split of a data set.
+
+    Args:
+        path: A local file or folder, or the id of a data set of the hub.
+        config: The configuration of a data set of the hub.
+        split: The split.
+        allow_outside: Whether a row may name an image file outside the folder of the data.
+        folders: The folders to which a local path may be relative, before the working directory.
+
+    Raises:
+        DataError: It cannot be opened. The message lists the splits if there is no such split.
+    """
     from datasets.exceptions import DatasetsError
 
-    here = Path(path).expanduser()
+    places = search_candidates(path, folders)
+    here = next((place for place in places if os.path.exists(place)), places[0])
+    if not os.path.exists(here) and not (HUB_ID.match(path) and here.suffix.lower() not in BUILDERS):
+        looked_in = ", ".join(str(place.parent) for place in places)
+        raise DataError(f"data set {path}: there is no such file or folder (looked in {looked_in}).")
     logger.info("opening data set %s, split %s", path, split)
     try:
         with hide_datasets_progress(_quick(here)):

@@ -8,10 +8,12 @@ Access to the data set (hub id facebook/winoground) must be requested. Other dat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
+from icl.loading import SEARCH_FOLDERS
 from icl.registry import component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -40,6 +42,7 @@ class WinogroundTask:
     seed: int = 0  # random seed of choice and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
+        _ = self._folders
         if self.question.count("{caption}") != 1:
             raise ConfigError("question has {caption} once: what is asked about the image.")
 
@@ -72,8 +75,13 @@ class WinogroundTask:
         return round(self.pool_fraction * len(self._rows))
 
     @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders to which the path is relative: that of the experiment file, when the task is made."""
+        return SEARCH_FOLDERS.get()
+
+    @cached_property
     def _source(self) -> DataSource:
-        source = open_source(self.path, None, self.split)
+        source = open_source(self.path, None, self.split, folders=self._folders)
         missing = [column for column in COLUMNS if column not in source.columns]
         if missing:
             raise DataError(

@@ -10,9 +10,11 @@ import pytest
 import icl
 from experiments.cli.main import main
 from experiments.config.config import load_config
+from experiments.grid.grid import expand
 from experiments.running.run import run
 from icl.errors import ICLWarning, StoreError
 from icl.loading import component_paths, is_component_path
+from icl.registry import describe
 
 CODE = """
 from dataclasses import dataclass
@@ -74,6 +76,32 @@ def test_changed_code_is_not_imported_even_where_the_run_is_trusted(received: Pa
     assert not Path("stolen").exists()
     Path("best.py").write_text(CODE)
     assert set(icl.load_run(received, trust=True).samples()["Best"]) == {1.0}
+
+
+def test_code_of_a_trusted_run_is_searched_beside_its_experiment_file_first(
+    received: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("best.py").write_text(CODE)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "best.py").write_text(CODE.replace('"imported"', '"stolen"'))
+    trusted = icl.load_run(received, trust=True)
+    assert set(trusted.samples()["Best"]) == {1.0}
+    (metric,) = [m for name, m in expand(trusted.load_config()).metrics.items() if name == "Best"]
+    assert describe(metric) == {
+        k: v for k, v in trusted.info["metrics"]["Best"].items() if k not in ("better", "run_level")
+    }
+    assert not Path("stolen").exists()
+
+
+def test_a_run_that_was_moved_with_its_experiment_file_finds_its_code(
+    received: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("best.py").write_text(CODE)
+    moved = tmp_path_factory.mktemp("moved") / "project"
+    received.parents[1].rename(moved)
+    monkeypatch.chdir("/")
+    assert set(icl.load_run(moved / "runs" / "s", trust=True).samples()["Best"]) == {1.0}
 
 
 def test_a_launcher_of_a_run_directory_is_not_imported(received: Path, yaml_file: Callable[..., Path]) -> None:

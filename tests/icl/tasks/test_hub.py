@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError, ImageError
+from icl.loading import component_search_folder
 from icl.registry import build, describe
 from icl.tasks.hub import connected_components
 
@@ -500,3 +503,44 @@ def test_choices_and_divisions_follow_the_id_column_and_not_the_rows(tmp_path):
     new_pool, new_queries = loaded("c.jsonl", ["new", *names])
     assert len(new_pool ^ pool) <= 2  # the new row, and the row on the border of the division
     assert len(set(new_queries) ^ set(queries)) <= 2
+
+
+def test_local_data_is_searched_beside_the_experiment_file_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, answer in (("study", "right"), ("here", "wrong")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "rows.jsonl").write_text(json.dumps({"ask": "?", "said": answer}) + "\n")
+    (tmp_path / "here" / "only.jsonl").write_text('{"ask": "?", "said": "of the working directory"}\n')
+    monkeypatch.chdir(tmp_path / "here")
+    columns = {"question": "ask", "answer": "said"}
+    with component_search_folder(tmp_path / "study"):
+        made = [task(Path(path), columns=columns, pool_fraction=0) for path in ("data/rows.jsonl", "only.jsonl")]
+        item = build("task", {"name": "winoground", "path": "data/rows.jsonl"})
+    assert [loaded.queries[0].answers for loaded in made] == [("right",), ("of the working directory",)]
+    assert task(Path("data/rows.jsonl"), columns=columns, pool_fraction=0).queries[0].answers == ("wrong",)
+    with pytest.raises(DataError, match="has no column image_0"):  # the file was opened
+        _ = item.queries
+
+
+@pytest.mark.parametrize("path", ["data/none.jsonl", "./none", "../none", "a/b/c", "~/none-of-this-name", "none.csv"])
+def test_a_missing_local_file_is_a_sentence_and_the_hub_is_not_asked(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    with component_search_folder(tmp_path / "study"):
+        loaded = build("task", {"name": "hub", "path": path, "columns": {"question": "ask", "answer": "said"}})
+    with pytest.raises(DataError, match=rf"data set {re.escape(path)}: there is no such file or folder \(looked in "):
+        _ = loaded.queries
+
+
+@pytest.mark.parametrize("path", ["lmms-lab/POPE", "squad", "owner/data.v1_b-c"])
+def test_the_id_of_a_data_set_is_left_to_the_hub(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, *_: object, **__: object) -> None:
+        raise ValueError(f"asked for {name}")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"taken for a data set of the hub\).*: asked for {path}\."):
+        _ = task(Path(path)).queries
