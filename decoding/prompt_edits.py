@@ -132,11 +132,17 @@ def _map_question(prompt: Prompt, edit: Callable[[object], str]) -> Prompt:
     return prompt.map(lambda part: replace(part, content=edit(part.content)) if part.name == spans.QUESTION else part)
 
 
-def replace_images(prompt: Prompt, descriptions: Mapping[str, str]) -> Prompt:
-    """The prompt with texts in the place of images. descriptions: name of an image part -> text."""
+def replace_images(prompt: Prompt, descriptions: Mapping[str, str], in_image_slot: bool = False) -> Prompt:
+    """The prompt with texts in the place of images.
+
+    Args:
+        prompt: The prompt.
+        descriptions: Name of an image part -> text.
+        in_image_slot: Whether the marks of the chat template around the images remain (`Part.fills_image_slot`).
+    """
     return prompt.map(
         lambda part: (
-            replace(part, content=descriptions[part.name])
+            replace(part, content=descriptions[part.name], fills_image_slot=in_image_slot)
             if part.image is not None and part.name in descriptions
             else part
         )

@@ -117,10 +117,17 @@ class Context:
 
 @dataclass(frozen=True)
 class Part:
-    """A text or an image of a turn. `name` is its span, or '' for text between spans."""
+    """A text or an image of a turn.
+
+    Attributes:
+        name: Its span, or '' for text between spans.
+        fills_image_slot: Whether the text takes the place of an image, within the marks that a chat template writes
+            around images.
+    """
 
     content: str | Image
     name: str = ""
+    fills_image_slot: bool = False
 
     @property
     def image(self) -> Image | None:
@@ -196,7 +203,7 @@ class Prompt:
         content = [
             [
                 turn.role,
-                [[part.text, None] if part.image is None else [None, part.image.digest] for part in turn.parts],
+                [[None, part.image.digest] if part.image else [part.text, _slot(part)] for part in turn.parts],
             ]
             for turn in self.turns
         ]
@@ -219,6 +226,10 @@ class Prompt:
 
     def without_images(self, where: Where = "all") -> "Prompt":
         return self.map(lambda part: None if part.image is not None and part.within(where) else part)
+
+
+def _slot(part: Part) -> str | None:
+    return "image slot" if part.fills_image_slot else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
 
 D is in [0, 1]. If both distributions agree, the contrast is strongest and nothing is masked. If they differ, the best
 token of the reference wins. The same model generates the description greedily, once for each image. It replaces the
-image in the prompt. Paper and code disagree on kappa (`cd_alpha` in the code).
+image in the prompt, between the marks that the chat template writes around an image. Paper and code disagree on kappa
+(`cd_alpha` in the code).
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ class CODE(Strategy):
     max_new_tokens: PositiveInt = 512  # length limit of a description
     images: Where = "query"  # which images are described: those of the query, or of the demonstrations too
     instruction: str = INSTRUCTION  # asks the model for a description of an image
+    in_image_slot: bool = True  # whether the chat template's marks around an image stay around its description
 
     traits = Traits(needs=frozenset({"generate", "logits"}), masks_in_combine=True)
     presets: ClassVar[dict[str, dict[str, float]]] = {"evaluation": {"kappa": 0.7}, "fallback": {"kappa": 0.2}}
@@ -76,7 +78,7 @@ class CODE(Strategy):
                 "code describes the query's image, and no image of this prompt is named 'query.image[...]'. "
                 "Name the image, or set images: all."
             )
-        return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}))
+        return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}), self.in_image_slot)
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch

@@ -96,6 +96,16 @@ def test_code_replaces_each_image_by_one_description() -> None:
     assert CODE(images="all").branches(prompts[0], notes[0])[1].images == ()
 
 
+def test_code_leaves_the_marks_of_the_image_slot_unless_asked_otherwise() -> None:
+    note = {"query.image[0]": "a red square"}
+    (slot,) = (part for part in CODE().branches(prompt(1), note)[1].parts() if part.name == "query.image[0]")
+    assert (slot.text, slot.fills_image_slot) == ("a red square", True)
+    without_marks = CODE(in_image_slot=False).branches(prompt(1), note)[1]
+    assert not any(part.fills_image_slot for part in without_marks.parts())
+    assert without_marks.text == CODE().branches(prompt(1), note)[1].text
+    assert without_marks.digest != CODE().branches(prompt(1), note)[1].digest  # another prefill
+
+
 def test_code_refuses_a_prompt_whose_query_has_no_named_image() -> None:
     nameless = prompt(1).map(lambda part: Part(part.content, "") if part.image else part)
     with pytest.raises(PlanError, match="no image of this prompt is named 'query"):

@@ -139,9 +139,16 @@ class PromptEncoder:
 
 def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     """The processor's output for the whole prompt. Raises ModelError if it does not take the prompt."""
-    renderer.text(prompt)
+    text = renderer.text(prompt)
     images = [image.open() for image in prompt.images]
     try:
+        if any(part.fills_image_slot for part in prompt.parts()):
+            is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")
+            return dict(
+                renderer.processor(
+                    text=[text], images=images or None, add_special_tokens=not is_complete, return_tensors="pt"
+                )
+            )
         return dict(
             renderer.processor.apply_chat_template(
                 _with_images(prompt, images),

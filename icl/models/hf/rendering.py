@@ -6,6 +6,7 @@ contains a chat marker also does (`icl.models.chat_markers`).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +25,18 @@ ID_BYTES = 40
 """Size of a token id in a tuple: the number and its reference."""
 
 Message = dict[str, Any]
-Script = tuple[tuple[str, tuple[str | None, ...]], ...]
-"""For each turn, its role and its pieces: a text, or None for an image."""
+
+
+@dataclass(frozen=True)
+class SlotText:
+    """Text in the place of an image (`Part.fills_image_slot`)."""
+
+    text: str
+
+
+Piece = str | SlotText | None
+Script = tuple[tuple[str, tuple[Piece, ...]], ...]
+"""For each turn, its role and its pieces: a text, a text in the place of an image, or None for an image."""
 
 
 class PromptRenderer:
@@ -77,7 +88,14 @@ class PromptRenderer:
         text = self._template(turns, messages(turns), answers=True)
         self._check_slots(turns, text)
         self._check_order(turns, text)
-        return text
+        return self._filled(turns, text)
+
+    def _filled(self, turns: Script, text: str) -> str:
+        """The rendered text with slot texts in the place of their placeholders."""
+        slots = [piece for _, pieces in turns for piece in pieces if not isinstance(piece, str)]
+        first, *others = text.split(self.slot)
+        fills = [self.slot if piece is None else piece.text for piece in slots]
+        return first + "".join(fill + other for fill, other in zip(fills, others, strict=True))
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
         start = self.tokenizer.bos_token
@@ -97,7 +115,7 @@ class PromptRenderer:
     def _continuation(self, turns: Script, text: str, option: str) -> str:
         """The option with the white space that the template puts before an answer."""
         answered: Script = (*turns, ("assistant", (option,)))
-        whole = self._template(answered, messages(answered), answers=False)
+        whole = self._filled(answered, self._template(answered, messages(answered), answers=False))
         rest = whole[len(text) :] if whole.startswith(text) else ""
         gap, match, _ = rest.partition(option)
         return gap + option if match and not gap.strip() else option
@@ -116,15 +134,16 @@ class PromptRenderer:
 
     def _check_slots(self, turns: Script, text: str) -> None:
         pieces = [piece for _, own in turns for piece in own]
-        slots, images = text.count(self.slot), pieces.count(None)
-        if slots != images:
+        slots, images = text.count(self.slot), sum(not isinstance(piece, str) for piece in pieces)
+        if slots != images or any(isinstance(piece, SlotText) and self.slot in piece.text for piece in pieces):
             raise ModelError(
                 f"{self.name}: the rendered prompt has {slots} image placeholders ({self.slot}) for {images} "
                 f"images{self._why(pieces, slots > images)}."
             )
 
-    def _why(self, pieces: Sequence[str | None], more: bool) -> str:
-        if any(piece is not None and self.slot in piece for piece in pieces):
+    def _why(self, pieces: Sequence[Piece], more: bool) -> str:
+        texts = [piece.text if isinstance(piece, SlotText) else piece or "" for piece in pieces]
+        if any(self.slot in text for text in texts):
             return "; a text of the prompt contains the placeholder itself. Remove it from the data"
         return "; the chat template writes more than one for each" if more else "; the chat template omits some"
 
@@ -132,10 +151,10 @@ class PromptRenderer:
         place = 0
         for role, pieces in turns:
             for piece in pieces:
-                needle = self.slot if piece is None else piece.strip()
+                needle = piece.strip() if isinstance(piece, str) else self.slot
                 position = text.find(needle, place)
                 if position < 0:
-                    what = "an image" if piece is None else f"the text {needle[:40]!r}"
+                    what = f"the text {needle[:40]!r}" if isinstance(piece, str) else "an image"
                     raise ModelError(
                         f"{self.name}: the chat template drops {what} of a {role} turn, or moves it to "
                         "another position. Some templates put all images of a turn first. Use the composer `chat` with "
@@ -152,19 +171,25 @@ def script(prompt: Prompt) -> Script:
 def messages(turns: Script) -> list[Message]:
     """The conversation in the format of processors."""
     return [
-        {"role": role, "content": [{"type": "image"} if p is None else {"type": "text", "text": p} for p in pieces]}
+        {
+            "role": role,
+            "content": [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in pieces],
+        }
         for role, pieces in turns
     ]
 
 
-def merged(turn: Turn) -> list[str | None]:
+def merged(turn: Turn) -> list[Piece]:
     """Texts and images (None) of the turn. Neighboring texts are merged, so that the template puts nothing between
     them.
     """
-    pieces: list[str | None] = []
+    pieces: list[Piece] = []
     for part in turn.parts:
-        if part.text is not None and pieces and pieces[-1] is not None:
-            pieces[-1] += part.text
+        last = pieces[-1] if pieces else None
+        if part.text is not None and part.fills_image_slot:
+            pieces.append(SlotText(part.text))
+        elif part.text is not None and isinstance(last, str):
+            pieces[-1] = last + part.text
         else:
             pieces.append(part.text)
     return [piece for piece in pieces if piece != ""]

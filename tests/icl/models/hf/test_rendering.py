@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import torch
 from tiny_models import image, prompt, turn
 
 from icl.errors import ModelError
 from icl.models.hf.model import HF
+from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.rendering import PromptRenderer, merged
 from icl.types import Part, Prompt, Turn
 
@@ -35,6 +37,44 @@ def test_neighboring_texts_are_merged_before_the_template() -> None:
 def test_a_prompt_is_written_by_the_checkpoints_own_template(model_of: ModelOf) -> None:
     text = model_of("idefics3").render(prompt([1, 2], "why?"))
     assert text == "<user><image>what?</turn><assistant>shape 1</turn><user><image>why?</turn><assistant>"
+
+
+MARKED = (
+    "{% for m in messages %}<user>{% for c in m['content'] %}{% if c['type'] == 'image' %}[<image>]\n"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SLOT_TEXT = Part("a red square", "query.image[0]", fills_image_slot=True)
+
+
+def test_a_text_in_an_image_slot_stands_between_the_marks_of_the_image(model_of: ModelOf) -> None:
+    own = renderer(model_of("llava"), MARKED)
+    user = Turn("user", (Part(image(1)), Part("and "), SLOT_TEXT, Part("what?")))
+    assert own.text(Prompt((user,))) == "<user>[<image>]\nand [a red square]\nwhat?<assistant>"
+    assert own.option_ids(Prompt((user,)), ["shape 1"]) == own.option_ids(Prompt((turn("user", "what?"),)), ["shape 1"])
+    plain = Turn("user", (Part("a red square"), Part("what?")))
+    assert own.text(Prompt((plain,))) == "<user>a red squarewhat?<assistant>"
+
+
+def test_a_placeholder_in_the_text_of_an_image_slot_is_an_error(model_of: ModelOf) -> None:
+    forged = Prompt((Turn("user", (Part("an <image>", fills_image_slot=True), Part("what?"))),))
+    with pytest.raises(ModelError, match="a text of the prompt contains the placeholder itself"):
+        renderer(model_of("llava"), MARKED).text(forged)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["encoded images", "processor on whole prompts"])
+@pytest.mark.parametrize("with_image", [False, True])
+def test_a_prompt_with_a_filled_slot_is_read_as_its_rendered_text(
+    whole: bool, with_image: bool, model_of: ModelOf
+) -> None:
+    hf = model_of("llava")
+    encoder = PromptEncoder(
+        hf.renderer, hf.pixels, hf.engine.runner, None if whole else hf.engine.prompt_encoder.encoder
+    )
+    others = (Part(image(1)), Part("and ")) if with_image else ()
+    filled = Prompt((Turn("user", (*others, SLOT_TEXT, Part("what?"))),))
+    (encoded,) = encoder.read([filled])
+    assert tuple(encoded.ids.tolist()) == hf.ids(filled)
+    assert torch.isfinite(hf.open([filled]).logits).all()
 
 
 def test_a_placeholder_in_the_data_is_an_error_with_both_counts(model_of: ModelOf) -> None:
