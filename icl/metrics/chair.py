@@ -9,65 +9,22 @@ captions' own shares, which gives short captions more weight. Lower is better, a
 compare `chair_recall` and `caption_length` too.
 
 An example stores what the metrics need in `secret`: `objects`, the objects in the image, and `vocabulary`, the names
-that count as mentions (a list, or a mapping from names to objects). The longest name wins if several match. Plurals are
-converted by a rule with a few exceptions, not by the dictionary of the released code: "-ches", "-shes", "-sses" and
-"-xes" lose "es", "-ies" becomes "-y", and other words lose an "s".
+that count as mentions: a list, a mapping from names to objects, or `coco` (`icl.object_mentions`). Differs from
+the released code in the singular of a few nouns, which `vocabulary: coco_released` repeats, and in `chair_i` of a
+caption that names nothing: None, not 0.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.run_level import SampleValues, mean, on_scored_samples, ratio
+from icl.object_mentions import mentions_and_objects
 from icl.registry import component
 from icl.types import Example, Generation
 
 MAX_MENTIONS = 999  # mentions of a caption that `chair_corpus` can count
-IRREGULAR = {
-    "buses": "bus",
-    "children": "child",
-    "knives": "knife",
-    "men": "man",
-    "mice": "mouse",
-    "people": "person",
-    "women": "woman",
-}
-
-
-def singular(word: str) -> str:
-    """The singular by rule: 'crosses' -> 'cross', 'puppies' -> 'puppy'; 'cross' and 'bus' stay."""
-    if word in IRREGULAR:
-        return IRREGULAR[word]
-    if re.search(r"(?:ch|sh|ss|x)es$", word):
-        return word[:-2]
-    if re.search(r"[^aeiou]ies$", word) and len(word) > 4:
-        return word[:-3] + "y"
-    return word[:-1] if re.search(r"[^su]s$", word) else word
-
-
-def mentioned_objects(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
-    """The objects that a caption names, in order and with repetitions. vocabulary: name -> object."""
-    names = {tuple(map(singular, name.casefold().split())): thing for name, thing in vocabulary.items()}
-    words = [singular(word) for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", caption.casefold())]
-    lengths = sorted({len(name) for name in names}, reverse=True)
-    objects, position = [], 0
-    while position < len(words):
-        size = next((n for n in lengths if tuple(words[position : position + n]) in names), 0)
-        if size:
-            objects.append(names[tuple(words[position : position + size])])
-        position += size or 1
-    return objects
-
-
-def _read(caption: str, example: Example) -> tuple[Sequence[str], set[str]] | None:
-    """Mentions and objects of the image. None if the example does not have them."""
-    if "objects" not in example.secret or "vocabulary" not in example.secret:
-        return None
-    vocabulary = example.secret["vocabulary"]
-    names = vocabulary if isinstance(vocabulary, Mapping) else {name: name for name in vocabulary}
-    return mentioned_objects(caption, names), set(example.secret["objects"])
 
 
 @component("metric", "chair_i")
@@ -78,7 +35,7 @@ class ChairI:
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        named, there = _read(generation.text, example) or ([], set())
+        named, there = mentions_and_objects(generation.text, example) or ([], set())
         return sum(name not in there for name in named) / len(named) if named else None
 
 
@@ -90,7 +47,7 @@ class ChairS:
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        read = _read(generation.text, example)
+        read = mentions_and_objects(generation.text, example)
         return None if read is None else float(any(name not in read[1] for name in read[0]))
 
 
@@ -102,7 +59,7 @@ class ChairRecall:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        read = _read(generation.text, example)
+        read = mentions_and_objects(generation.text, example)
         return len(read[1] & set(read[0])) / len(read[1]) if read and read[1] else None
 
 
@@ -117,7 +74,7 @@ class ChairCorpus:
     better: ClassVar[Better] = "lower"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        read = _read(generation.text, example)
+        read = mentions_and_objects(generation.text, example)
         if read is None:
             return None
         named = read[0][:MAX_MENTIONS]

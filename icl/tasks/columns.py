@@ -3,7 +3,7 @@
 Values are read in the same way in columns, `options` and `answer_map`: true and false are "yes" and "no" (YAML reads a
 bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
 letters, several columns, or one text "(a) open (b) closed". All answers of several annotators are accepted. With
-repetitions they are stored as `secret["votes"]`.
+repetitions they are stored as `secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
 """
 
 import math
@@ -14,11 +14,12 @@ from string import Formatter
 from typing import Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
+from icl.object_mentions import shipped_vocabulary
 from icl.tasks.cell_values import cell_images, image_at_path, image_keys, text_of
 from icl.tasks.source import DataSource
 from icl.types import Example
 
-ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "meta")
+ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
 SEVERAL = ("image", "options", "meta")  # roles that may have several columns
 AnswerIs = Literal["text", "index", "letter", "class"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
@@ -115,7 +116,7 @@ def read_examples(
             domain=_one(values, source, layout, "domain"),
             group=_one(values, source, layout, "group"),
             meta={column: values[column] for column in layout.of("meta")},
-            secret=_votes(values, layout),
+            secret=_votes(values, layout) | _objects(values, layout, at),
         )
 
 
@@ -190,6 +191,19 @@ def _votes(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, Any]:
         return {}
     raw = [item.get("answer") if isinstance(item, Mapping) else item for item in answers]
     return {"votes": tuple(text_of(item) for item in raw if not _missing(item))}
+
+
+def _objects(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> dict[str, Any]:
+    """The COCO objects in the image and their vocabulary, if a column has them."""
+    for column in layout.of("objects"):
+        things = set(shipped_vocabulary("coco").names.values())
+        objects = tuple(text_of(item) for item in _several(values[column]) if item is not None)
+        if odd := [name for name in objects if name not in things]:
+            raise DataError(
+                f"{at}: '{odd[0]}' in column '{column}' is no object of COCO.{did_you_mean(odd[0], things)}"
+            )
+        return {"objects": objects, "vocabulary": "coco"}
+    return {}
 
 
 def _named_in(text: str | None) -> tuple[str, ...]:

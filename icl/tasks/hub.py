@@ -51,7 +51,8 @@ class HubTask:
 
     Roles of columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a
     number, a class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one
-    column each), meta (columns to store with each sample; never the gold).
+    column each), objects (a list of the COCO objects in the image, for CHAIR), meta (columns to store with each sample;
+    never the gold).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS

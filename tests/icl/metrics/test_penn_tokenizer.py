@@ -7,7 +7,9 @@ import pytest
 
 from icl.metrics.penn_tokenizer import tokenize, words
 
-GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden/penn_tokens.jsonl").read_text().splitlines()]
+GOLDEN = [
+    json.loads(line) for line in (Path(__file__).parents[1] / "golden/penn_tokens.jsonl").read_text().splitlines()
+]
 
 
 @pytest.mark.parametrize("group", sorted({case["group"] for case in GOLDEN}))

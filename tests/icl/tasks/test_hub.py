@@ -13,8 +13,10 @@ from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError, ImageError
 from icl.loading import component_search_folder
+from icl.metrics.chair import ChairI
 from icl.registry import build, describe
 from icl.tasks.hub import connected_components
+from icl.types import Generation
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
 COLUMNS = {"question": "ask", "image": "image", "answer": "said"}
@@ -544,3 +546,20 @@ def test_the_id_of_a_data_set_is_left_to_the_hub(path: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=rf"taken for a data set of the hub\).*: asked for {path}\."):
         _ = task(Path(path)).queries
+
+
+def test_a_column_of_objects_makes_captions_ready_for_chair(tmp_path):
+    lines = [
+        {"ask": "describe.", "said": "a bus", "present": things}
+        for things in (["bus", "person"], ["hot dog"], ["cat"], ["busses"])
+    ]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines[:3])))
+    columns = {"question": "ask", "answer": "said", "objects": "present"}
+    loaded = task(tmp_path / "test.jsonl", columns=columns)
+    for example in (*loaded.queries, *loaded.pool("").examples):
+        wrong = ChairI().score(Generation("A bus."), example)
+        assert wrong == float("bus" not in example.secret["objects"])
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, lines[2:])))
+    bad = task(tmp_path / "bad.jsonl", columns=columns, pool_fraction=0)
+    with pytest.raises(DataError, match=r"row 1: 'busses' in column 'present' is no object of COCO\. Did you mean"):
+        _ = bad.queries

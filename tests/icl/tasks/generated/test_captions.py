@@ -1,6 +1,7 @@
 """Tests of captions of scenes."""
 
-from icl.metrics.chair import ChairI, ChairRecall, ChairS, mentioned_objects
+from icl.metrics.chair import ChairI, ChairRecall, ChairS
+from icl.object_mentions import mentioned_objects
 from icl.tasks.generated.captions import VOCABULARY, CaptionsTask
 from icl.types import Generation
 
