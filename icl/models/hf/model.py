@@ -126,9 +126,10 @@ class HF(LogitModel):
 
     @cached_property
     def renderer(self) -> "PromptRenderer":
+        from icl.models.hf.checkpoint import SHIPPED
         from icl.models.hf.rendering import PromptRenderer
 
-        return PromptRenderer(self.checkpoint.processor, self.path)
+        return PromptRenderer(self.checkpoint.processor, self.path, trusted=self.path in SHIPPED)
 
     @cached_property
     def pixels(self) -> "ImageProcessor":

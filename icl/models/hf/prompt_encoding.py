@@ -141,6 +141,8 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     """The processor's output for the whole prompt. Raises ModelError if it does not take the prompt."""
     text = renderer.text(prompt)
     images = [image.open() for image in prompt.images]
+    if not renderer.trusted:  # the template receives the same conversation below, with names in the place of images
+        renderer.render_limited(_with_images(prompt, [f"<{type(image).__name__}>" for image in images]), answers=True)
     try:
         if any(part.fills_image_slot for part in prompt.parts()):
             is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")

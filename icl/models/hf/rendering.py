@@ -5,7 +5,7 @@ template that drops a system turn, or moves images to the front, raises an error
 contains a chat marker also does (`icl.models.chat_markers`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
+from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
 from icl.types import Part, Prompt, Turn
 
 CACHED_TEXTS = 4096
@@ -40,10 +41,14 @@ Script = tuple[tuple[str, tuple[Piece, ...]], ...]
 
 
 class PromptRenderer:
-    """Renderer and tokenizer of prompts, by one processor. name: the checkpoint, for error messages."""
+    """Renderer and tokenizer of prompts, by one processor.
 
-    def __init__(self, processor: Any, name: str) -> None:
-        self.processor, self.name = processor, name
+    name: the checkpoint, for error messages. trusted: whether its chat template ships with the toolkit, so that it is
+    rendered in this process and without limits.
+    """
+
+    def __init__(self, processor: Any, name: str, trusted: bool = False) -> None:
+        self.processor, self.name, self.trusted = processor, name, trusted
         self.tokenizer = processor.tokenizer
         self.slot: str = processor.image_token
         self.marks = marker_pattern(self.tokenizer, self.slot)
@@ -124,12 +129,33 @@ class PromptRenderer:
         from jinja2.exceptions import TemplateError
 
         try:
-            return str(self.processor.apply_chat_template(conversation, add_generation_prompt=answers))
-        except (TemplateError, TypeError) as error:
-            roles = ", ".join(role for role, _ in turns)
+            text = None if self.trusted else self.render_limited(conversation, answers)
+            if text is None or overrides_rendering(self.processor):
+                text = str(self.processor.apply_chat_template(conversation, add_generation_prompt=answers))
+        except (TemplateError, TemplateRefusedError, TypeError) as error:
+            roles, problem = ", ".join(role for role, _ in turns), str(error).rstrip(".")
             raise ModelError(
-                f"{self.name}: the chat template does not accept these turns ({roles}): {error}. Use another "
+                f"{self.name}: the chat template does not accept these turns ({roles}): {problem}. Use another "
                 "composer (interleaved makes a single user turn)."
+            ) from error
+        return text
+
+    def render_limited(self, conversation: Sequence[Message], answers: bool) -> str:
+        """The conversation, rendered in a process with limits.
+
+        Raises:
+            TemplateRefusedError: The template raises an error.
+            ModelError: The template exceeds a limit.
+        """
+        template = self.processor.chat_template
+        if isinstance(template, Mapping):
+            template = template.get("default", "")
+        try:
+            return PROCESS.render(template, conversation, answers, self.tokenizer.special_tokens_map)
+        except TemplateLimitError as error:
+            raise ModelError(
+                f"{self.name}: rendering the chat template was stopped, because it {error}. Use another checkpoint, or "
+                "mend its chat_template.jinja."
             ) from error
 
     def _check_slots(self, turns: Script, text: str) -> None:
@@ -161,6 +187,13 @@ class PromptRenderer:
                         "images before questions."
                     )
                 place = position + len(needle)
+
+
+def overrides_rendering(processor: Any) -> bool:
+    """Whether the class of the processor has its own way of applying the template."""
+    from transformers import ProcessorMixin
+
+    return type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
 
 
 def script(prompt: Prompt) -> Script:

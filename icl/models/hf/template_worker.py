@@ -1,0 +1,85 @@
+"""A process that renders chat templates: one line of JSON in, one line of JSON out.
+
+The chat template of a checkpoint is a program of its author. transformers runs it in a sandbox of Jinja, without access
+to files and names of Python, but without limits. Therefore this process ends itself when a template takes longer than
+SECONDS, and its memory is limited where the system can do that. Nothing but transformers is imported.
+
+    in     {"template": ..., "conversation": [...], "answers": true, "tokens": {"bos_token": ...}}
+    out    {"text": ...} or {"error": ...} or {"limit": ...}
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+SECONDS = 5
+"""Time of one rendering."""
+
+CHARACTERS = 10_000_000
+"""Length of a rendered prompt."""
+
+BYTES = 2 * 2**30
+"""Address space of the process, of which the imports take a third."""
+
+READY = "ready"
+
+
+def render(request: dict[str, Any]) -> dict[str, str]:
+    """The answer to one request."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        texts, _ = render_jinja_template(
+            conversations=[request["conversation"]],
+            chat_template=request["template"],
+            add_generation_prompt=request["answers"],
+            **request["tokens"],
+        )
+    except MemoryError:
+        return {"limit": f"needs more than {BYTES / 2**30:.0f} GiB of memory"}
+    except Exception as error:  # noqa: BLE001  a template is a program: its errors of any kind are answers
+        kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "  # its own message
+        return {"error": f"{kind}{str(error)[:400]}"}
+    if len(texts[0]) > CHARACTERS:
+        return {"limit": f"writes more than {CHARACTERS:,} characters"}
+    return {"text": texts[0]}
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    import transformers.utils.chat_template_utils  # noqa: F401  (imported before the clock runs)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    _limit_memory()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    sys.stdout = sys.stderr
+    answers.write(READY + "\n")
+    answers.flush()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())  # nobody reads the errors of a process that has started
+        for line in sys.stdin:
+            faulthandler.dump_traceback_later(SECONDS, exit=True, file=nowhere)
+            answer = render(json.loads(line))
+            faulthandler.cancel_dump_traceback_later()
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = BYTES if hard == resource.RLIM_INFINITY else min(BYTES, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (OSError, ValueError):  # macOS refuses limits below the size of its shared libraries
+        return
+
+
+if __name__ == "__main__":
+    main()
