@@ -12,6 +12,10 @@ from icl.types import Context, Prompt
 from prompts.base import Composer
 
 
+class ContextTooShortError(PlanError):
+    """A query does not fit into the context of the model, even without demonstrations."""
+
+
 def fit(
     context: Context, composer: Composer, count_tokens: Callable[[Prompt], int], limit: int | None, reserve: int = 0
 ) -> tuple[Prompt, Context, tuple[str, ...]]:
@@ -29,7 +33,7 @@ def fit(
         context's provenance records them.
 
     Raises:
-        PlanError: The query does not fit without demonstrations.
+        ContextTooShortError: The query does not fit without demonstrations.
     """
     whole = composer.compose(context)
     if limit is None or count_tokens(whole) <= limit - reserve:
@@ -38,7 +42,7 @@ def fit(
     fitting_count, too_many = 0, len(context.demos)
     fitting_context, fitting_prompt = _compose_best(context, composer, 0)
     if (alone := count_tokens(fitting_prompt)) > available:
-        raise PlanError(
+        raise ContextTooShortError(
             f"query '{context.query.id}' takes {alone:,} tokens without any demonstration, and the model's context of "
             f"{limit:,} leaves {max(available, 0):,} after {reserve:,} for the answer. Use smaller images, a smaller "
             f"max_new_tokens, or a model with a longer context."

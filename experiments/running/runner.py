@@ -36,6 +36,7 @@ from experiments.running.failing_arms import FailingArms
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore, prefetch_images
+from experiments.running.preflight import Preflight
 from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog
 from experiments.stopping.stopping import Stopping
@@ -127,6 +128,7 @@ class Runner:
         self.repeated_images, self.overflow = RepeatedImages(), ContextOverflow()
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
         self.failing = FailingArms([cell for cell in grid.cells if state.missing[cell.digest]], MAX_INITIAL_FAILURES)
+        self.preflight = Preflight([cell for cell in grid.cells if state.missing[cell.digest]])
         self.failed = self.computed = 0
         self.stopping = stopping
         self.needed: Mapping[str, set[str]] = {}
@@ -142,6 +144,7 @@ class Runner:
         )
         try:
             with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
+                self.preflight.check_prompts()
                 for needed in self._blocks():
                     self.needed = needed
                     for model in self.grid.models:
@@ -218,6 +221,7 @@ class Runner:
         logger.info("model %s is loaded", label)
         for note in model.notes:
             self.progress.note(f"model: {note}")
+        self.preflight.check_answer(model)
 
     def _unload(self) -> None:
         """Counts the work of the loaded model and unloads it."""

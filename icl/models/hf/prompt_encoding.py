@@ -12,6 +12,7 @@ from icl.models.hf.image_features import EncodedImage
 from icl.models.hf.image_processing import ImageProcessor, without_pixel_edits
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, script
+from icl.models.hf.template_process import TemplateRefusedError
 from icl.types import Prompt
 
 
@@ -141,9 +142,10 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     """The processor's output for the whole prompt. Raises ModelError if it does not take the prompt."""
     text = renderer.text(prompt)
     images = [image.open() for image in prompt.images]
-    if not renderer.trusted:  # the template receives the same conversation below, with names in the place of images
-        renderer.render_limited(_with_images(prompt, [f"<{type(image).__name__}>" for image in images]), answers=True)
     try:
+        if not renderer.trusted:  # the template receives the same conversation below, with names instead of images
+            names = [f"<{type(image).__name__}>" for image in images]
+            renderer.render_limited(_with_images(prompt, names), answers=True)
         if any(part.fills_image_slot for part in prompt.parts()):
             is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")
             return dict(
@@ -160,7 +162,7 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
                 return_tensors="pt",
             )
         )
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, TemplateRefusedError) as error:
         raise ModelError(
             f"{renderer.name}: {type(renderer.processor).__name__} does not accept a prompt with {len(images)} images: "
             f"{type(error).__name__}: {error}"

@@ -27,7 +27,7 @@ def test_a_copying_model_always_copies_the_last_demonstration(ran: Any) -> None:
     table = copying.analyze(ran(model="fake-copy", grid={"shots": [0, 4]}))
     last = _row(table, place="1")
     assert (last["copied"], last["copied_all"], last["copied_wrong"]) == (1.0, 1.0, 1.0)
-    assert last["low"] > 0.3
+    assert last["low"] > 0.2
     assert list(table["place"]) == ["any", "1", "2", "3", "4"]
     assert _row(table, place="any")["copied"] == 1.0
     assert all(_row(table, place=place)["copied"] == 0.0 for place in "234" if _row(table, place=place)["n"])

@@ -81,10 +81,10 @@ def test_a_batch_has_few_requests_or_as_many_as_the_model_sets(
 ) -> None:
     run(load_config(config(mapping, tmp_path, MODEL + more, f"{tmp_path / 'mine.py'}:Mine")), tmp_path)
     sizes = list(map(int, (tmp_path / "sizes").read_text().split()))
-    assert (max(sizes), sum(sizes)) == (largest, 200)
+    assert (max(sizes), sum(sizes)) == (largest, 1 + 200)  # the preflight asks one
 
 
 def test_a_model_with_too_few_answers_ends_the_run(mapping: Mapping, tmp_path: Path) -> None:
     node = {"name": f"{tmp_path / 'mine.py'}:Mine", "dropped": 2}
-    with pytest.raises(ModelError, match=r"^the model returned 30 answers for 32 requests\.$"):
+    with pytest.raises(ModelError, match=r"^the model returned 0 answers for 1 requests\.$"):
         run(load_config(config(mapping, tmp_path, MODEL, node)), tmp_path)

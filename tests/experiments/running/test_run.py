@@ -201,12 +201,23 @@ def test_a_gigantic_image_fails_its_sample(mapping: Mapping, tmp_path: Path, mon
     assert "has 200 x 100 pixels, more than the limit of 10,000. Make it smaller." in frame.loc["q-0001", "failed"]
 
 
+FIRST_ANSWER_ONLY = """
+calls = []
+def answer(request):
+    calls.append(request)
+    if len(calls) > 1:
+        raise ValueError(f"no answer {len(calls)}")
+    return "yes"
+"""
+
+
 def test_a_run_in_which_everything_fails_stops(
     mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "MAX_INITIAL_FAILURES", 3)
-    config = mapping(model={"name": "fake-copy", "max_tokens": 1})
-    with pytest.raises(DataError, match="the first 3 samples all failed; the last one: query 'q-0002' takes"):
+    (tmp_path / "mine.py").write_text(FIRST_ANSWER_ONLY)
+    config = mapping(model={"name": "fake-scripted", "answer": f"{tmp_path / 'mine.py'}:answer"})
+    with pytest.raises(DataError, match=r"the first 3 samples all failed; the last one: .*ValueError: no answer"):
         go(config, tmp_path)
 
 
@@ -298,7 +309,7 @@ def test_a_run_file_has_config_sessions_and_cost(mapping: Mapping, toy: str, tmp
     assert info["config"]["shots"] == 2
     (session,) = info["sessions"]
     assert (session["state"], session["invocation"]) == ("finished", 1)
-    assert session["counters"]["prompts"] == session["counters"]["prompts_prefilled"] == 6
+    assert session["counters"]["prompts"] == 1 + session["counters"]["prompts_prefilled"] == 1 + 6  # 1 of the preflight
 
 
 def test_large_steps_are_logged(mapping: Mapping, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,132 @@
+"""Render and answer one prompt of each model before its samples, so that what breaks all of them is one error.
+
+    without weights    the longest prompt of each model, task and composer is rendered and counted: a broken chat
+                       template, a context that is too short for the query alone
+    with weights       the longest of these prompts is answered with one token: weights that give NaN, an endpoint that
+                       refuses every request
+
+A single query may be at fault. So a problem ends the run only if MAX_QUERIES queries have it, or all queries of a small
+task. Random demonstrations replace those of a retriever. Nothing is stored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
+from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
+from experiments.contexts.size_estimate import sample_queries
+from experiments.grid.grid import Cell
+from experiments.running.generation import Answer, SampleRequest, answer
+from icl.errors import ICLError, ModelError
+from icl.types import Example
+from icl.user_errors import convert_user_errors
+from prompts.budget import ContextTooShortError, fit
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
+
+MAX_QUERIES = 3
+"""Queries of each task that are tried."""
+
+
+class Preflight:
+    """The checks before the first sample. cells: the cells with missing samples."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        groups: dict[tuple[int, int, int], Cell] = {}
+        for cell in cells:
+            key = id(cell.model), id(cell.task), id(cell.composer)
+            if key not in groups or _size(cell) > _size(groups[key]):
+                groups[key] = cell
+        self.cells = [replace(cell, retriever=cell.retriever and placeholder_retriever()) for cell in groups.values()]
+        self.longest: dict[int, tuple[int, Cell]] = {}
+        """id of a model -> tokens of its longest prompt, and the cell."""
+
+    def check_prompts(self) -> None:
+        """Render a prompt of each model, task and composer. Needs no weights.
+
+        Raises:
+            ModelError: The model's processor or chat template does not accept the prompts.
+            ContextTooShortError: The queries do not fit into the model's context.
+        """
+        for cell in without_model_calls(self.cells):
+            queries, problems = _queries(cell), list[ICLError]()
+            for number in range(len(queries)):
+                try:
+                    item = _item(cell, number)
+                    tokens = 0 if item.prompt is None else cell.model.count_tokens(item.prompt)
+                except (ModelError, ContextTooShortError) as error:
+                    problems.append(error)
+                except ICLError:
+                    continue  # the data of this query, which fails its own sample
+                else:
+                    if tokens >= self.longest.get(id(cell.model), (0, cell))[0]:
+                        self.longest[id(cell.model)] = tokens, cell
+                    break
+            if problems and len(problems) == len(queries):
+                raise type(problems[-1])(_message(cell, "no prompt can be written", str(problems[-1])))
+
+    def check_answer(self, model: "Model") -> None:
+        """Answer the longest prompt of a loaded model with one token, once. Raises ModelError.
+
+        The counters of the run's engine do not contain this work.
+        """
+        from decoding.arms.arm import parse_arm
+
+        _, cell = self.longest.pop(id(model), (0, None))
+        if cell is None:
+            return
+        limit = cell.max_new_tokens if model.is_endpoint else 1  # some endpoints refuse a limit of one token
+        cell = replace(cell, decoding=parse_arm("greedy"), answer_mode="generate", max_new_tokens=limit)
+        problem, queries = "", _queries(cell)
+        for number in range(len(queries)):
+            try:
+                item = _item(cell, number)
+            except ICLError:
+                continue
+            answers = _answers(model, cell, item)
+            if not answers or not isinstance(answers[0], str):
+                return
+            problem = answers[0]
+        if problem:
+            raise ModelError(_message(cell, "the model does not answer", problem))
+
+
+def _size(cell: Cell) -> tuple[int, int]:
+    return cell.num_demos, cell.max_output_tokens
+
+
+def _queries(cell: Cell) -> Sequence[Example]:
+    return sample_queries(cell.task.queries, MAX_QUERIES)
+
+
+def _item(cell: Cell, number: int) -> PromptItem:
+    """The prompt of one of the tried queries. Raises ICLError."""
+    query = _queries(cell)[number]
+    ((item,),) = build_contexts(Retrieval(cell.task, cell.model), [PromptSpec((cell,))], [query])
+    if item.failure is not None:
+        return item
+    with convert_user_errors(cell.composer):
+        prompt, context, dropped = fit(
+            item.context, cell.composer, cell.model.count_tokens, cell.model.max_tokens, cell.max_output_tokens
+        )
+    return replace(item, prompt=prompt, context=context, num_dropped=len(dropped))
+
+
+def _answers(model: "Model", cell: Cell, item: PromptItem) -> list[Answer]:
+    from decoding.engine.requests import Counters
+
+    answers: list[Answer] = []
+    if item.prompt is not None:
+        request = SampleRequest(cell, item, item.prompt)
+        answer(model, [request], Counters(), lambda request, result: answers.append(result))
+    return answers
+
+
+def _message(cell: Cell, what: str, problem: str) -> str:
+    shots = f"{cell.shots} shot{'s' * (cell.shots != 1)}"
+    return (
+        f"model '{cell.labels['model']}', task '{cell.labels['task']}', composer '{cell.labels['composer']}', {shots}: "
+        f"{what}: {problem.rstrip('.')}. Nothing was computed."
+    )

@@ -1,0 +1,150 @@
+"""What breaks every sample of a model is one error before the first sample."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from experiments.config.config import load_config
+from experiments.running.run import run
+from experiments.store.store import Store
+from icl.errors import ModelError
+from icl.models.hf.checkpoint import Checkpoint
+from prompts.budget import ContextTooShortError
+
+Mapping = Callable[..., dict[str, Any]]
+
+ANSWERS = """
+from pathlib import Path
+
+def answer(request):
+    with (Path(__file__).parent / "asked").open("a") as file:
+        file.write(request.prompt.key.query + "\\n")
+    if {condition}:
+        raise ValueError("no")
+    return "yes"
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny_models
+
+    return tiny_models.save("idefics3", tmp_path_factory.mktemp("idefics3"))
+
+
+def _changed(checkpoint: Path, folder: Path, template: str) -> str:
+    shutil.copytree(checkpoint, folder / "model")
+    (folder / "model" / "chat_template.jinja").write_text(template)
+    return str(folder / "model")
+
+
+def _stored(folder: Path) -> int:
+    return sum(len(file.read_bytes().splitlines()) for file in (folder / "t" / "cells").rglob("*.jsonl"))
+
+
+def _scripted(mapping: Mapping, folder: Path, condition: str, **more: Any) -> dict[str, Any]:
+    (folder / "mine.py").write_text(ANSWERS.format(condition=condition))
+    return mapping(model={"name": "fake-scripted", "answer": f"{folder / 'mine.py'}:answer"}, **more)
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for message in messages %}{{ message.content.text }", "TemplateSyntaxError|unexpected"),
+        ("{{ raise_exception('only one turn') }}", "does not accept these turns .*: only one turn"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        ("the same for every prompt", "0 image placeholders .* for 3 images; the chat template omits some"),
+    ],
+)
+def test_a_broken_chat_template_ends_the_run_before_the_weights_are_read(
+    template: str, says: str, mapping: Mapping, checkpoint: Path, tmp_path: Path
+) -> None:
+    config = mapping(model={"name": "hf", "path": _changed(checkpoint, tmp_path, template)}, max_new_tokens=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "weights", lambda *_, **__: pytest.fail("the weights were read"))
+        with pytest.raises(ModelError, match=rf"'chat', 2 shots: no prompt can be written: .*({says}).*") as error:
+            run(load_config(config), tmp_path)
+    assert str(error.value).endswith(". Nothing was computed.")
+    assert _stored(tmp_path) == 0
+
+
+def test_a_template_that_refuses_one_of_two_composers_ends_the_run(
+    mapping: Mapping, checkpoint: Path, tmp_path: Path
+) -> None:
+    template = "{% if messages | length > 1 %}{{ raise_exception('only one turn') }}{% endif %}" + (
+        checkpoint / "chat_template.jinja"
+    ).read_text(encoding="utf-8")
+    node = {"name": "hf", "path": _changed(checkpoint, tmp_path, template)}
+    grid = {"composer": ["interleaved", "chat"]}
+    with pytest.raises(ModelError, match=r"'chat', 2 shots: no prompt can be written: .* only one turn"):
+        run(load_config(mapping(model=node, grid=grid, max_new_tokens=2)), tmp_path)
+    assert _stored(tmp_path) == 0
+    assert run(load_config(mapping(model=node, composer="interleaved", max_new_tokens=2)), tmp_path / "one").failed == 0
+
+
+def test_weights_that_are_not_numbers_end_the_run_before_the_first_sample(
+    mapping: Mapping, checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "norm" in name and "vision" not in name)
+    save_file({**weights, name: np.full_like(weights[name], np.nan)}, file, metadata={"format": "pt"})
+    config = mapping(model={"name": "hf", "path": str(tmp_path / "model")}, grid={"decoding": ["greedy", "vcd"]})
+    with pytest.raises(
+        ModelError, match=r"2 shots: the model does not answer: .*the score of token 0 is nan\. Nothing was computed\.$"
+    ):
+        run(load_config(config), tmp_path)
+    assert _stored(tmp_path) == 0
+
+
+def test_a_context_too_short_for_a_query_ends_the_run_with_one_sentence(mapping: Mapping, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(mapping(model={"name": "fake-copy", "max_tokens": 9})))
+    command = [sys.executable, "-m", "experiments.cli.main", "run", "c.json", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    message = "without any demonstration, and the model's context of 9 leaves 0 after 16 for the answer"
+    assert done.stderr.count(message) == 1
+    with pytest.raises(ContextTooShortError, match=message):
+        run(load_config(tmp_path / "c.json"), tmp_path / "runs")
+    assert _stored(tmp_path / "runs") == 0
+
+
+def test_the_arm_with_most_shots_is_tried_with_one_query(mapping: Mapping, tmp_path: Path) -> None:
+    config = _scripted(mapping, tmp_path, "False", grid={"shots": [1, 4], "decoding": ["greedy"]})
+    outcome = run(load_config(config), tmp_path)
+    assert (outcome.computed, outcome.failed) == (6 * 2, 0)
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1 + 6 * 2
+
+
+def test_a_model_that_fails_for_three_queries_ends_the_run(mapping: Mapping, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model does not answer: .*ValueError: no\. Nothing was computed\.$"):
+        run(load_config(_scripted(mapping, tmp_path, "True")), tmp_path)
+    assert len(set((tmp_path / "asked").read_text().splitlines())) == 3
+    assert _stored(tmp_path) == 0
+
+
+def test_a_single_query_at_fault_fails_alone(mapping: Mapping, tmp_path: Path) -> None:
+    for query in range(6):
+        folder = tmp_path / f"{query}"
+        folder.mkdir()
+        outcome = run(load_config(_scripted(mapping, folder, f"'q-000{query}' in request.prompt.key.query")), folder)
+        assert (outcome.computed, outcome.failed) == (6, 1)
+
+
+def test_a_finished_run_asks_nothing(mapping: Mapping, tmp_path: Path) -> None:
+    config = _scripted(mapping, tmp_path, "False")
+    run(load_config(config), tmp_path)
+    asked = (tmp_path / "asked").read_text()
+    assert run(load_config(config), tmp_path).computed == 0
+    assert (tmp_path / "asked").read_text() == asked
+    assert Store(tmp_path / "t").read_run()
