@@ -143,9 +143,6 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     text = renderer.text(prompt)
     images = [image.open() for image in prompt.images]
     try:
-        if not renderer.trusted:  # the template receives the same conversation below, with names instead of images
-            names = [f"<{type(image).__name__}>" for image in images]
-            renderer.render_limited(_with_images(prompt, names), answers=True)
         if any(part.fills_image_slot for part in prompt.parts()):
             is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")
             return dict(
@@ -153,6 +150,9 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
                     text=[text], images=images or None, add_special_tokens=not is_complete, return_tensors="pt"
                 )
             )
+        if not renderer.trusted:  # the template receives the same conversation below, with names instead of images
+            names = [f"<{type(image).__name__}>" for image in images]
+            renderer.render_limited(_with_images(prompt, names), answers=True)
         return dict(
             renderer.processor.apply_chat_template(
                 _with_images(prompt, images),

@@ -144,7 +144,7 @@ def test_a_single_query_at_fault_fails_alone(mapping: Mapping, tmp_path: Path) -
 def test_a_finished_run_asks_nothing(mapping: Mapping, tmp_path: Path) -> None:
     config = _scripted(mapping, tmp_path, "False")
     run(load_config(config), tmp_path)
-    asked = (tmp_path / "asked").read_text()
+    log = (tmp_path / "asked").read_text()
     assert run(load_config(config), tmp_path).computed == 0
-    assert (tmp_path / "asked").read_text() == asked
+    assert (tmp_path / "asked").read_text() == log
     assert Store(tmp_path / "t").read_run()
