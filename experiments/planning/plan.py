@@ -18,6 +18,7 @@ from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
+from experiments.planning.stop_lines import stop_lines
 from experiments.terminal.spinner import ReportProgress
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Plan:
         arms: Number of arms.
         sharing: Number of arms that share their demonstrations.
         notes: Warnings.
+        stop: Sentences on comparisons that end when they are decided.
         cached_fraction: Fraction of prompt tokens in an engine's prefix cache, if it holds all; None without a cache.
     """
 
@@ -105,6 +107,7 @@ class Plan:
     arms: int
     sharing: int
     notes: tuple[str, ...] = field(default=())
+    stop: tuple[str, ...] = ()
     cached_fraction: float | None = None
 
 
@@ -155,6 +158,7 @@ def make_plan(grid: Grid, present: int = 0, report: ReportProgress = lambda what
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
         notes=(*notes, *identical.notes(), *repeated.notes(), *overflow.notes()),
+        stop=tuple(stop_lines(grid)),
         cached_fraction=prefix_reuse.fraction,
     )
 

@@ -87,6 +87,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         yield from _controls(controls, own)
     yield "", ""
     differences = "; ".join(f"{title} {value:.3f}" for title, value in plan.smallest_differences.items())
+    yield from (("stop  ", line) for line in plan.stop)
     yield "", f"smallest paired difference that this can detect (80 % power, one pair in five differs): {differences}"
     yield from (("", note) for note in plan.notes)
 
