@@ -57,6 +57,8 @@ def command(
         print(view.unfinished, file=sys.stderr)
     if view.mixed_versions:
         print(view.mixed_versions, file=sys.stderr)
+    if view.is_sequential:
+        raise ConfigError(f"{view.sequential_note} (icl report {run})")
     reference = setting or dict(view.to)
     if not reference:
         raise ConfigError("the run has a single arm: there is nothing to compare.")

@@ -15,6 +15,9 @@ def command(
 ) -> None:
     """Prints finished cells and samples, failed samples, samples per second, the remaining time and running workers.
 
+    `--once` also prints what the run shows so far: verdicts with `stop`, else differences with intervals. They hold at
+    any time. Ordinary p-values of a growing run do not, and are not printed.
+
     It reads only the run directory and ends with the run. Exit status: 0 if all samples are present, 1 if some failed
     or no worker is left, 130 after Ctrl-C (which does not stop the run).
     """
@@ -32,6 +35,8 @@ def _watch(run: Path, once: bool) -> None:
     watch = RunWatcher(run)
     if once:
         print(f"{watch.poll().describe()}   {watch.folder}")
+        for sentence in watch.comparisons():
+            print(f"  {sentence}")
         return
     status = watch.follow(make_progress())
     if status.complete:
@@ -42,5 +47,7 @@ def _watch(run: Path, once: bool) -> None:
             f"{watch.folder}: no worker is running. {status.describe()}. Run its `icl run` command to continue.",
             file=sys.stderr,
         )
+        for sentence in watch.comparisons():
+            print(f"  {sentence}")
     if status.failed or not status.complete:
         raise typer.Exit(1)

@@ -11,8 +11,11 @@ from typing import Any
 from experiments.launch.launch_files import Launch, is_alive
 from experiments.launch.sample_counter import SampleCounter
 from experiments.results.loaded_run import load_run
+from experiments.results.run_view import view_run
+from experiments.stopping.records import read_families
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
+from icl.errors import StoreError
 
 POLL_SECONDS = 1.0
 """Seconds between two polls."""
@@ -37,7 +40,10 @@ class WorkerCounts:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The progress of a run. samples: 0 if their number is unknown. finished: without failed samples."""
+    """The progress of a run. samples: 0 if their number is unknown. finished: without failed samples.
+
+    looks: Of a run with `stop`.
+    """
 
     cells: int
     cells_done: int
@@ -45,6 +51,7 @@ class RunProgress:
     finished: int
     failed: int
     workers: WorkerCounts
+    looks: str = ""
 
     @property
     def complete(self) -> bool:
@@ -59,9 +66,10 @@ class RunProgress:
 
     def describe(self) -> str:
         of = f"/{self.samples:,}" if self.samples else ""
+        looks = f"   {self.looks}" if self.looks else ""
         return (
             f"{self.finished:,}{of} samples, {self.failed:,} failed   {self.cells_done}/{self.cells} cells   "
-            f"{self.workers.describe()}"
+            f"{self.workers.describe()}{looks}"
         )
 
 
@@ -89,7 +97,16 @@ class RunWatcher:
             self.counter.done - failed,
             failed,
             _workers(self.folder),
+            "; ".join(family.describe() for family in read_families(self.folder)),
         )
+
+    def comparisons(self) -> list[str]:
+        """What the run shows so far, one sentence each, valid at any time. Empty for a finished run without `stop`."""
+        try:
+            view = view_run(load_run(self.folder))
+        except StoreError:  # no sample or look yet
+            return []
+        return [f"{one.subject}: {one.sentence}" for one in view.findings] if view.is_sequential else []
 
     def follow(self, progress: Progress) -> RunProgress:
         """Reports progress until the run is complete or no worker is left. Returns the last progress."""
@@ -101,7 +118,7 @@ class RunWatcher:
                 time.sleep(POLL_SECONDS)
                 status = self.poll()
                 failed = f"{status.failed:,} failed" if status.failed else ""
-                progress.suffix = "   ".join(filter(None, (failed, status.workers.describe())))
+                progress.suffix = "   ".join(filter(None, (failed, status.workers.describe(), status.looks)))
                 for sample, reason in self.new_failures:
                     progress.failed(sample, reason)
                 for _ in range(status.cells_done - cells):

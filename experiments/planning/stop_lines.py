@@ -18,10 +18,8 @@ def stop_lines(grid: Grid) -> Iterator[str]:
     if plan is None:
         return
     looks = "; ".join(_looks(plan, task) for task in plan.clusters)
-    yield (
-        f"{format_count(plan.family, 'comparison')}, {looks} in random order, at most {100 * plan.spec.level:g} % chance of a "
-        "false verdict whenever you stop"
-    )
+    chance = f"at most {100 * plan.spec.level:g} % chance of a false verdict whenever you stop"
+    yield f"{format_count(plan.family, 'comparison')}, {looks} in random order, {chance}"
     if plan.looks == 1:
         yield f"{plan.metric} of {plan.family} comparisons needs the whole run"
         return

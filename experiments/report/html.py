@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from experiments.results.loaded_run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
-VERDICT_SIGNS = {"better": "▲", "worse": "▼", "differs": "≠", "open": "○", "unpaired": "!"}
+VERDICT_SIGNS = {"better": "▲", "worse": "▼", "differs": "≠", "equal": "=", "open": "○", "unpaired": "!"}
 VERDICT_LABELS = {
     "better": "better",
     "worse": "worse",
     "differs": "different",
+    "equal": "equal within the margin",
     "open": "not distinguishable",
     "unpaired": "not compared",
 }
@@ -115,6 +116,7 @@ def render_page(
         samples=f"{len(view.frame):,}",
         failed=f"{view.failed:,}" if view.failed else "",
         unfinished=view.unfinished,
+        sequential=view.is_sequential,
         mixed_versions=view.mixed_versions,
         measure=view.measure,
         heading="Accuracy" if view.metric in view.accuracies else view.metric,
@@ -171,6 +173,8 @@ def _looks(view: RunView, task_tables: Sequence[tables.TaskTable]) -> figures.Li
 
 
 def _differences(view: RunView) -> "tuple[DataFrame | None, str]":
+    if view.is_sequential:
+        return None, view.sequential_note
     try:
         return tables.difference_frame(view), ""
     except UnpairedError as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_SENTENCES = 8
 """The largest number of sentences of a topic: a grid of many strategies has hundreds."""
-VERDICT_STYLES = {"better": "green", "worse": "red", "differs": "default", "open": "default", "unpaired": "yellow"}
+VERDICT_STYLES = {"better": "green", "worse": "red", "unpaired": "yellow"}
 
 
 def print_summary(run: "Run | RunView", console: "Console") -> None:
@@ -31,14 +31,15 @@ def print_summary(run: "Run | RunView", console: "Console") -> None:
         console.print(line, style="dim")
     findings = view.findings
     if findings:
-        console.print(
-            "[bold]What it shows[/bold]  "
-            "[dim]difference \\[95 % interval], p Holm-corrected over the comparisons of a topic, n[/dim]",
-            highlight=False,
+        kind = (
+            "p and \\[95 % interval] hold at any time, however often you look at the run"
+            if view.is_sequential
+            else "difference \\[95 % interval], p Holm-corrected over the comparisons of a topic, n"
         )
+        console.print(f"[bold]What it shows[/bold]  [dim]{kind}[/dim]", highlight=False)
         console.print(_sentences(view))
         console.print()
-    if view.controls:
+    if view.controls and not view.is_sequential:
         text = f"controls  icl compare {view.path} --controls"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     report = view.path / "report.html"
@@ -84,7 +85,9 @@ def _sentences(view: RunView) -> "RenderableType":
     for topic, every in groupby(view.findings, key=lambda f: f.topic):
         listed, more = _telling(list(every))
         for i, one in enumerate(listed):
-            text = Text().append(f"{one.subject}: ", "bold").append(one.claim, VERDICT_STYLES[one.verdict])
+            text = (
+                Text().append(f"{one.subject}: ", "bold").append(one.claim, VERDICT_STYLES.get(one.verdict, "default"))
+            )
             if one.numbers:
                 text.append(f": {one.numbers}.")
             text.append(f" {one.more}" if one.more else "")

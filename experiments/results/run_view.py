@@ -16,6 +16,12 @@ from experiments.config.keys import (
 from experiments.grid.matching import node_matches
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
+from experiments.results.sequential_findings import (
+    WARNING,
+    anytime_findings,
+    restrict_samples,
+    stopped_findings,
+)
 from experiments.stats.arms import (
     EQUIVALENCE,
     NO_VALUE,
@@ -35,6 +41,7 @@ from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
 from experiments.stats.findings import Finding, findings, reference_decoding
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.run_statistics import sample_ref_column
+from experiments.stopping.records import FamilyRecord, common_queries, read_families
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -65,6 +72,8 @@ class RunView:
         correct: The correction of p-values.
         controls: The labels of the controls of each strategy.
         info: The content of run.json.
+        families: The comparisons of a run with `stop`. Then `frame` has the queries on which all compared arms stand.
+        every: All samples, if `frame` has not.
     """
 
     path: Path
@@ -80,6 +89,8 @@ class RunView:
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
+    families: tuple[FamilyRecord, ...] = ()
+    every: "DataFrame | None" = None
 
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
@@ -152,6 +163,33 @@ class RunView:
         return "" if state == "finished" else f"The run is not finished ({because}): this is what it has so far."
 
     @cached_property
+    def is_growing(self) -> bool:
+        """Whether a run without `stop` lacks samples of arms that answer, so that it will be looked at again."""
+        sizes, cells = self.info.get("sizes") or [], self.info.get("cells") or []
+        if not self.unfinished or self.families or len(sizes) != len(cells):
+            return False
+        counts = self.scores.groupby(self.frame["cell"])["failed"].agg(["size", "sum"])
+        numbers = {cell: (int(size), int(failed)) for cell, size, failed in counts.itertuples()}
+        short = [numbers.get(cell, (0, -1)) for cell, size in zip(cells, sizes, strict=True)
+                 if numbers.get(cell, (0, 0))[0] < size]  # fmt: skip
+        return any(samples != failed for samples, failed in short)  # an arm that was given up has failures only
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether comparisons are those of looks at a growing run. There are no other p-values then."""
+        return bool(self.families) or self.is_growing
+
+    @property
+    def sequential_note(self) -> str:
+        """Why a page has no other comparisons than those of looks; '' if it has."""
+        if self.families:
+            return (
+                "The comparisons of this run end when they are decided (`stop`): their verdicts are under What it "
+                "shows. Other tests were not planned, and looking at them would not be valid."
+            )
+        return WARNING if self.is_growing else ""
+
+    @cached_property
     def mixed_versions(self) -> str:
         """A sentence if the samples come from different versions of libraries, devices or commits, else ''."""
         return version_differences(self.frame, Store(self.path))
@@ -167,7 +205,7 @@ class RunView:
     @cached_property
     def effects(self) -> list[DecodingEffect]:
         """The effects of each decoding on the answers; empty if the run has one decoding only."""
-        if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2:
+        if "decoding" not in self.scores or self.scores["decoding"].nunique() < 2 or self.is_sequential:
             return []
         metrics = [m for m in self.metrics if self.scores[m].notna().any()]
         return decoding_effects(
@@ -182,6 +220,12 @@ class RunView:
 
     @cached_property
     def findings(self) -> list[Finding]:
+        """The sentences of the report, by topic."""
+        if self.families:
+            every_sample = self.frame if self.every is None else self.every
+            return stopped_findings(self.families, every_sample, self.metric, self.better)
+        if self.is_growing:
+            return anytime_findings(self.scores, self.to, self.metric, self.axes, planned=planned_clusters(self))
         reference = self.reference
         others = DEFAULT_METRICS if self.better == "higher" else ()
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
@@ -236,7 +280,11 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
     if not len(frame):
         raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
     axes = axes_of(frame)
-    samples = tidy_frame(frame, axes)
+    samples = every = tidy_frame(frame, axes)
+    if families := read_families(run.path):
+        samples = restrict_samples(samples, common_queries(families))
+        if not len(samples):
+            raise StoreError(f"{run.path} has taken no look yet. Its first look is after some more samples.")
     store = Store(run.path)
     info = store.read_run() or {}
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
@@ -272,7 +320,16 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
         correct=str(compare.get("correction", DEFAULT_CORRECTION)),
         controls=_controls(samples, store),
         info=info,
+        families=tuple(families),
+        every=every if families else None,
     )
+
+
+def planned_clusters(view: RunView) -> dict[str, int]:
+    """Task -> the number of clusters that the run will have; that of queries for a run of an older version."""
+    numbers = view.info.get("clusters") or view.info.get("sizes") or []
+    tasks = dict(zip(view.frame["cell"], view.scores["task"], strict=True))
+    return {str(tasks[c]): n for c, n in zip(view.info.get("cells") or [], numbers, strict=False) if c in tasks}
 
 
 def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SAVE_EVERY = 10.0
 
 
 def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) -> dict[str, Any]:
-    """The fields of run.json that describe the config: its cells, their numbers of samples, and its metrics.
+    """The fields of run.json that describe the config: its cells, their numbers of samples and clusters, its metrics.
 
     Args:
         store: The run directory, to which the folder of the config is relative.
@@ -39,6 +39,7 @@ def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) 
         "config": config.document.data,
         "cells": [cell.digest for cell in grid.cells],
         "sizes": list(sizes or [len(cell.task.queries) for cell in grid.cells]),
+        "clusters": [len({query.group or query.id for query in cell.task.queries}) for cell in grid.cells],
         "metrics": describe_metrics(grid),
     }
 

@@ -179,7 +179,10 @@ class Runner:
             return
         for family, look in self.stopping.targets():
             yield self.stopping.needed(family, look)
+            running = self.stopping.num_running
             self.stopping.advance(given_up=self._given_up())
+            if self.stopping.num_running < running:
+                self.progress.note(self.stopping.describe())
         yield self.stopping.needed()  # samples that failed in an earlier session
         self.stopping.advance(given_up=self._given_up())
         self.stopping.restrict(self.state)

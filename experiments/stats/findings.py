@@ -50,7 +50,7 @@ from icl.metrics.base import Better
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-Topic = Literal["Answers", "ICL gain", "Retrieval", "Vote", "Decoding"]
+Topic = Literal["Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding"]
 VERDICT_PHRASES = {
     "better": "beats",
     "differs": "differs from",

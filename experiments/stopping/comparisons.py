@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from experiments.config.keys import DEFAULT_REFERENCES
+from experiments.config.keys import DEFAULT_REFERENCES, DEMONSTRATION_AXES
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.label_matching import match_label
-from experiments.stats.arms import Arm, describe_arm, reference_of
+from experiments.stats.arms import NO_VALUE, Arm, describe_arm, reference_of
 from experiments.store.equivalent_cells import equivalence_digest
 from icl.errors import ConfigError
 
@@ -64,7 +64,7 @@ def planned_comparisons(grid: Grid) -> list[PlannedComparison]:
         arms.setdefault(tuple((a, v) for a, v in cell.labels.items() if a != "seed"), []).append(cell)
     settings: list[Arm] = [dict(key) for key in arms]
     to = _reference_setting(grid, settings)
-    varying = [axis for axis in settings[0] if axis != "task" and len({str(arm[axis]) for arm in settings}) > 1]
+    varying = [axis for axis, values in _values(settings).items() if axis != "task" and len(values) > 1]
     planned: dict[Any, PlannedComparison] = {}
     for arm, cells in zip(settings, arms.values(), strict=True):
         reference = reference_of(arm, to, settings)
@@ -92,7 +92,7 @@ def planned_comparisons(grid: Grid) -> list[PlannedComparison]:
 
 def _reference_setting(grid: Grid, settings: Sequence[Arm]) -> Arm:
     """The setting of the references, in labels: that of `compare`, else the usual one of reports."""
-    values = {axis: list(dict.fromkeys(arm[axis] for arm in settings)) for axis in settings[0]}
+    values = _values(settings)
     if grid.config.compare is None:
         return _usual_reference(values)
     to: Arm = {}
@@ -102,6 +102,16 @@ def _reference_setting(grid: Grid, settings: Sequence[Arm]) -> Arm:
         only = len(by_text) == 1
         to[axis] = values[axis][0] if only else by_text[match_label(value, list(by_text), axis, where)]
     return to
+
+
+def _values(settings: Sequence[Arm]) -> dict[str, list[Any]]:
+    """The values of each axis. 'none' of an axis that has no effect at 0 shots is not one of them."""
+    values: dict[str, list[Any]] = {}
+    for axis in settings[0]:
+        free = axis in DEMONSTRATION_AXES
+        own = dict.fromkeys(arm[axis] for arm in settings if not (free and arm["shots"] == 0))
+        values[axis] = list(own) or [NO_VALUE]
+    return values
 
 
 def _usual_reference(values: Mapping[str, Sequence[Any]]) -> Arm:

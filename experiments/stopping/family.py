@@ -12,13 +12,12 @@ spends no error. It takes a last look when its samples are there.
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.stats.arm_comparisons import Verdict
 from experiments.stats.run_statistics import (
     RunStatistic,
     SampleRef,
@@ -29,10 +28,11 @@ from experiments.stats.stopping_rule import LookResult, PairedLooks, RunLevelLoo
 from experiments.stopping.comparisons import PlannedComparison
 from experiments.stopping.look_files import look_path, read_content, write_once
 from experiments.stopping.plan import StopPlan
+from experiments.stopping.records import FamilyRecord, read_standing
 from experiments.stopping.scores import ScoreReader
 from experiments.store.store import Store
 from icl.errors import StoreError
-from icl.metrics.base import Better, RunLevelMetric
+from icl.metrics.base import RunLevelMetric
 
 ROUNDING = 12
 """Digits of the numbers in look files."""
@@ -75,6 +75,14 @@ class Family:
     def running(self) -> list[int]:
         """The comparisons that have not ended."""
         return [i for i, one in enumerate(self.standings) if one.end == "running"]
+
+    def describe(self) -> str:
+        """'look 6 of 20: 3 of 8 comparisons have ended (2 decided, 1 open)'."""
+        return self.record().describe()
+
+    def record(self) -> FamilyRecord:
+        """The looks so far, as they are read back from their files."""
+        return FamilyRecord(self.plan, tuple(self.standings), tuple(one.clusters for one in self.progress), self.look)
 
     def needed(self, look: int) -> dict[str, set[str]]:
         """The queries of each cell of the family that are needed up to a look."""
@@ -223,13 +231,9 @@ class Family:
                 i = int(key)
                 if node["pairs_digest"] != self._digest(i):
                     raise ValueError(f"comparison {i} is another one")
-                result = self.standings[i].result
-                if "result" in node:
-                    result = _from_json(node["result"])
-                    self._replay(i, node, result)
-                chance = nan if node["chance"] is None else float(node["chance"])
-                at = look if "result" in node else self.standings[i].look
-                self.standings[i] = Standing(result, node["end"], at, chance)
+                self.standings[i] = standing = read_standing(node, self.standings[i], look)
+                if "result" in node and standing.result is not None:
+                    self._replay(i, node, standing.result)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise StoreError(f"{path} is damaged ({error}). Restore it from a copy, or use another name.") from error
         self.look = look
@@ -250,17 +254,6 @@ class Family:
         return bool(self.tests[i].looked >= clusters)
 
 
-def verdict_of_standing(standing: Standing, better: Better) -> Verdict:
-    """The verdict in the words of reports: better, worse, differs, equal or open."""
-    if standing.end == "equal":
-        return "equal"
-    if standing.end != "decided" or standing.result is None:
-        return "open"
-    if better == "neither":
-        return "differs"
-    return "better" if (standing.result.side > 0) == (better == "higher") else "worse"
-
-
 def _to_json(result: LookResult) -> dict[str, Any]:
     """NaN becomes null, and numbers have ROUNDING digits, so that equal results are equal bytes."""
     node = asdict(result)
@@ -270,8 +263,3 @@ def _to_json(result: LookResult) -> dict[str, Any]:
         else value
         for key, value in node.items()
     }
-
-
-def _from_json(node: Mapping[str, Any]) -> LookResult:
-    values: dict[str, Any] = {key: nan if value is None else value for key, value in node.items()}
-    return LookResult(**values)

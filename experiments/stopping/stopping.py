@@ -32,8 +32,13 @@ class Stopping:
         self.store, self.families = store, list(families)
 
     @property
+    def num_running(self) -> int:
+        """The number of comparisons that have not ended."""
+        return sum(len(family.running) for family in self.families)
+
+    @property
     def has_ended(self) -> bool:
-        return not any(family.running for family in self.families)
+        return not self.num_running
 
     def targets(self) -> Iterator[tuple[Family, int]]:
         """(family, look) of each block of work, in order: the samples up to this look of what still runs."""
@@ -54,6 +59,10 @@ class Stopping:
             for digest, queries in one.needed(look if one is family else one.look).items():
                 needed[digest] = needed.get(digest, set()) | queries
         return needed
+
+    def describe(self) -> str:
+        """How many comparisons have ended, of each family."""
+        return "; ".join(family.describe() for family in self.families)
 
     def restrict(self, state: RunState) -> None:
         """Removes from a state what no comparison needs any more, once all have ended."""

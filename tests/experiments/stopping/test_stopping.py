@@ -228,3 +228,11 @@ def test_damaged_look_files_are_a_sentence(go, tmp_path):
     with pytest.raises(StoreError, match=r"look-002.json is damaged"):
         go("a")
     assert Store(tmp_path / "a" / "t").read_run() is not None
+
+
+def test_without_compare_the_usual_references_are_used(config_file):
+    overrides = ["compare=null", "grid.retriever=[random, balanced]", "grid.shots=[0,2]"]
+    names = [(one.name, one.against) for one in planned_comparisons(expand(load_config(config_file, overrides)))]
+    assert names == [("2 shots, balanced", "2 shots, random")]
+    shots = planned_comparisons(expand(load_config(config_file, ["compare=null"])))
+    assert [(one.name, one.against) for one in shots] == [("1 shot", "0 shots"), ("2 shots", "0 shots")]

@@ -1,0 +1,95 @@
+"""The looks of a run as they are read back, without its config: plans, standings, and how far each cell counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+from experiments.stats.stopping_rule import LookResult, Standing
+from experiments.stopping.look_files import family_folders, look_path, read_content
+from experiments.stopping.plan import StopPlan
+from icl.errors import StoreError
+
+
+@dataclass(frozen=True)
+class FamilyRecord:
+    """A family of comparisons and its looks so far.
+
+    Attributes:
+        plan: The plan.
+        standings: One per comparison.
+        clusters: The number of clusters that each comparison has used.
+        look: The number of looks.
+    """
+
+    plan: StopPlan
+    standings: tuple[Standing, ...]
+    clusters: tuple[int, ...]
+    look: int
+
+    @property
+    def has_ended(self) -> bool:
+        return all(one.end != "running" for one in self.standings)
+
+    def describe(self) -> str:
+        """'look 6 of 20: 3 of 8 comparisons have ended (2 decided, 1 open)'."""
+        counts = {end: sum(one.end == end for one in self.standings) for end in ("decided", "equal", "open")}
+        ended = ", ".join(f"{count} {end}" for end, count in counts.items() if count)
+        of = f"{sum(counts.values())} of {self.plan.family} comparisons have ended{f' ({ended})' if ended else ''}"
+        return f"look {self.look} of {self.plan.num_looks}: {of}" if self.look else f"no look yet: {of}"
+
+    def cell_clusters(self) -> dict[str, int]:
+        """Cell -> the number of clusters on which its comparisons stand. Comparisons that fell behind do not count."""
+        cells: dict[str, int] = {}
+        for one, standing, n in zip(self.plan.comparisons, self.standings, self.clusters, strict=True):
+            if standing.end != "running" or n == self.plan.num_clusters(one.task, self.look):
+                for digest in one.cells:
+                    cells[digest] = max(n, cells.get(digest, 0))
+        return cells
+
+
+def read_families(run: Path) -> list[FamilyRecord]:
+    """The families of a run directory; empty without `stop`. Raises StoreError for a damaged file."""
+    return [_read_family(folder) for folder in family_folders(run)]
+
+
+def read_standing(node: Mapping[str, Any], before: Standing, look: int) -> Standing:
+    """The standing of a comparison after a look, from its entry in the look's file."""
+    chance = nan if node["chance"] is None else float(node["chance"])
+    if "result" not in node:
+        return replace(before, end=node["end"], chance=chance)
+    values: dict[str, Any] = {name: nan if value is None else value for name, value in node["result"].items()}
+    return Standing(LookResult(**values), node["end"], look, chance)
+
+
+def common_queries(families: list[FamilyRecord]) -> Mapping[str, set[str]]:
+    """Task -> the queries on which all of its compared arms stand: the means of a table are comparable on these."""
+    queries: dict[str, set[str]] = {}
+    for task in dict.fromkeys(task for family in families for task in family.plan.clusters):
+        cells: dict[str, int] = {}
+        for family in families:
+            digests = {d for one in family.plan.comparisons if one.task == task for d in one.cells}
+            for digest, n in family.cell_clusters().items():
+                if digest in digests:
+                    cells[digest] = max(n, cells.get(digest, 0))
+        clusters = next(family.plan.clusters[task] for family in families if task in family.plan.clusters)
+        common = list(clusters)[: min(cells.values(), default=len(clusters))]
+        queries[task] = {query for name in common for query in clusters[name]}
+    return queries
+
+
+def _read_family(folder: Path) -> FamilyRecord:
+    path = folder / "plan.json"
+    plan = StopPlan.from_dict(read_content(path) or {}, path)
+    standings, clusters, look = [Standing() for _ in plan.comparisons], [0] * plan.family, 0
+    while (content := read_content(path := look_path(folder, look + 1))) is not None:
+        look += 1
+        try:
+            for key, node in content["comparisons"].items():
+                i = int(key)
+                standings[i] = read_standing(node, standings[i], look)
+                clusters[i] = int(node.get("clusters", clusters[i]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise StoreError(f"{path} is damaged ({error!r}). Restore it from a copy, or use another name.") from error
+    return FamilyRecord(plan, tuple(standings), tuple(clusters), look)
