@@ -30,6 +30,8 @@ class Traits:
         reads_early_exits: The logits of the reference's early layers follow those of the branches, lowest layer first.
         preserves_argmax: A wrapper whose scores order the unmasked tokens as the reference does. Greedy decoding of
             it is therefore greedy decoding of the reference (`decoding.arms.equivalence`).
+        rewrites_prompt: The answer is that of the last branch alone. A model without logits generates it from this
+            prompt.
         fallback: Name of the strategy to suggest for models that cannot run this one.
         num_samples: Number of answers to generate; the most frequent one is returned (`decoding.engine.voting`).
         demonstration_factor: The prompt shows this many times the number of shots of the run.
@@ -47,6 +49,7 @@ class Traits:
     reads_paired_prompt: bool = False
     reads_early_exits: bool = False
     preserves_argmax: bool = False
+    rewrites_prompt: bool = False
     fallback: str = ""
     num_samples: int = 1
     demonstration_factor: int = 1

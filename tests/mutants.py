@@ -131,7 +131,10 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if not isinstance(node.op, ast.UAdd):
+        is_last_axis = (
+            isinstance(node.operand, ast.Constant) and node.operand.value == 1
+        )  # 1 is the same axis of [B, V]
+        if not isinstance(node.op, ast.UAdd) and not is_last_axis:
             self.replace(node, f"({ast.unparse(node.operand)})")
         self.generic_visit(node)
 

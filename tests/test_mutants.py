@@ -33,7 +33,6 @@ def test_a_mutant_changes_one_operator_constant_comparison_or_statement():
         ("value < LIMIT", "(value <= LIMIT)"),
         ("return value", "pass"),
         ("values[-1] * 2", "(values[-1] / 2)"),
-        ("-1", "(1)"),
         ("1", "2"),
         ("2", "3"),
     }
@@ -52,7 +51,7 @@ def test_a_sample_takes_a_mutant_of_each_module_in_turn():
     chosen = mutants.choose(many, 7, seed=0)
     assert sorted(sum(m.module == name for m in chosen) for name in many) == [2, 2, 3]
     assert chosen == mutants.choose(many, 7, seed=0)
-    assert len(mutants.choose(many, None, seed=0)) == 33
+    assert len(mutants.choose(many, None, seed=0)) == 30
 
 
 def test_the_tests_of_a_module_are_its_mirror_and_those_that_name_it():

@@ -126,7 +126,8 @@ def default_controls(arm: Arm, *, options: bool = False, shots: int | None = Non
     """The default controls of an arm: those whose `Strategy.control_for` returns an arm, by `control_rank`.
 
     Controls that wrap the strategy, with its sampler, come first. Then come the references: greedy, sampled as the arm
-    is, and at the arm's cost. Controls and strategies of one branch have none.
+    is, and at the arm's cost. Controls and strategies of one branch have none. A strategy that rewrites the prompt
+    has those that need no logits.
 
     Args:
         arm: The arm.
@@ -138,7 +139,10 @@ def default_controls(arm: Arm, *, options: bool = False, shots: int | None = Non
         return ()
     target = ControlTarget(arm, options, shots)
     candidates = (control.control_for(target) for control in default_control_classes())
-    return tuple(control for control in candidates if control is not None)
+    controls = tuple(control for control in candidates if control is not None)
+    if not strategy.traits.rewrites_prompt:
+        return controls
+    return tuple(control for control in controls if control.strategy.traits.needs <= {"generate"})
 
 
 def _insert_fitted(node: Any, where: str, sources: list[ParameterSource]) -> Any:

@@ -56,9 +56,9 @@ def probe_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Pr
 
 
 def call_branches(strategy: Strategy, prompt: Prompt | None = None) -> tuple[Prompt, ...]:
-    """Whatever `branches` returns for a prompt. The generation of `prepare` returns a fixed sentence."""
+    """Whatever `branches` returns for a prompt. The generation of `prepare` returns different sentences."""
     prompt = probe_prompt() if prompt is None else prompt
-    (note,) = strategy.prepare([prompt], lambda prompts, max_new_tokens: ["a red square"] * len(prompts))
+    (note,) = strategy.prepare([prompt], lambda prompts, max_new_tokens: [f"square {i}" for i in range(len(prompts))])
     return strategy.branches(prompt, note)
 
 

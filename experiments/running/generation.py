@@ -107,19 +107,39 @@ def engine_for(model: Model) -> Callable[..., Any]:
 
 def _through_model(model: Model, requests: Sequence[SampleRequest], on_answer: AnswerCallback) -> None:
     """Sends equal requests once, unless the model reads more than the prompt (an oracle, a fake)."""
-    groups: dict[Any, list[SampleRequest]] = {}
-    for i, request in enumerate(requests):
+    groups: dict[Any, list[tuple[SampleRequest, Prompt]]] = {}
+    for i, (request, prompt) in enumerate(_with_prompts(model, requests, on_answer)):
         cell = request.cell
         limits = cell.max_new_tokens, cell.max_thinking_tokens
-        key = (request.prompt.digest, request.item.example.options, limits, cell.answer_mode)
-        groups.setdefault(i if model.needs else key, []).append(request)
+        key = (prompt.digest, request.item.example.options, limits, cell.answer_mode)
+        groups.setdefault(i if model.needs else key, []).append((request, prompt))
     equal_requests = list(groups.values())
 
     def on_result(i: int, result: Answer) -> None:
-        for request in equal_requests[i]:
+        for request, _ in equal_requests[i]:
             on_answer(request, _cut(result, request.cell.stop_strings))
 
-    model.generate_each([_model_request(model, group[0]) for group in equal_requests], on_result)
+    model.generate_each([_model_request(model, *group[0]) for group in equal_requests], on_result)
+
+
+def _with_prompts(
+    model: Model, requests: Sequence[SampleRequest], on_answer: AnswerCallback
+) -> list[tuple[SampleRequest, Prompt]]:
+    """Each request with the prompt that the model answers, which some strategies rewrite. Failures are reported."""
+    rewriting = [one for one in requests if one.cell.decoding.strategy.traits.rewrites_prompt]
+    if not rewriting:
+        return [(request, request.prompt) for request in requests]
+    from decoding.engine.rewritten_prompts import rewritten_prompts
+
+    prompts = rewritten_prompts(model, [(one.prompt, one.cell.decoding) for one in rewriting])
+    by_request: dict[SampleRequest, Prompt] = {request: request.prompt for request in requests}
+    for request, prompt in zip(rewriting, prompts, strict=True):
+        if isinstance(prompt, Prompt):
+            by_request[request] = prompt
+        else:
+            del by_request[request]
+            on_answer(request, prompt)
+    return list(by_request.items())
 
 
 def _cut(result: Answer, stop_strings: Sequence[str]) -> Answer:
@@ -131,10 +151,10 @@ def _cut(result: Answer, stop_strings: Sequence[str]) -> Answer:
     return cut_generation(result, stop_strings)
 
 
-def _model_request(model: Model, request: SampleRequest) -> Request:
+def _model_request(model: Model, request: SampleRequest, prompt: Prompt) -> Request:
     demos = request.item.context.demos if "demos" in model.needs else ()
     return Request(
-        request.prompt,
+        prompt,
         request.item.example.options,
         request.cell.max_new_tokens,
         tuple((demo.example, demo.score) for demo in demos),

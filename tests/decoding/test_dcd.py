@@ -4,11 +4,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from decoding.arms.arm import parse_arm
+from decoding.arms.arm import default_controls, parse_arm
+from decoding.arms.requirements import unsupported_reason
 from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR
 from decoding.engine.requests import DecodingRequest
 from decoding.strategies.dcd import DCD, INSTRUCTION
+from decoding.strategies.dcd_prompt import DCDPrompt
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy
@@ -114,3 +116,65 @@ def test_token_granularity_combines_every_token() -> None:
     generation = option_generation(model, {"name": "dcd", "entity": "none", "granularity": "tokens"}, options)
     assert sum(map(math.exp, generation.values())) < 0.99
     assert min(generation.values()) > FLOOR
+
+
+class Conflicted:
+    """Answers cat to the text alone and dog with the image; it takes no part in the last answer."""
+
+    def __init__(self, visual: str = "Dog") -> None:
+        self.visual, self.questions = visual, list[str]()
+
+    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        self.questions += [p.text for p in prompts]
+        return ["A pet." if INSTRUCTION in p.text else self.visual if p.images else " cat" for p in prompts]
+
+
+def test_a_hint_follows_the_question_only_if_the_answers_of_image_and_text_differ() -> None:
+    model = Conflicted()
+    (note,) = DCDPrompt().prepare([prompt(1, shots=0)], model)
+    assert model.questions == [
+        f"[user] <image>{INSTRUCTION}",
+        "[user] <image>What is number 1?",
+        "[user] This is an image of A pet. What is number 1?",
+    ]
+    original, rewritten = DCDPrompt().branches(prompt(1, shots=0), note)
+    assert original == prompt(1, shots=0)
+    assert rewritten.text == (
+        "[user] <image>What is number 1? Be aware that your visual memory might differ from your text memory, "
+        "causing a conflict in your knowledge. Your text memory is: cat and your visual memory is: Dog."
+    )
+    (reminder,) = DCDPrompt(hint="reminder").prepare([prompt(1, shots=0)], Conflicted())
+    assert note == f"{reminder} Your text memory is: cat and your visual memory is: Dog."
+    (agreed,) = DCDPrompt().prepare([prompt(1, shots=0)], Conflicted(visual="Cat."))
+    assert DCDPrompt().branches(prompt(1, shots=0), agreed) == (prompt(1, shots=0),) * 2
+
+
+def test_each_prompt_of_a_batch_gets_its_own_hint() -> None:
+    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        return ["cat" if "number 2" in p.text or not p.images else "dog" for p in prompts]
+
+    notes = DCDPrompt(entity="none").prepare([prompt(i, shots=0) for i in (1, 2, 3)], generate)
+    assert [bool(note) for note in notes] == [True, False, True]
+
+
+def test_a_model_with_logits_answers_the_rewritten_prompt() -> None:
+    model, arm = Toy(stop_bias=-9.0), parse_arm("dcd_prompt")
+    (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=4)])
+
+    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        requests = [DecodingRequest(p, parse_arm("greedy"), max_new_tokens=max_new_tokens) for p in prompts]
+        return [one.text for one in run_requests(model, requests) if isinstance(one, Generation)]
+
+    (note,) = DCDPrompt().prepare([prompt(1)], generate)
+    rewritten = DCDPrompt().branches(prompt(1), note)[1]
+    (expected,) = run_requests(model, [DecodingRequest(rewritten, parse_arm("greedy"), max_new_tokens=4)])
+    assert isinstance(answer, Generation)
+    assert isinstance(expected, Generation)
+    assert note
+    assert answer.tokens == expected.tokens
+
+
+def test_its_default_controls_need_no_logits_either() -> None:
+    assert [arm.label for arm in default_controls(parse_arm("dcd_prompt"))] == ["greedy"]
+    assert unsupported_reason(parse_arm("dcd_prompt"), {"generate"}) is None
+    assert unsupported_reason(parse_arm("dcd"), {"generate"}) is not None

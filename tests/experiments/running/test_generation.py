@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.config.config import load_config
+from experiments.results.loaded_run import Run
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ModelError
@@ -88,3 +89,42 @@ def test_a_model_with_too_few_answers_ends_the_run(mapping: Mapping, tmp_path: P
     node = {"name": f"{tmp_path / 'mine.py'}:Mine", "dropped": 2}
     with pytest.raises(ModelError, match=r"^the model returned 0 answers for 1 requests\.$"):
         run(load_config(config(mapping, tmp_path, MODEL, node)), tmp_path)
+
+
+CONFLICTED = """
+questions = []
+
+
+def answer(request):
+    text = request.prompt.text
+    questions.append(text)
+    if "your visual memory is: dog." in text:
+        return "hinted"
+    if "causing a conflict" in text:
+        return "reminded"
+    if "What is in the image?" in text:
+        return "an animal"
+    return "dog" if request.prompt.images else "cat"
+"""
+
+
+def test_a_model_without_logits_answers_the_prompts_that_a_strategy_rewrites(mapping: Mapping, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CONFLICTED)
+    node = {"name": "fake-scripted", "answer": f"{tmp_path / 'mine.py'}:answer"}
+    arms = ["greedy", "dcd_prompt", {"name": "dcd_prompt", "hint": "reminder"}]
+    loaded = load_config(mapping(model=node, grid={"decoding": arms}, shots=0, controls="default"))
+    run(loaded, tmp_path)
+    finished = Run(tmp_path / "t")
+    outputs = finished.samples().groupby("decoding")["output"].unique().map(list).to_dict()
+    assert outputs == {"greedy": ["dog"], "dcd_prompt": ["hinted"], "dcd_prompt(hint=reminder)": ["reminded"]}
+
+
+def test_a_sample_whose_first_answers_fail_has_the_reason(mapping: Mapping, tmp_path: Path) -> None:
+    broken = CONFLICTED.replace('return "an animal"', 'raise ValueError("no names")')
+    (tmp_path / "mine.py").write_text(broken)
+    node = {"name": "fake-scripted", "answer": f"{tmp_path / 'mine.py'}:answer"}
+    loaded = load_config(mapping(model=node, grid={"decoding": ["greedy", "dcd_prompt"]}, shots=0))
+    run(loaded, tmp_path)
+    finished = Run(tmp_path / "t")
+    failed = finished.samples().dropna(subset="failed").groupby("decoding")["failed"].unique().map(list).to_dict()
+    assert set(failed) == {"dcd_prompt"}
