@@ -1,19 +1,21 @@
-"""How do the outputs of each arm write their answers, and how many have none?
+"""How do the outputs of each arm write their answers, how many have none, and what was cut?
 
-    form      bare, emphasized, boxed, tagged, json, labeled, concluded or sentence (`icl.metrics.answer_extraction`)
-    none      no answer was found: an empty output, or a reasoning block that never closes
-    reasoned  the output has a reasoning block
-    cut       the output ended at the limit of new tokens
+    unparsed       no answer could be read: an empty output, an unclosed block, neither yes nor no, or no option
+    reasoned       the output has a reasoning block
+    cut            the answer ended at `max_new_tokens`
+    cut_thinking   the thinking was cut at `max_thinking_tokens`
+    form           bare, emphasized, boxed, tagged, json, labeled, concluded or sentence
+                   (`icl.metrics.answer_extraction`)
 
-Where the forms differ between two arms, a difference of strict scores is one of form, not of knowledge.
+Where the forms differ between two arms, a difference of strict scores can be one of form, not of knowledge.
+`format_gain` measures it.
 """
 
-from collections import Counter
+from math import isnan
 from typing import TYPE_CHECKING, Any, get_args
 
-from experiments.analyses.shared import answered_samples, iter_settings, make_table
-from experiments.stats.sample_rows import to_records
-from icl.metrics.answer_extraction import AnswerForm, extract_answer
+from experiments.analyses.shared import answered_samples, make_table
+from icl.metrics.answer_extraction import AnswerForm
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,15 +25,18 @@ if TYPE_CHECKING:
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per setting: mean strict and lenient scores, and the fraction of the outputs in each form that occurs."""
-    scores = [metric for metric in ("strict", "lenient") if metric in view.sample_metrics]
-    counted = []
-    for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):
-        rows = to_records(samples)
-        answers = [extract_answer(str(row.get("output") or "")) for row in rows]
-        facts: dict[str, Any] = {**setting, "n": len(rows)} | {name: float(samples[name].mean()) for name in scores}
-        facts["reasoned"] = sum(answer.reasoned for answer in answers) / len(rows)
-        facts["cut"] = sum(row.get("finish") == "length" for row in rows) / len(rows)
-        counted.append((facts, Counter(answer.form for answer in answers)))
-    forms = [form for form in get_args(AnswerForm) if form == "none" or any(counts[form] for _, counts in counted)]
-    table_rows = [facts | {form: counts[form] / facts["n"] for form in forms} for facts, counts in counted]
-    return make_table(table_rows, "How the outputs write their answers", note="none: no answer was found")
+    answered_samples(view, with_demos=False)
+    arms = view.arm_answers
+    forms = [form for form in get_args(AnswerForm) if form != "none" and any(form in one.forms for one in arms)]
+    rows: list[dict[str, Any]] = []
+    for one in arms:
+        scores = {name: value for name, value in (("strict", one.strict), ("lenient", one.lenient)) if not isnan(value)}
+        shares = {"unparsed": one.unparsed, "reasoned": one.reasoned, "cut": one.cut_answer}
+        if any(other.cut_thinking for other in arms):
+            shares["cut_thinking"] = one.cut_thinking
+        by_form = {form: one.forms.get(form, 0.0) for form in forms}
+        rows.append({**one.arm, "n": one.count, **scores, **shares, **by_form})
+    note = "unparsed: no answer could be read; cut: at max_new_tokens"
+    if rows and "cut_thinking" in rows[0]:
+        note += "; cut thinking: at max_thinking_tokens"
+    return make_table(rows, "How the outputs write their answers", note=note)

@@ -1,15 +1,18 @@
-"""Which part of the gain from demonstrations is format? (VL-ICL, Zong et al. 2025)
+"""Which part of a difference between two arms is format? (VL-ICL, Zong et al. 2025)
 
-    format gain = (strict_k - strict_0) - (lenient_k - lenient_0)
+    format gain = (strict - strict of the reference) - (lenient - lenient of the reference)
 
-A model that knows the answers and learns only their form from demonstrations gains under strict scoring alone. Pairs
-have the same query and seed; Holm corrects over the arms.
+A model that knows the answers and learns only their form from demonstrations gains under strict scoring alone. The
+references are 0 shots, and where the run has them, random demonstrations and the reference decoding. Pairs have the
+same query and seed; Holm corrects over the arms of a reference.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.shared import make_table
-from experiments.stats.arms import varying_axes
+from experiments.config.keys import DEFAULT_REFERENCES
+from experiments.stats.arms import describe_arm, varying_axes
 from experiments.stats.compare import compare
 from icl.errors import ConfigError
 
@@ -20,17 +23,36 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """One row per arm with shots. Raises ConfigError without both scores, or without an arm at 0 shots."""
+    """One row per arm and reference. Raises ConfigError without both scores, or without a reference."""
     if lacking := [metric for metric in ("strict", "lenient") if metric not in view.scores]:
         raise ConfigError(f"{view.path}: format gain needs the scores strict and lenient; it has no {lacking[0]}.")
+    references = _references(view)
+    if not references:
+        raise ConfigError(f"{view.path}: format gain compares arms, and the run has one. Add `shots: [0, 4]`.")
+    rows = [row for reference in references for row in _rows(view, reference)]
+    if len(references) == 1:
+        for row in rows:
+            del row["against"]
+    signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
+    return make_table(rows, "How much of the gain is format", note="p after Holm", signed=signed)
+
+
+def _references(view: "RunView") -> list[dict[str, Any]]:
+    references = {"shots": 0, "retriever": DEFAULT_REFERENCES["retriever"], "decoding": view.reference}
+    varying = varying_axes(view.scores, [axis for axis in references if axis in view.axes])
+    return [{axis: references[axis]} for axis in varying if references[axis] in set(view.scores[axis])]
+
+
+def _rows(view: "RunView", reference: Mapping[str, Any]) -> list[dict[str, Any]]:
     scores = view.scores.assign(form=view.scores["strict"] - view.scores["lenient"])
     form, strict, lenient = (
-        compare(scores, {"shots": 0}, metric, axes=view.axes) for metric in ("form", "strict", "lenient")
+        compare(scores, reference, metric, axes=view.axes) for metric in ("form", "strict", "lenient")
     )
-    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(form, view.axes)]
-    table_rows: list[dict[str, Any]] = [
+    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(scores, view.axes)]
+    return [
         {
             **{axis: row[axis] for axis in label_axes},
+            "against": describe_arm(reference),
             "gain_strict": float(by_strict),
             "gain_lenient": float(by_lenient),
             "format_gain": float(row["difference"]),
@@ -43,5 +65,3 @@ def analyze(view: "RunView") -> "DataFrame":
             form.to_dict("records"), strict["difference"], lenient["difference"], strict=True
         )
     ]
-    signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
-    return make_table(table_rows, "How much of the gain is format", note="p after Holm", signed=signed)

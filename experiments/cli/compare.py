@@ -37,6 +37,7 @@ def command(
     from rich.console import Console
 
     from experiments.config.keys import CORRECTIONS
+    from experiments.report.answer_section import print_answers
     from experiments.report.comparison import print_comparison
     from experiments.report.controls import controls_frame, print_controls
     from experiments.report.controls_page import render_controls_page
@@ -72,6 +73,7 @@ def command(
             view.scores, reference, view.metric, correct=correct or view.correct, by=by or (), axes=view.axes
         )
         print_comparison(table, view, Console())
+        print_answers(view, Console())
     if page is not None and not controls:
         raise ConfigError("--page needs --controls.")
     if page is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report import contrast_costs, controls, figures, sample_browser, statistical_tests, tables
+from experiments.report.answer_section import answer_section
 from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
@@ -133,6 +134,8 @@ def render_page(
         key=[(Markup(svg), words) for svg, words in _key(plotted, looks)],
         panels=[(t, Markup(figures.draw_panel(t, looks, view.measure))) for t in plotted],
         tables=task_tables,
+        answers=answer_section(view),
+        answer_notes=view.answer_notes,
         others=[(other.measure, tables.task_tables(other)) for other in _others(view)],
         controls=bool(view.controls),
         undrawn=len(undrawn),

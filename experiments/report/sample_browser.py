@@ -159,6 +159,7 @@ def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, An
         "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
         "dropped": int(finite_or_none(row.get("dropped")) or 0),
         "finish": text_value(row, "finish"),
+        "thinking": text_value(row, "thinking"),
         "failed": row["failed"] if isinstance(row.get("failed"), str) else None,
         "steps": _steps(row),
     }

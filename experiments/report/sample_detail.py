@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
+from experiments.report.answer_section import describe_sample
 from experiments.report.sample_browser import finite_or_none
 from experiments.report.steps import print_steps, read_steps
 from experiments.results.invocations import describe_invocation
@@ -215,6 +216,8 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
     good, bad = _ends(view)
     look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
     console.print(Text("answer  ", "dim").append(_answer_text(row), f"bold {look}"))
+    if line := describe_sample(row, view):
+        console.print(Text("form    ", "dim").append(line))
     console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, row.get("gold") or ()))))
     console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:

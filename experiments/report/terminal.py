@@ -66,6 +66,8 @@ def _notes(view: RunView) -> list[str]:
         notes.append("vote: the majority vote of the same demonstrations, without a model")
     if few := few_units_note(cell.clusters for t in task_tables(view) for row in t.rows for cell in row.cells.values()):
         notes.append(few)
+    if view.answer_notes:
+        notes.append(f"{'; '.join(view.answer_notes)} (icl analyze {view.path} answer_forms)")
     if view.unfinished:
         notes.append(view.unfinished)
     if view.mixed_versions:

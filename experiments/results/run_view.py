@@ -14,6 +14,7 @@ from experiments.config.keys import (
     primary_metric,
 )
 from experiments.grid.matching import node_matches
+from experiments.results.arm_answers import CUT_ANSWER, CUT_THINKING, UNPARSED, ArmAnswers, arm_answers, cut_columns
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.results.sequential_findings import (
@@ -22,6 +23,7 @@ from experiments.results.sequential_findings import (
     restrict_samples,
     stopped_findings,
 )
+from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
 from experiments.stats.arms import (
     EQUIVALENCE,
     NO_VALUE,
@@ -48,7 +50,7 @@ from icl.metrics.base import Better
 from icl.metrics.baselines import BASELINES
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
     from experiments.results.loaded_run import Run
 
@@ -219,6 +221,29 @@ class RunView:
         )
 
     @cached_property
+    def names_option(self) -> "Series[bool] | None":
+        """Whether each output names an option of its question (`experiments.stats.floor_effects.names_option`)."""
+        return names_option(self.frame)
+
+    @cached_property
+    def answers(self) -> "DataFrame":
+        """The scores with the columns that `experiments.results.arm_answers` reads."""
+        forms = answer_forms(self.frame)
+        unparsed = unparsed_outputs(self.frame, forms[FORM], self.names_option)
+        return self.scores.assign(**forms, **{UNPARSED: unparsed}, **cut_columns(self.frame))
+
+    @cached_property
+    def arm_answers(self) -> list[ArmAnswers]:
+        """The answers of each arm: scores, forms, outputs without an answer, and what was cut."""
+        return arm_answers(self.answers, self.axes)
+
+    @cached_property
+    def answer_notes(self) -> list[str]:
+        """Sentences about outputs that give no answer, and about what was cut."""
+        answered = self.answers[self.answers[FORM].notna()]
+        return list(iter_notes(*(answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))))
+
+    @cached_property
     def findings(self) -> list[Finding]:
         """The sentences of the report, by topic."""
         if self.families:
@@ -231,7 +256,7 @@ class RunView:
         other = next((m for m in others if m in self.metrics and m != self.metric), None)
         renamed = label_transform_names(self.frame, Store(self.path))
         every = findings(
-            self.scores,
+            self.answers,
             self.metric,
             axes=self.axes,
             reference=reference,
@@ -240,14 +265,22 @@ class RunView:
             excluded=renamed != "",
         )
         full = ceiling_effects(self.scores, self.metric, self.axes) if self.better == "higher" else {}
-        named = names_option(self.frame)
+        named = self.names_option
         same = full if named is None else floor_effects(self.frame, self.axes, named) | full
         notes = same if named is None else rarely_an_option(self.frame, self.axes, named) | same
-        answers = [Finding("Answers", task, sentence, "", "", "open") for task, sentence in notes.items()]
+        missing = {task: self._reasons(every, task) for task in same}
+        answers = [
+            Finding("Answers", task, sentence, "", missing.get(task, ""), "open") for task, sentence in notes.items()
+        ]
         if note := label_transform_note(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", note, "", "", "open"))
         remaining = [one for one in every if not (self._empty(one) and self._task(one.subject) in same)]
         return [*answers, *(one for one in remaining if not (_of_ceiling(one) and self._task(one.subject) in full))]
+
+    def _reasons(self, every: Sequence[Finding], task: str) -> str:
+        """What the gains that a task does not report say about the format of its answers."""
+        of_task = [one for one in every if self._empty(one) and self._task(one.subject) == task]
+        return next((one.more for one in of_task if one.topic == "ICL gain" and one.is_format), "")
 
     def _empty(self, one: Finding) -> bool:
         """Whether the finding says only that arms do not differ."""

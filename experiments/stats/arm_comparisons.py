@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from experiments.stats.answer_forms import wrapping_note
 from experiments.stats.formatting import format_count, format_interval, format_p, format_share, format_signed
 from experiments.stats.pairs import KEYS, PairedTestResult, UnpairedError, align_pairs, paired_test
 from experiments.stats.significance import holm
@@ -36,6 +37,7 @@ class ArmComparison:
         reference_mean: The mean score of the other arm.
         also: The untested difference under a second metric.
         refused: Why the comparison was refused.
+        wrapping: A sentence if the two arms write their answers differently, else ''.
         better: The good direction of the metric.
         family: The number of comparisons that p is corrected for.
     """
@@ -51,6 +53,7 @@ class ArmComparison:
     reference_mean: float = 0.0
     also: float | None = None
     refused: str = ""
+    wrapping: str = ""
     better: Better = "higher"
     family: int = 1
 
@@ -140,6 +143,7 @@ def compare_arms(
         mean=float(pairs.arm.mean()),
         reference_mean=float(pairs.reference.mean()),
         also=second,
+        wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
     )
 

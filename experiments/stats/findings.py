@@ -72,6 +72,7 @@ class Finding:
         numbers: Difference, interval, p and n.
         more: A further sentence, or ''.
         verdict: The verdict of the main comparison; 'open' is not distinguishable, 'unpaired' is refused.
+        is_format: Whether the two arms write their answers differently. `more` says how.
     """
 
     topic: Topic
@@ -80,6 +81,7 @@ class Finding:
     numbers: str
     more: str
     verdict: Verdict
+    is_format: bool = False
 
     @property
     def sentence(self) -> str:
@@ -151,7 +153,7 @@ def _gain(
         if better == "neither":
             for t in tried:
                 claim = t.refused or f"{t.arm} {_words(t)} 0 shots ({t.means})"
-                yield Finding("ICL gain", subject, claim, t.numbers, "", t.verdict)
+                yield Finding("ICL gain", subject, claim, t.numbers, t.wrapping, t.verdict, bool(t.wrapping))
             continue
         best = max(tried, key=lambda t: (t.result is not None, t.mean if better == "higher" else -t.mean))
         worse = [t for t in tried if t.verdict == "worse" and t is not best]
@@ -170,7 +172,8 @@ def _gain(
             more = f"By {also} scoring {format_signed(best.also)}."
         if worse:
             more += f" {worse[0].side.capitalize()} 0 shots: {join_words([f'{t.arm} ({t.short})' for t in worse])}."
-        yield Finding("ICL gain", subject, claim, best.numbers, more.strip(), best.verdict)
+        more = " ".join(filter(None, [more.strip(), best.wrapping]))
+        yield Finding("ICL gain", subject, claim, best.numbers, more, best.verdict, bool(best.wrapping))
 
 
 def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
@@ -188,7 +191,7 @@ def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better:
     for subject, tried in _by_subject(holm_corrected(trials)):
         for t in tried:
             claim = t.refused or f"{t.arm} {_words(t)} {chance}{t.pooled}"
-            yield Finding("Retrieval", subject, claim, t.numbers, "", t.verdict)
+            yield Finding("Retrieval", subject, claim, t.numbers, t.wrapping, t.verdict, bool(t.wrapping))
 
 
 def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str) -> Iterator[Finding]:
@@ -224,7 +227,8 @@ def _decoding(
             against, *checks = list(own)
             claim = against.refused or f"{name} {_words(against)} {against.against}{against.pooled}"
             verdict = _overall(against, checks)
-            yield Finding("Decoding", subject, claim, against.numbers, _checked(checks, against), verdict)
+            more = " ".join(filter(None, [_checked(checks, against), against.wrapping]))
+            yield Finding("Decoding", subject, claim, against.numbers, more, verdict, bool(against.wrapping))
 
 
 def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:

@@ -159,6 +159,8 @@
     line("query", s.query + (s.meta ? "   " + Object.entries(s.meta).map(([k, x]) => `${k} ${typeof x === "string" ? x : JSON.stringify(x)}`).join("   ") : ""));
     if (s.dropped) line("dropped", `${s.dropped} demonstrations did not fit the context`);
     if (s.finish === "length") line("finish", "cut at the limit of new tokens");
+    if (s.thinking === "cut") line("thinking", "cut at the limit of thinking tokens");
+    if (s.thinking === "open") line("thinking", "never closed");
     told.push(make("div", { class: "asked" }, ...(context.query.length ? [make("span", {}, ...context.query.map(image))] : []),
       make("div", {}, make("p", { class: "question" }, context.question || s.query), answers)));
     if (s.steps) told.push(...stepsOf(s.steps));

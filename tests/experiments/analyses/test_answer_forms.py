@@ -14,9 +14,9 @@ def test_a_model_that_is_always_right_gains_nothing_but_form(ran: Any, scripted:
     assert (row["gain_strict"], row["gain_lenient"], row["format_gain"]) == (1.0, 0.0, 1.0)
     without, with_demos = answer_forms.analyze(view).to_dict("records")
     assert (without["shots"], without["strict"], without["lenient"], without["labeled"]) == (0, 0.0, 1.0, 1.0)
-    assert (with_demos["shots"], with_demos["strict"], with_demos["bare"], with_demos["none"]) == (2, 1.0, 1.0, 0.0)
+    assert (with_demos["shots"], with_demos["strict"], with_demos["bare"], with_demos["unparsed"]) == (2, 1.0, 1.0, 0.0)
 
 
 def test_outputs_without_an_answer_are_counted(ran: Any, scripted: Any) -> None:
     (row,) = answer_forms.analyze(ran(model=scripted("endless_thought"), shots=1)).to_dict("records")
-    assert (row["none"], row["reasoned"], row["lenient"]) == (1.0, 1.0, 0.0)
+    assert (row["unparsed"], row["reasoned"], row["lenient"]) == (1.0, 1.0, 0.0)

@@ -27,6 +27,7 @@ def test_the_page_loads_nothing_from_anywhere(page):
         "#shows",
         "#figur",
         "#score",
+        "#answe",
         "#diffe",
         "#contr",
         "#sampl",
