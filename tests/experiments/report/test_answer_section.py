@@ -99,8 +99,8 @@ def test_each_arm_has_its_scores_and_forms_in_every_place(ran: Callable[..., Run
     assert "100 % labeled" in page
     assert "unparsed" in printed(lambda console: print_answers(view, console))
     query = str(view.frame["query"][0])
-    shown = printed(lambda console: print_sample(view, query, {"shots": "0"}, None, console))
-    assert "form labeled; its arm: strict .000, lenient 1.000, 100 % labeled" in shown
+    text = printed(lambda console: print_sample(view, query, {"shots": "0"}, None, console))
+    assert "form labeled; its arm: strict .000, lenient 1.000, 100 % labeled" in text
 
 
 def test_what_was_cut_and_what_has_no_answer_is_a_note_in_page_and_terminal(ran: Callable[..., RunView]) -> None:
@@ -114,8 +114,8 @@ def test_what_was_cut_and_what_has_no_answer_is_a_note_in_page_and_terminal(ran:
     assert "; ".join(notes) in printed(lambda console: print_summary(view, console))
     assert "; ".join(notes) in write_report(view).report.read_text(encoding="utf-8")
     query = next(query for query in view.frame["query"] if int(query[-1]) % 2)
-    shown = printed(lambda console: print_sample(view, query, {}, None, console))
-    assert "form bare, thinking cut at max_thinking_tokens; its arm: strict" in shown
+    text = printed(lambda console: print_sample(view, query, {}, None, console))
+    assert "form bare, thinking cut at max_thinking_tokens; its arm: strict" in text
     section = answer_section(view)
     assert section is not None
     assert section.heads[-2:] == ("thinking cut", "forms")
