@@ -18,6 +18,7 @@ The product has the sign of eta. So the interval of delta leaves out 0 exactly i
 number of pairs and clusters. If no pair differs, it ends at plus and minus Wilson's bound of 0 in C clusters.
 """
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +32,8 @@ ANGLES = 17
 """The number of ways to split the imprecision between the two shares."""
 MAX_LOG_ODDS = 40.0
 TOLERANCE = 1e-12
+REACH = 10.0
+"""Standard deviations of the flipped sum beyond which its masses are not computed."""
 
 
 def paired_proportions_test(sums: Floats, sizes: Floats, level: float = 0.95) -> TwoSidedTest:
@@ -103,14 +106,24 @@ class _Direction:
         """P(the flipped sum is at least the observed one), if a sign is + with these log odds."""
         pi = 1 / (1 + np.exp(-log_odds))
         spectrum = np.prod((1 - pi + pi * self._roots) ** self.counts[:, None], axis=0)
-        masses = np.fft.irfft(spectrum, self.total + 1)
-        return float(np.clip(masses[self.positive :].sum(), 0.0, 1.0))
+        first = max(0, min(int(pi * self.total) - self._length // 2, self.total + 1 - self._length))
+        masses = np.roll(np.fft.irfft(spectrum, self._length), -first)  # of the sums from `first` on
+        return float(np.clip(masses[max(0, self.positive - first) :].sum(), 0.0, 1.0))
+
+    @cached_property
+    def _length(self) -> int:
+        """The number of sums whose masses are computed: all, or as many as `REACH` standard deviations around the mean.
+
+        The transform adds the masses of sums that differ by the length. By Hoeffding's inequality the others' masses
+        are less than 1e-20 together.
+        """
+        deviation = float(np.sqrt((self.counts * self.values**2).sum())) / 2  # of fair signs, the largest
+        return min(self.total + 1, 2 * math.ceil(REACH * deviation) + 1)
 
     @cached_property
     def _roots(self) -> NDArray[np.complex128]:
         """[values, frequencies]: the characteristic function of a cluster's positive sum, as a discrete transform."""
-        length = self.total + 1
-        frequencies = np.arange(length // 2 + 1) / length
+        frequencies = np.arange(self._length // 2 + 1) / self._length
         roots: NDArray[np.complex128] = np.exp(-2j * np.pi * self.values[:, None] * frequencies)
         return roots
 

@@ -112,3 +112,15 @@ def test_the_interval_covers_the_difference(clusters, share, difference, size):
         test = paired_proportions_test(np.bincount(own, weights=d), np.bincount(own).astype(float))
         hit += test.low <= difference <= test.high
     assert hit / runs > 0.92
+
+
+def test_masses_far_from_the_mean_may_be_left_out(monkeypatch):
+    rng = np.random.default_rng(0)
+    sums = rng.choice([0.0, 1, 2, 3], 1500) * rng.choice([-1, 1], 1500, p=[0.47, 0.53])
+    tails = []
+    for reach in (10.0, 1e9):
+        monkeypatch.setattr("experiments.stats.paired_proportions.REACH", reach)
+        direction = _Direction(sums, is_significant=False)
+        assert (direction._length == direction.total + 1) is (reach > 10)
+        tails.append([direction.tail(log_odds) for log_odds in (-40, -3, -0.5, -0.05, 0, 0.05, 0.5, 3, 40)])
+    assert tails[0] == pytest.approx(tails[1], abs=1e-13)
