@@ -1,0 +1,99 @@
+"""Simulate runs with known truth: false positives, coverage, power, and what stopping early saves."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icl.errors import ConfigError, did_you_mean
+
+
+class Kind(StrEnum):
+    """What is simulated."""
+
+    COMPARISONS = "comparisons"
+    PAGES = "pages"
+    FAMILIES = "families"
+    SAVINGS = "savings"
+
+
+def command(
+    what: Annotated[Kind, typer.Argument(help="what is simulated")],
+    *,
+    design: Annotated[
+        list[str] | None, typer.Option(help="single, seeds, groups, graded or f1; several are allowed")
+    ] = None,
+    clusters: Annotated[list[int] | None, typer.Option(help="numbers of clusters", min=2)] = None,
+    effect: Annotated[float, typer.Option(help="the difference of arms that differ", min=-0.19, max=0.19)] = 0.1,
+    comparisons: Annotated[int, typer.Option(help="families: the number of comparisons", min=1)] = 8,
+    real: Annotated[int, typer.Option(help="families: how many of them differ", min=0)] = 0,
+    level: Annotated[float, typer.Option(help="the level of `stop`", min=0.001, max=0.5)] = 0.05,
+    looks: Annotated[int, typer.Option(help="the looks of `stop`", min=1, max=1000)] = 20,
+    futility: Annotated[float, typer.Option(help="the futility of `stop`; 0: none", min=0, max=0.99)] = 0.05,
+    margin: Annotated[float, typer.Option(help="the margin of `stop`; 0: none", min=0, max=0.99)] = 0.0,
+    runs: Annotated[int, typer.Option(help="simulated runs of each figure", min=1)] = 400,
+    seed: Annotated[int, typer.Option(help="the random seed", min=0)] = 0,
+    csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
+) -> None:
+    """Prints a Markdown table. Its statistics are those of reports, so it shows how often a report errs.
+
+    comparisons: two arms and their paired test. pages: whole reports of equal arms. families: comparisons that stop
+    when they are decided. savings: their share of the queries and power by the size of the effect.
+    `icl simulate comparisons --design seeds --clusters 12 --clusters 50 --runs 1000`
+    """
+    from experiments.config.keys import StopSpec
+    from experiments.simulation import measures
+    from experiments.simulation.designs import DESIGNS, DISCORDANCE
+
+    spec = StopSpec(level=level, looks=looks, futility=futility or None, margin=margin or None)
+    designs = design or list(DESIGNS)
+    for name in designs:
+        if name not in DESIGNS:
+            raise ConfigError(
+                f"--design: no design '{name}'.{did_you_mean(name, DESIGNS)} There are {', '.join(DESIGNS)}."
+            )
+    if real > comparisons:
+        raise ConfigError(f"--real: {real} of {comparisons} comparisons cannot differ.")
+    rows: Iterable[Mapping[str, Any]]
+    if what is Kind.COMPARISONS:
+        rows = measures.comparison_rows(designs, clusters or [12, 50, 200], effect, runs, seed)
+    elif what is Kind.PAGES:
+        rows = measures.page_rows(clusters or [12, 50, 200], runs, seed)
+    elif what is Kind.FAMILIES:
+        paired = [name for name in designs if name != "f1"]
+        rows = measures.family_rows(
+            paired, clusters or [200], effect, comparisons=comparisons, real=real, runs=runs, spec=spec, seed=seed
+        )
+    else:
+        rows = measures.saving_rows((clusters or [3000])[0], DISCORDANCE / 2, runs, spec, seed)
+    _print(list(rows), measures.standard_error_note(runs), csv)
+
+
+def _print(rows: Sequence[Mapping[str, Any]], note: str, csv: Path | None) -> None:
+    """Prints the rows as a Markdown table, and writes them to a file if there is one."""
+    heads = list(rows[0])
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for row in rows:
+        print(f"| {' | '.join(_cell(value) for value in row.values())} |")
+    print(f"\n{note}.")
+    if csv is not None:
+        import pandas as pd
+
+        from experiments.store.store import write_text
+
+        write_text(csv, pd.DataFrame(rows).to_csv(index=False))
+        print(f"wrote {csv}")
+
+
+def _cell(value: Any) -> str:
+    from experiments.stats.formatting import format_share
+
+    return (
+        format_share(value)
+        if isinstance(value, float) and abs(value) <= 1
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
