@@ -73,8 +73,8 @@ def check_trait_names(cls: type, base: type) -> None:
     for name in parameters:
         if not name.startswith("_") and callable(getattr(base, name, None)):
             raise TypeError(
-                f"{cls.__name__}: the parameter '{name}' hides the method {base.__name__}.{name}. Name the field "
-                f"otherwise; icl.registry.parameter('{name}', default) keeps the key of the config."
+                f"{cls.__name__}: the parameter '{name}' hides the method {base.__name__}.{name}. Rename the field; "
+                f"icl.registry.parameter('{name}', default) keeps the key of the config."
             )
     for name in vars(cls):
         if name.startswith("_") or name in parameters or hasattr(base, name):

@@ -64,7 +64,7 @@ def error_message(error: BaseException, *components: Any) -> str | None:
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if _is_user_file(frame.f_code.co_filename) or frame.f_code.co_filename in files:
             return f"{_call_name(frame)} ({frame.f_code.co_filename}, line {line}) failed: {what}."
-    return f"what {import_path(theirs[0])} gave cannot be used: {what}." if theirs else None
+    return f"the return value of {import_path(theirs[0])} cannot be used: {what}." if theirs else None
 
 
 @contextmanager

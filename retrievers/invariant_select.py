@@ -122,6 +122,6 @@ class FittedInvariantSelect(FittedSimilarity):
         if query.domain is not None and query.domain in self.head.domains:
             raise PlanError(
                 f"query '{query.id}' is of the domain '{query.domain}', on which the head was trained "
-                f"({', '.join(self.head.domains)}). Name the source domains in `sources`."
+                f"({', '.join(self.head.domains)}). List the source domains in `sources`."
             )
         return super().filter_for(query, policy)

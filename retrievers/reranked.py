@@ -42,7 +42,7 @@ class Reranked(RetrieverWrapper):
 
     def __post_init__(self) -> None:
         if not self.rerankers:
-            raise ConfigError("rerankers is empty. Name a reranker, or use the retriever by itself.")
+            raise ConfigError("rerankers is empty. Add a reranker, or use the retriever alone.")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -76,7 +76,7 @@ class CODE(Strategy):
         if self.images == "query" and prompt.images and not self._to_describe(prompt):
             raise PlanError(
                 "code describes the query's image, and no image of this prompt is named 'query.image[...]'. "
-                "Name the image, or set images: all."
+                "Give its part the name 'query.image[0]', or set images: all."
             )
         return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}), self.in_image_slot)
 

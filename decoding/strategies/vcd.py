@@ -62,7 +62,7 @@ class VCD(Strategy):
         if prompt.images and not any(image.pixel_value_edits for image in noised.images):
             raise PlanError(
                 "vcd noises the query's image, and no image of this prompt is named 'query.image[...]'. "
-                "Name the image, or set images: all."
+                "Give its part the name 'query.image[0]', or set images: all."
             )
         return prompt, noised
 

@@ -40,7 +40,7 @@ def require_sample_metric(view: "RunView") -> None:
     own = ", ".join(view.sample_metrics)
     raise ConfigError(
         f"{view.path}: '{view.metric}' is a run-level metric, and this analysis reads scores of single samples. "
-        f"Name one with --metric{f': {own}' if own else '; the run has none'}."
+        f"Choose one with --metric{f': {own}' if own else '; the run has none'}."
     )
 
 

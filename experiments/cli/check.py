@@ -8,7 +8,7 @@ import typer
 
 from experiments.cli.component_kinds import kind_of, kind_with
 from icl import testing
-from icl.errors import ConfigError, strip_control_characters
+from icl.errors import ConfigError, did_you_mean, strip_control_characters
 from icl.registry import PACKAGES, build, with_article
 
 CHECKS = tuple(kind for kind in PACKAGES if f"check_{kind}" in testing.__all__)
@@ -76,4 +76,6 @@ def _read(words: list[str]) -> tuple[str, str, list[str]]:
     kind = kind_of(words[0])
     if kind and len(words) > 1 and "=" not in words[1]:
         return kind, words[1], words[2:]
+    if kind is None and len(words) > 1 and "=" not in words[1] and ":" not in words[0]:
+        raise ConfigError(f"there is no kind of component '{words[0]}'.{did_you_mean(words[0], CHECKS)}")
     return kind_with(words[0], "check"), words[0], words[1:]

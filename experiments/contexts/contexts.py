@@ -183,8 +183,8 @@ def _retrieve_isolating_errors(
     if not isinstance(rankings, Sequence) or len(rankings) != len(queries):
         what = f"{len(rankings)} answers" if isinstance(rankings, Sequence) else type(rankings).__name__
         raise PlanError(
-            f"{type(fitted).__name__}.retrieve gave {what} for {len(queries)} queries. It returns a list with a tuple "
-            "of RetrievedExample for each query (icl check retriever …)."
+            f"{type(fitted).__name__}.retrieve returned {what} for {len(queries)} queries. It must return a list with "
+            "a tuple of RetrievedExample for each query (icl check retriever …)."
         )
     return rankings
 
@@ -196,16 +196,19 @@ def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, p
     name = type(retriever).__name__
     foreign = next((demo.id for demo in ranking if demo.id not in pool.by_id), None)
     if foreign is not None:
-        return f"retriever {name} gave '{foreign}', which is not in the pool."
+        return f"retriever {name} returned '{foreign}', which is not in the pool."
     unranked = next((demo.id for demo in ranking if math.isnan(demo.score)), None)
     if unranked is not None:
-        return f"retriever {name} gave '{unranked}' a score that is not a number (NaN). Give every one a number."
+        return f"retriever {name} returned a score that is not a number (NaN) for '{unranked}'. Scores must be numbers."
     repeated = next((id_ for id_, count in Counter(demo.id for demo in ranking).items() if count > 1), None)
     if repeated is not None:
-        return f"retriever {name} gave '{repeated}' twice. It gives every demonstration once (icl check retriever …)."
+        return (
+            f"retriever {name} returned '{repeated}' twice. It must return each demonstration once (icl check "
+            "retriever …)."
+        )
     if len(ranking) != shots and declared(retriever, "returns_k"):
         return (
-            f"retriever {name} gave {len(ranking)} demonstrations for {shots} shots. One that may return fewer "
+            f"retriever {name} returned {len(ranking)} demonstrations for {shots} shots. One that may return fewer "
             "declares `returns_k = False`."
         )
     return ranking

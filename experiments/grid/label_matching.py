@@ -19,7 +19,7 @@ def match_label(value: Any, labels: Sequence[str], axis: str, where: str) -> str
     matches = [label] if label in labels else _matching_labels(value, labels)
     if len(matches) != 1:
         text = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, Mapping) else label
-        several = f"{where}: {len(matches)} arms have {axis} '{text}'. Name one by its label: {', '.join(matches)}."
+        several = f"{where}: {len(matches)} arms have {axis} '{text}'. Use the label of one: {', '.join(matches)}."
         none = f"{where}: no arm has {axis} '{text}'.{did_you_mean(label, labels)} Values: {', '.join(labels)}."
         raise ConfigError(several if matches else none)
     return matches[0]

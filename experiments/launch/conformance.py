@@ -149,7 +149,7 @@ def _detach_message(name: str, launcher: Launcher, folder: Path, patience: float
     """What detach() returns for workers that have just started. If it is empty, they must have ended."""
     launch, group, grid = _start_workers(launcher, folder, "left")
     message = group.detach()
-    require(isinstance(message, str), f"{name}: detach() gave {message!r}, not a sentence or ''.")
+    require(isinstance(message, str), f"{name}: detach() returned {message!r}, not a sentence or ''.")
     if message:
         _wait_until_ended(name, launch, group, patience)
     _wait_for_status(name, group)

@@ -249,7 +249,7 @@ def _launcher(launch: Launch, grid: Grid) -> Launcher:
     if is_component_path(str(launch.launcher.get("name"))):
         raise StoreError(
             f"{path}: the launcher {launch.launcher['name']} is code of its own, which is not imported from a run "
-            "directory. Name it in the config (launcher), or remove the file if none of its jobs is left."
+            "directory. Set it in the config (launcher), or remove the file if none of its jobs is left."
         )
     node = {key: value for key, value in launch.launcher.items() if key != "code"}
     launcher: Launcher = build("launcher", node, str(path))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
+from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Model, Request
 from icl.types import Prompt
 
@@ -11,20 +12,27 @@ BATCH = 16
 ANSWERING = frozenset({"generate", "logits", "strategies"})
 """Abilities of which a model needs at least one."""
 
-_ANSWERS: dict[tuple[str, str, int], str] = {}
-"""Answers of this process by model digest, prompt digest and length limit. Equal prompts are answered once."""
+CACHED_BYTES = 32 * 2**20
+"""Size of the cache of answers."""
+
+ENTRY_BYTES = 400
+"""Size of an answer's key and of the empty text."""
+
+_ANSWERS = LRUByteCache[tuple[str, str, int], str](CACHED_BYTES, lambda text: ENTRY_BYTES + 4 * len(text))
+"""The latest answers of this process by model digest, prompt digest and length limit."""
 
 
 def answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     """One greedy answer for each prompt, through sessions if the model has logits. Raises ModelError, ImageError."""
     model.load()
     keys = [(model.digest, prompt.digest, max_new_tokens) for prompt in prompts]
-    todo = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in _ANSWERS]
+    texts = {key: text for key in keys if (text := _ANSWERS.get(key)) is not None}
+    todo = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in texts]
     for start in range(0, len(todo), BATCH):
         some = todo[start : start + BATCH]
         new = _greedy_answers(model, [prompt for _, prompt in some], max_new_tokens)
-        _ANSWERS.update({key: text for (key, _), text in zip(some, new, strict=True)})
-    return [_ANSWERS[key] for key in keys]
+        texts |= {key: _ANSWERS.put(key, text) for (key, _), text in zip(some, new, strict=True)}
+    return [texts[key] for key in keys]
 
 
 def _greedy_answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:

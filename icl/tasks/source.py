@@ -164,7 +164,7 @@ def _rows_beside_images(folder: Path, split: str) -> Path | None:
         raise ValueError(f"it has images and the rows of {', '.join(p.name for p in files)}, but none for this split.")
     if len(named) > 1:
         raise ValueError(
-            f"it has images and several files of rows ({', '.join(p.name for p in named)}). Name one of them as path."
+            f"it has images and several files of rows ({', '.join(p.name for p in named)}). Use one of them as path."
         )
     return named[0]
 

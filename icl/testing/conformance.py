@@ -99,10 +99,12 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
     failed = [dataclasses.replace(sample, output=None, score=None) for sample in cell[:3]]
     for samples in ([], failed, cell[:1], cell, bare, [*cell, *failed]):
         parts = list(metric.run_level(samples))
-        require(len(parts) == len(samples), f"{name}.run_level gave {len(parts)} numbers for {len(samples)} samples.")
+        require(
+            len(parts) == len(samples), f"{name}.run_level returned {len(parts)} numbers for {len(samples)} samples."
+        )
         odd = next((part for part in parts if part is not None and not math.isfinite(part)), None)
         require(
-            odd is None, f"{name}.run_level gave {odd}, which is not a number (None is for samples without a part)."
+            odd is None, f"{name}.run_level returned {odd}, which is not a number (None is for samples without a part)."
         )
         require(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
 
@@ -118,7 +120,8 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
     unknown = set(model.abilities) - set(ABILITIES)
     require(not unknown, f"{name}.abilities has {sorted(unknown)}; known are {', '.join(ABILITIES)}.")
     require(bool(model.abilities & {"generate", "logits"}), f"{name} can neither generate nor give logits.")
-    require(set(model.needs) <= {"gold", "demos"}, f"{name}.needs is {sorted(model.needs)}; known are gold and demos.")
+    foreign = sorted(set(model.needs) - {"gold", "demos"})
+    require(not foreign, f"{name}.needs contains {foreign}. A model can need 'gold' and 'demos'.")
     require(isinstance(model.digest, str) and model.digest == model.digest, f"{name}.digest is not one text.")
     model.load()
     model.load()
@@ -136,7 +139,7 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
     if "generate" not in model.abilities:
         return
     answers = model.generate(requests)
-    require(len(answers) == len(requests), f"{name} gave {len(answers)} answers to {len(requests)} requests.")
+    require(len(answers) == len(requests), f"{name} returned {len(answers)} answers for {len(requests)} requests.")
     require(model.generate([]) == [], f"{name} does not answer no requests with no answers.")
     for request, answer in zip(requests, answers, strict=True):
         _check_answer(name, model, request, answer)

@@ -33,7 +33,7 @@ def check_edit(edit: Any) -> None:
     require(parameters is not None and parameters.frozen, f"{name} is not a frozen dataclass.")
     require(describe(edit) == describe(dataclasses.replace(edit)), f"{name} is described differently each time.")
     bound = edit.bind(KEY, PLACE)
-    require(isinstance(bound, Edit), f"{name}.bind() gave {type(bound).__name__}, which is not an edit.")
+    require(isinstance(bound, Edit), f"{name}.bind() returned {type(bound).__name__}, which is not an edit.")
     require(bound == edit.bind(KEY, PLACE), f"{name}.bind() draws something else for the same prompt.")
     described = edit.bind(KEY, PLACE).describe()
     require(bound.describe() == described, f"{name}.describe() describes the same edit in two ways.")
@@ -48,8 +48,8 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
     before = pil_image.tobytes()
     changed, again = edit.apply_to_image(pil_image), edit.apply_to_image(_image(size))
     require(pil_image.tobytes() == before, f"{at}: apply_to_image() changed the image that it was given.")
-    require(changed.mode == "RGB", f"{at}: apply_to_image() gave mode {changed.mode}, not RGB.")
-    require(changed.tobytes() == again.tobytes(), f"{at}: apply_to_image() gave other pixels when asked again.")
+    require(changed.mode == "RGB", f"{at}: apply_to_image() returned mode {changed.mode}, not RGB.")
+    require(changed.tobytes() == again.tobytes(), f"{at}: apply_to_image() returned other pixels in the second call.")
     require(
         not edit.keeps_size or changed.size == size,
         f"{at} came out as {changed.size[0]} x {changed.size[1]}. Declare keeps_size = False if it must.",
@@ -70,14 +70,15 @@ def _check_pixels(name: str, edit: Edit) -> None:
     )
     require(
         changed.shape == original.shape,
-        f"{name}.apply_to_pixel_values() gave {tuple(changed.shape)} for {tuple(original.shape)}.",
+        f"{name}.apply_to_pixel_values() returned {tuple(changed.shape)} for {tuple(original.shape)}.",
     )
     require(
-        changed.dtype == original.dtype, f"{name}.apply_to_pixel_values() gave {changed.dtype} for {original.dtype}."
+        changed.dtype == original.dtype,
+        f"{name}.apply_to_pixel_values() returned {changed.dtype} for {original.dtype}.",
     )
     require(
         bool(torch.equal(changed, edit.apply_to_pixel_values(original.clone()))),
-        f"{name}.apply_to_pixel_values() gave two results.",
+        f"{name}.apply_to_pixel_values() returned another result in the second call.",
     )
     same = bool(torch.equal(changed, original))
     require(

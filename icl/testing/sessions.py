@@ -46,7 +46,7 @@ class _Check:
         shape = tuple(session.logits.shape)
         require(
             len(session) == len(self.prompts) == shape[0] and len(shape) == 2,
-            f"{self.name}: {len(self.prompts)} prompts gave {len(session)} rows and logits {shape}, not [rows, words].",
+            f"{self.name}: {len(self.prompts)} prompts have {len(session)} rows and logits {shape}, not [rows, words].",
         )
         require(session.logits.dtype == torch.float32, f"{self.name}: logits are {session.logits.dtype}, not float32.")
         alone = torch.cat([self.model.open([prompt]).logits for prompt in self.prompts])

@@ -80,7 +80,7 @@ def check_retriever(
     pool, examples = pool or sample_pool(), list(queries or sample_queries())
     assert len(examples) > 1, "give at least two queries, or batches cannot be compared."
     unknown = retriever.needs - NEEDS
-    assert not unknown, f"needs names {sorted(unknown)}; it may name {sorted(NEEDS)}."
+    assert not unknown, f"needs contains {sorted(unknown)}. A retriever can need {sorted(NEEDS)}."
     inputs: list[Any] = examples if "gold" in retriever.needs else [example.query for example in examples]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         resources = resources or Resources(cache=cache)
@@ -109,7 +109,9 @@ def check_reranker(
     keep fewer than k declares `returns_k = False`. Raises AssertionError with a sentence that says what is wrong.
     """
     pool, examples = pool or sample_pool(), list(queries or sample_queries())
-    assert reranker.needs <= NEEDS, f"needs names {sorted(reranker.needs - NEEDS)}; it may name {sorted(NEEDS)}."
+    assert reranker.needs <= NEEDS, (
+        f"needs contains {sorted(reranker.needs - NEEDS)}. A reranker can need {sorted(NEEDS)}."
+    )
     inputs: list[Any] = examples if "gold" in reranker.needs else [example.query for example in examples]
     candidates = []
     for query in inputs:

@@ -25,7 +25,7 @@ class DualEncoder:
             if not hasattr(model, tower):
                 raise ModelError(
                     f"embedder 'encoder': {folder} is a {type(model).__name__}, which has no {tower}. "
-                    f"Name a checkpoint with an image and a text tower (CLIP, SigLIP)."
+                    f"Use a checkpoint with an image tower and a text tower (CLIP, SigLIP)."
                 )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(self.device)

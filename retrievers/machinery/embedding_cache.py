@@ -76,7 +76,8 @@ class EmbeddingCache:
                 vectors = np.ascontiguousarray(embed([by_key[key] for key in chunk]), dtype=np.float32)
                 if vectors.ndim != 2 or len(vectors) != len(chunk) or not np.isfinite(vectors).all():
                     raise ModelError(
-                        f"embedder {self.embedder!r} gave an array of shape {vectors.shape} for {len(chunk)} {kind}s, "
+                        f"embedder {self.embedder!r} returned an array of shape {vectors.shape} for {len(chunk)} "
+                        f"{kind}s, "
                         f"or numbers that are not finite. It must give one finite row each."
                     )
                 store.add(chunk, vectors)

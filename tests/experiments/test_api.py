@@ -48,7 +48,7 @@ class Fewer:
 
 def test_fewer_demonstrations_than_shots_are_refused_as_in_a_run(shapes: str, tmp_path: Path) -> None:
     (tmp_path / "fewer.py").write_text(FEWER)
-    with pytest.raises(PlanError, match="gave 2 demonstrations for 3 shots"):
+    with pytest.raises(PlanError, match="returned 2 demonstrations for 3 shots"):
         icl.retrieve(f"{tmp_path / 'fewer.py'}:Fewer", icl.load_task(shapes), "q-0000", shots=3)
 
 

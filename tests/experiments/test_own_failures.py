@@ -170,7 +170,8 @@ def test_an_unusable_result_names_the_component_that_returned_it(ran: Any, tmp_p
     assert list(failed(tmp_path).items()) == [
         (
             "q-0001",
-            "what parts.py:Nothing gave cannot be used: AttributeError: 'NoneType' object has no attribute 'digest'.",
+            "the return value of parts.py:Nothing cannot be used: "
+            "AttributeError: 'NoneType' object has no attribute 'digest'.",
         )
     ]
 
@@ -178,7 +179,7 @@ def test_an_unusable_result_names_the_component_that_returned_it(ran: Any, tmp_p
 def test_a_demonstration_that_is_retrieved_twice_fails_its_sample(ran: Any, tmp_path: Path) -> None:
     assert ran(retriever="'parts.py:Twice'")[0] == 1
     assert set(failed(tmp_path).values()) == {
-        "retriever Twice gave 'p-0000' twice. It gives every demonstration once (icl check retriever …)."
+        "retriever Twice returned 'p-0000' twice. It must return each demonstration once (icl check retriever …)."
     }
 
 

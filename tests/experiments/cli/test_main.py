@@ -114,6 +114,12 @@ def test_check_of_an_unknown_name_is_an_error(icl: ICL) -> None:
     assert icl("check", "vdc").err == "no component named 'vdc'. Did you mean 'vcd'? (icl ls)\n"
 
 
+def test_check_of_a_misspelled_kind_names_the_kind(icl: ICL) -> None:
+    message = "there is no kind of component 'retriver'. Did you mean 'retriever'?\n"
+    assert icl("check", "retriver", "knn").err == message
+    assert icl("check", "retriver", "mine.py:Mine").err == message
+
+
 TWO = "'random' is the name of a retriever and of an orderer. Say which: icl check retriever random.\n"
 
 

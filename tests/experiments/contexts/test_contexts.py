@@ -110,10 +110,10 @@ class Faulty(Counting):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("few", "gave 1 demonstrations for 2 shots"),
+        ("few", "returned 1 demonstrations for 2 shots"),
         ("strange", "'nowhere'"),
         ("unranked", "not a number (NaN)"),
-        ("twice", "twice. It gives every demonstration once"),
+        ("twice", "twice. It must return each demonstration once"),
     ],
 )
 def test_a_retriever_with_too_few_foreign_or_unranked_demonstrations_fails_its_samples(
@@ -151,7 +151,7 @@ def test_a_retriever_that_does_not_take_the_leak_policy_fails_its_samples(mappin
 
 @pytest.mark.parametrize("how", ["none", "short"])
 def test_a_retriever_that_does_not_answer_query_by_query_is_refused(mapping: Any, how: str) -> None:
-    with pytest.raises(PlanError, match=r"Faulty\.retrieve gave .* for 6 queries"):
+    with pytest.raises(PlanError, match=r"Faulty\.retrieve returned .* for 6 queries"):
         rows(mapping, Faulty(how=how))
 
 

@@ -48,7 +48,7 @@ def test_a_component_is_found_by_its_label_or_by_the_parameters_that_tell_it_apa
     ("value", "message"),
     [
         ({"quantize": "fp4"}, "no arm has model 'quantize=fp4'"),
-        ({"quantize": "nf4"}, "2 arms have model 'quantize=nf4'. Name one by its label: tiny.*True"),
+        ({"quantize": "nf4"}, "2 arms have model 'quantize=nf4'. Use the label of one: tiny.*True"),
         ({"dtype": "float32"}, "no arm has model 'dtype=float32'"),
         ("tiny(quantize=nun)", "Did you mean 'tiny.quantize=none.'"),
     ],
@@ -67,7 +67,7 @@ def test_a_bare_name_matches_if_one_label_has_it() -> None:
     ]
     assert match(arms, "vcd") == arms[1]
     assert match(arms, "sampling") == arms[3]
-    with pytest.raises(ConfigError, match=r"2 arms have model 'knn'\. Name one by its label"):
+    with pytest.raises(ConfigError, match=r"2 arms have model 'knn'\. Use the label of one"):
         match(["knn(by=text)", "knn(by=image)"], "knn")
 
 

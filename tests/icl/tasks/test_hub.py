@@ -398,7 +398,7 @@ def test_of_several_files_of_rows_the_split_names_one(tmp_path):
     ):
         _ = task(tmp_path, split="dev").queries
     image_folder(tmp_path, "a.jsonl", "b.jsonl")
-    with pytest.raises(DataError, match=r"several files of rows \(a\.jsonl, b\.jsonl\)\. Name one of them as path"):
+    with pytest.raises(DataError, match=r"several files of rows \(a\.jsonl, b\.jsonl\)\. Use one of them as path"):
         _ = task(tmp_path, split="dev").queries
 
 
