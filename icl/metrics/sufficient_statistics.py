@@ -202,6 +202,12 @@ def sum_rows(rows: Rows) -> Floats:
     return np.asarray(rows.sum(axis=0), dtype=np.float64).ravel()
 
 
+def numeric_gradient(value: Callable[[Floats], Floats], total: Floats) -> Floats:
+    """[k]: the derivative of a statistic at sums [k], by central differences."""
+    steps = np.diag(1e-6 * np.maximum(1.0, np.abs(total)))
+    return np.asarray((value(total + steps) - value(total - steps)) / (2 * np.diag(steps)), dtype=np.float64)
+
+
 def _quotient(sums: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(sums[..., 0] / sums[..., 1], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Checks before a run that a retriever's files, weights and packages exist."""
+"""Checks before a run that the files, weights and packages of retrievers and metrics exist."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass

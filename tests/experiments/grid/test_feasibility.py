@@ -180,3 +180,16 @@ def test_a_retriever_whose_file_or_encoder_is_missing_fails_at_the_start(
     with pytest.raises(error, match=says) as caught:
         check_requirements(expand(load_config(path)))
     assert str(caught.value).startswith(f"{path}:7: grid.retriever[1]: ")
+
+
+def test_a_metric_whose_programs_are_missing_is_refused_before_the_run(
+    yaml_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icl.metrics.meteor.shutil.which", lambda name: None)
+    path = yaml_file("task: SHAPES\nmodel: fake-gold\nmetrics: [lenient, meteor]\n")
+    with pytest.raises(ConfigError) as error:
+        check_requirements(expand(load_config(path)))
+    assert str(error.value) == (
+        f"{path}:3: metrics: metric 'meteor' needs Java, and there is no command `java`. Install a Java runtime, such "
+        "as default-jre-headless. Or leave the metric out."
+    )
