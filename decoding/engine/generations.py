@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from decoding.engine.requests import PreparedRequest
 from decoding.engine.stop_strings import cut_generation
 from decoding.engine.token_loop import TRACE_FIELDS
-from decoding.engine.trace import StepTrace, round_significant, serialize_step_traces
+from decoding.engine.trace import StepTrace, serialize_step_traces
+from decoding.engine.trace_precision import round_nats
 from icl.types import Generation, Usage
 
 if TYPE_CHECKING:
     from decoding.engine.thinking_budget import Thinking
-
-TRACE_DIGITS = 6
-"""Significant digits of trace values that are stored.
-
-The last digits of float32 values depend on the batch in which they were computed.
-"""
 
 
 class Detokenizer(Protocol):
@@ -53,7 +48,7 @@ def text_generation(
     """
     forwards = steps * len(prepared.branches) * prepared.num_beams
     usage = Usage(sum(prepared.tokens), steps, forwards, 0 if thinking is None else thinking.num_tokens)
-    columns = [tuple(round_significant(value, TRACE_DIGITS) for value in one) for one in zip(*numbers, strict=True)]
+    columns = [tuple(round_nats(column)) for column in zip(*numbers, strict=True)]
     trace = dict(zip(TRACE_FIELDS, columns, strict=True)) if numbers else {}
     serialized = serialize_step_traces(step_traces, detokenizer.stop_tokens, detokenizer.text)
     generation = Generation(detokenizer.text(tokens), tuple(tokens), finish, usage, trace, steps=serialized)

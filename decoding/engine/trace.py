@@ -2,8 +2,8 @@
 
 A step trace holds the most probable tokens and the entropy of every branch and of the combined scores, the divergence
 of each branch from the reference, and the weight of each branch. All values come from the float32 logits of the step,
-before temperature and cuts of the sampler. The number of plausible tokens is in
-`decoding.engine.token_loop.TRACE_FIELDS`.
+before temperature and cuts of the sampler. They are rounded when they are stored (`decoding.engine.trace_precision`).
+The number of plausible tokens is in `decoding.engine.token_loop.TRACE_FIELDS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import torch
 
 from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
+from decoding.engine.trace_precision import round_nats, round_probabilities
 from decoding.formulas.divergences import entropy, jensen_shannon
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 MAX_RESIDUAL = 1e-3
 """Scores count as a weighted sum of the branches if the residual has at most this proportion of their norm."""
-
-DIGITS = 4
-"""Significant digits that are stored."""
 
 
 @dataclass(frozen=True)
@@ -136,21 +134,12 @@ def serialize_step_traces(
     serialized: dict[str, Any] = {
         "chosen": [word(step.chosen) for step in step_traces],
         "top": [[[word(token) for token in row] for row in step.ids] for step in step_traces],
-        "p": [[_round(row) for row in step.probabilities] for step in step_traces],
-        "entropy": [_round(step.entropy) for step in step_traces],
+        "p": [[round_probabilities(row) for row in step.probabilities] for step in step_traces],
+        "entropy": [round_nats(step.entropy) for step in step_traces],
     }
     if step_traces[0].js_divergence:
-        serialized["js_divergence"] = [_round(step.js_divergence) for step in step_traces]
-        weights = [None if step.weights is None else _round(step.weights) for step in step_traces]
+        serialized["js_divergence"] = [round_nats(step.js_divergence) for step in step_traces]
+        weights = [None if step.weights is None else round_nats(step.weights) for step in step_traces]
         serialized["weights"] = weights[:1] if all(row == weights[0] for row in weights) else weights
     words = ["" if token in stop_tokens else text([token]) or f"#{token}" for token in index]
     return {"words": words, **serialized}
-
-
-def _round(values: Sequence[float]) -> list[float]:
-    return [round_significant(value, DIGITS) for value in values]
-
-
-def round_significant(value: float, digits: int) -> float:
-    """The value with so many significant digits."""
-    return float(f"{value:.{digits}g}")

@@ -1,7 +1,8 @@
 """The processes that computed samples of a run, with the environment of each.
 
 `invocations.jsonl` has one line per process: `icl run`, or one worker of a launch. Lines are only appended. A line is
-on the disk before the process writes a sample, and each sample has the number of its line's `id`.
+on the disk before the process writes a sample, and each sample has the number of its line's `id`. `trace_decimals` is
+the precision of the traces of these samples (`decoding.engine.trace_precision`).
 """
 
 import json
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from decoding.engine.trace_precision import TRACE_DECIMALS
 from experiments.store.environment import collect_environment, now
 from experiments.store.json_shapes import InvocationShape, check_shape
 from experiments.store.store import Store, report_write_errors, truncate_partial_line
@@ -37,7 +39,8 @@ class Invocation:
         from filelock import FileLock, Timeout
 
         path = invocations_file(self.store)
-        content = {"start": now(), "worker": self.worker, "process": os.getpid(), **collect_environment()}
+        process = {"start": now(), "worker": self.worker, "process": os.getpid(), "trace_decimals": TRACE_DECIMALS}
+        content = process | collect_environment()
         try:
             with report_write_errors(path), FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
                 truncate_partial_line(path, _is_complete)

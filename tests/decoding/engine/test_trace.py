@@ -1,7 +1,7 @@
 """Step traces compared with values computed from the logits of each branch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from decoding.arms.arm import parse_arm
 from decoding.base import InitialStepState, Strategy
+from decoding.engine import generations, trace
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
 from decoding.engine.trace import serialize_step_traces, step_weights, trace_branches
+from decoding.engine.trace_precision import BATCH_ERROR, round_nats, round_probabilities
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
@@ -84,11 +86,11 @@ def test_a_trace_equals_the_distributions_of_the_branches(stop_bias: float) -> N
     model = Toy(stop_bias=stop_bias)
     arm = {"name": "vcd", "alpha": 2.0, "beta": 0.05}
     prompts = [prompt(i, shots=i % 3) for i in range(5)]
-    generations = answers(model, arm, prompts)
-    for question, answer in zip(prompts, generations, strict=True):
+    results = answers(model, arm, prompts)
+    for question, answer in zip(prompts, results, strict=True):
         check_against_the_logits(model, arm, question, answer, 1e-4)
-    assert ("stop" in {one.finish for one in generations}) == (stop_bias > 0)
-    assert any(sum(one.trace["changed"]) for one in generations)
+    assert ("stop" in {one.finish for one in results}) == (stop_bias > 0)
+    assert any(sum(one.trace["changed"]) for one in results)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,58 @@ def test_a_trace_of_a_real_architecture_equals_its_distributions(llava: HF) -> N
     questions = [tiny_models.prompt(colors, "color", query=f"q{i}") for i, colors in enumerate(([1, 2], [3]))]
     for question, answer in zip(questions, answers(llava, arm, questions, new=4), strict=True):
         check_against_the_logits(llava, arm, question, answer, 1e-4)
+
+
+def stored_numbers(generation: Generation) -> list[float]:
+    """Every value in nats and every weight of a trace, in one order."""
+    values = [value for column in generation.trace.values() for value in column]
+    steps = len(generation.steps["chosen"])
+    for name in ("entropy", "js_divergence", "weights"):
+        rows = generation.steps.get(name) or []
+        rows = rows * steps if len(rows) == 1 else rows  # weights that never change are stored once
+        values += [value for row in rows for value in row or []]
+    return values
+
+
+def unrounded(monkeypatch: pytest.MonkeyPatch, decode: Callable[[], list[Generation]]) -> list[Generation]:
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "round_nats", list)
+        patch.setattr(trace, "round_nats", list)
+        return decode()
+
+
+@pytest.mark.parametrize("arm", ["vcd", "adacad", "dola"])
+def test_stored_traces_do_not_depend_on_the_batch_unless_a_rounding_boundary_is_crossed(
+    arm: str, llava: HF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [tiny_models.prompt([c + 1] * (c % 3 + 1), f"color {c}", query=f"q{c}") for c in range(4)]
+
+    def alone() -> list[Generation]:
+        return [answers(llava, arm, [question], new=4)[0] for question in questions]
+
+    def together() -> list[Generation]:
+        return answers(llava, arm, questions, new=4)
+
+    equal = different = 0
+    precise = zip(unrounded(monkeypatch, alone), unrounded(monkeypatch, together), strict=True)
+    for stored_1, stored_n, (precise_1, precise_n) in zip(alone(), together(), precise, strict=True):
+        assert stored_1.tokens == stored_n.tokens
+        rows = (stored_numbers(one) for one in (stored_1, stored_n, precise_1, precise_n))
+        for a, b, exact_a, exact_b in zip(*rows, strict=True):
+            assert abs(exact_a - exact_b) < BATCH_ERROR
+            assert round_nats([exact_a, exact_b]) == [a, b]
+            equal, different = equal + (a == b), different + (a != b)
+            if a != b:  # the boundary between the two stored values lies between the two values
+                boundary = (a + b) / 2
+                assert min(exact_a, exact_b) <= boundary + 1e-12
+                assert max(exact_a, exact_b) >= boundary - 1e-12
+    assert equal > 20 * different
+
+
+def test_values_in_nats_are_stored_with_four_decimals_and_probabilities_with_four_digits() -> None:
+    assert round_nats([1.23456, 1e-6, -1e-6, 0.00016]) == [1.2346, 0.0, 0.0, 0.0002]
+    assert str(round_nats([-1e-6])[0]) == "0.0"
+    assert round_probabilities([0.123456, 1.23456e-7]) == [0.1235, 1.235e-7]
 
 
 def test_step_traces_are_optional_and_change_no_token() -> None:
