@@ -9,8 +9,13 @@ import unicodedata
 from functools import lru_cache
 
 from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_numbers
+from icl.metrics.number_answers import stated_number
+from icl.metrics.option_letters import chosen_by_place
 
-_HEDGE = r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually)"
+_HEDGE = (
+    r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"
+    r"|around|roughly|exactly|simply|indeed|mainly|mostly|primarily)"
+)
 _VERB = r"(?:is|are|was|were|shows?|appears? to be|seems? to be|looks like|looks?|contains|has|depicts|says|reads)"
 _OPENING = re.compile(
     rf"^(?:(?:well|so|sure|certainly|of course|ok|okay|yes|here|{_HEDGE})\s+"
@@ -33,30 +38,20 @@ _EITHER = re.compile(r"^(?:either|maybe|perhaps|probably|possibly|likely) ")
 _NOT_BUT = re.compile(
     r"\b(?:it is |it's |is )?not (?:\w+ ){1,4}but (?:rather |instead )?|n't (?:\w+ ){1,4}but (?:rather )?"
 )
-_RANGE = re.compile(
-    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|\w+teen)"
-)
-_NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b", re.IGNORECASE)
-_LETTERS = (
-    re.compile(r"[(\[]([A-Za-z])[)\]]"),
-    re.compile(r"\b(?:option|choice|letter|answer)\s+([A-Z])\b", re.IGNORECASE),
-    re.compile(r"^([A-Za-z])\s*[.):,](?!\w)"),
-    re.compile(r"^([A-Zb-z])$"),  # "a" alone is an article whose noun is missing
-    re.compile(r"^([A-Z])\s+(?:is\s+(?:the\s+)?(?:correct|right|best|answer)\b|[-–—]\s)"),
-    re.compile(r"(?i:\bchoose|\bpick|\bselect|\bgo with|\bit's|\bis|\bbut|\bor|\band|/)\s*([A-Z])(?=[.,;:!)]|\s*$)"),
-    re.compile(r"选项\s*([A-Z])"),
-    re.compile(r"(?i:\bleaves(?: only)?)\s+(?:option\s+)?[(\[]?([A-Z])\b"),
-    re.compile(r"^(?i:either)\s+([A-Z])\b"),
-    re.compile(r"^([A-Z])(?=\s*(?:,|/|&|\bor\b|\band\b)\s*[(\[]?[A-Z]\b)"),
-)
-_LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
-_NOT_LETTER = re.compile(rf"(?i:\bnot|n't|\bcannot)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*")
 _BUT = re.compile(r"^(?P<head>.+?)[,;]?\s+but\s+(?:rather\s+|instead\s+)?(?P<tail>.+)$", re.IGNORECASE | re.DOTALL)
 _SAYS = re.compile(
     r"\b(?:is|are|was|were|has|have|holds?|says?|reads?|shows?|plays?|playing|'s|'re)\b|'s\b|'re\b", re.IGNORECASE
 )
 _DENIES = re.compile(r"\b(?:not|never|neither|no)\b|n't\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
+_CONCESSION = re.compile(r"\b(?:even )?(?:though|although|while) (?:it|this|that) (?:may|might|could|can)?\b.*$")
+_APPEARANCE = re.compile(
+    r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
+    r"(?:look|appear|seem|be mistaken|be confused|pass|resemble)\b"
+    r"|^(?:though|although) (?:it|this|that) (?:looks|appears|seems|resembles)\b"
+)
+_PARTITIVE = re.compile(r"\b(?:of|to|with|by|from|for|near|behind|beside|after|before) $")
+_KIND = re.compile(r"\b(?:kind|type|sort|breed|species|form|style|variety|member|name|color) of $")
 _SPLIT = re.compile(r"\s+(?:though|although|whereas|while|however|because|since)\s+", re.IGNORECASE)
 _DENYING_CLAUSE = re.compile(r"^(?:except|unlike|instead of|rather than|not|neither|without|as opposed)\b")
 _DENIED = re.compile(
@@ -85,11 +80,7 @@ _REFUSES = re.compile(
     r"|unanswerable|not (?:enough|sufficient)|insufficient|not (?:visible|possible|shown)"
 )
 _UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
-_INEXACT_NUMBER = re.compile(
-    r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
-    r"(?:\d|one|two|three|four|five|ten|a )",
-    re.IGNORECASE,
-)
+_QUOTE = re.compile(r"(?<!\w)'(?=\w)|(?<=[\w.!?])'(?!\w)")
 MAX_CLAUSES = 12
 """Of a longer answer only so many clauses from either end are read: a description commits to nothing."""
 
@@ -99,11 +90,11 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
     answer, answers, options = _folded(answer), tuple(map(_folded, answers)), tuple(map(_folded, options))
     if normalize_text(answer) in map(normalize_text, answers):
         return True
-    letter = _chosen_by_letter(answer, options)
+    letter = chosen_by_place(answer, options)
     if letter is not None:
         return normalize_text(letter) in map(normalize_text, answers) and not _names_another(answer, letter, options)
     numbers = [value for text in answers if is_number(text) for value in parse_numbers(text)]
-    if numbers and _number(answer) in numbers:
+    if numbers and stated_number(_stance(answer)) in numbers:
         return True
     words = tuple(text for text in answers if not is_number(text) and text.strip())
     return bool(words) and _names_answer(answer, words, answers, options)
@@ -111,7 +102,8 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
 
 @lru_cache(4096)
 def _folded(text: str) -> str:
-    """Without the accents of Latin letters."""
+    """Without the accents of Latin letters, and without single quotes around words."""
+    text = _QUOTE.sub("", text)
     if text.isascii():
         return text
     letters: list[str] = []
@@ -119,27 +111,6 @@ def _folded(text: str) -> str:
         if not (unicodedata.combining(letter) and letters and letters[-1].isascii()):
             letters.append(letter)
     return unicodedata.normalize("NFC", "".join(letters))
-
-
-def _number(answer: str) -> float | None:
-    """The number that an answer stands by: its first; None without one, for a range, alternatives and "more than"."""
-    text = _stance(answer.rpartition("=")[2])
-    values = parse_numbers(text)
-    if not values:
-        return 0.0 if _NOTHING.match(text) else None
-    inexact = _INEXACT_NUMBER.search(text) is not None or (len(set(values)) > 1 and _RANGE.search(text) is not None)
-    return None if inexact else values[0]
-
-
-def _chosen_by_letter(answer: str, options: tuple[str, ...]) -> str | None:
-    """The option whose letter the answer gives; None if it gives none, or several."""
-    text = _NOT_LETTER.sub("", answer)
-    letters = {match[1].upper() for pattern in _LETTERS for match in pattern.finditer(text)}
-    named = {option.strip().upper(): option for option in options}
-    if not all(len(name) == 1 for name in named):
-        named = {chr(ord("A") + place): option for place, option in enumerate(options[:26])}
-    chosen = {named[letter] for letter in letters if letter in named}
-    return chosen.pop() if len(chosen) == 1 else None
 
 
 def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) -> bool:
@@ -156,7 +127,9 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
         return True
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
-        named = _mentions(_NOT_BUT.sub("", text), offered | accepted)
+        every = offered | accepted
+        stance = _CONCESSION.sub("", normalize_vqa(_stance(answer)))
+        named = _mentions(stance, every) or _mentions(_NOT_BUT.sub("", text), every)
         return bool(named) and named <= accepted
     if _UNANSWERABLE & accepted:
         return _REFUSES.search(text) is not None
@@ -182,16 +155,18 @@ def _commits(answer: str, accepted: list[str]) -> bool:
     clauses = [piece for match in _CLAUSE.finditer(answer) for piece in _SPLIT.split(match[0])]
     clauses = clauses if len(clauses) <= 2 * MAX_CLAUSES else clauses[:MAX_CLAUSES] + clauses[-MAX_CLAUSES:]
     stated = (_normalized(clause) for clause in clauses if not clause.rstrip().endswith("?"))
-    return len(parts) == 1 and any(_states(clause, normal) for clause in stated for normal in accepted)
+    return len(parts) == 1 and any(
+        _states(clause, normal, is_first=i == 0) for i, clause in enumerate(stated) for normal in accepted
+    )
 
 
 def _normalized(clause: str) -> str:
     return normalize_vqa(re.sub(r"[:;](?=\s|$)", " ", clause.strip()).rstrip(" ,;:!.—–"))
 
 
-def _states(clause: str, answer: str) -> bool:
+def _states(clause: str, answer: str, *, is_first: bool) -> bool:
     """Whether a normalized clause says an answer of its subject, not negated and not as one of several."""
-    if _DENYING_CLAUSE.match(clause):
+    if _DENYING_CLAUSE.match(clause) or _APPEARANCE.search(clause):
         return False
     opening = _COPULA.match(clause)
     start = opening.start("rest") if opening and not _PLACE.match(opening["rest"]) else 0
@@ -205,10 +180,16 @@ def _states(clause: str, answer: str) -> bool:
         and not _DENIED.search(clause[: match.start()])
         and not _DENIED_AFTER.match(clause[match.end() :])
         and not re.search(r"\b(?:and|or) $", clause[: match.start()])
+        and (is_first or opening or not _is_of_another(clause[: match.start()]))
         and not re.match(r" (?:and|or)\b", clause[match.end() :])
         for match in re.finditer(rf"(?<!\S){re.escape(answer)}(?!\S)", clause)
         if match.start() >= start
     )
+
+
+def _is_of_another(before: str) -> bool:
+    """Whether what follows describes the thing of an apposition: "a rival of", and not "a kind of"."""
+    return _PARTITIVE.search(before) is not None and not _KIND.search(before) and not _SAYS.search(before)
 
 
 def _begins(text: str, answer: str) -> bool:

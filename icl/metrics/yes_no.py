@@ -34,6 +34,33 @@ _SYNONYMS = {
 }
 
 
+_DISSENT = re.compile(
+    r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
+    r"|^not (?:really|at all|quite)\b|^not\W*$|^never\b|^n$|^(?:it|that|this) (?:appears|seems) not\b"
+    r"|^i (?:think|believe|guess) not\b|^i do(?:n't| not) (?:think|believe) so"
+    r"|\bthere(?:'s| is| was) (?:nobody|nothing|no one|none)\b|\bnone of (?:them|the|these)\b"
+)
+_ASSENT = re.compile(
+    r"^(?:it|that|this) (?:appears|seems|looks)(?: to be)? (?:so|that way)\b|^i (?:think|believe|guess) so\b"
+    r"|^y$|^of course\b|^sure\b"
+    r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
+)
+_JUDGMENT = re.compile(
+    r"\b(?:statement|claim|caption|description|assertion|sentence|that|this|it|which)(?:'s| is| was| would be)"
+    r"(?P<not> not|n't)? (?:(?:entirely|completely|actually|indeed) )?"
+    r"(?:(?P<yes>true|correct|right|accurate)|false|incorrect|wrong|inaccurate|untrue)\b(?! (?:side|hand|of)\b)"
+)
+
+
+def _read_phrase(text: str) -> YesNo | None:
+    """Yes or no in a phrase such as "it appears so", "not really" or "the statement is false"; None for others."""
+    if match := _JUDGMENT.search(text):
+        return "yes" if bool(match["yes"]) != bool(match["not"]) else "no"
+    if _DISSENT.search(text):
+        return "no"
+    return "yes" if _ASSENT.search(text) else None
+
+
 def parse_yes_no(output: str) -> YesNo | None:
     """Whether an answer says yes or no; None where it says neither, or both.
 
@@ -47,6 +74,8 @@ def parse_yes_no(output: str) -> YesNo | None:
         return None
     if words and words[0] in answers:
         answers = {words[0]}
+    if not answers and (phrase := _read_phrase(" ".join(text.split()))):
+        answers = {phrase}
     if not answers and words:
         answers = {_SYNONYMS[words[0]]} if words[0] in _SYNONYMS else {"no"} if _NEGATED.search(text) else set()
     if len(answers) != 1:

@@ -1,0 +1,124 @@
+"""The answers that an output marks: in tags, as JSON, or after a label such as "Answer:" or "the answer is"."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+
+from icl.metrics.answer_markup import BOLD, boxed_text, first_line, first_sentence, strip_markup
+
+_TAGS = re.compile(
+    r"<(answer|final_answer|final|solution|response|result)>(.*?)(?:</\1>|\Z)"
+    r"|<\|begin_of_(?:box|solution)\|>(.*?)(?:<\|end_of_(?:box|solution)\|>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_FENCE = re.compile(r"```(?:\w+\n)?(.*?)(?:```|\Z)", re.DOTALL)
+_JSON_KEYS = ("final_answer", "finalanswer", "answer", "prediction", "label", "choice", "option", "result", "response")
+_CUT_JSON = re.compile(r'"(?:final[_ ]?)?answer"\s*:\s*"?([^",}\n]+)', re.IGNORECASE)
+_ADJECTIVES = r"(?:final|correct|right|best|short|direct|most\s+likely|most\s+appropriate|predicted|my|overall)"
+_NOUNS = (
+    r"(?:answer|choice|prediction|conclusion|verdict|antwort|r[ée]ponse|respuesta|risposta|resposta|ответ|答案|回答|正解|정답|답변|답|उत्तर)"
+    r"(?:\s+(?:choice|option|letter))?"
+)
+MARK = r"[*_#>`\s]*"
+LABEL_LINE = re.compile(
+    rf"^{MARK}(?:(?:the|so|thus|therefore|hence)[,\s]+)*(?:{_ADJECTIVES}\s+)*(?:{_NOUNS}|a|ans|答|(?<=\s)option|(?<=\s)selection){MARK}"
+    rf"(?:[:=]|-+>|→){MARK}(?P<value>.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LABEL_PHRASE = re.compile(
+    rf"(?:{_ADJECTIVES}\s+)*{_NOUNS}(?:\s+(?:to|for|of)\s+(?:the|this|your|that)\s+\w+)?(?:\s+here)?{MARK}"
+    r"(?:是|为|は|(?:would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be|(?<=\W)is|is|are|was|ist|est|es|[eè]|é|:|=|-+>|→)"
+    r"(?=[\s:*_\"'`(\\$]|[^\x00-\x7f]))"
+    rf"\s*(?:clearly|likely|probably|most\s+likely|therefore|thus|indeed|simply)?\s*:?{MARK}(?P<value>.+)",
+    re.IGNORECASE,
+)
+_TABLE = re.compile(
+    rf"^(?:\|[^|\n]+)*\|{MARK}{_NOUNS}{MARK}\|\s*\n\|[-:|\s]+\|\s*\n(?:\|[^|\n]+)*\|(?P<value>[^|\n]+)\|\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DECISIONS = (
+    r"i(?:'d|\s+would|'ll|\s+will|'m\s+going\s+to|\s+am\s+going\s+to)?\s+(?:go\s+with|choose|pick|select|opt\s+for)",
+    r"i(?:'m|\s+am)\s+going\s+with",
+    r"my\s+(?:best\s+|educated\s+|final\s+)*(?:guess|bet|pick)\s+(?:is|would\s+be)",
+    r"(?:so|then|thus)\s+it\s+(?:must|has\s+to)\s+be",
+)
+_DECISION = re.compile(
+    rf"\b(?:{'|'.join(_DECISIONS)})\s+(?:that\s+)?(?:it(?:'s|\s+is)\s+)?(?P<value>[^\n]+)", re.IGNORECASE
+)
+_REASON = re.compile(r"\s*[,;—–]?\s*\b(?:because|since|due\s+to|given\s+that)\b.*$", re.IGNORECASE | re.DOTALL)
+
+
+def tagged_answer(text: str) -> str | None:
+    """The content of the last `<answer>` or box tag, or None."""
+    matches = list(_TAGS.finditer(text))
+    return _inner((matches[-1][2] or matches[-1][3] or "").strip()) if matches else None
+
+
+def json_answer(text: str) -> str | None:
+    """The answer of a JSON object in the text, or None."""
+    candidates = [match[1].strip() for match in _FENCE.finditer(text)] + [text.strip()]
+    start, end = text.find("{"), text.rfind("}")
+    if 0 <= start < end:
+        candidates.append(text[start : end + 1])
+    for candidate in candidates:
+        if candidate[:1] in ("{", "["):
+            value = _json_answer(_parsed(candidate))
+            if value is not None:
+                return value
+    cut = _CUT_JSON.search(text) if "{" in text else None
+    return cut[1] if cut else None
+
+
+def _parsed(text: str) -> object:
+    """A JSON value, or a Python one in its quotes; None where the text is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value: object = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        return value
+    return None
+
+
+def _json_answer(value: object) -> str | None:
+    """The text of a JSON answer; None where it has several parts and no key of an answer."""
+    if isinstance(value, Mapping):
+        by_key = {str(key).lower().replace(" ", "_"): item for key, item in value.items()}
+        for key in _JSON_KEYS:
+            if key in by_key:
+                return _json_answer(by_key[key])
+        return _json_answer(next(iter(value.values()))) if len(value) == 1 else None
+    if isinstance(value, list):
+        return _json_answer(value[0]) if len(value) == 1 else None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return None if value is None else str(value)
+
+
+def labeled_answer(text: str) -> str | None:
+    """What follows the last label, such as "Answer:", "the answer is" or "I'd go with", or None."""
+    if column := _TABLE.search(text):
+        return column["value"]
+    if row := re.search(rf"^\|{MARK}{_NOUNS}{MARK}\|(?P<value>[^|\n]+)\|", text, re.IGNORECASE | re.MULTILINE):
+        return row["value"]
+    lines = list(LABEL_LINE.finditer(text))
+    if lines:
+        value = lines[-1]["value"].strip()
+        return _inner(value if strip_markup(value) else first_line(text[lines[-1].end() :]))
+    phrases = list(_LABEL_PHRASE.finditer(text))
+    phrases = phrases or list(_DECISION.finditer(text))
+    return _inner(phrases[-1]["value"]) if phrases else None
+
+
+def _inner(text: str) -> str:
+    """The answer of a labeled line: its first sentence, or what a box in it has."""
+    boxed = boxed_text(text)
+    if boxed is not None:
+        return boxed
+    text = text.strip()
+    bold = BOLD.match(text)
+    if bold and strip_markup(bold[0]):
+        rest = text[bold.end() :]
+        return text if re.match(r"\s+\w", rest) and not re.match(r"\s+(?:because|since|as|which)\b", rest) else bold[0]
+    return _REASON.sub("", first_sentence(text)) or text

@@ -1,0 +1,58 @@
+"""The number that an answer states: its result or total, else its first number.
+
+A range, an alternative and "more than" state none. (VL-ICL cuts at the first full stop and drops the sign; this does
+neither.)
+"""
+
+import re
+
+from icl.metrics.normalize import parse_numbers
+
+_RANGE = re.compile(
+    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|\w+teen)"
+)
+_NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b", re.IGNORECASE)
+_INEXACT = re.compile(
+    r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
+    r"(?:\d|one|two|three|four|five|ten|a )",
+    re.IGNORECASE,
+)
+_RESULT = re.compile(
+    r"=|≈|\b(?:equals?(?:\s+to)?|makes|totals?|totaling|adds?\s+up\s+to|comes?\s+to|results?\s+in)\b"
+    r"|\btotal\s+(?:(?:number|count|amount)\s+)?(?:of\s+(?:\w+\s+){0,2}is|of|is)\b",
+    re.IGNORECASE,
+)
+_SUM = re.compile(r"[\w,.-]+(?=\s+(?:\w+\s+){0,2}?(?:in\s+total|altogether|in\s+all)\b)", re.IGNORECASE)
+_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[ \u00a0\u202f]\d{3})+)(?![\d.,]\d|\d)")
+_DOZEN = (
+    (re.compile(r"\bhalf (?:a )?dozen\b", re.IGNORECASE), "6"),
+    (re.compile(r"\b(?:a|one) dozen\b", re.IGNORECASE), "12"),
+)
+_CHINESE = re.compile(r"[一二两三四五六七八九十]+(?=[个只名位条张本件头匹辆艘架棵朵枚块つ人台個隻]|[。.!]?$)")
+_CHINESE_DIGITS = {digit: value for value, digit in enumerate("一二三四五六七八九", 1)} | {"两": 2}
+
+
+def stated_number(text: str) -> float | None:
+    """The number that a text states; None without one, for a range, for alternatives, and for "more than"."""
+    text = _in_digits(text)
+    results = [match.end() for match in _RESULT.finditer(text) if parse_numbers(text[match.end() :])]
+    sums = [match[0] for match in _SUM.finditer(text) if parse_numbers(match[0])]
+    text = text[results[-1] :] if results else sums[-1] if sums else text
+    values = parse_numbers(text)
+    if not values:
+        return 0.0 if _NOTHING.match(text) else None
+    inexact = _INEXACT.search(text) is not None or (len(set(values)) > 1 and _RANGE.search(text) is not None)
+    return None if inexact else values[0]
+
+
+def _in_digits(text: str) -> str:
+    """The text with dozens, numbers in Chinese and numbers in groups of digits as plain digits."""
+    text = _GROUPED.sub(lambda match: match[0].replace(" ", "").replace("\u00a0", "").replace("\u202f", ""), text)
+    for pattern, digits in _DOZEN:
+        text = pattern.sub(digits, text)
+    return text if re.search(r"\d", text) else _CHINESE.sub(lambda match: str(_chinese(match[0])), text)
+
+
+def _chinese(text: str) -> int:
+    tens, ten, ones = text.rpartition("十")
+    return (_CHINESE_DIGITS.get(tens, 1) * 10 if ten else 0) + _CHINESE_DIGITS.get(ones, 0)
