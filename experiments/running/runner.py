@@ -129,6 +129,8 @@ class Runner:
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
         self.failing = FailingArms([cell for cell in grid.cells if state.missing[cell.digest]], MAX_INITIAL_FAILURES)
         self.preflight = Preflight([cell for cell in grid.cells if state.missing[cell.digest]])
+        self.work = {cell.digest: 1 + cell.num_demos for cell in grid.cells}
+        """Cell digest -> work of a sample: prompts have as many parts as demonstrations and the query."""
         self.failed = self.computed = 0
         self.stopping = stopping
         self.needed: Mapping[str, set[str]] = {}
@@ -139,6 +141,7 @@ class Runner:
         """Computes everything that is missing. Raises ICLError if the run cannot go on."""
         state = self.state
         self.progress.begin(len(self.grid.cells), state.total, state.cells_done, state.present)
+        self.progress.expect(sum(self.work[digest] * len(missing) for digest, missing in state.missing.items()))
         logger.info(
             "%s: %d cells, %d of %d samples to compute", self.store.folder, len(state.missing), state.left, state.total
         )
@@ -308,7 +311,7 @@ class Runner:
         """Writes a finished sample and reports it."""
         self.writer.append(sample.cell, [sample])
         self.computed += 1
-        self.progress.advance(1)
+        self.progress.advance(1, self.work[sample.cell])
         missing = self.state.missing[sample.cell]
         missing.discard(sample.query)
         if not missing:

@@ -48,7 +48,11 @@ class Progress(Protocol):
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None: ...
 
-    def advance(self, samples: int) -> None: ...
+    def expect(self, work: float) -> None:
+        """Sets the work of the missing samples, in any unit. Without it, each sample is one unit."""
+
+    def advance(self, samples: int, work: float | None = None) -> None:
+        """Counts finished samples and their work, by which the remaining time is estimated."""
 
     def cell_finished(self) -> None: ...
 
@@ -79,7 +83,9 @@ class SilentProgress:
     failure_kinds: FailureKinds = field(default_factory=FailureKinds)
     started: float = 0.0
     notes: list[str] = field(default_factory=list)
-    marks: deque[tuple[float, int]] = field(default_factory=deque)
+    marks: deque[tuple[float, int, float]] = field(default_factory=deque)
+    """Time, finished samples and remaining work."""
+    work_left: float = 0.0
     suffix: str = ""
     what: str = "starting"
     since: float = 0.0
@@ -87,12 +93,17 @@ class SilentProgress:
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
         self.cells, self.samples, self.cells_done, self.done = cells, samples, cells_done, samples_done
         self.started = self.since = time.monotonic()
+        self.work_left = float(samples - samples_done)
 
-    def advance(self, samples: int) -> None:
+    def expect(self, work: float) -> None:
+        self.work_left = work
+
+    def advance(self, samples: int, work: float | None = None) -> None:
         now = time.monotonic()
         self.done += samples
+        self.work_left -= samples if work is None else work
         if not self.marks or now - self.marks[-1][0] >= 1:
-            self.marks.append((now, self.done))
+            self.marks.append((now, self.done, self.work_left))
         while len(self.marks) > 2 and now - self.marks[0][0] > WINDOW:  # two, because a batch may take longer
             self.marks.popleft()
 
@@ -128,10 +139,12 @@ class SilentProgress:
 
     @property
     def left(self) -> str:
-        """The remaining time, such as '1:02:03' or '0:21'; '-' without a rate."""
+        """The remaining time, such as '1:02:03' or '0:21'; '-' without a rate. It counts work, not samples."""
         if self.rate <= 0:
             return "-"
-        return format_duration((self.samples - self.done) / self.rate)
+        start, _, work_left = self.marks[0]
+        pace = (work_left - self.work_left) / (time.monotonic() - start)
+        return format_duration(max(0.0, self.work_left) / pace) if pace > 0 else "-"
 
     def describe(self) -> str:
         """One line with samples, rate and remaining time.
@@ -179,8 +192,8 @@ class LineProgress(SilentProgress):
         self._print(f"plan         {cells:,} cells, {samples:,} samples{present}")
         self.heartbeat = Heartbeat(self._beat)
 
-    def advance(self, samples: int) -> None:
-        super().advance(samples)
+    def advance(self, samples: int, work: float | None = None) -> None:
+        super().advance(samples, work)
         self._beat()
 
     def set_phase(self, what: str, reset_rate: bool = False) -> None:
@@ -245,8 +258,8 @@ class BarProgress(LineProgress):
         self._beat()
         self.bar.start()
 
-    def advance(self, samples: int) -> None:
-        SilentProgress.advance(self, samples)
+    def advance(self, samples: int, work: float | None = None) -> None:
+        SilentProgress.advance(self, samples, work)
         self._beat()
 
     def set_phase(self, what: str, reset_rate: bool = False) -> None:

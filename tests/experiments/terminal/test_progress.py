@@ -161,3 +161,20 @@ def test_the_bar_leaves_space_for_its_text(monkeypatch: pytest.MonkeyPatch, colu
     screen.set_phase("answering")
     assert screen.column.bar_width == bar
     screen.end()
+
+
+def test_the_time_left_counts_the_work_of_the_samples_and_not_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 samples of one unit, then 100 of nine: after half of the samples, nine tenths of the time are left."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    progress = SilentProgress()
+    progress.begin(cells=2, samples=200, cells_done=0, samples_done=0)
+    progress.expect(100 * 1 + 100 * 9)
+    for _ in range(100):
+        now[0] += 0.25
+        progress.advance(1, 1)
+    assert progress.left == "3:45"  # 900 units at 4 a second
+    for _ in range(50):
+        now[0] += 2.25
+        progress.advance(1, 9)
+    assert progress.left == "1:52"
