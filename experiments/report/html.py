@@ -19,6 +19,7 @@ from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
 from experiments.results.run_view import RunView, view_run
+from experiments.results.sequential_findings import looks_frame
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
@@ -80,6 +81,7 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
         "curves": tables.curve_frame(task_tables),
         "differences": differences,
         "controls": controls.controls_frame(view) if view.effects else None,
+        "looks": looks_frame(view.families, {view.metric: view.better}) if view.families else None,
     }
     csv = tuple(
         _csv(view.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None

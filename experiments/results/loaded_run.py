@@ -14,6 +14,7 @@ from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
+from experiments.stopping.records import read_families
 from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store
@@ -148,6 +149,11 @@ class Run:
         from experiments.stats.compare import compare
 
         info = self.info
+        if read_families(self.path):
+            raise StoreError(
+                f"{self.path}: its comparisons end when they are decided (`stop`), and other tests would not be valid. "
+                "`looks` has their verdicts."
+            )
         keys = info.get("config", {}).get("compare") or {}
         reference = to or keys.get("to")
         if not reference:
@@ -157,6 +163,19 @@ class Run:
         correction: Any = correct or keys.get("correction", DEFAULT_CORRECTION)
         usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
         return compare(self.samples(), reference, metric or usual, correct=correction)
+
+    def looks(self) -> "DataFrame":
+        """The comparisons of a run with `stop`, as they stand after the last look.
+
+        Returns:
+            One row per comparison: family, task, arm, reference, verdict (better, worse, differs, equal, open), end
+            ('running' or how it ended), look, clusters, pairs, p (valid at any time), difference and its interval (low,
+            high), and chance (of a later verdict). Empty for a run without `stop`.
+        """
+        from experiments.results.sequential_findings import looks_frame
+
+        better = {name: _better(name, node) for name, node in self.info.get("metrics", {}).items()}
+        return looks_frame(read_families(self.path), better)
 
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis, such as "copying"; `icl analyze` lists them. Raises ConfigError or StoreError."""

@@ -61,6 +61,30 @@ def stopped_findings(
     return findings
 
 
+def looks_frame(families: Sequence[FamilyRecord], better: Mapping[str, Better]) -> "DataFrame":
+    """One row per comparison (`experiments.results.loaded_run.Run.looks`). better: metric -> its good direction."""
+    import pandas as pd
+
+    fields = ("clusters", "pairs", "p", "difference", "low", "high")
+    rows = [
+        {
+            "family": number,
+            "task": one.task,
+            "arm": one.name,
+            "reference": one.against,
+            "verdict": verdict_of_standing(standing, better.get(family.plan.metric, "higher")),
+            "end": standing.end,
+            "look": standing.look,
+            **{name: getattr(standing.result, name, np.nan) for name in fields},
+            "chance": standing.chance,
+        }
+        for number, family in enumerate(families, 1)
+        for one, standing in zip(family.plan.comparisons, family.standings, strict=True)
+    ]
+    columns = ["family", "task", "arm", "reference", "verdict", "end", "look", *fields, "chance"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "DataFrame":
     """The samples of these queries of each task. Run-level metrics are computed again on them."""
     keep = np.array(

@@ -55,11 +55,20 @@ class Family:
         store: The run directory.
         folder: The folder of the family's files.
         plan: Its plan.
+        cells: The digests of the grid. A comparison whose arms have left it waits, and stays in the family.
         metric: The run-level metric, if the plan's metric is one.
     """
 
-    def __init__(self, store: Store, folder: Path, plan: StopPlan, metric: RunLevelMetric | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        plan: StopPlan,
+        cells: Collection[str],
+        metric: RunLevelMetric | None = None,
+    ) -> None:
         self.store, self.folder, self.plan, self.metric = store, folder, plan, metric
+        self.cells = frozenset(cells)
         self.reader = ScoreReader(store, plan.metric, keep_answers=plan.is_run_level)
         self.standings = [Standing() for _ in plan.comparisons]
         self.progress = [_Progress([], []) for _ in plan.comparisons]
@@ -73,8 +82,12 @@ class Family:
 
     @property
     def running(self) -> list[int]:
-        """The comparisons that have not ended."""
-        return [i for i, one in enumerate(self.standings) if one.end == "running"]
+        """The comparisons that have not ended and whose arms are in the grid."""
+        return [
+            i
+            for i, one in enumerate(self.standings)
+            if one.end == "running" and self.cells.issuperset((*self._own(i).arm, *self._own(i).reference))
+        ]
 
     def describe(self) -> str:
         """'look 6 of 20: 3 of 8 comparisons have ended (2 decided, 1 open)'."""
@@ -87,10 +100,11 @@ class Family:
     def needed(self, look: int) -> dict[str, set[str]]:
         """The queries of each cell of the family that are needed up to a look."""
         clusters: dict[str, dict[str, int]] = {}
-        running_tasks = {self.plan.comparisons[i].task for i in self.running}
+        running = set(self.running)
+        running_tasks = {self.plan.comparisons[i].task for i in running}
         both = list(zip(self.plan.comparisons, self.progress, strict=True))
-        for (one, progress), standing in zip(both, self.standings, strict=True):
-            n = self.plan.num_clusters(one.task, look) if standing.end == "running" else progress.clusters
+        for i, (one, progress) in enumerate(both):
+            n = self.plan.num_clusters(one.task, look) if i in running else progress.clusters
             for digest in one.cells:
                 of_task = clusters.setdefault(one.task, {})
                 of_task[digest] = max(of_task.get(digest, 0), n)

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments.config.keys import StopSpec, primary_metric
+from experiments.config.keys import DEFAULT_CORRECTION, StopSpec, primary_metric
 from experiments.grid.grid import Grid
 from experiments.stats.exchange_looks import MAX_FAMILY
 from experiments.stats.sequential import look_sizes
 from experiments.stats.stopping_rule import LookDesign, least_differing, number_of_looks
 from experiments.stopping.comparisons import PlannedComparison, planned_comparisons
 from experiments.store.run_state import describe_metrics
-from icl.errors import StoreError
+from icl.errors import ConfigError, StoreError
 from icl.streams import StreamKey
 from icl.types import Example
 
@@ -139,6 +139,9 @@ def make_stop_plan(grid: Grid) -> StopPlan | None:
     spec = grid.config.stop
     if spec is None:
         return None
+    if grid.config.compare and grid.config.compare.correction != DEFAULT_CORRECTION:
+        where = grid.config.where("compare", "correction")
+        raise ConfigError(f"{where}: comparisons with `stop` are always corrected over their family. Remove this key.")
     comparisons = planned_comparisons(grid)
     nodes = describe_metrics(grid)
     metric = str(grid.config.compare.metric if grid.config.compare else primary_metric({}, tuple(nodes)))

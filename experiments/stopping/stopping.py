@@ -129,7 +129,9 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping 
         write_once(folder / "plan.json", added.to_dict())
         folders, plans = [*folders, folder], [*plans, added]
     metric: Any = grid.metrics[plan.metric] if plan.is_run_level else None
-    return Stopping(store, [Family(store, folder, one, metric) for folder, one in zip(folders, plans, strict=True)])
+    cells = [cell.digest for cell in grid.cells]
+    families = [Family(store, folder, one, cells, metric) for folder, one in zip(folders, plans, strict=True)]
+    return Stopping(store, families)
 
 
 def _read_plan(folder: Path) -> StopPlan:

@@ -54,6 +54,20 @@ def test_the_report_has_the_verdicts_of_the_looks_and_no_other_p(go, looks, tmp_
     assert "McNemar test (" not in text.partition('id="method"')[0]
 
 
+def test_looks_are_a_frame_and_other_comparisons_are_refused(go, tmp_path):
+    go("a")
+    run = load_run(tmp_path / "a" / "t")
+    frame = run.looks()
+    assert frame[["arm", "reference", "verdict", "end", "look", "clusters"]].to_numpy().tolist() == [
+        ["1 shot", "0 shots", "open", "open", 13, 39],
+        ["2 shots", "0 shots", "better", "decided", 6, 18],
+    ]
+    files = write_report(run)
+    assert (tmp_path / "a" / "t" / "tables" / "looks.csv") in files.tables
+    with pytest.raises(StoreError, match="`looks` has their verdicts"):
+        run.compare()
+
+
 def test_means_of_a_table_stand_on_the_queries_that_all_arms_have(go, tmp_path):
     go("a")
     run = load_run(tmp_path / "a" / "t")

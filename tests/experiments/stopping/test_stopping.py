@@ -60,7 +60,7 @@ def test_looks_are_the_same_with_workers_after_shuffling_and_after_a_stop(go, lo
     go("one")
     expected = look_files("one")
     assert len(expected) == 14
-    go("workers", "launcher={name: local, workers: 2}")
+    go("workers", "launcher={name: local, workers: 4}")
     assert look_files("workers") == expected
 
     real, calls = runner.Runner._record, []
@@ -105,16 +105,16 @@ def test_a_failed_sample_that_is_answered_later_changes_no_look(go, look_files, 
 
 
 def test_an_arm_that_is_given_up_does_not_hold_up_the_others_and_takes_its_looks_later(go, looks, monkeypatch):
-    monkeypatch.setenv("BROKEN", "2")
+    monkeypatch.setenv("BROKEN", "1")
     monkeypatch.setattr(runner, "MAX_INITIAL_FAILURES", 5)
     outcome = go("a", "stop={futility: null}")
     assert outcome.missing > 0
     before = ends(looks("a"))
-    assert before[0] == (20, "open")
-    assert before[1] == (1, "running")
+    assert before[1] == (6, "decided")
+    assert before[0] == (1, "running")
     monkeypatch.setenv("BROKEN", "")
     go("a", "stop={futility: null}")
-    assert ends(looks("a"))[1][1] == "decided"
+    assert ends(looks("a"))[0] == (20, "open")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,31 @@ def test_fewer_arms_stay_in_the_family_and_more_are_a_family_of_their_own(go, lo
     assert set(ends(looks("a", 2))) == {0}
     go("b", "grid.shots=[0,1]")
     assert ends(looks("b"))[0][1] == "open"
+
+
+def test_a_comparison_whose_arm_left_the_grid_waits_and_counts_in_the_family(go, looks, monkeypatch):
+    real, calls = runner.Runner._record, []
+
+    def record(self, sample):
+        real(self, sample)
+        calls.append(sample)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.Runner, "_record", record)
+    with pytest.raises(KeyboardInterrupt):
+        go("a")
+    assert go("a", "grid.shots=[0,2]").missing == 0
+    before = ends(looks("a"))
+    assert before[1] == (6, "decided"), "level / 2, as with both comparisons"
+    assert before[0] == (3, "running")
+    assert go("a").missing == 0
+    assert ends(looks("a"))[0][1] == "open"
+
+
+def test_the_family_is_always_corrected(go):
+    with pytest.raises(ConfigError, match="always corrected over their family"):
+        go("a", "compare.correction=none")
 
 
 def test_a_comparison_without_another_arm_is_refused(config_file):
