@@ -163,3 +163,14 @@ def bold_without_demonstrations(request: Request) -> str:
 
 def endless_thought(request: Request) -> str:
     return f"<think>It may be {request.gold[0]}, or"
+
+
+def caption_behind_a_wrong_object(request: Request) -> str:
+    """A caption of which the first object is in few scenes; with demonstrations the right caption in as many words."""
+    return f"{'There are many things' if request.demos else 'a purple arrow and'} {request.gold[0]}"
+
+
+def caption_cut_by_demonstrations(request: Request) -> str:
+    """A caption that ends with objects of few scenes; with demonstrations only its first six words."""
+    words = f"{request.gold[0]}, a gray star, a purple arrow".split()
+    return " ".join(words[:6] if request.demos else words)

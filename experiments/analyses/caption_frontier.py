@@ -1,0 +1,237 @@
+"""Do captions hallucinate less than those of the reference, if these were cut? (CHAIR_I against recall and length)
+
+Shorter captions name fewer objects, and so fewer that are not in the image. Each arm is compared with its reference
+(the default decoding if decodings differ, else the run's `compare`) in two ways:
+
+    at_length  CHAIR_I minus that of the reference, with both captions of a pair cut to the words of the shorter one
+    frontier   the lowest CHAIR_I of two trivial baselines at the recall of the arm: the reference's captions cut after
+               k words, for all k, and the reference's captions without a random part of their mentions
+    beyond     CHAIR_I minus frontier: below 0, the arm is better than any cut of the reference
+
+CHAIR_I is the corpus ratio (`chair_corpus`), recall is the number of objects that captions name over the number of
+objects in the images, and length is in words. Between two cuts, a share of the captions has the longer one. There is no
+frontier beyond the recall of the reference. Intervals are t intervals over clusters of the linearized statistics
+(`icl.metrics.sufficient_statistics`), without correction for the number of arms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.analyses.shared import answered_samples, make_table
+from experiments.stats.arms import UNIT, iter_arms, tidy_frame, varying_axes
+from experiments.stats.findings import reference_decoding
+from experiments.stats.intervals import cluster_codes, cluster_sums, mean_variance, t_quantile
+from experiments.stats.pairs import KEYS
+from icl.errors import ConfigError
+from icl.metrics.sufficient_statistics import Floats, SufficientStatistics, numeric_gradient
+from icl.object_mentions import mentions_and_objects
+from icl.types import Example
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pandas import DataFrame
+
+    from experiments.results.run_view import RunView
+    from icl.tasks.base import Task
+
+CUTS = 24
+"""The number of lengths at which the reference's captions are cut. The frontier interpolates between them."""
+
+TOLERANCE = 1e-4  # by which the recall may exceed that of the whole captions, for derivatives there
+LEVEL = 0.95
+UNDEFINED = {"at_length": np.nan, "low": np.nan, "high": np.nan}
+
+
+@dataclass(frozen=True)
+class CaptionCounts:
+    """The counts of CHAIR of one caption.
+
+    Attributes:
+        wrong: Mentions of objects that are not in the image.
+        mentions: All mentions.
+        hits: Objects in the image that the caption names.
+        objects: Objects in the image.
+    """
+
+    wrong: int
+    mentions: int
+    hits: int
+    objects: int
+
+
+def caption_counts(caption: str, example: Example, words: int | None = None) -> CaptionCounts:
+    """The counts of the first words of a caption; None: of the whole caption."""
+    read = mentions_and_objects(" ".join(caption.split()[:words]), example)
+    assert read is not None
+    mentions, objects = read
+    return CaptionCounts(
+        sum(thing not in objects for thing in mentions), len(mentions), len(objects & set(mentions)), len(objects)
+    )
+
+
+def frontier(recall: float, cuts: NDArray[np.float64], objects: float) -> float:
+    """The lowest CHAIR_I of trivial baselines at a recall.
+
+    Args:
+        recall: The recall, in [0, 1].
+        cuts: [k, 3], wrong mentions, mentions and hits of the reference's captions, cut at k lengths in ascending
+            order; the last are whole.
+        objects: The number of objects in the images.
+
+    Returns:
+        NaN if the recall is 0 or exceeds that of the whole captions.
+    """
+    recalls = cuts[:, 2] / objects
+    if not 0 < recall <= recalls[-1] * (1 + TOLERANCE):
+        return np.nan
+    recall = min(recall, recalls[-1])
+    upper = int(np.argmax(recalls >= recall))
+    lower = max(0, upper - 1)
+    step = recalls[upper] - recalls[lower]
+    share = (recall - recalls[lower]) / step if step > 0 else 1.0
+    wrong, mentions, _ = cuts[lower] + share * (cuts[upper] - cuts[lower])
+    return float(min(wrong / mentions, cuts[-1, 0] / cuts[-1, 1]))
+
+
+def analyze(view: "RunView") -> "DataFrame":
+    """One row per arm with its reference. Raises ConfigError if no task has objects for CHAIR."""
+    tasks = _tasks(view)
+    rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
+    varies = "decoding" in varying_axes(rows, view.axes)
+    to = {"decoding": reference_decoding(rows)} if varies else dict(view.to)
+    if missing := sorted(set(to) - set(view.axes)):
+        raise ConfigError(f"{view.path}: captions are compared with those of an arm, not of '{missing[0]}'. Use --to.")
+    lines = []
+    for task, own in rows.groupby("task", sort=False):
+        examples = {example.id: example for example in tasks[str(task)].queries}
+        if all("objects" in example.secret for example in examples.values()):
+            lines += list(_lines(view, own, examples, to))
+    if not lines:
+        raise ConfigError(
+            f"{view.path}: no task has the objects of its images, which CHAIR needs. Use the task captions, or name "
+            "the column of objects of a hub data set (columns: {objects: ...})."
+        )
+    note = f"reference: {', '.join(f'{axis} {value}' for axis, value in to.items()) or 'none'}; chair: lower is better"
+    signed = ("at_length", "low", "high", "beyond", "beyond_low", "beyond_high")
+    return make_table(lines, "Hallucination at equal length and at equal recall", note=note, signed=signed)
+
+
+def _lines(
+    view: "RunView", rows: "DataFrame", examples: dict[str, Example], to: dict[str, Any]
+) -> "list[dict[str, Any]]":
+    shared = [axis for axis in view.axes if axis not in to]
+    label_axes = [
+        axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(view.frame, view.axes)
+    ]
+    lines = []
+    for _, group in iter_arms(rows, shared):
+        arms = list(iter_arms(group, list(to)))
+        reference = next((own for arm, own in arms if arm == to), None)
+        for _, own in arms:
+            setting = {axis: own[axis].iloc[0] for axis in label_axes}
+            lines.append(setting | _line(own, reference, examples))
+    return lines
+
+
+def _line(arm: "DataFrame", reference: "DataFrame | None", examples: dict[str, Example]) -> dict[str, Any]:
+    captions = [str(text or "") for text in arm["output"]]
+    own = [caption_counts(text, examples[str(query)]) for text, query in zip(captions, arm["query"], strict=True)]
+    wrong, mentions, hits, objects = _sums([(c.wrong, c.mentions, c.hits, c.objects) for c in own])
+    line: dict[str, Any] = {
+        "length": float(np.mean([len(text.split()) for text in captions])),
+        "recall": hits / objects if objects else np.nan,
+        "chair": wrong / mentions if mentions else np.nan,
+        **UNDEFINED,
+        **dict.fromkeys(("frontier", "beyond", "beyond_low", "beyond_high"), np.nan),
+        "n": len(arm),
+    }
+    if reference is None or reference is arm:
+        return line
+    theirs = reference.set_index(list(KEYS))["output"].to_dict()
+    pairs = [(str(theirs[key] or ""), text) for key, text in zip(_keys(arm), captions, strict=True) if key in theirs]
+    if len(pairs) < len(captions):
+        return line
+    cases = [examples[str(query)] for query in arm["query"]]
+    units = arm[UNIT].to_numpy()
+    line |= dict(zip(UNDEFINED, _estimate(_at_length(pairs, cases), _chair_difference, units), strict=True))
+    beyond = _estimate(_against_cuts(pairs, own, cases), _beyond, units)
+    line |= dict(zip(("beyond", "beyond_low", "beyond_high"), beyond, strict=True))
+    return line | {"frontier": line["chair"] - line["beyond"]}
+
+
+def _keys(rows: "DataFrame") -> "list[tuple[Any, ...]]":
+    return list(rows[list(KEYS)].itertuples(index=False, name=None))
+
+
+def _sums(rows: Sequence[Sequence[int]]) -> list[int]:
+    return [int(total) for total in np.sum(np.array(rows, dtype=np.int64), axis=0)]
+
+
+def _at_length(pairs: Sequence[tuple[str, str]], cases: Sequence[Example]) -> Floats:
+    """[n, 4]: wrong mentions and mentions of the arm and of the reference, both cut to the shorter one's length."""
+    counted = []
+    for (reference, arm), example in zip(pairs, cases, strict=True):
+        words = min(len(reference.split()), len(arm.split()))
+        mine, theirs = caption_counts(arm, example, words), caption_counts(reference, example, words)
+        counted.append((mine.wrong, mine.mentions, theirs.wrong, theirs.mentions))
+    return np.array(counted, dtype=np.float64)
+
+
+def _against_cuts(pairs: Sequence[tuple[str, str]], own: Sequence[CaptionCounts], cases: Sequence[Example]) -> Floats:
+    """[n, 4 + 3 k]: the counts of the arm, then those of the reference at k lengths."""
+    lengths = [len(reference.split()) for reference, _ in pairs]
+    cuts = np.unique(np.round(np.quantile(np.arange(max(lengths) + 1), np.linspace(0, 1, CUTS))).astype(int))
+    counted = []
+    for (reference, _), mine, example in zip(pairs, own, cases, strict=True):
+        counts = [mine.wrong, mine.mentions, mine.hits, mine.objects]
+        for words in cuts:
+            cut = caption_counts(reference, example, int(words))
+            counts += [cut.wrong, cut.mentions, cut.hits]
+        counted.append(counts)
+    return np.array(counted, dtype=np.float64)
+
+
+def _chair_difference(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3], dtype=np.float64)
+
+
+def _beyond(sums: Floats) -> Floats:
+    flat = sums.reshape(-1, sums.shape[-1])
+    values = [_beyond_of(row) for row in flat]
+    return np.array(values, dtype=np.float64).reshape(sums.shape[:-1])
+
+
+def _beyond_of(row: Floats) -> float:
+    wrong, mentions, hits, objects = row[:4]
+    if not mentions or not objects:
+        return np.nan
+    return float(wrong / mentions - frontier(hits / objects, row[4:].reshape(-1, 3), objects))
+
+
+def _estimate(rows: Floats, value: "Callable[[Floats], Floats]", units: NDArray[np.int_]) -> tuple[float, float, float]:
+    """A statistic of summed rows with a t interval over clusters; NaN where it is undefined."""
+    usual = rows.mean(axis=0)
+    statistics = SufficientStatistics(
+        rows, value, lambda total: numeric_gradient(value, total), np.ones(len(rows), dtype=bool), usual, usual, False
+    )
+    values = statistics.pseudo_values()
+    if values is None or not np.isfinite(values).all():
+        return np.nan, np.nan, np.nan
+    sums, sizes = cluster_sums(values, cluster_codes(units))
+    half = t_quantile(sizes, LEVEL) * mean_variance(sums, sizes, float(np.var(values))) ** 0.5
+    mean = float(values.mean())
+    return mean, mean - half, mean + half
+
+
+def _tasks(view: "RunView") -> "dict[str, Task]":
+    """The task of each label."""
+    from experiments.grid.grid import expand
+    from experiments.results.loaded_run import load_run
+
+    return {str(cell.labels["task"]): cell.task for cell in expand(load_run(view.path, view.trust).load_config()).cells}
