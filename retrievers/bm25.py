@@ -5,6 +5,8 @@
 
 Words are lower-case word tokens. There are no stop words, and a word that occurs twice in the query counts twice.
 Members without a word of the query have the score 0 and follow in the order of the pool.
+
+No released code. Implementations of BM25 differ in the idf; this is the one of Lucene.
 """
 
 from collections import Counter

@@ -7,6 +7,9 @@ question of the query. All tokens of the question count, and no token of an answ
 model gives no likelihood of their tokens. The score is the sum, not the mean; within one query the ranking is the same.
 If there are fewer candidates than shots, the next nearest members follow. (The released mask is one token late and
 reads a label; this module follows the formula.)
+
+Differs from the released code in the tokens that count: its mask is one token late, so it leaves out the first token of
+the query and includes one after the question, in a prompt with the label of the first class.
 """
 
 from collections.abc import Sequence

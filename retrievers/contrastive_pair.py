@@ -5,6 +5,8 @@
 A partner is near to its demonstration, not to the query, so a pair differs in little but the label (the contrastive
 demonstrations of Bitton et al. 2024 for compositional tasks, without a caption generator). No gold answer is read. A
 score is the similarity to the query. An odd number of shots ends with a demonstration without a partner.
+
+No released code.
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,6 +2,8 @@
 
 Among all subsets of k of the nearest `candidates`, the one with the smallest sum of pairwise cosines, ordered by
 relevance. The sets are not nested: the best pair need not be part of the best triple.
+
+No released code was compared.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,9 @@
 
 The greedy maximum of det(L_S) among the nearest `candidates`, in the order of selection. A score is the relevance. If
 no candidate is independent of the selected ones (determinant ratio 1e-12), the nearest candidates follow with a mark.
+
+Differs from the released code in the order (there by relevance), and for members that depend on the selected ones
+(there the search divides by zero and goes on with NaN).
 """
 
 from collections.abc import Sequence

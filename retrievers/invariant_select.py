@@ -10,6 +10,8 @@ is that of `topk_nearest`. There are three sources of the head:
 
 The paper adapts the encoder itself and does not publish the details. A linear head over frozen features is a
 reconstruction.
+
+No released code.
 """
 
 # ruff: noqa: RUF036  pydantic uses the first matching member of a union: None is no task

@@ -6,6 +6,9 @@
 `both` is the weighted mean of the two cosines: the dot product of concatenated unit vectors, each scaled by the root
 of its weight. A concatenation of raw vectors would let the one with the larger norm decide. Equal scores are in the
 order of the pool.
+
+Differs from the released code in the members that may be retrieved: OpenFlamingo's RICES has no check for the query's
+own image. The order, the nearest last, is that of the orderer.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@
 
 The parts of images are patches, and those of questions are words; `both` is the weighted mean of the two. The mean is
 over the parts of the query, so the score of x for q differs from that of q for x.
+
+No released code.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,9 @@
 
 The k nearest members are always one of the sets. Probabilities are of whole options: the mean over their tokens.
 `local_entropy` is the opposite choice.
+
+Differs from the released code in the order within a set, which orderers decide, and in the names of its three sizes,
+which its configuration exchanges.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,9 @@
 
 The result has the order and the scores of the second modality. The papers and their re-implementations keep 200 or 32
 candidates, so `candidates` has no default: set it, or use a preset.
+
+No released code was compared. A re-implementation averages its text vectors over padding too, so they depend on the
+batch; these do not.
 """
 
 from collections.abc import Hashable, Sequence

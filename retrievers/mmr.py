@@ -4,6 +4,8 @@
 
 The first member is the most relevant one (the maximum over an empty set is 0). Both terms are the same cosine. A score
 is the relevance. The set is selected from the nearest `candidates`; if there are fewer than k, the next nearest follow.
+
+No released code.
 """
 
 from collections.abc import Sequence

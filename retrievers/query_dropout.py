@@ -3,6 +3,8 @@
 floor(share n) of the n words of the question are dropped at random, from the query's own stream. At least one word
 remains. In training, dropout prevents retrieved documents that copy the query. At inference it is off by default
 (share 0). Only the search changes: the prompt shows the whole query.
+
+No released code.
 """
 
 from collections.abc import Sequence

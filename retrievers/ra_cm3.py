@@ -6,6 +6,8 @@ Only members with an image and a text are candidates. A member is dropped if its
 selected member, is above `limit`. The mean is normalized again: without it, the inner product of a document with itself
 is (1 + cos(image, text)) / 2, and the limit has no effect. If too few members remain, fewer than k are returned, and
 the first one has a mark.
+
+No released code.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,9 @@ The search is greedy, and the result is in the order of selection. When no membe
 again from zero with the remaining members. Parts are words, patches, or both; with both, each modality has half of the
 weight (576 patches would outweigh eight words). Patches have equal weights, and words too unless `idf` is set. Special
 tokens are not parts. A score is what the demonstration covers by itself.
+
+Differs from the released code in the order (there the reverse of the selection), in special tokens, which count there,
+in the idf, which is off by default, and with fewer members than shots (there the search does not end).
 """
 
 from collections import Counter

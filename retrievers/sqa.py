@@ -8,6 +8,9 @@
                          2025; reconstructed from its name, because no definition is published)
 
 The model's answer is greedy and cached: one call per query.
+
+Differs from the released code in the preset `sqa`: the released query has the gold answer, as `oracle_sqa`. The
+released mixture of image and text sorts distances in the wrong direction, so it takes the farthest.
 """
 
 from collections.abc import Mapping, Sequence

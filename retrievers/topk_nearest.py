@@ -4,6 +4,8 @@
 
 Under a distribution shift, the query comes from a domain without labels. The source domains are those in `sources`, or
 all domains of the pool except the query's. A pool without domains is a single source.
+
+No released code.
 """
 
 from dataclasses import dataclass

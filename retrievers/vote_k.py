@@ -7,6 +7,9 @@ Every member votes for its `neighbors` nearest members. The next selected member
 so a region that already has a member counts less. Ties go to the member with more undiscounted votes, then to the order
 of the pool. Fitting selects `size` members, and a query gets its nearest among them. This is the half of the method
 that needs no model; the confidence-based half is not implemented.
+
+Differs from the released code in the neighbors of a member, which are found by id (there the last of a sorted list
+counts as the member itself, so that a duplicate loses a vote), and in ties (there by the sort).
 """
 
 from collections.abc import Sequence

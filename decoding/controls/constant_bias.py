@@ -3,6 +3,8 @@
 Bendre et al. (2607.25196) find that a constant on the yes-logit is as good on POPE as the best contrast. `icl fit` fits
 it on a dev split (`decoding.arms.fitting.fit_option_bias`). It changes the label prior only. A contrast that is not
 better than this control may do no more.
+
+No released code was compared.
 """
 
 from collections.abc import Sequence

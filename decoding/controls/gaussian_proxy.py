@@ -5,6 +5,8 @@
 s is the sum of the weights. The moments are those of the same row and step. The noise comes from the random stream of
 the query. If any shift of this size is as good, the contrast has no information. The control is defined for any number
 of branches and any s.
+
+No released code was compared.
 """
 
 from collections.abc import Sequence

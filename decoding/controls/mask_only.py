@@ -3,6 +3,9 @@
 Much of the gain of contrastive decoding over sampling comes from the mask, which makes sampling almost greedy (Yin et
 al. 2025, 2504.10020). The gain of a method that is not better than this control comes from its mask. A mask that reads
 other branches still reads them here, because identical branches would disable it.
+
+Differs from the released code in the second branch (there an identical one with alpha 1, which disables a mask that
+reads it).
 """
 
 from collections.abc import Sequence

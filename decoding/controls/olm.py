@@ -5,6 +5,8 @@
 
 p of an option is summed over the first tokens of all its spellings (every casing, with and without a leading space).
 The rule does not use the image, so its gain comes from the label prior.
+
+Differs from the released code in the tokens of yes and no, which are all spellings of the options of a task.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,8 @@
 The question is followed by " Answer the question using a single word or phrase. Answer yes whenever possible.", as
 released. If this gains more than a method, the gain of the method may be a bias towards yes as well. The unchanged
 prompt is branch 0, for traces, and has no weight.
+
+Differs from the released code in nothing known: the suffix is as released.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,8 @@
 A contrast of two branches costs two forward passes per token, and so do two samples. `decoding.engine.voting` defines
 equal answers and ties. The first sample uses the random stream of the query, as `sampling` does. Option scores are not
 sampled, so there this is the reference.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,9 @@
 
 The Jensen-Shannon divergence is in nats, so a is at most log 2 = .69. If the branches agree, a is 0. There is no mask.
 For long answers the paper keeps a above a floor.
+
+Differs from the released code in decoding both branches in batches (there one process per branch, batch size 1), and in
+its optional top-p filters, which are missing.
 """
 
 from dataclasses import dataclass

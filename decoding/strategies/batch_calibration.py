@@ -5,6 +5,8 @@
 The prior is the mean prediction over queries without labels. The paper uses the batch under test (gamma 1, BC), or
 learns gamma from a few labels (BCL). Here `icl fit` estimates the prior once, on the queries of a config. They may be
 the test queries, because no label is read. The score of a sample does not depend on other samples.
+
+No released code was compared.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,8 @@
     scores = (1 + alpha) z(y | context, query) - alpha z(y | query)
 
 There is no mask. The context is the demonstrations, or what `without` names.
+
+Differs from the released code in decoding both branches in batches (there one process per branch, batch size 1).
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,8 @@
 Expert and amateur are the same model with and without its condition. k = 1 is the mask of contrastive decoding. The
 weights sum to zero, so surviving tokens have equal scores if the branches agree. The paper's alpha and k are not
 verified; the defaults are not its numbers.
+
+No released code.
 """
 
 from dataclasses import dataclass

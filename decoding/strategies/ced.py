@@ -5,6 +5,10 @@
 The weights sum to zero, so surviving tokens have equal scores if the demonstrations change nothing. The paper first
 converts images to text (tags, attributes, captions). Here such texts are inputs, made by transforms and tasks. The
 released code ends an answer if either branch ends it. Here the combined token decides.
+
+Differs from the released code in the end of an answer (see above), in the prompts, which differ in the demonstrations
+only (there also in the system text), in the visual texts, which are inputs, and in masked tokens, which score -inf
+(there -1000).
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,9 @@
 
 There is no mask. The unconditional branch of the paper is the last token of the prompt, or a negative prompt. Here it
 is the prompt without what `without` names. Because gamma is the same for all tokens, raw logits give the same choice.
+
+Differs from the released code in the unconditional branch, which is the whole prompt without one part (in transformers
+the last token, or a negative prompt of text).
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@
              the reference's         otherwise, without a mask
 
 Any strategy can be gated. The paper's threshold is not verified; the default is not its number.
+
+No released code.
 """
 
 from collections.abc import Sequence

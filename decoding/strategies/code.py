@@ -7,6 +7,11 @@ D is in [0, 1]. If both distributions agree, the contrast is strongest and nothi
 token of the reference wins. The same model generates the description greedily, once for each image. It replaces the
 image in the prompt, between the marks that the chat template writes around an image. Paper and code disagree on kappa
 (`cd_alpha` in the code).
+
+Differs from the released code in the description, which is tokenized with its prompt (there its embeddings replace
+those of the image tokens), in the marks that a processor writes between the tiles of an image, which are dropped, and
+in D, which is clipped to [0, 1] so that rounding cannot mask every token. There `cd_beta` is read and not used, and the
+batch size is 1.
 """
 
 from collections.abc import Mapping, Sequence

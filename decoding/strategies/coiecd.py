@@ -9,6 +9,9 @@ This file follows the code. A token is in conflict if p(y | context, query) is a
 probability, unless only one token is, or if it is below the smallest probability divided by `ratio`. Tokens that the
 reference bans do not count. At alpha 1, tokens without a conflict score as in the reference; at alpha 0, as in the
 query alone. The weights differ from token to token, so the formula uses log-probabilities.
+
+Differs from the released code in banned tokens (see above), in padding (there a padded batch of the two prompts, right
+with padding on the left only), and in the length of an answer (there that of the gold answer).
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,9 @@
 
 There is no plausibility mask. The paper blacks out boxes that the question names or a detector finds. Here the box is a
 parameter, by default the whole image. The color is almost black, because some processors treat zeros as padding.
+
+Differs from the released code in logits processors, which act on the combined scores (there on each branch), in the
+box, which is a parameter, and in its color.
 """
 
 from dataclasses import dataclass

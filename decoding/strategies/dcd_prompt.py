@@ -9,6 +9,8 @@ differ, a hint follows the question, and the model answers again. If they are eq
 
 Answers count as equal if they differ only in case, blanks or a final period. The released code compares the parsed
 letters of four options. The paper reports losses on small models and gains on large ones.
+
+Differs from the released code in the comparison of answers and in the entity (see `dcd`).
 """
 
 from collections.abc import Sequence

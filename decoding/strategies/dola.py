@@ -8,6 +8,10 @@ In models of more than 40 layers they are those of the first or last 20 layers, 
 80 layers. The first of equally different layers is used. The weights sum to zero. The released code uses another
 divergence than the paper, because it swaps the arguments of `kl_div`: KL of the average from each of the two
 distributions (`divergence: released`).
+
+Differs from the released code in the default divergence (see above), in masked tokens, which score -inf (there -1000),
+and in the repetition penalty of its commands, which is a logits processor here. Models whose output layer shares its
+matrix with the embeddings have no layer 0.
 """
 
 from dataclasses import dataclass

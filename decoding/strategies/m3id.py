@@ -6,6 +6,8 @@ The weight is exp(decay t) - 1, because a model forgets its image as the answer 
 If `first_step` is 0, as in RITUAL's re-implementation, the first token has no contrast, so yes/no answers have none.
 The paper contrasts only if the best probability is at most a threshold, whose value it does not state. This file uses
 the plausibility mask instead, as re-implementations do. For the form of the paper, set `threshold` and beta 0.
+
+No released code. The re-implementations of AvisC and RITUAL differ in the number of the first step.
 """
 
 import math

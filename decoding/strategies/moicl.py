@@ -6,6 +6,8 @@ By default each of n groups has the weight 1/n. `icl fit` learns the weights on 
 its options (`decoding.arms.fitting.fit_mixture_weights`). A negative weight makes an anti-expert. `top_k` keeps the
 largest weights by magnitude, without renormalization. The whole prompt is branch 0, for traces and controls, and has no
 weight. The paper's hypernetwork, which predicts weights of new groups, is not implemented.
+
+Differs from the released code in the hypernetwork and the learned sparse mask, which are missing.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,8 @@
 context after its cut are scored by the window alone. `pooling: mean` averages the log-probabilities of all windows,
 without a cut; beta = n - 1 is then Bayes' rule for n independent windows. The whole prompt is branch 0, for traces and
 controls, and has no weight.
+
+Differs from the released code in the windows, which are groups of demonstrations (there parts of a long text).
 """
 
 from collections.abc import Sequence

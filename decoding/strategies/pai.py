@@ -4,6 +4,8 @@
 
 The paper also raises the attention of the last token to image tokens. That needs a model's own code and is not
 implemented. At gamma 1 the mask remains; the released code drops it.
+
+Differs from the released code in the attention part, which is missing, and in the mask at gamma 1 (see above).
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,8 @@
 Options with the same meaning share its probability, and common words win over rare ones. Dividing by the probability
 after a short text about the domain leaves what the prompt adds. Here this premise replaces the question, without the
 query's image and, as in the paper, without demonstrations.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@
 
 The weights sum to 1 + alpha = 4, so identical branches are the reference at temperature 1/4. Compare it with
 `temperature_matched` first. The augmentation is drawn once per prompt.
+
+Differs from the released code in the augmentation's random numbers, which come from the query's stream.
 """
 
 from dataclasses import dataclass

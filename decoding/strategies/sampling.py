@@ -3,6 +3,9 @@
 Temperature, top-k, top-p (Holtzman et al. 2020, 1904.09751) and min-p (Nguyen et al. 2024, 2407.01082) act in this
 order. The key `sampling` does the same to the combined scores of any strategy. This component is the reference for
 sampled arms.
+
+Differs from the released code in ties with the last token of a cut, which stay, and in the random numbers, one per step
+from the query's stream (transformers has the same cuts in the same order).
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@
 
 After this affine calibration, a model without visual content gives all options equal probability. Several priors are
 averaged as probabilities. In the token loop the same formula applies to the vocabulary.
+
+Differs from the released code in the prior with a meaningless image, which is noise (there <unk> tokens).
 """
 
 from dataclasses import dataclass

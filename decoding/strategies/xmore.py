@@ -6,6 +6,9 @@ In the paper, CLIP classifies by the image and by retrieved captions, and the mo
 the views are the query without demonstrations, and the demonstrations without the query's image. The whole prompt is
 branch 0, for traces and controls, and has no weight. The paper's normalization is not verified; `inverse` and
 `confidence` are alternatives.
+
+Differs from the released code in the weights (there 1 - H / log C, normalized by running sums over the queries before),
+and in the text view (there captions from a corpus, classified by CLIP).
 """
 
 from dataclasses import dataclass

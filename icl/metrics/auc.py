@@ -3,6 +3,8 @@
 The fraction of pairs of a positive and a negative sample in which the positive one has the higher score; ties count
 half. With `answer_mode: options` the score is the probability of the positive option among the options. With generated
 answers the score is 1, 0, or 1/2 for an output that is neither, so the curve has one corner.
+
+No released code was compared.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,9 @@ AMBER (Wang et al., 2311.07397) uses "no" as the positive class, because it care
 `positive: no`. (Its script adds .001 to each denominator; this code does not.) An output that is neither yes nor no is
 no positive answer. Each metric is computed over a whole cell. Precision without a positive answer is undefined. For the
 accuracy use `lenient` (or `pope`, the released parser), for the yes-ratio `yes_ratio`.
+
+Differs from the released code in outputs that are neither yes nor no (a yes for the script of POPE), and in the .001
+that the script of AMBER adds.
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,8 @@ is that of a whole cell with its queries' references. Published is the mean over
 score of a single sample treats all n-grams as equally rare, and is divided by 10.
 
 Words are split as the released code splits them (`icl.metrics.penn_tokenizer`).
+
+Differs from the released code in the score of a single sample (see above). The score of a cell is the same.
 """
 
 import math

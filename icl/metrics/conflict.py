@@ -12,6 +12,8 @@ answers. FR = b + c + d and CR = 2c + d. So CR leaves out b, the items that the 
 ignorance. `icl analyze RUN conflict` reports all five cells and the agreement beyond chance.
 
 The questions of an item share a group and differ in `meta["mode"]`: text, image, recognize.
+
+Differs from the released code in the names: its script prints the flip rate as conflict rate.
 """
 
 from collections.abc import Sequence

@@ -19,6 +19,8 @@ counts.
    alternatives of an "or" have to be accepted.
 
 `icl.metrics.answer_matching` has the rules 3 to 6.
+
+No released code. `pope`, `vqa`, `vl_icl` and `link_context` are released rules.
 """
 
 from dataclasses import dataclass

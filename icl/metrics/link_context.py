@@ -4,6 +4,8 @@ As released, the right name is removed from the output first, so that "wildcat" 
 anywhere, also within a word. The released code lower-cases the names but not the output; here both are.
 
 `lenient` matches whole words and is the recommended score. Use this metric for comparison with published numbers.
+
+Differs from the released code in the case of the output (see above).
 """
 
 from dataclasses import dataclass

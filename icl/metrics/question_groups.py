@@ -9,6 +9,8 @@
 An answer is right by its option scores if there are any, otherwise by the rules of `lenient`. The published MMVP uses a
 language model as judge. A task marks groups by `group` and, for `mme`, stores the name of the subtask in `meta`. Groups
 with a failed sample are left out.
+
+Differs from the released code in the judge of MMVP, which is a language model there.
 """
 
 from collections.abc import Sequence

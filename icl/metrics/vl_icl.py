@@ -8,6 +8,8 @@ The output is cut at its first line break, otherwise at its first full stop unle
     yes_no   for the answer yes, the output contains "yes"; for no, it does not                     (matching)
 
 `strict` and `lenient` do not have these faults.
+
+Differs from the released code in nothing known.
 """
 
 import re

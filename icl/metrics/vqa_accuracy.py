@@ -8,6 +8,9 @@ annotator by position. The released script excludes by value, which counts wrong
 Answers and output are normalized by `icl.metrics.normalize.normalize_vqa`. The script normalizes only if annotators
 disagree, so "2" against ten times "two" is wrong there, and so is "Yes" against ten times "yes". `normalize: official`
 does the same.
+
+Differs from the released code in the normalization where all annotators agree, unless `normalize: official` is set, and
+in answers without a number (see above).
 """
 
 from collections.abc import Sequence

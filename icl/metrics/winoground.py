@@ -10,6 +10,8 @@ A tie is wrong. Generated answers are 0 or 1 and often tie, so score options. Th
 group and have `meta["caption"]` and `meta["image"]`, 0 or 1. These are numbered independently, so only the gold tells
 which belong together. Items with a missing question are left out. For SugarCrepe (Hsieh et al., NeurIPS 2023), with one
 image and two captions, use the metric `option` with the captions as options.
+
+No released code was compared.
 """
 
 from collections.abc import Sequence

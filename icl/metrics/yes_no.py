@@ -4,6 +4,8 @@ Two rules are in use. `parse_yes_no` has three results: yes, no, or neither. An 
 counts as wrong, and the metric `unparsed_rate` counts it. `parse_pope` is the released evaluation of POPE (Li et al.,
 EMNLP 2023). It reads the first sentence without commas. The answer is "no" if one of the words is No, no or not;
 everything else, an empty output too, is "yes".
+
+Differs from the released code in nothing known in `pope`. `parse_yes_no` is this toolkit's.
 """
 
 import re

@@ -12,6 +12,8 @@ it did.
 
 The instruction comes at the head (introductory), at the tail (summative: between the query's question and the place for
 its answer), or before every block (within). Its first occurrence is the span `instruction`.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass

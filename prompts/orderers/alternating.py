@@ -4,6 +4,8 @@ In each round, each label gives its best remaining demonstration. Labels take tu
 appearance in the ranking, and a label without demonstrations left is skipped. VL-ICL draws the order of labels for each
 query (`start: random`). With the paper's ranking retriever, the best-ranked label begins. The last demonstration is
 next to the query.
+
+Differs from the released code in the default order of labels (`start: random` is as released).
 """
 
 from dataclasses import dataclass, replace

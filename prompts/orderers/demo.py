@@ -6,6 +6,8 @@
 "Nothing" is the query with blank images and the question "N/A". This is a reconstruction without published code. The
 number of orders to keep, the substitute for an image and the measure of the shift are assumptions. Another divergence
 chooses differently.
+
+No released code.
 """
 
 from dataclasses import dataclass, replace

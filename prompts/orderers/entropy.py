@@ -6,6 +6,9 @@
 The two choose different orders. Probes are other members of the pool without their answers: never the query, one of its
 images or a demonstration, and with the query's options if possible. (In the paper the model writes the probes. The
 released code adds one to each count.)
+
+Differs from the released code in the probes, which are members of the pool (there texts that the model writes), and in
+the entropy of `global`, which is not smoothed (see above).
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,8 @@
 An oracle, because it needs the gold to find these demonstrations. They form one block. With n demonstrations and m of
 that label, a middle block begins at floor((n - m) / 2). The others keep the usual order, the best-ranked last, as do
 those within the block. The paper has one such demonstration and an odd number of shots; the generalization is ours.
+
+No released code.
 """
 
 from dataclasses import dataclass, replace

@@ -4,6 +4,8 @@ Number 0 is the retriever's order, best first. The others are distinct random or
 same number of demonstrations share the permutation of ranks, because the paper gives all queries one sequence. With
 `own`, each query draws its own. The mean is then free of the effect of positions, which remains in the disagreement
 between numbers.
+
+No released code was compared.
 """
 
 import math

@@ -11,6 +11,8 @@
 Descriptions are greedy answers of the model under test, and cached: an example is described once. A description of the
 query never depends on its answer. Compare `vicl` with `{name: descriptions}`, plain captions: part of the gain of a
 summary that saw the label is the label.
+
+No released code was compared.
 """
 
 from collections.abc import Mapping

@@ -5,6 +5,9 @@ options, or the answers of the demonstrations. With two labels this is the flip.
 each. Only the demonstrations change. The gold stays, so accuracy falls if the model follows them. The sample stores
 both answers, and `icl analyze RUN label_following` counts following, prior and other answers. (The papers use different
 criteria: accuracy on the flipped label, or accuracy far below one half.)
+
+Differs from the released code in the criterion: the gold stays, and following is counted by itself (there accuracy on
+the flipped label, and an output without the word yes counts as no).
 """
 
 from dataclasses import dataclass, replace

@@ -8,6 +8,8 @@
 
 Text stays. A permutation is drawn from those that move the most images to a place with another image. The mark records
 the share that moved. Noise and swaps depend on the example and the query, not on the position in the prompt.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass, replace

@@ -3,6 +3,8 @@
 Exactly round(share x n) demonstrations (halves up) get a wrong answer. It is drawn uniformly from the other competing
 answers: the example's options, or the answers of the demonstrations. The choice depends on the query, so a larger share
 contains the errors of a smaller one.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass, replace

@@ -7,6 +7,8 @@ A model that understands gives the same answer under every shift. Shifts are an 
 prefers the first option gives a different answer for each shift. `icl analyze RUN option_shift` counts this. Answers
 remain the texts of the options. An example without options stays unchanged. The shift is taken modulo the number of
 options.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass, replace

@@ -2,6 +2,8 @@
 
 Images and answers stay. A permutation is drawn from those that move the most questions to a place with another
 question. If all questions are equal, nothing changes. The mark records the share that moved.
+
+No released code was compared.
 """
 
 from dataclasses import dataclass, replace

@@ -6,6 +6,8 @@ same map, so the right answer is a symbol. A symbol is an invented word, or one 
 context. A model with a small vocabulary can only say its own words. Questions stay unchanged, also if they list the
 answers. The gold keeps its name if neither a demonstration nor an option has it. The paper trains on such prompts; this
 transform tests with them.
+
+Differs from the released code in its use: there pairs of answers for training are built from the same map.
 """
 
 from collections.abc import Iterator

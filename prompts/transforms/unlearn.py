@@ -4,6 +4,8 @@ An oracle, because it needs the gold to find the class. All demonstrations of th
 The others stay right. The paper has one such demonstration and unlearns 5 random classes; `classes` names them. The
 gold stays, and the sample also stores the new label: `icl analyze RUN label_following` counts agreement with it. If no
 demonstration has the query's class, nothing changes, and the sample is not counted.
+
+No released code.
 """
 
 from dataclasses import dataclass, replace

@@ -4,6 +4,8 @@
 
 The model under test describes the query's image with greedy decoding. An image-text encoder compares the description
 with the images of the candidates. There is one call of the model per query, cached by image, model and prompt.
+
+No released code.
 """
 
 from collections.abc import Sequence

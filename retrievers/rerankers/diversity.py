@@ -3,6 +3,8 @@
     next = argmax over x not in S of   l score(x) - (1 - l) max over s in S of cos(x, s)
 
 The relevance is the score of the retriever, which should be a similarity of at most 1 (the score of `bm25` is not).
+
+No released code.
 """
 
 from collections.abc import Sequence
