@@ -131,6 +131,29 @@ def test_votes_are_discounted_where_a_member_was_chosen() -> None:
     assert most_voted(near, 2, rho=10)[1] in (3, 4, 5)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("rho", [1.0, 2.0, 10.0])
+def test_vote_k_is_its_formula(seed: int, rho: float) -> None:
+    """Selected members neither vote nor are selected again; ties go to more undiscounted votes, then to the first."""
+    rng = np.random.default_rng(seed)
+    count, votes_each = 14, 3
+    near = np.array([rng.choice([j for j in range(count) if j != i], votes_each, replace=False) for i in range(count)])
+    selected: list[int] = []
+    while len(selected) < 9:
+        scores = {
+            u: sum(
+                rho ** -sum(member in near[v] for member in selected)
+                for v in range(count)
+                if v not in selected and u in near[v]
+            )
+            for u in range(count)
+            if u not in selected
+        }
+        plain = {u: int((near == u).sum()) for u in scores}
+        selected.append(max(scores, key=lambda u: (round(scores[u], 9), plain[u], -u)))
+    assert most_voted(near, 9, rho) == selected
+
+
 def test_a_member_votes_for_its_copy_and_never_for_itself(
     example: Make, number_embedder: Any, turned: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

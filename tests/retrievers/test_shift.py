@@ -1,7 +1,7 @@
 """Retrieval under a distribution shift: source domains, and the head that removes the domain."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log
 from pathlib import Path
@@ -191,6 +191,26 @@ def test_topk_nearest_gives_source_domains_only(shifted: Any, number_embedder: A
     ink = build("retriever", {**node, "sources": ["ink"]}).fit(whole, Resources())
     with pytest.raises(PlanError, match=r"37 demonstrations .* \(72 of the pool's 108 are of no source domain.\)"):
         ink.retrieve([queries[0].query], 37)
+
+
+def test_a_query_of_a_listed_source_gets_the_other_sources_only(shifted: Any, number_embedder: Any) -> None:
+    pool, queries = shifted
+    whole = Pool((*queries, *pool.examples))
+    node = {"name": "topk_nearest", "by": "question", "embedder": number_embedder, "sources": ["ink", "oil"]}
+    fitted = build("retriever", node).fit(whole, Resources())
+    for domain, others in (("ink", {"oil"}), ("oil", {"ink"}), ("photo", {"ink", "oil"})):
+        query = replace(queries[0].query, id="new", domain=domain)
+        (demos,) = fitted.retrieve([query], 20)
+        assert {whole.by_id[one.id].domain for one in demos} <= others, domain
+
+
+def test_members_without_a_domain_are_of_every_source(example: Make, number_embedder: Any) -> None:
+    pool = Pool(tuple(example(f"e{i}", None, question=f"{i} 1") for i in range(3)))
+    node = {"name": "topk_nearest", "by": "question", "embedder": number_embedder}
+    query = replace(example("q", None, question="1 1").query, domain="ink")
+    (demos,) = build("retriever", node).fit(pool, Resources()).retrieve([query], 3)
+    assert len(demos) == 3
+    assert build("retriever", node).is_eligible(pool.examples[0], replace(query, domain=None))
 
 
 def test_a_pool_of_one_class_is_nothing_to_learn_from(example: Make, number_embedder: Any) -> None:

@@ -40,3 +40,56 @@ def test_two_builds_are_one_index_and_filters_still_give_k(kind: Any) -> None:
 def test_few_rows_are_searched_exactly() -> None:
     assert type(build_index(_clustered(MIN_FAISS_SCORES, 1), "hnsw")) is VectorIndex
     assert type(build_index(_clustered(MIN_FAISS_SCORES + 1, 1), "ivf")) is IVF
+
+
+class Scrambled(VectorIndex):
+    """An index that proposes the right candidates in the reverse of their order."""
+
+    def propose(self, queries: Vectors, m: int) -> Any:
+        return super().propose(queries, m)[:, ::-1]
+
+
+def test_the_order_of_proposed_candidates_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where scores are equal: each vector occurs four times."""
+    vectors, queries = np.tile(_clustered(400, 1), (4, 1)), _clustered(6, 2)
+    whole = VectorIndex(vectors).nearest(queries, 5)
+    monkeypatch.setattr("retrievers.machinery.vector_index.MIN_FAISS_SCORES", 0)
+    assert VectorIndex(vectors).nearest(queries, 5) == Scrambled(vectors).nearest(queries, 5) == whole
+
+
+class Short:
+    """A FAISS index that finds two rows and leaves the rest empty."""
+
+    def search(self, queries: Vectors, m: int) -> tuple[Any, Any]:
+        rows = np.full((len(queries), m), -1)
+        rows[:, :2] = [7, 3]
+        return np.zeros((len(queries), m)), rows
+
+
+def test_missing_candidates_are_other_rows_of_the_pool() -> None:
+    index: Any = HNSW.__new__(HNSW)
+    VectorIndex.__init__(index, _clustered(9, 1))
+    index.faiss, index.widen = Short(), lambda m: None
+    assert index.propose(_clustered(2, 2), 5).tolist() == [[7, 3, 0, 1, 2]] * 2
+
+
+def test_beams_and_lists_are_those_of_the_docs() -> None:
+    graph, lists = HNSW(_clustered(500, 1)), IVF(_clustered(5000, 1))
+    assert (graph.faiss.hnsw.efConstruction, graph.faiss.hnsw.nb_neighbors(1)) == (200, 32)
+    graph.widen(10)
+    assert graph.faiss.hnsw.efSearch == 48
+    graph.widen(100)
+    assert graph.faiss.hnsw.efSearch == 200
+    assert (lists.faiss.nlist, lists.faiss.nprobe) == (int(4 * 5000**0.5), 32)
+
+
+def test_building_an_index_keeps_the_number_of_threads() -> None:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        HNSW(_clustered(50, 1))
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)

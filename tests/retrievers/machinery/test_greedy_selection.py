@@ -86,3 +86,23 @@ def test_select_dissimilar_is_strict_and_keeps_the_order() -> None:
 def test_equal_candidates_are_taken_in_order(choose: Any) -> None:
     vectors = normalize_rows(np.repeat([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], 3, axis=0))
     assert choose(np.full(9, 0.57735), vectors) == [0, 3, 6]
+
+
+@pytest.mark.parametrize(("determinant", "count"), [(4e-12, 2), (0.25e-12, 1)])
+def test_dpp_adds_a_vector_that_keeps_a_trillionth_of_the_determinant(determinant: float, count: int) -> None:
+    """Two unit vectors at a small angle a: the determinant of (1 + cos) / 2 is a^2 / 2."""
+    angle = (2 * determinant) ** 0.5
+    vectors = np.array([[1.0, 0.0], [np.cos(angle), np.sin(angle)]])
+    assert dpp(np.ones(2), vectors, 2) == list(range(count))
+
+
+def test_dpp_takes_the_earlier_of_nearly_equal_candidates() -> None:
+    vectors = np.eye(3)
+    assert dpp(np.array([0.5, 0.5 + 1e-8, 0.5]), vectors, 3) == [0, 1, 2]
+    assert dpp(np.array([0.5, 0.5 + 1e-4, 0.5]), vectors, 3) == [1, 0, 2]
+
+
+def test_dpp_and_mmr_of_few_candidates_end_with_them() -> None:
+    assert dpp(np.zeros(0), np.zeros((0, 3)), 4) == []
+    assert mmr(np.zeros(0), np.zeros((0, 3)), 4, 0.5) == []
+    assert sorted(dpp(np.ones(2), np.eye(2), 4)) == sorted(mmr(np.ones(2), np.eye(2), 4, 0.5)) == [0, 1]
