@@ -138,8 +138,10 @@ def family_note(view: RunView) -> str:
     sizes = {row.judgment.family for row in view.effects if row.judgment}
     if not sizes:
         return ""
+    topics = max((t.topics for t in view.comparisons["Decoding"]), default=1)
+    shared = f", and over the {topics} topics of the sentences" if topics > 1 else ""
     return (
-        f"Verdicts: p after Holm over {format_count(max(sizes), 'comparison')}: every strategy against "
+        f"Verdicts: p after Holm over {format_count(max(sizes), 'comparison')}{shared}: every strategy against "
         f"{view.reference} and against each of its controls, as in the sentences on decoding."
     )
 

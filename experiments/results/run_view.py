@@ -24,6 +24,7 @@ from experiments.results.sequential_findings import (
     stopped_findings,
 )
 from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
+from experiments.stats.arm_comparisons import ArmComparison, Topic
 from experiments.stats.arms import (
     EQUIVALENCE,
     NO_VALUE,
@@ -40,7 +41,7 @@ from experiments.stats.arms import (
     varying_axes,
 )
 from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
-from experiments.stats.findings import Finding, findings, reference_decoding
+from experiments.stats.findings import Finding, describe_comparisons, page_comparisons, reference_decoding
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.stopping.records import FamilyRecord, common_queries, read_families
@@ -218,6 +219,31 @@ class RunView:
             metrics=metrics,
             base=self.reference,
             controls=self.controls,
+            comparisons=self.comparisons["Decoding"],
+        )
+
+    @cached_property
+    def _second_metric(self) -> str | None:
+        """The metric whose gain is reported next to that of `metric`."""
+        others = DEFAULT_METRICS if self.better == "higher" else ()
+        return next((m for m in others if m in self.metrics and m != self.metric), None)
+
+    @cached_property
+    def _renamed(self) -> "Series[Any]":
+        """For each sample, the transforms of its cell that change labels, or ''."""
+        return label_transform_names(self.frame, Store(self.path))
+
+    @cached_property
+    def comparisons(self) -> "dict[Topic, list[ArmComparison]]":
+        """The comparisons behind the sentences of the report, with p corrected over all of them."""
+        return page_comparisons(
+            self.answers,
+            self.metric,
+            axes=self.axes,
+            reference=self.reference,
+            controls=self.controls,
+            also=self._second_metric,
+            excluded=self._renamed != "",
         )
 
     @cached_property
@@ -251,19 +277,8 @@ class RunView:
             return stopped_findings(self.families, every_sample, self.metric, self.better)
         if self.is_growing:
             return anytime_findings(self.scores, self.to, self.metric, self.axes, planned=planned_clusters(self))
-        reference = self.reference
-        others = DEFAULT_METRICS if self.better == "higher" else ()
-        other = next((m for m in others if m in self.metrics and m != self.metric), None)
-        renamed = label_transform_names(self.frame, Store(self.path))
-        every = findings(
-            self.answers,
-            self.metric,
-            axes=self.axes,
-            reference=reference,
-            controls=self.controls,
-            also=other,
-            excluded=renamed != "",
-        )
+        renamed = self._renamed
+        every = describe_comparisons(self.comparisons, self._second_metric)
         full = ceiling_effects(self.scores, self.metric, self.axes) if self.better == "higher" else {}
         named = self.names_option
         same = full if named is None else floor_effects(self.frame, self.axes, named) | full

@@ -1,10 +1,13 @@
 """One tested comparison of two arms, and its result in words."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from experiments.stats.answer_forms import wrapping_note
+from experiments.stats.arms import deciding_digests
 from experiments.stats.formatting import format_count, format_interval, format_p, format_share, format_signed
 from experiments.stats.pairs import KEYS, PairedTestResult, UnpairedError, align_pairs, paired_test
 from experiments.stats.significance import holm
@@ -20,6 +23,8 @@ Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 'equal' needs a margin (`stopping_rule`).
 """
 
+Topic = Literal["Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding"]
+
 
 @dataclass(frozen=True)
 class ArmComparison:
@@ -30,7 +35,8 @@ class ArmComparison:
         arm: The label of the arm.
         against: The label of the arm that it is compared with.
         result: The test, or None if the comparison was refused.
-        p: The p-value; `holm_corrected` replaces it by the corrected one.
+        p: The p-value; `correct_topics` replaces it by the corrected one. NaN if the arm answers as the other one by
+            construction, so that there is nothing to test.
         n: The number of queries, groups and seeds, in words.
         pooled: The settings that were pooled, in words.
         mean: The mean score of the arm.
@@ -39,7 +45,9 @@ class ArmComparison:
         refused: Why the comparison was refused.
         wrapping: A sentence if the two arms write their answers differently, else ''.
         better: The good direction of the metric.
-        family: The number of comparisons that p is corrected for.
+        family: The number of comparisons of the topic that p is corrected for.
+        topics: The number of topics that share the level.
+        decided: What determines the answers of both arms. Comparisons with equal values are one hypothesis.
     """
 
     subject: str
@@ -56,6 +64,8 @@ class ArmComparison:
     wrapping: str = ""
     better: Better = "higher"
     family: int = 1
+    topics: int = 1
+    decided: Hashable = field(default_factory=object, compare=False)
 
     @property
     def verdict(self) -> Verdict:
@@ -69,13 +79,20 @@ class ArmComparison:
         return self.result is not None and self.result.is_identical
 
     @property
+    def by_construction(self) -> bool:
+        """Whether both arms give the same answers with every model, so that the comparison is not tested."""
+        return self.result is not None and math.isnan(self.p)
+
+    @property
     def numbers(self) -> str:
         """Difference, 95 % interval, p and n: '+.021 [−.004, +.046], p = .03 (Holm over 4), n = 200 x 3 seeds'."""
-        if self.result is None:
+        if self.result is None or self.by_construction:
             return ""
         interval = format_interval(self.result.low, self.result.high)
         lower = "; lower is better" if self.better == "lower" else ""
-        family = f" (Holm over {self.family})" if self.family > 1 else ""
+        shares = [f"Holm over {self.family}"] if self.family > 1 else []
+        shares += [f"{self.topics} topics"] if self.topics > 1 else []
+        family = f" ({', '.join(shares)})" if shares else ""
         return f"{format_signed(self.result.difference)} {interval}, {format_p(self.p)}{family}, {self.n}{lower}"
 
     @property
@@ -91,6 +108,8 @@ class ArmComparison:
     @property
     def short(self) -> str:
         """'+.021, p = .03'."""
+        if self.by_construction:
+            return "the same by construction"
         return f"{format_signed(self.result.difference)}, {format_p(self.p)}" if self.result else self.refused
 
 
@@ -131,13 +150,15 @@ def compare_arms(
         result = paired_test(pairs, names=(against, arm))
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
+    decided = deciding_digests(reference), deciding_digests(samples)
+    decided_pair = None if reference_metric or None in decided else decided
     second = float(samples[also].mean() - reference[also].mean()) if also in samples and also != metric else None
     return ArmComparison(
         subject,
         arm,
         against,
         result,
-        p=result.p,
+        p=math.nan if decided_pair and decided[0] == decided[1] else result.p,
         n=_units(samples, result),
         pooled=pooled,
         mean=float(pairs.arm.mean()),
@@ -145,14 +166,30 @@ def compare_arms(
         also=second,
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
+        decided=(decided_pair, pooled) if decided_pair else object(),
     )
 
 
-def holm_corrected(trials: Sequence[ArmComparison]) -> list[ArmComparison]:
-    """The comparisons with p corrected by Holm over all that were tested, and their number as `family`."""
-    tested = [t for t in trials if t.result is not None]
-    adjusted = iter(holm([t.p for t in tested]))
-    return [t if t.result is None else replace(t, p=float(next(adjusted)), family=len(tested)) for t in trials]
+def correct_topics(trials: Mapping[Topic, Sequence[ArmComparison]]) -> dict[Topic, list[ArmComparison]]:
+    """The comparisons with p corrected over all topics together (`significance.holm`), and the sizes of the family.
+
+    Comparisons of arms that are the same by construction are in no family. Equal comparisons are one hypothesis.
+    """
+    hypotheses: dict[tuple[Topic, Hashable], float] = {}
+    for topic, own in trials.items():
+        for t in own:
+            if t.result is not None and not t.by_construction:
+                hypotheses.setdefault((topic, t.decided), t.p)
+    sizes = Counter(topic for topic, _ in hypotheses)
+    adjusted = holm(list(hypotheses.values()), [topic for topic, _ in hypotheses])
+    corrected = dict(zip(hypotheses, map(float, adjusted), strict=True))
+    return {
+        topic: [
+            replace(t, p=corrected.get((topic, t.decided), t.p), family=max(1, sizes[topic]), topics=max(1, len(sizes)))
+            for t in own
+        ]
+        for topic, own in trials.items()
+    }
 
 
 def _units(samples: "DataFrame", result: PairedTestResult) -> str:

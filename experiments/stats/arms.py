@@ -28,6 +28,13 @@ EQUIVALENCE = "decided_by"
 Arm = dict[str, Any]
 
 
+def deciding_digests(rows: "DataFrame") -> frozenset[Any] | None:
+    """The digests of what determines an arm's answers, with their seeds; None if the frame lacks them."""
+    if EQUIVALENCE not in rows or not rows[EQUIVALENCE].astype(bool).all():
+        return None
+    return frozenset(rows[["seed", EQUIVALENCE]].drop_duplicates().itertuples(index=False, name=None))
+
+
 class SharedAttrs(dict[str, Any]):
     """A mapping for a frame's `attrs` that is not copied: pandas deep-copies `attrs` in every operation."""
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.keys import CORRECTIONS, DEFAULT_CORRECTION, DEFAULT_METRIC
 from experiments.stats.arm_comparisons import Verdict, verdict_of
 from experiments.stats.arms import (
-    EQUIVALENCE,
     axes_of,
     better_of,
+    deciding_digests,
     describe_arm,
     find_baseline_column,
     iter_arms,
@@ -134,20 +134,13 @@ def _against_arms(
         pairs = align_pairs(theirs, mine, metric, names=names)
         result = paired_test(pairs, level, names)
         row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
-        decided = _decided(theirs), _decided(mine)
+        decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:
             row["compared"] = decided
             if decided[0] == decided[1]:
                 row |= {"by_construction": True, "p": math.nan}
         rows.append(row)
     return rows
-
-
-def _decided(rows: "DataFrame") -> frozenset[Any] | None:
-    """The digests of what determines an arm's answers, with their seeds; None if the frame lacks them."""
-    if EQUIVALENCE not in rows or not rows[EQUIVALENCE].astype(bool).all():
-        return None
-    return frozenset(rows[["seed", EQUIVALENCE]].itertuples(index=False, name=None))
 
 
 def _against_baseline(

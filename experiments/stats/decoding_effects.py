@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from experiments.stats.arm_comparisons import ArmComparison, correct_topics
 from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
 from experiments.stats.formatting import join_words
 from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
-from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, compare_strategies, judge_strategy
+from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, judge_strategy
 from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
 from experiments.stats.summary import estimate_arm
 from icl.metrics.normalize import normalize_text
@@ -109,6 +110,7 @@ def decoding_effects(
     metrics: Sequence[str],
     base: str,
     controls: Mapping[str, Sequence[str]],
+    comparisons: Sequence[ArmComparison],
 ) -> list[DecodingEffect]:
     """The effects of all arms, in the order of the table.
 
@@ -120,6 +122,7 @@ def decoding_effects(
         metrics: The metrics with a mean in each row.
         base: The label of the reference.
         controls: The labels of the controls of each strategy.
+        comparisons: Those of `compare_strategies`, corrected over the page (`findings.page_comparisons`).
 
     Returns:
         Per subject: the reference, the controls of several strategies, then each strategy with its own controls.
@@ -128,11 +131,11 @@ def decoding_effects(
     samples = scores.assign(**{axis: NO_VALUE for axis in ("retriever", "decoding") if axis not in scores})
     samples = drop_unscored_tasks(samples, metric)
     better = better_of(scores, metric)
-    trials = compare_strategies(samples, settings, metric, better, base=base, controls=controls)
-    alone = compare_controls(samples, settings, metric, better, base=base, controls=controls)
+    of_controls = compare_controls(samples, settings, metric, better, base=base, controls=controls)
+    alone = correct_topics({"Decoding": of_controls})["Decoding"]
     verdicts = {
         (subject, name): judge_strategy(list(own), [t for t in alone if t.subject == subject])
-        for (subject, name), own in groupby(trials, key=lambda t: (t.subject, t.arm))
+        for (subject, name), own in groupby(comparisons, key=lambda t: (t.subject, t.arm))
     }
     effects = []
     for subject, part in split_by_subject(samples, settings):

@@ -5,7 +5,8 @@ The rules for one metric and the reference decoding (of the run's `compare`, els
     ICL gain     Every arm with shots against the same arm at 0 shots, per task and setting of the other axes. The
                  sentence is about the arm with the highest score; p is corrected for all of these comparisons. Arms
                  significantly below 0 shots are named.
-    Retrieval    Every retriever against `random`, pooled over the numbers of shots that both have.
+    Retrieval    Every retriever against `random`, pooled over the numbers of shots that both have. Without `random`,
+                 against the first retriever, which is said.
     Vote         Every retriever at its largest number of shots: the model against the majority vote of the same
                  demonstrations.
     Decoding     Every strategy that is neither the reference nor a control, pooled over shots and retrievers: against
@@ -18,19 +19,21 @@ follows the labels.
 If lower is better, the best arm is the lowest one, and 'beats' means below. Without a good direction there are no best
 arm and no verdicts, only differences.
 
-Significant means p <= .05 after Holm over all comparisons of the same topic in the run. Other differences are 'not
-distinguishable', which does not mean equal: the interval shows how large a difference could be. Intervals are not
-corrected. Pairs are (query, seed) and the pooled settings; the units are queries or their groups (`intervals`).
+Significant means p <= .05 after a correction over all comparisons of all topics (`page_comparisons`): the topics share
+the level, with Holm in each (`significance.holm`). If no arm differs from another, any of the sentences says so in at
+most 5 % of runs. Arms that are the same by construction are not tested. Other differences are 'not distinguishable',
+which does not mean equal: the interval shows how large a difference could be. Intervals are not corrected. Pairs are
+(query, seed) and the pooled settings; the units are queries or their groups (`intervals`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES
 from experiments.grid.label_matching import name_of
-from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, holm_corrected
+from experiments.stats.arm_comparisons import ArmComparison, Topic, Verdict, compare_arms, correct_topics
 from experiments.stats.arms import (
     NO_VALUE,
     axes_of,
@@ -50,13 +53,16 @@ from icl.metrics.base import Better
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-Topic = Literal["Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding"]
 VERDICT_PHRASES = {
     "better": "beats",
     "differs": "differs from",
     "open": "is not distinguishable from",
     "unpaired": "was not compared with",
 }
+CHANCE = DEFAULT_REFERENCES["retriever"]
+NO_CHANCE = (
+    f"`{CHANCE}` is not among the retrievers, so they are compared with {{}}; add it to test them against chance."
+)
 SECOND_METRIC_GAP = 0.005
 """The smallest gap between the differences of two metrics that is reported."""
 
@@ -99,7 +105,25 @@ def findings(
     also: str | None = "strict",
     excluded: "Series[bool] | None" = None,
 ) -> list[Finding]:
-    """The findings of a frame, by topic.
+    """The findings of a frame, by topic. The arguments are those of `page_comparisons`."""
+    comparisons = page_comparisons(
+        frame, metric, axes=axes, reference=reference, controls=controls, vote=vote, also=also, excluded=excluded
+    )
+    return describe_comparisons(comparisons, also)
+
+
+def page_comparisons(
+    frame: "DataFrame",
+    metric: str = DEFAULT_METRIC,
+    *,
+    axes: Sequence[str] | None = None,
+    reference: str | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
+    vote: str = "vote",
+    also: str | None = "strict",
+    excluded: "Series[bool] | None" = None,
+) -> dict[Topic, list[ArmComparison]]:
+    """All comparisons of a frame that become sentences, with p corrected over all of them.
 
     Args:
         frame: The samples.
@@ -123,11 +147,23 @@ def findings(
     scored = plain if excluded is None else plain[~excluded.loc[plain.index]]
     shots = "shots" in axes
     voted = find_baseline_column(frame, vote, metric)
+    return correct_topics(
+        {
+            "ICL gain": _gain_comparisons(scored, settings, metric, better, also) if shots else [],
+            "Retrieval": _retrieval_comparisons(scored, settings, metric, better),
+            "Vote": _vote_comparisons(plain, settings, metric, better, voted) if shots and voted else [],
+            "Decoding": compare_strategies(samples, settings, metric, better, base=base, controls=controls or {}),
+        }
+    )
+
+
+def describe_comparisons(comparisons: Mapping[Topic, Sequence[ArmComparison]], also: str | None) -> list[Finding]:
+    """The sentences of corrected comparisons. also: the name of the second metric."""
     return [
-        *(_gain(scored, settings, metric, better, also) if shots else ()),
-        *_retrieval(scored, settings, metric, better),
-        *(_vote(plain, settings, metric, better, voted) if shots and voted else ()),
-        *_decoding(samples, settings, metric, better, base=base, controls=controls or {}),
+        *_gain(comparisons["ICL gain"], also),
+        *_retrieval(comparisons["Retrieval"]),
+        *_vote(comparisons["Vote"]),
+        *_decoding(comparisons["Decoding"]),
     ]
 
 
@@ -139,9 +175,9 @@ def reference_decoding(samples: "DataFrame", preferred: str | None = None) -> st
     )
 
 
-def _gain(
+def _gain_comparisons(
     plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, also: str | None
-) -> Iterator[Finding]:
+) -> list[ArmComparison]:
     trials = []
     for subject, part in split_by_subject(plain, settings):
         zero, some = part[part["shots"] == 0], part[part["shots"] != 0]
@@ -149,10 +185,51 @@ def _gain(
             for (retriever, shots), rows in some.groupby(["retriever", "shots"], sort=False):
                 arm = _at(retriever, shots)
                 trials.append(compare_arms(subject, arm, "0 shots", (zero, rows), metric, also=also, better=better))
-    for subject, tried in _by_subject(holm_corrected(trials)):
+    return trials
+
+
+def _retrieval_comparisons(
+    plain: "DataFrame", settings: Sequence[str], metric: str, better: Better
+) -> list[ArmComparison]:
+    trials = []
+    for subject, part in split_by_subject(plain, settings):
+        with_demos = part[part["shots"] != 0] if "shots" in part else part
+        names = [name for name in axis_values(with_demos, "retriever") if name != NO_VALUE]
+        base = CHANCE if CHANCE in names else next(iter(names), NO_VALUE)
+        for name in names:
+            if name != base:
+                theirs, mine = (with_demos[with_demos["retriever"] == one] for one in (base, name))
+                both, where = shared_settings(theirs, mine, ["shots"])
+                one = compare_arms(
+                    subject, str(name), str(base), both, metric, on=["shots"], pooled=where, better=better
+                )
+                trials.append(one)
+    return trials
+
+
+def _vote_comparisons(
+    plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str
+) -> list[ArmComparison]:
+    trials = []
+    for subject, part in split_by_subject(plain, settings):
+        for name in axis_values(part, "retriever"):
+            rows = part[(part["retriever"] == name) & (part["shots"] != 0) & part[vote].notna()]
+            rows = rows[rows["shots"] == rows["shots"].max()]
+            if len(rows):
+                arm = _at(name, rows["shots"].iloc[0])
+                both = rows, rows
+                trials.append(
+                    compare_arms(subject, arm, "the vote", both, metric, reference_metric=vote, better=better)
+                )
+    return trials
+
+
+def _gain(trials: Sequence[ArmComparison], also: str | None) -> Iterator[Finding]:
+    for subject, tried in _by_subject(trials):
+        better = tried[0].better
         if better == "neither":
             for t in tried:
-                claim = t.refused or f"{t.arm} {_words(t)} 0 shots ({t.means})"
+                claim = _refused(t) or f"{t.arm} {_words(t)} 0 shots ({t.means})"
                 yield Finding("ICL gain", subject, claim, t.numbers, t.wrapping, t.verdict, bool(t.wrapping))
             continue
         best = max(tried, key=lambda t: (t.result is not None, t.mean if better == "higher" else -t.mean))
@@ -176,59 +253,37 @@ def _gain(
         yield Finding("ICL gain", subject, claim, best.numbers, more, best.verdict, bool(best.wrapping))
 
 
-def _retrieval(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better) -> Iterator[Finding]:
-    chance = DEFAULT_REFERENCES["retriever"]
-    trials = []
-    for subject, part in split_by_subject(plain, settings):
-        with_demos = part[part["shots"] != 0] if "shots" in part else part
-        random_rows = with_demos[with_demos["retriever"] == chance]
-        for name in axis_values(with_demos, "retriever") if len(random_rows) else ():
-            if name not in (chance, NO_VALUE):
-                rows = with_demos[with_demos["retriever"] == name]
-                both, where = shared_settings(random_rows, rows, ["shots"])
-                one = compare_arms(subject, str(name), chance, both, metric, on=["shots"], pooled=where, better=better)
-                trials.append(one)
-    for subject, tried in _by_subject(holm_corrected(trials)):
-        for t in tried:
-            claim = t.refused or f"{t.arm} {_words(t)} {chance}{t.pooled}"
-            yield Finding("Retrieval", subject, claim, t.numbers, t.wrapping, t.verdict, bool(t.wrapping))
+def _retrieval(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
+    for subject, tried in _by_subject(trials):
+        for i, t in enumerate(tried):
+            claim = _refused(t) or f"{t.arm} {_words(t)} {t.against}{t.pooled}"
+            missing = NO_CHANCE.format(t.against) if i == 0 and t.against != CHANCE else ""
+            more = " ".join(filter(None, [missing, t.wrapping]))
+            yield Finding("Retrieval", subject, claim, t.numbers, more, t.verdict, bool(t.wrapping))
 
 
-def _vote(plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str) -> Iterator[Finding]:
-    trials = []
-    for subject, part in split_by_subject(plain, settings):
-        for name in axis_values(part, "retriever"):
-            rows = part[(part["retriever"] == name) & (part["shots"] != 0) & part[vote].notna()]
-            rows = rows[rows["shots"] == rows["shots"].max()]
-            if len(rows):
-                arm = _at(name, rows["shots"].iloc[0])
-                both = rows, rows
-                trials.append(
-                    compare_arms(subject, arm, "the vote", both, metric, reference_metric=vote, better=better)
-                )
-    for subject, tried in _by_subject(holm_corrected(trials)):
+def _vote(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
+    for subject, tried in _by_subject(trials):
         for t in tried:
-            claim = t.refused or f"{t.arm} {_words(t)} the vote of the same demonstrations ({t.means})"
+            claim = _refused(t) or f"{t.arm} {_words(t)} the vote of the same demonstrations ({t.means})"
             yield Finding("Vote", subject, claim, t.numbers, "", t.verdict)
 
 
-def _decoding(
-    samples: "DataFrame",
-    settings: Sequence[str],
-    metric: str,
-    better: Better,
-    *,
-    base: str,
-    controls: Mapping[str, Sequence[str]],
-) -> Iterator[Finding]:
-    trials = compare_strategies(samples, settings, metric, better, base=base, controls=controls)
+def _decoding(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
     for subject, tried in _by_subject(trials):
         for name, own in groupby(tried, key=lambda t: t.arm):
             against, *checks = list(own)
-            claim = against.refused or f"{name} {_words(against)} {against.against}{against.pooled}"
+            claim = _refused(against) or f"{name} {_words(against)} {against.against}{against.pooled}"
             verdict = _overall(against, checks)
             more = " ".join(filter(None, [_checked(checks, against), against.wrapping]))
             yield Finding("Decoding", subject, claim, against.numbers, more, verdict, bool(against.wrapping))
+
+
+def _refused(t: ArmComparison) -> str:
+    """Why there is no test, if there is none."""
+    if t.by_construction:
+        return f"{t.arm} answers as {t.against} by construction{t.pooled}, so there is nothing to test."
+    return t.refused
 
 
 def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:
@@ -253,7 +308,7 @@ def _name(t: ArmComparison) -> str:
 
 def _words(t: ArmComparison) -> str:
     """The verdict as a verb phrase."""
-    if t.identical:
+    if t.identical or t.by_construction:
         return "always scores the same as"
     return f"is {t.side}" if t.verdict == "worse" else VERDICT_PHRASES[t.verdict]
 

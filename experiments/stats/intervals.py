@@ -29,7 +29,10 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
 MANY_CLUSTERS = 100
-"""From so many clusters on, Student's t is replaced by the normal quantile, which is 1.3 % smaller."""
+"""From so many clusters on, there is no correction for few clusters: Student's t is z, the jackknife is linearized.
+
+Either changes an interval by 1 % there.
+"""
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,11 @@ def clustered_variance(sums: Floats, sizes: Floats) -> float:
 
         (C-1)/C sum_c (r_c / (1 - n_c/n))^2 / n^2,   r_c = sum of c - mean x size of c
 
-    With equal sizes this is the linearized variance C/(C-1) sum_c r_c^2 / n^2.
+    With equal sizes, and from MANY_CLUSTERS on, this is the linearized variance C/(C-1) sum_c r_c^2 / n^2.
     """
     c, n = len(sizes), float(sizes.sum())
     residuals = sums - float(sums.sum()) / n * sizes
-    leverage = (1 - 1 / c) / (1 - sizes / n)  # 1 exactly for equal sizes
+    leverage = (1 - 1 / c) / (1 - sizes / n) if c < MANY_CLUSTERS else 1.0  # 1 exactly for equal sizes
     return c / (c - 1) * float(np.sum((residuals * leverage) ** 2)) / n**2
 
 

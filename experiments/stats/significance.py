@@ -8,6 +8,11 @@
                             per cluster this is McNemar's test.
     graded scores           the same flips of the clusters' sums, all of them or a sample (`sign_flips`)
     several tests           Holm (1979), step-down: p_(i) times (m - i + 1), made monotone
+    several topics          weighted step-down tests: the level is divided equally among the topics that have a
+                            hypothesis left, and equally in a topic. A topic whose hypotheses are all rejected passes
+                            its share on (Bretz, Maurer, Brannath and Posch 2009). The weights of a hypothesis never
+                            fall as others are rejected, so this is a closed test: the chance of any false rejection in
+                            any topic is at most the level (Hommel, Bretz and Maurer 2007). With one topic it is Holm.
 
 The null of all of them: swapping the names of the two arms within a cluster leaves its distribution unchanged.
 """
@@ -48,19 +53,28 @@ def exact_sign_flip_p(differences: ArrayLike, clusters: ArrayLike | None = None)
     return min(1.0, p)
 
 
-def holm(p: ArrayLike) -> Floats:
+def holm(p: ArrayLike, topics: ArrayLike | None = None) -> Floats:
     """Adjusts p-values for the number of tests: reject those whose adjusted p is at most the level.
 
     Args:
         p: [m] p-values.
+        topics: [m] labels. Each topic has the same share of the level. By default there is one topic.
 
     Returns:
         [m] adjusted p-values, in the same order.
     """
     values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    labels = np.zeros(len(values), dtype=np.int64) if topics is None else np.unique(topics, return_inverse=True)[1]
+    left = np.bincount(labels) if len(values) else np.zeros(0, dtype=np.int64)
+    adjusted, highest = np.empty_like(values), 0.0
+    queues = [
+        list(np.flatnonzero(labels == t)[np.argsort(values[labels == t], kind="stable")]) for t in range(len(left))
+    ]
+    for _ in values:
+        first = min((t for t, queue in enumerate(queues) if queue), key=lambda t: values[queues[t][0]] * len(queues[t]))
+        place = queues[first][0]
+        highest = max(highest, values[place] * len(queues[first]) * sum(map(bool, queues)))
+        adjusted[queues[first].pop(0)] = min(1.0, highest)
     return adjusted
 
 

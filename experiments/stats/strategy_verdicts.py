@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, holm_corrected
+from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms
 from experiments.stats.arms import axis_values, short_control_name
 from experiments.stats.formatting import join_words
 from experiments.stats.subjects import shared_settings, split_by_subject
@@ -57,7 +57,7 @@ def compare_strategies(
         controls: The labels of the controls of each strategy.
 
     Returns:
-        The comparisons, with p corrected over all of them.
+        The comparisons, with p not corrected.
     """
     every = {name for names in controls.values() for name in names}
 
@@ -78,7 +78,7 @@ def compare_controls(
     base: str,
     controls: Mapping[str, Sequence[str]],
 ) -> list[ArmComparison]:
-    """Compares each control of each subject with `base`, with p corrected over all of them."""
+    """Compares each control of each subject with `base`; p is not corrected."""
     every = {name for names in controls.values() for name in names}
 
     def against(name: str, have: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ def _trials(
         for name in have:
             for other in against(name, have):
                 trials.append(_trial(subject, part, name, other, metric=metric, better=better))
-    return holm_corrected(trials)
+    return trials
 
 
 def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better) -> ArmComparison:

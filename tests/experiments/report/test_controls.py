@@ -39,7 +39,7 @@ def test_the_family_is_that_of_the_sentences(written):
     view = view_run(run)
     sentences = [one.numbers for one in view.findings if one.topic == "Decoding"]
     assert sentences
-    assert all("(Holm over 4)" in numbers for numbers in sentences)
+    assert all("(Holm over 4" in numbers for numbers in sentences)
     assert {row.judgment.family for row in view.effects if row.judgment} == {4}
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.stats.arms import tidy_frame
+from experiments.stats.arm_comparisons import ArmComparison, correct_topics
+from experiments.stats.arms import tidy_frame, varying_axes
 from experiments.stats.decoding_effects import (
     DecodingEffect,
     Transitions,
@@ -33,7 +34,15 @@ def effects_of(rows: list[dict[str, Any]], better: str = "higher", **more: Any) 
     frame = tidy_frame(pd.DataFrame(rows), AXES)
     frame.attrs["better"] = {"lenient": better}
     keys = {"metrics": ("strict", "lenient"), "base": "greedy", "controls": CONTROLS, **more}
-    return decoding_effects(frame, frame, AXES, "lenient", **keys)
+    own = {key: keys[key] for key in ("base", "controls")}
+    comparisons = strategy_comparisons(frame, better, **own)
+    return decoding_effects(frame, frame, AXES, "lenient", comparisons=comparisons, **keys)
+
+
+def strategy_comparisons(frame: pd.DataFrame, better: Any = "higher", **keys: Any) -> list[ArmComparison]:
+    settings = [axis for axis in varying_axes(frame, AXES) if axis not in ("shots", "retriever", "decoding")]
+    trials = compare_strategies(frame, settings, "lenient", better, **{"base": "greedy", **keys})
+    return correct_topics({"Decoding": trials})["Decoding"]
 
 
 def arm(decoding: str, rights: str, **more: Any) -> list[dict[str, Any]]:
@@ -149,7 +158,7 @@ def decided(greedy: str, vcd: str, **others: str) -> StrategyVerdict:
     rows += [row for name, rights in others.items() for row in arm(f"{name}(vcd)", rights)]
     controls = {"vcd": tuple(f"{name}(vcd)" for name in others)}
     frame = tidy_frame(pd.DataFrame(rows), AXES)
-    trials = compare_strategies(frame, [], "lenient", "higher", base="greedy", controls=controls)
+    trials = strategy_comparisons(frame, controls=controls)
     assert {t.family for t in trials} == {1 + len(others)}
     return judge_strategy(trials)
 
@@ -181,7 +190,7 @@ def test_equal_numbers_of_transitions_are_not_equal_scores() -> None:
 def test_a_refused_control_does_not_change_the_family() -> None:
     rows = [*arm("greedy", BAD), *arm("vcd", GOOD), *arm("mask_only(vcd)", BAD[:-1])]
     frame = tidy_frame(pd.DataFrame([*rows, *arm("icd", GOOD)]), AXES)
-    trials = compare_strategies(frame, [], "lenient", "higher", base="greedy", controls=CONTROLS)
+    trials = strategy_comparisons(frame, controls=CONTROLS)
     assert judge_strategy([t for t in trials if t.arm == "vcd"]).family == 2
 
 
@@ -231,7 +240,7 @@ def test_the_correction_is_over_every_comparison_of_every_strategy() -> None:
     families = []
     for rows in (alone, [*alone, *more]):
         frame = tidy_frame(pd.DataFrame(rows), AXES)
-        trials = compare_strategies(frame, [], "lenient", "higher", base="greedy", controls={})
+        trials = strategy_comparisons(frame, controls={})
         families.append((len(trials), judge_strategy([t for t in trials if t.arm == "vcd"]).words))
     assert families == [
         (1, "beats greedy; no control was run"),

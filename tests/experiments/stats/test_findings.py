@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.stats.findings import findings
+from experiments.stats.findings import findings, page_comparisons
 
 N = 120
 
@@ -40,7 +40,7 @@ def test_a_gain_is_reported_with_its_numbers(run):
     (gain,) = only(findings(frame), "ICL gain")
     assert gain.verdict == "better"
     assert gain.claim == "the best of 2 arms, random at 8 shots, is above 0 shots (.900 against .500)"
-    assert re.fullmatch(r"\+\.400 \[\+\.\d{3}, \+\.\d{3}\], p < \.001 \(Holm over 2\), n = 120", gain.numbers)
+    assert re.fullmatch(r"\+\.400 \[\+\.\d{3}, \+\.\d{3}\], p < \.001 \(Holm over 2, 2 topics\), n = 120", gain.numbers)
 
 
 def test_no_gain_is_not_reported_as_equality(run):
@@ -252,3 +252,50 @@ def test_findings_without_a_good_direction_have_no_verdicts(run):
 
 def test_a_single_setting_has_no_findings(run):
     assert only(findings(run({(0, "", "greedy"): 0.5})), "ICL gain") == []
+
+
+def test_all_sentences_of_a_page_are_one_family(run):
+    """Seven of seven discordant pairs: p = .0156 alone, but among three topics with two comparisons each not."""
+    cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.5, (2, "knn", "greedy"): 0.5}
+    alone = run({(0, "", "greedy"): 0.5, (0, "", "vcd"): 0.5 + 7 / N})
+    page = run({**cells, (0, "", "vcd"): 0.5 + 7 / N, (2, "random", "vcd"): 0.5, (2, "knn", "vcd"): 0.5}, vote=0.5)
+    assert only(findings(alone), "Decoding")[0].verdict == "better"
+    (one,) = only(findings(page), "Decoding")
+    assert (one.verdict, "(4 topics)" in one.numbers) == ("open", True)
+
+
+def test_a_topic_whose_differences_are_all_shown_passes_its_share_on(run):
+    """Nine of nine discordant pairs have p = .0039, times three topics or times two."""
+    cells = {(0, "", "greedy"): 0.5, (2, "random", "greedy"): 0.5 + 9 / N}
+    comparisons = page_comparisons(run(cells, vote=0.1))
+    assert comparisons["Vote"][0].p < 0.001
+    assert comparisons["ICL gain"][0].p == pytest.approx(2 * 0.5**9)
+
+
+def decided(frame, **digests):
+    """The frame with the digests of what determines the answers of each decoding."""
+    return frame.assign(decided_by=frame["decoding"].map(digests))
+
+
+def test_arms_that_are_the_same_by_construction_are_in_no_family(run):
+    frame = run({(4, "knn", name): 0.5 + 8 / N * (name == "vcd") for name in ("greedy", "vcd", "mask_only(vcd)")})
+    controls = {"vcd": ("mask_only(vcd)",)}
+    frame = decided(frame, greedy="g", vcd="v", **{"mask_only(vcd)": "g"})
+    (one,) = page_comparisons(frame, controls=controls)["Decoding"][:1]
+    assert (one.family, one.p) == (1, pytest.approx(2 * 0.5**8))  # greedy and the control are one
+    (same,) = only(
+        findings(decided(frame, greedy="g", vcd="g", **{"mask_only(vcd)": "g"}), controls=controls), "Decoding"
+    )
+    assert (same.verdict, same.numbers) == ("open", "")
+    assert same.claim == "vcd answers as greedy by construction, so there is nothing to test."
+
+
+def test_retrievers_without_random_are_compared_with_the_first(run):
+    frame = run({(4, "knn", "greedy"): 0.5, (4, "mmr", "greedy"): 0.9})
+    (one,) = only(findings(frame), "Retrieval")
+    assert one.claim == "mmr beats knn"
+    assert (
+        one.more
+        == "`random` is not among the retrievers, so they are compared with knn; add it to test them against chance."
+    )
+    assert only(findings(run({(0, "", "greedy"): 0.5, (4, "knn", "greedy"): 0.5})), "Retrieval") == []

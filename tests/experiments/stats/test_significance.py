@@ -1,4 +1,5 @@
 import itertools
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -89,4 +90,27 @@ def test_holm_agrees_with_statsmodels(p):
 
 
 def test_holm_of_no_values_is_empty():
+    assert len(holm([])) == 0
+
+
+def closed_test(p, topics):
+    """The definition: a hypothesis has the largest p of all sets that contain it, each with its own weights."""
+    adjusted = np.zeros(len(p))
+    for size in range(1, len(p) + 1):
+        for members in combinations(range(len(p)), size):
+            present = {topics[i] for i in members}
+            sizes = {t: sum(topics[i] == t for i in members) for t in present}
+            joint = min(1.0, *(p[i] * sizes[topics[i]] * len(present) for i in members))
+            for i in members:
+                adjusted[i] = max(adjusted[i], joint)
+    return adjusted
+
+
+def test_topics_that_share_a_level_are_a_closed_test():
+    draw = np.random.default_rng(11)
+    for topics in ("aabbbc", "abcd", "aaaa", "abbbbb"):
+        for _ in range(20):
+            p = draw.random(len(topics)) ** 4
+            assert holm(p, list(topics)) == pytest.approx(closed_test(p, topics))
+    assert list(holm([0.01, 0.04, 0.03])) == list(holm([0.01, 0.04, 0.03], ["a"] * 3))
     assert len(holm([])) == 0
