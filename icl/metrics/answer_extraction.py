@@ -68,7 +68,7 @@ _NEXT_QUESTION = re.compile(
 )
 
 _CORRECTIONS = (
-    r"wait(?=\s*[,.…!—–-]|\s+(?:no|actually)\b)[,.…!—–\s-]*(?:no\b[,.…—–\s-]*)?(?:actually\b,?\s*)?",
+    r"wait(?=\s*[,.…!—–-]|\s+(?:no|actually)\b)[,.…!—–\s-]*(?:actually\b,?\s*)?",
     r"scratch\s+that\b[,.:;]?\s*",
     r"on\s+second\s+thoughts?\b,?\s*",
     r"correction\s*[:,]\s*",
@@ -77,7 +77,8 @@ _CORRECTIONS = (
     r"hm+\b[,.…\s]*(?:looking\s+(?:again|closer|more\s+closely),?\s*)?",
     r"(?:but\s+)?look(?:ing)?\s+(?:again|closer|more\s+closely),?\s*",
     r"(?:but\s+)?on\s+closer\s+(?:look|inspection),?\s*",
-    r"actually,?\s+(?=no\b|yes\b)",
+    r"actually,?\s+(?=no\b|yes\b)|(?<=[.!?…—–-]\s)actually\s*,\s*",
+    r"(?<=\?\s)(?=no\b)",
     r"let\s+me\s+correct\s+(?:that|myself)\s*[.:,]\s*",
 )
 _CORRECTION = re.compile(
@@ -93,6 +94,11 @@ _CONCLUSION = re.compile(
 )
 _TOTAL = re.compile(
     rf"^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}(?P<value>.+)$", re.IGNORECASE
+)
+_PLEASANTRY = re.compile(
+    r"^(?:of course|certainly|absolutely|definitely|sure|sure thing|great|good question|great question|thanks|thank you"
+    r"|you(?:'re| are) (?:right|welcome|correct)|no problem|happy to help|hello|hi)\b",
+    re.IGNORECASE,
 )
 _OPTION_LINE = re.compile(r"^[(\[]?[A-Z][.):\]]\s*\S")
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
@@ -200,7 +206,12 @@ def _closing_line(text: str, lines: list[str]) -> _Answer | None:
 
 def _leading_sentence(text: str, lines: list[str]) -> _Answer | None:
     sentence = first_sentence(lines[0])
-    alone = sentence == lines[0] or _STATEMENT.match(sentence) or lines[0][len(sentence) :].startswith("?")
+    alone = (
+        sentence == lines[0]
+        or _PLEASANTRY.match(sentence)
+        or _STATEMENT.match(sentence)
+        or lines[0][len(sentence) :].startswith("?")
+    )
     return None if alone or not _is_short(sentence, SHORT_SENTENCE) else _short(sentence)
 
 

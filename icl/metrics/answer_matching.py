@@ -16,10 +16,14 @@ _HEDGE = (
     r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"
     r"|around|roughly|exactly|simply|indeed|mainly|mostly|primarily)"
 )
-_VERB = r"(?:is|are|was|were|shows?|appears? to be|seems? to be|looks like|looks?|contains|has|depicts|says|reads)"
+_VERB = (
+    r"(?:is|are|was|were|shows?|appears? to be|seems? to be|looks like|looks?|contains|has|depicts?|features?|displays?"
+    r"|portrays?|includes?|says|reads)"
+)
 _OPENING = re.compile(
     rf"^(?:(?:well|so|sure|certainly|of course|ok|okay|yes|here|{_HEDGE})\s+"
-    r"|(?:i think|i believe|i see|i would say|i'd say|my guess is)(?: that)?\s+"
+    r"|(?:i think|i believe|i see|(?:you|we|i|one) can (?:see|observe|notice|find)|(?:you|we) (?:see|observe)"
+    r"|i would say|i'd say|my guess is)(?: that)?\s+"
     r"|(?:based on|in|from|according to) (?:this |given )?(?:image|picture|photo)\s+"
     r"|(?:answer|color|object|animal|it|this|that|there|they|these|those|he|she|one|image|picture|photo)"
     rf"(?: (?:in|of|on|at|shown)\b(?: \w+){{1,4}}?)?(?:'s|'re| {_VERB}| (?:would|may|might|could|must) be)"
@@ -40,9 +44,14 @@ _NOT_BUT = re.compile(
 )
 _BUT = re.compile(r"^(?P<head>.+?)[,;]?\s+but\s+(?:rather\s+|instead\s+)?(?P<tail>.+)$", re.IGNORECASE | re.DOTALL)
 _SAYS = re.compile(
-    r"\b(?:is|are|was|were|has|have|holds?|says?|reads?|shows?|plays?|playing|'s|'re)\b|'s\b|'re\b", re.IGNORECASE
+    r"\b(?:is|are|was|were|has|have|holds?|says?|reads?|shows?|looks?|seems?|appears?|plays?|playing|'s|'re)\b|'s\b|'re\b",
+    re.IGNORECASE,
 )
 _DENIES = re.compile(r"\b(?:not|never|neither|no)\b|n't\b", re.IGNORECASE)
+_REJECTION = re.compile(r"^no\s*[,.;:—–-]+\s*(?=\w)", re.IGNORECASE)
+_IMPRESSION = re.compile(
+    r"\b(?:initially|at first|first thought|thought|seem(?:s|ed)?|look(?:s|ed) like)\b", re.IGNORECASE
+)
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
 _CONCESSION = re.compile(r"\b(?:even )?(?:though|although|while) (?:it|this|that) (?:may|might|could|can)?\b.*$")
 _APPEARANCE = re.compile(
@@ -64,7 +73,7 @@ _DENIED_AFTER = re.compile(
 )
 _BEFORE_HEAD = (
     r"an? the be been is are was were as of to in on at with by for from into like his her its their my your "
-    r"this that these those one some has have holds? plays? says? reads? shows? wears? rides? eats? drinks? "
+    r"it this that these those one some has have holds? plays? says? reads? shows? wears? rides? eats? drinks? "
     r"uses? it's that's he's she's \w+ing \w+ed \d+ red blue green yellow black white brown orange pink purple "
     r"gray grey large small big little old young new wooden metal ist eine? einen une? el la le les los las der "
     r"die das den nach es est [^\W\d_]*[^\x00-\x7f]\w*"
@@ -87,7 +96,8 @@ MAX_CLAUSES = 12
 
 def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
     """Whether an extracted answer gives one of the accepted answers, by the rules 1 and 3 to 6."""
-    answer, answers, options = _folded(answer), tuple(map(_folded, answers)), tuple(map(_folded, options))
+    answer = _REJECTION.sub("", _folded(answer))
+    answers, options = tuple(map(_folded, answers)), tuple(map(_folded, options))
     if normalize_text(answer) in map(normalize_text, answers):
         return True
     letter = chosen_by_place(answer, options)
@@ -103,7 +113,7 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
 @lru_cache(4096)
 def _folded(text: str) -> str:
     """Without the accents of Latin letters, and without single quotes around words."""
-    text = _QUOTE.sub("", text)
+    text = re.sub(r"(?<!\S)[éè](?!\S)", "es", _QUOTE.sub("", text))
     if text.isascii():
         return text
     letters: list[str] = []
@@ -133,7 +143,7 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
         return bool(named) and named <= accepted
     if _UNANSWERABLE & accepted:
         return _REFUSES.search(text) is not None
-    return not _UNSURE.search(text) and _commits(_stance(answer), normalized)
+    return not _UNSURE.search(normalize_vqa(_stance(answer))) and _commits(_stance(answer), normalized)
 
 
 def _stance(answer: str) -> str:
@@ -141,7 +151,8 @@ def _stance(answer: str) -> str:
     match = _BUT.match(answer)
     if not match:
         return answer
-    return match["tail"] if _DENIES.search(match["head"]) or _SAYS.search(match["tail"]) else match["head"]
+    takes_back = _DENIES.search(match["head"]) or _IMPRESSION.search(match["head"]) or _SAYS.search(match["tail"])
+    return match["tail"] if takes_back else match["head"]
 
 
 def _commits(answer: str, accepted: list[str]) -> bool:
@@ -173,13 +184,14 @@ def _states(clause: str, answer: str, *, is_first: bool) -> bool:
     if _is_unspaced(answer):
         place = clause.find(answer, start)
         return place >= 0 and clause[max(0, place - 2) : place].find("不") < 0
-    if len(answer) < 3:
+    if len(answer) < 3 and answer.isascii():
         return False
     return any(
         _HEADS.search(clause[: match.start()])
         and not _DENIED.search(clause[: match.start()])
         and not _DENIED_AFTER.match(clause[match.end() :])
         and not re.search(r"\b(?:and|or) $", clause[: match.start()])
+        and not (opening and re.search(r"\w with $", clause[start : match.start()]))
         and (is_first or opening or not _is_of_another(clause[: match.start()]))
         and not re.match(r" (?:and|or)\b", clause[match.end() :])
         for match in re.finditer(rf"(?<!\S){re.escape(answer)}(?!\S)", clause)
@@ -198,8 +210,10 @@ def _begins(text: str, answer: str) -> bool:
     candidates = [opened] if opened != text else []
     if match:
         candidates.append(_OPENING.sub("", match["rest"]))
-    if not match or match["subject"] == answer or _PLACE.match(match["rest"]):  # "the red car is blue" is not red
-        candidates.append(text)
+    if (
+        not match or match["subject"] in (answer, f"this {answer}", f"these {answer}") or _PLACE.match(match["rest"])
+    ):  # "the red car is blue" is not red
+        candidates.append(text.removeprefix("this ").removeprefix("these "))
     if _is_unspaced(answer):
         return any(candidate.startswith(answer) for candidate in candidates)
     return any(f"{candidate} ".startswith(f"{answer} ") for candidate in candidates)
@@ -223,7 +237,8 @@ def _mentions(text: str, names: set[str]) -> set[str]:
     end, negated = 0, False
     for match in re.finditer(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", text):
         between = text[end : match.start()]
-        negated = (negated and bool(_JOINED.match(between))) or bool(_NEGATION.search(between))
+        is_unreal = text.startswith(" would", match.end())
+        negated = (negated and bool(_JOINED.match(between))) or bool(_NEGATION.search(between)) or is_unreal
         mentions[match[0]] = mentions.get(match[0], True) and negated
         end = match.end()
     return {name for name, all_negated in mentions.items() if not all_negated}

@@ -27,7 +27,8 @@ LABEL_LINE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LABEL_PHRASE = re.compile(
-    rf"(?:{_ADJECTIVES}\s+)*{_NOUNS}(?:\s+(?:to|for|of)\s+(?:the|this|your|that)\s+\w+)?(?:\s+here)?{MARK}"
+    rf"(?:(?:{_ADJECTIVES}\s+)*{_NOUNS}|(?:{_ADJECTIVES}\s+)+(?:name|term|word|label|value|identification))"
+    rf"(?:\s+(?:to|for|of)\s+(?:the|this|your|that)\s+\w+)?(?:\s+here)?{MARK}"
     r"(?:是|为|は|(?:would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be|(?<=\W)is|is|are|was|ist|est|es|[eè]|é|:|=|-+>|→)"
     r"(?=[\s:*_\"'`(\\$]|[^\x00-\x7f]))"
     rf"\s*(?:clearly|likely|probably|most\s+likely|therefore|thus|indeed|simply)?\s*:?{MARK}(?P<value>.+)",
@@ -41,7 +42,6 @@ _DECISIONS = (
     r"i(?:'d|\s+would|'ll|\s+will|'m\s+going\s+to|\s+am\s+going\s+to)?\s+(?:go\s+with|choose|pick|select|opt\s+for)",
     r"i(?:'m|\s+am)\s+going\s+with",
     r"my\s+(?:best\s+|educated\s+|final\s+)*(?:guess|bet|pick)\s+(?:is|would\s+be)",
-    r"(?:so|then|thus)\s+it\s+(?:must|has\s+to)\s+be",
 )
 _DECISION = re.compile(
     rf"\b(?:{'|'.join(_DECISIONS)})\s+(?:that\s+)?(?:it(?:'s|\s+is)\s+)?(?P<value>[^\n]+)", re.IGNORECASE

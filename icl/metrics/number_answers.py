@@ -6,12 +6,13 @@ neither.)
 
 import re
 
-from icl.metrics.normalize import parse_numbers
+from icl.metrics.normalize import ONES, TEENS, TENS, parse_numbers
 
 _RANGE = re.compile(
-    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|\w+teen)"
+    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b"
+    rf"|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|(?:{'|'.join(ONES[2:] + TEENS + TENS)})\b)"
 )
-_NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b", re.IGNORECASE)
+_NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b|^there (?:are|is)n't any\b", re.IGNORECASE)
 _INEXACT = re.compile(
     r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
     r"(?:\d|one|two|three|four|five|ten|a )",
@@ -22,6 +23,12 @@ _RESULT = re.compile(
     r"|\btotal\s+(?:(?:number|count|amount)\s+)?(?:of\s+(?:\w+\s+){0,2}is|of|is)\b",
     re.IGNORECASE,
 )
+_ARITHMETIC = re.compile(
+    r"\d\s*(?:[+*/×÷x−-]|plus|minus|times|divided\s+by|and)\s*\d|\b(?:sum|product|difference|quotient|average|result|add\w*|subtract\w*"
+    r"|multipl\w+|divid\w+|each|(?:rows|groups|sets|columns)\s+of)\b",
+    re.IGNORECASE,
+)
+_GIVES = re.compile(r"\b(?:is|are|gives|yields|becomes|get|gets|have|leaves|giving|leaving|making)\b", re.IGNORECASE)
 _SUM = re.compile(r"[\w,.-]+(?=\s+(?:\w+\s+){0,2}?(?:in\s+total|altogether|in\s+all)\b)", re.IGNORECASE)
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[ \u00a0\u202f]\d{3})+)(?![\d.,]\d|\d)")
 _DOZEN = (
@@ -35,7 +42,8 @@ _CHINESE_DIGITS = {digit: value for value, digit in enumerate("一二三四五�
 def stated_number(text: str) -> float | None:
     """The number that a text states; None without one, for a range, for alternatives, and for "more than"."""
     text = _in_digits(text)
-    results = [match.end() for match in _RESULT.finditer(text) if parse_numbers(text[match.end() :])]
+    signs = [*_RESULT.finditer(text), *(_GIVES.finditer(text) if _ARITHMETIC.search(text) else ())]
+    results = sorted(match.end() for match in signs if parse_numbers(text[match.end() :]))
     sums = [match[0] for match in _SUM.finditer(text) if parse_numbers(match[0])]
     text = text[results[-1] :] if results else sums[-1] if sums else text
     values = parse_numbers(text)
@@ -45,9 +53,16 @@ def stated_number(text: str) -> float | None:
     return None if inexact else values[0]
 
 
+_MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\b", re.IGNORECASE)
+_SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
+
+
 def _in_digits(text: str) -> str:
-    """The text with dozens, numbers in Chinese and numbers in groups of digits as plain digits."""
+    """The text with dozens, millions, Chinese numbers, groups of digits and '.5' as plain digits."""
     text = _GROUPED.sub(lambda match: match[0].replace(" ", "").replace("\u00a0", "").replace("\u202f", ""), text)
+    text = _POINT.sub("0.", text)
+    text = _MULTIPLE.sub(lambda match: f"{float(match[1]) * _SIZES[match[2].lower()]:.0f}", text)
     for pattern, digits in _DOZEN:
         text = pattern.sub(digits, text)
     return text if re.search(r"\d", text) else _CHINESE.sub(lambda match: str(_chinese(match[0])), text)

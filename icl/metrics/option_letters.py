@@ -14,7 +14,9 @@ _LETTERS = (
     re.compile(r"^([A-Zb-z])$"),  # "a" alone is an article whose noun is missing
     re.compile(r"(?:^|[.;,]\s+)([A-Z])\s+(?:is\s+(?:the\s+)?(?:correct|right|best|answer)\b|[-–—]\s)"),
     re.compile(
-        r"(?i:\bchoose|\bpick|\bselect|\bgo with|\bit's|\bis|\bmust be|\bbut|\bor|\band|/)\s*([A-Z])(?=[.,;:!)]|\s*$)"
+        r"(?i:\bchoose|\bpick|\bselect|\bgo with|\blabell?ed|\bmarked|\bit's|\bis|\bmust be|\b(?:points|leads) to"
+        r"|\bindicates|\bsuggests|\bbut|\bor|\band|/)"
+        r"\s*([A-Z])(?=[.,;:!)]|\s*$)"
     ),
     re.compile(r"选项\s*([A-Z])"),
     re.compile(r"(?i:\bleaves(?: only)?)\s+(?:option\s+)?[(\[]?([A-Z])\b"),

@@ -38,17 +38,19 @@ _SYNONYMS = {
 
 _DISSENT = re.compile(
     r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
-    r"|^not (?:really|at all|quite)\b|^not\W*$|^never\b|^n$|^(?:it|that|this) (?:appears|seems) not\b"
-    r"|^i (?:think|believe|guess) not\b|^i do(?:n't| not) (?:think|believe) so"
+    r"|^not (?:really|at all|quite)\b|^not\W*$|^(?:never|neither)\b|^n$|^(?:it|that|this) (?:appears|seems) not\b"
+    r"|^(?:nobody|no one|nothing (?:like|of|can|is))\b|\bafraid not\b|^i (?:think|believe|guess) not\b"
+    r"|^i do(?:n't| not) (?:think|believe) so"
     r"|\bthere(?:'s| is| was) (?:nobody|nothing|no one|none)\b|\bnone of (?:them|the|these)\b"
 )
+_FINAL = re.compile(r"\b(?:so|therefore|thus|hence),? (?:the answer is |it is )?(yes|no)\W*$")
 _ASSENT = re.compile(
     r"^(?:it|that|this) (?:appears|seems|looks)(?: to be)? (?:so|that way)\b|^i (?:think|believe|guess) so\b"
-    r"|^y$|^of course\b|^sure\b"
+    r"|^y$|^of course\b|^sure\b|^there(?:'s| is| are| was| were) (?!not\b|no\b)"
     r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
 )
 _JUDGMENT = re.compile(
-    r"\b(?:statement|claim|caption|description|assertion|sentence|that|this|it|which)(?:'s| is| was| would be)"
+    r"\b(?:statement|claim|caption|description|assertion|sentence|that|this|it|which)(?:'s|[^.?!]*? is| was| would be)"
     r"(?P<not> not|n't)? (?:(?:entirely|completely|actually|indeed) )?"
     r"(?:(?P<yes>true|correct|right|accurate)|false|incorrect|wrong|inaccurate|untrue)\b(?! (?:side|hand|of)\b)"
 )
@@ -72,6 +74,8 @@ def parse_yes_no(output: str) -> YesNo | None:
     text = _IDIOMS.sub("", output.casefold())
     words = re.findall(r"[a-z]+", text)
     answers = {word for word in words if word in ("yes", "no")}
+    if conclusion := _FINAL.search(text):
+        return "yes" if conclusion[1] == "yes" else "no"
     if _BOTH.search(text):
         return None
     if words and words[0] in answers:
