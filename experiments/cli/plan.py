@@ -5,17 +5,24 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from icl.errors import StoreError
+
+if TYPE_CHECKING:
+    from experiments.planning.stop_lines import Pilot
 
 
 def command(
     file: Annotated[Path, typer.Argument(help="the experiment's YAML", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+    pilot: Annotated[
+        Path | None,
+        typer.Option(help="with `stop`: an earlier run, for how often arms differ"),
+    ] = None,
 ) -> None:
     """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference."""
     from experiments.terminal.spinner import spinner
@@ -43,9 +50,20 @@ def command(
         except StoreError as error:  # the cost under another name is still of interest
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)
-        plan = make_plan(grid, present, report_progress)
+        plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None)
         if refused:
             plan = replace(plan, notes=(refused, *plan.notes))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_plan(plan, width):
         print(line)
+
+
+def _pilot(path: Path) -> "Pilot":
+    """How often arms and references of a run differ, by task."""
+    from experiments.planning.stop_lines import Pilot
+    from experiments.results.loaded_run import load_run
+    from experiments.results.run_view import view_run
+    from experiments.results.sequential_findings import discordance_by_task
+
+    view = view_run(load_run(path))
+    return Pilot(str(path), discordance_by_task(view.scores, view.to, view.metric, view.axes))

@@ -26,7 +26,10 @@ def command(
         list[str] | None, typer.Option(help="single, seeds, groups, graded or f1; several are allowed")
     ] = None,
     clusters: Annotated[list[int] | None, typer.Option(help="numbers of clusters", min=2)] = None,
-    effect: Annotated[float, typer.Option(help="the difference of arms that differ", min=-0.19, max=0.19)] = 0.1,
+    effect: Annotated[float, typer.Option(help="the difference of arms that differ", min=-0.5, max=0.5)] = 0.1,
+    discordance: Annotated[
+        float | None, typer.Option(help="the share of pairs that differ; .2, and .1 for savings", min=0.001, max=0.8)
+    ] = None,
     comparisons: Annotated[int, typer.Option(help="families: the number of comparisons", min=1)] = 8,
     real: Annotated[int, typer.Option(help="families: how many of them differ", min=0)] = 0,
     level: Annotated[float, typer.Option(help="the level of `stop`", min=0.001, max=0.5)] = 0.05,
@@ -54,20 +57,24 @@ def command(
             raise ConfigError(
                 f"--design: no design '{name}'.{did_you_mean(name, DESIGNS)} There are {', '.join(DESIGNS)}."
             )
+    share = discordance or (DISCORDANCE / 2 if what is Kind.SAVINGS else DISCORDANCE)
+    if abs(effect) > share and what in (Kind.COMPARISONS, Kind.FAMILIES):
+        raise ConfigError(f"--effect: a difference of {effect:g} needs at least as many pairs that differ ({share:g}).")
     if real > comparisons:
         raise ConfigError(f"--real: {real} of {comparisons} comparisons cannot differ.")
     rows: Iterable[Mapping[str, Any]]
     if what is Kind.COMPARISONS:
-        rows = measures.comparison_rows(designs, clusters or [12, 50, 200], effect, runs, seed)
+        rows = measures.comparison_rows(designs, clusters or [12, 50, 200], effect, share, runs=runs, seed=seed)
     elif what is Kind.PAGES:
         rows = measures.page_rows(clusters or [12, 50, 200], runs, seed)
     elif what is Kind.FAMILIES:
         paired = [name for name in designs if name != "f1"]
+        sizes = clusters or [200]
         rows = measures.family_rows(
-            paired, clusters or [200], effect, comparisons=comparisons, real=real, runs=runs, spec=spec, seed=seed
+            paired, sizes, effect, share, comparisons=comparisons, real=real, runs=runs, spec=spec, seed=seed
         )
     else:
-        rows = measures.saving_rows((clusters or [3000])[0], DISCORDANCE / 2, runs, spec, seed)
+        rows = measures.saving_rows((clusters or [3000])[0], share, runs, spec, seed)
     _print(list(rows), measures.standard_error_note(runs), csv)
 
 
@@ -90,10 +97,4 @@ def _print(rows: Sequence[Mapping[str, Any]], note: str, csv: Path | None) -> No
 def _cell(value: Any) -> str:
     from experiments.stats.formatting import format_share
 
-    return (
-        format_share(value)
-        if isinstance(value, float) and abs(value) <= 1
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    return format_share(value) if isinstance(value, float) else str(value)

@@ -18,7 +18,7 @@ from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
-from experiments.planning.stop_lines import stop_lines
+from experiments.planning.stop_lines import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
 
 if TYPE_CHECKING:
@@ -111,13 +111,19 @@ class Plan:
     cached_fraction: float | None = None
 
 
-def make_plan(grid: Grid, present: int = 0, report: ReportProgress = lambda what, done, of: None) -> Plan:
+def make_plan(
+    grid: Grid,
+    present: int = 0,
+    report: ReportProgress = lambda what, done, of: None,
+    pilot: Pilot | None = None,
+) -> Plan:
     """Plans a checked grid.
 
     Args:
         grid: The grid.
         present: Number of samples that its run directory has.
         report: Receives progress.
+        pilot: An earlier run, for the forecast of comparisons that end when they are decided.
 
     Raises:
         ICLError: As a run would.
@@ -158,7 +164,7 @@ def make_plan(grid: Grid, present: int = 0, report: ReportProgress = lambda what
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
         notes=(*notes, *identical.notes(), *repeated.notes(), *overflow.notes()),
-        stop=tuple(stop_lines(grid)),
+        stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.config.keys import StopSpec
 from experiments.stats.arm_comparisons import Verdict
-from experiments.stats.arms import UNIT, describe_arm, iter_arms, reference_of, varying_axes
+from experiments.stats.arms import UNIT, Arm, describe_arm, iter_arms, reference_of, varying_axes
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import format_interval, format_p, format_signed
 from experiments.stats.pairs import KEYS, align_pairs, paired_test
@@ -189,14 +189,10 @@ def anytime_findings(
 def _anytime(
     scores: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], planned: Mapping[str, int]
 ) -> Iterator[Finding]:
-    arms = list(iter_arms(scores, axes))
     labels = [axis for axis in varying_axes(scores, axes) if axis != "task"]
-    for arm, mine in arms:
-        reference = reference_of(arm, to, [other for other, _ in arms])
-        if reference is None:
-            continue
-        theirs = next(rows for other, rows in arms if other == reference)
+    for arm, theirs, mine in _with_references(scores, to, axes):
         task = str(arm.get("task", "this run"))
+        reference = {axis: theirs[axis].iloc[0] for axis in axes}
         claim = f"{describe_arm(arm, labels)} against {describe_arm(reference, labels)}, so far"
         numbers = _so_far(scores[scores["task"] == arm["task"]], theirs, mine, metric, planned.get(task, 0))
         yield Finding("Comparisons", task, claim, numbers, "", "open")
@@ -218,6 +214,29 @@ def _so_far(scores: "DataFrame", reference: "DataFrame", arm: "DataFrame", metri
     difference = float(sums[:n].sum() / max(1.0, sizes[:n].sum()))
     interval = f"{format_signed(difference)}, at any time {format_interval(low, high)}"
     return f"{interval}, n = {n:,} of {planned:,} clusters"
+
+
+def discordance_by_task(
+    scores: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str]
+) -> dict[str, float]:
+    """Task -> the mean share of clusters on which an arm and its reference have other scores."""
+    shares: dict[str, list[float]] = {}
+    for arm, theirs, mine in _with_references(scores, to, axes):
+        sums, _ = complete_clusters(scores[scores["task"] == arm["task"]], theirs, mine, metric)
+        if len(sums):
+            shares.setdefault(str(arm["task"]), []).append(float(np.mean(sums != 0)))
+    return {task: float(np.mean(own)) for task, own in shares.items()}
+
+
+def _with_references(
+    scores: "DataFrame", to: Mapping[str, Any], axes: Sequence[str]
+) -> "Iterator[tuple[Arm, DataFrame, DataFrame]]":
+    """(arm, samples of its reference, its samples) of each arm that has a reference."""
+    arms = list(iter_arms(scores, axes))
+    for arm, mine in arms if to else ():
+        reference = reference_of(arm, to, [other for other, _ in arms])
+        if reference is not None:
+            yield arm, next(rows for other, rows in arms if other == reference), mine
 
 
 def complete_clusters(

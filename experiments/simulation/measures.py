@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.keys import StopSpec
-from experiments.simulation.designs import DESIGNS, SCORE, Design, draw_frames, draw_scores
+from experiments.simulation.designs import DESIGNS, DISCORDANCE, SCORE, Design, Floats, draw_frames, draw_scores
 from experiments.stats.arms import NO_VALUE, baseline_column
 from experiments.stats.findings import findings
 from experiments.stats.intervals import normal_quantile
@@ -35,13 +35,21 @@ FAMILIES = (1, 8, 56)
 
 
 def comparison_rows(
-    designs: Sequence[str], clusters: Sequence[int], effect: float, runs: int, seed: int = 0
+    designs: Sequence[str],
+    clusters: Sequence[int],
+    effect: float,
+    discordance: float = DISCORDANCE,
+    *,
+    runs: int,
+    seed: int = 0,
 ) -> Iterator[Row]:
     """Two arms, equal and with a known difference: false positives, coverage and power of the paired test."""
     for name in designs:
         for count in clusters:
             draw, design = np.random.default_rng([seed, count]), DESIGNS[name]
-            null, real = ([_one_comparison(draw, design, count, true) for _ in range(runs)] for true in (0.0, effect))
+            null, real = (
+                [_one_comparison(draw, design, count, true, discordance) for _ in range(runs)] for true in (0.0, effect)
+            )
             both = np.array([*null, *real], dtype=np.float64)
             yield {
                 "design": name,
@@ -55,10 +63,10 @@ def comparison_rows(
 
 
 def _one_comparison(
-    draw: np.random.Generator, design: Design, clusters: int, effect: float
+    draw: np.random.Generator, design: Design, clusters: int, effect: float, discordance: float
 ) -> tuple[float, bool, bool, bool]:
     """(p, difference covered, mean of the reference covered, p and interval agree about 0)."""
-    reference, arm = draw_frames(draw, design, clusters, effect)
+    reference, arm = draw_frames(draw, design, clusters, effect, discordance)
     result = paired_test(align_pairs(reference, arm, SCORE))
     own = estimate_arm(reference, SCORE)
     excludes_zero = result.low > 0 or result.high < 0
@@ -116,6 +124,7 @@ def family_rows(
     designs: Sequence[str],
     clusters: Sequence[int],
     effect: float,
+    discordance: float = DISCORDANCE,
     *,
     comparisons: int,
     real: int,
@@ -127,7 +136,10 @@ def family_rows(
     for name in designs:
         for count in clusters:
             draw, effects = np.random.default_rng([seed, count]), [effect] * real + [0.0] * (comparisons - real)
-            ends = [_one_family(draw, DESIGNS[name], count, effects, spec) for _ in range(runs)]
+            ends = []
+            for _ in range(runs):
+                sums = [_cluster_sums(draw, DESIGNS[name], count, one, discordance) for one in effects]
+                ends.append(_one_family(DESIGNS[name], sums, spec))
             decided = np.array([[one.end == "decided" for one, _ in family] for family in ends])
             right = np.array([[_is_right(one) for one, _ in family] for family in ends])
             shares = np.array([[share for _, share in family] for family in ends])
@@ -152,14 +164,17 @@ def _is_right(one: Standing) -> bool:
     return one.result is not None and one.result.side > 0
 
 
-def _one_family(
-    draw: np.random.Generator,
-    design: Design,
-    clusters: int,
-    effects: Sequence[float],
-    spec: StopSpec,
-) -> list[tuple[Standing, float]]:
+def _cluster_sums(
+    draw: np.random.Generator, design: Design, clusters: int, effect: float, discordance: float
+) -> Floats:
+    """[C] sums of arm minus reference."""
+    reference, arm = draw_scores(draw, design, clusters, effect, discordance)
+    return np.asarray((arm - reference).sum(axis=1), dtype=np.float64)
+
+
+def _one_family(design: Design, sums: Sequence[Floats], spec: StopSpec) -> list[tuple[Standing, float]]:
     """(standing at the end, share of the clusters) of each comparison of one family."""
+    clusters, family = len(sums[0]), len(sums)
     looks = LookDesign(
         planned=clusters,
         looks=number_of_looks(spec, 1),
@@ -167,14 +182,12 @@ def _one_family(
         largest=design.pairs,
         least_differing=least_differing(design.seeds, design.group),
     )
-    scores = [draw_scores(draw, design, clusters, effect) for effect in effects]
-    sums = [(arm - reference).sum(axis=1) for reference, arm in scores]
-    tests = [PairedLooks(looks, spec, len(effects)) for _ in effects]
-    standings, sizes = [Standing() for _ in effects], np.full(clusters, float(design.pairs))
+    tests = [PairedLooks(looks, spec, family) for _ in sums]
+    standings, sizes = [Standing() for _ in sums], np.full(clusters, float(design.pairs))
     for look, n in enumerate(looks.sizes, 1):
         running = [i for i, one in enumerate(standings) if one.end == "running"]
         results = {i: tests[i].look(sums[i][:n], sizes[:n]) for i in running}
-        standings = end_comparisons(standings, results, look, spec, len(effects))
+        standings = end_comparisons(standings, results, look, spec, family)
     return [(one, one.result.time if one.result else 0.0) for one in standings]
 
 
@@ -186,7 +199,7 @@ def saving_rows(clusters: int, discordance: float, runs: int, spec: StopSpec, se
     for theta in THETAS:
         if theta * (discordance / clusters) ** 0.5 > discordance:  # no more than the pairs that differ
             break
-        row: Row = {"theta": theta}
+        row: Row = {"theta": f"{theta:g}"}
         for family in FAMILIES:
             draw, effect = np.random.default_rng([seed, family]), theta * (discordance / clusters) ** 0.5
             shares, decided, fixed = [], [], []
@@ -202,7 +215,7 @@ def saving_rows(clusters: int, discordance: float, runs: int, spec: StopSpec, se
         yield row
 
 
-def _one_walk(sums: np.ndarray[Any, np.dtype[np.float64]], spec: StopSpec, family: int) -> tuple[Standing, float]:
+def _one_walk(sums: Floats, spec: StopSpec, family: int) -> tuple[Standing, float]:
     """One comparison, tested at the strictest level of its family."""
     looks = LookDesign(len(sums), number_of_looks(spec, 1))
     test, standing, ones = PairedLooks(looks, spec, family), Standing(), np.ones(len(sums))

@@ -29,7 +29,7 @@ def test_pairs_of_a_cluster_depend_on_each_other_and_names_can_be_exchanged_at_e
 
 
 def test_comparisons_have_the_p_of_the_statistics():
-    (row,) = comparison_rows(["single"], [40], 0.15, 30, seed=3)
+    (row,) = comparison_rows(["single"], [40], 0.15, runs=30, seed=3)
     draw = np.random.default_rng([3, 40])
     null = [paired_test(align_pairs(*draw_frames(draw, DESIGNS["single"], 40, 0.0), SCORE)).p for _ in range(30)]
     assert row["false positives"] == np.mean([p <= 0.05 for p in null])
@@ -62,7 +62,7 @@ def test_families_that_stop_early_save_samples_and_keep_their_level():
 def test_savings_by_the_size_of_the_effect():
     rows = list(saving_rows(2000, 0.1, 8, StopSpec()))
     shares = [float(row["level 0.05/1"].split(" /")[0]) for row in rows]
-    assert [row["theta"] for row in saving_rows(100, 0.1, 1, StopSpec())] == [0, 1, 2, 2.8]
+    assert [row["theta"] for row in saving_rows(100, 0.1, 1, StopSpec())] == ["0", "1", "2", "2.8"]
     assert shares[-1] < 0.25 < shares[0]
     assert rows[-1]["level 0.05/56"].endswith("1.000 (1.000)")
 
@@ -78,4 +78,6 @@ def test_the_command_prints_a_table_and_writes_it(capsys, tmp_path):
     assert main(["simulate", "families", "--design", "seed"]) == 2
     assert "no design 'seed'. Did you mean 'seeds'?" in capsys.readouterr().err
     assert main(["simulate", "families", "--real", "9"]) == 2
+    assert main(["simulate", "families", "--discordance", "0.05"]) == 2
+    assert "needs at least as many pairs that differ" in capsys.readouterr().err
     assert main(["simulate", "comparisons", "--design", "f1", "--clusters", "10", "--runs", "2"]) == 0

@@ -166,6 +166,21 @@ def test_a_run_before_its_first_look_is_a_sentence(interrupted, tmp_path):
     assert RunWatcher(tmp_path / "a" / "t").comparisons() == []
 
 
+def test_a_pilot_changes_the_forecast_only(go, tmp_path, config_file, capsys):
+    go("pilot", "stop=null")
+    scores = load_run(tmp_path / "pilot" / "t").samples().pivot(index="query", columns="shots", values="strict")
+    differs = np.mean([(scores[shots] != scores[0]).mean() for shots in (1, 2)])
+    words = ["plan", str(config_file), "--runs", str(tmp_path / "none")]
+    assert main(words) == 0
+    assumed = capsys.readouterr().out
+    assert "if one in five differs (assumed)" in assumed
+    assert main([*words, "--pilot", str(tmp_path / "pilot" / "t")]) == 0
+    printed = capsys.readouterr().out
+    assert f"if {100 * differs:.0f} % differ (as in {tmp_path / 'pilot' / 't'})" in printed
+    lines = zip(assumed.splitlines(), printed.splitlines(), strict=True)
+    assert [one for one, other in lines if one != other and "expected share" not in one] == []
+
+
 def test_another_metric_than_the_planned_one_decides_nothing(go, tmp_path):
     go("a", "metrics=[strict,lenient]")
     (finding,) = view_run(load_run(tmp_path / "a" / "t"), "lenient").findings
