@@ -31,7 +31,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
 FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     "decoding/strategies": ("tests/decoding/test_properties.py", "tests/decoding/test_strategies.py"),
-    "decoding/controls": ("tests/decoding/test_controls.py", "tests/decoding/test_default_controls.py"),
+    "decoding/controls": (
+        "tests/decoding/test_controls.py",
+        "tests/decoding/test_default_controls.py",
+        "tests/decoding/test_strategies.py",
+    ),
     "decoding/arms": ("tests/decoding/arms", "tests/decoding/test_default_controls.py"),
     "decoding/engine": ("tests/decoding/engine",),
 }
@@ -231,7 +235,13 @@ def own_tests(module: str) -> list[str]:
             ranks[name] = 0 if file.name == f"test_{path.stem}.py" else 1 if imports.search(text) else 2
     ordered = sorted(ranks, key=lambda name: (ranks[name], (ROOT / name).stat().st_size))
     extra = [test for folder, tests in FOLDER_TESTS.items() if module.startswith(folder + "/") for test in tests]
-    return list(dict.fromkeys([*ordered, *extra]))
+    return list(dict.fromkeys([*ordered, *test_files(extra)]))
+
+
+def test_files(paths: Sequence[str]) -> list[str]:
+    """The test files, and those in the folders, relative to the repository."""
+    files = [file for path in paths for file in sorted((ROOT / path).rglob("test_*.py")) or [ROOT / path]]
+    return [str(file.relative_to(ROOT)) for file in files]
 
 
 def choose(by_module: dict[str, list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
@@ -346,6 +356,7 @@ class Runner:
                 shutil.copyfile(ROOT / mutant.module, copy / mutant.module)
                 free.append(copy)
                 del running[pid]
+                print(f"{len(work) - len(waiting) - len(running)} of {len(work)}", file=sys.stderr, flush=True)
                 yield mutant, "timeout" if not done else "killed" if status else "survived"
 
 
@@ -376,7 +387,7 @@ def main() -> int:
     files = [file for source in options.sources for file in sorted((ROOT / source).rglob("*.py")) or [ROOT / source]]
     modules = [str(file.relative_to(ROOT)) for file in files]
     mutants = choose({m: mutants_of(m, (ROOT / m).read_bytes()) for m in modules}, options.sample, options.seed)
-    tests = {module: options.tests or own_tests(module) for module in modules}
+    tests = {module: test_files(options.tests) if options.tests else own_tests(module) for module in modules}
     if options.list:
         print(*mutants, *(f"{module}: {' '.join(files)}" for module, files in tests.items()), sep="\n")
         return 0

@@ -12,6 +12,7 @@ from decoding.arms.inspection import constant_strength, probe_prompt
 from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState, Note, Strategy
 from decoding.conformance import check_strategy, random_logits
+from decoding.controls.constant_bias import ConstantBias
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
@@ -23,6 +24,7 @@ from decoding.controls.pba import PBA
 from decoding.controls.plain_average import PlainAverage
 from decoding.controls.plus import Plus
 from decoding.controls.random_gate import RandomGate
+from decoding.controls.self_consistency import SelfConsistency
 from decoding.controls.shuffled_negative import ShuffledNegative
 from decoding.controls.sign_flip import SignFlip
 from decoding.controls.temperature_matched import TemperatureMatched
@@ -394,3 +396,49 @@ def test_wrong_demonstration_answers_replace_the_contrast_branch() -> None:
         )
     with pytest.raises(PlanError, match="two different"):
         OtherAnswers(CED()).branches(probe_prompt(shots=1))
+
+
+@pytest.mark.parametrize("control", [EntropyMatched, GaussianProxy, SignFlip, PlainAverage, TemperatureMatched, Plus])
+def test_a_control_rules_out_the_tokens_that_the_methods_combination_rules_out(control: type[Strategy]) -> None:
+    logits, method = random_logits(2), MasksByAll(first=3.0, second=-1.0)
+    own, _ = combine_branches(method, logits, 0)
+    scores, _ = combine_branches(control(method), logits, 0)  # type: ignore[call-arg]
+    assert torch.equal(scores > -math.inf, own > -math.inf)
+    assert not bool((scores == math.inf).any())
+
+
+def test_the_gaussian_proxy_takes_the_moments_of_surviving_tokens_only() -> None:
+    """Two of three tokens survive with shifts of 1 and 3: mean 2, deviation 1. The third has a shift of 100."""
+    reference, other = torch.tensor([[[0.0, 0.0, -9.0]]]), torch.tensor([[[-1.0, -3.0, -109.0]]])
+    states = [InitialStepState(StreamKey(0, "q"))]
+    scores = GaussianProxy(VCD(alpha=1.0, beta=0.5)).combine_stateful(torch.cat([reference, other]), 4, states)
+    noise = torch.randn(3, generator=states[0].key.torch("gaussian/4"))
+    torch.testing.assert_close(scores[0, :2], 2 + noise[:2])
+
+
+def test_a_favored_option_beyond_the_last_one_is_the_last_one() -> None:
+    logits = torch.tensor([[[0.4, 0.3, 0.3]]]).log()
+    scores = [int(OLM(favored=favored).combine(logits, 0)[0].argmax()) for favored in (0, 1, 2, 3, 9)]
+    assert scores == [0, 1, 2, 2, 2]
+
+
+def test_controls_that_wrap_nothing_are_controls_with_their_published_numbers() -> None:
+    for control in (MoreDemonstrations(), SelfConsistency(), PBA(), OLM()):
+        assert control.traits.is_control
+    assert MoreDemonstrations().factor == MoreDemonstrations().traits.demonstration_factor == 2
+    assert SelfConsistency().num_samples == SelfConsistency().traits.num_samples == 2
+    assert (OLM().favored, OLM().total, OLM().margin) == (0, 0.2, 0.5)
+    assert RandomGate().probability == 0.5
+
+
+def test_plain_average_has_as_many_weights_as_the_method_or_none() -> None:
+    assert PlainAverage(VCD()).weights == (0.5, 0.5)
+    assert PlainAverage(AdaCAD()).weights is None
+
+
+def test_equal_biases_of_no_option_leave_the_scores() -> None:
+    options = torch.tensor([[[0.5, 0.3, 0.2]]]).log()
+    assert torch.equal(ConstantBias((0.0, 1.0)).combine(options, 0)[0], options[0, 0] + torch.tensor([0.0, 1.0, 0.0]))
+    assert torch.equal(
+        ConstantBias((0.0, 1.0, 2.0, 3.0)).combine(options, 0)[0], options[0, 0] + torch.tensor([0.0, 1.0, 2.0])
+    )

@@ -1,4 +1,6 @@
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +67,14 @@ def test_tokens_without_probability_add_nothing() -> None:
     wider = [torch.cat([side, torch.tensor([[-math.inf]])], 1) for side in (P, Q)]
     for one in (kl_divergence, jensen_shannon, reversed_jensen_shannon, lambda p, q: bounded_divergence(p, q, 0.7)):
         torch.testing.assert_close(one(*wider), one(P, Q))
+
+
+@pytest.mark.parametrize(
+    "divergence",
+    [kl_divergence, jensen_shannon, reversed_jensen_shannon, partial(bounded_divergence, kappa=0.7)],
+)
+def test_a_divergence_of_many_rows_is_a_column_of_the_divergences_of_each(divergence: Any) -> None:
+    p, q = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0))  # as many rows as tokens
+    rows = torch.cat([divergence(p[i : i + 1], q[i : i + 1]) for i in range(3)])
+    assert divergence(p, q).shape == (3, 1)
+    torch.testing.assert_close(divergence(p, q), rows)
