@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
+from decoding.formulas.row_steps import steps_per_row
 from decoding.traits import Traits
 from icl.registry import NestedComponent, component
 
@@ -60,6 +61,9 @@ class GaussianProxy(AllBranchesControl):
         mean = shift.sum(-1, keepdim=True) / count
         deviation = (torch.where(survives, shift - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
         size = logits.shape[-1]
-        noise = torch.stack([torch.randn(size, generator=one.key.torch(f"gaussian/{step}")) for one in states])
+        streams = [f"gaussian/{number}" for number in steps_per_row(step, len(states))]
+        noise = torch.stack(
+            [torch.randn(size, generator=one.key.torch(name)) for one, name in zip(states, streams, strict=True)]
+        )
         scores: Tensor = base + mean + deviation * noise.to(base.device)
         return scores.masked_fill(combined == -float("inf"), -float("inf"))

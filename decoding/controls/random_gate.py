@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from decoding.arms.gated import GatedStrategy
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
+from decoding.formulas.row_steps import copied_to_device, steps_per_row
 from decoding.strategies.dcd import DCD
 from decoding.traits import Traits
 from icl.constraints import Fraction
@@ -57,8 +58,12 @@ class RandomGate(AllBranchesControl):
         return None
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        import torch
+
         assert isinstance(self.of, GatedStrategy)
-        is_open = [state.key.number(f"gate/{step}", 53) < self.probability * 2**53 for state in states]
-        gate = (logits.new_tensor(is_open) > 0)[:, None]
+        steps = steps_per_row(step, len(states))
+        numbers = [state.key.number(f"gate/{steps[row]}", 53) for row, state in enumerate(states)]
+        is_open = [number < self.probability * 2**53 for number in numbers]
+        gate = copied_to_device(is_open, torch.bool, logits.device)[:, None]
         scores, mask = self.of.gated_scores(logits, step, gate, states), self.of.gated_mask(logits[0], gate)
         return scores if mask is None else scores.masked_fill(~mask, -float("inf"))

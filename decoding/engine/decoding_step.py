@@ -4,18 +4,22 @@ The mask is computed from branch 0, then the branches are combined, then masked 
 scores gets an error message and does not affect other rows.
 """
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
+from decoding.formulas.row_steps import RowSteps
 from icl.errors import PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEG_INF = -float("inf")
+WRONG_LOGIT, ALL_BANNED, ALL_MASKED, NOT_FINITE = 1, 2, 3, 4
+"""Kinds of faults on a device."""
 
 
 def combine_branches(
@@ -41,6 +45,18 @@ def combine_branches(
     faults: dict[int, str] = {}
     if not bool(logits.sum(-1).isfinite().all()):
         logits, banned, faults = _check_logits(logits, step)
+    scores = masked_scores(strategy, logits, step, states, banned)
+    return zero_unusable_rows(scores, faults, f"step {step}: the combined scores of {type(strategy).__name__}")
+
+
+def masked_scores(
+    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState], banned: "Tensor | None"
+) -> "Tensor":
+    """Combined scores [B, V] of logits [n, B, V] without faults, -inf where the mask or `banned` [B, V] excludes.
+
+    Raises:
+        PlanError: The strategy returned scores or a mask of another shape.
+    """
     scores = strategy.combine_stateful(logits, step, states or [InitialStepState() for _ in range(logits.shape[1])])
     mask = strategy.mask(logits[0])
     for method, value in (("combine", scores), ("mask", mask)):
@@ -54,7 +70,7 @@ def combine_branches(
         scores = scores.masked_fill(~mask, NEG_INF)
     if banned is not None:
         scores = scores.masked_fill(banned, NEG_INF)
-    return zero_unusable_rows(scores, faults, f"step {step}: the combined scores of {type(strategy).__name__}")
+    return scores
 
 
 def zero_unusable_rows(scores: "Tensor", faults: dict[int, str], subject: str) -> "tuple[Tensor, dict[int, str]]":
@@ -73,6 +89,43 @@ def zero_unusable_rows(scores: "Tensor", faults: dict[int, str], subject: str) -
     if faults:
         scores = scores.index_fill(0, torch.tensor(sorted(faults), device=scores.device), 0.0)
     return scores, faults
+
+
+def combine_branches_on_device(
+    strategy: Strategy, logits: "Tensor", step: "int | RowSteps", states: Sequence[StepState]
+) -> "tuple[Tensor, Tensor]":
+    """As `combine_branches`, but the host does not wait for the device, and rows may stand at different steps.
+
+    Returns:
+        Scores [B, V], zeros in faulty rows, and the faults [B, 3] float64 for `fault_message`, zeros without a fault.
+    """
+    banned = logits[0] == NEG_INF
+    by_row = logits.transpose(0, 1).flatten(1)  # [B, n * V]
+    wrong = (~((logits.abs() < math.inf) | (banned & (logits == NEG_INF)))).transpose(0, 1).flatten(1)
+    place = wrong.to(torch.uint8).argmax(-1, keepdim=True)
+    kind = torch.where(wrong.any(-1), WRONG_LOGIT, torch.where(banned.all(-1), ALL_BANNED, 0))
+    clean = logits.masked_fill((kind > 0)[None, :, None], 0.0)
+    scores = masked_scores(strategy, clean, cast(int, step), states, banned)
+    best = scores.amax(-1)
+    unusable = torch.where(best == NEG_INF, ALL_MASKED, NOT_FINITE)
+    kind = torch.where((kind > 0) | (best.abs() < math.inf), kind, unusable)
+    value = by_row.gather(-1, place)
+    faults = torch.cat([kind[:, None].double(), place.double(), value.double()], 1)
+    return scores.masked_fill((kind > 0)[:, None], 0.0), faults.where((kind > 0)[:, None], 0.0)
+
+
+def fault_message(strategy: Strategy, step: int, fault: Sequence[float], vocabulary: int) -> str:
+    """The message of a row of the faults of `combine_branches_on_device`, '' without a fault."""
+    kind, place, value = fault
+    branch, token = divmod(int(place), vocabulary)
+    subject = f"step {step}: the combined scores of {type(strategy).__name__}"
+    return {
+        0: "",
+        WRONG_LOGIT: f"step {step}, branch {branch}: the score of token {token} is {value}",
+        ALL_BANNED: f"step {step}, branch 0: the reference bans every token",
+        ALL_MASKED: f"{subject} rule out every token",
+        NOT_FINITE: f"{subject} are not finite",
+    }[int(kind)]
 
 
 def _check_logits(logits: "Tensor", step: int) -> "tuple[Tensor, Tensor, dict[int, str]]":

@@ -246,9 +246,13 @@ def combined_logprobs(
     logprobs = scores.log_softmax(-1)
     is_masked = scores == NEG_INF
     if bool(is_masked.any()):
-        below = FLOOR + logits[0].log_softmax(-1).clamp(min=FLOOR)
-        logprobs = torch.where(is_masked, below, logprobs)
+        logprobs = floor_masked(logprobs, logits[0], is_masked)
     return logprobs, faults
+
+
+def floor_masked(logprobs: "Tensor", reference: "Tensor", is_masked: "Tensor") -> "Tensor":
+    """Log-probabilities [B, V] in which masked tokens are below FLOOR, in the order of the reference [B, V]."""
+    return torch.where(is_masked, FLOOR + reference.log_softmax(-1).clamp(min=FLOOR), logprobs)
 
 
 def _chunks(scorings: Sequence[OptionScoring], vocabulary: int) -> list[list[OptionScoring]]:

@@ -295,7 +295,13 @@ def gather_early_exits(session: Session, rows: Sequence[int]) -> "Tensor":
 
 
 def trace_step(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[list[float]]:
-    """TRACE_FIELDS of a step for each hypothesis, copied to the CPU at once.
+    """TRACE_FIELDS of a step for each hypothesis, copied to the CPU at once. For the arguments see `trace_numbers`."""
+    numbers: list[list[float]] = trace_numbers(scores, reference, chosen).tolist()
+    return numbers
+
+
+def trace_numbers(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> "Tensor":
+    """TRACE_FIELDS of a step for each hypothesis, [B, 5] float32.
 
     Args:
         scores: Combined scores, [B, V], -inf for tokens that are ruled out.
@@ -309,8 +315,7 @@ def trace_step(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> list[
     logprob = logprobs.gather(-1, chosen[:, None])[:, 0]
     best = logprobs.topk(min(2, logprobs.shape[-1])).values
     gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)
-    numbers: list[list[float]] = torch.stack([plausible.float(), entropy, changed.float(), logprob, gap], 1).tolist()
-    return numbers
+    return torch.stack([plausible.float(), entropy, changed.float(), logprob, gap], 1)
 
 
 def _advance_session(session: Session, groups: Sequence[DecodingGroup], work: LoopWork) -> Session:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from decoding.formulas.row_steps import copied_to_device, steps_per_row
 from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
 from icl.registry import component
 from icl.streams import StreamKey
@@ -93,8 +94,9 @@ class Sampling:
         if self.deterministic:
             return scores.argmax(-1)
         probabilities = self.distribution(scores).double()
-        numbers = [key.number(f"sampling/{step}", 53) / 2**53 for key in keys]
-        uniform = torch.tensor(numbers, dtype=torch.float64, device=scores.device)[:, None]
+        steps = steps_per_row(step, len(keys))
+        numbers = [key.number(f"sampling/{one}", 53) / 2**53 for key, one in zip(keys, steps, strict=True)]
+        uniform = copied_to_device(numbers, torch.float64, scores.device)[:, None]
         cumulative = probabilities.cumsum(-1)
         total = cumulative[:, -1:]
         below = torch.nextafter(total, torch.zeros_like(total))  # the total itself would match no token
@@ -122,7 +124,8 @@ def _cut_below(scores: "Tensor", threshold: "Tensor") -> "Tensor":
 def nucleus_threshold(scores: "Tensor", top_p: float) -> "Tensor":
     """Lowest score in the nucleus, the smallest set of best tokens with this probability: [B, V] -> [B, 1]."""
     total = scores.logsumexp(-1, keepdim=True)
-    for size in sorted({min(guess, scores.shape[-1]) for guess in (*NUCLEUS_GUESSES, scores.shape[-1])}):
+    guesses = NUCLEUS_GUESSES if scores.device.type == "cpu" else ()  # to test a guess waits for the device
+    for size in sorted({min(guess, scores.shape[-1]) for guess in (*guesses, scores.shape[-1])}):
         best = scores.topk(size).values
         cumulative = (best - total).exp().cumsum(-1)
         if size == scores.shape[-1] or bool((cumulative[:, -1] >= top_p).all()):

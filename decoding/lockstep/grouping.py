@@ -120,8 +120,10 @@ def _text(
 ) -> Generation:
     stopped = bool(tokens) and tokens[-1] in tokenizer.stop_tokens
     answer = tokens[:-1] if stopped else tokens
-    step_traces = [StepTrace(**values) for values in record.get("step_traces", ())]
-    numbers, steps = record.get("trace", ()), len(tokens)
+    # If steps are planned ahead, the step after a stop token ran too.
+    steps = len(tokens)
+    step_traces = [StepTrace(**values) for values in record.get("step_traces", ())[:steps]]
+    numbers = record.get("trace", ())[:steps]
     finish: Literal["stop", "length"] = "stop" if stopped else "length"
     return text_generation(prepared, tokenizer, answer, finish, steps=steps, numbers=numbers, step_traces=step_traces)
 

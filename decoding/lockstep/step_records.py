@@ -4,11 +4,17 @@ Each process has one store, which the logits processor writes. The scheduler rea
 process. An engine's front end fetches the rest through `worker_extension.LockstepWorkerExtension`.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from decoding.engine.trace import StepTrace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_GROUPS = 100_000
 """Groups whose records wait to be fetched. Beyond that the oldest records are dropped."""
@@ -42,9 +48,33 @@ class RecordStore:
         self.max_groups = max_groups
         self.records: OrderedDict[str, GroupRecord] = OrderedDict()
         self.faulty: set[str] = set()
+        self.taken: OrderedDict[str, None] = OrderedDict()  # a step that runs when a group ends comes too late for it
+        self.deferred: deque[tuple[Tensor, Any, Callable[[list[list[float]]], None]]] = deque()
+
+    def defer(self, values: "Tensor", write: "Callable[[list[list[float]]], None]") -> None:
+        """Calls `write` with the values [B, m] of a step once they have arrived. The device is not waited for."""
+        event = None
+        if values.device.type == "cuda":
+            copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = copy.copy_(values, non_blocking=True)
+            event = torch.cuda.current_stream().record_event()
+        self.deferred.append((values, event, write))
+
+    def settle(self, wait: bool) -> None:
+        """Writes the steps whose values have arrived. wait: waits for all of them."""
+        while self.deferred:
+            values, event, write = self.deferred[0]
+            if event is not None and wait:
+                event.synchronize()
+            elif event is not None and not event.query():
+                return
+            self.deferred.popleft()
+            write(values.tolist())
 
     def of(self, group: str) -> GroupRecord:
-        """The record of a group, a new one if there is none."""
+        """The record of a group, a new one if there is none. That of a group whose record was taken is not stored."""
+        if group in self.taken:
+            return GroupRecord()
         if group not in self.records:
             self.records[group] = GroupRecord()
             while len(self.records) > self.max_groups:
@@ -54,7 +84,8 @@ class RecordStore:
 
     def fault(self, group: str, step: int, reason: str) -> None:
         self.of(group).faults[step] = reason
-        self.faulty.add(group)
+        if group in self.records:
+            self.faulty.add(group)
 
     def clear_fault(self, group: str, step: int) -> None:
         """Removes the fault of a step. With chunked prefill a step is computed several times, and the last counts."""
@@ -66,13 +97,18 @@ class RecordStore:
 
     def reason(self, group: str) -> str | None:
         """The first fault of a group, None if it has none."""
+        self.settle(wait=False)
         if group not in self.faulty:
             return None
         return next(iter(self.records[group].faults.values()))
 
     def take(self, group: str) -> GroupRecord | None:
-        """Removes the record of a group and returns it."""
+        """Removes the record of a group and returns it. What comes for the group afterwards is dropped."""
+        self.settle(wait=True)
         self.faulty.discard(group)
+        self.taken[group] = None
+        while len(self.taken) > self.max_groups:
+            self.taken.popitem(last=False)
         return self.records.pop(group, None)
 
 

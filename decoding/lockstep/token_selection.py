@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
-from decoding.engine.decoding_step import combine_branches
-from decoding.engine.option_scoring import combined_logprobs
-from decoding.engine.token_loop import trace_step
+from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
+from decoding.engine.option_scoring import floor_masked
+from decoding.engine.token_loop import trace_numbers
 from decoding.engine.trace import StepTrace, trace_branches
+from decoding.formulas.row_steps import RowSteps, copied_to_device
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 CHOSEN_SCORE = 1e30
 """The logit of the selected token. It is finite, so that no later operation gives NaN."""
+
+NUM_FAULT_VALUES = 3
+"""Columns that describe a fault (`fault_message`)."""
 
 
 @dataclass(frozen=True)
@@ -56,47 +60,98 @@ def complete_groups(rows: Sequence[BatchRow]) -> list[RowGroup]:
 
 
 def select_tokens(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
-    """Writes the selected token into every row of every group, in place. logits: [rows, V] float32."""
-    same_arm: dict[tuple[str, int, int, bool], list[RowGroup]] = {}
+    """Writes the selected token into every row of every group, in place. logits: [rows, V] float32.
+
+    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. Three
+    things are exceptions: a strategy that computes with the number of the step is combined step by step, the traces of
+    all branches (`top`) are read at once, and so are the windows of a strategy with a state.
+    """
+    RECORD_STORE.settle(wait=False)
+    same_arm: dict[tuple[str, int, bool], list[RowGroup]] = {}
     for group in groups:
-        row = group[0]
-        same_arm.setdefault((row.branch.arm, row.branch.count, row.step, row.branch.scores_options), []).append(group)
-    for batch in same_arm.values():
-        _select_together(logits, batch)
+        branch = group[0].branch
+        if group[0].step == 0:
+            RECORD_STORE.taken.pop(branch.group, None)  # another group with a name that was used before
+        same_arm.setdefault((branch.arm, branch.count, branch.scores_options), []).append(group)
+    for (arm, *_), batch in same_arm.items():
+        if arm in _COMBINED_BY_STEP or not _select_together(logits, batch):
+            for step in sorted({group[0].step for group in batch}):
+                _select_together(logits, [group for group in batch if group[0].step == step])
 
 
-def _select_together(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
-    """Selects the tokens of groups with the same arm and step, in one combination."""
+_COMBINED_BY_STEP: set[str] = set()
+"""Arms whose strategies compute with the number of the step."""
+
+
+def _select_together(logits: "Tensor", groups: Sequence[RowGroup]) -> bool:
+    """Selects the tokens of groups with the same arm in one combination. False if it must be done step by step."""
     references = [group[0] for group in groups]
-    step = references[0].step
-    index = torch.tensor([[row.index for row in group] for group in groups], device=logits.device).T
+    steps = [row.step for row in references]
+    is_mixed = len(set(steps)) > 1
+    places = copied_to_device([[row.index for row in group] for group in groups], torch.long, logits.device).T
+    distinct_tokens = torch.arange(len(places), device=logits.device).clamp(max=1)[:, None].expand_as(places)
+    branch_logits = logits[places]
     try:
-        tokens, faults = _tokens(logits[index].float(), references, step)
+        tokens, is_faulty = _tokens(branch_logits.float(), references, RowSteps(steps) if is_mixed else steps[0])
     except Exception as error:  # noqa: BLE001 - any error of a strategy ends its groups; the engine continues
-        faults = dict.fromkeys(range(len(references)), _describe(error))
-        _record_faults(logits, index, references, faults)
-        return
-    logits[index, tokens.expand_as(index)] = CHOSEN_SCORE
-    for i, row in enumerate(references):
-        if i not in faults:
-            RECORD_STORE.clear_fault(row.branch.group, step)
-    if faults:
-        _record_faults(logits, index, references, faults)
+        if is_mixed:
+            _COMBINED_BY_STEP.add(references[0].branch.arm)
+            return False
+        for row in references:
+            RECORD_STORE.fault(row.branch.group, row.step, _describe(error))
+        logits[places] = 0.0
+        logits[places, distinct_tokens] = CHOSEN_SCORE
+        return True
+    # The branches of a faulty group sample different tokens, so that the scheduler ends it. It may run in another
+    # process, where it cannot read the records.
+    logits[places] = branch_logits.masked_fill(is_faulty[None, :, None], 0.0)
+    logits[places, torch.where(is_faulty, distinct_tokens, tokens)] = CHOSEN_SCORE
+    return True
 
 
-def _tokens(branch_logits: "Tensor", references: Sequence[BatchRow], step: int) -> "tuple[Tensor, dict[int, str]]":
-    """One token for each group [B], and the faults by index of the group. branch_logits: [n, B, V]."""
+def _tokens(branch_logits: "Tensor", references: Sequence[BatchRow], step: int | RowSteps) -> "tuple[Tensor, Tensor]":
+    """One token for each group [B], and whether its scores are faulty [B]. branch_logits: [n, B, V]."""
     strategy, sampler = deserialize(references[0].branch.arm)
-    if references[0].branch.scores_options:
-        return _option_tokens(strategy, branch_logits, references, step)
     states = _step_states(strategy, references)
-    combined, faults = combine_branches(strategy, branch_logits, step, states)
-    tokens = sampler.choose(combined, [row.branch.key for row in references], step)
-    _record_trace(combined, branch_logits[0], tokens, references, step)
-    if top := max(row.branch.top for row in references):
-        traces = trace_branches(strategy, branch_logits, combined, tokens.tolist(), step=step, states=states, top=top)
-        _record_step_traces(traces, references, step)
-    return tokens, faults
+    combined, faults = combine_branches_on_device(strategy, branch_logits, step, states)
+    values = [faults]
+    if references[0].branch.scores_options:
+        tokens, logprobs = _option_logprobs(combined, branch_logits[0], references)
+        values.append(logprobs)
+    else:
+        tokens = sampler.choose(combined, [row.branch.key for row in references], cast(int, step))
+        if any(row.branch.trace for row in references):
+            values.append(trace_numbers(combined, branch_logits[0], tokens).double())
+        if top := max(row.branch.top for row in references):
+            traces = trace_branches(
+                strategy, branch_logits, combined, tokens.tolist(), step=cast(int, step), states=states, top=top
+            )
+            _record_step_traces(traces, references)
+    vocabulary = branch_logits.shape[-1]
+
+    def write(rows: list[list[float]]) -> None:
+        for row, numbers in zip(references, rows, strict=True):
+            message = fault_message(strategy, row.step, numbers[:NUM_FAULT_VALUES], vocabulary)
+            _record(row, message, numbers[NUM_FAULT_VALUES:])
+
+    RECORD_STORE.defer(torch.cat(values, 1), write)
+    return tokens, faults[:, 0] > 0
+
+
+def _record(row: BatchRow, fault: str, numbers: list[float]) -> None:
+    """Records a step of a group: its fault, and its trace or the log-probabilities of an option's tokens."""
+    branch = row.branch
+    if fault:
+        RECORD_STORE.fault(branch.group, row.step, fault)
+    else:
+        RECORD_STORE.clear_fault(branch.group, row.step)
+    record = RECORD_STORE.of(branch.group)
+    if branch.force:
+        set_step(record.forced, row.step, numbers[0])
+    if branch.first and row.step == 0:
+        record.first = numbers[1 : 1 + len(branch.first)]
+    if branch.trace and not branch.scores_options:
+        set_step(record.trace, row.step, numbers)
 
 
 def _describe(error: Exception) -> str:
@@ -117,47 +172,20 @@ def _step_states(strategy: Strategy, references: Sequence[BatchRow]) -> list[Ste
     ]
 
 
-def _option_tokens(
-    strategy: Strategy, branch_logits: "Tensor", references: Sequence[BatchRow], step: int
-) -> "tuple[Tensor, dict[int, str]]":
-    """The option's next token for each group. Its log-probability is recorded."""
-    logprobs, faults = combined_logprobs(strategy, branch_logits, step, _step_states(strategy, references))
-    tokens = [row.branch.force[step] if step < len(row.branch.force) else 0 for row in references]
-    chosen = torch.tensor(tokens, device=branch_logits.device)
-    values = logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
-    for i, row in enumerate(references):
-        record = RECORD_STORE.of(row.branch.group)
-        if row.branch.force:
-            set_step(record.forced, step, values[i])
-        if step == 0 and row.branch.first:
-            record.first = logprobs[i, torch.tensor(row.branch.first, device=branch_logits.device)].tolist()
-    return chosen, faults
+def _option_logprobs(
+    combined: "Tensor", reference: "Tensor", references: Sequence[BatchRow]
+) -> "tuple[Tensor, Tensor]":
+    """The option's next token for each group [B], and log-probabilities [B, 1 + m] of it and of all first tokens."""
+    logprobs = floor_masked(combined.log_softmax(-1), reference, combined == NEG_INF)
+    tokens = [row.branch.force[row.step] if row.step < len(row.branch.force) else 0 for row in references]
+    length = max(len(row.branch.first) for row in references)
+    first = [[*row.branch.first, *[0] * (length - len(row.branch.first))] for row in references]
+    token_ids = [[token, *ids] for token, ids in zip(tokens, first, strict=True)]
+    ids = copied_to_device(token_ids, torch.long, logprobs.device)
+    return ids[:, 0], logprobs.gather(-1, ids).double()
 
 
-def _record_trace(
-    combined: "Tensor", reference: "Tensor", tokens: "Tensor", references: Sequence[BatchRow], step: int
-) -> None:
-    if not any(row.branch.trace for row in references):
-        return
-    numbers = trace_step(combined, reference, tokens)
-    for i, row in enumerate(references):
-        if row.branch.trace:
-            set_step(RECORD_STORE.of(row.branch.group).trace, step, numbers[i])
-
-
-def _record_step_traces(traces: Sequence[StepTrace], references: Sequence[BatchRow], step: int) -> None:
+def _record_step_traces(traces: Sequence[StepTrace], references: Sequence[BatchRow]) -> None:
     for trace, row in zip(traces, references, strict=True):
         if row.branch.top:
-            set_step(RECORD_STORE.of(row.branch.group).step_traces, step, trace)
-
-
-def _record_faults(logits: "Tensor", index: "Tensor", references: Sequence[BatchRow], faults: dict[int, str]) -> None:
-    """Records the faults. Makes the branches of a faulty group sample different tokens, so that the scheduler ends it.
-
-    The scheduler may run in another process, where it cannot read the records.
-    """
-    for i, reason in faults.items():
-        RECORD_STORE.fault(references[i].branch.group, references[i].step, reason)
-        for b, row in enumerate(index[:, i].tolist()):
-            logits[row] = 0.0
-            logits[row, min(b, 1)] = CHOSEN_SCORE
+            set_step(RECORD_STORE.of(row.branch.group).step_traces, row.step, trace)

@@ -19,6 +19,7 @@ class LockstepWorkerExtension:
 
     def lockstep_take_records(self, groups: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Removes the records of these groups (None: of all) and returns them as plain values, by group."""
+        RECORD_STORE.settle(wait=True)
         records = {}
         for group in list(RECORD_STORE.records) if groups is None else groups:
             record = RECORD_STORE.take(group)

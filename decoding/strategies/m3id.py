@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.masks import plausibility_mask
+from decoding.formulas.row_steps import weight_per_row
 from decoding.prompt_edits import remove_query_image
 from icl.constraints import Count, Fraction, NonNegative
 from icl.registry import component
@@ -59,8 +60,14 @@ class M3ID(Strategy):
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         original, imageless = logits.log_softmax(-1)
-        weight = math.expm1(self.decay * (step + self.first_step))
-        scores: Tensor = (1 + weight) * original - weight * imageless
+        scores: Tensor = (
+            weight_per_row(step, lambda number: 1 + self._weight(number), logits) * original
+            - weight_per_row(step, self._weight, logits) * imageless
+        )
         if self.threshold == 1:
             return scores
         return scores.where(original.amax(-1, keepdim=True).exp() <= self.threshold, original)
+
+    def _weight(self, step: int) -> float:
+        """Weight of the prompt without the image."""
+        return math.expm1(self.decay * (step + self.first_step))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from decoding.base import Note, StatefulStrategy, StepState, unit_strength
+from decoding.formulas.row_steps import steps_per_row
 from decoding.formulas.sampling import nucleus_threshold
 from decoding.prompt_edits import demonstration_windows, remove_demonstrations
 from decoding.traits import Traits
@@ -75,11 +76,12 @@ class NBCE(StatefulStrategy):
         import torch
 
         entropies = torch.special.entr(windows.exp()).sum(-1)
+        steps = steps_per_row(step, len(states))
         for row, state in enumerate(states):
-            if step - 1 in state.memory:
-                entropies[state.memory[step - 1], row] -= self.eta
+            if steps[row] - 1 in state.memory:
+                entropies[state.memory[steps[row] - 1], row] -= self.eta
         chosen: Tensor = entropies.argmin(0)
-        for state, number in zip(states, chosen.tolist(), strict=True):
-            state.memory[step] = number
+        for row, number in enumerate(chosen.tolist()):
+            states[row].memory[steps[row]] = number
         window: Tensor = windows[chosen, torch.arange(len(chosen), device=windows.device)]
         return window

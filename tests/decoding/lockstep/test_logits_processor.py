@@ -139,6 +139,7 @@ def test_the_answer_of_a_preempted_request_is_computed_again_in_chunks_without_a
     def step(*lengths: int) -> int:
         context = SimpleNamespace(idx_mapping_np=np.array([0, 1]), seq_lens_upper_bound_np=np.array(lengths))
         processor.apply(torch.randn(2, 30), context)
+        RECORD_STORE.settle(wait=True)
         trace[:] = RECORD_STORE.of("preempted").trace
         return len(trace)
 

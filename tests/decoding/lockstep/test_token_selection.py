@@ -1,6 +1,7 @@
 """Token selection from the rows of a batch, without an engine."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import branch_count
 from decoding.base import Strategy
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
@@ -30,6 +33,15 @@ from icl.errors import PlanError
 
 VOCABULARY = 40
 SPREAD = f"{Path(__file__).with_name('spread.py')}:Spread"
+
+
+@pytest.fixture(autouse=True)
+def empty_store() -> Iterator[None]:
+    """Other tests find the store empty."""
+    yield
+    RECORD_STORE.deferred.clear()
+    RECORD_STORE.records.clear()
+    RECORD_STORE.faulty.clear()
 
 
 def rows(group: str, arm: Any, places: list[int], step: int = 0, **more: Any) -> list[BatchRow]:
@@ -281,3 +293,95 @@ def test_a_custom_sampler_is_refused() -> None:
 
     with pytest.raises(PlanError, match="Mine cannot be sent"):
         serialize(parse_arm("vcd").strategy, Mine())
+
+
+FLAT_ARMS = (
+    "vcd",
+    {"name": "vcd", "sampling": {"temperature": 1.0}},
+    "m3id",
+    "code",
+    "cad",
+    {"name": "random_gate", "of": "dcd"},
+    {"name": "gaussian_proxy", "of": "vcd"},
+)
+
+
+class Operations(TorchDispatchMode):
+    """A counter of the operations that PyTorch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert str(func) not in ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default")
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def groups_at(arm: Any, num_steps: int, prefix: str, count: int = 64) -> list[list[BatchRow]]:
+    """Groups of two branches that stand at `num_steps` different steps, one behind the other in the batch."""
+    branches = branch_count(parse_arm(arm).strategy)
+    made = [
+        rows(f"{prefix}-{g}", arm, [branches * g + b for b in range(branches)], g % num_steps, trace=True)
+        for g in range(count)
+    ]
+    return complete_groups([row for group in made for row in group])
+
+
+@pytest.mark.parametrize("arm", FLAT_ARMS, ids=str)
+def test_the_operations_of_a_step_do_not_depend_on_how_many_steps_the_groups_stand_at(arm: Any) -> None:
+    """And no value is read from the device while the step runs."""
+    counts = []
+    for num_steps in (1, 8, 64):
+        groups = groups_at(arm, num_steps, f"{arm}{num_steps}")
+        batch = logits(64 * len(groups[0]), seed=num_steps)
+        with Operations() as operations:
+            select_tokens(batch, groups)
+        counts.append(operations.count)
+    assert max(counts) <= counts[0] + 2, counts  # weights of the steps become a tensor
+    assert counts[0] <= (100 if arm in ("vcd", "m3id", "cad") else 210), counts  # the last one draws row by row
+    RECORD_STORE.settle(wait=True)
+
+
+@pytest.mark.parametrize("arm", [*FLAT_ARMS, {"name": "nbce"}, {"name": SPREAD}], ids=str)
+def test_groups_at_different_steps_choose_and_record_what_each_does_alone(arm: Any) -> None:
+    """The last strategy computes with the number of the step, as a stranger's may."""
+    count = branch_count(parse_arm(arm).strategy)
+    steps = [0, 3, 1, 1, 7]
+    parts = [
+        rows(f"{arm}-{g}", arm, [count * g + b for b in range(count)], step, trace=True) for g, step in enumerate(steps)
+    ]
+    together, alone = logits(count * len(steps)), logits(count * len(steps))
+    select_tokens(together, complete_groups([row for part in parts for row in part]))
+    traces = [(RECORD_STORE.take(part[0].branch.group) or GroupRecord()).trace for part in parts]
+    assert all(traces)
+    for part, trace in zip(parts, traces, strict=True):
+        RECORD_STORE.taken.clear()
+        select_tokens(alone, complete_groups(part))
+        assert (RECORD_STORE.take(part[0].branch.group) or GroupRecord()).trace == trace
+    assert torch.equal(together, alone)
+
+
+def test_nothing_is_read_from_a_device_while_a_step_runs() -> None:
+    """On the device `meta`, which has no values, any read is an error."""
+    for arm in (*FLAT_ARMS[:5], {"name": "vcd", "sampling": {"temperature": 1.0, "top_p": 0.9, "min_p": 0.1}}):
+        for groups in (
+            groups_at(arm, 3, f"meta {arm}", count=4),
+            complete_groups(rows(f"options {arm}", arm, [0, 1], 1, first=(3, 4), force=(5, 6))),
+        ):
+            select_tokens(torch.empty(8, VOCABULARY, device="meta"), groups)
+            RECORD_STORE.deferred.clear()
+    assert not RECORD_STORE.faulty
+
+
+def test_a_step_that_ran_when_its_group_ended_leaves_no_record() -> None:
+    select_tokens(logits(2), complete_groups(rows("late", "vcd", [0, 1], 0, trace=True)))
+    select_tokens(logits(2), complete_groups(rows("late", "vcd", [0, 1], 1, trace=True)))
+    record = RECORD_STORE.take("late")
+    assert record is not None
+    assert len(record.trace) == 2
+    select_tokens(logits(2), complete_groups(rows("late", "vcd", [0, 1], 2, trace=True)))
+    assert RECORD_STORE.take("late") is None
+    select_tokens(logits(2), complete_groups(rows("late", "vcd", [0, 1], 0, trace=True)))  # the name is used again
+    assert RECORD_STORE.take("late") is not None
