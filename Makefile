@@ -12,7 +12,7 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-main test-vllm test-tools lint bench clean
+.PHONY: help quickstart test test-fast test-main test-vllm test-tools vllm-env lint bench clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -25,9 +25,9 @@ $(VENV)/ready: pyproject.toml
 	@sh environment.sh $(VENV) $(PYTHON) offline
 	@touch $@
 
-$(VENV)/ready-dev: $(VENV)/ready
+$(VENV)/ready-dev: pyproject.toml
 	@sh environment.sh $(VENV) $(PYTHON) offline,encoders,notebooks,quantization,adapters,dev
-	@touch $@
+	@touch $(VENV)/ready $@
 
 quickstart: $(VENV)/ready
 	@$(BIN)/icl run experiments/configs/quickstart.yaml || { status=$$?; test $$status = 130 || exit $$status; }
@@ -39,12 +39,14 @@ lint: $(VENV)/ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tests/lint_names.py
 
-# The tests of vLLM wait for engines to start, so both suites run at once. Their environments are complete before that.
-test: $(VENV)/ready-dev lint test-tools
+# First both environments and the tools at once, then both suites. The tests of vLLM are one chain and take longest, so
+# they come before the others, which have a process for each core, in the scheduler of the operating system.
+test:
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint vllm-env test-tools
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-main test-vllm
 
 test-main: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(PYTEST_ARGS)
 
 test-vllm:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
@@ -55,6 +57,8 @@ test-fast: $(VENV)/ready-dev
 test-tools:
 	@sh tests/install_browser.sh
 	@sh tests/install_slurm.sh
+
+vllm-env:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh env
 
 bench: $(VENV)/ready-dev

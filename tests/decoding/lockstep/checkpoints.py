@@ -1,9 +1,13 @@
 """Tiny checkpoints that both transformers and vLLM load."""
 
+import atexit
 import importlib.util
 import json
 import re
+import shutil
 import sys
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,14 @@ def tiny_models() -> Any:
         sys.modules[name] = module
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+@lru_cache
+def shared(name: str) -> Path:
+    """The checkpoint of this name for all tests of the session that do not change it."""
+    folder = tempfile.mkdtemp(prefix="icl-checkpoint-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return saved(name, Path(folder))
 
 
 def saved(name: str, folder: Path, **size: Any) -> Path:

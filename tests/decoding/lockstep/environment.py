@@ -1,7 +1,13 @@
-"""Sets the environment variables that vLLM reads on import, for tests on a CPU, if vLLM is installed."""
+"""Sets the environment variables that vLLM reads on import, for tests on a CPU, if vLLM is installed.
+
+ICL_TEST_RUNNER=2 chooses vLLM's second model runner, and ICL_TEST_ASYNC=1 plans a step while the step before runs.
+`make test-vllm-long` and `test_runners.py` set them.
+"""
 
 import importlib.util
 import os
+import sys
+from typing import Any
 
 if importlib.util.find_spec("vllm") is not None:
     os.environ.update(
@@ -18,3 +24,22 @@ if importlib.util.find_spec("vllm") is not None:
             "VLLM_USE_V2_MODEL_RUNNER": "0",
         }
     )
+    if os.environ.get("ICL_TEST_RUNNER") == "2" and "vllm" not in sys.modules:
+        import second_runner  # noqa: F401
+
+
+def allow_async() -> None:
+    """Lets vLLM plan steps ahead on a CPU, where it turns that off. The engine then has two batches in flight."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    check = CpuPlatform.check_and_update_config.__func__
+    if getattr(check, "keeps_async", False):
+        return
+
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        is_async = vllm_config.scheduler_config.async_scheduling
+        check(cls, vllm_config)
+        vllm_config.scheduler_config.async_scheduling = is_async
+
+    check_and_update_config.keeps_async = True  # type: ignore[attr-defined]
+    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)

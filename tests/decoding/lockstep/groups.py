@@ -1,11 +1,13 @@
 """Prompts of mixed lengths under several arms, and an engine that records the outputs of every branch."""
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import checkpoints
+import environment
 
 from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.requests import DecodingRequest
@@ -22,6 +24,7 @@ ARMS: tuple[Any, ...] = (
     {"name": "vcd", "images": "all", "sampling": {"temperature": 0.7, "top_k": 20}},
     {"name": "mask_only", "of": {"name": "vcd", "images": "all"}},
 )
+RUNNER, IS_ASYNC = os.environ.get("ICL_TEST_RUNNER", "1"), os.environ.get("ICL_TEST_ASYNC") == "1"
 WORDS = ("red", "how many are there", "is it to the left of the other one, or not?", "what?", "x" * 60)
 
 
@@ -69,14 +72,28 @@ class Watched(VLLM):
         return [outputs for outputs in self.__dict__["outputs"] if len(outputs) > 1]
 
     @property
+    def core(self) -> Any:
+        return self.engine.llm.llm_engine.engine_core.engine_core
+
+    @property
     def scheduler(self) -> Any:
-        return self.engine.llm.llm_engine.engine_core.engine_core.scheduler
+        return self.core.scheduler
+
+    def check_runner(self) -> None:
+        """Asserts that the engine has the model runner and the queue of steps that the environment asks for."""
+        runner = type(self.core.model_executor.driver_worker.worker.model_runner).__module__
+        assert (".v1.worker.gpu.model_runner" in runner or ".v1.worker.cpu." in runner) is (RUNNER == "2"), runner
+        assert self.core.batch_queue_size == (2 if IS_ASYNC else 1)
+        assert type(self.scheduler).__name__ == ("AsyncLockstepScheduler" if IS_ASYNC else "LockstepScheduler")
 
 
 def tiny_engine(
     folder: Path, kind: type[Watched] = Watched, adapter: str | None = None, merge: bool = False, **engine_args: Any
 ) -> Watched:
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 256} | engine_args
+    if IS_ASYNC:
+        environment.allow_async()
+        settings["async_scheduling"] = True
     room: dict[str, Any] = {"max_model_len": 512, "max_images": 4, "cache_gib": 0.25}
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 

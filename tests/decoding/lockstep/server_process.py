@@ -5,11 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,26 @@ def started(model: str, log: Path, options: list[str], port: int = 0, **settings
         assert process.wait(60) is not None
     finally:
         process.kill()
+
+
+_SHARED: dict[str, tuple[Server, ExitStack]] = {}
+
+
+def shared(model: str, options: list[str], port: int = 0, **settings: Any) -> Server:
+    """The server with these settings that all tests of the session share. A start costs half a minute of CPU time.
+
+    The last test of a file may stop it. The next one that asks for it gets a new server, on `port`.
+    """
+    key = json.dumps([model, options, settings])
+    if key in _SHARED and _SHARED[key][0].process.poll() is None:
+        return _SHARED[key][0]
+    stack = ExitStack()
+    log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+    _SHARED[key] = stack.enter_context(started(model, log, options, port, **settings)), stack
+    return _SHARED[key][0]
+
+
+def stop_shared() -> None:
+    """Stops all shared servers, at the end of the session."""
+    while _SHARED:
+        _SHARED.popitem()[1][1].close()

@@ -26,8 +26,8 @@ SIXTEEN: dict[str, Any] = {"name": groups.SPREAD, "branch_count": 16}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+def folder() -> Path:
+    return checkpoints.shared("llava")
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ OPTIONS = ("red", "r", "x", "blue or so")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+def folder() -> Path:
+    return checkpoints.shared("llava")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Real vLLM on a CPU: branches always agree, and tokens are the strategy's own wherever a step is decided."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from reference import Reference
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.types import Generation
 
-NUM_REQUESTS, LENGTH = 100, 12
-TIGHT_REQUESTS, TIGHT_LENGTH, GROUPS = 136, 40, 100
+NUM_REQUESTS, LENGTH = int(os.environ.get("ICL_TEST_REQUESTS", "100")), 12
+TIGHT_REQUESTS, TIGHT_LENGTH = int(os.environ.get("ICL_TEST_TIGHT_REQUESTS", "136")), 40
+GROUPS = TIGHT_REQUESTS * 100 // 136
 """At least GROUPS of TIGHT_REQUESTS have two branches or more."""
 
 STOPS = frozenset(checkpoints.STOPS)
@@ -29,8 +31,8 @@ TIGHT_ARMS = ("greedy", *groups.ARMS[:2], groups.ARMS[3])
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved(request.param, tmp_path_factory.mktemp("checkpoint"))
+def folder(request: pytest.FixtureRequest) -> Path:
+    return checkpoints.shared(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,7 @@ def test_branches_agree_and_tokens_are_the_strategys_own(
         else groups.decoding_requests(NUM_REQUESTS, LENGTH)
     )
     answers = groups.run_requests(engine, requests, trace=not tight)
+    engine.check_runner()
     assert agreed(engine) == 1
     counts = engine.scheduler.counts
     print(dict(counts), engine.counters())

@@ -29,10 +29,10 @@ HOOKS = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder() -> Path:
     import checkpoints
 
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+    return checkpoints.shared("llava")
 
 
 def world(folder: Path, budget: int = 64, blocks: int = 34, steps: int = 2, sequences: int = 16) -> simulate.World:

@@ -20,8 +20,8 @@ from decoding.lockstep.request_metadata import BranchMetadata
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+def folder() -> Path:
+    return checkpoints.shared("llava")
 
 
 def made(

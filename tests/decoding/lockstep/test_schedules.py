@@ -15,10 +15,10 @@ SEEDS = range(60)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder() -> Path:
     import checkpoints
 
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+    return checkpoints.shared("llava")
 
 
 @pytest.fixture(params=[1, 2], ids=["in turn", "planned ahead"])

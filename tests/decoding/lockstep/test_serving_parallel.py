@@ -1,4 +1,7 @@
-"""A real server with two engines: every group runs in one of them, with the answers of a single engine."""
+"""A real server with two engines, each split over two workers. Every group runs in one of them.
+
+Its answers are those of a single engine in one process.
+"""
 
 import json
 import random
@@ -26,14 +29,15 @@ OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256",
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+def folder() -> Path:
+    return checkpoints.shared("llava")
 
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3, data_parallel_size=2) as made:
+    options = [*OPTIONS, "tensor-parallel-size=2"]
+    with started(str(folder), log, options, name="tiny", max_images=4, patience=3, data_parallel_size=2) as made:
         yield made
 
 
@@ -51,7 +55,7 @@ def expected(folder: Path) -> list[tuple[DecodingRequest, Generation]]:
     ]
 
 
-def test_groups_on_two_engines_give_the_answers_of_one_engine(
+def test_groups_on_two_split_engines_give_the_answers_of_one_engine(
     serving: Server, expected: list[tuple[DecodingRequest, Generation]]
 ) -> None:
     """This includes traces and option scores, which each engine records separately."""
@@ -101,16 +105,9 @@ def test_clients_that_hang_up_leave_nothing_behind_in_either_engine(serving: Ser
     assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == []
 
 
-def test_a_split_model_gives_the_answers_of_one_process_and_reports_faults(
-    folder: Path, expected: list[tuple[DecodingRequest, Generation]], tmp_path: Path
-) -> None:
+def test_faults_are_reported(serving: Server, expected: list[tuple[DecodingRequest, Generation]]) -> None:
     """The workers know the fault of a step, but their scheduler in another process does not."""
-    split = [*OPTIONS, "tensor-parallel-size=2"]
-    with started(str(folder), tmp_path / "log", split, name="tiny", max_images=4) as serving:
-        model = Remote(f"http://127.0.0.1:{serving.port}/v1", "tiny", "ICL_TEST_KEY")
-        same = run_requests(model, [request for request, _ in expected])
-        endless = body(renamed(expected[0][0].prompt), {"strategy": "vcd", "alpha": 3e38})
-        answers = [serving.call("/v1/chat/completions", endless | {"stream": stream}) for stream in (False, True)]
-    assert [answer.tokens for answer in same if isinstance(answer, Generation)] == [ok.tokens for _, ok in expected]
+    endless = body(renamed(expected[0][0].prompt), {"strategy": "vcd", "alpha": 3e38})
+    answers = [serving.call("/v1/chat/completions", endless | {"stream": stream}) for stream in (False, True)]
     assert {status for status, _ in answers} == {400}
     assert all("step 0: the combined scores of VCD are not finite" in text for _, text in answers)

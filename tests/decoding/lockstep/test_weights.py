@@ -4,7 +4,6 @@ Such a weight changes too few tokens to be detected by them.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,10 +37,8 @@ def wrong(arm: Arm) -> Arm:
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
-def test_log_probabilities_depend_on_the_weight_of_every_branch(
-    architecture: str, tmp_path: Path, record_property: Any
-) -> None:
-    folder = checkpoints.saved(architecture, tmp_path)
+def test_log_probabilities_depend_on_the_weight_of_every_branch(architecture: str, record_property: Any) -> None:
+    folder = checkpoints.shared(architecture)
     reference, engine = Reference(folder), groups.tiny_engine(folder)
     requests = groups.decoding_requests(20, 8, seed=17, arms=groups.ARMS[:4])
     answers = groups.run_requests(engine, requests)

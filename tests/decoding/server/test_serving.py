@@ -3,9 +3,10 @@
 import json
 import os
 import random
+import signal
+import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,21 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 import groups
 from chats import body, renamed, tokens
-from server_process import Server, started
+from server_ends import chat_body, descendants, image_message, png, raw, shared_llava, started_requests, survivors
+from server_process import Server
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
 
-OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256", "kv-cache-memory-bytes=200000000"]
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return checkpoints.shared("llava")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def serving(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    with started(str(folder), log, OPTIONS, name="tiny", max_images=4, patience=3) as made:
-        yield made
+def serving() -> Server:
+    return shared_llava()
 
 
 ARMS: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
@@ -205,3 +203,37 @@ def test_mixed_requests_with_random_disconnects_never_hang(serving: Server) -> N
     assert {status for status, _ in answers} == {200}, Counter(text for status, text in answers if status != 200)
     assert all("[DONE]" in text for _, text in answers if text.startswith("data: "))
     assert len([text for _, text in answers if text.startswith("data: ")]) > 50
+
+
+def test_a_server_that_is_stopped_finishes_its_groups_and_leaves_no_process(serving: Server) -> None:
+    """The last test of this file, because it ends the server."""
+    children = descendants(serving.process.pid)
+    generate_first = [{"vllm_xargs": {"strategy": name}} for name in ("code", "dcd")] * 15
+    early = [{"max_tokens": 8, "temperature": 0} | more for more in (image_message(png(5000, 5000)), *generate_first)]
+    running, answers = started_requests(serving, [{}, {"stream": True}, {"ignore": None}])
+    arriving, early_answers = started_requests(serving, early, running=0)
+    time.sleep(0.3)
+    for _ in range(2):  # the server reads connections in turn: the requests above have arrived
+        assert serving.call("/health")[0] == 200
+    half = socket.create_connection(("127.0.0.1", serving.port), 20)
+    half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    os.kill(serving.process.pid, signal.SIGTERM)
+    json_type = b"Content-Type: application/json\r\n"
+    while not raw(serving, json_type, json.dumps(chat_body()).encode()).startswith(b"HTTP/1.1 503"):
+        pass  # the server handles the signal a moment later
+    late = [raw(serving, json_type, json.dumps(content).encode()) for content in (
+        chat_body(), chat_body(None),
+    )]  # fmt: skip
+    for thread in running + arriving:
+        thread.join(60)
+    assert [status for status, _ in answers] == [200] * 3
+    assert any(text.rstrip().endswith("data: [DONE]") for _, text in answers)
+    assert [status for status, _ in early_answers] == [200] * 31, early_answers
+    for answer in late:
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 10" in answer
+        assert b"the server is stopping" in answer
+    assert serving.process.wait(60) is not None  # though a client still holds half a request
+    half.close()
+    assert 503 in serving.statuses  # while the model was loading
+    assert survivors(children) == []

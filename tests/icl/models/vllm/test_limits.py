@@ -23,8 +23,8 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved("llava", tmp_path_factory.mktemp("checkpoint"))
+def folder() -> Path:
+    return checkpoints.shared("llava")
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ TOWER_TOO = r".*(language_model|vision_tower).*q_proj"
 
 
 @pytest.fixture(scope="module", params=("llava", "qwen2_5_vl"))
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved(request.param, tmp_path_factory.mktemp("checkpoint"))
+def folder(request: pytest.FixtureRequest) -> Path:
+    return checkpoints.shared(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ ARCHITECTURES = ("llava", "qwen2_5_vl")
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.saved(request.param, tmp_path_factory.mktemp("checkpoint"))
+def folder(request: pytest.FixtureRequest) -> Path:
+    return checkpoints.shared(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,8 @@ def test_an_image_is_encoded_once_wherever_it_occurs(model: VLLM) -> None:
 def test_an_engine_that_cannot_run_strategies_does_not_start(
     folder: Path, arguments: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "qwen" in folder.name:
+        pytest.skip("one architecture is enough: the check reads the engine's configuration")
     if "speculative_config" in arguments:
         # In a process of its own: it imports numba, and vLLM 0.32 starts no engine in a process that has.
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")

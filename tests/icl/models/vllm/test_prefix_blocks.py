@@ -1,7 +1,5 @@
 """The plan predicts to the token how much of some prompts the prefix cache will have."""
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
@@ -15,9 +13,9 @@ from experiments.planning.prefix_sharing import PrefixBlocks
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
-def test_the_prefix_cache_has_the_blocks_of_the_plan(architecture: str, tmp_path: Path) -> None:
+def test_the_prefix_cache_has_the_blocks_of_the_plan(architecture: str) -> None:
     tiny = checkpoints.tiny_models()
-    model = groups.tiny_engine(checkpoints.saved(architecture, tmp_path))
+    model = groups.tiny_engine(checkpoints.shared(architecture))
     prompts = [tiny.prompt([1, 2, 3, 4 + i % 3], f"question {i % 5}?", f"q{i}") for i in range(12)]
     prompts += [tiny.prompt([2, 1, 3], "question 0?", "other")]  # other images behind the same words
     planned = PrefixBlocks()

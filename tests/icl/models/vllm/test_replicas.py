@@ -1,6 +1,5 @@
 """Several engines of one model: every group runs in one of them, with the answers of a single engine."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def test_two_engines_share_the_work_and_give_the_answers_of_one(tmp_path: Path) -> None:
-    folder = checkpoints.saved("llava", tmp_path)
+def test_two_engines_share_the_work_and_give_the_answers_of_one() -> None:
+    folder = checkpoints.shared("llava")
     requests = groups.decoding_requests(60, 6, seed=51)
     single, double = VLLM(str(folder), **SETTINGS), VLLM(str(folder), data_parallel_size=2, **SETTINGS)
     assert single.digest == double.digest

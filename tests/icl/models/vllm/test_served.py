@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
 import openai
-from server_process import KEY, Server, started
+from server_ends import descendants, started_requests, survivors
+from server_process import KEY, Server, shared
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
@@ -47,15 +47,13 @@ ARMS = """
     - {name: mask_only, of: vcd}
     - {name: vcd, sampling: {temperature: 1.0, top_p: 0.9}}
 """
+OPTIONS = ["max-num-seqs=32", "kv-cache-memory-bytes=250000000"]
 VLLM_NODE = "{name: vllm, path: tiny, cache_gib: 0.25, engine_args: {max_num_seqs: 32}}"
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ["max-num-seqs=32", "kv-cache-memory-bytes=250000000"]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with started("tiny", log, options, name="tiny", max_images=4) as made:
-        yield made
+def serving() -> Server:
+    return shared("tiny", OPTIONS, name="tiny", max_images=4)
 
 
 def remote_node(serving: Server) -> str:
@@ -248,3 +246,14 @@ def test_it_describes_itself_to_clients_with_a_key(serving: Server) -> None:
     assert {"vcd", "greedy"} <= set(json.loads(text)["strategies"])
     assert serving.call("/v1/strategies", key="wrong")[0] == 401
     assert isinstance(VLLM.abilities, frozenset)
+
+
+def test_a_server_that_is_killed_leaves_no_engine_behind(serving: Server) -> None:
+    """The last test of this file, because it ends the server."""
+    children = descendants(serving.process.pid)
+    assert any("EngineCore" in command for command in children.values())
+    threads, _ = started_requests(serving, [{}, {"stream": True}])
+    serving.process.kill()
+    assert survivors(children) == []
+    for thread in threads:
+        thread.join(60)

@@ -17,8 +17,8 @@ from icl.types import Generation
 POISON = {"name": f"{Path(groups.__file__).with_name('poison.py')}:Poison", "branch_count": 2}
 
 
-def test_two_workers_give_the_tokens_of_plain_forward_passes(tmp_path: Path) -> None:
-    folder = checkpoints.saved("llava", tmp_path)
+def test_two_workers_give_the_tokens_of_plain_forward_passes() -> None:
+    folder = checkpoints.shared("llava")
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 128}
     model = VLLM(
         str(folder), tensor_parallel_size=2, max_model_len=512, max_images=4, cache_gib=0.25, engine_args=settings
