@@ -49,7 +49,7 @@ class VoteK(ModalityRetriever):
     def select_rows(self, index: VectorIndex, size: int) -> list[int]:
         """Rows of the pool in the order of selection."""
         others: list[Any] = [lambda row, own=own: row != own for own in range(len(index))]
-        hits = index.nearest(index.vectors, min(self.neighbors, len(index) - 1), others)
+        hits = index.nearest(index.vectors, self.neighbors, others)
         return most_voted(np.array([[row for row, _ in of_member] for of_member in hits]), size, self.rho)
 
 
@@ -71,7 +71,7 @@ def most_voted(nearest: NDArray[np.int64], size: int, rho: float) -> list[int]:
         weight = np.where(remaining, rho**-selected_nearby, 0.0)
         scores = np.bincount(nearest.ravel(), np.repeat(weight, nearest.shape[1]), count)
         tied = remaining & (scores >= scores[remaining].max() - 1e-9)
-        best = int(np.argmax(np.where(tied, votes, -1)))
+        best = int(max(np.flatnonzero(tied), key=votes.__getitem__))
         selected.append(best)
         remaining[best] = False
         selected_nearby += (nearest == best).any(axis=1)

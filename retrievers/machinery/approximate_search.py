@@ -66,7 +66,7 @@ class IVF(_Approximate):
     def build(self) -> Any:
         import faiss
 
-        count = max(1, int(LISTS * len(self) ** 0.5))
+        count = int(LISTS * len(self) ** 0.5)
         centers = faiss.IndexFlatIP(self.vectors.shape[1])
         index = faiss.IndexIVFFlat(centers, self.vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
         index.own_fields = False

@@ -165,6 +165,14 @@ def test_a_member_votes_for_its_copy_and_never_for_itself(
     assert retriever.select_rows(fit_similarity(retriever, pool, Resources()).index, 2) == [[1], [0], [0]]
 
 
+def test_vote_k_with_the_whole_pool_names_the_pool(example: Make, number_embedder: Any, turned: Make) -> None:
+    pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in (0, 9, 60)))
+    node = {"name": "vote_k", "by": "question", "embedder": number_embedder}
+    assert _ids(node, pool, example("q", None, question=turned(1)), 3) == ["at-0", "at-9", "at-60"]
+    with pytest.raises(PlanError, match="4 demonstrations for query 'q' from a pool of 3"):
+        _ids(node, pool, example("q", None, question=turned(1)), 4)
+
+
 def test_vote_k_gives_the_nearest_of_the_representatives(example: Make, number_embedder: Any, turned: Make) -> None:
     angles = [0, 1, 2, 3, 90, 91, 92, 180, 181, 182]
     pool = Pool(tuple(example(f"at-{a}", None, question=turned(a)) for a in angles))

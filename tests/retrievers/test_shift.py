@@ -189,8 +189,11 @@ def test_topk_nearest_gives_source_domains_only(shifted: Any, number_embedder: A
     results = build("retriever", node).fit(whole, Resources()).retrieve([q.query for q in queries], 5)
     assert {whole.by_id[one.id].domain for demos in results for one in demos} == {"ink", "oil"}
     ink = build("retriever", {**node, "sources": ["ink"]}).fit(whole, Resources())
-    with pytest.raises(PlanError, match=r"37 demonstrations .* \(72 of the pool's 108 are of no source domain.\)"):
+    message = r"37 demonstrations .*: 36 are left .* \(72 of the pool's 108 are of no source domain.\)"
+    with pytest.raises(PlanError, match=message):
         ink.retrieve([queries[0].query], 37)
+    with pytest.raises(PlanError, match=r"73 demonstrations .*: 72 are left .* give the task a larger pool\.$"):
+        build("retriever", node).fit(pool, Resources()).retrieve([queries[0].query], 73)
 
 
 def test_a_query_of_a_listed_source_gets_the_other_sources_only(shifted: Any, number_embedder: Any) -> None:

@@ -62,15 +62,17 @@ class Short:
 
     def search(self, queries: Vectors, m: int) -> tuple[Any, Any]:
         rows = np.full((len(queries), m), -1)
-        rows[:, :2] = [7, 3]
+        rows[:, :2] = [0, 3]
         return np.zeros((len(queries), m)), rows
 
 
 def test_missing_candidates_are_other_rows_of_the_pool() -> None:
     index: Any = HNSW.__new__(HNSW)
     VectorIndex.__init__(index, _clustered(9, 1))
-    index.faiss, index.widen = Short(), lambda m: None
-    assert index.propose(_clustered(2, 2), 5).tolist() == [[7, 3, 0, 1, 2]] * 2
+    widths: list[int] = []
+    index.faiss, index.widen = Short(), widths.append
+    assert index.propose(_clustered(2, 2), 5).tolist() == [[0, 3, 1, 2, 4]] * 2
+    assert widths == [5]
 
 
 def test_beams_and_lists_are_those_of_the_docs() -> None:
@@ -81,6 +83,7 @@ def test_beams_and_lists_are_those_of_the_docs() -> None:
     graph.widen(100)
     assert graph.faiss.hnsw.efSearch == 200
     assert (lists.faiss.nlist, lists.faiss.nprobe) == (int(4 * 5000**0.5), 32)
+    assert (lists.faiss.cp.seed, lists.faiss.cp.max_points_per_centroid) == (1234, 64)
 
 
 def test_building_an_index_keeps_the_number_of_threads() -> None:
