@@ -9,9 +9,10 @@ captions' own shares, which gives short captions more weight. Lower is better, a
 compare `chair_recall` and `caption_length` too.
 
 An example stores what the metrics need in `secret`: `objects`, the objects in the image, and `vocabulary`, the names
-that count as mentions: a list, a mapping from names to objects, or `coco` (`icl.object_mentions`). Differs from
-the released code in the singular of a few nouns, which `vocabulary: coco_released` repeats, and in `chair_i` of a
-caption that names nothing: None, not 0.
+that count as mentions: a list, a mapping from names to objects, or `coco` (`icl.object_mentions`).
+
+Differs from the released code in nouns whose singular its library gets wrong ("bus"), which `vocabulary: coco_released`
+repeats, and in `chair_i` of a caption that names nothing: None, not 0.
 """
 
 from collections.abc import Sequence

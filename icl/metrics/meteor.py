@@ -11,8 +11,9 @@ whole reference counts no chunk, as released.
 
 The alignment needs the synonyms and paraphrases that the package `pycocoevalcap` ships, and Java: `pip install
 pycocoevalcap`. A run with this metric stops with a sentence if one is missing. A report that is written where they are
-missing shows the mean of the samples' own scores, and a warning says so. Differs from the released code in nothing
-known, because the released aligner runs.
+missing shows the mean of the samples' own scores, and a warning says so.
+
+Differs from the released code in nothing known: its aligner runs.
 """
 
 import importlib.util

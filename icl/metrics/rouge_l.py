@@ -3,9 +3,10 @@
     P = longest common subsequence / words of the caption        R = the same / words of the reference
     F = (1 + b^2) P R / (R + b^2 P),  b = 1.2, with the largest P and the largest R of all references
 
-The score of a cell is the mean over captions. Differs from the released code in nothing known. It also differs from the
-ROUGE of summarization (`rouge-score`): words are those of `icl.metrics.penn_tokenizer` and are not stemmed, and P and R
-may come from two references.
+The score of a cell is the mean over captions. Unlike the ROUGE of summarization (`rouge-score`), words are those of
+`icl.metrics.penn_tokenizer` and are not stemmed, and P and R may come from two references.
+
+Differs from the released code in nothing known.
 """
 
 from collections.abc import Sequence

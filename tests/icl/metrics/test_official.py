@@ -1,7 +1,9 @@
 """Tests of published arithmetic on hand-written rows."""
 
+import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1, Precision, Recall
 from icl.metrics.cider import CIDEr, cider_scores
 from icl.metrics.link_context import LinkContextMetric
+from icl.metrics.normalize import normalize_vqa
 from icl.metrics.question_groups import MME, GroupAccuracy
 from icl.metrics.vl_icl import VLICL, is_vl_icl_match, truncate_output
 from icl.metrics.vqa_accuracy import VQA, vqa_accuracy
@@ -159,6 +162,15 @@ def test_official_vqa_compares_as_written_where_annotators_agree():
     assert vqa_accuracy("Yes", ["yes"] * 9 + ["no"], "official") == 1
     assert vqa_accuracy("Yes", ["yes"] * 10) == 1
     assert vqa_accuracy("fire truck", ["fire\ttruck"] * 10, "official") == 1
+
+
+def test_official_vqa_is_that_of_the_official_script():
+    file = Path(__file__).parents[1] / "golden/vqa_official.jsonl"
+    cases = [json.loads(line) for line in file.read_text().splitlines()]
+    scores = [vqa_accuracy(case["output"], case["votes"], "official") for case in cases]
+    assert scores == pytest.approx([case["accuracy"] for case in cases])
+    assert [normalize_vqa(case["output"]) for case in cases] == [case["normalized"] for case in cases]
+    assert len(cases) >= 370
 
 
 def test_answers_without_annotators_have_no_vqa_accuracy():
