@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.sample_rows import text_items, text_value, to_records, unit_labels
+from experiments.stats.sample_rows import predicted_option, text_items, to_records, unit_labels
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import named_option, option_probability
+from icl.metrics.option_parsing import option_probability
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,7 +67,7 @@ CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")
 
 def kappa(items: Sequence[Mapping[str, Row]]) -> float:
     """Cohen's kappa of the two answers; NaN if the agreement by chance is 1."""
-    pairs = [(_prediction(item["text"]), _prediction(item["image"])) for item in items]
+    pairs = [(predicted_option(item["text"]), predicted_option(item["image"])) for item in items]
     agree = sum(a is not None and a == b for a, b in pairs) / len(pairs)
     text, image = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     chance = sum(text[a] * image[a] for a in text if a is not None) / len(pairs) ** 2
@@ -114,13 +114,9 @@ def _cell(item: Mapping[str, Row]) -> str:
     text, image = _right(item["text"]), _right(item["image"])
     if text or image:
         return "both" if text and image else "text_only" if text else "image_only"
-    text_answer = _prediction(item["text"])
-    return "same_wrong" if text_answer is not None and text_answer == _prediction(item["image"]) else "other_wrong"
-
-
-def _prediction(row: Row) -> str | None:
-    return named_option(text_value(row, "output"), text_items(row, "options"))
+    text_answer = predicted_option(item["text"])
+    return "same_wrong" if text_answer is not None and text_answer == predicted_option(item["image"]) else "other_wrong"
 
 
 def _right(row: Row) -> bool:
-    return _prediction(row) in {normalize_text(answer) for answer in text_items(row, "gold")}
+    return predicted_option(row) in {normalize_text(answer) for answer in text_items(row, "gold")}

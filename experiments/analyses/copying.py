@@ -4,9 +4,9 @@
     chance   the same with predictions and contexts of different queries: the exact mean over all such pairs
     place    P(the prediction is the answer of demonstration i), in contexts that contain this answer once, so that a
              copy has one source; `copied_all` counts all contexts (with yes/no and three shots no answer occurs once)
-    wrong    the same among wrong answers: with good retrieval the demonstrations share the gold answer, so a perfect
-             model copies too. Wrong means a score below the best (above 0 if lower is better); undefined without a
-             good direction
+    wrong    the same in all contexts, among wrong answers: with good retrieval the demonstrations share the gold
+             answer, so a perfect model copies too. Wrong means a score below the best (above 0 if lower is better);
+             undefined without a good direction
 
 Places count from the query; 1 is next to it. Recency is place 1 above the others.
 """
@@ -50,7 +50,7 @@ def analyze(view: "RunView") -> "DataFrame":
             table_rows.append({**setting, "place": str(place), **_at(place, rows, predictions, demo_answers, right)})
     note = (
         "place: 1 is next to the query; copied: if the answer of the place occurs once in the prompt; copied all: "
-        "in all prompts; copied wrong: copied, among wrong answers; chance: with other queries' prompts"
+        "in all prompts; copied wrong: in all prompts, among wrong answers; chance: with other queries' prompts"
     )
     return make_table(table_rows, "Answers copied from demonstrations, by place from the query", note=note)
 
@@ -79,7 +79,7 @@ def _at(
     there = [i for i, answers in enumerate(demo_answers) if len(answers) >= place]
     hits = {i: predictions[i] == demo_answers[i][-place] for i in there}
     once = [i for i in there if demo_answers[i].count(demo_answers[i][-place]) == 1]
-    wrong = [hits[i] for i in once if not right[i]]
+    wrong = [hits[i] for i in there if not right[i]]
     counts = {"copied_all": _mean(list(hits.values())), "copied_wrong": _mean(wrong), "n_wrong": len(wrong)}
     own = [hits[i] for i in once]
     return {

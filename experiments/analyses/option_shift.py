@@ -20,11 +20,10 @@ import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.arms import UNIT
-from experiments.stats.sample_rows import text_items, text_value, to_records
+from experiments.stats.sample_rows import predicted_option, text_items, to_records
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import named_option
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -108,19 +107,10 @@ def _questions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Turns]]:
 def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, bool]:
     options = [normalize_text(option) for option in text_items(row, "options")]
     gold = [normalize_text(answer) for answer in text_items(row, "gold")]
-    prediction = _prediction(row, text_items(row, "options"))
+    prediction = predicted_option(row)
     at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
     gold_place = next((at[answer] for answer in gold if answer in at), None)
     return (None if prediction is None else at[prediction]), gold_place, prediction is not None and prediction in gold
-
-
-def _prediction(row: Mapping[str, Any], options: tuple[str, ...]) -> str | None:
-    """The option with the highest score, or without option scores the one that the output names."""
-    scores = row.get("option_scores")
-    if isinstance(scores, Mapping) and scores:
-        best = [normalize_text(name) for name, score in scores.items() if score == max(scores.values())]
-        return best[0] if len(best) == 1 and best[0] in map(normalize_text, options) else None
-    return named_option(text_value(row, "output"), options)
 
 
 def _shift(cell: Mapping[str, Any]) -> int | None:

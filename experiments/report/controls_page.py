@@ -33,7 +33,7 @@ READ = (
     "results hold for this model and these tasks only."
 )
 COLUMNS = (
-    "± is half of the 95 % interval; [low, high] is used where that would exceed 0 or 1. Survivors: tokens per "
+    "± is half of the 95 % interval; [low, high] is used where the score is not the center. Survivors: tokens per "
     "step that the mask keeps. Changed: share of steps whose best token differs from the reference. Length: tokens per "
     "answer. Best control: of the strategy's own controls, by the same score."
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
 from experiments.results.invocations import COLUMNS
-from experiments.results.run_metrics import run_level
+from experiments.results.run_metrics import UNAVAILABLE, run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.stopping.records import read_families
@@ -128,8 +128,10 @@ class Run:
             elif field == "baselines":
                 baselines[path[0]] = None
             columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
-        first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
         frame = run_level(pd.DataFrame(columns), info, baselines, self.trust, self.config_folder)
+        unavailable = frame.attrs.get(UNAVAILABLE, {})
+        metrics = {name: None for name in metrics if name not in unavailable}
+        first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
         frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
@@ -139,7 +141,7 @@ class Run:
         better = {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics}
         accuracies = tuple(name for name in metrics if _is_accuracy(name, info.get("metrics", {}).get(name, {})))
         frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines), "better": better}
-        frame.attrs["accuracies"] = accuracies
+        frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
         return frame
 
     def compare(

@@ -24,6 +24,9 @@ from icl.types import Demo, Example, Query
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+UNAVAILABLE = "unavailable"
+"""The key of a frame's `attrs` with the reasons why run-level metrics have no values."""
+
 FACTS = ("better", "run_level", "accuracy", "code")
 """The keys of a metric in run.json that are not its parameters."""
 
@@ -45,14 +48,14 @@ def run_level(
             stay, and a warning says so.
         folder: The folder of the experiment file, where code is searched before the working directory.
 
-    Raises:
-        StoreError: The code of such a metric is missing or has changed.
+    Returns:
+        The frame. A metric whose code is missing or has changed has no column, and `attrs[UNAVAILABLE]` says why.
     """
     nodes = info.get("metrics", {})
     whole = {name: node for name, node in nodes.items() if isinstance(node, Mapping) and node.get("run_level")}
     if not whole or not len(frame):
         return frame
-    cells = frame.groupby("cell", sort=False).indices
+    cells, unavailable = frame.groupby("cell", sort=False).indices, dict[str, str]()
     for name, node in whole.items():
         if is_component_path(str(node.get("name"))) and not trust:
             warnings.warn(
@@ -62,7 +65,14 @@ def run_level(
                 stacklevel=2,
             )
             continue
-        metric = _built(name, node, info, folder)
+        try:
+            metric = _built(name, node, info, folder)
+        except StoreError as error:
+            warnings.warn(str(error), ICLWarning, stacklevel=2)
+            own = [name, *(baseline_column(baseline, name) for baseline in baselines)]
+            frame = frame.drop(columns=[column for column in own if column in frame])
+            unavailable[name] = str(error)
+            continue
         judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
         for column, by in columns.items():
@@ -80,6 +90,7 @@ def run_level(
         for column in columns:
             if frame[column].isna().all() and column != name:
                 frame = frame.drop(columns=[column, sample_ref_column(column)])
+    frame.attrs[UNAVAILABLE] = unavailable
     return frame
 
 

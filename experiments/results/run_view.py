@@ -17,6 +17,7 @@ from experiments.grid.matching import node_matches
 from experiments.results.arm_answers import CUT_ANSWER, CUT_THINKING, UNPARSED, ArmAnswers, arm_answers, cut_columns
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
+from experiments.results.run_metrics import UNAVAILABLE
 from experiments.results.sequential_findings import (
     WARNING,
     anytime_findings,
@@ -338,6 +339,8 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
     metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
     compare = dict(_inside(info, "config", "compare") or {})
     chosen = metric or str(primary_metric(info, metrics))
+    if chosen in (unavailable := frame.attrs.get(UNAVAILABLE, {})):
+        raise StoreError(f"{unavailable[chosen]} Other scores are readable (--metric): {', '.join(metrics)}.")
     if chosen not in metrics:
         raise ConfigError(
             f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."

@@ -15,9 +15,9 @@ def format_share(value: float, digits: int = 3) -> str:
 
 
 def format_estimate(mean: float, low: float, high: float, digits: int = 3) -> str:
-    """'.640 ±.041' with half the width, or '1.000 [.963, 1.000]' if that would exceed 0 or 1."""
+    """'.500 ±.041' with half the width, or '.208 [.091, .408]' if the mean is not the center to the digits shown."""
     half = (high - low) / 2
-    if 0 <= mean <= 1 and (mean - half < 0 or mean + half > 1):
+    if abs((low + high) / 2 - mean) > 0.5 * 10**-digits:
         return f"{format_share(mean, digits)} [{format_share(low, digits)}, {format_share(high, digits)}]"
     return f"{format_share(mean, digits)} ±{format_share(half, digits)}"
 

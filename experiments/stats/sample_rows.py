@@ -101,6 +101,15 @@ def match_known_answer(output: str, candidates: tuple[str, ...]) -> str:
     return normalize_text(output) if named is None else named
 
 
+def predicted_option(row: Mapping[str, Any]) -> str | None:
+    """The option with the highest score, or without option scores the one that the output names; None for a tie."""
+    options, scores = text_items(row, "options"), row.get("option_scores")
+    if isinstance(scores, Mapping) and scores:
+        best = [normalize_text(name) for name, score in scores.items() if score == max(scores.values())]
+        return best[0] if len(best) == 1 and best[0] in map(normalize_text, options) else None
+    return named_option(text_value(row, "output"), options)
+
+
 def unit_labels(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The independent unit of each row."""
     return [row[UNIT] for row in rows]

@@ -41,6 +41,13 @@ def test_a_model_that_knows_copies_only_by_agreeing(ran: Any) -> None:
     assert pd.isna(row["copied_wrong"])
 
 
+def test_copies_among_wrong_answers_count_where_answers_repeat(monkeypatch: pytest.MonkeyPatch, ran: Any) -> None:
+    monkeypatch.setattr(copying, "demos_of", lambda row: [("a", 1.0, "yes"), ("b", 1.0, "no"), ("c", 1.0, "yes")])
+    table = copying.analyze(ran(model="fake-copy", shots=3))
+    last = _row(table, place="1")
+    assert (last["n"], last["n_wrong"] > 0, last["copied_wrong"]) == (0, True, last["copied_all"])
+
+
 def test_wrong_answers_do_not_depend_on_the_good_direction(ran: Any) -> None:
     wrong = f"{PARTS}:Wrong"
     higher, lower = (

@@ -14,7 +14,7 @@ USUAL = ("none", "as_retrieved", "interleaved(first=image, instruction=none)", "
 
 
 def cells(*shots: int, mean: float = 0.5) -> dict[int, Estimate]:
-    return {k: Estimate(mean + k / 100, mean - 0.05, mean + 0.07, 60, 60) for k in shots}
+    return {k: Estimate(mean + k / 100, mean + k / 100 - 0.06, mean + k / 100 + 0.06, 60, 60) for k in shots}
 
 
 def table(axes: tuple[str, ...], rows: list[ScoreRow], shots: tuple[int, ...]) -> TaskTable:

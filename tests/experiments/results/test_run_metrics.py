@@ -10,7 +10,7 @@ import icl
 from experiments.report.tables import task_tables
 from experiments.results.loaded_run import load_run
 from experiments.results.run_view import view_run
-from icl.errors import StoreError
+from icl.errors import ICLWarning, StoreError
 
 TASK = {"name": "existence", "queries": 40, "pool_size": 20}
 
@@ -74,10 +74,11 @@ def test_an_empty_output_is_an_output(tmp_path: Path) -> None:
 def test_code_that_is_not_found_is_a_sentence(ran: Path) -> None:
     run_file = ran / "run.json"
     run_file.write_text(run_file.read_text().replace('"name": "f1"', '"name": "gone.py:F1"'))
-    with pytest.raises(
-        StoreError, match=r"the run-level metric 'f1' is computed when the run is read, which needs its code"
+    with pytest.warns(
+        ICLWarning, match=r"the run-level metric 'f1' is computed when the run is read, which needs its code"
     ):
-        load_run(ran, trust=True).samples()
+        frame = load_run(ran, trust=True).samples()
+    assert "f1" not in frame
 
 
 ANSWERS = """
@@ -141,7 +142,15 @@ def test_one_of_ones_own_is_found_beside_the_config(tmp_path: Path, monkeypatch:
     run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
     assert set(run.samples()["Best"]) == {1.0}
     (folder / "best.py").write_text(OWN.replace("max(", "min("))
-    with pytest.raises(StoreError, match=r"'Best' is computed when the run is read, and best\.py:Best has changed\."):
-        run.samples()
+    with pytest.warns(ICLWarning, match=r"'Best' is computed when the run is read, and best\.py:Best has changed\."):
+        frame = run.samples()
+    assert ("Best" in frame, frame.attrs["metrics"]) == (False, ("lenient",))  # it blocks no other metric
+    with pytest.warns(ICLWarning, match="has changed"):
+        assert view_run(run).metric == "lenient"
+    with (
+        pytest.warns(ICLWarning),
+        pytest.raises(StoreError, match=r"has changed\..* Other scores are readable \(--metric\): lenient"),
+    ):
+        view_run(run, "Best")
     run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
     assert set(run.samples()["Best"]) == {0.0}

@@ -57,6 +57,13 @@ def test_an_asymmetric_interval_at_the_edge_is_printed_by_its_ends():
     assert format_estimate(0.99, 0.93, 0.998, 2) == ".99 [.93, 1.00]"
 
 
+def test_both_ends_are_printed_where_the_mean_is_not_the_center_to_the_digits_shown():
+    assert format_estimate(0.208, 0.091, 0.408) == ".208 [.091, .408]"
+    assert format_estimate(0.64, 0.571, 0.703) == ".640 [.571, .703]"
+    assert format_estimate(0.64, 0.571, 0.703, 2) == ".64 ±.07"
+    assert format_estimate(0.5, 0.4604, 0.5404) == ".500 ±.040"
+
+
 def test_few_units_have_a_note_and_many_or_none_do_not():
     assert few_units_note([29, 40]).startswith("some intervals are based on only 29 independent units")
     assert few_units_note([0, 30]) == few_units_note([]) == ""
