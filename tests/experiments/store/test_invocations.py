@@ -10,7 +10,6 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.running.run import run
-from experiments.store import environment
 from experiments.store.invocations import Invocation, invocations_file, read_invocations
 from experiments.store.store import SampleWriter, Store
 from icl.errors import StoreError
@@ -57,19 +56,6 @@ def test_a_line_has_every_package_and_the_commit(tmp_path: Path, monkeypatch: py
     assert (own["dirty"], len(changed["dirty"])) == ("", 12)
     assert (clean["worker"], dirty["worker"]) == ("0", "w-1")
     assert clean["machine"]["cpus"] >= 1
-
-
-def test_devices_and_driver_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA A100, 550.54\nNVIDIA A100, 550.54'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    content = environment.collect_environment()
-    assert (content["devices"], content["driver"]) == (["NVIDIA A100", "NVIDIA A100"], "550.54")
-    assert content["visible_devices"] == "1"
-    tool.write_text("#!/bin/sh\nexit 9\n")
-    assert environment.collect_environment()["devices"] == []
 
 
 @pytest.mark.usefixtures("fast_environment")
