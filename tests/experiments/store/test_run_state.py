@@ -54,7 +54,7 @@ def test_the_state_of_an_empty_folder_is_that_everything_is_missing(store: Store
     assert RunState() == RunState({}, {}, 0, 0, [])
 
 
-def test_finished_failed_and_damaged_samples_are_told_apart(store: Store, grid: Grid) -> None:
+def test_finished_failed_and_damaged_samples_are_counted_separately(store: Store, grid: Grid) -> None:
     one, other = (cell.digest for cell in grid.cells)
     write_run(store, grid)
     names = sorted(query.id for query in grid.cells[0].task.queries)
@@ -159,7 +159,7 @@ def test_a_folder_of_other_files_is_refused(store: Store, grid: Grid) -> None:
     (store.folder / "cells").mkdir()
     assert load_run_state(store, grid).total == 12
     (store.folder / "notes.txt").touch()
-    with pytest.raises(StoreError, match="is not a run directory and is not empty. Use another name."):
+    with pytest.raises(StoreError, match=r"is not a run directory and is not empty\. Use another name\."):
         load_run_state(store, grid)
     write_cells(store, grid)  # a run that was killed before it wrote run.json
     assert load_run_state(store, grid).total == 12
