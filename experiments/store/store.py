@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -351,10 +352,10 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(line, dict) or not line.keys() >= REQUIRED:
         return None
-    if any(type(value) is not _TYPES.get(name) for name, value in line.items()):
+    if [*map(type, line.values())] != [*map(_TYPES.get, line)]:
         return None
     is_sample = (
-        all(isinstance(item, str) for name in TEXT_LISTS for item in line.get(name, ()))
+        {str}.issuperset(map(type, chain.from_iterable(line.get(name, ()) for name in TEXT_LISTS)))
         and _are_demos(line.get("demos", []))
         and _are_owners(line.get("image_of", []), len(line.get("demos", [])))
         and all(map(_score, line.get("scores", {}).values()))
