@@ -98,6 +98,7 @@ def answer(
     from decoding.arms.arm import parse_arm
     from decoding.arms.requirements import unsupported_reason
     from decoding.engine.requests import DecodingRequest, Failure
+    from decoding.engine.rewritten_prompts import rewritten_prompts
     from experiments.running.generation import engine_for
     from icl.models.base import Request
 
@@ -110,8 +111,15 @@ def answer(
             raise PlanError(
                 f"this model reads {' and '.join(sorted(model.needs))} in addition to a prompt. Run a grid with it."
             )
-        (only,) = model.generate([Request(prompt, max_new_tokens=max_new_tokens)])
-        return {arm.label: only for arm in arms}
+        prompts = rewritten_prompts(model, [(prompt, arm) for arm in arms])
+        if failure := next((one for one in prompts if isinstance(one, str)), None):
+            raise PlanError(failure)
+        distinct = {one.digest: one for one in prompts if isinstance(one, Prompt)}
+        answers = model.generate([Request(one, max_new_tokens=max_new_tokens) for one in distinct.values()])
+        by_digest = dict(zip(distinct, answers, strict=True))
+        return {
+            arm.label: by_digest[one.digest] for arm, one in zip(arms, prompts, strict=True) if isinstance(one, Prompt)
+        }
     jobs = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
     generations: dict[str, Generation] = {}
     for arm, result in zip(arms, engine_for(model)(model, jobs), strict=True):

@@ -23,7 +23,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -356,8 +356,10 @@ class Runner:
                 shutil.copyfile(ROOT / mutant.module, copy / mutant.module)
                 free.append(copy)
                 del running[pid]
-                print(f"{len(work) - len(waiting) - len(running)} of {len(work)}", file=sys.stderr, flush=True)
-                yield mutant, "timeout" if not done else "killed" if status else "survived"
+                result = "timeout" if not done else "killed" if status else "survived"
+                place = len(work) - len(waiting) - len(running)
+                print(f"{place} of {len(work)}: {result} {mutant}", file=sys.stderr, flush=True)
+                yield mutant, result
 
 
 def select_tests(mutant: Mutant, files: Sequence[str], calls: dict[str, dict[str, list[int]]]) -> list[str]:
@@ -400,8 +402,9 @@ def main() -> int:
         results |= dict.fromkeys(mutants, "survived")
         results |= runner.run([(mutant, chosen[mutant]) for mutant in mutants if chosen[mutant]], limit)
         # a test may depend on a call whose result an earlier test left in a cache or fixture
-        again = [m for m, result in results.items() if result == "survived" and tests[m.module]]
-        for mutant, result in runner.run([(mutant, tests[mutant.module]) for mutant in again], limit):
+        survivors = [m for m, result in results.items() if result == "survived" and m.function]
+        again = [(m, select_tests(replace(m, function=0), tests[m.module], calls)) for m in survivors]
+        for mutant, result in runner.run([pair for pair in again if pair[1]], limit):
             results[mutant] = result
     for mutant, result in results.items():
         if result != "killed":

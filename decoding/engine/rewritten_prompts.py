@@ -11,7 +11,10 @@ from icl.types import Generation, Prompt
 
 
 def rewritten_prompts(model: Model, work: Sequence[tuple[Prompt, Arm]]) -> list[Prompt | str]:
-    """The prompt that the model answers for each prompt and arm (`Traits.rewrites_prompt`), or why there is none."""
+    """The prompt that the model answers for each prompt and arm, or why there is none.
+
+    It is the last branch if the arm rewrites the prompt (`Traits.rewrites_prompt`), and the prompt itself otherwise.
+    """
     cache: dict[tuple[str, int], str] = {}
 
     def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 import icl
+from decoding.arms.inspection import probe_prompt
 from experiments.api import answer
 from icl.errors import ConfigError, PlanError, StoreError
 from icl.models.base import Request
@@ -72,6 +73,17 @@ def test_a_model_that_only_answers_gets_the_prompt_and_nothing_else(shapes: str)
     assert answer(ImageCounter(), prompt)["greedy"].text == "3 images"
     with pytest.raises(PlanError, match="reads demos in addition to a prompt"):
         answer(icl.load_model("fake-vote"), prompt)
+
+
+def test_a_model_that_only_answers_gets_the_prompt_that_a_strategy_rewrites() -> None:
+    class Conflicted(FakeModel):
+        def answer_to(self, request: Request) -> str:
+            text = request.prompt.text
+            return "hinted" if "memory" in text else "dog" if request.prompt.images else "cat"
+
+    prompt = probe_prompt(shots=0)
+    answers = answer(Conflicted(), prompt, ["greedy", {"name": "dcd_prompt", "entity": "none"}])
+    assert [generation.text for generation in answers.values()] == ["dog", "hinted"]
 
 
 def test_a_run_is_read_back_as_a_frame_with_a_column_an_axis_and_a_metric(mapping: Any, tmp_path: Path) -> None:
