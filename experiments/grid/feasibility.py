@@ -61,11 +61,11 @@ def check_requirements(grid: Grid) -> None:
             run_preflight(cell.retriever)
         except ICLError as error:
             raise type(error)(f"{locate(grid, 'retriever', cell)}: {error}") from error
-    for name, metric in grid.metrics.items():
+    for metric in grid.metrics.values():
         try:
             run_preflight(metric)
         except ICLError as error:
-            raise type(error)(f"{grid.config.where('metrics')}: metric '{name}' {error}") from error
+            raise type(error)(f"{grid.config.where('metrics')}: {error}") from error
 
 
 def unsupported_reason(cell: Cell) -> str | None:

@@ -74,7 +74,7 @@ class Meteor:
     def preflight(self) -> None:
         """Raises ConfigError if Java or the package is missing."""
         if lacking := missing_part():
-            raise ConfigError(f"{lacking} Or leave the metric out.")
+            raise ConfigError(f"meteor {lacking} Or leave the metric out.")
 
     def score(self, generation: Generation, example: Example) -> float | None:
         self.preflight()
@@ -157,20 +157,20 @@ class _Aligner:
         self._lock = threading.Lock()
 
     def counts(self, references: Sequence[str], caption: str) -> tuple[float, ...]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(" ||| ".join(("SCORE", *references, caption)) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        try:
-            counts = tuple(map(float, line.split()))
-        except ValueError:
-            counts = ()
+            try:
+                self._process.stdin.write(" ||| ".join(("SCORE", *references, caption)) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline().strip()
+                counts = tuple(map(float, line.split()))
+            except OSError as error:
+                raise DataError(f"the METEOR aligner has stopped. It needs 2 GB of memory. ({error})") from error
+            except ValueError:
+                counts = ()
         if len(counts) != WIDTH:
-            raise DataError(
-                f"the METEOR aligner answered {line.strip()!r} to {caption!r}, which is not {WIDTH} counts."
-            )
+            raise DataError(f"the METEOR aligner answered {line!r} to {caption!r}, not {WIDTH} counts.")
         return counts
 
 

@@ -190,6 +190,6 @@ def test_a_metric_whose_programs_are_missing_is_refused_before_the_run(
     with pytest.raises(ConfigError) as error:
         check_requirements(expand(load_config(path)))
     assert str(error.value) == (
-        f"{path}:3: metrics: metric 'meteor' needs Java, and there is no command `java`. Install a Java runtime, such "
-        "as default-jre-headless. Or leave the metric out."
+        f"{path}:3: metrics: meteor needs Java, and there is no command `java`. Install a Java runtime, such as "
+        "default-jre-headless. Or leave the metric out."
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icl.errors import ConfigError, ICLWarning
+from icl.errors import ConfigError, DataError, ICLWarning
 from icl.metrics.base import ScoredSample
 from icl.metrics.bleu import BLEU1, BLEU2, BLEU3, BLEU4
 from icl.metrics.cider import CIDEr, cider_scores
-from icl.metrics.meteor import Meteor, _warn_once, meteor, missing_part, summands
+from icl.metrics.meteor import Meteor, _Aligner, _warn_once, meteor, missing_part, summands
 from icl.metrics.rouge_l import RougeL
 from icl.metrics.sufficient_statistics import numeric_gradient, statistics_of
 from icl.types import Example, Generation
@@ -64,7 +64,7 @@ def test_meteor_is_that_of_the_released_code():
 
 def test_meteor_without_java_is_a_sentence_and_a_report_falls_back_with_a_warning(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs Java, .* Install a Java runtime, .* Or leave the metric out"):
+    with pytest.raises(ConfigError, match=r"meteor needs Java, .* Install a Java runtime, .* Or leave the metric out"):
         Meteor().score(Generation("a dog"), EXAMPLES[0])
     _warn_once.cache_clear()
     with pytest.warns(ICLWarning, match="The mean of the samples' own scores is shown"):
@@ -77,6 +77,18 @@ def test_meteor_without_its_data_names_the_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install pycocoevalcap"):
         Meteor().preflight()
+
+
+def test_an_aligner_that_does_not_run_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "java").write_text("#!/bin/sh\nread line\n" + "echo broken\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    aligner = _Aligner(tmp_path)
+    with pytest.raises(DataError, match="the METEOR aligner answered 'broken' to 'a dog', not 23 counts"):
+        aligner.counts(["a cat"], "a dog")
+    aligner._process.wait()
+    with pytest.raises(DataError, match=r"the METEOR aligner (has stopped|answered '')"):
+        aligner.counts(["a cat"], "a dog")
 
 
 @pytest.mark.parametrize("n", [1, 4])

@@ -15,7 +15,7 @@ def test_it_keeps_the_promises_of_a_metric(name):
     try:
         getattr(metric, "preflight", lambda: None)()
     except ConfigError as error:
-        pytest.skip(f"{name} {error}")
+        pytest.skip(str(error))
     check_metric(metric)
 
 
