@@ -176,6 +176,9 @@ def _until_next_question(text: str) -> str:
 def _implicit(text: str) -> _Answer:
     """The answer where nothing marks it: a short line, a conclusion, the only bold text, or the first line."""
     lines = [line.strip() for line in text.splitlines() if strip_markup(line) and not line.startswith("```")]
+    lines[:1] = [
+        re.sub(r"^answer\s+(?!is\b|was\b|would\b|to\b|the\b)", "", one, flags=re.IGNORECASE) for one in lines[:1]
+    ]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
     if not lines or (len(lines) > 1 and all(map(_OPTION_LINE.match, lines))):

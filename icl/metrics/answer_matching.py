@@ -24,19 +24,21 @@ _OPENING = re.compile(
     rf"^(?:(?:well|so|sure|certainly|of course|ok|okay|yes|here|{_HEDGE})\s+"
     r"|(?:i think|i believe|i see|(?:you|we|i|one) can (?:see|observe|notice|find)|(?:you|we) (?:see|observe)"
     r"|i would say|i'd say|my guess is)(?: that)?\s+"
-    r"|(?:based on|in|from|according to) (?:this |given )?(?:image|picture|photo)\s+"
+    r"|(?:based on|in|from|according to) (?:this |given |provided )?"
+    r"(?:image|picture|photo|chart|graph|table|diagram|figure|map|scene|document)\s+"
     r"|(?:answer|color|object|animal|it|this|that|there|they|these|those|he|she|one|image|picture|photo)"
     rf"(?: (?:in|of|on|at|shown)\b(?: \w+){{1,4}}?)?(?:'s|'re| {_VERB}| (?:would|may|might|could|must) be)"
     rf"(?: (?:{_HEDGE}|called|named|shown as))*\s+"
     r"|(?:it's|that's|this's|they're|there's|its|thats)\s+)+"
 )
+_CARRIER = re.compile(r"^(?:name|names|words?|text|number|letters?|title|phrase|message|inscription) ")
 _COPULA = re.compile(rf"^(?P<subject>\w+(?:'s)?(?: \w+(?:'s)?){{0,7}}?) {_VERB} (?!not\b)(?P<rest>.+)$")
 _PLACE = re.compile(r"^(?:in|on|at|near|visible|shown|here|there|present|sitting|standing|color|answer|correct)\b")
 _NEGATION = re.compile(
     r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bunlike|\bneither|\bnor|\bexcept|\bother than|\bas opposed to)"
     r"(?! (?:sure|certain|clear|clearly|only|just|confident|possible)\b)(?: (?!but\b)\w+){0,3}? $"
 )
-_JOINED = re.compile(r"^ (?:or|and) $")
+_JOINED = re.compile(r"^ (?:(?:or|and|nor) )?$")
 _OR = re.compile(r"\s+or\s+(?:maybe |possibly |perhaps )?")
 _EITHER = re.compile(r"^(?:either|maybe|perhaps|probably|possibly|likely) ")
 _NOT_BUT = re.compile(
@@ -57,7 +59,10 @@ _CONCESSION = re.compile(r"\b(?:even )?(?:though|although|while) (?:it|this|that
 _APPEARANCE = re.compile(
     r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
     r"(?:look|appear|seem|be mistaken|be confused|pass|resemble)\b"
-    r"|^(?:though|although) (?:it|this|that) (?:looks|appears|seems|resembles)\b"
+    r"|^(?:even )?(?:though|although|while) (?:it|this|that) (?:looks|appears|seems|resembles)\b"
+)
+_LEADING_CONTRAST = re.compile(
+    r"^(?:even )?(?:though|although|while|unlike|instead of|rather than|despite) [^,]+,\s*", re.IGNORECASE
 )
 _PARTITIVE = re.compile(r"\b(?:of|to|with|by|from|for|near|behind|beside|after|before) $")
 _KIND = re.compile(r"\b(?:kind|type|sort|breed|species|form|style|variety|member|name|color) of $")
@@ -75,7 +80,8 @@ _BEFORE_HEAD = (
     r"an? the be been is are was were as of to in on at with by for from into like his her its their my your "
     r"it this that these those one some has have holds? plays? says? reads? shows? wears? rides? eats? drinks? "
     r"uses? it's that's he's she's \w+ing \w+ed \d+ red blue green yellow black white brown orange pink purple "
-    r"gray grey large small big little old young new wooden metal ist eine? einen une? el la le les los las der "
+    r"gray grey large small big little old young new wooden metal ist eine? einen une? una um uma "
+    r"el la le les los las der "
     r"die das den nach es est [^\W\d_]*[^\x00-\x7f]\w*"
 )
 _HEADS = re.compile(rf"(?:^|\b(?:{_BEFORE_HEAD.replace(' ', '|')}) )$", re.IGNORECASE)
@@ -90,6 +96,8 @@ _REFUSES = re.compile(
 )
 _UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
 _QUOTE = re.compile(r"(?<!\w)'(?=\w)|(?<=[\w.!?])'(?!\w)")
+SHORT_QUESTION = 3
+"""A question of so many words ("maybe a dog?") is an answer that hesitates."""
 MAX_CLAUSES = 12
 """Of a longer answer only so many clauses from either end are read: a description commits to nothing."""
 
@@ -138,7 +146,7 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
         every = offered | accepted
-        stance = _CONCESSION.sub("", normalize_vqa(_stance(answer)))
+        stance = _CONCESSION.sub("", normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer))))
         named = _mentions(stance, every) or _mentions(_NOT_BUT.sub("", text), every)
         return bool(named) and named <= accepted
     if _UNANSWERABLE & accepted:
@@ -157,12 +165,13 @@ def _stance(answer: str) -> str:
 
 def _commits(answer: str, accepted: list[str]) -> bool:
     """By rule 6."""
+    answer = _LEADING_CONTRAST.sub("", answer)
     text = _normalized(answer)
     parts = [_EITHER.sub("", part) for part in _OR.split(text)]
     if any(" or " in normal for normal in accepted):
         parts = [text]
     if all(any(_begins(part, normal) for normal in accepted) for part in parts):
-        return not answer.rstrip().endswith("?")
+        return not answer.rstrip().endswith("?") or len(text.split()) <= SHORT_QUESTION
     clauses = [piece for match in _CLAUSE.finditer(answer) for piece in _SPLIT.split(match[0])]
     clauses = clauses if len(clauses) <= 2 * MAX_CLAUSES else clauses[:MAX_CLAUSES] + clauses[-MAX_CLAUSES:]
     stated = (_normalized(clause) for clause in clauses if not clause.rstrip().endswith("?"))
@@ -187,11 +196,11 @@ def _states(clause: str, answer: str, *, is_first: bool) -> bool:
     if len(answer) < 3 and answer.isascii():
         return False
     return any(
-        _HEADS.search(clause[: match.start()])
+        (_HEADS.search(clause[: match.start()]) or re.search(r"\d", answer))
         and not _DENIED.search(clause[: match.start()])
         and not _DENIED_AFTER.match(clause[match.end() :])
         and not re.search(r"\b(?:and|or) $", clause[: match.start()])
-        and not (opening and re.search(r"\w with $", clause[start : match.start()]))
+        and not (opening and re.search(r"\b(?!\w+ed\b|made\b)\w+ with $", clause[start : match.start()]))
         and (is_first or opening or not _is_of_another(clause[: match.start()]))
         and not re.match(r" (?:and|or)\b", clause[match.end() :])
         for match in re.finditer(rf"(?<!\S){re.escape(answer)}(?!\S)", clause)
@@ -209,7 +218,7 @@ def _begins(text: str, answer: str) -> bool:
     opened, match = _OPENING.sub("", text), _COPULA.match(text)
     candidates = [opened] if opened != text else []
     if match:
-        candidates.append(_OPENING.sub("", match["rest"]))
+        candidates += [_OPENING.sub("", match["rest"]), _CARRIER.sub("", match["rest"])]
     if (
         not match or match["subject"] in (answer, f"this {answer}", f"these {answer}") or _PLACE.match(match["rest"])
     ):  # "the red car is blue" is not red

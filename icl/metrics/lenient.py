@@ -6,11 +6,11 @@ counts.
 
 1. Equal after the VQA normalization (`icl.metrics.normalize.normalize_vqa`, applied always): right.
 2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong.
-3. With options: a letter ("(B)", "B.", "option B") chooses an option by its place. A letter next to the name of another
-   option is wrong.
-4. A number: the first number, in digits or words and with its sign, is equal. A range or an alternative is wrong.
-   Numbers skip the rules 5 and 6, which lose signs. (VL-ICL cuts at the first full stop and drops the sign; this does
-   neither.)
+3. With options: a letter ("(B)", "B.", "option B") or a place ("the second one") chooses an option
+   (`icl.metrics.option_letters`). A letter next to the name of another option is wrong.
+4. A number: the result or total that the answer states, else its first number, is equal, in digits or words and with its
+   sign (`icl.metrics.number_answers`). A range or an alternative is wrong. Numbers skip the rules 5 and 6, which lose
+   signs.
 5. With options: the answer names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
    al., CVPR 2024: the positive name is in the output and the negative is not). The longest name is read where several
    begin: "a hot dog" names the hot dog and no dog.
@@ -18,7 +18,7 @@ counts.
    of the car is", or a clause of it states one: in what is said of the subject, not negated, and in no enumeration. All
    alternatives of an "or" have to be accepted.
 
-`icl.metrics.answer_matching` has the rules 3 to 6.
+`icl.metrics.answer_matching` has the rules 5 and 6.
 
 No released code. `pope`, `vqa`, `vl_icl` and `link_context` are released rules.
 """

@@ -15,7 +15,9 @@ _TAGS = re.compile(
 _FENCE = re.compile(r"```(?:\w+\n)?(.*?)(?:```|\Z)", re.DOTALL)
 _JSON_KEYS = ("final_answer", "finalanswer", "answer", "prediction", "label", "choice", "option", "result", "response")
 _CUT_JSON = re.compile(r'"(?:final[_ ]?)?answer"\s*:\s*"?([^",}\n]+)', re.IGNORECASE)
-_ADJECTIVES = r"(?:final|correct|right|best|short|direct|most\s+likely|most\s+appropriate|predicted|my|overall)"
+_ADJECTIVES = (
+    r"(?:final|correct|right|best|short|direct|most\s+likely|most\s+appropriate|predicted|selected|chosen|my|overall)"
+)
 _NOUNS = (
     r"(?:answer|choice|prediction|conclusion|verdict|antwort|r[ée]ponse|respuesta|risposta|resposta|ответ|答案|回答|正解|정답|답변|답|उत्तर)"
     r"(?:\s+(?:choice|option|letter))?"
@@ -23,7 +25,7 @@ _NOUNS = (
 MARK = r"[*_#>`\s]*"
 LABEL_LINE = re.compile(
     rf"^{MARK}(?:(?:the|so|thus|therefore|hence)[,\s]+)*(?:{_ADJECTIVES}\s+)*(?:{_NOUNS}|a|ans|答|(?<=\s)option|(?<=\s)selection){MARK}"
-    rf"(?:[:=]|-+>|→){MARK}(?P<value>.*)$",
+    rf"(?:[:=]|-+>|→|(?<=\s)[-–—](?=\s)){MARK}(?P<value>.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 _LABEL_PHRASE = re.compile(

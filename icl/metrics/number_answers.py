@@ -6,7 +6,7 @@ neither.)
 
 import re
 
-from icl.metrics.normalize import ONES, TEENS, TENS, parse_numbers
+from icl.metrics.normalize import DIGITS, ONES, TEENS, TENS, parse_numbers
 
 _RANGE = re.compile(
     r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b"
@@ -15,12 +15,14 @@ _RANGE = re.compile(
 _NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b|^there (?:are|is)n't any\b", re.IGNORECASE)
 _INEXACT = re.compile(
     r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
-    r"(?:\d|one|two|three|four|five|ten|a )",
+    r"(?:\d|one|two|three|four|five|ten|a )"
+    r"|\b(?:\d+|one|two|three|four) (?:quarters?|thirds?|fifths?|halves)\b"
+    r"|,\s*(?:maybe|perhaps|possibly)\s+(?:even\s+)?\w+$",
     re.IGNORECASE,
 )
 _RESULT = re.compile(
     r"=|≈|\b(?:equals?(?:\s+to)?|makes|totals?|totaling|adds?\s+up\s+to|comes?\s+to|results?\s+in)\b"
-    r"|\btotal\s+(?:(?:number|count|amount)\s+)?(?:of\s+(?:\w+\s+){0,2}is|of|is)\b",
+    r"|\b(?:increased|decreased|grew|fell|dropped|rose|differ|differs)\s+by\b|\b(?:together|combined|altogether)\b(?!\s+with)|\btotal\s+(?:(?:number|count|amount)\s+)?(?:of\s+(?:\w+\s+){0,2}is|of|is)\b",
     re.IGNORECASE,
 )
 _ARITHMETIC = re.compile(
@@ -45,7 +47,7 @@ def stated_number(text: str) -> float | None:
     signs = [*_RESULT.finditer(text), *(_GIVES.finditer(text) if _ARITHMETIC.search(text) else ())]
     results = sorted(match.end() for match in signs if parse_numbers(text[match.end() :]))
     sums = [match[0] for match in _SUM.finditer(text) if parse_numbers(match[0])]
-    text = text[results[-1] :] if results else sums[-1] if sums else text
+    text = re.split(r"[,;]\s", text[results[-1] :].lstrip(" ,:"))[0] if results else sums[-1] if sums else text
     values = parse_numbers(text)
     if not values:
         return 0.0 if _NOTHING.match(text) else None
@@ -54,6 +56,7 @@ def stated_number(text: str) -> float | None:
 
 
 _MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\b", re.IGNORECASE)
+_COUNTED = re.compile(rf"\b(a|{'|'.join(ONES[1:])})(?=\s+(?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
 _SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 
@@ -62,6 +65,7 @@ def _in_digits(text: str) -> str:
     """The text with dozens, millions, Chinese numbers, groups of digits and '.5' as plain digits."""
     text = _GROUPED.sub(lambda match: match[0].replace(" ", "").replace("\u00a0", "").replace("\u202f", ""), text)
     text = _POINT.sub("0.", text)
+    text = _COUNTED.sub(lambda match: DIGITS.get(match[1].lower(), "1"), text)
     text = _MULTIPLE.sub(lambda match: f"{float(match[1]) * _SIZES[match[2].lower()]:.0f}", text)
     for pattern, digits in _DOZEN:
         text = pattern.sub(digits, text)

@@ -18,6 +18,8 @@ _LETTERS = (
         r"|\bindicates|\bsuggests|\bbut|\bor|\band|/)"
         r"\s*([A-Z])(?=[.,;:!)]|\s*$)"
     ),
+    re.compile(r"^[A-Z]\s*,\s*([A-Z])\b"),
+    re.compile(r"[.!?]\s+([A-Z])\W*$"),
     re.compile(r"选项\s*([A-Z])"),
     re.compile(r"(?i:\bleaves(?: only)?)\s+(?:option\s+)?[(\[]?([A-Z])\b"),
     re.compile(r"^(?i:either)\s+([A-Z])\b"),
@@ -40,7 +42,7 @@ _NUMBERED = re.compile(
 
 def chosen_by_place(answer: str, options: tuple[str, ...]) -> str | None:
     """The option whose letter or number the answer gives; None if it gives none, or several."""
-    text = _NOT_LETTER.sub("", answer)
+    text = re.sub(r"[\s,;]*\b(?:and|but|or)?[\s,;.]*$", "", _NOT_LETTER.sub("", answer))
     letters = {match[1].upper() for pattern in _LETTERS for match in pattern.finditer(text)}
     named = {option.strip().upper(): option for option in options}
     if not all(len(name) == 1 for name in named):

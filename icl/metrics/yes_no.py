@@ -38,14 +38,16 @@ _SYNONYMS = {
 
 _DISSENT = re.compile(
     r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
-    r"|^not (?:really|at all|quite)\b|^not\W*$|^(?:never|neither)\b|^n$|^(?:it|that|this) (?:appears|seems) not\b"
+    r"|^not (?:really|at all|quite|that i can see)\b|^not\W*$|^(?:never|neither)\b|^n$"
+    r"|^(?:it|that|this) (?:appears|seems) not\b"
     r"|^(?:nobody|no one|nothing (?:like|of|can|is))\b|\bafraid not\b|^i (?:think|believe|guess) not\b"
     r"|^i do(?:n't| not) (?:think|believe) so"
     r"|\bthere(?:'s| is| was) (?:nobody|nothing|no one|none)\b|\bnone of (?:them|the|these)\b"
 )
 _FINAL = re.compile(r"\b(?:so|therefore|thus|hence),? (?:the answer is |it is )?(yes|no)\W*$")
 _ASSENT = re.compile(
-    r"^(?:it|that|this) (?:appears|seems|looks)(?: to be)? (?:so|that way)\b|^i (?:think|believe|guess) so\b"
+    r"^(?:it|that|this) (?:appears|seems|looks)(?: to be)? (?:so|that way|like it)\b|^i (?:think|believe|guess) so\b"
+    r"|\b(?:is|are) (?:clearly |also |indeed )?(?:visible|present)\b"
     r"|^y$|^of course\b|^sure\b|^there(?:'s| is| are| was| were) (?!not\b|no\b)"
     r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
 )
