@@ -95,12 +95,13 @@ _CONCLUSION = re.compile(
 _TOTAL = re.compile(
     rf"^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}(?P<value>.+)$", re.IGNORECASE
 )
+_DENIAL = re.compile(r"\b(?:not|never|neither)\b|n't\b", re.IGNORECASE)
 _PLEASANTRY = re.compile(
     r"^(?:of course|certainly|absolutely|definitely|sure|sure thing|great|good question|great question|thanks|thank you"
     r"|you(?:'re| are) (?:right|welcome|correct)|no problem|happy to help|hello|hi)\b",
     re.IGNORECASE,
 )
-_OPTION_LINE = re.compile(r"^[(\[]?[A-Z][.):\]]\s*\S")
+_OPTION_LINE = re.compile(r"^[(\[]?[A-Z](?:[.):\]]|$)")
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
 _INTRODUCTION = re.compile(
     r"^(?:let|step|first|to\s+(?:answer|determine|find)|looking|okay|ok|sure|alright|here)\b", re.IGNORECASE
@@ -212,6 +213,7 @@ def _leading_sentence(text: str, lines: list[str]) -> _Answer | None:
     alone = (
         sentence == lines[0]
         or _PLEASANTRY.match(sentence)
+        or _DENIAL.search(sentence)
         or _STATEMENT.match(sentence)
         or lines[0][len(sentence) :].startswith("?")
     )

@@ -37,7 +37,8 @@ def strip_markup(text: str) -> str:
     previous = None
     while previous != text:
         previous = text
-        text = text.strip().strip("*\"'$ \t\n").rstrip(".,;:!。，；：！、").strip()
+        quote = "" if text.count('"') % 2 == 0 and not re.fullmatch(r'[\s.*]*".*"[\s.*]*', text, re.DOTALL) else '"'
+        text = text.strip().strip(f"*{quote}'$ \t\n").rstrip(".,;:!。，；：！、").strip()
         if text[:1] == "(" and text[-1:] == ")" and "(" not in text[1:] and len(text) > len("(A)"):
             text = text[1:-1]
         if text[:1] + text[-1:] in ("[]", "【】", "{}"):

@@ -50,9 +50,13 @@ _SAYS = re.compile(
     re.IGNORECASE,
 )
 _DENIES = re.compile(r"\b(?:not|never|neither|no)\b|n't\b", re.IGNORECASE)
+_QUOTED = re.compile(r'"([^"]+)"')
+_RELATED = re.compile(r"\b(?:kind|type|form|sort|variant|relative) of $|\b(?:similar|compared|related|close) to $")
 _REJECTION = re.compile(r"^no\s*[,.;:—–-]+\s*(?=\w)", re.IGNORECASE)
 _IMPRESSION = re.compile(
-    r"\b(?:initially|at first|first thought|thought|seem(?:s|ed)?|look(?:s|ed) like)\b", re.IGNORECASE
+    r"\b(?:initially|at first|was going to|would have|guessed|assumed|expected|thought|seem(?:s|ed)?"
+    r"|look(?:s|ed) like)\b",
+    re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
 _CONCESSION = re.compile(r"\b(?:even )?(?:though|although|while) (?:it|this|that) (?:may|might|could|can)?\b.*$")
@@ -174,9 +178,14 @@ def _commits(answer: str, accepted: list[str]) -> bool:
         return not answer.rstrip().endswith("?") or len(text.split()) <= SHORT_QUESTION
     clauses = [piece for match in _CLAUSE.finditer(answer) for piece in _SPLIT.split(match[0])]
     clauses = clauses if len(clauses) <= 2 * MAX_CLAUSES else clauses[:MAX_CLAUSES] + clauses[-MAX_CLAUSES:]
-    stated = (_normalized(clause) for clause in clauses if not clause.rstrip().endswith("?"))
+    stated = [clause for clause in clauses if not clause.rstrip().endswith("?")]
+    quotes = {normalize_vqa(quote) for quote in _QUOTED.findall(answer)}
+    if len(quotes) == 1 and quotes <= set(accepted) and not _DENIES.search(answer):
+        return True
     return len(parts) == 1 and any(
-        _states(clause, normal, is_first=i == 0) for i, clause in enumerate(stated) for normal in accepted
+        _states(_normalized(clause), normal, clause.lower(), is_first=i == 0)
+        for i, clause in enumerate(stated)
+        for normal in accepted
     )
 
 
@@ -184,8 +193,15 @@ def _normalized(clause: str) -> str:
     return normalize_vqa(re.sub(r"[:;](?=\s|$)", " ", clause.strip()).rstrip(" ,;:!.—–"))
 
 
-def _states(clause: str, answer: str, *, is_first: bool) -> bool:
-    """Whether a normalized clause says an answer of its subject, not negated and not as one of several."""
+def _states(clause: str, answer: str, text: str, *, is_first: bool) -> bool:
+    """Whether a clause says an answer of its subject, not negated and not as one of several.
+
+    Args:
+        clause: The normalized clause.
+        answer: A normalized answer.
+        text: The clause in lower case, with its articles.
+        is_first: Whether no other clause precedes it.
+    """
     if _DENYING_CLAUSE.match(clause) or _APPEARANCE.search(clause):
         return False
     opening = _COPULA.match(clause)
@@ -193,10 +209,11 @@ def _states(clause: str, answer: str, *, is_first: bool) -> bool:
     if _is_unspaced(answer):
         place = clause.find(answer, start)
         return place >= 0 and clause[max(0, place - 2) : place].find("不") < 0
+    is_head = re.search(rf"\b(?:an?|the) {re.escape(answer)}(?!\w)", text) is not None or any(map(str.isdigit, answer))
     if len(answer) < 3 and answer.isascii():
         return False
     return any(
-        (_HEADS.search(clause[: match.start()]) or re.search(r"\d", answer))
+        (is_head or _HEADS.search(clause[: match.start()]))
         and not _DENIED.search(clause[: match.start()])
         and not _DENIED_AFTER.match(clause[match.end() :])
         and not re.search(r"\b(?:and|or) $", clause[: match.start()])
@@ -248,6 +265,7 @@ def _mentions(text: str, names: set[str]) -> set[str]:
         between = text[end : match.start()]
         is_unreal = text.startswith(" would", match.end())
         negated = (negated and bool(_JOINED.match(between))) or bool(_NEGATION.search(between)) or is_unreal
+        negated = negated or (bool(_RELATED.search(between)) and not all(mentions.values()))
         mentions[match[0]] = mentions.get(match[0], True) and negated
         end = match.end()
     return {name for name, all_negated in mentions.items() if not all_negated}

@@ -8,9 +8,9 @@ counts.
 2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong.
 3. With options: a letter ("(B)", "B.", "option B") or a place ("the second one") chooses an option
    (`icl.metrics.option_letters`). A letter next to the name of another option is wrong.
-4. A number: the result or total that the answer states, else its first number, is equal, in digits or words and with its
-   sign (`icl.metrics.number_answers`). A range or an alternative is wrong. Numbers skip the rules 5 and 6, which lose
-   signs.
+4. A number: the result or total that the answer states, else its first number, is equal, in digits or words and with
+   its sign (`icl.metrics.number_answers`). A range or an alternative is wrong. Numbers skip the rules 5 and 6, which
+   lose signs.
 5. With options: the answer names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
    al., CVPR 2024: the positive name is in the output and the negative is not). The longest name is read where several
    begin: "a hot dog" names the hot dog and no dog.

@@ -17,11 +17,11 @@ _INEXACT = re.compile(
     r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
     r"(?:\d|one|two|three|four|five|ten|a )"
     r"|\b(?:\d+|one|two|three|four) (?:quarters?|thirds?|fifths?|halves)\b"
-    r"|,\s*(?:maybe|perhaps|possibly)\s+(?:even\s+)?\w+$",
+    r"|\d\s*/\s*\d|,\s*(?:maybe|perhaps|possibly)\s+(?:even\s+)?\w+$",
     re.IGNORECASE,
 )
 _RESULT = re.compile(
-    r"=|≈|\b(?:equals?(?:\s+to)?|makes|totals?|totaling|adds?\s+up\s+to|comes?\s+to|results?\s+in)\b"
+    r"=|≈|\bi\.e\.|\b(?:equals?(?:\s+to)?|makes?|namely|totals?|totaling|adds?\s+up\s+to|comes?\s+to|results?\s+in)\b"
     r"|\b(?:increased|decreased|grew|fell|dropped|rose|differ|differs)\s+by\b|\b(?:together|combined|altogether)\b(?!\s+with)|\btotal\s+(?:(?:number|count|amount)\s+)?(?:of\s+(?:\w+\s+){0,2}is|of|is)\b",
     re.IGNORECASE,
 )

@@ -10,6 +10,9 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 _LETTERS = (
     re.compile(r"[(\[]([A-Za-z])[)\]]"),
     re.compile(r"\b(?:option|choice|letter|answer)\s+([A-Z])\b", re.IGNORECASE),
+    re.compile(
+        r"\b(?i:image|figure|panel|picture|statement|diagram|graph|object|shape|person|box|group|row)\s+([A-Z])\b"
+    ),
     re.compile(r"^([A-Za-z])\s*[.):,](?!\w)"),
     re.compile(r"^([A-Zb-z])$"),  # "a" alone is an article whose noun is missing
     re.compile(r"(?:^|[.;,]\s+)([A-Z])\s+(?:is\s+(?:the\s+)?(?:correct|right|best|answer)\b|[-–—]\s)"),

@@ -21,7 +21,7 @@ from icl.types import Example, Generation
 YesNo = Literal["yes", "no"]
 
 
-_IDIOMS = re.compile(r"\b(?:no|without a) (?:doubt|question)\b")
+_IDIOMS = re.compile(r"\b(?:no|without a) (?:doubt|question)\b|\bno (?:idea|clue|way to (?:tell|know))\b")
 _BOTH = re.compile(r"\byes\b\W*(?:and|or|/)?\W*\bno\b|\bno\b\W*(?:and|or|/)\W*\byes\b")
 _NEGATED = re.compile(
     r"\b(?:is|are|was|were|do|does|did|can|could|has|have)(?:n't| not)\b"
@@ -29,7 +29,19 @@ _NEGATED = re.compile(
 )
 _SYNONYMS = {
     **dict.fromkeys(
-        ("yeah", "yep", "yup", "true", "correct", "absolutely", "definitely", "certainly", "indeed", "affirmative"),
+        (
+            "yeah",
+            "yep",
+            "yup",
+            "true",
+            "correct",
+            "absolutely",
+            "definitely",
+            "certainly",
+            "indeed",
+            "exactly",
+            "affirmative",
+        ),
         "yes",
     ),
     **dict.fromkeys(("nope", "nah", "false", "incorrect", "negative"), "no"),
@@ -38,9 +50,10 @@ _SYNONYMS = {
 
 _DISSENT = re.compile(
     r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
-    r"|^not (?:really|at all|quite|that i can see)\b|^not\W*$|^(?:never|neither)\b|^n$"
+    r"|^not (?:really|at all|quite|that i can see)\b|^not\W*$|^(?:never|neither|none)\b|^n$"
     r"|^(?:it|that|this) (?:appears|seems) not\b"
     r"|^(?:nobody|no one|nothing (?:like|of|can|is))\b|\bafraid not\b|^i (?:think|believe|guess) not\b"
+    r"|\b(?:can't|cannot|can not|couldn't|don't) (?:see|find|spot|identify|detect|notice) (?:any|one|an?)\b"
     r"|^i do(?:n't| not) (?:think|believe) so"
     r"|\bthere(?:'s| is| was) (?:nobody|nothing|no one|none)\b|\bnone of (?:them|the|these)\b"
 )
@@ -48,6 +61,8 @@ _FINAL = re.compile(r"\b(?:so|therefore|thus|hence),? (?:the answer is |it is )?
 _ASSENT = re.compile(
     r"^(?:it|that|this) (?:appears|seems|looks)(?: to be)? (?:so|that way|like it)\b|^i (?:think|believe|guess) so\b"
     r"|\b(?:is|are) (?:clearly |also |indeed )?(?:visible|present)\b"
+    r"|^the (?:image|picture|photo|scene) (?:clearly |does )?"
+    r"(?:contains?|shows?|includes?|depicts?|features?|has|have) "
     r"|^y$|^of course\b|^sure\b|^there(?:'s| is| are| was| were) (?!not\b|no\b)"
     r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
 )
