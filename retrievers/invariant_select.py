@@ -93,8 +93,9 @@ class InvariantSelect(TopKNearest):
         return neighbors.retrieved(range(k), MARK if single_domain else "")
 
     def train(self, pool: Pool, source: EmbeddingSource) -> ContrastiveHead:
-        """Train a head on the source domains of a pool."""
-        examples = [example for example in pool.examples if not self.sources or example.domain in self.sources]
+        """Train a head on the source domains of a pool. The order of its members does not matter."""
+        members = sorted(pool.examples, key=lambda example: example.id)
+        examples = [example for example in members if not self.sources or example.domain in self.sources]
         labels, domains = [example.class_name for example in examples], [example.domain for example in examples]
         training = HeadTraining(self.steps, self.rate, self.temperature, self.positives, self.sum_over, self.pull)
         return train_head(self.embed_documents(examples, source), labels, domains, self.embedder.digest, training)

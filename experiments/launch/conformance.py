@@ -236,6 +236,11 @@ def _wait_for_status(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus
         time.sleep(POLL_SECONDS)
 
 
-def _samples(folder: Path) -> dict[str, bytes]:
-    """Path of a samples file -> its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "cells").glob("*/*.jsonl")}
+def _samples(folder: Path) -> dict[str, list[Any]]:
+    """Path of a samples file -> its samples, without the invocation that made them."""
+    return {
+        str(path.relative_to(folder)): [
+            json.loads(line) | {"invocation": 0} for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+        for path in (folder / "cells").glob("*/*.jsonl")
+    }

@@ -143,7 +143,8 @@ class ProbabilisticSource:
         settings = self.embedder
         if settings.heads is not None:
             return settings.load_heads(settings.heads)
-        examples = [example for example in self.examples if example.images]
+        members = sorted(self.examples, key=lambda example: example.id)  # batches in an order of their own
+        examples = [example for example in members if example.images]
         training = VarianceTraining(
             settings.steps,
             settings.rate,

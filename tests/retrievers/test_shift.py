@@ -250,6 +250,16 @@ def test_training_twice_gives_the_same_head() -> None:
     assert not np.allclose(one.weights, np.eye(8))
 
 
+def test_a_head_does_not_depend_on_the_order_of_the_pool(shifted: Any, number_embedder: Any) -> None:
+    pool, _ = shifted
+    node = {"name": "invariant_select", "by": "question", "embedder": number_embedder, "steps": 9}
+    one, other = (
+        build("retriever", node).fit(Pool(examples), Resources()).head
+        for examples in (pool.examples, pool.examples[::-1])
+    )
+    assert np.array_equal(one.weights, other.weights)
+
+
 def test_a_damaged_head_is_an_error_and_not_another_head(tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     ContrastiveHead(np.full((3, 3), 0.5, np.float32), "an embedder", ("x", "y")).save(path)
