@@ -8,18 +8,23 @@
 
 The last three hold for greedy generation only, since sampling and option scores depend on the whole distribution. A
 mask that reads several branches (`masks_in_combine`) may rule out the best token, so such methods never count. Nothing
-is known about classes from outside the packages.
+is known about classes from outside the packages, with one exception: a control of these packages keeps the order of
+tokens around such a class too, if the class leaves `mask` to these packages. Only the process that runs the class can
+tell (`is_control_of_greedy`), so the run records it.
 """
 
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decoding.base import Strategy
 from decoding.traits import Traits
 from icl.errors import ConfigError, ICLError
 from icl.registry import build, is_builtin, resolve
+
+if TYPE_CHECKING:
+    from decoding.arms.arm import Arm
 
 GREEDY = {"name": "greedy"}
 
@@ -41,6 +46,30 @@ def is_equivalent_to_greedy(arm: Mapping[str, Any], answer_mode: str, shots: int
     if answer_mode != "generate" or arm.get("sampler") != GREEDY or arm.get("logits_processors"):
         return False
     return _has_greedy_scores(strategy, shots)
+
+
+def is_control_of_greedy(arm: "Arm", answer_mode: str, shots: int) -> bool:
+    """Whether an arm with classes from outside the packages answers as greedy decoding does, for any model.
+
+    Args:
+        arm: The arm, with its strategy built.
+        answer_mode: 'generate' or 'options'.
+        shots: Number of demonstrations.
+    """
+    control, inner = arm.strategy, getattr(arm.strategy, "inner", None)
+    if answer_mode != "generate" or arm.config["sampler"] != GREEDY or arm.logits_processors:
+        return False
+    if not (isinstance(inner, Strategy) and is_builtin(type(control)) and control.traits.preserves_argmax):
+        return False
+    if getattr(control, "needs_all_branches", True) or not _leaves_mask(type(inner)):
+        return False
+    return _has_greedy_scores(control, shots)
+
+
+def _leaves_mask(cls: type[Strategy]) -> bool:
+    """Whether the mask and the strength of a class are those of a class of these packages."""
+    owners = (next(base for base in cls.__mro__ if name in vars(base)) for name in ("mask", "strength"))
+    return all(is_builtin(owner) for owner in owners)
 
 
 def _has_greedy_scores(strategy: Strategy, shots: int) -> bool:

@@ -2,7 +2,8 @@
 
 The digest is that of the cell's canonical description without the parts that cannot matter: the sampler if options are
 scored, the normalization if answers are generated, and the order of a single demonstration. A decoding that is
-equivalent to greedy (`decoding.arms.equivalence`) counts as greedy. The digest depends on the cell's description only,
+equivalent to greedy (`decoding.arms.equivalence`) counts as greedy; cell.json says so of a control of a class that only
+the run itself has imported (EQUIVALENT). The digest depends on the cell's description only,
 never on its answers: arms that happen to give equal answers are still tested.
 """
 
@@ -13,6 +14,8 @@ from decoding.arms.equivalence import GREEDY, is_equivalent_to_greedy, registere
 from experiments.config.keys import AXES
 from icl.json_text import canonical_digest
 
+EQUIVALENT = "equivalent_to_greedy"
+"""The key of cell.json that is true for a control of a strategy with code of its own, if it answers as greedy does."""
 DECIDES = ("seed", "model_digest", *AXES)
 
 
@@ -26,16 +29,16 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
         del parts["max_thinking_tokens"]
     if "stop_strings" in cell:
         parts["stop_strings"] = cell["stop_strings"]
-    parts["decoding"] = _arm(arm, score, shots)
+    parts["decoding"] = _arm(arm, score, shots, cell.get(EQUIVALENT) is True)
     if shots * _demonstrations(arm) <= 1 and ":" not in str((cell.get("order") or {}).get("name")):
         parts["order"] = None
     return canonical_digest(parts, ascii_only=False, compact=True, default=repr)[:16]
 
 
-def _arm(arm: Mapping[str, Any], score: str, shots: int) -> dict[str, Any]:
+def _arm(arm: Mapping[str, Any], score: str, shots: int, is_recorded: bool) -> dict[str, Any]:
     unread = ("sampler", "logits_processors") if score == "options" else ("normalize",)
     node = {key: value for key, value in arm.items() if key not in unread}
-    return node | {"strategy": GREEDY} if is_equivalent_to_greedy(arm, score, shots) else node
+    return node | {"strategy": GREEDY} if is_recorded or is_equivalent_to_greedy(arm, score, shots) else node
 
 
 def _demonstrations(arm: Mapping[str, Any]) -> int:

@@ -116,3 +116,43 @@ def test_a_run_tells_its_controls_under_greedy_decoding(tmp_path, mapping, capsy
     out = capsys.readouterr().out
     assert out.count("same by construction") == 3  # two rows, and a line that says what it means
     assert "Holm" not in out  # one comparison is left
+
+
+OWN = """
+from dataclasses import dataclass
+
+from decoding.strategies.vcd import VCD
+
+
+@dataclass(frozen=True)
+class Mine(VCD):
+    '''A contrast with a formula of its own.'''
+
+    def combine(self, logits, step):
+        return 3 * logits[0] - 2 * logits[1]
+
+
+@dataclass(frozen=True)
+class Picky(Mine):
+    '''A contrast with a mask of its own, which may rule out the best token.'''
+
+    def mask(self, reference):
+        return reference < reference.amax(-1, keepdim=True)
+"""
+
+
+def test_controls_of_a_strategy_named_by_a_path_are_the_same_by_construction(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    owns = [{"name": name, "of": {"name": f"own.py:{cls}"}} for cls in ("Mine", "Picky")
+            for name in ("mask_only", "temperature_matched")]  # fmt: skip
+    grid = {"decoding": ["greedy", {"name": "own.py:Mine"}, *owns]}
+    config = {"name": "t", "task": {"name": "existence", "queries": 6, "pool_size": 6}, "shots": 2, "grid": grid}
+    samples = run({**config, "model": {"name": "hf", "path": "tiny"}}, runs=tmp_path, quiet=True).samples()
+    table = compare(samples, {"decoding": "greedy"})
+    same = {row["decoding"]: row["by_construction"] for row in table.to_dict("records")}
+    assert same == {name: name.endswith("(of=own.py:Mine)") for name in same}
+    assert len(same) == 5
+    of_greedy = samples[samples["decoding"] == "greedy"].set_index("query")["output"]
+    for name in (name for name in same if same[name]):
+        assert samples[samples["decoding"] == name].set_index("query")["output"].equals(of_greedy)
