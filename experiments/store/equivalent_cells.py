@@ -25,8 +25,6 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
     if not isinstance(arm, Mapping) or not isinstance(shots, int):
         return ""
     parts = {key: cell.get(key) for key in DECIDES}
-    if parts["max_thinking_tokens"] is None:
-        del parts["max_thinking_tokens"]
     if "stop_strings" in cell:
         parts["stop_strings"] = cell["stop_strings"]
     parts["decoding"] = _arm(arm, score, shots, cell.get(EQUIVALENT) is True)

@@ -16,7 +16,7 @@ from typing import Any
 from decoding.engine.trace_precision import TRACE_DECIMALS
 from experiments.store.environment import collect_environment, now
 from experiments.store.json_shapes import InvocationShape, check_shape
-from experiments.store.store import Store, report_write_errors, truncate_partial_line
+from experiments.store.store import Store, truncate_partial_line
 from icl.errors import StoreError
 from icl.json_text import parse_json_object
 
@@ -42,7 +42,7 @@ class Invocation:
         process = {"start": now(), "worker": self.worker, "process": os.getpid(), "trace_decimals": TRACE_DECIMALS}
         content = process | collect_environment()
         try:
-            with report_write_errors(path), FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
+            with FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
                 truncate_partial_line(path, _is_complete)
                 number = max(read_invocations(self.store) or _in_samples(self.store), default=0) + 1
                 with path.open("ab") as file:
@@ -53,6 +53,8 @@ class Invocation:
             raise StoreError(
                 f"{path} has been locked by another worker for {LOCK_TIMEOUT:.0f} s. Start this one again."
             ) from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
         return number
 
 

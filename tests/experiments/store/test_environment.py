@@ -1,3 +1,4 @@
+import hashlib
 import os
 import platform
 import re
@@ -73,7 +74,9 @@ def test_a_commit_without_changes_is_clean_and_changes_have_a_digest(
     for text in ("1\n", "2\n", "3\n", "2\n"):
         (tmp_path / "a").write_text(text)
         states.append(collect_environment()["git"]["working_directory"]["dirty"])
+    digest = hashlib.sha256(subprocess.check_output([*git, "diff", "HEAD", "--binary"]).strip()).hexdigest()
     assert states[0] == ""
+    assert states[3] == digest[:12]
     assert states[1] == states[3] != states[2]
     assert all(re.fullmatch("[0-9a-f]{12}", state) for state in states[1:])
 
@@ -92,5 +95,7 @@ def test_devices_and_driver_are_those_of_the_driver(tmp_path: Path, monkeypatch:
     content = collect_environment()
     assert (content["devices"], content["driver"]) == (["NVIDIA A100", "NVIDIA A100"], "550.54")
     assert content["visible_devices"] == "1"
-    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.write_text("#!/bin/sh\necho 'Old GPU'\n")
+    assert (collect_environment()["devices"], collect_environment()["driver"]) == (["Old GPU"], None)
+    tool.write_text("#!/bin/sh\necho 'failed half-way, 1'; exit 9\n")
     assert collect_environment()["devices"] == []

@@ -43,6 +43,7 @@ def test_what_cannot_matter_to_a_cell_decides_nothing():
         {"model_digest": "n"},
         {"shots": 4},
         {"max_new_tokens": 8},
+        {"max_thinking_tokens": 8},
         {"answer_mode": "options"},
     ):
         assert equivalence_digest(cell(**changed)) != plain

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from experiments.config.config import load_config
 from experiments.running.run import run
@@ -101,3 +102,32 @@ def test_a_damaged_line_is_a_sentence(tmp_path: Path, line: str, says: str) -> N
     invocations_file(Store(tmp_path)).write_text(f"{line}\n{json.dumps({'id': 2})}\n")
     with pytest.raises(StoreError, match=says):
         read_invocations(Store(tmp_path))
+
+
+@pytest.mark.usefixtures("fast_environment")
+def test_a_line_is_on_the_disk_before_its_number_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+
+    def fsync(number: int) -> None:
+        synced.append(Path(f"/dev/fd/{number}").read_bytes())
+
+    monkeypatch.setattr("os.fsync", fsync)
+    assert Invocation(Store(tmp_path), "é").id == 1
+    assert [json.loads(data)["worker"] for data in synced] == ["é"]
+    assert "é".encode() in synced[0]
+
+
+@pytest.mark.usefixtures("fast_environment")
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    invocations_file(Store(tmp_path)).mkdir()
+    with pytest.raises(StoreError, match=r"invocations\.jsonl cannot be (read|written): "):
+        _ = Invocation(Store(tmp_path)).id
+    with pytest.raises(StoreError, match=r"invocations\.jsonl cannot be read: "):
+        read_invocations(Store(tmp_path))
+
+
+@pytest.mark.usefixtures("fast_environment")
+def test_a_lock_that_others_hold_for_long_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.store.invocations.LOCK_TIMEOUT", 0.05)
+    with FileLock(tmp_path / ".invocations.lock"), pytest.raises(StoreError, match="locked by another worker for 0 s"):
+        _ = Invocation(Store(tmp_path)).id

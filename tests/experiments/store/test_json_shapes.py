@@ -67,6 +67,28 @@ def test_a_wrong_value_is_a_sentence_with_file_and_key(
         check_shape(shape, content, PATH)
 
 
+def test_values_that_are_missing_have_these_defaults() -> None:
+    run = RunShape.model_validate({"metrics": {"f1": {}}})
+    assert (run.metrics["f1"].run_level, run.metrics["f1"].accuracy, MAX_SHOTS) == (False, False, 1_000_000)
+    assert CellShape.model_validate({}).control is False
+
+
+@pytest.mark.parametrize("value", [1, 0.5, "a", True, None])
+def test_a_label_is_a_scalar_and_a_counter_is_a_number(value: Any) -> None:
+    check_shape(CellShape, {"labels": {"shots": 1, "x": value}}, PATH)
+    session = {"sessions": [{"counters": {"a": value}}]}
+    if type(value) in (int, float):
+        check_shape(RunShape, session, PATH)
+    else:
+        with pytest.raises(StoreError, match=r"sessions\.0\.counters\.a"):
+            check_shape(RunShape, session, PATH)
+
+
+def test_the_first_wrong_key_is_named() -> None:
+    with pytest.raises(StoreError, match="name cannot be 1"):
+        check_shape(RunShape, {"name": 1, "file": 2}, PATH)
+
+
 def test_a_long_value_is_cut_in_the_sentence() -> None:
     for size, text in ((58, f"'{'x' * 58}'"), (59, f"'{'x' * 58}…")):
         with pytest.raises(StoreError, match=rf"seed cannot be {text}\. Fetch it\.$"):

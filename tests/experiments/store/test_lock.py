@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,4 +43,26 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 def test_a_holder_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> None:
     (tmp_path / ".holder.json").mkdir()  # in the way
     with write_lock(tmp_path), pytest.raises(StoreError, match="is being run by another process"), write_lock(tmp_path):
+        pass
+
+
+def test_a_second_process_is_refused_at_once_and_the_lock_ends_with_its_block(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "deep"  # folders are made
+    with write_lock(folder):
+        start = time.monotonic()
+        with pytest.raises(StoreError, match="is being run by process"), write_lock(folder):
+            pass
+        assert time.monotonic() - start < 0.5
+    assert not (folder / ".holder.json").exists()
+    with write_lock(folder):
+        (folder / ".holder.json").unlink()  # by hand
+    holder = subprocess.run(
+        [sys.executable, "-c", HOLD, str(folder)], input="", capture_output=True, text=True, check=True
+    )
+    assert holder.stdout == "in\n", "the lock was released"
+
+
+def test_a_lock_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(StoreError, match="cannot be written: "), write_lock(tmp_path):
         pass
