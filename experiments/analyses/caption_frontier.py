@@ -11,7 +11,7 @@ Shorter captions name fewer objects, and so fewer that are not in the image. Eac
 CHAIR_I is the corpus ratio (`chair_corpus`), recall is the number of objects that captions name over the number of
 objects in the images, and length is in words. Between two cuts, a share of the captions has the longer one. There is no
 frontier beyond the recall of the reference. Intervals are t intervals over clusters of the linearized statistics
-(`icl.metrics.sufficient_statistics`), without correction for the number of arms.
+(`icl.metrics.sufficient_statistics`), without correction for the number of arms. n counts the pairs.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ CUTS = 24
 
 TOLERANCE = 1e-4  # by which the recall may exceed that of the whole captions, for derivatives there
 LEVEL = 0.95
-UNDEFINED = {"at_length": np.nan, "low": np.nan, "high": np.nan}
+COMPARISONS = ("at_length", "low", "high", "frontier", "beyond", "beyond_low", "beyond_high")
 
 
 @dataclass(frozen=True)
@@ -139,37 +139,34 @@ def _lines(
 
 
 def _line(arm: "DataFrame", reference: "DataFrame | None", examples: dict[str, Example]) -> dict[str, Any]:
-    captions = [str(text or "") for text in arm["output"]]
-    own = [caption_counts(text, examples[str(query)]) for text, query in zip(captions, arm["query"], strict=True)]
-    wrong, mentions, hits, objects = _sums([(c.wrong, c.mentions, c.hits, c.objects) for c in own])
-    line: dict[str, Any] = {
-        "length": float(np.mean([len(text.split()) for text in captions])),
-        "recall": hits / objects if objects else np.nan,
-        "chair": wrong / mentions if mentions else np.nan,
-        **UNDEFINED,
-        **dict.fromkeys(("frontier", "beyond", "beyond_low", "beyond_high"), np.nan),
-        "n": len(arm),
-    }
+    line = _means(arm, examples) | dict.fromkeys(COMPARISONS, np.nan) | {"n": len(arm)}
     if reference is None or reference is arm:
         return line
     theirs = reference.set_index(list(KEYS))["output"].to_dict()
-    pairs = [(str(theirs[key] or ""), text) for key, text in zip(_keys(arm), captions, strict=True) if key in theirs]
-    if len(pairs) < len(captions):
+    arm = arm[[key in theirs for key in _keys(arm)]]
+    if not len(arm):
         return line
-    cases = [examples[str(query)] for query in arm["query"]]
-    units = arm[UNIT].to_numpy()
-    line |= dict(zip(UNDEFINED, _estimate(_at_length(pairs, cases), _chair_difference, units), strict=True))
-    beyond = _estimate(_against_cuts(pairs, own, cases), _beyond, units)
-    line |= dict(zip(("beyond", "beyond_low", "beyond_high"), beyond, strict=True))
-    return line | {"frontier": line["chair"] - line["beyond"]}
+    pairs = [(str(theirs[key] or ""), str(text or "")) for key, text in zip(_keys(arm), arm["output"], strict=True)]
+    cases, units = [examples[str(query)] for query in arm["query"]], arm[UNIT].to_numpy()
+    at_length = _estimate(_at_length(pairs, cases), _chair_difference, units)
+    beyond = _estimate(_against_cuts(pairs, cases), _beyond, units)
+    compared = (*at_length, _means(arm, examples)["chair"] - beyond[0], *beyond)
+    return line | dict(zip(COMPARISONS, compared, strict=True)) | {"n": len(arm)}
+
+
+def _means(arm: "DataFrame", examples: dict[str, Example]) -> dict[str, float]:
+    captions = [str(text or "") for text in arm["output"]]
+    counts = [caption_counts(text, examples[str(query)]) for text, query in zip(captions, arm["query"], strict=True)]
+    mentions, objects = sum(count.mentions for count in counts), sum(count.objects for count in counts)
+    return {
+        "length": float(np.mean([len(text.split()) for text in captions])),
+        "recall": sum(count.hits for count in counts) / objects if objects else np.nan,
+        "chair": sum(count.wrong for count in counts) / mentions if mentions else np.nan,
+    }
 
 
 def _keys(rows: "DataFrame") -> "list[tuple[Any, ...]]":
     return list(rows[list(KEYS)].itertuples(index=False, name=None))
-
-
-def _sums(rows: Sequence[Sequence[int]]) -> list[int]:
-    return [int(total) for total in np.sum(np.array(rows, dtype=np.int64), axis=0)]
 
 
 def _at_length(pairs: Sequence[tuple[str, str]], cases: Sequence[Example]) -> Floats:
@@ -182,13 +179,14 @@ def _at_length(pairs: Sequence[tuple[str, str]], cases: Sequence[Example]) -> Fl
     return np.array(counted, dtype=np.float64)
 
 
-def _against_cuts(pairs: Sequence[tuple[str, str]], own: Sequence[CaptionCounts], cases: Sequence[Example]) -> Floats:
+def _against_cuts(pairs: Sequence[tuple[str, str]], cases: Sequence[Example]) -> Floats:
     """[n, 4 + 3 k]: the counts of the arm, then those of the reference at k lengths."""
-    lengths = [len(reference.split()) for reference, _ in pairs]
-    cuts = np.unique(np.round(np.quantile(np.arange(max(lengths) + 1), np.linspace(0, 1, CUTS))).astype(int))
+    longest = max(len(reference.split()) for reference, _ in pairs)
+    cuts = np.unique(np.round(np.linspace(0, longest, CUTS)).astype(int))
     counted = []
-    for (reference, _), mine, example in zip(pairs, own, cases, strict=True):
-        counts = [mine.wrong, mine.mentions, mine.hits, mine.objects]
+    for (reference, arm), example in zip(pairs, cases, strict=True):
+        own = caption_counts(arm, example)
+        counts = [own.wrong, own.mentions, own.hits, own.objects]
         for words in cuts:
             cut = caption_counts(reference, example, int(words))
             counts += [cut.wrong, cut.mentions, cut.hits]

@@ -1,5 +1,6 @@
 """Hallucination at equal length and at equal recall, on models whose captions are known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_a_caption_without_the_wrong_object_is_beyond_every_cut(ran: Any, script
     assert right["low"] <= right["at_length"] <= right["high"] < 0
     assert right["frontier"] == pytest.approx(reference["chair"])
     assert right["beyond_low"] <= right["beyond"] <= right["beyond_high"] < 0
+
+
+def test_an_arm_that_lacks_samples_is_compared_on_those_of_both(ran: Any, scripted: Any) -> None:
+    model = scripted("caption_behind_a_wrong_object")
+    view = ran(model=model, task=TASK, grid={"shots": [0, 2]}, metrics=["chair_corpus"], seeds=[0])
+    without = view.frame[~((view.frame["shots"] == 0) & (view.frame["query"] == view.frame["query"].iloc[0]))]
+    reference, right = caption_frontier.analyze(replace(view, frame=without)).to_dict("records")
+    assert (reference["n"], right["n"]) == (39, 39)
+    assert right["at_length"] == pytest.approx(-reference["chair"])
 
 
 def test_the_frontier_is_the_lower_one_of_cut_captions_and_of_fewer_mentions() -> None:
