@@ -4,9 +4,14 @@ The names below are the public interface. Each is imported at its first use, so 
 """
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from icl.lazy_exports import lazy_exports
+
+# torch.cuda.is_available() then asks the driver's library NVML. CUDA itself would not work in a forked process
+# afterwards, and vLLM forks its engine. Libraries ask at import, so this comes first.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 if TYPE_CHECKING:
     from decoding.base import Strategy as Strategy

@@ -6,6 +6,7 @@ its line in `icl --help`. A new command is a new file, and `icl --help` imports 
 
 import ast
 import inspect
+import os
 import shutil
 import sys
 import textwrap
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in names:
         print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], names)} (icl --help)", file=sys.stderr)
         return USER_ERROR
+    # As vLLM's own command does: an engine process that is forked could not use CUDA if anything here had.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:
         return _call(words[0], words[1:], debug, verbosity)
     except ICLError as error:

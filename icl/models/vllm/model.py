@@ -117,9 +117,9 @@ class VLLM(Model):
     @property
     def device_type(self) -> str:
         """'cpu', or the kind of accelerator."""
-        import torch
+        from icl.models.vllm.gpu_check import has_gpu
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_gpu() else "cpu"
 
     @property
     def precision(self) -> str:
