@@ -12,7 +12,7 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-main test-vllm test-tools vllm-env lint bench clean
+.PHONY: help quickstart test test-fast test-main test-vllm test-vllm-long test-tools vllm-env lint bench clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -50,6 +50,11 @@ test-main: $(VENV)/ready-dev
 
 test-vllm:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
+
+# Many requests on vLLM's second model runner, in Triton's interpreter, with steps planned in turn and ahead.
+test-vllm-long:
+	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
+	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
 test-fast: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(PYTEST_ARGS)

@@ -24,7 +24,6 @@ ARMS: tuple[Any, ...] = (
     {"name": "vcd", "images": "all", "sampling": {"temperature": 0.7, "top_k": 20}},
     {"name": "mask_only", "of": {"name": "vcd", "images": "all"}},
 )
-RUNNER, IS_ASYNC = os.environ.get("ICL_TEST_RUNNER", "1"), os.environ.get("ICL_TEST_ASYNC") == "1"
 WORDS = ("red", "how many are there", "is it to the left of the other one, or not?", "what?", "x" * 60)
 
 
@@ -82,16 +81,23 @@ class Watched(VLLM):
     def check_runner(self) -> None:
         """Asserts that the engine has the model runner and the queue of steps that the environment asks for."""
         runner = type(self.core.model_executor.driver_worker.worker.model_runner).__module__
-        assert (".v1.worker.gpu.model_runner" in runner or ".v1.worker.cpu." in runner) is (RUNNER == "2"), runner
-        assert self.core.batch_queue_size == (2 if IS_ASYNC else 1)
-        assert type(self.scheduler).__name__ == ("AsyncLockstepScheduler" if IS_ASYNC else "LockstepScheduler")
+        assert (".v1.worker.gpu.model_runner" in runner or ".v1.worker.cpu." in runner) is (
+            os.environ.get("ICL_TEST_RUNNER") == "2"
+        ), runner
+        assert self.core.batch_queue_size == (2 if is_async() else 1)
+        assert type(self.scheduler).__name__ == ("AsyncLockstepScheduler" if is_async() else "LockstepScheduler")
+
+
+def is_async() -> bool:
+    """Whether tiny engines plan a step while the step before runs."""
+    return os.environ.get("ICL_TEST_ASYNC") == "1"
 
 
 def tiny_engine(
     folder: Path, kind: type[Watched] = Watched, adapter: str | None = None, merge: bool = False, **engine_args: Any
 ) -> Watched:
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 256} | engine_args
-    if IS_ASYNC:
+    if is_async():
         environment.allow_async()
         settings["async_scheduling"] = True
     room: dict[str, Any] = {"max_model_len": 512, "max_images": 4, "cache_gib": 0.25}

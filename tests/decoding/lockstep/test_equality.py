@@ -49,6 +49,7 @@ def check(reference: Reference, requests: list[DecodingRequest], answers: list[A
             request.prompt, request.arm, answer.tokens, STOPS if answer.finish == "stop" else frozenset()
         )
         assert compared.equal == compared.decided, (request.arm.label, answer.tokens, compared)
+        assert {len(values) for values in answer.trace.values()} <= {len(answer.tokens) + (answer.finish == "stop")}
         steps, decided, equal = steps + compared.steps, decided + compared.decided, equal + compared.equal
     assert decided / steps > least
     share = f"{steps} steps, {decided / steps:.2%} decided by more than {reference.tolerance} of a logit"
