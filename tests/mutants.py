@@ -38,8 +38,10 @@ FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "decoding/arms": ("tests/decoding/arms", "tests/decoding/test_default_controls.py"),
     "decoding/engine": ("tests/decoding/engine",),
+    "decoding/engine/logits_processors.py": ("tests/decoding/test_logits_processors.py",),
+    "decoding/arms/logits_processor_config.py": ("tests/decoding/test_logits_processors.py",),
 }
-"""Folder -> tests that run over all of its modules, after the tests of the module."""
+"""Folder or module -> tests that run over all of its modules, after those that import or name the module."""
 SLOW_TESTS = ("test_on_models.py", "test_lazy_branches_on_models.py", "test_kill.py", "test_fuzz.py")
 """Test files that check the whole toolkit and belong to no module."""
 SLOW_FOLDERS = (
@@ -203,6 +205,11 @@ class _Finder(ast.NodeVisitor):
         if node.value is not None:
             self.visit(node.value)
 
+    def visit_keyword(self, node: ast.keyword) -> None:
+        """`zip(strict=True)` is an assertion, as a raised message is no behavior."""
+        if node.arg != "strict":
+            self.generic_visit(node)
+
     def visit_Raise(self, node: ast.Raise) -> None:
         """A message is not mutated."""
 
@@ -234,7 +241,7 @@ def own_tests(module: str) -> list[str]:
         if file.name == f"test_{path.stem}.py" or imports.search(text) or names.search(text):
             ranks[name] = 0 if file.name == f"test_{path.stem}.py" else 1 if imports.search(text) else 2
     ordered = sorted(ranks, key=lambda name: (ranks[name], (ROOT / name).stat().st_size))
-    extra = [test for folder, tests in FOLDER_TESTS.items() if module.startswith(folder + "/") for test in tests]
+    extra = [test for folder, tests in FOLDER_TESTS.items() if f"{module}/".startswith(folder + "/") for test in tests]
     return list(dict.fromkeys([*ordered, *test_files(extra)]))
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,8 @@ import pytest
 
 from decoding.arms import arm as arm_module
 from decoding.arms.arm import Arm, default_controls, parse_arm
+from decoding.arms.control_target import ControlTarget
+from decoding.arms.fitting import ParameterSource
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.greedy import GreedyDecoding
@@ -182,3 +185,16 @@ def test_an_arm_is_built_once_and_described_once(monkeypatch: pytest.MonkeyPatch
     assert arm.config["strategy"]["alpha"] == 0.5
     assert arm.digest != arm.strategy_digest
     assert calls == ["build", "describe"]
+
+
+def test_the_files_of_parameters_do_not_distinguish_arms() -> None:
+    arm = parse_arm("vcd")
+    assert replace(arm, parameter_sources=(ParameterSource("a.json", {}),)) == arm
+    assert replace(arm, strategy=VCD(alpha=0.5)) != arm
+
+
+def test_a_target_is_that_of_generated_text_unless_stated_otherwise() -> None:
+    target = ControlTarget(parse_arm({"name": "vcd", "sampling": {"temperature": 0.5}}))
+    assert target.is_sampled
+    assert target.shots is None
+    assert not replace(target, options=True).is_sampled

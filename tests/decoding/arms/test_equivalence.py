@@ -94,3 +94,9 @@ def test_equivalence_depends_on_sampler_answer_mode_and_shots(node, score, shots
 def test_a_users_class_is_never_equivalent(node):
     config = {"name": node} if isinstance(node, str) else node
     assert not is_equivalent_to_greedy({"strategy": config, "sampler": {"name": "greedy"}}, "generate", 2)
+
+
+def test_a_strategy_that_cannot_read_the_prompt_is_not_greedy() -> None:
+    """Without demonstrations, `other_answers` has no answers to exchange: its samples fail."""
+    arm = parse_arm({"name": "other_answers", "of": "ced"})
+    assert not is_equivalent_to_greedy(arm.config, "generate", 0)

@@ -11,7 +11,7 @@ from decoding.base import InitialStepState
 from decoding.engine.beam_search import AnswerBeams, BeamSearch
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.engine.token_loop import Hypothesis
+from decoding.engine.token_loop import DecodingGroup, Hypothesis
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
 from icl.types import Generation, Prompt
@@ -155,3 +155,52 @@ def test_the_search_ends_when_no_running_beam_can_improve() -> None:
     assert [is_over(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
     assert not is_over(-9.0, 1, scores=(-1.0,))
     assert [is_over(-5.0, 4, power) for power in (0.0, 1.0)] == [True, False]  # -5, and -1.25 a token
+
+
+def plain_beam_search(model: Toy, arm: Arm, question: Prompt, limit: int) -> tuple[int, ...]:
+    """Beam search as transformers describes it, one hypothesis at a time and without a cache."""
+    assert isinstance(arm.sampler, Beam)
+    branches, size = probe_branches(model, arm.strategy, question), arm.sampler.beams
+    running: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[tuple[float, list[int]]] = []
+    for length in range(1, limit + 1):
+        candidates = []
+        for total, tokens in running:
+            logprobs = step(model, arm.strategy, branches, tokens, InitialStepState(question.key)).log_softmax(-1)[0]
+            candidates += [(total + value, tokens, token) for token, value in enumerate(logprobs.tolist())]
+        best = sorted((one for one in candidates if one[0] > -torch.inf), key=lambda one: -one[0])[: 2 * size]
+        running = []
+        for rank, (total, tokens, token) in enumerate(best):
+            text = tokens if token == STOP else [*tokens, token]
+            if token == STOP or length == limit:
+                if rank < size:
+                    finished.append((total / length**arm.sampler.length_penalty, text))
+            elif len(running) < size:
+                running.append((total, text))
+        finished = sorted(finished, key=lambda one: -one[0])[:size]
+        bound = max((total / length**arm.sampler.length_penalty for total, _ in running), default=-torch.inf)
+        if not running or (len(finished) == size and bound <= finished[-1][0]):
+            break
+    return tuple(finished[0][1])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("beams", [2, 3])
+@pytest.mark.parametrize("node", ["beam", {"name": "vcd", "beta": 0.02}], ids=str)
+def test_a_few_beams_answer_as_a_plain_beam_search(node: object, beams: int, penalty: float) -> None:
+    model, arm = Toy(vocabulary=12, stop_bias=1.0), Arm(parse_arm(node).strategy, Beam(beams, penalty))
+    questions = [prompt(i, shots=i % 2) for i in range(12)]
+    answers = run_requests(model, [DecodingRequest(one, arm, max_new_tokens=5) for one in questions])
+    expected = [plain_beam_search(model, arm, one, 5) for one in questions]
+    assert tokens_of(answers) == expected
+    greedy = run_requests(model, [DecodingRequest(one, Arm(arm.strategy), max_new_tokens=5) for one in questions])
+    assert tokens_of(greedy) != expected  # the beams matter
+
+
+def test_a_running_answer_has_at_most_as_many_beams_as_the_sampler() -> None:
+    """Of four candidates that continue, two run."""
+    search = BeamSearch(Beam(2), [Hypothesis([0], 8)])
+    group = DecodingGroup(parse_arm("beam").strategy, Beam(2), search.hypotheses, search=search)
+    logits = torch.tensor([[[-9.0, 3.0, 2.0, 1.0, 0.0]]])
+    running = search.step(group, search.hypotheses, logits, step=0, stop_tokens=frozenset({STOP}), trace=False)
+    assert [hypothesis.tokens for hypothesis in running] == [[1], [2]]

@@ -10,10 +10,20 @@ from torch import Tensor
 from decoding.arms.arm import Arm, parse_arm
 from decoding.base import InitialStepState, Note, Strategy
 from decoding.conformance import apply_mask, random_logits
-from decoding.engine.branch_scheduling import can_defer_branches, unshared_tokens
+from decoding.engine import branch_scheduling
+from decoding.engine.branch_scheduling import (
+    COPY_COST,
+    FORWARD_TOKENS,
+    IMAGE_TOKENS,
+    MAX_COST_RATIO,
+    can_defer_branches,
+    is_lazy_cheaper,
+    unshared_tokens,
+)
 from decoding.engine.engine import run_requests
-from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
+from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
 from decoding.formulas.sampling import Greedy, Sampler, Sampling
+from decoding.strategies.cd_k import CDK
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.nbce import NBCE
@@ -308,3 +318,34 @@ def test_an_arm_with_one_branch_is_eager() -> None:
     counters = Counters()
     decode_all(Sharp(), [DecodingRequest(prompt(1), Arm(GreedyDecoding()))], "always", counters)
     assert not counters.arms
+
+
+def test_the_costs_of_lazy_branches_are_tokens_of_forward_passes() -> None:
+    """Two answers of 11 tokens with 100 new tokens of contrast each: eager reads 2 x 100 + 2 x 10 = 220 tokens.
+
+    Lazy reads this for the share that needs it, and each joining costs two forward passes and a copy of the rows.
+    """
+
+    def work(number: int) -> PreparedRequest:
+        branches = prompt(number, 0, "a b c"), prompt(number, 0, "other words").without_images()
+        return PreparedRequest(DecodingRequest(branches[0], Arm(VCD())), branches, ("a", "b"), (50, 100))
+
+    both = [work(1), work(2)]
+    new_tokens = sum(unshared_tokens(*one.branches, 100) for one in both)
+    images = IMAGE_TOKENS * sum(map(branch_scheduling._num_new_images, both))
+    eager = new_tokens + 2 * 10 + images
+
+    def lazy(needing: float) -> float:
+        joins = min(11, needing * 2) * (2 * FORWARD_TOKENS + COPY_COST * 100)
+        return needing * (200 + 2 * 10 + images) + joins
+
+    shares = [i / 200 for i in range(201)]
+    expected = [lazy(share) < MAX_COST_RATIO * eager for share in shares]
+    assert [is_lazy_cheaper(both, 11, share) for share in shares] == expected
+    assert {True, False} == set(expected)
+
+
+def test_a_mask_that_needs_a_larger_vocabulary_is_not_deferred() -> None:
+    assert can_defer_branches(CDK(k=5, alpha=1.0)) is False  # five tokens survive
+    assert can_defer_branches(CDK(k=600)) is False
+    assert can_defer_branches(CDK(k=1)) is True

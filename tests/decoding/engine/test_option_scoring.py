@@ -4,18 +4,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from decoding.arms.arm import parse_arm
+from decoding.arms.arm import Arm, parse_arm
 from decoding.base import Strategy
 from decoding.engine import option_scoring as module
 from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR, OptionScoring, combined_logprobs, normalize_score, score_options
 from decoding.engine.requests import DecodingRequest, Failure
+from decoding.strategies.dola import DoLa
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.pmi import PMI
 from decoding.strategies.vcd import VCD
 from icl.types import Generation
 from tests.decoding.prompts import prompt
-from tests.decoding.toy import Toy
+from tests.decoding.toy import Row, Toy
 
 OPTIONS = ((3,), (4, 5), (4, 6, 7), (8, 9))
 
@@ -136,3 +137,17 @@ def test_options_without_a_finite_score_are_a_failure(monkeypatch: pytest.Monkey
     (bad,) = run_requests(Toy(), [DecodingRequest(prompt(1), parse_arm("pmi"), ("w1 w2", "w3"), "options")])
     assert isinstance(bad, Failure)
     assert "the combined scores of PMI are not finite" in bad.reason
+
+
+@pytest.mark.parametrize("options", [("w1", "w2"), ("w1 w4", "w2 w3 w5")])
+def test_early_layers_score_options_as_a_loop_over_their_tokens(options: tuple[str, ...]) -> None:
+    model, strategy = Toy(), DoLa(beta=0.0)
+    (answer,) = run_requests(model, [DecodingRequest(prompt(1), Arm(strategy), options, "options")])
+    assert isinstance(answer, Generation)
+    for option, ids in zip(options, model.option_ids(prompt(1), options), strict=True):
+        total = 0.0
+        for i, token in enumerate(ids):
+            rows = [Row(prompt(1), list(ids[:i]))]
+            logits = torch.cat([model.logits_of(rows)[None], model.exits_of(rows)])
+            total += float(strategy.combine(logits, i).log_softmax(-1)[0, token])
+        assert answer.option_scores[option] == pytest.approx(total, abs=1e-4)
