@@ -3,7 +3,9 @@
 With retrieved demonstrations a model is often no better than the vote of their answers (Baldassini et al. 2024).
 
     agreement          P(the prediction is the vote's answer); ties of the vote go to the best ranked demonstration
-    beyond             accuracy of the model minus accuracy of the vote, paired by sample, with Holm over the settings
+    beyond             accuracy of the model minus accuracy of the vote, paired by sample, with Holm over the settings.
+                       Where demonstrations rename labels and the gold answer keeps its name, both are judged by the
+                       names that the demonstrations use
     right, vote_right  the accuracy of each among the samples where the two differ
 """
 
@@ -14,19 +16,14 @@ import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.pairs import align_pairs, paired_test
-from experiments.stats.sample_rows import demos_of, ranks_of, read_answer, to_records, unit_labels
+from experiments.stats.sample_rows import read_answer, scores_by_names_used, to_records, unit_labels, vote_answer
 from experiments.stats.significance import holm
 from icl.errors import ConfigError
-from icl.metrics.baselines import vote
-from icl.metrics.normalize import normalize_text
-from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.results.run_view import RunView
-
-EMPTY_QUERY = Query("", (), "")
 
 
 def analyze(view: "RunView") -> "DataFrame":
@@ -37,7 +34,7 @@ def analyze(view: "RunView") -> "DataFrame":
             "experiment with shots above 0."
         )
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, answered_samples(view)):
+    for setting, samples in iter_settings(view, _judged_by_names_used(view, answered_samples(view))):
         rows = to_records(samples)
         votes = [vote_answer(row) for row in rows]
         agree = [read_answer(row) == word for row, word in zip(rows, votes, strict=True)]
@@ -71,11 +68,12 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
 
 
-def vote_answer(row: Mapping[str, Any]) -> str:
-    """The normalized answer of the vote."""
-    ranked_demos = zip(demos_of(row), ranks_of(row), strict=True)
-    demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in ranked_demos]
-    return normalize_text(vote(demos, EMPTY_QUERY) or "")
+def _judged_by_names_used(view: "RunView", samples: "DataFrame") -> "DataFrame":
+    if view.metric not in view.accuracies or not view.of_samples:
+        return samples
+    renamed = scores_by_names_used(samples).reindex(samples.index)
+    model, vote = renamed["model"].fillna(samples[view.metric]), renamed["vote"].fillna(samples["vote"])
+    return samples.assign(**{view.metric: model, "vote": vote})
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:

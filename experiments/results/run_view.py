@@ -45,6 +45,7 @@ from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
 from experiments.stats.findings import Finding, describe_comparisons, page_comparisons, reference_decoding
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.run_statistics import sample_ref_column
+from experiments.stats.sample_rows import scores_by_names_used
 from experiments.stopping.records import FamilyRecord, common_queries, read_families
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
@@ -245,7 +246,15 @@ class RunView:
             controls=self.controls,
             also=self._second_metric,
             excluded=self._renamed != "",
+            by_names_used=self._scores_by_names_used,
         )
+
+    @property
+    def _scores_by_names_used(self) -> "DataFrame | None":
+        """The scores of samples with renamed labels, as the topic Vote reads them; None for other metrics."""
+        rows = self.frame[(self._renamed != "") & self.frame["failed"].isna() & (self.scores["shots"] != 0)]
+        is_judged = self.of_samples and self.metric in self.accuracies
+        return scores_by_names_used(rows) if len(rows) and is_judged else None
 
     @cached_property
     def names_option(self) -> "Series[bool] | None":

@@ -8,7 +8,7 @@ The rules for one metric and the reference decoding (of the run's `compare`, els
     Retrieval    Every retriever against `random`, pooled over the numbers of shots that both have. Without `random`,
                  against the first retriever, which is said.
     Vote         Every retriever at its largest number of shots: the model against the majority vote of the same
-                 demonstrations.
+                 demonstrations, with renamed labels too: both are then judged by the names that these use.
     Decoding     Every strategy that is neither the reference nor a control, pooled over shots and retrievers: against
                  the reference, and against each of its controls. It 'beats all its controls' if every one of these
                  differences is significant and in the good direction.
@@ -59,6 +59,8 @@ VERDICT_PHRASES = {
     "open": "is not distinguishable from",
     "unpaired": "was not compared with",
 }
+BY_NAMES_USED = "by_names_used"
+"""A column: whether a sample is judged by the names that its demonstrations use."""
 CHANCE = DEFAULT_REFERENCES["retriever"]
 NO_CHANCE = (
     f"`{CHANCE}` is not among the retrievers, so they are compared with {{}}; add it to test them against chance."
@@ -122,6 +124,7 @@ def page_comparisons(
     vote: str = "vote",
     also: str | None = "strict",
     excluded: "Series[bool] | None" = None,
+    by_names_used: "DataFrame | None" = None,
 ) -> dict[Topic, list[ArmComparison]]:
     """All comparisons of a frame that become sentences, with p corrected over all of them.
 
@@ -135,6 +138,8 @@ def page_comparisons(
         also: A second metric whose gain is reported next to the gain, such as a strict one.
         excluded: For each row of the frame, whether it is excluded from gains and comparisons of retrievers (its labels
             were transformed).
+        by_names_used: The columns `model` and `vote` for samples with renamed labels: scores under the names that the
+            demonstrations use (`sample_rows.scores_by_names_used`). The topic Vote reads them.
     """
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy_frame(frame, axes)
@@ -147,11 +152,16 @@ def page_comparisons(
     scored = plain if excluded is None else plain[~excluded.loc[plain.index]]
     shots = "shots" in axes
     voted = find_baseline_column(frame, vote, metric)
+    judged = plain
+    if by_names_used is not None and voted:
+        used = by_names_used.reindex(plain.index)
+        own = {metric: used["model"].fillna(plain[metric]), voted: used["vote"].fillna(plain[voted])}
+        judged = plain.assign(**own, **{BY_NAMES_USED: used["model"].notna()})
     return correct_topics(
         {
             "ICL gain": _gain_comparisons(scored, settings, metric, better, also) if shots else [],
             "Retrieval": _retrieval_comparisons(scored, settings, metric, better),
-            "Vote": _vote_comparisons(plain, settings, metric, better, voted) if shots and voted else [],
+            "Vote": _vote_comparisons(judged, settings, metric, better, voted) if shots and voted else [],
             "Decoding": compare_strategies(samples, settings, metric, better, base=base, controls=controls or {}),
         }
     )
@@ -218,9 +228,11 @@ def _vote_comparisons(
             if len(rows):
                 arm = _at(name, rows["shots"].iloc[0])
                 both = rows, rows
-                trials.append(
-                    compare_arms(subject, arm, "the vote", both, metric, reference_metric=vote, better=better)
+                names = ", by the names that these use" if BY_NAMES_USED in rows and rows[BY_NAMES_USED].any() else ""
+                one = compare_arms(
+                    subject, arm, "the vote", both, metric, reference_metric=vote, pooled=names, better=better
                 )
+                trials.append(one)
     return trials
 
 
@@ -265,7 +277,7 @@ def _retrieval(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
 def _vote(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
     for subject, tried in _by_subject(trials):
         for t in tried:
-            claim = _refused(t) or f"{t.arm} {_words(t)} the vote of the same demonstrations ({t.means})"
+            claim = _refused(t) or f"{t.arm} {_words(t)} the vote of the same demonstrations{t.pooled} ({t.means})"
             yield Finding("Vote", subject, claim, t.numbers, "", t.verdict)
 
 

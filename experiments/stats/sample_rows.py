@@ -5,12 +5,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import UNIT
+from icl.metrics.baselines import vote
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import named_option
+from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+EMPTY_QUERY = Query("", (), "")
 Demonstration = tuple[str, float, str]
 """id, score and answer."""
 
@@ -99,6 +102,35 @@ def match_known_answer(output: str, candidates: tuple[str, ...]) -> str:
     """The one candidate that the output names, else the output itself; normalized."""
     named = named_option(output, candidates)
     return normalize_text(output) if named is None else named
+
+
+def vote_answer(row: Mapping[str, Any]) -> str:
+    """The normalized answer of the majority vote of a sample's demonstrations."""
+    ranked_demos = zip(demos_of(row), ranks_of(row), strict=True)
+    demos = [Demo(Example(name, (), "", (answer,)), score, rank) for (name, score, answer), rank in ranked_demos]
+    return normalize_text(vote(demos, EMPTY_QUERY) or "")
+
+
+def scores_by_names_used(rows: "DataFrame") -> "DataFrame":
+    """Scores of the model and of the vote for samples whose demonstrations call the right answer by another name.
+
+    Under `flip_labels` the gold answer keeps its name, so a vote of flipped labels, and a model that follows it, would
+    count as wrong. Here an answer is right if it is the name that the demonstrations use.
+
+    Args:
+        rows: Samples with `gold`, `gold_before_after`, `demos` and `output`.
+
+    Returns:
+        The columns `model` and `vote` for the samples whose gold answer was not renamed; none for the others.
+    """
+    import pandas as pd
+
+    scores: dict[Any, tuple[float, float]] = {}
+    for place, row in zip(rows.index, to_records(rows), strict=True):
+        names = [normalize_text(name) for name in text_items(row, "gold_before_after")]
+        if len(names) == 2 and names[0] in map(normalize_text, text_items(row, "gold")):
+            scores[place] = float(read_answer(row) == names[1]), float(vote_answer(row) == names[1])
+    return pd.DataFrame(list(scores.values()), index=list(scores), columns=["model", "vote"], dtype=float)
 
 
 def predicted_option(row: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analyses import copying, label_following, vote
 from experiments.stats.compare import compare
-from experiments.stats.sample_rows import match_known_answer
+from experiments.stats.sample_rows import match_known_answer, vote_answer
 from icl.errors import ConfigError
 
 PARTS = Path(__file__).parent / "parts.py"
@@ -76,7 +76,7 @@ def test_a_voter_agrees_with_the_vote_and_adds_nothing(ran: Any) -> None:
 def test_ties_of_the_vote_go_to_the_best_ranked_in_any_order(ran: Any) -> None:
     view = ran(model="fake-gold", shots=4, grid={"order": ["as_retrieved", "reversed", "random"]})
     by_order = {
-        order: [vote.vote_answer(row) for row in rows.sort_values(["query", "seed"]).to_dict("records")]
+        order: [vote_answer(row) for row in rows.sort_values(["query", "seed"]).to_dict("records")]
         for order, rows in view.frame.groupby("order")
     }
     assert by_order["as_retrieved"] == by_order["reversed"] == by_order["random"]
@@ -109,6 +109,22 @@ def test_a_model_that_knows_does_not_follow_flipped_labels_but_symbols(ran: Any)
     assert (flipped["more"], symbols["more"]) == (-1.0, 1.0)
     assert [flipped["p"], symbols["p"]] == pytest.approx([2 * 2 / 2**4] * 2)  # four queries, Holm over two rows
     assert "change" not in table  # what it is compared with has labels of its own
+
+
+def test_the_vote_and_the_model_are_judged_by_the_names_that_demonstrations_use(ran: Any) -> None:
+    """A model that answers with the task's own names is wrong by flipped names; a copy of the vote is as good as it."""
+    grid = {"transforms": [["flip_labels"], ["symbols"]]}
+    table = vote.analyze(ran(name="gold", model="fake-gold", shots=3, grid=grid))
+    flipped, symbols = (_row(table, transforms=name) for name in ("flip_labels", "symbols"))
+    assert (flipped["accuracy"], symbols["accuracy"]) == (0.0, 1.0)
+    assert flipped["vote"] > 0
+    view = ran(name="vote", model="fake-vote", shots=3, grid=grid)
+    copied = _row(vote.analyze(view), transforms="flip_labels")
+    assert copied["accuracy"] == copied["vote"] > 0
+    claims = {one.subject: one.claim for one in view.findings if one.topic == "Vote"}
+    phrase = "the vote of the same demonstrations, by the names that these use"
+    assert [name for name, claim in claims.items() if phrase in claim] == ["flip_labels"]
+    assert len(claims) == 2
 
 
 def test_label_following_is_tested_in_pairs_against_the_reference(ran: Any, tmp_path: Any) -> None:
