@@ -120,6 +120,7 @@ def render_page(
         failed=f"{view.failed:,}" if view.failed else "",
         unfinished=view.unfinished,
         sequential=view.is_sequential,
+        scores_note=view.scores_note,
         mixed_versions=view.mixed_versions,
         measure=view.measure,
         heading="Accuracy" if view.metric in view.accuracies else view.metric,

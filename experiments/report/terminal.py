@@ -68,6 +68,8 @@ def _notes(view: RunView) -> list[str]:
         notes.append(few)
     if view.answer_notes:
         notes.append(f"{'; '.join(view.answer_notes)} (icl analyze {view.path} answer_forms)")
+    if view.scores_note:
+        notes.append(view.scores_note)
     if view.unfinished:
         notes.append(view.unfinished)
     if view.mixed_versions:

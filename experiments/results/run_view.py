@@ -185,6 +185,11 @@ class RunView:
         return bool(self.families) or self.is_growing
 
     @property
+    def scores_note(self) -> str:
+        """On which queries scores stand, if comparisons have ended early; else ''."""
+        return "Scores are those on the queries that all compared arms have." if self.families else ""
+
+    @property
     def sequential_note(self) -> str:
         """Why a page has no other comparisons than those of looks; '' if it has."""
         if self.families:

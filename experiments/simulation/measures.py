@@ -1,9 +1,11 @@
 """What is measured on simulated runs: error rates, coverage, power, and the cost of comparisons that stop early."""
 
 from collections.abc import Iterator, Sequence
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.config.keys import StopSpec
 from experiments.simulation.designs import DESIGNS, DISCORDANCE, SCORE, Design, Floats, draw_frames, draw_scores
@@ -143,21 +145,24 @@ def family_rows(
             decided = np.array([[one.end == "decided" for one, _ in family] for family in ends])
             right = np.array([[_is_right(one) for one, _ in family] for family in ends])
             shares = np.array([[share for _, share in family] for family in ends])
+            equal = np.array([[one.end == "equal" for one, _ in family] for family in ends])
             false = decided[:, real:].any(axis=1) | (decided[:, :real] & ~right[:, :real]).any(axis=1)
+            reference = shares.max(axis=1)  # runs until its last comparison ends
             yield {
                 "design": name,
                 "clusters": count,
                 "any false verdict": float(false.mean()),
-                "real ones decided": float(decided[:, :real].mean()) if real else float("nan"),
-                "equal ones called equal": float(
-                    np.mean([one.end == "equal" for family in ends for one, _ in family[real:]])
-                ),
-                "share, real": float(shares[:, :real].mean()) if real else float("nan"),
-                "share, equal": float(shares[:, real:].mean()) if real < comparisons else float("nan"),
-                "share of all samples": float(
-                    np.mean([(sum(own) + max(own)) / (len(own) + 1) for own in shares.tolist()])
-                ),
+                "real ones decided": _mean(decided[:, :real]),
+                "equal ones called equal": _mean(equal[:, real:]),
+                "share, real": _mean(shares[:, :real]),
+                "share, equal": _mean(shares[:, real:]),
+                "share of all samples": float(np.mean((shares.sum(axis=1) + reference) / (comparisons + 1))),
             }
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """The mean, NaN of no values."""
+    return float(values.mean()) if values.size else nan
 
 
 def _is_right(one: Standing) -> bool:
