@@ -324,7 +324,7 @@ def test_large_steps_are_logged(mapping: Mapping, tmp_path: Path, caplog: pytest
 
 def test_ctrl_c_leaves_a_run_that_goes_on(mapping: Mapping, tmp_path: Path) -> None:
     class Stop(SilentProgress):
-        def advance(self, samples: int) -> None:
+        def advance(self, samples: int, work: float | None = None) -> None:
             super().advance(samples)
             if self.done == 4:
                 raise KeyboardInterrupt
