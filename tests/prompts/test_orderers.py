@@ -102,3 +102,11 @@ def test_ranks_decide_and_not_the_input_order(node: Any) -> None:
     ranked = _labeled("abgbag", "g")
     mixed = replace(ranked, demos=tuple(ranked.demos[i] for i in (3, 0, 5, 1, 4, 2)))
     assert _ids(node, mixed) == _ids(node, ranked)
+
+
+def test_two_demonstrations_have_two_numbered_orders_and_one_has_one() -> None:
+    assert {_ids({"name": "permutation", "index": i}, _context(shots=2)) for i in (0, 1)} == {"01", "10"}
+    with pytest.raises(PlanError, match="2 demonstrations have 2 orders, and none is number 2"):
+        _ids({"name": "permutation", "index": 2}, _context(shots=2))
+    assert _ids({"name": "permutation", "index": 5}, _context(shots=1)) == "0"
+    assert _ids({"name": "permutation", "index": 5}, _context(shots=0)) == ""

@@ -126,3 +126,8 @@ def test_probes_of_an_order_depend_on_the_ids() -> None:
     assert probes("hgfedcba") == before
     after = probes("abcdefghi")
     assert after == before or [name for name in after if name != "i"] == before[:2]
+
+
+def test_an_invented_symbol_has_three_consonants_and_two_vowels() -> None:
+    for word in _answers("symbols", _context("abd")).values():
+        assert [letter in "aeiou" for letter in word] == [False, True, False, True, False]
