@@ -213,11 +213,6 @@ class _Finder(ast.NodeVisitor):
     def visit_Raise(self, node: ast.Raise) -> None:
         """A message is not mutated."""
 
-    def visit_keyword(self, node: ast.keyword) -> None:
-        """`zip(..., strict=True)` states that the lengths are equal, and changes nothing if they are."""
-        if node.arg != "strict":
-            self.generic_visit(node)
-
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """Offsets within a formatted string are those of the string."""
 
