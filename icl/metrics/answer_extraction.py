@@ -88,7 +88,7 @@ _CORRECTION = re.compile(
 """What takes back the text before it."""
 
 _CONCLUSION = re.compile(
-    r"(?:^|(?<=[.!?\n])|,(?=\s*(?:so|therefore|thus|hence)\b))\s*(?:therefore|thus|hence|so|consequently|in\s+conclusion|to\s+conclude|in\s+summary|in\s+short|"
+    r"(?:^|(?<=[.!?\n])|,(?=\s*(?:so|therefore|thus|hence)\b))\s*(?:therefore|thus|hence|so|consequently|(?:most\s+)?(?:probably|likely)|in\s+conclusion|to\s+conclude|in\s+summary|in\s+short|"
     r"overall|finally|conclusion|this\s+means(?:\s+that)?)\b\s*[,:]?\s*(?P<value>[^\n]+)",
     re.IGNORECASE,
 )

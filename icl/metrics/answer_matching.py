@@ -52,6 +52,7 @@ _SAYS = re.compile(
 _DENIES = re.compile(r"\b(?:not|never|neither|no)\b|n't\b", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"]+)"')
 _RELATED = re.compile(r"\b(?:kind|type|form|sort|variant|relative) of $|\b(?:similar|compared|related|close) to $")
+_REASON = re.compile(r"\b(?:because|since|given)\b")
 _REJECTION = re.compile(r"^no\s*[,.;:—–-]+\s*(?=\w)", re.IGNORECASE)
 _IMPRESSION = re.compile(
     r"\b(?:initially|at first|was going to|would have|guessed|assumed|expected|thought|seem(?:s|ed)?"
@@ -83,7 +84,8 @@ _DENIED_AFTER = re.compile(
 _BEFORE_HEAD = (
     r"an? the be been is are was were as of to in on at with by for from into like his her its their my your "
     r"it this that these those one some has have holds? plays? says? reads? shows? wears? rides? eats? drinks? "
-    r"uses? it's that's he's she's \w+ing \w+ed \d+ red blue green yellow black white brown orange pink purple "
+    r"uses? it's that's he's she's \w+ing \w+ed \w{2,}[^s\W]s \d+ "
+    r"dark light bright pale deep red blue green yellow black white brown orange pink purple "
     r"gray grey large small big little old young new wooden metal ist eine? einen une? una um uma "
     r"el la le les los las der "
     r"die das den nach es est [^\W\d_]*[^\x00-\x7f]\w*"
@@ -125,7 +127,7 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
 @lru_cache(4096)
 def _folded(text: str) -> str:
     """Without the accents of Latin letters, and without single quotes around words."""
-    text = re.sub(r"(?<!\S)[éè](?!\S)", "es", _QUOTE.sub("", text))
+    text = re.sub(r"(?<!\S)[éè](?!\S)", "es", _QUOTE.sub("", text)).replace(" & ", " and ")
     if text.isascii():
         return text
     letters: list[str] = []
@@ -151,7 +153,14 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
     if offered - accepted:
         every = offered | accepted
         stance = _CONCESSION.sub("", normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer))))
-        named = _mentions(stance, every) or _mentions(_NOT_BUT.sub("", text), every)
+        last = normalize_vqa(answer.rpartition(":")[2])
+        if last in every:
+            return last in accepted
+        named = (
+            _mentions(_REASON.split(stance)[0], every)
+            or _mentions(stance, every)
+            or _mentions(_NOT_BUT.sub("", text), every)
+        )
         return bool(named) and named <= accepted
     if _UNANSWERABLE & accepted:
         return _REFUSES.search(text) is not None
@@ -210,7 +219,7 @@ def _states(clause: str, answer: str, text: str, *, is_first: bool) -> bool:
         place = clause.find(answer, start)
         return place >= 0 and clause[max(0, place - 2) : place].find("不") < 0
     is_head = re.search(rf"\b(?:an?|the) {re.escape(answer)}(?!\w)", text) is not None or any(map(str.isdigit, answer))
-    if len(answer) < 3 and answer.isascii():
+    if len(answer) < 3 and answer.isascii() and not clause.endswith(f" {answer}"):
         return False
     return any(
         (is_head or _HEADS.search(clause[: match.start()]))

@@ -24,7 +24,7 @@ _NOUNS = (
 )
 MARK = r"[*_#>`\s]*"
 LABEL_LINE = re.compile(
-    rf"^{MARK}(?:(?:the|so|thus|therefore|hence)[,\s]+)*(?:{_ADJECTIVES}\s+)*(?:{_NOUNS}|a|ans|答|(?<=\s)option|(?<=\s)selection){MARK}"
+    rf"^{MARK}(?:(?:the|so|thus|therefore|hence)[,\s]+)*(?:{_ADJECTIVES}\s+)*(?:{_NOUNS}|a(?!\s*:.*\bB\s*:)|ans|答|(?<=\s)option|(?<=\s)selection){MARK}"
     rf"(?:[:=]|-+>|→|(?<=\s)[-–—](?=\s)){MARK}(?P<value>.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -48,6 +48,7 @@ _DECISIONS = (
 _DECISION = re.compile(
     rf"\b(?:{'|'.join(_DECISIONS)})\s+(?:that\s+)?(?:it(?:'s|\s+is)\s+)?(?P<value>[^\n]+)", re.IGNORECASE
 )
+_HEADING = re.compile(r"^\W*(?:final\s+|correct\s+)?answer\W*$(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _REASON = re.compile(r"\s*[,;—–]?\s*\b(?:because|since|due\s+to|given\s+that)\b.*$", re.IGNORECASE | re.DOTALL)
 
 
@@ -105,6 +106,8 @@ def labeled_answer(text: str) -> str | None:
     if row := re.search(rf"^\|{MARK}{_NOUNS}{MARK}\|(?P<value>[^|\n]+)\|", text, re.IGNORECASE | re.MULTILINE):
         return row["value"]
     lines = list(LABEL_LINE.finditer(text))
+    if (heading := _HEADING.search(text)) and not lines:
+        return _inner(first_line(text[heading.end() :]))
     if lines:
         value = lines[-1]["value"].strip()
         return _inner(value if strip_markup(value) else first_line(text[lines[-1].end() :]))

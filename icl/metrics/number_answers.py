@@ -12,12 +12,16 @@ _RANGE = re.compile(
     r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b"
     rf"|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|(?:{'|'.join(ONES[2:] + TEENS + TENS)})\b)"
 )
-_NOTHING = re.compile(r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b|^there (?:are|is)n't any\b", re.IGNORECASE)
+_NOTHING = re.compile(
+    r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b|^there (?:are|is)n't any\b"
+    r"|^\w+(?: \w+)? (?:has|have|shows?|contains?) no\b",
+    re.IGNORECASE,
+)
 _INEXACT = re.compile(
     r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
     r"(?:\d|one|two|three|four|five|ten|a )"
     r"|\b(?:\d+|one|two|three|four) (?:quarters?|thirds?|fifths?|halves)\b"
-    r"|\d\s*/\s*\d|,\s*(?:maybe|perhaps|possibly)\s+(?:even\s+)?\w+$",
+    r"|(?<![|\w/])[<>≤≥]\s*\d|^(?:it's |it is )?not \w+$|\d\s*/\s*\d|,\s*(?:maybe|perhaps|possibly)\s+(?:even\s+)?\w+$",
     re.IGNORECASE,
 )
 _RESULT = re.compile(
@@ -26,7 +30,7 @@ _RESULT = re.compile(
     re.IGNORECASE,
 )
 _ARITHMETIC = re.compile(
-    r"\d\s*(?:[+*/×÷x−-]|plus|minus|times|divided\s+by|and)\s*\d|\b(?:sum|product|difference|quotient|average|result|add\w*|subtract\w*"
+    r"\d\s*(?:[+*/×÷x−-]|divided\s+by|and)\s*\d|\b(?:plus|minus|times|sum|product|difference|quotient|average|result|add\w*|subtract\w*"
     r"|multipl\w+|divid\w+|each|(?:rows|groups|sets|columns)\s+of)\b",
     re.IGNORECASE,
 )

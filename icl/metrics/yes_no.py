@@ -50,7 +50,7 @@ _SYNONYMS = {
 
 _DISSENT = re.compile(
     r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
-    r"|^not (?:really|at all|quite|that i can see)\b|^not\W*$|^(?:never|neither|none)\b|^n$"
+    r"|^not (?:really|at all|quite|that i can see|in|on|here)\b|^not\W*$|^(?:never|neither|none)\b|^n$"
     r"|^(?:it|that|this) (?:appears|seems) not\b"
     r"|^(?:nobody|no one|nothing (?:like|of|can|is))\b|\bafraid not\b|^i (?:think|believe|guess) not\b"
     r"|\b(?:can't|cannot|can not|couldn't|don't) (?:see|find|spot|identify|detect|notice) (?:any|one|an?)\b"
@@ -63,12 +63,13 @@ _ASSENT = re.compile(
     r"|\b(?:is|are) (?:clearly |also |indeed )?(?:visible|present)\b"
     r"|^the (?:image|picture|photo|scene) (?:clearly |does )?"
     r"(?:contains?|shows?|includes?|depicts?|features?|has|have) "
-    r"|^y$|^of course\b|^sure\b|^there(?:'s| is| are| was| were) (?!not\b|no\b)"
+    r"|^(?:i|we|they|it|he|she|this|that|these|those) (?:do|does) (?!not\b)\w+"
+    r"|^y$|^of course\b|^sure\b|^there(?:'s| is| are| was| were),? (?!not\b|no\b)"
     r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
 )
 _JUDGMENT = re.compile(
     r"\b(?:statement|claim|caption|description|assertion|sentence|that|this|it|which)(?:'s|[^.?!]*? is| was| would be)"
-    r"(?P<not> not|n't)? (?:(?:entirely|completely|actually|indeed) )?"
+    r"(?P<not> not|n't)? (?:(?:entirely|completely|actually|indeed|an?) )?"
     r"(?:(?P<yes>true|correct|right|accurate)|false|incorrect|wrong|inaccurate|untrue)\b(?! (?:side|hand|of)\b)"
 )
 

@@ -12,14 +12,23 @@ from icl.metrics.strict import Strict
 from icl.testing.answer_cases import SHIPPED, disagreements, read_cases
 from icl.types import Example, Generation
 
-UNDECIDABLE = ("Everything is purple except", "bus stop", "ham. Short answer: cheese")
-"""Outputs that only their question could decide, and a loop of a base model."""
+UNDECIDABLE = (
+    "Everything is purple except",
+    "bus stop",
+    "ham. Short answer: cheese",
+    "tabby cat",
+    "polar bear",
+    "river otter",
+    "two-story house",
+    "The man, the woman and the child",
+)
+"""Outputs that only their question or knowledge of the world could decide: a tabby cat is a cat, a hot dog is no dog."""
 
 
 def test_the_lenient_score_agrees_with_the_shipped_cases() -> None:
     cases = read_cases(SHIPPED)
-    assert len(cases) >= 600
-    assert Counter(case.right for case in cases).most_common()[1][1] >= 250
+    assert len(cases) >= 3000
+    assert Counter(case.right for case in cases).most_common()[1][1] >= 1000
     others = list(disagreements(Lenient(), cases))
     assert len(others) <= len(UNDECIDABLE)
     assert all(any(text in other for text in UNDECIDABLE) for other in others), others
