@@ -78,7 +78,7 @@ _CORRECTIONS = (
     r"(?:but\s+)?look(?:ing)?\s+(?:again|closer|more\s+closely),?\s*",
     r"(?:but\s+)?on\s+closer\s+(?:look|inspection),?\s*",
     r"actually,?\s+(?=no\b|yes\b)|(?<=[.!?…—–-]\s)actually\s*,\s*",
-    r"(?<=\?\s)(?=no\b)",
+    r"(?<=\?\s)(?=no\b)|(?<=\.\.\.\s)(?=no\b)",
     r"let\s+me\s+correct\s+(?:that|myself)\s*[.:,]\s*",
 )
 _CORRECTION = re.compile(
@@ -93,7 +93,8 @@ _CONCLUSION = re.compile(
     re.IGNORECASE,
 )
 _TOTAL = re.compile(
-    rf"^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}(?P<value>.+)$", re.IGNORECASE
+    rf"(?:^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}|^=\s*)(?P<value>.+)$",
+    re.IGNORECASE,
 )
 _DENIAL = re.compile(r"\b(?:not|never|neither)\b|n't\b", re.IGNORECASE)
 _PLEASANTRY = re.compile(
@@ -184,7 +185,9 @@ def _implicit(text: str) -> _Answer:
         lines = lines[1:]
     if not lines or (len(lines) > 1 and all(map(_OPTION_LINE.match, lines))):
         return "", "none"
-    answers = (find(text, lines) for find in (_leading_line, _conclusion, _closing_line, _leading_sentence, _bold_text))
+    answers = (
+        find(text, lines) for find in (_total, _leading_line, _conclusion, _closing_line, _leading_sentence, _bold_text)
+    )
     first = _short(lines[0]) if _is_short(lines[0]) else (strip_markup(lines[0]), "sentence")
     return next((answer for answer in answers if answer is not None), first)
 
@@ -201,10 +204,13 @@ def _conclusion(text: str, lines: list[str]) -> _Answer | None:
     return _emphasized(matches[-1]["value"], "concluded")
 
 
+def _total(text: str, lines: list[str]) -> _Answer | None:
+    total = _TOTAL.match(lines[-1])
+    return (strip_markup(total["value"]), "labeled") if total and len(lines) > 1 else None
+
+
 def _closing_line(text: str, lines: list[str]) -> _Answer | None:
     last = lines[-1]
-    if len(lines) > 1 and (total := _TOTAL.match(last)):
-        return strip_markup(total["value"]), "labeled"
     return _short(last, "concluded") if len(lines) > 1 and _is_short(last) and not LIST_MARK.match(last) else None
 
 

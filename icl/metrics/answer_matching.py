@@ -14,7 +14,7 @@ from icl.metrics.option_letters import chosen_by_place
 
 _HEDGE = (
     r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"
-    r"|around|roughly|exactly|simply|indeed|mainly|mostly|primarily)"
+    r"|around|roughly|exactly|simply|currently|still|now|indeed|mainly|mostly|primarily)"
 )
 _VERB = (
     r"(?:is|are|was|were|shows?|appears? to be|seems? to be|looks like|looks?|contains|has|depicts?|features?|displays?"
@@ -152,6 +152,7 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
         every = offered | accepted
+        answer = re.sub(r"[^.?!]*\?\s+(?=\S)", "", answer)
         stance = _CONCESSION.sub("", normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer))))
         last = normalize_vqa(answer.rpartition(":")[2])
         if last in every:

@@ -32,7 +32,7 @@ _LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
 _NOT_LETTER = re.compile(
     rf"(?i:\bnot|n't|\bcannot)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*"
     rf"|(?i:\b(?:rules?|ruling)\s+out|\beliminat(?:e|es|ing)|\bexclud(?:e|es|ing))\s+{_LETTER}(?:(?:,|\s+and)\s+{_LETTER})*"
-    r"|\b[A-Z](?:(?:,|\s+and)\s+[A-Z])*\s+(?:is|are|can\s+be)(?:\s+(?:clearly|definitely|obviously))?\s+"
+    r"|(?:\b|[(\[])[A-Z][)\]]?(?:(?:,|\s+and)\s+[A-Z])*\s+(?:is|are|can\s+be)(?:\s+(?:clearly|definitely|obviously))?\s+"
     r"(?:not\b|wrong|incorrect|false|out\b|eliminated|ruled\s+out|excluded)"
 )
 _ORDINAL = "|".join(ORDINALS)

@@ -50,7 +50,8 @@ _SYNONYMS = {
 
 _DISSENT = re.compile(
     r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
-    r"|^not (?:really|at all|quite|that i can see|in|on|here)\b|^not\W*$|^(?:never|neither|none)\b|^n$"
+    r"|^not (?:really|at all|quite|that i can see|in|on|here|visible|present|there)\b|\bsee none\b"
+    r"|^not\W*$|^(?:never|neither|none)\b|^n$"
     r"|^(?:it|that|this) (?:appears|seems) not\b"
     r"|^(?:nobody|no one|nothing (?:like|of|can|is))\b|\bafraid not\b|^i (?:think|believe|guess) not\b"
     r"|\b(?:can't|cannot|can not|couldn't|don't) (?:see|find|spot|identify|detect|notice) (?:any|one|an?)\b"

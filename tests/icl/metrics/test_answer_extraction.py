@@ -20,9 +20,11 @@ UNDECIDABLE = (
     "polar bear",
     "river otter",
     "two-story house",
+    "street market",
+    "cardboard box",
     "The man, the woman and the child",
 )
-"""Outputs that only their question or knowledge of the world could decide: a tabby cat is a cat, a hot dog is no dog."""
+"""Outputs that only their question or knowledge could decide: a tabby cat is a cat, a hot dog is no dog."""
 
 
 def test_the_lenient_score_agrees_with_the_shipped_cases() -> None:
