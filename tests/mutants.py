@@ -30,11 +30,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
 FOLDER_TESTS: dict[str, tuple[str, ...]] = {
-    "decoding/strategies": ("tests/decoding/test_properties.py", "tests/decoding/test_strategies.py"),
+    "decoding/strategies": (
+        "tests/decoding/test_properties.py",
+        "tests/decoding/test_strategies.py",
+        "tests/test_component_digests.py",
+    ),
     "decoding/controls": (
         "tests/decoding/test_controls.py",
         "tests/decoding/test_default_controls.py",
         "tests/decoding/test_strategies.py",
+        "tests/test_component_digests.py",
     ),
     "decoding/arms": ("tests/decoding/arms", "tests/decoding/test_default_controls.py"),
     "decoding/engine": ("tests/decoding/engine",),
@@ -408,9 +413,13 @@ def main() -> int:
         chosen = {mutant: select_tests(mutant, tests[mutant.module], calls) for mutant in mutants}
         results |= dict.fromkeys(mutants, "survived")
         results |= runner.run([(mutant, chosen[mutant]) for mutant in mutants if chosen[mutant]], limit)
-        # a test may depend on a call whose result an earlier test left in a cache or fixture
-        survivors = [m for m, result in results.items() if result == "survived" and m.function]
-        again = [(m, select_tests(replace(m, function=0), tests[m.module], calls)) for m in survivors]
+        # A test may depend on a call whose result an earlier test left in a cache or fixture, and on a value of a class
+        # or a module without calling it.
+        survivors = [m for m, result in results.items() if result == "survived"]
+        again = [
+            (m, select_tests(replace(m, function=0), tests[m.module], calls) if m.function else tests[m.module][::-1])
+            for m in survivors
+        ]
         for mutant, result in runner.run([pair for pair in again if pair[1]], limit):
             results[mutant] = result
     for mutant, result in results.items():

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
+from decoding.controls.constant_bias import ConstantBias
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.batch_calibration import BatchCalibration
 from decoding.strategies.contextual_calibration import ContextualCalibration
+from decoding.strategies.moicl import MoICL
 from decoding.strategies.pmi import PMI
 from icl import edits
 from icl.errors import ConfigError, PlanError
@@ -133,3 +135,9 @@ def test_an_arm_has_a_normalization() -> None:
     assert (mean, byte) == pytest.approx((total / 3, total / 9))
     with pytest.raises(ConfigError, match=r"x: d.normalize: .*Did you mean 'bytes'"):
         parse_arm({"name": "vcd", "normalize": "byte"}, "x: d")
+
+
+def test_a_prior_needs_no_labels_and_weights_and_biases_do() -> None:
+    assert not BatchCalibration.needs_labels
+    assert ConstantBias.needs_labels
+    assert MoICL.needs_labels

@@ -139,6 +139,17 @@ def test_temperature_matched_follows_a_strength_that_varies() -> None:
     torch.testing.assert_close(own, logits[0] * method.strength(logits, 0))
 
 
+def test_temperature_matched_reads_what_its_strength_and_mask_need() -> None:
+    """The reference alone for constant weights; all branches for weights that vary, or for a mask in `combine`."""
+    question, alone = prompt(1), TemperatureMatched(Weighted(1.0, 3.0))
+    assert (len(alone.branches(question)), alone.weights) == (1, (4.0,))
+    varying = TemperatureMatched(AdaCAD())
+    assert (len(varying.branches(question)), varying.weights) == (2, None)
+    masked = TemperatureMatched(MasksByAll(1.0, 3.0))
+    assert (len(masked.branches(question)), masked.weights) == (2, (4.0, 0.0))
+    assert float(varying.strength(random_logits(2), 0).min()) == 1.0
+
+
 @pytest.mark.parametrize("second", [-1.0, -1.5])
 def test_a_strength_of_zero_or_less_is_an_error_that_names_what_to_use(second: float) -> None:
     with pytest.raises(ConfigError, match="entropy_matched"):
