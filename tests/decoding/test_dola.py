@@ -46,6 +46,14 @@ def test_half_of_the_layers_are_candidates() -> None:
     assert torch.equal(DoLa(layers="low").combine(five, 0), DoLa(layers="all").combine(five[:3], 0))
 
 
+def test_two_early_layers_are_a_low_and_a_high_one_and_a_single_one_is_both() -> None:
+    two, one = logits_of(LAST, NEAR, FAR), logits_of(LAST, FAR)
+    last, near, far = (row.log_softmax(-1) for row in two)
+    for which, expected in (("low", near), ("high", far)):
+        assert torch.equal(DoLa(which, 0.0).combine(two, 0), last - expected)  # type: ignore[arg-type]
+        assert torch.equal(DoLa(which, 0.0).combine(one, 0), last - far)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("layers", "low", "high"),  # the released commands: --early-exit-layers, without the last layer
     [

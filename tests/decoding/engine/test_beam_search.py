@@ -104,10 +104,13 @@ def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
     assert answer.steps
 
 
-def test_a_faulty_beam_fails_its_own_answer() -> None:
+@pytest.mark.parametrize("processors", [[], [{"name": "repetition_penalty", "penalty": 1.2}]], ids=["", "processed"])
+def test_a_faulty_beam_fails_its_own_answer(processors: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     model = Toy(stop_bias=-9.0)
+    monkeypatch.setattr(model, "token_ids", lambda prompt: [1], raising=False)
     model.poison[prompt(1).digest, 1] = 3, float("nan")
-    requests = [DecodingRequest(prompt(i), parse_arm("beam"), max_new_tokens=4) for i in (1, 2)]
+    arm = parse_arm({"name": "beam", "logits_processors": processors})
+    requests = [DecodingRequest(prompt(i), arm, max_new_tokens=4) for i in (1, 2)]
     bad, good = run_requests(model, requests)
     assert isinstance(bad, Failure)
     assert "step 1, branch 0: the score of token 3 is nan" in bad.reason
@@ -204,3 +207,27 @@ def test_a_running_answer_has_at_most_as_many_beams_as_the_sampler() -> None:
     logits = torch.tensor([[[-9.0, 3.0, 2.0, 1.0, 0.0]]])
     running = search.step(group, search.hypotheses, logits, step=0, stop_tokens=frozenset({STOP}), trace=False)
     assert [hypothesis.tokens for hypothesis in running] == [[1], [2]]
+
+
+def test_a_beam_ends_by_a_stop_token_and_by_a_stop_string() -> None:
+    search = BeamSearch(Beam(2), [Hypothesis([0], 8)])
+    group = DecodingGroup(parse_arm("beam").strategy, Beam(2), search.hypotheses, search=search)
+    group.stop_criterion = lambda tokens, scores: tokens[:, -1] == 2  # type: ignore[assignment, misc]
+    logits = torch.tensor([[[3.0, 1.0, 2.0, 0.0, -1.0]]])  # the stop token, then a token that completes a stop string
+    search.step(group, search.hypotheses, logits, step=0, stop_tokens=frozenset({STOP}), trace=False)
+    (beams,) = search.answers
+    assert [(one.tokens, one.finish) for _, one in beams.finished] == [([], "stop"), ([2], "stop")]
+
+
+def test_a_beam_counts_the_steps_that_left_several_tokens() -> None:
+    search = BeamSearch(Beam(1), [Hypothesis([0], 8)])
+    group = DecodingGroup(parse_arm("beam").strategy, Beam(1), search.hypotheses, search=search)
+    counts = []
+    for step_number, plausible in enumerate((2, 1, 3)):
+        logits = torch.full((1, 1, 5), -torch.inf)
+        logits[..., 1 : 1 + plausible] = torch.arange(plausible, 0, -1.0)
+        running = search.step(
+            group, search.hypotheses, logits, step=step_number, stop_tokens=frozenset({STOP}), trace=True
+        )
+        counts.append(running[0].undecided_steps)
+    assert counts == [1, 1, 2]
