@@ -42,7 +42,7 @@ def write_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            holder.unlink(missing_ok=True)
+            holder.unlink()
         lock.release()
 
 

@@ -128,6 +128,19 @@ def test_a_folder_of_another_experiment_is_refused_with_the_difference(mapping: 
         (store.cell_folder(first.cells[0].digest) / "0.jsonl").unlink()
 
 
+def test_the_order_of_keys_makes_no_difference(mapping: Mapping, store: Store) -> None:
+    grid = expand(load_config(mapping()))
+    write_run(store, grid)
+    cell = store.read_cell(grid.cells[0].digest) or {}
+    task = dict(reversed(cell["task"].items()))
+    assert list(task) != list(cell["task"])
+    store.write_cell("another", {**cell, "task": task})
+    store.write_run({"cells": ["another"]})
+    write(store, "another", "q")
+    with pytest.raises(StoreError, match="no combination is the same"):
+        load_run_state(store, grid)
+
+
 def test_a_model_of_other_weights_is_named(mapping: Mapping, store: Store) -> None:
     grid = expand(load_config(mapping()))
     write_run(store, grid)
