@@ -379,7 +379,8 @@ def select_tests(mutant: Mutant, files: Sequence[str], calls: dict[str, dict[str
     by_file: dict[str, list[str]] = defaultdict(list)
     for test, called in calls.items():
         lines = called.get(mutant.module, ())
-        if mutant.function in lines or (lines and not mutant.function):
+        pins_defaults = not mutant.function and "/test_defaults.py::" in test
+        if mutant.function in lines or (lines and not mutant.function) or pins_defaults:
             by_file[test.partition("::")[0]].append(test)
     return [test for file in files for test in by_file[file]]
 

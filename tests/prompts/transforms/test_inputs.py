@@ -73,6 +73,13 @@ def test_permuting_is_among_demonstrations_alone() -> None:
         build("transform", {"name": "images", "how": "permuted", "where": "all"})
 
 
+def test_questions_are_permuted_among_demonstrations_alone() -> None:
+    build("transform", {"name": "questions", "how": "removed", "where": "all"})
+    build("transform", {"name": "questions", "how": "permuted", "where": "demos"})
+    with pytest.raises(ConfigError, match="questions are permuted among demonstrations; where is 'query'"):
+        build("transform", {"name": "questions", "how": "permuted", "where": "query"})
+
+
 def test_as_many_values_move_as_can() -> None:
     values, moved = derange(["yes", "yes", "yes", "no"], [2, 0, 3, 1], str)
     assert sorted(values) == ["no", "yes", "yes", "yes"]

@@ -154,3 +154,14 @@ def test_wrong_answers_are_drawn_independently(transformed: Make) -> None:
     answers = [tuple(_answers(transformed(node, "aa", "abc", query=f"q{i}"))) for i in range(80)]
     assert set(answers) == {("b", "b"), ("b", "c"), ("c", "b"), ("c", "c")}
     assert all(abs(answers.count(pair) - 20) < 15 for pair in set(answers))
+
+
+def test_the_mark_of_new_answers_is_the_share_that_changed(transformed: Make) -> None:
+    shares = set()
+    for query in map(str, range(12)):
+        done = transformed({"name": "answers", "how": "random"}, ["a"], options=["a", "b"], query=query)
+        (answer,) = (demo.example.answer for demo in done.demos)
+        mark = f"answers: random, {'0' if answer == 'a' else '100'}% changed, saw labels"
+        assert done.provenance == (mark,)
+        shares.add(mark)
+    assert len(shares) == 2
