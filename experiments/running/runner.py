@@ -1,11 +1,14 @@
 """The runner: computes a grid's missing samples and writes each sample as soon as it is finished.
 
-    for each model                         loaded once                               Runner._run_model
-      for each group                       cells of one task and number of shots     Runner._run_group
-        for each window of queries         until a limit of tokens or samples        Runner._windows
-          retrieve demonstrations, render prompts                                    experiments.contexts
-          answer all prompts in one call                                             experiments.running.generation
-          score each answer, append the sample to the store                          experiments.running.recorder
+    for each block of queries              all of them, or those of one look         Runner._blocks
+      for each model                       loaded once, if there is one of them      Runner._run_model
+        for each group                     cells of one task and number of shots     Runner._run_group
+          for each window of queries       until a limit of tokens or samples        Runner._windows
+            retrieve demonstrations, render prompts                                  experiments.contexts
+            answer all prompts in one call                                           experiments.running.generation
+            score each answer, append the sample to the store                        experiments.running.recorder
+
+With `stop` a block has the clusters of the next look (`experiments.stopping`), and ends arms that are decided.
 
 A window takes whole rows of this table: all missing samples (x) of a query. A dot is a sample that is in the store.
 Cells of a row with equal prompts share one `PromptItem`.
