@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from decoding.server.loading import LoadingResponder
+from decoding.server.loading import CLIENT_TIMEOUT_SECONDS, LoadingResponder
 
 
 @pytest.fixture
@@ -46,6 +46,27 @@ def test_a_client_that_sends_half_a_request_delays_nobody(bound: socket.socket) 
         client.sendall(b"POST /v1/models HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")
         assert send(bound)[0] == 503
         responder.stop()
+
+
+def test_a_length_that_is_no_number_is_answered_without_waiting_for_a_body(bound: socket.socket) -> None:
+    responder = LoadingResponder()
+    responder.start(bound)
+    with socket.create_connection(bound.getsockname(), CLIENT_TIMEOUT_SECONDS / 2) as client:
+        client.sendall(b"POST /v1/models HTTP/1.1\r\nContent-Length: many\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 503")
+    responder.stop()
+
+
+def test_a_responder_that_has_stopped_leaves_no_thread(bound: socket.socket) -> None:
+    """It accepts no connection any more, and may be started and stopped again."""
+    responder = LoadingResponder()
+    for _ in range(2):
+        before = set(threading.enumerate())
+        responder.start(bound.dup())
+        (thread,) = set(threading.enumerate()) - before
+        assert thread.daemon
+        responder.stop()
+        assert not thread.is_alive()
 
 
 def test_the_next_server_takes_over_the_socket(bound: socket.socket) -> None:

@@ -85,6 +85,22 @@ def test_the_engine_is_stopped_after_the_last_answer_within_the_same_time_limit(
     assert server.config.timeout_graceful_shutdown == shutdown.CLOSE_SECONDS
 
 
+def test_an_engine_whose_requests_used_up_the_time_limit_is_stopped_at_once() -> None:
+    events: list[str] = []
+    engine = StubEngine(events)
+
+    async def scenario() -> None:
+        graceful = GracefulShutdown()
+        graceful.install(uvicorn_server(), engine)
+        request = asyncio.ensure_future(answer_slowly(graceful, 60, events))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(engine.shutdown, timeout=0.05)
+        request.cancel()
+
+    asyncio.run(scenario())
+    assert engine.timeouts == [0.0]
+
+
 @pytest.mark.parametrize("timeout", [0, None])
 def test_without_a_time_limit_the_engine_is_stopped_at_once(timeout: float | None) -> None:
     events: list[str] = []
