@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from experiments.stats.compare import compare, verdicts
+from experiments.stats.findings import page_comparisons
 from experiments.stats.pairs import UnpairedError
 from icl.errors import ConfigError
 
@@ -151,3 +152,17 @@ def test_a_fall_is_wrong_to_right_if_lower_is_better(arm):
         (row,) = compare(frame, {"decoding": "greedy"}, axes=("decoding",)).to_dict("records")
         lost_won.append((row["right_to_wrong"], row["wrong_to_right"]))
     assert lost_won == [(2, 1), (1, 2)]
+
+
+def test_the_retriever_of_arms_without_demonstrations_is_no_comparison(arm):
+    """At 0 shots the retriever is 'none', which is neither a reference nor compared with one."""
+    cells = [(0, None, [1, 0, 1]), (2, "random", [1, 1, 0]), (2, "knn", [1, 1, 1])]
+    frame = pd.concat(
+        [arm(scores, shots=shots, retriever=name, decoding="greedy") for shots, name, scores in cells],
+        ignore_index=True,
+    )
+    table = compare(frame, {"retriever": "random"})
+    assert table[["shots", "retriever"]].to_numpy().tolist() == [[2, "knn"]]
+    assert [t.arm for t in page_comparisons(frame)["Retrieval"]] == ["knn"]
+    with pytest.raises(ConfigError, match="no arm has a reference with retriever=none"):
+        compare(frame, {"retriever": "none"})
