@@ -122,7 +122,7 @@ def _check_component(strategy: Strategy) -> None:
     try:
         json.dumps(describe(strategy))
         hash(strategy)
-    except TypeError as error:
+    except (TypeError, ICLError) as error:
         raise AssertionError(f"the parameters of {name} cannot be converted to JSON or hashed: {error}.") from error
 
 

@@ -11,6 +11,12 @@ from decoding.arms.arm import Arm, default_controls
 from decoding.arms.inspection import measure_weights
 from decoding.base import Note, Strategy
 from decoding.conformance import check_strategy
+from decoding.strategies.ced import CED
+from decoding.strategies.chasd import CHASD
+from decoding.strategies.dola import DoLa
+from decoding.strategies.greedy import GreedyDecoding
+from decoding.strategies.m3id import M3ID
+from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vcd import VCD
 from icl.edits import DiffusionNoise
 from icl.errors import PlanError
@@ -145,6 +151,27 @@ class FailsOnBannedTokens(VCD):
         return super().combine(logits - logits.amin(-1, keepdim=True), step)
 
 
+@dataclass(frozen=True)
+class LosesATokenBesideBannedOnes(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        scores = super().combine(logits, step)
+        scores[:, 0] += 0 * logits[0].amin(-1)  # NaN if a token is banned
+        return scores
+
+
+@dataclass(frozen=True)
+class Tilted(VCD):
+    """Weights of sum one, and a constant that prefers the last tokens."""
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits, step) + torch.arange(logits.shape[-1]) / 10
+
+
+@dataclass(frozen=True)
+class Listed(Strategy):
+    values: object = ()
+
+
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
@@ -166,6 +193,10 @@ class FailsOnBannedTokens(VCD):
         (FlatStrength(), "strength\\(\\) must return finite numbers \\[B, 1\\]"),
         (DeclaresGrowth(), "differently at each step"),
         (FailsOnBannedTokens(), "banned"),
+        (LosesATokenBesideBannedOnes(beta=0.0), "banned"),
+        (Tilted(), "identical branches do not decode as the reference"),
+        (Listed([1.0]), "cannot be converted to JSON or hashed"),
+        (Listed(object()), "cannot be converted to JSON or hashed"),
     ],
 )
 def test_a_broken_strategy_is_refused_with_the_reason(strategy: Strategy, message: str) -> None:
@@ -201,3 +232,21 @@ class ReadsOwnPromptOnly(VCD):
 def test_a_strategy_whose_default_control_cannot_run_is_refused() -> None:
     with pytest.raises(AssertionError, match=r"default control 'shuffled_negative\(vcd\)' fails: no image here"):
         check_strategy(ReadsOwnPromptOnly())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "facts"),
+    [
+        (
+            CED(),
+            "2 branches, with a mask, weights 1, -1 (sum 0): identical branches give all surviving tokens equal scores",
+        ),
+        (RITUAL(), "2 branches, with a mask, weights 1, 3 (sum 4): identical branches decode at temperature 0.25"),
+        (M3ID(beta=0.0), "2 branches, no mask, weights that vary from step to step"),
+        (GreedyDecoding(), "1 branch, no mask, weights 1 (sum 1): identical branches decode as the reference"),
+        (DoLa(), "1 branch, with a mask, weights that vary from step to step"),
+        (CHASD(RITUAL()), "2 branches, with a mask, weights that vary from step to step"),
+    ],
+)
+def test_facts_say_what_identical_branches_decode_as(strategy: Strategy, facts: str) -> None:
+    assert check_strategy(strategy).describe() == facts
