@@ -45,24 +45,27 @@ _CHINESE = re.compile(r"[一二两三四五六七八九十]+(?=[个只名位条�
 _CHINESE_DIGITS = {digit: value for value, digit in enumerate("一二三四五六七八九", 1)} | {"两": 2}
 
 
+_MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\b", re.IGNORECASE)
+_COUNTED = re.compile(rf"\b(a|{'|'.join(ONES[1:])})(?=\s+(?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
+_SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
+MAX_SIGNS = 50
+"""So many signs of a result are read, from the end: a loop of a base model has thousands."""
+
+
 def stated_number(text: str) -> float | None:
     """The number that a text states; None without one, for a range, for alternatives, and for "more than"."""
     text = _in_digits(text)
     signs = [*_RESULT.finditer(text), *(_GIVES.finditer(text) if _ARITHMETIC.search(text) else ())]
-    results = sorted(match.end() for match in signs if parse_numbers(text[match.end() :]))
+    ends = sorted((match.end() for match in signs), reverse=True)[:MAX_SIGNS]
+    result = next((end for end in ends if parse_numbers(text[end:])), None)
     sums = [match[0] for match in _SUM.finditer(text) if parse_numbers(match[0])]
-    text = re.split(r"[,;]\s", text[results[-1] :].lstrip(" ,:"))[0] if results else sums[-1] if sums else text
+    text = re.split(r"[,;]\s", text[result:].lstrip(" ,:"))[0] if result is not None else sums[-1] if sums else text
     values = parse_numbers(text)
     if not values:
         return 0.0 if _NOTHING.match(text) else None
     inexact = _INEXACT.search(text) is not None or (len(set(values)) > 1 and _RANGE.search(text) is not None)
     return None if inexact else values[0]
-
-
-_MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\b", re.IGNORECASE)
-_COUNTED = re.compile(rf"\b(a|{'|'.join(ONES[1:])})(?=\s+(?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
-_SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 
 
 def _in_digits(text: str) -> str:

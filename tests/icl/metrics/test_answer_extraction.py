@@ -1,6 +1,7 @@
 """Extraction of answers from outputs, and the shipped cases that test the lenient score."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -130,3 +131,11 @@ def test_a_file_without_cases_is_refused(tmp_path) -> None:
     (tmp_path / "cases.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"cases\.jsonl has no case"):
         read_cases(tmp_path / "cases.jsonl")
+
+
+@pytest.mark.parametrize("piece", ["1 = 2 ", "total of ", "wait, no ", "A, B, ", "statement ", "the image ", "*a* "])
+def test_a_loop_of_a_base_model_is_scored_in_no_time(piece: str) -> None:
+    start = time.process_time()
+    for answers in (("12",), ("yes",), ("cat",)):
+        Lenient().score(Generation(piece * 500), Example("q", (), "", answers))
+    assert time.process_time() - start < 1
