@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.running import runner
+from experiments.running.failing_arms import FailingArms
 from experiments.running.run import run
 from icl.errors import DataError
+from icl.types import Sample
 
 Mapping = Callable[..., dict[str, Any]]
 
@@ -81,3 +84,51 @@ def test_arms_that_all_fail_stop_the_run_after_few_samples(mapping: Mapping, tmp
     config = load_config(mapping(retriever=BROKEN, grid={"decoding": ["greedy", {"name": "greedy", "label": "b"}]}))
     with pytest.raises(DataError, match=r"samples all failed; the last one: .*no index for"):
         run(config, tmp_path)
+
+
+def cells(count: int) -> list[Any]:
+    return [SimpleNamespace(digest=f"c{i}", labels={"retriever": f"r{i}", "seed": 0}) for i in range(count)]
+
+
+def failing(count: int, limit: int) -> FailingArms:
+    arms = FailingArms(cells(count), limit)
+    arms.begin_group(arms.cells)
+    return arms
+
+
+def sample(cell: int, failed: str | None = "no image") -> Sample:
+    return Sample(cell=f"c{cell}", query="q", seed=0, failed=failed)
+
+
+def test_a_group_is_given_up_when_each_arm_has_failed_three_times_and_all_together_often() -> None:
+    arms = failing(5, 10)
+    for turn in range(3):
+        for cell in range(5):
+            assert not arms.given_up
+            arms.add(sample(cell, f"reason {turn}"))
+    assert arms.all_given_up
+    few = failing(2, 20)
+    for _ in range(9):
+        few.add(sample(0))
+        few.add(sample(1))
+    assert not few.given_up
+    few.add(sample(0))
+    assert not few.given_up, "the other has failed nine times"
+    few.add(sample(1))
+    assert few.all_given_up
+
+
+def test_one_answer_in_a_group_keeps_all_its_arms() -> None:
+    arms = failing(3, 9)
+    arms.add(sample(2, None))
+    for _ in range(8):
+        for cell in range(3):
+            arms.add(sample(cell))
+    assert not arms.given_up
+    arms.add(sample(0))
+    assert [arms.is_given_up(cell) for cell in arms.cells] == [True, False, False]
+    assert not arms.all_given_up
+    sentence, untried = arms.describe({"c0": {"a", "b"}, "c1": {"a"}, "c2": set()})
+    assert untried == 2
+    assert sentence == "1 arm was given up, because all samples of it failed so far (retriever r0): no image."
+    assert arms.describe({"c0": set(), "c1": {"a"}, "c2": set()}) == ("", 0)

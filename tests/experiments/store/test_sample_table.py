@@ -196,3 +196,40 @@ def test_a_run_without_samples_is_an_empty_table(tmp_path: Path) -> None:
     store.cell_folder("c").mkdir(parents=True)
     assert as_samples(SampleTable(store, ["c", "d"])) == as_samples(SampleTable(store, [])) == []
     assert not store.cell_folder("d").exists()
+
+
+def test_equal_values_are_one_object_unless_they_must_not_be(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, *(Sample(cell="c", query=f"q{i}", seed=0, options=("a", "b")) for i in range(2)))
+    table, rows = SampleTable(store, ["c"]), np.arange(2)
+    for shared, one in (((), True), ((True,), True), ((False,), False)):
+        first, second = table.values(["options"], rows, *shared)["options"]
+        assert first == second == ["a", "b"]
+        assert (first is second) is one
+
+
+def test_rows_may_be_missing_and_in_any_order(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, *(Sample(cell="c", query=f"q{i}", seed=0, dropped=i + 1) for i in range(3)))
+    table = SampleTable(store, ["c"])
+    values = table.values(["query", "dropped"], np.array([-1, 2, -1, 0, 2]))
+    assert [str(value) for value in values["query"]] == ["nan", "q2", "nan", "q0", "q2"]
+    assert [str(value) for value in values["dropped"]] == ["nan", "3", "nan", "1", "3"]
+
+
+def test_a_column_has_the_common_type_of_its_cells(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for digest, score in (("c", 1), ("d", 0)):
+        with SampleWriter(store) as writer:
+            writer.append(digest, [Sample(cell=digest, query="q", seed=0, dropped=1, scores={"a": score, "b": score})])
+    with SampleWriter(store) as writer:
+        writer.append("e", [Sample(cell="e", query="q", seed=0, scores={"a": 0.5})])
+    types = SampleTable(store, ["c", "d", "e"]).columns
+    path = "scores\x1f"
+    assert (types["dropped"], types["seed"], types[f"{path}a"], types[f"{path}b"]) == (
+        "int64",
+        "int64",
+        "double",
+        "int64",
+    )
+    assert types["query"] not in ("json", "int64")
