@@ -165,3 +165,8 @@ def test_the_mark_of_new_answers_is_the_share_that_changed(transformed: Make) ->
         assert done.provenance == (mark,)
         shares.add(mark)
     assert len(shares) == 2
+
+
+def test_the_mark_of_permuted_answers_is_a_share_of_all(transformed: Make) -> None:
+    assert transformed("answers", "abcd").provenance == ("answers: permuted, 100% changed, saw labels",)
+    assert transformed("answers", "aaab").provenance == ("answers: permuted, 50% changed, saw labels",)

@@ -108,3 +108,20 @@ def test_missing_requirements_are_an_error(pool: Pool, example: Make, number_emb
     model: Any = Votes()
     with pytest.raises(PlanError, match="compares the probabilities of 2 to 64 options, but query 'q' has 70"):
         fit(many, Resources(model=model)).retrieve([example("q", None, question="1 0 0").query], 1)
+
+
+def test_as_many_sets_are_compared_as_the_parameter_says(number_embedder: Any) -> None:
+    """Of 25 candidates, random sets of 5 are distinct; the first set is the nearest, and sets depend on the ids."""
+    from icl.types import Query
+    from retrievers.machinery.subset_scoring import FittedSubsetRetriever
+
+    retriever = build("retriever", {"name": "mdl", "subsets": 7, "embedder": number_embedder})
+    nothing: Any = None
+    fitted = FittedSubsetRetriever(retriever, Pool(()), nothing, nothing, nothing, 3)
+    ids = [f"e{i}" for i in range(25)]
+    sets = fitted.sets(Query("q", (), "?"), ids, 5)
+    assert len(sets) == 7
+    assert sets[0] == (0, 1, 2, 3, 4)
+    assert all(list(one) == sorted(set(one)) and len(one) == 5 for one in sets)
+    turned = fitted.sets(Query("q", (), "?"), ids[::-1], 5)
+    assert [{24 - i for i in one} for one in turned[1:]] == [set(one) for one in sets[1:]]
