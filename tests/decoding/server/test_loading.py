@@ -40,11 +40,15 @@ def test_every_request_is_answered_with_503(bound: socket.socket, body: bytes | 
 
 
 def test_a_client_that_sends_half_a_request_delays_nobody(bound: socket.socket) -> None:
-    responder = LoadingResponder()
+    responder, before = LoadingResponder(), set(threading.enumerate())
     responder.start(bound)
     with socket.create_connection(bound.getsockname(), 20) as client:
         client.sendall(b"POST /v1/models HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")
         assert send(bound)[0] == 503
+        # One that serves, one that waits for the client: the process may end without them.
+        threads = set(threading.enumerate()) - before
+        assert len(threads) >= 2
+        assert all(thread.daemon for thread in threads)
         responder.stop()
 
 
