@@ -24,7 +24,6 @@ from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
-from experiments.stats.pairs import UnpairedError
 from experiments.store.store import report_write_errors, write_text
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
     """
     view = run if isinstance(run, RunView) else view_run(run)
     task_tables = tables.task_tables(view)
-    differences, refused = _differences(view)
+    differences, refused = tables.differences_or_reason(view)
     report = view.path / "report.html"
     write_text(report, render_page(view, task_tables, differences, refused, per_cell))
     frames = {
@@ -168,23 +167,13 @@ def _others(view: RunView) -> list[RunView]:
 
 
 def _undrawn(view: RunView) -> set[str]:
-    """The controls, if they are too many for a figure. Strategies of the run and the reference are not among them."""
-    named = {name for names in view.controls.values() for name in names}
-    named -= {*view.controls, str(view.to.get("decoding"))}
+    """The controls, if they are too many for a figure."""
+    named = tables.control_labels(view)
     return named if len(named) > MAX_PLOTTED_CONTROLS else set()
 
 
 def _looks(view: RunView, task_tables: Sequence[tables.TaskTable]) -> figures.LineStyles:
     return figures.assign_line_styles(task_tables, {name for names in view.controls.values() for name in names})
-
-
-def _differences(view: RunView) -> "tuple[DataFrame | None, str]":
-    if view.is_sequential:
-        return None, view.sequential_note
-    try:
-        return tables.difference_frame(view), ""
-    except UnpairedError as error:
-        return None, str(error)
 
 
 def _family(frame: "DataFrame") -> str:

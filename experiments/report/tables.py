@@ -14,6 +14,7 @@ from experiments.stats.arms import NO_VALUE, axis_values, find_baseline_column, 
 from experiments.stats.compare import compare
 from experiments.stats.curve_summary import summarize_curve
 from experiments.stats.intervals import Estimate
+from experiments.stats.pairs import UnpairedError
 from experiments.stats.summary import estimate_arm, summarize_arms
 from icl.metrics.base import Better
 
@@ -118,6 +119,22 @@ def difference_frame(view: RunView) -> "DataFrame | None":
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return None
     return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
+
+
+def differences_or_reason(view: RunView) -> "tuple[DataFrame | None, str]":
+    """The `difference_frame`, and why there is none although arms could be compared; '' if nothing can be."""
+    if view.is_sequential:
+        return None, view.sequential_note
+    try:
+        return difference_frame(view), ""
+    except UnpairedError as error:
+        return None, str(error)
+
+
+def control_labels(view: RunView) -> set[str]:
+    """The labels of decodings that are controls, but neither strategies with controls nor the reference."""
+    named = {name for names in view.controls.values() for name in names}
+    return named - {*view.controls, str(view.to.get("decoding"))}
 
 
 def curve_frame(task_tables: Sequence[TaskTable]) -> "DataFrame":

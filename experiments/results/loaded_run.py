@@ -144,6 +144,26 @@ class Run:
         frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
         return frame
 
+    def scores(self, metric: str | None = None) -> "DataFrame":
+        """The mean score of every arm with its interval: the table of tables/scores.csv.
+
+        Args:
+            metric: The metric, by default that of the config.
+
+        Returns:
+            One row per arm: its axes as labels, mean, low and high (95 % interval), samples, clusters, queries, seeds,
+            seed_sd and missing (`experiments.stats.summary.summarize_arms`).
+
+        Raises:
+            StoreError: The run has no samples.
+            ConfigError: The run has no such metric.
+        """
+        from experiments.results.run_view import view_run
+        from experiments.stats.summary import summarize_arms
+
+        view = view_run(self, metric)
+        return summarize_arms(view.scores, view.metric, view.axes)
+
     def compare(
         self, to: Mapping[str, Any] | None = None, metric: str | None = None, correct: str | None = None
     ) -> "DataFrame":
