@@ -8,6 +8,7 @@ import pytest
 
 from experiments.bench.backends import MODELS, compare_backends, config, samples, table
 from experiments.grid.grid import expand
+from experiments.store.store import FORMAT
 from icl.errors import ModelError
 
 
@@ -53,8 +54,8 @@ def test_the_table_has_a_row_for_each_backend_that_was_run(tmp_path: Path) -> No
         folder = tmp_path / name
         cell = folder / "cells" / "c"
         cell.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"cells": ["c"]}))
-        (cell / "cell.json").write_text(json.dumps({"labels": {"task": "t", "shots": 0}}))
+        (folder / "run.json").write_text(json.dumps({"format": FORMAT, "cells": ["c"]}))
+        (cell / "cell.json").write_text(json.dumps({"format": FORMAT, "labels": {"task": "t", "shots": 0}}))
         lines = [one | {"cell": "c", "query": key[2]} for key, one in fields.items() if key[0] == "t"]
         (cell / "0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(samples(tmp_path / "hf")) == 4

@@ -125,7 +125,7 @@ def test_sys_exit_in_a_component_is_an_error_of_the_component(icl: ICL) -> None:
 def test_a_run_file_of_a_wrong_shape_is_an_error(icl: ICL, written: Any, damage: Any) -> None:
     run = written(queries=2, tasks=["shapes"], shots=[0], seeds=[0])
     file = run.path / "run.json"
-    file.write_text(damage if isinstance(damage, str) else json.dumps({**run.info, **damage}))
+    file.write_text(damage if isinstance(damage, str) else json.dumps({**json.loads(file.read_text()), **damage}))
     for command in ("report", "compare", "show", "watch"):
         output = icl(command, str(run.path))
         assert output.status == 2

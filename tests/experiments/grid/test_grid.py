@@ -233,6 +233,6 @@ def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_f
     grid = f"grid: {{shots: [1], composer: {two}}}"
     path = yaml_file(f"task: SHAPES\nmodel: fake-copy\n{grid}\ncompare: {{to: {{composer: chat}}}}\n")
     assert error_of(path) == (
-        f"{path}:4: compare.to.composer: 2 arms have composer 'chat'. Name one by its label: chat(instruction=short), "
+        f"{path}:4: compare.to.composer: 2 arms have composer 'chat'. Use the label of one: chat(instruction=short), "
         "chat(instruction=long)."
     )

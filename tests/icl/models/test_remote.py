@@ -352,7 +352,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
 
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
     file = experiment(tmp_path, server.url)
-    server.behavior = lambda number, body: "red" if number < 5 else None  # hangs up in the middle of the run
+    server.behavior = lambda number, body: "red" if number < 6 else None  # hangs up in the middle of the run
     with pytest.raises(ModelError, match=r"the connection failed: .*Finished answers are stored"):
         run(file, {}, tmp_path / "runs", quiet=True)
     answered = sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").rglob("cells/*/*.jsonl"))
@@ -365,7 +365,7 @@ def test_a_server_that_goes_away_leaves_the_rest_to_the_same_command(
     server.bodies.clear()
     server.behavior = lambda number, body: "red"
     frame = run(file, {}, tmp_path / "runs", quiet=True).samples()
-    assert len(server.bodies) == 12 - 5
+    assert len(server.bodies) == 1 + 12 - 5  # a run answers one prompt before its samples
     assert len(frame) == 12
     assert frame["failed"].isna().all()
     files = [path for path in (tmp_path / "runs").rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".csv")]
@@ -386,7 +386,7 @@ def test_failed_samples_are_requested_again_by_the_same_command(
     server.bodies.clear()
     server.behavior = lambda number, body: "red"
     again = run(file, {}, tmp_path / "runs", quiet=True).samples()
-    assert len(server.bodies) == 2
+    assert len(server.bodies) == 1 + 2  # a run answers one prompt before its samples
     assert again["failed"].isna().all()
 
 
