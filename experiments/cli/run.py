@@ -32,10 +32,13 @@ def command(
 def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
     from experiments.config.config import load_config
     from experiments.running.run import run
+    from experiments.store.imported import refuse_imported
     from experiments.store.run_state import dropped_cells_note
     from experiments.store.store import Store
     from experiments.terminal.progress import make_progress
 
+    if (folder := file.parent if file.name == "run.json" else file).is_dir():
+        refuse_imported(folder, Store(folder).read_run() or {})
     done = run(load_config(file, overrides), runs, make_progress(quiet), fork)
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)

@@ -16,6 +16,7 @@ from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.stopping.records import read_families
 from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.imported import refuse_imported
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store
 from icl.errors import StoreError, did_you_mean
@@ -64,11 +65,12 @@ class Run:
         """The config, checked, to build its components again.
 
         Raises:
-            StoreError: It names code by path, and the run is not trusted.
+            StoreError: It names code by path, and the run is not trusted; or the run was imported from logs.
         """
         from experiments.config.config import parse_config
         from experiments.config.yaml_document import Document
 
+        refuse_imported(self.path, self.info)
         if not self.trust and (paths := sorted(set(component_paths(self.config)))):
             raise StoreError(
                 f"{self.path} names code by path ({', '.join(paths)}), which is not imported from a run directory. "

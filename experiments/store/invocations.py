@@ -28,10 +28,15 @@ LOCK_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Invocation:
-    """One process that computes samples of a run. Its line is written when `id` is first read."""
+    """One process that computes samples of a run. Its line is written when `id` is first read.
+
+    Attributes:
+        environment: What the line says instead of the environment of this process: that of imported samples.
+    """
 
     store: Store
     worker: str = "0"
+    environment: Mapping[str, Any] | None = None
 
     @cached_property
     def id(self) -> int:
@@ -40,7 +45,7 @@ class Invocation:
 
         path = invocations_file(self.store)
         process = {"start": now(), "worker": self.worker, "process": os.getpid(), "trace_decimals": TRACE_DECIMALS}
-        content = process | collect_environment()
+        content = process | dict(collect_environment() if self.environment is None else self.environment)
         try:
             with FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
                 truncate_partial_line(path, _is_complete)

@@ -17,6 +17,7 @@ from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.grid.feasibility import data_digests
 from experiments.grid.grid import Cell, Grid
 from experiments.store.equivalent_cells import EQUIVALENT
+from experiments.store.imported import refuse_imported
 from experiments.store.store import Store
 from icl.errors import StoreError
 from icl.loading import component_paths
@@ -156,6 +157,7 @@ def _check_shared(store: Store, grid: Grid) -> None:
         if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
         info = {"cells": cells}
+    refuse_imported(store.folder, info)
     old: Sequence[str] = [digest for digest in info.get("cells", []) if _has_samples(store, digest)]
     if not old or {cell.digest for cell in grid.cells} & set(old):
         return

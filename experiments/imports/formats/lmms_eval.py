@@ -1,0 +1,71 @@
+"""Logs of lmms-eval: `DATE_samples_TASK.jsonl`, with `DATE_results.json` beside it.
+
+Written by `EvaluationTracker.save_results_samples` (lmms-eval 0.7). Samples are paired by `doc_id`: its `doc_hash` is
+one constant. The prompt is `input`. Every other key is a metric or what a metric needs for its aggregation.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.imports.logs import (
+    Log,
+    LoggedSample,
+    directions,
+    json_lines,
+    json_object,
+    log_format,
+    reported_values,
+    score_of,
+    text_of,
+)
+
+PATTERN = r"(?P<date>\d[^/]*?)_samples_(?P<task>.+)\.jsonl"
+FIELDS = frozenset(
+    {"doc_id", "doc", "target", "arguments", "input", "input_media", "resps", "filtered_resps", "token_counts"}
+) | {"doc_hash", "prompt_hash", "target_hash"}
+
+
+@log_format("lmms-eval", PATTERN)
+def read(path: Path) -> Log:
+    """The log of one task. Raises DataError if a line is not a sample."""
+    name = re.fullmatch(PATTERN, path.name)
+    date, task = (name["date"], name["task"]) if name else ("", path.stem)
+    results = json_object(path.with_name(f"{date}_results.json"))
+    config = results.get("config") or {}
+    return Log(
+        path,
+        task,
+        tuple(_sample(row) for row in json_lines(path, ("doc_id", "input", "target", "filtered_resps"))),
+        origin={
+            "from": "lmms-eval",
+            "version": results.get("lmms_eval_version"),
+            "model_args": config.get("model_args"),
+            "date": results.get("date") or date,
+        },
+        shots=int((results.get("n-shot") or {}).get(task) or 0),
+        better=directions((results.get("higher_is_better") or {}).get(task) or {}),
+        reported=reported_values((results.get("results") or {}).get(task) or {}),
+    )
+
+
+def _sample(row: dict[str, Any]) -> LoggedSample:
+    scores, columns = dict[str, float](), dict[str, Any]()
+    for key, value in row.items():
+        if key in FIELDS:
+            continue
+        if (score := score_of(value)) is not None:
+            scores[key] = score
+        inner = value if isinstance(value, dict) else {key: value}
+        columns |= {name: item for name, item in inner.items() if isinstance(item, str)}
+    counts = (row.get("token_counts") or [None])[0] or {}
+    tokens = {"new_tokens": counts.get("output_tokens"), "prompt_tokens": counts.get("input_tokens")}
+    return LoggedSample(
+        key=str(row["doc_id"]),
+        prompt=text_of(row["input"]),
+        target=(text_of(row["target"]),),
+        output=text_of(row["filtered_resps"]),
+        scores=scores,
+        columns=columns,
+        usage={name: count for name, count in tokens.items() if isinstance(count, int)},
+    )

@@ -1,0 +1,55 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness_logs import write_lmms
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> tuple[str, str]:
+    plain = [1.0] * 12
+    write_lmms(tmp_path / "plain", plain)
+    write_lmms(tmp_path / "hot", [score * (i % 2) for i, score in enumerate(plain)])
+    return "greedy=plain", "hot=hot"
+
+
+def test_every_command_that_reads_a_run_reads_imported_logs(icl: Callable[..., Any], logs: tuple[str, str]) -> None:
+    done = icl("import", "runs/pope", *logs, "--axis", "decoding")
+    assert (done.status, done.out) == (0, "imported 24 samples in 2 cells, scores exact   runs/pope\n")
+    assert "left out the metric 'pope_f1'" in done.err
+    compared = icl("compare", "runs/pope")
+    assert compared.status == 0
+    assert "6/0" in compared.out
+    assert icl("report", "runs/pope").status == 0
+    assert Path("runs/pope/report.html").stat().st_size > 10_000
+    shown = icl("show", "runs/pope", "pope_mini-0")
+    assert (shown.status, "Is there a 0?" in shown.out) == (0, True)
+    assert icl("analyze", "runs/pope", "answer_forms").status == 0
+    assert icl("table", "runs/pope").status == 0
+
+
+@pytest.mark.parametrize("path", ["runs/pope", "runs/pope/run.json"])
+def test_an_imported_run_cannot_be_run(icl: Callable[..., Any], logs: tuple[str, str], path: str) -> None:
+    icl("import", "runs/pope", *logs)
+    refused = icl("run", path)
+    assert refused.status == 2
+    assert refused.err.startswith("runs/pope was imported from logs of another harness")
+    assert refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plain"], "'plain' is not NAME=LOG"),
+        (["a=plain", "a=hot"], "'a' is the name of two logs"),
+        (["a=plain", "--axis", "shots"], "--axis is model or decoding, not 'shots'"),
+        (["a=missing"], "missing does not exist"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(
+    icl: Callable[..., Any], logs: tuple[str, str], words: list[str], message: str
+) -> None:
+    refused = icl("import", "runs/x", *words)
+    assert (refused.status, refused.err.startswith(message)) == (2, True)
+    assert not Path("runs/x").exists()
