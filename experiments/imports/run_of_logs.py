@@ -24,6 +24,8 @@ from icl.types import Sample
 Axis = Literal["model", "decoding"]
 TOLERANCE = 1e-4
 """The difference of a reported value from the mean of its samples that rounding explains."""
+_Paired = dict[str, dict[str, tuple[Log, list[LoggedSample]]]]
+"""Task -> arm -> the log and its samples that count."""
 _RESERVED = frozenset({*AXES, "unit", "decided_by", *(f.name for f in fields(Sample))})
 
 
@@ -46,7 +48,7 @@ def write_imported_run(
         folder: The run directory. It must not exist, or be empty.
         logs: The name of each arm -> its logs, one per task. The first arm is the reference of comparisons.
         axis: The axis that the names are values of.
-        metric: The metric of comparisons; by default the first that all logs have.
+        metric: The metric of comparisons; by default the first of the logs.
         group: The column that names the cluster of a sample; by default a sample is its own cluster.
 
     Raises:
@@ -59,6 +61,10 @@ def write_imported_run(
     notes: list[str] = []
     paired = {task: _paired(task, of_task, notes) for task, of_task in _by_task(logs, notes).items()}
     metrics = _metrics([(log, kept) for task in paired.values() for log, kept in task.values()], metric, notes)
+    chosen = metric or next((m for m in METRIC_PREFERENCE if m in metrics), next(iter(metrics)))
+    paired = _with_metric(chosen, paired, notes)
+    scored = {name for of_task in paired.values() for _, own in of_task.values() for one in own for name in one.scores}
+    metrics = {name: node for name, node in metrics.items() if name in scored}
     if group:
         _check_column(group, paired)
     done = ImportedRun(tuple(metrics), notes=notes)
@@ -68,7 +74,6 @@ def write_imported_run(
         for of_task in paired.values():
             for name, (log, samples) in of_task.items():
                 cells |= _write_log(store, log, samples, metrics, arm=(axis, name), group=group)
-        chosen = metric or next((m for m in METRIC_PREFERENCE if m in metrics), next(iter(metrics)))
         compare = {"to": {axis: reference}, "metric": chosen, "correction": DEFAULT_CORRECTION}
         store.write_run(
             {
@@ -140,7 +145,7 @@ def _metrics(
             f"Scores: {', '.join(nodes) or 'none'}. {' '.join(notes)}".rstrip()
         )
     if not nodes:
-        raise DataError(f"the logs have no score that is a number from 0 to 1 per sample. {' '.join(notes)}".rstrip())
+        raise DataError(f"the logs have no score that is a number in [0, 1] per sample. {' '.join(notes)}".rstrip())
     return nodes
 
 
@@ -148,8 +153,11 @@ def _unusable(name: str, logs: Sequence[Log], is_chosen: bool) -> str:
     """Why a metric cannot be read as the mean of its samples, or ''."""
     if name in _RESERVED:
         return "a column of every run has this name"
+    tasks = {log.task for log in logs if any(name in sample.scores for sample in log.samples)}
     for log in logs:
         values = [sample.scores[name] for sample in log.samples if name in sample.scores]
+        if not values and log.task in tasks:
+            return f"{log.path} has no such score, and other logs of '{log.task}' have it"
         if outside := next((value for value in values if not -ROUNDING <= value <= 1 + ROUNDING), None):
             return f"{log.path.name} has the value {outside:g}, and scores are in [0, 1]"
         if not values or is_chosen or name not in log.reported:
@@ -163,7 +171,19 @@ def _unusable(name: str, logs: Sequence[Log], is_chosen: bool) -> str:
     return ""
 
 
-def _check_column(group: str, paired: Mapping[str, Mapping[str, tuple[Log, Sequence[LoggedSample]]]]) -> None:
+def _with_metric(metric: str, paired: _Paired, notes: list[str]) -> _Paired:
+    """The tasks that have the metric of comparisons: there is no comparison without it."""
+    first = {task: next(iter(of_task.values()))[1] for task, of_task in paired.items()}
+    without = [task for task, samples in first.items() if not any(metric in sample.scores for sample in samples)]
+    if without:
+        notes.append(
+            f"left out the tasks {', '.join(without)}, which have no score '{metric}'. Import them as another run, with "
+            "their own --metric."
+        )
+    return {task: of_task for task, of_task in paired.items() if task not in without}
+
+
+def _check_column(group: str, paired: _Paired) -> None:
     for of_task in paired.values():
         for log, samples in of_task.values():
             columns = dict.fromkeys(name for sample in samples for name in sample.columns)

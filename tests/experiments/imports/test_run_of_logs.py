@@ -196,3 +196,24 @@ def test_a_folder_with_files_is_not_overwritten(tmp_path: Path, two_arms: dict[s
     imported(tmp_path / "run", **two_arms)
     with pytest.raises(StoreError, match="exists and is not empty"):
         imported(tmp_path / "run", **two_arms)
+
+
+def test_a_score_that_one_log_of_a_task_lacks_is_left_out(tmp_path: Path) -> None:
+    judged = write_vlmevalkit(tmp_path / "a" / "a_MMBench_exact_matching_result.tsv", vlmevalkit_rows([1, 0]))
+    plain = write_vlmevalkit(tmp_path / "b" / "b_MMBench.tsv", vlmevalkit_rows([1, 0], has_hits=False))
+    with pytest.raises(DataError, match=r"left out the metric 'hit': .* has no such score"):
+        imported(tmp_path / "run", a=judged, b=plain)
+
+
+def test_tasks_without_the_metric_of_comparisons_are_left_out(tmp_path: Path, two_arms: dict[str, Path]) -> None:
+    for name, scores in (("plain", PLAIN), ("hot", HOT)):
+        write_lmms(two_arms[name], scores[:20], task="mme", metric="mme_score")
+        write_lmms(two_arms[name], scores[:30], task="vqa_mini")
+    for metric, numbers in (("exact", {"pope_mini": 60, "vqa_mini": 30}), ("mme_score", {"mme": 20})):
+        done = imported(tmp_path / metric, metric=metric, **two_arms)
+        assert any(f"no score '{metric}'" in note for note in done.notes)
+        assert done.metrics == (metric,)
+        compared = load_run(tmp_path / metric).compare()
+        assert sorted(compared["pairs"]) == sorted(numbers.values())
+        for row in compared.to_dict("records"):
+            assert row["mean"] == pytest.approx(np.mean(HOT[: row["pairs"]]))
