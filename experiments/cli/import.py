@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -28,10 +28,10 @@ def command(
     `icl import runs/pope plain=logs/plain vcd=logs/vcd --axis decoding`, then `icl compare runs/pope`
     """
     from experiments.imports.logs import read_logs
-    from experiments.imports.run_of_logs import write_imported_run
+    from experiments.imports.run_of_logs import Axis, write_imported_run
 
-    if axis not in ("model", "decoding"):
-        raise ConfigError(f"--axis is model or decoding, not '{axis}'.")
+    if axis not in get_args(Axis):
+        raise ConfigError(f"--axis is {' or '.join(get_args(Axis))}, not '{axis}'.")
     paths: dict[str, Path] = {}
     for one in logs:
         name, sign, path = one.partition("=")
@@ -40,7 +40,8 @@ def command(
         if name in paths:
             raise ConfigError(f"'{name}' is the name of two logs. Give each log a name of its own.")
         paths[name] = Path(path)
-    done = write_imported_run(run, {name: read_logs(path) for name, path in paths.items()}, axis, metric, group)
+    read = {name: read_logs(path) for name, path in paths.items()}
+    done = write_imported_run(run, read, cast(Axis, axis), metric, group)
     for note in done.notes:
         print(note, file=sys.stderr)
     print(f"imported {done.samples:,} samples in {done.cells:,} cells, scores {', '.join(done.metrics)}   {run}")

@@ -177,8 +177,8 @@ def _with_metric(metric: str, paired: _Paired, notes: list[str]) -> _Paired:
     without = [task for task, samples in first.items() if not any(metric in sample.scores for sample in samples)]
     if without:
         notes.append(
-            f"left out the tasks {', '.join(without)}, which have no score '{metric}'. Import them as another run, with "
-            "their own --metric."
+            f"left out the tasks {', '.join(without)}, which have no score '{metric}'. Import them as "
+            "another run, with their own --metric."
         )
     return {task: of_task for task, of_task in paired.items() if task not in without}
 
