@@ -60,7 +60,7 @@ def write_imported_run(
         raise StoreError(f"{folder} exists and is not empty. Use another name.")
     notes: list[str] = []
     paired = {task: _paired(task, of_task, notes) for task, of_task in _by_task(logs, notes).items()}
-    metrics = _metrics([(log, kept) for task in paired.values() for log, kept in task.values()], metric, notes)
+    metrics = _metrics([pair for of_task in paired.values() for pair in of_task.values()], metric, notes)
     chosen = metric or next((m for m in METRIC_PREFERENCE if m in metrics), next(iter(metrics)))
     paired = _with_metric(chosen, paired, notes)
     scored = {name for of_task in paired.values() for _, own in of_task.values() for one in own for name in one.scores}

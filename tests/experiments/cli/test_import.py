@@ -23,8 +23,8 @@ def test_every_command_that_reads_a_run_reads_imported_logs(icl: Callable[..., A
     assert "6/0" in compared.out
     assert icl("report", "runs/pope").status == 0
     assert Path("runs/pope/report.html").stat().st_size > 10_000
-    shown = icl("show", "runs/pope", "pope_mini-0")
-    assert (shown.status, "Is there a 0?" in shown.out) == (0, True)
+    detail = icl("show", "runs/pope", "pope_mini-0")
+    assert (detail.status, "Is there a 0?" in detail.out) == (0, True)
     assert icl("analyze", "runs/pope", "answer_forms").status == 0
     assert icl("table", "runs/pope").status == 0
 

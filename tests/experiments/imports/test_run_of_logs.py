@@ -44,9 +44,9 @@ def test_the_scores_are_those_of_the_log_and_p_is_that_of_the_exact_mcnemar_test
     assert dict(run_of_logs.scores()[["model", "mean"]].to_numpy()) == pytest.approx(reported)
     (row,) = run_of_logs.compare().to_dict("records")
     lost = sum(a > b for a, b in zip(PLAIN, HOT, strict=True))
-    won = sum(a < b for a, b in zip(PLAIN, HOT, strict=True))
+    gained = sum(a < b for a, b in zip(PLAIN, HOT, strict=True))
     assert lost > 5
-    assert row["p"] == pytest.approx(mcnemar_p(lost, won))
+    assert row["p"] == pytest.approx(mcnemar_p(lost, gained))
     assert row["difference"] == pytest.approx(np.mean(HOT) - np.mean(PLAIN))
 
 
