@@ -205,7 +205,12 @@ def _write_log(
 ) -> dict[str, int]:
     """Writes the cells of one arm and task, one per epoch. Returns their numbers of samples."""
     axis, name = arm
-    labels = dict.fromkeys(AXES, "none") | {"composer": IMPORTED, "answer_mode": "generate", "model": IMPORTED}
+    labels: dict[str, Any] = {
+        **dict.fromkeys(AXES, "none"),
+        "composer": IMPORTED,
+        "answer_mode": "generate",
+        "model": IMPORTED,
+    }
     labels |= {"decoding": IMPORTED, "task": log.task, "shots": log.shots, axis: name}
     environment = {"start": None, "versions": {str(log.origin["from"]): str(log.origin.get("version") or "unknown")}}
     invocation = Invocation(store, environment=environment | {IMPORTED: dict(log.origin)}).id
