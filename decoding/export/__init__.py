@@ -1,0 +1,1 @@
+"""Strategies as files that run without this package."""

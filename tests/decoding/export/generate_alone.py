@@ -1,0 +1,42 @@
+"""Runs exported folders where the toolkit cannot be imported: `python generate_alone.py JOBS RESULT` (torch files)."""
+
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+BLOCKED = ("icl", "decoding", "prompts", "retrievers", "experiments", "tests")
+
+
+class Blocker:
+    """Finder that refuses the packages of the toolkit."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name.partition(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked")
+        return None
+
+
+def main(jobs_path: str, result_path: str) -> None:
+    sys.meta_path.insert(0, Blocker())
+    warnings.simplefilter("ignore")
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    torch.set_num_threads(1)
+    jobs = torch.load(jobs_path, weights_only=False)
+    models: dict[str, Any] = {}
+    results = []
+    for job in jobs:
+        if job["model"] not in models:
+            models[job["model"]] = AutoModelForImageTextToText.from_pretrained(job["model"], dtype=torch.float32).eval()
+        inputs = job["inputs"]
+        folder = {"custom_generate": job["folder"], "trust_remote_code": True} if job["folder"] else {}
+        out = models[job["model"]].generate(**inputs, **folder, **job["arguments"])
+        results.append(out[:, inputs["input_ids"].shape[1] :].tolist())
+    assert not any(name.partition(".")[0] in BLOCKED for name in sys.modules)
+    torch.save(results, result_path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
