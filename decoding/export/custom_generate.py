@@ -14,7 +14,7 @@ from decoding.arms.arm import Arm
 from decoding.arms.inspection import probe_branches, probe_prompt
 from decoding.base import Strategy
 from decoding.export.source_copy import OWN_PACKAGES, CannotCopyError, SourceCopy
-from decoding.formulas.sampling import Sampling
+from decoding.formulas.sampling import Beam, Sampling
 from icl.edits import DiffusionNoise
 from icl.edits.noise import diffusion_scales
 from icl.errors import ConfigError
@@ -26,6 +26,8 @@ README = "README.md"
 IMPORTS = ("import inspect", "from dataclasses import dataclass", "from typing import Any", "import torch")
 LAST_IMPORTS = ("from torch import Tensor", "from transformers import GenerationMixin, LogitsProcessor")
 RUNTIME_START = "class OtherBranch:"
+RUNTIME_NAMES = ("OtherBranch", "Branches", "generate", "STRATEGY", "BRANCHES")
+"""Names that the code of a strategy must not define."""
 
 
 def custom_generate_files(arm: Arm) -> dict[Path, str]:
@@ -41,7 +43,7 @@ def custom_generate_files(arm: Arm) -> dict[Path, str]:
     if reason := obstacle(arm):
         raise ConfigError(f"{name} cannot be exported for transformers: {reason}.")
     try:
-        copy = SourceCopy()
+        copy = SourceCopy(objects=dict.fromkeys(RUNTIME_NAMES))
         expression = copy.add_strategy(arm.strategy)
     except CannotCopyError as error:
         raise ConfigError(f"{name} cannot be exported for transformers: {error}.") from error
@@ -60,7 +62,9 @@ def obstacle(arm: Arm) -> str | None:
         "its scores depend on the random stream of the query": traits.draws_random_numbers,
         "its scores depend on the steps before, and transformers has no place for them": traits.keeps_state,
         f"it is a vote over {traits.num_samples} answers": traits.num_samples > 1,
-        "it searches with beams, which transformers does itself (num_beams)": hasattr(arm.sampler, "beams"),
+        "it searches with beams, which reorder the rows of the prompt and not those of other branches": isinstance(
+            arm.sampler, Beam
+        ),
         "its logits_processors are transformers' own; remove them and pass them to generate": bool(
             arm.logits_processors
         ),
@@ -113,7 +117,7 @@ def _generate_py(arm: Arm, copy: SourceCopy, expression: str) -> str:
         "\n".join([*imports, *LAST_IMPORTS]),
         *copy.definitions.values(),
         f"STRATEGY = {expression}\nBRANCHES = {branch_count(arm.strategy)}",
-        RUNTIME_START + runtime.rstrip().replace("  # type: ignore[misc]  # transformers has no types", ""),
+        RUNTIME_START + runtime.rstrip().replace("  # type: ignore[misc]", ""),
     ]
     return "\n\n\n".join(blocks) + "\n"
 
@@ -132,6 +136,8 @@ def _readme(arm: Arm, name: str) -> str:
             f"in the order of\n`{type(arm.strategy).__name__}.branches` in mm-icl. "
             f"The docstring of `{GENERATED}` names them.\n"
         )
+    if count != 1 and "generate" in arm.strategy.traits.needs:
+        prompts += "They contain a text that the model under test generates first.\n"
     for number, step in noised_branches(arm.strategy).items():
         scale, spread = diffusion_scales(step)
         prompts += (

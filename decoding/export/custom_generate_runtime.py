@@ -62,7 +62,7 @@ class OtherBranch:
         return logits
 
 
-class Branches(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
+class Branches(LogitsProcessor):  # type: ignore[misc]
     """Processor that replaces the logits of the prompt by the combined scores of all branches."""
 
     def __init__(self, model: Any, strategy: Any, negatives: list[dict[str, Any]], prompt_length: int) -> None:
@@ -92,7 +92,7 @@ def generate(model: Any, *args: Any, negative: Any = None, **kwargs: Any) -> Any
         model: A model of transformers.
         args: Passed to `model.generate`, as are other keywords.
         negative: The processor's outputs for each other branch, a list (or one mapping if there is one), left-padded,
-            with the rows of the prompt.
+            with the rows of the prompt, on the model's device.
 
     Raises:
         ValueError: Branches are missing or have other rows, or the generation mode reorders rows.

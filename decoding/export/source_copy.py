@@ -141,7 +141,7 @@ class SourceCopy:
         """Raises CannotCopyError if the name already stands for something else."""
         if name in self.objects:
             if self.objects[name] is not value and self.objects[name] != value:
-                raise CannotCopyError(f"two modules of its code define the name {name}")
+                raise CannotCopyError(f"two things in the file would have the name {name}. Rename the one in its code")
             if not isinstance(value, type) or not issubclass(value, Strategy):
                 return
             if self.definitions[name] != source:

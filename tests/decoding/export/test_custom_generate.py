@@ -31,7 +31,7 @@ from tests.decoding.test_strategies import ALL, made
 
 ALONE = Path(__file__).with_name("generate_alone.py")
 SHIPPED = Path(__file__).parents[3] / "icl/models/tiny/checkpoints/vlm"
-NEW = 6
+NEW = 4
 Load = Callable[[str], Any]
 STAY = {
     "batch_calibration": "it scores options",
@@ -228,7 +228,7 @@ def test_generate_alone_gives_the_tokens_of_the_toolkit(
     checkpoint = SHIPPED if architecture == "shipped" else tiny_models.save(architecture, tmp_path / architecture)
     model = HF(path=str(checkpoint), dtype="float32", device="cpu")
     model.load()
-    prompts = [prompt(number, shots) for number, shots in ((1, 2), (2, 1), (3, 3))]
+    prompts = [prompt(number, shots) for number, shots in ((1, 2), (2, 1))]
 
     def tokens(arm: Arm) -> list[tuple[int, ...]]:
         answers = run_requests(model, [DecodingRequest(p, arm, max_new_tokens=NEW) for p in prompts])
@@ -247,14 +247,25 @@ def test_generate_alone_gives_the_tokens_of_the_toolkit(
         changed += ours != greedy
         jobs += [job(model, tmp_path / name, [one]) for one in branches]
         jobs.append(job(model, tmp_path / name, branches))
-        jobs.append(job(model, tmp_path / name, branches, do_sample=True, temperature=1e-4))
+        jobs.append(job(model, tmp_path / name, branches, do_sample=True, temperature=1e-4, max_new_tokens=2))
         jobs.append(job(model, tmp_path / name, [(p, p) for p in prompts]))
-        expected += [*([one] for one in ours), ours, ours, greedy]
+        expected += [*([one] for one in ours), ours, [one[:2] for one in ours], greedy]
     assert [until_stop(model, rows) for rows in alone(jobs)] == expected
     assert changed >= len(names) / 2  # so the other branches were read
+    assert max(len(row) for rows in expected for row in rows) == NEW  # so their caches grew
 
 
 def test_sampler_becomes_arguments_of_generate() -> None:
     arm = parse_arm({"name": "vcd", "sampling": {"temperature": 0.7, "top_p": 0.9}})
     assert sampler_arguments(arm) == {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9, "min_p": 0.0}
     assert sampler_arguments(parse_arm("vcd")) == {"do_sample": False}
+
+
+@dataclass(frozen=True)
+class Branches(Strategy):
+    """A strategy with the name of a class of the runtime."""
+
+
+def test_a_name_of_the_runtime_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="would have the name Branches"):
+        custom_generate_files(Arm(Branches()))
