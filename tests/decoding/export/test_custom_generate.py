@@ -179,11 +179,13 @@ def packed(model: HF, prompts: list[Prompt]) -> dict[str, Any]:
         return_tensors="pt",
         processor_kwargs={"padding": True, "padding_side": "left"},
     )
-    for row, one in enumerate(prompts):
-        for number, image in enumerate(one.images):
-            for edit in image.pixel_value_edits:
-                pixels = inputs["pixel_values"][row, number]
-                inputs["pixel_values"][row, number] = edit.apply_to_pixel_values(pixels[None])[0]
+    places: list[Any] = [(row, number) for row, one in enumerate(prompts) for number in range(len(one.images))]
+    if "pixel_values" in inputs and inputs["pixel_values"].ndim == 4:  # the images of all rows in one list
+        places = list(range(len(places)))
+    for place, image in zip(places, [image for one in prompts for image in one.images], strict=True):
+        for edit in image.pixel_value_edits:
+            pixels = inputs["pixel_values"][place]
+            inputs["pixel_values"][place] = edit.apply_to_pixel_values(pixels[None])[0]
     return dict(inputs)
 
 
@@ -216,14 +218,15 @@ def job(model: HF, folder: Path | None, branches: list[tuple[Prompt, ...]], **ar
 
 
 @pytest.mark.parametrize(
-    ("architecture", "names"), [("shipped", ("vcd", "icd", "cad", "cfg")), ("qwen2_5_vl", ("icd", "cad"))]
+    ("architecture", "names"),
+    [("shipped", ("vcd", "icd", "cad", "cfg")), ("qwen2_5_vl", ("icd", "cad", "cfg")), ("llava", ("vcd",))],
 )
 def test_generate_alone_gives_the_tokens_of_the_toolkit(
     architecture: str, names: tuple[str, ...], tmp_path: Path, alone: Callable[[list[dict[str, Any]]], list[Any]]
 ) -> None:
     """Single prompts, left-padded batches, sampling at a temperature near zero, and equal branches, which are greedy.
 
-    qwen2_5_vl has random weights and positions of several axes.
+    qwen2_5_vl and llava have random weights and longer answers, qwen2_5_vl positions of several axes.
     """
     checkpoint = SHIPPED if architecture == "shipped" else tiny_models.save(architecture, tmp_path / architecture)
     model = HF(path=str(checkpoint), dtype="float32", device="cpu")
@@ -252,7 +255,8 @@ def test_generate_alone_gives_the_tokens_of_the_toolkit(
         expected += [*([one] for one in ours), ours, [one[:2] for one in ours], greedy]
     assert [until_stop(model, rows) for rows in alone(jobs)] == expected
     assert changed >= len(names) / 2  # so the other branches were read
-    assert max(len(row) for rows in expected for row in rows) == NEW  # so their caches grew
+    if architecture != "shipped":  # whose answers are one token
+        assert max(len(row) for rows in expected for row in rows) == NEW  # so their caches grew
 
 
 def test_sampler_becomes_arguments_of_generate() -> None:
