@@ -21,13 +21,13 @@ from typing import Any
 from icl.errors import ComponentError, ICLError
 from icl.lazy_exports import PACKAGES
 from icl.loading import import_path
+from icl.out_of_memory import is_out_of_memory
 from icl.registry import is_builtin
 
 TracebackSink = Callable[[str, str], None]
 """Function that takes the message and the traceback."""
 
 TRACEBACK_SINKS: ContextVar[tuple[TracebackSink, ...]] = ContextVar("TRACEBACK_SINKS", default=())
-OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory")
 
 
 @contextmanager
@@ -43,10 +43,10 @@ def convert_user_errors(*components: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (ICLError, MemoryError):
+    except ICLError:
         raise
     except (Exception, SystemExit) as error:
-        if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
+        if is_out_of_memory(error):
             raise  # device memory: the caller may retry with a smaller batch
         if (message := error_message(error, *components)) is None:
             raise

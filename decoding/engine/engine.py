@@ -17,7 +17,7 @@ from decoding.engine.result_collector import GenerationCache, OnResult, PrepareG
 from decoding.engine.voting import with_voting
 from icl.errors import ICLError
 from icl.models.base import LogitModel
-from icl.models.out_of_memory import is_out_of_memory
+from icl.out_of_memory import first_line, is_out_of_memory
 from icl.user_errors import convert_user_errors
 
 GENERATION_CACHES: WeakKeyDictionary[LogitModel, GenerationCache] = WeakKeyDictionary()
@@ -68,13 +68,13 @@ def _decode(
     try:
         with torch.inference_mode(), convert_user_errors():
             return decode_batch(model, prepared, counters, trace, lazy_branches)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        problem = f"out of memory with this prompt alone ({str(error).splitlines()[0]})."
-        counters.batches_halved += 1
     except ICLError as error:
         problem = str(error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = f"out of memory with this prompt alone ({first_line(error)})."
+        counters.batches_halved += 1
     if len(prepared) == 1:
         return [Failure(problem)]
     middle = len(prepared) // 2

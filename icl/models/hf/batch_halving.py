@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import torch
 
-from icl.errors import ModelError
-from icl.models.out_of_memory import is_out_of_memory
+from icl.errors import ICLError, ModelError
+from icl.out_of_memory import first_line, is_out_of_memory
 
 V = TypeVar("V")
 T = TypeVar("T")
@@ -29,12 +29,14 @@ def halving(
     """
     try:
         return run(batch)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except ICLError:
+        raise
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         if len(batch) <= 1:
             raise ModelError(
-                f"out of memory with a batch of one of the {what}: {str(error).splitlines()[0]} Use fewer shots, "
+                f"out of memory with a batch of one of the {what}: {first_line(error)} Use fewer shots, "
                 "smaller images, a lower dtype or a larger device."
             ) from error
     relieve()

@@ -19,6 +19,7 @@ from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder, process_prompt
 from icl.models.hf.rendering import PromptRenderer
+from icl.out_of_memory import is_out_of_memory
 from icl.types import Part, Prompt, Turn
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)
@@ -80,7 +81,7 @@ def check_plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) 
     try:
         runner.prefill([plain.read(_supported(_prompts(), plain)[:1])[0]])
     except FAILURES as error:
-        if isinstance(error, ICLError | torch.OutOfMemoryError):
+        if isinstance(error, ICLError) or is_out_of_memory(error):
             return
         raise conventions.mismatch(error, runner.model, path) from error
 
@@ -152,7 +153,7 @@ def _without_exceptions(ask: Callable[[], CheckResult]) -> CheckResult:
     try:
         return ask()
     except FAILURES as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         first = next(iter(str(error).splitlines()), "")
         return CheckResult(False, f"{type(error).__name__}: {first}")

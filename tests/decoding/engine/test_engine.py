@@ -130,7 +130,15 @@ def test_an_unreadable_image_fails_its_own_requests(tmp_path: Path) -> None:
     assert counters.requests_failed == 6
 
 
-@pytest.mark.parametrize("error", [ImageError("image 7 cannot be read."), RuntimeError("can't allocate memory: 9 GB")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageError("image 7 cannot be read."),
+        RuntimeError("can't allocate memory: 9 GB"),
+        MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_a_prompt_that_cannot_be_prefilled_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     class Picky(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:

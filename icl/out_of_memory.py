@@ -1,0 +1,52 @@
+"""Recognition of out-of-memory errors, on which engines and backends halve a batch.
+
+Types are compared by name, so that nothing here imports torch.
+"""
+
+from collections.abc import Iterator
+
+TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
+"""Names of an error's class or of one of its bases: torch's own errors, and those of Python and numpy."""
+
+TEXTS = (
+    "out of memory",  # CUDA, HIP, XPU and MPS; also AcceleratorError, NCCL and bitsandbytes
+    "can't allocate memory",  # the CPU allocator on Linux
+    "not enough memory: you tried to allocate",  # the CPU allocator on Windows and of some builds
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cudaErrorMemoryAllocation",
+    "Failed to allocate memory",
+)
+"""Parts of the message of errors of other types. Case does not matter."""
+
+OTHER_FAULTS = ("out of resource: shared memory", "OutOfResources", "illegal memory access")
+"""Parts of errors that a smaller batch does not mend: a kernel too large for the device, and a broken CUDA context."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an accelerator or the CPU ran out of memory, also where the error only has such an error as its cause."""
+    for link in _causes(error):
+        message = f"{type(link).__name__}: {link}"
+        if any(text in message for text in OTHER_FAULTS):
+            return False
+        if not TYPES.isdisjoint(base.__name__ for base in type(link).__mro__):
+            return True
+        if any(text.lower() in message.lower() for text in TEXTS):
+            return True
+    return False
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its `__cause__`, and so on. Each is visited once."""
+    visited = set[int]()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
+        yield error
+        error = error.__cause__

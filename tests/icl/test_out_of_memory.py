@@ -1,0 +1,95 @@
+"""Errors of memory are recognized by type, by text and through their cause. Other faults of a device are not."""
+
+import numpy as np
+import pytest
+import torch
+
+from icl.models.hf.batch_halving import halving
+from icl.out_of_memory import first_line, is_out_of_memory
+from icl.user_errors import convert_user_errors
+
+
+def error_of_type(name: str, message: str) -> Exception:
+    error: Exception = type(name, (RuntimeError,), {})(message)
+    return error
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError(),
+    np._core._exceptions._ArrayMemoryError((2**40,), np.dtype("float32")),
+    error_of_type("OutOfMemoryError", "no room"),
+    error_of_type("AcceleratorError", "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation`"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("XPU out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB)"),
+    RuntimeError("Error: Out Of Memory at line 50 in file /src/csrc/ops.cu"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED"),
+    RuntimeError("cudaErrorMemoryAllocation"),
+    RuntimeError("Failed to allocate memory for requested buffer of size 4096"),
+]
+OTHER = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    error_of_type("OutOfResources", "out of resource: shared memory, Required: 262144, Hardware limit: 101376."),
+    RuntimeError("shape mismatch"),
+    KeyError("memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+]
+NAMES = [f"{type(error).__name__} {first_line(error)}"[:60] for error in (*OUT_OF_MEMORY, *OTHER)]
+
+
+def caused_by(error: BaseException) -> ValueError:
+    wrapper = ValueError("the model failed")
+    wrapper.__cause__ = error
+    return wrapper
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=NAMES[: len(OUT_OF_MEMORY)])
+@pytest.mark.parametrize("wrap", [lambda error: error, caused_by], ids=["alone", "as a cause"])
+def test_an_error_of_memory_halves_the_batch_and_passes_the_conversion_of_user_errors(wrap, error) -> None:
+    def run(batch: list[int]) -> list[int]:
+        if len(batch) > 1:
+            with convert_user_errors():
+                raise wrap(error)
+        return batch
+
+    assert is_out_of_memory(wrap(error))
+    assert halving(run, [1, 2, 3], "things") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", OTHER, ids=NAMES[len(OUT_OF_MEMORY) :])
+@pytest.mark.parametrize("wrap", [lambda error: error, caused_by], ids=["alone", "as a cause"])
+def test_another_fault_does_not_halve_the_batch(wrap, error) -> None:
+    calls = []
+
+    def run(batch: list[int]) -> list[int]:
+        calls.append(batch)
+        raise wrap(error)
+
+    assert not is_out_of_memory(wrap(error))
+    with pytest.raises(type(wrap(error))):
+        halving(run, [1, 2, 3], "things")
+    assert calls == [[1, 2, 3]]
+
+
+def test_a_fault_that_breaks_the_device_is_not_retried_for_the_error_of_memory_that_caused_it() -> None:
+    fault = RuntimeError("CUDA error: an illegal memory access was encountered")
+    fault.__cause__ = MemoryError()
+    assert not is_out_of_memory(fault)
+
+
+def test_errors_that_cause_each_other_end() -> None:
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert not is_out_of_memory(one)
+
+
+def test_an_error_without_a_message_is_named_by_its_type() -> None:
+    assert first_line(MemoryError()) == "MemoryError"
+    assert first_line(RuntimeError("\n two \nthree")) == "two"
