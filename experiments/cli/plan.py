@@ -23,8 +23,17 @@ def command(
         Path | None,
         typer.Option(help="with `stop`: an earlier run, for how often arms differ"),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="memory of a GPU, such as 24GB: what the models need there, and whether they fit", show_default=False
+        ),
+    ] = "",
 ) -> None:
-    """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference."""
+    """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference.
+
+    With --device, the status is 2 if one request of a model does not fit into the memory.
+    """
     from experiments.terminal.spinner import spinner
 
     with spinner() as report_progress:
@@ -33,11 +42,13 @@ def command(
         from experiments.grid.feasibility import check_data, check_requirements
         from experiments.grid.grid import expand
         from experiments.grid.implausible_sizes import check_sizes
+        from experiments.planning.memory_plan import check_memory, device_bytes, memory_lines, memory_plans
         from experiments.planning.plan import make_plan
-        from experiments.planning.plan_text import format_plan
+        from experiments.planning.plan_text import format_plan, hanging_lines
         from experiments.store.run_state import load_run_state
         from experiments.store.store import Store
 
+        available = device_bytes(device) if device else None
         grid = expand(load_config(file, overrides or ()))
         check_requirements(grid)
         check_sizes(grid)
@@ -53,9 +64,13 @@ def command(
         plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None)
         if refused:
             plan = replace(plan, notes=(refused, *plan.notes))
+        memory = [] if available is None else list(memory_plans(plan, available))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_plan(plan, width):
         print(line)
+    for line in memory_lines(memory):
+        print(*hanging_lines("memory  ", line, width), sep="\n")
+    check_memory(memory)
 
 
 def _pilot(path: Path) -> "Pilot":

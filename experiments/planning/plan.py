@@ -17,6 +17,7 @@ from experiments.contexts.size_estimate import sample_queries
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches
+from experiments.planning.memory_plan import LargestRequests
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.planning.stop_lines import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
@@ -95,6 +96,7 @@ class Plan:
         notes: Warnings.
         stop: Sentences on comparisons that end when they are decided.
         cached_fraction: Fraction of prompt tokens in an engine's prefix cache, if it holds all; None without a cache.
+        largest: The largest request of each model among the queries that were counted.
     """
 
     grid: Grid
@@ -109,6 +111,7 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
     stop: tuple[str, ...] = ()
     cached_fraction: float | None = None
+    largest: LargestRequests = field(default_factory=LargestRequests)
 
 
 def make_plan(
@@ -138,14 +141,14 @@ def make_plan(
     identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
     parts = [(task, sample_queries(task.queries, SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     progress = CountingProgress(report, sum(len(queries) * len(groups) for _, queries, groups in parts))
-    prefix_reuse = PrefixReuse()
+    prefix_reuse, largest = PrefixReuse(), LargestRequests()
     for task, queries, groups in parts:
         counted[task.title] = len(queries), len(task.queries)
         plain, edited, prefixes = DistinctImages(), DistinctImages(), PrefixBlocks()
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
         for group, group_notes in groups:
             notes |= dict.fromkeys(group_notes)
-            counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, progress)
+            counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, largest, progress)
             group_work = _count(group, queries, retrievals[id(group[0].model)], counters)
             work.add(group_work, len(task.queries) / len(queries))
         work.images += plain.scaled(*counted[task.title])
@@ -166,6 +169,7 @@ def make_plan(
         notes=(*notes, *identical.notes(), *repeated.notes(), *overflow.notes()),
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
+        largest=largest,
     )
 
 
@@ -219,6 +223,7 @@ class PlanCounters:
     identical: "IdenticalBranches"
     repeated: RepeatedImages
     overflow: ContextOverflow
+    largest: LargestRequests
     progress: CountingProgress
 
 
@@ -252,6 +257,7 @@ def _count(
                     work.tokens_alone += times * tokens[branch.digest]
                     work.num_images += times * len(branch.images)
                     counters.prefixes.add(cell.model, branch, tokens[branch.digest], times, index)
+                    counters.largest.add(cell, len(branches), tokens[branch.digest])
         work.prompts += len(tokens)
         work.tokens += sum(tokens.values())
     return work

@@ -16,6 +16,8 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from icl.models.hf.memory_estimate import MemoryPlan, RequestSize
+
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
 
@@ -133,6 +135,10 @@ class Model(ABC):
     def plan_notes(self) -> tuple[str, ...]:
         """Messages for the plan of a run, available before `load`."""
         return ()
+
+    def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
+        """What the model needs on a device of so many bytes, available before `load`. None if nothing is known."""
+        return None
 
     @property
     def strategies_hint(self) -> str:

@@ -1,7 +1,7 @@
 """The model `hf`: any vision-language checkpoint of transformers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
+    from icl.models.hf.memory_estimate import MemoryPlan, RequestSize
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.session import HFSession
 
@@ -162,6 +163,35 @@ class HF(LogitModel):
 
         method = prequantized.method(self.checkpoint)
         return (prequantized.note(method),) if method else ()
+
+    def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
+        """What the checkpoint needs on a GPU. None if its weights are stored packed."""
+        from icl.models.hf import memory_estimate, prequantized
+
+        config = self.checkpoint.config
+        if prequantized.method(self.checkpoint):
+            return None
+        import torch
+
+        dtype = getattr(torch, self.dtype) if self.dtype != "auto" else getattr(config, "dtype", None) or torch.float32
+        shape = memory_estimate.model_shape(
+            config,
+            vision=self.quantize_vision,
+            head=self.quantize_head,
+            trust_remote_code=self.trust_remote_code,
+        )
+        plan = memory_estimate.plan_memory(
+            shape,
+            request,
+            device,
+            quantize=self.quantize,
+            double_quant=self.double_quant,
+            element_bytes=dtype.itemsize,
+            token_budget=self.token_budget,
+            max_feature_bytes=self.image_cache_mb * 2**20,
+            precision=str(dtype).removeprefix("torch."),
+        )
+        return plan if self.device_map is None else replace(plan, problem="")
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,0 +1,227 @@
+"""Parameters equal the published ones. The KV cache and the weights equal those of real models."""
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from icl.models.hf.memory_estimate import (
+    GIB,
+    ModelShape,
+    RequestSize,
+    free_bytes,
+    kv_bytes_per_token,
+    model_shape,
+    plan_memory,
+    prefill_bytes,
+    row_bytes,
+    rows_that_fit,
+    weights_bytes,
+)
+
+
+def qwen(name: str) -> Any:
+    """A config of Qwen2.5-VL with published sizes."""
+    from transformers import Qwen2_5_VLConfig
+
+    hidden, inner, layers, heads, kv_heads, vision_inner = QWEN[name]
+    rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
+    return Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 152064,
+            "tie_word_embeddings": False, "rope_parameters": rope,
+        },
+        vision_config={
+            "depth": 32, "hidden_size": 1280, "intermediate_size": vision_inner, "num_heads": 16,
+            "out_hidden_size": hidden,
+        },
+        tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+QWEN = {
+    "7B": (3584, 18944, 28, 28, 4, 3420),
+    "32B": (5120, 27648, 64, 40, 8, 3456),
+    "72B": (8192, 29568, 80, 64, 8, 3456),
+}
+
+
+@lru_cache
+def shape(name: str) -> ModelShape:
+    if name == "LLaVA":
+        from transformers import LlavaConfig
+
+        return model_shape(LlavaConfig())
+    return model_shape(qwen(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "kv_kib"),
+    [("7B", 8_292_166_656, 56), ("32B", 33_452_718_336, 256), ("72B", 73_410_777_344, 320)],
+)
+def test_parameters_and_kv_cache_are_those_of_the_published_checkpoints(name, parameters, kv_kib) -> None:
+    assert shape(name).parameters == parameters
+    assert kv_bytes_per_token(shape(name)) == kv_kib * 1024
+
+
+def rows(name: str, quantize: str, gigabytes: int, copies: float) -> int | None:
+    """Rows of 8 demonstrations (3,200 tokens) and 32 new tokens; None if the weights do not fit."""
+    sizes = shape(name)
+    free = free_bytes(gigabytes * GIB, weights_bytes(sizes, quantize), 0.5 * GIB)
+    prefill = prefill_bytes(sizes, 8192 // 3200, 3200)
+    return rows_that_fit(free, prefill, row_bytes(sizes, 3232, copies=copies)) if free > 0 else None
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize", "gib", "now", "by_layer"),
+    [
+        ("LLaVA", "none", 13.2, (2, 9, 19), (4, 18, 37)),
+        ("LLaVA", "nf4", 4.5, (5, 12, 22), (10, 24, 42)),
+        ("7B", "none", 15.4, (15, 81, 168), (29, 155, 324)),
+        ("7B", "nf4", 6.7, (40, 106, 193), (78, 204, 372)),
+        ("7B", "int8", 9.4, (32, 98, 186), (63, 189, 357)),
+        ("32B", "none", 62.3, (None, None, 7), (None, None, 14)),
+        ("32B", "nf4", 20.5, (0, 14, 33), (0, 28, 66)),
+        ("72B", "none", 136.7, (None, None, None), (None, None, None)),
+        ("72B", "nf4", 42.7, (None, 0, 15), (None, 0, 30)),
+        ("72B", "int8", 71.4, (None, None, 1), (None, None, 2)),
+    ],
+)
+def test_rows_on_cards_of_24_48_and_80_gigabytes(name, quantize, gib, now, by_layer) -> None:
+    layers = shape(name).layers
+    assert round(weights_bytes(shape(name), quantize) / GIB, 1) == gib
+    assert tuple(rows(name, quantize, card, 2) for card in (24, 48, 80)) == now
+    assert tuple(rows(name, quantize, card, 1 + 1 / layers) for card in (24, 48, 80)) == by_layer
+
+
+def test_a_plan_has_the_rows_of_the_formulas() -> None:
+    plan = plan_memory(shape("7B"), RequestSize(3200, 32, 2, images=1e6), 24 * GIB)
+    assert (plan.rows, plan.problem) == (15, "")
+    assert plan.describe().startswith(
+        "weights 15.4 GiB (bfloat16), features at most 0.5 GiB, prefill 0.9 GiB, 0.35 GiB"
+    )
+    assert plan.describe().endswith("6.3 GiB of 24.0 GiB free after weights and features: 15 rows a step")
+
+
+def test_weights_that_do_not_fit_name_a_quantization_and_several_devices() -> None:
+    problem = plan_memory(shape("32B"), RequestSize(3200, 32, 1), 48 * GIB).problem
+    assert problem.startswith(
+        "the weights (62.3 GiB, bfloat16) do not fit into 48.0 GiB. Use `quantize: nf4` (weights 20.5"
+    )
+    assert "`device_map: auto`" in problem
+
+
+def test_a_request_that_does_not_fit_names_a_quantization_fewer_shots_and_several_devices() -> None:
+    problem = plan_memory(shape("7B"), RequestSize(3200, 32, 16, images=1e6), 24 * GIB).problem
+    assert problem.startswith("one request of 16 branches with 3,200 tokens needs")
+    assert all(words in problem for words in ("`quantize: nf4`", "fewer shots", "`device_map: auto`"))
+    assert "nf4" not in plan_memory(shape("32B"), RequestSize(3200, 32, 1), 24 * GIB, quantize="nf4").problem
+
+
+def test_scales_in_eight_bits_and_a_quantized_head_need_less() -> None:
+    sizes = shape("7B")
+    assert weights_bytes(sizes, "nf4", double_quant=True) < weights_bytes(sizes, "nf4") < weights_bytes(sizes, "int8")
+    assert weights_bytes(sizes, "int8", double_quant=True) == weights_bytes(sizes, "int8")
+    whole = model_shape(qwen("7B"), vision=True, head=True)
+    assert whole.quantizable == sizes.quantizable + 3584 * 152064 + VISION_LINEAR
+
+
+# per layer: qkv, proj and three matrices of the MLP; then the merger's two
+VISION_LINEAR = 32 * (1280 * 3840 + 1280**2 + 3 * 1280 * 3420) + 5120 * 5120 + 5120 * 3584
+
+
+def test_weights_and_cache_equal_those_of_a_model_in_memory() -> None:
+    from transformers import AutoModelForImageTextToText, DynamicCache, LlavaConfig
+
+    config = LlavaConfig(
+        text_config={
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
+        },
+        vision_config={
+            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        },
+        image_token_index=499,
+    )  # fmt: skip
+    model, sizes = AutoModelForImageTextToText.from_config(config).eval(), model_shape(config)
+    cache = DynamicCache(config=config.text_config)
+    with torch.inference_mode():
+        model(input_ids=torch.ones(3, 7, dtype=torch.long), past_key_values=cache, use_cache=True)
+    stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert stored == 3 * 7 * kv_bytes_per_token(sizes, 4)
+    elements = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    assert weights_bytes(sizes, element_bytes=4) == elements * 4
+
+
+class LiveStorages(TorchDispatchMode):
+    """A mode that follows the storages that operations make. peak: the largest sum of their bytes at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes, self.references = dict[int, int](), dict[int, Any]()
+        self.peak = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._drop_freed()
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage.nbytes() and storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                self.references[storage._cdata] = storage._weak_ref()
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return result
+
+    def _drop_freed(self) -> None:
+        for key, reference in list(self.references.items()):
+            if torch.UntypedStorage._expired(reference):
+                torch.UntypedStorage._free_weak_ref(reference)
+                del self.references[key], self.sizes[key]
+
+
+def peak_of_prefill(width: int, inner: int, kv_heads: int, padded: bool) -> tuple[float, float]:
+    """(bytes that a prefill of a real model takes above weights and cache, bytes by the formula)."""
+    from transformers import AutoModelForImageTextToText, DynamicCache, LlavaConfig
+
+    config = LlavaConfig(
+        text_config={
+            "model_type": "llama", "hidden_size": 256, "intermediate_size": inner, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": kv_heads, "vocab_size": 1000,
+        },
+        vision_config={
+            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+        image_token_index=999,
+    )  # fmt: skip
+    model, sizes, rows_read = AutoModelForImageTextToText.from_config(config).eval(), model_shape(config), 4
+    mask = torch.ones(rows_read, width, dtype=torch.long)
+    mask[0, :5] = 0 if padded else 1
+    places = torch.arange(width).expand(rows_read, -1)
+    cache = DynamicCache(config=config.text_config)
+    with torch.inference_mode(), LiveStorages() as live:
+        model(
+            input_ids=torch.ones(rows_read, width, dtype=torch.long), attention_mask=mask, position_ids=places,
+            past_key_values=cache, logits_to_keep=1,
+        ).logits[:, -1].float()  # fmt: skip
+    stored = rows_read * width * kv_bytes_per_token(sizes, 4)
+    return live.peak - stored, prefill_bytes(sizes, rows_read, width, 4, padded=padded)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_peak_of_a_prefill_is_that_of_live_storages(kv_heads: int, padded: bool) -> None:
+    measured, estimate = peak_of_prefill(64, 768, kv_heads, padded)
+    assert estimate == pytest.approx(measured, rel=0.02)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_peak_where_attention_takes_the_most_is_a_bound(kv_heads: int, padded: bool) -> None:
+    measured, estimate = peak_of_prefill(512, 320, kv_heads, padded)
+    assert measured <= estimate <= 1.5 * measured
