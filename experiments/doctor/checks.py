@@ -1,0 +1,184 @@
+"""The table of checks of `icl doctor`. A check is a function of the facts about a machine.
+
+A check ends in one or more findings. "red" means that something which a user would try fails; the text says what to do.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from experiments.doctor.machine import GPU, UNKNOWN_CAPABILITY, Machine, PackageVersion
+
+Status = Literal["ok", "note", "not here", "red"]
+GIB = 2**30
+MIN_FREE = GIB
+"""Free bytes of a folder below which a run is likely to fail."""
+
+OLDEST_DRIVER = {"11": "450.80.02", "12": "525.60.13", "13": "580"}
+"""Major version of CUDA -> oldest driver on Linux that it runs on (CUDA release notes, minor version compatibility)."""
+
+FLASH_ATTENTION_CAPABILITY = (8, 0)
+"""FlashAttention 2 runs on GPUs from Ampere on."""
+
+
+@dataclass(frozen=True)
+class MachineFinding:
+    """One row of the page: what was checked, how it ended, and a sentence."""
+
+    name: str
+    status: Status
+    text: str
+
+
+Check = Callable[[Machine], Iterator[MachineFinding]]
+
+
+def packages(machine: Machine) -> Iterator[MachineFinding]:
+    """The versions of Python and of the packages that decide what runs."""
+    yield MachineFinding("python", "ok", machine.python)
+    for package in machine.packages:
+        yield MachineFinding(package.name, *_package(package))
+
+
+def torch_build(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether torch was built for the devices of the machine."""
+    build = f"CUDA {machine.torch_cuda}" if machine.torch_cuda else f"ROCm {machine.torch_hip}"
+    if not (machine.torch_cuda or machine.torch_hip):
+        text = "built for the CPU"
+        if machine.device_files or machine.gpus:
+            text += ", but this machine has a GPU. Install a build for it: https://pytorch.org/get-started/locally"
+            yield MachineFinding("torch build", "red", text)
+            return
+        yield MachineFinding("torch build", "ok", f"{text}, and no GPU is here")
+        return
+    if missing := [gpu for gpu in machine.gpus if not _has_kernels(gpu, machine.torch_archs)]:
+        names = ", ".join(f"{gpu.name} (sm_{gpu.capability[0]}{gpu.capability[1]})" for gpu in missing)
+        archs = " ".join(machine.torch_archs)
+        text = f"built for {build} ({archs}), without kernels for {names}. Install another build of torch."
+        yield MachineFinding("torch build", "red", text)
+        return
+    where = "" if machine.gpus or machine.torch_hip else "; models run on the CPU here"
+    yield MachineFinding("torch build", "ok", f"built for {build}{where}")
+
+
+def driver(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether the NVIDIA driver answers, and whether it is new enough for torch."""
+    if machine.torch_hip:
+        yield MachineFinding("driver", "note", "not checked for ROCm")
+        return
+    if machine.driver is None:
+        broken = "nvidia-smi does not answer, although a GPU has device files. Install or restart the driver."
+        status: Status = "red" if machine.device_files else "not here"
+        yield MachineFinding("driver", status, broken if machine.device_files else "no NVIDIA driver")
+        return
+    oldest = OLDEST_DRIVER.get((machine.torch_cuda or "").partition(".")[0])
+    if oldest and _numbers(machine.driver) < _numbers(oldest):
+        text = f"{machine.driver} is too old for CUDA {machine.torch_cuda}, which needs {oldest}. Update the driver."
+        yield MachineFinding("driver", "red", text)
+        return
+    yield MachineFinding("driver", "ok", machine.driver)
+
+
+def gpus(machine: Machine) -> Iterator[MachineFinding]:
+    """The GPUs, their free memory, and whether this process may use them."""
+    if not machine.gpus:
+        yield MachineFinding("gpu", "not here", "no NVIDIA GPU")
+        return
+    for index, gpu in enumerate(machine.gpus):
+        mig = ", divided into MIG slices, which have less" if gpu.mig else ""
+        yield MachineFinding(f"gpu {index}", "ok", f"{gpu.name}, {_gib(gpu.free)} of {_gib(gpu.total)} free{mig}")
+    if machine.visible is not None and machine.visible.strip() in ("", "-1"):
+        text = "CUDA_VISIBLE_DEVICES hides every GPU from this process. Unset it, or ask the scheduler for a GPU."
+        yield MachineFinding("visible gpus", "red", text)
+
+
+def memory(machine: Machine) -> Iterator[MachineFinding]:
+    """The main memory."""
+    yield MachineFinding("main memory", "ok", "unknown" if machine.memory is None else _gib(machine.memory))
+
+
+def attention(machine: Machine) -> Iterator[MachineFinding]:
+    """The attention kernels that `attn_implementation` may name."""
+    yield MachineFinding("attention sdpa, eager", "ok", "part of torch and transformers")
+    name = "attention flash_attention_2"
+    if not machine.gpus:
+        yield MachineFinding(name, "not here", "needs a GPU")
+        return
+    if not any(package.name == "flash-attn" and package.installed for package in machine.packages):
+        yield MachineFinding(name, "note", "flash-attn is not installed; sdpa is used")
+        return
+    old = [gpu.name for gpu in machine.gpus if UNKNOWN_CAPABILITY < gpu.capability < FLASH_ATTENTION_CAPABILITY]
+    if old:
+        yield MachineFinding(name, "note", f"{', '.join(old)} is too old for flash-attn; sdpa is used")
+        return
+    yield MachineFinding(name, "ok", "installed")
+
+
+def quantization(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether a small layer of bitsandbytes runs here."""
+    for name, problem in machine.quantization.items():
+        yield MachineFinding(f"quantize {name}", "red" if problem else "ok", problem or "a small layer runs")
+
+
+def folders(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether the folders that the toolkit writes to take a file."""
+    for folder in machine.folders:
+        if folder.problem:
+            text = f"{folder.path} cannot be written to: {folder.problem}. Make it writable, or name another folder."
+            yield MachineFinding(folder.name, "red", text)
+            continue
+        is_full = folder.free is not None and folder.free < MIN_FREE
+        text = f"{folder.path}, {_gib(folder.free or 0)} free"
+        yield MachineFinding(folder.name, "red" if is_full else "ok", f"{text}. Free some space." if is_full else text)
+
+
+CHECKS: tuple[Check, ...] = (packages, torch_build, driver, gpus, memory, attention, quantization, folders)
+
+
+def findings(machine: Machine) -> list[MachineFinding]:
+    """The findings of all checks in their order."""
+    return [finding for check in CHECKS for finding in check(machine)]
+
+
+def _package(package: PackageVersion) -> tuple[Status, str]:
+    source = f"mm-icl[{package.extra}]" if package.extra else f"{package.name}{package.required}"
+    install = f"pip install '{source}'"
+    if package.installed is None:
+        optional = package.extra is not None or not package.required
+        return ("note" if optional else "red"), f"not installed ({install})"
+    try:
+        supported = SpecifierSet(package.required).contains(Version(package.installed), prereleases=True)
+    except InvalidVersion:
+        return "red", f"{package.installed} is not a version"
+    if not supported:
+        return "red", f"{package.installed} is not supported, which is {package.required} ({install})"
+    return "ok", package.installed
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _has_kernels(gpu: GPU, archs: tuple[str, ...]) -> bool:
+    """Whether one of the architectures runs on a GPU: the same major version, or code that the driver compiles.
+
+    An unknown capability counts as supported.
+    """
+    if not archs or gpu.capability == UNKNOWN_CAPABILITY:
+        return True
+    for arch in archs:
+        kind, _, number = arch.partition("_")
+        digits = number.rstrip("af")
+        built = (int(digits[:-1]), int(digits[-1])) if len(digits) > 1 and digits.isdigit() else (99, 0)
+        same_major = built[0] == gpu.capability[0] and built <= gpu.capability
+        if same_major or (kind == "compute" and built <= gpu.capability):
+            return True
+    return False
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
