@@ -91,14 +91,16 @@ def test_a_strategy_is_exported_with_its_formula_or_refused_with_a_reason(name: 
     arm = arm_of(name)
     text = custom_generate_files(arm)[GENERATED]
     assert imported_roots(text) <= LIBRARIES
-    exported = loaded(text).STRATEGY
-    count = branch_count(arm.strategy)
+    module = loaded(text)
     generator = torch.Generator().manual_seed(1)
     for step, scale in ((0, 3.0), (7, 0.5)):
-        logits = scale * torch.randn(count, 8, 50, generator=generator)
-        scores, mask = exported.combine_stateful(logits, step, ()), exported.mask(logits[0])
-        scores = scores if mask is None else scores.masked_fill(~mask, -float("inf"))
-        assert torch.equal(scores, masked_scores(arm.strategy, logits, step, (), None))
+        logits = scale * torch.randn(branch_count(arm.strategy), 8, 50, generator=generator)
+        logits[:, :, 3] = -float("inf")
+        processor = module.Branches(None, module.STRATEGY, [], 2)
+        processor.branches = [SimpleNamespace(next_logits=lambda token, one=one: one) for one in logits[1:]]
+        scores = processor(torch.ones(8, 2 + step, dtype=torch.long), logits[0])
+        banned = logits[0] == -float("inf")
+        assert torch.equal(scores, masked_scores(arm.strategy, logits, step, (), banned))
 
 
 def test_parameters_and_a_wrapped_strategy_are_those_of_the_node(loaded: Load) -> None:
