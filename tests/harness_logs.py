@@ -174,7 +174,7 @@ def write_vlmevalkit(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _mean(values: Mapping[Any, str | None]) -> float:
     numbers = [{"C": 1.0, "P": 0.5}.get(value, 0.0) for value in values.values() if value]
-    return sum(numbers) / len(numbers)
+    return sum(numbers) / max(len(numbers), 1)
 
 
 def _packed(plain: bytes) -> bytes:

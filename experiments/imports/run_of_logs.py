@@ -144,6 +144,8 @@ def _metrics(
             f"--metric: the logs have no usable score '{chosen}'.{did_you_mean(chosen, nodes)} "
             f"Scores: {', '.join(nodes) or 'none'}. {' '.join(notes)}".rstrip()
         )
+    if failed := next((log for log, _ in logs if all(sample.failed for sample in log.samples)), None):
+        raise DataError(f"all samples of {failed.path} failed, the first with: {failed.samples[0].failed:.200}")
     if not nodes:
         raise DataError(f"the logs have no score that is a number in [0, 1] per sample. {' '.join(notes)}".rstrip())
     return nodes

@@ -43,7 +43,8 @@ def print_comparison(table: "DataFrame", view: RunView, console: "Console") -> N
     """Prints one row per arm; the difference is colored if the corrected p is at most .05."""
     from rich.text import Text
 
-    axes = [axis for axis in view.axes if table[axis].nunique() > 1] or ["decoding"]
+    varying = [axis for axis in view.axes if table[axis].nunique() > 1]
+    axes = varying or [axis for axis in view.to if axis in view.axes] or ["decoding"]
     corrected = table.attrs["correct"] == "holm" and bool((table["family"] > 1).any())
     counts = "down/up" if view.better == "neither" else "R→W/W→R"
     columns = _columns(table, axes, corrected, counts)

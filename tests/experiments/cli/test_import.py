@@ -29,6 +29,12 @@ def test_every_command_that_reads_a_run_reads_imported_logs(icl: Callable[..., A
     assert icl("table", "runs/pope").status == 0
 
 
+def test_the_only_compared_arm_has_its_name_in_the_table(icl: Callable[..., Any], logs: tuple[str, str]) -> None:
+    icl("import", "runs/pope", *logs)
+    lines = [line.split() for line in icl("compare", "runs/pope").out.splitlines()]
+    assert [words[:2] for words in lines[1:3]] == [["model", "score"], ["hot", ".500"]]
+
+
 @pytest.mark.parametrize("path", ["runs/pope", "runs/pope/run.json"])
 def test_an_imported_run_cannot_be_run(icl: Callable[..., Any], logs: tuple[str, str], path: str) -> None:
     icl("import", "runs/pope", *logs)

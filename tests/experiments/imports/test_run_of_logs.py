@@ -217,3 +217,9 @@ def test_tasks_without_the_metric_of_comparisons_are_left_out(tmp_path: Path, tw
         assert sorted(compared["pairs"]) == sorted(numbers.values())
         for row in compared.to_dict("records"):
             assert row["mean"] == pytest.approx(np.mean(HOT[: row["pairs"]]))
+
+
+def test_a_log_in_which_every_sample_failed_is_refused_with_the_reason(tmp_path: Path) -> None:
+    log = write_inspect(tmp_path / "a", {("q1", 1): None, ("q2", 1): None})
+    with pytest.raises(DataError, match=r"all samples of .* failed, the first with: out of memory"):
+        imported(tmp_path / "run", a=log)
