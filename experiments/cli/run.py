@@ -1,5 +1,6 @@
 """Run an experiment file: compute missing samples, then print the table and write the report."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,8 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     from experiments.store.store import Store
     from experiments.terminal.progress import make_progress
 
-    if (folder := file.parent if file.name == "run.json" else file).is_dir():
+    folder = file.parent if file.name == "run.json" else file
+    if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
         refuse_imported(folder, Store(folder).read_run() or {})
     done = run(load_config(file, overrides), runs, make_progress(quiet), fork)
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
