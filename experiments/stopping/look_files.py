@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.store.store import read_mapping
 from icl.errors import StoreError
-from icl.json_text import parse_json
 
 FOLDER = "looks"
 
@@ -35,15 +35,7 @@ def look_path(family: Path, look: int) -> Path:
 
 def read_content(path: Path) -> dict[str, Any] | None:
     """The content of a file, or None if there is none. Raises StoreError if it is damaged."""
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Restore it from a copy, or use another name.") from error
-    if not isinstance(content, dict):
-        raise StoreError(f"{path} is damaged (no mapping). Restore it from a copy, or use another name.")
-    return content
+    return read_mapping(path, "Restore it from a copy, or use another name.")
 
 
 def write_once(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -311,21 +311,22 @@ def _write(path: Path, data: bytes, within: bool = True) -> None:
             part.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_mapping(path: Path, remedy: str = "Remove it to start this part again.") -> dict[str, Any] | None:
+    """The mapping in a JSON file, or None if there is no file. Raises StoreError with the remedy if it is damaged."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Remove it to start this part again.") from error
+        raise StoreError(f"{path} is damaged ({error}). {remedy}") from error
     if not isinstance(content, dict):
-        raise StoreError(f"{path} is damaged (no mapping). Remove it to start this part again.")
+        raise StoreError(f"{path} is damaged (no mapping). {remedy}")
     return content
 
 
 def _read_formatted(path: Path) -> dict[str, Any] | None:
     """The content of a file with a format number, without that number."""
-    content = _read_json(path)
+    content = read_mapping(path)
     if content is not None and (number := content.pop("format", None)) != FORMAT:
         if type(number) is int and number > FORMAT:
             raise StoreError(
