@@ -8,7 +8,9 @@ imported. `own_tests` names the tests of a module; `--tests` replaces them.
 
 import argparse
 import ast
+import builtins
 import importlib
+import importlib.machinery
 import json
 import os
 import random
@@ -18,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,8 @@ OPERATORS: dict[type[ast.AST], type[Any]] = dict(
     for turn in (0, 1)
 ) | dict.fromkeys((ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.BitXor), ast.Mult)
 """Operator -> the one that takes its place."""
+MARK = "_record_call"
+"""The builtin that marked functions call."""
 LARGE = 1e6
 """A constant above it is doubled, because adding one might not change it."""
 DROPPED = (ast.AugAssign, ast.Raise, ast.Continue, ast.Break, ast.Return, ast.Assign, ast.Delete)
@@ -197,7 +200,7 @@ class _Finder(ast.NodeVisitor):
         for default in [*node.args.defaults, *node.args.kw_defaults]:
             if default is not None:
                 self.visit(default)
-        self.function = outer or min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        self.function = outer or first_line(node)
         for statement in node.body:
             self.visit(statement)
         self.function = outer
@@ -264,29 +267,59 @@ def choose(by_module: dict[str, list[Mutant]], count: int | None, seed: int) -> 
 
 
 class CallRecorder:
-    """A pytest plugin that records which functions of the modules each test calls, and its seconds."""
+    """A pytest plugin that records which functions of the modules each test calls.
+
+    While it is installed, each function of the modules calls it first. The source files stay as they are.
+    """
 
     def __init__(self, copy: Path, modules: Sequence[str]) -> None:
         self.files = {str(copy / module): module for module in modules}
         self.calls: dict[str, dict[str, list[int]]] = {}
         self.current: set[tuple[str, int]] = set()
 
-    def trace(self, frame: Any, event: str, argument: Any) -> None:
-        code = frame.f_code
-        if code.co_filename in self.files:
-            self.current.add((self.files[code.co_filename], code.co_firstlineno))
+    def install(self) -> None:
+        """Marks the functions of the modules that are imported from now on."""
+        compile_source = importlib.machinery.SourceFileLoader.source_to_code
+
+        def compile_marked(loader: Any, data: Any, path: Any, **options: Any) -> Any:
+            if module := self.files.get(str(path)):
+                data = mark_functions(ast.parse(data), module)
+            return compile_source(loader, data, path, **options)
+
+        importlib.machinery.SourceFileLoader.source_to_code = compile_marked  # type: ignore[method-assign]  # also for our own
+        setattr(builtins, MARK, lambda module, line: self.current.add((module, line)))
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
         self.current = set()
-        threading.settrace(self.trace)
-        sys.settrace(self.trace)
 
     def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
-        sys.settrace(None)
         by_module: dict[str, list[int]] = {}
         for module, line in sorted(self.current):
             by_module.setdefault(module, []).append(line)
         self.calls[nodeid] = by_module
+
+
+def mark_functions(tree: ast.Module, module: str) -> ast.Module:
+    """The module, with a call of MARK in each function. A nested function records the line of the outermost one."""
+
+    def visit(node: ast.AST, outer: int) -> None:
+        for child in ast.iter_child_nodes(node):
+            line = outer
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                line = outer or first_line(child)
+                mark = ast.parse(f"{MARK}({module!r}, {line})").body[0]
+                for part in ast.walk(mark):
+                    ast.copy_location(part, child.body[0])
+                child.body.insert(1 if ast.get_docstring(child) is not None else 0, mark)
+            visit(child, line)
+
+    visit(tree, 0)
+    return tree
+
+
+def first_line(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The line of a function's first decorator, else of its name."""
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 
 
 class Runner:
@@ -323,6 +356,8 @@ class Runner:
             import pytest
 
             recorder = CallRecorder(copy, record)
+            if record:
+                recorder.install()
             quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestWarning"]
             status = int(pytest.main([*quiet, *tests], plugins=[recorder] if record else []))
             if record:

@@ -76,3 +76,16 @@ def test_a_mutant_is_killed_by_a_test_that_calls_it_and_survives_without_one(tmp
     work = [(m, ["test_room.py"]) for m in changed if "x" in m.before]
     assert {m.before: result for m, result in runner.run(work, 60)} == {"x * 2": "killed", "x / 2": "survived"}
     assert (tmp_path / "0" / "room.py").read_bytes() == (folder / "room.py").read_bytes()
+
+
+def test_marked_functions_record_calls_by_the_line_of_the_outermost_function():
+    source = '@staticmethod\ndef outer():\n    """Text."""\n    def inner():\n        return 1\n    return inner\n'
+    marked = mutants.mark_functions(ast.parse(source), "m.py")
+    calls = []
+    space = {mutants.MARK: lambda module, line: calls.append((module, line))}
+    exec(compile(marked, "m.py", "exec"), space)  # noqa: S102
+    inner = space["outer"]()
+    assert calls == [("m.py", 1)]
+    assert space["outer"].__doc__ == "Text."
+    assert inner() == 1
+    assert calls == [("m.py", 1), ("m.py", 1)]
