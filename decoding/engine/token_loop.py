@@ -331,7 +331,7 @@ def _advance_session(session: Session, groups: Sequence[DecodingGroup], work: Lo
             work.rows_without_sharing += len(hypothesis.rows)
     old_rows = [row for row, _ in row_tokens]
     if old_rows != list(range(len(session))):
-        session = session.take(torch.tensor(old_rows, device=session.logits.device))
+        session.retain(torch.tensor(old_rows, device=session.logits.device))
         session.trim()
     session.advance(torch.tensor([token for _, token in row_tokens], device=session.logits.device))
     work.forwards += 1

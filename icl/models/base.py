@@ -221,8 +221,8 @@ class Model(ABC):
 class Session(Protocol):
     """A batch of prefilled rows, each with its own KV cache entries and positions.
 
-    Each row is `[padding | tokens]`. `take` and `join` leave their sources unchanged. `advance` and `extend` work in
-    place. Rows never share memory that one of them writes to.
+    Each row is `[padding | tokens]`. `take` and `join` leave their sources unchanged. `retain`, `advance` and `extend`
+    work in place. Rows never share memory that one of them writes to.
     """
 
     @property
@@ -246,6 +246,10 @@ class Session(Protocol):
 
     def take(self, rows: "Tensor") -> "Session":
         """Select, drop, repeat or reorder rows, as a new session. rows: [R'] int64."""
+        ...
+
+    def retain(self, rows: "Tensor") -> None:
+        """As `take`, in place, so that old and new rows need not be in memory together. rows: [R'] int64."""
         ...
 
     def join(self, other: "Session") -> "Session":

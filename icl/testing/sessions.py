@@ -86,10 +86,15 @@ class _Check:
         self._same(joined.logits, torch.cat([taken.logits, source.logits]), "join and its two sources")
         joined.trim()
         self._same(joined.logits, torch.cat([taken.logits, source.logits]), "rows before and after trim")
+        selected = [len(joined) - 1, 0, 0]
+        retained = joined.take(torch.arange(len(joined), device=joined.logits.device))
+        retained.retain(torch.tensor(selected, device=joined.logits.device))
         more = self._words(1, 1) * len(joined)
         joined.advance(self._tokens(more, joined))
         source.advance(self._tokens(more[: len(source)], source))
         self._same(joined.logits[len(taken) :], source.logits, "rows advanced after join and trim, and before")
+        retained.advance(self._tokens(more[:3], retained))
+        self._same(retained.logits, joined.logits[selected], "rows advanced after retain(rows), and those rows")
 
     def suffixes(self) -> None:
         """The distributions before each token of a suffix equal those of advancing."""

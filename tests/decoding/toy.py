@@ -49,6 +49,10 @@ class ToySession:
         rows_taken = [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()]
         return ToySession(self.model, rows_taken, self.early)
 
+    def retain(self, rows: Tensor) -> None:
+        self.rows = self.take(rows).rows
+        self.logits = self.model.logits_of(self.rows)
+
     def join(self, other: "ToySession") -> "ToySession":
         copied = [Row(r.prompt, list(r.tokens)) for r in [*self.rows, *other.rows]]
         return ToySession(self.model, copied, self.early)

@@ -105,6 +105,16 @@ class HFSession:
     def take(self, rows: Tensor) -> "HFSession":
         return self._selected(rows).copy_if_few()
 
+    def retain(self, rows: Tensor) -> None:
+        rows = rows.to(self._mask.device)
+        for i, layer in enumerate(self.cache.layers):  # each old layer is freed before the next one is copied
+            self.cache.layers[i] = layers.select_rows(layer, rows)
+        self.copy_if_few()
+        self.position = self.position.index_select(-2, rows)
+        self._set_mask(self.mask[rows])
+        self.layer_logits = self.layer_logits[rows]
+        self.keys = tuple(self.keys[row] for row in rows.tolist())
+
     def join(self, other: Session) -> "HFSession":
         return join_sessions([self, cast(HFSession, other)])
 

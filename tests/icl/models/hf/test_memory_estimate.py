@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from live_storages import LiveStorages
 
 from icl.models.hf.memory_estimate import (
     GIB,
@@ -156,32 +155,6 @@ def test_weights_and_cache_equal_those_of_a_model_in_memory() -> None:
     assert stored == 3 * 7 * kv_bytes_per_token(sizes, 4)
     elements = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     assert weights_bytes(sizes, element_bytes=4) == elements * 4
-
-
-class LiveStorages(TorchDispatchMode):
-    """A mode that follows the storages that operations make. peak: the largest sum of their bytes at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes, self.references = dict[int, int](), dict[int, Any]()
-        self.peak = 0
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._drop_freed()
-        result = operation(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage.nbytes() and storage._cdata not in self.sizes:
-                self.sizes[storage._cdata] = storage.nbytes()
-                self.references[storage._cdata] = storage._weak_ref()
-        self.peak = max(self.peak, sum(self.sizes.values()))
-        return result
-
-    def _drop_freed(self) -> None:
-        for key, reference in list(self.references.items()):
-            if torch.UntypedStorage._expired(reference):
-                torch.UntypedStorage._free_weak_ref(reference)
-                del self.references[key], self.sizes[key]
 
 
 def peak_of_prefill(width: int, inner: int, kv_heads: int, padded: bool) -> tuple[float, float]:

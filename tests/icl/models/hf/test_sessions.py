@@ -5,11 +5,14 @@ from collections.abc import Callable
 import pytest
 import tiny_models
 import torch
+from live_storages import LiveStorages
 from tiny_models import conversations, prompts
 from torch import Tensor
 
+from icl.models.hf import layers
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession, join_sessions
+from icl.models.hf.shared_prefix import SharedPrefixLayer
 from icl.types import Prompt
 
 PROMISED = ("llava", "qwen2_5_vl", "idefics3", "smolvlm", "internvl")
@@ -110,6 +113,40 @@ def test_new_rows_own_their_states_and_leave_their_sources_as_they_were(name: st
     taken.trim()
     taken.advance(torch.tensor([1, 2, 3]))
     assert all(map(torch.equal, before, states(first) + states(second)))
+
+
+@every
+def test_rows_retained_in_place_equal_rows_taken(name: str, model_of: ModelOf) -> None:
+    hf, chosen = model_of(name), torch.tensor([4, 0, 0, 2])
+    source, rows = hf.open(prompts()), hf.open(prompts())
+    taken = source.take(chosen)
+    rows.retain(chosen)
+    assert len(rows) == 4
+    assert rows.keys == taken.keys
+    assert all(map(torch.equal, states(rows), states(taken)))
+    assert torch.equal(greedy(rows, 4), greedy(taken, 4))
+
+
+def test_retaining_rows_copies_one_layer_at_a_time(model_of: ModelOf) -> None:
+    hf, rows = model_of("llava"), 64
+    with torch.inference_mode():
+        session = hf.open([prompts()[2]] * rows)
+        session.cache.layers = [copy for layer in session.cache.layers for copy in independent_copies(layer, 8)]
+        num_layers = len(session.cache.layers)
+        stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in session.cache.layers)
+        with LiveStorages() as live:
+            for layer in session.cache.layers:
+                live.follow(layer.keys)
+                live.follow(layer.values)
+            del layer
+            session.retain(torch.arange(rows - 1, -1, -1))
+        rest = session.layer_logits.nbytes + session.mask.nbytes * 4
+    assert stored * (1 + 1 / num_layers) <= live.peak <= stored * (1 + 1 / num_layers) + rest < 1.5 * stored
+
+
+def independent_copies(layer: SharedPrefixLayer, count: int) -> list[SharedPrefixLayer]:
+    """Layers with the rows of this one in memory of their own."""
+    return [layers.select_rows(layer, torch.arange(len(layer.keys))) for _ in range(count)]
 
 
 @every
