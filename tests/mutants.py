@@ -46,6 +46,17 @@ FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     "decoding/engine": ("tests/decoding/engine",),
     "decoding/engine/logits_processors.py": ("tests/decoding/test_logits_processors.py",),
     "decoding/arms/logits_processor_config.py": ("tests/decoding/test_logits_processors.py",),
+    "retrievers/machinery": ("tests/retrievers/machinery", "tests/retrievers/test_wrappers.py"),
+    "retrievers/rerankers": ("tests/retrievers/rerankers",),
+    "experiments/stats": ("tests/experiments/stats",),
+    "experiments/analyses": tuple(
+        f"tests/experiments/analyses/test_{name}.py"
+        for name in ("answer_forms", "answers", "captions", "command", "curves", "demonstrations", "options", "pools")
+    ),
+    "experiments/store": ("tests/experiments/store",),
+    "experiments/results": ("tests/experiments/results",),
+    "experiments/running": ("tests/experiments/running",),
+    "experiments/stopping": ("tests/experiments/stopping", "tests/experiments/stats/test_stopping_rule.py"),
 }
 """Folder or module -> tests that run over all of its modules, after those that import or name the module."""
 SLOW_TESTS = ("test_on_models.py", "test_lazy_branches_on_models.py", "test_kill.py", "test_fuzz.py")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 FORM = "answer_form"
-"""The column with the form of each output (`icl.metrics.answer_extraction.AnswerForm`); None for a failed sample."""
+"""The column with the form of each output (`icl.metrics.answer_extraction.AnswerForm`); missing for a failed sample."""
 
 REASONED = "reasoned"
 """The column that says whether an output has a reasoning block."""
@@ -56,7 +56,7 @@ def unparsed_outputs(frame: "DataFrame", forms: "Series[Any]", named: "Series[bo
     flags = []
     for output, form, own, is_named in zip(frame["output"].tolist(), forms, gold, named, strict=True):
         is_read = read_yes_no(str(output)) is not None if kinds[id(own)] else bool(is_named)
-        flags.append(form == "none" or (form is not None and not is_read))
+        flags.append(form == "none" or not (is_read or pd.isna(form)))
     return pd.Series(flags, index=frame.index, dtype=bool)
 
 

@@ -284,3 +284,11 @@ def test_the_first_of_several_answers_to_a_query_counts() -> None:
     (row,) = [row for row in effects_of(rows) if row.decoding == "vcd"]
     assert row.transitions is None
     assert row.other == 0.5
+
+
+def test_an_arm_without_a_shared_setting_has_no_pairs_and_no_part_to_name() -> None:
+    rows = [*arm("greedy", "rrrw"), *arm("vcd", "rrww", shots=8)]
+    row = {row.decoding: row for row in effects_of(rows)}["vcd"]
+    assert (row.over, row.transitions, row.samples) == ("", Transitions(0, 0, 0, 0), 4)
+    assert math.isnan(row.against)
+    assert math.isnan(row.other)

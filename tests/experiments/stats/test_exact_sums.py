@@ -33,3 +33,12 @@ def test_sums_of_subsets_equal_the_exact_sum_of_each_subset():
     values = exactly_summable(np.random.default_rng(2).random(40), 40)
     chosen = np.concatenate(list(subsets(40, 50)))
     assert (chosen @ values).tolist() == [math.fsum(values[row == 1]) for row in chosen]
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_the_rounding_is_at_most_2_to_the_minus_53_of_the_largest_sum(scale):
+    """Also where that sum is just above a power of two, so that its grid is the coarsest for its size."""
+    values = np.random.default_rng(3).random(64) * scale
+    values[0] = 1.01 * 2.0 ** math.ceil(math.log2(scale))
+    error = np.abs(exactly_summable(values, 64) - values).max()
+    assert 0 < error <= 64 * values.max() * 2.0**-53

@@ -67,3 +67,19 @@ def test_both_ends_are_printed_where_the_mean_is_not_the_center_to_the_digits_sh
 def test_few_units_have_a_note_and_many_or_none_do_not():
     assert few_units_note([29, 40]).startswith("some intervals are based on only 29 independent units")
     assert few_units_note([0, 30]) == few_units_note([]) == ""
+
+
+def test_one_unit_is_named_in_the_singular():
+    assert few_units_note([1, 40]).startswith("some intervals are based on only 1 independent unit (a query or a group")
+    assert few_units_note([30, 31]) == ""
+
+
+@pytest.mark.parametrize(
+    ("p", "words"), [(0.001, ".001"), (0.0994, ".099"), (0.0995, ".10"), (0.9949, ".99"), (0.995, "1"), (math.nan, "–")]
+)
+def test_p_has_three_digits_below_a_tenth_and_two_above(p, words):
+    assert format_p_number(p) == words
+
+
+def test_missing_numbers_are_dashes():
+    assert (format_signed(math.nan), format_p(math.nan)) == ("–", "p = –")

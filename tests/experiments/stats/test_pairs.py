@@ -98,3 +98,18 @@ def test_queries_and_groups_of_two_tasks_are_never_one_unit(arm):
         both = pd.concat([arm([1, 0], groups=groups, task=name) for name in "ab"], ignore_index=True)
         units = tidy_frame(both, ("task",))["unit"]
         assert not set(units[:2]) & set(units[2:])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_arm_without_samples_is_refused(arm, swapped):
+    frames = [tidy_frame(arm([1, 0]), ()), tidy_frame(arm([1, 0]).iloc[:0], ())]
+    with pytest.raises(UnpairedError, match="2 of 2 samples of"):
+        align_pairs(*(frames[::-1] if swapped else frames), "lenient")
+
+
+def test_graded_differences_beyond_one_widen_the_interval_and_never_leave_it():
+    """A score outside [0, 1] may differ by more than 1: the interval ends at the largest difference that occurred."""
+    result = paired_test(Pairs(np.zeros(3), np.array([5.0, 5.0, 4.0]), np.arange(3)))
+    assert (result.low, result.high) == (-5, 5)
+    within = paired_test(Pairs(np.zeros(3), np.array([0.5, 0.5, 0.4]), np.arange(3)))
+    assert (within.low, within.high) == (-1, 1)

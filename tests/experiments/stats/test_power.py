@@ -44,3 +44,21 @@ def test_two_pairs_detect_no_difference():
 def test_impossible_designs_are_refused(pairs, discordance):
     with pytest.raises(ValueError, match="needs at least one pair"):
         smallest_detectable_difference(pairs, discordance)
+
+
+def test_the_difference_of_rare_discordance_is_the_first_detected_on_a_grid_of_a_ten_thousandth():
+    rare = smallest_detectable_difference(100, 0.01)
+    za, zb = norm.ppf(0.975), norm.ppf(0.8)
+
+    def is_detected(d):
+        return 10 * d >= za * math.sqrt(d) + zb * math.sqrt(d - d * d)
+
+    assert rare == round(rare * 10_000) / 10_000
+    assert is_detected(rare)
+    assert not is_detected(rare - 1e-4)
+
+
+def test_the_fewest_pairs_that_detect_anything_detect_a_difference_of_one():
+    """At psi = delta = 1 the formula is sqrt(n) = z: four pairs, since z is 1.96."""
+    assert [smallest_detectable_difference(n) == math.inf for n in (3, 4)] == [True, False]
+    assert smallest_detectable_difference(4, 1.0) <= 1
