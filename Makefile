@@ -24,15 +24,15 @@ help:
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
 
 $(VENV)/ready: pyproject.toml
-	@sh environment.sh $(VENV) $(PYTHON) offline
+	@sh environment.sh $(VENV) $(PYTHON)
 	@touch $@
 
 $(VENV)/ready-dev: pyproject.toml
-	@sh environment.sh $(VENV) $(PYTHON) offline,encoders,notebooks,quantization,adapters,dev
+	@sh environment.sh $(VENV) $(PYTHON) encoders,notebooks,quantization,adapters,dev
 	@touch $(VENV)/ready $@
 
 quickstart: $(VENV)/ready
-	@$(BIN)/icl run experiments/configs/quickstart.yaml || { status=$$?; test $$status = 130 || exit $$status; }
+	@$(BIN)/icl run quickstart || { status=$$?; test $$status = 130 || exit $$status; }
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Sets up a virtual environment and says what it is at: sh environment.sh VENV PYTHON EXTRAS
+# Sets up a virtual environment and says what it is at: sh environment.sh VENV PYTHON [EXTRAS]
 # On a terminal one line that is written over and over, elsewhere a line every half minute. pip's own words are kept in
 # VENV/install.log and shown where it fails.
 set -eu
-venv=$1 python=$2 extras=$3
+venv=$1 python=$2 extras=${3:-}
 log=$venv/install.log
 started=$(date +%s)
 
@@ -25,7 +25,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 say "installing mm-icl, mostly PyTorch: 2 to 10 minutes the first time"
-"$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e ".[$extras]" >"$log" 2>&1 &
+"$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e ".${extras:+[$extras]}" >"$log" 2>&1 &
 pid=$!
 trap 'kill $pid 2>/dev/null; echo; say "stopped; the same command goes on"; exit 130' INT TERM
 turn=0

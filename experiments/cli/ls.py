@@ -1,21 +1,26 @@
-"""List the components of one kind or of all kinds, or show one component with its parameters."""
+"""List the components of one kind or of all kinds, or the shipped experiments; show one of them."""
 
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from experiments.cli.component_kinds import PLURALS, WORDS, kind_of, kind_with
 from experiments.cli.component_page import component_page, hanging_lines
+from experiments.config.shipped import find_config, shipped_configs, summary
 from icl.errors import ConfigError, did_you_mean
 from icl.registry import PACKAGES, ComponentEntry, entries, resolve
 
 
 def command(
     kind: Annotated[
-        str, typer.Argument(help="a kind (retriever, strategies), a key (decoding) or a component; by default all")
+        str,
+        typer.Argument(
+            help="a kind (retriever, strategies), a key (decoding), a component, or configs; by default all"
+        ),
     ] = "",
     name: Annotated[str, typer.Argument(help="a component of the kind, or its path, to show")] = "",
 ) -> None:
@@ -23,13 +28,19 @@ def command(
 
     The page of a component has its paper and formula, its parameters with types, defaults and meaning, its presets, and
     lines of an experiment file that use it.
+
+    `icl ls configs` lists the experiments that `icl run NAME` runs, `icl ls configs quickstart` prints one.
     """
     width = shutil.get_terminal_size().columns
+    if kind in CONFIGS:
+        _print_configs(name, width)
+        return
     if not kind:
         for one in PACKAGES:
             print(one)
             _list(list(entries(one).values()), width)
-        print("\n`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
+        print("\n`icl ls configs` lists the shipped experiments.")
+        print("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
         return
     component_kind = kind_of(kind)
     if component_kind is None and name:
@@ -60,6 +71,24 @@ def command(
 
 
 _KINDS = f"Kinds: {', '.join(PLURALS)}."
+CONFIGS = ("config", "configs")
+
+
+def _print_configs(name: str, width: int) -> None:
+    """Prints one shipped experiment file, or lists all of them."""
+    if not name:
+        _list_configs(width)
+        print("\n`icl run NAME` runs one, `icl ls configs NAME` prints its file.")
+        return
+    print(find_config(Path(name)).read_text(encoding="utf-8"), end="")
+
+
+def _list_configs(width: int) -> None:
+    configs = shipped_configs()
+    longest = max(map(len, configs), default=0)
+    for name, path in configs.items():
+        for line in hanging_lines(f"  {name:<{longest}}  ", summary(path), width):
+            print(line)
 
 
 def _list(components: Sequence[ComponentEntry], width: int) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="the experiment's YAML", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="a YAML file, or a name of `icl ls configs`", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
     pilot: Annotated[

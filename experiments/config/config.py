@@ -29,6 +29,7 @@ from experiments.config.keys import (
     StopSpec,
 )
 from experiments.config.overrides import apply_overrides
+from experiments.config.shipped import find_config
 from experiments.config.yaml_document import Document, read_document
 from icl.errors import ConfigError, did_you_mean
 from icl.renamed_names import suggest
@@ -53,10 +54,10 @@ class Config(ExperimentKeys):
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
-    """The config of a YAML file or of a mapping.
+    """The config of a YAML file, of a shipped experiment or of a mapping.
 
     Args:
-        source: A path, or the keys themselves.
+        source: A path, the name of a shipped experiment such as `quickstart`, or the keys themselves.
         overrides: Values such as 'grid.shots=[0,4]' that replace those of the source.
 
     Raises:
@@ -65,7 +66,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if isinstance(source, Mapping):
         document = Document("config", Path.cwd(), {str(key): value for key, value in source.items()})
     else:
-        document = read_document(Path(source))
+        document = read_document(find_config(Path(source)))
     return parse_config(apply_overrides(document, overrides))
 
 

@@ -74,8 +74,7 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
         import easy_vqa
     except ModuleNotFoundError as error:
         raise DataError(
-            "task 'easy-vqa' reads the package easy-vqa, which is not installed. "
-            "Install it with: pip install 'mm-icl[offline]'"
+            "task 'easy-vqa' reads the package easy-vqa, which is not installed. Install it with: pip install easy-vqa"
         ) from error
     read, find = (
         (easy_vqa.get_train_questions, easy_vqa.get_train_image_paths)

@@ -77,7 +77,7 @@ def test_origins_do_not_name_this_machine():
 
 def test_a_missing_package_is_a_sentence_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(DataError, match=r"pip install 'mm-icl\[offline\]'"):
+    with pytest.raises(DataError, match=r"pip install easy-vqa"):
         _ = EasyVQATask().queries
 
 

@@ -1,0 +1,81 @@
+"""Write a study, or a component of your own, as a file that runs and that you can change."""
+
+import keyword
+import re
+import sys
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from icl.errors import ConfigError, did_you_mean
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""One file per kind, such as strategy.py.txt. `$name` stands for the name of the file, `$Name` for the class."""
+USES = {
+    "strategy": "decoding: [greedy, {}]",
+    "retriever": "retriever: {}",
+    "metric": "metrics: [lenient, {}]",
+    "task": "task: {}",
+}
+
+
+def command(
+    kind: Annotated[str, typer.Argument(help="study, strategy, retriever, metric or task", show_default=False)],
+    name: Annotated[str, typer.Argument(help="name of the new file, such as blind or blind.py", show_default=False)],
+) -> None:
+    """Writes NAME.yaml for a study, NAME.py for a component. It never replaces a file.
+
+    A new component passes `icl check`, and a new study runs on the shipped model.
+    """
+    template = _template(kind)
+    path = _path(name, template.suffixes[0])
+    class_name = "".join(word[:1].upper() + word[1:] for word in path.stem.split("_"))
+    text = Template(template.read_text(encoding="utf-8")).substitute(name=path.stem, Name=class_name)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists. Choose another name, or remove the file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
+    print(f"wrote {path}")
+    component = f"{path}:{class_name}"
+    if kind == "study":
+        print(f"  what it costs  icl plan {path}\n  run it         icl run {path}")
+    else:
+        print(f"  check it       icl check {kind} {component}\n  in a study     {USES[kind].format(component)}")
+
+
+def kinds() -> dict[str, Path]:
+    """kind -> its template."""
+    return {path.name.split(".")[0]: path for path in sorted(TEMPLATES.glob("*.txt"))}
+
+
+def _template(kind: str) -> Path:
+    known = kinds()
+    if kind not in known:
+        raise ConfigError(
+            f"icl new writes no '{kind}'.{did_you_mean(kind, known)} Kinds: {', '.join(known)}. "
+            "For others, see docs/extending.md."
+        )
+    return known[kind]
+
+
+def _path(name: str, suffix: str) -> Path:
+    """The path of the new file. Raises ConfigError for a name that cannot be imported or that shadows a module."""
+    path = Path(name)
+    path = path if path.suffix == suffix else path.with_name(f"{path.name}{suffix}") if path.name else path
+    stem = path.stem
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", stem) or keyword.iskeyword(stem):
+        raise ConfigError(f"{name!r} names a file and a class: letters, digits and '_' only, a letter first.")
+    if suffix == ".py" and (stem in sys.stdlib_module_names or _is_package(stem)):
+        raise ConfigError(f"{path.name} would shadow the module '{stem}'. Choose another name.")
+    return path
+
+
+def _is_package(name: str) -> bool:
+    from icl.lazy_exports import PACKAGES
+
+    return name in PACKAGES
