@@ -54,13 +54,13 @@ def kinds() -> dict[str, Path]:
 
 
 def _template(kind: str) -> Path:
-    known = kinds()
-    if kind not in known:
+    templates = kinds()
+    if kind not in templates:
         raise ConfigError(
-            f"icl new writes no '{kind}'.{did_you_mean(kind, known)} Kinds: {', '.join(known)}. "
+            f"icl new writes no '{kind}'.{did_you_mean(kind, templates)} Kinds: {', '.join(templates)}. "
             "For others, see docs/extending.md."
         )
-    return known[kind]
+    return templates[kind]
 
 
 def _path(name: str, suffix: str) -> Path:

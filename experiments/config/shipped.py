@@ -30,8 +30,8 @@ def find_config(source: Path) -> Path:
     shipped, name = shipped_configs(), source.as_posix()
     if name in shipped:
         return shipped[name]
-    beside = [str(path) for suffix in SUFFIXES[:2] if os.path.isfile(path := Path(f"{source}{suffix}"))]
-    hint = did_you_mean(name, beside or shipped)
+    candidates = [str(path) for suffix in SUFFIXES[:2] if os.path.isfile(path := Path(f"{source}{suffix}"))]
+    hint = did_you_mean(name, candidates or shipped)
     raise ConfigError(f"there is no file {source} and no shipped experiment of that name.{hint} (icl ls configs)")
 
 
