@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from decoding.arms.gated import GatedStrategy
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
-from decoding.formulas.row_steps import copied_to_device, steps_per_row
+from decoding.formulas.row_steps import steps_per_row
 from decoding.strategies.dcd import DCD
 from decoding.traits import Traits
 from icl.constraints import Fraction
+from icl.device_copies import copied_to_device
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 

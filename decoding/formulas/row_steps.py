@@ -1,10 +1,11 @@
-"""Steps of rows that stand at different tokens of their answers, and small copies that do not wait for the device."""
+"""Steps of rows that stand at different tokens of their answers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from icl.device_copies import copied_to_device
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NUMBER_METHODS = (
@@ -36,14 +37,6 @@ for _name in NUMBER_METHODS:
 def steps_per_row(step: int | RowSteps, count: int) -> list[int]:
     """The step of each of `count` rows."""
     return step.steps if isinstance(step, RowSteps) else [step] * count
-
-
-def copied_to_device(values: Any, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
-    """A tensor of Python numbers on a device. The host does not wait for the copy."""
-    import torch
-
-    on_host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
-    return on_host.to(device, non_blocking=True)
 
 
 def weight_per_row(step: int | RowSteps, weight: Any, like: "Tensor") -> "float | Tensor":

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from decoding.formulas.row_steps import copied_to_device, steps_per_row
+from decoding.formulas.row_steps import steps_per_row
 from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
+from icl.device_copies import copied_to_device
 from icl.registry import component
 from icl.streams import StreamKey
 
@@ -93,10 +94,14 @@ class Sampling:
 
         if self.deterministic:
             return scores.argmax(-1)
+        uniform = copied_to_device(uniform_numbers(keys, step), torch.float64, scores.device)[:, None]
+        return self.invert(scores, uniform)
+
+    def invert(self, scores: "Tensor", uniform: "Tensor") -> "Tensor":
+        """The tokens at these places of the cumulative distribution: [B, V] and [B, 1] float64 in [0, 1) -> [B]."""
+        import torch
+
         probabilities = self.distribution(scores).double()
-        steps = steps_per_row(step, len(keys))
-        numbers = [key.number(f"sampling/{one}", 53) / 2**53 for key, one in zip(keys, steps, strict=True)]
-        uniform = copied_to_device(numbers, torch.float64, scores.device)[:, None]
         cumulative = probabilities.cumsum(-1)
         total = cumulative[:, -1:]
         below = torch.nextafter(total, torch.zeros_like(total))  # the total itself would match no token
@@ -115,6 +120,12 @@ class Sampling:
                 probabilities < self.min_p * probabilities.amax(-1, keepdim=True), -float("inf")
             )
         return scores.softmax(-1)
+
+
+def uniform_numbers(keys: Sequence[StreamKey], step: int) -> list[float]:
+    """The uniform number in [0, 1) of each row at a step, or at the step of each row (`RowSteps`)."""
+    steps = steps_per_row(step, len(keys))
+    return [key.number(f"sampling/{one}", 53) / 2**53 for key, one in zip(keys, steps, strict=True)]
 
 
 def _cut_below(scores: "Tensor", threshold: "Tensor") -> "Tensor":

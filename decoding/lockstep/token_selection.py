@@ -17,10 +17,11 @@ from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, f
 from decoding.engine.option_scoring import floor_masked
 from decoding.engine.token_loop import trace_numbers
 from decoding.engine.trace import StepTrace, trace_branches
-from decoding.formulas.row_steps import RowSteps, copied_to_device
+from decoding.formulas.row_steps import RowSteps
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
+from icl.device_copies import copied_to_device
 from icl.errors import ICLError
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ class LanguageModel:
     def forward(
         self,
         tokens: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         positions: Tensor,
         cache: Any,
         *,
@@ -80,7 +80,8 @@ class LanguageModel:
 
         Args:
             tokens: [R, W].
-            mask: Attention mask [R, T + W] over cached and new slots.
+            mask: Attention mask [R, T + W] over cached and new slots, or [R, 1, 1, T + 1] as the attention reads it.
+                None: no slot is padding.
             positions: [..., R, W].
             cache: The KV cache of T slots.
             keep: Columns to compute logits for: the last n (0: all), or a tensor of indices.
@@ -111,6 +112,22 @@ class LanguageModel:
         )
 
     @cached_property
+    def is_from_transformers(self) -> bool:
+        """Whether the model builds its attention mask by transformers, not by code of the checkpoint."""
+        return type(self.model).__module__.startswith("transformers.")
+
+    @cached_property
+    def attention(self) -> str:
+        """Name of the attention of the language model, such as `sdpa`."""
+        return str(self.model.config.get_text_config()._attn_implementation)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Type of the embeddings."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @cached_property
     def shareable_length(self) -> int:
         """Slots up to which no layer drops entries (`layers.shareable_length`)."""
         return layers.shareable_length(layers.new_cache(self.model.config).layers)
@@ -122,7 +139,7 @@ class LanguageModel:
     def call_model(
         self,
         tokens: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         positions: Tensor,
         cache: Any,
         *,
@@ -172,10 +189,11 @@ class LanguageModel:
         logits = self.forward(**arguments, early_exits=early_exits)
         layers.check(cache.layers)
         ends, keys = positions[..., -1:].clone(), [prompt.key for prompt in prompts]
-        rows = HFSession(self, cache, mask, ends, logits[:, -1].float(), keys=keys)
+        lengths = [len(prompt) for prompt in prompts]
+        rows = HFSession(self, cache, lengths, ends, logits[:, -1].float(), width=mask.shape[1], keys=keys)
         if rows.slides:
             layers.crop_windows(cache.layers)
-        self.count(sum(map(len, prompts)), mask.numel())
+        self.count(sum(lengths), mask.numel())
         return rows
 
     def count(self, tokens: int, padded: int) -> None:

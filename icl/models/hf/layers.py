@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icl.device_copies import RowIndex
 from icl.errors import ModelError
 from icl.models.hf import shared_prefix
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
@@ -92,7 +93,7 @@ def prefix_rows(layer: Any, places: Sequence[Place], prefix_slots: int, whole: b
     if isinstance(layer, SharedPrefixLayer):
         return shared_prefix.rows_on_prefix(layer, places, prefix_slots)
     if whole:
-        return select_rows(layer, torch.tensor([row for row, _ in places]))
+        return select_rows(layer, RowIndex([row for row, _ in places]))
     made = shallow_copy(layer)
     for name in KEYS_VALUES:
         source = getattr(layer, name)
@@ -103,11 +104,20 @@ def prefix_rows(layer: Any, places: Sequence[Place], prefix_slots: int, whole: b
     return made
 
 
-def select_rows(layer: Any, rows: Tensor) -> Any:
+def select_rows(layer: Any, rows: RowIndex) -> Any:
     """A copy of the selected rows."""
     layer = shallow_copy(layer)
-    layer.reorder_cache(rows)
+    if isinstance(layer, SharedPrefixLayer):
+        layer.select(rows)
+    else:
+        layer.reorder_cache(rows.on(_device(layer)))
     return layer
+
+
+def _device(layer: Any) -> torch.device:
+    states = [state for name in STATES for state in getattr(layer, name, {}).values()]
+    tensor: Tensor = next(state for state in (getattr(layer, "keys", None), *states) if state is not None)
+    return tensor.device
 
 
 def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from icl.device_copies import copied_to_device
 from icl.models.hf.batch_halving import halving
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ def _batches(rows: "HFSession", chunks: list[Chunk], width: int) -> list[list[Ch
 def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
     from icl.models.hf.session import pad_chunks
 
-    each = rows.take(torch.tensor([row for row, _ in chunks], device=rows.mask.device))
-    tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.mask.device)
+    each = rows.take(torch.tensor([row for row, _ in chunks]))
+    tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.position.device)
     steps = torch.arange(tokens.shape[1], device=tokens.device)
-    mask = torch.cat([each.mask, (steps < lengths[:, None]).to(each.mask.dtype)], 1)
+    ends = copied_to_device([[length] for length in lengths], torch.long, tokens.device)
+    mask = torch.cat([each.mask, (steps < ends).long()], 1)
     logits = rows.runner.forward(tokens, mask, each.position + 1 + steps, each.cache, keep=0, early_exits=early_exits)
-    rows.runner.counters.suffix_tokens += int(lengths.sum())
+    rows.runner.counters.suffix_tokens += sum(lengths)
     scores = logits.float().log_softmax(-1)
     return [(chunk, scores[i, : len(chunk[1])]) for i, chunk in enumerate(chunks)]

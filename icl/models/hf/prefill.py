@@ -196,7 +196,7 @@ class Prefiller:
         rests = [cut(item.prompt, item.shared, len(item.prompt)) for item in batch]
         width = max(map(len, rests))
         rows.copy_if_few(width)
-        lengths = torch.tensor([len(rest) for rest in rests], device=self.runner.device)
+        lengths = [len(rest) for rest in rests]
         token_types = [rest.token_types for rest in rests if rest.token_types is not None]
         rows.append(
             stack_right_padded([rest.ids for rest in rests], width),
@@ -206,7 +206,7 @@ class Prefiller:
             [rest.images for rest in rests],
         )
         rows.keys = tuple(item.prompt.key for item in batch)
-        self.runner.count(int(lengths.sum()), width * len(rests))
+        self.runner.count(sum(lengths), width * len(rests))
         return [(rows, places)]
 
     def _prefix_rows(self, batch: Sequence[PrefillItem]) -> tuple[HFSession, list[int]]:
@@ -223,7 +223,7 @@ class Prefiller:
         if owner.count(largest) > 2:
             row = bank
             if len(bank) > 1:
-                row = bank.take(torch.tensor([largest], device=self.runner.device))
+                row = bank.take(torch.tensor([largest]))
                 row.trim()
             prefixes = [CachedPrefix(firsts[largest].prefix_key, row), *self.cached_prefixes]
             self.cached_prefixes = prefixes[:MAX_CACHED_PREFIXES]

@@ -1,12 +1,15 @@
 """`HFSession`, a batch of prefilled rows that can be selected, joined and extended.
 
-                                                after the shift
-    row 0   . . a b c d e | 1 2 3 | , ,         . . a b c d e 1 2 3 | , ,
-    row 1   f g h i j k l | 4 5 6 | , ,         f g h i j k l 4 5 6 | , ,
-    row 2   . . . . m n o | 7 8 . | , ,         . . . . . m n o 7 8 | , ,
-            prompts         chunk
+                                            after the shift         lengths
+    row 0   . . a b c d e | 1 2 3           . . a b c d e 1 2 3      8
+    row 1   f g h i j k l | 4 5 6           f g h i j k l 4 5 6     10
+    row 2   . . . . m n o | 7 8 .           . . . . . m n o 7 8      5
+            prompts         chunk                                    width 10
 
-    . padding: 0 in the mask        , spare columns of the mask
+    . padding: 0 in the mask
+
+The lengths are on the host, so no question about padding waits for the device. A step of rows without padding passes no
+mask to the model. With padding, it passes a mask that transformers does not have to look into.
 
 Every row is `[padding | tokens]` without holes. Chunks of unequal length are first padded on the right, where the
 causal mask hides the padding from all tokens. Then each row is shifted right over its own padding. So the attention
@@ -23,17 +26,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from icl.device_copies import RowIndex, copied_to_device
 from icl.errors import ModelError
 from icl.models.base import Session
 from icl.models.hf import layers
-from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows, shift_right
+from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows
 
 if TYPE_CHECKING:
     from icl.models.hf.image_features import EncodedImage
     from icl.models.hf.language_model import LanguageModel
 
 SPARE_COLUMNS = 64
-"""Columns of ones behind the mask, so that a step takes a longer view and writes nothing."""
+"""Columns behind the mask, so that a step takes a longer view and writes nothing."""
 
 
 class HFSession:
@@ -42,11 +46,12 @@ class HFSession:
     Attributes:
         runner: The language model.
         cache: KV cache of the rows.
+        lengths: Tokens of each row, without padding.
+        width: Slots of each row, padding included.
         position: Position ids [..., R, 1] of the last tokens.
         layer_logits: [R, V] float32, or [R, 1 + early layers, V].
         keys: `EncodedPrompt.key` of each row's prompt, whose tokens come first in the row.
         early_exits: Whether `layer_logits` has early layers.
-        width: Slots of each row, padding included.
         slides: Whether a layer has a sliding window.
         recurs: Whether a layer has a recurrent state.
     """
@@ -55,10 +60,11 @@ class HFSession:
         self,
         runner: "LanguageModel",
         cache: Any,
-        mask: Tensor,
+        lengths: Sequence[int],
         position: Tensor,
         layer_logits: Tensor,
         *,
+        width: int,
         keys: Sequence[tuple[int, ...]],
     ) -> None:
         """A session of rows that have been read.
@@ -66,21 +72,16 @@ class HFSession:
         Args:
             runner: The language model.
             cache: KV cache of R rows and T slots.
-            mask: [R, T], 1 for a token and 0 for padding.
+            lengths: Tokens of each row.
             position: [..., R, 1].
             layer_logits: [R, V] float32, or [R, 1 + early layers, V].
+            width: T.
             keys: `EncodedPrompt.key` of each row's prompt.
         """
-        self.runner, self.cache, self.position, self.layer_logits, self.keys = (
-            runner,
-            cache,
-            position,
-            layer_logits,
-            tuple(keys),
-        )
+        self.runner, self.cache, self.position, self.layer_logits = runner, cache, position, layer_logits
+        self.lengths, self.width, self.keys = list(lengths), width, tuple(keys)
         self.early_exits = layer_logits.ndim == 3
-        self.width = mask.shape[1]
-        self._mask: Tensor = torch.nn.functional.pad(mask, (0, SPARE_COLUMNS), value=1)
+        self._wide_mask: Tensor | None = None  # [R, width + spare columns] bool, made when a step needs it
         self.slides = any(map(layers.is_sliding, cache.layers))
         self.recurs = any(map(layers.has_states, cache.layers))
 
@@ -99,11 +100,15 @@ class HFSession:
 
     @property
     def mask(self) -> Tensor:
-        mask: Tensor = self._mask[:, : self.width]
-        return mask
+        """[R, width] int64, 1 for a token and 0 for padding."""
+        return self._mask_slots(self.width).long()
+
+    @property
+    def has_padding(self) -> bool:
+        return min(self.lengths) < self.width
 
     def take(self, rows: Tensor) -> "HFSession":
-        return self._selected(rows).copy_if_few()
+        return self._selected(rows.tolist()).copy_if_few()
 
     def retain(self, rows: Tensor) -> None:
         rows = rows.to(self._mask.device)
@@ -140,16 +145,14 @@ class HFSession:
             positions: [..., R, 1], position ids of the last tokens.
             keys: Tokens of each new row.
         """
-        starts = self.mask.argmax(1).tolist()
-        ends = [starts[row] + len(key) for row, key in zip(rows, keys, strict=True)]
+        ends = [self.width - self.lengths[row] + len(key) for row, key in zip(rows, keys, strict=True)]
         whole = all(end == self.width for end in ends)
-        sizes = torch.tensor([len(key) for key in keys], device=self._mask.device)
-        width = self.width if whole else int(sizes.max())
+        sizes = [len(key) for key in keys]
+        width = self.width if whole else max(sizes)
         places = list(zip(rows, ends, strict=True))
         made = [layers.prefix_rows(layer, places, width, whole) for layer in self.cache.layers]
-        mask = (torch.arange(width, device=sizes.device) >= width - sizes[:, None]).to(self._mask.dtype)
         layer_logits = self.layer_logits[:1].expand(len(rows), *self.layer_logits.shape[1:])
-        return HFSession(self.runner, self._cache_of(made), mask, positions, layer_logits, keys=keys)
+        return HFSession(self.runner, self._cache_of(made), sizes, positions, layer_logits, width=width, keys=keys)
 
     def copy_if_few(self, spare: int = 0) -> "HFSession":
         """The same rows. Prefixes that few rows share become copies, with `spare` slots behind them."""
@@ -160,9 +163,9 @@ class HFSession:
 
     def advance(self, tokens: Tensor) -> None:
         self.position = self.position + 1
-        self._reserve(1)
         self.width += 1
-        runner, mask = self.runner, self._mask[:, : self.width]
+        self.lengths = [length + 1 for length in self.lengths]
+        runner, mask = self.runner, self._step_mask()
         layer_logits = runner.forward(tokens[:, None], mask, self.position, self.cache, early_exits=self.early_exits)
         self.layer_logits = layer_logits[:, -1].float()
         if self.slides:
@@ -171,14 +174,14 @@ class HFSession:
 
     def extend(self, chunks: Sequence[Sequence[int]]) -> None:
         self.runner.counters.decode_tokens += sum(map(len, chunks))
-        tokens, lengths = pad_chunks(chunks, self._mask.device)
+        tokens, lengths = pad_chunks(chunks, self.position.device)
         steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         self.append(tokens, lengths, self.position + steps)
 
     def append(
         self,
         tokens: Tensor,
-        lengths: Tensor,
+        lengths: Sequence[int],
         positions: Tensor,
         token_types: Tensor | None = None,
         images: Sequence[Sequence["EncodedImage"]] = (),
@@ -187,49 +190,53 @@ class HFSession:
 
         Args:
             tokens: [R, W], padded on the right.
-            lengths: [R].
+            lengths: R lengths.
             positions: [..., R, W].
             token_types: [R, W], if the model takes them.
             images: Encoded images of each row's chunk.
         """
-        if self.recurs and bool((lengths < tokens.shape[1]).any()):
+        width, longest = tokens.shape[1], max(lengths)
+        if self.recurs and min(lengths) < width:
             return self._append_by_length(tokens, lengths, positions, token_types, images)
-        width = tokens.shape[1]
-        self._reserve(width)
-        self._mask[:, self.width : self.width + width] = torch.arange(width, device=tokens.device) < lengths[:, None]
+        padding = [width - length for length in lengths]
+        mask = self._chunk_mask(width, padding)
         self.width += width
+        self._wide_mask = None
         if token_types is not None:  # models index token types by slot
             token_types = layers.pad_left(token_types, self.width, 1)
         # The output layer is wide, so logits are computed only for the columns that end a chunk.
-        columns, column_of = torch.unique(lengths - 1, return_inverse=True)
-        row_images = [image for row in images for image in row]
+        columns = sorted({length - 1 for length in lengths})
         layer_logits = self.runner.forward(
             tokens,
-            self.mask,
+            mask,
             positions,
             self.cache,
-            keep=columns,
+            keep=1 if columns == [width - 1] else copied_to_device(columns, torch.long, tokens.device),
             token_types=token_types,
-            images=row_images,
+            images=[image for row in images for image in row],
             early_exits=self.early_exits,
         )
-        everyone = torch.arange(len(self), device=tokens.device)
-        self.layer_logits = layer_logits[everyone, column_of].float()
-        self.position = positions[..., everyone, lengths - 1][..., None]
-        padding = width - lengths
-        if bool(padding.any()):
-            by: list[int] = padding.tolist()
-            self._set_mask(shift_right(self.mask[:, None, :, None], by)[:, 0, :, 0])
+        if len(columns) == 1:
+            self.layer_logits, self.position = layer_logits[:, -1].float(), positions[..., longest - 1 : longest]
+        else:
+            column_of = {column: i for i, column in enumerate(columns)}
+            places = [[row, column_of[length - 1], length - 1] for row, length in enumerate(lengths)]
+            row, logit_column, token_column = copied_to_device(places, torch.long, tokens.device).unbind(1)
+            self.layer_logits = layer_logits[row, logit_column].float()
+            self.position = positions[..., row, token_column][..., None]
+        self.lengths = [before + length for before, length in zip(self.lengths, lengths, strict=True)]
+        if any(padding):
             for layer in self.cache.layers:
-                layers.shift(layer, by)
+                layers.shift(layer, padding)
         if self.slides:
             layers.crop_windows(self.cache.layers)
         return None
 
     def trim(self) -> None:
-        spare = int(self.mask.argmax(1).min())
+        spare = self.width - max(self.lengths)
         if spare:
-            self._mask, self.width = self._mask[:, spare:], self.width - spare
+            self.width -= spare
+            self._wide_mask = None if self._wide_mask is None else self._wide_mask[:, spare:]
             for layer in self.cache.layers:
                 layers.trim(layer, self.width)
 
@@ -246,46 +253,75 @@ class HFSession:
             for row in logprobs(self, suffixes, early_exits=True)
         ]
 
-    def _selected(self, rows: Tensor) -> "HFSession":
-        rows = rows.to(self._mask.device)
-        taken = [layers.select_rows(layer, rows) for layer in self.cache.layers]
-        position = self.position.index_select(-2, rows)
-        keys = [self.keys[row] for row in rows.tolist()]
+    def _selected(self, rows: Sequence[int]) -> "HFSession":
+        index = RowIndex(rows)
+        taken = [layers.select_rows(layer, index) for layer in self.cache.layers]
         return HFSession(
-            self.runner, self._cache_of(taken), self.mask[rows], position, self.layer_logits[rows], keys=keys
+            self.runner,
+            self._cache_of(taken),
+            [self.lengths[row] for row in rows],
+            self.position.index_select(-2, index.on(self.position.device)),
+            self.layer_logits.index_select(0, index.on(self.layer_logits.device)),
+            width=self.width,
+            keys=[self.keys[row] for row in rows],
         )
 
     def _append_by_length(
         self,
         tokens: Tensor,
-        lengths: Tensor,
+        lengths: Sequence[int],
         positions: Tensor,
         token_types: Tensor | None,
         images: Sequence[Sequence["EncodedImage"]],
     ) -> None:
-        groups = [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
+        groups = [[row for row, length in enumerate(lengths) if length == size] for size in sorted(set(lengths))]
         done = []
         for group in groups:
-            rows, size = self._selected(group), int(lengths[group[0]])
+            rows, size = self._selected(group), lengths[group[0]]
             rows.early_exits = self.early_exits
-            own = None if token_types is None else token_types[group, :size]
-            group_images = [images[row] for row in group.tolist()] if images else ()
-            rows.append(tokens[group, :size], lengths[group], positions[..., group, :size], own, group_images)
+            index = copied_to_device(group, torch.long, tokens.device)
+            own = None if token_types is None else token_types[index, :size]
+            group_images = [images[row] for row in group] if images else ()
+            rows.append(tokens[index, :size], [size] * len(group), positions[..., index, :size], own, group_images)
             done.append(rows)
-        vars(self).update(vars(join_sessions(done, torch.cat(groups).tolist())))
+        vars(self).update(vars(join_sessions(done, [row for group in groups for row in group])))
 
     def _cache_of(self, own: list[Any]) -> Any:
         cache = layers.shallow_copy(self.cache)
         cache.layers = own
         return cache
 
-    def _set_mask(self, mask: Tensor) -> None:
-        self.width = mask.shape[1]
-        self._mask = torch.nn.functional.pad(mask, (0, SPARE_COLUMNS), value=1)
+    def _mask_slots(self, slots: int) -> Tensor:
+        """[R, slots] bool, whether a slot is no padding. Slots behind the rows are none."""
+        if self._wide_mask is None or self._wide_mask.shape[1] < slots:
+            padding = [[self.width - length] for length in self.lengths]
+            starts = copied_to_device(padding, torch.long, self.position.device)
+            self._wide_mask = torch.arange(slots + SPARE_COLUMNS, device=starts.device) >= starts
+        mask: Tensor = self._wide_mask[:, :slots]
+        return mask
 
-    def _reserve(self, width: int) -> None:
-        if self.width + width > self._mask.shape[1]:
-            self._mask = torch.nn.functional.pad(self.mask, (0, width + SPARE_COLUMNS), value=1)
+    def _step_mask(self) -> Tensor | None:
+        """The mask of one new token per row, of which transformers need not read anything."""
+        if not self.runner.is_from_transformers:
+            return self.mask
+        if not self.has_padding:
+            return None
+        attention = self.runner.attention
+        if self.slides or self.recurs or attention not in ("sdpa", "eager"):
+            return self.mask
+        mask = self._mask_slots(self.width)[:, None, None]
+        if attention == "sdpa":
+            return mask
+        dtype = self.runner.dtype
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+    def _chunk_mask(self, chunk_width: int, padding: Sequence[int]) -> Tensor | None:
+        """The mask [R, width + W] of a chunk of W columns, the last ones of which are padding. None without padding."""
+        width = chunk_width + self.width
+        if not any(padding):
+            return None if self.runner.is_from_transformers and not self.has_padding else self._mask_slots(width).long()
+        ends = copied_to_device([[width - missing] for missing in padding], torch.long, self.position.device)
+        return (self._mask_slots(width) & (torch.arange(width, device=ends.device) < ends)).long()
 
 
 def join_sessions(parts: Sequence[HFSession], order: Sequence[int] | None = None) -> HFSession:
@@ -294,17 +330,17 @@ def join_sessions(parts: Sequence[HFSession], order: Sequence[int] | None = None
         return parts[0].take(torch.arange(len(parts[0])))
     width = max(part.width for part in parts)
     own = [layers.join_rows(each, width, order) for each in zip(*(part.cache.layers for part in parts), strict=True)]
-    mask = concat_rows([layers.pad_left(part.mask, width, 1) for part in parts], order)
     position = concat_rows([part.position.movedim(-2, 0) for part in parts], order).movedim(0, -2)
     layer_logits = concat_rows([part.layer_logits for part in parts], order)
-    keys = [key for part in parts for key in part.keys]
+    rows = [row for part in parts for row in zip(part.lengths, part.keys, strict=True)]
     if order is not None:
-        keys = [key for _, key in sorted(zip(order, keys, strict=True))]
-    return HFSession(parts[0].runner, parts[0]._cache_of(own), mask, position, layer_logits, keys=keys)
+        rows = [row for _, row in sorted(zip(order, rows, strict=True))]
+    lengths, keys = zip(*rows, strict=True)
+    return HFSession(parts[0].runner, parts[0]._cache_of(own), lengths, position, layer_logits, width=width, keys=keys)
 
 
-def pad_chunks(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens [R, W] with zeros on the right, and lengths [R]."""
+def pad_chunks(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, list[int]]:
+    """Tokens [R, W] with zeros on the right, and R lengths."""
     width = max(map(len, chunks))
-    tokens = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks], device=device)
-    return tokens, torch.tensor([len(chunk) for chunk in chunks], device=device)
+    padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
+    return copied_to_device(padded, torch.long, device), [len(chunk) for chunk in chunks]

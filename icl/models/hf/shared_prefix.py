@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from icl.device_copies import RowIndex
+
 MIN_SPARE, MAX_SPARE = 8, 32
 """Bounds of the spare slots behind a row, so that few steps copy it. In between, a sixteenth of the own slots."""
 
@@ -140,11 +142,10 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
         super().reset()
         self.prefix = self.buffers = None
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        rows = beam_idx.to(self.keys.device)
-        self.set(self.keys.index_select(0, rows), self.values.index_select(0, rows), self.prefix)
-        if self.prefix is not None:
-            self.prefix = self.prefix.select(rows.tolist())
+    def select(self, rows: RowIndex) -> None:
+        """Keep, repeat or reorder rows."""
+        index, prefix = rows.on(self.keys.device), self.prefix and self.prefix.select(rows.rows)
+        self.set(self.keys.index_select(0, index), self.values.index_select(0, index), prefix)
 
     def set(self, keys: Tensor, values: Tensor, prefix: SharedPrefix | None = None) -> None:
         """Replace the slots, without spare slots."""

@@ -1,0 +1,77 @@
+"""Copies between host and device: the fewest possible, because the host waits for each one that it reads."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def copied_to_device(values: Any, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
+    """A tensor of Python numbers on a device. The host does not wait for the copy."""
+    import torch
+
+    on_host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return on_host.to(device, non_blocking=True)
+
+
+def read_together(tensors: "Sequence[Tensor]") -> list[list[list[float]]]:
+    """The rows of several tensors [B, K], copied to the host at once. float64 holds token ids and float32 exactly."""
+    import torch
+
+    if not tensors:
+        return []
+    numbers: list[float] = torch.cat([each.double().flatten() for each in tensors]).tolist()
+    read, start = [], 0
+    for each in tensors:
+        rows, columns = each.shape
+        read.append([numbers[start + row * columns : start + (row + 1) * columns] for row in range(rows)])
+        start += rows * columns
+    return read
+
+
+class RowIndex:
+    """Row numbers on the host, with one copy on each device that needs them."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+        self._copies: dict[torch.device, Tensor] = {}
+
+    def on(self, device: "torch.device") -> "Tensor":
+        """[R] int64 on the device."""
+        import torch
+
+        if device not in self._copies:
+            self._copies[device] = copied_to_device(self.rows, torch.long, device)
+        return self._copies[device]
+
+
+class StepIndices:
+    """Row numbers on the device of a session. Numbers that the previous step used are not copied again.
+
+    Attributes:
+        device: The device of the logits.
+    """
+
+    def __init__(self, device: "torch.device") -> None:
+        self.device = device
+        self._used: dict[tuple[int, ...], Tensor] = {}
+        self._before: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, rows: Sequence[int]) -> "Tensor":
+        """[R] int64 on the device."""
+        import torch
+
+        key = tuple(rows)
+        index = self._used.get(key)
+        if index is None:
+            index = self._before.get(key)
+        if index is None:
+            index = copied_to_device(key, torch.long, self.device)
+        self._used[key] = index
+        return index
+
+    def next_step(self) -> None:
+        """Forgets the numbers that this step did not use."""
+        self._before, self._used = self._used, {}
