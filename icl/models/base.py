@@ -245,11 +245,15 @@ class Session(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, rows: "Tensor") -> "Session":
-        """Select, drop, repeat or reorder rows, as a new session. rows: [R'] int64."""
+        """Select, drop, repeat or reorder rows, as a new session.
+
+        Args:
+            rows: [R'] int64, on the host unless the caller computed it on the device.
+        """
         ...
 
     def retain(self, rows: "Tensor") -> None:
-        """As `take`, in place, so that old and new rows need not be in memory together. rows: [R'] int64."""
+        """As `take`, in place, so that old and new rows need not be in memory together. rows: as for `take`."""
         ...
 
     def join(self, other: "Session") -> "Session":

@@ -111,14 +111,15 @@ class HFSession:
         return self._selected(rows.tolist()).copy_if_few()
 
     def retain(self, rows: Tensor) -> None:
-        rows = rows.to(self._mask.device)
+        index = RowIndex(rows.tolist())
         for i, layer in enumerate(self.cache.layers):  # each old layer is freed before the next one is copied
-            self.cache.layers[i] = layers.select_rows(layer, rows)
+            self.cache.layers[i] = layers.select_rows(layer, index)
         self.copy_if_few()
-        self.position = self.position.index_select(-2, rows)
-        self._set_mask(self.mask[rows])
-        self.layer_logits = self.layer_logits[rows]
-        self.keys = tuple(self.keys[row] for row in rows.tolist())
+        self.position = self.position.index_select(-2, index.on(self.position.device))
+        self.layer_logits = self.layer_logits.index_select(0, index.on(self.layer_logits.device))
+        self.lengths = [self.lengths[row] for row in index.rows]
+        self.keys = tuple(self.keys[row] for row in index.rows)
+        self._wide_mask = None
 
     def join(self, other: Session) -> "HFSession":
         return join_sessions([self, cast(HFSession, other)])
