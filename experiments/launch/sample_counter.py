@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.store.store import Store, parse_line
+from experiments.store.line_tail import LineTail
+from experiments.store.store import Store
 
 
 @dataclass
@@ -15,13 +16,12 @@ class _CellCount:
         of: Number of samples that the cell will have; None if unknown.
         finished: Ids of queries.
         failed: Id of a query -> reason.
-        offsets: File -> bytes that were read. They end with a whole line.
     """
 
+    tail: LineTail
     of: int | None
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    offsets: dict[Path, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -38,13 +38,13 @@ class SampleCounter:
 
     def __init__(self, store: Store, sizes: Sequence[tuple[str, int | None]], workers: Collection[str] | None) -> None:
         self.store, self.workers = store, workers
-        self.cells = {digest: _CellCount(of) for digest, of in sizes}
+        self.cells = {digest: _CellCount(LineTail(digest), of) for digest, of in sizes}
 
     def poll(self) -> list[tuple[str, str]]:
         """Reads new lines. Returns (sample, reason) of new failures."""
         before = {digest: set(cell.failed) for digest, cell in self.cells.items()}
-        for digest, cell in self.cells.items():
-            self._update(digest, cell)
+        for cell in self.cells.values():
+            self._update(cell)
         return [
             (query, reason)
             for digest, cell in self.cells.items()
@@ -71,39 +71,21 @@ class SampleCounter:
     def cells_done(self) -> int:
         return sum(cell.of is not None and cell.done >= cell.of for cell in self.cells.values())
 
-    def _update(self, digest: str, cell: _CellCount) -> None:
-        paths = self._files(digest)
-        sizes = {path: path.stat().st_size for path in paths if path.exists()}
-        if any(sizes.get(path, 0) < offset for path, offset in cell.offsets.items()):  # rewritten or merged
-            self.cells[digest] = cell = _CellCount(cell.of)
-        for path, size in sizes.items():
-            if size > cell.offsets.get(path, 0):
-                self._read(path, cell, digest)
-
-    def _files(self, digest: str) -> list[Path]:
-        folder = self.store.cell_folder(digest)
-        if self.workers is None:
-            return sorted(folder.glob("*.jsonl"))
-        return [folder / f"{worker}.jsonl" for worker in self.workers]
-
-    @staticmethod
-    def _read(path: Path, cell: _CellCount, digest: str) -> None:
-        start = cell.offsets.get(path, 0)
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read()
-        except OSError:  # merged with others a moment ago
-            return
-        whole_lines = data[: data.rfind(b"\n") + 1]
-        cell.offsets[path] = start + len(whole_lines)
-        for raw in whole_lines.splitlines():
-            line = parse_line(raw)
-            if line is None or line["cell"] != digest:
-                continue
+    def _update(self, cell: _CellCount) -> None:
+        lines, replaced = cell.tail.read(self._files(cell.tail.digest))
+        if replaced:
+            cell.finished.clear()
+            cell.failed.clear()
+        for line in lines:
             query = line["query"]
             if not line.get("failed"):
                 cell.finished.add(query)
                 cell.failed.pop(query, None)
             elif query not in cell.finished:
                 cell.failed[query] = str(line["failed"])
+
+    def _files(self, digest: str) -> list[Path]:
+        folder = self.store.cell_folder(digest)
+        if self.workers is None:
+            return sorted(folder.glob("*.jsonl"))
+        return [folder / f"{worker}.jsonl" for worker in self.workers]

@@ -1,6 +1,7 @@
 """A run that is read back: a frame of samples with a column per axis, metric and baseline."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,8 +19,8 @@ from experiments.stopping.records import read_families
 from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.imported import refuse_imported
 from experiments.store.sample_table import FLAT, SampleTable, column_path
-from experiments.store.store import Store
-from icl.errors import StoreError, did_you_mean
+from experiments.store.store import Store, describe_damaged_lines
+from icl.errors import ICLWarning, StoreError, did_you_mean
 from icl.loading import component_paths
 from icl.metrics.base import Better
 
@@ -116,6 +117,8 @@ class Run:
         store, info = Store(self.path), self.info
         cells = _labels(store, _cells(self))
         table = SampleTable(store, list(cells))
+        if damaged := describe_damaged_lines(table.damaged, "Run the experiment again to compute its sample."):
+            warnings.warn(damaged, ICLWarning, stacklevel=2)
         numbers = table.cell_numbers()
         metrics, baselines, columns = dict.fromkeys(info.get("metrics", {})), dict[str, None](), dict[str, Any]()
         for digest, labels in cells.items():

@@ -20,7 +20,7 @@ from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
-from experiments.store.store import Store
+from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress, SilentProgress
 
 logger = logging.getLogger(f"icl.{__name__}")
@@ -56,7 +56,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         invocation = Invocation(store)
         if rescored := rescore(store, grid, invocation):
             progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
-        if damaged := _damaged_note(work):
+        if damaged := describe_damaged_lines(work.damaged, "Its sample is computed again."):
             progress.note(damaged)
         if without_steps := _without_steps_note(store, grid, work):
             progress.note(without_steps)
@@ -79,17 +79,6 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             if sizes := stopping.sizes(grid):
                 refresh_run_file(store, grid, sizes)
         return outcome
-
-
-def _damaged_note(work: RunState) -> str:
-    """A sentence on damaged lines of samples; '' if there are none."""
-    if not work.damaged:
-        return ""
-    more = f", and {len(work.damaged) - 1:,} more," if len(work.damaged) > 1 else ""
-    return (
-        f"{work.damaged[0]}{more} is not a complete sample of its cell and is ignored: it was edited, or is damaged. "
-        "Its sample is computed again."
-    )
 
 
 def _without_steps_note(store: Store, grid: Grid, work: RunState) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from experiments.store.store import Store, parse_line
+from experiments.store.line_tail import LineTail
+from experiments.store.store import Store
 from icl.metrics.base import ScoredSample
 
 Line = Mapping[str, Any]
@@ -13,10 +13,10 @@ Line = Mapping[str, Any]
 
 @dataclass
 class _CellLines:
-    """The finished or failed samples of a cell by query. offsets: bytes read of each file."""
+    """The finished or failed samples of a cell by query."""
 
+    tail: LineTail
     samples: dict[str, Line] = field(default_factory=dict)
-    offsets: dict[Path, int] = field(default_factory=dict)
 
 
 class ScoreReader:
@@ -35,14 +35,14 @@ class ScoreReader:
     def refresh(self, digests: Sequence[str]) -> None:
         """Reads the new lines of these cells."""
         for digest in digests:
-            cell = self.cells.setdefault(digest, _CellLines())
-            paths = sorted(self.store.cell_folder(digest).glob("*.jsonl"))
-            sizes = {path: path.stat().st_size for path in paths}
-            if any(sizes.get(path, 0) < offset for path, offset in cell.offsets.items()):  # rewritten or merged
-                self.cells[digest] = cell = _CellLines()
-            for path, size in sizes.items():
-                if size > cell.offsets.get(path, 0):
-                    self._read(path, cell, digest)
+            cell = self.cells.setdefault(digest, _CellLines(LineTail(digest)))
+            lines, replaced = cell.tail.read(sorted(self.store.cell_folder(digest).glob("*.jsonl")))
+            if replaced:
+                cell.samples.clear()
+            for line in lines:
+                earlier = cell.samples.get(line["query"])
+                if earlier is None or earlier.get("failed"):
+                    cell.samples[line["query"]] = self._part(line)
 
     def has_all(self, digest: str, queries: Sequence[str]) -> bool:
         """Whether every query was answered or failed."""
@@ -66,24 +66,6 @@ class ScoreReader:
             options=tuple(line.get("options", ())),
             meta=line.get("meta", {}),
         )
-
-    def _read(self, path: Path, cell: _CellLines, digest: str) -> None:
-        start = cell.offsets.get(path, 0)
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read()
-        except FileNotFoundError:  # merged with others a moment ago
-            return
-        whole = data[: data.rfind(b"\n") + 1]
-        cell.offsets[path] = start + len(whole)
-        for raw in whole.splitlines():
-            line = parse_line(raw)
-            if line is None or line["cell"] != digest:
-                continue
-            earlier = cell.samples.get(line["query"])
-            if earlier is None or earlier.get("failed"):
-                cell.samples[line["query"]] = self._part(line)
 
     def _part(self, line: Line) -> Line:
         failed = bool(line.get("failed"))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-FORMAT = 1
-"""Increase it if the same lines give other columns."""
+FORMAT = 2
+"""Increase it if the same lines give other columns or metadata."""
 CACHE = ".samples.parquet"
 FLAT = ("scores", "baselines")
 """Fields whose values have columns of their own."""
@@ -65,6 +65,7 @@ class CellTable:
         source: The file of the cache, or its bytes if the file cannot be written.
         queries: The query of each row.
         columns: The type of each column: 'string', 'int64', 'double' or 'json'.
+        damaged: The places of lines that are not complete samples of the cell.
     """
 
     def __init__(self, store: Store, digest: str) -> None:
@@ -78,6 +79,7 @@ class CellTable:
 
     def _load(self, file: "ParquetFile") -> None:
         self.columns = _column_types(file.schema_arrow)
+        self.damaged: list[str] = from_json(file.schema_arrow.metadata[b"damaged"])
         self.queries: pa.Array = _read(file, ["query"])["query"] if self.columns else None
 
     def __len__(self) -> int:
@@ -112,10 +114,10 @@ class CellTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        checksums: dict[str, str] = {}
-        table = _to_table(self.store.lines(self.digest, checksums=checksums))
+        checksums, damaged = dict[str, str](), list[str]()
+        table = _to_table(self.store.lines(self.digest, damaged, checksums))
         self.checksum = self._checksum(checksums)
-        table = table.replace_schema_metadata({b"checksum": self.checksum.encode()})
+        table = table.replace_schema_metadata({b"checksum": self.checksum.encode(), b"damaged": to_json(damaged)})
         buffer = pa.BufferOutputStream()
         pq.write_table(
             table, buffer, compression="zstd", write_statistics=False, write_page_checksum=True, store_schema=True
@@ -134,12 +136,16 @@ class CellTable:
 
 
 class SampleTable:
-    """The samples of several cells as one table. A column is read when its values are used."""
+    """The samples of several cells as one table. A column is read when its values are used.
+
+    damaged: the places of lines that are not complete samples of their cells.
+    """
 
     def __init__(self, store: Store, digests: Sequence[str]) -> None:
         with gc_paused():
             self.cells = [CellTable(store, digest) for digest in digests]
         self.starts = np.cumsum([0, *map(len, self.cells)])
+        self.damaged = [place for cell in self.cells for place in cell.damaged]
         self.columns: dict[str, str] = {}
         for cell in self.cells:
             for name, kind in cell.columns.items():

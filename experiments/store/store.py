@@ -168,6 +168,16 @@ class Store:
         return sorted(self.cell_folder(digest).glob("*.jsonl"))
 
 
+def describe_damaged_lines(places: Sequence[str], remedy: str) -> str:
+    """A sentence on lines that are not complete samples of their cells; '' without such lines."""
+    if not places:
+        return ""
+    more = f", and {len(places) - 1:,} more," if len(places) > 1 else ""
+    return (
+        f"{places[0]}{more} is not a complete sample of its cell and is ignored: it was edited, or is damaged. {remedy}"
+    )
+
+
 class SampleWriter:
     """A writer that appends samples to the cells of a run. `append` returns when the lines are with the system.
 

@@ -12,7 +12,7 @@ from experiments.config.keys import AXES
 from experiments.results.loaded_run import Run, load_run
 from experiments.running.run import run
 from experiments.store.store import Store
-from icl.errors import StoreError
+from icl.errors import ICLWarning, StoreError
 
 Mapping = Callable[..., dict[str, Any]]
 
@@ -106,6 +106,16 @@ def test_a_run_without_samples_is_an_empty_frame_with_its_columns(mapping: Mappi
 
 def labels(frame: Any, axis: str) -> dict[int, set[str]]:
     return {int(shots): set(map(str, rows[axis])) for shots, rows in frame.groupby("shots")}
+
+
+def test_damaged_lines_are_a_warning_also_from_the_cache(written_run: Run) -> None:
+    samples = sorted((written_run.path / "cells").glob("*/0.jsonl"))[0]
+    lines = samples.read_text().splitlines(keepends=True)
+    samples.write_text("".join(["damaged\n", *lines[1:], "{}\n"]))
+    place = rf"line 1 of .*{samples.parent.name}/0\.jsonl, and 1 more, is not a complete sample"
+    for _ in range(2):
+        with pytest.warns(ICLWarning, match=rf"{place}.*Run the experiment again"):
+            assert len(written_run.lazy_samples()) == sum(written_run.cells()["finished"])
 
 
 def test_an_axis_that_cannot_matter_has_the_only_other_value(mapping: Mapping, tmp_path: Path) -> None:
