@@ -9,6 +9,7 @@ from live_storages import LiveStorages
 from tiny_models import conversations, prompts
 from torch import Tensor
 
+from icl.device_copies import RowIndex
 from icl.models.hf import layers
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession, join_sessions
@@ -146,7 +147,7 @@ def test_retaining_rows_copies_one_layer_at_a_time(model_of: ModelOf) -> None:
 
 def independent_copies(layer: SharedPrefixLayer, count: int) -> list[SharedPrefixLayer]:
     """Layers with the rows of this one in memory of their own."""
-    return [layers.select_rows(layer, torch.arange(len(layer.keys))) for _ in range(count)]
+    return [layers.select_rows(layer, RowIndex(range(len(layer.keys)))) for _ in range(count)]
 
 
 @every
