@@ -138,13 +138,15 @@ def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
 
 
 def _peak() -> float:
-    """Peak memory in bytes: of the GPU's allocations, or of the process without a GPU."""
-    import resource
-
+    """Peak memory in bytes: of the GPU's allocations, or of the process without a GPU. NaN on Windows without a GPU."""
     import torch
 
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak * (1 if sys.platform == "darwin" else 1024))
 

@@ -6,6 +6,7 @@ its line in `icl --help`. A new command is a new file, and `icl --help` imports 
 
 import ast
 import inspect
+import io
 import os
 import shutil
 import sys
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status. A user's mistake is one sentence on stderr.
     """
+    for stream in (sys.stdout, sys.stderr):  # a Windows console of one code page has no '±'
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug, verbosity = DEBUG in words, sum(VERBOSE.get(word, 0) for word in words)
     words = [word for word in words if word != DEBUG and word not in VERBOSE]

@@ -10,7 +10,7 @@ Each worker writes samples to `cells/<digest>/<worker>.jsonl`. The end of the la
 """
 
 import json
-import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,7 +165,7 @@ def live_workers(launch: Launch) -> list[str]:
         try:
             with FileLock(path).acquire(timeout=0):
                 state = launch.state(worker)
-                is_remote = state.get("machine") != os.uname().nodename  # locks may not work across machines
+                is_remote = state.get("machine") != platform.node()  # locks may not work across machines
                 if is_remote and is_alive(state):
                     workers.append(worker)
         except Timeout:

@@ -44,15 +44,17 @@ class Local:
         group = ProcessGroup({}, launch.logs)
         environments = worker_environments(len(launch.workers), visible_gpus())
         for worker, environment in zip(launch.workers, environments, strict=True):
-            arguments = [str(launch.folder.absolute()), worker, str(os.getpid())]
+            arguments = [str(launch.folder.absolute()), worker]
             with group.log(worker).open("ab") as log:
                 group.processes[worker] = subprocess.Popen(
                     [sys.executable, "-P", "-m", "experiments.launch.worker", *arguments],
                     env={**os.environ, **environment},
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,  # the worker ends when this process, and so the pipe, is gone
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C goes to the process that follows them, and that one ends them
+                    # Ctrl-C goes to the process that follows them, and that one ends them.
+                    start_new_session=True,
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
                 )
         return group
 

@@ -1,7 +1,6 @@
 """Watch a run from outside: its progress and workers, read only from the run directory."""
 
 import json
-import os
 import platform
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from experiments.launch.sample_counter import SampleCounter
 from experiments.results.loaded_run import load_run
 from experiments.results.run_view import view_run
 from experiments.stopping.records import read_families
+from experiments.store.lock import is_locked
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import StoreError
@@ -149,18 +149,7 @@ def _workers(folder: Path) -> WorkerCounts:
 def _is_locked(folder: Path) -> bool:
     """Whether a process runs the grid. A process on another machine is assumed to live."""
     try:
-        holder = json.loads((folder / ".holder.json").read_text())
-        process, machine = int(holder["process"]), holder["machine"]
+        machine = json.loads((folder / ".holder.json").read_text(encoding="utf-8"))["machine"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return machine != platform.node() or _process_exists(process)
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process
-        return True
-    return True
+    return machine != platform.node() or is_locked(folder)

@@ -202,24 +202,23 @@ def sum_counters(counters: list[Mapping[str, Any]]) -> dict[str, Any]:
     return total
 
 
-@dataclass(frozen=True)
-class ParentWatch:
-    """A watch that ends this process when its parent process is gone."""
+def end_with_parent(pipe: int) -> None:
+    """Ends this process when its parent process is gone.
 
-    process: int
-
-    def watch(self, every: float = 1.0) -> None:
-        while os.getppid() == self.process:
-            time.sleep(every)
-        print(f"process {self.process}, which has started this worker, is gone.", file=sys.stderr)
-        os.kill(os.getpid(), signal.SIGTERM)
+    Args:
+        pipe: A pipe whose other end the parent alone has, so that the operating system closes it with the parent.
+    """
+    while os.read(pipe, 1):
+        pass
+    print("the process that has started this worker is gone.", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:
-    """`python -m experiments.launch.worker RUN WORKER PARENT`: a worker on this machine."""
-    run, worker, parent = sys.argv[1:]
+    """`python -m experiments.launch.worker RUN WORKER`: a worker on this machine, which ends with its standard input."""
+    run, worker = sys.argv[1:]
     with interrupt_on(signal.SIGTERM):
-        threading.Thread(target=ParentWatch(int(parent)).watch, daemon=True).start()
+        threading.Thread(target=end_with_parent, args=[sys.stdin.fileno()], daemon=True).start()
         return 2 if run_worker(run, worker, str(os.getpid())) else 0
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from icl.errors import StoreError
 
+PROBE_SECONDS = 0.2
+"""Seconds to wait for the lock, because `is_locked` has it for a moment."""
+
 
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
@@ -30,7 +33,7 @@ def write_lock(folder: Path) -> Iterator[None]:
     holder = folder / ".holder.json"
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PROBE_SECONDS, poll_interval=PROBE_SECONDS / 10)
     except Timeout as error:
         raise StoreError(f"{folder} is being run by {_holder(holder)}. Wait for it, or use another name.") from error
     except OSError as error:
@@ -38,7 +41,8 @@ def write_lock(folder: Path) -> Iterator[None]:
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         with suppress(OSError):  # a finished run on a full disk is still displayed
-            holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node(), "since": since}))
+            content = {"process": os.getpid(), "machine": platform.node(), "since": since}
+            holder.write_text(json.dumps(content), encoding="utf-8")
         yield
     finally:
         with suppress(OSError):
@@ -46,9 +50,20 @@ def write_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process has the lock of the run directory. True if this user may not see it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
 def _holder(holder: Path) -> str:
     try:
-        content = json.loads(holder.read_text())
+        content = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {content['process']} on {content['machine']} since {content['since']}"
     except (OSError, ValueError, KeyError):
         return "another process"

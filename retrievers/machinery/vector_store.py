@@ -209,7 +209,7 @@ class VectorStore:
             warn(self.folder, error)
             return
         try:
-            facts = json.loads(about.read_text())
+            facts = json.loads(about.read_text(encoding="utf-8"))
             digest, dim = str(facts["digest"]), int(facts["dim"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{about} is damaged ({error}). Delete the folder {self.folder}.") from error

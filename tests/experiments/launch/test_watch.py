@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import re
 import signal
 import time
@@ -12,6 +13,7 @@ from launched import lines, until
 
 from experiments.launch.launch_files import HEARTBEAT_TIMEOUT, Launch
 from experiments.launch.watch import RunWatcher
+from experiments.store.lock import write_lock
 from experiments.terminal.progress import SilentProgress
 from icl.errors import StoreError
 
@@ -97,17 +99,24 @@ def test_new_failures_are_reported(go: Go, tmp_path: Path) -> None:
     path = next(done.folder.glob("cells/*/0.jsonl"))
     whole = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole[:-2]))
-    (done.folder / ".holder.json").write_text(json.dumps({"process": os.getpid(), "machine": os.uname().nodename}))
-    watch = RunWatcher(done.folder)
-    assert not watch.poll().complete
-    last = json.loads(whole[-1])
-    with path.open("ab") as file:
-        file.write(whole[-2] + json.dumps({**last, "failed": "no image"}).encode() + b"\n")
-    status = watch.poll()
-    assert (watch.new_failures, status.failed) == ([(last["query"], "no image")], 1)
-    assert not status.complete, "a failed sample may still be tried again"
-    (done.folder / ".holder.json").unlink()
+    watch, last = RunWatcher(done.folder), json.loads(whole[-1])
+    with write_lock(done.folder):
+        assert not watch.poll().complete
+        with path.open("ab") as file:
+            file.write(whole[-2] + json.dumps({**last, "failed": "no image"}).encode() + b"\n")
+        status = watch.poll()
+        assert (watch.new_failures, status.failed) == ([(last["query"], "no image")], 1)
+        assert not status.complete, "a failed sample may still be tried again"
     assert watch.poll().complete
+
+
+def test_a_killed_process_does_not_count_as_a_worker(go: Go) -> None:
+    done, _ = go("runs")
+    holder = done.folder / ".holder.json"
+    holder.write_text(json.dumps({"process": os.getpid(), "machine": platform.node()}))
+    assert RunWatcher(done.folder).poll().workers.alive == 0
+    holder.write_text(json.dumps({"process": os.getpid(), "machine": "elsewhere"}))
+    assert RunWatcher(done.folder).poll().workers.alive == 1
 
 
 def test_a_run_of_an_older_version_is_counted_without_its_size(go: Go) -> None:
