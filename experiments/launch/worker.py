@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -215,7 +215,7 @@ def end_with_parent(pipe: int) -> None:
 
 
 def main() -> int:
-    """`python -m experiments.launch.worker RUN WORKER`: a worker on this machine, which ends with its standard input."""
+    """`python -m experiments.launch.worker RUN WORKER`: a worker here, which ends with its standard input."""
     run, worker = sys.argv[1:]
     with interrupt_on(signal.SIGTERM):
         threading.Thread(target=end_with_parent, args=[sys.stdin.fileno()], daemon=True).start()
