@@ -28,15 +28,16 @@ def analyze(view: "RunView") -> "DataFrame":
     answered_samples(view, with_demos=False)
     arms = view.arm_answers
     forms = [form for form in get_args(AnswerForm) if form != "none" and any(form in one.forms for one in arms)]
+    some_thinking_cut = any(one.cut_thinking for one in arms)
     rows: list[dict[str, Any]] = []
     for one in arms:
         scores = {name: value for name, value in (("strict", one.strict), ("lenient", one.lenient)) if not isnan(value)}
         shares = {"unparsed": one.unparsed, "reasoned": one.reasoned, "cut": one.cut_answer}
-        if any(other.cut_thinking for other in arms):
+        if some_thinking_cut:
             shares["cut_thinking"] = one.cut_thinking
         by_form = {form: one.forms.get(form, 0.0) for form in forms}
         rows.append({**one.arm, "n": one.count, **scores, **shares, **by_form})
     note = "unparsed: no answer could be read; cut: at max_new_tokens"
-    if rows and "cut_thinking" in rows[0]:
+    if some_thinking_cut:
         note += "; cut thinking: at max_thinking_tokens"
     return make_table(rows, "How the outputs write their answers", note=note)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.analyses.shared import answered_samples, make_table
-from experiments.stats.arms import UNIT, iter_arms, tidy_frame, varying_axes
+from experiments.stats.arms import UNIT, iter_arms, label_axes, tidy_frame, varying_axes
 from experiments.stats.findings import reference_decoding
 from experiments.stats.intervals import cluster_codes, cluster_sums, mean_variance, t_quantile
 from experiments.stats.pairs import KEYS
@@ -125,15 +125,13 @@ def _lines(
     view: "RunView", rows: "DataFrame", examples: dict[str, Example], to: dict[str, Any]
 ) -> "list[dict[str, Any]]":
     shared = [axis for axis in view.axes if axis not in to]
-    label_axes = [
-        axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(view.frame, view.axes)
-    ]
+    named = label_axes(view.frame, view.axes)
     lines = []
     for _, group in iter_arms(rows, shared):
         arms = list(iter_arms(group, list(to)))
         reference = next((own for arm, own in arms if arm == to), None)
         for _, own in arms:
-            setting = {axis: own[axis].iloc[0] for axis in label_axes}
+            setting = {axis: own[axis].iloc[0] for axis in named}
             lines.append(setting | _line(own, reference, examples))
     return lines
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.shared import make_table
 from experiments.config.keys import DEFAULT_REFERENCES
-from experiments.stats.arms import describe_arm, varying_axes
+from experiments.stats.arms import describe_arm, label_axes, varying_axes
 from experiments.stats.compare import compare
 from icl.errors import ConfigError
 
@@ -48,10 +48,10 @@ def _rows(view: "RunView", reference: Mapping[str, Any]) -> list[dict[str, Any]]
     form, strict, lenient = (
         compare(scores, reference, metric, axes=view.axes) for metric in ("form", "strict", "lenient")
     )
-    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(scores, view.axes)]
+    named = label_axes(scores, view.axes)
     return [
         {
-            **{axis: row[axis] for axis in label_axes},
+            **{axis: row[axis] for axis in named},
             "against": describe_arm(reference),
             "gain_strict": float(by_strict),
             "gain_lenient": float(by_lenient),

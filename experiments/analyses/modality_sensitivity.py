@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import as_deterioration, make_table
-from experiments.stats.arms import NO_VALUE, matches_setting, varying_axes
+from experiments.stats.arms import NO_VALUE, label_axes, matches_setting
 from experiments.stats.compare import compare
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def analyze(view: "RunView") -> "DataFrame":
     """One row per change and setting. Raises ConfigError without arms with and without transforms."""
     changed = compare(view.scores, {"transforms": NO_VALUE}, view.metric, axes=view.axes)
-    label_axes = [axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(changed, view.axes)]
+    named = label_axes(changed, view.axes)
     table_rows: list[dict[str, Any]] = []
     for row in changed.to_dict("records"):
         arm = {axis: row[axis] for axis in view.axes}
@@ -36,7 +36,7 @@ def analyze(view: "RunView") -> "DataFrame":
         share = drop / gain if gain > 0 else np.nan
         means = {"intact": intact, "changed": float(row["mean"]), "at_0": zero}
         table_rows.append(
-            {**{axis: arm[axis] for axis in label_axes}, **means, **tested, "share": share, "n": int(row["pairs"])}
+            {**{axis: arm[axis] for axis in named}, **means, **tested, "share": share, "n": int(row["pairs"])}
         )
     note = "share: of the gain over 0 shots that the change takes away; – without a gain. p after Holm"
     return make_table(

@@ -29,35 +29,29 @@ SHARE = "share"
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """One row per setting and share. Raises ConfigError with fewer than two shares."""
+    """One row per setting and share. Raises ConfigError if no setting has two shares."""
     rows = answered_samples(view)
     shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}
     rows = rows.assign(**{SHARE: rows["cell"].map(shares)})
-    rows = rows[rows[SHARE].notna()]
-    if rows[SHARE].nunique() < 2:
-        raise ConfigError(
-            f"{view.path}: a curve needs two shares of wrong labels or more. In grid, transforms: [[], "
-            "[{name: noisy_labels, share: 0.5}], [{name: noisy_labels, share: 1}]]."
-        )
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, rows, without=("transforms",)):
+    for setting, samples in iter_settings(view, rows[rows[SHARE].notna()], without=("transforms",)):
         points = list(samples.groupby(SHARE))
-        first = points[0][1]
+        if len(points) < 2:
+            continue
+        compared = [{}, *(_against(points[0][1], point, view) for _, point in points[1:])]
         means = samples.groupby(SHARE)[view.metric].mean()
         slope = float(np.polyfit(means.index.to_numpy(dtype=float), means.to_numpy(dtype=float), 1)[0])
         tested: list[dict[str, Any]] = []
-        for share, point in points:
-            score = dict.fromkeys(("score", "low", "high"), np.nan)
-            if point[view.metric].notna().any():
-                found_score = estimate_arm(point, view.metric)
-                score = {"score": found_score.mean, "low": found_score.low, "high": found_score.high}
-            against = _against(first, point, view) if point is not first else {}
+        for (share, point), against in zip(points, compared, strict=True):
+            score = estimate_arm(point, view.metric)
             vote = float(point["vote"].mean()) if "vote" in point else np.nan
             tested.append(
                 {
                     **setting,
                     SHARE: float(str(share)),
-                    **score,
+                    "score": score.mean,
+                    "low": score.low,
+                    "high": score.high,
                     "vote": vote,
                     **against,
                     "slope": slope,
@@ -67,6 +61,11 @@ def analyze(view: "RunView") -> "DataFrame":
         for row, p in zip(tested[1:], holm([row["p"] for row in tested[1:]]), strict=True):
             row["p"] = float(p)
         table_rows += tested
+    if not table_rows:
+        raise ConfigError(
+            f"{view.path}: a curve needs two shares of wrong labels or more. In grid, transforms: [[], "
+            "[{name: noisy_labels, share: 0.5}], [{name: noisy_labels, share: 1}]]."
+        )
     return make_table(
         table_rows,
         f"The score against the share of wrong labels ({view.measure})",

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.folds import merge_folds
-from experiments.stats.arms import varying_axes
+from experiments.stats.arms import label_axes
 from experiments.stats.compare import compare
 
 if TYPE_CHECKING:
@@ -34,12 +34,10 @@ def compare_with_reference(view: "RunView", rows: "DataFrame", score: str) -> li
 
 def _lines(view: "RunView", rows: "DataFrame", score: str) -> list[dict[str, Any]]:
     comparison = compare(rows, view.to, score, axes=view.axes, correct=view.correct)
-    label_axes = [
-        axis for axis in view.axes if axis in ("task", "shots") or axis in varying_axes(comparison, view.axes)
-    ]
+    named = label_axes(comparison, view.axes)
     return [
         {
-            **{axis: row[axis] for axis in label_axes},
+            **{axis: row[axis] for axis in named},
             "reference": float(row["reference_mean"]),
             score: float(row["mean"]),
             **{key: float(row[key]) for key in ("difference", "low", "high")},

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.stats.arms import iter_arms, varying_axes
+from experiments.stats.arms import iter_arms, label_axes
 from experiments.stats.intervals import estimate_mean
 from experiments.stats.sample_rows import as_sequence
 from icl.errors import ConfigError
@@ -49,8 +49,7 @@ def iter_settings(
 ) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
     """(setting, rows) of each combination of the axes that vary; the setting always has task and shots."""
     among = [axis for axis in view.axes if axis not in without]
-    label_axes = [axis for axis in among if axis in ("task", "shots") or axis in varying_axes(rows, among)]
-    yield from iter_arms(rows, label_axes)
+    yield from iter_arms(rows, label_axes(rows, among))
 
 
 def as_deterioration(better: Better, low: float, middle: float, high: float) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.stats.answer_forms import FORM, REASONED, describe_forms, form_shares, forms_differ
-from experiments.stats.arms import iter_arms, varying_axes
+from experiments.stats.arms import iter_arms, label_axes
 from icl.metrics.answer_extraction import AnswerForm
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ class ArmAnswers:
 def arm_answers(samples: "DataFrame", axes: Sequence[str]) -> list[ArmAnswers]:
     """The answers of each arm. samples: a tidy frame with FORM, REASONED, UNPARSED, CUT_ANSWER and CUT_THINKING."""
     answered = samples[samples[FORM].notna()]
-    label_axes = [axis for axis in axes if axis in ("task", "shots") or axis in varying_axes(answered, axes)]
     arms = []
-    for arm, rows in iter_arms(answered, label_axes):
+    for arm, rows in iter_arms(answered, label_axes(answered, axes)):
         scores = {name: float(rows[name].mean()) if name in rows else np.nan for name in ("strict", "lenient")}
         shares = {name: float(rows[name].mean()) for name in (UNPARSED, CUT_ANSWER, CUT_THINKING, REASONED)}
         arms.append(ArmAnswers(arm, len(rows), **scores, **shares, forms=form_shares(rows[FORM])))

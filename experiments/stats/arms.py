@@ -105,6 +105,12 @@ def varying_axes(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
     return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)
 
 
+def label_axes(frame: "DataFrame", axes: Sequence[str]) -> list[str]:
+    """The axes that name an arm in a table: task, shots, and those with more than one value."""
+    varying = varying_axes(frame, axes)
+    return [axis for axis in axes if axis in ("task", "shots") or axis in varying]
+
+
 def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFrame"]]:
     """Each arm of a tidy frame with its samples, in order of first appearance."""
     if not axes:

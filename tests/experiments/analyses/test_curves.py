@@ -180,3 +180,12 @@ def test_an_oracle_order_is_not_a_random_order(ran: Any) -> None:
         "records"
     )
     assert row["orders"] == 3
+
+
+def test_a_share_without_any_score_has_none(ran: Any, scripted: Any) -> None:
+    noise = [[{"name": "noisy_labels", "share": share}] for share in (0.5, 1)]
+    view = ran(model=scripted("trusting"), shots=4, grid={"transforms": [[], *noise]})
+    half = view.frame["transforms"].str.contains("0.5")
+    frame = view.frame.assign(**{view.metric: view.frame[view.metric].where(~half)})
+    with pytest.raises(UnpairedError, match="no pair"):
+        noisy_labels.analyze(replace(view, frame=frame))

@@ -5,7 +5,23 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.stats.arms import axis_values, reference_of, resolve_setting, short_control_name
+from experiments.stats.arms import (
+    SharedAttrs,
+    axes_of,
+    axis_values,
+    better_of,
+    describe_arm,
+    find_baseline_column,
+    is_accuracy,
+    iter_arms,
+    label_axes,
+    matches_setting,
+    reference_of,
+    resolve_setting,
+    short_control_name,
+    tidy_frame,
+    varying_axes,
+)
 from icl.errors import ConfigError
 
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]
@@ -96,3 +112,70 @@ def test_the_reference_that_agrees_in_all_axes_is_preferred() -> None:
     arm = {"shots": 4, "retriever": "knn"}
     assert reference_of(arm, {"shots": 0}, [shared, own, arm]) == own
     assert reference_of(arm, {"shots": 0}, [shared, arm]) == shared
+
+
+def test_arms_are_named_by_task_shots_and_what_varies() -> None:
+    frame = pd.DataFrame({"shots": [0, 0], "order": ["a", "b"], "task": ["t", "t"], "model": ["m", "m"]})
+    axes = ("model", "task", "shots", "order")
+    assert (label_axes(frame, axes), varying_axes(frame, axes)) == (["task", "shots", "order"], ("order",))
+    assert describe_arm({"model": "m", "shots": 1, "order": "none"}) == "m, 1 shot"
+    assert describe_arm({"model": "m", "shots": 2, "order": "a"}, ("order", "shots")) == "a, 2 shots"
+    assert [arm for arm, _ in iter_arms(frame, ())] == [{}]
+    assert [(arm, list(rows.index)) for arm, rows in iter_arms(frame, ("order",))] == [
+        ({"order": "a"}, [0]),
+        ({"order": "b"}, [1]),
+    ]
+
+
+def test_a_tidy_frame_has_plain_labels_and_units_of_a_task() -> None:
+    rows = {"query": ["q", "q", "r", "s"], "task": ["t", "u", "t", "t"], "group": [None, None, "g", "g"]}
+    frame = pd.DataFrame({**rows, "shots": [2.0, 2.0, None, 0.5], "retriever": ["knn", None, "knn", "x"]})
+    frame.attrs["axes"] = ("shots", "retriever")
+    tidy = tidy_frame(frame, ("task", "shots", "retriever"))
+    assert tidy["shots"].tolist() == [2, 2, "none", 0.5]
+    assert [type(value) for value in tidy["shots"]] == [int, int, str, float]
+    assert tidy["retriever"].tolist() == ["knn", "none", "knn", "x"]
+    assert tidy["unit"].tolist() == [0, 1, 2, 2]
+    assert tidy.attrs == {}
+    assert "unit" not in frame
+    assert tidy_frame(tidy, ("shots",)) is tidy
+    assert tidy_frame(frame.drop(columns=["task", "group"]), ())["unit"].tolist() == [0, 0, 1, 2]
+    assert axes_of(frame) == ("shots", "retriever")
+    assert axes_of(frame.drop(columns="retriever").assign()[["query", "shots", "task"]].copy()) == (
+        "shots",
+        "retriever",
+    )
+
+
+def test_the_good_direction_and_accuracy_of_a_metric() -> None:
+    frame = pd.DataFrame({"m": [1.0]})
+    frame.attrs["better"] = {"m": "lower"}
+    assert (better_of(frame, "m"), better_of(frame, "n")) == ("lower", "higher")
+    assert [is_accuracy(name) for name in ("lenient", "token_f1", "no_such_metric")] == [True, False, False]
+
+
+def test_a_baseline_is_found_under_its_metric_or_as_the_one_of_a_plain_frame() -> None:
+    own = pd.DataFrame({"vote:strict": [1.0], "lenient": [1.0]})
+    assert find_baseline_column(own, "vote", "strict") == "vote:strict"
+    assert find_baseline_column(own, "vote", "lenient") is None
+    assert find_baseline_column(own.assign(vote=0.0), "vote", "lenient") is None
+    plain = pd.DataFrame({"vote": [1.0], "lenient": [1.0]})
+    assert find_baseline_column(plain, "vote", "lenient") == "vote"
+    assert find_baseline_column(plain, "prior", "lenient") is None
+    plain.attrs["better"] = {"lenient": "lower"}
+    assert find_baseline_column(plain, "vote", "lenient") is None
+
+
+def test_an_arm_matches_a_setting_up_to_axes_without_effect_at_0_shots() -> None:
+    zero = {"shots": 0, "retriever": "none", "decoding": "greedy"}
+    assert matches_setting(zero, {"retriever": "knn", "decoding": "greedy"})
+    assert not matches_setting(zero, {"decoding": "vcd"})
+    assert not matches_setting({**zero, "shots": 2}, {"retriever": "knn"})
+    assert not matches_setting({**zero, "decoding": "none"}, {"decoding": "vcd"})
+
+
+def test_shared_attributes_are_not_copied() -> None:
+    import copy
+
+    attrs = SharedAttrs(a=[1])
+    assert copy.deepcopy({"x": attrs})["x"] is attrs
