@@ -9,18 +9,22 @@ imported. `own_tests` names the tests of a module; `--tests` replaces them.
 import argparse
 import ast
 import builtins
+import gc
 import importlib
 import importlib.machinery
+import inspect
 import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -333,11 +337,155 @@ def first_line(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 
 
+class Server:
+    """A process that has imported and collected the tests of a copy. It forks for each mutant.
+
+    The fork gives the live functions of the changed module their new code, so it imports and collects nothing. A module
+    that no test module imported is read from its changed file.
+
+    Args:
+        copy: The copy of the repository.
+        tests: The test files.
+        modules: The modules that have mutants.
+        folder: Receives the log, the temporary files of the tests and `record.json`.
+    """
+
+    def __init__(self, copy: Path, tests: Sequence[str], modules: Sequence[str], folder: Path) -> None:
+        self.copy, self.folder = copy, folder
+        self.recorder = CallRecorder(copy, modules)
+        (requests, self.requests), (self.replies, replies) = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(requests)
+            os.close(replies)
+            return
+        try:
+            os.close(self.requests)
+            os.close(self.replies)
+            self.incoming, self.outgoing = os.fdopen(requests), os.fdopen(replies, "w")
+            enter_copy(copy, folder / f"{copy.name}.log")
+            self.recorder.install()
+            run_pytest(["--basetemp", str(folder / f"{copy.name}-tmp"), *tests], [self.recorder, self])
+        finally:
+            os._exit(70)
+
+    def ask(self, **request: Any) -> None:
+        """Starts a run of `tests` by their ids (None: all). `limit` is in seconds; the others are the mutant's."""
+        os.write(self.requests, f"{json.dumps(request)}\n".encode())
+
+    def answer(self, wait: float = 0.0) -> str | None:
+        """The result of the run: 'survived', 'killed', 'timeout' or 'unknown'; None if it still runs."""
+        if not select.select([self.replies], [], [], wait)[0]:
+            return None
+        return os.read(self.replies, 100).decode().strip() or "unknown"
+
+    def close(self) -> None:
+        os.close(self.requests)
+        os.waitpid(self.pid, 0)
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Answers requests until the pipe closes. Runs in the server's process."""
+        live: dict[tuple[str, int, str], list[types.FunctionType]] = defaultdict(list)
+        for function in (one for one in gc.get_objects() if isinstance(one, types.FunctionType)):
+            code = function.__code__
+            if code.co_filename in self.recorder.files:
+                live[code.co_filename, code.co_firstlineno, code.co_name].append(function)
+        for line in self.incoming:
+            request = json.loads(line)
+            pid = os.fork()
+            if not pid:
+                status = 70
+                try:
+                    os.setsid()
+                    status = 1 if session.testsfailed else self.run(session, live, **request)
+                finally:
+                    os._exit(status)
+            self.outgoing.write(wait_for(pid, request["limit"]) + "\n")
+            self.outgoing.flush()
+        return True
+
+    def run(
+        self,
+        session: Any,
+        live: dict[tuple[str, int, str], list[types.FunctionType]],
+        *,
+        tests: list[str] | None,
+        module: str = "",
+        function: int = 0,
+        limit: float = 0.0,
+    ) -> int:
+        """The status of a forked process: 0 if all tests pass, 1 if one fails, 70 if the code cannot be replaced."""
+        path = str(self.copy / module)
+        if module and any(getattr(one, "__file__", None) == path for one in list(sys.modules.values())):
+            codes = [code for code in nested_codes(compile(Path(path).read_bytes(), path, "exec")) if code.co_name]
+            (new,) = [code for code in codes if code.co_firstlineno == function and code.co_name != "<lambda>"]
+            old = live[path, function, new.co_name]
+            if not old:
+                return 70
+            for one in old:
+                one.__code__ = new
+        by_id = {item.nodeid: item for item in session.items}
+        items = list(session.items) if tests is None else [by_id[name] for name in tests]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                return 1
+        if tests is None:
+            paths = {name: getattr(one, "__file__", None) or "" for name, one in list(sys.modules.items())}
+            libraries = [name for name, file in paths.items() if "site-packages" in file]
+            (self.folder / "record.json").write_text(json.dumps([self.recorder.calls, libraries]))
+        return 0
+
+
+def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code objects of functions in a module, class by class. Functions within functions are left out."""
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            if not constant.co_flags & inspect.CO_OPTIMIZED:  # a class body
+                yield from nested_codes(constant)
+
+
+def enter_copy(copy: Path, log: Path) -> None:
+    """Makes a forked process one that runs in a copy of the repository and writes to a log."""
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(copy)
+    sys.path[0] = str(copy)
+    os.environ.update(PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
+    sys.dont_write_bytecode = True
+
+
+def run_pytest(arguments: Sequence[str], plugins: Sequence[Any] = ()) -> int:
+    """pytest's exit status."""
+    import pytest
+
+    quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestWarning"]
+    return int(pytest.main([*quiet, *arguments], plugins=list(plugins)))
+
+
+def wait_for(pid: int, limit: float) -> str:
+    """Waits for a forked process that leads a session, and ends that session."""
+    deadline, done, status = time.monotonic() + limit, 0, 0
+    while not done and time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        time.sleep(0 if done else 0.01)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    if not done:
+        os.waitpid(pid, 0)
+        return "timeout"
+    return {0: "survived", 70 << 8: "unknown"}.get(status, "killed")
+
+
 class Runner:
-    """Runs tests in forked processes, each in a copy of the repository."""
+    """Runs tests of mutants in copies of the repository: by a `Server`, or in a process that imports everything."""
 
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder, self.copies = folder, [folder / str(job) for job in range(jobs)]
+        self.servers: dict[Path, Server] = {}
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
         for copy in self.copies:
@@ -346,45 +494,26 @@ class Runner:
                     (copy / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(ROOT / name, copy / name)
 
-    def start(self, copy: Path, tests: Sequence[str], record: Sequence[str] = ()) -> int:
-        """The id of a process that runs tests and exits with pytest's status.
-
-        With `record`, it writes which tests call the functions of these modules, and which libraries it imported.
-        """
-        pid = os.fork()
-        if pid:
+    def start(self, copy: Path, tests: Sequence[str]) -> int:
+        """The id of a process that imports and runs tests and exits with pytest's status."""
+        if pid := os.fork():
             return pid
         status = 70
         try:
-            os.setsid()
-            log = os.open(self.folder / f"{copy.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.chdir(copy)
-            sys.path[0] = str(copy)
-            os.environ.update(PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
-            sys.dont_write_bytecode = True
-            import pytest
-
-            recorder = CallRecorder(copy, record)
-            if record:
-                recorder.install()
-            quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestWarning"]
-            status = int(pytest.main([*quiet, *tests], plugins=[recorder] if record else []))
-            if record:
-                paths = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
-                libraries = [name for name, path in paths.items() if "site-packages" in path]
-                (self.folder / "record.json").write_text(json.dumps([recorder.calls, libraries]))
+            enter_copy(copy, self.folder / f"{copy.name}.log")
+            status = run_pytest(tests)
         finally:
             os._exit(status)
 
     def record(self, tests: Sequence[str], modules: Sequence[str]) -> dict[str, dict[str, list[int]]]:
         """Test -> module -> first lines of the functions that it calls, from one run without a mutant.
 
-        Later processes share the libraries that the tests imported.
+        Starts the servers. Later processes share the libraries that the tests imported.
         """
-        _, status = os.waitpid(self.start(self.copies[0], tests, modules), 0)
-        if status:
+        self.servers = {copy: Server(copy, tests, modules, self.folder) for copy in self.copies}
+        first = self.servers[self.copies[0]]
+        first.ask(tests=None, limit=3600)
+        if first.answer(3600) != "survived":
             log = (self.folder / "0.log").read_text(errors="replace").splitlines()
             sys.exit("\n".join(["The tests fail without a mutant:", *log[-15:]]))
         calls, libraries = json.loads((self.folder / "record.json").read_text())
@@ -393,28 +522,53 @@ class Runner:
                 importlib.import_module(name)
         return dict(calls)
 
-    def run(self, work: Sequence[tuple[Mutant, Sequence[str]]], limit: float) -> Iterator[tuple[Mutant, str]]:
-        """Yields each mutant with 'killed', 'timeout' or 'survived' after its tests."""
+    def close(self) -> None:
+        for server in self.servers.values():
+            server.close()
+
+    def run(
+        self, work: Sequence[tuple[Mutant, Sequence[str]]], limit: float, served: bool = False
+    ) -> Iterator[tuple[Mutant, str]]:
+        """Yields each mutant with 'killed', 'timeout' or 'survived' after its tests.
+
+        Args:
+            work: The mutants with their tests.
+            limit: Seconds for the tests of a mutant.
+            served: Whether servers may run the tests of mutants in functions, without fresh imports.
+        """
         waiting, free = list(work), list(self.copies)
-        running: dict[int, tuple[Mutant, Path, float]] = {}
+        running: dict[Path, tuple[Mutant, Sequence[str], int, float]] = {}
         while waiting or running:
             while waiting and free:
                 (mutant, tests), copy = waiting.pop(0), free.pop()
                 (copy / mutant.module).write_bytes(mutant.source((ROOT / mutant.module).read_bytes()))
-                running[self.start(copy, tests)] = mutant, copy, time.monotonic() + limit
+                if served and mutant.function and copy in self.servers:
+                    request = {"module": mutant.module, "function": mutant.function, "limit": limit}
+                    self.servers[copy].ask(tests=list(tests), **request)
+                    running[copy] = mutant, tests, 0, 0.0
+                else:
+                    running[copy] = mutant, tests, self.start(copy, tests), time.monotonic() + limit
             time.sleep(0.02)
-            for pid, (mutant, copy, deadline) in list(running.items()):
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if not done and time.monotonic() < deadline:
+            for copy, (mutant, tests, pid, deadline) in list(running.items()):
+                if pid:
+                    done, status = os.waitpid(pid, os.WNOHANG)
+                    if not done and time.monotonic() < deadline:
+                        continue
+                    with suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                    if not done:
+                        os.waitpid(pid, 0)
+                    result = "timeout" if not done else "killed" if status else "survived"
+                elif (answer := self.servers[copy].answer()) is None:
                     continue
-                with suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-                if not done:
-                    os.waitpid(pid, 0)
+                elif answer not in ("killed", "survived"):
+                    running[copy] = mutant, tests, self.start(copy, tests), time.monotonic() + limit
+                    continue
+                else:
+                    result = answer
                 shutil.copyfile(ROOT / mutant.module, copy / mutant.module)
                 free.append(copy)
-                del running[pid]
-                result = "timeout" if not done else "killed" if status else "survived"
+                del running[copy]
                 place = len(work) - len(waiting) - len(running)
                 print(f"{place} of {len(work)}: {result} {mutant}", file=sys.stderr, flush=True)
                 yield mutant, result
@@ -459,9 +613,9 @@ def main() -> int:
         limit = 20 + 3 * (time.monotonic() - start)
         chosen = {mutant: select_tests(mutant, tests[mutant.module], calls) for mutant in mutants}
         results |= dict.fromkeys(mutants, "survived")
-        results |= runner.run([(mutant, chosen[mutant]) for mutant in mutants if chosen[mutant]], limit)
-        # A test may depend on a call whose result an earlier test left in a cache or fixture, and on a value of a class
-        # or a module without calling it.
+        results |= runner.run([(m, chosen[m]) for m in mutants if chosen[m]], limit, served=True)
+        # A test may depend on a call whose result an earlier test left in a cache or fixture, or that its module makes
+        # when it is imported, and on a value of a class or a module without calling it.
         survivors = [m for m, result in results.items() if result == "survived"]
         again = [
             (m, select_tests(replace(m, function=0), tests[m.module], calls) if m.function else tests[m.module][::-1])
@@ -469,6 +623,7 @@ def main() -> int:
         ]
         for mutant, result in runner.run([pair for pair in again if pair[1]], limit):
             results[mutant] = result
+        runner.close()
     for mutant, result in results.items():
         if result != "killed":
             print(f"{result:9} {mutant}")

@@ -74,7 +74,10 @@ def test_a_mutant_is_killed_by_a_test_that_calls_it_and_survives_without_one(tmp
     tests = {m: mutants.select_tests(m, ["test_room.py"], calls) for m in changed}
     assert {m.before: len(chosen) for m, chosen in tests.items() if "x" in m.before} == {"x * 2": 1, "x / 2": 0}
     work = [(m, ["test_room.py"]) for m in changed if "x" in m.before]
-    assert {m.before: result for m, result in runner.run(work, 60)} == {"x * 2": "killed", "x / 2": "survived"}
+    for served in (False, True):
+        results = {m.before: result for m, result in runner.run(work, 60, served)}
+        assert results == {"x * 2": "killed", "x / 2": "survived"}
+    runner.close()
     assert (tmp_path / "0" / "room.py").read_bytes() == (folder / "room.py").read_bytes()
 
 
@@ -89,3 +92,46 @@ def test_marked_functions_record_calls_by_the_line_of_the_outermost_function():
     assert space["outer"].__doc__ == "Text."
     assert inner() == 1
     assert calls == [("m.py", 1), ("m.py", 1)]
+
+
+ROOM = """from functools import lru_cache
+
+
+class Room:
+    @staticmethod
+    def half(x):
+        return x / 2
+
+    @property
+    def two(self):
+        return (lambda: 1 + 1)()
+
+
+@lru_cache
+def three():
+    return 3
+"""
+ROOM_TEST = """from room import Room, three
+
+
+def test_all():
+    assert (Room.half(2), Room().two, three()) == (1, 2, 3)
+"""
+
+
+def test_a_server_gives_methods_and_nested_functions_their_changed_code(tmp_path, monkeypatch):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "room.py").write_text(ROOM)
+    (folder / "test_room.py").write_text(ROOM_TEST)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    monkeypatch.setattr(mutants, "ROOT", folder)
+    runner = mutants.Runner(tmp_path, 1)
+    calls = runner.record(["test_room.py"], ["room.py"])
+    assert calls == {"test_room.py::test_all": {"room.py": [5, 9, 14]}}
+    changed = mutants.mutants_of("room.py", (folder / "room.py").read_bytes())
+    monkeypatch.setattr(runner, "start", None)  # nothing may need a process of its own
+    results = [result for _, result in runner.run([(m, list(calls)) for m in changed], 60, served=True)]
+    assert results == ["killed"] * len(changed)
+    assert len(changed) == 6
+    runner.close()
