@@ -55,7 +55,7 @@ FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     "experiments/stats": ("tests/experiments/stats",),
     "experiments/analyses": tuple(
         f"tests/experiments/analyses/test_{name}.py"
-        for name in ("answer_forms", "answers", "captions", "command", "curves", "demonstrations", "options", "pools")
+        for name in "answer_forms answers captions command conflict curves demonstrations options pools".split()
     ),
     "experiments/store": ("tests/experiments/store",),
     "experiments/results": ("tests/experiments/results",),
