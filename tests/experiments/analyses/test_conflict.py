@@ -22,16 +22,15 @@ OPTIONS = ["red", "blue", "green"]
 
 
 def rows(**recognized: str) -> list[dict[str, Any]]:
-    """A row for each item and mode. recognized: item -> the answer to whether it was recognized; all if one is named."""
+    """A row for each item and mode. recognized: item -> the answer by which it is recognized."""
     own = [
         {"seed": 0, "group": name, "mode": mode, "output": output}
         for name, pair in ITEMS.items()
         for mode, output in zip(("text", "image"), pair, strict=True)
     ]
     own += [{"seed": 0, "group": name, "mode": "recognize", "output": text} for name, text in recognized.items()]
-    return [
-        {**row, "meta": {"mode": row["mode"]}, "options": OPTIONS, "gold": ["Red"], "task": "t", "shots": 0} for row in own
-    ]
+    shared = {"options": OPTIONS, "gold": ["Red"], "task": "t", "shots": 0}
+    return [{**row, **shared, "meta": {"mode": row["mode"]}} for row in own]
 
 
 def analyze(ran: Any, own: list[dict[str, Any]]) -> pd.DataFrame:
