@@ -78,7 +78,12 @@ def compose(composer: Any, context: Context) -> Prompt:
 
 
 def answer(
-    model: "Model", prompt: Prompt, decoding: Any = "greedy", max_new_tokens: int = MAX_NEW_TOKENS
+    model: "Model",
+    prompt: Prompt,
+    decoding: Any = "greedy",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    *,
+    max_thinking_tokens: int | None = None,
 ) -> dict[str, Generation]:
     """Answers one prompt.
 
@@ -87,6 +92,7 @@ def answer(
         prompt: The prompt.
         decoding: A node, or a list of nodes.
         max_new_tokens: The largest number of new tokens.
+        max_thinking_tokens: The largest number of tokens of a reasoning block, which then do not count as answer.
 
     Returns:
         The generation of each decoding, by its label.
@@ -96,7 +102,7 @@ def answer(
         PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
     from decoding.arms.arm import parse_arm
-    from decoding.arms.requirements import unsupported_reason
+    from decoding.arms.requirements import thinking_budget_refusal, unsupported_reason
     from decoding.engine.requests import DecodingRequest, Failure
     from decoding.engine.rewritten_prompts import rewritten_prompts
     from experiments.running.generation import engine_for
@@ -105,6 +111,8 @@ def answer(
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
     for arm in arms:
         if problem := unsupported_reason(arm, model.abilities):
+            raise PlanError(problem)
+        if max_thinking_tokens is not None and (problem := thinking_budget_refusal(arm, model)):
             raise PlanError(problem)
     if not model.abilities & {"logits", "strategies"}:
         if model.needs:
@@ -115,12 +123,19 @@ def answer(
         if failure := next((one for one in prompts if isinstance(one, str)), None):
             raise PlanError(failure)
         distinct = {one.digest: one for one in prompts if isinstance(one, Prompt)}
-        answers = model.generate([Request(one, max_new_tokens=max_new_tokens) for one in distinct.values()])
+        plain = [
+            Request(one, max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+            for one in distinct.values()
+        ]
+        answers = model.generate(plain)
         by_digest = dict(zip(distinct, answers, strict=True))
         return {
             arm.label: by_digest[one.digest] for arm, one in zip(arms, prompts, strict=True) if isinstance(one, Prompt)
         }
-    jobs = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for arm in arms]
+    jobs = [
+        DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+        for arm in arms
+    ]
     generations: dict[str, Generation] = {}
     for arm, result in zip(arms, engine_for(model)(model, jobs), strict=True):
         if isinstance(result, Failure):

@@ -79,10 +79,7 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
 
 def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:
     """Why the reasoning of an arm cannot have a limit on a model, or None if it can."""
-    if not model.supports_thinking_budget:
-        instead = "limit its reasoning by model.extra" if model.is_endpoint else "use the model 'hf'"
-        return f"this model cannot limit its reasoning: remove max_thinking_tokens, or {instead}."
-    return BEAMS_AND_BUDGET if isinstance(arm.sampler, Beam) else None
+    return model.thinking_budget_refusal() or (BEAMS_AND_BUDGET if isinstance(arm.sampler, Beam) else None)
 
 
 def _alternative(strategy: Strategy, abilities: Set[str], score: str) -> str:

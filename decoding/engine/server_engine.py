@@ -103,6 +103,7 @@ def _server_request(request: DecodingRequest) -> Request:
         strategy=arm_config(request.arm),
         normalize=request.normalize,
         top=request.top_logprobs,
+        max_thinking_tokens=request.max_thinking_tokens,
     )
 
 
@@ -117,7 +118,7 @@ def _key(request: DecodingRequest, server_request: Request) -> str:
     if server_request.score_options:
         settings: list[Any] = [server_request.options, server_request.normalize]
     else:
-        settings = [server_request.max_new_tokens, server_request.top]
+        settings = [server_request.max_new_tokens, server_request.max_thinking_tokens, server_request.top]
     paired_prompt = server_request.prompt.paired_prompt
     return json.dumps(
         [

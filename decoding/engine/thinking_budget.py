@@ -11,14 +11,13 @@ Only one block is cut. Whatever follows counts as answer, so an output ends afte
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from icl.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers
 from icl.types import ThinkingEnd
 
 if TYPE_CHECKING:
     from decoding.engine.generations import Detokenizer
-    from icl.models.base import LogitModel
     from icl.types import Prompt
 
 BLANK_TOKENS = 4
@@ -127,16 +126,25 @@ class Thinking:
         self._start, self.end, self.markers, self._is_forcing = len(tokens), end, None, False
 
 
-def begin_thinking(model: "LogitModel", prompt: "Prompt", limit: int | None) -> Thinking | None:
-    """The state of an answer under a thinking budget, or None without one.
+class Renderer(Protocol):
+    """Writes prompts and tokenizes: a model, or its renderer alone."""
 
-    A chat template may end the prompt with an opening marker.
+    @property
+    def tokenizer(self) -> Any: ...
+    def render(self, prompt: "Prompt") -> str | None: ...
+
+
+def opened_block(rendered: str) -> ReasoningMarkers | None:
+    """Markers of the block that a prompt opens at its end, as some chat templates do. None if it opens none."""
+    return next((markers for markers in REASONING_MARKERS if rendered.rstrip().endswith(markers.opening)), None)
+
+
+def begin_thinking(model: Renderer, prompt: "Prompt", limit: int | None) -> Thinking | None:
+    """The state of an answer under a thinking budget, or None without one.
 
     Raises:
         ModelError: The model has no tokenizer.
     """
     if limit is None:
         return None
-    rendered = (model.render(prompt) or "").rstrip()
-    opened = (markers for markers in REASONING_MARKERS if rendered.endswith(markers.opening))
-    return Thinking(model.tokenizer, limit, next(opened, None))
+    return Thinking(model.tokenizer, limit, opened_block(model.render(prompt) or ""))

@@ -30,7 +30,7 @@ contrast branches are read:
 The last two are drawn step by step in `decoding.engine.deferred_branches`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,6 +122,10 @@ class Hypothesis:
         self.thinking.read(self.tokens)
         is_long = self.thinking.markers is None and self.thinking.num_answer_tokens >= self.max_new_tokens
         return is_long and not self.thinking.may_open(self.tokens)
+
+    def take_forced(self) -> int | None:
+        """Removes and returns the token that the thinking budget forces in this step, None if it forces none."""
+        return self.thinking.forced.pop(0) if self.thinking is not None and self.thinking.forced else None
 
     @property
     def lacks_branch_rows(self) -> bool:
@@ -243,7 +247,7 @@ def _advance_hypotheses(
         scores, processor_faults = apply_processors(group.processors, scores, step, hypotheses)
         faults = processor_faults | faults
     chosen = group.sampler.choose(scores, [h.key for h in hypotheses], step)
-    forced = {i: h.thinking.forced.pop(0) for i, h in enumerate(hypotheses) if h.thinking and h.thinking.forced}
+    forced = {i: token for i, h in enumerate(hypotheses) if (token := h.take_forced()) is not None}
     for i, token in forced.items():
         chosen[i] = token
     numbers = trace_step(scores, logits[0], chosen) if trace else []
@@ -263,7 +267,7 @@ def _advance_hypotheses(
                 hypothesis.undecided_steps += not hypothesis.lacks_branch_rows and numbers[i][0] > 1
             if hypothesis.top_logprobs:
                 hypothesis.step_traces.append(step_traces[i])
-        _append_token(hypothesis, token, stop_tokens, is_forced=i in forced)
+        append_token(hypothesis, token, stop_tokens, is_forced=i in forced)
     if group.stop_criterion is not None:
         stop_candidates = [
             h
@@ -275,7 +279,8 @@ def _advance_hypotheses(
             hypothesis.finish = "stop" if is_end else hypothesis.finish
 
 
-def _append_token(hypothesis: Hypothesis, token: int, stop_tokens: frozenset[int], *, is_forced: bool = False) -> None:
+def append_token(hypothesis: Hypothesis, token: int, stop_tokens: Set[int], *, is_forced: bool = False) -> None:
+    """Counts a step, and adds its token or ends the answer."""
     hypothesis.steps += 1
     if hypothesis.finish:
         return

@@ -7,15 +7,18 @@ first tokens of all options.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from decoding.arms.requirements import unsupported_reason
 from decoding.engine.generations import Detokenizer, option_generation, text_generation
 from decoding.engine.option_scoring import normalize_score
 from decoding.engine.requests import Failure, PreparedRequest
+from decoding.engine.thinking_budget import Renderer, begin_thinking, opened_block
+from decoding.engine.token_loop import Hypothesis
 from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
+from decoding.lockstep.budgeted_outputs import read_tokens
+from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata, ThinkingLimits
 from decoding.lockstep.serialization import serialize
 from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ModelError
@@ -24,8 +27,8 @@ from icl.models.vllm.model import VLLM
 from icl.types import Generation, Prompt
 
 
-class OptionTokenizer(Detokenizer, Protocol):
-    """Tokenizer of answers and options: a model, or its renderer."""
+class OptionTokenizer(Detokenizer, Renderer, Protocol):
+    """Tokenizer of prompts, answers and options: a model, or its renderer."""
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
 
@@ -65,9 +68,22 @@ def build_groups(
     if request.answer_mode == "options":
         return _option_groups(prepared, tokenizer, name_prefix)
     plain = isinstance(arm.strategy, GreedyDecoding) and isinstance(arm.sampler, Greedy)
-    if plain and not trace and not request.top_logprobs:
+    if plain and not trace and not request.top_logprobs and request.max_thinking_tokens is None:
         return [PromptGroup("", [EngineRequest(prepared.branches[0], request.max_new_tokens)])]
-    return [_group(prepared, name_prefix, request.max_new_tokens, trace=trace, top=request.top_logprobs)]
+    thinking = thinking_limits(request.max_thinking_tokens, request.max_new_tokens, prepared.branches[0], tokenizer)
+    length, top = request.max_output_tokens, request.top_logprobs
+    return [_group(prepared, name_prefix, length, trace=trace, top=top, thinking=thinking)]
+
+
+def thinking_limits(
+    max_thinking_tokens: int | None, max_new_tokens: int, reference: Prompt, tokenizer: OptionTokenizer
+) -> ThinkingLimits | None:
+    """The thinking budget of a group with this reference prompt, or None if it has none."""
+    if max_thinking_tokens is None:
+        return None
+    opened = opened_block(tokenizer.render(reference) or "")
+    stop_tokens, opening = tuple(sorted(tokenizer.stop_tokens)), "" if opened is None else opened.opening
+    return ThinkingLimits(max_thinking_tokens, max_new_tokens, stop_tokens, opening)
 
 
 def _option_groups(prepared: PreparedRequest, tokenizer: OptionTokenizer, name_prefix: str) -> list[PromptGroup]:
@@ -117,15 +133,24 @@ def build_answer(
 
 def _text(
     prepared: PreparedRequest, tokenizer: OptionTokenizer, tokens: tuple[int, ...], record: Mapping[str, Any]
-) -> Generation:
-    stopped = bool(tokens) and tokens[-1] in tokenizer.stop_tokens
-    answer = tokens[:-1] if stopped else tokens
+) -> Generation | Failure:
+    request = prepared.request
+    thinking = begin_thinking(tokenizer, prepared.branches[0], request.max_thinking_tokens)
+    answer = Hypothesis([], request.max_new_tokens, thinking=thinking)
+    if problem := read_tokens(answer, tokens, tokenizer.stop_tokens):
+        return Failure(f"{request.arm.label}: {problem}.")
     # If steps are planned ahead, the step after a stop token ran too.
-    steps = len(tokens)
-    step_traces = [StepTrace(**values) for values in record.get("step_traces", ())[:steps]]
-    numbers = record.get("trace", ())[:steps]
-    finish: Literal["stop", "length"] = "stop" if stopped else "length"
-    return text_generation(prepared, tokenizer, answer, finish, steps=steps, numbers=numbers, step_traces=step_traces)
+    step_traces = [StepTrace(**values) for values in record.get("step_traces", ())[: answer.steps]]
+    return text_generation(
+        prepared,
+        tokenizer,
+        answer.tokens,
+        "stop" if answer.finish == "stop" else "length",
+        steps=answer.steps,
+        numbers=record.get("trace", ())[: answer.steps],
+        step_traces=step_traces,
+        thinking=thinking,
+    )
 
 
 def _option_scores(

@@ -57,6 +57,7 @@ class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, *runner: Any) -> None:
         check_engine(vllm_config)
+        self.model_config = vllm_config.model_config
         # The first runner passes (device, pinned), the second (request states,).
         self.states = runner[0] if len(runner) == 1 else None
         # First runner: batch index -> branch and its output tokens, a list that vLLM extends.
@@ -94,11 +95,17 @@ class LockstepLogitsProcessor(FirstRunner, SecondRunner):  # type: ignore[misc]
             self.slots[req_idx] = branch
         return branch is not None
 
+    def load_tokenizer(self) -> Any:
+        """The tokenizer of the engine, loaded once for each process. Thinking budgets read it."""
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        return cached_tokenizer_from_config(self.model_config)
+
     def apply(self, logits: "Tensor", ctx: Any = None) -> "Tensor":
         """Writes the selected tokens into logits [rows, V] float32, in place."""
         rows = self._first_rows() if ctx is None else self._second_rows(ctx)
         if rows:
-            select_tokens(logits, complete_groups(rows))
+            select_tokens(logits, complete_groups(rows), self.load_tokenizer)
         return logits
 
     def _first_rows(self) -> list[BatchRow]:

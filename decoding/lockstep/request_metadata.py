@@ -6,7 +6,7 @@ Group names must be unique. The engine and the server choose them; a client neve
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from decoding.lockstep.serialization import deserialize
@@ -20,6 +20,23 @@ GROUP_NAME_REFUSED = "groups are named by the server; ask for a strategy with vl
 
 MAX_BRANCHES = 16
 """Maximum number of branches of a group."""
+
+
+@dataclass(frozen=True)
+class ThinkingLimits:
+    """The thinking budget of a group (`decoding.lockstep.budgeted_outputs`).
+
+    Attributes:
+        max_thinking_tokens: Length limit of the reasoning.
+        max_new_tokens: Length limit of the answer.
+        stop_tokens: Tokens that end an answer.
+        opening: The opening marker at the end of the prompt of branch 0, '' if there is none.
+    """
+
+    max_thinking_tokens: int
+    max_new_tokens: int
+    stop_tokens: tuple[int, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class BranchMetadata:
         first: Tokens whose log-probability is recorded at step 0.
         force: Tokens of an option. They are chosen in place of the strategy's tokens, and their log-probabilities are
             recorded.
+        thinking: The thinking budget, or None.
     """
 
     group: str
@@ -50,6 +68,7 @@ class BranchMetadata:
     top: int = 0
     first: tuple[int, ...] = ()
     force: tuple[int, ...] = ()
+    thinking: ThinkingLimits | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_BRANCHES:
@@ -67,7 +86,7 @@ class BranchMetadata:
 
     def extra_args(self) -> dict[str, str]:
         """For `SamplingParams(extra_args=...)`."""
-        return {METADATA_KEY: json.dumps(vars(self))}
+        return {METADATA_KEY: json.dumps(asdict(self))}
 
 
 def parse_branch(extra_args: Mapping[str, Any] | None) -> BranchMetadata | None:
@@ -82,7 +101,10 @@ def parse_branch(extra_args: Mapping[str, Any] | None) -> BranchMetadata | None:
     allowed = {f.name for f in fields(BranchMetadata)}
     if not isinstance(values, dict) or values.keys() - allowed or {"group", "index", "count", "arm"} - values.keys():
         raise ValueError(f"'{METADATA_KEY}' is a mapping of {', '.join(sorted(allowed))}, not {text[:200]}")
-    return BranchMetadata(**values | {key: tuple(values.get(key, ())) for key in ("first", "force")})
+    values |= {key: tuple(values.get(key, ())) for key in ("first", "force")}
+    if (limits := values.get("thinking")) is not None:
+        values["thinking"] = ThinkingLimits(**limits | {"stop_tokens": tuple(limits["stop_tokens"])})
+    return BranchMetadata(**values)
 
 
 def check_group_name(branch: BranchMetadata) -> None:

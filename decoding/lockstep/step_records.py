@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from decoding.engine.trace import StepTrace
+from decoding.lockstep.budgeted_outputs import BudgetedOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,7 @@ class GroupRecord:
         forced: Log-probability of the option's token in each step.
         faults: Step -> reason why the strategy failed there.
         memory: State of the strategy, by step.
+        output: The output so far, if there is a thinking budget.
     """
 
     trace: list[list[float]] = field(default_factory=list)
@@ -39,6 +41,7 @@ class GroupRecord:
     forced: list[float] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
     memory: dict[int, int] = field(default_factory=dict)
+    output: BudgetedOutput = field(default_factory=BudgetedOutput)
 
 
 class RecordStore:

@@ -15,9 +15,10 @@ import torch
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
 from decoding.engine.option_scoring import floor_masked
-from decoding.engine.token_loop import trace_numbers
+from decoding.engine.token_loop import TRACE_FIELDS, trace_numbers
 from decoding.engine.trace import StepTrace, trace_branches
 from decoding.formulas.row_steps import RowSteps
+from decoding.lockstep.budgeted_outputs import TokenizerLoader
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 CHOSEN_SCORE = 1e30
 """The logit of the selected token. It is finite, so that no later operation gives NaN."""
+
+LOGPROB = TRACE_FIELDS.index("logprob")
 
 NUM_FAULT_VALUES = 3
 """Columns that describe a fault (`fault_message`)."""
@@ -60,12 +63,18 @@ def complete_groups(rows: Sequence[BatchRow]) -> list[RowGroup]:
     return groups
 
 
-def select_tokens(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
-    """Writes the selected token into every row of every group, in place. logits: [rows, V] float32.
+def select_tokens(logits: "Tensor", groups: Sequence[RowGroup], load_tokenizer: TokenizerLoader | None = None) -> None:
+    """Writes the selected token into every row of every group, in place.
 
-    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. Three
+    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. Four
     things are exceptions: a strategy that computes with the number of the step is combined step by step, the traces of
-    all branches (`top`) are read at once, and so are the windows of a strategy with a state.
+    all branches (`top`) are read at once, and so are the windows of a strategy with a state and the tokens under a
+    thinking budget.
+
+    Args:
+        logits: [rows, V] float32.
+        groups: Groups of rows.
+        load_tokenizer: Returns the tokenizer of the model, for thinking budgets.
     """
     RECORD_STORE.settle(wait=False)
     same_arm: dict[tuple[str, int, bool], list[RowGroup]] = {}
@@ -75,16 +84,18 @@ def select_tokens(logits: "Tensor", groups: Sequence[RowGroup]) -> None:
             RECORD_STORE.taken.pop(branch.group, None)  # another group with a name that was used before
         same_arm.setdefault((branch.arm, branch.count, branch.scores_options), []).append(group)
     for (arm, *_), batch in same_arm.items():
-        if arm in _COMBINED_BY_STEP or not _select_together(logits, batch):
+        if arm in _COMBINED_BY_STEP or not _select_together(logits, batch, load_tokenizer):
             for step in sorted({group[0].step for group in batch}):
-                _select_together(logits, [group for group in batch if group[0].step == step])
+                _select_together(logits, [group for group in batch if group[0].step == step], load_tokenizer)
 
 
 _COMBINED_BY_STEP: set[str] = set()
 """Arms whose strategies compute with the number of the step."""
 
 
-def _select_together(logits: "Tensor", groups: Sequence[RowGroup]) -> bool:
+def _select_together(
+    logits: "Tensor", groups: Sequence[RowGroup], load_tokenizer: TokenizerLoader | None = None
+) -> bool:
     """Selects the tokens of groups with the same arm in one combination. False if it must be done step by step."""
     references = [group[0] for group in groups]
     steps = [row.step for row in references]
@@ -93,7 +104,8 @@ def _select_together(logits: "Tensor", groups: Sequence[RowGroup]) -> bool:
     distinct_tokens = torch.arange(len(places), device=logits.device).clamp(max=1)[:, None].expand_as(places)
     branch_logits = logits[places]
     try:
-        tokens, is_faulty = _tokens(branch_logits.float(), references, RowSteps(steps) if is_mixed else steps[0])
+        step = RowSteps(steps) if is_mixed else steps[0]
+        tokens, is_faulty = _tokens(branch_logits.float(), references, step, load_tokenizer)
     except Exception as error:  # noqa: BLE001 - any error of a strategy ends its groups; the engine continues
         if is_mixed:
             _COMBINED_BY_STEP.add(references[0].branch.arm)
@@ -110,7 +122,12 @@ def _select_together(logits: "Tensor", groups: Sequence[RowGroup]) -> bool:
     return True
 
 
-def _tokens(branch_logits: "Tensor", references: Sequence[BatchRow], step: int | RowSteps) -> "tuple[Tensor, Tensor]":
+def _tokens(
+    branch_logits: "Tensor",
+    references: Sequence[BatchRow],
+    step: int | RowSteps,
+    load_tokenizer: TokenizerLoader | None,
+) -> "tuple[Tensor, Tensor]":
     """One token for each group [B], and whether its scores are faulty [B]. branch_logits: [n, B, V]."""
     strategy, sampler = deserialize(references[0].branch.arm)
     states = _step_states(strategy, references)
@@ -121,8 +138,14 @@ def _tokens(branch_logits: "Tensor", references: Sequence[BatchRow], step: int |
         values.append(logprobs)
     else:
         tokens = sampler.choose(combined, [row.branch.key for row in references], cast(int, step))
+        is_forced: Tensor | None = None
+        if load_tokenizer is not None and any(row.branch.thinking for row in references):
+            tokens, is_forced = _limited(tokens, references, load_tokenizer)
         if any(row.branch.trace for row in references):
-            values.append(trace_numbers(combined, branch_logits[0], tokens).double())
+            numbers = trace_numbers(combined, branch_logits[0], tokens).double()
+            if is_forced is not None:
+                numbers[:, LOGPROB].masked_fill_(is_forced, 0.0)
+            values.append(numbers)
         if top := max(row.branch.top for row in references):
             traces = trace_branches(
                 strategy, branch_logits, combined, tokens.tolist(), step=cast(int, step), states=states, top=top
@@ -137,6 +160,20 @@ def _tokens(branch_logits: "Tensor", references: Sequence[BatchRow], step: int |
 
     RECORD_STORE.defer(torch.cat(values, 1), write)
     return tokens, faults[:, 0] > 0
+
+
+def _limited(
+    tokens: "Tensor", references: Sequence[BatchRow], load_tokenizer: TokenizerLoader
+) -> "tuple[Tensor, Tensor]":
+    """The tokens that thinking budgets allow [B], and whether each is forced [B]."""
+    allowed = [
+        (token, False)
+        if row.branch.thinking is None
+        else RECORD_STORE.of(row.branch.group).output.limit(row.step, token, row.branch.thinking, load_tokenizer)
+        for token, row in zip(tokens.tolist(), references, strict=True)
+    ]
+    columns = copied_to_device([[token, is_forced] for token, is_forced in allowed], torch.long, tokens.device)
+    return columns[:, 0], columns[:, 1] > 0
 
 
 def _record(row: BatchRow, fault: str, numbers: list[float]) -> None:

@@ -39,7 +39,15 @@ async def extended_response(
     limit = min(request.max_tokens or room, room)
     answer_mode: Any = "options" if extended.options else "generate"
     arm = request.arm if extended.normalize is None else replace(request.arm, normalize=extended.normalize)
-    decoding = DecodingRequest(request.prompt, arm, extended.options, answer_mode, limit, extended.top)
+    decoding = DecodingRequest(
+        request.prompt,
+        arm,
+        extended.options,
+        answer_mode,
+        limit,
+        extended.top,
+        max_thinking_tokens=request.max_thinking_tokens,
+    )
     prepared = PreparedRequest(decoding, branches, ("",) * len(branches), lengths)
     groups = await asyncio.to_thread(build_groups, prepared, server.hf, name, extended.trace)
     tasks = [

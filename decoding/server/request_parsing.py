@@ -3,8 +3,9 @@
 The request is OpenAI's, with `vllm_xargs: {strategy: vcd, alpha: 1.0}`: the name of a strategy and its parameters, or
 the whole node as JSON text if it is nested. Sampling follows temperature, top_p, top_k, min_p and seed of the request.
 
-Two extensions, which the model `remote` uses:
+Three extensions, which the model `remote` uses:
 
+- `max_thinking_tokens` limits the reasoning block, and max_tokens is then the limit of the answer after it.
 - A piece of a message may have a `name`: its span, such as `demo[0].answer`.
 - The key `icl` requests what OpenAI's API cannot express: `icl: {trace: true, options: [yes, no], normalize: mean}`.
   The answer then has tokens, traces and option scores.
@@ -24,6 +25,7 @@ from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strateg
 from icl import spans
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
+from icl.reasoning_blocks import max_output_tokens
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -31,8 +33,8 @@ MAX_CHARACTERS = 2**20
 """Maximum number of characters in all texts of a request."""
 
 KNOWN_KEYS = frozenset(
-    {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "seed", "user"}
-    | {"return_token_ids", "vllm_xargs", "icl", *SAMPLING}
+    {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_thinking_tokens"}
+    | {"stop", "seed", "user", "return_token_ids", "vllm_xargs", "icl", *SAMPLING}
 )
 IGNORED_KEYS = frozenset(
     {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "priority", "request_id"}
@@ -50,6 +52,7 @@ NEUTRAL_VALUES = {
 }  # fmt: skip
 """Keys that a request with a strategy cannot have, with the value at which they have no effect."""
 
+MAX_THINKING_TOKENS = 100_000
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 1024  # of a model or a user
@@ -82,6 +85,7 @@ class StrategyRequest:
         prompt: The prompt.
         arm: Strategy and sampler.
         max_tokens: Maximum number of new tokens, None if the request does not limit them.
+        max_thinking_tokens: Thinking budget (`decoding.engine.thinking_budget`), or None.
         stop: Texts that end the answer.
         stream: Whether to stream the answer.
         model: Name of the model, '' if the request has none.
@@ -99,12 +103,24 @@ class StrategyRequest:
     token_ids: bool = False
     extended: ExtendedOptions | None = None
     stream_usage: bool = False
+    max_thinking_tokens: int | None = None
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """Maximum number of tokens of reasoning and answer together, None if the request does not limit them."""
+        return None if self.max_tokens is None else max_output_tokens(self.max_tokens, self.max_thinking_tokens)
 
 
 def names_strategy(body: Any) -> bool:
     """Whether a request names a strategy."""
     extra = body.get("vllm_xargs") if isinstance(body, dict) else None
     return isinstance(extra, dict) and "strategy" in extra
+
+
+def extension_without_strategy(body: Any) -> str:
+    """The extension in a request without a strategy, '' if there is none. vLLM would ignore it."""
+    keys = ("icl", "max_thinking_tokens")
+    return next((key for key in keys if isinstance(body, dict) and body.get(key) is not None), "")
 
 
 def names_group(body: Any) -> bool:
@@ -126,7 +142,14 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (not _is_whole(limit) or limit < 1):
         raise ConfigError(f"max_tokens must be an integer of at least 1, not {limit!r}.")
+    thinking = body.get("max_thinking_tokens")
+    if thinking is not None and (not _is_whole(thinking) or not 0 <= thinking <= MAX_THINKING_TOKENS):
+        raise ConfigError(
+            f"max_thinking_tokens must be an integer from 0 to {MAX_THINKING_TOKENS}, not {thinking!r:.80}."
+        )
     stop = _stop(body)
+    if stop and thinking is not None:
+        raise ConfigError("stop would also end the reasoning. Remove it, or max_thinking_tokens.")
     prompt = _prompt(body)
     extended = None if body.get("icl") is None else _extended(body["icl"])
     stream = _flag(body, "stream")
@@ -151,6 +174,7 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
         _flag(body, "return_token_ids"),
         extended,
         stream_usage=isinstance(stream_options, dict) and bool(stream_options.get("include_usage")),
+        max_thinking_tokens=thinking,
     )
 
 

@@ -17,27 +17,43 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from decoding.arms.inspection import branch_count
-from decoding.lockstep.request_metadata import GROUP_NAME_REFUSED, MAX_BRANCHES, SECRET_VARIABLE, BranchMetadata
+from decoding.lockstep.budgeted_outputs import empty_output, read_tokens
+from decoding.lockstep.grouping import thinking_limits
+from decoding.lockstep.request_metadata import (
+    GROUP_NAME_REFUSED,
+    MAX_BRANCHES,
+    SECRET_VARIABLE,
+    BranchMetadata,
+    ThinkingLimits,
+)
 from decoding.lockstep.serialization import serialize
 from decoding.server import http
 from decoding.server.extended_responses import extended_response
 from decoding.server.http import HTTPError, TrackedSend
 from decoding.server.loading import LOADING
 from decoding.server.placement import Placement
-from decoding.server.request_parsing import StrategyRequest, names_group, names_strategy, parse_request
+from decoding.server.request_parsing import (
+    StrategyRequest,
+    extension_without_strategy,
+    names_group,
+    names_strategy,
+    parse_request,
+)
 from decoding.server.shutdown import STOPPING_MESSAGE, GracefulShutdown
 from decoding.server.strategy_server import StrategyServer
 from icl import __version__
 from icl.errors import ICLError
 from icl.models import icl_server
+from icl.models.hf.model import HF
 from icl.registry import entries
 
 CHAT_PATH = "/v1/chat/completions"
 INFO_PATH = f"/v1{icl_server.PATH}"
 """Path that describes the server to clients."""
 
-WRONG_PATH_MESSAGE = (
-    f"vllm_xargs.strategy works only at POST {CHAT_PATH}, and icl only together with it. Here they would be ignored."
+WRONG_PATH_MESSAGE = f"vllm_xargs.strategy works only at POST {CHAT_PATH}. Here it would be ignored."
+NO_STRATEGY_MESSAGE = (
+    "{} works only together with vllm_xargs.strategy, such as greedy. Without a strategy it would be ignored."
 )
 NOT_JSON_MESSAGE = "the request has no Content-Type: application/json, although its body is JSON."
 NO_KEY_MESSAGE = "the API key is missing or wrong (Authorization: Bearer)."
@@ -110,8 +126,8 @@ class StrategyMiddleware:
         if names_group(body):
             raise HTTPError(400, GROUP_NAME_REFUSED)
         if not names_strategy(body):
-            if isinstance(body, dict) and body.get("icl") is not None:
-                raise HTTPError(400, WRONG_PATH_MESSAGE)
+            if extension := extension_without_strategy(body):
+                raise HTTPError(400, NO_STRATEGY_MESSAGE.format(extension))
             await self.app(scope, http.prepend_message(http.body_message(raw), receive), send)
             return
         if http.path_of(scope) != CHAT_PATH:
@@ -170,10 +186,14 @@ class StrategyMiddleware:
         inputs = [await server.inputs.of_async(branch) for branch in branches]
         group = self._group_name()
         arm_text, key = serialize(request.arm.strategy, request.arm.sampler), request.prompt.key
+        max_new_tokens = request.max_tokens or server.max_model_len
+        limits = await asyncio.to_thread(
+            thinking_limits, request.max_thinking_tokens, max_new_tokens, branches[0], server.hf
+        )
         outputs: asyncio.Queue[Any] = asyncio.Queue()  # outputs of branch 0; an exception or None when a branch ends
         tasks = []
         for b, branch_input in enumerate(inputs):
-            metadata = BranchMetadata(group, b, len(branches), arm_text, key.seed, key.query)
+            metadata = BranchMetadata(group, b, len(branches), arm_text, key.seed, key.query, thinking=limits)
             run = server.run_branch(branch_input, request, metadata, outputs, placement)
             tasks.append(asyncio.ensure_future(run))
         for task in tasks:
@@ -194,12 +214,15 @@ class StrategyMiddleware:
                     raise HTTPError(400, fault)
                 if failed:
                     raise ended_error(completion.finish_reason, completion.stop_reason)
+                ids, finish = list(completion.token_ids), completion.finish_reason
+                if limits is not None and output.finished:
+                    ids, finish = budgeted_end(ids, finish, limits, server.hf)
                 yield {
                     "text": completion.text[len(text) :],
-                    "finish": completion.finish_reason,
+                    "finish": finish,
                     "prompt_tokens": prompt_tokens,
-                    "new_tokens": len(completion.token_ids),
-                    "ids": list(completion.token_ids) if request.token_ids else None,
+                    "new_tokens": len(ids),
+                    "ids": ids if request.token_ids else None,
                 }
                 if output.finished:
                     return
@@ -208,6 +231,18 @@ class StrategyMiddleware:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def budgeted_end(tokens: list[int], finish: str, limits: ThinkingLimits, renderer: HF) -> tuple[list[int], str]:
+    """Tokens and finish reason of an answer under a thinking budget, without the token that ended it at its limit.
+
+    Raises:
+        HTTPError: The engine did not apply the budget.
+    """
+    answer = empty_output(limits, renderer.tokenizer)
+    if problem := read_tokens(answer, tokens, limits.stop_tokens):
+        raise HTTPError(400, f"{problem}.")
+    return tokens[: answer.steps], answer.finish or finish
 
 
 def ended_error(finish: str, reason: Any) -> HTTPError:

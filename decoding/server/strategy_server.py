@@ -205,7 +205,7 @@ class StrategyServer:
     ) -> None:
         """Runs one branch to its end, and puts the outputs of branch 0 into `outputs`. Raises HTTPError."""
         room = self.max_model_len - len(engine_input["prompt_token_ids"])
-        limit = min(request.max_tokens or room, room)
+        limit = min(request.max_output_tokens or room, room)
         stop = request.stop if branch.index == 0 else ()
         name = f"icl-{next(self.numbers)}-{branch.index}"
         async for output in self._outputs(engine_input, self._parameters(limit, stop, branch), name, placement):

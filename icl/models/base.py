@@ -41,7 +41,7 @@ class Request:
         prompt: The prompt.
         options: Answer options of the query.
         max_new_tokens: Length limit of the answer in tokens.
-        max_thinking_tokens: Length limit of its reasoning block in tokens, for models that `supports_thinking_budget`.
+        max_thinking_tokens: Length limit of its reasoning block in tokens, if `Model.thinking_budget_refusal` is None.
             None: the block counts as answer.
         demos: Demonstrations with their similarity, in prompt order. Filled for models with 'demos' in `needs`.
         gold: Accepted answers. Filled for models with 'gold' in `needs`.
@@ -74,7 +74,6 @@ class Model(ABC):
         needs: 'gold' or 'demos' for oracles and fakes that read them from the request.
         supports_adapters: Whether the `adapter` parameter loads a LoRA adapter.
         quantizations: Settings of quantization that the model can run in.
-        supports_thinking_budget: Whether `max_thinking_tokens` limits its reasoning blocks.
         abilities_when_served: Abilities that the class has only if its server is `icl serve`.
         is_endpoint: Whether another process answers, to which prompts are sent as chat messages.
         counts_exactly: Whether `count_tokens` is exact. False for an estimate.
@@ -86,7 +85,6 @@ class Model(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     supports_adapters: ClassVar[bool] = False
     quantizations: ClassVar[tuple[str, ...]] = ()
-    supports_thinking_budget: ClassVar[bool] = False
     abilities_when_served: ClassVar[frozenset[str]] = frozenset()
     is_endpoint: ClassVar[bool] = False
     counts_exactly: ClassVar[bool] = True
@@ -148,6 +146,10 @@ class Model(ABC):
     def strategy_refusal(self, node: Mapping[str, Any]) -> str | None:
         """Why the model's server does not run the strategy of a config node, or None if it does."""
         return None
+
+    def thinking_budget_refusal(self) -> str | None:
+        """Why `max_thinking_tokens` cannot limit the model's reasoning, or None if it can."""
+        return "this model cannot limit its reasoning: remove max_thinking_tokens, or use the model 'hf' or 'vllm'."
 
     def expect_prompts(self, images: int, tokens: int) -> None:  # noqa: B027
         """Prepare for the largest prompt of a run, before `load`.

@@ -29,7 +29,6 @@ class FakeModel(Model):
     """Base class of the fakes. A token is a word; an image takes `image_tokens` tokens."""
 
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
-    supports_thinking_budget: ClassVar[bool] = True
 
     image_tokens: Count = 1  # context tokens of one image
     max_tokens: PositiveInt | None = None  # context length in tokens, prompt and answer together; None: no limit
@@ -45,6 +44,9 @@ class FakeModel(Model):
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         return [self._generation(request) for request in requests]
+
+    def thinking_budget_refusal(self) -> None:
+        """None: a fake cuts reasoning blocks as an engine does."""
 
     def answer_to(self, request: Request) -> str:
         """The text of this fake's answer."""

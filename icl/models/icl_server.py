@@ -9,20 +9,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.chat_messages import data_url, mended
 from icl.models.endpoint import Endpoint
-from icl.types import Generation, Prompt, Usage
+from icl.types import Generation, Prompt, ThinkingEnd, Usage
 
 PATH = "/strategies"
 """Path of the description, relative to the API's address."""
 
 WHO = "mm-icl"
-
-Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,15 @@ def strategy_request(request: Request) -> dict[str, Any]:
     """The fields of a chat request that has a strategy."""
     key = request.prompt.key
     more: dict[str, Any] = {"trace": not request.score_options, "top": request.top, "normalize": request.normalize}
+    budget: dict[str, Any] = {}
     if request.score_options:
         more["options"] = list(request.options)
     if (other := request.prompt.paired_prompt) is not None:
         more["other"] = {"messages": named_messages(other), "seed": other.key.seed, "user": other.key.query}
+    if request.max_thinking_tokens is not None:
+        budget["max_thinking_tokens"] = request.max_thinking_tokens
     return {
+        **budget,
         "messages": named_messages(request.prompt),
         "temperature": 0,
         "seed": key.seed,
@@ -123,15 +125,16 @@ def generation_in(response: Mapping[str, Any], where: str) -> Generation:
             trace={name: tuple(map(float, values)) for name, values in reply["trace"].items()},
             option_scores={option: _score(value) for option, value in reply["option_scores"].items()},
             steps=dict(reply["steps"]),
+            thinking=_one_of(reply.get("thinking", ""), get_args(ThinkingEnd)),
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{where}: the answer to a strategy has no choices[0].icl: {str(response)[:200]}.") from error
 
 
-def _one_of(value: Any, choices: tuple[Finish, ...]) -> Finish:
+def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
     if value not in choices:
         raise ValueError(value)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _score(value: Any) -> float:

@@ -145,6 +145,19 @@ class Remote(Model):
             return f"model.extra sets {', '.join(taken)}; set it in the arm, as `sampling: {{temperature: ...}}`."
         return self.server.refusal(node)
 
+    def thinking_budget_refusal(self) -> str | None:
+        """None on a server of `icl serve`.
+
+        Another endpoint has no common way to continue a message that was cut. Chat templates rewrite or remove the
+        reasoning in an assistant's message, and an endpoint may answer it as a turn of its own.
+        """
+        if isinstance(self.server, ServerInfo):
+            return None
+        return (
+            "this endpoint cannot continue an answer after its reasoning was cut. Remove max_thinking_tokens, limit "
+            f"its reasoning by model.extra, or use a server of `icl serve` (this is none: {self.server.rstrip('.')})."
+        )
+
     @property
     def notes(self) -> tuple[str, ...]:
         """A note if the server has another version."""

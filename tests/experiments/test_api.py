@@ -75,6 +75,21 @@ def test_a_model_that_only_answers_gets_the_prompt_and_nothing_else(shapes: str)
         answer(icl.load_model("fake-vote"), prompt)
 
 
+class ThinkingFake(FakeModel):
+    def answer_to(self, request: Request) -> str:
+        return "<think> one two three four </think> red"
+
+
+def test_an_answer_has_a_thinking_budget_beside_the_limit_of_its_tokens(toy: str) -> None:
+    prompt = probe_prompt(shots=0)
+    whole = answer(ThinkingFake(), prompt, max_new_tokens=3)["greedy"]
+    assert (whole.thinking, whole.finish) == ("", "length")
+    cut = answer(ThinkingFake(), prompt, max_new_tokens=3, max_thinking_tokens=2)["greedy"]
+    assert (cut.text, cut.thinking, cut.finish) == ("<think> one two\n</think>\n\nred", "cut", "stop")
+    with pytest.raises(PlanError, match="this model cannot limit its reasoning"):
+        answer(icl.load_model(toy), prompt, max_thinking_tokens=2)
+
+
 def test_a_model_that_only_answers_gets_the_prompt_that_a_strategy_rewrites() -> None:
     class Conflicted(FakeModel):
         def answer_to(self, request: Request) -> str:

@@ -56,7 +56,6 @@ class HF(LogitModel):
         "the checkpoint's own (gptq, awq, compressed-tensors, …)",
     )
     supports_adapters: ClassVar[bool] = True
-    supports_thinking_budget: ClassVar[bool] = True
 
     path: str = "tiny"  # hub id, folder, or `tiny` for the shipped checkpoint
     dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
@@ -219,6 +218,9 @@ class HF(LogitModel):
 
     def count_tokens(self, prompt: Prompt) -> int:
         return len(self.token_ids(prompt))
+
+    def thinking_budget_refusal(self) -> None:
+        """None: the token loop limits reasoning blocks."""
 
     @property
     def tokenizer(self) -> Any:

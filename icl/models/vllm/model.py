@@ -232,6 +232,14 @@ class VLLM(Model):
     def stop_tokens(self) -> frozenset[int]:
         return self.hf.stop_tokens
 
+    def thinking_budget_refusal(self) -> None:
+        """None: the logits processor of the engine limits reasoning blocks."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The `transformers` tokenizer."""
+        return self.hf.tokenizer
+
     def count_tokens(self, prompt: Prompt) -> int:
         return self.hf.count_tokens(prompt)
 
@@ -257,6 +265,8 @@ class VLLM(Model):
         return self.engine.take_records(groups)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        if any(request.max_thinking_tokens is not None for request in requests):
+            raise ModelError("max_thinking_tokens needs `decoding.lockstep.engine.run_requests`.")
         answers: dict[int, Generation] = {}
 
         def on_group(number: int, outputs: list[EngineOutput]) -> None:

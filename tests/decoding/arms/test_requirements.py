@@ -1,9 +1,8 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from decoding.arms.arm import Arm, parse_arm
+from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import measure_weights, probe_branches, probe_prompt
 from decoding.arms.requirements import (
     BEAMS_AND_BUDGET,
@@ -15,6 +14,8 @@ from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from decoding.traits import Traits
 from icl.errors import ConfigError
+from icl.models.vllm.model import VLLM
+from tests.decoding.toy import Toy
 
 ANSWERS = frozenset({"generate"})
 LOGITS = frozenset({"logits", "score"})
@@ -94,12 +95,6 @@ def test_scores_of_a_wrong_shape_are_reported_with_the_strategy(change: Any, mes
 
 def test_a_model_that_cannot_limit_its_reasoning_is_reported_with_what_to_do_instead() -> None:
     arm, beams = parse_arm("greedy"), parse_arm({"name": "vcd", "sampling": {"beams": 3}})
-
-    def refusal(arm: Arm, supported: bool, endpoint: bool = False) -> str | None:
-        model = SimpleNamespace(supports_thinking_budget=supported, is_endpoint=endpoint)
-        return thinking_budget_refusal(arm, model)  # type: ignore[arg-type]
-
-    assert refusal(arm, supported=True) is None
-    assert "use the model 'hf'" in (refusal(arm, supported=False) or "")
-    assert "model.extra" in (refusal(arm, supported=False, endpoint=True) or "")
-    assert refusal(beams, supported=True) == BEAMS_AND_BUDGET
+    assert thinking_budget_refusal(arm, VLLM()) is None
+    assert "use the model 'hf' or 'vllm'" in (thinking_budget_refusal(arm, Toy()) or "")
+    assert thinking_budget_refusal(beams, VLLM()) == BEAMS_AND_BUDGET

@@ -53,6 +53,13 @@ class ToyEngine:
     def load(self) -> None:
         self.loaded += 1
 
+    @property
+    def tokenizer(self) -> Any:
+        return self.toy.tokenizer
+
+    def render(self, prompt: Prompt) -> str | None:
+        return self.toy.render(prompt)
+
     def count_tokens(self, prompt: Prompt) -> int:
         return self.toy.count_tokens(prompt)
 
@@ -90,7 +97,9 @@ class ToyEngine:
         logits = self.toy.logits_of([ToyRow(request.prompt, group.tokens) for group, request in places])
         rows = [(i, parse_branch(request.extra), len(group.tokens)) for i, (group, request) in enumerate(places)]
         select_tokens(
-            logits, complete_groups([BatchRow(i, branch, step) for i, branch, step in rows if branch is not None])
+            logits,
+            complete_groups([BatchRow(i, branch, step) for i, branch, step in rows if branch is not None]),
+            lambda: self.tokenizer,
         )
         chosen: dict[int, set[int]] = {}
         for (group, _), token in zip(places, torch.argmax(logits, -1).tolist(), strict=True):

@@ -11,6 +11,7 @@ from decoding.server.request_parsing import (
     MAX_CHARACTERS,
     MAX_OPTIONS,
     ExtendedOptions,
+    extension_without_strategy,
     names_group,
     names_strategy,
     parse_request,
@@ -19,6 +20,7 @@ from icl.errors import ConfigError, DataError, ICLError
 from icl.images import Image
 from icl.models.chat_messages import data_url
 from icl.models.icl_server import named_messages
+from icl.reasoning_blocks import FORCED_TOKENS
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -72,6 +74,13 @@ def image_piece(url: Any) -> dict[str, Any]:
         ),
         ({"stop": ["a"] * 65}, "stop may have at most 64 strings of at most 1024 characters."),
         ({"stop": "a" * 1025}, "stop may have at most 64 strings of at most 1024 characters."),
+        ({"max_thinking_tokens": -1}, "max_thinking_tokens must be an integer from 0 to 100000, not -1."),
+        ({"max_thinking_tokens": 10**6}, "max_thinking_tokens must be an integer from 0 to 100000, not 1000000."),
+        ({"max_thinking_tokens": True}, "max_thinking_tokens must be an integer from 0 to 100000, not True."),
+        (
+            {"max_thinking_tokens": 9, "stop": "."},
+            "stop would also end the reasoning. Remove it, or max_thinking_tokens.",
+        ),
         ({"user": "u" * 1025}, "user must be a string of at most 1024 characters."),
         ({"user": {"a": 1}}, "user must be a string of at most 1024 characters."),
         ({"model": ["tiny"]}, "model must be a string of at most 1024 characters."),
@@ -141,6 +150,20 @@ def test_invalid_messages_are_an_error_with_a_message(messages: Any, sentence: s
     with pytest.raises(ICLError) as error:
         parse_request(chat_body(messages=messages))
     assert str(error.value) == sentence
+
+
+def test_a_thinking_budget_comes_on_top_of_the_answer() -> None:
+    request = parse_request(chat_body(max_tokens=5, max_thinking_tokens=20))
+    assert (request.max_thinking_tokens, request.max_output_tokens) == (20, 25 + FORCED_TOKENS)
+    assert parse_request(chat_body(max_tokens=5)).max_output_tokens == 5
+    assert parse_request(chat_body(max_thinking_tokens=20)).max_output_tokens is None
+
+
+@pytest.mark.parametrize("body", [{"icl": {"top": 3}}, {"max_thinking_tokens": 0}])
+def test_an_extension_without_a_strategy_is_noticed(body: dict[str, Any]) -> None:
+    assert extension_without_strategy(body) == next(iter(body))
+    assert extension_without_strategy({"icl": None, "max_thinking_tokens": None}) == ""
+    assert extension_without_strategy([body]) == ""
 
 
 def test_neutral_values_are_accepted() -> None:

@@ -13,15 +13,19 @@ import pytest
 from PIL import Image as PILImage
 
 from decoding.arms.arm import parse_arm
-from decoding.lockstep.request_metadata import BranchMetadata, parse_branch
+from decoding.lockstep.request_metadata import BranchMetadata, ThinkingLimits, parse_branch
 from decoding.server.http import HTTPError
 from decoding.server.placement import Placement
 from decoding.server.request_parsing import StrategyRequest
+from decoding.server.serving import budgeted_end
 from decoding.server.strategy_server import StrategyServer
 from icl.errors import DataError
 from icl.images import Image
 from icl.models.vllm.engine_io import EngineRequest
+from icl.reasoning_blocks import FORCED_TOKENS
 from icl.types import Part, Prompt, Turn
+from tests.decoding.thinker import CLOSING, OPENING, WordTokenizer
+from tests.decoding.toy import STOP
 
 PROMPT = Prompt((Turn("user", (Part("Which color?", "query.question"),)),))
 
@@ -225,6 +229,28 @@ def test_a_branch_runs_to_its_end(
     assert parameters.stop_token_ids == sorted(server.hf.stop_tokens) != []
     assert parse_branch(parameters.extra_args) == branch
     assert [outputs.get_nowait() for _ in range(outputs.qsize())] == (engine.outputs if index == 0 else [])
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize(("limit", "thinking", "tokens"), [(7, 3, 10 + FORCED_TOKENS), (50, 9, 60), (None, 9, 60)])
+def test_a_branch_has_room_for_its_reasoning(
+    server: StrategyServer, engine: Engine, limit: int | None, thinking: int, tokens: int
+) -> None:
+    request = replace(parse_request(limit=limit), max_thinking_tokens=thinking)
+    branch, engine_input = BranchMetadata("g", 0, 1, "[]"), asyncio.run(rendered(PROMPT))
+    asyncio.run(server.run_branch(engine_input, request, branch, asyncio.Queue(), Placement()))
+    assert engine.requests[0][1].max_tokens == tokens
+
+
+def test_the_token_that_ends_a_full_answer_is_not_part_of_it() -> None:
+    limits = ThinkingLimits(max_thinking_tokens=2, max_new_tokens=2, stop_tokens=(STOP,))
+    renderer: Any = SimpleNamespace(tokenizer=WordTokenizer())
+    output = [OPENING, 5, CLOSING, 6, 7]
+    assert budgeted_end([*output, STOP], "stop", limits, renderer) == (output, "length")
+    assert budgeted_end([*output[:4], STOP], "stop", limits, renderer) == ([*output[:4], STOP], "stop")
+    assert budgeted_end(output[:2], "length", limits, renderer) == (output[:2], "length")
+    with pytest.raises(HTTPError, match="did not force the end marker"):
+        budgeted_end([OPENING, 5, 6], "length", limits, renderer)
 
 
 @pytest.mark.usefixtures("vllm")

@@ -457,6 +457,35 @@ def test_strategies_are_sent_to_icl_serve_with_named_parts_and_all_parameters(
     }
 
 
+def test_a_thinking_budget_is_sent_to_icl_serve_and_its_answer_says_what_was_cut(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    server.get_replies = icl_serve()
+    cut = generation("<think> a b\n</think>\n\nblue")
+    cut[2]["choices"][0]["icl"] |= {"thinking": "cut"}
+    cut[2]["choices"][0]["icl"]["usage"] |= {"thinking_tokens": 2}
+    server.behavior = lambda number, body: cut
+    model = remote()
+    assert model.thinking_budget_refusal() is None
+    limits = {"max_new_tokens": 4, "max_thinking_tokens": 2}
+    jobs = [DecodingRequest(request().prompt, parse_arm("greedy"), **limits, stop_strings=("b",)) for _ in range(2)]
+    jobs.append(replace(jobs[0], max_thinking_tokens=3))
+    answers = run_requests(model, jobs)
+    assert sorted(body["max_thinking_tokens"] for body in server.bodies) == [2, 3]
+    for answer in answers:
+        assert isinstance(answer, Generation)
+        assert (answer.thinking, answer.usage.thinking_tokens) == ("cut", 2)
+        assert answer.text == "<think> a b\n</think>\n\n"  # a stop string ends the answer, not the reasoning
+
+
+def test_an_endpoint_that_is_not_icl_serve_refuses_a_thinking_budget(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    refusal = remote().thinking_budget_refusal() or ""
+    assert "cannot continue an answer after its reasoning was cut" in refusal
+    assert "status 404" in refusal
+
+
 def test_equal_requests_are_sent_once_and_noised_ones_by_their_stream(
     server: Any, remote: Callable[..., Remote]
 ) -> None:

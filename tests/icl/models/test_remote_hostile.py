@@ -120,6 +120,7 @@ def test_the_key_is_masked_in_an_answer_of_another_shape_too(server: Any, monkey
         {"option_scores": {"red": math.nan}},
         {"trace": {"gap": ["wide"]}},
         {"tokens": ["a"]},
+        {"thinking": "long"},
         {"usage": {"prompt_tokens": math.inf, "new_tokens": 1, "forwards": 1}},
     ],
 )

@@ -1,0 +1,106 @@
+"""Thinking budgets in real vLLM: outputs are those of the token loop over plain forward passes of transformers."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
+import groups
+import torch
+from reference import Reference
+
+from decoding.arms.arm import parse_arm
+from decoding.engine import engine as loop
+from decoding.engine.requests import DecodingRequest
+from icl.reasoning_blocks import ReasoningMarkers
+from icl.types import Generation
+from tests.decoding.toy import Row, Toy
+
+ARMS = ("greedy", {"name": "vcd", "images": "all", "sampling": {"temperature": 0.9}})
+CLEAR = 1e-3
+"""Difference of log-probabilities at which two engines must choose the same token."""
+
+
+class PlainModel(Toy):
+    """The reference as a model of the token loop."""
+
+    def __init__(self, reference: Reference, engine: groups.Watched) -> None:
+        super().__init__()
+        self.reference, self.engine = reference, engine
+
+    stop_tokens = frozenset(checkpoints.STOPS)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.engine.tokenizer
+
+    def count_tokens(self, prompt: Any) -> int:
+        return self.engine.count_tokens(prompt)
+
+    def render(self, prompt: Any) -> str:
+        return self.engine.render(prompt)
+
+    def text(self, tokens: Any) -> str:
+        return self.engine.text(tokens)
+
+    def logits_of(self, rows: Any) -> torch.Tensor:
+        return torch.stack([self._logits(row) for row in rows])
+
+    def _logits(self, row: Row) -> torch.Tensor:
+        return self.reference.logits(row.prompt, row.tokens)[-1]
+
+
+TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 17, "max_num_seqs": 16}
+"""Prompts are computed in chunks, and groups are preempted, so that steps are computed again."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[groups.Watched]:
+    made = groups.tiny_engine(checkpoints.shared("llava"), **TIGHT)
+    yield made
+    made.unload()
+
+
+def usual_markers(texts: list[str]) -> ReasoningMarkers:
+    """The two ASCII letters that follow one another in the largest number of outputs of a random model."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for text in texts:
+        letters = [letter for letter in text if letter.isascii() and letter.isprintable()]
+        pairs.update({(a, b) for i, a in enumerate(letters) for b in letters[i + 1 :] if a != b})
+    return ReasoningMarkers(*pairs.most_common(1)[0][0])
+
+
+def test_outputs_are_those_of_the_token_loop(engine: groups.Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = groups.prompts(8, seed=4)
+    plain = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=14) for prompt in prompts]
+    markers = usual_markers([engine.text(answer.tokens) for answer in groups.run_requests(engine, plain)])
+    monkeypatch.setattr("decoding.engine.thinking_budget.REASONING_MARKERS", (markers,))
+    jobs = [
+        DecodingRequest(prompt, parse_arm(arm), max_new_tokens=answer, max_thinking_tokens=thinking)
+        for prompt in prompts
+        for arm in ARMS
+        for thinking, answer in ((2, 3), (8, 9))
+    ]
+    answers = groups.run_requests(engine, jobs)
+    engine.check_runner()
+    counts = engine.scheduler.counts
+    assert counts["preempted"] + counts["partly preempted"] > 0
+    assert counts["violations"] == 0
+    model, ends, num_clear = PlainModel(Reference(checkpoints.shared("llava")), engine), set(), 0
+    for answer, expected in zip(answers, loop.run_requests(model, jobs), strict=True):
+        assert isinstance(answer, Generation), answer.reason
+        assert isinstance(expected, Generation)
+        if min(expected.trace["gap"]) < CLEAR and answer.tokens != expected.tokens:
+            continue
+        num_clear += 1
+        assert (answer.text, answer.tokens, answer.finish) == (expected.text, expected.tokens, expected.finish)
+        assert (answer.thinking, answer.usage) == (expected.thinking, expected.usage)
+        assert answer.trace["logprob"] == pytest.approx(expected.trace["logprob"], abs=1e-3)
+        ends.add((answer.thinking, answer.finish))
+    assert num_clear > 0.9 * len(jobs)
+    assert {thinking for thinking, _ in ends} >= {"cut", "closed"}
+    assert {finish for _, finish in ends} == {"stop", "length"}
