@@ -14,7 +14,7 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-main test-vllm test-vllm-long test-tools vllm-env lint bench clean
+.PHONY: help quickstart test test-fast test-main test-vllm test-vllm-long test-tools vllm-env lint bench gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
 	@echo "make lint         the checks alone"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
+	@echo "make gpu          icl doctor --bench: equality, memory and speed on this machine's GPU, at most 30 minutes"
 
 $(VENV)/ready: pyproject.toml
 	@sh environment.sh $(VENV) $(PYTHON)
@@ -71,6 +72,9 @@ vllm-env:
 bench: $(VENV)/ready-dev
 	@$(BIN)/python -m experiments.bench
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh bench
+
+gpu: $(VENV)/ready-dev
+	$(BIN)/icl doctor --bench --out doctor $(DOCTOR_ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

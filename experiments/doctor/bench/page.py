@@ -16,7 +16,8 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c2530 }
 table { border-collapse: collapse; width: 100% }
 th, td { border-top: 1px solid #d8dee6; padding: .45rem .6rem; text-align: left; vertical-align: top }
-thead th { border-top: 0 } .figures { padding: 0 } .figures td { border-top: 1px dotted #d8dee6 }
+thead th { border-top: 0 } .figures { padding: 0 } .figures div { padding: .45rem .6rem }
+.figures td { border-top: 1px dotted #d8dee6 }
 .status { font-weight: 600; white-space: nowrap } .number { text-align: right; white-space: nowrap }
 .ok { color: #12703c } .red { color: #b3261e } .not { color: #67727e } .note { color: #67727e; font-size: .9em }
 """

@@ -56,6 +56,12 @@ FULL = Sizes()
 NARROW = Sizes(layers=4, vision_layers=4)
 """As FULL, with few layers: for checks in float32, and for `--quick`."""
 
+TOY = Sizes(
+    layers=2, hidden=128, inner=512, heads=4, kv_heads=2, vocabulary=512, vision_layers=1, vision_hidden=32,
+    vision_inner=64, vision_heads=2, image_size=64, patch_size=8, scale_factor=2,
+)  # fmt: skip
+"""For comparisons of many steps. Its answers are long, which those of the shipped checkpoint are not."""
+
 
 def config(sizes: Sizes) -> Any:
     """The config of transformers."""

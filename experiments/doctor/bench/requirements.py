@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
+from icl.errors import ModelError
 from icl.models.vllm.gpu_check import has_gpu
 
 
@@ -24,6 +25,17 @@ def vllm() -> str:
     return "" if find_spec("vllm") else "vLLM is not installed here (pip install 'mm-icl[vllm]')"
 
 
+def hf() -> str:
+    """Why models of `hf` cannot run in this environment, or ''."""
+    from icl.models.hf import version_check
+
+    try:
+        version_check.check()
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
 def bitsandbytes() -> str:
     """Why bitsandbytes cannot be used, or ''."""
     return "" if find_spec("bitsandbytes") else "bitsandbytes is not installed (pip install 'mm-icl[quantization]')"
@@ -33,6 +45,7 @@ REQUIREMENTS: Mapping[str, Callable[[], str]] = {
     "gpu": gpu,
     "two gpus": two_gpus,
     "vllm": vllm,
+    "hf": hf,
     "bitsandbytes": bitsandbytes,
 }
 """Name -> why the machine lacks it, or ''."""

@@ -58,4 +58,4 @@ def conversation(prompt: Any) -> list[dict[str, Any]]:
     ]
 
 
-CHECK = BenchCheck(11, "vllm against LLM.chat, 256 prompts", "at least .95", 3.5, run, needs=("vllm",), in_quick=False)
+CHECK = BenchCheck(11, "vllm against LLM.chat, 256 prompts", "at least .95", 3.0, run, needs=("vllm",), in_quick=False)

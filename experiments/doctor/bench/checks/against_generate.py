@@ -50,4 +50,11 @@ def generate(model: "HF", inputs: dict[str, Any], length: int) -> None:
         )
 
 
-CHECK = BenchCheck(10, "hf against generate, 16 rows", "greedy at least .95", 3.0, run)
+CHECK = BenchCheck(
+    10,
+    "hf against generate, 16 rows",
+    "greedy at least .95",
+    3.0,
+    run,
+    needs=("hf",),
+)

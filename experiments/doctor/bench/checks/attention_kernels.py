@@ -43,5 +43,10 @@ def flash_problem(device: str) -> str:
 
 
 CHECK = BenchCheck(
-    5, "sdpa, eager, flash_attention_2", "equal where the gap is over .05, with and without padding", 2.0, run
+    5,
+    "sdpa, eager, flash_attention_2",
+    "equal where the gap is over .05, with and without padding",
+    1.5,
+    run,
+    needs=("hf",),
 )

@@ -23,5 +23,10 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 CHECK = BenchCheck(
-    4, "bfloat16, a batch against single prompts", "equal where the gap is over .05; over 90 % decided", 2.0, run
+    4,
+    "bfloat16, a batch against single prompts",
+    "equal where the gap is over .05; over 90 % decided",
+    2.0,
+    run,
+    needs=("hf",),
 )

@@ -56,5 +56,5 @@ def neighbors(vectors: Any) -> Any:
 
 CHECK = BenchCheck(
     14, "an embedder beside the model", "no batch is halved; neighbors differ for fewer than 1 % of queries", 1.0, run,
-    needs=("gpu",),
+    needs=("gpu", "hf"),
 )  # fmt: skip

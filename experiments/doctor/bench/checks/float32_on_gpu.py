@@ -34,5 +34,5 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 CHECK = BenchCheck(
     3, "float32, CPU against GPU, TF32 off", "logits within 1e-3, tokens equal where the gap is over 1e-3", 1.0, run,
-    needs=("gpu",), uses_models=False,
+    needs=("gpu", "hf"), uses_models=False,
 )  # fmt: skip

@@ -87,4 +87,11 @@ def prefilled(model: "HF", rows: int, width: int) -> Any:
     return made
 
 
-CHECK = BenchCheck(7, "memory plan, 3 shapes", "weights within 2 %, KV cache exact, peak within 10 %", 3.0, run)
+CHECK = BenchCheck(
+    7,
+    "memory plan, 3 shapes",
+    "weights within 2 %, KV cache exact, peak within 10 %",
+    2.5,
+    run,
+    needs=("hf",),
+)

@@ -49,5 +49,5 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 CHECK = BenchCheck(
-    8, "out of memory", "the same answers, at most 2 failures, memory back within 1 %", 2.0, run, needs=("gpu",)
+    8, "out of memory", "the same answers, at most 2 failures, memory back within 1 %", 2.0, run, needs=("gpu", "hf")
 )

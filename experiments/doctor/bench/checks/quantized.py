@@ -69,6 +69,6 @@ def dequantized(layer: Any) -> Any:
 
 
 CHECK = BenchCheck(
-    6, "nf4 and int8", "as the product of dequantized weights within 1e-2; bytes within 3 %", 3.0, run,
-    needs=("bitsandbytes",),
+    6, "nf4 and int8", "as the product of dequantized weights within 1e-2; bytes within 3 %", 2.0, run,
+    needs=("hf", "bitsandbytes"),
 )  # fmt: skip

@@ -1,41 +1,64 @@
 """Two GPUs choose the tokens of one: layers spread by device_map, tensor parallel, data parallel."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 from experiments.doctor.bench.check import Bench, BenchCheck, Figure
+from experiments.doctor.bench.requirements import hf, vllm
 
 PROMPTS, LENGTH = 8, 12
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Answers in float32 against those of one GPU."""
-    from decoding.arms.arm import parse_arm
-    from experiments.doctor.bench import vllm_workload
-    from experiments.doctor.bench.workload import decode, make_prompts
+    """Answers in float32 against those of one GPU, by each backend that this environment has."""
+    for backend, why_not, figures in (("hf", hf(), spread_layers), ("vllm", vllm(), parallel_engines)):
+        if why_not:
+            yield Figure(backend, f"not here: {why_not}")
+        else:
+            yield from figures(bench)
+
+
+def spread_layers(bench: Bench) -> Iterator[Figure]:
+    """The backend `hf` with its layers on two GPUs."""
+    from experiments.doctor.bench.workload import decode
     from icl.models.hf.model import HF
 
-    path, arms = bench.model("narrow"), [parse_arm("greedy"), parse_arm("vcd")]
-    prompts = make_prompts(PROMPTS, (1, 2))
-    model = HF(path, device="cuda:0", dtype="float32")
+    prompts, arms = work()
+    model = HF(bench.model("narrow"), device="cuda:0", dtype="float32")
     expected = decode(model, prompts, arms, LENGTH)
     model.unload()
-    model = HF(path, device_map="balanced", dtype="float32")
+    model = HF(bench.model("narrow"), device_map="balanced", dtype="float32")
     answers = decode(model, prompts, arms, LENGTH)
     devices = {str(parameter.device) for parameter in model.engine.runner.model.parameters()}
-    yield verdict(f"device_map balanced on {', '.join(sorted(devices))}", expected, answers)
     yield Figure("devices of device_map balanced", str(len(devices)), "2", len(devices) > 1)
+    yield verdict("device_map balanced", expected, answers)
     model.unload()
-    if find_spec("vllm") is None:
-        yield Figure("tensor and data parallel", "not here: vLLM is not installed")
-        return
-    for field in ("tensor_parallel_size", "data_parallel_size"):
-        parallel = vllm_workload.engine(
-            bench, path, dtype="float32", enforce_eager=True, gpu_memory_utilization=0.5, **{field: 2}
+
+
+def parallel_engines(bench: Bench) -> Iterator[Figure]:
+    """The backend `vllm` with layers divided among two GPUs, and with two engines."""
+    from experiments.doctor.bench.vllm_workload import decode_in_engine, engine
+
+    prompts, arms = work()
+    expected: Any = None
+    for fields in ({}, {"tensor_parallel_size": 2}, {"data_parallel_size": 2}):
+        model = engine(
+            bench, bench.model("narrow"), dtype="float32", enforce_eager=True, gpu_memory_utilization=0.6, **fields
         )
-        yield verdict(f"{field}: 2", expected, vllm_workload.decode_in_engine(parallel, prompts, arms, LENGTH))
-        parallel.unload()
+        answers = decode_in_engine(model, prompts, arms, LENGTH)
+        model.unload()
+        if fields:
+            yield verdict(", ".join(f"{name}: {value}" for name, value in fields.items()), expected, answers)
+        else:
+            expected = answers
+
+
+def work() -> tuple[Any, Any]:
+    """Prompts and arms."""
+    from decoding.arms.arm import parse_arm
+    from experiments.doctor.bench.workload import make_prompts
+
+    return make_prompts(PROMPTS, (1, 2)), [parse_arm("greedy"), parse_arm("vcd")]
 
 
 def verdict(name: str, expected: Any, answers: Any) -> Figure:

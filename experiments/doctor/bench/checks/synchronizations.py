@@ -42,5 +42,5 @@ def count_waits(work: Callable[[], object]) -> int:
 
 
 CHECK = BenchCheck(
-    9, "waits for the device, 1 and 4 arms", "at most 1 a step", 1.0, run, needs=("gpu",), uses_models=False
+    9, "waits for the device, 1 and 4 arms", "at most 1 a step", 1.0, run, needs=("gpu", "hf"), uses_models=False
 )

@@ -46,4 +46,4 @@ def run(bench: Bench) -> Iterator[Figure]:
         yield Figure(f"icl run, {method}", f"{time.monotonic() - start:.0f} s", "starts and ends", True)
 
 
-CHECK = BenchCheck(2, "vLLM from icl run, spawn and fork", "both start", 2.5, run, needs=("vllm",), uses_models=False)
+CHECK = BenchCheck(2, "vLLM from icl run, spawn and fork", "both start", 2.0, run, needs=("vllm",), uses_models=False)
