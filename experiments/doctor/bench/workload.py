@@ -59,8 +59,8 @@ def make_prompts(count: int, demos: Sequence[int] = (0, 1, 2, 3), seed: int = 0,
 
     made = []
     for i in range(count):
-        shown = [turn for k in range(demos[i % len(demos)]) for turn in turns(k, f"demo[{k}]")]
-        made.append(Prompt((*shown, turns(i, spans.QUERY)[0]), StreamKey(0, f"{seed}-{i}")))
+        demo_turns = [turn for k in range(demos[i % len(demos)]) for turn in turns(k, f"demo[{k}]")]
+        made.append(Prompt((*demo_turns, turns(i, spans.QUERY)[0]), StreamKey(0, f"{seed}-{i}")))
     return made
 
 
@@ -149,7 +149,7 @@ def forced_logits(model: HF, prompts: Sequence[Prompt], tokens: Tensor, batch: i
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LogitAgreement:
     """How far two ways of computing logits agree.
 
     Attributes:
@@ -175,13 +175,13 @@ class Agreement:
         )
 
 
-def agreement(first: Tensor, second: Tensor, gap: float = GAP) -> Agreement:
+def agreement(first: Tensor, second: Tensor, gap: float = GAP) -> LogitAgreement:
     """Compares logits [N, length, V]."""
     first, second = (logits.flatten(0, -2) for logits in (first, second))
     best = first.topk(2, dim=-1)
     decided = best.values[:, 0] - best.values[:, 1] > gap
     equal = decided & (second.argmax(-1) == best.indices[:, 0])
-    return Agreement(len(first), int(decided.sum()), int(equal.sum()), float((first - second).abs().max()))
+    return LogitAgreement(len(first), int(decided.sum()), int(equal.sum()), float((first - second).abs().max()))
 
 
 def undecided_or_equal(expected: Generation, tokens: Sequence[int], gap: float = EXACT_GAP) -> bool:

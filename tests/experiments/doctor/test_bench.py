@@ -53,8 +53,8 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[BenchCheck]:
 def test_a_check_that_hangs_dies_or_raises_is_one_red_row_and_the_others_go_on(
     checks: Sequence[BenchCheck], tmp_path: Path
 ) -> None:
-    seen = list[BenchRow]()
-    page = run_bench(tmp_path / "out", on_row=seen.append, checks=checks)
+    reported = list[BenchRow]()
+    page = run_bench(tmp_path / "out", on_row=reported.append, checks=checks)
     rows = dict(zip(BODIES, page.rows, strict=True))
     red = dict.fromkeys(("hangs", "dies", "exits", "raises", "misses"), "red")
     assert {name: row.status for name, row in rows.items()} == red | {"lacks": "not here", "works": "ok"}
@@ -64,7 +64,7 @@ def test_a_check_that_hangs_dies_or_raises_is_one_red_row_and_the_others_go_on(
     assert rows["raises"].text == "RuntimeError: CUDA error: no kernel image"
     assert rows["lacks"].text == "needs a card that is newer"
     assert all(row.figures[0] == Figure("first <b>", "1 s", "1 s", True) for row in page.rows), "lost a figure"
-    assert seen == page.rows
+    assert reported == page.rows
     written = json.loads((tmp_path / "out" / JSON_FILE).read_text())
     assert written == page.to_dict()
     assert (written["ok"], [row["status"] for row in written["rows"]]) == (False, [row.status for row in page.rows])
@@ -98,7 +98,7 @@ def test_bad_options_get_a_sentence(words: list[str], sentence: str, capsys: pyt
     assert sentence in capsys.readouterr().err
 
 
-def test_what_the_machine_lacks_is_said_without_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_machine_lacks_is_a_row_without_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", lambda *args, **more: pytest.fail("a process was started"))
     monkeypatch.setattr(requirements, "has_gpu", lambda: False)
     gpu_checks = [check for check in all_checks() if "gpu" in check.needs or "two gpus" in check.needs]

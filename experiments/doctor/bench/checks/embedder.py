@@ -23,10 +23,10 @@ def run(bench: Bench) -> Iterator[Figure]:
     encoder = load_encoder("cuda")
     images = [image for prompt in make_prompts(QUERIES + POOL, (0,)) for image in prompt.images]
     on_gpu = neighbors(encoder.embed_images(images))
-    beside = torch.cuda.memory_allocated() - before
+    embedder_bytes = torch.cuda.memory_allocated() - before
     counters = Counters()
     decode(model, make_prompts(PROMPTS, (4,)), [parse_arm("greedy")], LENGTH, counters)
-    yield Figure("the embedder's memory", f"{beside / 2**20:.0f} MiB")
+    yield Figure("the embedder's memory", f"{embedder_bytes / 2**20:.0f} MiB")
     yield Figure("batches halved beside it", str(counters.batches_halved), "0", counters.batches_halved == 0)
     on_cpu = neighbors(load_encoder("cpu").embed_images(images))
     different = sum(set(one) != set(other) for one, other in zip(on_gpu.tolist(), on_cpu.tolist(), strict=True))
