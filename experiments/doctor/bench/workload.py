@@ -149,7 +149,7 @@ def forced_logits(model: HF, prompts: Sequence[Prompt], tokens: Tensor, batch: i
 
 
 @dataclass(frozen=True)
-class LogitAgreement:
+class StepAgreement:
     """How far two ways of computing logits agree.
 
     Attributes:
@@ -175,13 +175,13 @@ class LogitAgreement:
         )
 
 
-def agreement(first: Tensor, second: Tensor, gap: float = GAP) -> LogitAgreement:
+def agreement(first: Tensor, second: Tensor, gap: float = GAP) -> StepAgreement:
     """Compares logits [N, length, V]."""
     first, second = (logits.flatten(0, -2) for logits in (first, second))
     best = first.topk(2, dim=-1)
     decided = best.values[:, 0] - best.values[:, 1] > gap
     equal = decided & (second.argmax(-1) == best.indices[:, 0])
-    return LogitAgreement(len(first), int(decided.sum()), int(equal.sum()), float((first - second).abs().max()))
+    return StepAgreement(len(first), int(decided.sum()), int(equal.sum()), float((first - second).abs().max()))
 
 
 def undecided_or_equal(expected: Generation, tokens: Sequence[int], gap: float = EXACT_GAP) -> bool:
