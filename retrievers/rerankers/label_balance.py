@@ -41,7 +41,7 @@ class FittedLabelBalance:
 
     def _rerank_one(self, query: Query, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
         labels = frozenset(query.options) if self.labels <= frozenset(query.options) else self.labels
-        share, counts = -(-k // max(len(labels), 1)), Counter[str]()
+        share, counts = -(-k // len(labels)) if labels else 0, Counter[str]()
         within: list[RetrievedExample] = []
         excess: list[RetrievedExample] = []
         for demo in candidates:

@@ -123,6 +123,17 @@ def test_ra_cm3_takes_documents_with_both_modalities_only(example: Make, number_
     ] == ["seen"]
 
 
+def test_ra_cm3_reads_a_query_without_an_image_by_its_text(
+    documents: Pool, example: Make, number_embedder: Any, pointing: Make
+) -> None:
+    node = {"name": "ra_cm3", "embedder": number_embedder}
+    by_text = _retrieve(node, documents, example("q", None, question="0 1 0"), 3)
+    assert [one.id for one in by_text] == ["one", "same", "two"], "`none` is a copy of the query"
+    by_both = _retrieve(node, documents, example("q", pointing((0, 0, 1), 60), question="0 1 0"), 3)
+    assert by_both[0].id == "none", "with another image it is no copy"
+    assert by_text[0].score == pytest.approx(0.6, abs=0.01)
+
+
 def test_votes_are_discounted_where_a_member_was_chosen() -> None:
     """Rows 0-3 vote for each other, 4 and 5 for each other: after one of the first, the next is of the second."""
     near = np.array([[1, 2], [0, 2], [0, 1], [0, 1], [5, 3], [4, 3]])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from icl.errors import ConfigError, PlanError
+from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import RetrievedExample
@@ -112,3 +112,50 @@ def test_candidates_follow_the_model_s_description(
     assert len(model.prompt_digests) == 1
     with pytest.raises(PlanError, match="needs a model that describes"):
         _rerank(node, pool, 2, Resources(), query)
+
+
+@pytest.mark.parametrize("name", ["near_duplicate_cap", "diversity", "caption"])
+def test_a_query_without_candidates_has_no_demonstrations_and_embeds_none(
+    name: str, example: Make, number_embedder: Any, describer: Any, pointing: Make
+) -> None:
+    pool = Pool((example("e", pointing((1, 0, 0)), question="1 0 0"),))
+    node = {"name": name, "embedder": number_embedder, **({"balance": 0.5} if name == "diversity" else {})}
+    fitted = build("reranker", node).fit(pool, Resources(model=describer("silent", "1 0 0")))
+    query, one = example("q", pointing((0, 1, 0), 5)).query, RetrievedExample("e", 0.5)
+    nothing, demos = fitted.rerank([query, query], [(), (one,)], 3)
+    assert (nothing, [demo.id for demo in demos]) == ((), ["e"])
+    assert list(fitted.rerank([], [], 3)) == []
+
+
+def test_candidates_by_caption_have_the_cosine_as_score_and_keep_their_mark(
+    example: Make, describer: Any, number_embedder: Any, pointing: Make
+) -> None:
+    """The description is a sum of two axes: their images have a cosine of 1/sqrt(2), and the first comes first."""
+    places = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    pool = Pool(tuple(example(f"e{i}", pointing(at, i)) for i, at in enumerate(places)))
+    model = describer("sum", "0 1 1")
+    fitted = build("reranker", {"name": "caption", "embedder": number_embedder}).fit(pool, Resources(model=model))
+    candidates = [RetrievedExample(f"e{i}", 0.1 * i, f"mark {i}") for i in range(3)]
+    (demos,) = fitted.rerank([example("q", pointing((1, 1, 1), 9)).query], [candidates], 3)
+    assert [(demo.id, demo.mark) for demo in demos] == [("e1", "mark 1"), ("e2", "mark 2"), ("e0", "mark 0")]
+    assert [demo.score for demo in demos] == pytest.approx([0.5**0.5, 0.5**0.5, 0.0], abs=0.01)
+    (demos,) = fitted.rerank([example("q", pointing((1, 1, 1), 9)).query], [candidates], 1)
+    assert [demo.id for demo in demos] == ["e1"]
+
+
+def test_a_caption_needs_an_image_and_an_embedder_of_both(example: Make, describer: Any, number_embedder: Any) -> None:
+    with pytest.raises(ConfigError, match=r"reads texts and images; .* does not read both"):
+        build("reranker", {"name": "caption", "embedder": "pixels"})
+    fitted = build("reranker", {"name": "caption", "embedder": number_embedder}).fit(
+        Pool((example("e", None),)), Resources(model=describer())
+    )
+    with pytest.raises(DataError, match="'q' has no image to describe"):
+        fitted.rerank([example("q", None).query], [()], 1)
+
+
+def test_no_label_of_one_is_over_its_share(example: Make) -> None:
+    pool = Pool(tuple(example(f"a{i}", None, label="a") for i in range(3)))
+    assert _rerank("label_balance", pool, 2) == ["a0", "a1"]
+    assert build("reranker", "label_balance").fit(Pool(()), Resources()).rerank([pool.examples[0].query], [()], 2) == [
+        ()
+    ]
