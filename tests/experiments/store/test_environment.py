@@ -32,10 +32,9 @@ def test_versions_are_those_of_all_packages_by_name(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_toolkit_has_a_commit_only_in_its_own_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    git = collect_environment()["git"]
     if (ROOT / ".git").exists():
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert git["toolkit"]["commit"] == head.strip()
+        assert collect_environment()["git"]["toolkit"]["commit"] == head.strip()
     monkeypatch.chdir(tmp_path)
     assert collect_environment()["git"]["working_directory"] is None
     installed = tmp_path / "site-packages" / "experiments" / "store" / "environment.py"
@@ -43,6 +42,17 @@ def test_the_toolkit_has_a_commit_only_in_its_own_checkout(monkeypatch: pytest.M
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     monkeypatch.setattr(environment, "__file__", str(installed))
     assert collect_environment()["git"]["toolkit"] is None
+    checkout = tmp_path / "checkout"
+    own = checkout / "experiments" / "store" / "environment.py"
+    for file in (own, checkout / "icl" / "__init__.py"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "Begin"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(environment, "__file__", str(own))
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    assert collect_environment()["git"]["toolkit"] == {"commit": head, "dirty": ""}
 
 
 def test_programs_that_are_missing_fail_or_hang_give_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
