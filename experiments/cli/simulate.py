@@ -23,7 +23,10 @@ def command(
     what: Annotated[Kind, typer.Argument(help="what is simulated")],
     *,
     design: Annotated[
-        list[str] | None, typer.Option(help="single, seeds, groups, graded or f1; several are allowed")
+        list[str] | None,
+        typer.Option(
+            help="single, seeds, groups, graded, f1; of pages also wide grid, three tasks; several are allowed"
+        ),
     ] = None,
     clusters: Annotated[list[int] | None, typer.Option(help="numbers of clusters", min=2)] = None,
     effect: Annotated[float, typer.Option(help="the difference of arms that differ", min=-0.5, max=0.5)] = 0.1,
@@ -48,14 +51,20 @@ def command(
     """
     from experiments.config.keys import StopSpec
     from experiments.simulation import measures
-    from experiments.simulation.designs import DESIGNS, DISCORDANCE
+    from experiments.simulation.designs import DESIGNS, DISCORDANCE, PAGE_DESIGNS
 
     spec = StopSpec(level=level, looks=looks, futility=futility or None, margin=margin or None)
-    designs = design or list(DESIGNS)
+    offered = {
+        Kind.COMPARISONS: list(DESIGNS),
+        Kind.PAGES: list(PAGE_DESIGNS),
+        Kind.FAMILIES: [name for name in DESIGNS if name != "f1"],
+        Kind.SAVINGS: ["single"],
+    }[what]
+    designs = design or offered
     for name in designs:
-        if name not in DESIGNS:
+        if name not in offered:
             raise ConfigError(
-                f"--design: no design '{name}'.{did_you_mean(name, DESIGNS)} There are {', '.join(DESIGNS)}."
+                f"--design: {what} has no design '{name}'.{did_you_mean(name, offered)} There are {', '.join(offered)}."
             )
     share = discordance or (DISCORDANCE / 2 if what is Kind.SAVINGS else DISCORDANCE)
     if abs(effect) > share and what in (Kind.COMPARISONS, Kind.FAMILIES):
@@ -66,12 +75,11 @@ def command(
     if what is Kind.COMPARISONS:
         rows = measures.comparison_rows(designs, clusters or [12, 50, 200], effect, share, runs=runs, seed=seed)
     elif what is Kind.PAGES:
-        rows = measures.page_rows(clusters or [12, 50, 200], runs, seed)
+        rows = measures.page_rows(designs, clusters or [12, 50, 200], runs, seed)
     elif what is Kind.FAMILIES:
-        paired = [name for name in designs if name != "f1"]
         sizes = clusters or [200]
         rows = measures.family_rows(
-            paired, sizes, effect, share, comparisons=comparisons, real=real, runs=runs, spec=spec, seed=seed
+            designs, sizes, effect, share, comparisons=comparisons, real=real, runs=runs, spec=spec, seed=seed
         )
     else:
         rows = measures.saving_rows((clusters or [3000])[0], share, runs, spec, seed)

@@ -62,6 +62,40 @@ DESIGNS: Mapping[str, Design] = {
 }
 
 
+@dataclass(frozen=True)
+class PageDesign:
+    """The grid of a report of equal arms, with a strategy and its control in each setting.
+
+    Attributes:
+        seeds: Of each query.
+        group: Queries of each group; 1 for none.
+        shots: The numbers of shots, besides 0.
+        retrievers: The retrievers of the arms with shots.
+        tasks: The number of tasks.
+    """
+
+    seeds: int = 1
+    group: int = 1
+    shots: tuple[int, ...] = (4,)
+    retrievers: tuple[str, ...] = ("random", "knn")
+    tasks: int = 1
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """Seeds the draws."""
+        size = len(self.shots) * len(self.retrievers) * self.tasks
+        return (self.seeds, self.group, *((size,) if size > 2 else ()))
+
+
+PAGE_DESIGNS: Mapping[str, PageDesign] = {
+    "single": PageDesign(),
+    "seeds": PageDesign(seeds=3),
+    "groups": PageDesign(group=5),
+    "wide grid": PageDesign(shots=(2, 4, 8), retrievers=("random", "knn", "bm25")),
+    "three tasks": PageDesign(tasks=3),
+}
+
+
 def draw_scores(
     draw: np.random.Generator, design: Design, clusters: int, effect: float, discordance: float = DISCORDANCE
 ) -> tuple[Floats, Floats]:

@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config.keys import StopSpec
-from experiments.simulation.designs import DESIGNS, DISCORDANCE, SCORE, Design, Floats, draw_frames, draw_scores
+from experiments.simulation.designs import (
+    DESIGNS,
+    DISCORDANCE,
+    PAGE_DESIGNS,
+    SCORE,
+    Design,
+    Floats,
+    PageDesign,
+    draw_frames,
+    draw_scores,
+)
 from experiments.stats.arms import NO_VALUE, baseline_column
 from experiments.stats.findings import findings
 from experiments.stats.intervals import normal_quantile
@@ -80,44 +90,53 @@ def _one_comparison(
     )
 
 
-def page_rows(clusters: Sequence[int], runs: int, seed: int = 0) -> Iterator[Row]:
-    """Whole pages of null data: nine equal arms and an equal vote. How many pages have a false sentence?"""
-    for seeds, group in ((1, 1), (3, 1), (1, 5)):
+def page_rows(designs: Sequence[str], clusters: Sequence[int], runs: int, seed: int = 0) -> Iterator[Row]:
+    """Whole pages of null data: equal arms and an equal vote. How many pages have a false sentence?"""
+    for name in designs:
         for count in clusters:
-            draw = np.random.default_rng([seed, count, seeds, group])
-            pages = [_false_topics(null_page(draw, count, seeds, group)) for _ in range(runs)]
+            design = PAGE_DESIGNS[name]
+            draw = np.random.default_rng([seed, count, *design.stream])
+            pages = [_false_topics(null_page(draw, design, count)) for _ in range(runs)]
             topics = sorted({topic for page in pages for topic in page})
             yield {
-                "design": "seeds" if seeds > 1 else "groups" if group > 1 else "single",
+                "design": name,
                 "clusters": count,
                 "pages with a false sentence": float(np.mean([bool(page) for page in pages])),
                 "by topic": ", ".join(f"{t} {np.mean([t in page for page in pages]):.3f}" for t in topics) or "none",
             }
 
 
-def null_page(draw: np.random.Generator, clusters: int, seeds: int, group: int) -> "DataFrame":
-    """The samples of a run with 0 and 4 shots, two retrievers, and a strategy with its control, all of them equal."""
+def null_page(draw: np.random.Generator, design: PageDesign, clusters: int) -> "DataFrame":
+    """The samples of a run whose arms are all equal: 0 shots and the others, each with a strategy and its control.
+
+    Args:
+        draw: The generator.
+        design: The grid.
+        clusters: The number of clusters of each task.
+    """
     import pandas as pd
 
-    places = np.arange(clusters * group * seeds)
-    query, unit = places // seeds, places // (seeds * group)
-    easy = draw.beta(2, 2, clusters)[unit]
-    arms = [(0, NO_VALUE), (4, "random"), (4, "knn")]
+    places = np.arange(clusters * design.group * design.seeds)
+    query, unit = places // design.seeds, places // (design.seeds * design.group)
+    arms = [(0, NO_VALUE), *((shots, retriever) for shots in design.shots for retriever in design.retrievers)]
     frames = []
-    for shots, retriever in arms:
-        for decoding in ("greedy", "vcd", "mask_only(vcd)"):
-            scores = (draw.random(len(places)) < easy).astype(float)
-            vote = (draw.random(len(places)) < easy).astype(float) if shots else np.nan
-            columns: Row = {"query": query.astype(str), "seed": places % seeds, METRIC: scores}
-            columns |= {"shots": shots, "retriever": retriever, "decoding": decoding}
-            columns |= {"group": unit.astype(str) if group > 1 else None, baseline_column("vote", METRIC): vote}
-            frames.append(pd.DataFrame(columns))
+    for task in range(design.tasks):
+        easy = draw.beta(2, 2, clusters)[unit]
+        for shots, retriever in arms:
+            for decoding in ("greedy", "vcd", "mask_only(vcd)"):
+                scores = (draw.random(len(places)) < easy).astype(float)
+                vote = (draw.random(len(places)) < easy).astype(float) if shots else np.nan
+                columns: Row = {"task": f"task {task}", "query": query.astype(str), "seed": places % design.seeds}
+                columns |= {"shots": shots, "retriever": retriever, "decoding": decoding, METRIC: scores}
+                columns |= {"group": unit.astype(str) if design.group > 1 else None}
+                frames.append(pd.DataFrame(columns | {baseline_column("vote", METRIC): vote}))
     return pd.concat(frames, ignore_index=True)
 
 
 def _false_topics(frame: "DataFrame") -> set[str]:
     """The topics with a sentence that claims a difference."""
-    sentences = findings(frame, METRIC, axes=("shots", "retriever", "decoding"), controls={"vcd": ["mask_only(vcd)"]})
+    axes = ("task", "shots", "retriever", "decoding")
+    sentences = findings(frame, METRIC, axes=axes, controls={"vcd": ["mask_only(vcd)"]})
     claims = ("better", "worse", "differs")
     return {one.topic for one in sentences if one.verdict in claims or " beats " in f" {one.claim} "}
 

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.cli.main import main
 from experiments.config.keys import StopSpec
-from experiments.simulation.designs import DESIGNS, SCORE, draw_frames, draw_scores
+from experiments.simulation.designs import DESIGNS, PAGE_DESIGNS, SCORE, PageDesign, draw_frames, draw_scores
 from experiments.simulation.measures import comparison_rows, family_rows, null_page, page_rows, saving_rows
 from experiments.stats.arms import UNIT
 from experiments.stats.pairs import align_pairs, paired_test
@@ -39,11 +39,15 @@ def test_comparisons_have_the_p_of_the_statistics():
 
 
 def test_pages_of_null_data_are_rarely_false(monkeypatch):
-    frame = null_page(np.random.default_rng(4), 12, 2, 3)
+    draw = np.random.default_rng(4)
+    frame = null_page(draw, PageDesign(seeds=2, group=3), 12)
     assert len(frame) == 9 * 12 * 2 * 3
     assert frame["group"].nunique() == 12
-    (single, *_) = page_rows([20], 4)
-    assert single["design"] == "single"
+    wide = null_page(draw, PAGE_DESIGNS["wide grid"], 5)
+    assert wide.groupby(["shots", "retriever", "decoding"]).ngroups == 30
+    assert null_page(draw, PAGE_DESIGNS["three tasks"], 5)["task"].value_counts().to_list() == [9 * 5] * 3
+    single, tasks = page_rows(["single", "three tasks"], [20], 4)
+    assert (single["design"], tasks["design"]) == ("single", "three tasks")
     assert single["pages with a false sentence"] <= 0.5
 
 
@@ -76,7 +80,9 @@ def test_the_command_prints_a_table_and_writes_it(capsys, tmp_path):
     assert "3 runs a figure" in printed
     assert csv.read_text().startswith("design,clusters")
     assert main(["simulate", "families", "--design", "seed"]) == 2
-    assert "no design 'seed'. Did you mean 'seeds'?" in capsys.readouterr().err
+    assert "families has no design 'seed'. Did you mean 'seeds'?" in capsys.readouterr().err
+    assert main(["simulate", "families", "--design", "f1"]) == 2
+    assert "no design 'f1'" in capsys.readouterr().err
     assert main(["simulate", "families", "--real", "9"]) == 2
     assert main(["simulate", "families", "--discordance", "0.05"]) == 2
     assert "needs at least as many pairs that differ" in capsys.readouterr().err
