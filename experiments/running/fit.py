@@ -127,7 +127,7 @@ def _option_scores(
         for item in batch:
             options, label = item.example.options, _label(item)
             if item.prompt is None:
-                left_out[item.failure or "no prompt"] += 1
+                left_out[str(item.failure)] += 1
             elif len(options) < 2:
                 left_out["a query without options"] += 1
             elif strategy.needs_labels and label is None:

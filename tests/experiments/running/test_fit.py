@@ -2,6 +2,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,58 @@ def test_the_error_about_decodings_on_an_axis_has_the_whole_command(
     assert command[3:5] == ["grid.decoding=[moicl]", "grid.shots=[2]"]
     assert main(command[1:]) == 0
     assert json.loads(Path(out).read_text())["strategy"] == "moicl"
+
+
+def test_queries_that_cannot_be_used_are_counted_by_reason(
+    mapping: Config, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.running import fit as module
+
+    render = module.render
+
+    def spoilt(item: Any) -> Any:
+        item = render(item)
+        number = int(item.example.id[-1])
+        if number == 0:
+            return replace(item, prompt=None, failure="no room")
+        changes = {1: {"options": ()}, 2: {"answers": ("purple",)}, 3: {"options": ("red",)}}
+        return replace(item, example=replace(item.example, **changes.get(number, {})))
+
+    monkeypatch.setattr(module, "render", spoilt)
+    result = fit(load_config(mapping(model=toy, decoding="constant_bias")))
+    assert result.samples == 2
+    assert result.left_out == {
+        "no room": 1,
+        "a query without options": 2,
+        "a query whose answer is not among its options": 1,
+    }
+    assert fit(load_config(mapping(model=toy, decoding="batch_calibration"))).samples == 3, "it reads no answer"
+    monkeypatch.setattr(module, "render", lambda item: replace(render(item), prompt=None, failure="no room"))
+    with pytest.raises(DataError, match="nothing to fit on: no room"):
+        fit(load_config(mapping(model=toy, decoding="constant_bias")))
+
+
+def test_a_model_that_fails_for_a_query_leaves_it_out(
+    mapping: Config, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from decoding.engine.requests import Failure
+    from experiments.running import fit as module
+
+    engine_for = module.engine_for
+
+    def failing(model: Any) -> Any:
+        def answer(model: Any, requests: Any) -> Any:
+            answers = list(engine_for(model)(model, requests))
+            return [Failure("out of memory"), *answers[1:]]
+
+        return answer
+
+    monkeypatch.setattr(module, "engine_for", failing)
+    result = fit(load_config(mapping(model=toy, decoding="constant_bias")))
+    assert (result.samples, result.left_out) == (5, {"out of memory": 1})
+
+
+def test_the_file_of_parameters_names_the_setting(mapping: Config, toy: str) -> None:
+    how = fit(load_config(mapping(model=toy, decoding="constant_bias", seeds=[2, 5]))).how
+    assert (how["seeds"], how["samples"], how["shots"], how["retriever"]) == ([2, 5], 12, 2, {"name": "random"})
+    assert "decoding" not in how
