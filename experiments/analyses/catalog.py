@@ -2,7 +2,7 @@
 
 import ast
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,3 +37,40 @@ def find_analysis(name: str) -> Analysis:
         )
     analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
     return analysis
+
+
+def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> "DataFrame":
+    """The analysis of the samples with each value of columns of the data, one below the other.
+
+    Args:
+        analysis: The analysis.
+        view: The view of a run.
+        columns: The columns, which become the first columns of the table.
+
+    Raises:
+        ConfigError: The run has no such column, or the analysis has no table for any value.
+    """
+    import pandas as pd
+
+    from experiments.results.data_columns import parts_of
+
+    tables, refusals = [], {}
+    for values, part in parts_of(view, columns):
+        try:
+            table = analysis(part)
+        except ConfigError as error:
+            refusals[", ".join(map(str, values.values()))] = error
+        else:
+            for place, (column, value) in enumerate(values.items()):
+                table.insert(place, column, str(value), allow_duplicates=True)
+            tables.append(table)
+    if not tables:
+        raise next(iter(refusals.values()))
+    joined = pd.concat(tables, ignore_index=True)
+    notes = [
+        str(tables[0].attrs.get("note", "")),
+        f"within each value of {' and '.join(columns)}, with p corrected there",
+    ]
+    notes += [f"no table for {name}: {str(error).partition(': ')[2] or error}" for name, error in refusals.items()]
+    joined.attrs = {**tables[0].attrs, "note": "; ".join(note.rstrip(".") for note in notes if note)}
+    return joined

@@ -14,8 +14,12 @@ def command(
     to: Annotated[
         list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; by default that of the config")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="a column of the data, such as category: the analysis of each of its values; repeatable"),
+    ] = None,
     *,
+    csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
     ] = False,
@@ -26,7 +30,7 @@ def command(
     """
     from rich.console import Console
 
-    from experiments.analyses.catalog import find_analysis, list_analyses
+    from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses
     from experiments.analyses.terminal_table import print_analysis
     from experiments.cli.component_page import hanging_lines
     from experiments.report.sample_detail import parse_settings
@@ -47,7 +51,7 @@ def command(
         report_progress("reading", 0, 0)
         view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
-        table = analyze(view)
+        table = analyze_by(analyze, view, by) if by else analyze(view)
     print_analysis(table, Console())
     if csv is not None:
         write_text(csv, table.to_csv(index=False))

@@ -19,7 +19,10 @@ def command(
         ),
     ] = None,
     metric: Annotated[str, typer.Option(help="the metric; by default that of the config")] = "",
-    by: Annotated[list[str] | None, typer.Option(help="an axis; p is corrected within each of its values")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="an axis, within whose values p is corrected; or a column of the data, such as category"),
+    ] = None,
     correct: Annotated[str, typer.Option(help="holm or none; by default that of the config")] = "",
     controls: Annotated[
         bool, typer.Option("--controls", help="the effect of each decoding next to its controls, with a verdict")
@@ -32,16 +35,22 @@ def command(
 ) -> None:
     """Arms are paired by query and seed. Arms with other queries or seeds than their reference are refused.
 
-    `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --controls`
+    With a column of the data there is a row for each of its values, p is corrected over all rows, and a test says
+    whether the differences depend on the column.
+
+    `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --by category`
     """
     from rich.console import Console
 
     from experiments.config.keys import CORRECTIONS
     from experiments.report.answer_section import print_answers
+    from experiments.report.by_section import print_interactions
     from experiments.report.comparison import print_comparison
     from experiments.report.controls import controls_frame, print_controls
     from experiments.report.controls_page import render_controls_page
     from experiments.report.sample_detail import parse_settings
+    from experiments.results.column_effects import column_effects
+    from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
     from experiments.stats.compare import BASELINE, compare
@@ -50,14 +59,14 @@ def command(
 
     if correct and correct not in CORRECTIONS:
         raise ConfigError(f"--correct is {' or '.join(CORRECTIONS)}, not '{correct}'.")
+    if page is not None and not controls:
+        raise ConfigError("--page needs --controls.")
     setting = parse_settings(to or [], "--to")
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
         view = view_run(load_run(run, trust), metric or None, None if BASELINE in setting else setting)
-    if view.unfinished:
-        print(view.unfinished, file=sys.stderr)
-    if view.mixed_versions:
-        print(view.mixed_versions, file=sys.stderr)
+    for warning in filter(None, (view.unfinished, view.mixed_versions)):
+        print(warning, file=sys.stderr)
     if view.is_sequential:
         raise ConfigError(f"{view.sequential_note} (icl report {run})")
     reference = setting or dict(view.to)
@@ -69,13 +78,14 @@ def command(
         print_controls(view, Console())
         table = controls_frame(view)
     else:
-        table = compare(
-            view.scores, reference, view.metric, correct=correct or view.correct, by=by or (), axes=view.axes
-        )
-        print_comparison(table, view, Console())
+        columns = [name for name in by or () if name not in view.axes]
+        parts = split_view(view, columns) if columns else view
+        axes = [name for name in by or () if name in view.axes]
+        table = compare(parts.scores, reference, view.metric, correct=correct or view.correct, by=axes, axes=parts.axes)
+        print_comparison(table, parts, Console())
+        effects = [column_effects(view, name) for name in columns if BASELINE not in setting]
+        print_interactions(effects, Console())
         print_answers(view, Console())
-    if page is not None and not controls:
-        raise ConfigError("--page needs --controls.")
     if page is not None:
         write_text(page, render_controls_page(view))
         print(f"wrote {page}")

@@ -14,6 +14,10 @@ def command(
     ] = None,
     per_cell: Annotated[int, typer.Option(help="the number of queries per task in the sample browser", min=0)] = 24,
     *,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="a column of the data, such as category; repeatable; by default that of the config"),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
     ] = False,
@@ -25,10 +29,13 @@ def command(
         report_progress("reading", 0, 0)
         from experiments.report.html import write_report
         from experiments.report.sample_detail import parse_settings
+        from experiments.results.data_columns import column_values
         from experiments.results.loaded_run import load_run
         from experiments.results.run_view import view_run
 
-        view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
+        view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"), by)
+        for name in by or ():
+            column_values(view.frame, name, view.axes)
         report_progress("writing", 0, 0)
         files = write_report(view, per_cell)
     size = files.report.stat().st_size / 1e6

@@ -17,6 +17,9 @@ def command(
     ] = None,
     rows: Annotated[list[str] | None, typer.Option(help="an axis of the rows, such as decoding; repeatable")] = None,
     columns: Annotated[str, typer.Option(help="the axis of the columns; by default the shots")] = "",
+    by: Annotated[
+        list[str] | None, typer.Option(help="a column of the data, such as category; repeatable", show_default=False)
+    ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX for the package booktabs")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, the default")] = False,
     html: Annotated[bool, typer.Option("--html", help="HTML")] = False,
@@ -28,10 +31,11 @@ def command(
 ) -> None:
     """A cell is the mean with both ends of its interval. Bold: significantly better than the reference.
 
-    `icl table runs/x --columns task --latex --out scores.tex`
+    `icl table runs/x --columns task --latex --out scores.tex`; `icl table runs/x --by category`
     """
     from experiments.report import paper_table
     from experiments.report.sample_detail import parse_settings
+    from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
     from experiments.results.run_view import view_run
     from experiments.store.store import write_text
@@ -44,9 +48,9 @@ def command(
         raise ConfigError("--csv has one row per arm and a column per axis: leave out --rows and --columns.")
     view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
     if csv:
-        text = paper_table.numbers_frame(view).to_csv(index=False)
+        text = paper_table.numbers_frame(split_view(view, by) if by else view).to_csv(index=False)
     else:
-        text = paper_table.FORMATS[formats[0]](paper_table.paper_table(view, rows or (), columns))
+        text = paper_table.FORMATS[formats[0]](paper_table.paper_table(view, rows or (), columns, by or ()))
     if out is None:
         print(text, end="")
         return

@@ -211,6 +211,14 @@ def _parse_seeds(document: Document, key: str, node: Any) -> tuple[int, ...]:
     return seeds
 
 
+def _parse_by(document: Document, key: str, node: Any) -> tuple[str, ...]:
+    where = document.where(key)
+    columns: tuple[str, ...] = check_value(key, [node] if isinstance(node, str) else node, where)
+    if len(set(columns)) < len(columns):
+        raise ConfigError(f"{where}: {key} names a column twice: {', '.join(columns)}.")
+    return columns
+
+
 def _parse_exclude(document: Document, key: str, node: Any) -> list[Mapping[str, Any]]:
     if not isinstance(node, list):
         raise ConfigError(f"{document.where(key)}: exclude must be a list of mappings, such as [{{shots: 0}}].")
@@ -296,6 +304,7 @@ def _allows_none(hint: Any) -> bool:
 _PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
     "name": _parse_name,
     "seeds": _parse_seeds,
+    "by": _parse_by,
     "metrics": _parse_metrics,
     "grid": _parse_axes,
     "zip": _parse_axes,

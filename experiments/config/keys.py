@@ -58,6 +58,9 @@ TraceWidth = Annotated[
 StopStrings = Annotated[
     tuple[Annotated[str, MinLen(1)], ...], ExpectedText('a list of strings that end an answer, such as ["\\n"]')
 ]
+Columns = Annotated[
+    tuple[Annotated[str, MinLen(1)], ...], ExpectedText("a list of columns of the data, such as [category]")
+]
 Seeds = Annotated[tuple[int, ...], MinLen(1), ExpectedText("a list of integers such as [0, 1, 2]")]
 Controls = Annotated[Literal["none", "default"], ExpectedText("'none' or 'default'")]
 Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
@@ -124,6 +127,7 @@ class ExperimentKeys:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes whose product is run
     zip: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes of equal length that are paired
     exclude: list[Mapping[str, Any]] = field(default_factory=list)  # combinations that are left out
+    by: Columns = ()  # columns of the data by which the report divides the scores, such as [category]
     compare: CompareSpec | None = None  # reference and metric of the tables
     stop: StopSpec | None = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
     launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers

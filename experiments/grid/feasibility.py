@@ -4,7 +4,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
-from icl.errors import ConfigError, DataError, ICLError, PlanError
+from icl.errors import ConfigError, DataError, ICLError, PlanError, did_you_mean
 from icl.models.short_answers import ANSWERING
 from retrievers.base import declared
 from retrievers.machinery.preflight import run_preflight
@@ -122,6 +122,21 @@ def check_data(grid: Grid) -> None:
                 f"{grid.config.where('answer_mode')}: answer_mode: options is set, but no query of task '{task.title}' "
                 f"has its answer in its options ('{query.id}' has '{query.answer}' and {options}). Write both "
                 "the same way."
+            )
+    _check_columns(grid)
+
+
+def _check_columns(grid: Grid) -> None:
+    """Checks that each column of `by` is a fact of some query. `answer` always is one."""
+    columns = [name for name in grid.config.by if name != "answer"]
+    if not columns:
+        return
+    have = dict.fromkeys(key for task in grid.tasks for query in task.queries for key in query.meta)
+    for name in columns:
+        if name not in have:
+            raise ConfigError(
+                f"{grid.config.where('by')}: the data has no column '{name}'.{did_you_mean(name, have)} Columns: "
+                f"{', '.join([*have, 'answer'])}. A column of a data set is stored if `meta` of its task names it."
             )
 
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report import contrast_costs, controls, figures, sample_browser, statistical_tests, tables
 from experiments.report.answer_section import answer_section
+from experiments.report.by_section import by_sections
 from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
+from experiments.results.column_effects import interactions_frame
 from experiments.results.run_view import RunView, view_run
 from experiments.results.sequential_findings import looks_frame
 from experiments.running.gc_tuning import infrequent_gc
@@ -80,6 +82,10 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
         "curves": tables.curve_frame(task_tables),
         "differences": differences,
         "controls": controls.controls_frame(view) if view.effects else None,
+        **{
+            f"by_{_slug(one.name) or i}": interactions_frame(one) if one.interactions else None
+            for i, one in enumerate(view.by_column)
+        },
         "looks": looks_frame(view.families, {view.metric: view.better}) if view.families else None,
     }
     csv = tuple(
@@ -141,6 +147,7 @@ def render_page(
         others=[(other.measure, tables.task_tables(other)) for other in _others(view)],
         controls=bool(view.controls),
         undrawn=len(undrawn),
+        by_column=by_sections(view),
         effects=controls.page_sections(view),
         effects_notes=controls.column_notes(view, whole=True),
         effects_family=controls.family_note(view),

@@ -5,17 +5,20 @@ that the arm is better than its reference. The numbers are those of tables/score
 """
 
 import html
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.keys import AXES
 from experiments.report import statistical_tests
 from experiments.report.tables import control_labels, differences_or_reason, score_frame
+from experiments.results.column_effects import ColumnEffects, column_effects, interactions_frame, macro_averages
+from experiments.results.data_columns import split_view
 from experiments.results.run_view import RunView
 from experiments.stats.arm_comparisons import SIGNIFICANCE_LEVEL
 from experiments.stats.arms import axis_values, describe_arm, varying_axes
 from experiments.stats.compare import verdicts
-from experiments.stats.formatting import few_units_note, format_count, format_share
+from experiments.stats.formatting import few_units_note, format_count, format_p, format_share, join_words
 from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -59,17 +62,22 @@ class PaperTable:
     notes: tuple[str, ...]
 
 
-def paper_table(view: RunView, rows: Sequence[str] = (), columns: str = "") -> PaperTable:
+def paper_table(view: RunView, rows: Sequence[str] = (), columns: str = "", by: Sequence[str] = ()) -> PaperTable:
     """Arranges the scores of a run. No cell is an average over arms: axes that vary and are not named are rows too.
 
     Args:
         view: The run.
         rows: The first axes of the rows; by default the task and the axes of the report.
-        columns: The axis of the columns; by default the shots.
+        columns: The axis of the columns; by default the shots, or the first column of the data in `by`.
+        by: Columns of the data, which are further axes. If a single one is the axis of the columns, the columns `all`
+            and `macro` follow: the score on all samples, and the mean over the values.
 
     Raises:
-        ConfigError: The run has no such axis, an axis is used twice, or there are more than MAX_COLUMNS columns.
+        ConfigError: The run has no such axis or column, an axis is used twice, or there are more than MAX_COLUMNS
+            columns.
     """
+    if by:
+        return _by_column(view, rows, columns, by)
     row_axes, column = _layout(view, rows, columns)
     compared = differences_or_reason(view)
     frame = _with_verdicts(view, compared[0])
@@ -77,8 +85,7 @@ def paper_table(view: RunView, rows: Sequence[str] = (), columns: str = "") -> P
     values = axis_values(view.scores, column)
     orders = {axis: {value: i for i, value in enumerate(axis_values(view.scores, axis))} for axis in row_axes}
     cells: dict[tuple[Any, ...], dict[Any, ScoreCell]] = {}
-    for record in frame.to_dict("records"):
-        row: Mapping[str, Any] = {str(name): value for name, value in record.items()}
+    for row in _records(frame):
         cells.setdefault(tuple(row[axis] for axis in row_axes), {})[row[column]] = _cell(row)
     keys = sorted(cells, key=lambda key: [orders[axis][value] for axis, value in zip(row_axes, key, strict=True)])
     return PaperTable(
@@ -93,6 +100,58 @@ def paper_table(view: RunView, rows: Sequence[str] = (), columns: str = "") -> P
         ),
         tuple(_notes(view, frame, *compared)),
     )
+
+
+def _by_column(view: RunView, rows: Sequence[str], columns: str, by: Sequence[str]) -> PaperTable:
+    split = split_view(view, by)
+    usual = "" if split.scores[by[0]].nunique() > MAX_COLUMNS else next((axis for axis in by if axis not in rows), "")
+    table = paper_table(split, rows, columns or usual)
+    if len(by) > 1 or by[0] in table.axes:
+        return table
+    effects = column_effects(view, by[0])
+    whole = _with_verdicts(view, differences_or_reason(view)[0])
+    totals = [(row, _cell(row)) for row in _records(whole)]
+    averages = [({**arm, **vars(one), "verdict": None}, one) for arm, one in macro_averages(effects)]
+    marked = control_labels(view)
+    extra: dict[tuple[str, ...], tuple[ScoreCell, ScoreCell]] = {}
+    for row, cell in totals:
+        labels = tuple(_label(axis, row[axis], marked) for axis in table.axes)
+        average = next((one for arm, one in averages if all(arm[axis] == row[axis] for axis in view.axes)), None)
+        extra[labels] = cell, ScoreCell() if average is None else _cell({**vars(average), "verdict": None})
+    notes = [f"macro: the mean over the values of {by[0]}, not tested.", *_interaction_notes(effects)]
+    return replace(
+        table,
+        columns=(*table.columns, "all", "macro"),
+        rows=tuple((labels, (*cells, *extra[labels])) for labels, cells in table.rows),
+        notes=(*table.notes, *notes),
+    )
+
+
+def _interaction_notes(effects: ColumnEffects) -> Iterator[str]:
+    """Which differences depend on the column."""
+    if effects.note:
+        yield effects.note[0].upper() + effects.note[1:]
+    frame = interactions_frame(effects)
+    tested = frame[frame["p_corrected"].notna()]
+    if not len(tested):
+        return
+    axes = varying_axes(frame, [axis for axis in AXES if axis in frame])
+    arms = tested.drop_duplicates(axes) if axes else tested[:1]
+    family = f"Holm over {format_count(len(arms), 'arm')}"
+    named = [
+        f"{describe_arm(row, axes) or 'the arm'} ({format_p(row['p_corrected'])})"
+        for row in _records(arms)
+        if row["p_corrected"] <= SIGNIFICANCE_LEVEL
+    ]
+    test = f"test of equal differences in all values, {family}"
+    if named:
+        yield f"The difference from the reference depends on {effects.name} for {join_words(named)}: {test}."
+    else:
+        yield f"No difference from the reference depends detectably on {effects.name}: {test}."
+
+
+def _records(frame: "DataFrame") -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in record.items()} for record in frame.to_dict("records")]
 
 
 def numbers_frame(view: RunView) -> "DataFrame":

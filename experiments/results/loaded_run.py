@@ -149,24 +149,29 @@ class Run:
         frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
         return frame
 
-    def scores(self, metric: str | None = None) -> "DataFrame":
+    def scores(self, metric: str | None = None, by: str | Sequence[str] = ()) -> "DataFrame":
         """The mean score of every arm with its interval: the table of tables/scores.csv.
 
         Args:
             metric: The metric, by default that of the config.
+            by: A column of the data, such as category, or several: one row per arm and value. Run-level metrics are
+                computed within each value.
 
         Returns:
-            One row per arm: its axes as labels, mean, low and high (95 % interval), samples, clusters, queries, seeds,
-            seed_sd and missing (`experiments.stats.summary.summarize_arms`).
+            One row per arm: its axes as labels, the columns `by`, mean, low and high (95 % interval), samples,
+            clusters, queries, seeds, seed_sd and missing (`experiments.stats.summary.summarize_arms`).
 
         Raises:
             StoreError: The run has no samples.
-            ConfigError: The run has no such metric.
+            ConfigError: The run has no such metric or column.
         """
+        from experiments.results.data_columns import split_view
         from experiments.results.run_view import view_run
         from experiments.stats.summary import summarize_arms
 
         view = view_run(self, metric)
+        if by:
+            view = split_view(view, [by] if isinstance(by, str) else by)
         return summarize_arms(view.scores, view.metric, view.axes)
 
     def compare(

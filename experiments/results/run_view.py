@@ -15,6 +15,13 @@ from experiments.config.keys import (
 )
 from experiments.grid.matching import node_matches
 from experiments.results.arm_answers import CUT_ANSWER, CUT_THINKING, UNPARSED, ArmAnswers, arm_answers, cut_columns
+from experiments.results.column_effects import (
+    ColumnEffects,
+    column_effects,
+    describe_interactions,
+    interaction_comparisons,
+)
+from experiments.results.data_columns import declared_columns
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.results.run_metrics import UNAVAILABLE
@@ -79,6 +86,7 @@ class RunView:
         info: The content of run.json.
         families: The comparisons of a run with `stop`. Then `frame` has the queries on which all compared arms stand.
         every: All samples, if `frame` has not.
+        by: Columns of the data by which the run is reported (`experiments.results.data_columns`).
     """
 
     path: Path
@@ -96,6 +104,12 @@ class RunView:
     trust: bool = False
     families: tuple[FamilyRecord, ...] = ()
     every: "DataFrame | None" = None
+    by: tuple[str, ...] = ()
+
+    @cached_property
+    def by_column(self) -> tuple[ColumnEffects, ...]:
+        """The run by each of the columns `by`."""
+        return tuple(column_effects(self, name) for name in self.by)
 
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
@@ -252,6 +266,7 @@ class RunView:
             also=self._second_metric,
             excluded=self._renamed != "",
             by_names_used=self._scores_by_names_used,
+            by_column=[one for effects in self.by_column for one in interaction_comparisons(effects)],
         )
 
     @property
@@ -294,6 +309,7 @@ class RunView:
             return anytime_findings(self.scores, self.to, self.metric, self.axes, planned=planned_clusters(self))
         renamed = self._renamed
         every = describe_comparisons(self.comparisons, self._second_metric)
+        parts = describe_interactions(self.comparisons["By column"], self.by)
         full = ceiling_effects(self.scores, self.metric, self.axes) if self.better == "higher" else {}
         named = self.names_option
         same = full if named is None else floor_effects(self.frame, self.axes, named) | full
@@ -305,7 +321,8 @@ class RunView:
         if note := label_transform_note(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", note, "", "", "open"))
         remaining = [one for one in every if not (self._empty(one) and self._task(one.subject) in same)]
-        return [*answers, *(one for one in remaining if not (_of_ceiling(one) and self._task(one.subject) in full))]
+        remaining = [one for one in remaining if not (_of_ceiling(one) and self._task(one.subject) in full)]
+        return [*answers, *remaining, *parts]
 
     def _reasons(self, every: Sequence[Finding], task: str) -> str:
         """What the gains that a task does not report say about the format of its answers."""
@@ -327,13 +344,16 @@ def _of_ceiling(one: Finding) -> bool:
     return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
-def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None) -> RunView:
+def view_run(
+    run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None, by: Sequence[str] | None = None
+) -> RunView:
     """The view of a run.
 
     Args:
         run: The run.
         metric: The metric of comparisons, by default that of the config.
         to: The reference setting, by default that of the config.
+        by: Columns of the data by which the run is reported, by default those of the config or of its presets.
 
     Raises:
         StoreError: The run has no samples.
@@ -387,6 +407,7 @@ def view_run(run: "Run", metric: str | None = None, to: Mapping[str, Any] | None
         info=info,
         families=tuple(families),
         every=every if families else None,
+        by=declared_columns(info) if by is None else tuple(by),
     )
 
 

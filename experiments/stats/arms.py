@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NO_VALUE = "none"
+MISSING_VALUE = "(no value)"
+"""The label of samples without a value in a column of the data (`experiments.stats.parts`)."""
 UNIT = "unit"
 EQUIVALENCE = "decided_by"
 """An optional column: a digest of what determines a sample's answer (`experiments.store.equivalent_cells`)."""
@@ -121,11 +123,15 @@ def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "D
 
 
 def axis_values(frame: "DataFrame", axis: str) -> list[Any]:
-    """The values of an axis: numbers in ascending order, labels in order of first appearance with 'none' first."""
-    values = list(dict.fromkeys(frame[axis]))
-    if all(isinstance(value, int | float) for value in values):
-        return sorted(values)
-    return sorted(values, key=lambda value: value != NO_VALUE)
+    """The values of an axis: numbers in ascending order, labels in order of first appearance.
+
+    'none' comes first, and MISSING_VALUE last.
+    """
+    every = dict.fromkeys(frame[axis])
+    values = [value for value in every if value != MISSING_VALUE]
+    is_numeric = all(isinstance(value, int | float) for value in values)
+    ordered = sorted(values) if is_numeric else sorted(values, key=lambda value: value != NO_VALUE)
+    return [*ordered, *([MISSING_VALUE] if MISSING_VALUE in every else [])]
 
 
 def resolve_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:

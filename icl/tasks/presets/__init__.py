@@ -1,6 +1,7 @@
 """Published data sets as presets of the task `hub`: one YAML file each, read at first use.
 
-A file holds the keys of `hub`. It begins with a comment on the paper, its metrics here and the download.
+A file holds the keys of `hub`, and `by`: the columns by which the benchmark reports its scores, which is no parameter.
+It begins with a comment on the paper, its metrics here and the download.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+BY = "by"
 
 
 class Presets(Mapping[str, Mapping[str, Any]]):
@@ -17,7 +19,7 @@ class Presets(Mapping[str, Mapping[str, Any]]):
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         if name not in list(self):
             raise KeyError(name)
-        return _read(name)
+        return {key: value for key, value in _read(name).items() if key != BY}
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -27,6 +29,11 @@ class Presets(Mapping[str, Mapping[str, Any]]):
 
 
 PRESETS = Presets()
+
+
+def preset_columns(name: str) -> tuple[str, ...]:
+    """The columns by which a benchmark reports its scores; none for a name that is no preset."""
+    return tuple(_read(name).get(BY, ())) if name in list(PRESETS) else ()
 
 
 @lru_cache

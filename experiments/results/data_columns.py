@@ -1,0 +1,196 @@
+"""Columns of the data: facts of a query that divide a run into parts, such as the category of a question.
+
+A column is a key of a sample's `meta`, or `answer` (the first accepted answer). Its value is that of the query, so it
+is the same in every arm. When a run is read, it is a further axis of the samples: cells and their digests do not
+change, and run-level metrics are computed again within each value.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.stats.arms import EQUIVALENCE, MISSING_VALUE
+from experiments.stats.formatting import format_count
+from experiments.stats.parts import statistics_by_part
+from experiments.stats.run_statistics import sample_ref_column
+from icl.errors import ConfigError, did_you_mean
+from icl.tasks.presets import preset_columns
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+    from experiments.results.run_view import RunView
+
+ANSWER = "answer"
+"""The column with the first accepted answer of a query, such as yes or no."""
+MAX_VALUES = 100
+"""The largest number of values of a column. More values have a few queries each."""
+MAX_LISTED = 20
+"""The largest number of columns that a message names."""
+
+
+def declared_columns(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns by which a run is reported: `by` of its config, else those that the presets of its tasks declare."""
+    config = info.get("config") or {}
+    own = config.get("by")
+    if own is not None:
+        return tuple(map(str, [own] if isinstance(own, str) else own))
+    tasks = [config.get("task"), (config.get("grid") or {}).get("task"), (config.get("zip") or {}).get("task")]
+    return tuple(dict.fromkeys(column for preset in _presets(tasks) for column in preset_columns(preset)))
+
+
+def split_view(view: "RunView", columns: Sequence[str]) -> "RunView":
+    """The view with columns of the data as further axes, and run-level metrics computed within their values.
+
+    Args:
+        view: The view of a run.
+        columns: The names of the columns. Several columns give one part for each combination of their values.
+
+    Raises:
+        ConfigError: The run has no such column, or the column does not divide the queries into parts.
+    """
+    import pandas as pd
+
+    labels = {name: column_values(view.frame, name, view.axes) for name in columns}
+    frame = view.frame.assign(**labels)
+    scores = view.scores.assign(**labels)
+    scores.attrs = view.scores.attrs
+    parts = list(zip(*(values.tolist() for values in labels.values()), strict=True))
+    numbers: dict[str, Any] = {}
+    if EQUIVALENCE in scores:  # comparisons in two parts are two hypotheses
+        numbers[EQUIVALENCE] = [
+            f"{digest}{''.join(map(repr, part))}" if digest else ""
+            for digest, part in zip(scores[EQUIVALENCE], parts, strict=True)
+        ]
+    for metric in (str(column) for column in scores if sample_ref_column(str(column)) in scores):
+        refs = [ref if hasattr(ref, "statistic") else None for ref in scores[sample_ref_column(metric)]]
+        numbers[metric], linked = statistics_by_part(refs, parts)
+        numbers[sample_ref_column(metric)] = pd.Series(linked, index=scores.index, dtype=object)
+    return replace(
+        view,
+        frame=frame.assign(**numbers),
+        scores=_with_attrs(scores.assign(**numbers), view.scores.attrs),
+        axes=(*view.axes, *columns),
+        by=(),
+    )
+
+
+def parts_of(view: "RunView", columns: Sequence[str]) -> "Iterator[tuple[dict[str, Any], RunView]]":
+    """(value of each column, the view of the samples with these values); queries without a value last."""
+    split = split_view(view, columns)
+    places = split.frame.groupby(list(columns), sort=False).indices.items()
+    for values, rows in sorted(
+        places, key=lambda pair: MISSING_VALUE in np.atleast_1d(np.asarray(pair[0], dtype=object))
+    ):
+        named = dict(zip(columns, values if isinstance(values, tuple) else (values,), strict=True))
+        frame, scores = split.frame.iloc[rows], _with_attrs(split.scores.iloc[rows], view.scores.attrs)
+        yield named, replace(split, frame=frame, scores=scores, axes=view.axes)
+
+
+def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "Series[Any]":
+    """The value of a column for each sample: a number or a text; MISSING_VALUE where the query has none.
+
+    Args:
+        frame: The samples of a run.
+        name: The name of the column.
+        axes: The axes of the run, whose names a column cannot have.
+
+    Raises:
+        ConfigError: The run has no such column, its values are not those of queries, or there are more than MAX_VALUES.
+    """
+    import pandas as pd
+
+    values = _raw_values(frame, name)
+    present = [value for value in values if value is not None]
+    if not present:
+        raise ConfigError(_no_such_column(frame, name, axes))
+    if name in frame or name in axes:
+        raise ConfigError(f"--by: '{name}' is a field of every sample already, so it cannot be a column of the data.")
+    if wrong := next((value for value in present if isinstance(value, list | dict)), None):
+        text = json.dumps(wrong, ensure_ascii=False)
+        raise ConfigError(
+            f"--by: the values of '{name}' are lists or mappings, such as {text[:60]}. Use a single value."
+        )
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
+        values = [None if value is None else _text(value) for value in values]
+    distinct = dict.fromkeys(value for value in values if value is not None)
+    if len(distinct) > MAX_VALUES:
+        raise ConfigError(
+            f"--by: '{name}' has {len(distinct):,} values, and a table has at most {MAX_VALUES}. Use a coarser column, "
+            "or add one to the data (`meta` of the task's columns)."
+        )
+    tasks = frame["task"].tolist() if "task" in frame else [""] * len(frame)
+    first: dict[Hashable, Any] = {}
+    for task, query, value in zip(tasks, frame["query"].tolist(), values, strict=True):
+        if first.setdefault((task, query), value) != value:
+            raise ConfigError(
+                f"--by: '{name}' is not a column of the data: query '{query}' has the values {first[task, query]} and "
+                f"{value} under different arms. Paired comparisons need one value for each query."
+            )
+    return pd.Series([MISSING_VALUE if value is None else value for value in values], index=frame.index, dtype=object)
+
+
+def available_columns(frame: "DataFrame", axes: Sequence[str] = ()) -> list[str]:
+    """The names that `column_values` may take, the most frequent first."""
+    metas = [meta for meta in frame["meta"] if isinstance(meta, Mapping)] if "meta" in frame else []
+    counts = Counter(key for meta in metas for key in meta)
+    nested = {key for meta in metas for key, value in meta.items() if isinstance(value, list | dict)}
+    own = [name for name, _ in counts.most_common() if name not in {*frame, *axes, *nested}]
+    return own if ANSWER in own or "gold" not in frame else [*own, ANSWER]
+
+
+def missing_note(labels: "Series[Any]", queries: "Series[Any]", name: str) -> str:
+    """A sentence on the queries without a value, or ''."""
+    missing = queries[labels == MISSING_VALUE].nunique()
+    if not missing:
+        return ""
+    return (
+        f"{format_count(missing, 'query has', 'queries have')} no value of {name}: they are in the row "
+        f"'{MISSING_VALUE}', and in no macro average or test of parts."
+    )
+
+
+def _raw_values(frame: "DataFrame", name: str) -> list[Any]:
+    metas = list(frame["meta"]) if "meta" in frame else []
+    values = [meta.get(name) if isinstance(meta, Mapping) else None for meta in metas]
+    if name == ANSWER and "gold" in frame and all(value is None for value in values):
+        return [str(gold[0]) if isinstance(gold, list | tuple) and gold else None for gold in frame["gold"]]
+    return [None if isinstance(value, float) and isnan(value) else value for value in values]
+
+
+def _no_such_column(frame: "DataFrame", name: str, axes: Sequence[str]) -> str:
+    have = available_columns(frame, axes)
+    if name in axes:
+        return f"--by: '{name}' is an axis of the run, not a column of the data. Tables have it as rows or columns."
+    if not have:
+        return f"--by: the run has no column '{name}'. Its samples store no facts of their queries (`meta`)."
+    more = f" and {len(have) - MAX_LISTED:,} more" if len(have) > MAX_LISTED else ""
+    listed = ", ".join(have[:MAX_LISTED]) + more
+    return f"--by: the data of the run has no column '{name}'.{did_you_mean(name, have)} Columns: {listed}."
+
+
+def _text(value: Any) -> str:
+    """The label of a value. 'none' is quoted, because tables use it for an axis that cannot matter."""
+    text = str(value) if isinstance(value, str) else json.dumps(value)
+    return f'"{text}"' if text in ("none", "", MISSING_VALUE) else text
+
+
+def _with_attrs(frame: "DataFrame", attrs: dict[Any, Any]) -> "DataFrame":
+    frame.attrs = attrs
+    return frame
+
+
+def _presets(node: Any) -> Iterator[str]:
+    """The names of all presets in a config node."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("preset"), str):
+            yield node["preset"]
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for one in node:
+            yield from _presets(one)

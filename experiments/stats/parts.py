@@ -1,0 +1,120 @@
+"""Parts of the data: the samples with one value of a column, such as the adversarial questions of POPE.
+
+macro average   (1/V) sum_v m_v, with m_v the score of part v: every value counts the same, whatever its size
+linearization   macro + n / (V n_v) (x_i - m_v) for each sample: these numbers average to the macro average, and
+                their sums over clusters give its variance, also if a cluster lies in several parts
+run level       F1 and the like are computed in each part, as a benchmark reports them
+no value        samples without a value (MISSING_VALUE) are in no macro average and in no test of parts
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.stats.arms import MISSING_VALUE
+from experiments.stats.intervals import (
+    Codes,
+    Estimate,
+    Floats,
+    cluster_codes,
+    cluster_sums,
+    few_clusters_factor,
+    interval_without_spread,
+    mean_variance,
+    t_quantile,
+    wilson,
+)
+from experiments.stats.run_statistics import NO_SPREAD, RunStatistic, SampleRef, sample_ref_column
+from icl.metrics.sufficient_statistics import statistics_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def macro_average(values: Floats, parts: Codes, clusters: Any, is_share: bool, level: float = 0.95) -> Estimate:
+    """The mean of the scores of the parts, with its interval.
+
+    Args:
+        values: [n], scores, or pseudo-values of a run-level metric that was computed in each part.
+        parts: [n], the part of each, in 0..V-1; none is empty.
+        clusters: [n], any hashable labels.
+        is_share: Whether the score of a part is a share of 1. The interval is then Wilson's, otherwise Student's t.
+        level: The confidence level.
+    """
+    means = np.bincount(parts, weights=values) / np.bincount(parts)
+    mean = float(means.mean())
+    linear = mean + part_weights(parts) * (values - means[parts])
+    sums, sizes = cluster_sums(linear, cluster_codes(clusters))
+    variance = mean_variance(sums, sizes, float(linear.var()))
+    if variance**0.5 < NO_SPREAD:
+        low, high = interval_without_spread(mean, len(sizes), level)
+    elif is_share and 0 < mean < 1:
+        size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
+        low, high = wilson(mean * size, size, level)
+    else:
+        half = t_quantile(sizes, level) * variance**0.5
+        low, high = mean - half, mean + half
+    return Estimate(mean, low, high, len(values), len(sizes))
+
+
+def part_weights(parts: Codes) -> Floats:
+    """[n], n / (V n_v): the weights of samples whose weighted mean is the mean over parts."""
+    sizes = np.bincount(parts)
+    return np.asarray(len(parts) / (len(sizes) * sizes[parts]), dtype=np.float64)
+
+
+def estimate_macro_average(
+    rows: "DataFrame", metric: str, column: str, unit: str, level: float = 0.95
+) -> Estimate | None:
+    """The macro average of an arm over the values of a column; None if fewer than two values have a score.
+
+    Args:
+        rows: The samples of the arm, with run-level metrics computed within the values.
+        metric: The column of scores.
+        column: The column of the data.
+        unit: The column of clusters.
+        level: The confidence level.
+    """
+    import pandas as pd
+
+    scored = rows[rows[metric].notna() & (rows[column] != MISSING_VALUE)]
+    parts, names = pd.factorize(scored[column])
+    if len(names) < 2:
+        return None
+    values = scored[metric].to_numpy(dtype=np.float64)
+    refs: Sequence[SampleRef] = list(scored[sample_ref_column(metric)]) if sample_ref_column(metric) in scored else ()
+    statistics = {id(ref.statistic): ref.statistic for ref in refs}.values()
+    is_share = (
+        all(statistics_of(one.values).is_proportion for one in statistics)
+        if refs
+        else bool(values.min() >= 0 and values.max() <= 1)
+    )
+    return macro_average(values, parts, scored[unit].to_numpy(), is_share, level)
+
+
+def statistics_by_part(refs: Sequence[SampleRef | None], parts: Sequence[Any]) -> tuple[Floats, list[SampleRef | None]]:
+    """A run-level metric computed within parts.
+
+    Args:
+        refs: [n], the samples of a frame; None where there is none.
+        parts: [n], the part of each sample.
+
+    Returns:
+        [n] pseudo-values of the statistic of the sample's cell and part, NaN where a sample has no part in it. Then the
+        samples, linked to that statistic.
+    """
+    rows: dict[tuple[int, Any], list[int]] = {}
+    for i, (ref, part) in enumerate(zip(refs, parts, strict=True)):
+        if ref is not None:
+            rows.setdefault((id(ref.statistic), part), []).append(i)
+    values, owns = np.full(len(refs), np.nan), [*refs]
+    for places in rows.values():
+        own = [ref for i in places if (ref := refs[i]) is not None]
+        metric, samples = own[0].statistic.metric, tuple(ref.statistic.samples[ref.index] for ref in own)
+        numbers = metric.run_level(samples)
+        values[places] = [np.nan if number is None else number for number in numbers]
+        statistic = RunStatistic(metric, samples, numbers)
+        for k, i in enumerate(places):
+            owns[i] = SampleRef(statistic, k)
+    return values, owns

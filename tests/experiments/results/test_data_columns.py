@@ -1,0 +1,219 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import written_run
+
+from experiments.analyses.catalog import analyze_by, find_analysis
+from experiments.cli.main import main
+from experiments.report.html import write_report
+from experiments.report.paper_table import paper_table
+from experiments.results.column_effects import column_effects, interactions_frame, macro_averages
+from experiments.results.data_columns import MAX_VALUES, column_values, declared_columns, parts_of, split_view
+from experiments.results.loaded_run import load_run
+from experiments.results.run_metrics import run_level
+from experiments.results.run_view import view_run
+from experiments.stats.arms import MISSING_VALUE, tidy_frame
+from experiments.stats.summary import summarize_arms
+from icl.errors import ConfigError
+from icl.tasks.presets import PRESETS, preset_columns
+
+CATEGORIES = ("random", "popular", "adversarial")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run in which vcd harms the adversarial questions and no other ones. The first query has no category."""
+    original = written_run._sample
+
+    def sample(cell, digest, i, images, how):
+        made = original(cell, digest, i, images, how)
+        category, scores = CATEGORIES[i % 3], dict(made.scores)
+        if category == "adversarial" and cell["decoding"]["strategy"]["name"] == "vcd":
+            scores = dict.fromkeys(scores, 0.0)
+        meta = {"category": category, "id": i, "bbox": [1, 2], "seed": 1, "level": i % 2}
+        return replace(made, scores=scores, meta=meta if i else {"id": 0, "bbox": None, "seed": 1, "level": 0})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(written_run, "_sample", sample)
+        return written_run.write_run(
+            tmp_path_factory.mktemp("by") / "run", queries=60, shots=(4,), retrievers=("knn",), tasks=("shapes",)
+        )
+
+
+@pytest.fixture(scope="module")
+def view(run):
+    return view_run(run)
+
+
+def test_scores_by_a_column_are_those_of_the_samples_with_each_value(run, view):
+    by = run.scores(by="category")
+    assert set(by["category"]) == {*CATEGORIES, MISSING_VALUE}
+    labels = column_values(view.frame, "category", view.axes)
+    for category in CATEGORIES:
+        own = summarize_arms(view.scores[labels == category], "lenient", view.axes)
+        part = by[by["category"] == category].drop(columns="category").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, own)
+    assert len(run.scores(by=["category", "level"])) == 3 * (2 * 3 + 1)
+
+
+def cell_of(scores, gold, **more):
+    """A tidy frame of one cell with macro F1 in the column `m`."""
+    columns = {"cell": "c", "seed": 0, "query": [f"q{i}" for i in range(len(scores))], "m": scores, "group": None}
+    columns |= {"output": ["yes" if score else "no" for score in scores], "gold": [[answer] for answer in gold], **more}
+    frame = pd.DataFrame(columns).assign(failed=None)
+    return tidy_frame(run_level(frame, {"metrics": {"m": {"name": "macro_f1", "run_level": True}}}, ()), ())
+
+
+def test_a_run_level_metric_is_computed_within_each_value(view):
+    rng = np.random.default_rng(0)
+    gold = [("yes", "no")[k] for k in rng.integers(0, 2, 60)]
+    scores = [float(k) for k in rng.integers(0, 2, 60)]
+    category = [CATEGORIES[i % 3] for i in range(60)]
+    more = {"task": "t", "decoding": "greedy", "meta": [{"category": name} for name in category]}
+    frame = cell_of(scores, gold, **more)
+    whole = replace(view, frame=frame, scores=frame.assign(shots=0), axes=("task", "decoding"), metric="m", by=())
+    split = split_view(whole, ["category"])
+    for name in CATEGORIES:
+        here = [i for i in range(60) if category[i] == name]
+        alone = cell_of([scores[i] for i in here], [gold[i] for i in here])
+        assert split.scores[split.scores["category"] == name]["m"].mean() == pytest.approx(alone["m"].mean())
+    effects = column_effects(replace(whole, to={}), "category")
+    ((_, average),) = macro_averages(effects)
+    parts = summarize_arms(split.scores, "m", split.axes)
+    assert average.mean == pytest.approx(parts["mean"].mean())
+
+
+def test_an_effect_that_depends_on_the_column_is_a_sentence_and_a_table(run, view):
+    effects = column_effects(view, "category")
+    frame = interactions_frame(effects)
+    vcd = frame[frame["decoding"] == "vcd"].set_index("category")
+    assert (vcd["p_corrected"] < 0.01).all()
+    assert vcd["contrast"].idxmin() == "adversarial"
+    others = vcd.drop(index="adversarial")
+    means = (others["difference"] * others["pairs"]).sum() / others["pairs"].sum()
+    assert vcd.loc["adversarial", "contrast"] == pytest.approx(vcd.loc["adversarial", "difference"] - means)
+    assert (frame[frame["decoding"] != "vcd"]["p_corrected"] > 0.05).all()
+    by = view_run(run, by=["category"])
+    sentences = [one.sentence for one in by.findings if one.topic == "By column"]
+    assert sentences[0].startswith("the difference of vcd from greedy is another one at category adversarial (−")
+    assert "p < .001" in sentences[0]
+    assert not any(one.topic == "By column" for one in view.findings)
+    page = write_report(by).report.read_text(encoding="utf-8")
+    assert "Does the difference from greedy depend on category?" in page
+    assert "1 query has no value of category" in page
+    stored = pd.read_csv(view.path / "tables" / "by_category.csv")
+    assert stored["p"].tolist() == pytest.approx(frame["p"].tolist())
+
+
+def test_comparisons_in_two_parts_are_two_hypotheses(view):
+    split = split_view(view, ["category"])
+    assert split.scores["decided_by"].nunique() == view.scores["decided_by"].nunique() * 4
+
+
+def test_the_table_has_a_column_per_value_then_all_and_macro(run, view):
+    table = paper_table(view, by=["category"])
+    assert table.columns == ("popular", "adversarial", "random", MISSING_VALUE, "all", "macro")
+    scores = {row["decoding"]: row for row in run.scores().to_dict("records")}
+    for labels, cells in table.rows:
+        assert f"{scores[labels[0].rstrip('†')]['mean']:.3f}".lstrip("0") == cells[4].text.split()[0]
+    assert any("depends on category for vcd (p < .001)" in note for note in table.notes)
+    assert paper_table(view, rows=["category"], by=["category"]).axes[0] == "category"
+
+
+def test_an_analysis_by_a_column_is_that_of_each_part(view):
+    analysis = find_analysis("retrieval")
+    table = analyze_by(analysis, view, ["category"])
+    for values, part in parts_of(view, ["category"]):
+        own = table[table["category"] == values["category"]].drop(columns="category").reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, analysis(part))
+    assert list(dict.fromkeys(table["category"]))[-1] == MISSING_VALUE
+
+
+def test_numbers_are_values_in_ascending_order(view):
+    split = split_view(view, ["level"])
+    assert paper_table(view, by=["level"]).columns[:2] == ("level 0", "level 1")
+    assert set(split.scores["level"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        ("categry", "no column 'categry'. Did you mean 'category'? Columns: id, level, category, answer."),
+        ("bbox", "the values of 'bbox' are lists or mappings, such as [1, 2]"),
+        ("seed", "'seed' is a field of every sample already"),
+        ("task", "'task' is an axis of the run, not a column of the data"),
+    ],
+)
+@pytest.mark.parametrize("command", ["table", "report", "analyze"])
+def test_a_column_that_does_not_divide_the_queries_is_a_sentence(run, capsys, command, column, sentence):
+    words = [command, str(run.path), *(["retrieval"] if command == "analyze" else []), "--by", column]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_a_column_has_at_most_a_hundred_values(view):
+    many = view.frame.assign(meta=[{"id": i} for i in range(len(view.frame))])
+    with pytest.raises(
+        ConfigError, match=rf"'id' has {len(many)} values, and a table has at most {MAX_VALUES}\. Use a"
+    ):
+        column_values(many, "id")
+
+
+def test_a_fact_that_differs_between_arms_is_no_column(view):
+    facts = view.frame.assign(meta=[{"determined": decoding == "vcd"} for decoding in view.frame["decoding"]])
+    with pytest.raises(
+        ConfigError, match=r"'determined' is not a column of the data: query 'shapes-0000' has the values"
+    ):
+        column_values(facts, "determined")
+
+
+def test_compare_by_a_column_prints_rows_per_value_and_the_test(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["compare", str(run.path), "--by", "category"]) == 0
+    out = capsys.readouterr().out
+    assert "Does the difference depend on category?" in out
+    assert "Holm over 8 comparisons" in out
+    assert main(["compare", str(run.path), "--by", "decoding"]) == 0  # an axis: p is corrected within its values
+    assert "Does the difference depend" not in capsys.readouterr().out
+
+
+def test_the_config_and_else_the_presets_declare_columns(run):
+    assert declared_columns({"config": {"by": "type", "task": {"name": "hub", "preset": "pope"}}}) == ("type",)
+    nested = {"name": "corrupted", "of": {"name": "hub", "preset": "pope"}}
+    assert declared_columns({"config": {"grid": {"task": [nested, {"name": "hub", "preset": "amber"}]}}}) == (
+        "category",
+        "type",
+    )
+    assert declared_columns({}) == ()
+    assert all("by" not in PRESETS[name] for name in PRESETS)
+    for name in PRESETS:
+        stored = PRESETS[name].get("columns", {}).get("meta", [])
+        assert set(preset_columns(name)) <= ({stored} if isinstance(stored, str) else set(stored))
+
+
+def test_a_declared_column_that_is_missing_leaves_the_report(run, tmp_path):
+    info = json.loads((run.path / "run.json").read_text())
+    other = tmp_path / "other"
+    other.symlink_to(run.path)
+    view = view_run(load_run(other), by=["kind"])
+    page = write_report(view).report.read_text(encoding="utf-8")
+    assert "The data of the run has no column &#39;kind&#39;" in page
+    assert info["config"].get("by") is None
+
+
+def test_a_column_of_the_config_is_checked_before_the_run(mapping, tmp_path):
+    from experiments.config.config import load_config
+    from experiments.running.run import run as run_config
+
+    with pytest.raises(ConfigError, match=r"by: the data has no column 'kind'.*Columns: "):
+        run_config(load_config(mapping(by=["kind"])), tmp_path)
+    with pytest.raises(ConfigError, match=r"by names a column twice"):
+        load_config(mapping(by=["kind", "kind"]))
+    done = run_config(load_config(mapping(by="answer")), tmp_path)
+    assert declared_columns(load_run(done.folder).info) == ("answer",)
+    assert view_run(load_run(done.folder)).by_column[0].view is not None
