@@ -63,7 +63,7 @@ class ExtractedAnswer:
 
 _NEXT_QUESTION = re.compile(
     r"\n\s*(?:(?:question|q|user|human|instruction|problem|image|input|context|example)\s*\d*\s*[:.]"
-    r"|###|<image>|<\|im_start\|>|<\|user\|>|<\|start_header_id\|>|<start_of_turn>)",
+    r"|###(?!\W*(?:final\s+|correct\s+)?(?:answer|conclusion|result|solution)\b)|<image>|<\|im_start\|>|<\|user\|>|<\|start_header_id\|>|<start_of_turn>)",
     re.IGNORECASE,
 )
 
@@ -104,6 +104,7 @@ _PLEASANTRY = re.compile(
 )
 _OPTION_LINE = re.compile(r"^[(\[]?[A-Z](?:[.):\]]|$)")
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
+_STEP = re.compile(r"^\W*step\s+\d+\W+", re.IGNORECASE)
 _INTRODUCTION = re.compile(
     r"^(?:let|step|first|to\s+(?:answer|determine|find)|looking|okay|ok|sure|alright|here)\b", re.IGNORECASE
 )
@@ -172,7 +173,9 @@ def _after_correction(text: str) -> str:
 
 def _until_next_question(text: str) -> str:
     match = _NEXT_QUESTION.search(text)
-    return text[: match.start()].strip() if match and text[: match.start()].strip() else text
+    if not match or not text[: match.start()].strip() or text.startswith("#"):  # an answer with headings
+        return text
+    return text[: match.start()].strip()
 
 
 def _implicit(text: str) -> _Answer:
@@ -210,7 +213,7 @@ def _total(text: str, lines: list[str]) -> _Answer | None:
 
 
 def _closing_line(text: str, lines: list[str]) -> _Answer | None:
-    last = lines[-1]
+    last = _STEP.sub("", lines[-1])
     return _short(last, "concluded") if len(lines) > 1 and _is_short(last) and not LIST_MARK.match(last) else None
 
 

@@ -56,7 +56,7 @@ def _plain_latex(text: str) -> str:
         )
         text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
     text = re.sub(r"\^\s*(?:\{\\circ\}|\\circ)", " degrees", text)
-    text = re.sub(r"\\[(\[)\]]", "", text)
+    text = re.sub(r"\\[(\[)\]]", "", re.sub(r"\$([^$\n]*[^$\d\s,.][^$\n]*|\d+)\$", r"\1", text))
     return re.sub(r"\\([%$#&_])", r"\1", re.sub(r"\\(?:,|;|!|quad|left|right|displaystyle)\b|\\[,;!]", " ", text))
 
 

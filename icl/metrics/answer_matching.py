@@ -11,6 +11,8 @@ from functools import lru_cache
 from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_numbers
 from icl.metrics.number_answers import stated_number
 from icl.metrics.option_letters import chosen_by_place
+from icl.metrics.quantities import canonical_quantities
+from icl.object_mentions import singular
 
 _HEDGE = (
     r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"
@@ -33,6 +35,12 @@ _OPENING = re.compile(
 )
 _CARRIER = re.compile(r"^(?:name|names|words?|text|number|letters?|title|phrase|message|inscription) ")
 _COPULA = re.compile(rf"^(?P<subject>\w+(?:'s)?(?: \w+(?:'s)?){{0,7}}?) {_VERB} (?!not\b)(?P<rest>.+)$")
+_COMPARISON = re.compile(
+    r"^(?:(?:most|more|less|least|much|slightly|clearly) )*"
+    r"(?!other\b|under\b|over\b|after\b|rather\b)\w+(?:er|est)\b(?! \w+s?$)"
+)
+_PREDICATE = re.compile(r"^\W*(?:it|this|that|the \w+(?: \w+)?) (?:is|was) an? ")
+_MODIFIER = re.compile(r" (?:\w+ing|that|which|who|with|near|beside|behind|in|on|at|under|next to|from)(?= )")
 _PLACE = re.compile(r"^(?:in|on|at|near|visible|shown|here|there|present|sitting|standing|color|answer|correct)\b")
 _NEGATION = re.compile(
     r"(?:\bnot|n't|\bnever|\brather than|\binstead of|\bunlike|\bneither|\bnor|\bexcept|\bother than|\bas opposed to)"
@@ -60,7 +68,6 @@ _IMPRESSION = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
-_CONCESSION = re.compile(r"\b(?:even )?(?:though|although|while) (?:it|this|that) (?:may|might|could|can)?\b.*$")
 _APPEARANCE = re.compile(
     r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
     r"(?:look|appear|seem|be mistaken|be confused|pass|resemble)\b"
@@ -69,6 +76,14 @@ _APPEARANCE = re.compile(
 _LEADING_CONTRAST = re.compile(
     r"^(?:even )?(?:though|although|while|unlike|instead of|rather than|despite) [^,]+,\s*", re.IGNORECASE
 )
+_REMARK = re.compile(
+    r"\s*\((?!(?:i\.e\.|aka|a\.k\.a\.|also (?:known|called)|or|known as)\b)(?:[^()\s]+\s+){3,}[^()]*\)"
+    r"|(?<=\w)[,;]?\s+(?:even though|although|though|albeit|whereas|even if|while (?:it|this|that))\b[^.;]*"
+    r"|(?<=\w),\s*(?:but (?:it|this|that) (?:may|might|could)(?: also)? be|maybe|perhaps|possibly)\b[^.;,]*",
+    re.IGNORECASE,
+)
+"""What is said beside the answer: an explanation in parentheses, a concession, a hedged alternative."""
+
 _PARTITIVE = re.compile(r"\b(?:of|to|with|by|from|for|near|behind|beside|after|before) $")
 _KIND = re.compile(r"\b(?:kind|type|sort|breed|species|form|style|variety|member|name|color) of $")
 _SPLIT = re.compile(r"\s+(?:though|although|whereas|while|however|because|since)\s+", re.IGNORECASE)
@@ -76,6 +91,7 @@ _DENYING_CLAUSE = re.compile(r"^(?:except|unlike|instead of|rather than|not|neit
 _DENIED = re.compile(
     rf"(?:{_NEGATION.pattern[:-1]}"
     r"|\b(?:no|without|lacks?|than|confused with|mistaken for|as if|similar to|resembles?)(?: \w+){0,3} "
+    r"|\bminus "
     r"|\b(?:не|no es|non è|não é|nicht|kein\w*|pas)(?: \w+){0,2} )$"
 )
 _DENIED_AFTER = re.compile(
@@ -101,6 +117,7 @@ _REFUSES = re.compile(
     r"|unanswerable|not (?:enough|sufficient)|insufficient|not (?:visible|possible|shown)"
 )
 _UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
+_PLURAL = re.compile(r"(?<![,;:.!?]\s)\b(?!this\b|does\b|always\b|perhaps\b|it's\b)[a-z]{3,}s\b")
 _QUOTE = re.compile(r"(?<!\w)'(?=\w)|(?<=[\w.!?])'(?!\w)")
 SHORT_QUESTION = 3
 """A question of so many words ("maybe a dog?") is an answer that hesitates."""
@@ -109,25 +126,40 @@ MAX_CLAUSES = 12
 
 
 def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
-    """Whether an extracted answer gives one of the accepted answers, by the rules 1 and 3 to 6."""
+    """Whether an extracted answer gives one of the accepted answers, by the rules 1 and 3 to 7."""
+    if _gives(answer, answers, options):
+        return True
+    spelled = canonical_quantities(answer)
+    if spelled == answer.lower() and not any(map(_has_digit, answers)):
+        return False
+    return _gives(spelled, tuple(map(canonical_quantities, answers)), tuple(map(canonical_quantities, options)))
+
+
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
+def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
     answer = _REJECTION.sub("", _folded(answer))
     answers, options = tuple(map(_folded, answers)), tuple(map(_folded, options))
     if normalize_text(answer) in map(normalize_text, answers):
         return True
-    letter = chosen_by_place(answer, options)
+    plain = _REMARK.sub("", answer)
+    letter = chosen_by_place(plain, options)
     if letter is not None:
-        return normalize_text(letter) in map(normalize_text, answers) and not _names_another(answer, letter, options)
+        return normalize_text(letter) in map(normalize_text, answers) and not _names_another(plain, letter, options)
     numbers = [value for text in answers if is_number(text) for value in parse_numbers(text)]
     if numbers and stated_number(_stance(answer)) in numbers:
         return True
     words = tuple(text for text in answers if not is_number(text) and text.strip())
-    return bool(words) and _names_answer(answer, words, answers, options)
+    return bool(words) and _names_answer(plain, words, answers, options)
 
 
 @lru_cache(4096)
 def _folded(text: str) -> str:
-    """Without the accents of Latin letters, and without single quotes around words."""
+    """Without the accents of Latin letters and single quotes around words, and with minus signs as words."""
     text = re.sub(r"(?<!\S)[éè](?!\S)", "es", _QUOTE.sub("", text)).replace(" & ", " and ")
+    text = re.sub(r"(?<!\S)[-−](?=[\d.])", "minus ", text)
     if text.isascii():
         return text
     letters: list[str] = []
@@ -147,13 +179,13 @@ def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) ->
 def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
     """By the rules 1, 5 and 6. words: the accepted answers that are not numbers."""
     text, normalized = normalize_vqa(answer), [normal for normal in map(normalize_vqa, words) if normal]
-    if text in normalized or _singular(text) in map(_singular, normalized):
+    if text in normalized or _in_singular(text) in map(_in_singular, normalized):
         return True
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
         every = offered | accepted
         answer = re.sub(r"[^.?!]*\?\s+(?=\S)", "", answer)
-        stance = _CONCESSION.sub("", normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer))))
+        stance = normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer)))
         last = normalize_vqa(answer.rpartition(":")[2])
         if last in every:
             return last in accepted
@@ -165,7 +197,10 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
         return bool(named) and named <= accepted
     if _UNANSWERABLE & accepted:
         return _REFUSES.search(text) is not None
-    return not _UNSURE.search(normalize_vqa(_stance(answer))) and _commits(_stance(answer), normalized)
+    if _UNSURE.search(normalize_vqa(_stance(answer))):
+        return False
+    stance, singular_forms = _stance(answer), [*map(_in_singular, normalized)]
+    return _commits(stance, normalized) or _commits(_in_singular(stance), singular_forms)
 
 
 def _stance(answer: str) -> str:
@@ -215,6 +250,7 @@ def _states(clause: str, answer: str, text: str, *, is_first: bool) -> bool:
     if _DENYING_CLAUSE.match(clause) or _APPEARANCE.search(clause):
         return False
     opening = _COPULA.match(clause)
+    clause = _modified_head(clause, text)
     start = opening.start("rest") if opening and not _PLACE.match(opening["rest"]) else 0
     if _is_unspaced(answer):
         place = clause.find(answer, start)
@@ -235,6 +271,20 @@ def _states(clause: str, answer: str, text: str, *, is_first: bool) -> bool:
     )
 
 
+def _modified_head(clause: str, text: str) -> str:
+    """A clause "X is a Y ..." up to its Y: what modifies Y ("lying in a cat bed") states nothing.
+
+    Args:
+        clause: The normalized clause.
+        text: The clause in lower case, with its articles.
+    """
+    if not _PREDICATE.match(text):
+        return clause
+    opening = _COPULA.match(clause)
+    modifier = _MODIFIER.search(clause, opening.start("rest") + 1) if opening else None
+    return clause[: modifier.start()] if modifier else clause
+
+
 def _is_of_another(before: str) -> bool:
     """Whether what follows describes the thing of an apposition: "a rival of", and not "a kind of"."""
     return _PARTITIVE.search(before) is not None and not _KIND.search(before) and not _SAYS.search(before)
@@ -247,8 +297,11 @@ def _begins(text: str, answer: str) -> bool:
     if match:
         candidates += [_OPENING.sub("", match["rest"]), _CARRIER.sub("", match["rest"])]
     if (
-        not match or match["subject"] in (answer, f"this {answer}", f"these {answer}") or _PLACE.match(match["rest"])
-    ):  # "the red car is blue" is not red
+        not match
+        or match["subject"] in (answer, f"this {answer}", f"these {answer}")
+        or _PLACE.match(match["rest"])
+        or _COMPARISON.match(match["rest"])
+    ):  # "the red car is blue" is not red, and "the red car is heavier" is
         candidates.append(text.removeprefix("this ").removeprefix("these "))
     if _is_unspaced(answer):
         return any(candidate.startswith(answer) for candidate in candidates)
@@ -260,8 +313,10 @@ def _is_unspaced(text: str) -> bool:
     return any(ord(letter) > 0x2E80 for letter in text)
 
 
-def _singular(text: str) -> str:
-    return text[:-1] if len(text) > 3 and text.endswith("s") and not text.endswith("ss") else text
+@lru_cache(4096)
+def _in_singular(text: str) -> str:
+    """The text with its words in the singular, except at the start of a later clause ("beavers have flat tails")."""
+    return _PLURAL.sub(lambda match: singular(match[0]), text)
 
 
 def _mentions(text: str, names: set[str]) -> set[str]:

@@ -16,7 +16,10 @@ counts.
    begin: "a hot dog" names the hot dog and no dog.
 6. Otherwise the answer begins with an accepted answer, as whole words, after an opening such as "it is a" or "the color
    of the car is", or a clause of it states one: in what is said of the subject, not negated, and in no enumeration. All
-   alternatives of an "or" have to be accepted.
+   alternatives of an "or" have to be accepted. What stands beside the answer states nothing: an explanation in
+   parentheses, a concession ("although it looks like a wolf"), a hedged alternative (", maybe a cat").
+7. What these rules refuse is read again with quantities, dates and clock times in one spelling
+   (`icl.metrics.quantities`): "4 July 2021" is July 4, 2021, and "45 percent" is 45%.
 
 `icl.metrics.answer_matching` has the rules 5 and 6.
 
@@ -60,6 +63,6 @@ class Lenient:
 
     def score(self, generation: Generation, example: Example) -> float | None:
         if asks_yes_no(example):
-            answer = read_yes_no(generation.text, self.answer)
+            answer = read_yes_no(generation.text, self.answer, example.options)
             return float(answer in [normalize_vqa(text) for text in example.answers])
         return float(contains_answer(generation.text, example.answers, example.options, self.answer))

@@ -1,37 +1,34 @@
 """The option that an answer chooses by its place: by a letter ("(B)", "option B") or a number ("the second one").
 
-A letter that the answer rules out ("not A", "A is wrong") does not count.
+Any letter of an option counts that stands alone and is no word, such as the article. One that the answer rules out
+("not A", "A is wrong") does not count, and a last sentence that is a letter beats earlier ones.
 """
 
 import re
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
-_LETTERS = (
-    re.compile(r"[(\[]([A-Za-z])[)\]]"),
-    re.compile(r"\b(?:option|choice|letter|answer)\s+([A-Z])\b", re.IGNORECASE),
-    re.compile(
-        r"\b(?i:image|figure|panel|picture|statement|diagram|graph|object|shape|person|box|group|row)\s+([A-Z])\b"
-    ),
-    re.compile(r"^([A-Za-z])\s*[.):,](?!\w)"),
-    re.compile(r"^([A-Zb-z])$"),  # "a" alone is an article whose noun is missing
-    re.compile(r"(?:^|[.;,]\s+)([A-Z])\s+(?:is\s+(?:the\s+)?(?:correct|right|best|answer)\b|[-–—]\s)"),
-    re.compile(
-        r"(?i:\bchoose|\bpick|\bselect|\bgo with|\blabell?ed|\bmarked|\bit's|\bis|\bmust be|\b(?:points|leads) to"
-        r"|\bindicates|\bsuggests|\bbut|\bor|\band|/)"
-        r"\s*([A-Z])(?=[.,;:!)]|\s*$)"
-    ),
-    re.compile(r"^[A-Z]\s*,\s*([A-Z])\b"),
-    re.compile(r"[.!?]\s+([A-Z])\W*$"),
-    re.compile(r"选项\s*([A-Z])"),
-    re.compile(r"(?i:\bleaves(?: only)?)\s+(?:option\s+)?[(\[]?([A-Z])\b"),
-    re.compile(r"^(?i:either)\s+([A-Z])\b"),
-    re.compile(r"^([A-Z])(?=\s*(?:,|/|&|\bor\b|\band\b)\s*[(\[]?[A-Z]\b)"),
+_LETTERS = re.compile(
+    r"(?<![A-Za-z0-9_'’])(?:"
+    r"(?P<capital>[A-Z])(?![A-Za-z0-9_'’°²]|[.-][A-Za-z0-9])"
+    r"|(?<=[(\[])(?P<bracketed>[a-z])(?=[)\]])"
+    r"|(?<=\boption )(?P<named>[a-z])\b"
+    r"|^(?P<first>[a-z])(?=\s*[.):])|^(?P<alone>[b-z])$)"
 )
+_WORDS = re.compile(
+    r"A(?=\s+(?!(?:is|was|and|or|because|since|as|but|seems|fits|matches|would|has|shows|best|only)\b)[a-z0-9\"])|I(?=[\s,]+[a-z])"
+)
+"""A capital letter that is a word: the article or the pronoun."""
+
+_FINAL_LETTER = re.compile(r"[.!?:]\s+[(\[]?([A-Z])[)\]]?\W*$")
+"""A last sentence that is a letter: it beats earlier ones."""
+
 _LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
 _NOT_LETTER = re.compile(
     rf"(?i:\bnot|n't|\bcannot)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*"
     rf"|(?i:\b(?:rules?|ruling)\s+out|\beliminat(?:e|es|ing)|\bexclud(?:e|es|ing))\s+{_LETTER}(?:(?:,|\s+and)\s+{_LETTER})*"
+    r"|[A-Z](?:[和、与,]\s*[A-Z])*\s*(?:都|均)?(?:不|错)"
+    r"|\b[A-Z]\s+would\b[^.]*\bif\b"
     r"|(?:\b|[(\[])[A-Z][)\]]?(?:(?:,|\s+and)\s+[A-Z])*\s+(?:is|are|can\s+be)(?:\s+(?:clearly|definitely|obviously))?\s+"
     r"(?:not\b|wrong|incorrect|false|out\b|eliminated|ruled\s+out|excluded)"
 )
@@ -46,7 +43,9 @@ _NUMBERED = re.compile(
 def chosen_by_place(answer: str, options: tuple[str, ...]) -> str | None:
     """The option whose letter or number the answer gives; None if it gives none, or several."""
     text = re.sub(r"[\s,;]*\b(?:and|but|or)?[\s,;.]*$", "", _NOT_LETTER.sub("", answer))
-    letters = {match[1].upper() for pattern in _LETTERS for match in pattern.finditer(text)}
+    if final := _FINAL_LETTER.search(text):
+        text = final[1]
+    letters = {match[0].upper() for match in _LETTERS.finditer(text) if not _WORDS.match(text, match.start())}
     named = {option.strip().upper(): option for option in options}
     if not all(len(name) == 1 for name in named):
         named = {chr(ord("A") + place): option for place, option in enumerate(options[:26])}

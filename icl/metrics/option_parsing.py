@@ -40,5 +40,7 @@ def is_correct(generation: Generation, example: Example) -> bool:
     if generation.option_scores:
         return is_best_option(generation.option_scores, example.answers)
     if asks_yes_no(example):
-        return read_yes_no(generation.text) in [normalize_text(answer) for answer in example.answers]
+        return read_yes_no(generation.text, options=example.options) in [
+            normalize_text(answer) for answer in example.answers
+        ]
     return contains_answer(generation.text, example.answers, example.options)

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from icl.metrics.answer_extraction import extract_answer
 from icl.metrics.base import Better
 from icl.metrics.normalize import normalize_text
+from icl.metrics.option_letters import chosen_by_place
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -22,10 +23,10 @@ YesNo = Literal["yes", "no"]
 
 
 _IDIOMS = re.compile(r"\b(?:no|without a) (?:doubt|question)\b|\bno (?:idea|clue|way to (?:tell|know))\b")
-_BOTH = re.compile(r"\byes\b\W*(?:and|or|/)?\W*\bno\b|\bno\b\W*(?:and|or|/)\W*\byes\b")
+_BOTH = re.compile(r"\byes\b\W*(?:and|or|/)\W*\bno\b|\byes\b\W+no\b(?!\s+\w)|\bno\b\W*(?:and|or|/)\W*\byes\b")
 _NEGATED = re.compile(
     r"\b(?:is|are|was|were|do|does|did|can|could|has|have)(?:n't| not)\b"
-    r"(?! (?:clear|possible|sure|certain|enough|provide|specify|say|indicate|mention|show enough))"
+    r"(?! (?:clear|possible|sure|certain|enough|provide|specify|say|indicate|mention|show enough|know|have enough))"
 )
 _SYNONYMS = {
     **dict.fromkeys(
@@ -108,9 +109,16 @@ def parse_yes_no(output: str) -> YesNo | None:
     return "yes" if "yes" in answers else "no"
 
 
-def read_yes_no(output: str, rule: str = "auto") -> YesNo | None:
-    """Whether the answer that an output gives is yes or no (`icl.metrics.answer_extraction` finds it)."""
-    return parse_yes_no(extract_answer(output, rule).text)
+def read_yes_no(output: str, rule: str = "auto", options: tuple[str, ...] = ()) -> YesNo | None:
+    """Whether the answer that an output gives is yes or no (`icl.metrics.answer_extraction` finds it).
+
+    Args:
+        output: The generated text.
+        rule: How the answer is found.
+        options: Options that the output may choose by a letter.
+    """
+    answer = extract_answer(output, rule).text
+    return parse_yes_no(answer) or parse_yes_no(chosen_by_place(answer, options) or "")
 
 
 def parse_pope(output: str) -> YesNo:
