@@ -51,19 +51,23 @@ class GaussianProxy(AllBranchesControl):
         return self.inner_strength(logits, step)
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        import torch
-
         combined = self.of.combine_stateful(logits, step, states)
         base = self.inner_strength(logits, step) * logits[0]
         survives = self.surviving_tokens(logits, combined)
         count = survives.sum(-1, keepdim=True)
-        shift = torch.where(survives, combined - base, 0.0)
+        excluded = ~survives
+        shift = (combined - base).masked_fill(excluded, 0.0)
         mean = shift.sum(-1, keepdim=True) / count
-        deviation = (torch.where(survives, shift - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
-        size = logits.shape[-1]
-        streams = [f"gaussian/{number}" for number in steps_per_row(step, len(states))]
-        noise = torch.stack(
-            [torch.randn(size, generator=one.key.torch(name)) for one, name in zip(states, streams, strict=True)]
-        )
-        scores: Tensor = base + mean + deviation * noise.to(base.device)
+        deviation = ((shift - mean).masked_fill(excluded, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
+        scores: Tensor = (base + mean).addcmul(deviation, _noise(logits, step, states))
         return scores.masked_fill(combined == -float("inf"), -float("inf"))
+
+
+def _noise(logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    """Standard normal numbers of each row, [B, V] float32, drawn on the host. The host does not wait for the copy."""
+    import torch
+
+    noise = torch.empty(logits.shape[1:], pin_memory=logits.device.type == "cuda")
+    for row, state, number in zip(noise.unbind(), states, steps_per_row(step, len(states)), strict=True):
+        row.normal_(generator=state.key.torch(f"gaussian/{number}"))
+    return noise.to(logits.device, non_blocking=True)

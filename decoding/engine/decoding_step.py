@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEG_INF = -float("inf")
-WRONG_LOGIT, ALL_BANNED, ALL_MASKED, NOT_FINITE = 1, 2, 3, 4
-"""Kinds of faults on a device."""
+NUM_FAULT_VALUES = 6
+"""Numbers that `fault_message` reads."""
 
 
 def combine_branches(
@@ -93,39 +93,41 @@ def zero_unusable_rows(scores: "Tensor", faults: dict[int, str], subject: str) -
 
 def combine_branches_on_device(
     strategy: Strategy, logits: "Tensor", step: "int | RowSteps", states: Sequence[StepState]
-) -> "tuple[Tensor, Tensor]":
+) -> "tuple[Tensor, Tensor, Tensor]":
     """As `combine_branches`, but the host does not wait for the device, and rows may stand at different steps.
 
     Returns:
-        Scores [B, V], zeros in faulty rows, and the faults [B, 3] float64 for `fault_message`, zeros without a fault.
+        Scores [B, V], zeros in faulty rows; whether each row is faulty [B]; and the numbers of `fault_message` for each
+        row, [B, NUM_FAULT_VALUES] float64.
     """
     banned = logits[0] == NEG_INF
-    by_row = logits.transpose(0, 1).flatten(1)  # [B, n * V]
-    wrong = (~((logits.abs() < math.inf) | (banned & (logits == NEG_INF)))).transpose(0, 1).flatten(1)
-    place = wrong.to(torch.uint8).argmax(-1, keepdim=True)
-    kind = torch.where(wrong.any(-1), WRONG_LOGIT, torch.where(banned.all(-1), ALL_BANNED, 0))
-    clean = logits.masked_fill((kind > 0)[None, :, None], 0.0)
+    usable = (logits.abs() < math.inf) | (banned & (logits == NEG_INF))
+    usable = usable.transpose(0, 1).flatten(1)  # [B, n * V]
+    place = usable.to(torch.uint8).argmin(-1)  # of the first unusable logit
+    wrong, all_banned = ~usable.all(-1), banned.all(-1)
+    unreadable = wrong | all_banned
+    clean = logits.masked_fill(unreadable[None, :, None], 0.0)
     scores = masked_scores(strategy, clean, cast(int, step), states, banned)
     best = scores.amax(-1)
-    unusable = torch.where(best == NEG_INF, ALL_MASKED, NOT_FINITE)
-    kind = torch.where((kind > 0) | (best.abs() < math.inf), kind, unusable)
-    value = by_row.gather(-1, place)
-    faults = torch.cat([kind[:, None].double(), place.double(), value.double()], 1)
-    return scores.masked_fill((kind > 0)[:, None], 0.0), faults.where((kind > 0)[:, None], 0.0)
+    is_faulty = unreadable | ~(best.abs() < math.inf)
+    vocabulary = logits.shape[-1]
+    value = logits[place // vocabulary, torch.arange(len(place), device=place.device), place % vocabulary]
+    numbers = torch.stack([place.double(), is_faulty, wrong, all_banned, value, best], 1)
+    return scores.masked_fill(is_faulty[:, None], 0.0), is_faulty, numbers
 
 
-def fault_message(strategy: Strategy, step: int, fault: Sequence[float], vocabulary: int) -> str:
-    """The message of a row of the faults of `combine_branches_on_device`, '' without a fault."""
-    kind, place, value = fault
+def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], vocabulary: int) -> str:
+    """The message of a row of the numbers of `combine_branches_on_device`, '' without a fault."""
+    place, is_faulty, wrong, all_banned, value, best = numbers
+    if not is_faulty:
+        return ""
     branch, token = divmod(int(place), vocabulary)
-    subject = f"step {step}: the combined scores of {type(strategy).__name__}"
-    return {
-        0: "",
-        WRONG_LOGIT: f"step {step}, branch {branch}: the score of token {token} is {value}",
-        ALL_BANNED: f"step {step}, branch 0: the reference bans every token",
-        ALL_MASKED: f"{subject} rule out every token",
-        NOT_FINITE: f"{subject} are not finite",
-    }[int(kind)]
+    if wrong:
+        return f"step {step}, branch {branch}: the score of token {token} is {value}"
+    if all_banned:
+        return f"step {step}, branch 0: the reference bans every token"
+    problem = "rule out every token" if best == NEG_INF else "are not finite"
+    return f"step {step}: the combined scores of {type(strategy).__name__} {problem}"
 
 
 def _check_logits(logits: "Tensor", step: int) -> "tuple[Tensor, Tensor, dict[int, str]]":

@@ -320,7 +320,7 @@ def trace_numbers(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> "T
     logprob = logprobs.gather(-1, chosen[:, None])[:, 0]
     best = logprobs.topk(min(2, logprobs.shape[-1])).values
     gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)
-    return torch.stack([plausible.float(), entropy, changed.float(), logprob, gap], 1)
+    return torch.stack([plausible, entropy, changed, logprob, gap], 1)  # in the dtype of the scores
 
 
 def _advance_session(session: Session, groups: Sequence[DecodingGroup], work: LoopWork) -> Session:

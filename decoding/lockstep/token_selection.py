@@ -6,6 +6,7 @@ branches have a row and are at the same step. Other rows are left unchanged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, cast
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
-from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
+from decoding.engine.decoding_step import NEG_INF, NUM_FAULT_VALUES, combine_branches_on_device, fault_message
 from decoding.engine.option_scoring import floor_masked
 from decoding.engine.token_loop import TRACE_FIELDS, trace_numbers
 from decoding.engine.trace import StepTrace, trace_branches
@@ -32,9 +33,6 @@ CHOSEN_SCORE = 1e30
 """The logit of the selected token. It is finite, so that no later operation gives NaN."""
 
 LOGPROB = TRACE_FIELDS.index("logprob")
-
-NUM_FAULT_VALUES = 3
-"""Columns that describe a fault (`fault_message`)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _select_together(
     steps = [row.step for row in references]
     is_mixed = len(set(steps)) > 1
     places = copied_to_device([[row.index for row in group] for group in groups], torch.long, logits.device).T
-    distinct_tokens = torch.arange(len(places), device=logits.device).clamp(max=1)[:, None].expand_as(places)
+    distinct_tokens = _distinct_tokens(len(places), logits.device)
     branch_logits = logits[places]
     try:
         step = RowSteps(steps) if is_mixed else steps[0]
@@ -113,13 +111,19 @@ def _select_together(
         for row in references:
             RECORD_STORE.fault(row.branch.group, row.step, _describe(error))
         logits[places] = 0.0
-        logits[places, distinct_tokens] = CHOSEN_SCORE
+        logits[places, distinct_tokens.expand_as(places)] = CHOSEN_SCORE
         return True
     # The branches of a faulty group sample different tokens, so that the scheduler ends it. It may run in another
     # process, where it cannot read the records.
     logits[places] = branch_logits.masked_fill(is_faulty[None, :, None], 0.0)
     logits[places, torch.where(is_faulty, distinct_tokens, tokens)] = CHOSEN_SCORE
     return True
+
+
+@lru_cache
+def _distinct_tokens(branches: int, device: "torch.device") -> "Tensor":
+    """Another token for the first branch than for the others, [n, 1]."""
+    return torch.tensor([[min(branch, 1)] for branch in range(branches)], device=device)
 
 
 def _tokens(
@@ -131,8 +135,8 @@ def _tokens(
     """One token for each group [B], and whether its scores are faulty [B]. branch_logits: [n, B, V]."""
     strategy, sampler = deserialize(references[0].branch.arm)
     states = _step_states(strategy, references)
-    combined, faults = combine_branches_on_device(strategy, branch_logits, step, states)
-    values = [faults]
+    combined, is_faulty, numbers = combine_branches_on_device(strategy, branch_logits, step, states)
+    values = [numbers]
     if references[0].branch.scores_options:
         tokens, logprobs = _option_logprobs(combined, branch_logits[0], references)
         values.append(logprobs)
@@ -142,10 +146,10 @@ def _tokens(
         if load_tokenizer is not None and any(row.branch.thinking for row in references):
             tokens, is_forced = _limited(tokens, references, load_tokenizer)
         if any(row.branch.trace for row in references):
-            numbers = trace_numbers(combined, branch_logits[0], tokens).double()
+            traced = trace_numbers(combined, branch_logits[0], tokens)
             if is_forced is not None:
-                numbers[:, LOGPROB].masked_fill_(is_forced, 0.0)
-            values.append(numbers)
+                traced[:, LOGPROB].masked_fill_(is_forced, 0.0)
+            values.append(traced)
         if top := max(row.branch.top for row in references):
             traces = trace_branches(
                 strategy, branch_logits, combined, tokens.tolist(), step=cast(int, step), states=states, top=top
@@ -159,7 +163,7 @@ def _tokens(
             _record(row, message, numbers[NUM_FAULT_VALUES:])
 
     RECORD_STORE.defer(torch.cat(values, 1), write)
-    return tokens, faults[:, 0] > 0
+    return tokens, is_faulty
 
 
 def _limited(
