@@ -2,6 +2,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from experiments.launch.slurm import Slurm, minutes
 from experiments.results.loaded_run import load_run
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
+from tests.experiments.stopping.conftest import ANSWERS, CONFIG, TASK
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
@@ -48,6 +50,25 @@ def test_jobs_of_a_real_slurm_give_the_table_of_one_process(
     assert (files(tmp_path / "jobs" / "t"), out) == whole()
     workers = load_run(tmp_path / "jobs" / "t").info["sessions"][0]["workers"]
     assert [(w["state"], w["job"].partition("_")[2]) for w in workers] == [("finished", "0"), ("finished", "1")]
+
+
+def test_comparisons_that_stop_when_they_are_decided_end_as_in_one_process(
+    slurm: Cluster, icl_process: Go, tmp_path: Path
+) -> None:
+    for name, text in (("task.py", TASK), ("answers.py", ANSWERS), ("stop.yaml", dedent(CONFIG))):
+        (tmp_path / name).write_text(text)
+    looks, verdicts = [], []
+    for runs, more in (("one", ()), ("jobs", TWO)):
+        process = icl_process("run", "stop.yaml", "--runs", runs, *more)
+        _, err = table(process)
+        assert process.returncode == 0, err
+        folder = tmp_path / runs / "t"
+        looks.append({path.name: path.read_bytes() for path in folder.rglob("looks/*/*.json")})
+        verdicts.append(load_run(folder).looks()[["arm", "end", "look", "p"]].to_dict("records"))
+    assert looks[0] == looks[1]
+    assert verdicts[0] == verdicts[1]
+    assert {one["end"] for one in verdicts[1]} == {"decided", "open"}
+    assert lines(tmp_path / "jobs" / "t") < 180, "60 queries in three arms"
 
 
 def test_a_job_that_is_cancelled_in_the_middle_is_reported_and_the_same_command_gives_the_same_table(
