@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from decoding import conformance
 from decoding.arms.arm import Arm, default_controls
 from decoding.arms.inspection import measure_weights
 from decoding.base import Note, Strategy
@@ -172,6 +173,83 @@ class Listed(Strategy):
     values: object = ()
 
 
+@dataclass(frozen=True)
+class NoBranch(VCD):
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class TextAsBranch(VCD):
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        return prompt, "text"  # type: ignore[return-value]  # what is refused
+
+
+@dataclass(frozen=True)
+class MaskChangesLogits(VCD):
+    def mask(self, reference: Tensor) -> Tensor:
+        reference[:, 0] = 50.0
+        return reference > 0
+
+
+@dataclass(frozen=True)
+class ScoresAsList(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return [0.0]  # type: ignore[return-value]  # what is refused
+
+
+@dataclass(frozen=True)
+class PlusInfinity(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits, step).masked_fill(logits[0] > 5, math.inf)
+
+
+@dataclass(frozen=True)
+class OneRow(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits, step)[:1]
+
+
+@dataclass(frozen=True)
+class NumberMask(VCD):
+    def mask(self, reference: Tensor) -> Tensor:
+        return torch.ones_like(reference)
+
+
+@dataclass(frozen=True)
+class FlatMask(VCD):
+    def mask(self, reference: Tensor) -> Tensor:
+        return torch.ones(reference.shape[-1], dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class ThreeWeights(VCD):
+    @property
+    def weights(self) -> tuple[float, ...]:  # type: ignore[override]  # what is refused
+        return 1.0, 1.0, -1.0
+
+
+@dataclass(frozen=True)
+class DecidesOneRow(VCD):
+    def reference_decides(self, reference: Tensor) -> Tensor:
+        return torch.zeros(1, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class WeighsByRow(GrowsLater):
+    """A contrast where a token has a high logit."""
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        weight = (logits[0].amax(-1, keepdim=True) > 3).float()
+        return logits[0] - weight * logits[1]
+
+
+@dataclass(frozen=True)
+class MixesRowsAtLaterSteps(VCD):
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return super().combine(logits - (step >= 7) * logits.mean(1, keepdim=True), step)
+
+
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
@@ -195,6 +273,18 @@ class Listed(Strategy):
         (FailsOnBannedTokens(), "banned"),
         (LosesATokenBesideBannedOnes(beta=0.0), "banned"),
         (Tilted(), "identical branches do not decode as the reference"),
+        (NoBranch(), "at least one prompt"),
+        (TextAsBranch(), "not a Prompt"),
+        (MaskChangesLogits(), "changed the logits in place"),
+        (ScoresAsList(), "returned list, not scores"),
+        (PlusInfinity(), "NaN or \\+inf"),
+        (OneRow(), "shape \\(1, 97\\), not \\[B, V\\]"),
+        (NumberMask(), "mask\\(\\) returned torch.float32, not bool"),
+        (FlatMask(), "mask\\(\\) returned shape \\(97,\\), not \\[B, V\\]"),
+        (ThreeWeights(), "weights has 3 numbers for 2 branches"),
+        (DecidesOneRow(), "reference_decides\\(\\) returned shape \\(1,\\), not \\[B\\]"),
+        (WeighsByRow(), "step 0: from row to row; step 1: from row to row"),
+        (MixesRowsAtLaterSteps(), "step 7: a row's scores"),
         (Listed([1.0]), "cannot be converted to JSON or hashed"),
         (Listed(object()), "cannot be converted to JSON or hashed"),
     ],
@@ -250,3 +340,22 @@ def test_a_strategy_whose_default_control_cannot_run_is_refused() -> None:
 )
 def test_facts_say_what_identical_branches_decode_as(strategy: Strategy, facts: str) -> None:
     assert check_strategy(strategy).describe() == facts
+
+
+@pytest.mark.parametrize(
+    ("control", "message"),
+    [
+        (ListOfBranches(), "tuple"),
+        (Random(), "pure function"),
+        (EmptyMask(), "at least one must survive"),
+        (FailsOnBannedTokens(), "banned"),
+    ],
+)
+def test_a_default_control_is_checked_as_a_strategy_is(
+    control: Strategy, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "_default_controls", lambda strategy: [Arm(GreedyDecoding()), Arm(control)])
+    with pytest.raises(AssertionError, match=f"the default control '.*' fails: .*{message}"):
+        check_strategy(VCD())
+    monkeypatch.setattr(conformance, "_default_controls", lambda strategy: [Arm(GreedyDecoding())])
+    check_strategy(VCD())
