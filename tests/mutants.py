@@ -617,12 +617,12 @@ def main() -> int:
         results |= runner.run([(m, chosen[m]) for m in mutants if chosen[m]], limit, served=True)
         # A test may depend on a call whose result an earlier test left in a cache or fixture, or that its module makes
         # when it is imported, and on a value of a class or a module without calling it.
-        survivors = [m for m, result in results.items() if result == "survived"]
-        again = [
-            (m, select_tests(replace(m, function=0), tests[m.module], calls) if m.function else tests[m.module][::-1])
-            for m in survivors
-        ]
-        for mutant, result in runner.run([pair for pair in again if pair[1]], limit):
+        again = []
+        for mutant in [m for m, result in results.items() if result == "survived"]:
+            own = select_tests(replace(mutant, function=0), tests[mutant.module], calls)
+            more = own if mutant.function else [test for test in calls if test.partition("::")[0] in tests[mutant.module]]
+            again.append((mutant, [test for test in more if test not in set(chosen[mutant])]))
+        for mutant, result in runner.run([pair for pair in again if pair[1]], limit, served=True):
             results[mutant] = result
         runner.close()
     for mutant, result in results.items():
