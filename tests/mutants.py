@@ -620,7 +620,9 @@ def main() -> int:
         again = []
         for mutant in [m for m, result in results.items() if result == "survived"]:
             own = select_tests(replace(mutant, function=0), tests[mutant.module], calls)
-            more = own if mutant.function else [test for test in calls if test.partition("::")[0] in tests[mutant.module]]
+            more = (
+                own if mutant.function else [test for test in calls if test.partition("::")[0] in tests[mutant.module]]
+            )
             again.append((mutant, [test for test in more if test not in set(chosen[mutant])]))
         for mutant, result in runner.run([pair for pair in again if pair[1]], limit, served=True):
             results[mutant] = result

@@ -2,17 +2,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from experiments.store.lock import write_lock
+from experiments.store import lock
+from experiments.store.lock import is_locked, write_lock
 from icl.errors import StoreError
 
 HOLD = """
 import pathlib, sys
-from experiments.store.lock import write_lock
+from experiments.store import lock
+from experiments.store.lock import is_locked, write_lock
 with write_lock(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()
@@ -66,3 +70,25 @@ def test_a_lock_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
     with pytest.raises(StoreError, match="cannot be written: "), write_lock(tmp_path):
         pass
+
+
+def test_a_run_is_locked_while_a_process_writes_it_or_if_that_cannot_be_seen(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    with write_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    (tmp_path / "other" / ".lock").mkdir(parents=True)  # in the way
+    assert is_locked(tmp_path / "other")
+
+
+def test_the_lock_waits_a_moment_for_a_look_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`is_locked` has the lock for a moment; a run that starts then is not refused."""
+    monkeypatch.setattr(lock, "PROBE_SECONDS", 5.0)
+    look = FileLock(tmp_path / ".lock", thread_local=False)
+    look.acquire()
+    release = threading.Timer(0.6, look.release)
+    release.start()
+    start = time.monotonic()
+    with write_lock(tmp_path):
+        assert 0.5 < time.monotonic() - start < 4
+    release.join()
