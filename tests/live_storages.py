@@ -6,6 +6,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
 
 class LiveStorages(TorchDispatchMode):
     """A dispatch mode that follows storages by weak references.
@@ -24,6 +26,9 @@ class LiveStorages(TorchDispatchMode):
         self._references: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is ATTENTION:  # a composite: its own operations convert masks and may copy their inputs
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         self.sweep()
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):

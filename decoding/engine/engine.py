@@ -2,19 +2,22 @@
 
 Branches of all requests are merged by digest, and each distinct prompt is prefilled once. Contexts of similar length
 share a batch, together with all their arms, within the model's token budget. Equal requests are computed once. A batch
-that runs out of memory continues in halves. A request that cannot be answered fails alone, with a reason.
+that runs out of memory continues in smaller ones, and the size that failed is not tried again. A request that cannot be
+answered fails alone, with a reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 
 from decoding.engine.batch import decode_batch
-from decoding.engine.batching import batches
+from decoding.engine.batching import batches, token_budget
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
+from icl.batch_limit import BatchLimit
 from icl.errors import ICLError
 from icl.models.base import LogitModel
 from icl.out_of_memory import first_line, is_out_of_memory
@@ -22,6 +25,9 @@ from icl.user_errors import convert_user_errors
 
 GENERATION_CACHES: WeakKeyDictionary[LogitModel, GenerationCache] = WeakKeyDictionary()
 """Texts generated for `Strategy.prepare`, kept as long as the model. An image is described once for all calls."""
+
+DECODE_LIMITS: WeakKeyDictionary[LogitModel, BatchLimit] = WeakKeyDictionary()
+"""Limits of decoding batches, which are remembered for a run."""
 
 
 @with_voting
@@ -53,30 +59,67 @@ def run_requests(
     cache = GENERATION_CACHES.setdefault(model, {})
     prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, cache), model.count_tokens)
     indices = collector.request_indices()
-    for batch in batches(model, prepared):
-        results = _decode(model, [prepared[j] for j in batch], counters, trace, lazy_branches)
-        for j, result in zip(batch, results, strict=True):
-            for i in indices[j]:
-                collector.add(i, result)
+    run = BatchRun(model, counters, trace, lazy_branches, decode_limit(model))
+    for j, result in run.results(prepared):
+        for i in indices[j]:
+            collector.add(i, result)
     return collector.results()
 
 
-def _decode(
-    model: LogitModel, prepared: list[PreparedRequest], counters: Counters, trace: bool, lazy_branches: LazyBranches
-) -> list[Result]:
-    """Decodes a batch, or its halves if memory runs out, a prompt cannot be prefilled, or a strategy fails."""
-    try:
-        with torch.inference_mode(), convert_user_errors():
-            return decode_batch(model, prepared, counters, trace, lazy_branches)
-    except ICLError as error:
-        problem = str(error)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        problem = f"out of memory with this prompt alone ({first_line(error)})."
-        counters.batches_halved += 1
-    if len(prepared) == 1:
-        return [Failure(problem)]
-    middle = len(prepared) // 2
-    halves = (prepared[:middle], prepared[middle:])
-    return [result for half in halves for result in _decode(model, half, counters, trace, lazy_branches)]
+def decode_limit(model: LogitModel) -> BatchLimit:
+    """The limit of a batch in tokens of all rows. It is kept as long as the model and its budget."""
+    budget, limit = token_budget(model), DECODE_LIMITS.get(model)
+    if limit is None or limit.budget != budget:
+        limit = DECODE_LIMITS[model] = BatchLimit(budget)
+    return limit
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """The decoding of the requests of one call, in batches within a limit."""
+
+    model: LogitModel
+    counters: Counters
+    trace: bool
+    lazy_branches: LazyBranches
+    limit: BatchLimit
+
+    def results(self, prepared: Sequence[PreparedRequest]) -> Iterator[tuple[int, Result]]:
+        """(index, result) of each request, in the order in which they are decoded.
+
+        A batch is decoded in smaller ones if memory runs out, and in halves if a prompt cannot be prefilled or a
+        strategy fails.
+        """
+        for batch, size in batches(prepared, self.limit, self.model.row_overhead):
+            outcome = self._decode([prepared[i] for i in batch], size)
+            if isinstance(outcome, list):
+                yield from zip(batch, outcome, strict=True)
+            elif len(batch) == 1:
+                yield batch[0], outcome
+            else:
+                middle = 0 if self.limit.failed <= size else len(batch) // 2
+                for part in filter(None, (batch[:middle], batch[middle:])):
+                    yield from ((part[k], result) for k, result in self.results([prepared[i] for i in part]))
+
+    def _decode(self, prepared: list[PreparedRequest], size: int) -> list[Result] | Failure:
+        """The results of a batch, or why it has none. Lowers the limit if memory ran out."""
+        try:
+            with torch.inference_mode(), convert_user_errors():
+                results: list[Result] = decode_batch(
+                    self.model, prepared, self.counters, self.trace, self.lazy_branches
+                )
+        except Exception as error:
+            is_memory = is_out_of_memory(error)
+            if not is_memory and not isinstance(error, ICLError):
+                raise
+            problem = str(error)
+            if not isinstance(error, ICLError):
+                problem = f"out of memory with this prompt alone ({first_line(error)})."
+        else:
+            self.limit.record_fit(size)
+            return results
+        if is_memory:  # outside of `except`, whose traceback holds the tensors of the failed batch
+            self.counters.batches_halved += 1
+            self.limit.record_failure(size)
+            self.model.free_buffers()
+        return Failure(problem)

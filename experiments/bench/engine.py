@@ -104,7 +104,7 @@ def _copies(model: HF) -> list[Row]:
     reads = model.engine.prompt_encoder.read(
         [prompt, *(prompt.edit(DiffusionNoise(50 * i), "query") for i in range(1, 16))]
     )
-    prefiller = Prefiller(model.engine.runner, model.token_budget)
+    prefiller = Prefiller(model.engine.runner, model.engine.budgets.prefill_tokens)
     rows, one, every = prefiller.open(reads), _open(model, reads[:1], False), torch.arange(16)
     rows.advance(rows.logits.argmax(-1))
     copies = _open(model, reads, False)
@@ -160,7 +160,7 @@ def _options(model: HF) -> list[Row]:
 
 
 def _open(model: HF, reads: Sequence[EncodedPrompt], sharing: bool) -> Any:
-    return Prefiller(model.engine.runner, model.token_budget, sharing).open(reads)
+    return Prefiller(model.engine.runner, model.engine.budgets.prefill_tokens, sharing).open(reads)
 
 
 def _generate(model: HF, inputs: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.grid.grid import Cell
 from icl.errors import ConfigError, ModelError
-from icl.models.hf.memory_estimate import MemoryPlan, RequestSize
+from icl.models.hf.memory_plan import MemoryPlan, RequestSize
 
 if TYPE_CHECKING:
     from experiments.planning.plan import Plan

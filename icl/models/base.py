@@ -16,7 +16,7 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl.models.hf.memory_estimate import MemoryPlan, RequestSize
+    from icl.models.hf.memory_plan import MemoryPlan, RequestSize
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -320,6 +320,15 @@ class LogitModel(Model):
             ModelError: A prompt does not fit, or its text cannot be rendered.
             ImageError: An image cannot be read.
         """
+
+    @property
+    def row_overhead(self) -> int:
+        """What a row of a batch needs besides its tokens, such as its logits, in tokens of `max_batch_tokens`."""
+        return 0
+
+    def free_buffers(self) -> None:
+        """Free memory that can be filled again. Called after a batch ran out of memory."""
+        return
 
     @property
     def tokenizer(self) -> Any:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from icl.models.hf.batch_halving import halving
+from icl.batch_limit import BatchLimit
+from icl.models.hf.batch_halving import run_within_limit
 from icl.out_of_memory import first_line, is_out_of_memory
 from icl.user_errors import convert_user_errors
 
@@ -60,7 +61,7 @@ def test_an_error_of_memory_halves_the_batch_and_passes_the_conversion_of_user_e
         return batch
 
     assert is_out_of_memory(wrap(error))
-    assert halving(run, [1, 2, 3], "things") == [1, 2, 3]
+    assert run_within_limit(run, [1, 2, 3], BatchLimit(3), "things") == [1, 2, 3]
 
 
 @pytest.mark.parametrize("error", OTHER, ids=NAMES[len(OUT_OF_MEMORY) :])
@@ -74,7 +75,7 @@ def test_another_fault_does_not_halve_the_batch(wrap, error) -> None:
 
     assert not is_out_of_memory(wrap(error))
     with pytest.raises(type(wrap(error))):
-        halving(run, [1, 2, 3], "things")
+        run_within_limit(run, [1, 2, 3], BatchLimit(3), "things")
     assert calls == [[1, 2, 3]]
 
 

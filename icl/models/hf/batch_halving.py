@@ -1,11 +1,13 @@
-"""Recovery from out-of-memory errors: the batch is split into halves."""
+"""Batches within a limit that out-of-memory errors lower (`icl.batch_limit`)."""
 
+import copy
 import gc
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 
+from icl.batch_limit import BatchLimit
 from icl.errors import ICLError, ModelError
 from icl.out_of_memory import first_line, is_out_of_memory
 
@@ -13,37 +15,58 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 
-def halving(
-    run: Callable[[Sequence[T]], list[V]], batch: Sequence[T], what: str, relieve: Callable[[], None] = lambda: None
+def run_within_limit(
+    run: Callable[[Sequence[T]], list[V]],
+    items: Sequence[T],
+    limit: BatchLimit,
+    what: str,
+    *,
+    size: Callable[[Sequence[T]], int] = len,
+    may_join: Callable[[Sequence[T]], bool] = lambda batch: True,
+    relieve: Callable[[], None] = lambda: None,
 ) -> list[V]:
-    """`run(batch)`, in halves if memory runs out.
+    """The results of `run` for batches of neighboring items.
 
     Args:
-        run: Computes one result for each item.
-        batch: The items.
+        run: Computes the results of a batch.
+        items: The items in an order in which neighbors suit each other.
+        limit: The largest batch. It is lowered if memory runs out.
         what: Plural noun for the items, for the error message.
-        relieve: Frees optional memory before the halves are tried.
+        size: Size of a batch in the unit of the limit.
+        may_join: Whether the last item of a batch may be with the others.
+        relieve: Frees optional memory before a smaller batch is tried.
 
     Raises:
         ModelError: A single item does not fit into memory.
     """
-    try:
-        return run(batch)
-    except ICLError:
-        raise
-    except Exception as error:
-        if not is_out_of_memory(error):
+    pending, results, before = list(items), list[V](), copy.copy(limit)
+    while pending:
+        count = 1
+        while count < len(pending) and may_join(batch := pending[: count + 1]) and limit.fits(size(batch)):
+            count += 1
+        batch = pending[:count]
+        try:
+            results += run(batch)
+        except ICLError:
             raise
-        if len(batch) <= 1:
-            raise ModelError(
-                f"out of memory with a batch of one of the {what}: {first_line(error)} Use fewer shots, "
-                "smaller images, a lower dtype or a larger device."
-            ) from error
-    relieve()
-    free()
-    middle = len(batch) // 2
-    first = halving(run, batch[:middle], what, relieve)
-    return first + halving(run, batch[middle:], what, relieve)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if count == 1:
+                limit.forget_since(before)
+                raise ModelError(
+                    f"out of memory with a batch of one of the {what}: {first_line(error)} Use fewer shots, "
+                    "smaller images, a lower dtype or a larger device."
+                ) from error
+        else:
+            limit.record_fit(size(batch))
+            pending = pending[count:]
+            continue
+        # outside of `except`, whose traceback holds the tensors of the failed batch
+        limit.record_failure(size(batch))
+        relieve()
+        free()
+    return results
 
 
 def free() -> None:

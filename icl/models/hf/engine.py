@@ -4,12 +4,18 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from icl.batch_limit import BatchLimit
 from icl.errors import ModelError
 from icl.models.hf import conventions, device_placement, quantization, self_check, version_check
+from icl.models.hf.batch_halving import free
 from icl.models.hf.counters import ModelCounters
+from icl.models.hf.device_memory import model_memories
 from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.malloc_tuning import keep_freed_memory
+from icl.models.hf.memory_budgets import DEFAULT_BUDGETS, MemoryBudgets, measured_budgets
+from icl.models.hf.memory_check import check_weights_fit
+from icl.models.hf.memory_estimate import decoder_shape
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.session import HFSession
@@ -29,6 +35,7 @@ class HFEngine:
         runner: The language model.
         prompt_encoder: Turns prompts into model inputs.
         prefiller: Prefills encoded prompts.
+        budgets: Sizes of batches and caches.
         notes: What is switched off for this checkpoint, and why.
     """
 
@@ -41,6 +48,7 @@ class HFEngine:
         placed = device_placement.loading_arguments(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
         if hf.lora is not None:
             _ = hf.lora.folder  # raises before weights are read
+        check_weights_fit(hf)
         logger.info("loading %s (%s)", hf.path, ", ".join(f"{key} {value}" for key, value in placed.items()))
         model = quantization.fix_layers(hf.checkpoint.weights(**placed, **quantization.arguments(hf)))
         if hf.lora is not None:
@@ -48,15 +56,30 @@ class HFEngine:
             logger.info("adapter %s %s", hf.lora.folder, "merged into the weights" if hf.merge else "added")
         conventions.check_class(model, hf.path)
         self.counters = ModelCounters()
-        self.runner = LanguageModel(model, processor, self.counters, hf.token_budget)
+        self.runner = LanguageModel(model, processor, self.counters)
         self.name, self.limit = hf.path, hf.max_tokens
         doubt = None if hf.lora is None else hf.lora.base_note(hf.path)
         self.notes: tuple[str, ...] = (doubt,) if doubt else ()
         self.prompt_encoder = self._make_prompt_encoder(hf)
-        self.prefiller = Prefiller(self.runner, hf.token_budget, self._can_share_prefixes())
+        sharing = self._can_share_prefixes()
+        self.budgets = self._budgets(hf)
+        self.runner.option_limit = BatchLimit(self.budgets.option_tokens)
+        self.runner.max_scores = self.budgets.option_scores
+        features = None if self.prompt_encoder.encoder is None else self.prompt_encoder.encoder.cache
+        if features is not None:
+            features.clear()
+            features.limit = self.budgets.feature_bytes
+        self.prefiller = Prefiller(
+            self.runner,
+            self.budgets.prefill_tokens,
+            sharing,
+            free_features=(lambda: None) if features is None else features.clear,
+        )
+        self.runner.prefill_limit = self.prefiller.limit
         vars(self.counters).update(vars(ModelCounters()))
         size = model.get_memory_footprint() / 2**20
         logger.info("loaded %s: %s, %s on %s, %.0f MiB", hf.path, type(model).__name__, model.dtype, model.device, size)
+        logger.info("%s", self.budgets)
         for note in self.notes:
             logger.info("%s", note)
 
@@ -64,6 +87,11 @@ class HFEngine:
     def shares_prefix(self) -> bool:
         """Whether new prompts can reuse the KV cache of an open session's rows."""
         return self.prefiller.sharing and self.runner.shareable_length > 0
+
+    def free_buffers(self) -> None:
+        """Drop cached prefixes and image features, and give unused memory back to the device."""
+        self.prefiller.free_buffers()
+        free()
 
     def open(
         self, prompts: Sequence[Prompt], early_exits: bool = False, prefix_source: HFSession | None = None
@@ -77,12 +105,27 @@ class HFEngine:
             )
         return self.prefiller.open(reads, early_exits, prefix_source)
 
+    def _budgets(self, hf: "HF") -> MemoryBudgets:
+        """Sizes of batches and caches from the memory that is free now."""
+        model, features = self.runner.model, None if hf.image_cache_mb is None else hf.image_cache_mb * 2**20
+        free()
+        try:
+            shape = decoder_shape(model.config)
+        except ModelError as error:
+            self.notes += (f"batches are not sized by the free memory: {error}",)
+            return DEFAULT_BUDGETS.with_user_settings(hf.token_budget, features)
+        attention = str(getattr(model.config, "_attn_implementation", None) or "sdpa")
+        budgets = measured_budgets(
+            shape, model_memories(model), model.dtype.itemsize, attention=attention, feature_bytes=features
+        )
+        return budgets.with_user_settings(hf.token_budget, features)
+
     def _make_prompt_encoder(self, hf: "HF") -> PromptEncoder:
         plain = PromptEncoder(hf.renderer, hf.pixels, self.runner, None)
         if not hasattr(self.runner.model.base_model, "get_image_features"):
             verdict = self_check.CheckResult(False, "the architecture has no get_image_features")
         else:
-            encoder = ImageEncoder(hf.pixels, self.runner.model, hf.image_cache_mb * 2**20, self.counters)
+            encoder = ImageEncoder(hf.pixels, self.runner.model, DEFAULT_BUDGETS.feature_bytes, self.counters)
             cached = PromptEncoder(hf.renderer, hf.pixels, self.runner, encoder)
             verdict = self_check.check_image_cache(cached, plain, self.runner)
             if verdict.holds:

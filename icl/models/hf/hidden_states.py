@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.batch_halving import halving
+from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import cut
 from icl.models.hf.prefix_plan import common_prefix_length
@@ -75,11 +75,12 @@ def _in_batches(
     the image cache run alone.
     """
     order = sorted(range(len(reads)), key=lambda i: len(reads[i]))
-    batches: list[list[int]] = []
-    for i in order:
-        full = not batches or (len(batches[-1]) + 1) * len(reads[i]) > runner.budget
-        if full or reads[i].plain is not None:
-            batches.append([])
-        batches[-1].append(i)
-    results = [one for batch in batches for one in halving(run, [reads[i] for i in batch], "prompts")]
+    results = run_within_limit(
+        run,
+        [reads[i] for i in order],
+        runner.prefill_limit,
+        "prompts",
+        size=lambda batch: len(batch) * len(batch[-1]),
+        may_join=lambda batch: batch[-1].plain is None and batch[0].plain is None,
+    )
     return [one for _, one in sorted(zip(order, results, strict=True), key=lambda pair: pair[0])]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from icl.batch_limit import BatchLimit
 from icl.lru_cache_bytes import LRUByteCache
-from icl.models.hf.batch_halving import halving
+from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.image_processing import BATCH, ImageProcessor
@@ -29,6 +30,7 @@ class ImageEncoder:
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
+        self.limit = BatchLimit(BATCH)
         self.base = model.base_model
         self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
@@ -66,10 +68,16 @@ class ImageEncoder:
             groups.setdefault(like, []).append((key, inputs, text))
         made: dict[Key, EncodedImage] = {}
         for group in groups.values():
-            together = 1 if group[0][0][1] else BATCH
-            for start in range(0, len(group), together):
-                for part in halving(self._tower, group[start : start + together], "images", self.cache.clear):
-                    made[part.key] = self.cache.put(part.key, part)
+            parts = run_within_limit(
+                self._tower,
+                group,
+                self.limit,
+                "images",
+                may_join=lambda batch: not batch[0][0][1],
+                relieve=self.cache.clear,
+            )
+            for part in parts:
+                made[part.key] = self.cache.put(part.key, part)
         return made
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:

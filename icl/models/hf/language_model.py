@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icl.batch_limit import BatchLimit
 from icl.models.hf import layers
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
+from icl.models.hf.memory_budgets import DEFAULT_BUDGETS
 from icl.models.hf.session import HFSession
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
@@ -49,10 +51,18 @@ class EncodedPrompt:
 
 
 class LanguageModel:
-    """The weights of a checkpoint with its forward pass. It knows neither prompts nor strategies."""
+    """The weights of a checkpoint with its forward pass. It knows neither prompts nor strategies.
 
-    def __init__(self, model: Any, processor: Any, counters: ModelCounters, budget: int = 8192) -> None:
-        self.model, self.processor, self.counters, self.budget = model, processor, counters, budget
+    Attributes:
+        prefill_limit: The largest forward pass over whole prompts, in padded tokens.
+        option_limit: The largest forward pass that scores options, in tokens of the repeated rows.
+        max_scores: The most logits of such a pass.
+    """
+
+    def __init__(self, model: Any, processor: Any, counters: ModelCounters) -> None:
+        self.model, self.processor, self.counters = model, processor, counters
+        self.prefill_limit = BatchLimit(DEFAULT_BUDGETS.prefill_tokens)
+        self.option_limit, self.max_scores = BatchLimit(DEFAULT_BUDGETS.option_tokens), DEFAULT_BUDGETS.option_scores
         names = inspect.signature(model.forward).parameters
         self.token_types_name = next((name for name in TOKEN_TYPE_NAMES if name in names), None)
         if not getattr(processor, "return_mm_token_type_ids", False):

@@ -1,7 +1,7 @@
 """The model `hf`: any vision-language checkpoint of transformers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
-    from icl.models.hf.memory_estimate import MemoryPlan, RequestSize
+    from icl.models.hf.memory_plan import MemoryPlan, RequestSize
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.session import HFSession
 
@@ -36,6 +36,9 @@ QUANTIZATION_SETTINGS = {
     "int8": ("outlier_threshold", "quantize_vision", "quantize_head"),
 }
 """The settings that each quantization uses."""
+
+FEATURE_CACHE_MB = 512
+"""`image_cache_mb` for the cache of processed pixels in main memory, which has a quarter of it."""
 
 CACHED_CHARACTERS = 32 * 2**20
 """Size of the cache of prompt texts with expanded image placeholders."""
@@ -72,8 +75,8 @@ class HF(LogitModel):
     quantize_head: bool = False  # whether the output head is quantized too
     adapter: str | None = None  # folder of a LoRA adapter saved by peft
     merge: bool = False  # whether the adapter is merged into the weights: faster, equal up to rounding
-    token_budget: PositiveInt = 8192  # padded tokens of one prefill
-    image_cache_mb: Count = 512  # MiB of cached image features; a quarter of it again for processed pixels
+    token_budget: PositiveInt | None = None  # padded tokens of one prefill, and a quarter of a batch; null: by memory
+    image_cache_mb: Count | None = None  # MiB of cached image features; null: by the device's free memory
     trust_remote_code: bool = False  # whether Python code of the checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
 
@@ -135,7 +138,8 @@ class HF(LogitModel):
     def pixels(self) -> "ImageProcessor":
         from icl.models.hf.image_processing import ImageProcessor
 
-        return ImageProcessor(self.checkpoint.processor, self.image_cache_mb * 2**20 // 4)
+        cache_mb = FEATURE_CACHE_MB if self.image_cache_mb is None else self.image_cache_mb
+        return ImageProcessor(self.checkpoint.processor, cache_mb * 2**20 // 4)
 
     @cached_property
     def engine(self) -> "HFEngine":
@@ -165,32 +169,9 @@ class HF(LogitModel):
 
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
         """What the checkpoint needs on a GPU. None if its weights are stored packed."""
-        from icl.models.hf import memory_estimate, prequantized
+        from icl.models.hf.memory_check import checkpoint_plan
 
-        config = self.checkpoint.config
-        if prequantized.method(self.checkpoint):
-            return None
-        import torch
-
-        dtype = getattr(torch, self.dtype) if self.dtype != "auto" else getattr(config, "dtype", None) or torch.float32
-        shape = memory_estimate.model_shape(
-            config,
-            vision=self.quantize_vision,
-            head=self.quantize_head,
-            trust_remote_code=self.trust_remote_code,
-        )
-        plan = memory_estimate.plan_memory(
-            shape,
-            request,
-            device,
-            quantize=self.quantize,
-            double_quant=self.double_quant,
-            element_bytes=dtype.itemsize,
-            token_budget=self.token_budget,
-            max_feature_bytes=self.image_cache_mb * 2**20,
-            precision=str(dtype).removeprefix("torch."),
-        )
-        return plan if self.device_map is None else replace(plan, problem="")
+        return checkpoint_plan(self, request, device)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -201,6 +182,18 @@ class HF(LogitModel):
     def weights_bytes(self) -> int:
         """Bytes of all parameters and buffers in memory."""
         return int(self.engine.runner.model.get_memory_footprint())
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of all rows of a batch. Loads the model, whose free memory decides."""
+        return self.engine.budgets.row_tokens
+
+    @property
+    def row_overhead(self) -> int:
+        return self.engine.budgets.row_overhead
+
+    def free_buffers(self) -> None:
+        self.engine.free_buffers()
 
     def load(self) -> None:
         _ = self.stop_tokens, self.engine

@@ -3,7 +3,8 @@
 A row's own logits score the first token, and an option's last token is only a target. So an option of n tokens costs n
 - 1 tokens, single-token options cost nothing, and options with a common beginning share it. Each row is repeated once
 for each distinct beginning. The repeated cache is discarded, so padding behind a chunk can stay: the causal mask hides
-it.
+it. Batches are limited by the tokens of the repeated cache and by the number of logits, because vocabularies are large
+(`icl.models.hf.memory_budgets`).
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,10 @@ import torch
 from torch import Tensor
 
 from icl.device_copies import copied_to_device
-from icl.models.hf.batch_halving import halving
+from icl.models.hf.batch_halving import run_within_limit
 
 if TYPE_CHECKING:
     from icl.models.hf.session import HFSession
-
-MAX_SCORES = 2**26
-"""Maximum number of logits in one forward pass, because vocabularies are large."""
 
 Chunk = tuple[int, tuple[int, ...]]
 """A row, and the tokens to append to it."""
@@ -36,9 +34,16 @@ def logprobs(
     chunks = dict.fromkeys(
         (row, tuple(suffix[:-1])) for row, own in enumerate(suffixes) for suffix in own if len(suffix) > 1
     )
-    rest: dict[Chunk, Tensor] = {}
-    for batch in _batches(rows, list(chunks), first.numel() // len(first)):
-        rest.update(halving(lambda part: _scored(rows, part, early_exits), batch, "options"))
+    width, runner = first.numel() // len(first), rows.runner
+    scored = run_within_limit(
+        lambda batch: _scored(rows, batch, early_exits),
+        sorted(chunks, key=lambda chunk: len(chunk[1])),
+        runner.option_limit,
+        "options",
+        size=lambda batch: len(batch) * rows.width,
+        may_join=lambda batch: len(batch) * len(batch[-1][1]) * width <= runner.max_scores,
+    )
+    rest: dict[Chunk, Tensor] = dict(scored)
     return [
         [
             torch.cat([first[row : row + 1], rest[row, tuple(suffix[:-1])]])
@@ -48,21 +53,6 @@ def logprobs(
         ]
         for row, own in enumerate(suffixes)
     ]
-
-
-def _batches(rows: "HFSession", chunks: list[Chunk], width: int) -> list[list[Chunk]]:
-    """Batches of repeated rows within four token budgets of cache, and within MAX_SCORES logits. width: logits of one
-    token.
-    """
-    batches: list[list[Chunk]] = []
-    for chunk in sorted(chunks, key=lambda chunk: len(chunk[1])):
-        count = len(batches[-1]) + 1 if batches else 0
-        scores = count * len(chunk[1]) * width
-        if batches and count * rows.width <= 4 * rows.runner.budget and scores <= MAX_SCORES:
-            batches[-1].append(chunk)
-        else:
-            batches.append([chunk])
-    return batches
 
 
 def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:

@@ -20,14 +20,15 @@ Rows whose layers drop entries (full windows, recurrent states) cannot be a pref
 """
 
 from bisect import bisect_left
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from icl.models.hf.batch_halving import halving
+from icl.batch_limit import BatchLimit
+from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefix_plan import MIN_SAVED_TOKENS, common_prefix_length, groups, whole_images
 from icl.models.hf.session import HFSession, join_sessions
@@ -84,14 +85,23 @@ class Prefiller:
 
     Attributes:
         runner: The language model.
-        budget: Padded tokens of one forward pass.
+        limit: The largest forward pass in padded tokens.
         sharing: Whether common prefixes are prefilled once.
         least: Tokens that a common prefix must save.
+        free_features: Empties the cache of image features.
         cached_prefixes: Prefixes that stay prefilled, the latest first.
     """
 
-    def __init__(self, runner: LanguageModel, budget: int, sharing: bool = True, least: int = MIN_SAVED_TOKENS) -> None:
-        self.runner, self.budget, self.sharing, self.least = runner, budget, sharing, least
+    def __init__(
+        self,
+        runner: LanguageModel,
+        budget: int,
+        sharing: bool = True,
+        least: int = MIN_SAVED_TOKENS,
+        free_features: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.free_features = free_features
+        self.runner, self.limit, self.sharing, self.least = runner, BatchLimit(budget), sharing, least
         self.cached_prefixes: list[CachedPrefix] = []
 
     def open(
@@ -115,12 +125,24 @@ class Prefiller:
         items = self._plan_items(list(distinct.values()), prefix_source)
         counters.shared_prefix_tokens += sum(item.shared for item in items if item.row >= 0)
         run = partial(self._prefill, early_exits=early_exits, prefix_source=prefix_source)
-        batches = self._batches(items)
-        parts = [part for batch in batches for part in halving(run, batch, "prompts", self.cached_prefixes.clear)]
+        parts = run_within_limit(
+            run,
+            sorted(items, key=lambda item: (item.kind, item.shared, item.group, item.rest)),
+            self.limit,
+            "prompts",
+            size=padded_tokens,
+            may_join=_are_similar,
+            relieve=self.free_buffers,
+        )
         if len(distinct) == len(keys):
             return _ordered(parts)
         place_of = {key: place for place, key in enumerate(distinct)}
         return _ordered(parts).take(torch.tensor([place_of[key] for key in keys]))
+
+    def free_buffers(self) -> None:
+        """Drop the cached prefixes, then the cached image features."""
+        self.cached_prefixes.clear()
+        self.free_features()
 
     def _plan_items(self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession | None) -> list[PrefillItem]:
         if not self.sharing or any(prompt.plain for prompt in prompts):
@@ -161,25 +183,6 @@ class Prefiller:
         """Tokens of the longest cached prefix of the prompt. At least one token remains to read."""
         sizes = [len(prefix.key) for prefix in self.cached_prefixes if prompt.key[: len(prefix.key)] == prefix.key]
         return max((size for size in sizes if size < len(prompt)), default=0)
-
-    def _batches(self, items: Sequence[PrefillItem]) -> list[list[PrefillItem]]:
-        """Batches of items of similar width, to avoid padding short prompts to the length of long ones."""
-        batches: list[list[PrefillItem]] = []
-        for item in sorted(items, key=lambda u: (u.kind, u.shared, u.group, u.rest)):
-            if batches and self._fits([*batches[-1], item]):
-                batches[-1].append(item)
-            else:
-                batches.append([item])
-        return batches
-
-    def _fits(self, batch: Sequence[PrefillItem]) -> bool:
-        first, last = batch[0], batch[-1]
-        if last.prompt.plain or first.kind != last.kind:
-            return False
-        rests = [item.rest for item in batch]
-        prefixes = 0 if first.row >= 0 else len({(item.shared, item.group) for item in batch}) * last.shared
-        is_similar = max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16
-        return is_similar and len(batch) * max(rests) + prefixes <= self.budget
 
     def _prefill(
         self, batch: Sequence[PrefillItem], early_exits: bool = False, prefix_source: HFSession | None = None
@@ -228,6 +231,22 @@ class Prefiller:
             prefixes = [CachedPrefix(firsts[largest].prefix_key, row), *self.cached_prefixes]
             self.cached_prefixes = prefixes[:MAX_CACHED_PREFIXES]
         return bank, owner
+
+
+def padded_tokens(batch: Sequence[PrefillItem]) -> int:
+    """Tokens of a forward pass over the items, and those of their prefixes."""
+    is_on_session = batch[0].row >= 0
+    prefixes = 0 if is_on_session else len({(item.shared, item.group) for item in batch}) * batch[-1].shared
+    return len(batch) * max(item.rest for item in batch) + prefixes
+
+
+def _are_similar(batch: Sequence[PrefillItem]) -> bool:
+    """Whether items sorted by prefix are of similar width, so that short prompts are not padded to long ones."""
+    first, last = batch[0], batch[-1]
+    if last.prompt.plain or first.kind != last.kind:
+        return False
+    rests = [item.rest for item in batch]
+    return max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16
 
 
 def _ordered(parts: Sequence[Part]) -> HFSession:

@@ -7,6 +7,7 @@ from typing import Any
 from decoding.arms.arm import parse_arm
 from decoding.engine.batching import BATCH_TOKENS, ROWS_PER_PREFILL, batches, token_budget
 from decoding.engine.requests import DecodingRequest, PreparedRequest
+from icl.batch_limit import BatchLimit
 from tests.decoding.prompts import prompt
 
 
@@ -21,7 +22,7 @@ def prepared(number: int, tokens: int, new_tokens: int = 2, node: Any = "greedy"
 
 
 def sizes(requests: Sequence[PreparedRequest], budget: int) -> list[list[int]]:
-    return list(batches(model(budget), requests))
+    return [indices for indices, _ in batches(requests, BatchLimit(budget))]
 
 
 def test_contexts_share_a_batch_up_to_the_budget_itself() -> None:
@@ -53,3 +54,25 @@ def test_the_budget_is_the_models_own_or_a_multiple_of_its_prefill_or_the_defaul
     assert token_budget(model(7, 100)) == 7
     assert token_budget(model(None, 100)) == 100 * ROWS_PER_PREFILL
     assert token_budget(model()) == BATCH_TOKENS
+
+
+def test_a_row_counts_what_it_needs_besides_its_tokens() -> None:
+    three = [prepared(i, tokens=8) for i in range(3)]
+    assert list(batches(three, BatchLimit(45), row_overhead=5)) == [([0, 1, 2], 45)]
+    assert list(batches(three, BatchLimit(44), row_overhead=5)) == [([0, 1], 30), ([2], 15)]
+
+
+def test_batches_follow_a_limit_that_changes_between_them() -> None:
+    limit = BatchLimit(40)
+    iterator = batches([prepared(i, tokens=8) for i in range(10)], limit)
+    assert next(iterator) == ([0, 1, 2, 3], 40)
+    limit.record_failure(40)
+    assert list(iterator) == [([4, 5], 20), ([6, 7], 20), ([8, 9], 20)]
+
+
+def test_a_context_of_a_size_that_failed_is_split_into_its_arms() -> None:
+    arms = [prepared(0, 8, node=node) for node in ("greedy", "cad", "vcd")]
+    limit = BatchLimit(100)
+    assert list(batches(arms, limit)) == [([0, 1, 2], 30)]
+    limit.record_failure(30)
+    assert [size for _, size in batches(arms, limit)] == [10, 20]

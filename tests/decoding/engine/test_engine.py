@@ -1,6 +1,8 @@
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -278,3 +280,45 @@ def test_an_image_is_described_once_however_many_calls_need_it() -> None:
     other = Counters()
     run_requests(Toy(stop_bias=1.0), [DecodingRequest(one_image[0], arms[0])], other)
     assert other.prompts_prepared == 1  # another model says something else
+
+
+def test_a_batch_that_did_not_fit_is_not_tried_again_and_buffers_are_freed() -> None:
+    class Small(Toy):
+        opened: ClassVar[list[int]] = []
+        freed: ClassVar[list[bool]] = []
+
+        def open(self, prompts: Sequence[Prompt]) -> ToySession:
+            self.opened.append(len(prompts))
+            if len(prompts) > 40:
+                raise torch.OutOfMemoryError("no room")
+            return super().open(prompts)
+
+        def free_buffers(self) -> None:
+            self.freed.append(sys.exc_info()[0] is None)  # outside of `except`, whose traceback holds tensors
+
+    model, counters = Small(stop_bias=-9.0), Counters()
+    requests = [DecodingRequest(prompt(i), parse_arm("greedy"), max_new_tokens=2) for i in range(240)]
+    model.max_batch_tokens = 64 * (max(model.count_tokens(request.prompt) for request in requests) + 2)
+    assert run_requests(model, requests, counters) == run_requests(Toy(stop_bias=-9.0), requests)
+    assert model.opened == [64, 32, 32, 32, 32, 40, 40, 32]
+    assert model.freed == [True]
+    run_requests(model, requests[:100])  # the limit is remembered for the run
+    assert max(model.opened[8:]) <= 50
+    assert counters.batches_halved == 1
+
+
+def test_arms_of_a_context_that_did_not_fit_together_are_decoded_apart() -> None:
+    class Small(Toy):
+        opened: ClassVar[list[int]] = []
+
+        def open(self, prompts: Sequence[Prompt]) -> ToySession:
+            self.opened.append(len(prompts))
+            if len(prompts) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return super().open(prompts)
+
+    model = Small()
+    arms = [parse_arm({"name": "vcd", "noise_step": step}) for step in (100, 200, 300, 400)]
+    requests = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(3) for arm in arms]
+    assert run_requests(model, requests) == run_requests(Toy(), requests)
+    assert sum(size > 2 for size in model.opened) <= 5, "a failed size was tried again"

@@ -8,7 +8,8 @@ import pytest
 
 from experiments.planning.memory_plan import device_bytes
 from icl.errors import ConfigError
-from icl.models.hf.memory_estimate import GIB, RequestSize
+from icl.models.hf.memory_estimate import GIB
+from icl.models.hf.memory_plan import RequestSize
 from icl.models.hf.model import HF
 
 ICL = Callable[..., Any]
@@ -24,7 +25,7 @@ def test_a_plan_for_a_device_prints_the_memory_of_the_model(icl: ICL, grid: Call
     output = icl("plan", grid(TINY), "--device", "24GB")
     assert (output.status, output.err) == (0, "")
     (line,) = (line for line in output.out.splitlines() if line.startswith("memory  "))
-    parts = ("weights", "features at most", "prefill", "a row while rows change", "of 24.0 GiB free", "rows a step")
+    parts = ("weights", "features", "prefill", "a row while rows change", "of 24.0 GiB free", "rows together")
     assert [part for part in parts if part not in line] == []
     assert "memory  " not in icl("plan", "grid.yaml").out
 
@@ -35,7 +36,7 @@ def test_a_plan_for_a_device_that_is_too_small_prints_the_memory_and_a_sentence(
     output = icl("plan", grid(TINY), "--device", "600MB")
     assert output.status == 2
     assert "memory  " in output.out
-    assert re.search(r"the weights \(.* GiB, \w+\) do not fit into 0\.6 GiB\. Use `quantize: nf4`", output.err)
+    assert re.search(r"the weights \(.* GiB, \w+\) do not fit into 0\.6 GiB\. Use `quantize: int8`", output.err)
 
 
 def test_a_model_without_an_estimate_is_named(icl: ICL, grid: Callable[[str], str]) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_models import prompt, prompts
 
+from icl.batch_limit import BatchLimit
 from icl.errors import ModelError
-from icl.models.hf.batch_halving import halving
+from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.model import HF
 
 FolderOf = Callable[[str], Path]
@@ -45,7 +46,7 @@ def test_a_prefill_continues_in_halves(hf: HF) -> None:
     want = hf.open(batch).logits
     with room_for(hf.engine.runner.model, 3) as tried:
         got = hf.open(batch).logits
-    assert tried == [8, 4, 2, 2, 4, 2, 2]
+    assert tried == [8, 4, 2, 2, 2, 2]
     assert float((got - want).abs().max()) < 2e-5
 
 
@@ -64,7 +65,7 @@ def test_the_vision_tower_continues_in_halves(hf: HF) -> None:
     hf.engine.prompt_encoder.encoder.cache.clear()
     with room_for(hf.engine.runner.model.base_model.vision_tower, 1) as tried:
         got = hf.open([prompt([1, 2, 3, 4])]).logits
-    assert tried == [4, 2, 1, 1, 2, 1, 1]
+    assert tried == [4, 2, 1, 1, 1, 1]
     assert float((got - want).abs().max()) < 2e-5
 
 
@@ -92,7 +93,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):
-        halving(run, [1, 2], "things")
+        run_within_limit(run, [1, 2], BatchLimit(2), "things")
 
 
 def test_the_cpus_allocator_counts_as_out_of_memory() -> None:
@@ -103,7 +104,7 @@ def test_the_cpus_allocator_counts_as_out_of_memory() -> None:
             )
         return batch
 
-    assert halving(run, [1, 2, 3], "things") == [1, 2, 3]
+    assert run_within_limit(run, [1, 2, 3], BatchLimit(3), "things") == [1, 2, 3]
 
 
 def test_the_budget_bounds_the_padded_tokens_of_a_forward(folder_of: FolderOf, hf: HF) -> None:
@@ -118,3 +119,24 @@ def test_the_budget_bounds_the_padded_tokens_of_a_forward(folder_of: FolderOf, h
     hook.remove()
     assert max(sizes) <= 200
     assert float((got - hf.open(batch).logits).abs().max()) < 2e-5
+
+
+def test_a_prefill_that_failed_is_not_tried_again_and_frees_prefixes_and_features(hf: HF) -> None:
+    batch = [prompt([i], "what?") for i in range(8)]
+    want = hf.open(batch).logits
+    hf.open([prompt([1, 2, 3, 4, 20 + i], "what?") for i in range(6)])  # caches their prefix
+    assert hf.engine.prefiller.cached_prefixes
+    assert len(hf.engine.prompt_encoder.encoder.cache) > 8
+    with room_for(hf.engine.runner.model, 3) as tried:
+        first = hf.open(batch).logits
+        second = hf.open(batch).logits
+    assert tried == [8, 4, *[2] * 8]
+    assert not hf.engine.prefiller.cached_prefixes
+    assert float((first - want).abs().max()) < 2e-5
+    assert float((second - want).abs().max()) < 2e-5
+
+
+def test_a_single_prompt_that_fails_does_not_lower_the_limit_of_later_prefills(hf: HF) -> None:
+    with room_for(hf.engine.runner.model, 0), pytest.raises(ModelError, match="a batch of one of the prompts"):
+        hf.open(prompts()[:2])
+    assert hf.engine.prefiller.limit.now == hf.engine.budgets.prefill_tokens

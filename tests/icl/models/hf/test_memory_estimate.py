@@ -10,11 +10,10 @@ from live_storages import LiveStorages
 from icl.models.hf.memory_estimate import (
     GIB,
     ModelShape,
-    RequestSize,
+    decoder_shape,
     free_bytes,
     kv_bytes_per_token,
     model_shape,
-    plan_memory,
     prefill_bytes,
     row_bytes,
     rows_that_fit,
@@ -97,30 +96,6 @@ def test_rows_on_cards_of_24_48_and_80_gigabytes(name, quantize, gib, now, by_la
     assert tuple(rows(name, quantize, card, 1 + 1 / layers) for card in (24, 48, 80)) == by_layer
 
 
-def test_a_plan_has_the_rows_of_the_formulas() -> None:
-    plan = plan_memory(shape("7B"), RequestSize(3200, 32, 2, images=1e6), 24 * GIB)
-    assert (plan.rows, plan.problem) == (15, "")
-    assert plan.describe().startswith(
-        "weights 15.4 GiB (bfloat16), features at most 0.5 GiB, prefill 0.9 GiB, 0.35 GiB"
-    )
-    assert plan.describe().endswith("6.3 GiB of 24.0 GiB free after weights and features: 15 rows a step")
-
-
-def test_weights_that_do_not_fit_name_a_quantization_and_several_devices() -> None:
-    problem = plan_memory(shape("32B"), RequestSize(3200, 32, 1), 48 * GIB).problem
-    assert problem.startswith(
-        "the weights (62.3 GiB, bfloat16) do not fit into 48.0 GiB. Use `quantize: nf4` (weights 20.5"
-    )
-    assert "`device_map: auto`" in problem
-
-
-def test_a_request_that_does_not_fit_names_a_quantization_fewer_shots_and_several_devices() -> None:
-    problem = plan_memory(shape("7B"), RequestSize(3200, 32, 16, images=1e6), 24 * GIB).problem
-    assert problem.startswith("one request of 16 branches with 3,200 tokens needs")
-    assert all(words in problem for words in ("`quantize: nf4`", "fewer shots", "`device_map: auto`"))
-    assert "nf4" not in plan_memory(shape("32B"), RequestSize(3200, 32, 1), 24 * GIB, quantize="nf4").problem
-
-
 def test_scales_in_eight_bits_and_a_quantized_head_need_less() -> None:
     sizes = shape("7B")
     assert weights_bytes(sizes, "nf4", double_quant=True) < weights_bytes(sizes, "nf4") < weights_bytes(sizes, "int8")
@@ -157,44 +132,80 @@ def test_weights_and_cache_equal_those_of_a_model_in_memory() -> None:
     assert weights_bytes(sizes, element_bytes=4) == elements * 4
 
 
-def peak_of_prefill(width: int, inner: int, kv_heads: int, padded: bool) -> tuple[float, float]:
-    """(bytes that a prefill of a real model takes above weights and cache, bytes by the formula)."""
-    from transformers import AutoModelForImageTextToText, DynamicCache, LlavaConfig
+def config_of(kind: str, sizes: tuple[int, int, int, int, int, int]) -> Any:
+    """A config of LLaVA or Qwen2.5-VL with a small vision tower.
 
-    config = LlavaConfig(
-        text_config={
-            "model_type": "llama", "hidden_size": 256, "intermediate_size": inner, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": kv_heads, "vocab_size": 1000,
-        },
+    sizes: hidden size, inner size, layers, heads, key-value heads, vocabulary.
+    """
+    from transformers import LlavaConfig, Qwen2_5_VLConfig
+
+    hidden, inner, num_layers, heads, kv_heads, vocabulary = sizes
+    text = {
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": num_layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    if kind == "llava":
+        tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return LlavaConfig(
+            text_config={"model_type": "llama", **text},
+            vision_config={"model_type": "clip_vision_model", **tower},
+            image_token_index=vocabulary - 1,
+        )
+    half = hidden // heads // 2
+    sections = [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2]
+    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e6}
+    return Qwen2_5_VLConfig(
+        text_config={**text, "tie_word_embeddings": False, "rope_parameters": rope},
         vision_config={
-            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-            "num_attention_heads": 2,
+            "depth": 1, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "out_hidden_size": hidden,
         },
-        image_token_index=999,
+        tie_word_embeddings=False,
     )  # fmt: skip
-    model, sizes, rows_read = AutoModelForImageTextToText.from_config(config).eval(), model_shape(config), 4
+
+
+def peak_of_prefill(
+    config: Any, rows_read: int, width: int, *, attention: str, padded: bool, dtype: torch.dtype
+) -> float:
+    """Bytes that a prefill of a real model takes above weights and cache."""
+    from transformers import AutoModelForImageTextToText, DynamicCache
+
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     mask = torch.ones(rows_read, width, dtype=torch.long)
     mask[0, :5] = 0 if padded else 1
-    places = torch.arange(width).expand(rows_read, -1)
     cache = DynamicCache(config=config.text_config)
     with torch.inference_mode(), LiveStorages() as live:
         model(
-            input_ids=torch.ones(rows_read, width, dtype=torch.long), attention_mask=mask, position_ids=places,
-            past_key_values=cache, logits_to_keep=1,
+            input_ids=torch.ones(rows_read, width, dtype=torch.long), attention_mask=mask,
+            position_ids=torch.arange(width).expand(rows_read, -1), cache=cache, logits_to_keep=1,
         ).logits[:, -1].float()  # fmt: skip
-    stored = rows_read * width * kv_bytes_per_token(sizes, 4)
-    return live.peak - stored, prefill_bytes(sizes, rows_read, width, 4, padded=padded)
+    return live.peak - sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 4])
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_peak_of_a_prefill_is_that_of_live_storages(kv_heads: int, padded: bool) -> None:
-    measured, estimate = peak_of_prefill(64, 768, kv_heads, padded)
+@pytest.mark.parametrize("kind", ["llava", "qwen"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "case",
+    [  # inner size, heads, key-value heads, rows, width, padded, dtype
+        (800, 4, 4, 4, 128, True, torch.float32),  # the MLP needs the most
+        (320, 4, 2, 2, 512, True, torch.float32),  # attention does
+        (320, 8, 2, 2, 512, False, torch.float32),
+        (320, 4, 2, 2, 512, True, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_the_peak_of_a_prefill_is_that_of_live_storages(kind: str, attention: str, case: tuple[Any, ...]) -> None:
+    inner, heads, kv_heads, rows_read, width, padded, dtype = case
+    config = config_of(kind, (256, inner, 3, heads, kv_heads, 1000))
+    measured = peak_of_prefill(config, rows_read, width, attention=attention, padded=padded, dtype=dtype)
+    estimate = prefill_bytes(
+        decoder_shape(config), rows_read, width, dtype.itemsize, padded=padded, attention=attention
+    )
     assert estimate == pytest.approx(measured, rel=0.02)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 4])
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_peak_where_attention_takes_the_most_is_a_bound(kv_heads: int, padded: bool) -> None:
-    measured, estimate = peak_of_prefill(512, 320, kv_heads, padded)
-    assert measured <= estimate <= 1.5 * measured
+@pytest.mark.parametrize(("kind", "attention"), [("qwen", "sdpa"), ("llava", "eager")])
+def test_the_peak_of_a_model_of_100_million_parameters(kind: str, attention: str) -> None:
+    config = config_of(kind, (768, 2048, 8, 12, 2, 32000))
+    measured = peak_of_prefill(config, 2, 512, attention=attention, padded=True, dtype=torch.float32)
+    assert prefill_bytes(decoder_shape(config), 2, 512, 4, attention=attention) == pytest.approx(measured, rel=0.02)

@@ -33,7 +33,9 @@ def branches(count: int, demonstrations: str = "a few words to begin with") -> l
 
 
 def opened(hf: HF, prompts: Sequence[Prompt], sharing: bool = True) -> HFSession:
-    return Prefiller(hf.engine.runner, hf.token_budget, sharing).open(hf.engine.prompt_encoder.read(prompts))
+    return Prefiller(hf.engine.runner, hf.engine.budgets.prefill_tokens, sharing).open(
+        hf.engine.prompt_encoder.read(prompts)
+    )
 
 
 def full(rows: HFSession) -> list[SharedPrefixLayer]:

@@ -1,0 +1,71 @@
+"""The plan of a checkpoint says what fits on a device, and what would."""
+
+import pytest
+
+from icl.models.hf.memory_estimate import GIB, decode_copies, prefill_bytes, row_bytes
+from icl.models.hf.memory_plan import Precision, RequestSize, plan_memory, weights_problem
+from tests.icl.models.hf.test_memory_estimate import shape
+
+NF4 = Precision(quantize="nf4")
+
+
+def test_a_plan_prints_weights_features_prefill_rows_and_images_that_are_encoded_again() -> None:
+    request = RequestSize(3200, 32, 2, image_tokens=400, images=2000, image_uses=9000)
+    plan = plan_memory(shape("7B"), request, 24 * GIB)
+    assert plan.problem == ""
+    assert plan.describe() == (
+        f"weights 15.4 GiB (bfloat16), features {plan.features / GIB:.1f}, prefill 0.9, 0.22 a row while rows change; "
+        f"6.8 of 24.0 GiB free after loading: {plan.rows} rows together; about "
+        f"{plan.encodings_repeated:,.0f} images encoded again"
+    )
+    cached = plan.features / (2000 * 400 * 3584 * 2)
+    assert plan.encodings_repeated == pytest.approx(7000 * (1 - cached))
+    assert plan_memory(shape("7B"), RequestSize(3200, 32, 2, image_tokens=400, images=20, image_uses=900), 24 * GIB) \
+        .encodings_repeated == 0  # fmt: skip
+
+
+def test_rows_together_fit_beside_weights_features_and_a_prefill() -> None:
+    for name, precision, device in (("7B", Precision(), 24), ("7B", NF4, 24), ("32B", NF4, 48), ("72B", NF4, 80)):
+        plan = plan_memory(shape(name), RequestSize(3200, 32, 2, image_tokens=400, images=1e6), device * GIB, precision)
+        needed = plan.features + plan.prefill + plan.rows * plan.row
+        assert 0.8 * plan.free < needed <= plan.free * 1.001, name
+        assert plan.row == row_bytes(shape(name), 3232, 2, decode_copies(shape(name)))
+        assert plan.prefill == prefill_bytes(shape(name), 2, 3200)
+
+
+def test_a_number_that_the_user_sets_wins() -> None:
+    request = RequestSize(3200, 32, 2, images=1e6)
+    plan = plan_memory(shape("7B"), request, 80 * GIB, token_budget=3232 * 5, max_feature_bytes=2**20)
+    assert (plan.rows, plan.features) == (20, 2**20)
+
+
+def test_weights_that_do_not_fit_name_quantizations_several_devices_and_a_larger_one() -> None:
+    plan = plan_memory(shape("32B"), RequestSize(3200, 32, 1), 48 * GIB)
+    assert plan.problem == (
+        "the weights (62.3 GiB, bfloat16) do not fit into 48.0 GiB. Use `quantize: int8` (weights 33.3 GiB), "
+        "`quantize: nf4` (weights 20.5 GiB), `device_map: auto` over several devices, or a device of at least "
+        f"{plan.need / GIB:.1f} GiB."
+    )
+    assert plan_memory(shape("32B"), RequestSize(3200, 32, 1), plan.need + 1).problem == ""
+    assert plan_memory(shape("32B"), RequestSize(3200, 32, 1), plan.need - GIB).problem
+
+
+def test_a_request_that_does_not_fit_names_how_many_shots_would() -> None:
+    request = RequestSize(12_800, 32, 16, shots=32)
+    problem = plan_memory(shape("7B"), request, 24 * GIB).problem
+    assert problem.startswith("one request of 16 branches with 12,800 tokens needs")
+    assert "nf4" not in plan_memory(shape("7B"), request, 9 * GIB, NF4).problem
+    tokens = int(problem.split("fewer shots (")[1].split()[0].replace(",", ""))
+    assert plan_memory(shape("7B"), RequestSize(tokens, 32, 16), 24 * GIB).problem == ""
+    assert plan_memory(shape("7B"), RequestSize(tokens + 1, 32, 16), 24 * GIB).problem
+    assert f"about {32 * tokens // 12_800} of 32 shots" in problem
+
+
+def test_weights_are_refused_before_loading_with_the_free_memory_of_the_device() -> None:
+    assert weights_problem(shape("7B"), Precision(), 16 * GIB, "cuda:0") == ""
+    problem = weights_problem(shape("7B"), Precision(), 6 * GIB, "cuda:0")
+    assert problem == (
+        "the weights need 15.4 GiB (bfloat16), and cuda:0 has 6.0 GiB free. Use `quantize: int8` (weights 9.4 GiB), "
+        "`quantize: nf4` (weights 6.7 GiB), `device_map: auto` over 3 such devices, or a device with at least 15.4 GiB "
+        "free."
+    )
