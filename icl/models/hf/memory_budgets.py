@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from icl.models.hf.device_memory import DeviceMemory
 from icl.models.hf.memory_estimate import (
     RESERVED_FRACTION,
-    DecoderShape,
+    DecoderSizes,
     decode_copies,
     kv_bytes_per_token,
     logits_bytes,
@@ -66,7 +66,7 @@ DEFAULT_BUDGETS = MemoryBudgets()
 
 
 def measured_budgets(
-    shape: DecoderShape,
+    shape: DecoderSizes,
     memories: Sequence[DeviceMemory],
     element_bytes: float,
     *,

@@ -8,7 +8,7 @@ from icl.models.hf import prequantized
 from icl.models.hf.device_memory import device_memory
 from icl.models.hf.device_placement import resolve_device, resolve_dtype
 from icl.models.hf.memory_estimate import ModelShape, model_shape
-from icl.models.hf.memory_plan import MemoryPlan, Precision, RequestSize, plan_memory, weights_problem
+from icl.models.hf.memory_plan import MemoryPlan, RequestSize, WeightPrecision, plan_memory, weights_problem
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -56,12 +56,12 @@ def check_weights_fit(hf: "HF") -> None:
         raise ModelError(f"model {hf.path}: {problem}")
 
 
-def precision(hf: "HF", dtype: str) -> Precision:
+def precision(hf: "HF", dtype: str) -> WeightPrecision:
     """How weights and activations are stored. dtype: name, or 'auto' for that of the checkpoint."""
     import torch
 
     kind = getattr(torch, dtype) if dtype != "auto" else getattr(hf.checkpoint.config, "dtype", None) or torch.float32
-    return Precision(str(kind).removeprefix("torch."), kind.itemsize, hf.quantize, hf.double_quant)
+    return WeightPrecision(str(kind).removeprefix("torch."), kind.itemsize, hf.quantize, hf.double_quant)
 
 
 def _shape(hf: "HF") -> ModelShape:

@@ -45,7 +45,7 @@ CONTEXT_BYTES = 0.6 * GIB
 
 
 @dataclass(frozen=True)
-class DecoderShape:
+class DecoderSizes:
     """The sizes of a decoder that decide the memory of its activations and of its KV cache.
 
     Attributes:
@@ -62,7 +62,7 @@ class DecoderShape:
 
 
 @dataclass(frozen=True)
-class ModelShape(DecoderShape):
+class ModelShape(DecoderSizes):
     """The sizes of a checkpoint that decide its memory.
 
     Attributes:
@@ -78,14 +78,14 @@ class ModelShape(DecoderShape):
     quantizable_rows: int
 
 
-def decoder_shape(config: Any) -> DecoderShape:
+def decoder_shape(config: Any) -> DecoderSizes:
     """The sizes of a checkpoint's decoder. Raises ModelError if the config lacks one."""
     from icl.models.hf.checkpoint import text_config
 
     text = text_config(config)
     try:
         heads = text.num_attention_heads
-        return DecoderShape(
+        return DecoderSizes(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
             inner=text.intermediate_size,
@@ -148,13 +148,13 @@ def weights_bytes(
     return shape.quantizable * each + shape.quantizable_rows * SCALE_BYTES.get(quantize, 0) + others * element_bytes
 
 
-def kv_bytes_per_token(shape: DecoderShape, element_bytes: float = 2.0) -> float:
+def kv_bytes_per_token(shape: DecoderSizes, element_bytes: float = 2.0) -> float:
     """Bytes of the KV cache of one token in all layers."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * element_bytes
 
 
 def prefill_bytes(
-    shape: DecoderShape,
+    shape: DecoderSizes,
     rows: int,
     width: int,
     element_bytes: float = 2.0,
@@ -189,7 +189,7 @@ def prefill_bytes(
     return max(2 * tokens * shape.head_dim * element_bytes + max(rotary, product, mlp, norm) + mask, head)
 
 
-def decode_copies(shape: DecoderShape) -> float:
+def decode_copies(shape: DecoderSizes) -> float:
     """KV caches of a row that exist at once in a decoding step, as a factor of its own cache.
 
     A layer is copied where rows change, and its key heads are repeated for attention to padded rows.
@@ -197,12 +197,12 @@ def decode_copies(shape: DecoderShape) -> float:
     return 1 + max(1, shape.heads / shape.kv_heads if shape.kv_heads < shape.heads else 0) / shape.layers
 
 
-def logits_bytes(shape: DecoderShape, element_bytes: float = 2.0) -> float:
+def logits_bytes(shape: DecoderSizes, element_bytes: float = 2.0) -> float:
     """Bytes of the logits of a decoding row, and of its scores in float32."""
     return shape.vocabulary * (element_bytes + 12)
 
 
-def row_bytes(shape: DecoderShape, tokens: int, element_bytes: float = 2.0, copies: float = 1.0) -> float:
+def row_bytes(shape: DecoderSizes, tokens: int, element_bytes: float = 2.0, copies: float = 1.0) -> float:
     """Bytes of a decoding row: its KV cache, logits and scores.
 
     Args:
@@ -214,7 +214,7 @@ def row_bytes(shape: DecoderShape, tokens: int, element_bytes: float = 2.0, copi
     return tokens * kv_bytes_per_token(shape, element_bytes) * copies + logits_bytes(shape, element_bytes)
 
 
-def feature_bytes(shape: DecoderShape, tokens: float, element_bytes: float = 2.0) -> float:
+def feature_bytes(shape: DecoderSizes, tokens: float, element_bytes: float = 2.0) -> float:
     """Bytes of the features of images that take so many tokens of the prompt."""
     return tokens * shape.hidden * element_bytes
 

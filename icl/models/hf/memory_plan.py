@@ -42,7 +42,7 @@ class RequestSize:
 
 
 @dataclass(frozen=True)
-class Precision:
+class WeightPrecision:
     """How weights and activations are stored, as in the parameters of the model `hf`."""
 
     dtype: str = "bfloat16"
@@ -100,7 +100,7 @@ def plan_memory(
     shape: ModelShape,
     request: RequestSize,
     device: float,
-    precision: Precision = Precision(),
+    precision: WeightPrecision = WeightPrecision(),
     *,
     attention: str = "sdpa",
     token_budget: int | None = None,
@@ -153,7 +153,7 @@ def plan_memory(
     return MemoryPlan(**{**vars(plan), "problem": problem})
 
 
-def weights_problem(shape: ModelShape, precision: Precision, free: float, where: str) -> str:
+def weights_problem(shape: ModelShape, precision: WeightPrecision, free: float, where: str) -> str:
     """Why the weights do not fit into `free` bytes and what to do; '' if they fit. where: names the device."""
     weights = weights_bytes(shape, precision.quantize, precision.element_bytes, precision.double_quant)
     if weights <= free:
@@ -166,7 +166,7 @@ def weights_problem(shape: ModelShape, precision: Precision, free: float, where:
 
 
 def _problem(
-    plan: MemoryPlan, shape: ModelShape, request: RequestSize, precision: Precision, sizes: tuple[float, int]
+    plan: MemoryPlan, shape: ModelShape, request: RequestSize, precision: WeightPrecision, sizes: tuple[float, int]
 ) -> str:
     """The sentence of a plan. sizes: bytes of one request, and tokens of a prompt that fit."""
     need, fitting = sizes
@@ -188,7 +188,7 @@ def _problem(
     )
 
 
-def _quantizations(shape: ModelShape, precision: Precision, weights: float) -> list[str]:
+def _quantizations(shape: ModelShape, precision: WeightPrecision, weights: float) -> list[str]:
     """Quantizations with smaller weights."""
     sizes = {name: weights_bytes(shape, name, precision.element_bytes) for name in SMALLER}
     return [f"`quantize: {name}` (weights {_gib(size)})" for name, size in sizes.items() if size < 0.95 * weights]

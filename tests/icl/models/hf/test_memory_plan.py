@@ -3,10 +3,10 @@
 import pytest
 
 from icl.models.hf.memory_estimate import GIB, decode_copies, prefill_bytes, row_bytes
-from icl.models.hf.memory_plan import Precision, RequestSize, plan_memory, weights_problem
+from icl.models.hf.memory_plan import RequestSize, WeightPrecision, plan_memory, weights_problem
 from tests.icl.models.hf.test_memory_estimate import shape
 
-NF4 = Precision(quantize="nf4")
+NF4 = WeightPrecision(quantize="nf4")
 
 
 def test_a_plan_prints_weights_features_prefill_rows_and_images_that_are_encoded_again() -> None:
@@ -25,7 +25,7 @@ def test_a_plan_prints_weights_features_prefill_rows_and_images_that_are_encoded
 
 
 def test_rows_together_fit_beside_weights_features_and_a_prefill() -> None:
-    for name, precision, device in (("7B", Precision(), 24), ("7B", NF4, 24), ("32B", NF4, 48), ("72B", NF4, 80)):
+    for name, precision, device in (("7B", WeightPrecision(), 24), ("7B", NF4, 24), ("32B", NF4, 48), ("72B", NF4, 80)):
         plan = plan_memory(shape(name), RequestSize(3200, 32, 2, image_tokens=400, images=1e6), device * GIB, precision)
         needed = plan.features + plan.prefill + plan.rows * plan.row
         assert 0.8 * plan.free < needed <= plan.free * 1.001, name
@@ -62,8 +62,8 @@ def test_a_request_that_does_not_fit_names_how_many_shots_would() -> None:
 
 
 def test_weights_are_refused_before_loading_with_the_free_memory_of_the_device() -> None:
-    assert weights_problem(shape("7B"), Precision(), 16 * GIB, "cuda:0") == ""
-    problem = weights_problem(shape("7B"), Precision(), 6 * GIB, "cuda:0")
+    assert weights_problem(shape("7B"), WeightPrecision(), 16 * GIB, "cuda:0") == ""
+    problem = weights_problem(shape("7B"), WeightPrecision(), 6 * GIB, "cuda:0")
     assert problem == (
         "the weights need 15.4 GiB (bfloat16), and cuda:0 has 6.0 GiB free. Use `quantize: int8` (weights 9.4 GiB), "
         "`quantize: nf4` (weights 6.7 GiB), `device_map: auto` over 3 such devices, or a device with at least 15.4 GiB "
