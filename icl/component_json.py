@@ -24,7 +24,7 @@ def describe(thing: Any) -> Any:
     Raises:
         ConfigError: A parameter has no text that stays the same in the next process.
     """
-    return _to_json(thing, _identity)
+    return _to_json(thing, _identity, _fields_of_identity)
 
 
 def to_config(thing: Any) -> Any:
@@ -34,7 +34,7 @@ def to_config(thing: Any) -> Any:
         PlanError: A class or function is defined where another process cannot import it.
         ConfigError: A parameter has no text that stays the same in the next process.
     """
-    return _to_json(thing, _loadable)
+    return _to_json(thing, _loadable, _all_fields)
 
 
 def config_key(field: "Field[Any]") -> str:
@@ -42,18 +42,41 @@ def config_key(field: "Field[Any]") -> str:
     return str(field.metadata.get("key", field.name))
 
 
-def _to_json(thing: Any, reference: Callable[[Any], Any]) -> Any:
-    """reference: class or function from outside the toolkit -> the node that names it."""
+def _to_json(thing: Any, reference: Callable[[Any], Any], values_of: Callable[[Any], Mapping[str, Any]]) -> Any:
+    """The thing as JSON.
+
+    Args:
+        reference: Class or function from outside the toolkit -> the node that names it.
+        values_of: Component -> its values by the name in a config.
+    """
+
+    def to_json(value: Any) -> Any:
+        return _to_json(value, reference, values_of)
+
     if is_dataclass(thing) and not isinstance(thing, type):
-        parameters = {config_key(f): _to_json(getattr(thing, f.name), reference) for f in fields(thing) if f.init}
+        parameters = {name: to_json(value) for name, value in values_of(thing).items()}
         return _class_node(type(thing), reference) | parameters
     if isinstance(thing, tuple | list):
-        return [_to_json(item, reference) for item in thing]
+        return [to_json(item) for item in thing]
     if isinstance(thing, set | frozenset):
-        return sorted((_to_json(item, reference) for item in thing), key=repr)
+        return sorted((to_json(item) for item in thing), key=repr)
     if isinstance(thing, Mapping):
-        return {str(key): _to_json(value, reference) for key, value in thing.items()}
+        return {str(key): to_json(value) for key, value in thing.items()}
     return reference(thing) if callable(thing) else _scalar(thing)
+
+
+def _all_fields(thing: Any) -> Mapping[str, Any]:
+    return {config_key(f): getattr(thing, f.name) for f in fields(thing) if f.init}
+
+
+def _fields_of_identity(thing: Any) -> Mapping[str, Any]:
+    """As `_all_fields`, with what stands for the default of a field (`icl.registry.later_parameter`)."""
+    values = dict(_all_fields(thing))
+    for f in fields(thing):
+        if "identity" in f.metadata and values[config_key(f)] == f.default:
+            del values[config_key(f)]
+            values |= {config_key(f): value for value in f.metadata["identity"]}
+    return values
 
 
 def _scalar(thing: Any) -> Any:

@@ -142,6 +142,16 @@ def parameter(key: str, default: Any) -> Any:
     return field(default=default, metadata={"key": key})
 
 
+def later_parameter(default: Any, *identity: Any) -> Any:
+    """A dataclass field that was added, or whose default changed, after cells were stored under their digests.
+
+    Args:
+        default: The default.
+        identity: What `icl.component_json.describe` gives in place of the default. Nothing: it leaves the field out.
+    """
+    return field(default=default, metadata={"identity": identity})
+
+
 @dataclass(frozen=True)
 class FunctionPath:
     """Field metadata for a parameter that is a function: `answer: Annotated[Callable[..., str], FunctionPath()]`.

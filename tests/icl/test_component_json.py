@@ -10,7 +10,7 @@ from decoding.strategies.vcd import VCD
 from icl.component_json import describe, to_config
 from icl.edits import Blur, Edit
 from icl.errors import ConfigError, PlanError
-from icl.registry import PACKAGES, build, component_search_folder, entries, resolve
+from icl.registry import PACKAGES, build, component_search_folder, entries, later_parameter, resolve
 
 STRIPES = """
 from dataclasses import dataclass
@@ -58,10 +58,10 @@ def test_a_branch_of_contrast_is_known_by_its_parameters():
     assert branch["change"] == "no_image"
 
 
-@pytest.mark.parametrize("form", [describe, to_config])
-def test_every_component_is_built_again_from_its_json(form):
+def test_every_component_is_built_again_from_its_json():
     for kind, built in built_components():
-        assert build(kind, json.loads(json.dumps(form(built)))) == built
+        assert build(kind, json.loads(json.dumps(to_config(built)))) == built
+        assert describe(build(kind, json.loads(json.dumps(describe(built))))) == describe(built)
 
 
 def test_a_nested_edit_of_a_file_is_built_again_from_its_config(tmp_path):
@@ -96,3 +96,22 @@ def test_an_edit_describes_itself_by_the_same_json():
 
 def test_whole_numbers_are_one_value():
     assert json.dumps(describe(VCD(alpha=1))) == json.dumps(describe(VCD(alpha=1.0)))
+
+
+def test_the_default_of_a_later_parameter_keeps_the_identity_from_before():
+    @dataclass(frozen=True)
+    class Grown:
+        budget: int | None = later_parameter(None, 8192)
+        device: str = later_parameter("auto")
+
+    assert describe(Grown()) == {**describe(Grown(8192)), "budget": 8192}
+    assert "device" not in describe(Grown())
+    assert describe(Grown(7, "cpu"))["device"] == "cpu"
+    assert describe(Grown(7, "cpu"))["budget"] == 7
+
+
+def test_the_config_of_a_later_parameter_is_its_value():
+    from icl.models.hf.model import HF
+
+    assert describe(HF())["token_budget"] == 8192
+    assert to_config(HF())["token_budget"] is None

@@ -10,7 +10,7 @@ from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.json_text import canonical_digest
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
-from icl.registry import component
+from icl.registry import component, later_parameter
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ class HF(LogitModel):
     quantize_head: bool = False  # whether the output head is quantized too
     adapter: str | None = None  # folder of a LoRA adapter saved by peft
     merge: bool = False  # whether the adapter is merged into the weights: faster, equal up to rounding
-    token_budget: PositiveInt | None = None  # padded tokens of one prefill, and a quarter of a batch; null: by memory
-    image_cache_mb: Count | None = None  # MiB of cached image features; null: by the device's free memory
+    token_budget: PositiveInt | None = later_parameter(None, 8192)
+    # padded tokens of one prefill, a quarter of those of all rows; null: by free memory
+    image_cache_mb: Count | None = later_parameter(None, 512)  # MiB of cached image features; null: by free memory
     trust_remote_code: bool = False  # whether Python code of the checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
 

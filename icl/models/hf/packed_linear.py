@@ -75,7 +75,7 @@ class PackedLinear(nn.Linear):
             like: The layer to replace.
             bias: Whether it has a bias.
             ordered: Whether it has a g_idx.
-            scales: WeightPrecision of the scales, as safetensors names it.
+            scales: Precision of the scales, as safetensors names it.
         """
         nn.Module.__init__(self)
         self._is_hf_initialized = True  # transformers must not initialize it
