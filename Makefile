@@ -14,13 +14,14 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-main test-vllm test-vllm-long test-tools vllm-env lint bench gpu clean
+.PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-tools vllm-env lint bench gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
 	@echo "make lint         the checks alone"
+	@echo "make docs         the documentation site, in build/docs"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
 	@echo "make gpu          icl doctor --bench: equality, memory and speed on this machine's GPU, at most 30 minutes"
 
@@ -29,11 +30,20 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 $(VENV)/ready-dev: pyproject.toml
-	@sh environment.sh $(VENV) $(PYTHON) encoders,notebooks,quantization,adapters,dev
+	@sh environment.sh $(VENV) $(PYTHON) encoders,notebooks,quantization,adapters,dev,docs
+	@touch $(VENV)/ready $@
+
+$(VENV)/ready-docs: pyproject.toml
+	@test $(VENV)/ready-dev -nt pyproject.toml || sh environment.sh $(VENV) $(PYTHON) docs
 	@touch $(VENV)/ready $@
 
 quickstart: $(VENV)/ready
 	@$(BIN)/icl run quickstart || { status=$$?; test $$status = 130 || exit $$status; }
+
+# Strictly (-W), with executed notebooks, and without a network.
+docs: $(VENV)/ready-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "the site is in build/docs/index.html"
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -77,4 +87,4 @@ gpu: $(VENV)/ready-dev
 	$(BIN)/icl doctor --bench --out doctor $(DOCTOR_ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) docs/components docs/notebooks docs/project docs/reference .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -1,0 +1,132 @@
+"""The documentation: files load, commands parse, Python runs, the tutorial and the answers to questions run whole."""
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from harness_logs import write_lmms
+
+from experiments.cli.main import commands, main
+from experiments.config.config import load_config
+from experiments.config.shipped import shipped_configs
+from experiments.config.yaml_document import parse_yaml
+from experiments.grid.grid import expand
+
+ROOT = Path(__file__).parent.parent
+GENERATED = ("components", "notebooks", "project", "reference")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT / "docs").parts[0] not in GENERATED),
+]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+REST = {"task": "binding", "model": "fake-vote"}
+"""Keys of an experiment file that a page which shows a part of one leaves out."""
+FEW = {"quickstart": ("grid.task.queries=[6]", "seeds=[0]", "grid.shots=[0,2]"), "": ("task.queries=6", "seeds=[0]")}
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for name, text in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def each_block(language: str) -> list[object]:
+    return [
+        pytest.param(text, id=f"{page_name(page)}-{i}")
+        for page in PAGES
+        for i, text in enumerate(blocks(page, language))
+    ]
+
+
+def block_commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `icl` command in an indented block, or in a shell block."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for line in [*re.findall(r"^ {4,}(\S.*)", text.replace("\\\n", " "), re.MULTILINE), *blocks(page, "sh")]:
+        for part in re.split(r" && |; ", line):
+            words = shlex.split(part, comments=True)
+            if words and words[0].rpartition("/")[2] == "icl":
+                yield words[1:]
+
+
+def inline_commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `icl` command in the text. Those with an ellipsis or with alternatives are no commands."""
+    for code in re.findall(r"`icl ([a-z][^`]*)`", page.read_text(encoding="utf-8")):
+        if not re.search(r"…|\.\.\.|\||\[--", code):
+            yield shlex.split(code)
+
+
+@pytest.mark.parametrize("text", each_block("yaml"))
+def test_every_experiment_file_expands(text: str, tmp_path: Path) -> None:
+    keys, _ = parse_yaml(
+        re.sub(r"path: [\w-]+/[\w.-]+, dtype: \w+", "path: tiny", text), "block"
+    )  # a checkpoint elsewhere
+    whole = keys if "name" in keys and "model" in {**keys, **keys.get("grid", {})} else REST | keys
+    assert expand(load_config(whole)).cells
+
+
+@pytest.mark.parametrize("text", each_block("python"))
+def test_all_python_compiles(text: str) -> None:
+    compile(text, "block", "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_command_exists_and_takes_its_arguments(page: Path) -> None:
+    for words in [*block_commands(page), *inline_commands(page)]:
+        name, *arguments = words
+        assert name in commands(), f"no command {name}"
+        if not arguments:
+            continue
+        module = importlib.import_module(f"experiments.cli.{name.replace('-', '_')}")
+        app = typer.Typer(add_completion=False)
+        app.command()(module.command)
+        try:
+            typer.main.get_command(app).make_context(name, [*arguments])
+        except click.ClickException as error:
+            pytest.fail(f"icl {' '.join(words)}: {error.format_message()}")
+        if name in ("run", "plan") and arguments[0].islower():
+            file = arguments[0]
+            assert file in shipped_configs() or file.endswith((".yaml", "run.json")), f"no experiment {file}"
+
+
+def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the commands of a page in their order, on few queries, and its Python."""
+    page = ROOT / "docs" / f"{title}.md"
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "120")
+    files = {text.split("\n")[0].removeprefix("# "): text for text in blocks(page, "yaml") if text.startswith("# ")}
+    for command in block_commands(page):
+        words = [*command, *(FEW.get(command[1], FEW[""]) if command[0] == "run" else ())]
+        for name in files.keys() & words:
+            (folder / name).write_text(files[name], encoding="utf-8")
+        assert main(words) == 0, f"icl {' '.join(words)}"
+    for text in blocks(page, "python"):
+        exec(text, {})  # noqa: S102  the page's own text
+
+
+@pytest.mark.parametrize("name", ["tutorial", "questions/vcd_on_my_model", "questions/is_my_gain_real"])
+def test_a_page_runs_from_its_first_command_to_its_last(name: str, tmp_path: Path, monkeypatch) -> None:
+    run_page(name, tmp_path, monkeypatch)
+    if name == "tutorial":
+        assert "\\toprule" in (tmp_path / "scores.tex").read_text()
+
+
+def test_the_page_on_logs_runs_on_logs(tmp_path: Path, monkeypatch) -> None:
+    for arm, scores in {"greedy": [1.0, 0.0, 1.0, 1.0], "vcd": [1.0, 1.0, 0.0, 1.0]}.items():
+        write_lmms(tmp_path / "logs" / arm, scores)
+    run_page("questions/import_lmms_eval_logs", tmp_path, monkeypatch)
+    assert (tmp_path / "pope.tex").is_file()
+
+
+def test_the_python_of_the_page_on_few_shot_prompts_runs(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks(ROOT / "docs" / "questions" / "few_shot_with_images.md", "python")
+    exec(text, {})  # noqa: S102  the page's own text
+    assert "5 images" in capsys.readouterr().out
