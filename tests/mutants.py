@@ -50,7 +50,11 @@ FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     "decoding/engine": ("tests/decoding/engine",),
     "decoding/engine/logits_processors.py": ("tests/decoding/test_logits_processors.py",),
     "decoding/arms/logits_processor_config.py": ("tests/decoding/test_logits_processors.py",),
-    "retrievers/machinery": ("tests/retrievers/machinery", "tests/retrievers/test_wrappers.py"),
+    "retrievers/machinery": (
+        "tests/retrievers/machinery",
+        "tests/retrievers/embedders",
+        "tests/retrievers/test_wrappers.py",
+    ),
     "retrievers/rerankers": ("tests/retrievers/rerankers",),
     "experiments/stats": ("tests/experiments/stats",),
     "experiments/analyses": tuple(
