@@ -104,6 +104,7 @@ _PLEASANTRY = re.compile(
 )
 _OPTION_LINE = re.compile(r"^[(\[]?[A-Z](?:[.):\]]|$)")
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
+_CHECK = re.compile(r"\s*:?\s*[✓✔✅☑]\ufe0f?\s*")
 _STEP = re.compile(r"^\W*step\s+\d+\W+", re.IGNORECASE)
 _INTRODUCTION = re.compile(
     r"^(?:let|step|first|to\s+(?:answer|determine|find)|looking|okay|ok|sure|alright|here)\b", re.IGNORECASE
@@ -186,6 +187,9 @@ def _implicit(text: str) -> _Answer:
     ]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
+    checked = [_CHECK.sub("", line) for line in lines if _CHECK.search(line)]
+    if len(checked) == 1 and len(lines) > 1:
+        return strip_markup(checked[0]), "labeled"
     if not lines or (len(lines) > 1 and all(map(_OPTION_LINE.match, lines))):
         return "", "none"
     answers = (

@@ -38,7 +38,11 @@ def strip_markup(text: str) -> str:
     while previous != text:
         previous = text
         quote = "" if text.count('"') % 2 == 0 and not re.fullmatch(r'[\s.*]*".*"[\s.*]*', text, re.DOTALL) else '"'
-        text = text.strip().strip(f"*{quote}'$ \t\n").rstrip(".,;:!。，；：！、").strip()
+        text = (
+            re.sub(r"^\$(?!\d)|(?<!\\)\$$", "", text.strip().strip(f"*{quote}' \t\n"))
+            .rstrip(".,;:!。，；：！、")
+            .strip()
+        )
         if text[:1] == "(" and text[-1:] == ")" and "(" not in text[1:] and len(text) > len("(A)"):
             text = text[1:-1]
         if text[:1] + text[-1:] in ("[]", "【】", "{}"):
@@ -54,9 +58,11 @@ def _plain_latex(text: str) -> str:
         text = re.sub(
             r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox)\s*\{([^{}]*)\}", r"\1", text
         )
+        text = re.sub(r"\\sqrt\s*\{(\w+)\}", r"√\1", text)
         text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
+    text = text.replace("{,}", ",")
     text = re.sub(r"\^\s*(?:\{\\circ\}|\\circ)", " degrees", text)
-    text = re.sub(r"\\[(\[)\]]", "", re.sub(r"\$([^$\n]*[^$\d\s,.][^$\n]*|\d+)\$", r"\1", text))
+    text = re.sub(r"\\[(\[)\]]", "", re.sub(r"\$([^$\n]{0,200}[^$\d\s,.][^$\n]{0,200}|\d+)\$", r"\1", text))
     return re.sub(r"\\([%$#&_])", r"\1", re.sub(r"\\(?:,|;|!|quad|left|right|displaystyle)\b|\\[,;!]", " ", text))
 
 

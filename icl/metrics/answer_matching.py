@@ -76,8 +76,12 @@ _APPEARANCE = re.compile(
 _LEADING_CONTRAST = re.compile(
     r"^(?:even )?(?:though|although|while|unlike|instead of|rather than|despite) [^,]+,\s*", re.IGNORECASE
 )
+_EXPLANATION = re.compile(
+    r"\s*\((?!(?:i\.e\.|aka|a\.k\.a\.|also (?:known|called)|or|known as)\b)(?=(?:[^()\s]+\s+){3})[^()]*\)",
+    re.IGNORECASE,
+)
 _REMARK = re.compile(
-    r"\s*\((?!(?:i\.e\.|aka|a\.k\.a\.|also (?:known|called)|or|known as)\b)(?:[^()\s]+\s+){3,}[^()]*\)"
+    rf"{_EXPLANATION.pattern}|\bwhether\b[^.;]*"
     r"|(?<=\w)[,;]?\s+(?:even though|although|though|albeit|whereas|even if|while (?:it|this|that))\b[^.;]*"
     r"|(?<=\w),\s*(?:but (?:it|this|that) (?:may|might|could)(?: also)? be|maybe|perhaps|possibly)\b[^.;,]*",
     re.IGNORECASE,
@@ -117,6 +121,8 @@ _REFUSES = re.compile(
     r"|unanswerable|not (?:enough|sufficient)|insufficient|not (?:visible|possible|shown)"
 )
 _UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
+_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
+_INITIALS = re.compile(r"(?<=\b\w)\.\s+(?=\w\.)")
 _PLURAL = re.compile(r"(?<![,;:.!?]\s)\b(?!this\b|does\b|always\b|perhaps\b|it's\b)[a-z]{3,}s\b")
 _QUOTE = re.compile(r"(?<!\w)'(?=\w)|(?<=[\w.!?])'(?!\w)")
 SHORT_QUESTION = 3
@@ -129,14 +135,17 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
     """Whether an extracted answer gives one of the accepted answers, by the rules 1 and 3 to 7."""
     if _gives(answer, answers, options):
         return True
-    spelled = canonical_quantities(answer)
-    if spelled == answer.lower() and not any(map(_has_digit, answers)):
+    texts = answer, *answers, *options
+    spelled = tuple(_in_one_spelling(text) for text in texts)
+    if spelled == tuple(text.lower() for text in texts):
         return False
-    return _gives(spelled, tuple(map(canonical_quantities, answers)), tuple(map(canonical_quantities, options)))
+    return _gives(spelled[0], spelled[1 : 1 + len(answers)], spelled[1 + len(answers) :])
 
 
-def _has_digit(text: str) -> bool:
-    return any(map(str.isdigit, text))
+def _in_one_spelling(text: str) -> str:
+    """With quantities and roots in one spelling, and compounds and initials in one word: north-east, R. J."""
+    text = re.sub(r"\\sqrt\s*\{(\w+)\}", r"√\1", text)
+    return _INITIALS.sub(".", _HYPHEN.sub("", canonical_quantities(text)))
 
 
 def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
@@ -149,7 +158,7 @@ def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> b
     if letter is not None:
         return normalize_text(letter) in map(normalize_text, answers) and not _names_another(plain, letter, options)
     numbers = [value for text in answers if is_number(text) for value in parse_numbers(text)]
-    if numbers and stated_number(_stance(answer)) in numbers:
+    if numbers and stated_number(_stance(_EXPLANATION.sub("", answer))) in numbers:
         return True
     words = tuple(text for text in answers if not is_number(text) and text.strip())
     return bool(words) and _names_answer(plain, words, answers, options)
@@ -184,7 +193,7 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
         every = offered | accepted
-        answer = re.sub(r"[^.?!]*\?\s+(?=\S)", "", answer)
+        answer = re.sub(r"(?:^|(?<=[.?!]))[^.?!]*\?\s+(?=\S)", "", answer)
         stance = normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer)))
         last = normalize_vqa(answer.rpartition(":")[2])
         if last in every:

@@ -29,7 +29,7 @@ LABEL_LINE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LABEL_PHRASE = re.compile(
-    rf"(?:(?:{_ADJECTIVES}\s+)*{_NOUNS}|(?:{_ADJECTIVES}\s+)+(?:name|term|word|label|value|identification))"
+    rf"(?:(?:{_ADJECTIVES}\s+)*{_NOUNS}|(?:{_ADJECTIVES}\s+)+(?:name|term|word|label|value|identification|one))"
     rf"(?:\s+(?:to|for|of)\s+(?:the|this|your|that)\s+\w+)?(?:\s+here)?{MARK}"
     r"(?:是|为|は|(?:would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be|(?<=\W)is|is|are|was|ist|est|es|[eè]|é|:|=|-+>|→)"
     r"(?=[\s:*_\"'`(\\$]|[^\x00-\x7f]))"
@@ -54,8 +54,14 @@ _REASON = re.compile(r"\s*[,;—–]?\s*\b(?:because|since|due\s+to|given\s+that
 
 def tagged_answer(text: str) -> str | None:
     """The content of the last `<answer>` or box tag, or None."""
-    matches = list(_TAGS.finditer(text))
-    return _inner((matches[-1][2] or matches[-1][3] or "").strip()) if matches else None
+    contents = _tag_contents(text)
+    if not contents:
+        return None
+    return _inner((_tag_contents(contents[-1]) or contents)[-1])  # a box in a tag
+
+
+def _tag_contents(text: str) -> list[str]:
+    return [(match[2] or match[3] or "").strip() for match in _TAGS.finditer(text)]
 
 
 def json_answer(text: str) -> str | None:
@@ -65,10 +71,9 @@ def json_answer(text: str) -> str | None:
     if 0 <= start < end:
         candidates.append(text[start : end + 1])
     for candidate in candidates:
-        if candidate[:1] in ("{", "["):
-            value = _json_answer(_parsed(candidate))
-            if value is not None:
-                return value
+        parsed = _parsed(candidate) if candidate[:1] in ("{", "[") else None
+        if isinstance(parsed, Mapping | list) and (value := _json_answer(parsed)) is not None:
+            return value
     cut = _CUT_JSON.search(text) if "{" in text else None
     return cut[1] if cut else None
 

@@ -17,6 +17,7 @@ _NOTHING = re.compile(
     r"|^\w+(?: \w+)? (?:has|have|shows?|contains?) no\b",
     re.IGNORECASE,
 )
+_CONDITIONS = re.compile(r"\bif\b[^;.]{0,200}[;.][^;.]{0,40}\bif\b", re.IGNORECASE)
 _INEXACT = re.compile(
     r"\b(?:(?:more|less|fewer|greater|other) than|at least|at most|over|under|up to) "
     r"(?:\d|one|two|three|four|five|ten|a )"
@@ -35,7 +36,7 @@ _ARITHMETIC = re.compile(
     re.IGNORECASE,
 )
 _GIVES = re.compile(r"\b(?:is|are|gives|yields|becomes|get|gets|have|leaves|giving|leaving|making)\b", re.IGNORECASE)
-_SUM = re.compile(r"[\w,.-]+(?=\s+(?:\w+\s+){0,2}?(?:in\s+total|altogether|in\s+all)\b)", re.IGNORECASE)
+_SUM = re.compile(r"(?<![\w,.-])[\w,.-]+(?=\s+(?:\w+\s+){0,2}?(?:in\s+total|altogether|in\s+all)\b)", re.IGNORECASE)
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[ \u00a0\u202f]\d{3})+)(?![\d.,]\d|\d)")
 _DOZEN = (
     (re.compile(r"\bhalf (?:a )?dozen\b", re.IGNORECASE), "6"),
@@ -56,6 +57,8 @@ MAX_SIGNS = 50
 def stated_number(text: str) -> float | None:
     """The number that a text states; None without one, for a range, for alternatives, and for "more than"."""
     text = _in_digits(text)
+    if _CONDITIONS.search(text):
+        return None
     signs = [*_RESULT.finditer(text), *(_GIVES.finditer(text) if _ARITHMETIC.search(text) else ())]
     ends = sorted((match.end() for match in signs), reverse=True)[:MAX_SIGNS]
     result = next((end for end in ends if parse_numbers(text[end:])), None)

@@ -20,15 +20,21 @@ _WORDS = re.compile(
 )
 """A capital letter that is a word: the article or the pronoun."""
 
-_FINAL_LETTER = re.compile(r"[.!?:]\s+[(\[]?([A-Z])[)\]]?\W*$")
+_FINAL_LETTER = re.compile(r"(?<![A-Z])[.!?:]\s+[(\[]?([A-Z])[)\]]?\W*$")
 """A last sentence that is a letter: it beats earlier ones."""
+
+_STATED_LETTER = re.compile(
+    r"(?:\b(?:is|be|choose|pick|select|with|answer)|:)\s+(?:option |choice |letter )?[(\[]?([A-Z])[)\]]?"
+    r"(?=[.,;!)]|\s*$)"
+)
+"""Of several letters, the one that a sentence ends up with."""
 
 _LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
 _NOT_LETTER = re.compile(
     rf"(?i:\bnot|n't|\bcannot)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*"
     rf"|(?i:\b(?:rules?|ruling)\s+out|\beliminat(?:e|es|ing)|\bexclud(?:e|es|ing))\s+{_LETTER}(?:(?:,|\s+and)\s+{_LETTER})*"
     r"|[A-Z](?:[和、与,]\s*[A-Z])*\s*(?:都|均)?(?:不|错)"
-    r"|\b[A-Z]\s+would\b[^.]*\bif\b"
+    r"|\b[A-Z]\s+would\b[^.]{0,100}\bif\b"
     r"|(?:\b|[(\[])[A-Z][)\]]?(?:(?:,|\s+and)\s+[A-Z])*\s+(?:is|are|can\s+be)(?:\s+(?:clearly|definitely|obviously))?\s+"
     r"(?:not\b|wrong|incorrect|false|out\b|eliminated|ruled\s+out|excluded)"
 )
@@ -46,8 +52,11 @@ def chosen_by_place(answer: str, options: tuple[str, ...]) -> str | None:
     if final := _FINAL_LETTER.search(text):
         text = final[1]
     letters = {match[0].upper() for match in _LETTERS.finditer(text) if not _WORDS.match(text, match.start())}
+    if len(letters) > 1:
+        stated = set(_STATED_LETTER.findall(text))
+        letters = stated if len(stated) == 1 else letters
     named = {option.strip().upper(): option for option in options}
-    if not all(len(name) == 1 for name in named):
+    if not all(len(name) == 1 and name.isalpha() for name in named):
         named = {chr(ord("A") + place): option for place, option in enumerate(options[:26])}
     chosen = {named[letter] for letter in letters if letter in named}
     if not chosen and not any(re.search(r"\d", option) or option.lower() in ORDINALS for option in options):

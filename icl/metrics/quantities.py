@@ -1,7 +1,7 @@
 """Quantities, dates and clock times in one spelling: "50 meters" and "50 m", "July 4, 2021" and "2021-07-04".
 
 The words of a text that write a quantity are replaced; all others stay. Units are not converted: 1 km is not 1000 m.
-Numeric dates such as 7/4/2021 stay, because their order is ambiguous.
+Numeric dates such as 7/4/2021 stay, because their order is ambiguous; 12/25/2021 has one reading.
 """
 
 import re
@@ -60,12 +60,15 @@ _DATES = (
     re.compile(rf"\b(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+{_YEAR})?"),
     re.compile(rf"\b{_YEAR}[-/.](?P<month>[01]?\d)[-/.](?P<day>[0-3]?\d)\b"),
 )
+_NUMERIC_DATE = re.compile(rf"\b(\d\d?)([/.])(\d\d?)\2{_YEAR}")
 _HOURS = rf"(?P<hour>[01]?\d|2[0-3]|\b(?:{'|'.join(DIGITS)}|eleven|twelve))"
 _TIMES = (
     re.compile(rf"{_HOURS}(?:[:.](?P<minute>[0-5]\d))?(?::00)?\s?(?P<half>[ap])\.?m\b\.?"),
     re.compile(rf"{_HOURS}:(?P<minute>[0-5]\d)(?::00)?\b"),
     re.compile(rf"{_HOURS}\s+o'?\s?clock\b"),
-    re.compile(rf"\b(?P<part>half|(?:a\s+)?quarter)\s+(?P<side>past|after|to|before)\s+{_HOURS}\b"),
+    re.compile(
+        rf"\b(?P<part>half|(?:a\s+)?quarter|\d+|{_WORDS})(?:\s+minutes?)?\s+(?P<side>past|after|to|before)\s+{_HOURS}\b"
+    ),
 )
 _FRACTION = re.compile(r"(?<![\w/.])(\d+)\s?/\s?(\d+)(?![\w/]|\.\d)")
 _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4}
@@ -79,6 +82,7 @@ def canonical_quantities(text: str) -> str:
     text = text.lower().replace("⁄", "/")
     for pattern in _DATES:
         text = pattern.sub(_date, text)
+    text = _NUMERIC_DATE.sub(_numeric_date, text)
     for pattern in _TIMES:
         text = pattern.sub(_time, text)
     text = _PREFIXED.sub(lambda match: _quantity(match[2], _CURRENCIES[match[1]]), text)
@@ -111,11 +115,17 @@ def _date(match: re.Match[str]) -> str:
     return f"date{match['year'] or ''}{number:02d}{int(match['day']):02d}"
 
 
+def _numeric_date(match: re.Match[str]) -> str:
+    numbers = sorted((int(match[1]), int(match[3])))
+    is_clear = numbers[0] <= 12 < numbers[1] or numbers[0] == numbers[1]
+    return f"date{match['year']}{numbers[0]:02d}{numbers[1]:02d}" if is_clear else match[0]
+
+
 def _time(match: re.Match[str]) -> str:
     parts = match.groupdict()
     hour, minute = int(_plain(parts["hour"])), int(parts.get("minute") or 0)
     if part := parts.get("part"):
-        minute = 30 if part == "half" else 15
+        minute = 30 if part == "half" else 15 if part.endswith("quarter") else int(_plain(part))
         if parts["side"] in ("to", "before"):
             hour, minute = hour - 1 or 12, 60 - minute
     if half := parts.get("half"):

@@ -22,7 +22,9 @@ from icl.types import Example, Generation
 YesNo = Literal["yes", "no"]
 
 
-_IDIOMS = re.compile(r"\b(?:no|without a) (?:doubt|question)\b|\bno (?:idea|clue|way to (?:tell|know))\b")
+_IDIOMS = re.compile(
+    r"\b(?:no|without a) (?:doubt|question)\b|\bno (?:problem|worries|idea|clue|way to (?:tell|know))\b"
+)
 _BOTH = re.compile(r"\byes\b\W*(?:and|or|/)\W*\bno\b|\byes\b\W+no\b(?!\s+\w)|\bno\b\W*(?:and|or|/)\W*\byes\b")
 _NEGATED = re.compile(
     r"\b(?:is|are|was|were|do|does|did|can|could|has|have)(?:n't| not)\b"
@@ -70,7 +72,8 @@ _ASSENT = re.compile(
     r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
 )
 _JUDGMENT = re.compile(
-    r"\b(?:statement|claim|caption|description|assertion|sentence|that|this|it|which)(?:'s|[^.?!]*? is| was| would be)"
+    r"\b(?:statement|claim|caption|description|assertion|sentence|that|this|it|which)"
+    r"(?:'s|[^.?!]{0,200}? is| was| would be)"
     r"(?P<not> not|n't)? (?:(?:entirely|completely|actually|indeed|an?) )?"
     r"(?:(?P<yes>true|correct|right|accurate)|false|incorrect|wrong|inaccurate|untrue)\b(?! (?:side|hand|of)\b)"
 )

@@ -101,7 +101,11 @@ def test_an_article_without_its_noun_is_no_letter(output: str, score: int) -> No
 
 @pytest.mark.parametrize("size", [1000, 20000])
 @pytest.mark.parametrize(
-    "piece", ["*", "**a", "{", "\\boxed{", "<think>", "a ", "not ", "answer is ", "\n", '{"a":', "(A) "]
+    "piece",
+    [
+        *("*", "**a", "{", "\\boxed{", "<think>", "a ", "not ", "answer is ", "\n", '{"a":', "(A) "),
+        *("<answer>", "it is a cat in ", "( a b c d ", "may 5 ", "if ", "zebras "),
+    ],
 )
 def test_long_hostile_outputs_take_little_time(piece: str, size: int) -> None:
     import time
