@@ -16,7 +16,7 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
-from experiments.architectures.inputs import NEW_TOKENS, conversation, prompts
+from experiments.architectures.inputs import NEW_TOKENS, processor_inputs, prompts
 from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
 from icl.errors import ICLError, ModelError
 from icl.models.hf.model import HF
@@ -72,8 +72,8 @@ def _generate(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, Referenc
     alone = [generate(hf, "greedy", [prompt])[0] for prompt in all_prompts]
     answers["greedy"] = ReferenceAnswers.of(alone)
     for i, (prompt, own) in enumerate(zip(all_prompts, alone, strict=True)):
-        inputs = hf.checkpoint.processor.apply_chat_template(
-            conversation(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        inputs = processor_inputs(
+            hf.checkpoint.processor, prompt, token_types=hf.engine.runner.token_types_name is not None
         )
         width = inputs["input_ids"].shape[1]
         with torch.inference_mode():

@@ -72,6 +72,24 @@ def checkpoint(name: str, folder: Path) -> Path:
     return folder
 
 
+def processor_inputs(processor: Any, prompt: Prompt, token_types: bool) -> Any:
+    """The inputs of `generate`, by the processor alone. token_types: whether the class takes token types."""
+    turns = conversation(prompt)
+    if hasattr(processor, "image_token"):
+        more = {"processor_kwargs": {"return_mm_token_type_ids": True}} if token_types else {}
+        return processor.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **more
+        )
+    # A processor without a placeholder of its own, such as that of Idefics, takes a list of texts and images.
+    bos, slot = processor.tokenizer.bos_token, "\N{OBJECT REPLACEMENT CHARACTER}"
+    image_of = iter([item["image"] for turn in turns for item in turn["content"] if item["type"] == "image"])
+    template = processor.chat_template.replace("<image>", slot)
+    text = processor.apply_chat_template(turns, add_generation_prompt=True, chat_template=template)
+    pieces = re.split(f"({slot})", text.removeprefix(bos))
+    items = [next(image_of) if piece == slot else piece for piece in pieces if piece]
+    return processor(text=[items], return_tensors="pt")
+
+
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:
     """The prompt as input of `apply_chat_template`, images included."""
     return [

@@ -8,11 +8,24 @@ from typing import Any
 import torch
 import transformers
 
-from experiments.architectures.random import glms, llavas, others, qwens, splitting
+from experiments.architectures.random import (
+    codebooks,
+    crops,
+    crossing,
+    documents,
+    gemmas,
+    glms,
+    llavas,
+    merging,
+    others,
+    qwens,
+    splitting,
+)
 from experiments.architectures.random.common import TEMPLATE, Maker, Size
 from icl.errors import ConfigError, did_you_mean
 
-ARCHITECTURES: Mapping[str, Maker] = llavas.MAKERS | splitting.MAKERS | qwens.MAKERS | glms.MAKERS | others.MAKERS
+FAMILIES = (llavas, splitting, crops, qwens, merging, glms, gemmas, documents, others, crossing, codebooks)
+ARCHITECTURES: Mapping[str, Maker] = {name: make for family in FAMILIES for name, make in family.MAKERS.items()}
 
 PLAIN = Size()
 
@@ -45,10 +58,14 @@ def _merge(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def draw_weights(model: torch.nn.Module, seed: int) -> None:
-    """Initializes matrices with unit gain and word vectors with unit scale, in the order of the parameters."""
+    """Initializes matrices with unit gain and word vectors with unit scale, in the order of the parameters, and opens
+    gates.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+            elif parameter.numel() == 1 and not parameter.any():
+                parameter.fill_(1)  # a gate, which is closed before training
         model.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # type: ignore[operator]

@@ -13,32 +13,6 @@ from experiments.architectures.random.common import (
 )
 
 
-def gemma3(size: Size) -> Made:
-    """Bidirectional attention within an image; sliding-window and full layers."""
-    lines = tuple("\n" * count for count in (1, 2, 3, 4))  # vLLM looks up these tokens
-    words = tokenizer({"image_token": "<image_soft_token>", "boi_token": "<soi>", "eoi_token": "<eoi>"}, unused=lines)
-    kinds = (["sliding_attention", "full_attention"] * size.layers)[: size.layers]
-    text = text_settings(
-        words,
-        size,
-        head_dim=size.width // 4,
-        query_pre_attn_scalar=size.width // 4,
-        sliding_window=size.window,
-        layer_types=kinds,
-    )
-    config = transformers.Gemma3Config(
-        vision_config=transformers.SiglipVisionConfig(**tower_settings(size)),
-        text_config=transformers.Gemma3TextConfig(**text),
-        mm_tokens_per_image=4,
-        tie_word_embeddings=False,
-        boi_token_index=words.boi_token_id,
-        eoi_token_index=words.eoi_token_id,
-        image_token_index=words.image_token_id,
-    )
-    images = transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32})
-    return Made(config, transformers.Gemma3Processor(images, words, image_seq_length=4), "<soi>")
-
-
 def video_llama_3(size: Size) -> Made:
     """Any resolution; the class always returns the logits of all tokens."""
     words = tokenizer({"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
@@ -92,21 +66,8 @@ def paddleocr_vl(size: Size) -> Made:
     return Made(config, transformers.PaddleOCRVLProcessor(images, words), slot)
 
 
-def deepseek_vl(size: Size) -> Made:
-    """One size for every image, padded to a square."""
-    words = tokenizer({"image_token": "<image_placeholder>"})
-    config = transformers.DeepseekVLConfig(
-        vision_config=transformers.SiglipVisionConfig(**tower_settings(size), vision_use_head=False),
-        text_config=transformers.LlamaConfig(**text_settings(words, size)),
-        image_token_id=words.image_token_id,
-        tie_word_embeddings=False,
-    )
-    images = transformers.DeepseekVLImageProcessor(size={"height": 32, "width": 32}, min_size=8)
-    return Made(config, transformers.DeepseekVLProcessor(images, words, num_image_tokens=16), "<image_placeholder>")
-
-
 def blip_2(size: Size) -> Made:
-    """A processor without a chat template, and a class without a KV cache; reported, not run."""
+    """A class whose language model is hidden behind it, without a KV cache; reported, not run."""
     words = tokenizer({"image_token": "<image>"})
     text = text_settings(words, size)
     config = transformers.Blip2Config(
@@ -128,6 +89,4 @@ def blip_2(size: Size) -> Made:
     return Made(config, transformers.Blip2Processor(images, words, num_query_tokens=4), "<image>")
 
 
-MAKERS: dict[str, Maker] = {
-    make.__name__: make for make in (gemma3, video_llama_3, lighton_ocr, paddleocr_vl, deepseek_vl, blip_2)
-}
+MAKERS: dict[str, Maker] = {make.__name__: make for make in (video_llama_3, lighton_ocr, paddleocr_vl, blip_2)}

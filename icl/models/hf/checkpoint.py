@@ -87,6 +87,8 @@ class Checkpoint:
         from transformers import AutoProcessor
 
         processor = self._read(AutoProcessor, "processor")
+        if not getattr(processor, "chat_template", None):  # some classes leave it to the tokenizer
+            processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
         conventions.check_processor(processor, self.path)
         return processor
 

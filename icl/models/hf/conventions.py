@@ -5,7 +5,8 @@ checked before any weights are read.
 
  1. The processor has a `tokenizer` and an `image_processor`.
  2. It has a chat template that takes typed content and writes one `image_token` for each image, in its place.
- 3. It names this placeholder, `image_token`, and the ids of the tokens that it writes for images, `image_token_ids`.
+ 3. It names this placeholder and the ids of the tokens that it writes for images, or its tokenizer or the config does
+    (`icl.models.hf.image_placeholder`).
  4. It writes as many of these tokens as the vision tower returns features.
  5. The class has no text encoder, and its `forward` takes `input_ids`, `attention_mask`, `position_ids` and `cache` by
     these names.
@@ -19,6 +20,7 @@ import inspect
 from typing import Any
 
 from icl.errors import ModelError
+from icl.models.hf.image_placeholder import image_placeholder
 
 FORWARD = ("input_ids", "attention_mask", "position_ids", "cache")
 
@@ -37,12 +39,13 @@ def check_processor(processor: Any, path: str) -> None:
             f"model.path: the processor of {path} has no chat template, so prompts cannot be written in "
             "the format that this model was trained on. Add its chat_template.jinja to the folder."
         )
-    if getattr(processor, "image_token", None) is None:
+    placeholder = image_placeholder(processor)
+    if not placeholder.token:
         raise ModelError(
             f"model.path: the processor of {path} ({kind}) defines no image placeholder "
             "(image_token), so images cannot be interleaved with text."
         )
-    if not [number for number in getattr(processor, "image_token_ids", []) if number is not None]:
+    if not placeholder.ids:
         raise ModelError(
             f"model.path: the processor of {path} ({kind}) does not define which tokens represent an "
             "image (image_token_id, or image_token_ids if there are several), so they cannot be distinguished "

@@ -98,6 +98,7 @@ class ImageEncoder:
             EncodedImage(
                 key,
                 text,
+                type(output),
                 {name: slice_field(name, value, i * count // len(group), count) for name, value in fields.items()},
                 {name: each[name] for name in each if name in self.grid_names and isinstance(each[name], Tensor)},
             )

@@ -1,24 +1,16 @@
 """Features of images: split from a batch of the vision tower, and merged for a forward pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from icl.errors import ModelError
 
 Key = tuple[str, bool]
 """An image's digest, and whether its prompt has other images that change its processing."""
-
-
-@dataclass
-class ImageFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]
-    """Output of `get_image_features`. deepstack_features: one entry for each layer that adds them."""
-
-    deepstack_features: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +20,14 @@ class EncodedImage:
     Attributes:
         key: Identity of the image.
         text: Placeholders that the processor writes for it.
-        features: Fields of the vision tower's output.
+        output: Class of the vision tower's output.
+        features: Fields of that output.
         grids: Tensors from which positions are computed.
     """
 
     key: Key
     text: str
+    output: Callable[..., Any]
     features: Mapping[str, Any]
     grids: Mapping[str, Tensor]
 
@@ -48,7 +42,7 @@ def vision_arguments(parts: Sequence[EncodedImage]) -> dict[str, Any]:
     if not parts:
         return {}
     fields = {name: merge_field(name, [part.features[name] for part in parts]) for name in parts[0].features}
-    return {"mm_encoder_outputs": {"image": ImageFeatures(**fields)}}
+    return {"mm_encoder_outputs": {"image": parts[0].output(**fields)}}
 
 
 def merge_field(name: str, parts: Sequence[Any]) -> Any:

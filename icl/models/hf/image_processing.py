@@ -6,6 +6,7 @@ processor is tested once for this.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.image_features import Key, nbytes, slice_field
+from icl.models.hf.image_placeholder import image_placeholder
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -34,10 +36,22 @@ class ImageProcessor:
     """The image processor of a checkpoint, applied to single images. limit: bytes of processed pixels in the cache."""
 
     def __init__(self, processor: Any, limit: int) -> None:
-        self.processor = processor
+        self.processor, self.slot = processor, image_placeholder(processor).token
         self.cache = LRUByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
         self.texts: dict[tuple[int, int, bool], str] = {}
         self._depends_on_others: bool | None = None
+
+    @cached_property
+    def lone_slot(self) -> str:
+        """The placeholder, between start and end tokens if the processor refuses it without them."""
+        from PIL import Image as PILImage
+
+        try:
+            self._call([self.slot], [[PILImage.new("RGB", (96, 64))]])
+        except ValueError:
+            start, end = (getattr(self.processor, f"image_{side}_token", None) or "" for side in ("start", "end"))
+            return f"{start}{self.slot}{end}"
+        return self.slot
 
     @property
     def depends_on_others(self) -> bool:
@@ -105,7 +119,7 @@ class ImageProcessor:
         """
         if several or len(images) == 1:
             return [self.process(image, 2 if several else 1) for image in images]
-        inputs = self._call([self.processor.image_token] * len(images), [[image] for image in images])
+        inputs = self._call([self.lone_slot] * len(images), [[image] for image in images])
         texts = [offsets[0]["replacement"] for offsets in self._replacements(inputs)]
         if any(len(value) % len(images) for value in inputs.values()):
             return [self.process(image, 1) for image in images]
@@ -116,7 +130,7 @@ class ImageProcessor:
 
     def process(self, image: "PILImage", copies: int) -> Processed:
         """Processed inputs of a prompt that consists of `copies` copies of this image."""
-        inputs = self._call([self.processor.image_token * copies], [[image] * copies])
+        inputs = self._call([self.lone_slot * copies], [[image] * copies])
         return inputs, self._replacements(inputs)[0][0]["replacement"]
 
     def _replacements(self, inputs: dict[str, Any]) -> Any:

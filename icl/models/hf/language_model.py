@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from icl.batch_limit import BatchLimit
-from icl.models.hf import layers
+from icl.models.hf import layers, step_arguments
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
@@ -65,7 +65,7 @@ class LanguageModel:
         self.option_limit, self.max_scores = BatchLimit(DEFAULT_BUDGETS.option_tokens), DEFAULT_BUDGETS.option_scores
         names = inspect.signature(model.forward).parameters
         self.token_types_name = next((name for name in TOKEN_TYPE_NAMES if name in names), None)
-        if not getattr(processor, "return_mm_token_type_ids", False):
+        if not getattr(processor, "return_mm_token_type_ids", False) and not needs_token_types(model):
             self.token_types_name = None
         self.has_logits_to_keep = "logits_to_keep" in names
 
@@ -161,13 +161,14 @@ class LanguageModel:
     ) -> Any:
         """The model's output for a chunk. states: whether it includes the hidden states of every layer."""
         more: dict[str, Any] = vision_arguments(images) | (plain or {})
+        more |= step_arguments.arguments(cache, tokens.shape[1])
         if token_types is not None and self.token_types_name is not None:
             more[self.token_types_name] = token_types
         if states:
             more["output_hidden_states"] = True
         self.counters.forwards += 1
         with torch.no_grad():
-            return self.model(
+            output = self.model(
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=positions,
@@ -176,6 +177,9 @@ class LanguageModel:
                 logits_to_keep=keep,
                 **more,
             )
+        if plain is not None:
+            step_arguments.attach(self.model, cache, output, tokens=tokens, plain=plain)
+        return output
 
     def padded(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
         """The arguments of a forward pass over left-padded prompts, with a new cache."""
@@ -210,6 +214,12 @@ class LanguageModel:
         self.counters.prefills += 1
         self.counters.prefill_tokens += tokens
         self.counters.padded_tokens += padded
+
+
+def needs_token_types(model: Any) -> bool:
+    """Whether the positions of the architecture depend on token types."""
+    positions = getattr(model.base_model, "get_rope_index", None)
+    return positions is not None and "mm_token_type_ids" in inspect.signature(positions).parameters
 
 
 def keep_columns(logits: Tensor, columns: Tensor | int) -> Tensor:

@@ -17,14 +17,17 @@ from torch import Tensor
 
 from icl.device_copies import RowIndex
 from icl.errors import ModelError
-from icl.models.hf import shared_prefix
+from icl.models.hf import shared_prefix, step_arguments
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
+from icl.models.hf.step_arguments import CrossAttentionLayer, PromptLayer
 
 KEYS_VALUES = ("keys", "values")
 STATES = ("conv_states", "recurrent_states")
 SUPPORTED_LAYERS = frozenset(
     {
         "SharedPrefixLayer",
+        "CrossAttentionLayer",
+        "StepArgumentsLayer",
         "DynamicLayer",
         "DynamicSlidingWindowLayer",
         "LinearAttentionLayer",
@@ -40,7 +43,11 @@ def new_cache(config: Any) -> Any:
     from transformers.cache_utils import DynamicLayer
 
     cache = DynamicCache(config=config)
-    cache.layers = [SharedPrefixLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    crossing = step_arguments.cross_attention_layers(config)
+    cache.layers = [
+        CrossAttentionLayer() if i in crossing else SharedPrefixLayer() if type(layer) is DynamicLayer else layer
+        for i, layer in enumerate(cache.layers)
+    ]
     for layer in cache.layers:
         if is_sliding(layer):
             layer.activate_past_recording()
@@ -76,7 +83,7 @@ def has_states(layer: Any) -> bool:
 
 def shareable_length(layers: Sequence[Any]) -> int:
     """Number of slots up to which every layer keeps all entries, so that prefixes can be shared."""
-    if any(map(has_states, layers)):
+    if any(has_states(layer) or isinstance(layer, PromptLayer) for layer in layers):
         return 0
     return min([layer.sliding_window - 1 for layer in layers if is_sliding(layer)], default=2**31)
 
@@ -126,6 +133,8 @@ def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = No
     """
     if isinstance(parts[0], SharedPrefixLayer):
         return shared_prefix.join_layers(parts, width, order)
+    if isinstance(parts[0], PromptLayer):
+        return parts[0].join(parts[1:], order)
     layer = shallow_copy(parts[0])
     if getattr(layer, "keys", None) is not None:
         size = min(width, layer.sliding_window - 1) if is_sliding(layer) else width
@@ -150,7 +159,7 @@ def trim(layer: Any, width: int) -> None:
     """Keep only the last `width` slots, or those of the window."""
     if isinstance(layer, SharedPrefixLayer):
         layer.trim(width)
-    elif getattr(layer, "keys", None) is not None:
+    elif not isinstance(layer, PromptLayer) and getattr(layer, "keys", None) is not None:
         if is_sliding(layer):
             layer.cumulative_length = width
         layer.keys, layer.values = layer.keys[:, :, -width:], layer.values[:, :, -width:]
@@ -160,7 +169,7 @@ def shift(layer: Any, by: Sequence[int]) -> None:
     """Move row r right by `by[r]` slots, over padding."""
     if isinstance(layer, SharedPrefixLayer):
         layer.shift(by)
-    else:
+    elif not isinstance(layer, PromptLayer):
         layer.keys, layer.values = (
             shared_prefix.shift_right(layer.keys, by),
             shared_prefix.shift_right(layer.values, by),

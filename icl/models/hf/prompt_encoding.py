@@ -9,6 +9,7 @@ from torch import Tensor
 from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import EncodedImage
+from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images
 from icl.models.hf.image_processing import ImageProcessor, without_pixel_edits
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, script
@@ -31,7 +32,7 @@ class PromptEncoder:
     ) -> None:
         self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
         self.numbers: dict[tuple[str, bool], int] = {}
-        self.slots = [i for i in renderer.processor.image_token_ids if i is not None]
+        self.slots = image_placeholder(renderer.processor, runner.model.config).ids
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)
 
@@ -98,17 +99,19 @@ class PromptEncoder:
             for inputs, _ in self.pixels.pixels([(without_pixel_edits(p), alone) for p, alone in images])
         ]
         noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(images)]
-        for dim in (0, 1):
-            matches = all(_without(part, dim) == _without(values, dim) for part in alone)
+        for dim in range(values.ndim):
+            matches = all(part.ndim == values.ndim and _without(part, dim) == _without(values, dim) for part in alone)
             if matches and torch.equal(torch.cat(alone, dim), values):
                 return torch.cat(noised, dim)
-        if values.ndim == 5 and values.shape[:2] == (1, len(alone)):
-            padded = [
-                _place_edited(values[0, i], one[0, 0], other[0, 0])
-                for i, (one, other) in enumerate(zip(alone, noised, strict=True))
-            ]
-            if all(one is not None for one in padded):
-                return torch.stack([one for one in padded if one is not None])[None]
+        for leading in ((1, len(alone)), (len(alone),)):  # images padded to the largest of the prompt
+            if values.ndim == 5 and values.shape[: len(leading)] == leading:
+                cells, first = values.flatten(0, len(leading) - 1), (0,) * len(leading)
+                padded = [
+                    _place_edited(cell, one[first], other[first])
+                    for cell, one, other in zip(cells, alone, noised, strict=True)
+                ]
+                if all(one is not None for one in padded):
+                    return torch.stack([one for one in padded if one is not None]).view_as(values)
         raise ModelError(
             f"{self.renderer.name}: this processor encodes an image differently if there are other images, and "
             "its image "
@@ -143,6 +146,8 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     text = renderer.text(prompt)
     images = [image.open() for image in prompt.images]
     try:
+        if takes_interleaved_images(renderer.processor):
+            return dict(renderer.processor(text=[_interleaved(renderer, text, images)], return_tensors="pt"))
         if any(part.fills_image_slot for part in prompt.parts()):
             is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")
             return dict(
@@ -169,17 +174,23 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
         ) from error
 
 
+def _interleaved(renderer: PromptRenderer, text: str, images: Sequence[Any]) -> list[Any]:
+    """Texts and images of a rendered prompt in order, without the start token, which the processor adds."""
+    first, *others = text.removeprefix(renderer.tokenizer.bos_token or "").split(renderer.slot)
+    return [first, *(item for pair in zip(images, others, strict=True) for item in pair)]
+
+
 def _without(tensor: Tensor, dim: int) -> tuple[int, ...]:
     return (*tensor.shape[:dim], *tensor.shape[dim + 1 :])
 
 
 def _place_edited(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | None:
     """The padded image with the edited one in its upper left. None if it is not the image processed alone."""
-    height, width = alone.shape[-2:]
-    if alone.ndim != 3 or not torch.equal(padded[..., :height, :width], alone):
+    corner = tuple(slice(0, size) for size in alone.shape)
+    if padded.ndim != alone.ndim or not torch.equal(padded[corner], alone):
         return None
     placed = padded.clone()
-    placed[..., :height, :width] = edited
+    placed[corner] = edited
     return placed
 
 

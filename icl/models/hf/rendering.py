@@ -13,6 +13,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
+from icl.models.hf.image_placeholder import image_placeholder
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
 from icl.types import Part, Prompt, Turn
 
@@ -50,7 +51,7 @@ class PromptRenderer:
     def __init__(self, processor: Any, name: str, trusted: bool = False) -> None:
         self.processor, self.name, self.trusted = processor, name, trusted
         self.tokenizer = processor.tokenizer
-        self.slot: str = processor.image_token
+        self.slot: str = image_placeholder(processor).token
         self.marks = marker_pattern(self.tokenizer, self.slot)
         self._text = lru_cache(CACHED_TEXTS)(self._rendered)
         self._ids = LRUByteCache[str, tuple[int, ...]](CACHED_ID_BYTES, lambda ids: ID_BYTES * len(ids))

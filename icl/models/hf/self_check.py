@@ -74,16 +74,25 @@ def check_shared_prefix(reader: PromptEncoder, runner: LanguageModel) -> CheckRe
 
 
 def check_plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) -> None:
-    """Prefill one prompt with an image by the processor alone. Raises ModelError if the model cannot read it.
+    """Prefill one prompt with images by the processor alone.
 
-    Errors of the chat template are left to each prompt.
+    Raises:
+        ModelError: The model cannot read it, or the processor accepts none of several prompts.
     """
-    try:
-        runner.prefill([plain.read(_supported(_prompts(), plain)[:1])[0]])
-    except FAILURES as error:
-        if isinstance(error, ICLError) or is_out_of_memory(error):
+    refused: ICLError | None = None
+    for prompt in _supported(_prompts(), plain):
+        try:
+            runner.prefill(plain.read([prompt]))
+        except ICLError as error:
+            refused = error
+        except FAILURES as error:
+            if is_out_of_memory(error):
+                return
+            raise conventions.mismatch(error, runner.model, path) from error
+        else:
             return
-        raise conventions.mismatch(error, runner.model, path) from error
+    if refused is not None:
+        raise ModelError(f"model.path: {path} cannot read an image: {refused}") from refused
 
 
 def counts_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:

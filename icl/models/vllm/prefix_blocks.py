@@ -6,6 +6,8 @@ of a prompt is always computed, so a block that ends with it is never reused.
 
 from typing import TYPE_CHECKING
 
+from icl.models.hf.image_placeholder import image_placeholder
+
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
     from icl.types import Prompt
@@ -16,7 +18,7 @@ def blocks(hf: "HF", prompt: "Prompt", size: int) -> list[int]:
     images = prompt.images
     pieces = [hf.pixels.text(image, len(images)) for image in images]
     ids = hf.ids(prompt)
-    image_tokens = set(hf.checkpoint.processor.image_token_ids) - {None}
+    image_tokens = set(image_placeholder(hf.checkpoint.processor).ids)
     lengths = [sum(token in image_tokens for token in hf.renderer.ids(piece)) for piece in pieces]
     names = iter([hf.pixels.key(p, len(images)) for p, n in zip(images, lengths, strict=True) for _ in range(n)])
     tokens = [(token, next(names, None) if token in image_tokens else None) for token in ids]

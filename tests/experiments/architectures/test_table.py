@@ -59,7 +59,7 @@ def test_a_strategy_that_is_not_greedy_fails_the_identity(work: Path, monkeypatc
 def test_an_architecture_that_cannot_be_loaded_has_a_reason(work: Path) -> None:
     (unloaded,) = (entry for entry in check_architectures(["blip_2"], work).entries if entry.name == "blip_2")
     assert unloaded.verdicts == {}
-    assert "has no chat template" in unloaded.notes[0]
+    assert "the forward of Blip2ForConditionalGeneration has no argument position_ids and no cache" in unloaded.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,15 @@ def test_an_unknown_architecture_names_the_nearest(tmp_path: Path) -> None:
         check_architectures(["lava"], tmp_path)
 
 
+NOT_RUN = ["llama4", "shieldgemma2", "got_ocr2", "blip_2"]
+"""Architectures that this release of transformers or their own processors cannot run."""
+
+
 def test_the_shipped_page_has_every_architecture_and_no_failure_of_the_backend() -> None:
-    rows = re.findall(r"^\| (\w+) \| [^|]+ \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|", PAGE.read_text("utf-8"), re.M)
+    text = PAGE.read_text("utf-8")
+    rows = re.findall(r"^\| (\w+) \| [^|]+ \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|", text, re.M)
     words = {name: own for name, *own in rows if name != "architecture"}
     assert list(words) == list(ARCHITECTURES)
     assert [name for name, own in words.items() if "**no**" in own] == []
-    assert [name for name, own in words.items() if own[0] != "yes"] == ["blip_2"]
+    assert [name for name, own in words.items() if own[0] != "yes"] == NOT_RUN
+    assert [name for name in NOT_RUN if f"- **{name}**, not run: " not in text] == []

@@ -94,7 +94,12 @@ def test_an_unknown_class_and_model_type_work(folder_of: FolderOf, tmp_path: Pat
             "image_token = property(lambda self: None if 'tokenizer' in vars(self) else '<image>', lambda *_: None)",
             r"\(Own\) defines no image placeholder",
         ),
-        ("image_token_ids = []", r"\(Own\) does not define which tokens represent an image \(image_token_id"),
+        (
+            "image_token_ids = []\n    image_token = '<pic>'\n    image_token_id = None\n"
+            "    __setattr__ = lambda self, name, value: name in ('image_token', 'image_token_id')"
+            " or object.__setattr__(self, name, value)",
+            r"\(Own\) does not define which tokens represent an image \(image_token_id",
+        ),
         (
             "def replace_image_token(self, *args, **more):\n        return self.image_token * 3",
             r"cannot read an image: what its processor writes does not go through LlavaForConditionalGeneration .+ "
