@@ -11,6 +11,7 @@ from icl.models.hf.memory_plan import MemoryPlan, RequestSize
 
 if TYPE_CHECKING:
     from experiments.planning.plan import Plan
+    from icl.models.base import Model
 
 UNITS = {"MB": 2**20, "GB": 2**30}
 """Sizes of devices are named in decimal units and built in binary ones: a card of 24 GB has 24 GiB."""
@@ -18,20 +19,33 @@ UNITS = {"MB": 2**20, "GB": 2**30}
 
 @dataclass
 class LargestRequests:
-    """The largest request of each model: longest prompt, longest answer, most branches."""
+    """The largest request of each model: longest prompt, longest answer, most branches, largest image.
+
+    Attributes:
+        sizes: A cell of the model, and the sizes.
+    """
 
     sizes: dict[int, tuple[Cell, RequestSize]] = field(default_factory=dict)
 
-    def add(self, cell: Cell, branches: int, tokens: int) -> None:
+    def add(self, cell: Cell, branches: int, tokens: int, num_images: int) -> None:
+        """A prompt of `tokens` tokens with so many images, which share them at most."""
         before = self.sizes.get(id(cell.model), (cell, RequestSize(0, 0, 0)))[1]
-        self.sizes[id(cell.model)] = (
-            cell,
-            RequestSize(
-                max(before.prompt_tokens, tokens),
-                max(before.new_tokens, cell.max_output_tokens),
-                max(before.branches, branches),
-            ),
+        is_longer = tokens > before.prompt_tokens
+        size = replace(
+            before,
+            prompt_tokens=max(before.prompt_tokens, tokens),
+            new_tokens=max(before.new_tokens, cell.max_output_tokens),
+            branches=max(before.branches, branches),
+            shots=cell.shots if is_longer else before.shots,
+            image_tokens=max(before.image_tokens, tokens / num_images if num_images else 0.0),
         )
+        self.sizes[id(cell.model)] = cell, size
+
+    def add_image_uses(self, model: "Model", uses: float) -> None:
+        """So many images are read in contexts of a model whose prompts were added."""
+        if id(model) in self.sizes:
+            cell, size = self.sizes[id(model)]
+            self.sizes[id(model)] = cell, replace(size, image_uses=size.image_uses + uses)
 
 
 def device_bytes(text: str) -> float:
@@ -45,7 +59,8 @@ def device_bytes(text: str) -> float:
 def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, MemoryPlan | None]]:
     """(the model's label, its memory on a device of so many bytes or None if it cannot be estimated)."""
     for cell, size in plan.largest.sizes.values():
-        yield str(cell.labels["model"]), cell.model.memory_plan(replace(size, images=plan.work.images), device)
+        images = plan.work.images + plan.work.edited
+        yield str(cell.labels["model"]), cell.model.memory_plan(replace(size, images=images), device)
 
 
 def memory_lines(plans: list[tuple[str, MemoryPlan | None]]) -> Iterator[str]:

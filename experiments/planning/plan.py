@@ -40,7 +40,12 @@ ENGINES = {"strategies": "lockstep", "logits": "loop"}
 
 @dataclass
 class WorkEstimate:
-    """Estimated numbers of prompts, tokens and images of a grid. edited: images that a strategy changes."""
+    """Estimated numbers of prompts, tokens and images of a grid.
+
+    Attributes:
+        edited: Images that a strategy changes.
+        image_uses: Distinct images of each context, edited or not.
+    """
 
     prompts_alone: float = 0
     prompts: float = 0
@@ -49,6 +54,7 @@ class WorkEstimate:
     num_images: float = 0
     images: float = 0
     edited: float = 0
+    image_uses: float = 0
     failed: float = 0
 
     def add(self, other: "WorkEstimate", scale: float) -> None:
@@ -151,6 +157,7 @@ def make_plan(
             counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, largest, progress)
             group_work = _count(group, queries, retrievals[id(group[0].model)], counters)
             work.add(group_work, len(task.queries) / len(queries))
+            largest.add_image_uses(group[0].model, group_work.image_uses * len(task.queries) / len(queries))
         work.images += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
         prefix_reuse += prefixes.scaled(*counted[task.title])
@@ -237,6 +244,7 @@ def _count(
     for index, row in enumerate(build_contexts(retrieval, prompt_specs(cells), queries)):
         counters.progress.step()
         tokens: dict[str, int] = {}
+        context_images: set[str] = set()
         for item in map(render, row):
             if item.prompt is None:
                 work.failed += len(item.spec.cells)
@@ -250,6 +258,7 @@ def _count(
                 for branch in branches:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = cell.model.count_tokens(branch)
+                        context_images.update(image.digest for image in branch.images)
                         for image in branch.images:
                             (counters.edited if image.edits else counters.plain).add(image.digest, index)
                     times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.traits.num_samples
@@ -257,7 +266,8 @@ def _count(
                     work.tokens_alone += times * tokens[branch.digest]
                     work.num_images += times * len(branch.images)
                     counters.prefixes.add(cell.model, branch, tokens[branch.digest], times, index)
-                    counters.largest.add(cell, len(branches), tokens[branch.digest])
+                    counters.largest.add(cell, len(branches), tokens[branch.digest], len(branch.images))
+        work.image_uses += len(context_images)
         work.prompts += len(tokens)
         work.tokens += sum(tokens.values())
     return work

@@ -50,6 +50,7 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.types import Example, Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
+from retrievers.machinery.embedder_device import reserve_for_models
 
 if TYPE_CHECKING:
     from icl.models.base import Model
@@ -150,6 +151,7 @@ class Runner:
         )
         try:
             with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
+                reserve_for_models(self.grid.models)
                 self.preflight.check_prompts()
                 for needed in self._blocks():
                     self.needed = needed

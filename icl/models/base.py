@@ -79,6 +79,7 @@ class Model(ABC):
         counts_exactly: Whether `count_tokens` is exact. False for an estimate.
         generate_batch_size: Requests in one call of `generate`. A killed run loses at most so many answers.
         plans_prompt_sizes: Whether `expect_prompts` must be called before `load`.
+        owns_gpu: Whether its engine takes the GPU for itself, so that embedders run on the CPU.
     """
 
     abilities: ClassVar[frozenset[str]]
@@ -90,6 +91,7 @@ class Model(ABC):
     counts_exactly: ClassVar[bool] = True
     generate_batch_size: ClassVar[int] = 32
     plans_prompt_sizes: ClassVar[bool] = False
+    owns_gpu: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -133,6 +135,15 @@ class Model(ABC):
     def plan_notes(self) -> tuple[str, ...]:
         """Messages for the plan of a run, available before `load`."""
         return ()
+
+    @property
+    def device_type(self) -> str:
+        """'cpu', or the kind of accelerator on which it computes in this process."""
+        return "cpu"
+
+    def gpu_bytes(self, total: float) -> float:
+        """Bytes of a GPU of `total` bytes that the model needs once it is loaded, available before `load`."""
+        return 0.0
 
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
         """What the model needs on a device of so many bytes, available before `load`. None if nothing is known."""

@@ -15,6 +15,7 @@ from icl.errors import ConfigError
 from icl.models.base import Model
 from icl.registry import NestedComponent, component
 from icl.types import Example, Part, Prompt, Query, Turn
+from retrievers.machinery.embedder_device import Placement
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 BATCH = 16
@@ -35,6 +36,12 @@ class E5V:
                 f"embedder 'e5v' needs hidden states, and {self.model!r} gives {', '.join(self.model.abilities)}. "
                 f"Use a model with the ability 'embed', or the embedder 'encoder'."
             )
+
+    @property
+    def placement(self) -> Placement:
+        """The device of the model. Its dtype is a part of the digest."""
+        kind = self.model.device_type
+        return Placement(kind, "float32" if kind == "cpu" else "auto")
 
     @property
     def digest(self) -> str:

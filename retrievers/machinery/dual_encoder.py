@@ -10,26 +10,23 @@ import numpy as np
 from icl.errors import ModelError
 from icl.images import Image
 from retrievers.machinery.checkpoints import BATCH, load_pretrained
+from retrievers.machinery.embedder_device import Placement, on_device
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 class DualEncoder:
-    """A loaded checkpoint in float32, on the GPU if there is one."""
+    """A loaded checkpoint with an image tower and a text tower."""
 
-    def __init__(self, folder: Path) -> None:
-        import torch
-
-        model, processor = load_pretrained(folder, "AutoProcessor", "embedder 'encoder':")
+    def __init__(self, folder: Path, placement: Placement) -> None:
+        model, processor = load_pretrained(folder, "AutoProcessor", "embedder 'encoder':", placement)
         for tower in ("get_image_features", "get_text_features"):
             if not hasattr(model, tower):
                 raise ModelError(
                     f"embedder 'encoder': {folder} is a {type(model).__name__}, which has no {tower}. "
                     f"Use a checkpoint with an image tower and a text tower (CLIP, SigLIP)."
                 )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.to(self.device)
-        self.processor = processor
+        self.model, self.processor = model, processor
         self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
         positions = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
         self.max_tokens = min(positions, processor.tokenizer.model_max_length) if positions else None
@@ -106,7 +103,7 @@ class DualEncoder:
         with torch.inference_mode():
             for batch in batches:
                 inputs = prepare(batch)
-                out = tower(**{key: value.to(self.device) for key, value in inputs.items()})
+                out = tower(**on_device(inputs, self.model))
                 features = out if isinstance(out, torch.Tensor) else out.pooler_output
                 rows.append(features.float().cpu().numpy())
         if not rows:
@@ -120,6 +117,6 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 @lru_cache(maxsize=2)
-def load_dual_encoder(folder: Path, digest: str) -> DualEncoder:
+def load_dual_encoder(folder: Path, digest: str, placement: Placement) -> DualEncoder:
     """The loaded checkpoint of a folder, shared by all users. A new digest means a new key."""
-    return DualEncoder(folder)
+    return DualEncoder(folder, placement)

@@ -20,6 +20,7 @@ from icl.errors import ConfigError, ModelError
 from icl.images import Image
 from icl.types import Example, Query
 from retrievers.base import Embedder
+from retrievers.machinery.embedder_device import placements
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 from retrievers.machinery.vector_store import FORMAT, VectorStore, warn
 
@@ -86,8 +87,13 @@ class EmbeddingCache:
 
 
 def embedder_identity(embedder: Embedder) -> str:
-    """The digest of an embedder, with the digests of the code of each class in it that is not the toolkit's."""
-    return " ".join([embedder.digest, *_code_digests(describe(embedder))])
+    """What decides the vectors of an embedder.
+
+    Its digest, the digests of the code of each class in it that is not the toolkit's, and device kind, dtype and TF32
+    where they are not those of float32 on a CPU.
+    """
+    places = [placement.key for placement in placements(embedder) if placement.key]
+    return " ".join([embedder.digest, *_code_digests(describe(embedder)), *places])
 
 
 def _code_digests(node: Any) -> Iterator[str]:

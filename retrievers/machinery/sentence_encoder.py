@@ -5,18 +5,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from retrievers.machinery.checkpoints import BATCH, load_pretrained
+from retrievers.machinery.embedder_device import Placement
 from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
 class SentenceEncoder:
-    """A loaded sentence encoder in float32, on the GPU if there is one."""
+    """A loaded sentence encoder."""
 
-    def __init__(self, folder: Path, max_tokens: int) -> None:
-        import torch
-
-        model, self.tokenizer = load_pretrained(folder, "AutoTokenizer", "the sentence encoder")
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.max_tokens = model.to(self.device), max_tokens
+    def __init__(self, folder: Path, max_tokens: int, placement: Placement) -> None:
+        self.model, self.tokenizer = load_pretrained(folder, "AutoTokenizer", "the sentence encoder", placement)
+        self.max_tokens = max_tokens
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """The vector of each text, [N, D], unit rows."""
@@ -28,13 +26,13 @@ class SentenceEncoder:
                 batch = list(texts[start : start + BATCH])
                 inputs = self.tokenizer(
                     batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-                ).to(self.device)
+                ).to(self.model.device)
                 states, mask = self.model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
                 rows.append(((states * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy())
         return stack_batches(rows)
 
 
 @lru_cache(maxsize=2)
-def load_sentence_encoder(folder: Path, max_tokens: int) -> SentenceEncoder:
+def load_sentence_encoder(folder: Path, max_tokens: int, placement: Placement) -> SentenceEncoder:
     """The loaded encoder of a folder, shared by all users."""
-    return SentenceEncoder(folder, max_tokens)
+    return SentenceEncoder(folder, max_tokens, placement)

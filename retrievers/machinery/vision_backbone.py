@@ -8,19 +8,17 @@ from typing import Any
 from icl.errors import ModelError
 from icl.images import Image
 from retrievers.machinery.checkpoints import BATCH, load_pretrained
+from retrievers.machinery.embedder_device import Placement, on_device
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
 class VisionBackbone:
-    """A loaded vision backbone in float32, on the GPU if there is one."""
+    """A loaded vision backbone."""
 
-    def __init__(self, folder: Path) -> None:
-        import torch
-
-        model, self.processor = load_pretrained(folder, "AutoImageProcessor", "embedder 'vision':")
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = getattr(model, "vision_model", model).to(self.device)
+    def __init__(self, folder: Path, placement: Placement) -> None:
+        model, self.processor = load_pretrained(folder, "AutoImageProcessor", "embedder 'vision':", placement)
+        self.model = getattr(model, "vision_model", model)
 
     def embed_images(self, images: Sequence[Image], pool: str) -> Vectors:
         """The vector of each image, [N, D], unit rows. pool: see the embedder `vision`."""
@@ -29,7 +27,7 @@ class VisionBackbone:
         rows = []
         with torch.inference_mode():
             for pil_images in decode_batches(images, BATCH):
-                inputs = self.processor(images=pil_images, return_tensors="pt").to(self.device)
+                inputs = on_device(self.processor(images=pil_images, return_tensors="pt"), self.model)
                 rows.append(self._pooled(self.model(**inputs), pool).float().cpu().numpy())
         return stack_batches(rows)
 
@@ -52,6 +50,6 @@ class VisionBackbone:
 
 
 @lru_cache(maxsize=2)
-def load_vision_backbone(folder: Path, digest: str) -> VisionBackbone:
+def load_vision_backbone(folder: Path, digest: str, placement: Placement) -> VisionBackbone:
     """The loaded backbone of a folder, shared by all users. A new digest means a new key."""
-    return VisionBackbone(folder)
+    return VisionBackbone(folder, placement)

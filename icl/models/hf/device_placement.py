@@ -12,8 +12,14 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvmap", "/dev/dxg", "/dev
 """
 
 
-def resolve_device(name: str, device_map: str | None = None) -> tuple[str, str]:
-    """(kind, device), with 'auto' resolved. Raises ModelError if the accelerator is not available."""
+def resolve_device(name: str, device_map: str | None = None, key: str = "model.device") -> tuple[str, str]:
+    """(kind, device), with 'auto' resolved. Raises ModelError if the accelerator is not available.
+
+    Args:
+        name: The device.
+        device_map: The device map of accelerate, in place of a device.
+        key: Where the device is set, for the error.
+    """
     if (device_map is not None or name == "auto") and not _may_have_cuda():
         return "cpu", "cpu"
     import torch
@@ -23,16 +29,16 @@ def resolve_device(name: str, device_map: str | None = None) -> tuple[str, str]:
         return default, default
     kind, _, number = name.partition(":")
     if kind not in TYPES or (number and not number.isdigit()):
-        raise ModelError(f"model.device: '{name}' is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu.")
+        raise ModelError(f"{key}: '{name}' is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu.")
     if kind == "cuda":
         count = torch.cuda.device_count()
         if int(number or 0) >= count:
             raise ModelError(
-                f"model.device: '{name}' is requested, but torch sees {count or 'no'} CUDA devices. "
+                f"{key}: '{name}' is requested, but torch sees {count or 'no'} CUDA devices. "
                 "Use `device: cpu` or `auto`, or install a torch with CUDA."
             )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("model.device: 'mps' is requested, but this machine has none. Use `device: cpu` or `auto`.")
+        raise ModelError(f"{key}: 'mps' is requested, but this machine has none. Use `device: cpu` or `auto`.")
     return kind, name
 
 

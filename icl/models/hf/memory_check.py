@@ -7,7 +7,7 @@ from icl.errors import ModelError
 from icl.models.hf import prequantized
 from icl.models.hf.device_memory import device_memory
 from icl.models.hf.device_placement import resolve_device, resolve_dtype
-from icl.models.hf.memory_estimate import ModelShape, model_shape
+from icl.models.hf.memory_estimate import CONTEXT_BYTES, ModelShape, model_shape, weights_bytes
 from icl.models.hf.memory_plan import MemoryPlan, RequestSize, WeightPrecision, plan_memory, weights_problem
 
 if TYPE_CHECKING:
@@ -54,6 +54,13 @@ def check_weights_fit(hf: "HF") -> None:
     stored = precision(hf, resolve_dtype(hf.device, None, hf.dtype))
     if problem := weights_problem(shape, stored, memory.free, "the main memory" if memory.kind == "cpu" else place):
         raise ModelError(f"model {hf.path}: {problem}")
+
+
+def loaded_bytes(hf: "HF") -> float:
+    """Bytes of the weights and of the context of a GPU. Packed checkpoints count as if they were not."""
+    stored = precision(hf, resolve_dtype(hf.device, hf.device_map, hf.dtype))
+    weights = weights_bytes(_shape(hf), stored.quantize, stored.element_bytes, stored.double_quant)
+    return weights + CONTEXT_BYTES
 
 
 def precision(hf: "HF", dtype: str) -> WeightPrecision:

@@ -168,6 +168,18 @@ class HF(LogitModel):
         method = prequantized.method(self.checkpoint)
         return (prequantized.note(method),) if method else ()
 
+    @property
+    def device_type(self) -> str:
+        from icl.models.hf.device_placement import resolve_device
+
+        return resolve_device(self.device, self.device_map)[0]
+
+    def gpu_bytes(self, total: float) -> float:
+        """The weights, and a quarter of the GPU for batches and image features."""
+        from icl.models.hf.memory_check import loaded_bytes
+
+        return loaded_bytes(self) + total / 4 if self.device_type != "cpu" else 0.0
+
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
         """What the checkpoint needs on a GPU. None if its weights are stored packed."""
         from icl.models.hf.memory_check import checkpoint_plan

@@ -45,6 +45,7 @@ class VLLM(Model):
     abilities: ClassVar[frozenset[str]] = frozenset({"generate", "score", "strategies"})
     supports_adapters: ClassVar[bool] = True
     plans_prompt_sizes: ClassVar[bool] = True
+    owns_gpu: ClassVar[bool] = True
     quantizations: ClassVar[tuple[str, ...]] = ("any that vLLM knows", "the checkpoint's own")
 
     path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
