@@ -15,7 +15,7 @@ from icl.errors import ConfigError
 from icl.models.base import Model
 from icl.registry import NestedComponent, component
 from icl.types import Example, Part, Prompt, Query, Turn
-from retrievers.machinery.embedder_device import Placement
+from retrievers.machinery.embedder_device import EmbedderPlacement
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 BATCH = 16
@@ -38,10 +38,10 @@ class E5V:
             )
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> EmbedderPlacement:
         """The device of the model. Its dtype is a part of the digest."""
         kind = self.model.device_type
-        return Placement(kind, "float32" if kind == "cpu" else "auto")
+        return EmbedderPlacement(kind, "float32" if kind == "cpu" else "auto")
 
     @property
     def digest(self) -> str:

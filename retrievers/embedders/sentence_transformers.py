@@ -14,7 +14,7 @@ import numpy as np
 from icl.errors import ModelError
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
-from retrievers.machinery.embedder_device import GIB, EmbedderDtype, PlacedEmbedder, Placement, weight_bytes
+from retrievers.machinery.embedder_device import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
@@ -64,7 +64,7 @@ class SentenceTransformers(PlacedEmbedder):
 
 
 @lru_cache(maxsize=2)
-def _load(path: str, placement: Placement) -> Any:
+def _load(path: str, placement: EmbedderPlacement) -> Any:
     from retrievers.machinery.optional_packages import import_optional
 
     module = import_optional("sentence_transformers", "sentence_transformers", "sentence-transformers")

@@ -8,7 +8,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.quiet_progress import hide_transformers_progress
-from retrievers.machinery.embedder_device import Placement
+from retrievers.machinery.embedder_device import EmbedderPlacement
 
 BATCH = 64
 SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
@@ -57,7 +57,7 @@ def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
-def load_pretrained(folder: Path, processor_class: str, name: str, placement: Placement) -> tuple[Any, Any]:
+def load_pretrained(folder: Path, processor_class: str, name: str, placement: EmbedderPlacement) -> tuple[Any, Any]:
     """Load a model, and its processor.
 
     Args:

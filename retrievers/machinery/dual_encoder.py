@@ -10,7 +10,7 @@ import numpy as np
 from icl.errors import ModelError
 from icl.images import Image
 from retrievers.machinery.checkpoints import BATCH, load_pretrained
-from retrievers.machinery.embedder_device import Placement, on_device
+from retrievers.machinery.embedder_device import EmbedderPlacement, on_device
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
@@ -18,7 +18,7 @@ from retrievers.machinery.vector_math import Vectors, normalize_rows
 class DualEncoder:
     """A loaded checkpoint with an image tower and a text tower."""
 
-    def __init__(self, folder: Path, placement: Placement) -> None:
+    def __init__(self, folder: Path, placement: EmbedderPlacement) -> None:
         model, processor = load_pretrained(folder, "AutoProcessor", "embedder 'encoder':", placement)
         for tower in ("get_image_features", "get_text_features"):
             if not hasattr(model, tower):
@@ -117,6 +117,6 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 @lru_cache(maxsize=2)
-def load_dual_encoder(folder: Path, digest: str, placement: Placement) -> DualEncoder:
+def load_dual_encoder(folder: Path, digest: str, placement: EmbedderPlacement) -> DualEncoder:
     """The loaded checkpoint of a folder, shared by all users. A new digest means a new key."""
     return DualEncoder(folder, placement)

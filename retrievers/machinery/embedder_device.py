@@ -22,7 +22,7 @@ EmbedderDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Placement:
+class EmbedderPlacement:
     """A device, and the dtype of the weights. dtype: 'auto' is that of the checkpoint."""
 
     device: str
@@ -52,11 +52,11 @@ class PlacedEmbedder:
     digest: Any
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> EmbedderPlacement:
         """The device and the dtype. Raises ModelError if there is no such device."""
         device = auto_device(self) if self.device == "auto" else resolve_device(self.device, key="embedder.device")[1]
         dtype = "float32" if self.dtype == "auto" and device == "cpu" else self.dtype
-        return Placement(device, dtype)
+        return EmbedderPlacement(device, dtype)
 
     def checkpoint_bytes(self) -> int:
         """Bytes of the weights."""
@@ -119,10 +119,10 @@ def gpu_memory() -> tuple[float, float]:
     return float(free), float(total)
 
 
-def placements(component: Any) -> Iterator[Placement]:
+def placements(component: Any) -> Iterator[EmbedderPlacement]:
     """The placements of all embedders in a component, such as those of a retriever."""
     placement = getattr(component, "placement", None)
-    if isinstance(placement, Placement):
+    if isinstance(placement, EmbedderPlacement):
         yield placement
     for value in _values(component):
         yield from placements(value)

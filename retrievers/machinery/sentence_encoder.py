@@ -5,14 +5,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from retrievers.machinery.checkpoints import BATCH, load_pretrained
-from retrievers.machinery.embedder_device import Placement
+from retrievers.machinery.embedder_device import EmbedderPlacement
 from retrievers.machinery.vector_math import Vectors, stack_batches
 
 
 class SentenceEncoder:
     """A loaded sentence encoder."""
 
-    def __init__(self, folder: Path, max_tokens: int, placement: Placement) -> None:
+    def __init__(self, folder: Path, max_tokens: int, placement: EmbedderPlacement) -> None:
         self.model, self.tokenizer = load_pretrained(folder, "AutoTokenizer", "the sentence encoder", placement)
         self.max_tokens = max_tokens
 
@@ -33,6 +33,6 @@ class SentenceEncoder:
 
 
 @lru_cache(maxsize=2)
-def load_sentence_encoder(folder: Path, max_tokens: int, placement: Placement) -> SentenceEncoder:
+def load_sentence_encoder(folder: Path, max_tokens: int, placement: EmbedderPlacement) -> SentenceEncoder:
     """The loaded encoder of a folder, shared by all users."""
     return SentenceEncoder(folder, max_tokens, placement)

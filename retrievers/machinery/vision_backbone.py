@@ -8,7 +8,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.images import Image
 from retrievers.machinery.checkpoints import BATCH, load_pretrained
-from retrievers.machinery.embedder_device import Placement, on_device
+from retrievers.machinery.embedder_device import EmbedderPlacement, on_device
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, stack_batches
 
@@ -16,7 +16,7 @@ from retrievers.machinery.vector_math import Vectors, stack_batches
 class VisionBackbone:
     """A loaded vision backbone."""
 
-    def __init__(self, folder: Path, placement: Placement) -> None:
+    def __init__(self, folder: Path, placement: EmbedderPlacement) -> None:
         model, self.processor = load_pretrained(folder, "AutoImageProcessor", "embedder 'vision':", placement)
         self.model = getattr(model, "vision_model", model)
 
@@ -50,6 +50,6 @@ class VisionBackbone:
 
 
 @lru_cache(maxsize=2)
-def load_vision_backbone(folder: Path, digest: str, placement: Placement) -> VisionBackbone:
+def load_vision_backbone(folder: Path, digest: str, placement: EmbedderPlacement) -> VisionBackbone:
     """The loaded backbone of a folder, shared by all users. A new digest means a new key."""
     return VisionBackbone(folder, placement)

@@ -16,7 +16,7 @@ from icl.models.checkpoint_errors import reason
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.checkpoint import Checkpoint
 from retrievers.machinery.dual_encoder import DualEncoder
-from retrievers.machinery.embedder_device import Placement
+from retrievers.machinery.embedder_device import EmbedderPlacement
 from retrievers.machinery.sentence_encoder import SentenceEncoder
 from retrievers.machinery.vision_backbone import VisionBackbone
 
@@ -76,10 +76,10 @@ def test_a_run_is_refused_with_status_2_and_one_sentence(
     "open_", [DualEncoder, VisionBackbone, lambda folder, place: SentenceEncoder(folder, 8, place)]
 )
 def test_embedders_refuse_it_too(
-    checkpoint: Callable[[str], Path], mark: Path, open_: Callable[[Path, Placement], object]
+    checkpoint: Callable[[str], Path], mark: Path, open_: Callable[[Path, EmbedderPlacement], object]
 ) -> None:
     with pytest.raises(ModelError, match=REFUSED):
-        open_(checkpoint("encoder"), Placement("cpu", "float32"))
+        open_(checkpoint("encoder"), EmbedderPlacement("cpu", "float32"))
     assert not mark.exists()
 
 

@@ -14,7 +14,7 @@ from retrievers.embedders.mix import Mix
 from retrievers.embedders.paired import Paired
 from retrievers.knn import KNN
 from retrievers.machinery import embedder_device
-from retrievers.machinery.embedder_device import GIB, GPURoom, Placement, placed_embedders, reserve_for_models
+from retrievers.machinery.embedder_device import GIB, EmbedderPlacement, GPURoom, placed_embedders, reserve_for_models
 from retrievers.machinery.embedding_cache import embedder_identity
 
 
@@ -70,7 +70,7 @@ def test_the_place_is_decided_before_the_models_are_loaded(gpu: dict[str, float]
 def test_vllm_has_the_gpu_for_itself_and_cuda_is_not_started(gpu: dict[str, float], monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: pytest.fail("CUDA was started"))
     reserve_for_models([HF(), VLLM()])
-    assert Encoder().placement == Placement("cpu", "float32")
+    assert Encoder().placement == EmbedderPlacement("cpu", "float32")
 
 
 @pytest.mark.usefixtures("gpu", "weights")
@@ -85,8 +85,8 @@ def test_an_endpoint_leaves_the_gpu_to_embedders_and_a_second_one_needs_room_too
 
 @pytest.mark.usefixtures("gpu")
 def test_a_device_and_a_dtype_that_the_user_sets_win() -> None:
-    assert Encoder(device="cpu").placement == Placement("cpu", "float32")
-    assert Encoder(device="cuda:0", dtype="float16").placement == Placement("cuda:0", "float16")
+    assert Encoder(device="cpu").placement == EmbedderPlacement("cpu", "float32")
+    assert Encoder(device="cuda:0", dtype="float16").placement == EmbedderPlacement("cuda:0", "float16")
     with pytest.raises(ModelError, match=r"embedder\.device: 'gpu' is not a device\. Use auto, cpu, cuda"):
         _ = Encoder(device="gpu").placement
     with pytest.raises(ModelError, match=r"embedder\.device: 'cuda:3' is requested, but torch sees 1 CUDA"):

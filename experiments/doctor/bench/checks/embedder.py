@@ -41,9 +41,9 @@ def load_encoder(device: str) -> Any:
     from retrievers.embedders.encoder import Encoder
     from retrievers.machinery.checkpoints import find_checkpoint
     from retrievers.machinery.dual_encoder import DualEncoder
-    from retrievers.machinery.embedder_device import Placement
+    from retrievers.machinery.embedder_device import EmbedderPlacement
 
-    return DualEncoder(find_checkpoint(Encoder().path), Placement(device, "float32"))
+    return DualEncoder(find_checkpoint(Encoder().path), EmbedderPlacement(device, "float32"))
 
 
 def neighbors(vectors: Any) -> Any:
