@@ -25,6 +25,8 @@ html_css_files = ["site.css"]
 html_copy_source = False
 
 myst_heading_anchors = 4
+nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -39,6 +41,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries, and intern
 # Notebooks run in a folder of their own, on the CPU, without a network, and without lines of progress.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "CUDA_VISIBLE_DEVICES": "",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
