@@ -22,7 +22,9 @@ def python_blocks(path: Path) -> Iterator[str]:
     if path.suffix == ".md":
         yield from re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     else:
-        yield from ("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code")
+        for cell in json.loads(text)["cells"]:
+            if cell["cell_type"] == "code":
+                yield re.sub(r"(?m)^(%%|!).*", "", "".join(cell["source"]))  # commands of IPython
 
 
 def toolkit_imports(code: str) -> Iterator[tuple[str, str]]:
