@@ -231,6 +231,22 @@ def test_repair_leaves_a_whole_file_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"query": "a"}\n'
 
 
+@pytest.mark.parametrize(
+    ("content", "repaired"),
+    [
+        (b'{"a": 1}\n{"b"', b'{"a": 1}\n'),
+        (b'{"a": 1}\n{"b": 2}', b'{"a": 1}\n{"b": 2}\n'),
+        (b'{"a": 1}', b'{"a": 1}\n'),
+        (b'{"a"', b""),
+    ],
+)
+def test_repair_changes_the_last_line_alone(tmp_path: Path, content: bytes, repaired: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    assert truncate_partial_line(path, lambda line: line.endswith(b"}") and line.startswith(b"{"))
+    assert path.read_bytes() == repaired
+
+
 def test_json_is_replaced_in_one_step_and_leaves_no_part_behind(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_run({"name": "a"})
