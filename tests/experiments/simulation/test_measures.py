@@ -5,6 +5,7 @@ import pytest
 
 from experiments.cli.main import main
 from experiments.config.keys import StopSpec
+from experiments.simulation import measures
 from experiments.simulation.designs import DESIGNS, PAGE_DESIGNS, SCORE, PageDesign, draw_frames, draw_scores
 from experiments.simulation.measures import comparison_rows, family_rows, null_page, page_rows, saving_rows
 from experiments.stats.arms import UNIT
@@ -49,6 +50,18 @@ def test_pages_of_null_data_are_rarely_false(monkeypatch):
     single, tasks = page_rows(["single", "three tasks"], [20], 4)
     assert (single["design"], tasks["design"]) == ("single", "three tasks")
     assert single["pages with a false sentence"] <= 0.5
+    monkeypatch.setattr(measures, "null_page", _different_page)
+    (row,) = page_rows(["single"], [20], 2)
+    assert (row["pages with a false sentence"], row["by topic"]) == (
+        1.0,
+        "Decoding 1.000, ICL gain 1.000, Retrieval 1.000, Vote 1.000",
+    )
+
+
+def _different_page(draw, design, count):
+    """A page on which vcd and knn are always right, and the others never."""
+    page = null_page(draw, design, count)
+    return page.assign(lenient=((page["decoding"] == "vcd") | (page["retriever"] == "knn")).astype(float))
 
 
 def test_families_that_stop_early_save_samples_and_keep_their_level():
