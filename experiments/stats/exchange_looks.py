@@ -60,7 +60,7 @@ class ExchangeLooks:
         bound = inf
         for i, this in enumerate(self.levels):
             budget = removed + len(size) * (this - level) * time**self.rho - np.count_nonzero(~self.alive[i])
-            values, counts = np.unique(size[self.alive[i] & (size > 0)], return_counts=True)
+            values, counts = np.unique(size[self.alive[i]], return_counts=True)
             allowed = np.flatnonzero(np.cumsum(counts[::-1])[::-1] <= budget + ROUNDING)
             bound = min(bound, float(values[allowed[0]]) if len(allowed) else inf)
             self.alive[i] &= ~(size >= bound)

@@ -42,3 +42,10 @@ def test_the_rounding_is_at_most_2_to_the_minus_53_of_the_largest_sum(scale):
     values[0] = 1.01 * 2.0 ** math.ceil(math.log2(scale))
     error = np.abs(exactly_summable(values, 64) - values).max()
     assert 0 < error <= 64 * values.max() * 2.0**-53
+
+
+def test_sums_near_the_largest_possible_one_are_exact_too():
+    """1,000 values near 1 need all of the 53 bits."""
+    values = exactly_summable(0.98 + 0.02 * np.random.default_rng(4).random(1000), 1000)
+    assert float(np.cumsum(values)[-1]) == math.fsum(values)
+    assert float(np.cumsum(values[::-1])[-1]) == math.fsum(values)

@@ -299,3 +299,13 @@ def test_retrievers_without_random_are_compared_with_the_first(run):
         == "`random` is not among the retrievers, so they are compared with knn; add it to test them against chance."
     )
     assert only(findings(run({(0, "", "greedy"): 0.5, (4, "knn", "greedy"): 0.5})), "Retrieval") == []
+
+
+def test_retrievers_are_compared_at_one_shot_and_never_at_none(run):
+    cells = {(0, "", "greedy"): 0.9, (1, "random", "greedy"): 0.5, (1, "knn", "greedy"): 0.8}
+    (one,) = only(findings(run(cells)), "Retrieval")
+    assert (one.verdict, one.claim) == ("better", "knn beats random")
+    frame = run(cells)
+    frame["retriever"] = frame["retriever"].fillna("knn")  # labeled although it cannot matter
+    (again,) = only(findings(frame), "Retrieval")
+    assert again.numbers == one.numbers

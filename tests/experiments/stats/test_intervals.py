@@ -83,11 +83,12 @@ def test_clustered_interval_covers_and_the_plain_one_does_not():
     assert plain / 400 < 0.85
 
 
-@pytest.mark.parametrize("count", [8, 30, 60])
-def test_values_outside_0_to_1_have_students_interval(count):
+@pytest.mark.parametrize("count", [8, 30, 60, 99, 100, 400])
+def test_values_outside_0_to_1_have_students_interval_and_that_of_z_from_100_clusters_on(count):
     x = np.random.default_rng(3).normal(3, 2, count)
     estimate = estimate_mean(x)
-    expected = stats.t.interval(0.95, count - 1, x.mean(), stats.sem(x))
+    law = stats.t(count - 1, x.mean(), stats.sem(x)) if count < 100 else stats.norm(x.mean(), stats.sem(x))
+    expected = law.interval(0.95)
     assert (estimate.low, estimate.high) == pytest.approx(expected)
 
 
