@@ -2,15 +2,20 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from experiments.results.run_view import RunView
 
 from icl.errors import ConfigError
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN]", help="a run directory, or two of them", show_default=False)
+    ],
     *,
     to: Annotated[
         list[str] | None,
@@ -35,10 +40,12 @@ def command(
 ) -> None:
     """Arms are paired by query and seed. Arms with other queries or seeds than their reference are refused.
 
+    Two runs: the arms of the second against those of the first, and which settings and versions differ.
+
     With a column of the data there is a row for each of its values, p is corrected over all rows, and a test says
     whether the differences depend on the column.
 
-    `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --by category`
+    `icl compare runs/x --to decoding=greedy --by task`; `icl compare runs/x --by category`; `icl compare runs/x runs/y`
     """
     from rich.console import Console
 
@@ -51,8 +58,6 @@ def command(
     from experiments.report.sample_detail import parse_settings
     from experiments.results.column_effects import column_effects
     from experiments.results.data_columns import split_view
-    from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
     from experiments.stats.compare import BASELINE, compare
     from experiments.store.store import write_text
     from experiments.terminal.spinner import spinner
@@ -64,11 +69,13 @@ def command(
     setting = parse_settings(to or [], "--to")
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        view = view_run(load_run(run, trust), metric or None, None if BASELINE in setting else setting)
+        view, notes = _read(runs, metric, None if BASELINE in setting else setting, trust)
+    for note in notes:
+        print(note)
     for warning in filter(None, (view.unfinished, view.mixed_versions)):
         print(warning, file=sys.stderr)
     if view.is_sequential:
-        raise ConfigError(f"{view.sequential_note} (icl report {run})")
+        raise ConfigError(f"{view.sequential_note} (icl report {view.path})")
     reference = setting or dict(view.to)
     if not reference:
         raise ConfigError("the run has a single arm: there is nothing to compare.")
@@ -85,10 +92,30 @@ def command(
         print_comparison(table, parts, Console())
         effects = [column_effects(view, name) for name in columns if BASELINE not in setting]
         print_interactions(effects, Console())
-        print_answers(view, Console())
+        if len(runs) == 1:
+            print_answers(view, Console())
     if page is not None:
         write_text(page, render_controls_page(view))
         print(f"wrote {page}")
     if csv is not None:
         write_text(csv, table.to_csv(index=False))
         print(f"wrote {csv}")
+
+
+def _read(
+    runs: "list[Path]", metric: str, to: "dict[str, str] | None", trust: bool
+) -> "tuple[RunView, tuple[str, ...]]":
+    """(the view of one run, or of two paired ones, sentences on what differs between two)."""
+    from experiments.results.loaded_run import load_run
+    from experiments.results.paired_runs import pair_runs
+    from experiments.results.run_view import NO_REFERENCE, view_run
+
+    if len(runs) > 2:
+        raise ConfigError(f"icl compare takes one run or two, not {len(runs)}. `icl merge ALL RUN ...` joins several.")
+    if len(runs) == 1:
+        return view_run(load_run(runs[0], trust), metric or None, to), ()
+    if to:
+        raise ConfigError("--to: the first of two runs is the reference. Leave it out.")
+    first = view_run(load_run(runs[0], trust), metric or None, NO_REFERENCE)
+    paired = pair_runs(first, view_run(load_run(runs[1], trust), first.metric, NO_REFERENCE))
+    return paired.view, paired.notes

@@ -49,6 +49,23 @@ def version_differences(frame: "DataFrame", store: "Store") -> str:
     return f"Samples of this run come from different versions: {'; '.join(listed)}. Arms may differ because of them."
 
 
+def differing_environments(first: "Store", second: "Store") -> str:
+    """The versions, devices and commits in which the processes of two runs differ: 'torch 2.3 → 2.4', or ''."""
+    sides: list[dict[str, dict[str, None]]] = []
+    for store in (first, second):
+        values: dict[str, dict[str, None]] = {}
+        for record in read_invocations(store).values():
+            for name, value in _facts(record):
+                values.setdefault(name, {})[value] = None
+        sides.append(values)
+    names = sorted((name for name in {*sides[0], *sides[1]} if sides[0].get(name) != sides[1].get(name)), key=_place)
+    listed = [" → ".join(" and ".join(side.get(name, ("none",))) for side in sides) for name in names[:MAX_DIFFERENCES]]
+    texts = [f"{name} {values}" for name, values in zip(names, listed, strict=False)]
+    if len(names) > MAX_DIFFERENCES:
+        texts.append(f"{len(names) - MAX_DIFFERENCES:,} more")
+    return "; ".join(texts)
+
+
 def describe_invocation(record: Mapping[str, Any]) -> str:
     """The start, the main versions, the devices and the commit of a process, in one line."""
     facts = dict(_facts(record))

@@ -54,6 +54,7 @@ from experiments.stats.floor_effects import ceiling_effects, floor_effects, name
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.stats.sample_rows import scores_by_names_used
 from experiments.stopping.records import FamilyRecord, common_queries, read_families
+from experiments.store.imported import changed_since_merge
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -63,6 +64,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
     from experiments.results.loaded_run import Run
+
+
+NO_REFERENCE: Mapping[str, Any] = {}
+"""The setting of a view whose arms are not compared with each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +220,9 @@ class RunView:
 
     @cached_property
     def mixed_versions(self) -> str:
-        """A sentence if the samples come from different versions of libraries, devices or commits, else ''."""
-        return version_differences(self.frame, Store(self.path))
+        """Sentences if samples come from different versions, devices or commits, or a merged run is out of date."""
+        sentences = changed_since_merge(self.path, self.info), version_differences(self.frame, Store(self.path))
+        return " ".join(filter(None, sentences))
 
     @cached_property
     def reference(self) -> str:
@@ -352,7 +358,7 @@ def view_run(
     Args:
         run: The run.
         metric: The metric of comparisons, by default that of the config.
-        to: The reference setting, by default that of the config.
+        to: The reference setting, by default that of the config; NO_REFERENCE for none.
         by: Columns of the data by which the run is reported, by default those of the config or of its presets.
 
     Raises:
@@ -390,7 +396,9 @@ def view_run(
     samples = samples.drop(columns=old).assign(**judged, **owns)
     better = SharedAttrs({m: better_of(frame, m) for m in metrics})
     setting = to or _sole(samples, compare.get("to") or {}, store)
-    reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
+    reference: dict[str, Any] = {}
+    if to is not NO_REFERENCE:
+        reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
     return RunView(
         path=run.path,
         trust=run.trust,

@@ -1,0 +1,106 @@
+"""The runs of a folder: name, time, arms, samples, the best score and the state of each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.results.loaded_run import load_run
+from experiments.results.run_view import NO_REFERENCE, RunView, view_run
+from experiments.stats.arms import describe_arm, iter_arms, varying_axes
+from experiments.stats.formatting import format_share
+from experiments.store.imported import IMPORTED, MERGED
+from experiments.store.lock import is_locked
+from experiments.store.store import Store
+from icl.errors import ICLError, StoreError
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run of a folder.
+
+    Attributes:
+        path: The run directory.
+        time: The end of its last session, or its start; None if it has none.
+        arms: The number of settings, over all seeds.
+        done: The number of samples that did not fail.
+        planned: The number of samples of its cells.
+        score: The best mean of the primary metric, in words; '' without scores.
+        state: 'finished', 'running', 'imported', 'merged', 'unreadable', or how it stopped.
+        problem: Why it cannot be read, or ''.
+    """
+
+    path: Path
+    time: datetime | None
+    arms: int
+    done: int
+    planned: int
+    score: str
+    state: str
+    problem: str = ""
+
+
+def list_runs(folder: Path) -> list[RunSummary]:
+    """The runs in a folder, or the folder itself if it is one; the latest first.
+
+    Raises:
+        StoreError: There is no such folder.
+    """
+    if (folder / "run.json").is_file():
+        return [summarize_run(folder)]
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is no folder. `icl run` writes runs into `runs`, or the folder of --runs.")
+    runs = [summarize_run(path.parent) for path in sorted(folder.glob("*/run.json"))]
+    return sorted(runs, key=lambda run: run.time.timestamp() if run.time else -math.inf, reverse=True)
+
+
+def summarize_run(path: Path) -> RunSummary:
+    """The summary of a run directory. A damaged one is unreadable, which is not raised."""
+    try:
+        info = Store(path).read_run() or {}
+        planned = sum(info.get("sizes") or ())
+        if not len(load_run(path).lazy_samples()):
+            return RunSummary(path, _time(info), 0, 0, planned, "", _state(path, info))
+        view = view_run(load_run(path), to=NO_REFERENCE, by=())
+        arms = {tuple(arm.values()) for arm, _ in iter_arms(view.scores, view.axes)}
+        done = len(view.scores) - view.failed
+        return RunSummary(path, _time(info), len(arms), done, max(planned, done), _best(view), _state(path, info))
+    except ICLError as error:
+        return RunSummary(path, None, 0, 0, 0, "", "unreadable", str(error))
+
+
+def _best(view: RunView) -> str:
+    """'lenient .871 (knn, 4 shots)': the arm with the best mean; the first one if no direction is good."""
+    names = varying_axes(view.scores, view.axes)
+    means = [
+        (float(rows[view.metric].mean()), describe_arm(arm, names)) for arm, rows in iter_arms(view.scores, view.axes)
+    ]
+    known = [(mean, name) for mean, name in means if not math.isnan(mean)]
+    if not known:
+        return ""
+    pick = {"higher": max, "lower": min}.get(view.better)
+    mean, name = pick(known, key=lambda pair: pair[0]) if pick else known[0]
+    return f"{view.metric} {format_share(mean)}{f' ({name})' if name else ''}"
+
+
+def _state(path: Path, info: dict[str, Any]) -> str:
+    if is_locked(path):
+        return "running"
+    state = str((info.get("sessions") or [{}])[-1].get("state", "finished"))
+    kind = next((key for key in (MERGED, IMPORTED) if key in info), "")
+    return kind if kind and state == "finished" else state
+
+
+def _time(info: dict[str, Any]) -> datetime | None:
+    times: Sequence[str] = [
+        str(session.get("end") or session.get("start"))
+        for session in info.get("sessions", ())
+        if session.get("end") or session.get("start")
+    ]
+    return max(map(_local, times)) if times else None
+
+
+def _local(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone()
