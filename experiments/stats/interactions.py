@@ -14,9 +14,9 @@
                contrast has a p of at most .05 is then .05. With two parts there is one contrast, up to its sign.
     interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), not corrected.
 
-Simulated (400 to 1,000 draws of each design, clusters of two): the size at a nominal .05 is at most .07 for 2 to 14 parts
-of equal sizes, with clusters inside or across parts, and far below .05 for parts of five clusters. A part of 20 of 200
-pairs, in which both arms seldom differ, and a common effect give .08.
+Simulated (400 to 1,000 draws of each design, clusters of two): the size at a nominal .05 is at most .07 for 2 to 14
+parts of equal sizes, with clusters inside or across parts, and far below .05 for parts of five clusters. A part of 20
+of 200 pairs, in which both arms seldom differ, and a common effect give .08.
 """
 
 from collections.abc import Mapping, Sequence
