@@ -123,8 +123,8 @@ def _check_pairs(sources: Sequence[_Source]) -> None:
     first: dict[tuple[str, str], tuple[Any, Path]] = {}
 
     def same(kind: str, name: str, value: Any, path: Path) -> Path | None:
-        known, where = first.setdefault((kind, name), (value, path))
-        return None if known == value else where
+        earlier, where = first.setdefault((kind, name), (value, path))
+        return None if earlier == value else where
 
     for source in sources:
         for name, node in source.info.get("metrics", {}).items():

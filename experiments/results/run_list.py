@@ -77,11 +77,11 @@ def _best(view: RunView) -> str:
     means = [
         (float(rows[view.metric].mean()), describe_arm(arm, names)) for arm, rows in iter_arms(view.scores, view.axes)
     ]
-    known = [(mean, name) for mean, name in means if not math.isnan(mean)]
-    if not known:
+    scored = [(mean, name) for mean, name in means if not math.isnan(mean)]
+    if not scored:
         return ""
-    pick = {"higher": max, "lower": min}.get(view.better)
-    mean, name = pick(known, key=lambda pair: pair[0]) if pick else known[0]
+    extreme = {"higher": max, "lower": min}.get(view.better)
+    mean, name = extreme(scored, key=lambda pair: pair[0]) if extreme else scored[0]
     return f"{view.metric} {format_share(mean)}{f' ({name})' if name else ''}"
 
 
