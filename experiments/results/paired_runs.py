@@ -151,9 +151,9 @@ def _check_questions(frame: "DataFrame", names: tuple[str, str]) -> None:
     columns = [name for name in ("question", "gold") if name in frame]
     if "gold_before_after" in frame and any(isinstance(value, list) and value for value in frame["gold_before_after"]):
         columns = [name for name in columns if name != "gold"]  # transforms rename answers
-    queries = frame[frame["failed"].isna()].drop_duplicates([RUN, "task", "query"])
+    rows = frame[frame["failed"].isna()].drop_duplicates([RUN, "task", "query"])
     for column in columns:
-        texts = queries.assign(text=queries[column].map(repr)).pivot(index=["task", "query"], columns=RUN, values="text")
+        texts = rows.assign(text=rows[column].map(repr)).pivot(index=["task", "query"], columns=RUN, values="text")
         both = texts.dropna()
         differ = both[both[names[0]] != both[names[1]]] if len(both) else both
         if len(differ):
