@@ -114,7 +114,7 @@ def prefix_rows(layer: Any, places: Sequence[Place], prefix_slots: int, whole: b
 def select_rows(layer: Any, rows: RowIndex) -> Any:
     """A copy of the selected rows."""
     layer = shallow_copy(layer)
-    if isinstance(layer, SharedPrefixLayer):
+    if isinstance(layer, SharedPrefixLayer | PromptLayer):
         layer.select(rows)
     else:
         layer.reorder_cache(rows.on(_device(layer)))

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from icl.device_copies import RowIndex
 from icl.models.hf.shared_prefix import concat_rows
 
 PASSED_ALREADY = frozenset(
@@ -37,9 +38,10 @@ class CrossAttentionLayer(DynamicLayer):  # type: ignore[misc]
     keys: Tensor
     values: Tensor
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        rows = beam_idx.to(self.keys.device)
-        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+    def select(self, rows: RowIndex) -> None:
+        """Keep these rows, in this order."""
+        index = rows.on(self.keys.device)
+        self.keys, self.values = self.keys.index_select(0, index), self.values.index_select(0, index)
 
     def join(self, others: Sequence["CrossAttentionLayer"], order: Sequence[int] | None) -> "CrossAttentionLayer":
         """The rows of this layer and of others. order: index of each row in the result."""
@@ -72,9 +74,10 @@ class StepArgumentsLayer:
             for name, value in self.values.items()
         }
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.rows = len(beam_idx)
-        self.values = {name: value.index_select(0, beam_idx.to(value.device)) for name, value in self.values.items()}
+    def select(self, rows: RowIndex) -> None:
+        """Keep these rows, in this order."""
+        self.rows = len(rows.rows)
+        self.values = {name: value.index_select(0, rows.on(value.device)) for name, value in self.values.items()}
 
     def join(self, others: Sequence["StepArgumentsLayer"], order: Sequence[int] | None) -> "StepArgumentsLayer":
         """The rows of this layer and of others. A row without an argument gets zeros."""
