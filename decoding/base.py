@@ -29,11 +29,11 @@ class StepState(Protocol):
 
     Attributes:
         key: The random stream of the query.
-        memory: Values that a strategy stored, by step.
+        memory: Values that a strategy stored, by step: numbers, or tensors that stay on the device.
     """
 
     key: StreamKey
-    memory: dict[int, int]
+    memory: dict[int, Any]
 
 
 @dataclass
@@ -41,7 +41,7 @@ class InitialStepState:
     """State of an answer before its first step."""
 
     key: StreamKey = StreamKey()
-    memory: dict[int, int] = field(default_factory=dict)
+    memory: dict[int, Any] = field(default_factory=dict)
 
 
 class Generate(Protocol):

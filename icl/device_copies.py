@@ -12,7 +12,13 @@ def copied_to_device(values: Any, dtype: "torch.dtype", device: "torch.device") 
     """A tensor of Python numbers on a device. The host does not wait for the copy."""
     import torch
 
-    on_host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return moved_to_device(torch.tensor(values, dtype=dtype), device)
+
+
+def moved_to_device(on_host: "Tensor", device: "torch.device") -> "Tensor":
+    """A tensor of the host on a device. The host does not wait for the copy."""
+    if device.type == "cuda":
+        on_host = on_host.pin_memory()
     return on_host.to(device, non_blocking=True)
 
 

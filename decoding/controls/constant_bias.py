@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import fit_option_bias
 from decoding.base import Strategy
+from decoding.formulas.constants import constants_like
 from decoding.traits import Traits
 from icl.registry import component
 
@@ -48,5 +49,5 @@ class ConstantBias(Strategy):
         import torch
 
         options = logits[0]
-        biases = options.new_tensor(self.biases)[: options.shape[-1]]
+        biases = constants_like(self.biases, options)[: options.shape[-1]]
         return options + torch.nn.functional.pad(biases, (0, options.shape[-1] - len(biases)))

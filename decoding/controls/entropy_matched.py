@@ -70,9 +70,10 @@ class EntropyMatched(WrappingControl):
         survives = self.surviving_tokens(logits, scores)
         target = entropy(scores.masked_fill(~survives, -float("inf")).double())
         reference = (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~survives, -float("inf"))
-        max_survivors = int(survives.sum(-1).max())
-        if max_survivors < survives.shape[-1]:  # a mask leaves few tokens of a large vocabulary
-            reference = reference.topk(max_survivors).values
+        if logits.device.type == "cpu":  # elsewhere the host would wait for the number
+            max_survivors = int(survives.sum(-1).max())
+            if max_survivors < survives.shape[-1]:  # a mask leaves few tokens of a large vocabulary
+                reference = reference.topk(max_survivors).values
         low = torch.full_like(target, MIN_TEMPERATURE).log()
         high = torch.full_like(target, MAX_TEMPERATURE).log()
         for _ in range(BISECTIONS):

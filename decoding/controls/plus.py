@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
+from decoding.formulas.constants import constants_like
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 
@@ -38,5 +39,6 @@ class Plus(AllBranchesControl):
         return tuple(map(abs, constant_weights(self.of) or ()))
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        scores: Tensor = (logits.new_tensor(self.weights)[:, None, None] * logits).sum(0)
+        weights = constants_like(self.weights, logits)
+        scores: Tensor = (weights[:, None, None] * logits).sum(0)
         return self.apply_inner_mask(logits, step, states, scores)

@@ -9,12 +9,13 @@ from typing import Any
 from decoding.engine.beam_search import BeamSearch
 from decoding.engine.branch_scheduling import BranchHistory, BranchSchedule, choose_schedules
 from decoding.engine.generations import option_generation, text_generation
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 from decoding.engine.logits_processors import build_processors
 from decoding.engine.option_scoring import OptionScoring, option_spellings, score_options
 from decoding.engine.requests import ArmWork, Counters, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.stop_strings import build_stop_criterion
 from decoding.engine.thinking_budget import begin_thinking
-from decoding.engine.token_loop import DecodingGroup, Hypothesis, decode
+from decoding.engine.token_loop import decode
 from decoding.formulas.sampling import Beam
 from icl.models.base import LogitModel, Session
 from icl.types import Generation, Prompt

@@ -19,7 +19,7 @@ from icl.errors import PlanError
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.engine.token_loop import Hypothesis
+    from decoding.engine.hypotheses import Hypothesis
     from icl.models.base import LogitModel
 
 BranchSchedule = Literal["eager", "lazy", "gated"]

@@ -41,12 +41,9 @@ def combine_branches(
     Raises:
         PlanError: The strategy returned scores or a mask of another shape.
     """
-    banned: Tensor | None = None
-    faults: dict[int, str] = {}
-    if not bool(logits.sum(-1).isfinite().all()):
-        logits, banned, faults = _check_logits(logits, step)
-    scores = masked_scores(strategy, logits, step, states, banned)
-    return zero_unusable_rows(scores, faults, f"step {step}: the combined scores of {type(strategy).__name__}")
+    scores, _, numbers = combine_branches_on_device(strategy, logits, step, states)
+    messages = {i: fault_message(strategy, step, row, logits.shape[-1]) for i, row in enumerate(numbers.tolist())}
+    return scores, {i: message for i, message in messages.items() if message}
 
 
 def masked_scores(
@@ -73,26 +70,8 @@ def masked_scores(
     return scores
 
 
-def zero_unusable_rows(scores: "Tensor", faults: dict[int, str], subject: str) -> "tuple[Tensor, dict[int, str]]":
-    """Zeroes the rows with faults, and those whose best score is not finite, for which it adds a fault.
-
-    Args:
-        scores: [B, V].
-        faults: row -> fault found before.
-        subject: Begins the message of new faults.
-    """
-    best = scores.amax(-1)
-    if not bool(best.isfinite().all()):
-        for row in (~best.isfinite()).nonzero()[:, 0].tolist():
-            problem = "rule out every token" if best[row] == NEG_INF else "are not finite"
-            faults.setdefault(row, f"{subject} {problem}")
-    if faults:
-        scores = scores.index_fill(0, torch.tensor(sorted(faults), device=scores.device), 0.0)
-    return scores, faults
-
-
 def combine_branches_on_device(
-    strategy: Strategy, logits: "Tensor", step: "int | RowSteps", states: Sequence[StepState]
+    strategy: Strategy, logits: "Tensor", step: "int | RowSteps", states: Sequence[StepState] = ()
 ) -> "tuple[Tensor, Tensor, Tensor]":
     """As `combine_branches`, but the host does not wait for the device, and rows may stand at different steps.
 
@@ -126,21 +105,17 @@ def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], vocab
         return f"step {step}, branch {branch}: the score of token {token} is {value}"
     if all_banned:
         return f"step {step}, branch 0: the reference bans every token"
-    problem = "rule out every token" if best == NEG_INF else "are not finite"
-    return f"step {step}: the combined scores of {type(strategy).__name__} {problem}"
+    return unusable_message(best, f"step {step}: the combined scores of {type(strategy).__name__}")
 
 
-def _check_logits(logits: "Tensor", step: int) -> "tuple[Tensor, Tensor, dict[int, str]]":
-    """Logits with faulty rows zeroed, the tokens that the reference bans [B, V], and row -> fault."""
-    banned = logits[0] == NEG_INF
-    wrong = ~logits.isfinite() & ~(banned & (logits == NEG_INF))
-    faults: dict[int, str] = {}
-    for branch, row in wrong.any(-1).nonzero().tolist():
-        token = int(wrong[branch, row].to(torch.uint8).argmax())
-        value = float(logits[branch, row, token])
-        faults.setdefault(row, f"step {step}, branch {branch}: the score of token {token} is {value}")
-    for row in banned.all(-1).nonzero()[:, 0].tolist():
-        faults.setdefault(row, f"step {step}, branch 0: the reference bans every token")
-    if faults:
-        logits = logits.index_fill(1, torch.tensor(sorted(faults), device=logits.device), 0.0)
-    return logits, banned, faults
+def zero_unusable_rows(scores: "Tensor") -> "tuple[Tensor, Tensor]":
+    """Scores [B, V] with zeros in rows whose best score is not finite, and the best scores [B, 1]."""
+    best = scores.amax(-1, keepdim=True)
+    return scores.masked_fill(~(best.abs() < math.inf), 0.0), best
+
+
+def unusable_message(best: float, subject: str) -> str:
+    """What is wrong with scores whose best is this one, '' if it is finite. subject: begins the message."""
+    if math.isfinite(best):
+        return ""
+    return f"{subject} {'rule out every token' if best == NEG_INF else 'are not finite'}"

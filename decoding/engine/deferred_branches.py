@@ -21,7 +21,10 @@ A prompt is prefilled once, however many hypotheses need it. Its row without ans
 hypothesis needs it. Lazy hypotheses that chose the same tokens share a row. A model that shares prefixes reuses the KV
 cache of the demonstrations from the reference's row in the running session.
 
-    DeferredBranches.step_batches    one step: splits hypotheses by need, returns the logits that each combines
+Whether the reference decides is read together with the tokens that are chosen if it does
+(`decoding.engine.step_batch.reference_batches`). Only steps that read further branches wait for the device twice.
+
+    DeferredBranches.step_batches    one step: reads the branches of undecided hypotheses, returns the logits of each
     ._add_lazy_rows                  lazy: makes the missing rows and joins them to the session
     ._read_gated_rows                gated: makes the missing rows in `gated_session`, lets old ones read on
     ._make_rows                      prefills prompts, copies rows that others may need, reads the answers so far
@@ -32,12 +35,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from decoding.engine.step_batch import StepBatch, branch_rows, gather_logits, with_early_exits
+from icl.device_copies import StepIndices
 from icl.models.base import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.engine.token_loop import DecodingGroup, Hypothesis
+    from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 
 OpenBranches = Callable[[Sequence[str], Session], Session]
 """Prefills prompts, given by name. The session is the one whose cached prompt prefix is reused."""
@@ -45,15 +50,13 @@ OpenBranches = Callable[[Sequence[str], Session], Session]
 RowState = tuple[str, tuple[int, ...]]
 """A prompt and the tokens read after it. Equal states share a row."""
 
-StepBatch = tuple[list["Hypothesis"], "Tensor"]
-"""Hypotheses that choose a token together, and the logits of their branches, [n, B, V] float32."""
-
 
 class DeferredBranches:
     """Branches of one token loop that its session does not hold yet.
 
     Attributes:
         open_branches: Prefills prompts.
+        indices: Row numbers on the device.
         num_prefilled: Prompts prefilled so far.
         session: The running session, whose cached prompt prefix is reused.
         prefilled: Prompt -> session and row in which it is prefilled, without tokens of an answer.
@@ -61,48 +64,48 @@ class DeferredBranches:
         gated_rows: id of a gated hypothesis -> its rows in `gated_session`.
     """
 
-    def __init__(self, open_branches: OpenBranches) -> None:
-        self.open_branches, self.num_prefilled = open_branches, 0
+    def __init__(self, open_branches: OpenBranches, indices: StepIndices) -> None:
+        self.open_branches, self.indices, self.num_prefilled = open_branches, indices, 0
         self.session: Session | None = None
         self.prefilled: dict[str, tuple[Session, int]] = {}
         self.gated_session: Session | None = None
         self.gated_rows: dict[int, list[int]] = {}
 
     def step_batches(
-        self, session: Session, groups: Sequence["DecodingGroup"]
-    ) -> tuple[Session, list[list[StepBatch]]]:
+        self,
+        session: Session,
+        groups: Sequence["DecodingGroup"],
+        undecided: Sequence[tuple["DecodingGroup", "Hypothesis"]],
+    ) -> tuple[Session, list[StepBatch]]:
         """Prefills the branches that this step needs.
 
+        Args:
+            session: The running session.
+            groups: All running groups.
+            undecided: Hypotheses whose reference does not decide this step.
+
         Returns:
-            The session with added rows, and the step batches of each group. A step uses all branches of a hypothesis,
-            or its reference in the place of each of them.
+            The session with added rows, and the batches of the undecided hypotheses.
         """
         self.session = session
-        splits = [_split_by_decision(session.logits, group) for group in groups]
-        undecided = [(group, h) for group, (_, hypotheses) in zip(groups, splits, strict=True) for h in hypotheses]
         session = self._add_lazy_rows(session, groups, [h for group, h in undecided if not group.is_gated])
         self._read_gated_rows(groups, [h for group, h in undecided if group.is_gated])
-        return session, [
-            self._group_batches(session, group, *split) for group, split in zip(groups, splits, strict=True)
-        ]
+        batches = []
+        for group in groups:
+            own = [h for owner, h in undecided if owner is group]
+            if own:
+                batch = StepBatch(group, own, self._branch_logits(session, group, own))
+                batches.append(with_early_exits(session, batch, self.indices))
+        return session, batches
 
-    def _group_batches(
-        self, session: Session, group: "DecodingGroup", decided: list["Hypothesis"], undecided: list["Hypothesis"]
-    ) -> list[StepBatch]:
-        """The step batches of a group, at most three, by where the logits of the contrast branches come from."""
-        gated = undecided if group.is_gated else []
-        in_session = [h for h in group.hypotheses if not h.lacks_branch_rows]
-        batches: list[StepBatch] = []
-        if in_session:
-            batches.append((in_session, gather_logits(session.logits, branch_rows(in_session))))
-        if decided:  # the reference stands in for all branches
-            reference = gather_logits(session.logits, [[h.rows[0] for h in decided]])
-            batches.append((decided, reference.expand(len(decided[0].prompts), -1, -1)))
-        if gated and self.gated_session is not None:
-            reference = gather_logits(session.logits, [[h.rows[0] for h in gated]])
-            rows = [[self.gated_rows[id(h)][b] for h in gated] for b in range(len(gated[0].prompts) - 1)]
-            batches.append((gated, torch.cat([reference, gather_logits(self.gated_session.logits, rows)])))
-        return batches
+    def _branch_logits(self, session: Session, group: "DecodingGroup", hypotheses: Sequence["Hypothesis"]) -> "Tensor":
+        """Logits of all branches, [n, B, V]."""
+        if not group.is_gated:
+            return gather_logits(session.logits, branch_rows(hypotheses), self.indices)
+        assert self.gated_session is not None
+        reference = gather_logits(session.logits, [[h.rows[0] for h in hypotheses]], self.indices)
+        rows = [[self.gated_rows[id(h)][b] for h in hypotheses] for b in range(len(hypotheses[0].prompts) - 1)]
+        return torch.cat([reference, gather_logits(self.gated_session.logits, rows, self.indices)])
 
     def _add_lazy_rows(
         self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]
@@ -143,7 +146,7 @@ class DeferredBranches:
             states = dict.fromkeys(state for h in new for state in _contrast_states(h))
             part, row_of = self._make_rows(list(states), _waiting_prompts(groups, new))
             rows = [row_of[state] for h in new for state in _contrast_states(h)]
-            part = part if rows == list(range(len(part))) else part.take(_index(rows, part))
+            part = part if rows == list(range(len(part))) else part.take(torch.tensor(rows))
             start = 0 if self.gated_session is None else len(self.gated_session)
             self.gated_session = part if self.gated_session is None else self.gated_session.join(part)
             for hypothesis in new:
@@ -170,7 +173,7 @@ class DeferredBranches:
             if not rows:
                 continue
             is_whole = rows == list(range(len(self.gated_session)))
-            part = self.gated_session if is_whole else self.gated_session.take(_index(rows, self.gated_session))
+            part = self.gated_session if is_whole else self.gated_session.take(torch.tensor(rows))
             if not is_whole:
                 part.trim()
             if keys is reading:
@@ -208,7 +211,7 @@ class DeferredBranches:
             rows = [self.prefilled[prompt][1] for prompt, _ in source_states]
             is_last_use = not waiting_prompts & {prompt for prompt, _ in source_states}
             is_whole = rows == list(range(len(sources[key])))
-            taken = sources[key] if is_whole and is_last_use else sources[key].take(_index(rows, sources[key]))
+            taken = sources[key] if is_whole and is_last_use else sources[key].take(torch.tensor(rows))
             part = taken if part is None else part.join(taken)
             row_of |= {state: len(row_of) + i for i, state in enumerate(source_states)}
         self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in waiting_prompts}
@@ -216,32 +219,6 @@ class DeferredBranches:
         if any(tokens for _, tokens in row_of):
             part.extend([list(tokens) for _, tokens in row_of])
         return part, row_of
-
-
-def branch_rows(hypotheses: Sequence["Hypothesis"]) -> list[list[int]]:
-    """[n][B] rows of hypotheses with equal numbers of branches."""
-    return [[h.rows[b] for h in hypotheses] for b in range(len(hypotheses[0].rows))]
-
-
-def gather_logits(logits: "Tensor", rows: list[list[int]]) -> "Tensor":
-    """Logits of rows: [R, V] and [n][B] row numbers -> [n, B, V] float32. Adjacent rows are not copied."""
-    flat = [row for branch in rows for row in branch]
-    if flat == list(range(flat[0], flat[0] + len(flat))):
-        selected = logits[flat[0] : flat[0] + len(flat)]
-    else:
-        selected = logits[torch.tensor(flat, device=logits.device)]
-    return selected.float().view(len(rows), len(rows[0]), -1)
-
-
-def _split_by_decision(logits: "Tensor", group: "DecodingGroup") -> tuple[list["Hypothesis"], list["Hypothesis"]]:
-    """The deferred hypotheses whose reference decides this step, and those that need their contrast branches."""
-    deferred = [h for h in group.hypotheses if h.lacks_branch_rows]
-    if not deferred:
-        return [], []
-    decided = group.strategy.reference_decides(gather_logits(logits, [[h.rows[0] for h in deferred]])[0])
-    flags = [False] * len(deferred) if decided is None else decided.tolist()
-    pairs = list(zip(deferred, flags, strict=True))
-    return [h for h, is_decided in pairs if is_decided], [h for h, is_decided in pairs if not is_decided]
 
 
 def _contrast_states(hypothesis: "Hypothesis") -> list[RowState]:
@@ -266,7 +243,3 @@ def _mark_read(hypothesis: "Hypothesis") -> None:
     hypothesis.is_prefilled = True
     hypothesis.branch_forwards += hypothesis.branch_tokens < len(hypothesis.tokens)
     hypothesis.branch_tokens = len(hypothesis.tokens)
-
-
-def _index(rows: Sequence[int], session: Session) -> "Tensor":
-    return torch.tensor(list(rows), device=session.logits.device)

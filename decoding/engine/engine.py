@@ -46,7 +46,7 @@ def run_requests(
         model: The model.
         requests: Requests of any strategies.
         counters: Receives the work done.
-        trace: Record numbers for each step (`decoding.engine.token_loop.TRACE_FIELDS`).
+        trace: Record numbers for each step (`decoding.engine.trace_numbers.TRACE_FIELDS`).
         lazy_branches: Whether contrast branches may be left unread.
         on_result: Called with the index and the result of a request as soon as it is available.
 

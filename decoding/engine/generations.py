@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from decoding.engine.requests import PreparedRequest
 from decoding.engine.stop_strings import cut_generation
-from decoding.engine.token_loop import TRACE_FIELDS
 from decoding.engine.trace import StepTrace, serialize_step_traces
+from decoding.engine.trace_numbers import TRACE_FIELDS
 from decoding.engine.trace_precision import round_nats
 from icl.types import Generation, Usage
 

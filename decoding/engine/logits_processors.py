@@ -11,11 +11,12 @@ import torch
 
 from decoding.arms.logits_processor_config import LogitsProcessorConfig
 from decoding.engine.decoding_step import zero_unusable_rows
+from icl.device_copies import copied_to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.engine.token_loop import Hypothesis
+    from decoding.engine.hypotheses import Hypothesis
 
 
 def build_processors(configs: Sequence[LogitsProcessorConfig]) -> Any:
@@ -27,9 +28,7 @@ def build_processors(configs: Sequence[LogitsProcessorConfig]) -> Any:
     return LogitsProcessorList([config.build() for config in configs])
 
 
-def apply_processors(
-    processors: Any, scores: "Tensor", step: int, hypotheses: Sequence["Hypothesis"]
-) -> "tuple[Tensor, dict[int, str]]":
+def apply_processors(processors: Any, scores: "Tensor", hypotheses: Sequence["Hypothesis"]) -> "tuple[Tensor, Tensor]":
     """Processed scores of a step.
 
     Each row is processed alone, because prompts differ in length and padding would count as tokens.
@@ -37,14 +36,13 @@ def apply_processors(
     Args:
         processors: A `LogitsProcessorList`.
         scores: Combined scores, [B, V].
-        step: Number of the token, for messages.
         hypotheses: Hypothesis of each row.
 
     Returns:
-        Scores [B, V], and row -> fault for rows in which no usable score is left.
+        Scores [B, V], zeros in rows without a usable one, and the best scores [B, 1] for `unusable_message`.
     """
-    rows = []
-    for hypothesis, row in zip(hypotheses, scores, strict=True):
-        token_ids = torch.tensor([[*hypothesis.prompt_ids, *hypothesis.tokens]], device=scores.device)
-        rows.append(processors(token_ids, row[None].clone())[0])
-    return zero_unusable_rows(torch.stack(rows), {}, f"step {step}: the scores after the logits processors")
+    ids = [(*hypothesis.prompt_ids, *hypothesis.tokens) for hypothesis in hypotheses]
+    flat = copied_to_device([token for row in ids for token in row], torch.long, scores.device)
+    token_ids = torch.split(flat, [len(row) for row in ids])
+    rows = [processors(own[None], row[None].clone())[0] for own, row in zip(token_ids, scores, strict=True)]
+    return zero_unusable_rows(torch.stack(rows))

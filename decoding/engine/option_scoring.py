@@ -15,14 +15,15 @@ whole. The strategy then masks and combines these log-probabilities.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from decoding.arms.arm import Normalize
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches
-from decoding.engine.token_loop import gather_early_exits
+from decoding.engine.step_batch import gather_early_exits
+from icl.device_copies import copied_to_device
 from icl.models.base import Session
 from icl.streams import StreamKey
 
@@ -64,7 +65,7 @@ class OptionScoring:
     logprobs: list[list[float]] = field(default_factory=list)
     combined_scores: list[float] = field(default_factory=list)
     fault: str = ""
-    memory: dict[int, int] = field(default_factory=dict)
+    memory: dict[int, Any] = field(default_factory=dict)
 
     def scores(self) -> list[float]:
         """One score per option."""
@@ -204,7 +205,7 @@ def _score_tokens(scorings: Sequence[OptionScoring], session: Session, inner: _I
     num_branches = len(scorings[0].rows)
     first = torch.stack([logits[_index([s.rows[n] for s in scorings], logits)] for n in range(num_branches)])
     if strategy.traits.reads_early_exits:
-        first = torch.cat([first, gather_early_exits(session, [scoring.rows[0] for scoring in scorings])])
+        first = torch.cat([first, gather_early_exits(session, _index([s.rows[0] for s in scorings], logits))])
     logprobs, faults = combined_logprobs(strategy, first.float(), 0, scorings)
     states: dict[tuple[int, int], StepState] = {}
     for row, fault in faults.items():
@@ -270,4 +271,4 @@ def _chunks(scorings: Sequence[OptionScoring], vocabulary: int) -> list[list[Opt
 
 
 def _index(numbers: Sequence[int], like: "Tensor") -> "Tensor":
-    return torch.tensor(list(numbers), dtype=torch.long, device=like.device)
+    return copied_to_device(list(numbers), torch.long, like.device)

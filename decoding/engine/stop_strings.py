@@ -15,7 +15,7 @@ from icl.reasoning_blocks import split_reasoning
 from icl.types import Generation
 
 if TYPE_CHECKING:
-    from decoding.engine.token_loop import Hypothesis
+    from decoding.engine.hypotheses import Hypothesis
     from icl.models.base import LogitModel
 
 StopCriterion = Callable[[torch.Tensor, Any], torch.Tensor]

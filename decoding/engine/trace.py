@@ -3,7 +3,7 @@
 A step trace holds the most probable tokens and the entropy of every branch and of the combined scores, the divergence
 of each branch from the reference, and the weight of each branch. All values come from the float32 logits of the step,
 before temperature and cuts of the sampler. They are rounded when they are stored (`decoding.engine.trace_precision`).
-The number of plausible tokens is in `decoding.engine.token_loop.TRACE_FIELDS`.
+The number of plausible tokens is in `decoding.engine.trace_numbers.TRACE_FIELDS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.engine.trace_precision import round_nats, round_probabilities
 from decoding.formulas.divergences import entropy, jensen_shannon
+from icl.device_copies import read_together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,16 +67,55 @@ def trace_branches(
         states: State of each row.
         top: Tokens to keep per branch.
     """
+    tensors = trace_tensors(strategy, logits, scores, step=step, states=states, top=top)
+    return step_traces(strategy, len(logits), read_together(tensors), chosen)
+
+
+def trace_tensors(
+    strategy: Strategy, logits: "Tensor", scores: "Tensor", *, step: int, states: Sequence[StepState], top: int
+) -> "list[Tensor]":
+    """What the step traces of all rows are made of, on the device: tensors [B, K] for `step_traces`."""
     distributions = torch.cat([logits, scores[None]])
     best = distributions.softmax(-1).topk(min(top, distributions.shape[-1]), dim=-1)
-    probabilities = [[[p for p in row if p > 0] for row in rows] for rows in best.values.transpose(0, 1).tolist()]
-    ranked = best.indices.transpose(0, 1).tolist()
-    ids = [[row[: len(p)] for row, p in zip(*pair, strict=True)] for pair in zip(ranked, probabilities, strict=True)]
-    entropies = torch.stack([entropy(one)[:, 0] for one in distributions], 1).tolist()
-    divergences = [jensen_shannon(logits[0], other)[:, 0] for other in logits[1:]]
-    by_row = torch.stack(divergences, 1).tolist() if divergences else [[] for _ in chosen]
-    weights = step_weights(strategy, logits, step, states)
-    return [StepTrace(*values) for values in zip(chosen, ids, probabilities, entropies, by_row, weights, strict=True)]
+    divergences = [jensen_shannon(logits[0], other) for other in logits[1:]]
+    return [
+        best.values.transpose(0, 1).flatten(1),
+        best.indices.transpose(0, 1).flatten(1),
+        torch.cat([entropy(one) for one in distributions], 1),
+        torch.cat(divergences, 1) if divergences else scores[:, :0],
+        *_weight_equations(strategy, logits, step, states),
+    ]
+
+
+def step_traces(
+    strategy: Strategy, num_branches: int, read: Sequence[Sequence[list[float]]], chosen: Sequence[int]
+) -> list[StepTrace]:
+    """One step trace per row.
+
+    Args:
+        strategy: Combined the branches.
+        num_branches: Number of branches.
+        read: The rows of the tensors of `trace_tensors`, on the host.
+        chosen: Chosen token of each row.
+    """
+    probabilities, ids, entropies, divergences, *equations = read
+    weights = _solve(strategy, num_branches, equations, len(chosen))
+    traces = []
+    for i, token in enumerate(chosen):
+        size = len(ids[i]) // (num_branches + 1)
+        ranked = [range(start, start + size) for start in range(0, len(ids[i]), size)]
+        positive = [[place for place in places if probabilities[i][place] > 0] for places in ranked]
+        traces.append(
+            StepTrace(
+                token,
+                [[int(ids[i][place]) for place in places] for places in positive],
+                [[probabilities[i][place] for place in places] for places in positive],
+                entropies[i],
+                divergences[i],
+                weights[i],
+            )
+        )
+    return traces
 
 
 def step_weights(
@@ -87,9 +127,21 @@ def step_weights(
     the tokens with finite values in all branches, each distribution up to a constant. The fit is exact if the strategy
     weighs logits at this step, however it chose the weights.
     """
+    equations = read_together(_weight_equations(strategy, logits, step, states))
+    return _solve(strategy, len(logits), equations, logits.shape[1])
+
+
+def _constant_weights(strategy: Strategy, num_branches: int) -> list[float] | None:
     constant = constant_weights(strategy)
-    if constant is not None and len(constant) == len(logits):
-        return [list(constant)] * logits.shape[1]
+    return list(constant) if constant is not None and len(constant) == num_branches else None
+
+
+def _weight_equations(strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState]) -> "list[Tensor]":
+    """The normal equations of the fit of `step_weights`: G [B, n * n], b [B, n], and [B, 2] |target|^2 and the number
+    of tokens. Nothing for constant weights.
+    """
+    if _constant_weights(strategy, len(logits)) is not None:
+        return []
     scores = strategy.combine_stateful(logits, step, states)
     is_finite = scores.isfinite() & logits.isfinite().all(0)
     count = is_finite.sum(-1, keepdim=True)
@@ -100,10 +152,24 @@ def step_weights(
 
     z, target = torch.stack([center(branch) for branch in logits]), center(scores)
     gram = torch.einsum("nbv,mbv->bnm", z, z)
-    weights = (torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("nbv,bv->bn", z, target)[..., None])[..., 0]
-    residual = (target - torch.einsum("bn,nbv->bv", weights, z)).norm(dim=-1)
-    norm = target.norm(dim=-1)
-    is_sum = (residual <= MAX_RESIDUAL * norm) & (count[:, 0] > len(logits)) & (norm > 0)
+    size = torch.cat([target.square().sum(-1, keepdim=True), count.double()], 1)
+    return [gram.flatten(1), torch.einsum("nbv,bv->bn", z, target), size]
+
+
+def _solve(
+    strategy: Strategy, num_branches: int, equations: Sequence[Sequence[list[float]]], count: int
+) -> list[list[float] | None]:
+    """The weights of `step_weights` from its equations. Matrices are inverted on the host, which must check them."""
+    if not equations:
+        constant = _constant_weights(strategy, num_branches)
+        return [None if constant is None else list(constant) for _ in range(count)]
+    gram, product, size = (torch.tensor(rows, dtype=torch.float64) for rows in equations)
+    gram = gram.view(-1, num_branches, num_branches)
+    weights = (torch.linalg.pinv(gram, hermitian=True) @ product[..., None])[..., 0]
+    norm = size[:, 0]
+    fitted = torch.einsum("bn,bnm,bm->b", weights, gram, weights)
+    residual = (norm - 2 * (weights * product).sum(-1) + fitted).clamp(min=0.0)  # |target - fit|^2
+    is_sum = (residual <= MAX_RESIDUAL**2 * norm) & (size[:, 1] > num_branches) & (norm > 0)
     return [row if ok else None for row, ok in zip(weights.tolist(), is_sum.tolist(), strict=True)]
 
 

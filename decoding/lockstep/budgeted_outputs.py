@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from decoding.engine.hypotheses import Hypothesis, append_token
 from decoding.engine.thinking_budget import Thinking, opened_block
-from decoding.engine.token_loop import Hypothesis, append_token
 
 if TYPE_CHECKING:
     from decoding.lockstep.request_metadata import ThinkingLimits

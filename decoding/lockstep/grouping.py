@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from decoding.arms.requirements import unsupported_reason
 from decoding.engine.generations import Detokenizer, option_generation, text_generation
+from decoding.engine.hypotheses import Hypothesis
 from decoding.engine.option_scoring import normalize_score
 from decoding.engine.requests import Failure, PreparedRequest
 from decoding.engine.thinking_budget import Renderer, begin_thinking, opened_block
-from decoding.engine.token_loop import Hypothesis
 from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.budgeted_outputs import read_tokens

@@ -26,7 +26,7 @@ class GroupRecord:
     """The record of one group.
 
     Attributes:
-        trace: The numbers of each step (`decoding.engine.token_loop.trace_step`).
+        trace: The numbers of each step (`decoding.engine.trace_numbers.trace_numbers`).
         step_traces: The tokens of each branch in each step, if they are requested.
         first: Log-probabilities of the requested tokens at step 0.
         forced: Log-probability of the option's token in each step.
@@ -40,7 +40,7 @@ class GroupRecord:
     first: list[float] = field(default_factory=list)
     forced: list[float] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
-    memory: dict[int, int] = field(default_factory=dict)
+    memory: dict[int, Any] = field(default_factory=dict)
     output: BudgetedOutput = field(default_factory=BudgetedOutput)
 
 

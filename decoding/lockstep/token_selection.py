@@ -16,8 +16,8 @@ import torch
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, NUM_FAULT_VALUES, combine_branches_on_device, fault_message
 from decoding.engine.option_scoring import floor_masked
-from decoding.engine.token_loop import TRACE_FIELDS, trace_numbers
 from decoding.engine.trace import StepTrace, trace_branches
+from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
 from decoding.formulas.row_steps import RowSteps
 from decoding.lockstep.budgeted_outputs import TokenizerLoader
 from decoding.lockstep.request_metadata import BranchMetadata

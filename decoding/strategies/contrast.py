@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from decoding.base import Note, Strategy, unit_strength
 from decoding.branch import Branch, BranchesField
+from decoding.formulas.constants import constants_like
 from decoding.formulas.masks import kth_plausibility_mask, typical_mask
 from icl.constraints import Fraction, NonNegative, PositiveInt
 from icl.errors import ConfigError
@@ -85,7 +86,7 @@ class Contrast(Strategy):
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         import torch
 
-        weights = logits.new_tensor(self.branch_weights)[:, None, None]
+        weights = constants_like(self.branch_weights, logits)[:, None, None]
         if self.space == "logits":
             scores: Tensor = (weights * logits).sum(0)
         elif self.space == "logprobs":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import fit_mixture_weights
 from decoding.base import Note, Strategy
+from decoding.formulas.constants import constants_like
 from decoding.prompt_edits import demonstration_windows
 from icl.constraints import Count
 from icl.errors import ConfigError
@@ -74,6 +75,6 @@ class MoICL(Strategy):
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         experts = logits[1:].log_softmax(-1)
-        weights = logits.new_tensor(self.effective_weights(len(experts)))
+        weights = constants_like(self.effective_weights(len(experts)), logits)
         scores: Tensor = (weights[:, None, None] * experts).sum(0)
         return scores

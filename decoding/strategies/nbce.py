@@ -77,11 +77,14 @@ class NBCE(StatefulStrategy):
 
         entropies = torch.special.entr(windows.exp()).sum(-1)
         steps = steps_per_row(step, len(states))
-        for row, state in enumerate(states):
-            if steps[row] - 1 in state.memory:
-                entropies[state.memory[steps[row] - 1], row] -= self.eta
+        previous = [state.memory.get(steps[row] - 1) for row, state in enumerate(states)]
+        if any(number is not None for number in previous):
+            numbers_before = [-1 if number is None else number for number in previous]
+            window_before = torch.stack([torch.as_tensor(one, device=entropies.device) for one in numbers_before])
+            numbers = torch.arange(len(entropies), device=entropies.device)[:, None]
+            entropies = torch.where(numbers == window_before, entropies - self.eta, entropies)
         chosen: Tensor = entropies.argmin(0)
-        for row, number in enumerate(chosen.tolist()):
-            states[row].memory[steps[row]] = number
+        for row, state in enumerate(states):
+            state.memory[steps[row]] = chosen[row]  # stays on the device, so that the host need not wait for it
         window: Tensor = windows[chosen, torch.arange(len(chosen), device=windows.device)]
         return window

@@ -68,7 +68,7 @@ def _against_generate(model: HF) -> list[Row]:
         inputs, new = processed(model, prompts * copies), LONG_ANSWER if copies < 8 else LONG_ANSWER // 2
         arms = [parse_arm(arm)]
         ours = [partial(_run, endless, arms=arms, new=size, lazy_branches="never") for size in (new, 1)]
-        theirs = [partial(_generated, model, inputs, size) for size in (new, 1)]
+        theirs = [partial(generated, model, inputs, size) for size in (new, 1)]
         times = ROUNDS if copies < 3 else 2
         long, short, their_long, their_short = in_turn([*ours, *theirs], lambda: prompts, times)
         spent = [a - b for a, b in zip(long, short, strict=True)]
@@ -99,7 +99,7 @@ def _against_released(model: HF) -> list[Row]:
     def released(prompts: Sequence[Prompt], new: int) -> None:
         for prompt in prompts:
             image_state, noised = (processed(model, [branch]) for branch in method.branches(prompt))
-            _generated(model, image_state, new, prompts, _Contrast(model.engine.runner.model, noised, method))
+            generated(model, image_state, new, prompts, _Contrast(model.engine.runner.model, noised, method))
 
     table = []
     for new in (LONG_ANSWER, SHORT_ANSWER):
@@ -242,7 +242,7 @@ def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Any]:
     )
 
 
-def _generated(model: HF, inputs: dict[str, Any], new: int, _: Any, *processors: Any) -> None:
+def generated(model: HF, inputs: dict[str, Any], new: int, _: Any, *processors: Any) -> None:
     """Runs `generate` on prepared inputs; the argument of the round is not used."""
     from transformers.utils import logging
 

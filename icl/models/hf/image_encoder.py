@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from icl.batch_limit import BatchLimit
+from icl.device_copies import moved_to_device
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
@@ -108,4 +109,5 @@ class ImageEncoder:
 
 def on_model(value: Tensor, model: Any) -> Tensor:
     """The tensor on the model's device. Floating-point tensors get the model's dtype."""
-    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+    on_device = moved_to_device(value, model.device)
+    return on_device.to(model.dtype) if value.is_floating_point() else on_device

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icl.device_copies import moved_to_device
 from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import EncodedImage
@@ -65,15 +66,9 @@ class PromptEncoder:
             raise ModelError(
                 f"{self.renderer.name}: {len(places)} image tokens in the prompt for images of {done} together."
             )
-        device = self.runner.device
-        tokens = torch.tensor(ids, device=device)
-        token_types = self._token_types(tokens)
-        grids = {
-            name: torch.cat([part.grids[name] for part in parts]).to(device)
-            for name in (parts[0].grids if parts else ())
-        }
-        positions = self._positions(tokens, token_types, grids)
-        return EncodedPrompt(tokens, positions, token_types, tuple(parts), tuple(key), tuple(starts), tuple(ends))
+        grids = {name: torch.cat([part.grids[name] for part in parts]) for name in (parts[0].grids if parts else ())}
+        on_device = self._on_device(ids, grids)
+        return EncodedPrompt(*on_device, tuple(parts), tuple(key), tuple(starts), tuple(ends))
 
     def _read_plain(self, prompt: Prompt) -> EncodedPrompt:
         """The processor on the whole prompt. Edits of processed pixels are applied if each image's pixels can be
@@ -82,15 +77,12 @@ class PromptEncoder:
         inputs = process_prompt(self.renderer, prompt)
         if any(image.pixel_value_edits for image in prompt.images):
             inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
-        ids = inputs.pop("input_ids")[0].to(self.runner.device)
-        inputs.pop("attention_mask", None)
-        token_types = self._token_types(ids)
-        for name in ("mm_token_type_ids", "token_type_ids", "labels"):
+        ids: list[int] = inputs.pop("input_ids")[0].tolist()
+        for name in ("attention_mask", "mm_token_type_ids", "token_type_ids", "labels"):
             inputs.pop(name, None)
-        arguments = {name: on_model(v, self.runner.model) for name, v in inputs.items() if isinstance(v, Tensor)}
-        return EncodedPrompt(
-            ids, self._positions(ids, token_types, arguments), token_types, (), tuple(ids.tolist()), plain=arguments
-        )
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        arguments = {name: on_model(value, self.runner.model) for name, value in tensors.items()}
+        return EncodedPrompt(*self._on_device(ids, tensors), (), tuple(ids), plain=arguments)
 
     def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
         images = [(image, False) for image in prompt.images]
@@ -125,11 +117,14 @@ class PromptEncoder:
             self.counted[text] = sum(token in self.slots for token in ids)
         return self.counted[text]
 
-    def _token_types(self, ids: Tensor) -> Tensor | None:
-        if self.runner.token_types_name is None:
-            return None
-        made = self.renderer.processor.create_mm_token_type_ids([ids.tolist()])
-        return torch.tensor(made[0], device=ids.device)
+    def _on_device(self, ids: Sequence[int], grids: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Token ids, positions and token types on the device. They are computed on the host, which reads them."""
+        tokens, token_types = torch.tensor(list(ids)), None
+        if self.runner.token_types_name is not None:
+            token_types = torch.tensor(self.renderer.processor.create_mm_token_type_ids([list(ids)])[0])
+        positions, device = self._positions(tokens, token_types, grids), self.runner.device
+        types_on_device = None if token_types is None else moved_to_device(token_types, device)
+        return moved_to_device(tokens, device), moved_to_device(positions, device), types_on_device
 
     def _positions(self, ids: Tensor, token_types: Tensor | None, grids: dict[str, Tensor]) -> Tensor:
         """Position ids [..., T] as `generate` computes them. M-RoPE has leading channels."""

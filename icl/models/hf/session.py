@@ -119,7 +119,8 @@ class HFSession:
         self.layer_logits = self.layer_logits.index_select(0, index.on(self.layer_logits.device))
         self.lengths = [self.lengths[row] for row in index.rows]
         self.keys = tuple(self.keys[row] for row in index.rows)
-        self._wide_mask = None
+        if self._wide_mask is not None:
+            self._wide_mask = self._wide_mask.index_select(0, index.on(self._wide_mask.device))
 
     def join(self, other: Session) -> "HFSession":
         return join_sessions([self, cast(HFSession, other)])

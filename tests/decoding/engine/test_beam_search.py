@@ -8,11 +8,14 @@ import torch
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState
-from decoding.engine.beam_search import AnswerBeams, BeamSearch
+from decoding.engine.beam_search import AnswerBeams, BeamChoice, BeamSearch
 from decoding.engine.engine import run_requests
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.engine.token_loop import DecodingGroup, Hypothesis
+from decoding.engine.step_batch import LoopStep, StepBatch
+from decoding.engine.token_choice import read_choices
 from decoding.formulas.sampling import Beam
+from icl.device_copies import StepIndices
 from icl.errors import ConfigError
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
@@ -153,7 +156,7 @@ def test_the_search_ends_when_no_running_beam_can_improve() -> None:
     def is_over(score: float, steps: int, power: float = 0.0, scores: tuple[float, ...] = (-1.0, -2.0)) -> bool:
         beams = AnswerBeams(Hypothesis([0], 8), finished=[(one, Hypothesis([0], 8)) for one in scores])
         beams.running = [(score, Hypothesis([0], 8, steps=steps))]
-        return BeamSearch(Beam(2, length_penalty=power), [])._is_over(beams)
+        return BeamSearch(Beam(2, length_penalty=power), []).is_over(beams)
 
     assert [is_over(score, 1) for score in (-1.5, -2.0, -3.0)] == [False, True, True]
     assert not is_over(-9.0, 1, scores=(-1.0,))
@@ -200,13 +203,22 @@ def test_a_few_beams_answer_as_a_plain_beam_search(node: object, beams: int, pen
     assert tokens_of(greedy) != expected  # the beams matter
 
 
+def extend(group: DecodingGroup, logits: torch.Tensor, number: int = 0, trace: bool = False) -> None:
+    """One step of a group of beams."""
+    assert group.search is not None
+    step = LoopStep(number, StepIndices(logits.device), frozenset({STOP}), trace)
+    choice = BeamChoice(StepBatch(group, group.search.hypotheses, logits), step)
+    read_choices([choice])
+    choice.record()
+
+
 def test_a_running_answer_has_at_most_as_many_beams_as_the_sampler() -> None:
     """Of four candidates that continue, two run."""
     search = BeamSearch(Beam(2), [Hypothesis([0], 8)])
     group = DecodingGroup(parse_arm("beam").strategy, Beam(2), search.hypotheses, search=search)
     logits = torch.tensor([[[-9.0, 3.0, 2.0, 1.0, 0.0]]])
-    running = search.step(group, search.hypotheses, logits, step=0, stop_tokens=frozenset({STOP}), trace=False)
-    assert [hypothesis.tokens for hypothesis in running] == [[1], [2]]
+    extend(group, logits)
+    assert [hypothesis.tokens for hypothesis in search.hypotheses] == [[1], [2]]
 
 
 def test_a_beam_ends_by_a_stop_token_and_by_a_stop_string() -> None:
@@ -214,7 +226,7 @@ def test_a_beam_ends_by_a_stop_token_and_by_a_stop_string() -> None:
     group = DecodingGroup(parse_arm("beam").strategy, Beam(2), search.hypotheses, search=search)
     group.stop_criterion = lambda tokens, scores: tokens[:, -1] == 2  # type: ignore[assignment, misc]
     logits = torch.tensor([[[3.0, 1.0, 2.0, 0.0, -1.0]]])  # the stop token, then a token that completes a stop string
-    search.step(group, search.hypotheses, logits, step=0, stop_tokens=frozenset({STOP}), trace=False)
+    extend(group, logits)
     (beams,) = search.answers
     assert [(one.tokens, one.finish) for _, one in beams.finished] == [([], "stop"), ([2], "stop")]
 
@@ -226,8 +238,6 @@ def test_a_beam_counts_the_steps_that_left_several_tokens() -> None:
     for step_number, plausible in enumerate((2, 1, 3)):
         logits = torch.full((1, 1, 5), -torch.inf)
         logits[..., 1 : 1 + plausible] = torch.arange(plausible, 0, -1.0)
-        running = search.step(
-            group, search.hypotheses, logits, step=step_number, stop_tokens=frozenset({STOP}), trace=True
-        )
-        counts.append(running[0].undecided_steps)
+        extend(group, logits, step_number, trace=True)
+        counts.append(search.hypotheses[0].undecided_steps)
     assert counts == [1, 1, 2]

@@ -12,7 +12,7 @@ from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.base import Generate, Note, Strategy
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.token_loop import TRACE_FIELDS
+from decoding.engine.trace_numbers import TRACE_FIELDS
 from icl.errors import ImageError
 from icl.images import Image
 from icl.streams import StreamKey

@@ -8,9 +8,9 @@ import torch
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.thinking_budget import Thinking
-from decoding.engine.token_loop import DecodingGroup, Hypothesis
 from decoding.engine.token_loop import decode as decode_groups
 from icl.reasoning_blocks import REASONING_MARKERS, split_reasoning
 from icl.types import Generation
@@ -105,7 +105,7 @@ def test_stop_strings_end_the_answer_and_not_the_block(monkeypatch: pytest.Monke
     def ends(criterion: Any, hypotheses: Any) -> list[bool]:
         return [h.tokens[-1] > CLOSING for h in hypotheses]
 
-    monkeypatch.setattr("decoding.engine.token_loop.ends_with_stop_string", ends)
+    monkeypatch.setattr("decoding.engine.token_choice.ends_with_stop_string", ends)
     monkeypatch.setattr("decoding.engine.batch.build_stop_criterion", lambda model, strings: "any word")
     model = Thinker(closes=-9.0)
     output = decode(model, max_new_tokens=5, max_thinking_tokens=4, stop_strings=("any word",))

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from decoding.base import Note, Strategy
 from decoding.engine.decoding_step import combine_branches
-from decoding.engine.token_loop import MAX_GAP, DecodingGroup, Hypothesis, decode
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis
+from decoding.engine.token_loop import decode
+from decoding.engine.trace_numbers import MAX_GAP
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD

@@ -1,0 +1,133 @@
+"""What the token loop decodes: hypotheses, the groups that choose their tokens together, and the work they cost."""
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from decoding.base import Strategy
+from decoding.engine.stop_strings import StopCriterion
+from decoding.engine.thinking_budget import Thinking
+from decoding.engine.trace import StepTrace
+from decoding.engine.uniform_numbers import UniformNumbers
+from decoding.formulas.sampling import Sampler
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from decoding.engine.beam_search import BeamSearch
+
+
+@dataclass
+class Hypothesis:
+    """One answer that is being decoded.
+
+    Attributes:
+        rows: Rows of its branches in the session, the reference first.
+        max_new_tokens: Length limit in tokens.
+        key: Random stream of the query.
+        tokens: Tokens chosen so far, without the one that ended the answer.
+        steps: Number of steps, including the one that ended the answer.
+        finish: Why it ended; '' while it runs.
+        fault: Reason of a failure.
+        trace: `decoding.engine.trace_numbers.TRACE_FIELDS` of each step.
+        memory: Values that the strategy stored, by step.
+        top_logprobs: Tokens per branch that `step_traces` keep. 0 keeps no step traces.
+        step_traces: Distributions of the branches at each step.
+        prompts: Names of the branch prompts. If there are more prompts than rows, the session lacks the other rows.
+        prompt_ids: Token ids of the reference prompt, if logits processors read them.
+        undecided_steps: Traced steps with several plausible tokens, counted only once the session holds all branches.
+        is_prefilled: Whether its contrast branches were prefilled inside the loop.
+        branch_tokens: Answer tokens that each contrast branch has read.
+        branch_forwards: Forward passes in which it read them.
+        thinking: Its reasoning, if there is a thinking budget.
+    """
+
+    rows: list[int]
+    max_new_tokens: int
+    key: StreamKey = StreamKey()
+    tokens: list[int] = field(default_factory=list)
+    steps: int = 0
+    finish: Literal["", "stop", "length", "fault"] = ""
+    fault: str = ""
+    trace: list[list[float]] = field(default_factory=list)
+    memory: dict[int, Any] = field(default_factory=dict)
+    top_logprobs: int = 0
+    step_traces: list[StepTrace] = field(default_factory=list)
+    prompts: tuple[str, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    undecided_steps: int = 0
+    is_prefilled: bool = False
+    branch_tokens: int = 0
+    branch_forwards: int = 0
+    thinking: Thinking | None = None
+
+    def is_full(self) -> bool:
+        """Whether the answer has reached its length limit. Reads the last token into the thinking budget."""
+        if self.thinking is None:
+            return len(self.tokens) >= self.max_new_tokens
+        self.thinking.read(self.tokens)
+        is_long = self.thinking.markers is None and self.thinking.num_answer_tokens >= self.max_new_tokens
+        return is_long and not self.thinking.may_open(self.tokens)
+
+    def take_forced(self) -> int | None:
+        """Removes and returns the token that the thinking budget forces in this step, None if it forces none."""
+        return self.thinking.forced.pop(0) if self.thinking is not None and self.thinking.forced else None
+
+    @property
+    def lacks_branch_rows(self) -> bool:
+        """Whether the session holds the row of the reference only: before a lazy prefill, and always if gated."""
+        return len(self.rows) < len(self.prompts)
+
+
+@dataclass
+class DecodingGroup:
+    """Hypotheses of one strategy and sampler, all with the same number of branches.
+
+    Attributes:
+        strategy: Combines the logits of the branches.
+        sampler: Chooses tokens from the combined scores.
+        hypotheses: Hypotheses that are not finished.
+        is_gated: Whether contrast branches are gated: read only at steps that need them.
+        search: Beam search, if the sampler has several beams. Its beams are then the hypotheses.
+        processors: `transformers.LogitsProcessorList` that acts on the combined scores, or None.
+        stop_criterion: Finds stop strings, or None.
+        uniform_numbers: Random numbers of the sampler, drawn ahead.
+    """
+
+    strategy: Strategy
+    sampler: Sampler
+    hypotheses: list[Hypothesis]
+    is_gated: bool = False
+    search: "BeamSearch | None" = None
+    processors: Any = None
+    stop_criterion: StopCriterion | None = None
+    uniform_numbers: UniformNumbers = field(default_factory=UniformNumbers)
+
+
+@dataclass
+class LoopWork:
+    """Work of one token loop.
+
+    Attributes:
+        forwards: Forward passes over all rows of the session.
+        rows: Rows in those passes.
+        rows_without_sharing: Rows that the passes would have had if no hypotheses shared a row.
+        deferred_prefills: Contrast prompts prefilled inside the loop.
+    """
+
+    forwards: int = 0
+    rows: int = 0
+    rows_without_sharing: int = 0
+    deferred_prefills: int = 0
+
+
+def append_token(hypothesis: Hypothesis, token: int, stop_tokens: Set[int], *, is_forced: bool = False) -> None:
+    """Counts a step, and adds its token or ends the answer."""
+    hypothesis.steps += 1
+    if hypothesis.finish:
+        return
+    if token in stop_tokens and not is_forced:
+        hypothesis.finish = "stop"
+        return
+    hypothesis.tokens.append(token)
+    if hypothesis.is_full():
+        hypothesis.finish = "length"

@@ -1,0 +1,112 @@
+"""Hypotheses that choose their tokens together at a step, with the logits of their branches.
+
+Rows of a session are gathered by an index on the device. It is copied only if the rows differ from those of the
+previous step (`icl.device_copies.StepIndices`), and adjacent rows need none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from icl.device_copies import StepIndices
+from icl.models.base import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.engine.hypotheses import DecodingGroup, Hypothesis
+
+
+@dataclass(frozen=True, eq=False)
+class LoopStep:
+    """One step of the token loop.
+
+    Attributes:
+        number: Number of the token, from 0.
+        indices: Row numbers on the device.
+        stop_tokens: Tokens that end an answer.
+        trace: Whether to record `decoding.engine.trace_numbers.TRACE_FIELDS`.
+    """
+
+    number: int
+    indices: StepIndices
+    stop_tokens: frozenset[int] = frozenset()
+    trace: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch:
+    """Some hypotheses of a group at one step.
+
+    Attributes:
+        group: Their group.
+        hypotheses: B hypotheses.
+        logits: Logits of their branches, [n, B, V] float32.
+        is_decided: Whether the reference decides the step, [B] bool. The others choose in another batch. None: no other
+            batch.
+    """
+
+    group: "DecodingGroup"
+    hypotheses: "Sequence[Hypothesis]"
+    logits: "Tensor"
+    is_decided: "Tensor | None" = None
+
+
+def reference_batches(
+    session: Session, group: "DecodingGroup", indices: StepIndices, *, may_defer: bool
+) -> list[StepBatch]:
+    """The batches of a group that the session's own rows allow.
+
+    Args:
+        session: The running session.
+        group: The group.
+        indices: Row numbers on the device.
+        may_defer: Whether hypotheses can lack the rows of their contrast branches. The reference then stands in for
+            them, and `is_decided` says where this is right.
+    """
+    in_session = [h for h in group.hypotheses if not (may_defer and h.lacks_branch_rows)]
+    deferred = [h for h in group.hypotheses if may_defer and h.lacks_branch_rows]
+    batches = []
+    if in_session:
+        logits = gather_logits(session.logits, branch_rows(in_session), indices)
+        batches.append(with_early_exits(session, StepBatch(group, in_session, logits), indices))
+    if deferred:
+        reference = gather_logits(session.logits, [[h.rows[0] for h in deferred]], indices)
+        is_decided = group.strategy.reference_decides(reference[0])
+        if is_decided is not None:
+            logits = reference.expand(len(deferred[0].prompts), -1, -1)
+            batches.append(with_early_exits(session, StepBatch(group, deferred, logits, is_decided), indices))
+    return batches
+
+
+def with_early_exits(session: Session, batch: StepBatch, indices: StepIndices) -> StepBatch:
+    """The batch with the logits of the reference's early layers after those of the branches, if its strategy reads
+    them.
+    """
+    if not batch.group.strategy.traits.reads_early_exits:
+        return batch
+    exits = gather_early_exits(session, indices.of([h.rows[0] for h in batch.hypotheses]))
+    return StepBatch(batch.group, batch.hypotheses, torch.cat([batch.logits, exits]), batch.is_decided)
+
+
+def branch_rows(hypotheses: "Sequence[Hypothesis]") -> list[list[int]]:
+    """[n][B] rows of hypotheses with equal numbers of branches."""
+    return [[h.rows[b] for h in hypotheses] for b in range(len(hypotheses[0].rows))]
+
+
+def gather_logits(logits: "Tensor", rows: list[list[int]], indices: StepIndices) -> "Tensor":
+    """Logits of rows: [R, V] and [n][B] row numbers -> [n, B, V] float32. Adjacent rows are not copied."""
+    flat = [row for branch in rows for row in branch]
+    if flat == list(range(flat[0], flat[0] + len(flat))):
+        selected = logits[flat[0] : flat[0] + len(flat)]
+    else:
+        selected = logits.index_select(0, indices.of(flat))
+    return selected.float().view(len(rows), len(rows[0]), -1)
+
+
+def gather_early_exits(session: Session, rows: "Tensor") -> "Tensor":
+    """[early layers, rows, V] float32 logits of rows [R] int64, from a session that was opened with early exits."""
+    selected: Tensor = session.early_exit_logits.index_select(1, rows)
+    return selected.float()
