@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def body(text: str) -> str:
             prose = [line for line in lines if not line.startswith(" ")] if not lines[0].startswith(" ") else []
             indented_lines = lines[len(prose) :]
             blocks += [escape("\n".join(prose))] * bool(prose)
-            blocks.append("```text\n" + inspect.cleandoc("\n".join(indented_lines)) + "\n```")
+            blocks.append("```text\n" + textwrap.dedent("\n".join(indented_lines)) + "\n```")
         else:
             blocks.append(escape(block))
     return "\n\n".join(blocks)

@@ -96,12 +96,33 @@ def test_every_command_exists_and_takes_its_arguments(page: Path) -> None:
             assert file in shipped_configs() or file.endswith((".yaml", "run.json")), f"no experiment {file}"
 
 
+EXTENDING = re.findall(
+    r"^## ([\w ]+)\n+```python\n# (\w+\.py)\n(.*?)```",
+    (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"),
+    re.M | re.S,
+)
+
+
+@pytest.mark.parametrize(("kind", "file", "text"), EXTENDING, ids=[kind for kind, _, _ in EXTENDING])
+def test_every_component_of_the_page_on_extending_passes_its_check(
+    kind: str, file: str, text: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    name = re.findall(r"^class (\w+)", text, re.MULTILINE)[0]
+    assert main(["check", kind.rsplit(maxsplit=1)[-1].lower(), f"{file}:{name}"]) == 0
+
+
+def test_the_page_on_extending_has_a_component_of_each_kind() -> None:
+    assert len(EXTENDING) == 8, "retriever, composer, metric, reranker, orderer, transform, embedder, image edit"
+
+
 def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the commands of a page in their order, on few queries, and its Python."""
     page = ROOT / "docs" / f"{title}.md"
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "120")
-    files = {text.split("\n")[0].removeprefix("# "): text for text in blocks(page, "yaml") if text.startswith("# ")}
+    files = {text.partition("\n")[0].removeprefix("# "): text for text in blocks(page, "yaml") if text.startswith("# ")}
     for command in block_commands(page):
         words = [*command, *(FEW.get(command[1], FEW[""]) if command[0] == "run" else ())]
         for name in files.keys() & words:

@@ -12,7 +12,12 @@ import pytest
 from tests.public_api import PAGE, PUBLIC_MODULES, ROOT, page, public_names
 
 TOOLKIT = ("icl", "prompts", "retrievers", "decoding", "experiments")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "questions").glob("*.md")),
+]
 NOTEBOOKS = sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb"))
 
 
