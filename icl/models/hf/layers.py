@@ -122,9 +122,11 @@ def select_rows(layer: Any, rows: RowIndex) -> Any:
 
 
 def _device(layer: Any) -> torch.device:
-    states = [state for name in STATES for state in getattr(layer, name, {}).values()]
-    tensor: Tensor = next(state for state in (getattr(layer, "keys", None), *states) if state is not None)
-    return tensor.device
+    """The device of the layer's tensors; that of the host if it has none."""
+    entries = [
+        own for value in vars(layer).values() for own in (value.values() if isinstance(value, dict) else [value])
+    ]
+    return next((entry.device for entry in entries if isinstance(entry, Tensor)), torch.device("cpu"))
 
 
 def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:
