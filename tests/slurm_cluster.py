@@ -44,7 +44,8 @@ KillWait=20
 MinJobAge=600
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
 PartitionName=first Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
 """
@@ -83,6 +84,10 @@ class Cluster:
             "user": "root",
         }
         (self.folder / "slurm.conf").write_text(CONFIG.format(**values))
+        devices = [self.folder / f"nvidia{number}" for number in range(4)]  # Slurm wants device files
+        for device in devices:
+            device.symlink_to("/dev/null")
+        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         munge = [f"--{name}-file={self.folder}/munge/{name}" for name in ("key", "pid", "log", "seed")]
         self._run("munged", "--foreground", "--force", f"--socket={self.folder}/munge/socket", *munge)

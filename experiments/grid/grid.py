@@ -134,6 +134,8 @@ def expand(config: Config) -> Grid:
     warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
     retriever_warnings = dict.fromkeys(declared(cell.retriever, "warning") for cell in cells.values())
     warnings += [f"{config.where('retriever')}: {warning}" for warning in retriever_warnings if warning]
+    if launcher_warning := getattr(launcher, "warning", ""):
+        warnings.append(f"{config.where('launcher')}: {launcher_warning}")
     with_owners = [replace(cell, controls=tuple(control_owners.get(digest, ()))) for digest, cell in cells.items()]
     grid = Grid(config, _labeled(with_owners), metrics, tuple(warnings), launcher)
     check_comparable(grid)

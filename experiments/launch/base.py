@@ -23,6 +23,24 @@ class WorkerStatus:
     log: Path | None = None
 
 
+def shared_gpus_warning(workers: int, gpus: int, parameter: str) -> str:
+    """A sentence if workers share GPUs, '' if each has one or there is none.
+
+    Args:
+        workers: Workers on one machine.
+        gpus: GPUs of that machine.
+        parameter: The parameter that sets the number of workers.
+    """
+    if not 0 < gpus < workers:
+        return ""
+    largest = -(-workers // gpus)
+    gpu = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+    return (
+        f"{workers} workers share {gpu}, so up to {largest} models are loaded on one GPU. Use {parameter}={gpus}, "
+        "unless the model is small."
+    )
+
+
 class WorkerGroup(Protocol):
     """The started workers of one launch."""
 
@@ -46,7 +64,10 @@ class WorkerGroup(Protocol):
 
 
 class Launcher(Protocol):
-    """A component of kind `launcher`: where workers run. It is not part of a cell: it does not change samples."""
+    """A component of kind `launcher`: where workers run. It is not part of a cell: it does not change samples.
+
+    It may have a property `warning`: a sentence that plan and run print, such as that workers share GPUs; '' for none.
+    """
 
     @property
     def workers(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from experiments.launch.base import WorkerGroup, WorkerStatus
+from experiments.launch.base import WorkerGroup, WorkerStatus, shared_gpus_warning
 from icl.constraints import PositiveInt
 from icl.registry import component, parameter
 
@@ -35,6 +35,12 @@ class Local:
     @property
     def workers(self) -> int:
         return self.processes if self.processes > 1 else 0
+
+    @property
+    def warning(self) -> str:
+        """A sentence if there are more workers than GPUs here."""
+        gpus = len(visible_gpus()) if self.workers else 0
+        return shared_gpus_warning(self.workers, gpus, "launcher.workers")
 
     def check(self) -> None:
         """Nothing to check: this machine can always start processes."""

@@ -1,8 +1,8 @@
 """Launch as jobs of a Slurm cluster, through submitit (github.com/facebookincubator/submitit).
 
-Each worker is a job of one node. Slurm signals a job that it preempts or that reaches its time limit (SIGTERM, or
-SIGUSR2 `grace` seconds before). The job then requeues itself and continues where it was. Slurm reports how a job ended
-(`squeue`), so any later process can follow the jobs.
+Each job has one node and one worker, or several workers that share its GPUs (`workers_per_job`). Slurm signals a job
+that it preempts or that reaches its time limit (SIGTERM, or SIGUSR2 `grace` seconds before). The job then requeues
+itself and continues where it was. Slurm reports how a job ended (`squeue`), so any later process can follow the jobs.
 """
 
 import io
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.launch.base import WorkerGroup
+from experiments.launch.base import WorkerGroup, shared_gpus_warning
 from experiments.launch.slurm_jobs import LocalJobs, SlurmJobs, SlurmTask
 from icl.constraints import Count, PositiveInt
 from icl.errors import ConfigError, PlanError
@@ -36,13 +36,14 @@ class Slurm:
     """Jobs of a Slurm cluster that share the grid, through submitit (the extra `slurm`)."""
 
     partition: str = ""  # partition of the cluster; empty: its default
-    nodes: PositiveInt = 1  # number of jobs; each is one worker on one node
+    nodes: PositiveInt = 1  # number of jobs, each on one node
+    workers_per_job: PositiveInt = 1  # workers of each job, which divide its GPUs: 8 with `gpus: 8` have one each
     gpus: Count | str = 0  # GPUs of each job, or with a type: a100:2
     time: PositiveInt | str = 60  # time limit of each job, in minutes or in Slurm's format (1-12:00:00)
     account: str = ""  # account to charge
     qos: str = ""  # quality of service
     mem: str = ""  # memory of each job, such as 32G; empty: the partition's default
-    cpus: Count = 0  # CPU cores of each job; 0: the partition's default
+    cpus: Count = 0  # CPU cores of each worker; 0: the partition's default
     args: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # other options of sbatch by their names
     setup: tuple[str, ...] = ()  # shell lines that run before a worker starts, such as module load cuda
     array: bool = True  # true: one job array; false: separate jobs
@@ -61,7 +62,14 @@ class Slurm:
 
     @property
     def workers(self) -> int:
-        return self.nodes
+        return self.nodes * self.workers_per_job
+
+    @property
+    def warning(self) -> str:
+        """A sentence if a job has more workers than GPUs."""
+        number = str(self.gpus).rpartition(":")[2]
+        gpus = int(number) if number.isdigit() else int(bool(number))  # a type alone is one GPU
+        return shared_gpus_warning(self.workers_per_job, gpus, "launcher.workers_per_job")
 
     def check(self) -> None:
         if find_spec("submitit") is None:
@@ -88,7 +96,11 @@ class Slurm:
             local_python=python,
         )
         executor.update_parameters(**self._parameters(launch))
-        tasks = [SlurmTask(str(launch.folder.absolute()), worker) for worker in launch.workers]
+        groups = [
+            launch.workers[start : start + self.workers_per_job]
+            for start in range(0, len(launch.workers), self.workers_per_job)
+        ]
+        tasks = [SlurmTask(str(launch.folder.absolute()), group) for group in groups]
         try:
             with redirect_stderr(io.StringIO()):  # submitit also prints what it raises
                 if self.array and self.cluster == "slurm" and len(tasks) > 1:
@@ -98,9 +110,10 @@ class Slurm:
                     jobs = [executor.submit(task) for task in tasks]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
             raise PlanError(f"launcher=slurm: Slurm rejects the job: {_slurm_messages(str(error)) or error}") from error
-        ids = {worker: str(job.job_id) for worker, job in zip(launch.workers, jobs, strict=True)}
+        job_of = {worker: job for group, job in zip(groups, jobs, strict=True) for worker in group}
+        ids = {worker: str(job.job_id) for worker, job in job_of.items()}
         if self.cluster == "local":
-            return LocalJobs(ids, launch, dict(zip(launch.workers, jobs, strict=True)))
+            return LocalJobs(ids, launch, job_of)
         return SlurmJobs(ids, launch)
 
     def reattach(self, launch: "Launch") -> WorkerGroup | None:
@@ -109,7 +122,7 @@ class Slurm:
     def _parameters(self, launch: "Launch") -> dict[str, Any]:
         name = f"icl-{launch.folder.name}"
         if self.cluster == "local":
-            return {"name": name, "timeout_min": minutes(self.time)}
+            return {"name": name, "timeout_min": minutes(self.time), "tasks_per_node": self.workers_per_job}
         setup = ["export PYTHONSAFEPATH=1"]  # a file beside the user's config must not hide a package
         if self.cpus:
             setup.append(f"export SRUN_CPUS_PER_TASK={self.cpus}")
@@ -117,14 +130,14 @@ class Slurm:
             "name": name,
             "timeout_min": minutes(self.time),
             "nodes": 1,
-            "tasks_per_node": 1,
+            "tasks_per_node": self.workers_per_job,
             "slurm_partition": self.partition or None,
             "slurm_gpus_per_node": self.gpus or None,
             "slurm_account": self.account or None,
             "slurm_qos": self.qos or None,
             "slurm_mem": self.mem or None,
             "cpus_per_task": self.cpus or None,
-            "slurm_array_parallelism": self.at_once or len(launch.workers),
+            "slurm_array_parallelism": self.at_once or self.nodes,
             "slurm_signal_delay_s": self.grace,
             "slurm_setup": [*setup, *self.setup],
             "slurm_additional_parameters": {flag(name): value for name, value in self.args.items()} or None,

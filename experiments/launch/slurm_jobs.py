@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from experiments.launch.base import WorkerStatus
+from experiments.launch.local import visible_gpus, worker_environments
 
 if TYPE_CHECKING:
     from experiments.launch.launch_files import Launch
@@ -23,14 +25,17 @@ WORKING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_
 class SlurmTask:
     """The task of a job: one worker. submitit pickles it, and calls `checkpoint` if the job is requeued.
 
+    A job with several workers runs the same task once for each. A task takes the worker of its number in the job.
+
     Attributes:
+        workers: The workers of the job.
         session: The worker's session, once it has started.
         is_stopping: Whether a signal has ended the work. A requeued job gets further signals, which are ignored.
         ending: What submitit raised when it requeued the job.
     """
 
-    def __init__(self, run: str, worker: str) -> None:
-        self.run, self.worker = run, worker
+    def __init__(self, run: str, workers: Sequence[str]) -> None:
+        self.run, self.workers = run, tuple(workers)
         self.session: WorkerSession | None = None
         self.is_stopping = False
         self.ending: BaseException | None = None
@@ -40,10 +45,14 @@ class SlurmTask:
 
         from experiments.launch.worker import run_worker
 
-        job = str(submitit.JobEnvironment().job_id)
+        environment = submitit.JobEnvironment()
+        if environment.local_rank >= len(self.workers):  # the last job of an array may have fewer workers
+            return
+        os.environ.update(task_environment(environment.local_rank, len(self.workers)))
+        job = str(environment.job_id)
         self._handle_signals(job)
         try:
-            reason = run_worker(self.run, self.worker, job, self._set_session)
+            reason = run_worker(self.run, self.workers[environment.local_rank], job, self._set_session)
         except KeyboardInterrupt:
             if self.ending is not None:
                 raise self.ending from None
@@ -58,7 +67,7 @@ class SlurmTask:
         self.is_stopping = True
         if self.session is not None:
             self.session.will_restart = True
-        return DelayedSubmission(SlurmTask(self.run, self.worker))
+        return DelayedSubmission(SlurmTask(self.run, self.workers))
 
     def _set_session(self, session: "WorkerSession") -> None:
         self.session = session
@@ -84,10 +93,26 @@ class SlurmTask:
                     self.ending = error
                     if self.session is not None:
                         self.session.will_restart = isinstance(error, SystemExit)
+                else:  # the first task of the job requeues it for all
+                    self.ending = SystemExit(0)
+                    if self.session is not None:
+                        self.session.will_restart = True
             raise KeyboardInterrupt
 
         for number in (signal.SIGTERM, preemption):
             signal.signal(number, stop)
+
+
+def task_environment(rank: int, count: int) -> dict[str, str]:
+    """Environment variables of one of `count` workers of a job: its part of the job's GPUs and cores.
+
+    Must be set before anything starts CUDA.
+    """
+    if count == 1:
+        return {}
+    own = worker_environments(count, visible_gpus())[rank]
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")  # cores are divided already
+    return own | {"OMP_NUM_THREADS": cores} if cores and "OMP_NUM_THREADS" in own else own
 
 
 @dataclass
@@ -107,7 +132,10 @@ class SlurmJobs:
         states = _squeue(self.jobs.values())
         if states is not None:  # jobs go on while the controller does not answer
             self.states = states
-        return {worker: self._status(job, states is not None) for worker, job in self.jobs.items()}
+        return {
+            worker: self._status(job, task, states is not None)
+            for worker, job, task in zip(self.jobs, self.jobs.values(), task_numbers(self.jobs), strict=True)
+        }
 
     def detach(self) -> str:
         return (
@@ -115,8 +143,8 @@ class SlurmJobs:
             f"their progress, the same command follows them again, {self.cancel_command} ends them."
         )
 
-    def _status(self, job: str, has_answered: bool) -> WorkerStatus:
-        log = self.launch.logs / f"{job}_0_log.err"
+    def _status(self, job: str, task: int, has_answered: bool) -> WorkerStatus:
+        log = self.launch.logs / f"{job}_{task}_log.err"
         if job not in self.states:
             ended = WorkerStatus("ended", "Slurm does not know it any more", log)
             return ended if has_answered else WorkerStatus("running")
@@ -136,17 +164,29 @@ class LocalJobs:
     cancel_command: str = ""
 
     def poll(self) -> Mapping[str, WorkerStatus]:
-        return {worker: self._status(worker, handle) for worker, handle in self.handles.items()}
+        return {
+            worker: self._status(worker, handle, task)
+            for (worker, handle), task in zip(self.handles.items(), task_numbers(self.jobs), strict=True)
+        }
 
     def detach(self) -> str:
         for handle in self.handles.values():
             handle.cancel()
         return ""
 
-    def _status(self, worker: str, handle: Any) -> WorkerStatus:
+    def _status(self, worker: str, handle: Any, task: int) -> WorkerStatus:
         if not handle.done():
             return WorkerStatus("running")
-        return WorkerStatus("ended", str(handle.state), self.launch.logs / f"{self.jobs[worker]}_0_log.err")
+        return WorkerStatus("ended", str(handle.state), self.launch.logs / f"{self.jobs[worker]}_{task}_log.err")
+
+
+def task_numbers(jobs: Mapping[str, str]) -> list[int]:
+    """For each worker, its number among the workers of its job."""
+    numbers, counts = [], Counter[str]()
+    for job in jobs.values():
+        numbers.append(counts[job])
+        counts[job] += 1
+    return numbers
 
 
 def _squeue(jobs: Iterable[str]) -> dict[str, tuple[str, str]] | None:

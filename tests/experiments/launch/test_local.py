@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from launched import files, lines, until
 
+from experiments.cli.main import main
 from experiments.config.config import load_config
+from experiments.grid.grid import expand
 from experiments.launch.launch_files import Launch
 from experiments.launch.local import worker_environments
 from experiments.results.loaded_run import load_run
@@ -65,6 +67,21 @@ class Jobs:
     def detach(self):
         return ""
 '''
+
+
+def test_more_workers_than_gpus_are_a_warning_of_plan_and_run(
+    go: Go, grid_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    sentence = "launcher: 5 workers share 2 GPUs, so up to 3 models are loaded on one GPU. Use launcher.workers=2"
+    assert main(["plan", str(grid_file), "launcher.workers=5"]) == 0
+    assert sentence in " ".join("".join(capsys.readouterr()).split())
+    assert main(["plan", str(grid_file), "launcher.workers=2"]) == 0
+    assert "share" not in capsys.readouterr().err
+    outcome, _ = go("warned", "launcher.workers=3")
+    assert "3 workers share 2 GPUs" in outcome.warnings[-1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert expand(load_config(grid_file, ["launcher.workers=5"])).warnings == ()
 
 
 def test_processes_that_share_a_grid_write_what_one_process_writes(go: Go, tmp_path: Path) -> None:

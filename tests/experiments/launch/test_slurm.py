@@ -11,6 +11,7 @@ from slurm_cluster import Cluster
 
 from experiments.launch.launch_files import Launch
 from experiments.launch.slurm import Slurm, minutes
+from experiments.launch.slurm_jobs import task_environment, task_numbers
 from experiments.results.loaded_run import load_run
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
@@ -69,6 +70,68 @@ def test_comparisons_that_stop_when_they_are_decided_end_as_in_one_process(
     assert verdicts[0] == verdicts[1]
     assert {one["end"] for one in verdicts[1]} == {"decided", "open"}
     assert lines(tmp_path / "jobs" / "t") < 180, "60 queries in three arms"
+
+
+WRITES_ITS_GPUS = '''
+"""A fake that writes down which GPUs its process may use."""
+import os
+from pathlib import Path
+
+def answer(request):
+    Path(f"gpus-{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    return request.demos[-1][0].answer if request.demos else "red"
+'''
+
+
+def test_the_workers_of_one_job_have_one_gpu_each(slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path) -> None:
+    (tmp_path / "fake.py").write_text(WRITES_ITS_GPUS)
+    one_job = ("launcher=slurm", "launcher.gpus=2", "launcher.workers_per_job=2")
+    process = icl_process("run", "grid.yaml", "--runs", "shared", *one_job)
+    out, err = table(process)
+    assert process.returncode == 0, err
+    assert sorted(path.read_text() for path in tmp_path.glob("gpus-*")) == ["0", "1"]
+    assert (files(tmp_path / "shared" / "t"), out) == whole()
+    workers = load_run(tmp_path / "shared" / "t").info["sessions"][0]["workers"]
+    assert [worker["state"] for worker in workers] == ["finished"] * 2
+    assert len({worker["job"] for worker in workers}) == 1
+
+
+def test_eight_workers_of_one_job_divide_its_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    assert [task_environment(rank, 8)["CUDA_VISIBLE_DEVICES"] for rank in range(8)] == list("01234567")
+    assert [task_environment(rank, 4)["CUDA_VISIBLE_DEVICES"] for rank in range(4)] == ["0,4", "1,5", "2,6", "3,7"]
+    assert task_environment(0, 1) == {}
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert task_environment(2, 8)["OMP_NUM_THREADS"] == "3"
+    assert task_numbers({"w1": "7_0", "w2": "7_0", "w3": "7_1"}) == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("node", "warning"),
+    [
+        ({"gpus": 2, "workers_per_job": 8}, "8 workers share 2 GPUs, so up to 4 models are loaded on one GPU."),
+        ({"gpus": "a100:1", "workers_per_job": 2}, "2 workers share 1 GPU, so up to 2 models are loaded on one GPU."),
+        ({"gpus": 8, "workers_per_job": 8, "nodes": 2}, ""),
+        ({"workers_per_job": 8}, ""),
+    ],
+)
+def test_more_workers_than_gpus_of_a_job_are_a_warning(node: Mapping[str, Any], warning: str) -> None:
+    launcher = build("launcher", {"name": "slurm", **node})
+    assert launcher.warning.startswith(warning)
+    assert bool(launcher.warning) == bool(warning)
+    if warning:
+        assert f"Use launcher.workers_per_job={str(node['gpus'])[-1]}" in launcher.warning
+
+
+def test_processes_of_submitit_are_workers_of_jobs_too(go: Go) -> None:
+    reference, _ = go("alone")
+    tried, progress = go("grouped", *TWO, "launcher.cluster=local", "launcher.workers_per_job=2")
+    assert files(tried.folder) == files(reference.folder)
+    assert (tried.missing, progress.notes) == (0, [])
+    workers = load_run(tried.folder).info["sessions"][0]["workers"]
+    assert len(workers) == 4
+    assert len({worker["job"] for worker in workers}) == 2
 
 
 def test_a_job_that_is_cancelled_in_the_middle_is_reported_and_the_same_command_gives_the_same_table(
