@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import beta, binomtest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -124,3 +125,13 @@ def test_masses_far_from_the_mean_may_be_left_out(monkeypatch):
         assert (direction._length == direction.total + 1) is (reach > 10)
         tails.append([direction.tail(log_odds) for log_odds in (-40, -3, -0.5, -0.05, 0, 0.05, 0.5, 3, 40)])
     assert tails[0] == pytest.approx(tails[1], abs=1e-13)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(15, 5), (14, 6), (10, 10), (3, 17), (20, 0), (0, 20)])
+def test_the_direction_of_single_pairs_has_the_bounds_of_clopper_and_pearson(won, lost):
+    sums = np.repeat([1.0, -1.0], [won, lost])
+    tails = np.linspace(0.025, 0.5, 9)
+    eta = _Direction(sums, is_significant=binomtest(won, won + lost).pvalue <= 0.05).bounds(tails)
+    exact = [2 * beta.ppf(tail, won, lost + 1) - 1 if won else -1.0 for tail in tails]
+    assert eta[[0, -1]] == pytest.approx([exact[0], exact[-1]], abs=1e-9)
+    assert eta == pytest.approx(exact, abs=2e-3), "between the ends, by interpolation"

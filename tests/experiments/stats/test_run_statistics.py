@@ -1,5 +1,7 @@
 """Intervals and pairs of run-level metrics, also if their pseudo-values look like right and wrong."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,6 +13,7 @@ from experiments.stats.pairs import UnpairedError, align_pairs, paired_test
 from experiments.stats.run_statistics import (
     RunStatistic,
     SampleRef,
+    _exact,
     align_run_statistics,
     estimate_run_statistic,
     sample_ref_column,
@@ -337,3 +340,11 @@ def test_a_rounding_difference_is_zero(tidied):
     assert pairs.differences.mean() != 0
     assert result.difference == 0
     assert not result.is_identical
+
+
+def test_sums_of_both_arms_are_exact_in_any_order():
+    draw = np.random.default_rng(20)
+    left, right = _exact(*(0.98 + 0.02 * draw.random((500, 2)) for _ in range(2)))
+    both = np.concatenate([left, right])
+    for column in both.T:
+        assert float(np.cumsum(column)[-1]) == float(np.cumsum(column[::-1])[-1]) == math.fsum(column)

@@ -137,3 +137,21 @@ def test_the_zero_mean_p_keeps_its_level_where_the_signs_are_skewed():
     assert np.mean([anytime_p(np.round(9 * row), looks, 200, levels)[-1] <= 0.05 for row in x]) > 0.1
     gain = draw.choice([1.0, 0, -1], (50, 300), p=[0.35, 0.5, 0.15])
     assert np.mean([zero_mean_p(row)[-1] <= 0.05 for row in gain]) > 0.8
+
+
+def test_without_enough_differences_the_repeated_interval_is_everything():
+    ones = np.ones(20)
+    assert repeated_interval(ones, ones, 100.0) == (-1.0, 1.0), "no mean is left out"
+    assert repeated_interval(ones, ones, np.inf) == (-1.0, 1.0)
+    assert repeated_interval(np.r_[np.ones(9), np.zeros(11)], ones, 2.0) == (-1.0, 1.0)
+    low, high = repeated_interval(np.r_[np.ones(10), np.zeros(10)], ones, 2.0)
+    assert -1 < low < 0.5 < high < 1
+
+
+def test_the_repeated_interval_has_the_means_whose_standardized_sum_is_below_the_boundary():
+    draw = np.random.default_rng(3)
+    sizes = draw.integers(1, 5, 60).astype(float)
+    sums = draw.normal(0.2, 0.4, 60) * sizes
+    for end in repeated_interval(sums, sizes, 2.5):
+        rest = sums - end * sizes
+        assert abs(rest.sum()) / np.sqrt(np.sum(rest**2)) == pytest.approx(2.5)

@@ -9,7 +9,7 @@ from experiments.config.keys import StopSpec
 from experiments.stats.exchange_looks import ExchangeLooks, exchange_differences
 from experiments.stats.run_statistic_tests import randomization_test
 from experiments.stats.run_statistics import build_strata
-from experiments.stats.sequential import look_sizes
+from experiments.stats.sequential import anytime_p, ladder, lattice, look_sizes, zero_mean_p
 from experiments.stats.stopping_rule import (
     LookDesign,
     LookResult,
@@ -197,3 +197,22 @@ def test_the_test_of_a_run_level_metric_looks_at_growing_prefixes():
         p.append(test.look(strata, [f"q{i}" for i in range(n)], n).p)
     assert p == sorted(p, reverse=True)
     assert p[-1] <= 0.05
+
+
+def test_graded_sums_have_the_grid_of_the_first_look():
+    """Later sums are larger. With their grid the sums of the first look would be rounded in another way."""
+    draw = np.random.default_rng(14)
+    sums = np.r_[draw.normal(0.02, 0.05, 10), draw.normal(0.3, 1.0, 90)]
+    design = LookDesign(100, 10, whole=False)
+    test = PairedLooks(design, StopSpec(), 8)
+    p = [test.look(sums[:n], np.ones(n)).p for n in design.sizes]
+    assert p == anytime_p(lattice(sums, 10), design.sizes, 100, ladder(8)).tolist()
+    assert p[-1] < 0.05
+
+
+def test_the_mean_rule_bets_on_clusters_of_the_largest_size():
+    """Sums of three pairs lie in [-3, 3], and the e-process needs values in [-1, 1]."""
+    sums = np.random.default_rng(15).choice([-1.0, 0, 2, 3], 60)
+    test = PairedLooks(LookDesign(60, 3, largest=3), StopSpec(null="mean"), 1)
+    p = [test.look(sums[:n], np.full(n, 3.0)).p for n in (20, 40, 60)]
+    assert p == [zero_mean_p(sums[:n] / 3)[-1] for n in (20, 40, 60)]
