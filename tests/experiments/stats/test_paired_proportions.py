@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 
 from experiments.stats.intervals import wilson
 from experiments.stats.paired_proportions import _Direction, paired_proportions_test
