@@ -126,11 +126,11 @@ def test_masses_far_from_the_mean_may_be_left_out(monkeypatch):
     assert tails[0] == pytest.approx(tails[1], abs=1e-13)
 
 
-@pytest.mark.parametrize(("won", "lost"), [(15, 5), (14, 6), (10, 10), (3, 17), (20, 0), (0, 20)])
-def test_the_direction_of_single_pairs_has_the_bounds_of_clopper_and_pearson(won, lost):
-    sums = np.repeat([1.0, -1.0], [won, lost])
+@pytest.mark.parametrize(("rises", "falls"), [(15, 5), (14, 6), (10, 10), (3, 17), (20, 0), (0, 20)])
+def test_the_direction_of_single_pairs_has_the_bounds_of_clopper_and_pearson(rises, falls):
+    sums = np.repeat([1.0, -1.0], [rises, falls])
     tails = np.linspace(0.025, 0.5, 9)
-    eta = _Direction(sums, is_significant=binomtest(won, won + lost).pvalue <= 0.05).bounds(tails)
-    exact = [2 * beta.ppf(tail, won, lost + 1) - 1 if won else -1.0 for tail in tails]
+    eta = _Direction(sums, is_significant=binomtest(rises, rises + falls).pvalue <= 0.05).bounds(tails)
+    exact = [2 * beta.ppf(tail, rises, falls + 1) - 1 if rises else -1.0 for tail in tails]
     assert eta[[0, -1]] == pytest.approx([exact[0], exact[-1]], abs=1e-9)
     assert eta == pytest.approx(exact, abs=2e-3), "between the ends, by interpolation"
