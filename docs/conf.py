@@ -23,6 +23,7 @@ html_title = f"mm-icl {__version__}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+pygments_dark_style = "monokai"
 
 myst_heading_anchors = 4
 nb_execution_mode = "force"
@@ -30,6 +31,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"
 default_role = "code"
 add_module_names = False
 autodoc_member_order = "bysource"
