@@ -453,3 +453,38 @@ def test_equal_biases_of_no_option_leave_the_scores() -> None:
     assert torch.equal(
         ConstantBias((0.0, 1.0, 2.0, 3.0)).combine(options, 0)[0], options[0, 0] + torch.tensor([0.0, 1.0, 2.0])
     )
+
+
+WRAPPING = (
+    MaskOnly, TemperatureMatched, EntropyMatched, GaussianProxy, SignFlip, Plus, PlainAverage, OtherAnswers, NoImage,
+    UnrelatedImage, ShuffledNegative,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("control", [*(kind(VCD(beta=0.1)) for kind in WRAPPING), RandomGate()], ids=repr)
+def test_a_control_keeps_the_best_token_of_the_reference_exactly_if_it_says_so(control: Strategy) -> None:
+    logits = random_logits(3 if isinstance(control, RandomGate) else 2, rows=200)
+    logits = logits[: len(control.branches(probe_prompt()))]
+    states = [InitialStepState(StreamKey(0, f"q{i}")) for i in range(200)]
+    scores = control.combine_stateful(logits, 1, states)
+    mask = control.mask(logits[0])
+    scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+    keeps = bool((scores.argmax(-1) == logits[0].argmax(-1)).all())
+    assert control.traits.preserves_argmax is keeps
+    assert control.traits.is_control
+
+
+def test_controls_with_random_numbers_say_so_and_others_read_nothing_of_the_method() -> None:
+    assert [kind(VCD()).traits.draws_random_numbers for kind in WRAPPING] == [
+        kind is GaussianProxy for kind in WRAPPING
+    ]
+    assert (RandomGate().traits.draws_random_numbers, RandomGate().traits.masks_in_combine) == (True, True)
+    assert not MaskOnly(GaussianProxy(VCD())).traits.draws_random_numbers
+    assert MaskOnly(RandomGate()).traits.draws_random_numbers, "its mask depends on the gate"
+
+
+def test_both_limits_of_olm_are_excluded() -> None:
+    even = torch.tensor([[[0.25, 0.5]]]).log()
+    assert torch.equal(OLM(total=0.75, margin=1.0).combine(even, 0), even[0]), "the sum is not above the total"
+    assert torch.equal(OLM(total=0.5, margin=0.25).combine(even, 0), even[0]), "the difference is not below the margin"
+    assert int(OLM(total=0.5, margin=0.26).combine(even, 0).argmax()) == 0
