@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
+from icl.models.hf.cuda_problem import cuda_problem, slurm_promises_gpu
 
 TYPES = ("cpu", "cuda", "mps", "xpu")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
@@ -20,23 +21,27 @@ def resolve_device(name: str, device_map: str | None = None, key: str = "model.d
         device_map: The device map of accelerate, in place of a device.
         key: Where the device is set, for the error.
     """
-    if (device_map is not None or name == "auto") and not _may_have_cuda():
+    is_auto = device_map is not None or name == "auto"
+    if is_auto and not slurm_promises_gpu() and not _may_have_cuda():
         return "cpu", "cpu"
     import torch
 
-    if device_map is not None or name == "auto":
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        return default, default
+    if is_auto:
+        if torch.cuda.is_available():
+            return "cuda", "cuda"
+        if slurm_promises_gpu():
+            raise ModelError(f"{key}: {cuda_problem()} To run on the CPU, set `device: cpu`.")
+        return "cpu", "cpu"
     kind, _, number = name.partition(":")
     if kind not in TYPES or (number and not number.isdigit()):
         raise ModelError(f"{key}: '{name}' is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu.")
     if kind == "cuda":
         count = torch.cuda.device_count()
+        if not count:
+            raise ModelError(f"{key}: '{name}' is requested, but {cuda_problem()} Or use `device: cpu`.")
         if int(number or 0) >= count:
-            raise ModelError(
-                f"{key}: '{name}' is requested, but torch sees {count or 'no'} CUDA devices. "
-                "Use `device: cpu` or `auto`, or install a torch with CUDA."
-            )
+            last = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise ModelError(f"{key}: '{name}' is requested, but torch sees {count} CUDA devices. Use {last}.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError(f"{key}: 'mps' is requested, but this machine has none. Use `device: cpu` or `auto`.")
     return kind, name

@@ -9,6 +9,7 @@ from icl.errors import ModelError
 from icl.models.hf import conventions, device_placement, quantization, self_check, version_check
 from icl.models.hf.batch_halving import free
 from icl.models.hf.counters import ModelCounters
+from icl.models.hf.cuda_problem import cuda_problem
 from icl.models.hf.device_memory import model_memories
 from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import LanguageModel
@@ -42,8 +43,11 @@ class HFEngine:
     def __init__(self, hf: "HF") -> None:
         version_check.check()
         processor = hf.checkpoint.processor
-        if device_placement.resolve_device(hf.device, hf.device_map)[0] == "cpu":
+        kind, _ = device_placement.resolve_device(hf.device, hf.device_map)
+        if kind == "cpu":
             keep_freed_memory()
+        elif kind == "cuda" and (problem := cuda_problem()):
+            raise ModelError(f"model.device: {problem} Or use `device: cpu`.")
         quantization.check(hf)
         placed = device_placement.loading_arguments(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
         if hf.lora is not None:

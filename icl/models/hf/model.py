@@ -10,6 +10,7 @@ from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.json_text import canonical_digest
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
+from icl.models.hf.device_placement import TYPES
 from icl.registry import component, later_parameter
 from icl.types import Prompt
 
@@ -29,6 +30,10 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["none", "nf4", "fp4", "int8"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 QUANTIZE: tuple[str, ...] = get_args(Quantize)
+ATTENTION = (
+    "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention",
+)  # fmt: skip
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 FOUR_BITS = ("double_quant", "compute_dtype", "quantize_vision", "quantize_head")
 QUANTIZATION_SETTINGS = {
     "nf4": FOUR_BITS,
@@ -88,6 +93,10 @@ class HF(LogitModel):
                 raise ConfigError(
                     f"model.{key}: '{value}' is not known.{did_you_mean(value, choices)} Known: {', '.join(choices)}."
                 )
+        self._check_word("attn_implementation", ATTENTION, "/" in self.attn_implementation, "a kernel on the hub")
+        if self.device_map is not None:
+            is_device = self.device_map.partition(":")[0] in TYPES
+            self._check_word("device_map", DEVICE_MAPS, is_device, "a device")
         for key in ("quantize_vision", "quantize_head") if self.quantize == "none" else ():
             if getattr(self, key):
                 raise ConfigError(f"model.{key} only applies if `quantize` is set, but it is none.")
@@ -97,6 +106,15 @@ class HF(LogitModel):
             raise ConfigError(
                 f"model.merge: an adapter merged into {self.quantize} weights would be rounded to them. Use "
                 "`merge: false`, or merge into full precision and save that."
+            )
+
+    def _check_word(self, key: str, words: tuple[str, ...], is_other: bool, other: str) -> None:
+        """Raise ConfigError if a parameter is none of the words, nor `other`."""
+        value = getattr(self, key)
+        if value not in words and not is_other:
+            raise ConfigError(
+                f"model.{key}: '{value}' is not known.{did_you_mean(value, words)} "
+                f"Known: {', '.join(words)}, or {other}."
             )
 
     @cached_property
