@@ -35,9 +35,9 @@ def slurm_problem() -> str:
     """What is wrong if no GPU is visible inside a Slurm job on a GPU node; '' outside one."""
     if "SLURM_JOB_ID" not in os.environ:
         return ""
-    given = {name: os.environ[name] for name in SLURM_GPUS if os.environ.get(name, "0") not in ("", "0")}
-    if given:
-        name, value = next(iter(given.items()))
+    gpus = {name: os.environ[name] for name in SLURM_GPUS if os.environ.get(name, "0") not in ("", "0")}
+    if gpus:
+        name, value = next(iter(gpus.items()))
         return (
             f"Slurm gave this job a GPU ({name}={value}), but none is visible in this process (CUDA_VISIBLE_DEVICES="
             f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}). Start it in the job's step with `srun --gpus=1`, or "
