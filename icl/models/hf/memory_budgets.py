@@ -94,7 +94,7 @@ def measured_budgets(
     prefill_tokens = largest_that_fits(lambda tokens: peak(tokens) <= PREFILL_FRACTION * least, MAX_PREFILL_TOKENS)
     passing = max(peak(prefill_tokens), PASSING_FRACTION * least)
     token = kv_bytes_per_token(shape, element_bytes)
-    decoding_token = token * decode_copies(shape)
+    decoding_token = token * decode_copies(shape, attention)
     row_tokens = min(
         (size - features - passing) / (decoding_token * memory.layer_fraction)
         for size, memory in zip(usable, memories, strict=True)

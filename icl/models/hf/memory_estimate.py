@@ -16,7 +16,7 @@ mask. A mask exists if rows are padded, and always in eager attention.
                    N = t (3 H b + 8 H) [+ h m b]                        norm, in float32
                    mask = m of one byte, b in eager attention
     decoding row   (prompt + new) KV c + V (b + 12), with c = 1 + 1 / L while rows change, because a layer of the
-                   new cache replaces the old one; 1 + h / (g L) where a layer repeats its key heads
+                   new cache replaces the old one; 1 + h / (g L) in eager attention with g < h
     images         tokens H b
 
 3 H are the embeddings, the residual and the normalized input. sdpa repeats key heads if g < h and rows are padded.
@@ -189,12 +189,13 @@ def prefill_bytes(
     return max(2 * tokens * shape.head_dim * element_bytes + max(rotary, product, mlp, norm) + mask, head)
 
 
-def decode_copies(shape: DecoderSizes) -> float:
+def decode_copies(shape: DecoderSizes, attention: str = "sdpa") -> float:
     """KV caches of a row that exist at once in a decoding step, as a factor of its own cache.
 
-    A layer is copied where rows change, and its key heads are repeated for attention to padded rows.
+    A layer is copied where rows change. Eager attention copies a layer with its key heads repeated.
     """
-    return 1 + max(1, shape.heads / shape.kv_heads if shape.kv_heads < shape.heads else 0) / shape.layers
+    repeated = shape.heads / shape.kv_heads if attention == "eager" and shape.kv_heads < shape.heads else 0
+    return 1 + max(1, repeated) / shape.layers
 
 
 def logits_bytes(shape: DecoderSizes, element_bytes: float = 2.0) -> float:

@@ -129,7 +129,7 @@ def plan_memory(
         return prefill_bytes(shape, rows, width, element, attention=attention)
 
     def one_request(width: int) -> float:
-        row = row_bytes(shape, width + request.new_tokens, element, decode_copies(shape))
+        row = row_bytes(shape, width + request.new_tokens, element, decode_copies(shape, attention))
         return prefill(1, width) + row * request.branches
 
     all_features = feature_bytes(shape, request.images * (request.image_tokens or tokens), element)
@@ -142,7 +142,7 @@ def plan_memory(
         features=features,
         all_features=all_features,
         prefill=prefill(max(1, budgets.prefill_tokens // tokens), tokens),
-        row=row_bytes(shape, tokens + request.new_tokens, element, decode_copies(shape)),
+        row=row_bytes(shape, tokens + request.new_tokens, element, decode_copies(shape, attention)),
         free=free,
         need=(weights + CONTEXT_BYTES + one_request(tokens)) / (1 - RESERVED_FRACTION),
         rows=max(request.branches, budgets.row_tokens // (tokens + request.new_tokens + budgets.row_overhead)),

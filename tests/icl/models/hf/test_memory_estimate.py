@@ -1,15 +1,19 @@
 """Parameters equal the published ones. The KV cache and the weights equal those of real models."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from live_storages import LiveStorages
+from published_configs import qwen
 
 from icl.models.hf.memory_estimate import (
     GIB,
     ModelShape,
+    decode_copies,
     decoder_shape,
     free_bytes,
     kv_bytes_per_token,
@@ -19,33 +23,7 @@ from icl.models.hf.memory_estimate import (
     rows_that_fit,
     weights_bytes,
 )
-
-
-def qwen(name: str) -> Any:
-    """A config of Qwen2.5-VL with published sizes."""
-    from transformers import Qwen2_5_VLConfig
-
-    hidden, inner, layers, heads, kv_heads, vision_inner = QWEN[name]
-    rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
-    return Qwen2_5_VLConfig(
-        text_config={
-            "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 152064,
-            "tie_word_embeddings": False, "rope_parameters": rope,
-        },
-        vision_config={
-            "depth": 32, "hidden_size": 1280, "intermediate_size": vision_inner, "num_heads": 16,
-            "out_hidden_size": hidden,
-        },
-        tie_word_embeddings=False,
-    )  # fmt: skip
-
-
-QWEN = {
-    "7B": (3584, 18944, 28, 28, 4, 3420),
-    "32B": (5120, 27648, 64, 40, 8, 3456),
-    "72B": (8192, 29568, 80, 64, 8, 3456),
-}
+from icl.models.hf.model import HF
 
 
 @lru_cache
@@ -209,3 +187,20 @@ def test_the_peak_of_a_model_of_100_million_parameters(kind: str, attention: str
     config = config_of(kind, (768, 2048, 8, 12, 2, 32000))
     measured = peak_of_prefill(config, 2, 512, attention=attention, padded=True, dtype=torch.float32)
     assert prefill_bytes(decoder_shape(config), 2, 512, 4, attention=attention) == pytest.approx(measured, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_the_peak_of_a_step_whose_rows_change_is_that_of_its_rows(name: str, model_of: Callable[[str], HF]) -> None:
+    hf, count = model_of(name), 32
+    sizes = decoder_shape(hf.checkpoint.config)
+    with torch.inference_mode():
+        session = hf.open([tiny_models.prompt([*range(12 - i % 2)]) for i in range(count)])
+        session.advance(torch.ones(count, dtype=torch.long))
+        with LiveStorages() as live:
+            for layer in session.cache.layers:
+                live.follow(layer.keys)
+                live.follow(layer.values)
+            del layer
+            session.retain(torch.arange(count - 1, -1, -1))
+            session.advance(torch.ones(count, dtype=torch.long))
+    assert count * row_bytes(sizes, session.width, 4, decode_copies(sizes)) == pytest.approx(live.peak, rel=0.1)

@@ -14,7 +14,7 @@ def test_a_plan_prints_weights_features_prefill_rows_and_images_that_are_encoded
     plan = plan_memory(shape("7B"), request, 24 * GIB)
     assert plan.problem == ""
     assert plan.describe() == (
-        f"weights 15.4 GiB (bfloat16), features {plan.features / GIB:.1f}, prefill 0.9, 0.22 a row while rows change; "
+        f"weights 15.4 GiB (bfloat16), features {plan.features / GIB:.1f}, prefill 0.9, 0.18 a row while rows change; "
         f"6.8 of 24.0 GiB free after loading: {plan.rows} rows together; about "
         f"{plan.encodings_repeated:,.0f} images encoded again"
     )
