@@ -25,7 +25,7 @@ def cuda_problem() -> str:
         if (visible := os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()) in ("", "-1"):
             return f"CUDA_VISIBLE_DEVICES={visible or repr(visible)} hides every GPU from this process. Unset it."
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch has no type for it
     except (RuntimeError, AssertionError) as error:
         return _sentence(str(error))
     return "" if torch.cuda.device_count() else _sentence("No CUDA GPUs are available")
