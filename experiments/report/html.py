@@ -96,7 +96,7 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
     folder = _folder(view.path / "figures")
     svg = []
     for i, table in enumerate(plotted):
-        path = folder / f"{_slug(table.task) or i}.svg"
+        path = folder / f"{figure_name(table.task, i)}.svg"
         write_text(path, figures.draw_figure(table, looks, view.measure))
         svg.append(path)
     return ReportFiles(report, csv, tuple(svg))
@@ -284,6 +284,11 @@ def _folder(path: Path) -> Path:
     with report_write_errors(path):
         path.mkdir(exist_ok=True)
     return path
+
+
+def figure_name(task: str, place: int) -> str:
+    """The name of a task's figure without its ending: the task in ASCII, or its place among the tasks."""
+    return _slug(task) or str(place)
 
 
 def _slug(name: str) -> str:
