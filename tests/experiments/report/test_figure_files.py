@@ -60,9 +60,9 @@ def test_a_figure_has_axis_titles_and_the_scores_of_the_table(table):
     assert panels[0].get_ylabel() == "lenient accuracy (mean, 95 % interval)"
     assert {panel.get_xlabel() for panel in panels} == {"demonstrations (shots)"}
     assert len({panel.get_ylim() for panel in panels}) == 1
-    drawn = [list(line.get_ydata()) for panel in panels for line in panel.get_lines() if len(line.get_ydata()) == 3]
+    heights = [list(line.get_ydata()) for panel in panels for line in panel.get_lines() if len(line.get_ydata()) == 3]
     expected = [[row.cells[k].mean for k in table.shots] for row in table.rows if not row.baseline]
-    assert sorted(map(tuple, drawn)) == sorted(map(tuple, expected))
+    assert sorted(map(tuple, heights)) == sorted(map(tuple, expected))
 
 
 def test_one_number_of_shots_is_a_point_per_arm(written):
