@@ -137,9 +137,9 @@ def _lines(panel: "Axes", facet: Facet, looks: LineStyles) -> None:
             panel.plot([_place(k) for k, _ in points], means, ":", color=_color(look), marker="o", mfc="none", ms=4)
             continue
         shift = (arms.index(row) - (len(arms) - 1) / 2) * 0.035
-        half_intervals = [[e.mean - e.low for _, e in points], [e.high - e.mean for _, e in points]]
+        error = [[e.mean - e.low for _, e in points], [e.high - e.mean for _, e in points]]
         panel.errorbar(
-            [_place(k) + shift for k, _ in points], means, half_intervals, color=_color(look), ls=DASHES[look.dash % len(DASHES)],
+            [_place(k) + shift for k, _ in points], means, error, color=_color(look), ls=DASHES[look.dash % len(DASHES)],
             marker=MARKS[look.dash % len(MARKS)], ms=4, lw=1.3, elinewidth=0.8, alpha=_opacity(look),
         )  # fmt: skip
 
@@ -161,9 +161,9 @@ def _points(panel: "Axes", facet: Facet, looks: LineStyles) -> None:
     rows = list(facet.table.rows)
     for height, row in enumerate(rows):
         look, (estimate,) = looks[row.labels, row.baseline], row.cells.values()
-        half_intervals = None if row.baseline else [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
+        error = None if row.baseline else [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
         panel.errorbar(
-            [estimate.mean], [height], xerr=half_intervals, color=_color(look), marker=MARKS[look.dash % len(MARKS)], ms=4,
+            [estimate.mean], [height], xerr=error, color=_color(look), marker=MARKS[look.dash % len(MARKS)], ms=4,
             elinewidth=1.1, alpha=_opacity(look), mfc="none" if row.baseline else None,
         )  # fmt: skip
     panel.set_yticks(range(len(rows)), [facet.name(row) for row in rows])
