@@ -139,8 +139,9 @@ def _lines(panel: "Axes", facet: Facet, looks: LineStyles) -> None:
         shift = (arms.index(row) - (len(arms) - 1) / 2) * 0.035
         error = [[e.mean - e.low for _, e in points], [e.high - e.mean for _, e in points]]
         panel.errorbar(
-            [_place(k) + shift for k, _ in points], means, error, color=_color(look), ls=DASHES[look.dash % len(DASHES)],
-            marker=MARKS[look.dash % len(MARKS)], ms=4, lw=1.3, elinewidth=0.8, alpha=_opacity(look),
+            [_place(k) + shift for k, _ in points], means, error,
+            color=_color(look), marker=MARKS[look.dash % len(MARKS)],
+            ls=DASHES[look.dash % len(DASHES)], ms=4, lw=1.3, elinewidth=0.8, alpha=_opacity(look),
         )  # fmt: skip
 
 
