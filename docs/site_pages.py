@@ -94,12 +94,16 @@ def rewrite_links(text: str, source: str, page: str) -> str:
 def kind_page(kind: str) -> str:
     """The list of the components of one kind."""
     rows = "".join(f"| [{name}]({name}.md) | {cell(entry.summary)} |\n" for name, entry in entries(kind).items())
-    names = "\n".join(entries(kind))
-    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+    plural = plural_of(kind)
     return (
         f"# {plural.capitalize()}\n\n`icl ls {plural}` prints this list, `icl ls {kind} NAME` one page.\n\n"
-        f"| name | what it is |\n|---|---|\n{rows}\n```{{toctree}}\n:hidden:\n\n{names}\n```\n"
+        f"| name | what it is |\n|---|---|\n{rows}"
     )
+
+
+def plural_of(kind: str) -> str:
+    """strategy -> strategies."""
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
 
 
 def component_page(kind: str, name: str) -> str:
@@ -108,7 +112,9 @@ def component_page(kind: str, name: str) -> str:
     module = inspect.getmodule(cls)
     first, _, further = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     parameters, presets = parameter_docs(cls), getattr(cls, "presets", {})
-    parts = [f"# {name}", *(body(text) for text in (first, inspect.getdoc(module) or "", further) if text)]
+    # Pages outside the tree of contents: a tree with all of them on every page would be most of the site.
+    parts = ["---\norphan: true\n---", f"# {name}", f"One of the [{plural_of(kind)}](index.md)."]
+    parts += [*(body(text) for text in (first, inspect.getdoc(module) or "", further) if text)]
     if parameters:
         rows = "".join(map(parameter_row, parameters))
         parts.append(f"## Parameters\n\n| name | values | default | meaning |\n|---|---|---|---|\n{rows}")
