@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from icl.host_memory import host_memory
+from icl.models.hf.device_placement import execution_device
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ def device_memory(device: torch.device, layer_fraction: float = 1.0) -> DeviceMe
 
 
 def model_memories(model: Any) -> list[DeviceMemory]:
-    """The memory of each device that holds layers of a loaded model. Layers that are offloaded count nowhere."""
+    """The memory of each device with layers of a loaded model. The KV cache of an offloaded layer is where it runs."""
     stack = getattr(model.get_decoder(), "layers", None) or [model]
-    places = [next(iter(layer.parameters())).device for layer in stack]
-    counts = {place: places.count(place) for place in places if place.type != "meta"}
+    places = [execution_device(layer) for layer in stack]
+    counts = {place: places.count(place) for place in places}
     memories = [device_memory(place, count / len(places)) for place, count in counts.items()]
     return [memory for memory in memories if memory is not None]

@@ -2,10 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
 from icl.models.hf.cuda_problem import cuda_problem, slurm_promises_gpu
+
+if TYPE_CHECKING:
+    import torch
 
 TYPES = ("cpu", "cuda", "mps", "xpu")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
@@ -57,6 +60,27 @@ def resolve_dtype(device: str, device_map: str | None, dtype: str) -> str:
 def _may_have_cuda() -> bool:
     """Whether a driver's device file exists. Otherwise torch need not be imported."""
     return sys.platform != "linux" or any(Path(path).exists() for path in DRIVERS)
+
+
+def execution_device(module: Any) -> "torch.device":
+    """The device on which a module's first weights are. Offloaded ones are brought there for each call by accelerate.
+
+    Raises:
+        ModelError: Its weights are on no device, and nothing brings them.
+    """
+    import torch
+
+    place: Any = None
+    for part in module.modules():  # a part after the parts that contain it
+        hook = getattr(part, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):  # one hook, or a sequence of them
+            place = getattr(each, "execution_device", None) if getattr(each, "offload", False) else place
+        weight = next(part.parameters(recurse=False), None)
+        if weight is not None and weight.device.type != "meta":
+            return torch.device(weight.device)
+        if weight is not None and place is not None:
+            return torch.device(place)
+    raise ModelError(f"the weights of a {type(module).__name__} are on no device. Set another `device_map`.")
 
 
 def loading_arguments(device: str, device_map: str | None, dtype: str, attention: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from icl.device_copies import moved_to_device
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
+from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.image_processing import BATCH, ImageProcessor
 
@@ -109,5 +110,5 @@ class ImageEncoder:
 
 def on_model(value: Tensor, model: Any) -> Tensor:
     """The tensor on the model's device. Floating-point tensors get the model's dtype."""
-    on_device = moved_to_device(value, model.device)
+    on_device = moved_to_device(value, execution_device(model))
     return on_device.to(model.dtype) if value.is_floating_point() else on_device

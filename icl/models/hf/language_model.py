@@ -12,6 +12,7 @@ from torch import Tensor
 from icl.batch_limit import BatchLimit
 from icl.models.hf import layers, step_arguments
 from icl.models.hf.counters import ModelCounters
+from icl.models.hf.device_placement import execution_device
 from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS
@@ -71,7 +72,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.get_input_embeddings().weight.device)
+        """The device of token ids: that of the embeddings."""
+        return execution_device(self.model.get_input_embeddings())
 
     def forward(
         self,
