@@ -26,13 +26,14 @@ def command(
     device: Annotated[
         str,
         typer.Option(
-            help="memory of a GPU, such as 24GB: what the models need there, and whether they fit", show_default=False
+            help="memory of a GPU, such as 24GB: what the models need there, and if they fit; default: the GPU here",
+            show_default=False,
         ),
     ] = "",
 ) -> None:
     """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference.
 
-    With --device, the status is 2 if one request of a model does not fit into the memory.
+    With --device, or on a machine with a GPU, the status is 2 if one request of a model does not fit into its memory.
     """
     from experiments.terminal.spinner import spinner
 
@@ -42,14 +43,20 @@ def command(
         from experiments.grid.feasibility import check_data, check_requirements
         from experiments.grid.grid import expand
         from experiments.grid.implausible_sizes import check_sizes
-        from experiments.planning.memory_plan import check_memory, device_bytes, memory_lines, memory_plans
+        from experiments.planning.memory_plan import (
+            check_memory,
+            device_bytes,
+            local_gpu_bytes,
+            memory_lines,
+            memory_plans,
+        )
         from experiments.planning.plan import make_plan
         from experiments.planning.plan_text import format_plan, hanging_lines
         from experiments.store.run_state import load_run_state
         from experiments.store.store import Store
 
-        available = device_bytes(device) if device else None
         grid = expand(load_config(file, overrides or ()))
+        available = device_bytes(device) if device else local_gpu_bytes(grid.models)
         check_requirements(grid)
         check_sizes(grid)
         report_progress("reading", 0, 0)

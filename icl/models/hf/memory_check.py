@@ -56,11 +56,15 @@ def check_weights_fit(hf: "HF") -> None:
         raise ModelError(f"model {hf.path}: {problem}")
 
 
-def loaded_bytes(hf: "HF") -> float:
-    """Bytes of the weights and of the context of a GPU. Packed checkpoints count as if they were not."""
+def model_bytes(weights: float, total: float) -> float:
+    """Bytes of a GPU of `total` bytes for a model: weights, context, and a quarter of it for batches and features."""
+    return weights + CONTEXT_BYTES + total / 4
+
+
+def stored_bytes(hf: "HF") -> float:
+    """Bytes of the weights. Packed checkpoints count as if they were not packed."""
     stored = precision(hf, resolve_dtype(hf.device, hf.device_map, hf.dtype))
-    weights = weights_bytes(_shape(hf), stored.quantize, stored.element_bytes, stored.double_quant)
-    return weights + CONTEXT_BYTES
+    return weights_bytes(_shape(hf), stored.quantize, stored.element_bytes, stored.double_quant)
 
 
 def precision(hf: "HF", dtype: str) -> WeightPrecision:

@@ -193,10 +193,9 @@ class HF(LogitModel):
         return resolve_device(self.device, self.device_map)[0]
 
     def gpu_bytes(self, total: float) -> float:
-        """The weights, and a quarter of the GPU for batches and image features."""
-        from icl.models.hf.memory_check import loaded_bytes
+        from icl.models.hf.memory_check import model_bytes, stored_bytes
 
-        return loaded_bytes(self) + total / 4 if self.device_type != "cpu" else 0.0
+        return model_bytes(stored_bytes(self), total) if self.device_type != "cpu" else 0.0
 
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
         """What the checkpoint needs on a GPU. None if its weights are stored packed."""

@@ -62,3 +62,35 @@ def test_the_size_of_a_device_is_read_and_a_mistake_is_a_sentence(icl: ICL, grid
             device_bytes(wrong)
     output = icl("plan", grid(TINY), "--device", "big")
     assert (output.status, output.err) == (2, "--device: 'big' is not the memory of a device. Write 24GB or 40960MB.\n")
+
+
+def test_a_plan_names_the_device_of_embedders(icl: ICL, grid: Callable[[str], str]) -> None:
+    text = TINY.replace("grid: {", "retriever: {name: knn, embedder: {name: encoder}}\n    grid: {")
+    room, tight = icl("plan", grid(text), "--device", "24GB"), icl("plan", "grid.yaml", "--device", "2GB")
+    assert "rows together; embedder on cuda" in room.out
+    assert "rows together; embedder on cpu" in tight.out
+    explicit = text.replace("{name: encoder}", "{name: encoder, device: 'cuda:1'}")
+    assert "; embedder on cuda:1" in icl("plan", grid(explicit), "--device", "2GB").out
+
+
+def test_a_plan_counts_images_that_are_encoded_again(icl: ICL, grid: Callable[[str], str]) -> None:
+    text = TINY.replace("path: tiny", "path: tiny, image_cache_mb: 0")
+    (line,) = (row for row in icl("plan", grid(text), "--device", "24GB").out.splitlines() if "memory  " in row)
+    again = re.search(r"about (\d+) images encoded again", line)
+    assert again is not None
+    cached = icl("plan", grid(TINY), "--device", "24GB")
+    assert "encoded again" not in cached.out
+    # every use of an image by a context is an encoding, and all images are encoded once in any case
+    assert 0 < int(again[1]) < 12 * 3 * 3
+
+
+def test_the_gpu_of_this_machine_is_planned_for_by_default(
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MIG slice has its own memory, not that of the card."""
+    monkeypatch.setattr("icl.models.hf.device_placement._may_have_cuda", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (9 * GIB, 10 * GIB))
+    output = icl("plan", grid(TINY))
+    assert output.status == 0
+    assert "of 10.0 GiB free after loading" in output.out
