@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,15 @@ from experiments.analyses.catalog import analyze_by, find_analysis
 from experiments.cli.main import main
 from experiments.report.html import write_report
 from experiments.report.paper_table import paper_table
-from experiments.results.column_effects import column_effects, interactions_frame, macro_averages
-from experiments.results.data_columns import MAX_VALUES, column_values, declared_columns, parts_of, split_view
+from experiments.results.column_effects import ColumnEffects, column_effects, interactions_frame, macro_averages
+from experiments.results.data_columns import (
+    MAX_VALUES,
+    column_values,
+    declared_columns,
+    missing_note,
+    parts_of,
+    split_view,
+)
 from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
 from experiments.results.run_view import view_run
@@ -217,3 +225,17 @@ def test_a_column_of_the_config_is_checked_before_the_run(mapping, tmp_path):
     done = run_config(load_config(mapping(by="answer")), tmp_path)
     assert declared_columns(load_run(done.folder).info) == ("answer",)
     assert view_run(load_run(done.folder)).by_column[0].view is not None
+
+
+def test_queries_without_a_value_are_counted_once_and_none_has_no_note():
+    labels = pd.Series([MISSING_VALUE, MISSING_VALUE, "easy", MISSING_VALUE])
+    queries = pd.Series(["q1", "q1", "q2", "q3"])
+    assert missing_note(labels, queries, "split").startswith("2 queries have no value of split: they are in the row '")
+    assert missing_note(labels[:3], queries[:3], "split").startswith("1 query has no value of split")
+    assert missing_note(labels[2:3], queries[2:3], "split") == ""
+
+
+def test_effects_of_a_column_that_does_not_divide_the_run_have_no_values():
+    assert ColumnEffects("split", None, refused="no column").values == []
+    view = SimpleNamespace(scores=pd.DataFrame({"split": ["b", "a", "b"]}))
+    assert ColumnEffects("split", view).values == ["b", "a"]
