@@ -55,3 +55,12 @@ def test_columns_of_two_runs_are_not_joined(written: Any) -> None:
     one, other = (written(name, queries=2).lazy_samples()["demos"] for name in ("a", "b"))
     with pytest.raises(TypeError, match=r"lazy columns of two runs cannot be joined"):
         pd.concat([one, other])
+
+
+def test_a_place_below_minus_one_is_refused_where_minus_one_is_a_missing_value(run: Any) -> None:
+    array = run.lazy_samples()["demos"].array
+    assert np.isnan(array.take([-1], allow_fill=True)[0])
+    assert array.take([-1]).rows.tolist() == [len(array) - 1]
+    for place in (-2, -3):
+        with pytest.raises(ValueError, match="a place is -1 where a value is missing"):
+            array.take([0, place], allow_fill=True)
