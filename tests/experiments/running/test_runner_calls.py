@@ -1,0 +1,119 @@
+"""What the runner reports while it computes, in which order, and with which notes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config.config import load_config
+from experiments.grid.grid import expand
+from experiments.running import run as run_module
+from experiments.running.run import run
+from experiments.running.runner import _groups
+from experiments.terminal.progress import SilentProgress
+from icl.errors import DataError, PlanError
+
+Mapping = Callable[..., dict[str, Any]]
+
+
+class Recorded(SilentProgress):
+    """A progress that records its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+        self.notes: list[str] = []
+
+    def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
+        super().begin(cells, samples, cells_done, samples_done)
+        self.calls.append(("begin", cells, samples, cells_done, samples_done))
+
+    def cell_finished(self) -> None:
+        super().cell_finished()
+        self.calls.append("cell")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def set_phase(self, what: str, reset_rate: bool = False) -> None:
+        super().set_phase(what, reset_rate)
+        self.calls.append(what)
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+
+def go(config: dict[str, Any], folder: Path, *overrides: str) -> Recorded:
+    progress = Recorded()
+    run(load_config(config, overrides), folder, progress)
+    return progress
+
+
+def test_phases_and_cells_are_reported_in_order(mapping: Mapping, tmp_path: Path) -> None:
+    progress = go(mapping(grid={"shots": [1, 0]}), tmp_path)
+    window = ["retrieving demonstrations", "answering", "cell", "retrieving demonstrations"]
+    assert progress.calls == [("begin", 2, 12, 0, 0), "loading the model", *window, *window, "end"]
+    more = go(mapping(grid={"shots": [1, 0, 2]}), tmp_path)
+    assert more.calls[0] == ("begin", 3, 18, 2, 12)
+    assert more.calls.count("cell") == 1
+
+
+def test_each_of_several_models_is_named_when_it_loads(mapping: Mapping, tmp_path: Path) -> None:
+    config = mapping(grid={"model": ["fake-copy", "fake-vote"]})
+    del config["model"]
+    phases = [call for call in go(config, tmp_path).calls if str(call).startswith("loading")]
+    assert phases == ["loading the model fake-copy", "loading the model fake-vote"]
+
+
+def test_cells_of_a_model_are_computed_by_task_and_few_shots_first(mapping: Mapping, shapes: str) -> None:
+    tasks = [{"name": shapes, "queries": 3}, {"name": shapes, "queries": 4}]
+    config = mapping(shots=None, grid={"shots": [2, 0], "task": tasks, "seed": None})
+    del config["task"], config["grid"]["seed"]
+    grid = expand(load_config({**config, "seeds": [0, 1]}))
+    (model,) = grid.models
+    groups = [[(len(c.task.queries), c.shots, c.seed) for c in cells] for cells in _groups(grid, model)]
+    assert groups == [[(n, k, s) for s in (0, 1)] for n in (3, 4) for k in (0, 2)]
+    assert _groups(grid, object()) == []  # type: ignore[arg-type]  # another model
+
+
+def test_finished_samples_that_keep_their_recorded_steps_are_noted(mapping: Mapping, toy: str, tmp_path: Path) -> None:
+    def notes(*overrides: str) -> list[str]:
+        progress = go(mapping(model=toy, shots=None, grid={"shots": [0]}), tmp_path, *overrides)
+        return [note for note in progress.notes if "recorded steps" in note]
+
+    assert notes("top_logprobs=2") == [], "nothing was finished before"
+    assert notes("top_logprobs=2") == [], "they have these steps"
+    assert notes() == [], "none are wanted"
+    (note,) = notes("top_logprobs=3", "grid.shots=[0, 1]")
+    assert note.endswith(
+        "6 finished samples keep their recorded steps. To record the steps of all samples, start a new run with --fork."
+    )
+
+
+def test_what_a_model_cannot_do_is_said_before_any_data_are_read(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "check_data", lambda grid: pytest.fail("the data were read"))
+    with pytest.raises(PlanError, match="needs next-token logits"):
+        go(mapping(decoding="vcd"), tmp_path)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_run_whose_first_samples_fail_raises_only_if_none_was_ever_finished(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os\n\n\ndef answer(request):\n    if os.environ.get('BROKEN'):\n        raise ValueError('no')\n"
+        "    return 'red'\n"
+    )
+    config = mapping(model={"name": "fake-scripted", "answer": f"{tmp_path / 'mine.py'}:answer"}, grid={"shots": [0]})
+    monkeypatch.setattr("experiments.running.runner.MAX_INITIAL_FAILURES", 2)
+    monkeypatch.setattr("experiments.running.preflight.Preflight.check_answer", lambda *_: None)
+    monkeypatch.setenv("BROKEN", "1")
+    with pytest.raises(DataError, match=r"the first 2 samples all failed; the last one: .*no"):
+        go(config, tmp_path / "new")
+    monkeypatch.delenv("BROKEN")
+    go(config, tmp_path / "old")
+    monkeypatch.setenv("BROKEN", "1")
+    go({**config, "grid": {"shots": [0, 1]}}, tmp_path / "old")  # raises nothing: six samples are there
