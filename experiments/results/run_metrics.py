@@ -36,7 +36,7 @@ DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "rank
 
 
 def run_level(
-    frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], trust: bool = True, folder: Path = Path()
+    frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], trust: bool = False, folder: Path = Path()
 ) -> "DataFrame":
     """Replaces the columns of run-level metrics in a frame, and adds a column with the source of each number.
 

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import icl
 from experiments.report.tables import task_tables
 from experiments.results.loaded_run import load_run
+from experiments.results.run_metrics import run_level
 from experiments.results.run_view import view_run
 from icl.errors import ICLWarning, StoreError
 
@@ -154,3 +156,16 @@ def test_one_of_ones_own_is_found_beside_the_config(tmp_path: Path, monkeypatch:
         view_run(run, "Best")
     run = icl.run(folder / "s.yaml", runs=tmp_path / "runs", quiet=True)
     assert set(run.samples()["Best"]) == {0.0}
+
+
+def test_code_of_a_run_is_not_imported_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"cell": ["c", "c"], "query": ["a", "b"], "Mine": [0.25, 0.5]})
+    info = {"metrics": {"Mine": {"name": "mine.py:Mine", "run_level": True}}}
+    with pytest.warns(ICLWarning, match="code of its own .*The mean of its stored numbers is shown"):
+        stored = run_level(frame, info, ())
+    assert stored["Mine"].tolist() == [0.25, 0.5]
+    plain = {"metrics": {"Mine": {"name": "mine.py:Mine"}}}
+    assert run_level(frame, plain, ()) is frame
+    assert run_level(frame[:0], info, ()).empty

@@ -91,7 +91,7 @@ def test_finished_samples_that_keep_their_recorded_steps_are_noted(mapping: Mapp
     )
 
 
-def test_what_a_model_cannot_do_is_said_before_any_data_are_read(
+def test_what_a_model_cannot_do_is_an_error_before_any_data_are_read(
     mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "check_data", lambda grid: pytest.fail("the data were read"))

@@ -186,3 +186,10 @@ def test_another_metric_than_the_planned_one_decides_nothing(go, tmp_path):
     go("a", "metrics=[strict,lenient]")
     (finding,) = view_run(load_run(tmp_path / "a" / "t"), "lenient").findings
     assert "planned for strict" in finding.claim
+
+
+def test_a_family_of_one_comparison_is_not_corrected_in_words(go, tmp_path):
+    go("one", "grid.shots=[0, 2]")
+    (only,) = view_run(load_run(tmp_path / "one" / "t")).findings
+    assert "at any time; +" in only.numbers
+    assert "Holm" not in only.numbers
