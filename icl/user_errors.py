@@ -6,7 +6,6 @@ that belongs neither to the toolkit nor to an installed package decides whose co
 the full traceback.
 """
 
-import site
 import sys
 import sysconfig
 import traceback
@@ -28,6 +27,9 @@ TracebackSink = Callable[[str, str], None]
 """Function that takes the message and the traceback."""
 
 TRACEBACK_SINKS: ContextVar[tuple[TracebackSink, ...]] = ContextVar("TRACEBACK_SINKS", default=())
+
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages, also those of other environments that this one reads (`pip install --user`)."""
 
 
 @contextmanager
@@ -111,6 +113,8 @@ def _is_user_file(file: str) -> bool:
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
+    if INSTALLED.intersection(path.parts):
+        return False
     return not any(path.is_relative_to(folder) for folder in _installed_folders())
 
 
@@ -118,5 +122,5 @@ def _is_user_file(file: str) -> bool:
 def _installed_folders() -> tuple[Path, ...]:
     root = Path(__file__).resolve().parents[1]
     paths = sysconfig.get_paths()
-    installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")] + site.getsitepackages()
+    installed = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return (*(root / name for name in PACKAGES), *(Path(folder).resolve() for folder in installed))
