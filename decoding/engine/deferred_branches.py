@@ -123,7 +123,7 @@ class DeferredBranches:
         if new:
             part, part_row_of = self._make_rows(list(new), _waiting_prompts(groups, hypotheses))
             row_of |= {state: len(session) + row for state, row in part_row_of.items()}
-            session = session.join(part)
+            session.absorb(part)
         for hypothesis in hypotheses:
             hypothesis.rows = [hypothesis.rows[0], *(row_of[state] for state in _contrast_states(hypothesis))]
             _mark_read(hypothesis)
@@ -148,7 +148,10 @@ class DeferredBranches:
             rows = [row_of[state] for h in new for state in _contrast_states(h)]
             part = part if rows == list(range(len(part))) else part.take(torch.tensor(rows))
             start = 0 if self.gated_session is None else len(self.gated_session)
-            self.gated_session = part if self.gated_session is None else self.gated_session.join(part)
+            if self.gated_session is None:
+                self.gated_session = part
+            else:
+                self.gated_session.absorb(part)
             for hypothesis in new:
                 count = len(hypothesis.prompts) - 1
                 self.gated_rows[id(hypothesis)] = list(range(start, start + count))
@@ -184,7 +187,9 @@ class DeferredBranches:
         for key, size in sizes.items():
             self.gated_rows[key] = list(range(start, start + size))
             start += size
-        self.gated_session = None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
+        self.gated_session = parts[0] if parts else None
+        if self.gated_session is not None and len(parts) > 1:
+            self.gated_session.absorb(parts[1])
 
     def _make_rows(self, states: Sequence[RowState], waiting_prompts: set[str]) -> tuple[Session, dict[RowState, int]]:
         """New rows in these states, and the row of each.
@@ -212,7 +217,10 @@ class DeferredBranches:
             is_last_use = not waiting_prompts & {prompt for prompt, _ in source_states}
             is_whole = rows == list(range(len(sources[key])))
             taken = sources[key] if is_whole and is_last_use else sources[key].take(torch.tensor(rows))
-            part = taken if part is None else part.join(taken)
+            if part is None:
+                part = taken
+            else:
+                part.absorb(taken)
             row_of |= {state: len(row_of) + i for i, state in enumerate(source_states)}
         self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in waiting_prompts}
         assert part is not None

@@ -234,8 +234,8 @@ class Model(ABC):
 class Session(Protocol):
     """A batch of prefilled rows, each with its own KV cache entries and positions.
 
-    Each row is `[padding | tokens]`. `take` and `join` leave their sources unchanged. `retain`, `advance` and `extend`
-    work in place. Rows never share memory that one of them writes to.
+    Each row is `[padding | tokens]`. `take` and `join` leave their sources unchanged. `retain`, `absorb`, `advance` and
+    `extend` work in place. Rows never share memory that one of them writes to.
     """
 
     @property
@@ -271,6 +271,10 @@ class Session(Protocol):
 
     def join(self, other: "Session") -> "Session":
         """The rows of both sessions, those of this one first."""
+        ...
+
+    def absorb(self, other: "Session") -> None:
+        """As `join`, in place. The other session is used up."""
         ...
 
     def advance(self, tokens: "Tensor") -> None:

@@ -95,6 +95,13 @@ class _Check:
         self._same(joined.logits[len(taken) :], source.logits, "rows advanced after join and trim, and before")
         retained.advance(self._tokens(more[:3], retained))
         self._same(retained.logits, joined.logits[selected], "rows advanced after retain(rows), and those rows")
+        absorbed = joined.take(torch.arange(len(joined), device=joined.logits.device))
+        absorbed.absorb(joined.take(torch.arange(1, device=joined.logits.device)))
+        self._same(absorbed.logits, torch.cat([joined.logits, joined.logits[:1]]), "absorb and its two sources")
+        more = self._words(len(absorbed), 2)
+        joined.advance(self._tokens(more[:-1], joined))
+        absorbed.advance(self._tokens(more, absorbed))
+        self._same(absorbed.logits[: len(joined)], joined.logits, "rows advanced after absorb, and before")
 
     def suffixes(self) -> None:
         """The distributions before each token of a suffix equal those of advancing."""

@@ -57,6 +57,11 @@ class ToySession:
         copied = [Row(r.prompt, list(r.tokens)) for r in [*self.rows, *other.rows]]
         return ToySession(self.model, copied, self.early)
 
+    def absorb(self, other: "ToySession") -> None:
+        self.rows = self.join(other).rows
+        self.logits = self.model.logits_of(self.rows)
+        other.rows, other.logits = [], torch.empty(0, 0)
+
     def advance(self, tokens: Tensor) -> None:
         assert tokens.shape == (len(self),)
         self.model.counts["forwards"] += 1

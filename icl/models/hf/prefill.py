@@ -137,7 +137,9 @@ class Prefiller:
         if len(distinct) == len(keys):
             return _ordered(parts)
         place_of = {key: place for place, key in enumerate(distinct)}
-        return _ordered(parts).take(torch.tensor([place_of[key] for key in keys]))
+        rows = _ordered(parts)
+        rows.retain(torch.tensor([place_of[key] for key in keys]))
+        return rows
 
     def free_buffers(self) -> None:
         """Drop the cached prefixes, then the cached image features."""
@@ -250,11 +252,11 @@ def _are_similar(batch: Sequence[PrefillItem]) -> bool:
 
 
 def _ordered(parts: Sequence[Part]) -> HFSession:
-    """One session of all rows, in the order of the prompts."""
+    """One session of all rows, in the order of the prompts. Uses the parts up."""
     order = [place for _, places in parts for place in places]
     if len(parts) == 1 and order == list(range(len(order))):
         return parts[0][0].copy_if_few()
-    return join_sessions([rows for rows, _ in parts], order)
+    return join_sessions([rows for rows, _ in parts], order, are_used_up=True)
 
 
 def cut(prompt: EncodedPrompt, begin: int, end: int) -> EncodedPrompt:

@@ -125,6 +125,9 @@ class HFSession:
     def join(self, other: Session) -> "HFSession":
         return join_sessions([self, cast(HFSession, other)])
 
+    def absorb(self, other: Session) -> None:
+        vars(self).update(vars(join_sessions([self, cast(HFSession, other)], are_used_up=True)))
+
     @property
     def shares_prefix(self) -> bool:
         """Whether every layer still holds all slots, so that new rows can start from prefixes of these."""
@@ -326,12 +329,24 @@ class HFSession:
         return (self._mask_slots(width) & (torch.arange(width, device=ends.device) < ends)).long()
 
 
-def join_sessions(parts: Sequence[HFSession], order: Sequence[int] | None = None) -> HFSession:
-    """The rows of all sessions in one session of the largest width. order: index of each row in the result."""
+def join_sessions(
+    parts: Sequence[HFSession], order: Sequence[int] | None = None, *, are_used_up: bool = False
+) -> HFSession:
+    """The rows of all sessions in one session of the largest width.
+
+    Args:
+        parts: Sessions of one model.
+        order: Index of each row in the result.
+        are_used_up: Whether the layers of the sessions are freed one by one, so that no second cache is needed.
+    """
     if len(parts) == 1 and order is None:
         return parts[0].take(torch.arange(len(parts[0])))
     width = max(part.width for part in parts)
-    own = [layers.join_rows(each, width, order) for each in zip(*(part.cache.layers for part in parts), strict=True)]
+    own: list[Any] = []
+    for i in range(len(parts[0].cache.layers)):
+        own.append(layers.join_rows([part.cache.layers[i] for part in parts], width, order))
+        for part in parts if are_used_up else ():
+            part.cache.layers[i] = None
     position = concat_rows([part.position.movedim(-2, 0) for part in parts], order).movedim(0, -2)
     layer_logits = concat_rows([part.layer_logits for part in parts], order)
     rows = [row for part in parts for row in zip(part.lengths, part.keys, strict=True)]

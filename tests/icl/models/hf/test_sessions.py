@@ -128,6 +128,36 @@ def test_rows_retained_in_place_equal_rows_taken(name: str, model_of: ModelOf) -
     assert torch.equal(greedy(rows, 4), greedy(taken, 4))
 
 
+@every
+def test_rows_absorbed_in_place_equal_rows_joined(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    first, second = hf.open(prompts()[:3]), hf.open(prompts()[3:])
+    rows, other = hf.open(prompts()[:3]), hf.open(prompts()[3:])
+    joined = first.join(second)
+    rows.absorb(other)
+    assert (len(rows), rows.keys, rows.width) == (5, joined.keys, joined.width)
+    assert all(map(torch.equal, states(rows), states(joined)))
+    assert torch.equal(greedy(rows, 4), greedy(joined, 4))
+
+
+def test_absorbing_rows_frees_the_layers_one_by_one(model_of: ModelOf) -> None:
+    hf, count = model_of("llava"), 32
+    with torch.inference_mode():
+        session, other = (hf.open([prompts()[2]] * count) for _ in range(2))
+        for rows in (session, other):
+            rows.cache.layers = [copy for layer in rows.cache.layers for copy in independent_copies(layer, 8)]
+        num_layers = len(session.cache.layers)
+        with LiveStorages() as live:
+            for layer in (*session.cache.layers, *other.cache.layers):
+                live.follow(layer.keys)
+                live.follow(layer.values)
+            del layer
+            stored = live.now
+            session.absorb(other)
+        rest = 2 * session.layer_logits.nbytes + session.mask.nbytes * 4
+    assert stored * (1 + 1 / num_layers) <= live.peak <= stored * (1 + 1 / num_layers) + rest < 1.5 * stored
+
+
 def test_retaining_rows_copies_one_layer_at_a_time(model_of: ModelOf) -> None:
     hf, rows = model_of("llava"), 64
     with torch.inference_mode():
