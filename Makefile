@@ -64,9 +64,9 @@ test-main: $(VENV)/ready-dev
 test-vllm:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
 
-# Many requests on vLLM's second model runner, in Triton's interpreter, with steps planned in turn and ahead.
+# Many requests on vLLM's second model runner, in Triton's interpreter, with steps planned in turn and ahead. 20 minutes.
 test-vllm-long:
-	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
+	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
 test-fast: $(VENV)/ready-dev
