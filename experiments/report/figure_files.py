@@ -154,7 +154,7 @@ def _labels(panel: "Axes", facet: Facet, looks: LineStyles, limits: tuple[float,
         look = looks[row.labels, row.baseline]
         panel.annotate(
             facet.name(row), (1.02, place), xycoords="axes fraction", va="center", fontsize=7, color=_color(look),
-            alpha=_opacity(look), annotation_clip=False,
+            annotation_clip=False,
         )  # fmt: skip
 
 

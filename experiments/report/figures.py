@@ -1,21 +1,25 @@
-"""Figures of a score against the number of shots, one panel per task.
+"""Figures of a score against the number of shots: a panel per task, or several if a task has many arms (`facets`).
 
 The color shows the retriever; dash and mark show the decoding. If all arms have the same demonstrations, the color also
 shows the decoding. Shots are at log2(1 + k). Points have 95 % intervals and are shifted a little, so that intervals of
-neighbors do not overlap. Dotted lines with rings are the vote of the same demonstrations, without a model.
+neighbors do not overlap. Dotted lines with rings are the vote of the same demonstrations, without a model. Each line
+has its name at its end.
 """
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from experiments.report.facets import Facet, divide, spread_out
 from experiments.report.svg import LinearScale, element, escape_text, padded_range, ticks
 from experiments.report.tables import ScoreRow, TaskTable
 from experiments.stats.formatting import format_count, format_share
 from experiments.stats.intervals import Estimate
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 60, 122, 14, 40
+LABEL_HEIGHT, LABEL_LETTERS = 13, 19
+"""The height of a line's name in pixels, and its largest number of letters."""
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
 MARKS = ("circle", "square", "triangle", "diamond")
 COLORS = 8
@@ -26,6 +30,7 @@ STYLE = (
     ".line{fill:none;stroke-width:2}.bar{stroke-width:1.5;opacity:.55}.vote{stroke-width:1.5;fill:none;opacity:.8}.faint{opacity:.42}"
     ".grid{stroke:#8884;stroke-width:1}.tick{font:12px system-ui,sans-serif;fill:#666}"
     ".key{font:12px system-ui,sans-serif;fill:#333}.title{font:600 14px system-ui,sans-serif;fill:#222}"
+    ".label{font:11px system-ui,sans-serif}"
     + "".join(f".s{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(PALETTE))
     + "@media(prefers-color-scheme:dark){.tick{fill:#aaa}.key,.title{fill:#ddd}"
     + "".join(f".s{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(DARK))
@@ -35,11 +40,19 @@ STYLE = (
 
 @dataclass(frozen=True)
 class LineStyle:
-    """The style of a row's line, equal in every panel. faint: a control, which is behind its strategy."""
+    """The style of a row's line, equal in every panel.
+
+    Attributes:
+        color: The number of its color.
+        dash: The number of its dash and mark.
+        faint: Whether it is a control, which is behind its strategy.
+        series: Its number among all rows, by which the key of the page shows and hides it.
+    """
 
     color: int
     dash: int = 0
     faint: bool = False
+    series: int = 0
 
 
 LineStyles = dict[tuple[tuple[str, ...], bool], LineStyle]
@@ -68,11 +81,13 @@ def assign_line_styles(tables: Sequence[TaskTable], controls: Collection[str] = 
     for row in arms:
         *demos, last = row.labels
         color = colors.setdefault(row.labels if alone else tuple(demos), len(colors))
-        styles[row.labels, False] = LineStyle(color, dashes.setdefault(last, len(dashes)), last in controls)
+        dash = dashes.setdefault(last, len(dashes))
+        styles.setdefault((row.labels, False), LineStyle(color, dash, last in controls, len(styles)))
     for row in (row for table in tables for row in table.rows if row.baseline):
         labels = set(filter(None, row.labels[:-1]))
         like = [] if alone else [color for demos, color in colors.items() if labels <= set(demos)]
-        styles[row.labels, True] = LineStyle(like[0] if like else COLORS - 1)
+        color = like[0] if like else COLORS - 1
+        styles.setdefault((row.labels, True), LineStyle(color, series=len(styles)))
     return styles
 
 
@@ -88,43 +103,61 @@ def _of(table: TaskTable, row: ScoreRow) -> set[str]:
     return {label for axis, label in zip(table.axes, row.labels, strict=True) if axis == "decoding"}
 
 
-def draw_panel(table: TaskTable, looks: LineStyles, measure: str) -> str:
-    """The SVG of one task, without its style sheet, which `draw_figure` adds. measure: the score in words."""
+def draw_panels(table: TaskTable, looks: LineStyles, measure: str) -> list[tuple[str, str]]:
+    """(caption, SVG without a style sheet) of each panel of a task, with common scales. measure: the score in words."""
+    values = [
+        value
+        for row in table.rows
+        for estimate in row.cells.values()
+        for value in ((estimate.mean,) if row.baseline else (estimate.low, estimate.high))
+    ]
+    limits = padded_range(values or [0, 1], 0.2)
+    return [
+        (": ".join(filter(None, (table.task, facet.caption))), _draw_panel(facet, looks, measure, limits))
+        for facet in divide(table)
+    ]
+
+
+def _draw_panel(facet: Facet, looks: LineStyles, measure: str, limits: tuple[float, float]) -> str:
+    table = facet.table
     plotted = [PlottedRow(row, looks[row.labels, row.baseline]) for row in table.rows]
-    plotted = [s for s in plotted if s.points]
-    values = [v for s in plotted for _, e in s.points for v in ((e.mean,) if s.row.baseline else (e.low, e.high))]
-    low, high = padded_range(values or [0, 1], 0.2)
-    y = LinearScale(low, high, HEIGHT - BOTTOM, TOP)
+    y = LinearScale(*limits, HEIGHT - BOTTOM, TOP)
     places = [math.log2(1 + k) for k in table.shots]
     one = len(places) == 1
     x = LinearScale(min(places) - one, max(places) + one, LEFT + 22, WIDTH - RIGHT - 22)
     lines = [s for s in plotted if not s.row.baseline]
     step = min(24.0, 320 / max(1, len(lines))) if one else min(5.0, 28 / max(1, len(lines)))
-    inside = [_frame(table.shots, x, y)]
+    inside = [_frame(table.shots, x, y, measure)]
     inside += [_dotted(s, x, y) for s in plotted if s.row.baseline]
     shifted = [(s, (i - (len(lines) - 1) / 2) * step) for i, s in enumerate(lines)]
     inside += [_line(s, x, y, shift, table) for s, shift in sorted(shifted, key=lambda pair: not pair[0].look.faint)]
-    label = f"{measure} against the number of demonstrations, {table.task}"
+    inside += _labels(facet, plotted, y)
+    label = f"{measure} against the number of demonstrations, {', '.join(filter(None, (table.task, facet.caption)))}"
     return element("svg", *inside, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="panel")
 
 
 def draw_figure(table: TaskTable, looks: LineStyles, measure: str) -> str:
-    """The SVG of one task as a file of its own: title, panel, key and style sheet."""
+    """The SVG of one task as a file of its own: title, panels, key and style sheet."""
     rows = [row for row in table.rows if row.cells]
-    height = HEIGHT + 34 + 18 * len(rows)
+    panels = draw_panels(table, looks, measure)
+    step = HEIGHT + 24
+    height = step * len(panels) + 10 + 18 * len(rows)
     keys = [
         element(
             "g",
             draw_key_sample(looks[r.labels, r.baseline], r.baseline),
             element("text", escape_text(r.name), x=40, y=12, class_="key"),
-            transform=f"translate({LEFT} {HEIGHT + 28 + 18 * i})",
+            transform=f"translate({LEFT} {step * len(panels) + 4 + 18 * i})",
         )
         for i, r in enumerate(rows)
     ]
-    inner = draw_panel(table, looks, measure).replace("<svg ", f'<svg y="22" width="{WIDTH}" height="{HEIGHT}" ', 1)
-    title = element("text", escape_text(table.task), x=LEFT, y=18, class_="title")
+    inner = [
+        element("text", escape_text(caption), x=LEFT, y=step * i + 18, class_="title")
+        + panel.replace("<svg ", f'<svg y="{step * i + 22}" width="{WIDTH}" height="{HEIGHT}" ', 1)
+        for i, (caption, panel) in enumerate(panels)
+    ]
     return element(
-        "svg", element("style", STYLE), title, inner, *keys,
+        "svg", element("style", STYLE), *inner, *keys,
         xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}", width=WIDTH, height=height,
     )  # fmt: skip
 
@@ -138,7 +171,20 @@ def draw_key_sample(look: LineStyle, baseline: bool) -> str:
     return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
 
 
-def _frame(shots: Sequence[int], x: LinearScale, y: LinearScale) -> str:
+def _labels(facet: Facet, plotted: Sequence[PlottedRow], y: LinearScale) -> list[str]:
+    """The names of the lines, at the heights of their last points."""
+    heights = spread_out([y(series.points[-1][1].mean) for series in plotted], LABEL_HEIGHT)
+    labels = []
+    for series, height in zip(plotted, heights, strict=True):
+        name = facet.name(series.row)
+        short = name if len(name) <= LABEL_LETTERS else f"{name[: LABEL_LETTERS - 1]}…"
+        place = {"x": WIDTH - RIGHT + 6, "y": height + 4, "data_series": series.look.series}
+        place["class_"] = f"label f{series.look.color % COLORS}"
+        labels.append(element("text", element("title", escape_text(name)), escape_text(short), **place))
+    return labels
+
+
+def _frame(shots: Sequence[int], x: LinearScale, y: LinearScale, measure: str) -> str:
     elements = []
     for value in ticks(y.low, y.high):
         elements.append(element("path", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}", class_="grid"))
@@ -157,8 +203,18 @@ def _frame(shots: Sequence[int], x: LinearScale, y: LinearScale) -> str:
             element("text", escape_text(k), x=x(math.log2(1 + k)), y=HEIGHT - 22, text_anchor="middle", class_="tick")
         )
     elements.append(
-        element("text", "demonstrations", x=(LEFT + WIDTH) / 2, y=HEIGHT - 5, text_anchor="middle", class_="tick")
+        element(
+            "text",
+            "demonstrations (shots)",
+            x=(LEFT + WIDTH - RIGHT) / 2,
+            y=HEIGHT - 5,
+            text_anchor="middle",
+            class_="tick",
+        )
     )
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    turned = {"transform": f"translate(14 {middle:g}) rotate(-90)", "text_anchor": "middle", "class_": "tick"}
+    elements.append(element("text", escape_text(measure), **turned))
     return "".join(elements)
 
 
@@ -175,7 +231,8 @@ def _line(series: PlottedRow, x: LinearScale, y: LinearScale, shift: float, tabl
         )
         elements.append(element("g", element("title", escape_text(words)), _mark(at, y(cell.mean), series.look)))
     line = element("path", d="M" + "L".join(path), class_=f"line s{color}", **_dash(series.look.dash))
-    return element("g", line, *elements, class_="faint" if series.look.faint else "strong")
+    look = "faint" if series.look.faint else "strong"
+    return element("g", line, *elements, class_=look, data_series=series.look.series)
 
 
 def _dotted(series: PlottedRow, x: LinearScale, y: LinearScale) -> str:
@@ -186,7 +243,8 @@ def _dotted(series: PlottedRow, x: LinearScale, y: LinearScale) -> str:
         escape_text(f"{series.row.name}: " + ", ".join(f"{k}: {format_share(e.mean)}" for k, e in series.points)),
     )
     line = element("path", d="M" + path, class_=f"vote s{series.look.color % COLORS}", stroke_dasharray="1 4")
-    return element("g", words, line, *(_ring(at, height, series.look) for at, height in places))
+    rings = (_ring(at, height, series.look) for at, height in places)
+    return element("g", words, line, *rings, data_series=series.look.series)
 
 
 def _ring(x: float, y: float, how: LineStyle) -> str:

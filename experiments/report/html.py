@@ -139,8 +139,8 @@ def render_page(
         topics=[(topic, list(own)) for topic, own in groupby(view.findings, key=lambda f: f.topic)],
         signs=VERDICT_SIGNS,
         verdicts=VERDICT_LABELS,
-        key=[(Markup(svg), words) for svg, words in _key(plotted, looks)],
-        panels=[(t, Markup(figures.draw_panel(t, looks, view.measure))) for t in plotted],
+        key=[(number, Markup(svg), words) for number, svg, words in _key(plotted, looks)],
+        panels=[(name, Markup(svg)) for t in plotted for name, svg in figures.draw_panels(t, looks, view.measure)],
         tables=task_tables,
         answers=answer_section(view),
         answer_notes=view.answer_notes,
@@ -194,7 +194,13 @@ def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]
     from markupsafe import Markup
 
     reference = describe_arm(view.to) or "the reference"
-    base: dict[str, Any] = {"reference": reference, "differences": [], "difference_axes": (), "corrected": False}
+    base: dict[str, Any] = {
+        "reference": reference,
+        "differences": [],
+        "same": [],
+        "difference_axes": (),
+        "corrected": False,
+    }
     base |= {"scale_low": "", "scale_high": "", "test_note": "", "hidden_note": ""}
     if frame is None:
         return base
@@ -213,6 +219,7 @@ def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]
     )
     return base | {
         "differences": rows,
+        "same": [row for row in rows if row["by_construction"]],
         "difference_axes": label_axes,
         "corrected": view.correct != "none",
         "scale_low": formatting.format_signed(-reach, 2),
@@ -234,9 +241,13 @@ def _forest(scale: LinearScale, low: float, mid: float, high: float) -> str:
     )
 
 
-def _key(task_tables: Sequence[tables.TaskTable], looks: figures.LineStyles) -> list[tuple[str, str]]:
+def _key(task_tables: Sequence[tables.TaskTable], looks: figures.LineStyles) -> list[tuple[int, str, str]]:
+    """(number of the series, sample of the line, name) of each row."""
     rows = {(row.labels, row.baseline): row for table in task_tables for row in table.rows if row.cells}
-    return [(figures.draw_key_sample(looks[place], row.baseline), row.name) for place, row in rows.items()]
+    return [
+        (looks[place].series, figures.draw_key_sample(looks[place], row.baseline), row.name)
+        for place, row in rows.items()
+    ]
 
 
 def _subtitle(view: RunView) -> str:

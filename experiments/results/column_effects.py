@@ -144,7 +144,7 @@ def interaction_comparisons(effects: ColumnEffects) -> list[ArmComparison]:
                 result=result,
                 p=nan if one.by_construction else one.interaction.p,
                 n=f"n = {format_count(pairs, 'pair')}",
-                pooled=f"{effects.name} {value} ({format_signed(part.difference)}, rest {format_signed(rest)})",
+                pooled=f"{effects.name}: {format_signed(part.difference)} at {value}, {format_signed(rest)} elsewhere",
                 better="neither",
             )
         )
@@ -163,7 +163,7 @@ def describe_interactions(comparisons: Sequence[ArmComparison], columns: Sequenc
     tested = [t for t in comparisons if not t.by_construction]
     for t in tested:
         if t.verdict == "differs":
-            claim = f"the difference of {t.arm} from {t.against} is another one at {t.pooled}"
+            claim = f"the difference of {t.arm} from {t.against} depends on {t.pooled};"
             yield Finding("By column", t.subject, claim, t.numbers, "", "differs")
     if still := [t for t in tested if t.verdict == "open"]:
         least = min(still, key=lambda t: t.p)

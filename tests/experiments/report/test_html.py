@@ -3,6 +3,7 @@ import csv
 import hashlib
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -170,6 +171,32 @@ def test_the_vote_is_seen_where_it_has_one_point(written):
     figure = ElementTree.parse(write_report(run).figures[0])
     rings = [ring for ring in figure.iter() if ring.tag.endswith("circle") and ring.get("class", "").startswith("vote")]
     assert len(rings) == 2 * 2  # of two retrievers: a point in the panel and one in the key
+
+
+def test_many_arms_are_panels_with_axis_titles_and_a_key_to_click(written):
+    run = written(queries=4, retrievers=("random", "knn", "mmr"), tasks=("shapes",))
+    write_report(run)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["shapes: random", "shapes: knn", "shapes: mmr"]
+    assert html.count(">demonstrations (shots)</text>") == html.count('">lenient accuracy</text>') == 3
+    keys = re.findall(r'data-key="(\d+)"', html)
+    assert len(keys) == len(set(keys)) == 9 + 3
+    assert {*re.findall(r'data-series="(\d+)"', html)} == set(keys)
+    labels = re.findall(r"<text [^>]*class=\"label f\d\"><title>(.*?)</title>", html)
+    assert sorted(set(labels)) == ["greedy", "mask_only(vcd)", "vcd", "vote"]
+
+
+def test_arms_that_equal_their_reference_by_construction_are_folded_away(written):
+    view = view_run(written(queries=4, tasks=("shapes",), shots=(2,), retrievers=("knn",)))
+    same = view.scores["decoding"] != "vcd"
+    view = replace(view, scores=view.scores.assign(decided_by=same.map({True: "same", False: "other"})))
+    html = write_report(view).report.read_text(encoding="utf-8")
+    section = html.split('id="differences"')[1].split("</section>")[0]
+    table, folded = section.split("<details>")
+    assert "1 arm not tested: the same as its reference by construction" in folded
+    assert "mask_only(vcd)" in folded
+    assert "mask_only(vcd)" not in table
+    assert ">vcd</th>" in table
 
 
 def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):

@@ -210,3 +210,59 @@ def test_no_table_is_wider_than_a_page_of_1280_pixels(page):
     )
     assert len(widths) > 5
     assert all(needed <= available for needed, available in widths)
+
+
+@pytest.fixture
+def resized(browser):
+    """`resized(360)`: the browser at a width in pixels; `media="print"` for the style of paper."""
+
+    def resize(width, media=""):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+
+    yield resize
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+A4_WIDTH = 702  # of 210 mm less two margins of 12 mm, in pixels of 1/96 inch
+
+
+@pytest.mark.parametrize(("width", "media"), [(1168, ""), (360, ""), (A4_WIDTH, "print")])
+def test_nothing_is_cut_on_a_desktop_a_phone_and_paper(page, resized, width, media):
+    opened = page(queries=6, shots=(0, 2, 4, 8), retrievers=("random", "knn", "mmr"))
+    resized(width, media)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    wide = opened.execute_script(
+        "return [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    )
+    if width != 360:  # a phone scrolls tables sideways
+        assert wide == 0
+        tables = "return Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))"
+        assert opened.execute_script(tables) <= width
+
+
+def test_the_first_column_stays_in_sight_when_a_table_scrolls(page, resized):
+    opened = page(queries=6, shots=(0, 2, 4, 8))
+    resized(360)
+    moved = opened.execute_script(
+        "const box = document.querySelector('#scores .wide'), head = box.querySelector('tbody th');"
+        "const before = head.getBoundingClientRect().left; box.scrollLeft = 80;"
+        "return [box.scrollLeft, head.getBoundingClientRect().left - before]"
+    )
+    assert moved == [80, 0]
+
+
+def test_a_click_on_a_name_in_the_key_hides_its_line_in_every_panel(page):
+    opened = page(queries=6)
+    counts = (
+        "const key = document.querySelector('.key button'); {click}"
+        'const lines = [...document.querySelectorAll(`[data-series="${key.dataset.key}"]`)];'
+        "return [lines.length, lines.filter(l => getComputedStyle(l).display === 'none').length, key.ariaPressed]"
+    )
+    total, hidden, pressed = opened.execute_script(counts.replace("{click}", ""))
+    assert (hidden, pressed) == (0, "true")
+    assert total == 2 * 2  # a line and its name in the panel of each task
+    assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, total, "false"]
+    assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, 0, "true"]

@@ -106,7 +106,8 @@ def test_an_effect_that_depends_on_the_column_is_a_sentence_and_a_table(run, vie
     assert (frame[frame["decoding"] != "vcd"]["p_corrected"] > 0.05).all()
     by = view_run(run, by=["category"])
     sentences = [one.sentence for one in by.findings if one.topic == "By column"]
-    assert sentences[0].startswith("the difference of vcd from greedy is another one at category adversarial (−")
+    assert sentences[0].startswith("the difference of vcd from greedy depends on category: −")
+    assert " at adversarial, " in sentences[0]
     assert "p < .001" in sentences[0]
     assert not any(one.topic == "By column" for one in view.findings)
     page = write_report(by).report.read_text(encoding="utf-8")
