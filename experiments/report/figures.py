@@ -178,7 +178,7 @@ def _labels(facet: Facet, plotted: Sequence[PlottedRow], y: LinearScale) -> list
     for series, height in zip(plotted, heights, strict=True):
         name = facet.name(series.row)
         short = name if len(name) <= LABEL_LETTERS else f"{name[: LABEL_LETTERS - 1]}…"
-        place = {"x": WIDTH - RIGHT + 6, "y": height + 4, "data_series": series.look.series}
+        place: dict[str, object] = {"x": WIDTH - RIGHT + 6, "y": height + 4, "data_series": series.look.series}
         place["class_"] = f"label f{series.look.color % COLORS}"
         labels.append(element("text", element("title", escape_text(name)), escape_text(short), **place))
     return labels
