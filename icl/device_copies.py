@@ -28,7 +28,8 @@ def read_together(tensors: "Sequence[Tensor]") -> list[list[list[float]]]:
 
     if not tensors:
         return []
-    numbers: list[float] = torch.cat([each.double().flatten() for each in tensors]).tolist()
+    flat = [each.flatten() for each in tensors]
+    numbers: list[float] = torch.cat([flat[0].double(), *flat[1:]]).tolist()
     read, start = [], 0
     for each in tensors:
         rows, columns = each.shape

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEG_INF = -float("inf")
-NUM_FAULT_VALUES = 6
-"""Numbers that `fault_message` reads."""
 
 
 def combine_branches(
@@ -42,7 +40,7 @@ def combine_branches(
         PlanError: The strategy returned scores or a mask of another shape.
     """
     scores, _, numbers = combine_branches_on_device(strategy, logits, step, states)
-    messages = {i: fault_message(strategy, step, row, logits.shape[-1]) for i, row in enumerate(numbers.tolist())}
+    messages = {i: fault_message(strategy, step, row, logits, i) for i, row in enumerate(numbers.tolist())}
     return scores, {i: message for i, message in messages.items() if message}
 
 
@@ -77,33 +75,38 @@ def combine_branches_on_device(
 
     Returns:
         Scores [B, V], zeros in faulty rows; whether each row is faulty [B]; and the numbers of `fault_message` for each
-        row, [B, NUM_FAULT_VALUES] float64.
+        row, [B, 1 + 2n] float32: the best score, the highest logit of each branch, and its lowest one of those that the
+        reference does not ban.
     """
     banned = logits[0] == NEG_INF
-    usable = (logits.abs() < math.inf) | (banned & (logits == NEG_INF))
-    usable = usable.transpose(0, 1).flatten(1)  # [B, n * V]
-    place = usable.to(torch.uint8).argmin(-1)  # of the first unusable logit
-    wrong, all_banned = ~usable.all(-1), banned.all(-1)
-    unreadable = wrong | all_banned
-    clean = logits.masked_fill(unreadable[None, :, None], 0.0)
+    extremes = torch.cat([logits.amax(-1), logits.masked_fill(banned, 0.0).amin(-1)])  # NaN if there is one
+    unreadable = (extremes * 0).sum(0)  # NaN unless all are finite, else 0
+    clean = logits.masked_fill((unreadable != 0)[:, None], 0.0)
     scores = masked_scores(strategy, clean, cast(int, step), states, banned)
     best = scores.amax(-1)
-    is_faulty = unreadable | ~(best.abs() < math.inf)
-    vocabulary = logits.shape[-1]
-    value = logits[place // vocabulary, torch.arange(len(place), device=place.device), place % vocabulary]
-    numbers = torch.stack([place.double(), is_faulty, wrong, all_banned, value, best], 1)
-    return scores.masked_fill(is_faulty[:, None], 0.0), is_faulty, numbers
+    is_faulty = unreadable + best * 0 != 0
+    return scores.masked_fill(is_faulty[:, None], 0.0), is_faulty, torch.cat([best[None], extremes]).T
 
 
-def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], vocabulary: int) -> str:
-    """The message of a row of the numbers of `combine_branches_on_device`, '' without a fault."""
-    place, is_faulty, wrong, all_banned, value, best = numbers
-    if not is_faulty:
+def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], logits: "Tensor", row: int) -> str:
+    """What is wrong with a row, '' if nothing is. Reads the logits only if something is.
+
+    Args:
+        strategy: Combined the branches.
+        step: Number of the token, from 0.
+        numbers: The row of the numbers of `combine_branches_on_device`, on the host.
+        logits: Logits of the branches, [n, B, V].
+        row: Number of the row.
+    """
+    if all(map(math.isfinite, numbers)):
         return ""
-    branch, token = divmod(int(place), vocabulary)
-    if wrong:
-        return f"step {step}, branch {branch}: the score of token {token} is {value}"
-    if all_banned:
+    best, count, logits = numbers[0], len(logits), logits[:, row]
+    is_wrong = ~logits.isfinite() & ~((logits[0] == NEG_INF) & (logits == NEG_INF))
+    for branch, (high, low) in enumerate(zip(numbers[1 : 1 + count], numbers[1 + count :], strict=True)):
+        if not high < math.inf or not low > NEG_INF:
+            token = int(is_wrong[branch].to(torch.uint8).argmax())
+            return f"step {step}, branch {branch}: the score of token {token} is {float(logits[branch, token])}"
+    if numbers[1] == NEG_INF:
         return f"step {step}, branch 0: the reference bans every token"
     return unusable_message(best, f"step {step}: the combined scores of {type(strategy).__name__}")
 

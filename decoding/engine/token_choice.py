@@ -76,8 +76,8 @@ class StepChoice:
 
     def fault(self, row: int) -> str:
         """Why the scores of a row cannot be used, or ''."""
-        strategy, vocabulary = self.batch.group.strategy, self.batch.logits.shape[-1]
-        message = fault_message(strategy, self.step.number, self.numbers["faults"][row], vocabulary)
+        strategy, logits = self.batch.group.strategy, self.batch.logits
+        message = fault_message(strategy, self.step.number, self.numbers["faults"][row], logits, row)
         if message or "best" not in self.numbers:
             return message
         (best,) = self.numbers["best"][row]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
-from decoding.engine.decoding_step import NEG_INF, NUM_FAULT_VALUES, combine_branches_on_device, fault_message
+from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
 from decoding.engine.option_scoring import floor_masked
 from decoding.engine.trace import StepTrace, trace_branches
 from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
@@ -155,12 +155,12 @@ def _tokens(
                 strategy, branch_logits, combined, tokens.tolist(), step=cast(int, step), states=states, top=top
             )
             _record_step_traces(traces, references)
-    vocabulary = branch_logits.shape[-1]
+    num_fault_values = numbers.shape[1]
 
     def write(rows: list[list[float]]) -> None:
-        for row, numbers in zip(references, rows, strict=True):
-            message = fault_message(strategy, row.step, numbers[:NUM_FAULT_VALUES], vocabulary)
-            _record(row, message, numbers[NUM_FAULT_VALUES:])
+        for i, (row, numbers) in enumerate(zip(references, rows, strict=True)):
+            message = fault_message(strategy, row.step, numbers[:num_fault_values], branch_logits, i)
+            _record(row, message, numbers[num_fault_values:])
 
     RECORD_STORE.defer(torch.cat(values, 1), write)
     return tokens, is_faulty
