@@ -71,7 +71,6 @@ _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–
 _APPEARANCE = re.compile(
     r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
     r"(?:look|appear|seem|be mistaken|be confused|pass|resemble)\b"
-    r"|^(?:even )?(?:though|although|while) (?:it|this|that) (?:looks|appears|seems|resembles)\b"
 )
 _LEADING_CONTRAST = re.compile(
     r"^(?:even )?(?:though|although|while|unlike|instead of|rather than|despite) [^,]+,\s*", re.IGNORECASE
@@ -90,8 +89,6 @@ _REMARK = re.compile(
 
 _PARTITIVE = re.compile(r"\b(?:of|to|with|by|from|for|near|behind|beside|after|before) $")
 _KIND = re.compile(r"\b(?:kind|type|sort|breed|species|form|style|variety|member|name|color) of $")
-_SPLIT = re.compile(r"\s+(?:though|although|whereas|while|however|because|since)\s+", re.IGNORECASE)
-_DENYING_CLAUSE = re.compile(r"^(?:except|unlike|instead of|rather than|not|neither|without|as opposed)\b")
 _DENIED = re.compile(
     rf"(?:{_NEGATION.pattern[:-1]}"
     r"|\b(?:no|without|lacks?|than|confused with|mistaken for|as if|similar to|resembles?)(?: \w+){0,3} "
@@ -230,7 +227,7 @@ def _commits(answer: str, accepted: list[str]) -> bool:
         parts = [text]
     if all(any(_begins(part, normal) for normal in accepted) for part in parts):
         return not answer.rstrip().endswith("?") or len(text.split()) <= SHORT_QUESTION
-    clauses = [piece for match in _CLAUSE.finditer(answer) for piece in _SPLIT.split(match[0])]
+    clauses = _CLAUSE.findall(answer)
     clauses = clauses if len(clauses) <= 2 * MAX_CLAUSES else clauses[:MAX_CLAUSES] + clauses[-MAX_CLAUSES:]
     stated = [clause for clause in clauses if not clause.rstrip().endswith("?")]
     quotes = {normalize_vqa(quote) for quote in _QUOTED.findall(answer)}
@@ -256,7 +253,7 @@ def _states(clause: str, answer: str, text: str, *, is_first: bool) -> bool:
         text: The clause in lower case, with its articles.
         is_first: Whether no other clause precedes it.
     """
-    if _DENYING_CLAUSE.match(clause) or _APPEARANCE.search(clause):
+    if _APPEARANCE.search(clause):
         return False
     opening = _COPULA.match(clause)
     clause = _modified_head(clause, text)

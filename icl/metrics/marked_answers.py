@@ -12,7 +12,6 @@ _TAGS = re.compile(
     r"|<\|begin_of_(?:box|solution)\|>(.*?)(?:<\|end_of_(?:box|solution)\|>|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
-_FENCE = re.compile(r"```(?:\w+\n)?(.*?)(?:```|\Z)", re.DOTALL)
 _JSON_KEYS = ("final_answer", "finalanswer", "answer", "prediction", "label", "choice", "option", "result", "response")
 _CUT_JSON = re.compile(r'"(?:final[_ ]?)?answer"\s*:\s*"?([^",}\n]+)', re.IGNORECASE)
 _ADJECTIVES = (
@@ -66,11 +65,8 @@ def _tag_contents(text: str) -> list[str]:
 
 def json_answer(text: str) -> str | None:
     """The answer of a JSON object in the text, or None."""
-    candidates = [match[1].strip() for match in _FENCE.finditer(text)] + [text.strip()]
     start, end = text.find("{"), text.rfind("}")
-    if 0 <= start < end:
-        candidates.append(text[start : end + 1])
-    for candidate in candidates:
+    for candidate in (text.strip(), text[start : end + 1] if 0 <= start < end else ""):
         parsed = _parsed(candidate) if candidate[:1] in ("{", "[") else None
         if isinstance(parsed, Mapping | list) and (value := _json_answer(parsed)) is not None:
             return value
