@@ -6,7 +6,7 @@ from written_run import GREEDY, MASK_ONLY, VCD
 from experiments.cli.main import main
 from experiments.imports.merged_runs import merge_runs
 from experiments.results.loaded_run import load_run
-from experiments.results.paired_runs import pair_runs
+from experiments.results.paired_runs import _value, pair_runs
 from experiments.results.run_list import list_runs
 from experiments.results.run_view import NO_REFERENCE, view_run
 from experiments.stats.compare import compare
@@ -111,3 +111,8 @@ def test_the_list_of_runs_has_a_line_for_each(written, tmp_path, capsys, monkeyp
     assert "run.json is damaged" in captured.err
     with pytest.raises(StoreError, match="is no folder"):
         list_runs(tmp_path / "none")
+
+
+def test_the_value_of_an_axis_does_not_depend_on_the_order_of_keys():
+    assert _value({"order": {"name": "x", "a": 1}}, "order") == _value({"order": {"a": 1, "name": "x"}}, "order")
+    assert _value({"labels": {"order": "x"}}, "order") != _value({"labels": {"order": "y"}}, "order")
