@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from experiments.config.config import load_config
 from experiments.results.loaded_run import Run
+from experiments.running.generation import engine_for
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ModelError
@@ -20,6 +22,7 @@ from icl.models.base import Model
 MODEL = '''
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 from icl.models.base import Model
@@ -128,3 +131,33 @@ def test_a_sample_whose_first_answers_fail_has_the_reason(mapping: Mapping, tmp_
     finished = Run(tmp_path / "t")
     failed = finished.samples().dropna(subset="failed").groupby("decoding")["failed"].unique().map(list).to_dict()
     assert set(failed) == {"dcd_prompt"}
+
+
+@pytest.mark.parametrize(
+    ("abilities", "is_endpoint", "module"),
+    [
+        ({"logits"}, False, "decoding.engine.engine"),
+        ({"logits"}, True, "decoding.engine.engine"),
+        ({"logits", "strategies"}, True, "decoding.engine.server_engine"),
+        ({"logits", "strategies"}, False, "decoding.lockstep.engine"),
+    ],
+)
+def test_strategies_run_where_the_model_runs_them(abilities: set[str], is_endpoint: bool, module: str) -> None:
+    model: Any = SimpleNamespace(abilities=abilities, is_endpoint=is_endpoint)
+    assert engine_for(model).__module__ == module
+
+
+def test_equal_requests_are_sent_once_unless_the_model_reads_more_than_the_prompt(
+    mapping: Mapping, tmp_path: Path
+) -> None:
+    """Two seeds without demonstrations have equal prompts, and other limits are other requests."""
+    for needs, sizes in (("frozenset()", [6, 6]), ('frozenset({"gold"})', [12, 6])):
+        folder = tmp_path / str(len(sizes) + len(needs))
+        folder.mkdir()
+        (folder / "mine.py").write_text(MODEL.replace('frozenset({"gold"})', needs))
+        own = mapping(model=f"{folder / 'mine.py'}:Mine", shots=0)
+        for seeds, limit in (([0, 1], 16), ([0], 5)):
+            name = f"s{limit}"
+            run(load_config({**own, "name": name, "seeds": seeds, "max_new_tokens": limit}), folder)
+        answered = [int(size) for size in (folder / "sizes").read_text().split() if int(size) > 1]
+        assert answered == sizes
