@@ -9,6 +9,7 @@ import pytest
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.running import run as run_module
+from experiments.running.recorder import Recorder
 from experiments.running.run import run
 from experiments.running.runner import _groups
 from experiments.terminal.progress import SilentProgress
@@ -117,3 +118,53 @@ def test_a_run_whose_first_samples_fail_raises_only_if_none_was_ever_finished(
     go(config, tmp_path / "old")
     monkeypatch.setenv("BROKEN", "1")
     go({**config, "grid": {"shots": [0, 1]}}, tmp_path / "old")  # raises nothing: six samples are there
+
+
+MODEL = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from icl.models.base import Model
+from icl.types import Generation
+
+
+@dataclass(frozen=True)
+class Mine(Model):
+    abilities: ClassVar[frozenset] = frozenset({"generate"})
+    digest: ClassVar[str] = "mine"
+    is_endpoint: ClassVar[bool] = ENDPOINT
+
+    def count_tokens(self, prompt):
+        return 1
+
+    def generate(self, requests):
+        with (Path(__file__).parent / "limits").open("a") as file:
+            print(*(request.max_new_tokens for request in requests), file=file)
+        return [Generation("red") for _ in requests]
+"""
+
+
+@pytest.mark.parametrize(("is_endpoint", "first"), [(False, "1"), (True, "9")])
+def test_the_first_answer_has_one_token_or_at_an_endpoint_the_limit_of_the_run(
+    mapping: Mapping, tmp_path: Path, is_endpoint: bool, first: str
+) -> None:
+    (tmp_path / "mine.py").write_text(MODEL.replace("ENDPOINT", str(is_endpoint)))
+    go(mapping(model=f"{tmp_path / 'mine.py'}:Mine", max_new_tokens=9, shots=0), tmp_path)
+    assert (tmp_path / "limits").read_text().split() == [first] + ["9"] * 6
+
+
+def test_fields_that_arms_share_are_dropped_after_each_window(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.running.runner.WINDOW_SAMPLES", 2)
+    sizes, sample = [], Recorder.sample
+
+    def counted(self: Recorder, *arguments: Any) -> Any:
+        made = sample(self, *arguments)
+        sizes.append(len(self.shared))
+        return made
+
+    monkeypatch.setattr(Recorder, "sample", counted)
+    go(mapping(), tmp_path)
+    assert sizes == [1, 2] * 3

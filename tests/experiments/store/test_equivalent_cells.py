@@ -49,6 +49,13 @@ def test_what_cannot_matter_to_a_cell_decides_nothing():
         assert equivalence_digest(cell(**changed)) != plain
 
 
+def test_stop_strings_decide_answers_and_an_incomplete_description_has_no_digest():
+    digests = {equivalence_digest(cell(**more)) for more in ({}, {"stop_strings": ["."]}, {"stop_strings": [","]})}
+    assert len(digests) == 3
+    assert all(len(digest) == 16 for digest in digests)
+    assert equivalence_digest(cell(shots=None)) == equivalence_digest(cell(decoding="greedy")) == ""
+
+
 def test_a_sampler_is_not_read_where_options_are_scored_and_their_norm_where_answers_are_written():
     options = [cell(answer_mode="options", decoding=arm("vcd", sampler)) for sampler in ("greedy", "sampling")]
     assert len({*map(equivalence_digest, options)}) == 1
