@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from icl.models.base import Model
-from icl.models.hf.device_placement import resolve_device
+from icl.models.hf.device_placement import has_cuda, resolve_device
 
 GIB = 2**30
 WEIGHT_FACTOR, BATCH_BYTES = 1.25, GIB
@@ -92,7 +92,7 @@ ROOM = GPURoom()
 
 def auto_device(embedder: PlacedEmbedder) -> str:
     """'cuda' if the GPU has room for an embedder, else 'cpu'."""
-    if resolve_device("auto")[0] != "cuda":
+    if not has_cuda():
         return "cpu"
     return ROOM.place(embedder.digest, embedder.checkpoint_bytes())
 
@@ -101,7 +101,7 @@ def reserve_for_models(models: Sequence[Model]) -> None:
     """Leave room for the models of a run, which are loaded one after the other. Call it before they are loaded."""
     if any(model.owns_gpu for model in models):
         ROOM.reserve(0.0)  # and CUDA is not started before their engine
-    elif resolve_device("auto")[0] == "cuda":
+    elif has_cuda():
         free, total = gpu_memory()
         ROOM.reserve(free - max([model.gpu_bytes(total) for model in models], default=0.0))
 

@@ -24,17 +24,14 @@ def resolve_device(name: str, device_map: str | None = None, key: str = "model.d
         device_map: The device map of accelerate, in place of a device.
         key: Where the device is set, for the error.
     """
-    is_auto = device_map is not None or name == "auto"
-    if is_auto and not slurm_promises_gpu() and not _may_have_cuda():
-        return "cpu", "cpu"
-    import torch
-
-    if is_auto:
-        if torch.cuda.is_available():
+    if device_map is not None or name == "auto":
+        if has_cuda():
             return "cuda", "cuda"
         if slurm_promises_gpu():
             raise ModelError(f"{key}: {cuda_problem()} To run on the CPU, set `device: cpu`.")
         return "cpu", "cpu"
+    import torch
+
     kind, _, number = name.partition(":")
     if kind not in TYPES or (number and not number.isdigit()):
         raise ModelError(f"{key}: '{name}' is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu.")
@@ -57,8 +54,16 @@ def resolve_dtype(device: str, device_map: str | None, dtype: str) -> str:
     return "float32" if resolve_device(device, device_map)[0] == "cpu" else "auto"
 
 
+def has_cuda() -> bool:
+    """Whether torch sees a CUDA device. It is not imported where no driver has a device file."""
+    if not _may_have_cuda():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _may_have_cuda() -> bool:
-    """Whether a driver's device file exists. Otherwise torch need not be imported."""
     return sys.platform != "linux" or any(Path(path).exists() for path in DRIVERS)
 
 

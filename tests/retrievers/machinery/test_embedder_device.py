@@ -130,3 +130,12 @@ def test_vectors_in_half_precision_are_close_to_those_in_float32() -> None:
     one, other = full.embed_texts(["a red ball", "a blue box"]), half.embed_texts(["a red ball", "a blue box"])
     assert other.dtype == one.dtype
     assert 0 < abs(one - other).max() < 0.05
+
+
+def test_a_slurm_job_without_a_visible_gpu_embeds_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its model needs the GPU is for the model to say."""
+    monkeypatch.setattr("icl.models.hf.device_placement._may_have_cuda", lambda: False)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0,1")
+    reserve_for_models([Endpoint()])
+    assert Encoder().placement.device == "cpu"
