@@ -129,10 +129,10 @@ def _environment() -> dict[str, str]:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process and the processes that it has started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """Ends a process, and on POSIX also the processes that it has started."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         try:
-            os.killpg(process.pid, number)
+            os.killpg(process.pid, number) if hasattr(os, "killpg") else process.send_signal(number)
         except ProcessLookupError:
             break
         try:
