@@ -16,7 +16,7 @@ import torch
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
 from decoding.engine.option_scoring import floor_masked
-from decoding.engine.trace import StepTrace, trace_branches
+from decoding.engine.trace import StepTrace, step_traces, trace_tensors
 from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
 from decoding.formulas.row_steps import RowSteps
 from decoding.lockstep.budgeted_outputs import TokenizerLoader
@@ -64,10 +64,9 @@ def complete_groups(rows: Sequence[BatchRow]) -> list[RowGroup]:
 def select_tokens(logits: "Tensor", groups: Sequence[RowGroup], load_tokenizer: TokenizerLoader | None = None) -> None:
     """Writes the selected token into every row of every group, in place.
 
-    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. Four
-    things are exceptions: a strategy that computes with the number of the step is combined step by step, the traces of
-    all branches (`top`) are read at once, and so are the windows of a strategy with a state and the tokens under a
-    thinking budget.
+    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. Two
+    things are exceptions: a strategy that computes with the number of the step is combined step by step, and the tokens
+    under a thinking budget are read at once.
 
     Args:
         logits: [rows, V] float32.
@@ -137,6 +136,7 @@ def _tokens(
     states = _step_states(strategy, references)
     combined, is_faulty, numbers = combine_branches_on_device(strategy, branch_logits, step, states)
     values = [numbers]
+    per_branch: list[Tensor] = []
     if references[0].branch.scores_options:
         tokens, logprobs = _option_logprobs(combined, branch_logits[0], references)
         values.append(logprobs)
@@ -151,19 +151,30 @@ def _tokens(
                 traced[:, LOGPROB].masked_fill_(is_forced, 0.0)
             values.append(traced)
         if top := max(row.branch.top for row in references):
-            traces = trace_branches(
-                strategy, branch_logits, combined, tokens.tolist(), step=cast(int, step), states=states, top=top
-            )
-            _record_step_traces(traces, references)
-    num_fault_values = numbers.shape[1]
+            clean = branch_logits.masked_fill(is_faulty[None, :, None], 0.0)
+            per_branch = trace_tensors(strategy, clean, combined, step=cast(int, step), states=states, top=top)
+    num_branches, num_fault_values = len(branch_logits), numbers.shape[1]
+    end = sum(value.shape[1] for value in values)
 
     def write(rows: list[list[float]]) -> None:
         for i, (row, numbers) in enumerate(zip(references, rows, strict=True)):
             message = fault_message(strategy, row.step, numbers[:num_fault_values], branch_logits, i)
-            _record(row, message, numbers[num_fault_values:])
+            _record(row, message, numbers[num_fault_values:end])
+        if per_branch:
+            chosen = [int(numbers[end]) for numbers in rows]
+            columns = _columns([row[end + 1 :] for row in rows], [value.shape[1] for value in per_branch])
+            _record_step_traces(step_traces(strategy, num_branches, columns, chosen), references)
 
+    if per_branch:
+        values += [tokens[:, None], *per_branch]
     RECORD_STORE.defer(torch.cat(values, 1), write)
     return tokens, is_faulty
+
+
+def _columns(rows: Sequence[list[float]], widths: Sequence[int]) -> list[list[list[float]]]:
+    """The rows of each of several tensors that were joined: [B][sum of widths] -> [len(widths)][B][width]."""
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    return [[row[start : start + width] for row in rows] for start, width in zip(starts, widths, strict=True)]
 
 
 def _limited(

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import branch_count
-from decoding.base import Strategy
+from decoding.base import InitialStepState, Strategy
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
+from decoding.engine.trace import trace_branches
 from decoding.engine.trace_numbers import TRACE_FIELDS
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.request_metadata import (
@@ -119,6 +120,27 @@ def test_each_group_has_the_records_that_it_requests() -> None:
     records = {name: RECORD_STORE.take(name) or GroupRecord() for name in ("plain", "traced", "seen")}
     assert [(len(record.trace), len(record.step_traces)) for record in records.values()] == [(0, 0), (1, 0), (0, 1)]
     assert [len(ids) for ids in records["seen"].step_traces[0].ids] == [2, 2, 2]
+
+
+def test_step_traces_beside_a_faulty_group_are_those_of_the_logits() -> None:
+    batch = logits(4)
+    parts = [rows(name, "adacad", [i, i + 1], trace=True, top=3) for i, name in ((0, "good"), (2, "bad"))]
+    (expected,) = trace_branches(
+        parse_arm("adacad").strategy, batch[:2, None], *_combined("adacad", batch[:2]), step=0,
+        states=[InitialStepState()], top=3,
+    )  # fmt: skip
+    batch[3, 5] = float("nan")
+    select_tokens(batch, complete_groups([row for part in parts for row in part]))
+    record = RECORD_STORE.take("good")
+    assert record is not None
+    assert record.step_traces == [expected]
+    assert len(record.trace[0]) == len(TRACE_FIELDS)
+
+
+def _combined(arm: str, branch_logits: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Combined scores of one row, and the chosen token."""
+    scores, _ = combine_branches(parse_arm(arm).strategy, branch_logits[:, None], 0)
+    return scores, scores.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -372,13 +394,15 @@ def test_groups_at_different_steps_choose_and_record_what_each_does_alone(arm: A
 
 
 def test_nothing_is_read_from_a_device_while_a_step_runs() -> None:
-    """On the device `meta`, which has no values, any read is an error."""
-    for arm in (*FLAT_ARMS, {"name": "vcd", "sampling": {"temperature": 1.0, "top_p": 0.9, "min_p": 0.1}}):
+    """On the device `meta`, which has no values, any read is an error. `nbce` has a state, and `top` step traces."""
+    for arm in (*FLAT_ARMS, "nbce", {"name": "vcd", "sampling": {"temperature": 1.0, "top_p": 0.9, "min_p": 0.1}}):
+        places = list(range(branch_count(parse_arm(arm).strategy)))
         for groups in (
             groups_at(arm, 3, f"meta {arm}", count=4),
-            complete_groups(rows(f"options {arm}", arm, [0, 1], 1, first=(3, 4), force=(5, 6))),
+            complete_groups(rows(f"steps {arm}", arm, places, 1, trace=True, top=2)),
+            complete_groups(rows(f"options {arm}", arm, places, 1, first=(3, 4), force=(5, 6))),
         ):
-            select_tokens(torch.empty(8, VOCABULARY, device="meta"), groups)
+            select_tokens(torch.empty(4 * len(places), VOCABULARY, device="meta"), groups)
             RECORD_STORE.deferred.clear()
     assert not RECORD_STORE.faulty
 
