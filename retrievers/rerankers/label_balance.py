@@ -40,8 +40,10 @@ class FittedLabelBalance:
         return [self._rerank_one(query, demos, k) for query, demos in zip(queries, candidates, strict=True)]
 
     def _rerank_one(self, query: Query, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
+        if not candidates:
+            return ()
         labels = frozenset(query.options) if self.labels <= frozenset(query.options) else self.labels
-        share, counts = -(-k // len(labels)) if labels else 0, Counter[str]()
+        share, counts = -(-k // len(labels)), Counter[str]()
         within: list[RetrievedExample] = []
         excess: list[RetrievedExample] = []
         for demo in candidates:
