@@ -159,3 +159,11 @@ def test_no_label_of_one_is_over_its_share(example: Make) -> None:
     assert build("reranker", "label_balance").fit(Pool(()), Resources()).rerank([pool.examples[0].query], [()], 2) == [
         ()
     ]
+
+
+@pytest.mark.parametrize("node", [{"name": "near_duplicate_cap"}, {"name": "diversity", "balance": 0.5}])
+def test_vectors_need_an_embedder_of_what_is_compared(node: dict[str, Any]) -> None:
+    build("reranker", {**node, "by": "image", "embedder": "pixels"})
+    for by in ("question", "both"):
+        with pytest.raises(ConfigError, match=f"by is '{by}', and its embedder .* reads images only"):
+            build("reranker", {**node, "by": by, "embedder": "pixels"})
