@@ -132,11 +132,17 @@ def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(text, {})  # noqa: S102  the page's own text
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of somebody who reads one page after another. The quickstart is computed once."""
+    return tmp_path_factory.mktemp("reader")
+
+
 @pytest.mark.parametrize("name", ["tutorial", "questions/vcd_on_my_model", "questions/is_my_gain_real"])
-def test_a_page_runs_from_its_first_command_to_its_last(name: str, tmp_path: Path, monkeypatch) -> None:
-    run_page(name, tmp_path, monkeypatch)
+def test_a_page_runs_from_its_first_command_to_its_last(name: str, reader: Path, monkeypatch) -> None:
+    run_page(name, reader, monkeypatch)
     if name == "tutorial":
-        assert "\\toprule" in (tmp_path / "scores.tex").read_text()
+        assert "\\toprule" in (reader / "scores.tex").read_text()
 
 
 def test_the_page_on_logs_runs_on_logs(tmp_path: Path, monkeypatch) -> None:

@@ -1,15 +1,17 @@
 """The examples of the README and the docs run: the study, custom components, the Python example."""
 
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from experiments.api import load_run
+from experiments.cli.main import main
 
 ROOT = Path(__file__).parent.parent
+Icl = Callable[..., Any]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = README + (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 OWN = """
@@ -37,17 +39,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def icl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", *words], cwd=folder, capture_output=True, text=True, check=False
-    )
+class Outcome(NamedTuple):
+    """The result of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Path, monkeypatch) -> None:
-    done = icl(folder, "run", "study.yaml", *FEW)
+@pytest.fixture
+def icl(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Icl:
+    """Runs a command in the folder, in this process."""
+    monkeypatch.chdir(folder)
+
+    def call(*words: str) -> Outcome:
+        return Outcome(main(words), *capsys.readouterr())
+
+    return call
+
+
+def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Path, icl: Icl) -> None:
+    done = icl("run", "study.yaml", *FEW)
     assert done.returncode == 0, done.stderr
     assert "runs/study/report.html" in done.stdout.replace("\n", "")
-    monkeypatch.chdir(folder)
     namespace: dict[str, object] = {}
     exec(block("import icl\n"), namespace)  # noqa: S102  the README's own text
     assert len(namespace["answers"]) == 2
@@ -56,9 +70,9 @@ def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Pat
     assert not namespace["differences"].empty
 
 
-def test_a_custom_strategy_and_retriever_run_from_the_yaml_by_path(folder: Path) -> None:
+def test_a_custom_strategy_and_retriever_run_from_the_yaml_by_path(folder: Path, icl: Icl) -> None:
     mine = ["grid.decoding=[greedy, {name: 'blank.py:Blank', alpha: 0.5}]", "grid.retriever=['same_type.py:SameType']"]
-    done = icl(folder, "run", "study.yaml", *FEW, *mine, "name=mine")
+    done = icl("run", "study.yaml", *FEW, *mine, "name=mine")
     assert done.returncode == 0, done.stderr
     samples = load_run(folder / "runs" / "mine").samples()
     assert any("Blank" in str(label) for label in samples["decoding"].unique())
@@ -74,23 +88,23 @@ def test_a_custom_strategy_and_retriever_run_from_the_yaml_by_path(folder: Path)
         ("metric", "token_f1.py:TokenF1"),
     ],
 )
-def test_the_public_checks_pass_on_them(folder: Path, kind: str, path: str) -> None:
-    done = icl(folder, "check", kind, path)
+def test_the_public_checks_pass_on_them(icl: Icl, kind: str, path: str) -> None:
+    done = icl("check", kind, path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_error_in_the_readme_is_the_actual_error(folder: Path) -> None:
+def test_the_error_in_the_readme_is_the_actual_error(folder: Path, icl: Icl) -> None:
     study = folder / "study.yaml"
     study.write_text(study.read_text().replace("{name: knn,", "{name: knnn,"))
-    done = icl(folder, "run", "study.yaml")
+    done = icl("run", "study.yaml")
     assert done.returncode == 2
     message = next(line.strip() for line in README.splitlines() if "knnn" in line)
     assert message in done.stderr
 
 
-def test_a_custom_composer_and_metric_run_from_the_yaml_by_path(folder: Path) -> None:
+def test_a_custom_composer_and_metric_run_from_the_yaml_by_path(folder: Path, icl: Icl) -> None:
     (folder / "own.yaml").write_text(OWN, encoding="utf-8")
-    done = icl(folder, "run", "own.yaml")
+    done = icl("run", "own.yaml")
     assert done.returncode == 0, done.stderr
     frame = load_run(folder / "runs" / "own").samples()
     assert frame["failed"].isna().all()
