@@ -3,7 +3,7 @@
 Prompts of deferred branches are prefilled by the loop, if at all.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from decoding.engine.beam_search import BeamSearch
@@ -27,8 +27,19 @@ def decode_batch(
     counters: Counters,
     trace: bool,
     lazy_branches: LazyBranches = "auto",
+    *,
+    on_open: Callable[[], None] = lambda: None,
 ) -> list[Generation | Failure]:
-    """The result of each request. Raises ICLError if the prompts cannot be prefilled together."""
+    """The result of each request. Raises ICLError if the prompts cannot be prefilled together.
+
+    Args:
+        model: The model.
+        prepared: The requests.
+        counters: Receives the work done.
+        trace: As for `decoding.engine.engine.run_requests`.
+        lazy_branches: As for `decoding.engine.engine.run_requests`.
+        on_open: Called once the prompts are prefilled.
+    """
     history, prompts = BranchHistory(model), distinct_prompts(prepared)
     schedules = choose_schedules(prepared, lazy_branches, history, model.shares_prefix)
     first_prompts = _first_prompts(prepared, schedules)
@@ -41,6 +52,7 @@ def decode_batch(
         return model.open([prompts[name] for name in names], **settings)
 
     session = open_branches(first_prompts)
+    on_open()
     counters.batches += 1
     row_of = {digest: row for row, digest in enumerate(first_prompts)}
     scorings: dict[int, OptionScoring] = {}

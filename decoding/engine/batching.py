@@ -32,9 +32,6 @@ def batches(
         limit: The largest batch in tokens of all rows. It may change between two batches.
         row_overhead: Tokens that a row costs besides its own.
     """
-    contexts: dict[str, list[int]] = {}
-    for i, one in enumerate(prepared):
-        contexts.setdefault(one.digests[0], []).append(i)
 
     def shape(indices: Sequence[int]) -> Shape:
         return _shape([prepared[i] for i in indices])
@@ -42,7 +39,7 @@ def batches(
     def size(rows: int, tokens: int) -> int:
         return rows * (tokens + row_overhead)
 
-    pending = deque(sorted(contexts.values(), key=lambda indices: -shape(indices)[1]))
+    pending = deque(contexts_in_order(prepared))
     batch: list[int] = []
     rows = tokens = 0
     while pending:
@@ -60,6 +57,14 @@ def batches(
             rows, tokens = rows + context_rows, max(tokens, context_tokens)
     if batch:
         yield batch, size(rows, tokens)
+
+
+def contexts_in_order(prepared: Sequence[PreparedRequest]) -> list[list[int]]:
+    """The indices of the requests of each context, in the order in which they are decoded: the longest first."""
+    contexts: dict[str, list[int]] = {}
+    for i, one in enumerate(prepared):
+        contexts.setdefault(one.digests[0], []).append(i)
+    return sorted(contexts.values(), key=lambda indices: -_shape([prepared[i] for i in indices])[1])
 
 
 def token_budget(model: LogitModel) -> int:

@@ -6,14 +6,16 @@ that runs out of memory continues in smaller ones, and the size that failed is n
 answered fails alone, with a reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
 
 from decoding.engine.batch import decode_batch
-from decoding.engine.batching import batches, token_budget
+from decoding.engine.batching import batches, contexts_in_order, token_budget
+from decoding.engine.read_ahead import ReadAhead, read_ahead
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
@@ -60,9 +62,10 @@ def run_requests(
     prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, cache), model.count_tokens)
     indices = collector.request_indices()
     run = BatchRun(model, counters, trace, lazy_branches, decode_limit(model))
-    for j, result in run.results(prepared):
-        for i in indices[j]:
-            collector.add(i, result)
+    with read_ahead(model) as ahead:
+        for j, result in run.results(prepared, ahead):
+            for i in indices[j]:
+                collector.add(i, result)
     return collector.results()
 
 
@@ -84,14 +87,17 @@ class BatchRun:
     lazy_branches: LazyBranches
     limit: BatchLimit
 
-    def results(self, prepared: Sequence[PreparedRequest]) -> Iterator[tuple[int, Result]]:
+    def results(self, prepared: Sequence[PreparedRequest], ahead: ReadAhead) -> Iterator[tuple[int, Result]]:
         """(index, result) of each request, in the order in which they are decoded.
 
         A batch is decoded in smaller ones if memory runs out, and in halves if a prompt cannot be prefilled or a
         strategy fails.
         """
+        later = [prepared[indices[0]].branches[0] for indices in contexts_in_order(prepared)]
         for batch, size in batches(prepared, self.limit, self.model.row_overhead):
-            outcome = self._decode([prepared[i] for i in batch], size)
+            later = later[len({prepared[i].digests[0] for i in batch}) :]
+            outcome = self._decode([prepared[i] for i in batch], size, partial(ahead.start, later))
+            ahead.wait()
             if isinstance(outcome, list):
                 yield from zip(batch, outcome, strict=True)
             elif len(batch) == 1:
@@ -99,14 +105,16 @@ class BatchRun:
             else:
                 middle = 0 if self.limit.failed <= size else len(batch) // 2
                 for part in filter(None, (batch[:middle], batch[middle:])):
-                    yield from ((part[k], result) for k, result in self.results([prepared[i] for i in part]))
+                    yield from ((part[k], result) for k, result in self.results([prepared[i] for i in part], ahead))
 
-    def _decode(self, prepared: list[PreparedRequest], size: int) -> list[Result] | Failure:
+    def _decode(
+        self, prepared: list[PreparedRequest], size: int, on_open: Callable[[], None]
+    ) -> list[Result] | Failure:
         """The results of a batch, or why it has none. Lowers the limit if memory ran out."""
         try:
             with torch.inference_mode(), convert_user_errors():
                 results: list[Result] = decode_batch(
-                    self.model, prepared, self.counters, self.trace, self.lazy_branches
+                    self.model, prepared, self.counters, self.trace, self.lazy_branches, on_open=on_open
                 )
         except Exception as error:
             is_memory = is_out_of_memory(error)

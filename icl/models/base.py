@@ -336,6 +336,12 @@ class LogitModel(Model):
             ImageError: An image cannot be read.
         """
 
+    def prepare_ahead(self, prompts: Sequence[Prompt]) -> None:
+        """Do what `open` will do on the host for these prompts, such as processing images, and cache it.
+
+        Called from another thread while the model decodes. By default nothing. Raises as `open`.
+        """
+
     @property
     def row_overhead(self) -> int:
         """What a row of a batch needs besides its tokens, such as its logits, in tokens of `max_batch_tokens`."""

@@ -61,6 +61,11 @@ class ImageEncoder:
             parts.update(self._encode_missing({key: missing[key] for key in missing_keys[start : start + 4 * BATCH]}))
         return [[parts[key] for key in row] for row in keys]
 
+    def prepare_ahead(self, prompts: Sequence[Sequence["Image"]]) -> None:
+        """Process the images that are not encoded, in another thread. Raises ImageError."""
+        keys = {self.pixels.key(image, len(images)): image for images in prompts for image in images}
+        self.pixels.prepare_ahead([(image, key[1]) for key, image in keys.items() if key not in self.cache.items])
+
     def _encode_missing(self, missing: Mapping[Key, "Image"]) -> dict[Key, EncodedImage]:
         groups: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
         processed = self.pixels.pixels([(image, key[1]) for key, image in missing.items()])

@@ -4,6 +4,7 @@ Some processors treat an image among others differently from a single image: LLa
 processor is tested once for this.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -112,6 +113,21 @@ class ImageProcessor:
                 ):
                     made[key] = self.cache.put(key, one)
         return [_edited(made[key], image, several) for key, (image, several) in zip(keys, images, strict=True)]
+
+    def prepare_ahead(self, images: Sequence[tuple["Image", bool]]) -> None:
+        """Fill the cache with the processed images, in another thread. For the argument see `pixels`."""
+        self._of_thread.pixels([(without_pixel_edits(image), several) for image, several in images])
+
+    @cached_property
+    def _of_thread(self) -> "ImageProcessor":
+        """The same with a tokenizer of its own, because two threads cannot use one. The cache is shared."""
+        processor = copy.copy(self.processor)
+        if hasattr(processor, "tokenizer"):
+            processor.tokenizer = copy.deepcopy(processor.tokenizer)
+        other = ImageProcessor(processor, self.cache.limit)
+        other.cache, other.texts = self.cache, self.texts
+        other._depends_on_others = self._depends_on_others
+        return other
 
     def _process_equal_sizes(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
         """Images of equal size, each processed as if it were alone. One call for each image if the result cannot be

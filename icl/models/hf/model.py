@@ -278,6 +278,11 @@ class HF(LogitModel):
             raise ModelError("a session needs at least one prompt.")
         return self.engine.open(prompts, early_exits, cast("HFSession | None", prefix_source))
 
+    def prepare_ahead(self, prompts: Sequence[Prompt]) -> None:
+        """Process images that are neither encoded nor processed yet."""
+        if self.engine.prompt_encoder.encoder is not None:
+            self.engine.prompt_encoder.encoder.prepare_ahead([prompt.images for prompt in prompts])
+
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """Hidden state of the last layer at each prompt's last token: [N, D] float32. Raises as `open`."""
         from icl.models.hf.hidden_states import last_states
