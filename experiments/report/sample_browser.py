@@ -35,15 +35,17 @@ STEPS_BUDGET = 8 * 2**20
 
 @dataclass
 class BrowserData:
-    """The data of the page's script, as JSON. Contexts and images are stored once, and samples refer to them."""
+    """The data of the page's script, as JSON. Arms, contexts and images are stored once, and samples refer to them."""
 
     samples: list[dict[str, Any]] = field(default_factory=list)
+    arms: dict[tuple[Any, ...], int] = field(default_factory=dict)
     contexts: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, str | None] = field(default_factory=dict)
     query_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def json(self, view: RunView) -> dict[str, Any]:
         content = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
+        content["arms"] = [list(arm) for arm in self.arms]
         columns = {"axes": list(view.axes), "baselines": list(view.baselines)}
         judge = view.judge or ""
         return {**content, **columns, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
@@ -62,7 +64,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
         place = {query: i for i, query in enumerate(chosen)}
         rows: list[Any] = load_details(frame[frame["query"].isin(chosen)]).to_dict("records")
         for row in sorted(rows, key=lambda row: place[row["query"]]):
-            shelf.samples.append(_sample(row, view, _context(row, contexts, shelf)))
+            shelf.samples.append(_sample(row, view, shelf, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):
@@ -144,11 +146,12 @@ def _context(row: Mapping[str, Any], numbers: dict[str, int], shelf: BrowserData
     return numbers[key]
 
 
-def _sample(row: Mapping[str, Any], view: RunView, context: int) -> dict[str, Any]:
+def _sample(row: Mapping[str, Any], view: RunView, shelf: BrowserData, context: int) -> dict[str, Any]:
+    arm = tuple(row[axis] for axis in view.axes)
     fields = {
         "query": str(row["query"]),
         "seed": int(row["seed"]),
-        "arm": [row[axis] for axis in view.axes],
+        "arm": shelf.arms.setdefault(arm, len(shelf.arms)),
         "context": context,
         "gold": [str(answer) for answer in _list(row.get("gold"))],
         "output": text_value(row, "output"),

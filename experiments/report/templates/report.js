@@ -13,9 +13,9 @@ for (const button of document.querySelectorAll(".key button")) {
   const form = document.getElementById("filters"), list = document.getElementById("list"), detail = document.getElementById("detail");
   if (!data.samples.length) { form.hidden = true; return; }
   const NONE = "none", ANY = "", MOST = 400;
-  const task = data.axes.indexOf("task");
-  const values = i => [...new Set(data.samples.map(s => String(s.arm[i])))];
-  const axes = data.axes.map((name, i) => ({ name, i, values: values(i) })).filter(a => a.values.length > 1 || a.i === task);
+  const task = data.axes.indexOf("task"), size = data.samples.length;
+  const axes = data.axes.map((name, i) => ({ name, i, values: [...new Set(data.arms.map(arm => String(arm[i])))] }))
+    .filter(a => a.values.length > 1 || a.i === task);
   const seeds = [...new Set(data.samples.map(s => s.seed))];
   const scored = s => s.score !== null && s.score !== undefined && data.better !== "neither";
   const good = s => data.better === "lower" ? 1 - s.score : s.score;
@@ -24,9 +24,24 @@ for (const button of document.querySelectorAll(".key button")) {
   const look = { right: "right", wrong: "wrong", part: "soft", failed: "broken", unscored: "soft" };
   const number = (x, digits = 3) => x === null || x === undefined ? "–" : x.toFixed(digits).replace(/^(-?)0\./, "$1.");
   const key = s => `${s.arm[task]}\u001f${s.query}`;
-  const peers = new Map();
-  for (const s of data.samples) peers.set(key(s), [...(peers.get(key(s)) || []), s]);
-  const disagree = new Set([...peers].filter(([, all]) => new Set(all.map(s => s.score)).size > 1).map(([k]) => k));
+  const armOf = Uint32Array.from(data.samples, s => s.arm);
+  for (const s of data.samples) s.arm = data.arms[s.arm];
+  // The samples of one query, and the number of the query of each sample.
+  const peers = [], queryOf = new Uint32Array(size), places = new Map();
+  data.samples.forEach((s, n) => {
+    const k = key(s);
+    let place = places.get(k);
+    if (place === undefined) { places.set(k, place = peers.length); peers.push([]); }
+    peers[place].push(s);
+    queryOf[n] = place;
+    s.place = n;
+  });
+  const disagree = peers.map(all => all.some(s => s.score !== all[0].score));
+  let texts = null;
+  const searchable = () => {
+    const questions = data.contexts.map(c => c.question.toLowerCase());
+    return data.samples.map(s => `${s.query}\n${s.output || ""}\n${(s.gold || []).join("\n")}`.toLowerCase() + "\n" + questions[s.context]);
+  };
   const arm = s => axes.filter(a => a.i !== task && String(s.arm[a.i]) !== NONE)
     .map(a => a.name === "shots" ? `${s.arm[a.i]} shot${s.arm[a.i] === 1 ? "" : "s"}` : String(s.arm[a.i])).join(", ") || "the only arm";
 
@@ -68,24 +83,25 @@ for (const button of document.querySelectorAll(".key button")) {
   form.append(count);
 
   const field = name => form.elements[name] ? form.elements[name].value : ANY;
-  const fits = s => {
-    for (const a of axes) {
-      const wanted = field(`axis${a.i}`), has = String(s.arm[a.i]);
-      if (wanted !== ANY && has !== wanted && has !== NONE) return false;
-    }
-    if (field("seed") !== ANY && String(s.seed) !== field("seed")) return false;
-    const result = field("result");
-    if (result === "disagree" ? !disagree.has(key(s)) : result !== "all" && verdict(s) !== result) return false;
-    const words = field("words").trim().toLowerCase();
-    if (!words) return true;
-    return [s.query, s.output || "", ...(s.gold || []), data.contexts[s.context].question].some(t => t.toLowerCase().includes(words));
+  // The filters are read once, then applied to every sample.
+  const filter = () => {
+    const wanted = axes.map(a => [a.i, field(`axis${a.i}`)]).filter(([, value]) => value !== ANY);
+    const fits = data.arms.map(arm => wanted.every(([i, value]) => [value, NONE].includes(String(arm[i]))));
+    const seed = field("seed"), result = field("result"), words = field("words").trim().toLowerCase();
+    if (words) texts ??= searchable();
+    return data.samples.filter((s, n) => {
+      if (!fits[armOf[n]]) return false;
+      if (seed !== ANY && String(s.seed) !== seed) return false;
+      if (result === "disagree" ? !disagree[queryOf[n]] : result !== "all" && verdict(s) !== result) return false;
+      return !words || texts[n].includes(words);
+    });
   };
   let current = null;
   const fill = () => {
-    const found = data.samples.filter(fits);
+    const found = filter();
     list.replaceChildren(...found.slice(0, MOST).map(row));
     count.textContent = `${found.length} of ${data.samples.length} samples` + (found.length > MOST ? `, the first ${MOST} listed` : "");
-    const again = found.includes(current) ? current : found.find(s => current && key(s) === key(current)) || found[0];
+    const again = found.includes(current) ? current : found.find(s => current && queryOf[s.place] === queryOf[current.place]) || found[0];
     if (again) open(again); else { current = null; detail.replaceChildren(make("p", { class: "soft" }, "No sample fits these filters.")); }
   };
   const row = s => {
@@ -182,7 +198,7 @@ for (const button of document.querySelectorAll(".key button")) {
       told.push(make("h3", {}, "Demonstrations, in the order of the prompt"), strip,
         make("p", { class: "note" }, "Outlined: the demonstration's answer is the gold."));
     }
-    const others = (peers.get(key(s)) || []).filter(o => o.seed === s.seed);
+    const others = peers[queryOf[s.place]].filter(o => o.seed === s.seed);
     if (others.length > 1) {
       const body = make("tbody");
       for (const o of others) {
@@ -207,4 +223,5 @@ for (const button of document.querySelectorAll(".key button")) {
     if (next) { event.preventDefault(); next.focus(); next.click(); }
   });
   fill();
+  setTimeout(() => { texts ??= searchable(); }, 300);
 })();

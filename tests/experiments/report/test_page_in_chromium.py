@@ -266,3 +266,33 @@ def test_a_click_on_a_name_in_the_key_hides_its_line_in_every_panel(page):
     assert total == 2 * 2  # a line and its name in the panel of each task
     assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, total, "false"]
     assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, 0, "true"]
+
+
+def test_a_page_of_100000_samples_filters_in_a_tenth_of_a_second(browser, written, tmp_path):
+    """The samples of a small page, repeated. The fastest of some filters and of some openings is measured."""
+    text = write_report(written(queries=4)).report.read_text(encoding="utf-8")
+    head, rest = text.split('id="data">')
+    content, tail = rest.split("</script>", 1)
+    data = json.loads(content)
+    copies = 100_000 // len(data["samples"]) + 1
+    data["samples"] = [
+        {**sample, "query": f"{sample['query']}-{i}"} for i in range(copies) for sample in data["samples"]
+    ]
+    path = tmp_path / "large.html"
+    path.write_text(f'{head}id="data">{json.dumps(data)}</script>{tail}', encoding="utf-8")
+    opened = []
+    for _ in range(3):
+        browser.get(path.as_uri())
+        opened.append(
+            browser.execute_script("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+        )
+    assert min(opened) < 1000
+    filtered = browser.execute_script(
+        "const box = document.forms[0].elements['result'], times = [];"
+        "for (const value of ['wrong', 'right', 'disagree', 'all', 'wrong', 'all']) {"
+        "  const start = performance.now(); box.value = value;"
+        "  box.dispatchEvent(new Event('input', {bubbles: true})); document.body.offsetHeight;"
+        "  times.push(performance.now() - start); } return times"
+    )
+    assert min(filtered) < 100
+    assert f"of {len(data['samples'])} samples" in browser.find_element("id", "count").text
