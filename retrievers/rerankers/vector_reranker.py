@@ -50,7 +50,5 @@ class FittedVectorReranker:
         return [self._rerank_one(demos, k) for demos in candidates]
 
     def _rerank_one(self, candidates: Sequence[RetrievedExample], k: int) -> tuple[RetrievedExample, ...]:
-        if not candidates:
-            return ()
         vectors = embed_by_modality([self.pool.by_id[demo.id] for demo in candidates], self.source, self.reranker.by)
         return tuple(candidates[position] for position in self.reranker.select(candidates, vectors, k))
