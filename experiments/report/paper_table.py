@@ -119,6 +119,8 @@ def _by_column(view: RunView, rows: Sequence[str], columns: str, by: Sequence[st
         average = next((one for arm, one in averages if all(arm[axis] == row[axis] for axis in view.axes)), None)
         extra[labels] = cell, ScoreCell() if average is None else _cell({**vars(average), "verdict": None})
     notes = [f"macro: the mean over the values of {by[0]}, not tested.", *_interaction_notes(effects)]
+    if whole["p_corrected"].notna().any():
+        notes.insert(0, "all: every sample, with p corrected over the comparisons of this column.")
     return replace(
         table,
         columns=(*table.columns, "all", "macro"),

@@ -46,7 +46,7 @@ class BrowserData:
     def json(self, view: RunView) -> dict[str, Any]:
         content = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
         content["arms"] = [list(arm) for arm in self.arms]
-        columns = {"axes": list(view.axes), "baselines": list(view.baselines)}
+        columns = {"axes": list(view.axes), "baselines": list(view.baselines), "by": list(view.by)}
         judge = view.judge or ""
         return {**content, **columns, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
 

@@ -163,7 +163,7 @@ def describe_interactions(comparisons: Sequence[ArmComparison], columns: Sequenc
     tested = [t for t in comparisons if not t.by_construction]
     for t in tested:
         if t.verdict == "differs":
-            claim = f"the difference of {t.arm} from {t.against} depends on {t.pooled};"
+            claim = f"the difference of {t.arm} from {t.against} depends on {t.pooled}, contrast"
             yield Finding("By column", t.subject, claim, t.numbers, "", "differs")
     if still := [t for t in tested if t.verdict == "open"]:
         least = min(still, key=lambda t: t.p)

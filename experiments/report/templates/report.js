@@ -77,6 +77,15 @@ for (const button of document.querySelectorAll(".key button")) {
     select(`axis${a.i}`, a.name, a.i === task ? options : [...options, [ANY, "any"]], preferred(a));
   }
   if (seeds.length > 1) select("seed", "seed", [...seeds.map(s => [String(s), String(s)]), [ANY, "any"]], String(seeds[0]));
+  // Columns of the data by which the run is reported.
+  const fact = (s, name) => {
+    const value = (s.meta || {})[name] ?? (name === "answer" ? (s.gold || [])[0] : undefined);
+    return value === undefined ? "(no value)" : String(value);
+  };
+  for (const name of data.by) {
+    const values = [...new Set(data.samples.map(s => fact(s, name)))];
+    if (values.length > 1) select(`by-${name}`, name, [[ANY, "any"], ...values.map(v => [v, v])], ANY);
+  }
   select("result", "answer", [["all", "all"], ["right", "right"], ["wrong", "wrong"], ["part", "partly right"], ["failed", "failed"], ["disagree", "arms disagree"]], "all");
   form.append(make("label", {}, "search", make("input", { type: "search", name: "words", placeholder: "question, answer, id" })));
   const count = make("span", { class: "note", id: "count", role: "status" });
@@ -87,10 +96,12 @@ for (const button of document.querySelectorAll(".key button")) {
   const filter = () => {
     const wanted = axes.map(a => [a.i, field(`axis${a.i}`)]).filter(([, value]) => value !== ANY);
     const fits = data.arms.map(arm => wanted.every(([i, value]) => [value, NONE].includes(String(arm[i]))));
+    const facts = data.by.map(name => [name, field(`by-${name}`)]).filter(([, value]) => value !== ANY);
     const seed = field("seed"), result = field("result"), words = field("words").trim().toLowerCase();
     if (words) texts ??= searchable();
     return data.samples.filter((s, n) => {
       if (!fits[armOf[n]]) return false;
+      if (!facts.every(([name, value]) => fact(s, name) === value)) return false;
       if (seed !== ANY && String(s.seed) !== seed) return false;
       if (result === "disagree" ? !disagree[queryOf[n]] : result !== "all" && verdict(s) !== result) return false;
       return !words || texts[n].includes(words);
