@@ -14,9 +14,8 @@ from typing import Any, Literal
 from icl.errors import ICLError
 
 Status = Literal["ok", "red", "not here"]
-QUICK_FRACTION = 1 / 6
-QUICK_SECONDS = 20.0
-"""Shortest time limit of a check with `--quick`: torch and transformers must be imported."""
+MIN_SECONDS, QUICK_FRACTION = 60.0, 0.5
+"""Shortest time limit of a check, which also imports torch and transformers, and the part of a limit with `--quick`."""
 
 
 class NotHereError(Exception):
@@ -84,7 +83,7 @@ class BenchCheck:
         number: Its place on the page.
         title: What is checked.
         passes: The criterion.
-        minutes: Its time limit; with `--quick` a sixth of it.
+        minutes: Its time limit; with `--quick` half of it.
         run: Yields the figures. Raises NotHereError.
         needs: What the machine must have: names of `requirements.REQUIREMENTS`.
         in_quick: Whether `--quick` includes it.
@@ -107,7 +106,7 @@ class BenchCheck:
 
     def seconds(self, is_quick: bool) -> float:
         """The time limit."""
-        return max(QUICK_SECONDS, self.minutes * 60 * QUICK_FRACTION) if is_quick else max(20.0, self.minutes * 60)
+        return max(MIN_SECONDS, self.minutes * 60 * (QUICK_FRACTION if is_quick else 1))
 
 
 def judge(bench: Bench, ratio: float, goal: float | None) -> tuple[str, bool | None]:

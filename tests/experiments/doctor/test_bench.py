@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -127,11 +128,19 @@ def test_checks_that_need_weights_are_red_if_these_cannot_be_made_and_none_start
     ]
 
 
+def test_a_check_has_the_time_that_is_left(checks: Sequence[BenchCheck], tmp_path: Path) -> None:
+    start = time.monotonic()
+    bench = Bench(tmp_path / "b", "cpu")
+    (hangs,) = run_checks([replace(checks[0], minutes=1)], bench, tmp_path / "logs", start + 2)
+    assert hangs.text.startswith("stopped after its limit of ")
+    assert time.monotonic() - start < 20
+
+
 def test_each_check_is_one_file_and_all_limits_together_are_half_an_hour() -> None:
     checks = all_checks()
     assert [check.number for check in checks] == list(range(1, 15))
     folder = Path(import_module("experiments.doctor.bench.checks").__path__[0])
     assert len({check.module for check in checks}) == 14 == len(list(folder.glob("*.py"))) - 1
     assert sum(check.seconds(is_quick=False) for check in checks) <= MAX_SECONDS[False]
-    assert sum(check.seconds(is_quick=True) for check in checks if check.in_quick) <= MAX_SECONDS[True]
+    assert all(check.seconds(is_quick=True) <= MAX_SECONDS[True] / 3 for check in checks if check.in_quick)
     assert all(check.title and check.passes for check in checks)

@@ -14,7 +14,7 @@ def run(bench: Bench) -> Iterator[Figure]:
     """Compares eager and flash_attention_2 with sdpa, along the tokens of sdpa."""
     from experiments.doctor.bench.workload import agreement, forced_logits, greedy_tokens, load_model, make_prompts
 
-    path = bench.model("narrow" if bench.is_quick else "full")
+    path = bench.model("narrow")  # it is loaded three times
     prompts = {name: make_prompts(4, demos) for name, demos in DEMOS.items()}
     model = load_model(bench, path, dtype=bench.dtype, attn_implementation="sdpa")
     tokens = {name: greedy_tokens(model, own, LENGTH) for name, own in prompts.items()}
