@@ -193,9 +193,15 @@ class HF(LogitModel):
         return resolve_device(self.device, self.device_map)[0]
 
     def gpu_bytes(self, total: float) -> float:
+        """The weights, and a quarter of the GPU for batches and features; all of it if that cannot be estimated."""
         from icl.models.hf.memory_check import model_bytes, stored_bytes
 
-        return model_bytes(stored_bytes(self), total) if self.device_type != "cpu" else 0.0
+        if self.device_type == "cpu":
+            return 0.0
+        try:
+            return model_bytes(stored_bytes(self), total)
+        except ModelError:  # `load` says what is wrong with the checkpoint, if anything is
+            return total
 
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
         """What the checkpoint needs on a GPU. None if its weights are stored packed."""

@@ -139,3 +139,13 @@ def test_a_slurm_job_without_a_visible_gpu_embeds_on_the_cpu(monkeypatch: pytest
     monkeypatch.setenv("SLURM_JOB_GPUS", "0,1")
     reserve_for_models([Endpoint()])
     assert Encoder().placement.device == "cpu"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_model_that_cannot_be_estimated_leaves_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(hf: HF) -> float:
+        raise ModelError("no 'intermediate_size'")
+
+    monkeypatch.setattr("icl.models.hf.memory_check.stored_bytes", unknown)
+    reserve_for_models([HF()])
+    assert Encoder().placement.device == "cpu"
