@@ -92,8 +92,11 @@ _CONCLUSION = re.compile(
     r"overall|finally|conclusion|this\s+means(?:\s+that)?)\b\s*[,:]?\s*(?P<value>[^\n]+)",
     re.IGNORECASE,
 )
+_OWN_QUESTION = re.compile(r"(?<=\S)\s*\n\s*[^\n?]*\w[^\n?]*\?[ \t]*\n")
+"""A line that is a question, which follows an answer and has one."""
+
 _TOTAL = re.compile(
-    rf"(?:^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}|^=\s*)(?P<value>.+)$",
+    rf"(?:^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}|^=\s*|^.*\s(?:→|⇒|=>)\s+)(?P<value>.+)$",
     re.IGNORECASE,
 )
 _DENIAL = re.compile(r"\b(?:not|never|neither)\b|n't\b", re.IGNORECASE)
@@ -174,6 +177,9 @@ def _after_correction(text: str) -> str:
 
 def _until_next_question(text: str) -> str:
     match = _NEXT_QUESTION.search(text)
+    question = _OWN_QUESTION.search(text)
+    if question and _is_short(text[: question.start() + 1]) and "\n" not in text[: question.start()].strip():
+        return text[: question.start()].strip()
     if not match or not text[: match.start()].strip() or text.startswith("#"):  # an answer with headings
         return text
     return text[: match.start()].strip()

@@ -154,8 +154,10 @@ def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> b
     letter = chosen_by_place(plain, options)
     if letter is not None:
         return normalize_text(letter) in map(normalize_text, answers) and not _names_another(plain, letter, options)
+    if is_number(answer) and (option := _option_of_number(answer, options)) is not None:
+        return normalize_text(option) in map(normalize_text, answers)
     numbers = [value for text in answers if is_number(text) for value in parse_numbers(text)]
-    if numbers and stated_number(_stance(_EXPLANATION.sub("", answer))) in numbers:
+    if numbers and stated_number(_without_reason(_stance(_EXPLANATION.sub("", answer)))) in numbers:
         return True
     words = tuple(text for text in answers if not is_number(text) and text.strip())
     return bool(words) and _names_answer(plain, words, answers, options)
@@ -173,6 +175,19 @@ def _folded(text: str) -> str:
         if not (unicodedata.combining(letter) and letters and letters[-1].isascii()):
             letters.append(letter)
     return unicodedata.normalize("NFC", "".join(letters))
+
+
+def _option_of_number(number: str, options: tuple[str, ...]) -> str | None:
+    """The only option with this number, where each option has one: 135000 of $120,000 and $135,000."""
+    values = [parse_numbers(option) for option in options]
+    equal = [option for option, value in zip(options, values, strict=True) if value == parse_numbers(number)]
+    return equal[0] if len(equal) == 1 and all(len(value) == 1 for value in values) else None
+
+
+def _without_reason(text: str) -> str:
+    """What a text states before "because", if this has a number and denies nothing."""
+    head = _REASON.split(text)[0]
+    return head if parse_numbers(head) and not _DENIES.search(head) else text
 
 
 def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) -> bool:
