@@ -42,8 +42,9 @@ AnswerForm = Literal["bare", "emphasized", "boxed", "tagged", "json", "labeled",
 _Answer = tuple[str, AnswerForm]
 
 CACHE_ENTRIES = 8192
-SHORT_LINE, SHORT_SENTENCE = 6, 4
-"""A line, or the first sentence of a line, of at most so many words can be an answer by itself."""
+SHORT_LINE, SHORT_SENTENCE, RESTATEMENT = 6, 4, 10
+"""A line, the first sentence of a line, or a last line "The … of … is …", of at most so many words can be an answer by
+itself."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ _PLEASANTRY = re.compile(
 )
 _OPTION_LINE = re.compile(r"^[(\[]?[A-Z](?:[.):\]]|$)")
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
+_RESTATEMENT = re.compile(r"^the \w+ of (?:\w+ ){1,4}(?:is|are|was|were) ", re.IGNORECASE)
 _CHECK = re.compile(r"\s*:?\s*[✓✔✅☑]\ufe0f?\s*")
 _STEP = re.compile(r"^\W*step\s+\d+\W+", re.IGNORECASE)
 _INTRODUCTION = re.compile(
@@ -214,6 +216,8 @@ def _conclusion(text: str, lines: list[str]) -> _Answer | None:
     matches = list(_CONCLUSION.finditer(text))
     if not matches or (len(lines) == 1 and matches[-1].start() == 0):
         return None
+    if matches[-1][0].startswith(",") and matches[-1]["value"].strip() not in lines[-1]:
+        return None  # ", so ..." within an earlier paragraph
     return _emphasized(matches[-1]["value"], "concluded")
 
 
@@ -224,7 +228,8 @@ def _total(text: str, lines: list[str]) -> _Answer | None:
 
 def _closing_line(text: str, lines: list[str]) -> _Answer | None:
     last = _STEP.sub("", lines[-1])
-    return _short(last, "concluded") if len(lines) > 1 and _is_short(last) and not LIST_MARK.match(last) else None
+    is_short = _is_short(last, RESTATEMENT if _RESTATEMENT.match(last) else SHORT_LINE)
+    return _short(last, "concluded") if len(lines) > 1 and is_short and not LIST_MARK.match(last) else None
 
 
 def _leading_sentence(text: str, lines: list[str]) -> _Answer | None:

@@ -8,6 +8,9 @@ _ROLE = re.compile(
     r"|(?:assistant|model|ai|bot)\s*:)\s*",
     re.IGNORECASE,
 )
+_TRANSCRIPT = re.compile(r"^\s*(?:system\n.*\n)?user\n.*\nassistant\n", re.DOTALL)
+"""The prompt before the answer, as chat templates write it without their special tokens."""
+
 _STRUCK = re.compile(r"~~.+?~~")
 _MARKUP_TAG = re.compile(
     r"</?(?!(?:answer|final_answer|final|solution|response|result|image)\b)[a-z][\w-]*(?:\s[^<>]*)?/?>", re.IGNORECASE
@@ -19,7 +22,7 @@ LIST_MARK = re.compile(r"^\s*(?:[-*•+]|#+|>)\s+")
 BOLD = re.compile(r"\*\*(?!\s)(.+?)(?<!\s)\*\*|(?<!\w)__(?!\s)(.+?)(?<!\s)__(?!\w)")
 _EMPHASIS = re.compile(r"(?<![\w*])\*(?!\s)([^*\n]+?)(?<!\s)\*(?![\w*])|(?<!\w)_(?!\s)([^_\n]+?)(?<!\s)_(?!\w)")
 _SENTENCE_END = re.compile(
-    r"(?<!\b[A-Z])(?<!\bvs)(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\d)[.!?](?=\s+[\"'A-Z*(])|[。！？]|\.\s*(?=\n|$)"
+    r"(?<!\b[A-Z])(?<!\bvs)(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)(?<!\bMs)(?<!\bProf)(?<!\d)[.!?](?=\s+[\"'A-Z*(])|[。！？]|\.\s*(?=\n|$)"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
@@ -27,7 +30,7 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 def clean_output(output: str) -> str:
     """The output without invisible letters, its role and struck text, in NFKC and with plain quotes."""
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", output)).translate(_QUOTES).replace("\r\n", "\n")
-    return _STRUCK.sub("", _GROUNDING.sub("", _ROLE.sub("", text)))
+    return _STRUCK.sub("", _GROUNDING.sub("", _ROLE.sub("", _TRANSCRIPT.sub("", text))))
 
 
 def strip_markup(text: str) -> str:

@@ -119,6 +119,7 @@ _REFUSES = re.compile(
 )
 _UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
+_TITLE = re.compile(r"\b(?:dr|mr|mrs|ms|prof)\.?\s+(?=\w)", re.IGNORECASE)
 _INITIALS = re.compile(r"(?<=\b\w)\.\s+(?=\w\.)")
 _PLURAL = re.compile(r"(?<![,;:.!?]\s)\b(?!this\b|does\b|always\b|perhaps\b|it's\b)[a-z]{3,}s\b")
 _QUOTE = re.compile(r"(?<!\w)'(?=\w)|(?<=[\w.!?])'(?!\w)")
@@ -140,9 +141,9 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
 
 
 def _in_one_spelling(text: str) -> str:
-    """With quantities and roots in one spelling, and compounds and initials in one word: north-east, R. J."""
+    """Quantities and roots in one spelling, compounds and initials in one word (north-east, R. J.), no titles (Dr.)."""
     text = re.sub(r"\\sqrt\s*\{(\w+)\}", r"√\1", text)
-    return _INITIALS.sub(".", _HYPHEN.sub("", canonical_quantities(text)))
+    return _INITIALS.sub(".", _HYPHEN.sub("", canonical_quantities(_TITLE.sub("", text))))
 
 
 def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
@@ -245,6 +246,7 @@ def _commits(answer: str, accepted: list[str]) -> bool:
     clauses = _CLAUSE.findall(answer)
     clauses = clauses if len(clauses) <= 2 * MAX_CLAUSES else clauses[:MAX_CLAUSES] + clauses[-MAX_CLAUSES:]
     stated = [clause for clause in clauses if not clause.rstrip().endswith("?")]
+    stated = [c for i, c in enumerate(stated) if not _is_listed(c, "".join(stated[i + 1 : i + 2]), is_first=i == 0)]
     quotes = {normalize_vqa(quote) for quote in _QUOTED.findall(answer)}
     if len(quotes) == 1 and quotes <= set(accepted) and not _DENIES.search(answer):
         return True
@@ -253,6 +255,11 @@ def _commits(answer: str, accepted: list[str]) -> bool:
         for i, clause in enumerate(stated)
         for normal in accepted
     )
+
+
+def _is_listed(clause: str, following: str, *, is_first: bool) -> bool:
+    """Whether a clause is one of several things: the "a bus," of "with cars, a bus, and people"."""
+    return not is_first and re.match(r"\s*(?:and|or)\b", following) is not None and not _SAYS.search(clause + following)
 
 
 def _normalized(clause: str) -> str:

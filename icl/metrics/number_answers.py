@@ -13,7 +13,8 @@ _RANGE = re.compile(
     rf"|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|(?:{'|'.join(ONES[2:] + TEENS + TENS)})\b)"
 )
 _NOTHING = re.compile(
-    r"^(?:there (?:is|are) )?(?:no|none|zero|nothing)\b|^there (?:are|is)n't any\b"
+    r"^(?:in (?:the|this) (?:image|picture|photo|scene),? )?(?:there (?:is|are) )?(?:no|none|zero|nothing)\b"
+    r"|^there (?:are|is)n't any\b"
     r"|^\w+(?: \w+)? (?:has|have|shows?|contains?) no\b",
     re.IGNORECASE,
 )

@@ -68,7 +68,9 @@ _ASSENT = re.compile(
     r"|^the (?:image|picture|photo|scene) (?:clearly |does )?"
     r"(?:contains?|shows?|includes?|depicts?|features?|has|have) "
     r"|^(?:i|we|they|it|he|she|this|that|these|those) (?:do|does) (?!not\b)\w+"
-    r"|^y$|^of course\b|^sure\b(?!\W+(?:please|i'd|i would|i can|i'll|let|here|could|what|happy)\b)|^there(?:'s| is| are| was| were),? (?!not\b|no\b)"
+    r"|^y$|^of course\b"
+    r"|^sure\b(?!\W+(?:please|i'd|i would|i can|i'll|let|here|could|what|happy)\b)|"
+    r"^there(?:'s| is| are| was| were),? (?!not\b|no\b)"
     r"|^(?:it|that|this|there|they|he|she|these|those) (?:is|are|does|do|was|were|has|have|can)\W*$"
 )
 _JUDGMENT = re.compile(
