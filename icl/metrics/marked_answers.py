@@ -50,7 +50,7 @@ _DECISION = re.compile(
 _HEADING = re.compile(r"^\W*(?:final\s+|correct\s+)?answer\W*$(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _REASON = re.compile(r"\s*[,;—–]?\s*\b(?:because|since|due\s+to|given\s+that)\b.*$", re.IGNORECASE | re.DOTALL)
 
-_ASIDE = re.compile(r"(?<=\w);\s+(?:(?:the|this|that|it|a|an)\s+)(?:\S+\s+){3,}\S+$", re.IGNORECASE)
+_LATER_SENTENCE = re.compile(r"(?<=\w);\s+(?:(?:the|this|that|it|a|an)\s+)(?:\S+\s+){3,}\S+$", re.IGNORECASE)
 """A sentence behind the answer: "Nokia; the Samsung logo is on the TV"."""
 
 
@@ -130,4 +130,4 @@ def _inner(text: str) -> str:
     if bold and strip_markup(bold[0]):
         rest = text[bold.end() :]
         return text if re.match(r"\s+\w", rest) and not re.match(r"\s+(?:because|since|as|which)\b", rest) else bold[0]
-    return _REASON.sub("", _ASIDE.sub("", first_sentence(text))) or text
+    return _REASON.sub("", _LATER_SENTENCE.sub("", first_sentence(text))) or text
