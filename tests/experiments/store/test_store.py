@@ -10,7 +10,7 @@ import pytest
 from experiments.api import run
 from experiments.results.loaded_run import load_run
 from experiments.results.run_view import view_run
-from experiments.store.store import _TYPES, SampleWriter, Store, serialize_sample, truncate_partial_line
+from experiments.store.store import _TYPES, SampleWriter, Store, parse_line, serialize_sample, truncate_partial_line
 from icl.errors import StoreError
 from icl.types import Sample
 
@@ -343,3 +343,15 @@ def test_every_field_has_the_type_that_its_values_have_in_a_line() -> None:
         members = set(get_args(hint)) if get_origin(hint) is UnionType else {get_origin(hint) or hint}
         (kind,) = members - {type(None)}
         assert _TYPES[name] is shapes[kind], name
+
+
+@pytest.mark.parametrize(
+    ("score", "is_valid"),
+    [
+        *((score, True) for score in ("0", "1", "1.0000005", "-5e-7", "true")),
+        *((score, False) for score in ("1.00001", "-1e-5", "NaN", '"1"', "null")),
+    ],
+)
+def test_a_score_is_a_number_from_0_to_1_up_to_rounding(score: str, is_valid: bool) -> None:
+    line = f'{{"cell": "c", "query": "q", "seed": 0, "scores": {{"strict": {score}}}}}'.encode()
+    assert (parse_line(line) is not None) is is_valid
