@@ -15,6 +15,7 @@ from torch import Tensor
 
 from icl.device_copies import copied_to_device
 from icl.models.hf.batch_halving import run_within_limit
+from icl.models.hf.padding_mask import pad_chunks
 
 if TYPE_CHECKING:
     from icl.models.hf.session import HFSession
@@ -56,8 +57,6 @@ def logprobs(
 
 
 def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
-    from icl.models.hf.session import pad_chunks
-
     each = rows.take(torch.tensor([row for row, _ in chunks]))
     tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.position.device)
     steps = torch.arange(tokens.shape[1], device=tokens.device)

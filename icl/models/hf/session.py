@@ -30,14 +30,12 @@ from icl.device_copies import RowIndex, copied_to_device
 from icl.errors import ModelError
 from icl.models.base import Session
 from icl.models.hf import layers
+from icl.models.hf.padding_mask import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
 from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows
 
 if TYPE_CHECKING:
     from icl.models.hf.image_features import EncodedImage
     from icl.models.hf.language_model import LanguageModel
-
-SPARE_COLUMNS = 64
-"""Columns behind the mask, so that a step takes a longer view and writes nothing."""
 
 
 class HFSession:
@@ -299,34 +297,26 @@ class HFSession:
     def _mask_slots(self, slots: int) -> Tensor:
         """[R, slots] bool, whether a slot is no padding. Slots behind the rows are none."""
         if self._wide_mask is None or self._wide_mask.shape[1] < slots:
-            padding = [[self.width - length] for length in self.lengths]
-            starts = copied_to_device(padding, torch.long, self.position.device)
-            self._wide_mask = torch.arange(slots + SPARE_COLUMNS, device=starts.device) >= starts
+            self._wide_mask = mask_of_rows(self.lengths, self.width, slots, self.position.device)
         mask: Tensor = self._wide_mask[:, :slots]
         return mask
 
     def _step_mask(self) -> Tensor | None:
         """The mask of one new token per row, of which transformers need not read anything."""
-        if not self.runner.is_from_transformers:
-            return self.mask
-        if not self.has_padding:
+        runner = self.runner
+        if runner.is_from_transformers and not self.has_padding:
             return None
-        attention = self.runner.attention
-        if self.slides or self.recurs or attention not in ("sdpa", "eager"):
+        is_plain = runner.is_from_transformers and not self.slides and not self.recurs
+        if not is_plain or runner.attention not in ("sdpa", "eager"):
             return self.mask
-        mask = self._mask_slots(self.width)[:, None, None]
-        if attention == "sdpa":
-            return mask
-        dtype = self.runner.dtype
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return mask_of_step(self._mask_slots(self.width), runner.attention, runner.dtype)
 
-    def _chunk_mask(self, chunk_width: int, padding: Sequence[int]) -> Tensor | None:
-        """The mask [R, width + W] of a chunk of W columns, the last ones of which are padding. None without padding."""
-        width = chunk_width + self.width
-        if not any(padding):
-            return None if self.runner.is_from_transformers and not self.has_padding else self._mask_slots(width).long()
-        ends = copied_to_device([[width - missing] for missing in padding], torch.long, self.position.device)
-        return (self._mask_slots(width) & (torch.arange(width, device=ends.device) < ends)).long()
+    def _chunk_mask(self, width: int, padding: Sequence[int]) -> Tensor | None:
+        """The mask [R, T + W] of a chunk of W columns, the last ones of which are padding. None without padding."""
+        if self.runner.is_from_transformers and not any(padding) and not self.has_padding:
+            return None
+        mask = self._mask_slots(self.width + width)
+        return (mask_of_chunk(mask, padding) if any(padding) else mask).long()
 
 
 def join_sessions(
@@ -354,10 +344,3 @@ def join_sessions(
         rows = [row for _, row in sorted(zip(order, rows, strict=True))]
     lengths, keys = zip(*rows, strict=True)
     return HFSession(parts[0].runner, parts[0]._cache_of(own), lengths, position, layer_logits, width=width, keys=keys)
-
-
-def pad_chunks(chunks: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, list[int]]:
-    """Tokens [R, W] with zeros on the right, and R lengths."""
-    width = max(map(len, chunks))
-    padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
-    return copied_to_device(padded, torch.long, device), [len(chunk) for chunk in chunks]
