@@ -51,7 +51,7 @@ def summarize_arms(
             estimate = estimate_arm(scored, metric, level)
             seeds = scored.groupby("seed")[metric].mean()
             row |= {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "clusters": estimate.clusters}
-            row |= {"seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan}
+            row |= {"seed_sd": float(seeds.std(ddof=1))}
         else:
             row |= {"mean": np.nan, "low": np.nan, "high": np.nan, "clusters": 0, "seed_sd": np.nan}
         row |= {"samples": len(scored), "queries": scored["query"].nunique(), "seeds": scored["seed"].nunique()}

@@ -87,3 +87,10 @@ def test_a_graded_difference_keeps_its_level_at_few_clusters(clusters, sizes):
         sums, counts = cluster_sums(np.where(draw.random(len(own)) < 0.5, whole, part), cluster_codes(own))
         low += sign_flip_test(sums, counts).p <= 0.05
     assert low / runs < 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / runs)
+
+
+def test_with_few_clusters_the_interval_ends_at_the_largest_possible_difference():
+    """Of three clusters no flip is rare, so every mean is possible: by default those of scores in [0, 1]."""
+    sums = np.array([0.5, 0.4, 0.6])
+    assert sign_flip_test(sums, np.ones(3))[1:] == (-1.0, 1.0)
+    assert sign_flip_test(sums, np.ones(3), lowest=-3.0, highest=2.0)[1:] == (-3.0, 2.0)
