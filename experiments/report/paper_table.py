@@ -139,13 +139,13 @@ def _interaction_notes(effects: ColumnEffects) -> Iterator[str]:
         return
     axes = varying_axes(frame, [axis for axis in AXES if axis in frame])
     arms = tested.drop_duplicates(axes) if axes else tested[:1]
-    family = f"Holm over {format_count(len(arms), 'arm')}"
+    family = f", Holm over {format_count(len(arms), 'arm')}" if len(arms) > 1 else ""
     named = [
         f"{describe_arm(row, axes) or 'the arm'} ({format_p(row['p_corrected'])})"
         for row in _records(arms)
         if row["p_corrected"] <= SIGNIFICANCE_LEVEL
     ]
-    test = f"test of equal differences in all values, {family}"
+    test = f"test of equal differences in all values{family}"
     if named:
         yield f"The difference from the reference depends on {effects.name} for {join_words(named)}: {test}."
     else:

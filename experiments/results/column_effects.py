@@ -168,8 +168,8 @@ def describe_interactions(comparisons: Sequence[ArmComparison], columns: Sequenc
     if still := [t for t in tested if t.verdict == "open"]:
         least = min(still, key=lambda t: t.p)
         claim = (
-            f"{format_count(len(still), 'difference')} between arms {'is' if len(still) == 1 else 'are'} not "
-            f"distinguishable between values of {by} (the least: {format_p(least.p)})"
+            f"{format_count(len(still), 'difference')} between arms {'does' if len(still) == 1 else 'do'} not depend "
+            f"detectably on {by} (smallest {format_p(least.p)})"
         )
         yield Finding("By column", by, claim, "", "", "open")
 
