@@ -16,7 +16,7 @@ from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.malloc_tuning import keep_freed_memory
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS, MemoryBudgets, measured_budgets
 from icl.models.hf.memory_check import check_weights_fit
-from icl.models.hf.memory_estimate import decoder_shape
+from icl.models.hf.memory_estimate import decoder_shape, tower_sizes
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.session import HFSession
@@ -69,15 +69,15 @@ class HFEngine:
         self.budgets = self._budgets(hf)
         self.runner.option_limit = BatchLimit(self.budgets.option_tokens)
         self.runner.max_scores = self.budgets.option_scores
-        features = None if self.prompt_encoder.encoder is None else self.prompt_encoder.encoder.cache
-        if features is not None:
-            features.clear()
-            features.limit = self.budgets.feature_bytes
+        encoder = self.prompt_encoder.encoder
+        if encoder is not None:
+            encoder.cache.clear()
+            encoder.cache.limit, encoder.max_patches = self.budgets.feature_bytes, self.budgets.image_patches
         self.prefiller = Prefiller(
             self.runner,
             self.budgets.prefill_tokens,
             sharing,
-            free_features=(lambda: None) if features is None else features.clear,
+            free_features=(lambda: None) if encoder is None else encoder.cache.clear,
         )
         self.runner.prefill_limit = self.prefiller.limit
         vars(self.counters).update(vars(ModelCounters()))
@@ -120,7 +120,12 @@ class HFEngine:
             return DEFAULT_BUDGETS.with_user_settings(hf.token_budget, features)
         attention = str(getattr(model.config, "_attn_implementation", None) or "sdpa")
         budgets = measured_budgets(
-            shape, model_memories(model), model.dtype.itemsize, attention=attention, feature_bytes=features
+            shape,
+            model_memories(model),
+            model.dtype.itemsize,
+            attention=attention,
+            feature_bytes=features,
+            tower=tower_sizes(model.config),
         )
         return budgets.with_user_settings(hf.token_budget, features)
 

@@ -20,6 +20,7 @@ from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.image_processing import BATCH, ImageProcessor
+from icl.models.hf.memory_estimate import tower_sizes
 
 if TYPE_CHECKING:
     from icl.images import Image
@@ -32,7 +33,7 @@ class ImageEncoder:
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
-        self.limit = BatchLimit(BATCH)
+        self.limit, self.max_patches, self.tower = BatchLimit(BATCH), 2**31, tower_sizes(model.config)
         self.base = model.base_model
         self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
@@ -80,12 +81,17 @@ class ImageEncoder:
                 group,
                 self.limit,
                 "images",
-                may_join=lambda batch: not batch[0][0][1],
+                may_join=lambda batch: not batch[0][0][1] and self._patches(batch) <= self.max_patches,
                 relieve=self.cache.clear,
             )
             for part in parts:
                 made[part.key] = self.cache.put(part.key, part)
         return made
+
+    def _patches(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> int:
+        """Patches of the images of a group, which are equally large. 0 if the tower's sizes are not known."""
+        pixels = group[0][1].get("pixel_values")
+        return 0 if self.tower is None or pixels is None else len(group) * (pixels.numel() // self.tower.patch_values)
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
         """One forward pass of the tower for images whose processed inputs have equal shapes."""

@@ -215,6 +215,33 @@ def row_bytes(shape: DecoderSizes, tokens: int, element_bytes: float = 2.0, copi
     return tokens * kv_bytes_per_token(shape, element_bytes) * copies + logits_bytes(shape, element_bytes)
 
 
+@dataclass(frozen=True)
+class TowerSizes:
+    """The sizes of a vision tower: of a patch's state, of its MLP, and numbers of pixels of a patch in all channels."""
+
+    hidden: int
+    inner: int
+    patch_values: int
+
+    def patch_bytes(self, element_bytes: float) -> float:
+        """Bytes of one patch in the MLP of a layer, where a tower needs the most."""
+        return element_bytes * (4 * self.hidden + 3 * self.inner)
+
+
+def tower_sizes(config: Any) -> TowerSizes | None:
+    """The sizes of a checkpoint's vision tower. None if its config names them otherwise."""
+    vision = getattr(config, "vision_config", None)
+    hidden = getattr(vision, "hidden_size", None) or getattr(vision, "embed_dim", None)
+    side = getattr(vision, "patch_size", None)
+    if not isinstance(hidden, int) or not isinstance(side, int):
+        return None
+    inner = getattr(vision, "intermediate_size", None) or hidden * getattr(vision, "mlp_ratio", 4)
+    if not isinstance(inner, int | float):
+        return None
+    channels = getattr(vision, "num_channels", None) or getattr(vision, "in_channels", None) or 3
+    return TowerSizes(hidden, int(inner), channels * side**2 * (getattr(vision, "temporal_patch_size", None) or 1))
+
+
 def feature_bytes(shape: DecoderSizes, tokens: float, element_bytes: float = 2.0) -> float:
     """Bytes of the features of images that take so many tokens of the prompt."""
     return tokens * shape.hidden * element_bytes

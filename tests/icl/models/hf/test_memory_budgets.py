@@ -14,7 +14,7 @@ from decoding.engine.requests import Counters, DecodingRequest
 from icl.models.hf import device_memory as device_memory_module
 from icl.models.hf.device_memory import DeviceMemory, device_memory
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS, MAX_PREFILL_TOKENS, measured_budgets
-from icl.models.hf.memory_estimate import GIB, decode_copies, kv_bytes_per_token, prefill_bytes
+from icl.models.hf.memory_estimate import GIB, decode_copies, kv_bytes_per_token, prefill_bytes, tower_sizes
 from icl.models.hf.model import HF
 from tests.icl.models.hf.test_memory_estimate import shape
 
@@ -127,3 +127,36 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_its_weights_are_read(
     monkeypatch.setattr(Checkpoint, "weights", lambda *args, **kwargs: pytest.fail("the weights were read"))
     with pytest.raises(ModelError, match=r"the weights need .* GiB \(float32\), and the main memory has 0.0 GiB free"):
         HF(path=str(folder_of("llava"))).load()
+
+
+PATCHES = {"llava": 16, "qwen2_5_vl": 64}
+"""Of an image of 56 x 56 pixels: it is resized to 28 x 28 with patches of 7, or is 8 x 8 patches of 7."""
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_the_vision_tower_reads_as_many_patches_as_fit(name: str, folder_of: FolderOf) -> None:
+    hf = HF(path=str(folder_of(name)))
+    encoder = hf.engine.prompt_encoder.encoder
+    prompt = tiny_models.prompt([1, 2, 3, 4, 5, 6], size=(56, 56))
+    want, passes = hf.open([prompt]).logits, []
+    patches = encoder._patches
+    tower = encoder._tower
+    encoder._tower = lambda group: passes.append(patches(group)) or tower(group)
+    for allowed, sizes in ((1, [1] * 6), (2, [2] * 3), (4, [4, 2])):
+        encoder.cache.clear()
+        encoder.max_patches, one = allowed * PATCHES[name], PATCHES[name]
+        passes.clear()
+        got = hf.open([prompt]).logits
+        assert passes == [size * one for size in sizes]
+        assert float((got - want).abs().max()) < 2e-5
+
+
+def test_large_images_are_encoded_in_smaller_batches() -> None:
+    from published_configs import qwen
+
+    tower = tower_sizes(qwen("7B"))
+    assert tower is not None
+    assert (tower.hidden, tower.inner, tower.patch_values) == (1280, 3420, 3 * 14 * 14 * 2)
+    budgets = measured_budgets(shape("7B"), [DeviceMemory("cuda", 8 * GIB, 24 * GIB)], 2, tower=tower)
+    assert budgets.image_patches * tower.patch_bytes(2) == pytest.approx(1.15 * GIB, rel=0.01)
+    assert 5000 < budgets.image_patches < 16 * 5000, "sixteen large images do not fit at once, and one does"
