@@ -5,6 +5,8 @@ generate   greedy tokens of the token loop for each prompt alone equal those of 
 batch      tokens and logits of prompts in one batch equal those of each prompt alone
 cache      logits with cached images equal those of the processor on the whole prompt
 identity   contrastive decoding with strength 0 equals greedy decoding, although its other branch differs
+
+The others are in `recomputation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
+from experiments.architectures import recomputation
 from experiments.architectures.inputs import NEW_TOKENS, processor_inputs, prompts
 from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
 from icl.errors import ICLError, ModelError
@@ -31,6 +34,7 @@ CLOSE = 1e-3
 ARMS: dict[str, Any] = {
     "greedy": "greedy",
     "vcd": {"name": "vcd", "images": "all", "noise_step": 999},
+    "cad": recomputation.CAD,
     "identity": {"name": "vcd", "images": "all", "noise_step": 999, "alpha": 0.0, "beta": 0.0},
 }
 
@@ -50,6 +54,10 @@ def check_hf(name: str, folder: Path) -> Entry:
             "batch": _verdict_of(lambda: _batch(hf, all_prompts, answers)),
             "cache": _verdict_of(lambda: _cache(hf, all_prompts)),
             "identity": _verdict_of(lambda: _identity(hf, all_prompts, answers)),
+            "branches": _verdict_of(lambda: _branches(hf, all_prompts)),
+            "prefix": _verdict_of(lambda: recomputation.check_prefix(hf)),
+            "options": _verdict_of(lambda: recomputation.check_options(hf)),
+            "attention": _verdict_of(lambda: recomputation.check_attention(hf, folder, answers["greedy"])),
         }
         kind = type(hf.engine.runner.model).__name__
         return Entry(name, kind, verdicts, answers, tuple(note.replace(str(folder), name) for note in hf.notes))
@@ -118,6 +126,12 @@ def _identity(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, Referenc
         return Verdict("no", "noise on the images does not change the logits")
     is_equal = [one.tokens for one in generate(hf, "identity", all_prompts)] == list(answers["greedy"].tokens)
     return Verdict("yes" if is_equal else "no", "")
+
+
+def _branches(hf: HF, all_prompts: Sequence[Prompt]) -> Verdict:
+    chosen = [all_prompts[number] for number in recomputation.CHOSEN]
+    arms = {arm: (ARMS[arm], [one.tokens for one in generate(hf, arm, chosen)]) for arm in ("vcd", "cad")}
+    return recomputation.check_branches(hf, arms)
 
 
 def _gap(one: "Tensor", other: "Tensor") -> float:

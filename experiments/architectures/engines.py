@@ -6,7 +6,6 @@ lockstep  tokens of contrastive decoding inside the engine equal those of the to
 Steps with a margin below CLOSE may differ between engines; answers are compared up to there.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest, Failure
 from experiments.architectures.checks import ARMS
 from experiments.architectures.inputs import NEW_TOKENS, prompts
-from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
+from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict, compare_tokens
 
-CLOSE = 5e-3
-"""A margin between the best two tokens in nats, in float32."""
 COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
 """The arm of each column."""
 
@@ -52,24 +49,6 @@ def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers) -> Verdict:
         return verdict
     rest = f" The answers to the other {len(whole)} prompts are the loop's." if whole else ""
     return Verdict("no", f"{fail[0].rstrip('.')}.{rest}")
-
-
-def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAnswers) -> Verdict:
-    """Compares the tokens of all prompts, up to the first step with a small margin."""
-    total = equal = 0
-    for number, (own, other, gaps) in enumerate(zip(token_lists, reference.tokens, reference.gaps, strict=True)):
-        total += len(other)
-        if tuple(own) == other:
-            equal += len(other)
-            continue
-        ends = ((*own, -1), (*other, -1))
-        place = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(len(own), len(other)))
-        if gaps[place] >= CLOSE:
-            return Verdict("no", f"prompt {number} differs at token {place}, decided by {gaps[place]:.2g} nats")
-        equal += place
-    return Verdict(
-        "yes", f"{equal} of {total} tokens" + ("" if equal == total else ", different after steps with a small margin")
-    )
 
 
 def _first(error: BaseException) -> str:

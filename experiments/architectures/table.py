@@ -10,6 +10,10 @@ COLUMNS = {
     "batch": "batch = alone",
     "cache": "image cache = none",
     "identity": "VCD of strength 0 = greedy",
+    "branches": "VCD, CAD = each branch alone",
+    "prefix": "shared prefix = none",
+    "options": "options = forced answers",
+    "attention": "eager = default",
     "vllm": "vLLM = loop",
     "lockstep": "VCD in vLLM = loop",
 }
@@ -79,6 +83,13 @@ It does not evaluate any trained model.
 - **image cache = none**: logits with cached images equal those of the processor on the whole prompt.
 - **VCD of strength 0 = greedy**: `vcd` with alpha 0 and no mask equals greedy decoding, although noise on the images
   changes its second branch.
+- **VCD, CAD = each branch alone**: each token of `vcd` and `cad` is the best of the scores that are recomputed from
+  `generate`, forced along the answer for each branch alone. The branches of `cad` have other numbers of images.
+- **shared prefix = none**: two queries with the same demonstrations, prefilled once, have the logits of whole prompts.
+- **options = forced answers**: log-probabilities of options of one to three tokens equal those of `generate`, forced
+  along each option.
+- **eager = default**: greedy tokens with `attn_implementation: eager` equal those with the default (sdpa), in one batch
+  of mixed lengths.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and return the same tokens.
 - **VCD in vLLM = loop**: `vcd` in lockstep inside the engine returns the tokens of the token loop. Steps with a margin
   below .005 nats may differ; answers are compared up to there.

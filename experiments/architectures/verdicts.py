@@ -14,6 +14,9 @@ Word = Literal["yes", "no", "off", "not run"]
 Half = Literal["hf", "vllm"]
 """The engine of a half of the checks: the Hugging Face backend or vLLM."""
 
+CLOSE = 5e-3
+"""A margin between the best two tokens in nats, in float32."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -74,6 +77,24 @@ class Entry:
 
     def answered(self, half: Half, releases: str) -> "Entry":
         return replace(self, releases={**self.releases, half: releases})
+
+
+def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAnswers) -> Verdict:
+    """Compares the tokens of all prompts, up to the first step with a small margin."""
+    total = equal = 0
+    for number, (own, other, gaps) in enumerate(zip(token_lists, reference.tokens, reference.gaps, strict=True)):
+        total += len(other)
+        if tuple(own) == other:
+            equal += len(other)
+            continue
+        ends = ((*own, -1), (*other, -1))
+        place = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(len(own), len(other)))
+        if gaps[place] >= CLOSE:
+            return Verdict("no", f"prompt {number} differs at token {place}, decided by {gaps[place]:.2g} nats")
+        equal += place
+    return Verdict(
+        "yes", f"{equal} of {total} tokens" + ("" if equal == total else ", different after steps with a small margin")
+    )
 
 
 def write_entries(entries: Sequence[Entry], path: Path) -> None:

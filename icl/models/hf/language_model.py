@@ -68,6 +68,8 @@ class LanguageModel:
         self.token_types_name = next((name for name in TOKEN_TYPE_NAMES if name in names), None)
         if not getattr(processor, "return_mm_token_type_ids", False) and not needs_token_types(model):
             self.token_types_name = None
+        # The processor's own token types are then passed to a prefill, as those of PaliGemma.
+        self.own_token_types = {"token_type_ids"} & set(names) if self.token_types_name is None else set()
         self.has_logits_to_keep = "logits_to_keep" in names
 
     @property

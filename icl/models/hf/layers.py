@@ -28,6 +28,7 @@ SUPPORTED_LAYERS = frozenset(
         "SharedPrefixLayer",
         "CrossAttentionLayer",
         "StepArgumentsLayer",
+        "DummyLayer",
         "DynamicLayer",
         "DynamicSlidingWindowLayer",
         "LinearAttentionLayer",
@@ -81,6 +82,13 @@ def has_states(layer: Any) -> bool:
     return hasattr(layer, "recurrent_states")
 
 
+def holds_nothing(layer: Any) -> bool:
+    """Whether the layer of the model has no cache of its own, such as a layer of experts only."""
+    from transformers.cache_utils import DummyLayer
+
+    return type(layer) is DummyLayer
+
+
 def shareable_length(layers: Sequence[Any]) -> int:
     """Number of slots up to which every layer keeps all entries, so that prefixes can be shared."""
     if any(has_states(layer) or isinstance(layer, PromptLayer) for layer in layers):
@@ -99,7 +107,7 @@ def prefix_rows(layer: Any, places: Sequence[Place], prefix_slots: int, whole: b
     """
     if isinstance(layer, SharedPrefixLayer):
         return shared_prefix.rows_on_prefix(layer, places, prefix_slots)
-    if whole:
+    if whole or holds_nothing(layer):
         return select_rows(layer, RowIndex([row for row, _ in places]))
     made = shallow_copy(layer)
     for name in KEYS_VALUES:
@@ -116,7 +124,7 @@ def select_rows(layer: Any, rows: RowIndex) -> Any:
     layer = shallow_copy(layer)
     if isinstance(layer, SharedPrefixLayer | PromptLayer):
         layer.select(rows)
-    else:
+    elif not holds_nothing(layer):
         layer.reorder_cache(rows.on(_device(layer)))
     return layer
 
@@ -171,7 +179,7 @@ def shift(layer: Any, by: Sequence[int]) -> None:
     """Move row r right by `by[r]` slots, over padding."""
     if isinstance(layer, SharedPrefixLayer):
         layer.shift(by)
-    elif not isinstance(layer, PromptLayer):
+    elif not isinstance(layer, PromptLayer) and not holds_nothing(layer):
         layer.keys, layer.values = (
             shared_prefix.shift_right(layer.keys, by),
             shared_prefix.shift_right(layer.values, by),

@@ -78,7 +78,8 @@ class PromptEncoder:
         if any(image.pixel_value_edits for image in prompt.images):
             inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
         ids: list[int] = inputs.pop("input_ids")[0].tolist()
-        for name in ("attention_mask", "mm_token_type_ids", "token_type_ids", "labels"):
+        inputs.pop("attention_mask", None)
+        for name in {"mm_token_type_ids", "token_type_ids", "labels"} - self.runner.own_token_types:
             inputs.pop(name, None)
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         arguments = {name: on_model(value, self.runner.model) for name, value in tensors.items()}

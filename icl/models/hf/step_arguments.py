@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer
 
 from icl.device_copies import RowIndex
 from icl.models.hf.shared_prefix import concat_rows
@@ -53,38 +53,37 @@ class CrossAttentionLayer(DynamicLayer):  # type: ignore[misc]
         return made
 
 
-class StepArgumentsLayer:
+class StepArgumentsLayer(DummyLayer):  # type: ignore[misc]
     """A cache layer that no layer of the model reads: the arguments of the next forward pass of each row.
 
     Attributes:
         rows: Number of rows.
-        values: Arguments [R, ...] by name.
+        tensors: Arguments [R, ...] by name.
         per_token: Names of arguments whose second dimension is the token.
     """
 
-    is_initialized, is_compileable, is_sliding = True, False, False
-
-    def __init__(self, rows: int, values: Mapping[str, Tensor], per_token: frozenset[str]) -> None:
-        self.rows, self.values, self.per_token = rows, dict(values), per_token
+    def __init__(self, rows: int, tensors: Mapping[str, Tensor], per_token: frozenset[str]) -> None:
+        super().__init__()
+        self.rows, self.tensors, self.per_token = rows, dict(tensors), per_token
 
     def arguments(self, tokens: int) -> dict[str, Tensor]:
         """The arguments of a forward pass over `tokens` tokens of every row."""
         return {
             name: value.expand(-1, tokens, *value.shape[2:]) if name in self.per_token else value
-            for name, value in self.values.items()
+            for name, value in self.tensors.items()
         }
 
     def select(self, rows: RowIndex) -> None:
         """Keep these rows, in this order."""
         self.rows = len(rows.rows)
-        self.values = {name: value.index_select(0, rows.on(value.device)) for name, value in self.values.items()}
+        self.tensors = {name: value.index_select(0, rows.on(value.device)) for name, value in self.tensors.items()}
 
     def join(self, others: Sequence["StepArgumentsLayer"], order: Sequence[int] | None) -> "StepArgumentsLayer":
         """The rows of this layer and of others. A row without an argument gets zeros."""
         parts = [self, *others]
         values: dict[str, Tensor] = {}
-        for name, like in {name: value for part in parts for name, value in part.values.items()}.items():
-            own = [part.values.get(name, like.new_zeros(part.rows, *like.shape[1:])) for part in parts]
+        for name, like in {name: value for part in parts for name, value in part.tensors.items()}.items():
+            own = [part.tensors.get(name, like.new_zeros(part.rows, *like.shape[1:])) for part in parts]
             values[name] = concat_rows(_padded(own), order)
         return StepArgumentsLayer(
             sum(part.rows for part in parts), values, frozenset().union(*(part.per_token for part in parts))

@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 
 from experiments.architectures import checks, vllm_process
-from experiments.architectures.engines import compare_tokens
 from experiments.architectures.inputs import checkpoint, prompts
 from experiments.architectures.random.make import ARCHITECTURES, save
 from experiments.architectures.run import ResultsFile, check_architectures
 from experiments.architectures.table import COLUMNS, page
-from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict, read_entries, write_entries
+from experiments.architectures.verdicts import (
+    Entry,
+    ReferenceAnswers,
+    Verdict,
+    compare_tokens,
+    read_entries,
+    write_entries,
+)
 from icl.errors import ConfigError, DataError, ModelError
 
 COMMAND = [sys.executable, "-m", "experiments.architectures"]

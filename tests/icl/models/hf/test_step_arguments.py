@@ -50,7 +50,7 @@ def test_images_change_the_tokens_after_the_prefill(model: HF) -> None:
     hidden = model.open([tiny_models.prompt([1, 2]), tiny_models.prompt([3, 4])])
     last = hidden.cache.layers[-1]
     for name in last.per_token:
-        last.values[name] = torch.zeros_like(last.values[name])
+        last.tensors[name] = torch.zeros_like(last.tensors[name])
     for session in (rows, hidden):
         session.advance(torch.tensor([5, 5]))
     assert (rows.logits - hidden.logits).abs().max() > 0.01
