@@ -49,8 +49,8 @@ def checkpoint(name: str, folder: Path) -> Path:
     special = sorted(token["id"] for token in words["added_tokens"])
     settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": special}), encoding="utf-8")
-    tower = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["model_type"]
-    old = OLD_NAME if tower in OLD_TOWERS else None
+    tower = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vision_config") or {}
+    old = OLD_NAME if tower.get("model_type") in OLD_TOWERS else None
     weights = {
         re.sub(old, r"\1vision_model.", key) if old else key: weight
         for key, weight in load_file(folder / "model.safetensors").items()

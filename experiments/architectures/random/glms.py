@@ -31,6 +31,16 @@ def glm_ocr(size: Size) -> Made:
     return _glm(size, transformers.GlmOcrConfig, {}, {"intermediate_size": merged})
 
 
+def glm46v(size: Size) -> Made:
+    """Glm4v under another config and processor."""
+    made = _glm(size, transformers.Glm46VConfig, {"image_size": 32}, {"model_type": "glm4v_text"})
+    processor = made.processor
+    pixels = {"shortest_edge": 32 * 32 * 2, "longest_edge": 96 * 96 * 2}
+    images = transformers.Glm46VImageProcessor(patch_size=8, size=pixels)
+    video = transformers.Glm46VVideoProcessor(patch_size=8, size=pixels)
+    return made._replace(processor=transformers.Glm46VProcessor(images, processor.tokenizer, video))
+
+
 def _glm(size: Size, kind: Any, tower: dict[str, Any], text: dict[str, Any] | None = None) -> Made:
     named = {
         "image_token": "<|image|>",
@@ -100,4 +110,4 @@ def ernie4_5_vl_moe(size: Size) -> Made:
     )
 
 
-MAKERS: dict[str, Maker] = {make.__name__: make for make in (glm4v, glm4v_moe, glm_ocr, ernie4_5_vl_moe)}
+MAKERS: dict[str, Maker] = {make.__name__: make for make in (glm4v, glm4v_moe, glm46v, glm_ocr, ernie4_5_vl_moe)}

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from experiments.architectures.random import (
     codebooks,
     crops,
     crossing,
+    derived,
     documents,
     gemmas,
     glms,
+    hybrids,
     llavas,
     merging,
     others,
@@ -23,8 +24,23 @@ from experiments.architectures.random import (
 )
 from experiments.architectures.random.common import TEMPLATE, Maker, Size
 from icl.errors import ConfigError, did_you_mean
+from icl.models.hf.conventions import auto_class
 
-FAMILIES = (llavas, splitting, crops, qwens, merging, glms, gemmas, documents, others, crossing, codebooks)
+FAMILIES = (
+    llavas,
+    splitting,
+    crops,
+    qwens,
+    merging,
+    glms,
+    gemmas,
+    documents,
+    others,
+    derived,
+    hybrids,
+    crossing,
+    codebooks,
+)
 ARCHITECTURES: Mapping[str, Maker] = {name: make for family in FAMILIES for name, make in family.MAKERS.items()}
 
 PLAIN = Size()
@@ -39,7 +55,7 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     processor.chat_template = TEMPLATE.replace("SLOT", slot)
     with torch.random.fork_rng():  # for parameters that the class initializes itself
         torch.manual_seed(seed)
-        model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
+        model = auto_class(config).from_config(config).float().eval()
     draw_weights(model, seed)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id

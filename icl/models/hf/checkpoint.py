@@ -113,9 +113,7 @@ class Checkpoint:
         Args:
             how: Arguments of `from_pretrained`, such as dtype, device_map and attn_implementation.
         """
-        from transformers import AutoModelForImageTextToText
-
-        model, info = self._read(AutoModelForImageTextToText, "weights", output_loading_info=True, **how)
+        model, info = self._read(conventions.auto_class(self.config), "weights", output_loading_info=True, **how)
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
                 f"model.path: {self.path} lacks {len(missing)} of the weights of a {type(model).__name__} (such as "

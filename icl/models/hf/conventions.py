@@ -53,6 +53,17 @@ def check_processor(processor: Any, path: str) -> None:
         )
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads models of this config: `AutoModelForImageTextToText`, or
+    `AutoModelForMultimodalLM` if only that one has the type, as for Phi-4 multimodal.
+    """
+    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    here, there = (kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM))
+    is_only_there = type(config) in there and type(config) not in here
+    return AutoModelForMultimodalLM if is_only_there else AutoModelForImageTextToText
+
+
 def check_class(model: Any, path: str) -> None:
     """Raise ModelError if sessions cannot call the class."""
     kind = type(model).__name__

@@ -5,7 +5,7 @@ processor is tested once for this.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -161,6 +161,12 @@ class ImageProcessor:
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
 
 
+def pixel_name(inputs: Mapping[str, Any]) -> str:
+    """Name of the processed pixels: `pixel_values`, or the only name that contains it."""
+    names = [name for name in inputs if "pixel_values" in name]
+    return names[0] if len(names) == 1 else "pixel_values"
+
+
 def without_pixel_edits(image: "Image") -> "Image":
     """The image without edits of processed pixels."""
     if not image.pixel_value_edits:
@@ -173,7 +179,8 @@ def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
     inputs, text = processed
     if not image.pixel_value_edits:
         return processed
-    values = inputs.get("pixel_values")
+    name = pixel_name(inputs)
+    values = inputs.get(name)
     if not isinstance(values, Tensor):
         raise ModelError(
             f"image {image.origin} has an edit on processed pixels, and this processor gives no 'pixel_values' "
@@ -184,4 +191,4 @@ def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
     one = values.narrow(dim, 0, values.shape[dim] // copies)
     for edit in image.pixel_value_edits:
         one = edit.apply_to_pixel_values(one)
-    return inputs | {"pixel_values": torch.cat([one] * copies, dim)}, text
+    return inputs | {name: torch.cat([one] * copies, dim)}, text

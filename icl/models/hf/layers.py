@@ -21,7 +21,8 @@ from icl.models.hf import shared_prefix, step_arguments
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
 from icl.models.hf.step_arguments import CrossAttentionLayer, PromptLayer
 
-KEYS_VALUES = ("keys", "values")
+SLOT_TENSORS = ("keys", "values", "indexer_keys", "indexer_position_ids")
+"""Tensors of a layer with an entry for each slot. The last two belong to attention with an index of keys."""
 STATES = ("conv_states", "recurrent_states")
 SUPPORTED_LAYERS = frozenset(
     {
@@ -31,6 +32,7 @@ SUPPORTED_LAYERS = frozenset(
         "DummyLayer",
         "DynamicLayer",
         "DynamicSlidingWindowLayer",
+        "DynamicIndexedLayer",
         "LinearAttentionLayer",
         "LinearAttentionAndFullAttentionLayer",
     }
@@ -110,11 +112,10 @@ def prefix_rows(layer: Any, places: Sequence[Place], prefix_slots: int, whole: b
     if whole or holds_nothing(layer):
         return select_rows(layer, RowIndex([row for row, _ in places]))
     made = shallow_copy(layer)
-    for name in KEYS_VALUES:
-        source = getattr(layer, name)
+    for name, source in slot_tensors(layer):
         part = source.new_empty(len(places), source.shape[1], prefix_slots, source.shape[3])
         shared_prefix.SharedPrefix(source, source, tuple(places), prefix_slots).fill(part, source)
-        setattr(made, name, part)
+        set_slots(made, name, part)
     made.cumulative_length = prefix_slots
     return made
 
@@ -148,12 +149,9 @@ def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = No
     layer = shallow_copy(parts[0])
     if getattr(layer, "keys", None) is not None:
         size = min(width, layer.sliding_window - 1) if is_sliding(layer) else width
-        for name in KEYS_VALUES:
-            setattr(
-                layer,
-                name,
-                shared_prefix.concat_rows([pad_left(getattr(part, name), size, 2) for part in parts], order),
-            )
+        for tensors in zip(*(slot_tensors(part) for part in parts), strict=True):
+            padded = [pad_left(tensor, size, 2) for _, tensor in tensors]
+            set_slots(layer, tensors[0][0], shared_prefix.concat_rows(padded, order))
         if is_sliding(layer):
             layer.cumulative_length = width
     for name in STATES:
@@ -172,7 +170,8 @@ def trim(layer: Any, width: int) -> None:
     elif not isinstance(layer, PromptLayer) and getattr(layer, "keys", None) is not None:
         if is_sliding(layer):
             layer.cumulative_length = width
-        layer.keys, layer.values = layer.keys[:, :, -width:], layer.values[:, :, -width:]
+        for name, tensor in slot_tensors(layer):
+            set_slots(layer, name, tensor[:, :, -width:])
 
 
 def shift(layer: Any, by: Sequence[int]) -> None:
@@ -180,10 +179,32 @@ def shift(layer: Any, by: Sequence[int]) -> None:
     if isinstance(layer, SharedPrefixLayer):
         layer.shift(by)
     elif not isinstance(layer, PromptLayer) and not holds_nothing(layer):
-        layer.keys, layer.values = (
-            shared_prefix.shift_right(layer.keys, by),
-            shared_prefix.shift_right(layer.values, by),
-        )
+        for name, tensor in slot_tensors(layer):
+            set_slots(layer, name, shared_prefix.shift_right(tensor, by))
+
+
+def slot_tensors(layer: Any) -> list[tuple[str, Tensor]]:
+    """Names and tensors [R, H, T, D] of what a layer holds by slot."""
+    made = []
+    for name in SLOT_TENSORS:
+        tensor = getattr(layer, name, None)
+        if tensor is None:
+            continue
+        if name == "indexer_keys":  # [R, T, D]
+            tensor = tensor[:, None]
+        elif name == "indexer_position_ids":  # [P, R, T]
+            tensor = tensor.movedim(0, 1)[..., None]
+        made.append((name, tensor))
+    return made
+
+
+def set_slots(layer: Any, name: str, tensor: Tensor) -> None:
+    """Set a tensor of `slot_tensors`."""
+    if name == "indexer_keys":
+        tensor = tensor[:, 0]
+    elif name == "indexer_position_ids":
+        tensor = tensor[..., 0].movedim(1, 0)
+    setattr(layer, name, tensor)
 
 
 def shallow_copy(layer: Any) -> Any:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl.errors import ModelError
+from icl.models.hf import conventions
 
 GIB = 2**30
 QUANTIZED_BYTES = {"nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64, "int8": 1.0}
@@ -113,10 +114,9 @@ def model_shape(
         ModelError: The config lacks a size.
     """
     import torch
-    from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+        model = conventions.auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     output_head = model.get_output_embeddings()
     scope = list((model if vision else model.get_decoder()).modules())
     linear = [module for module in scope if isinstance(module, torch.nn.Linear) and module is not output_head]

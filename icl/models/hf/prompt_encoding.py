@@ -11,7 +11,7 @@ from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import EncodedImage
 from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images
-from icl.models.hf.image_processing import ImageProcessor, without_pixel_edits
+from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_pixel_edits
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, script
 from icl.models.hf.template_process import TemplateRefusedError
@@ -76,7 +76,8 @@ class PromptEncoder:
         """
         inputs = process_prompt(self.renderer, prompt)
         if any(image.pixel_value_edits for image in prompt.images):
-            inputs["pixel_values"] = self._edited(prompt, inputs["pixel_values"])
+            name = pixel_name(inputs)
+            inputs[name] = self._edited(prompt, name, inputs[name])
         ids: list[int] = inputs.pop("input_ids")[0].tolist()
         inputs.pop("attention_mask", None)
         for name in {"mm_token_type_ids", "token_type_ids", "labels"} - self.runner.own_token_types:
@@ -85,19 +86,18 @@ class PromptEncoder:
         arguments = {name: on_model(value, self.runner.model) for name, value in tensors.items()}
         return EncodedPrompt(*self._on_device(ids, tensors), (), tuple(ids), plain=arguments)
 
-    def _edited(self, prompt: Prompt, values: Tensor) -> Tensor:
+    def _edited(self, prompt: Prompt, name: str, values: Tensor) -> Tensor:
         images = [(image, False) for image in prompt.images]
         alone = [
-            inputs["pixel_values"]
-            for inputs, _ in self.pixels.pixels([(without_pixel_edits(p), alone) for p, alone in images])
+            inputs[name] for inputs, _ in self.pixels.pixels([(without_pixel_edits(p), alone) for p, alone in images])
         ]
-        noised = [inputs["pixel_values"] for inputs, _ in self.pixels.pixels(images)]
+        noised = [inputs[name] for inputs, _ in self.pixels.pixels(images)]
         for dim in range(values.ndim):
             matches = all(part.ndim == values.ndim and _without(part, dim) == _without(values, dim) for part in alone)
             if matches and torch.equal(torch.cat(alone, dim), values):
                 return torch.cat(noised, dim)
         for leading in ((1, len(alone)), (len(alone),)):  # images padded to the largest of the prompt
-            if values.ndim == 5 and values.shape[: len(leading)] == leading:
+            if values.ndim > 3 and values.shape[: len(leading)] == leading:
                 cells, first = values.flatten(0, len(leading) - 1), (0,) * len(leading)
                 padded = [
                     _place_edited(cell, one[first], other[first])

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.models.hf import device_placement, packed_checks
+from icl.models.hf import conventions, device_placement, packed_checks
 from icl.models.hf.prequantized import PACKED, method, quantization_settings
 
 logger = logging.getLogger(__name__)
@@ -107,10 +107,11 @@ def compute_dtype(hf: "HF") -> Any:
 def full_precision_modules(hf: "HF") -> list[str]:
     """Names of the modules that are not quantized: the output head, and everything outside the language model."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(hf.checkpoint.config, trust_remote_code=hf.trust_remote_code)
+        model = conventions.auto_class(hf.checkpoint.config).from_config(
+            hf.checkpoint.config, trust_remote_code=hf.trust_remote_code
+        )
     names = {id(module): name for name, module in model.named_modules()}
     head = names.get(id(model.get_output_embeddings()))
     modules = [head] if head and not hf.quantize_head else []
