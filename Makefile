@@ -15,12 +15,13 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-tools vllm-env lint bench gpu clean
+.PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
+	@echo "make test-architectures  every row of docs/architectures.md (test checks a sample)"
 	@echo "make lint         the checks alone"
 	@echo "make docs         the documentation site, in build/docs"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
@@ -45,6 +46,9 @@ quickstart: $(VENV)/ready
 docs: $(VENV)/ready-docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "the site is in build/docs/index.html"
+
+test-architectures: $(VENV)/ready-dev
+	ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/experiments/architectures -k shipped_page
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .

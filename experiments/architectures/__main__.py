@@ -33,6 +33,7 @@ def main(
     """
     from experiments.architectures.run import check_architectures
     from experiments.architectures.table import COLUMNS, exceptions, page
+    from experiments.architectures.uncovered import uncovered_types
     from experiments.architectures.verdicts import Entry
 
     def print_entry(entry: Entry) -> None:
@@ -41,7 +42,7 @@ def main(
 
     results = check_architectures(names or [], work, print_entry, half=half, again=again, vllm=vllm)
     if table is not None:
-        table.write_text(page(results.entries, results.peculiar), encoding="utf-8")
+        table.write_text(page(results.entries, results.peculiar, uncovered_types()), encoding="utf-8")
         print(f"written to {table}")
     for name, column, why in exceptions(results.entries) if half is None else ():
         print(f"{name}, {column}: {why}")

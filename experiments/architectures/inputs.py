@@ -58,7 +58,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     for key in (key for key in weights if EXPERTS.search(key)):
         weights[key] = weights[key].transpose(1, 2).contiguous()
     tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings")
-    heads = [key for key in weights if key.endswith("lm_head.weight")]
+    heads = [key for key in weights if key.endswith("lm_head.weight") or key == "output.weight"]
     if tied:
         for key in heads:
             del weights[key]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationMixin, LogitsProcessor
 
 from decoding.arms.arm import parse_arm
 from experiments.architectures.inputs import prompts
@@ -135,7 +135,8 @@ def forced_logits(hf: HF, prompt: Prompt, tokens: Sequence[int]) -> "Tensor":
     if read.token_types is not None and runner.token_types_name is not None:
         inputs[runner.token_types_name] = read.token_types[None]
     with torch.inference_mode():
-        output = runner.model.generate(
+        output = GenerationMixin.generate(  # Janus' own ignores logits processors
+            runner.model,
             **inputs,
             do_sample=False,
             max_new_tokens=len(tokens),

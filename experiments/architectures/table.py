@@ -34,7 +34,7 @@ EXPLAINED = {
         "vLLM has no Idefics2 class; its fallback to the class of transformers needs numbers that the processor "
         "does not return. Use `model: hf`."
     ),
-    ("ovis2", "cache"): ("The processor writes `<IMG_ATOM>` for images but declares `<image>`. Slower, but correct."),
+    ("ovis2", "cache"): "Features of start and end tokens belong to no image. Slower, but correct.",
     ("ovis2", "vllm"): "As for Idefics2. Use `model: hf`.",
     ("deepseek_vl", "vllm"): "As for Idefics2. Use `model: hf`.",
     ("llava_onevision", "vllm"): (
@@ -63,6 +63,19 @@ EXPLAINED = {
         "window are not affected."
     ),
     ("cohere2_vision", "lockstep"): "The same window.",
+    ("mllama", "cache"): "The image is read by cross-attention, not as tokens of the prompt. Slower, but correct.",
+    ("mllama", "vllm"): "vLLM has no Mllama class. Use `model: hf`.",
+    ("idefics", "cache"): "As for Mllama.",
+    ("idefics", "vllm"): "vLLM has no Idefics class. Use `model: hf`.",
+    ("janus", "vllm"): "As for Idefics2. Use `model: hf`.",
+    ("minicpmv4_6", "cache"): "The text of an image contains its number in the prompt. Slower, but correct.",
+    ("minicpmv4_7", "cache"): "As for MiniCPM-V 4.6.",
+    (
+        "molmo2",
+        "cache",
+    ): ("The class lets images attend to each other only if it gets pixel values. Slower, but correct."),
+    ("granite4_vision", "cache"): "Its features name the layers that they are added to. Slower, but correct.",
+    ("chameleon", "cache"): "The processor adds a separator after the prompt. Slower, but correct.",
 }
 """An explanation of the reason for (architecture, first column)."""
 
@@ -99,14 +112,29 @@ Otherwise the error names the convention that it breaks.
 """
 
 
-def page(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> str:
-    """The Markdown page. `peculiar` describes each architecture in a line."""
+UNCOVERED = """## Types without a row
+
+The other types of `AutoModelForImageTextToText` in this release of transformers. A checkpoint that breaks a convention
+is refused with a sentence before any sample is made."""
+
+
+def page(entries: Sequence[Entry], peculiar: Mapping[str, str], uncovered: Mapping[str, str] = {}) -> str:
+    """The Markdown page.
+
+    Args:
+        entries: The rows.
+        peculiar: What is special about each architecture, in a line.
+        uncovered: Why other types of transformers have no row.
+    """
     packages = ", ".join(dict.fromkeys(by for half in ("hf", "vllm") for by in _releases(entries, half)))
     rows = [f"| {' | '.join(cell)} |" for cell in _rows(entries, peculiar)]
     exception_lines = [f"- **{name}**, {column}: {why}" for name, column, why in exceptions(entries)]
     parts = [HEAD, f"With {packages}.", "\n".join(rows)]
     if exception_lines:
         parts.append("## Exceptions\n\n" + "\n".join(exception_lines))
+    if uncovered:
+        lines = "\n".join(f"- **{name}**: {why}" for name, why in uncovered.items())
+        parts.append(f"{UNCOVERED}\n\n{lines}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -89,4 +89,25 @@ def blip_2(size: Size) -> Made:
     return Made(config, transformers.Blip2Processor(images, words, num_query_tokens=4), "<image>")
 
 
-MAKERS: dict[str, Maker] = {make.__name__: make for make in (video_llama_3, lighton_ocr, paddleocr_vl, blip_2)}
+def kosmos_2(size: Size) -> Made:
+    """One image before the text, so no demonstrations with images; reported, not run."""
+    words = tokenizer({"unk_token": "<unk>"})
+    text = {
+        "vocab_size": 512,
+        "embed_dim": size.width,
+        "layers": size.layers,
+        "ffn_dim": 2 * size.width,
+        "attention_heads": 4,
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+    }
+    config = transformers.Kosmos2Config(
+        text_config=text, vision_config=tower_settings(size, image_size=28, patch_size=7), latent_query_num=4
+    )
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    return Made(config, transformers.Kosmos2Processor(images, words, num_patch_index_tokens=16), "<image>")
+
+
+MAKERS: dict[str, Maker] = {
+    make.__name__: make for make in (video_llama_3, lighton_ocr, paddleocr_vl, blip_2, kosmos_2)
+}

@@ -80,19 +80,28 @@ class ModelShape(DecoderSizes):
 
 
 def decoder_shape(config: Any) -> DecoderSizes:
-    """The sizes of a checkpoint's decoder. Raises ModelError if the config lacks one."""
+    """The sizes of a checkpoint's decoder. Where layers differ, the largest.
+
+    Raises:
+        ModelError: The config lacks a size.
+    """
     from icl.models.hf.checkpoint import text_config
 
     text = text_config(config)
+    layer_configs = list(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else [text]
+
+    def largest(name: str, *default: int | None) -> int:
+        return max(getattr(layer, name, *default) or 0 for layer in layer_configs)
+
     try:
-        heads = text.num_attention_heads
+        heads = largest("num_attention_heads")
         return DecoderSizes(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
-            inner=text.intermediate_size,
+            inner=largest("intermediate_size"),
             heads=heads,
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            kv_heads=largest("num_key_value_heads", None) or heads,
+            head_dim=largest("head_dim", None) or text.hidden_size // heads,
             vocabulary=text.vocab_size,
         )
     except AttributeError as error:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DummyLayer, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from icl.device_copies import RowIndex
 from icl.models.hf.shared_prefix import concat_rows
@@ -53,7 +53,7 @@ class CrossAttentionLayer(DynamicLayer):  # type: ignore[misc]
         return made
 
 
-class StepArgumentsLayer(DummyLayer):  # type: ignore[misc]
+class StepArgumentsLayer:
     """A cache layer that no layer of the model reads: the arguments of the next forward pass of each row.
 
     Attributes:
@@ -62,8 +62,10 @@ class StepArgumentsLayer(DummyLayer):  # type: ignore[misc]
         per_token: Names of arguments whose second dimension is the token.
     """
 
+    is_initialized, is_compileable, is_croppable, is_sliding, supports_early_init = True, False, False, False, False
+    keys, values = None, None
+
     def __init__(self, rows: int, tensors: Mapping[str, Tensor], per_token: frozenset[str]) -> None:
-        super().__init__()
         self.rows, self.tensors, self.per_token = rows, dict(tensors), per_token
 
     def arguments(self, tokens: int) -> dict[str, Tensor]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.architectures import checks, vllm_process
+from experiments.architectures import checks, recomputation, vllm_process
 from experiments.architectures.inputs import checkpoint, prompts
 from experiments.architectures.random.make import ARCHITECTURES, save
 from experiments.architectures.run import ResultsFile, check_architectures
 from experiments.architectures.table import COLUMNS, page
+from experiments.architectures.uncovered import covered_types, uncovered_types
 from experiments.architectures.verdicts import (
     Entry,
     ReferenceAnswers,
@@ -24,11 +25,15 @@ from experiments.architectures.verdicts import (
     write_entries,
 )
 from icl.errors import ConfigError, DataError, ModelError
+from icl.models.hf.model import HF as HF_MODEL
 
 COMMAND = [sys.executable, "-m", "experiments.architectures"]
 OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
-HF = ("generate", "batch", "cache", "identity")
+HF = tuple(column for column in COLUMNS if column not in ("vllm", "lockstep"))
+SAMPLE = ("pixtral", "idefics2", "mistral_large4", "mllama", "blip_2")
+"""Architectures with every kind of cache. `ICL_ARCHITECTURES=all` checks all (`make test-architectures`)."""
+CHECKED = tuple(ARCHITECTURES) if os.environ.get("ICL_ARCHITECTURES") == "all" else SAMPLE
 MADE = Entry("made", "MadeForConditionalGeneration", dict.fromkeys(COLUMNS, Verdict("yes")))
 
 
@@ -37,14 +42,22 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("architectures")
 
 
-@pytest.mark.parametrize(("name", "cache"), [("pixtral", "yes"), ("idefics2", "off")])
-def test_an_architecture_is_checked_on_its_own_checkpoint(name: str, cache: str, work: Path) -> None:
-    entry_of = {entry.name: entry for entry in check_architectures([name], work).entries}[name]
-    assert {column: entry_of.verdicts[column].word for column in HF} == {**dict.fromkeys(HF, "yes"), "cache": cache}
-    assert [len(tokens) for tokens in entry_of.answers["greedy"].tokens] == [12] * len(prompts())
-    assert entry_of.answers["vcd"].tokens != entry_of.answers["greedy"].tokens
-    assert entry_of in read_entries(work / "results.json")
-    assert re.fullmatch(r"torch \S+, transformers \S+", entry_of.releases["hf"])
+def shipped_rows() -> dict[str, dict[str, str]]:
+    """For each architecture of the page, the word of each column."""
+    cells = [line.strip("| \n").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
+    return {row[0]: dict(zip(COLUMNS, (word.strip("*") for word in row[2:]), strict=False)) for row in cells[2:]}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_shipped_page_says_what_the_checks_of_an_architecture_find(name: str, work: Path) -> None:
+    entry = next(entry for entry in check_architectures([name], work).entries if entry.name == name)
+    words = {column: entry.verdicts.get(column, Verdict("not run")).word for column in HF}
+    assert words == {column: shipped_rows()[name][column] for column in HF}, entry
+    assert entry in read_entries(work / "results.json")
+    assert re.fullmatch(r"torch \S+, transformers \S+", entry.releases["hf"])
+    if entry.verdicts:
+        assert [len(tokens) for tokens in entry.answers["greedy"].tokens] == [12] * len(prompts())
+        assert entry.answers["vcd"].tokens != entry.answers["greedy"].tokens
 
 
 def test_a_checkpoint_has_the_keys_of_published_configs_too(tmp_path: Path) -> None:
@@ -96,9 +109,9 @@ def test_the_page_explains_every_cell_that_is_not_yes() -> None:
     ]
     markdown = page(entries, {"made": "Tiles."})
     assert "With torch 2, vllm 9." in markdown
-    assert "| made | Made | yes | yes | yes | yes | yes | yes | Tiles. |" in markdown
-    assert "| made | Made | yes | yes | off | yes | **no** | yes | Tiles. |" in markdown
-    assert "| other | – | not run | not run | not run | not run | not run | not run |  |" in markdown
+    assert f"| made | Made | {' | '.join(['yes'] * len(COLUMNS))} | Tiles. |" in markdown
+    assert "| made | Made | yes | yes | off | yes | yes | yes | yes | yes | **no** | yes | Tiles. |" in markdown
+    assert f"| other | – | {' | '.join(['not run'] * len(COLUMNS))} |  |" in markdown
     assert "- **made**, image cache = none: the cache is off" in markdown
     assert "- **made**, vLLM = loop: KeyError: x y" in markdown
     assert "- **other**, not run: not loaded: model.path: other takes no cache." in markdown
@@ -172,7 +185,7 @@ def test_one_command_checks_both_environments_and_writes_the_page(tmp_path: Path
     output = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     assert "lockstep yes" in output
     output = (tmp_path / "page.md").read_text()
-    assert "| pixtral | Llava | yes | yes | yes | yes | yes | yes |" in output
+    assert f"| pixtral | Llava | {' | '.join(['yes'] * len(COLUMNS))} |" in output
     assert re.search(r"With torch \S+, transformers \S+, vllm \S+ \(with transformers \S+\)\.", output)
 
 
@@ -181,15 +194,31 @@ def test_an_unknown_architecture_names_the_nearest(tmp_path: Path) -> None:
         check_architectures(["lava"], tmp_path)
 
 
-NOT_RUN = ["llama4", "shieldgemma2", "got_ocr2", "blip_2"]
+NOT_RUN = ["llama4", "shieldgemma2", "got_ocr2", "blip_2", "kosmos_2", "fuyu"]
 """Architectures that this release of transformers or their own processors cannot run."""
 
 
 def test_the_shipped_page_has_every_architecture_and_no_failure_of_the_backend() -> None:
-    text = PAGE.read_text("utf-8")
-    rows = re.findall(r"^\| (\w+) \| [^|]+ \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|", text, re.M)
-    words = {name: own for name, *own in rows if name != "architecture"}
-    assert list(words) == list(ARCHITECTURES)
-    assert [name for name, own in words.items() if "**no**" in own] == []
-    assert [name for name, own in words.items() if own[0] != "yes"] == NOT_RUN
+    rows, text = shipped_rows(), PAGE.read_text("utf-8")
+    assert list(rows) == list(ARCHITECTURES)
+    assert [name for name, words in rows.items() if "no" in [words[column] for column in HF]] == []
+    assert [name for name, words in rows.items() if words["generate"] != "yes"] == NOT_RUN
     assert [name for name in NOT_RUN if f"- **{name}**, not run: " not in text] == []
+
+
+def test_every_type_of_transformers_has_a_row_or_a_reason() -> None:
+    reasons = uncovered_types()
+    assert covered_types().isdisjoint(reasons)
+    assert {"gemma3n", "git", "udop"} <= set(reasons)
+    listed = re.findall(r"^- \*\*([\w.-]+)\*\*: (.+)$", PAGE.read_text("utf-8"), re.M)
+    assert dict(listed) == reasons
+
+
+def test_a_check_that_recomputes_branches_notices_another_token(work: Path) -> None:
+    hf = HF_MODEL(path=str(checkpoint("pixtral", work / "pixtral")), dtype="float32", device="cpu")
+    chosen = [prompts()[number] for number in recomputation.CHOSEN]
+    answers = [list(one.tokens) for one in checks.generate(hf, "cad", chosen)]
+    assert recomputation.check_branches(hf, {"cad": (recomputation.CAD, answers)}).word == "yes"
+    answers[1][3] += 1
+    verdict = recomputation.check_branches(hf, {"cad": (recomputation.CAD, answers)})
+    assert (verdict.word, verdict.why) == ("no", "cad, prompt 3: recomputed scores prefer another token 3")

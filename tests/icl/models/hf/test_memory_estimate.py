@@ -204,3 +204,14 @@ def test_the_peak_of_a_step_whose_rows_change_is_that_of_its_rows(name: str, mod
             session.retain(torch.arange(count - 1, -1, -1))
             session.advance(torch.ones(count, dtype=torch.long))
     assert count * row_bytes(sizes, session.width, 4, decode_copies(sizes)) == pytest.approx(live.peak, rel=0.1)
+
+
+def test_sizes_that_differ_between_layers_count_by_the_largest() -> None:
+    """As in Gemma 4, whose full layers have wider heads than its sliding ones."""
+    import transformers
+
+    layers = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma4TextConfig(num_hidden_layers=2, head_dim=64, layer_types=layers)
+    dims = {layer.head_dim for layer in config.per_layer_config}
+    assert len(dims) > 1
+    assert decoder_shape(config).head_dim == max(dims)
