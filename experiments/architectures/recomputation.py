@@ -6,7 +6,7 @@ prefix     prompts on a shared prefix have the logits of prompts that are read w
 attention  greedy tokens with eager attention equal those with the default
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CLOSE = 1e-3
 """The largest difference of a logit; their standard deviation is about 1."""
-CAD = {"name": "cad", "alpha": 1.0}
+CAD: dict[str, Any] = {"name": "cad", "alpha": 1.0}
 """Contrast with the prompt without demonstrations, which has fewer images."""
 CHOSEN = (0, 3, 5)
 """Prompts with demonstrations."""
@@ -48,7 +48,7 @@ class ForcedTokens(LogitsProcessor):  # type: ignore[misc]
         return forced
 
 
-def check_branches(hf: HF, arms: dict[str, tuple[dict[str, Any], Sequence[Sequence[int]]]]) -> Verdict:
+def check_branches(hf: HF, arms: Mapping[str, tuple[Mapping[str, Any], Sequence[Sequence[int]]]]) -> Verdict:
     """Whether each token of strategies is the best of the recomputed scores.
 
     Args:
