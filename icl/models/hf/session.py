@@ -214,7 +214,7 @@ class HFSession:
             mask,
             positions,
             self.cache,
-            keep=1 if columns == [width - 1] else copied_to_device(columns, torch.long, tokens.device),
+            keep=copied_to_device(columns, torch.long, tokens.device),  # a slice gives other roundings than an index
             token_types=token_types,
             images=[image for row in images for image in row],
             early_exits=self.early_exits,
