@@ -359,3 +359,22 @@ def test_a_default_control_is_checked_as_a_strategy_is(
         check_strategy(VCD())
     monkeypatch.setattr(conformance, "_default_controls", lambda strategy: [Arm(GreedyDecoding())])
     check_strategy(VCD())
+
+
+@dataclass(frozen=True)
+class RoundedStrength(GrowsLater):
+    """Weights of a large sum, and a strength that is off by a share of it."""
+
+    error: float = 0.0
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return 30 * logits[0] - 20 * (step >= 8) * logits[1]
+
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return logits.new_full((logits.shape[1], 1), (10.0 if step >= 8 else 30.0) * (1 + self.error))
+
+
+def test_a_strength_may_be_off_by_a_hundredth_of_the_sum_of_the_weights() -> None:
+    conformance._check_strength(RoundedStrength(error=0.008))
+    with pytest.raises(AssertionError, match=r"strength\(\) is 30.6, but the weights of combine\(\) sum to 30"):
+        conformance._check_strength(RoundedStrength(error=0.02))
