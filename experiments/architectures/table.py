@@ -75,6 +75,16 @@ EXPLAINED = {
         "cache",
     ): ("The class lets images attend to each other only if it gets pixel values. Slower, but correct."),
     ("granite4_vision", "cache"): "Its features name the layers that they are added to. Slower, but correct.",
+    ("minicpmv4_6", "vllm"): "As for Qwen3.5.",
+    ("minicpmv4_7", "vllm"): "As for Qwen3.5.",
+    ("deepseek_vl_hybrid", "vllm"): "As for Idefics2.",
+    ("deepseek_ocr2", "vllm"): "As for Idefics2.",
+    ("video_llava", "vllm"): "As for Idefics2.",
+    ("cohere_compass", "vllm"): "The assertion has no message.",
+    ("cosmos3_omni", "vllm"): (
+        "vLLM has no class for this type and falls back to that of transformers. The row of Qwen3-VL, which has the "
+        "same layers, agrees."
+    ),
     ("chameleon", "cache"): "The processor adds a separator after the prompt. Slower, but correct.",
 }
 """An explanation of the reason for (architecture, first column)."""
@@ -105,7 +115,8 @@ It does not evaluate any trained model.
   of mixed lengths.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and return the same tokens.
 - **VCD in vLLM = loop**: `vcd` in lockstep inside the engine returns the tokens of the token loop. Steps with a margin
-  below .005 nats may differ; answers are compared up to there.
+  below .005 nats may differ; answers are compared up to there. Where vLLM raises an exception, the page quotes it: use
+  `model: hf`.
 
 A model that is not listed works if its processor and class follow the conventions in `icl/models/hf/conventions.py`.
 Otherwise the error names the convention that it breaks.
