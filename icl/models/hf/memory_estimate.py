@@ -90,22 +90,24 @@ def decoder_shape(config: Any) -> DecoderSizes:
     text = text_config(config)
     layer_configs = list(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else [text]
 
-    def largest(name: str, *default: int | None) -> int:
-        return max(getattr(layer, name, *default) or 0 for layer in layer_configs)
+    def size(name: str, default: int = 0) -> int:
+        """The largest value of a size that is one number, or one for each layer."""
+        values = [getattr(layer, name, None) or default for layer in layer_configs]
+        largest = max(max(value) if isinstance(value, list | tuple) else value for value in values)
+        if not isinstance(largest, int) or largest < 1:
+            raise ModelError(f"{type(text).__name__} has no usable '{name}', from which memory is estimated.")
+        return largest
 
-    try:
-        heads = largest("num_attention_heads")
-        return DecoderSizes(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            inner=largest("intermediate_size"),
-            heads=heads,
-            kv_heads=largest("num_key_value_heads", None) or heads,
-            head_dim=largest("head_dim", None) or text.hidden_size // heads,
-            vocabulary=text.vocab_size,
-        )
-    except AttributeError as error:
-        raise ModelError(f"{type(text).__name__} has no '{error.name}', from which memory is estimated.") from error
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    return DecoderSizes(
+        layers=size("num_hidden_layers"),
+        hidden=hidden,
+        inner=size("intermediate_size"),
+        heads=heads,
+        kv_heads=size("num_key_value_heads", heads),
+        head_dim=size("head_dim", hidden // heads),
+        vocabulary=size("vocab_size"),
+    )
 
 
 def model_shape(

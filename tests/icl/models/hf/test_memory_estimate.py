@@ -10,8 +10,10 @@ import torch
 from live_storages import LiveStorages
 from published_configs import qwen
 
+from icl.errors import ModelError
 from icl.models.hf.memory_estimate import (
     GIB,
+    DecoderSizes,
     ModelShape,
     decode_copies,
     decoder_shape,
@@ -215,3 +217,15 @@ def test_sizes_that_differ_between_layers_count_by_the_largest() -> None:
     dims = {layer.head_dim for layer in config.per_layer_config}
     assert len(dims) > 1
     assert decoder_shape(config).head_dim == max(dims)
+
+
+def test_sizes_by_layer_count_as_the_largest_and_a_missing_one_is_named() -> None:
+    from types import SimpleNamespace
+
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 100}
+    text = SimpleNamespace(**sizes, intermediate_size=[96, 128], num_key_value_heads=None)
+    config = SimpleNamespace(text_config=text, get_text_config=lambda **_: text)
+    assert decoder_shape(config) == DecoderSizes(2, 64, 128, 4, 4, 16, 100)
+    del text.intermediate_size
+    with pytest.raises(ModelError, match="SimpleNamespace has no usable 'intermediate_size'"):
+        decoder_shape(config)
