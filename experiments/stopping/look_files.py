@@ -58,5 +58,5 @@ def write_once(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            part.unlink()
     return read_content(path) or {}

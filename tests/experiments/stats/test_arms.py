@@ -151,7 +151,7 @@ def test_the_good_direction_and_accuracy_of_a_metric() -> None:
     frame = pd.DataFrame({"m": [1.0]})
     frame.attrs["better"] = {"m": "lower"}
     assert (better_of(frame, "m"), better_of(frame, "n")) == ("lower", "higher")
-    assert [is_accuracy(name) for name in ("lenient", "token_f1", "no_such_metric")] == [True, False, False]
+    assert [is_accuracy(name) for name in ("lenient", "rouge_l", "no_such_metric")] == [True, False, False]
 
 
 def test_a_baseline_is_found_under_its_metric_or_as_the_one_of_a_plain_frame() -> None:

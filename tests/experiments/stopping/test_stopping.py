@@ -261,3 +261,11 @@ def test_without_compare_the_usual_references_are_used(config_file):
     assert names == [("2 shots, balanced", "2 shots, random")]
     shots = planned_comparisons(expand(load_config(config_file, ["compare=null"])))
     assert [(one.name, one.against) for one in shots] == [("1 shot", "0 shots"), ("2 shots", "0 shots")]
+
+
+@pytest.mark.parametrize(("metric", "is_whole"), [("strict", True), ("rouge_l", False)])
+def test_sums_are_whole_only_under_a_metric_of_right_and_wrong(config_file, metric, is_whole):
+    overrides = [f"metrics=[{metric}]", f"compare.metric={metric}"]
+    plan = make_stop_plan(expand(load_config(config_file, overrides)))
+    assert plan.metric_node["accuracy"] is is_whole
+    assert plan.design("singles").whole is is_whole
