@@ -93,7 +93,7 @@ _CONCLUSION = re.compile(
     r"overall|finally|conclusion|this\s+means(?:\s+that)?)\b\s*[,:]?\s*(?P<value>[^\n]+)",
     re.IGNORECASE,
 )
-_OWN_QUESTION = re.compile(r"(?<=\S)\s*\n\s*[^\n?]*\w[^\n?]*\?[ \t]*\n")
+_OWN_QUESTION = re.compile(r"(?<=\S)[ \t]*\n\s*\w[^\n?]*\?[ \t]*\n")
 """A line that is a question, which follows an answer and has one."""
 
 _TOTAL = re.compile(
@@ -108,6 +108,11 @@ _PLEASANTRY = re.compile(
 )
 _OPTION_LINE = re.compile(r"^[(\[]?[A-Z](?:[.):\]]|$)")
 _STATEMENT = re.compile(r"^(?:there|it|this|that|these|they|the \w+)(?:'s| (?:is|are|was|were)\b)", re.IGNORECASE)
+_REPEATED = re.compile(
+    r"^(?P<first>(?P<frame>(?:this|it|that) is (?:an? |the )?)[^.\n]+\.)(?:\s+(?P=frame)[^.\n]+\.){2,}", re.IGNORECASE
+)
+"""Sentences that differ in their names alone: a base model goes on with demonstrations of its own."""
+
 _RESTATEMENT = re.compile(r"^the \w+ of (?:\w+ ){1,4}(?:is|are|was|were) ", re.IGNORECASE)
 _CHECK = re.compile(r"\s*:?\s*[✓✔✅☑]\ufe0f?\s*")
 _STEP = re.compile(r"^\W*step\s+\d+\W+", re.IGNORECASE)
@@ -163,6 +168,8 @@ def _without_reasoning(text: str) -> tuple[str, bool]:
 
 def _auto(text: str) -> _Answer:
     text = _after_correction(_until_next_question(text))
+    if repeated := _REPEATED.match(text):
+        text = repeated["first"]
     for find, form in _EXPLICIT:
         value = find(text)
         if value is not None:
@@ -190,6 +197,7 @@ def _until_next_question(text: str) -> str:
 def _implicit(text: str) -> _Answer:
     """The answer where nothing marks it: a short line, a conclusion, the only bold text, or the first line."""
     lines = [line.strip() for line in text.splitlines() if strip_markup(line) and not line.startswith("```")]
+    lines = [line for line in lines if not line.startswith("|")] or lines  # rows of a table
     lines[:1] = [
         re.sub(r"^answer\s+(?!is\b|was\b|would\b|to\b|the\b)", "", one, flags=re.IGNORECASE) for one in lines[:1]
     ]

@@ -52,6 +52,12 @@ _EITHER = re.compile(r"^(?:either|maybe|perhaps|probably|possibly|likely) ")
 _NOT_BUT = re.compile(
     r"\b(?:it is |it's |is )?not (?:\w+ ){1,4}but (?:rather |instead )?|n't (?:\w+ ){1,4}but (?:rather )?"
 )
+_LIST = (
+    r"\b(?:are|include|includes)\s+(?:the\s+)?{}(?:,\s+(?:\w+\s+){{0,2}}\w+){{1,6}}"
+    r",?\s+(?:and|or)\s+(?:\w+\s+){{0,2}}\w+\W*$"
+)
+"""A list that begins with an answer: "the brands are X, Y and Z"."""
+
 _BUT = re.compile(r"^(?P<head>.+?)[,;]?\s+but\s+(?:rather\s+|instead\s+)?(?P<tail>.+)$", re.IGNORECASE | re.DOTALL)
 _SAYS = re.compile(
     r"\b(?:is|are|was|were|has|have|holds?|says?|reads?|shows?|looks?|seems?|appears?|plays?|playing|'s|'re)\b|'s\b|'re\b",
@@ -68,6 +74,7 @@ _IMPRESSION = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
+_UNREAL = re.compile(r" (?:(?:by|in) contrast |on the other hand |however |instead )?would\b")
 _APPEARANCE = re.compile(
     r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
     r"(?:look|appear|seem|be mistaken|be confused|pass|resemble)\b"
@@ -82,6 +89,7 @@ _EXPLANATION = re.compile(
 _REMARK = re.compile(
     rf"{_EXPLANATION.pattern}|\bwhether\b[^.;]*"
     r"|(?<=\w)[,;]?\s+(?:even though|although|though|albeit|whereas|even if|while (?:it|this|that))\b[^.;]*"
+    r"|\bthat (?:one|you|we) (?:might|would|could) expect\b[^.;,]*"
     r"|(?<=\w),\s*(?:but (?:it|this|that) (?:may|might|could)(?: also)? be|maybe|perhaps|possibly)\b[^.;,]*",
     re.IGNORECASE,
 )
@@ -96,7 +104,7 @@ _DENIED = re.compile(
     r"|\b(?:не|no es|non è|não é|nicht|kein\w*|pas)(?: \w+){0,2} )$"
 )
 _DENIED_AFTER = re.compile(
-    r"^ (?:\w+'d\b|would|can't|cannot|can not|isn't|is not|aren't|are not|wasn't|was not|nicht|no)\b"
+    r"^ (?:\w+'d\b|(?:\w+ )?would\b|can't|cannot|can not|isn't|is not|aren't|are not|wasn't|was not|nicht|no)\b"
 )
 _BEFORE_HEAD = (
     r"an? the be been is are was were as of to in on at with by for from into like his her its their my your "
@@ -241,6 +249,8 @@ def _commits(answer: str, accepted: list[str]) -> bool:
     parts = [_EITHER.sub("", part) for part in _OR.split(text)]
     if any(" or " in normal for normal in accepted):
         parts = [text]
+    if any(re.search(_LIST.format(re.escape(normal)), answer, re.IGNORECASE) for normal in accepted):
+        return False
     if all(any(_begins(part, normal) for normal in accepted) for part in parts):
         return not answer.rstrip().endswith("?") or len(text.split()) <= SHORT_QUESTION
     clauses = _CLAUSE.findall(answer)
@@ -356,7 +366,7 @@ def _mentions(text: str, names: set[str]) -> set[str]:
     end, negated = 0, False
     for match in re.finditer(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", text):
         between = text[end : match.start()]
-        is_unreal = text.startswith(" would", match.end())
+        is_unreal = _UNREAL.match(text, match.end()) is not None
         negated = (negated and bool(_JOINED.match(between))) or bool(_NEGATION.search(between)) or is_unreal
         negated = negated or (bool(_RELATED.search(between)) and not all(mentions.values()))
         mentions[match[0]] = mentions.get(match[0], True) and negated

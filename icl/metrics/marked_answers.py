@@ -47,7 +47,7 @@ _DECISIONS = (
 _DECISION = re.compile(
     rf"\b(?:{'|'.join(_DECISIONS)})\s+(?:that\s+)?(?:it(?:'s|\s+is)\s+)?(?P<value>[^\n]+)", re.IGNORECASE
 )
-_HEADING = re.compile(r"^\W*(?:final\s+|correct\s+)?answer\W*$(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
+_HEADING = re.compile(r"^[^\w\n]*(?:final\s+|correct\s+)?answer[^\w\n]*$(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _REASON = re.compile(r"\s*[,;—–]?\s*\b(?:because|since|due\s+to|given\s+that)\b.*$", re.IGNORECASE | re.DOTALL)
 
 _LATER_SENTENCE = re.compile(r"(?<=\w);\s+(?:(?:the|this|that|it|a|an)\s+)(?:\S+\s+){3,}\S+$", re.IGNORECASE)

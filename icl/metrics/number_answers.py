@@ -9,7 +9,7 @@ import re
 from icl.metrics.normalize import DIGITS, ONES, TEENS, TENS, parse_numbers
 
 _RANGE = re.compile(
-    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b|\beither\b"
+    r"\d\s*(?:-|–|—|\bto\b|\bor\b)\s*\d|\bbetween\b[^.;]*\band\b|\beither\b"
     rf"|\b(?:or|to)\b\s+(?:\w+\s+)?(?:\d|(?:{'|'.join(ONES[2:] + TEENS + TENS)})\b)"
 )
 _NOTHING = re.compile(
@@ -32,12 +32,15 @@ _RESULT = re.compile(
     re.IGNORECASE,
 )
 _ARITHMETIC = re.compile(
-    r"\d\s*(?:[+*/×÷x−-]|divided\s+by|and)\s*\d|\b(?:plus|minus|times|sum|product|difference|quotient|average|result|add\w*|subtract\w*"
+    r"\d\s*(?:[+*/×÷x−-]|divided\s+by|and)\s*\d|\b(?:plus|minus|times|sum|product|difference|gap|quotient|average|result|add\w*|subtract\w*"
     r"|multipl\w+|divid\w+|each|(?:rows|groups|sets|columns)\s+of)\b",
     re.IGNORECASE,
 )
 _GIVES = re.compile(r"\b(?:is|are|gives|yields|becomes|get|gets|have|leaves|giving|leaving|making)\b", re.IGNORECASE)
-_SUM = re.compile(r"(?<![\w,.-])[\w,.-]+(?=\s+(?:\w+\s+){0,2}?(?:in\s+total|altogether|in\s+all)\b)", re.IGNORECASE)
+_SUM = re.compile(
+    r"(?<![\w,.-])[\w,.-]+(?=\s+(?:\w+\s+){0,2}?(?:in\s+total|altogether|in\s+all|(?:is|are)\s+left|remain(?:s|ing)?)\b)",
+    re.IGNORECASE,
+)
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:[ \u00a0\u202f]\d{3})+)(?![\d.,]\d|\d)")
 _DOZEN = (
     (re.compile(r"\bhalf (?:a )?dozen\b", re.IGNORECASE), "6"),
@@ -50,6 +53,7 @@ _CHINESE_DIGITS = {digit: value for value, digit in enumerate("一二三四五�
 _MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\b", re.IGNORECASE)
 _COUNTED = re.compile(rf"\b(a|{'|'.join(ONES[1:])})(?=\s+(?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
 _SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_COUNTING = re.compile(r"(?<!\d)1,\s*2(?:,\s*\d+)+(?!,?\d)")
 _POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 MAX_SIGNS = 50
 """So many signs of a result are read, from the end: a loop of a base model has thousands."""
@@ -72,12 +76,17 @@ def stated_number(text: str) -> float | None:
     return None if inexact else values[0]
 
 
-def _in_digits(text: str) -> str:
-    """The text with dozens, millions, Chinese numbers, groups of digits and '.5' as plain digits."""
-    text = _GROUPED.sub(lambda match: match[0].replace(" ", "").replace("\u00a0", "").replace("\u202f", ""), text)
-    text = _POINT.sub("0.", text)
+def multiples_in_digits(text: str) -> str:
+    """The text with "3.5 million" and "a hundred" as plain digits."""
     text = _COUNTED.sub(lambda match: DIGITS.get(match[1].lower(), "1"), text)
-    text = _MULTIPLE.sub(lambda match: f"{float(match[1]) * _SIZES[match[2].lower()]:.0f}", text)
+    return _MULTIPLE.sub(lambda match: f"{float(match[1]) * _SIZES[match[2].lower()]:.0f}", text)
+
+
+def _in_digits(text: str) -> str:
+    """The text with dozens, millions, Chinese numbers, groups of digits, "1, 2, 3" and '.5' as one number each."""
+    text = _GROUPED.sub(lambda match: match[0].replace(" ", "").replace("\u00a0", "").replace("\u202f", ""), text)
+    text = _COUNTING.sub(lambda match: match[0].rpartition(",")[2], _POINT.sub("0.", text))
+    text = multiples_in_digits(text)
     for pattern, digits in _DOZEN:
         text = pattern.sub(digits, text)
     return text if re.search(r"\d", text) else _CHINESE.sub(lambda match: str(_chinese(match[0])), text)

@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 
 from icl.metrics.normalize import CACHE_ENTRIES, DIGITS, ONES, TEENS, TENS, parse_numbers
+from icl.metrics.number_answers import multiples_in_digits
 
 _UNITS = {
     "m": "m meters? metres?", "km": "km kms kilomet(?:er|re)s?", "cm": "cm cms centimet(?:er|re)s?",
@@ -79,7 +80,7 @@ _SPOKEN_FRACTION = re.compile(rf"\b(a|{'|'.join(DIGITS)})[\s-]({'|'.join(_PARTS)
 @lru_cache(CACHE_ENTRIES)
 def canonical_quantities(text: str) -> str:
     """The text in lower case, with its quantities, dates and clock times in one spelling."""
-    text = text.lower().replace("⁄", "/")
+    text = multiples_in_digits(text.lower().replace("⁄", "/"))
     for pattern in _DATES:
         text = pattern.sub(_date, text)
     text = _NUMERIC_DATE.sub(_numeric_date, text)
