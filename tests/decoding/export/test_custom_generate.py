@@ -221,14 +221,20 @@ def job(model: HF, folder: Path | None, branches: list[tuple[Prompt, ...]], **ar
 
 @pytest.mark.parametrize(
     ("architecture", "names"),
-    [("shipped", ("vcd", "icd", "cad", "cfg")), ("qwen2_5_vl", ("icd", "cad", "cfg")), ("llava", ("vcd",))],
+    [
+        ("shipped", ("vcd", "icd", "cad", "cfg")),
+        ("qwen2_5_vl", ("icd", "cad", "cfg")),
+        ("llava", ("vcd",)),
+        *((name, ("icd", "cad")) for name in ("qwen3_vl", "glm4v", "idefics3", "internvl", "gemma3", "mistral3")),
+    ],
 )
 def test_generate_alone_gives_the_tokens_of_the_toolkit(
     architecture: str, names: tuple[str, ...], tmp_path: Path, alone: Callable[[list[dict[str, Any]]], list[Any]]
 ) -> None:
     """Single prompts, left-padded batches, sampling at a temperature near zero, and equal branches, which are greedy.
 
-    qwen2_5_vl and llava have random weights and longer answers, qwen2_5_vl positions of several axes.
+    All but the shipped one have random weights and longer answers. qwen2_5_vl, qwen3_vl and glm4v have positions of
+    several axes (M-RoPE), whose offsets (`rope_deltas`) the branches must not overwrite.
     """
     checkpoint = SHIPPED if architecture == "shipped" else tiny_models.save(architecture, tmp_path / architecture)
     model = HF(path=str(checkpoint), dtype="float32", device="cpu")
