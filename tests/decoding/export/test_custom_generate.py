@@ -22,6 +22,7 @@ from decoding.engine.decoding_step import masked_scores
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.export.custom_generate import GENERATED, README, custom_generate_files, sampler_arguments
+from decoding.export.custom_generate_runtime import OtherBranch
 from decoding.export.source_copy import LIBRARIES
 from icl.errors import ConfigError
 from icl.models.hf.model import HF
@@ -281,3 +282,23 @@ class Branches(Strategy):
 def test_a_name_of_the_runtime_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match="would have the name Branches"):
         custom_generate_files(Arm(Branches()))
+
+
+def test_another_branch_keeps_its_own_rope_deltas_and_restores_those_of_the_prompt(tmp_path: Path) -> None:
+    """M-RoPE models store the distance of positions from cached tokens on the model, once for all callers."""
+    model = HF(path=str(tiny_models.save("qwen2_5_vl", tmp_path)), dtype="float32", device="cpu")
+    weights = model.engine.runner.model
+    inputs, other = (packed(model, [prompt(1, shots)]) for shots in (2, 0))
+    weights(**inputs)
+    deltas = weights.model.rope_deltas.clone()
+    branch = OtherBranch(weights, other)
+    token = torch.tensor([[40]])
+    logits = [branch.next_logits(None), branch.next_logits(token)]
+    assert torch.equal(weights.model.rope_deltas, deltas)
+    assert not torch.equal(branch.delta, deltas)
+    extended = {**other, "input_ids": torch.cat([other["input_ids"], token], 1)}
+    for name in ("attention_mask", "mm_token_type_ids"):
+        extended[name] = torch.nn.functional.pad(other[name], (0, 1), value=int(name == "attention_mask"))
+    weights.model.rope_deltas = None
+    for got, whole in zip(logits, (other, extended), strict=True):
+        assert torch.allclose(got, weights(**whole).logits[:, -1], atol=1e-4)
