@@ -208,6 +208,8 @@ def _implicit(text: str) -> _Answer:
         return strip_markup(checked[0]), "labeled"
     if not lines or (len(lines) > 1 and all(map(_OPTION_LINE.match, lines))):
         return "", "none"
+    if len(lines) > 1 and all("=" in line for line in lines):  # a solved equation
+        return strip_markup(lines[-1]), "concluded"
     answers = (
         find(text, lines) for find in (_total, _leading_line, _conclusion, _closing_line, _leading_sentence, _bold_text)
     )

@@ -74,6 +74,7 @@ _IMPRESSION = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
+_ADDITION = re.compile(r"there (?:is|are) also\b")
 _UNREAL = re.compile(r" (?:(?:by|in) contrast |on the other hand |however |instead )?would\b")
 _APPEARANCE = re.compile(
     r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
@@ -127,6 +128,15 @@ _REFUSES = re.compile(
 )
 _UNANSWERABLE = frozenset({"unanswerable", "unknown", "unsuitable", "can't tell", "not visible", "unsuitable image"})
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
+_BRITISH = {"grey": "gray", "colour": "color", "centre": "center", "theatre": "theater", "tyre": "tire"}
+_BRITISH |= {
+    "moustache": "mustache",
+    "pyjamas": "pajamas",
+    "litre": "liter",
+    "doughnut": "donut",
+    "aeroplane": "airplane",
+}
+_BRITISH_WORD = re.compile(rf"\b(?:{'|'.join(_BRITISH)})(?=s?\b)", re.IGNORECASE)
 _TITLE = re.compile(r"\b(?:dr|mr|mrs|ms|prof)\.?\s+(?=\w)", re.IGNORECASE)
 _INITIALS = re.compile(r"(?<=\b\w)\.\s+(?=\w\.)")
 _PLURAL = re.compile(r"(?<![,;:.!?]\s)\b(?!this\b|does\b|always\b|perhaps\b|it's\b)[a-z]{3,}s\b")
@@ -149,9 +159,16 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
 
 
 def _in_one_spelling(text: str) -> str:
-    """Quantities and roots in one spelling, compounds and initials in one word (north-east, R. J.), no titles (Dr.)."""
+    """The text with quantities, roots and words in one spelling, without titles (Dr.).
+
+    Compounds and initials are one word: north-east, R. J.
+    """
     text = re.sub(r"\\sqrt\s*\{(\w+)\}", r"√\1", text)
-    return _INITIALS.sub(".", _HYPHEN.sub("", canonical_quantities(_TITLE.sub("", text))))
+    return _INITIALS.sub(".", _HYPHEN.sub("", canonical_quantities(_TITLE.sub("", _american(text)))))
+
+
+def _american(text: str) -> str:
+    return _BRITISH_WORD.sub(lambda match: _BRITISH[match[0].lower()], text)
 
 
 def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
@@ -285,7 +302,7 @@ def _states(clause: str, answer: str, text: str, *, is_first: bool) -> bool:
         text: The clause in lower case, with its articles.
         is_first: Whether no other clause precedes it.
     """
-    if _APPEARANCE.search(clause):
+    if _APPEARANCE.search(clause) or (not is_first and _ADDITION.match(clause)):
         return False
     opening = _COPULA.match(clause)
     clause = _modified_head(clause, text)

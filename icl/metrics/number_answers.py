@@ -54,6 +54,9 @@ _MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\
 _COUNTED = re.compile(rf"\b(a|{'|'.join(ONES[1:])})(?=\s+(?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
 _SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _COUNTING = re.compile(r"(?<!\d)1,\s*2(?:,\s*\d+)+(?!,?\d)")
+_LATER = re.compile(
+    r",\s+(?:after|following|up\s+from|down\s+from|compared|while|whereas|unlike|before)\b", re.IGNORECASE
+)
 _POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 MAX_SIGNS = 50
 """So many signs of a result are read, from the end: a loop of a base model has thousands."""
@@ -72,6 +75,9 @@ def stated_number(text: str) -> float | None:
     values = parse_numbers(text)
     if not values:
         return 0.0 if _NOTHING.match(text) else None
+    before = _LATER.split(text)[0]
+    if before != text and len(set(parse_numbers(before))) == 1:
+        text, values = before, parse_numbers(before)
     inexact = _INEXACT.search(text) is not None or (len(set(values)) > 1 and _RANGE.search(text) is not None)
     return None if inexact else values[0]
 
