@@ -139,7 +139,11 @@ class BeamChoice(StepChoice):
         traces: Sequence[StepTrace | None] = [None] * len(hypotheses)
         if rows_read := self.step_trace_rows():
             strategy, num_branches = self.batch.group.strategy, len(self.batch.logits)
-            traces = step_traces(strategy, num_branches, rows_read, [0] * len(hypotheses))
+            made = step_traces(strategy, num_branches, rows_read, [0] * len(hypotheses))
+            traces = [
+                trace.with_top(hypothesis.top_logprobs) if hypothesis.top_logprobs else None
+                for hypothesis, trace in zip(hypotheses, made, strict=True)
+            ]
         changed = list({id(one.beams): one.beams for one in selected}.values())
         for beams in changed:
             beams.running = []
@@ -192,9 +196,7 @@ class BeamChoice(StepChoice):
             tokens=parent.tokens if one.is_stop_token else [*parent.tokens, one.token],
             finish="stop" if one.is_stopped else "length" if one.is_finished else "",
             trace=trace,
-            step_traces=[*parent.step_traces, replace(step_trace, chosen=one.token)]
-            if step_trace
-            else parent.step_traces,
+            step_traces=parent.step_traces + ([] if step_trace is None else [replace(step_trace, chosen=one.token)]),
             memory=dict(parent.memory),
             undecided_steps=parent.undecided_steps + (trace is not parent.trace and trace[-1][0] > 1),
         )

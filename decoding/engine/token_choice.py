@@ -117,7 +117,7 @@ class TokenChoice(StepChoice):
             else:
                 self._record_trace(i)
                 if hypothesis.top_logprobs:
-                    hypothesis.step_traces.append(traces[i])
+                    hypothesis.step_traces.append(traces[i].with_top(hypothesis.top_logprobs))
             is_forced = hypothesis.take_forced() is not None
             append_token(hypothesis, tokens[i], self.step.stop_tokens, is_forced=is_forced)
         if group.stop_criterion is not None:

@@ -7,7 +7,7 @@ The number of plausible tokens is in `decoding.engine.trace_numbers.TRACE_FIELDS
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +44,11 @@ class StepTrace:
     entropy: list[float]
     js_divergence: list[float]
     weights: list[float] | None
+
+    def with_top(self, top: int) -> "StepTrace":
+        """The step trace with at most so many tokens of each distribution."""
+        probabilities = [row[:top] for row in self.probabilities]
+        return replace(self, ids=[row[:top] for row in self.ids], probabilities=probabilities)
 
 
 def trace_branches(

@@ -241,4 +241,4 @@ def _option_logprobs(
 def _record_step_traces(traces: Sequence[StepTrace], references: Sequence[BatchRow]) -> None:
     for trace, row in zip(traces, references, strict=True):
         if row.branch.top:
-            set_step(RECORD_STORE.of(row.branch.group).step_traces, row.step, trace)
+            set_step(RECORD_STORE.of(row.branch.group).step_traces, row.step, trace.with_top(row.branch.top))

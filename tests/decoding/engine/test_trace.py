@@ -179,6 +179,12 @@ def test_requests_with_and_without_step_traces_are_not_merged() -> None:
     assert counters.requests_reused == 0
 
 
+@pytest.mark.parametrize("arm", ["greedy", "vcd", {"name": "vcd", "sampling": {"beams": 2}}], ids=str)
+def test_the_step_traces_of_a_request_do_not_depend_on_those_of_its_batch(arm: Any) -> None:
+    requests = [DecodingRequest(prompt(i), parse_arm(arm), max_new_tokens=3, top_logprobs=i) for i in range(4)]
+    assert run_requests(Toy(), requests) == [run_requests(Toy(), [request])[0] for request in requests]
+
+
 def test_a_strategy_of_one_branch_has_no_divergence_and_no_weights() -> None:
     (one,) = answers(Toy(stop_bias=-3.0), "greedy", [prompt(1)])
     assert set(one.steps) == {"words", "chosen", "top", "p", "entropy"}
