@@ -91,6 +91,18 @@ def test_a_commit_without_changes_is_clean_and_changes_have_a_digest(
     assert all(re.fullmatch("[0-9a-f]{12}", state) for state in states[1:])
 
 
+def test_a_commit_whose_changes_cannot_be_read_does_not_count_as_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "git"
+    tool.write_text('#!/bin/sh\ncase "$3" in rev-parse) echo 0123abc;; *) exit 1;; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert collect_environment()["git"]["working_directory"] is None
+    tool.write_text('#!/bin/sh\ncase "$3" in rev-parse) echo 0123abc;; esac\n')
+    assert collect_environment()["git"]["working_directory"] == {"commit": "0123abc", "dirty": ""}
+
+
 def test_the_machine_is_named() -> None:
     machine = collect_environment()["machine"]
     assert machine == {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()}

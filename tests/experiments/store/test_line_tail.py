@@ -46,12 +46,14 @@ def test_a_file_that_is_merged_while_it_is_read_has_no_lines(
     assert LineTail("c").read([path]) == ([], False)
 
 
-def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = tmp_path / "0.jsonl"
     path.write_text(_line("a"))
-    monkeypatch.setattr(Path, "open", _fail(errno.EACCES))
-    with pytest.raises(StoreError, match=r"0\.jsonl cannot be read: Permission denied\."):
-        LineTail("c").read([path])
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, call, _fail(errno.EACCES))
+        with pytest.raises(StoreError, match=r"0\.jsonl cannot be read: Permission denied\."):
+            LineTail("c").read([path])
 
 
 def _fail(code: int) -> Callable[..., None]:

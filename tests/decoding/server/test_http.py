@@ -1,0 +1,205 @@
+"""Bodies, responses and events of the server, as ASGI messages. No server is needed."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from decoding.server.http import (
+    MAX_BODY_BYTES,
+    HTTPError,
+    TrackedSend,
+    body_message,
+    chain,
+    error_content,
+    header,
+    is_json,
+    parse_json,
+    path_of,
+    prepend_message,
+    read_body,
+    send_completion,
+    send_event,
+    send_json,
+    send_stream,
+    wait_for_disconnect,
+)
+
+PIECES = [
+    {"text": "bl", "finish": None, "ids": [1], "prompt_tokens": 7, "new_tokens": 1},
+    {"text": "ue", "finish": "stop", "ids": [1, 2], "prompt_tokens": 7, "new_tokens": 2},
+]
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+
+
+def receiver(*messages: dict[str, Any]) -> Any:
+    """An ASGI `receive` that returns these messages, then that the client has hung up."""
+    remaining = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        return next(remaining, {"type": "http.disconnect"})
+
+    return receive
+
+
+class Recorder:
+    """An ASGI `send` that records its messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+
+    @property
+    def events(self) -> list[Any]:
+        """The content of the server-sent events: JSON, or the text that ends the stream."""
+        texts = [message["body"].decode() for message in self.messages if message["type"] == "http.response.body"]
+        assert all(text.startswith("data: ") and text.endswith("\n\n") for text in texts)
+        return [text if text == "[DONE]" else json.loads(text) for text in (text[6:-2] for text in texts)]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last message, and no earlier one, ends the response."""
+        more = [message.get("more_body", False) for message in self.messages if message["type"] == "http.response.body"]
+        return more == [True] * (len(more) - 1) + [False]
+
+
+async def iterate(pieces: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for piece in pieces:
+        yield piece
+
+
+def piece(body: bytes, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_a_body_is_read_to_its_end() -> None:
+    whole = receiver(
+        piece(b"a", True), {"type": "http.request", "more_body": True}, piece(b"b", False), piece(b"c", True)
+    )
+    assert asyncio.run(read_body(whole)) == b"ab"
+    with pytest.raises(HTTPError, match="the client disconnected") as error:
+        asyncio.run(read_body(receiver(piece(b"a", True))))
+    assert error.value.status == 499
+
+
+def test_a_body_has_at_most_64_mib() -> None:
+    half = b"x" * (MAX_BODY_BYTES // 2)
+    assert len(asyncio.run(read_body(receiver(piece(half, True), piece(half, False))))) == 64 * 2**20
+    with pytest.raises(HTTPError, match=r"at most 64 MiB\. Send smaller images") as error:
+        asyncio.run(read_body(receiver(piece(half, True), piece(half, True), piece(b"x", False))))
+    assert error.value.status == 413
+
+
+def test_a_body_that_was_read_is_received_once_more() -> None:
+    async def scenario() -> list[Any]:
+        receive = prepend_message(body_message(b"a"), receiver(piece(b"b", False)))
+        return [await receive() for _ in range(3)]
+
+    assert asyncio.run(scenario()) == [piece(b"a", False), piece(b"b", False), {"type": "http.disconnect"}]
+    receive = receiver(piece(b"b", False), {"type": "http.disconnect"}, piece(b"c", False))
+    asyncio.run(wait_for_disconnect(receive))
+    assert asyncio.run(receive()) == piece(b"c", False)
+
+
+def test_a_malformed_body_is_nothing_and_half_a_surrogate_pair_is_an_error() -> None:
+    assert parse_json(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+    assert parse_json(b"{") is None
+    assert parse_json(b"[" * 100_000) is None
+    with pytest.raises(HTTPError, match=r"an unpaired surrogate \('\\ud83d'\)") as error:
+        parse_json(b'{"a": "\\uD83D"}')
+    assert error.value.status == 400
+
+
+def test_headers_and_path_of_a_request() -> None:
+    scope = {
+        "path": "/models/v1/chat",
+        "root_path": "/models",
+        "headers": [(b"content-type", b"Application/JSON; x=1")],
+    }
+    assert (path_of(scope), path_of({"path": "/v1"})) == ("/v1/chat", "/v1")
+    assert is_json(scope)
+    assert not is_json({"headers": [(b"content-type", b"text/plain")]})
+    assert header({"headers": []}, b"content-type") == b""
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, "BadRequestError"), (499, "BadRequestError"), (500, "InternalServerError")]
+)
+def test_an_error_has_the_shape_of_openai(status: int, kind: str) -> None:
+    assert error_content("Stop.", status) == {
+        "error": {"message": "Stop.", "type": kind, "param": None, "code": status}
+    }
+
+
+@pytest.mark.parametrize(("status", "retry"), [(200, None), (502, None), (503, b"10"), (504, None)])
+def test_only_a_server_that_will_be_back_names_a_time(status: int, retry: bytes | None) -> None:
+    send = Recorder()
+    asyncio.run(send_json(send, status, {"a": "é"}))
+    start, body = send.messages
+    headers = dict(start["headers"])
+    assert (start["status"], headers.get(b"retry-after")) == (status, retry)
+    assert body["body"] == '{"a": "é"}'.encode()
+    assert headers[b"content-length"] == b"11"
+
+
+def test_an_answer_is_whole_or_comes_in_pieces() -> None:
+    whole, stream = Recorder(), Recorder()
+    first, *rest = PIECES
+    asyncio.run(send_completion(whole, {"id": "x"}, chain(first, iterate(rest))))
+    assert json.loads(whole.messages[1]["body"]) == {
+        "id": "x",
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "blue"},
+                "finish_reason": "stop",
+                "token_ids": [1, 2],
+            }
+        ],
+        "usage": USAGE,
+    }
+    asyncio.run(send_stream(stream, {"id": "x"}, iterate(PIECES), include_usage=True))
+    *chunks, usage, end = stream.events
+    assert [chunk["choices"][0] for chunk in chunks] == [
+        {"index": 0, "delta": {"role": "assistant", "content": "bl"}, "finish_reason": None},
+        {"index": 0, "delta": {"content": "ue"}, "finish_reason": "stop"},
+    ]
+    assert usage == {"id": "x", "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
+    assert end == "[DONE]"
+    assert stream.has_ended
+
+
+def test_token_ids_and_usage_come_only_if_they_are_requested() -> None:
+    whole, stream = Recorder(), Recorder()
+    asyncio.run(send_completion(whole, {}, iterate([{**PIECES[0], "ids": None}])))
+    assert "token_ids" not in json.loads(whole.messages[1]["body"])["choices"][0]
+    asyncio.run(send_stream(stream, {}, iterate(PIECES), include_usage=False))
+    assert len(stream.events) == 3
+    assert all("usage" not in event for event in stream.events)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_an_error_is_a_response_or_the_last_event_of_a_stream(started: bool) -> None:
+    async def scenario(send: Recorder) -> None:
+        tracked = TrackedSend(send)
+        if started:
+            await send_event(tracked, {"text": "b"})
+        await tracked.send_error(HTTPError(503, "Stop."))
+        sent = len(send.messages)
+        await tracked.send_error(HTTPError(500, "Again."))  # the response has ended
+        assert (tracked.has_started, tracked.has_ended, len(send.messages)) == (True, True, sent)
+
+    send = Recorder()
+    asyncio.run(scenario(send))
+    content = error_content("Stop.", 503)
+    if started:
+        assert send.events == [{"text": "b"}, content, "[DONE]"]
+    else:
+        assert send.messages[0]["status"] == 503
+        assert json.loads(send.messages[1]["body"]) == content
+    assert send.has_ended
