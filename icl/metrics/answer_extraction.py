@@ -113,8 +113,10 @@ _REPEATED = re.compile(
 )
 """Sentences that differ in their names alone: a base model goes on with demonstrations of its own."""
 
+_YES_OR_NO = re.compile(r"\W*(?:yes|no)\b", re.IGNORECASE)
 _RESTATEMENT = re.compile(r"^the \w+ of (?:\w+ ){1,4}(?:is|are|was|were) ", re.IGNORECASE)
 _CHECK = re.compile(r"\s*:?\s*[✓✔✅☑]\ufe0f?\s*")
+_VERDICT = re.compile(r"\b(?:is|are) (?:the )?correct(?: (?:one|answer|option|choice))?\W*$", re.IGNORECASE)
 _STEP = re.compile(r"^\W*step\s+\d+\W+", re.IGNORECASE)
 _INTRODUCTION = re.compile(
     r"^(?:let|step|first|to\s+(?:answer|determine|find)|looking|okay|ok|sure|alright|here)\b", re.IGNORECASE
@@ -204,6 +206,8 @@ def _implicit(text: str) -> _Answer:
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
     checked = [_CHECK.sub("", line) for line in lines if _CHECK.search(line)]
+    options = [line for line in lines if _OPTION_LINE.match(line)]
+    checked = checked or [line.split(":")[0] for line in options if len(options) > 1 and _VERDICT.search(line)]
     if len(checked) == 1 and len(lines) > 1:
         return strip_markup(checked[0]), "labeled"
     if not lines or (len(lines) > 1 and all(map(_OPTION_LINE.match, lines))):
@@ -226,8 +230,9 @@ def _conclusion(text: str, lines: list[str]) -> _Answer | None:
     matches = list(_CONCLUSION.finditer(text))
     if not matches or (len(lines) == 1 and matches[-1].start() == 0):
         return None
-    if matches[-1][0].startswith(",") and matches[-1]["value"].strip() not in lines[-1]:
-        return None  # ", so ..." within an earlier paragraph
+    is_aside = matches[-1]["value"].strip() not in lines[-1] or _YES_OR_NO.match(text)
+    if matches[-1][0].startswith(",") and is_aside:
+        return None  # ", so ..." within an earlier paragraph or behind a yes or no
     return _emphasized(matches[-1]["value"], "concluded")
 
 

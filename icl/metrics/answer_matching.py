@@ -88,7 +88,7 @@ _EXPLANATION = re.compile(
     re.IGNORECASE,
 )
 _REMARK = re.compile(
-    rf"{_EXPLANATION.pattern}|\bwhether\b[^.;]*"
+    rf"{_EXPLANATION.pattern}|(?<=\w),?\s+and not\b[^.;]*|\bwhether\b[^.;]*"
     r"|(?<=\w)[,;]?\s+(?:even though|although|though|albeit|whereas|even if|while (?:it|this|that))\b[^.;]*"
     r"|\bthat (?:one|you|we) (?:might|would|could) expect\b[^.;,]*"
     r"|(?<=\w),\s*(?:but (?:it|this|that) (?:may|might|could)(?: also)? be|maybe|perhaps|possibly)\b[^.;,]*",
@@ -226,7 +226,7 @@ def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) ->
 def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
     """By the rules 1, 5 and 6. words: the accepted answers that are not numbers."""
     text, normalized = normalize_vqa(answer), [normal for normal in map(normalize_vqa, words) if normal]
-    if text in normalized or _in_singular(text) in map(_in_singular, normalized):
+    if text in normalized or _in_any_order(_in_singular(text)) in map(_in_any_order, map(_in_singular, normalized)):
         return True
     accepted, offered = {normalize_vqa(answer) for answer in answers}, {normalize_vqa(option) for option in options}
     if offered - accepted:
@@ -248,6 +248,10 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
         return False
     stance, singular_forms = _stance(answer), [*map(_in_singular, normalized)]
     return _commits(stance, normalized) or _commits(_in_singular(stance), singular_forms)
+
+
+def _in_any_order(text: str) -> list[str]:
+    return sorted(text.split(" and "))
 
 
 def _stance(answer: str) -> str:
@@ -374,6 +378,11 @@ def _in_singular(text: str) -> str:
     return _PLURAL.sub(lambda match: singular(match[0]), text)
 
 
+def _as_words(name: str) -> str:
+    """The pattern of a name as whole words, where its script has blanks between words."""
+    return re.escape(name) if _is_unspaced(name) else rf"(?<!\S){re.escape(name)}(?!\S)"
+
+
 def _mentions(text: str, names: set[str]) -> set[str]:
     """The names that a text stands by, as whole words, the longest first and none inside another."""
     longest = sorted((name for name in names if name), key=lambda name: (-len(name), name))
@@ -381,9 +390,10 @@ def _mentions(text: str, names: set[str]) -> set[str]:
         return set()
     mentions: dict[str, bool] = {}  # name -> whether all its mentions are negated
     end, negated = 0, False
-    for match in re.finditer(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest))})(?!\S)", text):
+    for match in re.finditer("|".join(map(_as_words, longest)), text):
         between = text[end : match.start()]
         is_unreal = _UNREAL.match(text, match.end()) is not None
+        is_unreal = is_unreal or between.endswith(("不是", "不", "非"))
         negated = (negated and bool(_JOINED.match(between))) or bool(_NEGATION.search(between)) or is_unreal
         negated = negated or (bool(_RELATED.search(between)) and not all(mentions.values()))
         mentions[match[0]] = mentions.get(match[0], True) and negated

@@ -117,7 +117,12 @@ def labeled_answer(text: str) -> str | None:
         return _inner(value if strip_markup(value) else first_line(text[lines[-1].end() :]))
     phrases = list(_LABEL_PHRASE.finditer(text))
     phrases = phrases or list(_DECISION.finditer(text))
-    return _inner(phrases[-1]["value"]) if phrases else None
+    if not phrases:
+        return None
+    value = phrases[-1]["value"]
+    while later := _LABEL_PHRASE.search(value):  # "The answer is not A. The answer is B."
+        value = later["value"]
+    return _inner(value)
 
 
 def _inner(text: str) -> str:
