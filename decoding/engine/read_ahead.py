@@ -6,8 +6,8 @@
                               wait ^                 wait ^
 
 The thread only fills caches of the model (`icl.models.base.LogitModel.prepare_ahead`), with the references of the next
-prompts. It stands still while a session is opened, so no work is done twice. What fails in it fails again where the
-prompt is used, and is reported there.
+prompts. It stands still while the first prompts of a batch are prefilled, so no work is done twice. What fails in it
+fails again where the prompt is used, and is reported there.
 """
 
 import logging

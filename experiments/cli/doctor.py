@@ -25,7 +25,7 @@ def command(
     ok: works. note: an optional part is missing. not here: needs a GPU, and this machine has none. red: something that
     you would try fails; the row says what to do. Exit status: 1 if a row is red.
 
-    --bench measures equality, memory and speed with random weights of 7B shapes, and writes a page (doctor.html) and
+    --bench measures equality, memory and speed with random weights of 8B shapes, and writes a page (doctor.html) and
     its figures (doctor.json). Nothing is downloaded.
     """
     if bench:

@@ -78,7 +78,7 @@ def macro_averages(effects: ColumnEffects) -> "list[tuple[dict[str, Any], Estima
     return [(arm, average) for arm, average in averages if average is not None]
 
 
-def interactions_frame(effects: ColumnEffects, correct: str = "holm") -> "DataFrame":
+def interactions_frame(effects: ColumnEffects) -> "DataFrame":
     """One row per arm and value of the column.
 
     Returns:
@@ -93,8 +93,7 @@ def interactions_frame(effects: ColumnEffects, correct: str = "holm") -> "DataFr
         return pd.DataFrame()
     axes = [axis for axis in view.axes if axis != effects.name]
     tested = [one for one in effects.interactions if not one.by_construction]
-    raw = [one.interaction.p for one in tested]
-    adjusted = dict(zip(map(id, tested), holm(raw) if correct == "holm" and raw else raw, strict=True))
+    adjusted = dict(zip(map(id, tested), holm([one.interaction.p for one in tested]), strict=True))
     rows = [
         {
             **one.arm,

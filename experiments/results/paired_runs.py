@@ -69,10 +69,12 @@ def pair_runs(first: RunView, second: RunView) -> PairedRuns:
 
     Raises:
         UnpairedError: The runs ask other questions under one id.
-        ConfigError: Several arms are equally near, so that it is not clear which ones to compare.
+        ConfigError: It is one run, or several arms are equally near, so that it is not clear which ones to compare.
     """
     import pandas as pd
 
+    if first.path.resolve() == second.path.resolve():
+        raise ConfigError(f"icl compare takes two different runs, and both are {first.path}. For one, give it once.")
     names = _names(first, second)
     arms = _arms(first), _arms(second)
     pairs = _pairs(arms, names)

@@ -61,9 +61,10 @@ def summarize_run(path: Path) -> RunSummary:
     try:
         info = Store(path).read_run() or {}
         planned = sum(info.get("sizes") or ())
-        if not len(load_run(path).lazy_samples()):
+        run = load_run(path)
+        if not len(run.lazy_samples()):
             return RunSummary(path, _time(info), 0, 0, planned, "", _state(path, info))
-        view = view_run(load_run(path), to=NO_REFERENCE, by=())
+        view = view_run(run, to=NO_REFERENCE, by=())
         arms = {tuple(arm.values()) for arm, _ in iter_arms(view.scores, view.axes)}
         done = len(view.scores) - view.failed
         return RunSummary(path, _time(info), len(arms), done, max(planned, done), _best(view), _state(path, info))

@@ -3,6 +3,7 @@
 It is a lock of the operating system, so a killed process releases it.
 """
 
+import errno
 import json
 import os
 import platform
@@ -15,6 +16,9 @@ from icl.errors import StoreError
 
 PROBE_SECONDS = 0.2
 """Seconds to wait for the lock, because `is_locked` has it for a moment."""
+
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a folder that this user may only read."""
 
 
 @contextmanager
@@ -51,14 +55,19 @@ def write_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process has the lock of the run directory. True if this user may not see it."""
+    """Whether a process has the lock of the run directory. True if that cannot be seen.
+
+    A user who may only read the folder cannot try the lock. The file that names its holder then decides.
+    """
     from filelock import FileLock, Timeout
 
     try:
         with FileLock(folder / ".lock").acquire(timeout=0):
             return False
-    except (Timeout, OSError):
+    except Timeout:
         return True
+    except OSError as error:
+        return error.errno not in READ_ONLY or (folder / ".holder.json").exists()
 
 
 def _holder(holder: Path) -> str:

@@ -1,1 +1,1 @@
-"""`icl doctor --bench`: measures on this machine what the toolkit promises, with random weights of 7B shapes."""
+"""`icl doctor --bench`: measures on this machine what the toolkit promises, with random weights of 8B shapes."""

@@ -56,7 +56,7 @@ class Bench:
     models: dict[str, str] = field(default_factory=dict)
 
     def model(self, name: Literal["full", "narrow"]) -> str:
-        """Path of a checkpoint: of 7B shapes, or of the same shapes with few layers; the shipped one without a GPU."""
+        """Path of a checkpoint: of 8B shapes, or of the same shapes with few layers; the shipped one without a GPU."""
         path = self.models.get(name) or self.models.get("narrow")
         if path is None and self.device != "cpu":
             raise NotHereError("the checkpoint of random weights could not be made")

@@ -51,7 +51,7 @@ def make_models(bench: Bench, gpu_bytes: float, result: Path, full: Sizes = FULL
     models, notes = dict[str, str](), list[str]()
     for name, sizes in (("narrow", narrow), ("full", full)):
         if bench.is_quick and name == "full":
-            notes.append("--quick: the checkpoint with few layers stands for the one of 7B")
+            notes.append("--quick: the checkpoint with few layers stands for the one of 8B shapes")
             break
         layers = layers_that_fit(sizes, gpu_bytes, shutil.disk_usage(bench.folder).free)
         fitting = with_layers(sizes, layers)

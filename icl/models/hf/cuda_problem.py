@@ -35,13 +35,11 @@ def slurm_problem() -> str:
     """What is wrong if no GPU is visible inside a Slurm job on a GPU node; '' outside one."""
     if "SLURM_JOB_ID" not in os.environ:
         return ""
-    gpus = {name: os.environ[name] for name in SLURM_GPUS if os.environ.get(name, "0") not in ("", "0")}
-    if gpus:
-        name, value = next(iter(gpus.items()))
+    if name := _slurm_gpus():
         return (
-            f"Slurm gave this job a GPU ({name}={value}), but none is visible in this process (CUDA_VISIBLE_DEVICES="
-            f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}). Start it in the job's step with `srun --gpus=1`, or "
-            "show the node to its administrators."
+            f"Slurm gave this job a GPU ({name}={os.environ[name]}), but none is visible in this process "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}). Start it in the job's step "
+            "with `srun --gpus=1`, or show the node to its administrators."
         )
     if any(DEVICES.glob("nvidia[0-9]*")):
         return "this node has GPUs, but the Slurm job has none. Ask for one, such as `--gpus-per-node=1`."
@@ -50,7 +48,12 @@ def slurm_problem() -> str:
 
 def slurm_promises_gpu() -> bool:
     """Whether Slurm says that this job has a GPU."""
-    return "SLURM_JOB_ID" in os.environ and any(os.environ.get(name, "0") not in ("", "0") for name in SLURM_GPUS)
+    return "SLURM_JOB_ID" in os.environ and bool(_slurm_gpus())
+
+
+def _slurm_gpus() -> str:
+    """The first variable of SLURM_GPUS that lists or counts a GPU, or ''."""
+    return next((name for name in SLURM_GPUS if os.environ.get(name, "0") not in ("", "0")), "")
 
 
 def _sentence(error: str) -> str:

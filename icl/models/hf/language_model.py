@@ -16,6 +16,7 @@ from icl.models.hf.device_placement import execution_device
 from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS
+from icl.models.hf.padding_mask import mask_of_rows
 from icl.models.hf.session import HFSession
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
@@ -188,11 +189,11 @@ class LanguageModel:
     def padded(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
         """The arguments of a forward pass over left-padded prompts, with a new cache."""
         width = max(map(len, prompts))
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        mask = mask_of_rows([len(prompt) for prompt in prompts], width, width, self.device)
         token_types = [prompt.token_types for prompt in prompts if prompt.token_types is not None]
         return {
             "tokens": stack_left_padded([prompt.ids for prompt in prompts], width),
-            "mask": (torch.arange(width, device=self.device) >= width - lengths[:, None]).long(),
+            "mask": mask[:, :width].long(),
             "positions": stack_left_padded([prompt.positions for prompt in prompts], width),
             "cache": layers.new_cache(self.model.config),
             "token_types": stack_left_padded(token_types, width) if token_types else None,

@@ -33,6 +33,12 @@ def test_two_runs_are_compared_as_two_arms_of_one_run(written, tmp_path):
     assert paired.notes == ("settings that differ: decoding greedy → vcd",)
 
 
+def test_a_run_is_not_compared_with_itself(written):
+    view = view_run(written("same", decodings=(GREEDY,), **HOW), to=NO_REFERENCE)
+    with pytest.raises(ConfigError, match=r"two different runs, and both are .*same\. For one, give it once\."):
+        pair_runs(view, view)
+
+
 def test_equal_settings_are_compared_and_other_arms_are_named(written):
     first = written("first", decodings=(GREEDY, VCD), **HOW)
     second = written("second", decodings=(VCD, MASK_ONLY), **HOW)

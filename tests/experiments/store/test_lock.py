@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -79,6 +80,19 @@ def test_a_run_is_locked_while_a_process_writes_it_or_if_that_cannot_be_seen(tmp
     assert not is_locked(tmp_path)
     (tmp_path / "other" / ".lock").mkdir(parents=True)  # in the way
     assert is_locked(tmp_path / "other")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_run_that_may_only_be_read_is_locked_as_long_as_it_has_a_holder(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **settings: object) -> None:
+        raise OSError(code, "read-only")
+
+    with write_lock(tmp_path):
+        monkeypatch.setattr(FileLock, "acquire", refuse)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_the_lock_waits_a_moment_for_a_look_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
