@@ -73,7 +73,12 @@ def test_a_process_without_a_line_has_unknown_versions(tmp_path: Path) -> None:
     record(Store(tmp_path), {"versions": {"torch": "2.4"}})
     sentence = version_differences(frame(2, 3), Store(tmp_path))
     assert "unknown versions (3 samples, whose lines in invocations.jsonl are missing)" in sentence
-    assert version_differences(pd.DataFrame({"query": ["q"]}), Store(tmp_path)) == ""
+
+
+def test_samples_that_name_no_process_need_no_file_of_processes(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    invocations_file(store).write_text("damaged\n")
+    assert version_differences(pd.DataFrame({"query": ["q"]}), store) == ""
 
 
 def test_a_process_is_described_in_one_line() -> None:
