@@ -1,7 +1,8 @@
 """Quantities, dates and clock times in one spelling: "50 meters" and "50 m", "July 4, 2021" and "2021-07-04".
 
 The words of a text that write a quantity are replaced; all others stay. Units are not converted: 1 km is not 1000 m.
-Numeric dates such as 7/4/2021 stay, because their order is ambiguous; 12/25/2021 has one reading.
+Numeric dates such as 7/4/2021 stay, because their order is ambiguous; 12/25/2021 has one reading. "10 to 12"
+stays too: it is a range or a score.
 """
 
 import re
@@ -68,7 +69,8 @@ _TIMES = (
     re.compile(rf"{_HOURS}:(?P<minute>[0-5]\d)(?::00)?\b"),
     re.compile(rf"{_HOURS}\s+o'?\s?clock\b"),
     re.compile(
-        rf"\b(?P<part>half|(?:a\s+)?quarter|\d+|{_WORDS})(?:\s+minutes?)?\s+(?P<side>past|after|to|before)\s+{_HOURS}\b"
+        rf"\b(?!\d+\s+(?:to|before)\s+\d)(?P<part>half|(?:a\s+)?quarter|\d+|{_WORDS})(?:\s+minutes?)?"
+        rf"\s+(?P<side>past|after|to|before)\s+{_HOURS}\b"
     ),
 )
 _FRACTION = re.compile(r"(?<![\w/.])(\d+)\s?/\s?(\d+)(?![\w/]|\.\d)")

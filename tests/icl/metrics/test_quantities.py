@@ -21,7 +21,7 @@ from icl.metrics.quantities import canonical_quantities
         ("3:30 PM", "3:30pm", "15:30", "3.30 p.m."),
         ("3:00", "three o'clock", "3 o'clock"),
         ("half past three", "3:30"),
-        ("quarter to one", "12:45"),
+        ("quarter to one", "12:45", "15 minutes to 1", "fifteen to one"),
         ("3/4", "0.75", "three quarters", "three-fourths"),
     ],
 )
@@ -38,6 +38,8 @@ def test_all_spellings_of_a_quantity_are_one(spellings: tuple[str, ...]) -> None
         ("July 4", "April 7"),
         ("1 km", "1000 m"),
         ("$5", "€5"),
+        ("10 to 12", "11:50"),
+        ("2 to 1", "12:58"),
     ],
 )
 def test_other_quantities_stay_apart(one: str, other: str) -> None:
