@@ -256,13 +256,3 @@ def tower_sizes(config: Any) -> TowerSizes | None:
 def feature_bytes(shape: DecoderSizes, tokens: float, element_bytes: float = 2.0) -> float:
     """Bytes of the features of images that take so many tokens of the prompt."""
     return tokens * shape.hidden * element_bytes
-
-
-def free_bytes(device: float, weights: float, features: float) -> float:
-    """Bytes of a device that prefill and rows may use."""
-    return device * (1 - RESERVED_FRACTION) - CONTEXT_BYTES - weights - features
-
-
-def rows_that_fit(free: float, prefill: float, row: float) -> int:
-    """Decoding rows that fit beside a prefill."""
-    return max(0, int((free - prefill) // row))

@@ -12,17 +12,17 @@ from published_configs import qwen
 
 from icl.errors import ModelError
 from icl.models.hf.memory_estimate import (
+    CONTEXT_BYTES,
     GIB,
+    RESERVED_FRACTION,
     DecoderSizes,
     ModelShape,
     decode_copies,
     decoder_shape,
-    free_bytes,
     kv_bytes_per_token,
     model_shape,
     prefill_bytes,
     row_bytes,
-    rows_that_fit,
     weights_bytes,
 )
 from icl.models.hf.model import HF
@@ -49,9 +49,10 @@ def test_parameters_and_kv_cache_are_those_of_the_published_checkpoints(name, pa
 def rows(name: str, quantize: str, gigabytes: int, copies: float) -> int | None:
     """Rows of 8 demonstrations (3,200 tokens) and 32 new tokens; None if the weights do not fit."""
     sizes = shape(name)
-    free = free_bytes(gigabytes * GIB, weights_bytes(sizes, quantize), 0.5 * GIB)
+    taken = CONTEXT_BYTES + weights_bytes(sizes, quantize) + 0.5 * GIB
+    free = gigabytes * GIB * (1 - RESERVED_FRACTION) - taken
     prefill = prefill_bytes(sizes, 8192 // 3200, 3200)
-    return rows_that_fit(free, prefill, row_bytes(sizes, 3232, copies=copies)) if free > 0 else None
+    return max(0, int((free - prefill) // row_bytes(sizes, 3232, copies=copies))) if free > 0 else None
 
 
 @pytest.mark.parametrize(
