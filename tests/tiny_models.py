@@ -9,6 +9,7 @@ from experiments.architectures.random.common import TEMPLATE, Size
 from experiments.architectures.random.make import save
 from icl.images import Image
 from icl.streams import StreamKey
+from icl.testing.conversations import conversation
 from icl.types import Part, Prompt, Role, Turn
 
 __all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
@@ -57,18 +58,4 @@ def prompts() -> list[Prompt]:
 
 def conversations(chosen: list[Prompt]) -> list[list[dict[str, Any]]]:
     """The prompts as input of `apply_chat_template`, images included."""
-    return [
-        [
-            {
-                "role": turn.role,
-                "content": [
-                    {"type": "text", "text": part.text}
-                    if part.image is None
-                    else {"type": "image", "image": part.image.open()}
-                    for part in turn.parts
-                ],
-            }
-            for turn in prompt.turns
-        ]
-        for prompt in chosen
-    ]
+    return [conversation(prompt) for prompt in chosen]

@@ -22,6 +22,7 @@ from experiments.bench import Row
 from experiments.bench.timing import cpu_rounds, round_ratios, with_spread
 from icl import spans
 from icl.models.vllm.model import VLLM
+from icl.testing.conversations import conversation
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _runs(folder: Path, path: str, what: str, queries: int) -> Iterator[Row]:
     read, cached = (warm.counters()[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
     encoded = scheduler.counts["encoder inputs"] - encoded
     prompts = list(WarmVLLM.prompts.values())
-    conversations = [_conversation(prompt) for prompt in prompts]
+    conversations = [conversation(prompt, "image_pil") for prompt in prompts]
 
     def by_hand() -> None:
         from vllm import SamplingParams
@@ -270,21 +271,6 @@ def _prompts(count: int) -> list[Prompt]:
         return Prompt((Turn("user", parts),), StreamKey(0, f"q{i}"))
 
     return [one(i) for i in range(count)]
-
-
-def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    return [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "text", "text": part.text}
-                if part.image is None
-                else {"type": "image_pil", "image_pil": part.image.open()}
-                for part in turn.parts
-            ],
-        }
-        for turn in prompt.turns
-    ]
 
 
 def _in_turn(runs: Sequence[Callable[[], None]], times: int = ROUNDS) -> list[list[float]]:

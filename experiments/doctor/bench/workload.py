@@ -20,6 +20,7 @@ from icl.errors import ModelError
 from icl.images import Image
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
+from icl.testing.conversations import conversation
 from icl.types import Generation, Part, Prompt, Turn
 
 GAP = 0.05
@@ -66,21 +67,7 @@ def make_prompts(count: int, demos: Sequence[int] = (0, 1, 2, 3), seed: int = 0,
 
 def processed(model: HF, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     """The inputs of `generate` from the processor, padded on the left."""
-    conversations = [
-        [
-            {
-                "role": turn.role,
-                "content": [
-                    {"type": "text", "text": part.text}
-                    if part.image is None
-                    else {"type": "image", "image": part.image.open()}
-                    for part in turn.parts
-                ],
-            }
-            for turn in prompt.turns
-        ]
-        for prompt in prompts
-    ]
+    conversations = [conversation(prompt) for prompt in prompts]
     inputs = model.checkpoint.processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,

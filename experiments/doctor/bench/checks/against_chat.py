@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.doctor.bench.check import Bench, BenchCheck, Figure, judge
+from icl.testing.conversations import conversation
 
 PROMPTS = {"cuda": 256, "cpu": 24}
 LENGTH = {"cuda": 32, "cpu": 8}
@@ -33,29 +34,13 @@ def run(bench: Bench) -> Iterator[Figure]:
         llm: Any = model.engine.llm  # type: ignore[union-attr]  # one engine
         stops = list(model.stop_tokens)
         parameters = SamplingParams(temperature=0, max_tokens=length, stop_token_ids=stops)
-        llm.chat([conversation(prompt) for prompt in prompts], parameters, use_tqdm=False)
+        llm.chat([conversation(prompt, "image_pil") for prompt in prompts], parameters, use_tqdm=False)
 
     mine, chat = median_seconds(bench, [ours, theirs], ROUNDS)
     ratio = chat / mine
     measured = f"{ratio:.2f} ({mine:.1f} s against {chat:.1f} s)"
     yield Figure(f"{count} prompts, samples a second", measured, *judge(bench, ratio, GOAL))
     model.unload()
-
-
-def conversation(prompt: Any) -> list[dict[str, Any]]:
-    """The prompt as input of `LLM.chat`."""
-    return [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "text", "text": part.text}
-                if part.image is None
-                else {"type": "image_pil", "image_pil": part.image.open()}
-                for part in turn.parts
-            ],
-        }
-        for turn in prompt.turns
-    ]
 
 
 CHECK = BenchCheck(11, "vllm against LLM.chat, 256 prompts", "at least .95", 3.0, run, needs=("vllm",), in_quick=False)
