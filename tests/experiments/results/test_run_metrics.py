@@ -169,3 +169,13 @@ def test_code_of_a_run_is_not_imported_by_default(tmp_path: Path, monkeypatch: p
     plain = {"metrics": {"Mine": {"name": "mine.py:Mine"}}}
     assert run_level(frame, plain, ()) is frame
     assert run_level(frame[:0], info, ()).empty
+
+
+def test_without_samples_or_a_run_level_metric_nothing_is_computed() -> None:
+    """Such frames may have no column `cell` either."""
+    f1_node = {"metrics": {"m": {"name": "f1", "run_level": True}}}
+    for frame, info in (
+        (pd.DataFrame(), f1_node),
+        (pd.DataFrame({"m": [1.0]}), {"metrics": {"m": {"name": "lenient"}}}),
+    ):
+        assert run_level(frame, info, ()) is frame
