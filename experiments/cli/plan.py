@@ -24,12 +24,12 @@ def command(
         typer.Option(help="with `stop`: an earlier run, for how often arms differ"),
     ] = None,
     device: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="memory of a GPU, such as 24GB: what the models need there, and if they fit; default: the GPU here",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
 ) -> None:
     """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference.
 
@@ -56,7 +56,7 @@ def command(
         from experiments.store.store import Store
 
         grid = expand(load_config(file, overrides or ()))
-        available = device_bytes(device) if device else local_gpu_bytes(grid.models)
+        available = device_bytes(device) if device is not None else local_gpu_bytes(grid.models)
         check_requirements(grid)
         check_sizes(grid)
         report_progress("reading", 0, 0)

@@ -25,6 +25,8 @@ DEFAULT_CORRECTION = CORRECTIONS[0]
 DEFAULT_LAUNCHER = "local"
 WHEN_DECIDED = "when_decided"
 """The value of `stop` that means its rule with default values."""
+MAX_COLUMN_VALUES = 100
+"""The largest number of values of a column in `by`. More values have a few queries each."""
 EMPTY_LIST = "none"
 """Name of an empty list, in files and tables."""
 DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "order")

@@ -3,6 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError, did_you_mean
 from icl.models.short_answers import ANSWERING
@@ -127,16 +128,22 @@ def check_data(grid: Grid) -> None:
 
 
 def _check_columns(grid: Grid) -> None:
-    """Checks that each column of `by` is a fact of some query. `answer` always is one."""
-    columns = [name for name in grid.config.by if name != "answer"]
-    if not columns:
-        return
-    have = dict.fromkeys(key for task in grid.tasks for query in task.queries for key in query.meta)
-    for name in columns:
-        if name not in have:
+    """Checks that each column of `by` is a fact of some query with few values. `answer` always is one."""
+    queries = [query for task in grid.tasks for query in task.queries] if grid.config.by else []
+    have = dict.fromkeys(key for query in queries for key, value in query.meta.items() if value is not None)
+    for name in grid.config.by:
+        if name not in have and name != "answer":
             raise ConfigError(
                 f"{grid.config.where('by')}: the data has no column '{name}'.{did_you_mean(name, have)} Columns: "
-                f"{', '.join([*have, 'answer'])}. A column of a data set is stored if `meta` of its task names it."
+                f"{', '.join(dict.fromkeys([*have, 'answer']))}. A column of a data set is stored if `meta` of its "
+                "task names it."
+            )
+        values = [query.meta.get(name) if name in have else query.answer for query in queries]
+        single = {value for value in values if value is None or isinstance(value, str | int | float)}
+        if len(single - {None}) > MAX_COLUMN_VALUES:
+            raise ConfigError(
+                f"{grid.config.where('by')}: '{name}' has {len(single - {None}):,} values, and a table has at most "
+                f"{MAX_COLUMN_VALUES}. Use a coarser column, or add one to the data (`meta` of the task's columns)."
             )
 
 

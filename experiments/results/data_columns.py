@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.stats.arms import EQUIVALENCE, MISSING_VALUE
 from experiments.stats.formatting import format_count
 from experiments.stats.parts import statistics_by_part
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 ANSWER = "answer"
 """The column with the first accepted answer of a query, such as yes or no."""
-MAX_VALUES = 100
-"""The largest number of values of a column. More values have a few queries each."""
 MAX_LISTED = 20
 """The largest number of columns that a message names."""
 
@@ -101,7 +100,7 @@ def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "S
         axes: The axes of the run, whose names a column cannot have.
 
     Raises:
-        ConfigError: The run has no such column, its values are not those of queries, or there are more than MAX_VALUES.
+        ConfigError: The run has no such column, its values are not those of queries, or there are too many.
     """
     import pandas as pd
 
@@ -119,10 +118,10 @@ def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "S
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
         values = [None if value is None else _text(value) for value in values]
     distinct = dict.fromkeys(value for value in values if value is not None)
-    if len(distinct) > MAX_VALUES:
+    if len(distinct) > MAX_COLUMN_VALUES:
         raise ConfigError(
-            f"--by: '{name}' has {len(distinct):,} values, and a table has at most {MAX_VALUES}. Use a coarser column, "
-            "or add one to the data (`meta` of the task's columns)."
+            f"--by: '{name}' has {len(distinct):,} values, and a table has at most {MAX_COLUMN_VALUES}. Use a coarser "
+            "column, or add one to the data (`meta` of the task's columns)."
         )
     tasks = frame["task"].tolist() if "task" in frame else [""] * len(frame)
     first: dict[Hashable, Any] = {}

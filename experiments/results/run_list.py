@@ -12,7 +12,7 @@ from experiments.results.run_view import NO_REFERENCE, RunView, view_run
 from experiments.stats.arms import describe_arm, iter_arms, varying_axes
 from experiments.stats.formatting import format_share
 from experiments.store.imported import IMPORTED, MERGED
-from experiments.store.lock import is_locked
+from experiments.store.lock import is_locked, last_state
 from experiments.store.store import Store
 from icl.errors import ICLError, StoreError
 
@@ -89,7 +89,7 @@ def _best(view: RunView) -> str:
 def _state(path: Path, info: dict[str, Any]) -> str:
     if is_locked(path):
         return "running"
-    state = str((info.get("sessions") or [{}])[-1].get("state", "finished"))
+    state = last_state(path, info)
     kind = next((key for key in (MERGED, IMPORTED) if key in info), "")
     return kind if kind and state == "finished" else state
 

@@ -55,6 +55,7 @@ from experiments.stats.run_statistics import sample_ref_column
 from experiments.stats.sample_rows import scores_by_names_used
 from experiments.stopping.records import FamilyRecord, common_queries, read_families
 from experiments.store.imported import changed_since_merge
+from experiments.store.lock import last_state
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
@@ -181,7 +182,7 @@ class RunView:
     def unfinished(self) -> str:
         """A sentence if the run is not finished, else ''."""
         sessions = self.info.get("sessions") or [{}]
-        state = sessions[-1].get("state", "finished")
+        state = last_state(self.path, self.info)
         reason = sessions[-1].get("reason")
         because = f"{state}: {reason.rstrip('.')}" if isinstance(reason, str) and reason else state
         return "" if state == "finished" else f"The run is not finished ({because}): this is what it has so far."

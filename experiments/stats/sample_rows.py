@@ -58,13 +58,13 @@ def to_records(rows: "DataFrame") -> list[SampleRow]:
 
 def demos_of(row: Mapping[str, Any]) -> list[Demonstration]:
     """The demonstrations in prompt order."""
-    return [(str(name), float(score), str(answer)) for name, score, answer in as_sequence(row["demos"])]
+    return [(str(name), float(score), str(answer)) for name, score, answer in as_sequence(row.get("demos"))]
 
 
 def ranks_of(row: Mapping[str, Any]) -> list[int]:
     """The rank of each demonstration in prompt order; 0 is the retriever's best."""
     ranks = as_sequence(row.get("ranks"))
-    count = len(as_sequence(row["demos"]))
+    count = len(as_sequence(row.get("demos")))
     return [int(rank) for rank in ranks] if len(ranks) == count else list(range(count))[::-1]
 
 

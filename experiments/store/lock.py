@@ -8,9 +8,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from icl.errors import StoreError
 
@@ -68,6 +69,31 @@ def is_locked(folder: Path) -> bool:
         return True
     except OSError as error:
         return error.errno not in READ_ONLY or (folder / ".holder.json").exists()
+
+
+def last_state(folder: Path, info: Mapping[str, Any]) -> str:
+    """The state of the last session: 'finished', 'running', or how it ended.
+
+    'killed' if its process wrote no end: it ran on this machine, and its lock is free. A launch has other processes,
+    which may live on.
+
+    Args:
+        folder: The run directory.
+        info: The content of run.json.
+    """
+    last = (info.get("sessions") or [{}])[-1]
+    state = str(last.get("state", "finished"))
+    if state == "running" and "launch" not in last and _machine(folder) == platform.node() and not is_locked(folder):
+        return "killed"
+    return state
+
+
+def _machine(folder: Path) -> str:
+    """The machine of the process that has the lock or died with it; '' if none is recorded."""
+    try:
+        return str(json.loads((folder / ".holder.json").read_text(encoding="utf-8"))["machine"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _holder(holder: Path) -> str:

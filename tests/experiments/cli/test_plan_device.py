@@ -57,11 +57,13 @@ def test_layers_on_several_devices_are_not_refused() -> None:
 
 def test_the_size_of_a_device_is_read_and_a_mistake_is_a_sentence(icl: ICL, grid: Callable[[str], str]) -> None:
     assert [device_bytes(text) for text in ("24GB", "80 GiB", "40960mb")] == [24 * GIB, 80 * GIB, 40 * GIB]
-    for wrong in ("24", "GB", "-1GB", "0GB", "24 TB"):
+    for wrong in ("", "24", "GB", "-1GB", "0GB", "24 TB"):
         with pytest.raises(ConfigError, match="is not the memory of a device"):
             device_bytes(wrong)
-    output = icl("plan", grid(TINY), "--device", "big")
-    assert (output.status, output.err) == (2, "--device: 'big' is not the memory of a device. Write 24GB or 40960MB.\n")
+    for wrong in ("big", ""):  # an empty one is a shell variable that is not set
+        output = icl("plan", grid(TINY), "--device", wrong)
+        message = f"--device: '{wrong}' is not the memory of a device. Write 24GB or 40960MB.\n"
+        assert (output.status, output.err) == (2, message)
 
 
 def test_a_plan_names_the_device_of_embedders(icl: ICL, grid: Callable[[str], str]) -> None:

@@ -122,6 +122,27 @@ def test_a_data_source_with_a_column_missing_is_an_error_with_the_line_of_the_ta
     assert "has no column 'quest'. Columns: q, a." in str(error.value)
 
 
+def test_a_column_without_values_or_with_too_many_is_an_error_before_the_run(yaml_file: Write, tmp_path: Path) -> None:
+    rows = [{"q": "what?", "a": f"{i}", "id": i, "few": i % 100, "empty": None} for i in range(300)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = (
+        f"{{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {{question: q, answer: a, meta: [id, few, empty]}}}}"
+    )
+
+    def check(column: str) -> None:
+        text = f"model: fake-gold\ntask: {task}\nby: [{column}]\n"
+        check_data(expand(load_config(yaml_file(text))))
+
+    check("few")
+    for column in ("id", "answer"):
+        with pytest.raises(
+            ConfigError, match=rf":3: by: '{column}' has [0-9]{{3}} values, and a table has at most 100\. Use a"
+        ):
+            check(column)
+    with pytest.raises(ConfigError, match=r":3: by: the data has no column 'empty'\. Columns: id, few, answer\."):
+        check("empty")
+
+
 def test_data_digests_of_other_pools_and_other_queries_differ(yaml_file: Write) -> None:
     def digests(parameters: str) -> dict[str, str]:
         return data_digests(

@@ -89,6 +89,8 @@ def test_an_output_names_an_option_word_for_word_or_in_a_sentence():
     assert names_option(frame).tolist() == [True, True, False, False, False]
     assert names_option(outputs("anything", options=())).tolist() == [True]
     assert names_option(frame.drop(columns="options")).tolist() == [True] * 5
+    without_shots = frame.drop(columns="demos")  # empty fields are not stored
+    assert names_option(without_shots).tolist() == names_option(frame).tolist()
 
 
 def test_failed_samples_and_frames_without_outputs_name_nothing():

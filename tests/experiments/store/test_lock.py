@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from experiments.store import lock
-from experiments.store.lock import is_locked, write_lock
+from experiments.store.lock import is_locked, last_state, write_lock
 from icl.errors import StoreError
 
 HOLD = """
@@ -33,8 +33,13 @@ def test_a_second_process_learns_who_holds_the_run_and_a_killed_one_holds_nothin
     message = rf"is being run by process {holder.pid} on .* since .* Wait for it, or use another name\."
     with pytest.raises(StoreError, match=message), write_lock(tmp_path):
         pass
+    running = {"sessions": [{"state": "finished"}, {"state": "running"}]}
+    assert last_state(tmp_path, running) == "running"
     holder.kill()
     holder.wait()
+    assert last_state(tmp_path, running) == "killed"
+    assert last_state(tmp_path, {"sessions": [{"state": "running", "launch": "1"}]}) == "running"  # workers may live
+    assert last_state(tmp_path, {"sessions": [{"state": "stopped"}]}) == "stopped"
     with write_lock(tmp_path):
         assert json.loads((tmp_path / ".holder.json").read_text())["process"] == os.getpid()
 
