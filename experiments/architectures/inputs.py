@@ -12,6 +12,7 @@ from experiments.architectures.random.make import save
 from icl import spans
 from icl.images import Image
 from icl.streams import StreamKey
+from icl.testing.conversations import conversation
 from icl.types import Part, Prompt, Turn
 
 NEW_TOKENS = 12
@@ -88,20 +89,6 @@ def processor_inputs(processor: Any, prompt: Prompt, token_types: bool) -> Any:
     pieces = re.split(f"({slot})", text.removeprefix(bos))
     items = [next(image_of) if piece == slot else piece for piece in pieces if piece]
     return processor(text=[items], return_tensors="pt")
-
-
-def conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as input of `apply_chat_template`, images included."""
-    return [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "image", "image": part.image.open()} if part.image else {"type": "text", "text": part.text}
-                for part in turn.parts
-            ],
-        }
-        for turn in prompt.turns
-    ]
 
 
 def _chat(images: list[int], question: str, query: str) -> Prompt:
