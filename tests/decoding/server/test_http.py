@@ -150,6 +150,7 @@ def test_an_answer_is_whole_or_comes_in_pieces() -> None:
     whole, stream = Recorder(), Recorder()
     first, *rest = PIECES
     asyncio.run(send_completion(whole, {"id": "x"}, chain(first, iterate(rest))))
+    assert whole.messages[0]["status"] == 200
     assert json.loads(whole.messages[1]["body"]) == {
         "id": "x",
         "object": "chat.completion",
@@ -164,6 +165,8 @@ def test_an_answer_is_whole_or_comes_in_pieces() -> None:
         "usage": USAGE,
     }
     asyncio.run(send_stream(stream, {"id": "x"}, iterate(PIECES), include_usage=True))
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+    assert stream.messages[0] == start
     *chunks, usage, end = stream.events
     assert [chunk["choices"][0] for chunk in chunks] == [
         {"index": 0, "delta": {"role": "assistant", "content": "bl"}, "finish_reason": None},
@@ -188,7 +191,7 @@ def test_an_error_is_a_response_or_the_last_event_of_a_stream(started: bool) -> 
     async def scenario(send: Recorder) -> None:
         tracked = TrackedSend(send)
         if started:
-            await send_event(tracked, {"text": "b"})
+            await send_event(tracked, {"text": "é"})
         await tracked.send_error(HTTPError(503, "Stop."))
         sent = len(send.messages)
         await tracked.send_error(HTTPError(500, "Again."))  # the response has ended
@@ -198,7 +201,8 @@ def test_an_error_is_a_response_or_the_last_event_of_a_stream(started: bool) -> 
     asyncio.run(scenario(send))
     content = error_content("Stop.", 503)
     if started:
-        assert send.events == [{"text": "b"}, content, "[DONE]"]
+        assert send.messages[0]["body"] == 'data: {"text": "é"}\n\n'.encode()
+        assert send.events[1:] == [content, "[DONE]"]
     else:
         assert send.messages[0]["status"] == 503
         assert json.loads(send.messages[1]["body"]) == content
