@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Sequence
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from decoding.server.http import (
     chain,
     error_content,
     header,
+    is_authorized,
     is_json,
     parse_json,
     path_of,
@@ -190,6 +193,8 @@ def test_token_ids_and_usage_come_only_if_they_are_requested() -> None:
 def test_an_error_is_a_response_or_the_last_event_of_a_stream(started: bool) -> None:
     async def scenario(send: Recorder) -> None:
         tracked = TrackedSend(send)
+        assert not tracked.has_started
+        assert not tracked.has_ended
         if started:
             await send_event(tracked, {"text": "é"})
         await tracked.send_error(HTTPError(503, "Stop."))
@@ -207,3 +212,44 @@ def test_an_error_is_a_response_or_the_last_event_of_a_stream(started: bool) -> 
         assert send.messages[0]["status"] == 503
         assert json.loads(send.messages[1]["body"]) == content
     assert send.has_ended
+
+
+class StubAuthentication:
+    """The part of vLLM's middleware that compares the key of a header; `test_serving.py` runs the real one."""
+
+    def __init__(self, app: None, tokens: list[str]) -> None:
+        self.tokens = tokens
+
+    def verify_token(self, headers: dict[str, str]) -> bool:
+        return headers["Authorization"] in [f"Bearer {token}" for token in self.tokens]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "key", "expected"),
+    [
+        ("POST /v1/chat/completions", "", False),
+        ("POST /v1/chat/completions", "wrong", False),
+        ("POST /v1/chat/completions", "right", True),
+        ("GET /v1/models", "", False),
+        ("GET /health", "", True),
+        ("HEAD /health", "", True),
+        ("POST /health", "", False),
+        ("OPTIONS /v1/chat/completions", "", True),
+    ],
+)
+@pytest.mark.parametrize("source", ["argument", "environment", "nowhere"])
+def test_a_request_needs_the_key_unless_it_is_public_or_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, source: str, request_line: str, key: str, expected: bool
+) -> None:
+    names = ["vllm", "vllm.entrypoints", "vllm.entrypoints.serve", "vllm.entrypoints.serve.middleware"]
+    modules = {name: ModuleType(name) for name in [*names, f"{names[-1]}.authenticate"]}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    environment = SimpleNamespace(VLLM_API_KEY="right" if source == "environment" else None)
+    monkeypatch.setattr(modules["vllm"], "envs", environment, raising=False)
+    authenticate = modules[f"{names[-1]}.authenticate"]
+    monkeypatch.setattr(authenticate, "AuthenticationMiddleware", StubAuthentication, raising=False)
+    args = SimpleNamespace(api_key=["right"] if source == "argument" else None)
+    method, path = request_line.split()
+    scope = {"method": method, "path": path, "headers": [(b"authorization", f"Bearer {key}".encode())]}
+    assert is_authorized(args, scope) is (expected or source == "nowhere")
