@@ -194,9 +194,12 @@ def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, p
     if isinstance(ranking, str):
         return ranking
     name = type(retriever).__name__
-    foreign = next((demo.id for demo in ranking if demo.id not in pool.by_id), None)
-    if foreign is not None:
-        return f"retriever {name} returned '{foreign}', which is not in the pool."
+    wrong = next((d for d in ranking if not isinstance(d, RetrievedExample) or d.id not in pool.by_id), None)
+    if wrong is not None:
+        text = f"a value of type {type(wrong).__name__}, not a RetrievedExample"
+        if isinstance(wrong, RetrievedExample):
+            text = f"'{wrong.id}', which is not in the pool"
+        return f"retriever {name} returned {text}."
     unranked = next((demo.id for demo in ranking if math.isnan(demo.score)), None)
     if unranked is not None:
         return f"retriever {name} returned a score that is not a number (NaN) for '{unranked}'. Scores must be numbers."
