@@ -1,6 +1,7 @@
 """Checks before a model is loaded: sizes of pools, options to score, and needs of components."""
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import MAX_COLUMN_VALUES
@@ -99,6 +100,7 @@ def check_data(grid: Grid) -> None:
             raise type(error)(f"{locate(grid, 'task', cell)}: {error}") from error
         if not queries:
             raise DataError(f"{locate(grid, 'task', cell)}: task '{cell.task.title}' has no queries.")
+        _check_meta(cell.task, locate(grid, "task", cell))
     for cell in grid.cells:
         if cell.shots == 0 or cell.shots <= cell.task.pool_size:
             continue
@@ -125,6 +127,15 @@ def check_data(grid: Grid) -> None:
                 "the same way."
             )
     _check_columns(grid)
+
+
+def _check_meta(task: "Task", where: str) -> None:
+    """Checks that the facts of each query can be stored with its samples."""
+    for query in task.queries:
+        try:
+            json.dumps(dict(query.meta))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: meta of query '{query.id}' cannot be stored: {error}.") from error
 
 
 def _check_columns(grid: Grid) -> None:

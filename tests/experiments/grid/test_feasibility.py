@@ -1,11 +1,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from experiments.config.config import load_config
-from experiments.grid.feasibility import check_data, check_requirements, data_digests
+from experiments.grid.feasibility import _check_meta, check_data, check_requirements, data_digests
 from experiments.grid.grid import expand
 from icl.errors import ConfigError, DataError, ModelError, PlanError
 
@@ -141,6 +143,12 @@ def test_a_column_without_values_or_with_too_many_is_an_error_before_the_run(yam
             check(column)
     with pytest.raises(ConfigError, match=r":3: by: the data has no column 'empty'\. Columns: id, few, answer\."):
         check("empty")
+
+
+def test_facts_that_cannot_be_stored_are_an_error_before_the_run() -> None:
+    task: Any = SimpleNamespace(queries=(SimpleNamespace(id="q", meta={"kinds": {"a"}}),))
+    with pytest.raises(DataError, match=r"^x: meta of query 'q' cannot be stored: Object of type set is not JSON"):
+        _check_meta(task, "x")
 
 
 def test_data_digests_of_other_pools_and_other_queries_differ(yaml_file: Write) -> None:
