@@ -7,7 +7,8 @@ is set as text by the script.
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -274,11 +275,24 @@ def _shelf_note(view: RunView, shelf: sample_browser.BrowserData) -> str:
 
 
 def _json(tree: Any) -> str:
-    """JSON that is safe in a script element: it has no '<', '>' or '&'."""
-    text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    """JSON that is safe in a script element: it has no '<', '>' or '&'. NaN, which facts may be, is null."""
+    try:
+        text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    except ValueError:
+        tree = _with_nulls(tree)
+        text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _with_nulls(tree: Any) -> Any:
+    """The tree with None for numbers that JSON does not have."""
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    if isinstance(tree, Mapping):
+        return {key: _with_nulls(value) for key, value in tree.items()}
+    return [_with_nulls(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _hash(text: str) -> str:

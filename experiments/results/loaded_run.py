@@ -18,6 +18,7 @@ from experiments.stats.run_statistics import sample_ref_column
 from experiments.stopping.records import read_families
 from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.imported import refuse_imported
+from experiments.store.lock import last_state
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store, describe_damaged_lines
 from icl.errors import ICLWarning, StoreError, did_you_mean
@@ -217,8 +218,7 @@ class Run:
         return find_analysis(name)(view_run(self, metric))
 
     def __repr__(self) -> str:
-        sessions = self.info.get("sessions", [])
-        state = sessions[-1].get("state", "running") if sessions else "empty"
+        state = last_state(self.path, self.info) if self.info.get("sessions") else "empty"
         return f"Run({str(self.path)!r}: {len(self.info.get('cells', []))} cells, {state})"
 
 

@@ -140,6 +140,8 @@ def _check_results(
     results = retriever.fit(pool, resources).retrieve(queries, k, EXCLUDE_LEAKS)
     assert len(results) == len(queries), f"{len(results)} results for {len(queries)} queries."
     for query, demos in zip(queries, results, strict=True):
+        wrong = next((d for d in demos if not isinstance(d, RetrievedExample)), None)
+        assert wrong is None, f"query '{query.id}': a {type(wrong).__name__} is returned, not a RetrievedExample."
         where, ids, scores = f"query '{query.id}', k = {k}", [d.id for d in demos], [d.score for d in demos]
         returns_k = declared(retriever, "returns_k")
         assert len(demos) == k if returns_k else len(demos) <= k, f"{where}: {len(demos)} demonstrations."

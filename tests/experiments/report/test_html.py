@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from experiments.report.html import write_report
+from experiments.report.html import _json, write_report
 from experiments.results.run_view import view_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
@@ -91,6 +91,13 @@ def test_data_and_figures_are_written_beside_the_page(page):
     svg = ElementTree.parse(made.figures[0]).getroot()
     titles = [e.text for e in svg.iter() if e.tag.endswith("title")]
     assert any(re.fullmatch(r"knn, vcd, 4 shots: [.\d]+ \[[.\d]+, [.\d]+\], 6 queries", words) for words in titles)
+
+
+def test_facts_without_a_value_are_null_in_the_data_of_the_page():
+    tree = {"samples": [{"meta": {"height": float("nan"), "<b>": float("inf")}, "scores": (0.5, 1)}]}
+    text = _json(tree)
+    assert json.loads(text) == {"samples": [{"meta": {"height": None, "<b>": None}, "scores": [0.5, 1]}]}
+    assert "<" not in text
 
 
 def test_the_browser_says_how_much_it_carries(written):

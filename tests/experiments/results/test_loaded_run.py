@@ -174,7 +174,10 @@ def test_comparisons_have_the_defaults_of_the_config(written_run: Run) -> None:
 
 def test_a_run_is_shown_with_its_cells_and_state(written_run: Run, tmp_path: Path) -> None:
     cells = len(written_run.info["cells"])
-    for sessions, state in (([{}, {"state": "finished"}], "finished"), ([{"state": "finished"}, {}], "running")):
+    for sessions, state in (
+        ([{}, {"state": "finished"}], "finished"),
+        ([{"state": "finished"}, {"state": "running"}], "running"),
+    ):
         Store(written_run.path).write_run({**written_run.info, "sessions": sessions})
         assert repr(written_run) == f"Run({str(written_run.path)!r}: {cells} cells, {state})"
     assert repr(Run(tmp_path / "none")).endswith(": 0 cells, empty)")

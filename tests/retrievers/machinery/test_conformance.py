@@ -108,6 +108,15 @@ def test_a_retriever_that_does_not_take_the_policy_is_reported() -> None:
         check_retriever(OldSignature())
 
 
+def test_a_retriever_that_returns_examples_of_the_pool_is_reported() -> None:
+    class OfExamples(_Broken):
+        def retrieve(self, queries: Any, k: int, policy: Any = EXCLUDE_LEAKS) -> Any:
+            return [sample_pool().examples[:k] for _ in queries]
+
+    with pytest.raises(AssertionError, match=r"an? Example is returned, not a RetrievedExample\."):
+        check_retriever(OfExamples())
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in [*CROSS, *CHECKED_ELSEWHERE, "none", "ra_cm3"]])
 def test_the_policy_alone_decides_whether_a_retriever_leaks(name: str, resources: Resources) -> None:
     """`none` and `ra_cm3` are left out: they return no demonstration, or no near-duplicate of the query."""
