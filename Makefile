@@ -11,8 +11,9 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py \
 	tests/test_docs.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
-	tests/decoding/export tests/experiments/stopping tests/experiments/simulation \
-	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py
+	tests/decoding/export tests/experiments/stopping tests/experiments/simulation tests/experiments/doctor \
+	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
+	tests/test_mutants.py tests/experiments/test_stop_strings.py
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
