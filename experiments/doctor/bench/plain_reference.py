@@ -13,6 +13,7 @@ from decoding.arms.arm import Arm
 from decoding.base import InitialStepState
 from decoding.engine.decoding_step import combine_branches
 from icl.errors import ModelError
+from icl.testing.conversations import conversation
 from icl.types import Generation, Prompt
 
 
@@ -68,16 +69,8 @@ class PlainReference:
         return out
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
-        conversation = [
-            {
-                "role": turn.role,
-                "content": [
-                    {"type": "image"} if part.image else {"type": "text", "text": part.text} for part in turn.parts
-                ],
-            }
-            for turn in prompt.turns
-        ]
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+        messages = conversation(prompt, with_pixels=False)
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         images = prompt.images
         inputs = dict(self.processor(text=[text], images=[image.open() for image in images], return_tensors="pt"))
         edited = []

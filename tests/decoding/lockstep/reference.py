@@ -15,6 +15,7 @@ from torch import Tensor
 from decoding.arms.arm import Arm
 from decoding.base import InitialStepState
 from decoding.engine.decoding_step import combine_branches
+from icl.testing.conversations import conversation
 from icl.types import Prompt
 
 TOLERANCE = 1e-4
@@ -55,16 +56,8 @@ class Reference:
         return out
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
-        conversation = [
-            {
-                "role": turn.role,
-                "content": [
-                    {"type": "image"} if part.image else {"type": "text", "text": part.text} for part in turn.parts
-                ],
-            }
-            for turn in prompt.turns
-        ]
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+        messages = conversation(prompt, with_pixels=False)
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         images = prompt.images
         pil_images = [image.open() for image in images] or None
         inputs = dict(self.processor(text=[text], images=pil_images, return_tensors="pt"))
