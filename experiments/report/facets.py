@@ -49,8 +49,15 @@ def divide(table: TaskTable) -> list[Facet]:
     return facets
 
 
-def spread_out(positions: Sequence[float], gap: float) -> list[float]:
-    """Positions of labels beside their lines: in the same order, at least `gap` apart, near the given ones."""
+def spread_out(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions of labels beside their lines: in the same order, at least `gap` apart, near the given ones.
+
+    Args:
+        positions: Where the lines end.
+        gap: The height of a label.
+        low: The least position. If the labels need more room than there is, the first ones are below it.
+        high: The largest position.
+    """
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     groups: list[list[int]] = []
 
@@ -68,4 +75,12 @@ def spread_out(positions: Sequence[float], gap: float) -> list[float]:
     for group in groups:
         for place, i in enumerate(group):
             spread[i] = center(group) + (place - (len(group) - 1) / 2) * gap
+    nearest = low
+    for i in order:
+        spread[i] = max(spread[i], nearest)
+        nearest = spread[i] + gap
+    nearest = high
+    for i in reversed(order):
+        spread[i] = min(spread[i], nearest)
+        nearest = spread[i] - gap
     return spread

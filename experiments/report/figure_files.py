@@ -149,7 +149,8 @@ def _labels(panel: "Axes", facet: Facet, looks: LineStyles, limits: tuple[float,
     """Writes the name of each line beside its last point."""
     rows = list(facet.table.rows)
     heights = [sorted(row.cells.items())[-1][1].mean for row in rows]
-    places = spread_out([(height - limits[0]) / (limits[1] - limits[0]) for height in heights], LABEL_GAP)
+    ends = [(height - limits[0]) / (limits[1] - limits[0]) for height in heights]
+    places = spread_out(ends, LABEL_GAP, 0, 1)
     for row, place in zip(rows, places, strict=True):
         look = looks[row.labels, row.baseline]
         panel.annotate(

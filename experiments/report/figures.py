@@ -17,8 +17,8 @@ from experiments.stats.formatting import format_count, format_share
 from experiments.stats.intervals import Estimate
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 60, 122, 14, 40
-LABEL_HEIGHT, LABEL_LETTERS = 13, 19
+LEFT, RIGHT, TOP, BOTTOM = 60, 136, 14, 40
+LABEL_HEIGHT, LABEL_LETTERS = 13, 18
 """The height of a line's name in pixels, and its largest number of letters."""
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
 MARKS = ("circle", "square", "triangle", "diamond")
@@ -173,7 +173,8 @@ def draw_key_sample(look: LineStyle, baseline: bool) -> str:
 
 def _labels(facet: Facet, plotted: Sequence[PlottedRow], y: LinearScale) -> list[str]:
     """The names of the lines, at the heights of their last points."""
-    heights = spread_out([y(series.points[-1][1].mean) for series in plotted], LABEL_HEIGHT)
+    ends = [y(series.points[-1][1].mean) for series in plotted]
+    heights = spread_out(ends, LABEL_HEIGHT, LABEL_HEIGHT / 2, HEIGHT - BOTTOM)
     labels = []
     for series, height in zip(plotted, heights, strict=True):
         name = facet.name(series.row)

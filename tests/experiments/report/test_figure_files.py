@@ -1,4 +1,6 @@
+import re
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -11,6 +13,7 @@ from experiments.report import figures, tables
 from experiments.report.facets import MAX_LINES, divide, spread_out
 from experiments.report.figure_files import draw_task
 from experiments.results.run_view import view_run
+from experiments.stats.intervals import Estimate
 
 RETRIEVERS = ("random", "knn", "mmr")
 
@@ -45,12 +48,31 @@ def test_few_arms_are_one_panel(written):
 
 
 def test_labels_keep_their_order_and_their_distance():
-    spread = spread_out([0.5, 0.52, 0.9, 0.51], 0.1)
+    spread = spread_out([0.5, 0.52, 0.9, 0.51], 0.1, 0, 1)
     assert sorted(range(4), key=spread.__getitem__) == [0, 3, 1, 2]
     assert spread[2] == 0.9
     ordered = sorted(spread)
     assert min(b - a for a, b in pairwise(ordered)) >= 0.1 - 1e-12
     assert sum(spread[i] for i in (0, 1, 3)) == pytest.approx(0.5 + 0.52 + 0.51)
+
+
+def test_labels_stay_inside_the_panel():
+    assert spread_out([0.99, 1.0, 1.0, 0.2], 0.1, 0, 1) == pytest.approx([0.8, 0.9, 1.0, 0.2])
+    assert spread_out([0.0, 0.01, 0.5], 0.1, 0, 1) == pytest.approx([0.0, 0.1, 0.5])
+    assert spread_out([0.85, 1.0, 1.0], 0.1, 0, 1) == pytest.approx([0.8, 0.9, 1.0])
+
+
+def test_no_label_is_cut_at_the_edge_of_its_panel(table):
+    """Arms at the ceiling: letters of 11 pixels are at most 7.3 pixels wide on average in common fonts."""
+    best = Estimate(1.0, 1.0, 1.0, 8, 8)
+    top = replace(table, rows=tuple(replace(r, cells=dict.fromkeys(r.cells, best)) for r in table.rows))
+    panels = figures.draw_panels(top, figures.assign_line_styles([top]), "lenient accuracy")
+    labels = re.findall(r'<text ([^>]*class="label[^>]*)><title>[^<]*</title>([^<]*)<', "".join(p for _, p in panels))
+    assert labels
+    for attributes, text in labels:
+        x, y = (float(re.search(rf'\b{name}="([\d.]+)"', attributes)[1]) for name in "xy")
+        assert 11 <= y <= figures.HEIGHT
+        assert x + 7.2 * len(text) <= figures.WIDTH
 
 
 def test_a_figure_has_axis_titles_and_the_scores_of_the_table(table):
