@@ -174,7 +174,7 @@ def draw_key_sample(look: LineStyle, baseline: bool) -> str:
 def _labels(facet: Facet, plotted: Sequence[PlottedRow], y: LinearScale) -> list[str]:
     """The names of the lines, at the heights of their last points."""
     ends = [y(series.points[-1][1].mean) for series in plotted]
-    heights = spread_out(ends, LABEL_HEIGHT, LABEL_HEIGHT / 2, HEIGHT - BOTTOM)
+    heights = spread_out(ends, LABEL_HEIGHT, LABEL_HEIGHT / 2 + 1, HEIGHT - BOTTOM)
     labels = []
     for series, height in zip(plotted, heights, strict=True):
         name = facet.name(series.row)
