@@ -30,8 +30,8 @@ def nodes() -> Iterator[tuple[str, str, Any]]:
 def digests() -> dict[str, str]:
     """'kind name[preset]' -> digest of its canonical JSON; components with required parameters are left out."""
     from icl.errors import ConfigError
-    from icl.json_text import canonical_digest
     from icl.registry import build, describe
+    from icl.text.json_text import canonical_digest
 
     by_name = {}
     for kind, name, node in nodes():

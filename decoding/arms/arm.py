@@ -24,10 +24,10 @@ from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
-from icl.json_text import canonical_digest
 from icl.loading import location
 from icl.registry import build, describe
-from icl.truncate import truncate
+from icl.text.json_text import canonical_digest
+from icl.text.truncate import truncate
 
 Normalize = Literal["sum", "mean", "bytes"]
 """Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""

@@ -15,8 +15,8 @@ from decoding.formulas.row_steps import steps_per_row
 from decoding.strategies.dcd import DCD
 from decoding.traits import Traits
 from icl.constraints import Fraction
-from icl.device_copies import copied_to_device
 from icl.errors import ConfigError
+from icl.memory.device_copies import copied_to_device
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:

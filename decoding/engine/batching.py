@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from decoding.engine.requests import PreparedRequest, distinct_prompts
-from icl.batch_limit import BatchLimit
+from icl.memory.batch_limit import BatchLimit
 from icl.models.base import LogitModel
 
 BATCH_TOKENS = 32_768

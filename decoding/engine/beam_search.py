@@ -20,7 +20,7 @@ from decoding.engine.token_choice import StepChoice
 from decoding.engine.trace import StepTrace, step_traces
 from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
 from decoding.formulas.sampling import Beam
-from icl.device_copies import copied_to_device
+from icl.memory.device_copies import copied_to_device
 
 
 @dataclass

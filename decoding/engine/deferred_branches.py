@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from decoding.engine.step_batch import StepBatch, branch_rows, gather_logits, with_early_exits
-from icl.device_copies import StepIndices
+from icl.memory.device_copies import StepIndices
 from icl.models.base import Session
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from decoding.engine.read_ahead import ReadAhead, read_ahead
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
-from icl.batch_limit import BatchLimit
 from icl.errors import ICLError
+from icl.memory.batch_limit import BatchLimit
+from icl.memory.out_of_memory import first_line, is_out_of_memory
 from icl.models.base import LogitModel
-from icl.out_of_memory import first_line, is_out_of_memory
 from icl.user_errors import convert_user_errors
 
 GENERATION_CACHES: WeakKeyDictionary[LogitModel, GenerationCache] = WeakKeyDictionary()

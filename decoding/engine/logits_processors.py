@@ -11,7 +11,7 @@ import torch
 
 from decoding.arms.logits_processor_config import LogitsProcessorConfig
 from decoding.engine.decoding_step import zero_unusable_rows
-from icl.device_copies import copied_to_device
+from icl.memory.device_copies import copied_to_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from decoding.arms.arm import Normalize
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches
 from decoding.engine.step_batch import gather_early_exits
-from icl.device_copies import copied_to_device
+from icl.memory.device_copies import copied_to_device
 from icl.models.base import Session
 from icl.streams import StreamKey
 

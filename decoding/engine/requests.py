@@ -8,7 +8,7 @@ from typing import Literal
 from decoding.arms.arm import Arm, Normalize
 from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
-from icl.reasoning_blocks import max_output_tokens
+from icl.text.reasoning_blocks import max_output_tokens
 from icl.types import Prompt
 
 AnswerMode = Literal["generate", "options"]

@@ -1,7 +1,7 @@
 """Hypotheses that choose their tokens together at a step, with the logits of their branches.
 
 Rows of a session are gathered by an index on the device. It is copied only if the rows differ from those of the
-previous step (`icl.device_copies.StepIndices`), and adjacent rows need none.
+previous step (`icl.memory.device_copies.StepIndices`), and adjacent rows need none.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from icl.device_copies import StepIndices
+from icl.memory.device_copies import StepIndices
 from icl.models.base import Session
 
 if TYPE_CHECKING:

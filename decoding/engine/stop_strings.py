@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from icl.reasoning_blocks import split_reasoning
+from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Generation
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from icl.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers
+from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers
 from icl.types import ThinkingEnd
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from decoding.engine.stop_strings import ends_with_stop_string
 from decoding.engine.trace import step_traces, trace_tensors
 from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
 from decoding.formulas.sampling import Sampling
-from icl.device_copies import read_together
+from icl.memory.device_copies import read_together
 
 if TYPE_CHECKING:
     from torch import Tensor

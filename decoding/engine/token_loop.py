@@ -46,7 +46,7 @@ from decoding.engine.deferred_branches import DeferredBranches, OpenBranches
 from decoding.engine.hypotheses import DecodingGroup, LoopWork
 from decoding.engine.step_batch import LoopStep, StepBatch, reference_batches
 from decoding.engine.token_choice import StepChoice, TokenChoice, decided_hypotheses, read_choices
-from icl.device_copies import StepIndices, copied_to_device
+from icl.memory.device_copies import StepIndices, copied_to_device
 from icl.models.base import Session
 
 

@@ -16,7 +16,7 @@ from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.engine.trace_precision import round_nats, round_probabilities
 from decoding.formulas.divergences import entropy, jensen_shannon
-from icl.device_copies import read_together
+from icl.memory.device_copies import read_together
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from decoding.formulas.sampling import uniform_numbers
-from icl.device_copies import StepIndices, copied_to_device
+from icl.memory.device_copies import StepIndices, copied_to_device
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast
 
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.metrics.normalize import normalize_text
-from icl.reasoning_blocks import split_reasoning
 from icl.streams import StreamKey
+from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Generation, Usage
 
 RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from icl.device_copies import copied_to_device
+from icl.memory.device_copies import copied_to_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,8 +23,8 @@ from decoding.lockstep.budgeted_outputs import TokenizerLoader
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
-from icl.device_copies import copied_to_device
 from icl.errors import ICLError
+from icl.memory.device_copies import copied_to_device
 
 if TYPE_CHECKING:
     from torch import Tensor

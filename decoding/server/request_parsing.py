@@ -25,8 +25,8 @@ from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strateg
 from icl import spans
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
-from icl.reasoning_blocks import max_output_tokens
 from icl.streams import StreamKey
+from icl.text.reasoning_blocks import max_output_tokens
 from icl.types import Part, Prompt, Turn
 
 MAX_CHARACTERS = 2**20

@@ -28,7 +28,7 @@ from experiments.stats.intervals import cluster_codes, cluster_sums, mean_varian
 from experiments.stats.pairs import KEYS
 from icl.errors import ConfigError
 from icl.metrics.sufficient_statistics import Floats, SufficientStatistics, numeric_gradient
-from icl.object_mentions import mentions_and_objects
+from icl.text.object_mentions import mentions_and_objects
 from icl.types import Example
 
 if TYPE_CHECKING:

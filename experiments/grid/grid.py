@@ -15,10 +15,10 @@ from experiments.grid.axis_labels import short_labels
 from experiments.grid.axis_product import PlacedNode, axis_combinations
 from experiments.grid.matching import check_comparable, matches_all
 from icl.errors import ConfigError, ModelError
-from icl.json_text import canonical_digest
-from icl.reasoning_blocks import max_output_tokens
 from icl.registry import build, component_search_folder, describe
 from icl.streams import DRAWS
+from icl.text.json_text import canonical_digest
+from icl.text.reasoning_blocks import max_output_tokens
 from retrievers.base import declared
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import DataError
-from icl.json_text import canonical_digest, parse_json_object
+from icl.text.json_text import canonical_digest, parse_json_object
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.lock import is_locked
 from experiments.store.store import Store, report_write_errors
 from icl.errors import StoreError
-from icl.json_text import canonical_digest
+from icl.text.json_text import canonical_digest
 
 NUMBERS = ("shots", "max_new_tokens")
 """Axes whose labels are their values."""

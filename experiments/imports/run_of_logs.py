@@ -18,7 +18,7 @@ from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.store import ROUNDING, SampleWriter, Store
 from icl.errors import ConfigError, DataError, StoreError, did_you_mean
-from icl.json_text import canonical_digest
+from icl.text.json_text import canonical_digest
 from icl.types import Sample
 
 Axis = Literal["model", "decoding"]

@@ -18,7 +18,7 @@ from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_
 from experiments.stats.pairs import UnpairedError
 from experiments.store.store import Store
 from icl.errors import ConfigError
-from icl.truncate import truncate
+from icl.text.truncate import truncate
 
 if TYPE_CHECKING:
     from pandas import DataFrame

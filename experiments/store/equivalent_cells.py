@@ -12,7 +12,7 @@ from typing import Any
 
 from decoding.arms.equivalence import GREEDY, is_equivalent_to_greedy, registered_traits
 from experiments.config.keys import AXES
-from icl.json_text import canonical_digest
+from icl.text.json_text import canonical_digest
 
 EQUIVALENT = "equivalent_to_greedy"
 """The key of cell.json that is true for a control of a strategy with code of its own, if it answers as greedy does."""

@@ -18,7 +18,7 @@ from experiments.store.environment import collect_environment, now
 from experiments.store.json_shapes import InvocationShape, check_shape
 from experiments.store.store import Store, truncate_partial_line
 from icl.errors import StoreError
-from icl.json_text import parse_json_object
+from icl.text.json_text import parse_json_object
 
 REMEDY = "Restore the file from a copy, or remove it: samples are still valid without it."
 

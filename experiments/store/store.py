@@ -28,7 +28,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from icl.errors import StoreError
-from icl.json_text import parse_json
+from icl.text.json_text import parse_json
 from icl.types import Sample
 
 OPEN_FILES = 128

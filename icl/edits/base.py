@@ -7,10 +7,10 @@ from annotated_types import Ge, Le
 
 from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.json_text import canonical_bytes
 from icl.loading import location
 from icl.registry import build, describe
 from icl.streams import StreamKey
+from icl.text.json_text import canonical_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -34,7 +34,7 @@ from icl.metrics.answer_markup import (
     strip_markup,
 )
 from icl.metrics.marked_answers import LABEL_LINE, MARK, json_answer, labeled_answer, tagged_answer
-from icl.reasoning_blocks import split_reasoning
+from icl.text.reasoning_blocks import split_reasoning
 
 AnswerForm = Literal["bare", "emphasized", "boxed", "tagged", "json", "labeled", "concluded", "sentence", "none"]
 """How an output writes its answer. `none`: it has no answer, such as a reasoning block that never closes."""

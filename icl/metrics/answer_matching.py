@@ -12,7 +12,7 @@ from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, pars
 from icl.metrics.number_answers import stated_number
 from icl.metrics.option_letters import chosen_by_place
 from icl.metrics.quantities import canonical_quantities
-from icl.object_mentions import singular
+from icl.text.object_mentions import singular
 
 _HEDGE = (
     r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"

@@ -9,7 +9,7 @@ captions' own shares, which gives short captions more weight. Lower is better, a
 compare `chair_recall` and `caption_length` too.
 
 An example stores what the metrics need in `secret`: `objects`, the objects in the image, and `vocabulary`, the names
-that count as mentions: a list, a mapping from names to objects, or `coco` (`icl.object_mentions`).
+that count as mentions: a list, a mapping from names to objects, or `coco` (`icl.text.object_mentions`).
 
 Differs from the released code in nouns whose singular its library gets wrong ("bus"), which `vocabulary: coco_released`
 repeats, and in `chair_i` of a caption that names nothing: None, not 0.
@@ -21,8 +21,8 @@ from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.run_level import SampleValues, mean, on_scored_samples, ratio
-from icl.object_mentions import mentions_and_objects
 from icl.registry import component
+from icl.text.object_mentions import mentions_and_objects
 from icl.types import Example, Generation
 
 MAX_MENTIONS = 999  # mentions of a caption that `chair_corpus` can count

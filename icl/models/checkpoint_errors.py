@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from icl.json_text import parse_json_object
+from icl.text.json_text import parse_json_object
 
 FAILURES = (
     OSError,

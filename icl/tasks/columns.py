@@ -14,9 +14,9 @@ from string import Formatter
 from typing import Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.object_mentions import shipped_vocabulary
 from icl.tasks.cell_values import cell_images, image_at_path, image_keys, text_of
 from icl.tasks.source import DataSource
+from icl.text.object_mentions import shipped_vocabulary
 from icl.types import Example
 
 ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "objects", "meta")

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from experiments.doctor.bench.check import Bench, NotHereError, load_check
 from icl.errors import ICLError
-from icl.out_of_memory import first_line
+from icl.memory.out_of_memory import first_line
 
 MAX_CHARACTERS = 400
 

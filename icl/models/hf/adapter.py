@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
-from icl.json_text import canonical_bytes, parse_json
+from icl.text.json_text import canonical_bytes, parse_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

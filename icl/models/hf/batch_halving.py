@@ -1,4 +1,4 @@
-"""Batches within a limit that out-of-memory errors lower (`icl.batch_limit`)."""
+"""Batches within a limit that out-of-memory errors lower (`icl.memory.batch_limit`)."""
 
 import copy
 import gc
@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import torch
 
-from icl.batch_limit import BatchLimit
 from icl.errors import ICLError, ModelError
-from icl.out_of_memory import first_line, is_out_of_memory
+from icl.memory.batch_limit import BatchLimit
+from icl.memory.out_of_memory import first_line, is_out_of_memory
 
 V = TypeVar("V")
 T = TypeVar("T")

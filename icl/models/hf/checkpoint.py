@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
-from icl.json_text import parse_json_object
 from icl.models.hf import conventions
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
+from icl.text.json_text import parse_json_object
 
 SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from icl.host_memory import host_memory
+from icl.memory.host_memory import host_memory
 from icl.models.hf.device_placement import execution_device
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icl.batch_limit import BatchLimit
-from icl.device_copies import moved_to_device
 from icl.lru_cache_bytes import LRUByteCache
+from icl.memory.batch_limit import BatchLimit
+from icl.memory.device_copies import moved_to_device
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device

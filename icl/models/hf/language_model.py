@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl.batch_limit import BatchLimit
+from icl.memory.batch_limit import BatchLimit
 from icl.models.hf import layers, step_arguments
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device

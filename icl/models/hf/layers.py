@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl.device_copies import RowIndex
 from icl.errors import ModelError
+from icl.memory.device_copies import RowIndex
 from icl.models.hf import shared_prefix, step_arguments
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
 from icl.models.hf.step_arguments import CrossAttentionLayer, PromptLayer

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.json_text import canonical_digest
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
 from icl.models.hf.device_placement import TYPES
 from icl.registry import component, later_parameter
+from icl.text.json_text import canonical_digest
 from icl.types import Prompt
 
 if TYPE_CHECKING:

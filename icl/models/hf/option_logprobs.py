@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icl.device_copies import copied_to_device
+from icl.memory.device_copies import copied_to_device
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.padding_mask import pad_chunks
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from icl.device_copies import copied_to_device
+from icl.memory.device_copies import copied_to_device
 
 SPARE_COLUMNS = 64
 """Columns behind the mask, so that a step takes a longer view and writes nothing."""

@@ -27,7 +27,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from icl.batch_limit import BatchLimit
+from icl.memory.batch_limit import BatchLimit
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefix_plan import MIN_SAVED_TOKENS, common_prefix_length, groups, whole_images

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.json_text import parse_json
+from icl.text.json_text import parse_json
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint

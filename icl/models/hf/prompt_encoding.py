@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl.device_copies import moved_to_device
 from icl.errors import ModelError
+from icl.memory.device_copies import moved_to_device
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import EncodedImage
 from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from icl.errors import ICLError, ModelError
 from icl.images import Image
+from icl.memory.out_of_memory import is_out_of_memory
 from icl.models.hf import conventions, quantization
 from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder, process_prompt
 from icl.models.hf.rendering import PromptRenderer
-from icl.out_of_memory import is_out_of_memory
 from icl.types import Part, Prompt, Turn
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from icl.device_copies import RowIndex, copied_to_device
 from icl.errors import ModelError
+from icl.memory.device_copies import RowIndex, copied_to_device
 from icl.models.base import Session
 from icl.models.hf import layers
 from icl.models.hf.padding_mask import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from icl.cache_folder import cache_folder
 from icl.errors import ICLWarning, ModelError
-from icl.json_text import canonical_digest
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
+from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM

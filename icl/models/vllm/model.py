@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icl.constraints import Fraction, Positive, PositiveInt
 from icl.errors import ConfigError, ModelError
-from icl.json_text import canonical_digest
 from icl.models.base import Model, Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.registry import component
+from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt, Usage
 
 if TYPE_CHECKING:

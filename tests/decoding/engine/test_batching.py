@@ -7,7 +7,7 @@ from typing import Any
 from decoding.arms.arm import parse_arm
 from decoding.engine.batching import BATCH_TOKENS, ROWS_PER_PREFILL, batches, token_budget
 from decoding.engine.requests import DecodingRequest, PreparedRequest
-from icl.batch_limit import BatchLimit
+from icl.memory.batch_limit import BatchLimit
 from tests.decoding.prompts import prompt
 
 

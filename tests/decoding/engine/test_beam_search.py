@@ -15,8 +15,8 @@ from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.step_batch import LoopStep, StepBatch
 from decoding.engine.token_choice import read_choices
 from decoding.formulas.sampling import Beam
-from icl.device_copies import StepIndices
 from icl.errors import ConfigError
+from icl.memory.device_copies import StepIndices
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
 from tests.decoding.test_engine_all import TOKENS, probe_branches, step

@@ -12,7 +12,7 @@ from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.thinking_budget import Thinking
 from decoding.engine.token_loop import decode as decode_groups
-from icl.reasoning_blocks import REASONING_MARKERS, split_reasoning
+from icl.text.reasoning_blocks import REASONING_MARKERS, split_reasoning
 from icl.types import Generation
 from tests.decoding.prompts import prompt
 from tests.decoding.thinker import CLOSING, OPENING, Thinker

@@ -16,7 +16,7 @@ from reference import Reference
 from decoding.arms.arm import parse_arm
 from decoding.engine import engine as loop
 from decoding.engine.requests import DecodingRequest
-from icl.reasoning_blocks import ReasoningMarkers
+from icl.text.reasoning_blocks import ReasoningMarkers
 from icl.types import Generation
 from tests.decoding.toy import Row, Toy
 

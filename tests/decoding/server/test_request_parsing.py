@@ -20,8 +20,8 @@ from icl.errors import ConfigError, DataError, ICLError
 from icl.images import Image
 from icl.models.chat_messages import data_url
 from icl.models.icl_server import named_messages
-from icl.reasoning_blocks import FORCED_TOKENS
 from icl.streams import StreamKey
+from icl.text.reasoning_blocks import FORCED_TOKENS
 from icl.types import Part, Prompt, Turn
 
 

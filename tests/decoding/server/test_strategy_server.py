@@ -22,7 +22,7 @@ from decoding.server.strategy_server import StrategyServer
 from icl.errors import DataError
 from icl.images import Image
 from icl.models.vllm.engine_io import EngineRequest
-from icl.reasoning_blocks import FORCED_TOKENS
+from icl.text.reasoning_blocks import FORCED_TOKENS
 from icl.types import Part, Prompt, Turn
 from tests.decoding.thinker import CLOSING, OPENING, WordTokenizer
 from tests.decoding.toy import STOP

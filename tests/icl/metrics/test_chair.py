@@ -4,7 +4,7 @@ import pytest
 
 from icl.metrics.base import ScoredSample
 from icl.metrics.chair import CaptionLength, ChairCorpus, ChairI, ChairRecall, ChairS
-from icl.object_mentions import mentioned_objects, singular
+from icl.text.object_mentions import mentioned_objects, singular
 from icl.types import Example, Generation
 
 NAMES = {"dog": "dog", "puppy": "dog", "hot dog": "hot dog", "bus": "bus"}

@@ -9,7 +9,7 @@ from live_storages import LiveStorages
 from tiny_models import conversations, prompts
 from torch import Tensor
 
-from icl.device_copies import RowIndex
+from icl.memory.device_copies import RowIndex
 from icl.models.hf import layers
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession, join_sessions

@@ -1,8 +1,8 @@
 """Tests of captions of scenes."""
 
 from icl.metrics.chair import ChairI, ChairRecall, ChairS
-from icl.object_mentions import mentioned_objects
 from icl.tasks.generated.captions import VOCABULARY, CaptionsTask
+from icl.text.object_mentions import mentioned_objects
 from icl.types import Generation
 
 

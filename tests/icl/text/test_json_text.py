@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from icl.json_text import canonical_bytes, canonical_digest
+from icl.text.json_text import canonical_bytes, canonical_digest
 
 VALUE = {"b": [1, "é"], "a": {"d": None, "c": 0.5}}
 

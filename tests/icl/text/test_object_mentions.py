@@ -8,11 +8,13 @@ import pytest
 
 from icl.errors import DataError
 from icl.metrics.chair import ChairI
-from icl.object_mentions import mentioned_objects, shipped_vocabulary, singular, split_words
+from icl.text.object_mentions import mentioned_objects, shipped_vocabulary, singular, split_words
 from icl.types import Example, Generation
 
-GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden/chair_mentions.jsonl").read_text().splitlines()]
-DATA = json.loads(files("icl").joinpath("coco_objects.json").read_text())
+GOLDEN = [
+    json.loads(line) for line in (Path(__file__).parents[1] / "golden/chair_mentions.jsonl").read_text().splitlines()
+]
+DATA = json.loads(files("icl.text").joinpath("coco_objects.json").read_text())
 NAMES = {name: thing for thing, names in DATA["objects"].items() for name in names}
 IRREGULAR = {
     "aircraft": "aircraft", "bison": "bison", "calf": "calves", "cattle": "cattle", "child": "children",

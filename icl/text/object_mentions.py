@@ -159,7 +159,7 @@ def shipped_vocabulary(name: str) -> ObjectVocabulary:
             f"There is no vocabulary '{name}'. Shipped are 'coco' and 'coco_released'. For other objects, write the "
             "names as a list, or as a mapping from names to objects."
         )
-    data = json.loads(files("icl").joinpath("coco_objects.json").read_text(encoding="utf-8"))
+    data = json.loads(files("icl.text").joinpath("coco_objects.json").read_text(encoding="utf-8"))
     names = {name: thing for thing, all_names in data["objects"].items() for name in all_names}
     vocabulary = vocabulary_of(names)
     if name == "coco":

@@ -2,7 +2,7 @@
 
 import copy
 
-from icl.batch_limit import FULL_BATCHES, BatchLimit
+from icl.memory.batch_limit import FULL_BATCHES, BatchLimit
 
 
 def test_a_size_that_failed_is_halved_and_not_tried_again() -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from icl.batch_limit import BatchLimit
+from icl.memory.batch_limit import BatchLimit
+from icl.memory.out_of_memory import first_line, is_out_of_memory
 from icl.models.hf.batch_halving import run_within_limit
-from icl.out_of_memory import first_line, is_out_of_memory
 from icl.user_errors import convert_user_errors
 
 
