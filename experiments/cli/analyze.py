@@ -35,7 +35,7 @@ def command(
     from experiments.cli.component_page import hanging_lines
     from experiments.report.sample_detail import parse_settings
     from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
+    from experiments.results.view_run import view_run
     from experiments.store.store import write_text
     from experiments.terminal.spinner import spinner
 

@@ -108,7 +108,7 @@ def _read(
     """(the view of one run, or of two paired ones, sentences on what differs between two)."""
     from experiments.results.loaded_run import load_run
     from experiments.results.paired_runs import pair_runs
-    from experiments.results.run_view import NO_REFERENCE, view_run
+    from experiments.results.view_run import NO_REFERENCE, view_run
 
     if len(runs) > 2:
         raise ConfigError(f"icl compare takes one run or two, not {len(runs)}. `icl merge ALL RUN ...` joins several.")

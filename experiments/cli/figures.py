@@ -33,7 +33,7 @@ def command(
     from experiments.report.html import figure_name
     from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
+    from experiments.results.view_run import view_run
 
     formats = list(dict.fromkeys(kind or figure_files.FORMATS))
     if wrong := [name for name in formats if name not in figure_files.FORMATS]:

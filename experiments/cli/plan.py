@@ -84,8 +84,8 @@ def _pilot(path: Path) -> "Pilot":
     """How often arms and references of a run differ, by task."""
     from experiments.planning.stop_lines import Pilot
     from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
     from experiments.results.sequential_findings import discordance_by_task
+    from experiments.results.view_run import view_run
 
     view = view_run(load_run(path))
     return Pilot(str(path), discordance_by_task(view.scores, view.to, view.metric, view.axes))

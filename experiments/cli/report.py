@@ -31,7 +31,7 @@ def command(
         from experiments.report.sample_detail import parse_settings
         from experiments.results.data_columns import column_values
         from experiments.results.loaded_run import load_run
-        from experiments.results.run_view import view_run
+        from experiments.results.view_run import view_run
 
         view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"), by)
         for name in by or ():

@@ -72,7 +72,7 @@ def _show_results(folder: Path) -> None:
     from experiments.report.html import write_report
     from experiments.report.terminal import print_summary
     from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
+    from experiments.results.view_run import view_run
     from experiments.terminal.spinner import spinner
 
     problem: ICLError | None = None

@@ -48,7 +48,7 @@ def command(
         print_sample,
     )
     from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
+    from experiments.results.view_run import view_run
 
     view = view_run(load_run(run, trust))
     console = Console()

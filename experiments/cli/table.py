@@ -37,7 +37,7 @@ def command(
     from experiments.report.sample_detail import parse_settings
     from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
-    from experiments.results.run_view import view_run
+    from experiments.results.view_run import view_run
     from experiments.store.store import write_text
 
     flags = {"latex": latex, "markdown": markdown, "html": html, "csv": csv}

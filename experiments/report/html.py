@@ -21,8 +21,9 @@ from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import LinearScale, element
 from experiments.results.column_effects import interactions_frame
-from experiments.results.run_view import RunView, view_run
+from experiments.results.run_view import RunView
 from experiments.results.sequential_findings import looks_frame
+from experiments.results.view_run import view_run
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from experiments.report.score_table import format_score_table
 from experiments.report.tables import TaskTable, task_tables
-from experiments.results.run_view import RunView, view_run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import few_units_note, format_count
 

@@ -167,7 +167,7 @@ class Run:
             ConfigError: The run has no such metric or column.
         """
         from experiments.results.data_columns import split_view
-        from experiments.results.run_view import view_run
+        from experiments.results.view_run import view_run
         from experiments.stats.summary import summarize_arms
 
         view = view_run(self, metric)
@@ -213,7 +213,7 @@ class Run:
     def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
         """The table of an analysis, such as "copying"; `icl analyze` lists them. Raises ConfigError or StoreError."""
         from experiments.analyses.catalog import find_analysis
-        from experiments.results.run_view import view_run
+        from experiments.results.view_run import view_run
 
         return find_analysis(name)(view_run(self, metric))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import NO_REFERENCE, RunView, view_run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats.arms import describe_arm, iter_arms, varying_axes
 from experiments.stats.formatting import format_share
 from experiments.store.imported import IMPORTED, MERGED

@@ -6,14 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import (
-    DEFAULT_CORRECTION,
-    DEFAULT_METRICS,
-    DEFAULT_REFERENCES,
-    METRIC_PREFERENCE,
-    primary_metric,
-)
-from experiments.grid.matching import node_matches
+from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_METRICS, METRIC_PREFERENCE
 from experiments.results.arm_answers import CUT_ANSWER, CUT_THINKING, UNPARSED, ArmAnswers, arm_answers, cut_columns
 from experiments.results.column_effects import (
     ColumnEffects,
@@ -21,54 +14,25 @@ from experiments.results.column_effects import (
     describe_interactions,
     interaction_comparisons,
 )
-from experiments.results.data_columns import declared_columns
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
-from experiments.results.run_metrics import UNAVAILABLE
-from experiments.results.sequential_findings import (
-    WARNING,
-    anytime_findings,
-    restrict_samples,
-    stopped_findings,
-)
+from experiments.results.sequential_findings import WARNING, anytime_findings, stopped_findings
 from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
 from experiments.stats.arm_comparisons import ArmComparison, Topic
-from experiments.stats.arms import (
-    EQUIVALENCE,
-    NO_VALUE,
-    UNIT,
-    SharedAttrs,
-    axes_of,
-    axis_values,
-    baseline_column,
-    better_of,
-    find_baseline_column,
-    is_accuracy,
-    resolve_setting,
-    tidy_frame,
-    varying_axes,
-)
+from experiments.stats.arms import NO_VALUE, axis_values, better_of, is_accuracy, varying_axes
 from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
 from experiments.stats.findings import Finding, describe_comparisons, page_comparisons, reference_decoding
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.stats.sample_rows import scores_by_names_used
-from experiments.stopping.records import FamilyRecord, common_queries, read_families
+from experiments.stopping.records import FamilyRecord
 from experiments.store.imported import changed_since_merge
 from experiments.store.lock import last_state
 from experiments.store.store import Store
-from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.base import Better
-from icl.metrics.baselines import BASELINES
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
-
-    from experiments.results.loaded_run import Run
-
-
-NO_REFERENCE: Mapping[str, Any] = {}
-"""The setting of a view whose arms are not compared with each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,159 +315,8 @@ def _of_ceiling(one: Finding) -> bool:
     return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
-def view_run(
-    run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None, by: Sequence[str] | None = None
-) -> RunView:
-    """The view of a run.
-
-    Args:
-        run: The run.
-        metric: The metric of comparisons, by default that of the config.
-        to: The reference setting, by default that of the config; NO_REFERENCE for none.
-        by: Columns of the data by which the run is reported, by default those of the config or of its presets.
-
-    Raises:
-        StoreError: The run has no samples.
-        ConfigError: The run has no such metric or setting.
-    """
-    frame = run.lazy_samples()
-    if not len(frame):
-        raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
-    axes = axes_of(frame)
-    samples = every = tidy_frame(frame, axes)
-    if families := read_families(run.path):
-        samples = restrict_samples(samples, common_queries(families))
-        if not len(samples):
-            raise StoreError(f"{run.path} has taken no look yet. Its first look is after some more samples.")
-    store = Store(run.path)
-    info = store.read_run() or {}
-    metrics = tuple(frame.attrs.get("metrics") or _metrics(frame))
-    compare = dict(_inside(info, "config", "compare") or {})
-    chosen = metric or str(primary_metric(info, metrics))
-    if chosen in (unavailable := frame.attrs.get(UNAVAILABLE, {})):
-        raise StoreError(f"{unavailable[chosen]} Other scores are readable (--metric): {', '.join(metrics)}.")
-    if chosen not in metrics:
-        raise ConfigError(
-            f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
-        )
-    columns = {name: find_baseline_column(frame, name, chosen) for name in _baselines(frame)}
-    judged = {name: samples[column] for name, column in columns.items() if column}
-    owns = {
-        sample_ref_column(name): samples[sample_ref_column(c)]
-        for name, c in columns.items()
-        if c and sample_ref_column(c) in samples
-    }
-    old = [column for name in columns for column in (name, sample_ref_column(name)) if column in samples]
-    samples = samples.drop(columns=old).assign(**judged, **owns)
-    better = SharedAttrs({m: better_of(frame, m) for m in metrics})
-    setting = to or _sole(samples, compare.get("to") or {}, store)
-    reference: dict[str, Any] = {}
-    if to is not NO_REFERENCE:
-        reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
-    return RunView(
-        path=run.path,
-        trust=run.trust,
-        name=str(info.get("name") or run.path.name),
-        frame=samples,
-        scores=_scores(samples, axes, metrics, {"better": better, "accuracies": frame.attrs.get("accuracies")}),
-        axes=axes,
-        metrics=metrics,
-        baselines=tuple(judged),
-        metric=chosen,
-        to=reference,
-        correct=str(compare.get("correction", DEFAULT_CORRECTION)),
-        controls=_controls(samples, store),
-        info=info,
-        families=tuple(families),
-        every=every if families else None,
-        by=declared_columns(info) if by is None else tuple(by),
-    )
-
-
 def planned_clusters(view: RunView) -> dict[str, int]:
     """Task -> the number of clusters that the run will have; that of queries for a run of an older version."""
     numbers = view.info.get("clusters") or view.info.get("sizes") or []
     tasks = dict(zip(view.frame["cell"], view.scores["task"], strict=True))
     return {str(tasks[c]): n for c, n in zip(view.info.get("cells") or [], numbers, strict=False) if c in tasks}
-
-
-def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """Replaces a setting by the axis' label if the axis has one value only, whose label has no parameters to match."""
-    labels = dict(setting)
-    for axis, value in setting.items():
-        if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
-            cell = store.read_cell(str(samples["cell"].iloc[0])) or {}
-            if node_matches(value, cell.get(axis)):
-                labels[axis] = samples[axis].iloc[0]
-    return labels
-
-
-def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
-    baseline_columns = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
-    judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
-    owns = [sample_ref_column(column) for column in (*metrics, *judged) if sample_ref_column(column) in samples]
-    decided = [EQUIVALENCE] if EQUIVALENCE in samples else []
-    names = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
-    scores = samples[list(names)].copy()
-    scores.attrs = attrs
-    scores["failed"] = samples["failed"].notna() if "failed" in samples else False
-    for axis, value in (("task", "task"), ("shots", 0)):
-        if axis not in scores:
-            scores[axis] = value
-    return scores
-
-
-def _baselines(frame: "DataFrame") -> list[str]:
-    return [
-        name for name in BASELINES if name in frame or any(str(c).startswith(baseline_column(name, "")) for c in frame)
-    ]
-
-
-def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
-    """The reference without a setting in the config: the default decoding, else random retrieval, else 0 shots."""
-    if "decoding" in samples and samples["decoding"].nunique() > 1:
-        return {"decoding": reference_decoding(samples)}
-    chance = DEFAULT_REFERENCES["retriever"]
-    if "retriever" in samples and chance in set(samples["retriever"]) and samples["retriever"].nunique() > 1:
-        return {"retriever": chance}
-    return {"shots": 0} if "shots" in samples and 0 in set(samples["shots"]) else {}
-
-
-def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
-    """The labels of each strategy's controls: those that the run added, and wrappers with the same sampler."""
-    if "decoding" not in samples or "cell" not in samples:
-        return {}
-    first = samples.drop_duplicates("decoding")
-    cells = {
-        str(label): store.read_cell(str(digest)) or {}
-        for label, digest in zip(first["decoding"], first["cell"], strict=True)
-    }
-    nodes = {label: cell.get("decoding") for label, cell in cells.items()}
-    own = {label: str(cell.get("decoding_digest")) for label, cell in cells.items()}
-    controls = {
-        label: tuple(
-            name
-            for name, other in nodes.items()
-            if _wraps(other, node) or (cells[name].get("control") and own[label] in cells[name].get("controls", ()))
-        )
-        for label, node in nodes.items()
-    }
-    return {label: names for label, names in controls.items() if names}
-
-
-def _wraps(control: Any, arm: Any) -> bool:
-    wrapped = _inside(control, "strategy", "of")
-    return wrapped is not None and wrapped == _inside(arm, "strategy") and control.get("sampler") == arm.get("sampler")
-
-
-def _metrics(frame: "DataFrame") -> Sequence[str]:
-    metrics = [metric for metric in (*METRIC_PREFERENCE, "yes_ratio") if metric in frame]
-    if not metrics:
-        raise StoreError("the run's samples have no scores.")
-    return metrics
-
-
-def _inside(tree: Any, *keys: str) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree

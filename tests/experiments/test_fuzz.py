@@ -32,7 +32,7 @@ from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.watch import RunWatcher
 from experiments.report.html import write_report
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.running.run import run
 from icl.component_json import config_key
 from icl.errors import ICLError

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from experiments.analyses import leakage
 from experiments.api import run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.tasks.base import Pool
 from icl.types import RetrievedExample
 from retrievers.base import Resources

@@ -11,7 +11,7 @@ from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.report.quantization_section import quantization_section
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.models.hf import prequantized
 from icl.models.hf.checkpoint import SHIPPED
 

@@ -12,7 +12,7 @@ from experiments.config.json_schema import experiment_schema
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import expand
 from experiments.report.tables import task_tables
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.errors import ConfigError, PlanError
 
 

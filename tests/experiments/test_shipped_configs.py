@@ -11,7 +11,7 @@ from experiments.analyses.catalog import find_analysis
 from experiments.api import run
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 
 CONFIGS = Path(experiments.__file__).parent / "configs"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from experiments.api import run
-from experiments.results.run_view import RunView, view_run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
 
 PARTS = Path(__file__).parent / "parts.py"
 

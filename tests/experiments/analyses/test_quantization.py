@@ -10,7 +10,7 @@ import pytest
 from experiments.analyses import quantization, quantization_gains
 from experiments.analyses.quantization_measurements import kl_divergences
 from experiments.api import load_run, run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.errors import ConfigError, ModelError
 
 

@@ -1,6 +1,6 @@
 from experiments.bench.large_run import enlarge
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 
 
 def test_an_enlarged_run_has_the_samples_of_its_source_under_new_queries(mapping, tmp_path):

@@ -8,7 +8,7 @@ from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.imports.merged_runs import merge_runs
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.running.run import run as run_config
 from experiments.store.store import Store
 from icl.errors import StoreError

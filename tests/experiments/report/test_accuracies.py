@@ -7,7 +7,7 @@ import pytest
 
 from experiments.api import run
 from experiments.report.controls_page import render_controls_page
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.registry import entries, resolve
 from icl.testing.conformance import check_metric
 

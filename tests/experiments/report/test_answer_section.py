@@ -15,7 +15,8 @@ from experiments.report.answer_section import answer_section, print_answers
 from experiments.report.html import write_report
 from experiments.report.sample_detail import print_sample
 from experiments.report.terminal import print_summary
-from experiments.results.run_view import RunView, view_run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
 from icl.models.base import Request
 
 Mapping = Callable[..., dict[str, Any]]

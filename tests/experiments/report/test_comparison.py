@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from experiments.report.comparison import print_comparison
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 
 

@@ -11,7 +11,7 @@ from experiments.cli.main import main
 from experiments.report.controls import column_notes, controls_frame, effect_columns, page_sections, print_controls
 from experiments.report.controls_page import render_controls_page
 from experiments.report.html import write_report
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 
 
 def printed(run, width):

@@ -2,7 +2,7 @@
 
 from experiments.cli.main import main
 from experiments.report.controls_page import render_controls_page
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 
 
 def test_the_page_counts_its_verdicts_and_has_a_row_a_strategy(written):

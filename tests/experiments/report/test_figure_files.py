@@ -12,7 +12,7 @@ from experiments.cli.main import main
 from experiments.report import figures, tables
 from experiments.report.facets import MAX_LINES, divide, spread_out
 from experiments.report.figure_files import draw_task
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.intervals import Estimate
 
 RETRIEVERS = ("random", "knn", "mmr")

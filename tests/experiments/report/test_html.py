@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from experiments.report.html import _json, write_report
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
 

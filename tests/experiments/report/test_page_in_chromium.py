@@ -10,7 +10,7 @@ from written_run import GREEDY, VCD
 from experiments.imports.merged_runs import merge_runs
 from experiments.report.html import write_report
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 
 FLAGS = (
     "--headless",

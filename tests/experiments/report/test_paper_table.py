@@ -19,7 +19,7 @@ from experiments.report.paper_table import (
     to_latex,
     to_markdown,
 )
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.errors import ConfigError
 
 CELL = re.compile(r"(1?\.\d{3}) \[(1?\.\d\d), (1?\.\d\d)\]")

@@ -8,7 +8,7 @@ import pytest
 from experiments.analyses.quantization_gains import analyze as gains
 from experiments.report.html import write_report
 from experiments.report.quantization_section import quantization_section
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.formatting import format_share, format_signed
 
 FULL, FEW = ({"name": "hf", "path": "tiny", "quantize": bits} for bits in ("none", "nf4"))

@@ -2,7 +2,7 @@
 
 from decoding.arms.arm import default_controls, parse_arm
 from experiments.api import run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.findings import findings
 
 

@@ -16,7 +16,7 @@ from experiments.report.sample_browser import collect_samples
 from experiments.report.sample_detail import choose_informative_query, print_sample
 from experiments.report.terminal import print_summary
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from icl.errors import ConfigError
 

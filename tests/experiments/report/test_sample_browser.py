@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from experiments.api import run
 from experiments.report import sample_browser
 from experiments.report.sample_browser import choose_queries, collect_samples, image_data_uri, images_by_owner
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 
 
 def test_half_are_disputed_and_half_are_drawn():

@@ -2,7 +2,7 @@ import pytest
 
 from experiments.api import run
 from experiments.report.tables import difference_frame, score_frame, task_tables
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from experiments.stats.formatting import format_share
 from icl.errors import ConfigError

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from experiments.report.comparison import print_comparison
 from experiments.report.terminal import print_summary
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from experiments.stats.findings import Finding
 

@@ -21,7 +21,7 @@ from experiments.results.data_columns import (
 )
 from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.arms import MISSING_VALUE, tidy_frame
 from experiments.stats.summary import summarize_arms
 from icl.errors import ConfigError

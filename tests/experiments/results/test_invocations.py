@@ -11,7 +11,7 @@ from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.invocations import describe_invocation, version_differences
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.running.run import run
 from experiments.store.invocations import invocations_file
 from experiments.store.store import Store

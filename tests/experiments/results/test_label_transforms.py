@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import RunView, view_run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
 from experiments.store.store import Store
 from icl.registry import resolve
 

@@ -8,7 +8,7 @@ from experiments.imports.merged_runs import merge_runs
 from experiments.results.loaded_run import load_run
 from experiments.results.paired_runs import _value, pair_runs
 from experiments.results.run_list import list_runs
-from experiments.results.run_view import NO_REFERENCE, view_run
+from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats.compare import compare
 from experiments.stats.pairs import UnpairedError
 from experiments.store.store import Store

@@ -11,7 +11,7 @@ import icl
 from experiments.report.tables import task_tables
 from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from icl.errors import ICLWarning, StoreError
 
 TASK = {"name": "existence", "queries": 40, "pool_size": 20}

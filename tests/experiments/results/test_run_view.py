@@ -4,7 +4,7 @@ import pytest
 
 from experiments.api import load_run
 from experiments.config.config import load_config
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.running.run import run
 from icl.errors import ConfigError, StoreError
 

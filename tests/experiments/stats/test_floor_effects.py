@@ -2,7 +2,7 @@ import re
 
 import pandas as pd
 
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 
 

@@ -9,8 +9,8 @@ from experiments.cli.main import main
 from experiments.launch.watch import RunWatcher
 from experiments.report.html import write_report
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
 from experiments.results.sequential_findings import complete_clusters
+from experiments.results.view_run import view_run
 from experiments.running import runner
 from icl.errors import StoreError
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.api import run
 from experiments.results.loaded_run import load_run
-from experiments.results.run_view import view_run
+from experiments.results.view_run import view_run
 from experiments.store.store import _TYPES, SampleWriter, Store, parse_line, serialize_sample, truncate_partial_line
 from icl.errors import StoreError
 from icl.types import Sample
