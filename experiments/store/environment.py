@@ -6,6 +6,7 @@ No package is imported to ask its version.
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -40,7 +41,20 @@ def collect_environment() -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    return dict(sorted((package.name.lower(), package.version) for package in distributions() if package.name))
+    """Name -> version. Only the first lines of a package's metadata are read: it may contain a whole README."""
+    packages: list[tuple[str, str]] = []
+    for package in distributions():
+        text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+        fields = {name: _field(name, text) for name in ("Name", "Version")}
+        if fields["Name"]:
+            packages.append((fields["Name"].lower(), fields["Version"]))
+    return dict(sorted(packages))
+
+
+def _field(name: str, metadata: str) -> str:
+    """The value of a field in the headers of a package's metadata; '' without it."""
+    match = re.search(rf"^{name}:[ \t]*(.*)$", metadata.partition("\n\n")[0], re.MULTILINE)
+    return match[1].strip() if match else ""
 
 
 def _devices() -> dict[str, Any]:

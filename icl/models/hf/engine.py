@@ -112,7 +112,8 @@ class HFEngine:
     def _budgets(self, hf: "HF") -> MemoryBudgets:
         """Sizes of batches and caches from the memory that is free now."""
         model, features = self.runner.model, None if hf.image_cache_mb is None else hf.image_cache_mb * 2**20
-        free()
+        if self.runner.device.type != "cpu":  # main memory has no cache to empty
+            free()
         try:
             shape = decoder_shape(model.config)
         except ModelError as error:

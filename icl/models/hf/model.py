@@ -1,5 +1,6 @@
 """The model `hf`: any vision-language checkpoint of transformers."""
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -238,8 +239,11 @@ class HF(LogitModel):
         """Free weights and caches. The next use loads them again."""
         from icl.models.hf.batch_halving import free
 
-        if vars(self).pop("engine", None) is not None:
-            free()
+        engine = vars(self).pop("engine", None)
+        if engine is not None:
+            model = weakref.ref(engine.runner.model)
+            del engine
+            free(collect=model() is not None)
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads, with one placeholder for each image. Raises ModelError."""

@@ -4,6 +4,7 @@ import platform
 import re
 import subprocess
 from datetime import datetime, timedelta
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_the_time_has_its_offset() -> None:
     assert abs(datetime.now().astimezone() - time) < timedelta(minutes=1)
 
 
-def test_versions_are_those_of_all_packages_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_are_those_of_all_packages_by_name() -> None:
     versions = collect_environment()["versions"]
     assert versions["python"] == platform.python_version()
     import numpy as np
@@ -29,6 +30,8 @@ def test_versions_are_those_of_all_packages_by_name(monkeypatch: pytest.MonkeyPa
     names = [name for name in versions if name != "python"]
     assert names == sorted(names)
     assert names == [name.lower() for name in names]
+    packages = sorted((package.name.lower(), package.version) for package in distributions() if package.name)
+    assert {name: version for name, version in versions.items() if name != "python"} == dict(packages)
 
 
 def test_the_toolkit_has_a_commit_only_in_its_own_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,13 +119,28 @@ def test_the_digest_includes_used_settings_of_quantization_only() -> None:
     assert HF(quantize="int8", double_quant=True).digest == HF(quantize="int8").digest
 
 
-def test_an_unloaded_model_frees_its_weights() -> None:
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_an_unloaded_model_frees_its_weights_and_collects_garbage_only_if_needed(
+    in_a_cycle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hf = HF(quantize="nf4")
     hf.load()
     weights = weakref.ref(hf.engine.runner.model)
-    hf.unload()
-    gc.collect()
+    gc.collect()  # cycles of loading are not the subject
+    if in_a_cycle:
+        cycle: list[Any] = [hf.engine.runner.model]
+        cycle.append(cycle)
+        del cycle
+    collections: list[int] = []
+    collect = gc.collect
+    monkeypatch.setattr(gc, "collect", lambda *arguments: collections.append(collect(*arguments)))
+    gc.disable()
+    try:
+        hf.unload()
+    finally:
+        gc.enable()
     assert weights() is None
+    assert len(collections) == in_a_cycle
 
 
 @pytest.fixture(scope="module")
