@@ -1,0 +1,71 @@
+"""Statements that contradict an image, as in MMIR (Yan et al., 2502.16033): which elements are inconsistent?
+
+An image shows numbered shapes, and the question lists one statement for each number. With `wrong: 1` one statement is
+false. With `wrong: 2` two statements have exchanged their shapes, so two elements are inconsistent. The metric `mmir`
+scores the numbers in the answer. `marks: elsewhere` is the control: the numbers stand in empty cells, so no statement
+can be checked.
+
+MMIR asks about web pages, slides and posters with five kinds of contradiction; this task is generated.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from icl.constraints import GeneratedCount
+from icl.edits.mark import Mark
+from icl.registry import component, parameter
+from icl.streams import StreamKey
+from icl.tasks.generated.drawing import CONCEPT_SETS
+from icl.tasks.generated.episode import SharedPoolTask, Split, shuffled
+from icl.tasks.generated.placed import CELLS, PlacedShapes, cell_box
+from icl.tasks.generated.scene import noun
+from icl.types import Example
+
+QUESTIONS = {1: "which number is wrong?", 2: "which two numbers are wrong?"}
+
+
+@component("task", "inconsistency")
+@dataclass(frozen=True)
+class InconsistencyTask(SharedPoolTask):
+    """Questions which of the statements about numbered shapes contradict the image."""
+
+    called: ClassVar[str] = "inconsistency"
+
+    objects: Annotated[int, Ge(2), Le(4)] = 4  # number of shapes and statements
+    wrong: Literal[1, 2] = 1  # number of false statements; two false ones have exchanged their shapes
+    marks: Literal["objects", "elsewhere"] = "objects"  # what the numbers mark
+    concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    support: GeneratedCount = parameter("pool_size", 100)  # number of examples in the pool
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
+
+    @property
+    def title(self) -> str:
+        return f"inconsistency · {self.wrong} wrong" + (" · marks elsewhere" if self.marks == "elsewhere" else "")
+
+    def example(self, split: Split, number: int, name: str) -> Example:
+        stream = f"inconsistency/{self.concept_set}/{split}/{number}"
+        rng = StreamKey(self.seed, stream).numpy("facts")
+        concepts = shuffled(rng, CONCEPT_SETS[self.concept_set])
+        shown, other = tuple(concepts[: self.objects]), concepts[self.objects]
+        cells = shuffled(rng, range(CELLS))
+        places = sorted(shuffled(rng, range(self.objects))[: self.wrong])
+        stated = list(shown)
+        if self.wrong == 1:
+            stated[places[0]] = other
+        else:
+            stated[places[0]], stated[places[1]] = shown[places[1]], shown[places[0]]
+        marked = cells[: self.objects] if self.marks == "objects" else cells[self.objects : 2 * self.objects]
+        image = PlacedShapes(self.seed, stream, shown, tuple(cells[: self.objects])).image
+        lines = ". ".join(f"{i}: {noun(concept)}" for i, concept in enumerate(stated, 1))
+        return Example(
+            id=name,
+            images=(image.edit(Mark(tuple(map(cell_box, marked)))),),
+            question=f"{lines}. {QUESTIONS[self.wrong]}",
+            answers=(" and ".join(str(place + 1) for place in places),),
+            options=tuple(map(str, range(1, self.objects + 1))) if self.wrong == 1 else (),
+            meta={"marks": self.marks},
+            secret={"concepts": [noun(concept) for concept in shown]},
+        )
