@@ -42,7 +42,7 @@ _ROWS = {
 
 @component("edit", "mark")
 @dataclass(frozen=True)
-class Mark(Edit):
+class RegionMarks(Edit):
     """Marks on boxes of an image: numbers, outlines or translucent colors."""
 
     boxes: Boxes = ((0.25, 0.25, 0.75, 0.75),)  # left, top, right and bottom as shares of width and height

@@ -4,15 +4,17 @@
     operator_induction[_interleaved]   the pool's answers are those of the query's operator
     matching_mi                        each pair of the pool is a same one and a different one, in a random order
     clevr, textocr                     one pool for all
+    cobsat                             in text mode: the pool has the query's task and latent word
 
-Use the metrics `vl_icl` (the released rules), `strict` and `lenient`. Tasks whose answer is an image (open_t2i_mi,
-cobsat and similar) are not supported. In the released matching task the order is always same, different, so the last
-demonstration says no. `official_order` keeps this for retrievers that keep the pool's order.
+Use the metrics `vl_icl` (the released rules), `strict` and `lenient`, and `cobsat` for cobsat. There a model describes
+the next image with two words in place of making it, and the query has no image. The other tasks whose answer is an
+image (open_t2i_mi and similar) are not supported. In the released matching task the order is always same, different,
+so the last demonstration says no. `official_order` keeps this for retrievers that keep the pool's order.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,9 @@ from icl.tasks.generated.episode import shuffled
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
-Name = Literal["open_mi", "operator_induction", "operator_induction_interleaved", "matching_mi", "clevr", "textocr"]
+Name = Literal[
+    "open_mi", "operator_induction", "operator_induction_interleaved", "matching_mi", "clevr", "textocr", "cobsat"
+]
 OPERATORS = ("+", "-", "x")
 NAMING = "This is a"
 Row = Mapping[str, Any]
@@ -67,16 +71,18 @@ class VLICLTask:
         if query_id not in self._by_id:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
         operator = str(self._by_id[query_id].secret.get("operator", ""))
-        return _pool(self, query_id if self.task == "open_mi" else operator)
+        return _pool(self, query_id if self.task in ("open_mi", "cobsat") else operator)
 
     @property
     def pool_size(self) -> int:
         return min(len(self.pool(query.id)) for query in self.queries)
 
     def supports(self, which: str) -> tuple[Example, ...]:
-        """The pool of a query (open_mi), of an operator, or of all queries."""
+        """The pool of a query (open_mi, cobsat), of an operator, or of all queries."""
         if self.task == "open_mi":
             return tuple(self._named(int(which.rpartition("-")[2])))
+        if self.task == "cobsat":
+            return tuple(self._with_latent(int(which.rpartition("-")[2])))
         rows = self._read("support.json")
         if self.task == "matching_mi":
             return tuple(e for i, pair in enumerate(rows) for e in self._matched(i, pair))
@@ -88,8 +94,27 @@ class VLICLTask:
             return self._example(name, row, str(row["answer"]), self._classes(number, row))
         if self.task == "matching_mi":
             return self._example(name, row, str(row["answer"]).lower(), ("yes", "no"))
+        if self.task == "cobsat":
+            return self._described(name, row, images=())
         secret = {"operator": row["operator"]} if "operator" in row else {}
         return self._example(name, row, str(row["answer"]), secret=secret)
+
+    def _with_latent(self, number: int) -> Sequence[Example]:
+        """The support of cobsat with the task and the latent word of a query, as the released code chooses it."""
+        query, key = self._read("query.json")[number], _latent_key
+        rows = [row for row in self._read("support.json") if key(row) == key(query)]
+        name = f"{self.task}-{number:05d}"
+        return [self._described(f"{name}-s{i:03d}", row, _image_names(row)) for i, row in enumerate(rows)]
+
+    def _described(self, name: str, row: Row, images: Sequence[str]) -> Example:
+        """An example of cobsat whose answer is the latent word and the word of its text."""
+        latent, text = _cobsat_words(row)
+        siblings = [r for r in self._read("support.json") if (r["task"], r["latent"]) == (row["task"], row["latent"])]
+        words = {
+            side: sorted({_cobsat_words(r)[i] for r in [*siblings, row]}) for i, side in enumerate(("latent", "text"))
+        }
+        example = self._example(name, {**row, "image": list(images)}, f"{latent} {text}")
+        return replace(example, meta={"words": words}, secret={"latent": latent, "text": text})
 
     def _classes(self, number: int, row: Row) -> tuple[str, ...]:
         """The query's class and others, in a random order."""
@@ -125,11 +150,10 @@ class VLICLTask:
     def _example(
         self, name: str, row: Row, answer: str, options: tuple[str, ...] = (), secret: Row | None = None
     ) -> Example:
-        images = [row["image"]] if isinstance(row["image"], str) else row["image"]
         folder = Path(self.path).expanduser()
         return Example(
             id=name,
-            images=tuple(Image.from_path(folder / image, f"VL-ICL {image}") for image in images),
+            images=tuple(Image.from_path(folder / image, f"VL-ICL {image}") for image in _image_names(row)),
             question=str(row["question"]),
             answers=(answer,),
             options=options,
@@ -160,6 +184,24 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"VL-ICL: {path} is not a list of records.")
     return rows
+
+
+def _image_names(row: Row) -> list[str]:
+    images = row["image"]
+    return [images] if isinstance(images, str) else list(images)
+
+
+def _latent_key(row: Row) -> tuple[Any, ...]:
+    """The task of a row of cobsat, which of its two words is latent, and this word."""
+    return row["task"], row["latent"], row[row["latent"]]
+
+
+def _cobsat_words(row: Row) -> tuple[str, str]:
+    """The latent word and the other word. `answer` has both, the latent one first; a row without it is its text."""
+    answer = row.get("answer")
+    if isinstance(answer, list) and len(answer) == 2:
+        return str(answer[0]), str(answer[1])
+    return str(row[row["latent"]]), str(row["question"])
 
 
 def _answer(row: Row, operator: str) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from icl.constraints import GeneratedCount
-from icl.edits.mark import Mark
+from icl.edits.mark import RegionMarks
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS
@@ -58,8 +58,8 @@ class CorrespondenceTask(SharedPoolTask):
         return Example(
             id=name,
             images=(
-                one.edit(Mark((cell_box(first[answer - 1]),), "box")),
-                other.edit(Mark(tuple(map(cell_box, marked)), "number", numbers)),
+                one.edit(RegionMarks((cell_box(first[answer - 1]),), "box")),
+                other.edit(RegionMarks(tuple(map(cell_box, marked)), "number", numbers)),
             ),
             question=QUESTION,
             answers=(str(answer),),

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from icl.constraints import GeneratedCount
-from icl.edits.mark import Mark
+from icl.edits.mark import RegionMarks
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS
@@ -48,24 +48,24 @@ class InconsistencyTask(SharedPoolTask):
     def example(self, split: Split, number: int, name: str) -> Example:
         stream = f"inconsistency/{self.concept_set}/{split}/{number}"
         rng = StreamKey(self.seed, stream).numpy("facts")
-        concepts = shuffled(rng, CONCEPT_SETS[self.concept_set])
-        shown, other = tuple(concepts[: self.objects]), concepts[self.objects]
+        order = shuffled(rng, CONCEPT_SETS[self.concept_set])
+        concepts, other = tuple(order[: self.objects]), order[self.objects]
         cells = shuffled(rng, range(CELLS))
         places = sorted(shuffled(rng, range(self.objects))[: self.wrong])
-        stated = list(shown)
+        stated = list(concepts)
         if self.wrong == 1:
             stated[places[0]] = other
         else:
-            stated[places[0]], stated[places[1]] = shown[places[1]], shown[places[0]]
+            stated[places[0]], stated[places[1]] = concepts[places[1]], concepts[places[0]]
         marked = cells[: self.objects] if self.marks == "objects" else cells[self.objects : 2 * self.objects]
-        image = PlacedShapes(self.seed, stream, shown, tuple(cells[: self.objects])).image
+        image = PlacedShapes(self.seed, stream, concepts, tuple(cells[: self.objects])).image
         lines = ". ".join(f"{i}: {noun(concept)}" for i, concept in enumerate(stated, 1))
         return Example(
             id=name,
-            images=(image.edit(Mark(tuple(map(cell_box, marked)))),),
+            images=(image.edit(RegionMarks(tuple(map(cell_box, marked)))),),
             question=f"{lines}. {QUESTIONS[self.wrong]}",
             answers=(" and ".join(str(place + 1) for place in places),),
             options=tuple(map(str, range(1, self.objects + 1))) if self.wrong == 1 else (),
             meta={"marks": self.marks},
-            secret={"concepts": [noun(concept) for concept in shown]},
+            secret={"concepts": [noun(concept) for concept in concepts]},
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from icl.edits.mark import MARK_COLORS, Mark
+from icl.edits.mark import MARK_COLORS, RegionMarks
 from icl.errors import ConfigError
 from icl.registry import build
 from icl.testing import check_edit
@@ -23,7 +23,7 @@ def test_a_mark_stays_in_its_box(style: str) -> None:
     assert changed[:48, :48].any()
     assert not changed[48:].any()
     assert not changed[:, 48:].any()
-    check_edit(Mark((HALF,), style))  # type: ignore[arg-type]
+    check_edit(RegionMarks((HALF,), style))  # type: ignore[arg-type]
 
 
 def test_an_outline_leaves_the_content_and_a_number_writes_into_the_corner() -> None:
@@ -48,12 +48,12 @@ def test_a_color_is_mixed_by_its_opacity() -> None:
 
 def test_wrong_boxes_and_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match="left < right"):
-        Mark(((0.5, 0, 0.2, 1),))
+        RegionMarks(((0.5, 0, 0.2, 1),))
     with pytest.raises(ConfigError, match="2 entries for 1 boxes"):
-        Mark((HALF,), numbers=(1, 2))
+        RegionMarks((HALF,), numbers=(1, 2))
 
 
 def test_a_mark_is_a_branch_of_a_contrast() -> None:
     node = {"change": {"name": "mark", "boxes": [HALF], "style": "color"}}
     strategy = build("strategy", {"name": "contrast", "branches": [node], "weights": [0.5, 0.5]})
-    assert strategy.contrasts[0].edit == Mark((HALF,), "color")
+    assert strategy.contrasts[0].edit == RegionMarks((HALF,), "color")

@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 from icl.errors import DataError
 from icl.registry import build
 from icl.testing.conformance import check_task
+from icl.types import Generation
 
 CLASSES = ["dax", "wug", "blick", "fep", "toma"]
 
@@ -48,6 +49,13 @@ def folder(tmp_path):
     image("m/qa.png", 250)
     image("m/qb.png", 251)
     write("matching_mi", matched, pairs)
+    words = [("red", "leaf"), ("red", "box"), ("blue", "leaf"), ("blue", "car")]
+    rows = [
+        {"task": "color", "latent": "attribute", "attribute": a, "object": b, "question": b, "answer": [a, b],
+         "image": image(f"t2i/{i}.png", 130 + i)} for i, (a, b) in enumerate(words)
+    ]  # fmt: skip
+    queries_ = [{**rows[0], "object": "car", "question": "car", "answer": ["red", "car"]}]
+    write("cobsat", queries_, [*rows, {**rows[1], "task": "style"}])
     clevr = [{"id": i, "image": [image(f"c/{i}.png", i)], "question": "color: red", "answer": i} for i in range(8)]
     write("clevr", clevr[:3], clevr[3:])
     return tmp_path
@@ -88,6 +96,19 @@ def test_matching_shuffles_within_a_pair_unless_official_order_is_set(folder):
     answers = [e.answer for e in random.pool(query.id).examples]
     assert answers != ["yes", "no"] * 12
     assert all({a, b} == {"yes", "no"} for a, b in zip(answers[::2], answers[1::2], strict=True))
+
+
+def test_cobsat_is_described_and_its_pool_has_the_latent_word(folder):
+    loaded = task(folder, "cobsat")
+    check_task(loaded)
+    (query,) = loaded.queries
+    assert not query.images
+    assert query.answer == "red car"
+    assert query.meta["words"] == {"latent": ["blue", "red"], "text": ["box", "car", "leaf"]}
+    assert [(e.question, e.answer, len(e.images)) for e in loaded.pool(query.id).examples] == [
+        ("leaf", "red leaf", 1), ("box", "red box", 1)]  # fmt: skip
+    scores = [build("metric", "cobsat").score(Generation(text), query) for text in ("a red car", "a red leaf")]
+    assert scores == [1, 0]
 
 
 def test_other_tasks_share_one_pool(folder):

@@ -60,9 +60,9 @@ def test_a_placed_shape_is_drawn_in_its_cell() -> None:
 @pytest.mark.parametrize("wrong", [1, 2])
 def test_exactly_the_gold_statements_contradict_the_image(wrong: int) -> None:
     for query in task("inconsistency", wrong=wrong).queries:
-        shown = query.secret["concepts"]
+        shapes = query.secret["concepts"]
         statements = dict(part.split(": ") for part in query.question.split(". ")[:-1])
-        false = {number for number, text in statements.items() if text != shown[int(number) - 1]}
+        false = {number for number, text in statements.items() if text != shapes[int(number) - 1]}
         assert false == set(query.answer.split(" and "))
         assert len(false) == wrong
 

@@ -1,0 +1,128 @@
+"""CMMU (He et al., 2401.14011): school questions in Chinese of three types, from the released JSON lines and images.
+
+    multiple-choice      the options are listed by `option_list`; `option_shift` is the published ShiftCheck
+    multiple-response    the options are listed in the question, and the answer is their letters, such as "ABD"
+    fill-in-the-blank    one question for each blank (`sub_questions`)
+
+The metric `cmmu` scores the second and the third type as released, and the first one like `lenient` does.
+
+Differs from the released code in the pool: half of the questions by default are demonstrations, which CMMU does not
+have.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from icl.constraints import Fraction, PositiveInt
+from icl.errors import DataError
+from icl.images import Image
+from icl.registry import component, parameter
+from icl.tasks.base import Pool
+from icl.tasks.subset import nested_choice
+from icl.types import Example
+
+QuestionType = Literal["multiple-choice", "multiple-response", "fill-in-the-blank"]
+KEYS = ("id", "type", "question_info", "answer", "images")
+META = ("type", "grade_band", "subject", "difficulty")
+Row = Mapping[str, Any]
+
+
+@component("task", "cmmu")
+@dataclass(frozen=True)
+class CMMUTask:
+    """CMMU's questions with one or several right options, or with a blank to fill in."""
+
+    path: str  # JSON lines of the release; image paths are relative to its folder
+    types: tuple[QuestionType, ...] = ("multiple-choice", "multiple-response", "fill-in-the-blank")  # types to ask
+    pool_fraction: Fraction = 0.5  # share of the questions that become the pool
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
+    seed: int = 0  # random seed of choice and division, independent of the seeds of a run
+
+    @property
+    def title(self) -> str:
+        return "CMMU"
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        queries = [e for row in self._rows[self._cut :] for e in self._examples(row)]
+        if self.query_limit is not None and self.query_limit > len(queries):
+            raise DataError(f"queries: {self.query_limit} is more than the {len(queries)} of {self.path}.")
+        return tuple(queries[: self.query_limit])
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(tuple(e for row in self._rows[: self._cut] for e in self._examples(row)))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return len(self._pool)
+
+    @property
+    def _cut(self) -> int:
+        return round(self.pool_fraction * len(self._rows))
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        """All questions of the chosen types, in a random order."""
+        rows = [row for row in _read(Path(self.path).expanduser()) if row["type"] in self.types]
+        order = nested_choice([str(row["id"]) for row in rows], len(rows), self.seed, "cmmu")
+        return [rows[i] for i in order]
+
+    def _examples(self, row: Row) -> Iterator[Example]:
+        name, question, options = str(row["id"]), str(row["question_info"]), tuple(row.get("options") or ())
+        blanks = row.get("sub_questions") or ()
+        if row["type"] == "fill-in-the-blank":
+            for place, blank in enumerate(blanks):
+                yield self._example(row, f"cmmu-{name}-{place}", f"{question} {blank}", str(row["answer"][place]), ())
+        elif row["type"] == "multiple-response":
+            listed = "".join(f"\n{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
+            yield self._example(row, f"cmmu-{name}", question + listed, "".join(sorted(row["answer"])), ())
+        else:
+            place = ord(str(row["answer"])[:1].upper() or "?") - ord("A")
+            if not 0 <= place < len(options):
+                raise DataError(
+                    f"CMMU: question '{name}' has the answer {row['answer']!r}, which is no letter of its "
+                    f"{len(options)} options."
+                )
+            yield self._example(row, f"cmmu-{name}", question, str(options[place]), options)
+
+    def _example(self, row: Row, name: str, question: str, answer: str, options: tuple[str, ...]) -> Example:
+        folder = Path(self.path).expanduser().parent
+        return Example(
+            id=name,
+            images=tuple(Image.from_path(folder / image, f"CMMU {image}") for image in row["images"]),
+            question=question,
+            answers=(answer,),
+            options=options,
+            domain=str(row["subject"]) if "subject" in row else None,
+            group=f"cmmu-{row['id']}",
+            meta={key: row[key] for key in META if key in row},
+        )
+
+
+def _read(path: Path) -> Iterator[Row]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"CMMU: {path} cannot be read ({error.strerror}). The data set is BAAI/CMMU on the Hugging Face hub; give "
+            "the path of its JSON lines."
+        ) from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"CMMU: {path}:{number} is not JSON: {error}.") from error
+        missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise DataError(f"CMMU: {path}:{number} has no '{missing[0]}'. A line has {', '.join(KEYS)}.")
+        yield row
