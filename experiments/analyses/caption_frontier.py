@@ -14,7 +14,7 @@ frontier beyond the recall of the reference. Intervals are t intervals over clus
 (`icl.metrics.sufficient_statistics`), without correction for the number of arms. n counts the pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,42 +98,77 @@ def frontier(recall: float, cuts: NDArray[np.float64], objects: float) -> float:
     return float(min(wrong / mentions, cuts[-1, 0] / cuts[-1, 1]))
 
 
+@dataclass(frozen=True, eq=False)
+class CaptionGroup:
+    """The captions of arms that differ in the axes of the reference alone.
+
+    Attributes:
+        rows: One row of the table per arm.
+        reference: The samples of the reference; None if it was not run.
+        examples: The queries of the task.
+    """
+
+    rows: "list[dict[str, Any]]"
+    reference: "DataFrame | None"
+    examples: dict[str, Example]
+
+    def curve(self) -> list[tuple[float, float]]:
+        """(recall, lowest CHAIR_I of a trivial baseline at that recall), by ascending recall; empty if undefined."""
+        if self.reference is None:
+            return []
+        captions = [str(text or "") for text in self.reference["output"]]
+        cases = [self.examples[str(query)] for query in self.reference["query"]]
+        total = _against_cuts(list(zip(captions, captions, strict=True)), cases).sum(axis=0)
+        objects, cuts = total[3], total[4:].reshape(-1, 3)
+        recalls = dict.fromkeys(float(hits / objects) for hits in cuts[:, 2]) if objects else {}
+        return [(recall, frontier(recall, cuts, objects)) for recall in sorted(recalls) if recall > 0 and cuts[-1, 1]]
+
+
 def analyze(view: "RunView") -> "DataFrame":
     """One row per arm with its reference. Raises ConfigError if no task has objects for CHAIR."""
-    tasks = _tasks(view)
-    rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
-    varies = "decoding" in varying_axes(rows, view.axes)
-    to = {"decoding": reference_decoding(rows)} if varies else dict(view.to)
-    if missing := sorted(set(to) - set(view.axes)):
-        raise ConfigError(f"{view.path}: captions are compared with those of an arm, not of '{missing[0]}'. Use --to.")
-    lines = []
-    for task, own in rows.groupby("task", sort=False):
-        examples = {example.id: example for example in tasks[str(task)].queries}
-        if all("objects" in example.secret for example in examples.values()):
-            lines += list(_lines(view, own, examples, to))
-    if not lines:
-        raise ConfigError(
-            f"{view.path}: no task has the objects of its images, which CHAIR needs. Use the task captions, or name "
-            "the column of objects of a hub data set (columns: {objects: ...})."
-        )
+    to = _reference(view)
+    lines = [row for group in caption_groups(view) for row in group.rows]
     note = f"reference: {', '.join(f'{axis} {value}' for axis, value in to.items()) or 'none'}; chair: lower is better"
     signed = ("at_length", "low", "high", "beyond", "beyond_low", "beyond_high")
     return make_table(lines, "Hallucination at equal length and at equal recall", note=note, signed=signed)
 
 
-def _lines(
+def caption_groups(view: "RunView") -> list[CaptionGroup]:
+    """The arms of each task and setting. Raises ConfigError if no task has objects for CHAIR."""
+    tasks = _tasks(view)
+    rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
+    to = _reference(view)
+    if missing := sorted(set(to) - set(view.axes)):
+        raise ConfigError(f"{view.path}: captions are compared with those of an arm, not of '{missing[0]}'. Use --to.")
+    groups = []
+    for task, own in rows.groupby("task", sort=False):
+        examples = {example.id: example for example in tasks[str(task)].queries}
+        if all(mentions_and_objects("", example) is not None for example in examples.values()):
+            groups += list(_groups(view, own, examples, to))
+    if not groups:
+        raise ConfigError(
+            f"{view.path}: no task has the objects of its images, which CHAIR needs. Use the task captions, or name "
+            "the column of objects of a hub data set (columns: {objects: ...})."
+        )
+    return groups
+
+
+def _reference(view: "RunView") -> dict[str, Any]:
+    rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
+    varies = "decoding" in varying_axes(rows, view.axes)
+    return {"decoding": reference_decoding(rows)} if varies else dict(view.to)
+
+
+def _groups(
     view: "RunView", rows: "DataFrame", examples: dict[str, Example], to: dict[str, Any]
-) -> "list[dict[str, Any]]":
+) -> "Iterator[CaptionGroup]":
     shared = [axis for axis in view.axes if axis not in to]
     named = label_axes(view.frame, view.axes)
-    lines = []
     for _, group in iter_arms(rows, shared):
         arms = list(iter_arms(group, list(to)))
         reference = next((own for arm, own in arms if arm == to), None)
-        for _, own in arms:
-            setting = {axis: own[axis].iloc[0] for axis in named}
-            lines.append(setting | _line(own, reference, examples))
-    return lines
+        lines = [{axis: own[axis].iloc[0] for axis in named} | _line(own, reference, examples) for _, own in arms]
+        yield CaptionGroup(lines, reference, examples)
 
 
 def _line(arm: "DataFrame", reference: "DataFrame | None", examples: dict[str, Example]) -> dict[str, Any]:

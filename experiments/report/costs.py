@@ -43,16 +43,23 @@ class Costs:
 def summarize_costs(info: Mapping[str, Any]) -> Costs:
     """The costs in run.json, or None if it has none."""
     total: dict[str, float] = {}
-    seconds = 0.0
     for session in info.get("sessions", []):
         for name, value in session.get("counters", {}).items():
             total[name] = total.get(name, 0) + value
-        if "start" in session and "end" in session:
-            start, end = (datetime.fromisoformat(session[key]) for key in ("start", "end"))
-            seconds += (end - start).total_seconds()
+    seconds = session_seconds(info)
     lines = [_line(total, *line) for line in LINES]
     rest = [(name, _number(value)) for name, value in total.items() if value]
     return Costs(_clock(seconds) if seconds else "", tuple(filter(None, lines)), tuple(_notes(total)), tuple(rest))
+
+
+def session_seconds(info: Mapping[str, Any]) -> float:
+    """The seconds of all finished sessions of a run."""
+    seconds = 0.0
+    for session in info.get("sessions", []):
+        if "start" in session and "end" in session:
+            start, end = (datetime.fromisoformat(session[key]) for key in ("start", "end"))
+            seconds += (end - start).total_seconds()
+    return seconds
 
 
 def _line(

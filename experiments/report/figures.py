@@ -168,7 +168,7 @@ def draw_key_sample(look: LineStyle, baseline: bool) -> str:
         line = element("path", d="M2 8H32", class_=f"vote s{look.color % COLORS}", stroke_dasharray="1 4")
         return element("g", line, _ring(17, 8, look))
     line = element("path", d="M2 8H32", class_=f"line s{look.color % COLORS}", **_dash(look.dash))
-    return element("g", line, _mark(17, 8, look), class_="faint" if look.faint else "strong")
+    return element("g", line, draw_mark(17, 8, look), class_="faint" if look.faint else "strong")
 
 
 def _labels(facet: Facet, plotted: Sequence[PlottedRow], y: LinearScale) -> list[str]:
@@ -230,7 +230,7 @@ def _line(series: PlottedRow, x: LinearScale, y: LinearScale, shift: float, tabl
             f"{series.row.name}, {format_count(shots, 'shot')}: {format_share(cell.mean)} [{format_share(cell.low)}, "
             f"{format_share(cell.high)}], {format_count(table.queries, 'query', 'queries')}"
         )
-        elements.append(element("g", element("title", escape_text(words)), _mark(at, y(cell.mean), series.look)))
+        elements.append(element("g", element("title", escape_text(words)), draw_mark(at, y(cell.mean), series.look)))
     line = element("path", d="M" + "L".join(path), class_=f"line s{color}", **_dash(series.look.dash))
     look = "faint" if series.look.faint else "strong"
     return element("g", line, *elements, class_=look, data_series=series.look.series)
@@ -253,7 +253,8 @@ def _ring(x: float, y: float, how: LineStyle) -> str:
     return element("circle", cx=round(x, 1), cy=round(y, 1), r=3.5, class_=f"vote s{how.color % COLORS}")
 
 
-def _mark(x: float, y: float, how: LineStyle) -> str:
+def draw_mark(x: float, y: float, how: LineStyle) -> str:
+    """The mark of a line's points at a place."""
     look = f"f{how.color % COLORS}"
     shape = MARKS[how.dash % len(MARKS)]
     if shape == "circle":

@@ -140,6 +140,7 @@ def compare_arms(
     pooled: str = "",
     also: str | None = None,
     better: Better = "higher",
+    level: float = 0.95,
 ) -> ArmComparison:
     """Tests the second frame against the first, paired by query, seed and `on`. A refused comparison is not raised."""
     reference, samples = frames
@@ -147,7 +148,7 @@ def compare_arms(
         pairs = align_pairs(
             reference, samples, metric, [*KEYS, *on], names=(against, arm), reference_metric=reference_metric
         )
-        result = paired_test(pairs, names=(against, arm))
+        result = paired_test(pairs, level, (against, arm))
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
     decided = deciding_digests(reference), deciding_digests(samples)

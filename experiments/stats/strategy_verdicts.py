@@ -5,7 +5,7 @@ run. Controls against the reference are a separate family: a control that beats 
 not the strategy's idea.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ def compare_strategies(
     *,
     base: str,
     controls: Mapping[str, Sequence[str]],
+    level: float = 0.95,
+    only: Collection[tuple[str, str, str]] | None = None,
 ) -> list[ArmComparison]:
     """Compares each strategy of each subject with `base`, then with each of its controls.
 
@@ -55,6 +57,8 @@ def compare_strategies(
         better: The good direction of the metric.
         base: The label of the reference.
         controls: The labels of the controls of each strategy.
+        level: The confidence level of the intervals.
+        only: The comparisons to make, as (subject, strategy, against); by default all.
 
     Returns:
         The comparisons, with p not corrected.
@@ -66,7 +70,7 @@ def compare_strategies(
             return []
         return [base, *(c for c in controls.get(name, ()) if c in have and c != base)]
 
-    return _trials(samples, settings, metric, better, against)
+    return _trials(samples, settings, metric, better, against, level=level, only=only)
 
 
 def compare_controls(
@@ -93,6 +97,9 @@ def _trials(
     metric: str,
     better: Better,
     against: Callable[[str, Sequence[str]], list[str]],
+    *,
+    level: float = 0.95,
+    only: Collection[tuple[str, str, str]] | None = None,
 ) -> list[ArmComparison]:
     """The comparisons of each decoding of each subject with those that `against` names for it."""
     trials = []
@@ -100,16 +107,19 @@ def _trials(
         have = [str(name) for name in axis_values(part, "decoding")]
         for name in have:
             for other in against(name, have):
-                trials.append(_trial(subject, part, name, other, metric=metric, better=better))
+                if only is None or (subject, name, other) in only:
+                    trials.append(_trial(subject, part, name, other, metric=metric, better=better, level=level))
     return trials
 
 
-def _trial(subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better) -> ArmComparison:
+def _trial(
+    subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better, level: float
+) -> ArmComparison:
     """Compares two decodings in the settings that both have."""
     axes = ("shots", "retriever")
     both, where = shared_settings(part[part["decoding"] == against], part[part["decoding"] == name], list(axes))
     on = [axis for axis in axes if axis in part]
-    return compare_arms(subject, name, against, both, metric, on=on, pooled=where, better=better)
+    return compare_arms(subject, name, against, both, metric, on=on, pooled=where, better=better, level=level)
 
 
 def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison] = ()) -> StrategyVerdict:

@@ -1,0 +1,55 @@
+"""Compare decoding methods with their controls over several runs: one page of verdicts, frontiers and costs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.stats.method_verdicts import DEFAULT_MARGIN
+
+
+def command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option(help="the folder of the page and its CSV file")] = Path("leaderboard"),
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a metric; repeatable; a task has the first that scores it, by default CHAIR, else the config's"
+        ),
+    ] = None,
+    margin: Annotated[float, typer.Option(help="the smallest gain that counts", min=0.0, max=1.0)] = DEFAULT_MARGIN,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="import code that the runs name by path, such as a metric of their own")
+    ] = False,
+) -> None:
+    """Columns are the models, tasks and settings of all runs. To beat its controls, a method must beat each of them.
+
+    `icl leaderboard runs/llava runs/qwen --out leaderboard`
+    """
+    from experiments.report.leaderboard.columns import collect_leaderboard
+    from experiments.report.leaderboard.frontier import frontier_tables
+    from experiments.report.leaderboard.page import leaderboard_frame, render_leaderboard
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view_run import view_run
+    from experiments.store.store import report_write_errors, write_text
+    from experiments.terminal.spinner import spinner
+
+    with spinner() as report_progress:
+        report_progress("reading", 0, 0)
+        views = [view_run(load_run(run, trust)) for run in dict.fromkeys(runs)]
+        report_progress("comparing", 0, 0)
+        board = collect_leaderboard(views, metric or (), margin)
+        pairs = [frontier_tables(view) for view in views]
+        tables, refusals = [one for own, _ in pairs for one in own], [reason for _, reason in pairs if reason]
+        report_progress("writing", 0, 0)
+        with report_write_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "leaderboard.html", render_leaderboard(board, tables, refusals))
+        write_text(out / "leaderboard.csv", leaderboard_frame(board).to_csv(index=False))
+    for name in board.methods:
+        cells = [column.cells[name].verdict for column in board.columns if name in column.cells]
+        words = [cell.words for cell in cells if cell]
+        print(f"{name}: {', '.join(f'{words.count(one)} x {one}' for one in dict.fromkeys(words))}")
+    print(f"page    {out / 'leaderboard.html'}")
+    print(f"table   {out / 'leaderboard.csv'}")

@@ -1,0 +1,1 @@
+"""The leaderboard: decoding methods of several runs, each next to its controls, on one page."""

@@ -1,0 +1,92 @@
+"""The leaderboard: its columns over several runs, its numbers, its page and its command."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from written_run import GREEDY, MASK_ONLY, VCD
+
+from experiments.api import run
+from experiments.cli.main import main
+from experiments.report.leaderboard.columns import collect_leaderboard
+from experiments.report.leaderboard.frontier import frontier_tables
+from experiments.report.leaderboard.page import leaderboard_frame, render_leaderboard
+from experiments.results.view_run import view_run
+from experiments.stats.compare import compare
+from icl.errors import ConfigError
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_columns_are_the_tasks_and_models_of_all_runs(written: Any) -> None:
+    one = view_run(written("one", queries=8, seeds=(0,), shots=(0, 2)))
+    two = view_run(written("two", queries=8, seeds=(0,), shots=(0,), models=("small", "large"), tasks=("shapes",)))
+    board = collect_leaderboard([one, two])
+    assert [(column.run, column.subject, column.model) for column in board.columns] == [
+        ("one", "shapes", "tiny"),
+        ("one", "binding, 2-way", "tiny"),
+        ("two", "small", ""),
+        ("two", "large", ""),
+    ]
+    assert board.methods == ("vcd",)
+    assert board.family == 8  # vcd against greedy and against its mask, in four columns
+
+
+def test_gains_are_the_paired_differences_of_compare(written: Any) -> None:
+    view = view_run(written(queries=30, seeds=(0,), shots=(2,), retrievers=("random",), tasks=("shapes",)))
+    row = leaderboard_frame(collect_leaderboard([view])).set_index("method").loc["vcd"]
+    for name, against in (("gain", "greedy"), ("gain_over_strongest", "mask_only(vcd)")):
+        table = compare(view.scores, {"decoding": against}, axes=view.axes).set_index("decoding").loc["vcd"]
+        assert row[[name, f"{name}_low", f"{name}_high"]].tolist() == pytest.approx(
+            table[["difference", "low", "high"]].tolist()
+        )
+    assert row["strongest"] == "mask_only(vcd)"
+
+
+def test_every_text_of_a_run_is_escaped(written: Any) -> None:
+    view = view_run(written(queries=4, tasks=(HOSTILE,), models=(HOSTILE,), seeds=(0,)))
+    page = render_leaderboard(collect_leaderboard([view]), [], [HOSTILE])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 3
+
+
+def test_captions_have_chair_and_a_frontier(tmp_path: Any, capsys: Any) -> None:
+    tasks = [{"name": "existence", "queries": 2, "pool_size": 4}, {"name": "captions", "queries": 3, "pool_size": 4}]
+    config: Any = {"name": "t", "grid": {"task": tasks, "decoding": ["greedy", "vcd"]}, "max_new_tokens": 10}
+    config |= {"metrics": ["lenient", "chair_corpus"], "model": {"name": "hf", "path": "tiny"}}
+    made = run(config, runs=tmp_path, quiet=True)
+    board = collect_leaderboard([view_run(made)])
+    assert [(column.subject, column.metric) for column in board.columns] == [
+        ("existence · random", "lenient"),
+        ("captions", "chair_corpus"),
+    ]
+    (table,), refused = frontier_tables(view_run(made))
+    assert (refused, table.title) == ("", "t: captions, 0 shots")
+    assert [name for name, is_control, _ in table.rows if not is_control] == ["greedy", "vcd"]
+    assert main(["leaderboard", str(made.path), "--out", str(tmp_path / "board")]) == 0
+    assert "vcd: " in capsys.readouterr().out
+    page = (tmp_path / "board" / "leaderboard.html").read_text(encoding="utf-8")
+    assert table.svg in page
+    assert "recall of objects" in page
+    costs = pd.read_csv(tmp_path / "board" / "leaderboard.csv").set_index("method")["forwards_per_token"]
+    assert costs["vcd"].tolist() == [2, 2]
+    assert costs["greedy"].tolist() == [1, 1]
+
+
+def test_a_run_that_cannot_be_ranked_is_refused(written: Any) -> None:
+    view = view_run(written(queries=4, decodings=(GREEDY,)))
+    with pytest.raises(ConfigError, match="no decoding method beside its reference"):
+        collect_leaderboard([view])
+    with pytest.raises(ConfigError, match="no score chair_i"):
+        collect_leaderboard([view_run(written("b", queries=4))], ["chair_i"])
+
+
+def test_a_label_with_two_meanings_and_a_missing_control_are_named(written: Any) -> None:
+    sharp = {"strategy": {"name": "vcd", "alpha": 2.0}, "sampler": {"name": "greedy"}}
+    views = [
+        view_run(written("one", queries=4, decodings=(GREEDY, VCD, MASK_ONLY))),
+        view_run(written("two", queries=4, decodings=(GREEDY, sharp))),
+    ]
+    notes = collect_leaderboard(views).notes
+    assert any(note.startswith("vcd has other parameters in one run than in another") for note in notes)
+    assert any(note.startswith("two: no control was run for vcd") for note in notes)
