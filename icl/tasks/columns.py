@@ -2,16 +2,19 @@
 
 Values are read in the same way in columns, `options` and `answer_map`: true and false are "yes" and "no" (YAML reads a
 bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
-letters, several columns, or one text "(a) open (b) closed". All answers of several annotators are accepted. With
-repetitions they are stored as `secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
+letters, several columns, one text "(a) open (b) closed", or a list as text "['open', 'closed']". A missing value and
+the text nan are no option. A row without options has a text answer, also with `answer_is: letter`. Of several image
+columns, a row may leave some empty. All answers of several annotators are accepted. With repetitions they are stored as
+`secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
 """
 
+import ast
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.tasks.cell_values import cell_images, image_at_path, image_keys, text_of
@@ -19,8 +22,11 @@ from icl.tasks.source import DataSource
 from icl.text.object_mentions import shipped_vocabulary
 from icl.types import Example
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
-SEVERAL = ("image", "options", "meta")  # roles that may have several columns
+SEVERAL = ("image", "options", "group", "meta")  # roles that may have several columns
 AnswerIs = Literal["text", "index", "letter", "class"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
 _FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_Albatross
@@ -105,7 +111,11 @@ def read_examples(
         yield Example(
             id=name,
             images=(
-                *(image for column in views for image in cell_images(views[column], source, column, row)),
+                *(
+                    image
+                    for column in _filled(views, row, at)
+                    for image in cell_images(views[column], source, column, row)
+                ),
                 *([image_at_path(layout.image, values, source, at)] if layout.image else ()),
             ),
             question=_question(values, layout, at),
@@ -114,10 +124,18 @@ def read_examples(
             label=_one(values, source, layout, "label")
             or (answers[0] if layout.options or layout.answer_map or layout.answer_is == "class" else None),
             domain=_one(values, source, layout, "domain"),
-            group=_one(values, source, layout, "group"),
+            group=group_name([values[column] for column in layout.of("group")]),
             meta={column: values[column] for column in layout.of("meta")},
             secret=_votes(values, layout) | _objects(values, layout, at),
         )
+
+
+def _filled(views: Mapping[str, "Dataset"], row: int, at: str) -> list[str]:
+    """The image columns of a row that are not empty. A single column is not read. Raises DataError if all are empty."""
+    filled = [column for column, view in views.items() if len(views) == 1 or view[row][column] is not None]
+    if views and not filled:
+        raise DataError(f"{at} has no image in the columns {', '.join(views)}. Remove the row.")
+    return filled
 
 
 def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int]) -> list[list[str]]:
@@ -156,17 +174,30 @@ def _one(values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, r
     return None
 
 
+def group_name(values: Sequence[Any]) -> str | None:
+    """The name of a group by the values of its columns. None without columns, or if the only column is empty."""
+    if not values or (len(values) == 1 and values[0] is None):
+        return None
+    return " / ".join(text_of(value) for value in values)
+
+
 def _options(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...]:
     values_ = [item for column in layout.of("options") for item in _several(values[column])]
-    return tuple(text_of(item) for item in values_ if item is not None) or layout.options
+    return tuple(text_of(item) for item in values_ if not _missing(item) and item != "nan") or layout.options
 
 
 def _several(cell: Any) -> Sequence[Any]:
-    """The options in one cell: a list, a mapping by letters, a text "(a) open (b) closed", or one option."""
+    """The options in one cell: a list, a mapping by letters, a text "(a) open (b) closed" or "['a', 'b']", or one."""
     if isinstance(cell, Mapping):
         return [cell[letter] for letter in sorted(cell)]
     if isinstance(cell, str) and cell.lstrip().lower().startswith("(a)"):
         return [part.strip() for part in _LETTERED.split(cell.strip())[2::2]]
+    if isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"):
+        try:
+            listed = ast.literal_eval(cell)
+        except (ValueError, SyntaxError):
+            return [cell]  # an option in brackets
+        return listed if isinstance(listed, list) else [cell]
     return cell if isinstance(cell, list) else [cell]
 
 
@@ -232,7 +263,7 @@ def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple
     text = _named(item, source, layout.of("answer")[0])
     if layout.answer_is == "class":
         return _class_of(text)
-    if layout.answer_is != "text":
+    if layout.answer_is != "text" and options:
         letter = text.strip("().: ") if layout.answer_is == "letter" else ""
         place = ord(letter.upper()) - ord("A") if len(letter) == 1 else _whole(text_of(item))
         if place is None or not 0 <= place < len(options):

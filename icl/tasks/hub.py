@@ -35,7 +35,7 @@ from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.cell_values import text_of
-from icl.tasks.columns import AnswerIs, ColumnMapping, read_examples, row_image_keys
+from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys
 from icl.tasks.presets import PRESETS
 from icl.tasks.source import DataSource, open_source
 from icl.tasks.subset import nested_choice
@@ -50,9 +50,9 @@ class HubTask:
     """Any data set of the hub or of this machine, with a map from columns to question, image and answer.
 
     Roles of columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a
-    number, a class, or a list of accepted ones), options (a list, or several columns), id, label, group, domain (one
-    column each), objects (a list of the COCO objects in the image, for CHAIR), meta (columns to store with each sample;
-    never the gold).
+    number, a class, or a list of accepted ones), options (a list, or several columns), group (one column or several),
+    id, label, domain (one column each), objects (a list of the COCO objects in the image, for CHAIR), meta (columns to
+    store with each sample; never the gold).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -218,9 +218,9 @@ class HubTask:
         if self.group_rows:
             return [f"row {row - row % self.group_rows}" for row in range(len(self._source))]
         if columns:
-            values: list[Any] = list(self._source.data[columns[0]])
+            values = zip(*(self._source.data[column] for column in columns), strict=True)
             ids = self._ids(self._source, "", False)
-            return [f"row {ids[row]}" if value is None else text_of(value) for row, value in enumerate(values)]
+            return [group_name(row) or f"row {name}" for row, name in zip(values, ids, strict=True)]
         first = connected_components(row_image_keys(self._source, self._layout, range(len(self._source))))
         ids, names = self._ids(self._source, "", False), dict[int, str]()
         for row, name in zip(first, ids, strict=True):

@@ -137,8 +137,7 @@ def test_reads_several_images_of_one_column_and_of_several_columns(tmp_path):
     first, second = sorted(loaded.queries, key=lambda e: e.id)
     assert [p.open().getpixel((0, 0)) for p in first.images] == [COLORS[n] for n in ("red", "blue", "black")]
     assert second.images[0].open().getpixel((0, 0)) == COLORS["green"]
-    with pytest.raises(ImageError, match="row 1, column 'more'"):
-        second.images[1].open()
+    assert len(second.images) == 1  # of several columns, a row may leave some empty
 
 
 def test_an_unreadable_image_fails_when_it_is_opened_and_not_before(tmp_path):
