@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from experiments.api import retrieve as retrieve
     from experiments.api import run as run
     from experiments.launch.base import Launcher as Launcher
+    from experiments.observers.base import Observer as Observer
     from experiments.results.loaded_run import Run as Run
     from experiments.stats.findings import Finding as Finding
     from experiments.stats.findings import findings as findings
@@ -25,6 +26,7 @@ __toolkit__ = "mm-icl"
 __all__ = [
     "Finding",
     "Launcher",
+    "Observer",
     "Run",
     "answer",
     "compose",
@@ -40,6 +42,7 @@ __all__ = [
 _MODULES: dict[str, tuple[str, ...]] = {
     "experiments.api": ("answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"),
     "experiments.launch.base": ("Launcher",),
+    "experiments.observers.base": ("Observer",),
     "experiments.results.loaded_run": ("Run",),
     "experiments.stats.findings": ("Finding", "findings"),
     "experiments.stats.summary": ("summarize_arms",),

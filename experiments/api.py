@@ -1,5 +1,6 @@
 """The functions of a notebook: load tasks and models, retrieve demonstrations, compose prompts, run and read grids."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.config import load_config
 from experiments.config.keys import DEFAULTS
 from experiments.results.loaded_run import Run, load_run
-from icl.errors import PlanError, did_you_mean
+from icl.errors import ICLWarning, PlanError, did_you_mean
 from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import build
 from icl.types import Context, Example, Generation, Prompt, Query
@@ -168,12 +169,24 @@ def run(
     Raises:
         ICLError: If the run cannot start.
     """
+    from experiments.observers.observation import Observation
     from experiments.running.run import run as start
     from experiments.terminal.progress import make_progress
 
     all_overrides = {**dict(_pairs(overrides)), **keys} if keys else overrides
-    outcome = start(load_config(config, all_overrides), Path(runs), make_progress(quiet), fork)
-    return load_run(outcome.folder, trust=True)
+    progress = make_progress(quiet)
+    with Observation(_warn if quiet else progress.note) as observation:
+        outcome = start(load_config(config, all_overrides), Path(runs), progress, fork, observation)
+        loaded = load_run(outcome.folder, trust=True)
+        observation.is_complete = not outcome.missing
+        if observation.active:
+            observation.frame("scores", loaded.scores())
+    return loaded
+
+
+def _warn(text: str) -> None:
+    """Reports a failed observer, which `quiet` does not hide."""
+    warnings.warn(text, ICLWarning, stacklevel=2)
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -65,6 +65,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "composer": ("prompts.composers",),
     "strategy": ("decoding.strategies", "decoding.controls"),
     "launcher": ("experiments.launch",),
+    "observer": ("experiments.observers",),
 }
 """kind -> the packages that hold its components."""
 
@@ -79,6 +80,7 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "transform": ("transform",),
     "composer": ("compose",),
     "launcher": ("workers", "wait", "check", "start", "reattach"),
+    "observer": ("check", "started", "cell", "table", "artifact", "finished"),
 }
 """kind -> the members that a run uses, for kinds without a base class in `BASES`."""
 

@@ -14,6 +14,7 @@ WORDS: Mapping[str, str] = {
     **PLURALS,
     **{f"{key}s": kind for key, kind in COMPONENT_KINDS.items() if not key.endswith("s")},
     "metrics": "metric",
+    "observe": "observer",
 }
 """The kind for every word: the kind itself, a key of an experiment file, and the plurals of both."""
 METHODS = {
@@ -26,6 +27,7 @@ METHODS = {
     "generate": "model",
     "score": "metric",
     "reattach": "launcher",
+    "artifact": "observer",
     "apply_to_image": "edit",
 }
 """The method that shows the kind of a component without a mark."""

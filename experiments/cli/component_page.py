@@ -16,6 +16,7 @@ PLACES: Mapping[str, str] = {
     **{COMPONENT_KINDS[key]: f"{key}: [{{}}]" for key in LIST_AXES},
     "metric": "metrics: [strict, {}]",
     "launcher": "launcher: {}",
+    "observer": "observe: [{}]",
     "embedder": "retriever: {{name: knn, embedder: {}}}",
     "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
 }

@@ -18,11 +18,12 @@ USES = {
     "retriever": "retriever: {}",
     "metric": "metrics: [lenient, {}]",
     "task": "task: {}",
+    "observer": "observe: [{}]",
 }
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="study, strategy, retriever, metric or task", show_default=False)],
+    kind: Annotated[str, typer.Argument(help="study, strategy, retriever, metric, task, observer", show_default=False)],
     name: Annotated[str, typer.Argument(help="name of the new file, such as blind or blind.py", show_default=False)],
 ) -> None:
     """Writes NAME.yaml for a study, NAME.py for a component. It never replaces a file.

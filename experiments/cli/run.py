@@ -3,12 +3,16 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.cli.main import INTERRUPTED
-from icl.errors import ICLError, StoreError
+from icl.errors import ICLError, StoreError, strip_control_characters
+
+if TYPE_CHECKING:
+    from experiments.observers.observation import Observation
+    from experiments.running.runner import RunOutcome
 
 
 def command(
@@ -32,16 +36,29 @@ def command(
 
 def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
     from experiments.config.config import load_config
+    from experiments.observers.observation import Observation
     from experiments.running.run import run
     from experiments.store.imported import refuse_imported
-    from experiments.store.run_state import dropped_cells_note
     from experiments.store.store import Store
     from experiments.terminal.progress import make_progress
 
     folder = file.parent if file.name == "run.json" else file
     if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
         refuse_imported(folder, Store(folder).read_run() or {})
-    done = run(load_config(file, overrides), runs, make_progress(quiet), fork)
+    progress = make_progress(quiet)
+    with Observation(_print_note if quiet else progress.note) as observation:
+        done = run(load_config(file, overrides), runs, progress, fork, observation)
+        observation.is_complete = not done.missing
+        _print_outcome(done, quiet, observation)
+    if done.failed or done.missing:
+        raise typer.Exit(1)
+
+
+def _print_outcome(done: "RunOutcome", quiet: bool, observation: "Observation") -> None:
+    """Prints the outcome, writes the report and passes it to the observers."""
+    from experiments.store.run_state import dropped_cells_note
+    from experiments.store.store import Store
+
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)
     if done.jobs:
@@ -51,12 +68,15 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
         print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
     else:
         print(f"done         {done.computed:,} samples, {done.failed:,} failed   {done.folder}", file=sys.stderr)
-    if not quiet:
-        _show_results(done.folder)
+    if not quiet or observation.active:
+        _show_results(done.folder, quiet, observation)
     if done.missing:
         print(f"{done.missing:,} samples are missing. Run the same command to compute them.", file=sys.stderr)
-    if done.failed or done.missing:
-        raise typer.Exit(1)
+
+
+def _print_note(text: str) -> None:
+    """Prints an observer's failure, which --quiet does not hide."""
+    print(strip_control_characters(text), file=sys.stderr)
 
 
 def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
@@ -65,8 +85,8 @@ def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
     print(f"`icl watch {folder}` shows their progress. After they have ended, run the same command to print the table.")
 
 
-def _show_results(folder: Path) -> None:
-    """Writes the report, then prints the table, what it shows, and the report's path."""
+def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None:
+    """Writes the report for the observers, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
     from experiments.report.html import write_report
@@ -82,10 +102,14 @@ def _show_results(folder: Path) -> None:
             view = view_run(load_run(folder, trust=True))
             report_progress("reporting", 0, 0)
             try:
-                write_report(view)
+                files = write_report(view)
+                for name, frame in files.frames.items():
+                    observation.frame(name, frame)
+                observation.artifact(files.report)
             except StoreError as error:  # such as a full disk: the table is printed
                 problem = error
-        print_summary(view, Console())
+        if not quiet:
+            print_summary(view, Console())
     except ICLError as error:  # the samples are stored, and only their report is missing
         problem = error
     if problem is not None:

@@ -244,6 +244,15 @@ def _parse_metrics(document: Document, key: str, node: Any) -> tuple[Any, ...]:
     return tuple(metrics)
 
 
+def _parse_observe(document: Document, key: str, node: Any) -> tuple[Any, ...]:
+    observers = [node] if isinstance(node, str | Mapping) and node != EMPTY_LIST else node
+    if observers != EMPTY_LIST and not isinstance(observers, list):
+        raise ConfigError(
+            f"{document.where(key)}: observe must be a list of observers, not {node!r}. (icl ls observers)"
+        )
+    return () if observers == EMPTY_LIST else tuple(observers)
+
+
 def _parse_launcher(document: Document, key: str, node: Any) -> Any:
     """The node of a launcher. A mapping without a name has parameters of the default launcher."""
     if isinstance(node, list):
@@ -312,5 +321,6 @@ _PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
     "compare": _parse_compare,
     "stop": _parse_stop,
     "launcher": _parse_launcher,
+    "observe": _parse_observe,
 }
 """Keys with checks beyond their type."""

@@ -63,6 +63,8 @@ def _value_schema(key: str) -> dict[str, Any]:
     node = {"$ref": f"#/$defs/{kind}"}
     if key == "metrics":
         return {"type": "array", "items": node, "minItems": 1}
+    if key == "observe":
+        return {"anyOf": [{"const": EMPTY_LIST}, node, {"type": "array", "items": node}]}
     return {"anyOf": [{"const": EMPTY_LIST}, {"type": "array", "items": node}]} if key in LIST_AXES else node
 
 

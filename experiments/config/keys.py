@@ -68,6 +68,7 @@ Controls = Annotated[Literal["none", "default"], ExpectedText("'none' or 'defaul
 Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
 Transforms = list[Annotated[Any, NestedComponent("transform")]]
 Metrics = tuple[Annotated[Any, NestedComponent("metric")], ...]
+Observers = tuple[Annotated[Any, NestedComponent("observer")], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,7 @@ class ExperimentKeys:
     compare: CompareSpec | None = None  # reference and metric of the tables
     stop: StopSpec | None = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
     launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers
+    observe: Observers = ()  # trackers that receive the settings, scores and tables, such as [mlflow, wandb]
 
 
 def component_kind(hint: Any) -> str | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from decoding.arms.arm import Arm
     from decoding.engine.requests import AnswerMode
     from experiments.launch.base import Launcher
+    from experiments.observers.base import Observer
     from icl.models.base import Model
     from icl.tasks.base import Task
     from prompts.base import Composer, Orderer, Transform
@@ -95,6 +96,13 @@ class Grid:
     metrics: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     launcher: "Launcher" = field(default_factory=lambda: build("launcher", DEFAULT_LAUNCHER))
+    observers: "tuple[Observer, ...]" = ()
+
+    def check_surroundings(self) -> None:
+        """Raises ConfigError or PlanError if the launcher or an observer cannot work from here."""
+        self.launcher.check()
+        for observer in self.observers:
+            observer.check()
 
     @property
     def tasks(self) -> "list[Task]":
@@ -129,6 +137,9 @@ def expand(config: Config) -> Grid:
                         control_owners.setdefault(cell.digest, {})[owner.digest] = None
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
+        observers: tuple[Observer, ...] = tuple(
+            build("observer", node, config.where("observe", i)) for i, node in enumerate(config.observe)
+        )
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: no cell is left in the grid.")
     warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
@@ -137,7 +148,7 @@ def expand(config: Config) -> Grid:
     if launcher_warning := getattr(launcher, "warning", ""):
         warnings.append(f"{config.where('launcher')}: {launcher_warning}")
     with_owners = [replace(cell, controls=tuple(control_owners.get(digest, ()))) for digest, cell in cells.items()]
-    grid = Grid(config, _labeled(with_owners), metrics, tuple(warnings), launcher)
+    grid = Grid(config, _labeled(with_owners), metrics, tuple(warnings), launcher, observers)
     check_comparable(grid)
     return grid
 

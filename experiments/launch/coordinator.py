@@ -7,7 +7,7 @@ workers that live on (jobs of a cluster), and otherwise computes what is missing
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from experiments.launch.launch_files import Launch, is_alive, live_workers
 from experiments.launch.sample_counter import SampleCounter
 from experiments.launch.shares import shares
 from experiments.launch.worker import sum_counters
+from experiments.observers.observation import Observation
 from experiments.running.run_session import describe_grid
 from experiments.stopping.stopping import Stopping, open_stopping
 from experiments.store.environment import now
@@ -43,7 +44,13 @@ LOG_LINES = 15
 
 
 def launch_workers(
-    store: Store, grid: Grid, work: RunState, progress: Progress, stopping: Stopping | None = None
+    store: Store,
+    grid: Grid,
+    work: RunState,
+    progress: Progress,
+    *,
+    stopping: Stopping | None,
+    observation: Observation,
 ) -> dict[str, Any]:
     """Starts workers for the missing samples and follows them to their end, if the launcher waits.
 
@@ -57,7 +64,8 @@ def launch_workers(
     if not grid.launcher.wait:
         _update_session(store, launch, {"state": "submitted"})
         return _outcome(work, jobs=tuple(group.jobs.values()))
-    return _follow_to_end(store, grid, work, launch, group, progress=progress)
+    observation.start(store, grid, work.finished_cells)
+    return _follow_to_end(store, grid, work, launch, group, progress=progress, observation=observation)
 
 
 def start_workers(
@@ -108,18 +116,28 @@ def find_earlier_launch(store: Store, grid: Grid, progress: Progress) -> "tuple[
     )
 
 
-def follow(earlier: "tuple[Launch, WorkerGroup]", store: Store, grid: Grid, progress: Progress) -> dict[str, Any]:
+def follow(
+    earlier: "tuple[Launch, WorkerGroup]", store: Store, grid: Grid, progress: Progress, observation: Observation
+) -> dict[str, Any]:
     """Follows workers that an earlier command started. Returns fields of `experiments.running.runner.RunOutcome`."""
     launch, group = earlier
     work = load_run_state(store, grid)
     if not grid.launcher.wait:
         return _outcome(work, jobs=tuple(group.jobs.values()))
     progress.note(f"following {len(launch.workers)} workers that were started at {launch.since}.")
-    return _follow_to_end(store, grid, work, launch, group, progress=progress)
+    observation.start(store, grid, work.finished_cells)
+    return _follow_to_end(store, grid, work, launch, group, progress=progress, observation=observation)
 
 
 def _follow_to_end(
-    store: Store, grid: Grid, work: RunState, launch: Launch, group: WorkerGroup, *, progress: Progress
+    store: Store,
+    grid: Grid,
+    work: RunState,
+    launch: Launch,
+    group: WorkerGroup,
+    *,
+    progress: Progress,
+    observation: Observation,
 ) -> dict[str, Any]:
     try:
         counter = SampleCounter(store, [(digest, None) for digest in launch.cells], launch.workers)
@@ -128,7 +146,7 @@ def _follow_to_end(
             cell.of = len(work.missing[digest] | cell.finished)
         done_before = counter.done
         progress.begin(len(launch.cells), work.total, work.cells_done, work.present)
-        jobs = _wait_until_ended(counter, launch, group, progress)
+        jobs = _wait_until_ended(counter, launch, group, progress, observation.cell_finished)
     except KeyboardInterrupt:
         progress.end()
         if message := group.detach():
@@ -153,10 +171,10 @@ def _follow_to_end(
 
 
 def _wait_until_ended(
-    counter: SampleCounter, launch: Launch, group: WorkerGroup, progress: Progress
+    counter: SampleCounter, launch: Launch, group: WorkerGroup, progress: Progress, on_cell: Callable[[str], None]
 ) -> Mapping[str, WorkerStatus]:
     """Reports samples as they are written, until no worker is left. Returns how each job ended."""
-    done, cells = counter.done, counter.cells_done
+    done, cells = counter.done, set(counter.finished_cells)
     is_remote = launch.launcher.get("name") != "local"  # a worker may be on another machine, whose files come late
     poll_every, file_delay = (CLUSTER_POLL_SECONDS, FILE_DELAY_SECONDS) if is_remote else (0.0, 0.0)
     polled = -poll_every
@@ -173,9 +191,10 @@ def _wait_until_ended(
         if counter.done > done:
             progress.advance(counter.done - done)
             done = counter.done
-        for _ in range(counter.cells_done - cells):
+        for digest in [digest for digest in counter.finished_cells if digest not in cells]:
+            cells.add(digest)
             progress.cell_finished()
-        cells = max(cells, counter.cells_done)
+            on_cell(digest)
         deadline = time.monotonic() - file_delay
         if all(
             _is_finished(state) or (w in ended_at and (_has_ended(state) or ended_at[w] <= deadline))

@@ -69,7 +69,12 @@ class SampleCounter:
 
     @property
     def cells_done(self) -> int:
-        return sum(cell.of is not None and cell.done >= cell.of for cell in self.cells.values())
+        return len(self.finished_cells)
+
+    @property
+    def finished_cells(self) -> list[str]:
+        """The digests of cells whose samples are all finished or failed."""
+        return [digest for digest, cell in self.cells.items() if cell.of is not None and cell.done >= cell.of]
 
     def _update(self, cell: _CellCount) -> None:
         lines, replaced = cell.tail.read(self._files(cell.tail.digest))

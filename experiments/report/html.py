@@ -55,11 +55,12 @@ MAX_PLOTTED_CONTROLS = 6
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files that `write_report` wrote into the run directory."""
+    """The files that `write_report` wrote into the run directory. frames: name -> the content of each table."""
 
     report: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
+    frames: "Mapping[str, DataFrame]"
 
 
 @infrequent_gc()
@@ -79,7 +80,7 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
     differences, refused = tables.differences_or_reason(view)
     report = view.path / "report.html"
     write_text(report, render_page(view, task_tables, differences, refused, per_cell))
-    frames = {
+    optional_frames = {
         "scores": tables.score_frame(view),
         "curves": tables.curve_frame(task_tables),
         "differences": differences,
@@ -90,9 +91,8 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
         },
         "looks": looks_frame(view.families, {view.metric: view.better}) if view.families else None,
     }
-    csv = tuple(
-        _csv(view.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items() if frame is not None
-    )
+    frames = {name: frame for name, frame in optional_frames.items() if frame is not None}
+    csv = tuple(_csv(view.path / "tables" / f"{name}.csv", frame) for name, frame in frames.items())
     plotted = figures.drop_decodings(task_tables, _undrawn(view))
     looks = _looks(view, plotted)
     folder = _folder(view.path / "figures")
@@ -101,7 +101,7 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
         path = folder / f"{figure_name(table.task, i)}.svg"
         write_text(path, figures.draw_figure(table, looks, view.measure))
         svg.append(path)
-    return ReportFiles(report, csv, tuple(svg))
+    return ReportFiles(report, csv, tuple(svg), frames)
 
 
 def render_page(

@@ -13,6 +13,7 @@ from experiments.grid.grid import Grid, expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
+from experiments.observers.observation import Observation
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
 from experiments.running.runner import Runner, RunOutcome
@@ -26,7 +27,13 @@ from experiments.terminal.progress import Progress, SilentProgress
 logger = logging.getLogger(f"icl.{__name__}")
 
 
-def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = None, fork: bool = False) -> RunOutcome:
+def run(
+    config: Config,
+    runs: Path = Path("runs"),
+    progress: Progress | None = None,
+    fork: bool = False,
+    observation: Observation | None = None,
+) -> RunOutcome:
     """Computes the missing samples of a config in the folder `runs` / its name.
 
     Args:
@@ -34,13 +41,15 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         runs: The folder of run directories.
         progress: Receives progress, failures and notes.
         fork: Whether to start a new run directory if there is one.
+        observation: Calls the observers of the config. The caller ends it. None: no observer is called.
 
     Raises:
         ICLError: The run cannot start or go on. Errors that need no model come before a model is loaded.
     """
     progress = progress or SilentProgress()
+    observation = observation or Observation(None)
     grid = expand(config)
-    grid.launcher.check()
+    grid.check_surroundings()
     check_requirements(grid)
     check_sizes(grid)
     check_data(grid)
@@ -48,7 +57,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
     with write_lock(folder):
         store = Store(folder)
         if earlier := find_earlier_launch(store, grid, progress):
-            return RunOutcome(folder, **follow(earlier, store, grid, progress), warnings=grid.warnings)
+            return RunOutcome(folder, **follow(earlier, store, grid, progress, observation), warnings=grid.warnings)
         work = load_run_state(store, grid)
         if stopping := open_stopping(store, grid):
             stopping.advance()
@@ -62,6 +71,7 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
             progress.note(without_steps)
         if not work.left:
             refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None)
+            observation.start(store, grid, work.finished_cells, all_observers=False)
             return RunOutcome(folder, work.total, work.present, 0, 0, grid.warnings)
         write_cells(store, grid)
         for warning in grid_warnings(grid):
@@ -69,11 +79,15 @@ def run(config: Config, runs: Path = Path("runs"), progress: Progress | None = N
         if grid.launcher.workers:
             logger.info("%s: %d samples are missing; workers share them", folder, work.left)
             outcome = RunOutcome(
-                folder, **launch_workers(store, grid, work, progress, stopping), warnings=grid.warnings
+                folder,
+                **launch_workers(store, grid, work, progress, stopping=stopping, observation=observation),
+                warnings=grid.warnings,
             )
         else:
+            observation.start(store, grid, work.finished_cells)
             with RunSession(store, grid, invocation) as session:
-                outcome = Runner(grid, store, work, progress, session, stopping=stopping).run()
+                on_cell = observation.cell_finished
+                outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
         if stopping:
             stopping.advance()
             if sizes := stopping.sizes(grid):

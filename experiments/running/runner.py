@@ -25,7 +25,7 @@ the work changes no sample.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +111,7 @@ class Runner:
         worker: Identifies this worker. Names its sample file in the folder of each cell.
         num_workers: Number of workers that share the limit of stored images.
         stopping: Ends arms whose comparisons are decided; None computes everything.
+        on_cell: Called with the digest of each cell whose samples are all finished or failed.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Runner:
         worker: str = "0",
         num_workers: int = 1,
         stopping: Stopping | None = None,
+        on_cell: Callable[[str], None] = lambda digest: None,
     ) -> None:
         self.grid, self.store, self.state, self.progress, self.costs = grid, store, state, progress, costs
         self.max_image_bytes = MAX_IMAGE_BYTES // num_workers
@@ -136,7 +138,7 @@ class Runner:
         self.work = {cell.digest: 1 + cell.num_demos for cell in grid.cells}
         """Cell digest -> work of a sample: prompts have as many parts as demonstrations and the query."""
         self.failed = self.computed = 0
-        self.stopping = stopping
+        self.stopping, self.on_cell = stopping, on_cell
         self.needed: Mapping[str, set[str]] = {}
         self.loaded: Model | None = None
         self.retrievals: dict[int, Retrieval] = {}
@@ -321,6 +323,7 @@ class Runner:
         missing.discard(sample.query)
         if not missing:
             self.progress.cell_finished()
+            self.on_cell(sample.cell)
         self.failing.add(sample)
         if sample.failed:
             self.failed += 1

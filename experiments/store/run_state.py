@@ -48,8 +48,13 @@ class RunState:
         return self.total - self.present
 
     @property
+    def finished_cells(self) -> list[str]:
+        """The digests of cells without a missing sample."""
+        return [digest for digest, queries in self.missing.items() if not queries]
+
+    @property
     def cells_done(self) -> int:
-        return sum(not queries for queries in self.missing.values())
+        return len(self.finished_cells)
 
 
 def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> RunState:

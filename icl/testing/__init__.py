@@ -10,6 +10,7 @@ from icl.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from decoding.conformance import check_strategy as check_strategy
     from experiments.launch.conformance import check_launcher as check_launcher
+    from experiments.observers.conformance import check_observer as check_observer
     from icl.testing.conformance import check_metric as check_metric
     from icl.testing.conformance import check_model as check_model
     from icl.testing.conformance import check_task as check_task
@@ -29,6 +30,7 @@ __all__ = [
     "check_launcher",
     "check_metric",
     "check_model",
+    "check_observer",
     "check_orderer",
     "check_reranker",
     "check_retriever",
@@ -47,6 +49,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "prompts.conformance": ("check_composer", "check_orderer", "check_transform"),
     "decoding.conformance": ("check_strategy",),
     "experiments.launch.conformance": ("check_launcher",),
+    "experiments.observers.conformance": ("check_observer",),
 }
 
 __getattr__, __dir__ = lazy_exports("icl.testing", _MODULES)

@@ -118,7 +118,7 @@ def test_the_lines_of_a_page_are_lines_of_a_config(kind: str, name: str) -> None
             load_config({"task": "binding", "model": "fake-vote", **parsed})
             key, node = next(iter(parsed.items()))
             for each in node if isinstance(node, list) else [node]:
-                build("launcher" if key == "launcher" else OF.get(key, "retriever"), each)
+                build({"launcher": "launcher", "observe": "observer"}.get(key) or OF.get(key, "retriever"), each)
 
 
 def test_the_default_on_a_page_is_the_default() -> None:

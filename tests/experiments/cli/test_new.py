@@ -34,11 +34,13 @@ def test_new_components_run_in_a_new_study_as_printed(icl: ICL, tmp_path: Path) 
         f"metrics={uses['metrics']}",
         f"grid.decoding={uses['decoding']}",
         f"grid.retriever=[{uses['retriever']}]",
+        f"observe={uses['observe']}",
         *("grid.shots=[2]", "seeds=[0]", "max_new_tokens=2", "controls=none"),
     ]
     done = icl("run", "first.yaml", *overrides)
     assert done.status == 0, done.err
     assert load_run(tmp_path / "runs" / "first").samples()["failed"].isna().all()
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 2, "one line a cell"
 
 
 def test_an_existing_file_is_never_replaced(icl: ICL, tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_an_existing_file_is_never_replaced(icl: ICL, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("strategi", "x"), "Did you mean 'strategy'? Kinds: metric, retriever, strategy, study, task."),
+        (("strategi", "x"), "Did you mean 'strategy'? Kinds: metric, observer, retriever, strategy, study, task."),
         (("strategy", "random"), "would shadow the module 'random'"),
         (("task", "icl.py"), "would shadow the module 'icl'"),
         (("strategy", "a-b"), "letters, digits and '_' only"),
