@@ -25,10 +25,16 @@ from icl.models.hf.memory_estimate import (  # noqa: E402
     row_bytes,
     weights_bytes,
 )
-from icl.models.hf.memory_plan import RequestSize, WeightPrecision, plan_memory  # noqa: E402
+from icl.models.hf.memory_needs import MemoryNeeds, WeightPrecision  # noqa: E402
+from icl.models.hf.memory_plan import plan_memory  # noqa: E402
+from icl.models.hf.request_size import RequestSize  # noqa: E402
+from icl.models.hf.tower_memory import TowerPass, tower_sizes  # noqa: E402
 
 PAGE = ROOT / "docs" / "memory.md"
 QUERY_TOKENS, SHOT_TOKENS, IMAGE_TOKENS, NEW_TOKENS, BRANCHES = 400, 350, 300, 32, 2
+PATCHES = 4 * IMAGE_TOKENS
+"""Qwen2.5-VL merges four patches into a token."""
+
 SHOTS, DEVICES = (0, 8, 32), (24, 48, 80)
 PRECISIONS = {
     "bfloat16": WeightPrecision(),
@@ -39,8 +45,8 @@ PRECISIONS = {
 HEAD = f"""# Memory
 
 What a Qwen2.5-VL checkpoint needs on a GPU, and how many rows it decodes together. `python tests/memory_page.py`
-writes this page from `icl/models/hf/memory_estimate.py`, which has the formulas. `icl plan FILE --device 24GB` does the
-same for your experiment, with its own prompts.
+writes this page from `memory_estimate.py` and `tower_memory.py` in `icl/models/hf/`, which have the formulas.
+`icl plan FILE --device 24GB` does the same for your experiment, with its own prompts and images.
 
 A row is one branch of one query. The query has {QUERY_TOKENS} tokens, each demonstration {SHOT_TOKENS}, of which
 its image has {IMAGE_TOKENS}. An answer has {NEW_TOKENS} tokens, and a request {BRANCHES} branches, such as `vcd`.
@@ -52,18 +58,25 @@ The last column is the smallest device for one request.
 def page() -> str:
     """The text of the page."""
     shapes = {name: model_shape(qwen(name)) for name in QWEN}
-    parts = [HEAD, *(_table(name, shape) for name, shape in shapes.items()), "\n".join(_arithmetic(shapes["7B"]))]
-    return "\n".join(parts)
+    towers = {name: _tower(name, shape) for name, shape in shapes.items()}
+    tables = [_table(name, shape, towers[name]) for name, shape in shapes.items()]
+    return "\n".join([HEAD, *tables, "\n".join(_arithmetic(shapes["7B"], towers["7B"]))])
 
 
-def _table(name: str, shape: ModelShape) -> str:
+def _tower(name: str, shape: ModelShape) -> TowerPass:
+    sizes = tower_sizes(qwen(name))
+    assert sizes is not None
+    return TowerPass(sizes, PATCHES, IMAGE_TOKENS, shape.hidden)
+
+
+def _table(name: str, shape: ModelShape, tower: TowerPass) -> str:
     weights = ", ".join(
         f"{precision} {weights_bytes(shape, kind.quantize) / GIB:.1f} GiB" for precision, kind in PRECISIONS.items()
     )
     lines = [
         f"## Qwen2.5-VL-{name}\n",
         f"{shape.parameters:,} parameters. Weights: {weights}. KV cache: {kv_bytes_per_token(shape) / 1024:.0f} KiB a "
-        "token.\n",
+        f"token. Vision tower: {tower.peak_bytes(1) / 2**20:.0f} MiB for an image.\n",
         f"| shots | tokens | GiB a row | precision | {' | '.join(f'rows on {size} GB' for size in DEVICES)} | "
         "smallest device, GiB |",
         "|---|---|---|---|" + "---|" * (len(DEVICES) + 1),
@@ -74,14 +87,14 @@ def _table(name: str, shape: ModelShape) -> str:
             request = RequestSize(
                 tokens, NEW_TOKENS, BRANCHES, shots, image_tokens=IMAGE_TOKENS, images=1e9, image_uses=1e9
             )
-            plans = [plan_memory(shape, request, size * GIB, kind) for size in DEVICES]
+            plans = [plan_memory(MemoryNeeds(shape, kind, tower=tower), request, size * GIB) for size in DEVICES]
             rows = " | ".join("no" if plan.problem else f"{plan.rows:,}" for plan in plans)
             row, need = plans[0].row / GIB, plans[0].need / GIB
             lines.append(f"| {shots} | {tokens:,} | {row:.2f} | {precision} | {rows} | {need:.1f} |")
     return "\n".join(lines) + "\n"
 
 
-def _arithmetic(shape: ModelShape) -> Iterator[str]:
+def _arithmetic(shape: ModelShape, tower: TowerPass) -> Iterator[str]:
     """The steps of one cell of the tables, in GiB."""
     device, shots = 24 * GIB, 8
     tokens = QUERY_TOKENS + SHOT_TOKENS * shots
@@ -107,6 +120,13 @@ def _arithmetic(shape: ModelShape) -> Iterator[str]:
         f"| image features | usable / 8: {budgets.feature_bytes / image:.0f} images of {IMAGE_TOKENS} × {shape.hidden} "
         f"× 2 bytes | −{budgets.feature_bytes / GIB:.2f} |"
     )
+    sizes, patches = tower.sizes, tower.patches
+    yield (
+        f"| vision tower | in the memory of one forward pass, before the prefill. Of an image: t P b + 2 t d 4 + t H "
+        f"(5 b + 24) = {patches * sizes.patch_values * 2 / GIB:.3f} + "
+        f"{2 * patches * sizes.hidden / sizes.heads * 4 / GIB:.3f} + {patches * sizes.hidden * 34 / GIB:.3f} "
+        f"| ({tower.peak_bytes(1) / GIB:.3f}) |"
+    )
     yield (
         f"| one forward pass | max(prefill of {t:,} tokens, usable / 8); prefill: 2 t d b + t b (4 H + 3 I) + mask = "
         f"{2 * t * shape.head_dim * 2 / GIB:.2f} + {t * 2 * (4 * shape.hidden + 3 * shape.inner) / GIB:.2f} + "
@@ -121,7 +141,8 @@ def _arithmetic(shape: ModelShape) -> Iterator[str]:
     yield ""
     yield (
         "Prefills and decoding steps of real models on a CPU allocate what these formulas say\n"
-        "(`tests/icl/models/hf/test_memory_estimate.py`). Workspaces of kernels come on top: those of cuBLAS, and one\n"
+        "(`tests/icl/models/hf/test_memory_estimate.py`), and so do towers of CLIP, SigLIP and Qwen2.5-VL within 10 %\n"
+        "(`test_tower_memory.py`). Workspaces of kernels come on top: those of cuBLAS, and one\n"
         "dequantized layer of bitsandbytes (H × I × 2 bytes). The reserve covers them."
     )
     yield ""

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.grid.grid import Cell
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.memory_check import model_bytes
-from icl.models.hf.memory_plan import MemoryPlan, RequestSize
+from icl.models.hf.memory_plan import MemoryPlan
 from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.embedder_device import GIB, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
 
@@ -17,46 +16,15 @@ if TYPE_CHECKING:
     from experiments.planning.plan import Plan
     from icl.models.base import Model
 
-UNITS = {"MB": 2**20, "GB": 2**30}
+UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
 """Sizes of devices are named in decimal units and built in binary ones: a card of 24 GB has 24 GiB."""
 
 
-@dataclass
-class LargestRequests:
-    """The largest request of each model: longest prompt, longest answer, most branches, largest image.
-
-    Attributes:
-        sizes: A cell of the model, and the sizes.
-    """
-
-    sizes: dict[int, tuple[Cell, RequestSize]] = field(default_factory=dict)
-
-    def add(self, cell: Cell, branches: int, tokens: int, num_images: int) -> None:
-        """A prompt of `tokens` tokens with so many images, which share them at most."""
-        before = self.sizes.get(id(cell.model), (cell, RequestSize(0, 0, 0)))[1]
-        is_longer = tokens > before.prompt_tokens
-        size = replace(
-            before,
-            prompt_tokens=max(before.prompt_tokens, tokens),
-            new_tokens=max(before.new_tokens, cell.max_output_tokens),
-            branches=max(before.branches, branches),
-            shots=cell.shots if is_longer else before.shots,
-            image_tokens=max(before.image_tokens, tokens / num_images if num_images else 0.0),
-        )
-        self.sizes[id(cell.model)] = cell, size
-
-    def add_image_uses(self, model: "Model", uses: float) -> None:
-        """So many images are read in contexts of a model whose prompts were added."""
-        if id(model) in self.sizes:
-            cell, size = self.sizes[id(model)]
-            self.sizes[id(model)] = cell, replace(size, image_uses=size.image_uses + uses)
-
-
 def device_bytes(text: str) -> float:
-    """'24GB', '80 GiB' -> bytes. Raises ConfigError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])i?B", text.strip(), re.IGNORECASE)
+    """'24GB', '80 GiB', '1.5TB' -> bytes. Raises ConfigError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT])i?B", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--device: '{text}' is not the memory of a device. Write 24GB or 40960MB.")
+        raise ConfigError(f"--device: '{text}' is not the memory of a device. Write 24GB, 40960MB or 1.5TB.")
     return float(match[1]) * UNITS[f"{match[2].upper()}B"]
 
 

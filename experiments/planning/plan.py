@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.largest_requests import LargestRequests
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.size_estimate import sample_queries
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches
-from experiments.planning.memory_plan import LargestRequests
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.planning.stop_lines import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
@@ -266,7 +266,7 @@ def _count(
                     work.tokens_alone += times * tokens[branch.digest]
                     work.num_images += times * len(branch.images)
                     counters.prefixes.add(cell.model, branch, tokens[branch.digest], times, index)
-                    counters.largest.add(cell, len(branches), tokens[branch.digest], len(branch.images))
+                    counters.largest.add(cell, len(branches), tokens[branch.digest], branch.images)
         work.image_uses += len(context_images)
         work.prompts += len(tokens)
         work.tokens += sum(tokens.values())

@@ -1,7 +1,8 @@
 """Render and answer one prompt of each model before its samples, so that what breaks all of them is one error.
 
     without weights    the longest prompt of each model, task and composer is rendered and counted: a broken chat
-                       template, a context that is too short for the query alone
+                       template, a context that is too short for the query alone; and whether the free memory is enough
+                       for the largest of these requests
     with weights       the longest of these prompts is answered with one token: weights that give NaN, an endpoint that
                        refuses every request
 
@@ -14,12 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
+from experiments.contexts.largest_requests import LargestRequests
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.contexts.size_estimate import sample_queries
 from experiments.grid.grid import Cell
 from experiments.running.generation import Answer, SampleRequest, answer
 from icl.errors import ICLError, ModelError
-from icl.types import Example
+from icl.types import Example, Prompt
 from icl.user_errors import convert_user_errors
 from prompts.budget import ContextTooShortError, fit
 
@@ -34,12 +36,13 @@ class Preflight:
     """The checks before the first sample. cells: the cells with missing samples."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        groups: dict[tuple[int, int, int], Cell] = {}
+        groups: dict[tuple[int, int, int], list[Cell]] = {}
         for cell in cells:
-            key = id(cell.model), id(cell.task), id(cell.composer)
-            if key not in groups or _size(cell) > _size(groups[key]):
-                groups[key] = cell
-        self.cells = [replace(cell, retriever=cell.retriever and placeholder_retriever()) for cell in groups.values()]
+            groups.setdefault((id(cell.model), id(cell.task), id(cell.composer)), []).append(cell)
+        largest = [max(group, key=_size) for group in groups.values()]
+        self.cells = [replace(cell, retriever=cell.retriever and placeholder_retriever()) for cell in largest]
+        self.groups = list(groups.values())
+        self.largest = LargestRequests()
         self.longest: dict[int, tuple[int, Cell]] = {}
         """id of a model -> tokens of its longest prompt, and the cell."""
 
@@ -50,7 +53,7 @@ class Preflight:
             ModelError: The model's processor or chat template does not accept the prompts.
             ContextTooShortError: The queries do not fit into the model's context.
         """
-        for cell in without_model_calls(self.cells):
+        for group, cell in zip(self.groups, without_model_calls(self.cells), strict=True):
             queries, problems = _queries(cell), list[ICLError]()
             for number in range(len(queries)):
                 try:
@@ -63,9 +66,27 @@ class Preflight:
                 else:
                     if tokens >= self.longest.get(id(cell.model), (0, cell))[0]:
                         self.longest[id(cell.model)] = tokens, cell
+                    if item.prompt is not None:
+                        self._add_requests(cell, group, item.prompt, tokens)
                     break
             if problems and len(problems) == len(queries):
                 raise type(problems[-1])(_message(cell, "no prompt can be written", str(problems[-1])))
+
+    def _add_requests(self, largest: Cell, cells: Sequence[Cell], prompt: Prompt, tokens: int) -> None:
+        """The requests of cells with the prompt of the largest one. The branches count as equally long."""
+        from decoding.arms.inspection import probe_branches
+
+        for cell in cells:
+            try:
+                branches = len(probe_branches(cell.decoding.strategy, prompt))
+            except ICLError:  # the cell's own samples fail with this error
+                continue
+            self.largest.add(largest, branches, tokens, prompt.images)
+
+    def check_memory(self) -> None:
+        """Raise ModelError if the largest request of a model cannot fit beside its weights. Needs no weights."""
+        for cell, request in self.largest.sizes.values():
+            cell.model.check_memory(request)
 
     def check_answer(self, model: "Model") -> None:
         """Answer the longest prompt of a loaded model with one token, once. Raises ModelError.

@@ -155,6 +155,7 @@ class Runner:
             with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
                 reserve_for_models(self.grid.models)
                 self.preflight.check_prompts()
+                self.preflight.check_memory()
                 for needed in self._blocks():
                     self.needed = needed
                     for model in self.grid.models:

@@ -16,7 +16,8 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl.models.hf.memory_plan import MemoryPlan, RequestSize
+    from icl.models.hf.memory_plan import MemoryPlan
+    from icl.models.hf.request_size import RequestSize
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -148,6 +149,9 @@ class Model(ABC):
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
         """What the model needs on a device of so many bytes, available before `load`. None if nothing is known."""
         return None
+
+    def check_memory(self, request: "RequestSize") -> None:  # noqa: B027
+        """Raise ModelError if the model's largest request cannot fit into the free memory, before `load`."""
 
     @property
     def strategies_hint(self) -> str:

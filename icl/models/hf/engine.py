@@ -15,8 +15,8 @@ from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.malloc_tuning import keep_freed_memory
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS, MemoryBudgets, measured_budgets
-from icl.models.hf.memory_check import check_weights_fit
-from icl.models.hf.memory_estimate import decoder_shape, tower_sizes
+from icl.models.hf.memory_check import check_memory
+from icl.models.hf.memory_estimate import decoder_shape
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.session import HFSession
@@ -52,7 +52,7 @@ class HFEngine:
         placed = device_placement.loading_arguments(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
         if hf.lora is not None:
             _ = hf.lora.folder  # raises before weights are read
-        check_weights_fit(hf)
+        check_memory(hf)
         logger.info("loading %s (%s)", hf.path, ", ".join(f"{key} {value}" for key, value in placed.items()))
         model = quantization.fix_layers(hf.checkpoint.weights(**placed, **quantization.arguments(hf)))
         if hf.lora is not None:
@@ -72,7 +72,7 @@ class HFEngine:
         encoder = self.prompt_encoder.encoder
         if encoder is not None:
             encoder.cache.clear()
-            encoder.cache.limit, encoder.max_patches = self.budgets.feature_bytes, self.budgets.image_patches
+            encoder.cache.limit, encoder.max_bytes = self.budgets.feature_bytes, self.budgets.tower_bytes
         self.prefiller = Prefiller(
             self.runner,
             self.budgets.prefill_tokens,
@@ -126,7 +126,6 @@ class HFEngine:
             model.dtype.itemsize,
             attention=attention,
             feature_bytes=features,
-            tower=tower_sizes(model.config),
         )
         return budgets.with_user_settings(hf.token_budget, features)
 

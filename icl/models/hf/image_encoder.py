@@ -20,7 +20,8 @@ from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.image_processing import BATCH, ImageProcessor
-from icl.models.hf.memory_estimate import tower_sizes
+from icl.models.hf.memory_budgets import UNBOUNDED
+from icl.models.hf.tower_memory import tower_sizes
 
 if TYPE_CHECKING:
     from icl.images import Image
@@ -33,7 +34,7 @@ class ImageEncoder:
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
-        self.limit, self.max_patches, self.tower = BatchLimit(BATCH), 2**31, tower_sizes(model.config)
+        self.limit, self.max_bytes, self.tower = BatchLimit(BATCH), UNBOUNDED, tower_sizes(model.config)
         self.base = model.base_model
         self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
@@ -81,17 +82,22 @@ class ImageEncoder:
                 group,
                 self.limit,
                 "images",
-                may_join=lambda batch: not batch[0][0][1] and self._patches(batch) <= self.max_patches,
+                may_join=lambda batch: not batch[0][0][1] and self._peak_bytes(batch) <= self.max_bytes,
                 relieve=self.cache.clear,
             )
             for part in parts:
                 made[part.key] = self.cache.put(part.key, part)
         return made
 
-    def _patches(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> int:
-        """Patches of the images of a group, which are equally large. 0 if the tower's sizes are not known."""
-        pixels = group[0][1].get("pixel_values")
-        return 0 if self.tower is None or pixels is None else len(group) * (pixels.numel() // self.tower.patch_values)
+    def _peak_bytes(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> float:
+        """Peak of a pass over images of equal size, in bytes. 0 if the tower's sizes are not known."""
+        patches = 0 if self.tower is None else self.tower.patches(group[0][1])
+        attention = str(getattr(self.model.config, "_attn_implementation", None) or "sdpa")
+        return (
+            self.tower.peak_bytes(patches, len(group), self.model.dtype.itemsize, attention=attention)
+            if self.tower and patches
+            else 0.0
+        )
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
         """One forward pass of the tower for images whose processed inputs have equal shapes."""

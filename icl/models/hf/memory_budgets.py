@@ -6,7 +6,7 @@
     passing     max(peak of that prefill, usable / 8): memory of one forward pass
     rows        (usable - features - passing) / bytes of a row          icl.models.hf.memory_estimate
     options     half of `passing` for repeated rows, half for their logits
-    images      patches of one pass of the vision tower: `passing`
+    images      images of one pass of the vision tower: its peak is at most `passing`
 
 More than 8,192 tokens make a prefill no faster, because its matrix products then use a whole device. On a CPU the sizes
 are `DEFAULT_BUDGETS`, unless the free memory allows less. A size that the user sets is used as it is.
@@ -19,14 +19,13 @@ from icl.models.hf.device_memory import DeviceMemory
 from icl.models.hf.memory_estimate import (
     RESERVED_FRACTION,
     DecoderSizes,
-    TowerSizes,
     decode_copies,
     kv_bytes_per_token,
     logits_bytes,
     prefill_bytes,
 )
 
-MAX_PREFILL_TOKENS, UNBOUNDED = 8192, 2**31
+MAX_PREFILL_TOKENS, UNBOUNDED = 8192, 2**62
 ROWS_PER_PREFILL = 4
 """Tokens of decoding rows for each token of a prefill, where the memory is not measured."""
 
@@ -45,7 +44,7 @@ class MemoryBudgets:
         option_tokens: Tokens of all repeated rows of a forward pass that scores options.
         option_scores: Logits of such a pass.
         feature_bytes: Size of the cache of image features.
-        image_patches: Patches of the images in one pass of the vision tower.
+        tower_bytes: Peak of one pass of the vision tower.
         row_overhead: What a row needs besides its tokens, in tokens.
     """
 
@@ -54,7 +53,7 @@ class MemoryBudgets:
     option_tokens: int = ROWS_PER_PREFILL * MAX_PREFILL_TOKENS
     option_scores: int = 2**26
     feature_bytes: int = 512 * 2**20
-    image_patches: int = UNBOUNDED
+    tower_bytes: int = UNBOUNDED
     row_overhead: int = 0
 
     def with_user_settings(self, token_budget: int | None, feature_bytes: int | None) -> "MemoryBudgets":
@@ -76,7 +75,6 @@ def measured_budgets(
     *,
     attention: str = "sdpa",
     feature_bytes: int | None = None,
-    tower: TowerSizes | None = None,
 ) -> MemoryBudgets:
     """Sizes for a loaded model.
 
@@ -86,7 +84,6 @@ def measured_budgets(
         element_bytes: Bytes of an element of activations and KV cache.
         attention: Implementation of attention.
         feature_bytes: Size of the cache of image features, if the user sets it.
-        tower: Sizes of the vision tower, if they are known.
     """
     if not memories:
         return DEFAULT_BUDGETS
@@ -111,7 +108,7 @@ def measured_budgets(
         option_tokens=max(1, int(passing / 2 / token)),
         option_scores=max(1, int(passing / 2 / SCORE_BYTES)),
         feature_bytes=int(features),
-        image_patches=max(1, int(passing / tower.patch_bytes(element_bytes))) if tower else UNBOUNDED,
+        tower_bytes=int(passing),
         row_overhead=round(logits_bytes(shape, element_bytes) / decoding_token),
     )
     return _at_most(budgets, DEFAULT_BUDGETS) if memories[0].kind == "cpu" else budgets

@@ -17,7 +17,7 @@ mask. A mask exists if rows are padded, and always in eager attention.
                    mask = m of one byte, b in eager attention
     decoding row   (prompt + new) KV c + V (b + 12), with c = 1 + 1 / L while rows change, because a layer of the
                    new cache replaces the old one; 1 + h / (g L) in eager attention with g < h
-    images         tokens H b
+    images         tokens H b; icl.models.hf.tower_memory has the peak of the vision tower
 
 3 H are the embeddings, the residual and the normalized input. sdpa repeats key heads if g < h and rows are padded.
 Workspaces of kernels come on top, such as those of cuBLAS. Layers with a sliding window or without a KV cache need
@@ -224,33 +224,6 @@ def row_bytes(shape: DecoderSizes, tokens: int, element_bytes: float = 2.0, copi
         copies: Caches of the row that exist at once.
     """
     return tokens * kv_bytes_per_token(shape, element_bytes) * copies + logits_bytes(shape, element_bytes)
-
-
-@dataclass(frozen=True)
-class TowerSizes:
-    """The sizes of a vision tower: of a patch's state, of its MLP, and numbers of pixels of a patch in all channels."""
-
-    hidden: int
-    inner: int
-    patch_values: int
-
-    def patch_bytes(self, element_bytes: float) -> float:
-        """Bytes of one patch in the MLP of a layer, where a tower needs the most."""
-        return element_bytes * (4 * self.hidden + 3 * self.inner)
-
-
-def tower_sizes(config: Any) -> TowerSizes | None:
-    """The sizes of a checkpoint's vision tower. None if its config names them otherwise."""
-    vision = getattr(config, "vision_config", None)
-    hidden = getattr(vision, "hidden_size", None) or getattr(vision, "embed_dim", None)
-    side = getattr(vision, "patch_size", None)
-    if not isinstance(hidden, int) or not isinstance(side, int):
-        return None
-    inner = getattr(vision, "intermediate_size", None) or hidden * getattr(vision, "mlp_ratio", 4)
-    if not isinstance(inner, int | float):
-        return None
-    channels = getattr(vision, "num_channels", None) or getattr(vision, "in_channels", None) or 3
-    return TowerSizes(hidden, int(inner), channels * side**2 * (getattr(vision, "temporal_patch_size", None) or 1))
 
 
 def feature_bytes(shape: DecoderSizes, tokens: float, element_bytes: float = 2.0) -> float:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
-    from icl.models.hf.memory_plan import MemoryPlan, RequestSize
+    from icl.models.hf.memory_plan import MemoryPlan
     from icl.models.hf.rendering import PromptRenderer
+    from icl.models.hf.request_size import RequestSize
     from icl.models.hf.session import HFSession
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
@@ -209,6 +210,13 @@ class HF(LogitModel):
         from icl.models.hf.memory_check import checkpoint_plan
 
         return checkpoint_plan(self, request, device)
+
+    def check_memory(self, request: "RequestSize") -> None:
+        """Raise ModelError if the weights and one request do not fit into the free memory of the device."""
+        from icl.models.hf.memory_check import check_memory
+
+        if "engine" not in vars(self):  # a loaded model has its weights in the memory that is not free
+            check_memory(self, request)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import pytest
 from experiments.planning.memory_plan import device_bytes
 from icl.errors import ConfigError
 from icl.models.hf.memory_estimate import GIB
-from icl.models.hf.memory_plan import RequestSize
 from icl.models.hf.model import HF
+from icl.models.hf.request_size import RequestSize
 
 ICL = Callable[..., Any]
 TINY = """
@@ -25,7 +25,15 @@ def test_a_plan_for_a_device_prints_the_memory_of_the_model(icl: ICL, grid: Call
     output = icl("plan", grid(TINY), "--device", "24GB")
     assert (output.status, output.err) == (0, "")
     (line,) = (line for line in output.out.splitlines() if line.startswith("memory  "))
-    parts = ("weights", "features", "prefill", "a row while rows change", "of 24.0 GiB free", "rows together")
+    parts = (
+        "weights",
+        "features",
+        "vision tower 0.",
+        "prefill",
+        "a row while rows change",
+        "of 24.0 GiB free",
+        "rows together",
+    )
     assert [part for part in parts if part not in line] == []
     assert "memory  " not in icl("plan", "grid.yaml").out
 
@@ -36,7 +44,7 @@ def test_a_plan_for_a_device_that_is_too_small_prints_the_memory_and_a_sentence(
     output = icl("plan", grid(TINY), "--device", "600MB")
     assert output.status == 2
     assert "memory  " in output.out
-    assert re.search(r"the weights \(.* GiB, \w+\) do not fit into 0\.6 GiB\. Use `quantize: int8`", output.err)
+    assert re.search(r"the weights \(.* MiB, \w+\) do not fit into 0\.6 GiB\. Use `quantize: int8`", output.err)
 
 
 def test_a_model_without_an_estimate_is_named(icl: ICL, grid: Callable[[str], str]) -> None:
@@ -57,12 +65,13 @@ def test_layers_on_several_devices_are_not_refused() -> None:
 
 def test_the_size_of_a_device_is_read_and_a_mistake_is_a_sentence(icl: ICL, grid: Callable[[str], str]) -> None:
     assert [device_bytes(text) for text in ("24GB", "80 GiB", "40960mb")] == [24 * GIB, 80 * GIB, 40 * GIB]
-    for wrong in ("", "24", "GB", "-1GB", "0GB", "24 TB"):
+    assert [device_bytes(text) for text in ("24TB", "1.5 TiB")] == [24 * 1024 * GIB, 1536 * GIB]
+    for wrong in ("", "24", "GB", "-1GB", "0GB", "0TB", "24PB", "²4GB"):
         with pytest.raises(ConfigError, match="is not the memory of a device"):
             device_bytes(wrong)
     for wrong in ("big", ""):  # an empty one is a shell variable that is not set
         output = icl("plan", grid(TINY), "--device", wrong)
-        message = f"--device: '{wrong}' is not the memory of a device. Write 24GB or 40960MB.\n"
+        message = f"--device: '{wrong}' is not the memory of a device. Write 24GB, 40960MB or 1.5TB.\n"
         assert (output.status, output.err) == (2, message)
 
 

@@ -17,6 +17,9 @@ from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ModelError
 from icl.models.hf.checkpoint import Checkpoint
+from icl.models.hf.memory_check import memory_needs, precision
+from icl.models.hf.model import HF
+from icl.models.hf.request_size import RequestSize
 from prompts.budget import ContextTooShortError
 
 Mapping = Callable[..., dict[str, Any]]
@@ -103,6 +106,24 @@ def test_weights_that_are_not_numbers_end_the_run_before_the_first_sample(
         ModelError, match=r"2 shots: the model does not answer: .*the score of token 0 is nan\. Nothing was computed\.$"
     ):
         run(load_config(config), tmp_path)
+    assert _stored(tmp_path) == 0
+
+
+def test_a_request_that_cannot_fit_beside_the_weights_ends_the_run_before_they_are_read(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = memory_needs(HF(), precision(HF(), "float32"), None)
+    free = needs.weights + needs.request(RequestSize(30, 5, 2))
+    monkeypatch.setattr("icl.models.hf.device_memory.host_memory", lambda: (free, free))
+    monkeypatch.setattr(Checkpoint, "weights", lambda *_, **__: pytest.fail("the weights were read"))
+    config = mapping(model={"name": "hf"}, grid={"shots": [0, 4], "decoding": ["greedy", "vcd", "code"]})
+    problem = (
+        r"model tiny: in the main memory, one request of 2 branches with .* tokens needs .*, but 0\.\d MiB are free"
+    )
+    with pytest.raises(ModelError, match=problem) as error:
+        run(load_config(config), tmp_path)
+    for remedy in ("fewer shots (", "of 4 shots)", "`device_map: auto` over several devices", "a device with at least"):
+        assert remedy in str(error.value)
     assert _stored(tmp_path) == 0
 
 

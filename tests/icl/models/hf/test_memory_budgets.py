@@ -1,6 +1,7 @@
 """Batches and caches are as large as the free memory allows, and answers do not depend on it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from decoding.engine.requests import Counters, DecodingRequest
 from icl.models.hf import device_memory as device_memory_module
 from icl.models.hf.device_memory import DeviceMemory, device_memory
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS, MAX_PREFILL_TOKENS, measured_budgets
-from icl.models.hf.memory_estimate import GIB, decode_copies, kv_bytes_per_token, prefill_bytes, tower_sizes
+from icl.models.hf.memory_estimate import GIB, decode_copies, kv_bytes_per_token, prefill_bytes
 from icl.models.hf.model import HF
+from icl.models.hf.tower_memory import tower_sizes
 from tests.icl.models.hf.test_memory_estimate import shape
 
 FolderOf = Callable[[str], Path]
@@ -66,7 +68,7 @@ def test_the_device_with_the_least_memory_for_its_layers_decides() -> None:
 
 def test_a_cpu_has_the_constants_unless_its_free_memory_is_less() -> None:
     large = measured_budgets(shape("7B"), [DeviceMemory("cpu", 500 * GIB, 600 * GIB)], 4)
-    assert large == DEFAULT_BUDGETS
+    assert replace(large, tower_bytes=DEFAULT_BUDGETS.tower_bytes) == DEFAULT_BUDGETS
     small = measured_budgets(shape("7B"), [DeviceMemory("cpu", 4 * GIB, 16 * GIB)], 4)
     assert 0 < small.row_tokens < DEFAULT_BUDGETS.row_tokens
     assert small.row_overhead > 0
@@ -125,29 +127,26 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_its_weights_are_read(
 
     free_memory(monkeypatch, 1000.0)
     monkeypatch.setattr(Checkpoint, "weights", lambda *args, **kwargs: pytest.fail("the weights were read"))
-    with pytest.raises(ModelError, match=r"the weights need .* GiB \(float32\), and the main memory has 0.0 GiB free"):
+    with pytest.raises(ModelError, match=r"the weights need .* MiB \(float32\), and the main memory has 0.0 MiB free"):
         HF(path=str(folder_of("llava"))).load()
 
 
-PATCHES = {"llava": 16, "qwen2_5_vl": 64}
-"""Of an image of 56 x 56 pixels: it is resized to 28 x 28 with patches of 7, or is 8 x 8 patches of 7."""
-
-
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_the_vision_tower_reads_as_many_patches_as_fit(name: str, folder_of: FolderOf) -> None:
+def test_the_vision_tower_reads_as_many_images_as_fit(name: str, folder_of: FolderOf) -> None:
     hf = HF(path=str(folder_of(name)))
     encoder = hf.engine.prompt_encoder.encoder
     prompt = tiny_models.prompt([1, 2, 3, 4, 5, 6], size=(56, 56))
     want, passes = hf.open([prompt]).logits, []
-    patches = encoder._patches
-    tower = encoder._tower
-    encoder._tower = lambda group: passes.append(patches(group)) or tower(group)
+    peak, tower = encoder._peak_bytes, encoder._tower
+    encoder._tower = lambda group: passes.append((len(group), peak(group))) or tower(group)
     for allowed, sizes in ((1, [1] * 6), (2, [2] * 3), (4, [4, 2])):
         encoder.cache.clear()
-        encoder.max_patches, one = allowed * PATCHES[name], PATCHES[name]
+        encoder.max_bytes = allowed * passes[0][1] if passes else 0
         passes.clear()
         got = hf.open([prompt]).logits
-        assert passes == [size * one for size in sizes]
+        assert [count for count, _ in passes] == sizes
+        assert [size / passes[0][1] for _, size in passes] == pytest.approx([count / sizes[0] for count in sizes])
+        passes[:] = [(1, passes[0][1] / sizes[0])]
         assert float((got - want).abs().max()) < 2e-5
 
 
@@ -157,6 +156,6 @@ def test_large_images_are_encoded_in_smaller_batches() -> None:
     tower = tower_sizes(qwen("7B"))
     assert tower is not None
     assert (tower.hidden, tower.inner, tower.patch_values) == (1280, 3420, 3 * 14 * 14 * 2)
-    budgets = measured_budgets(shape("7B"), [DeviceMemory("cuda", 8 * GIB, 24 * GIB)], 2, tower=tower)
-    assert budgets.image_patches * tower.patch_bytes(2) == pytest.approx(1.15 * GIB, rel=0.01)
-    assert 5000 < budgets.image_patches < 16 * 5000, "sixteen large images do not fit at once, and one does"
+    budgets = measured_budgets(shape("7B"), [DeviceMemory("cuda", 8 * GIB, 24 * GIB)], 2)
+    assert budgets.tower_bytes == pytest.approx(1.15 * GIB, rel=0.01)
+    assert tower.peak_bytes(5000, 1) < budgets.tower_bytes < tower.peak_bytes(5000, 16)
