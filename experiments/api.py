@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.config import load_config
 from experiments.config.keys import DEFAULTS
 from experiments.results.loaded_run import Run, load_run
-from icl.errors import ICLWarning, PlanError, did_you_mean
+from icl.errors import ConfigError, ICLWarning, PlanError, did_you_mean
 from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import build
 from icl.types import Context, Example, Generation, Prompt, Query
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["Run", "answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"]
 
 
-def load_task(name: str, **parameters: Any) -> "Task":
-    """Loads a task by name or path: `load_task("easy-vqa", queries=200)`. Raises ConfigError."""
-    task: Task = build("task", {"name": name, **parameters})
+def load_task(name: Any, **parameters: Any) -> "Task":
+    """Loads a task by its name, path or class: `load_task("easy-vqa", queries=200)`. Raises ConfigError."""
+    task: Task = build("task", {"name": name, **parameters} if isinstance(name, str | type) else name)
     return task
 
 
-def load_model(name: str, **parameters: Any) -> "Model":
-    """Loads a model by name or path: `load_model("hf", path="tiny")`. Weights are read at their first use."""
-    model: Model = build("model", {"name": name, **parameters})
+def load_model(name: Any, **parameters: Any) -> "Model":
+    """Loads a model by its name, path or class: `load_model("hf", path="tiny")`. Weights are read at first use."""
+    model: Model = build("model", {"name": name, **parameters} if isinstance(name, str | type) else name)
     return model
 
 
@@ -45,20 +45,25 @@ def retrieve(
     """Retrieves the demonstrations of a query, in prompt order, as a run with this seed does.
 
     Args:
-        retriever: A name, a node or a component.
-        task: The task.
+        retriever: A name, a node, a class or a component.
+        task: The task, as `load_task` returns it.
         query: An example or a query of the task, or its id.
         shots: The number of demonstrations.
         seed: The seed.
-        order: A name, a node or a component.
+        order: A name, a node, a class or a component.
         model: The model, for retrievers and orderers that use it.
 
     Raises:
+        ConfigError: For an argument of another type.
         PlanError: For too many shots, or a retriever that returns other examples than requested.
     """
     from experiments.contexts.contexts import arrange, bind_resources, check_demos
     from retrievers.base import EXCLUDE_LEAKS, Resources, check_takes_policy
 
+    if type(shots) is not int or shots < 0:
+        raise ConfigError(f"retrieve: shots must be a whole number of at least 0, not {shots!r}.")
+    if isinstance(task, type) or not hasattr(task, "pool"):  # a task of your own need not be a dataclass here
+        task = build("task", task)
     example = _example(task, query)
     finder = build("retriever", retriever)
     fitted = finder.fit(task.pool(example.id), Resources(seed, model))
@@ -73,7 +78,8 @@ def retrieve(
 
 
 def compose(composer: Any, context: Context) -> Prompt:
-    """Composes the prompt of a context: `compose("chat", context)`."""
+    """Composes the prompt of a context: `compose("chat", context)`. Raises ConfigError."""
+    _check_type("compose", "a context", "icl.retrieve(retriever, task, query)", context, Context)
     prompt: Prompt = build("composer", composer).compose(context)
     return prompt
 
@@ -89,9 +95,9 @@ def answer(
     """Answers one prompt.
 
     Args:
-        model: The model.
+        model: The model, as `load_model` returns it.
         prompt: The prompt.
-        decoding: A node, or a list of nodes.
+        decoding: A name, a node, a class or a component, or a list of these.
         max_new_tokens: The largest number of new tokens.
         max_thinking_tokens: The largest number of tokens of a reasoning block, which then do not count as answer.
 
@@ -109,6 +115,8 @@ def answer(
     from experiments.running.generation import engine_for
     from icl.models.base import Request
 
+    model = build("model", model)
+    _check_type("answer", "a prompt", "icl.compose(composer, context)", prompt, Prompt)
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
     for arm in arms:
         if problem := unsupported_reason(arm, model.abilities):
@@ -159,12 +167,16 @@ def run(
     Results of an earlier run are reused. A failed sample is in the frame with its reason.
 
     Args:
-        config: A YAML file or a mapping.
+        config: A YAML file, the name of a shipped experiment such as "quickstart", or a mapping with the same keys. In
+            a mapping, a component may stand where a file has its name: `{"retriever": KNN(by="image")}`, or its class.
         overrides: Dotted keys, as a mapping or as texts such as "shots=4".
-        runs: The folder of run directories.
-        quiet: Whether to show no progress.
+        runs: The folder of run directories. The run is in the folder of its `name`.
+        quiet: Whether to show no progress. In a notebook the progress is a bar below the cell.
         fork: Whether to start a new run in the next free folder.
         **keys: Further overrides.
+
+    Returns:
+        The run. At the end of a notebook's cell it is shown as a table of scores with a few samples.
 
     Raises:
         ICLError: If the run cannot start.
@@ -174,6 +186,10 @@ def run(
     from experiments.terminal.progress import make_progress
 
     all_overrides = {**dict(_pairs(overrides)), **keys} if keys else overrides
+    if not isinstance(config, str | Path | Mapping):
+        raise ConfigError(
+            f"run: the config must be a YAML file, the name of a shipped experiment or a mapping, not {config!r}."
+        )
     progress = make_progress(quiet)
     with Observation(_warn if quiet else progress.note) as observation:
         outcome = start(load_config(config, all_overrides), Path(runs), progress, fork, observation)
@@ -197,9 +213,19 @@ def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(parse_override(text) for text in overrides)
 
 
+def _check_type(function: str, what: str, source: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise ConfigError(f"{function}: a value of type {type(value).__name__} is not {what}. {source} returns one.")
+
+
 def _example(task: "Task", query: Example | Query | str) -> Example:
     if isinstance(query, Example):
         return query
+    if not isinstance(query, Query | str):
+        raise ConfigError(
+            f"retrieve: the query must be an example or a query of the task, such as task.queries[0], or its id, "
+            f"not {query!r}."
+        )
     name = query if isinstance(query, str) else query.id
     examples = {example.id: example for example in task.queries}
     if name not in examples:

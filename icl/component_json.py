@@ -37,6 +37,31 @@ def to_config(thing: Any) -> Any:
     return _to_json(thing, _loadable, _all_fields)
 
 
+def config_nodes(data: Any, *, in_this_process: bool = False) -> Any:
+    """A config from Python with each component and class in it replaced by its config node. Other values are kept.
+
+    Args:
+        data: The config, or a part of it.
+        in_this_process: Whether no other process reads the nodes. A class that another process cannot import is then
+            described, as in the identity of a cell.
+
+    Raises:
+        PlanError: A class is defined where another process cannot import it.
+    """
+    if isinstance(data, Mapping):
+        return {key: config_nodes(value, in_this_process=in_this_process) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [config_nodes(value, in_this_process=in_this_process) for value in data]
+    if not is_dataclass(data):
+        return data
+    try:
+        return _class_node(data, _loadable) if isinstance(data, type) else to_config(data)
+    except PlanError:
+        if in_this_process:
+            return describe(data)
+        raise
+
+
 def config_key(field: "Field[Any]") -> str:
     """The name of a dataclass field in a config (see `icl.registry.parameter`)."""
     return str(field.metadata.get("key", field.name))

@@ -5,8 +5,9 @@ components by reading the files in the folders of their kind as text. Listing th
 component needs no change in another file.
 
 A config names a component in one of three ways: by name (`knn`), by a mapping with parameters
-(`{name: knn, by: image}`), or by the path of a class (`my_pkg.my_mod:Mine`, `studies/mine.py:Mine`). Installed
-packages add names through entry points `kind.name` in the group `icl.components`.
+(`{name: knn, by: image}`), or by the path of a class (`my_pkg.my_mod:Mine`, `studies/mine.py:Mine`). Python code may
+pass the class or a component in its place. Installed packages add names through entry points `kind.name` in the group
+`icl.components`.
 """
 
 import ast
@@ -220,7 +221,7 @@ def build(kind: str, node: Any, where: str = "") -> Any:
 
     Args:
         kind: The kind of component, a key of `PACKAGES`.
-        node: A name, a mapping with the key `name`, or a component, which is returned as it is.
+        node: A name, a mapping with the key `name`, a class, or a component, which is returned as it is.
         where: The place that error messages name, such as 'grid.yaml:9: grid.retriever[1]'.
 
     Raises:
@@ -228,15 +229,18 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     """
     if is_dataclass(node) and not isinstance(node, type):
         _check_kind(kind, type(node), where)
+        if not hasattr(node, "component"):
+            _check_members(kind, type(node), type(node).__name__, where)
         return node
-    name, parameters = _parse_node(kind, node, where)
-    cls = resolve(kind, name, where)
+    reference, parameters = _parse_node(kind, node, where)
+    cls = reference if isinstance(reference, type) else resolve(kind, reference, where)
+    name = class_name(cls) if isinstance(reference, type) else reference
     _check_kind(kind, cls, where)
     if not is_dataclass(cls):
         raise ConfigError(
             f"{location(where)}'{name}' is not a dataclass. A component is a frozen dataclass (see CONTRIBUTING)."
         )
-    if ":" in name:
+    if ":" in name or not hasattr(cls, "component"):
         _check_members(kind, cls, name, where)
     field_names = {config_key(f): f.name for f in fields(cls) if f.init}
     if "preset" in parameters and "preset" not in field_names:
@@ -252,7 +256,13 @@ def build(kind: str, node: Any, where: str = "") -> Any:
 
 def component_name(kind: str, node: Any, where: str = "") -> str:
     """The name that a config node has. Raises ConfigError if the node is neither a name nor a mapping with one."""
-    return _parse_node(kind, node, where)[0]
+    name, _ = _parse_node(kind, node, where)
+    return class_name(name) if isinstance(name, type) else name
+
+
+def class_name(cls: type[Any]) -> str:
+    """The name of a component class: that of its mark, else that of the class."""
+    return str(getattr(cls, "component", ("", cls.__name__))[1])
 
 
 def with_article(kind: str) -> str:
@@ -320,11 +330,11 @@ def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
         )
 
 
-def _parse_node(kind: str, node: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """(name, parameters) of a config node."""
-    if isinstance(node, str):
+def _parse_node(kind: str, node: Any, where: str) -> tuple[str | type[Any], dict[str, Any]]:
+    """(name or class, parameters) of a config node."""
+    if isinstance(node, str | type):
         return node, {}
-    if isinstance(node, Mapping) and isinstance(node.get("name"), str):
+    if isinstance(node, Mapping) and isinstance(node.get("name"), str | type):
         return node["name"], {str(key): value for key, value in node.items() if key != "name"}
     raise ConfigError(
         f"{location(where)}{with_article(kind)} must be a name or a mapping with the key 'name', not {node!r}."

@@ -34,6 +34,11 @@ class Query:
     group: str | None = None
     meta: Mapping[str, Json] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        from icl.text.notebook_html import example_html
+
+        return example_html(self)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -70,6 +75,11 @@ class Example:
     @cached_property
     def query(self) -> Query:
         return Query(self.id, self.images, self.question, self.options, self.domain, self.group, self.meta)
+
+    def _repr_html_(self) -> str:
+        from icl.text.notebook_html import example_html
+
+        return example_html(self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,11 @@ class Context:
     provenance: tuple[str, ...] = ()
     label_map: Mapping[str, str] = field(default_factory=dict, hash=False)
     relabels_gold: bool = False
+
+    def _repr_html_(self) -> str:
+        from icl.text.notebook_html import context_html
+
+        return context_html(self)
 
 
 @dataclass(frozen=True)
@@ -226,6 +241,11 @@ class Prompt:
 
     def without_images(self, where: Where = "all") -> "Prompt":
         return self.map(lambda part: None if part.image is not None and part.within(where) else part)
+
+    def _repr_html_(self) -> str:
+        from icl.text.notebook_html import prompt_html
+
+        return prompt_html(self)
 
 
 def _slot(part: Part) -> str | None:

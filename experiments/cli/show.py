@@ -42,7 +42,6 @@ def command(
 
     from experiments.report.sample_detail import (
         MAX_EXAMPLE_IDS,
-        choose_informative_query,
         parse_settings,
         print_failures,
         print_sample,
@@ -56,7 +55,7 @@ def command(
         print_failures(view, console)
         return
     setting = parse_settings(arm or [], "--arm")
-    print_sample(view, sample or choose_informative_query(view, setting, seed), setting, seed, console, steps=steps)
+    print_sample(view, sample, setting, seed, console, steps=steps)
     if not sample:
         ids = list(dict.fromkeys(map(str, view.frame["query"])))
         such = f", such as {', '.join(ids[:MAX_EXAMPLE_IDS])}" if len(ids) > 1 else ""

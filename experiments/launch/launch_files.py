@@ -21,6 +21,7 @@ from typing import Any
 
 from experiments.config.yaml_document import Document
 from experiments.store.store import write_json
+from icl.component_json import config_nodes
 from icl.errors import StoreError
 
 HEARTBEAT_SECONDS = 5.0
@@ -99,7 +100,7 @@ class Launch:
         """Writes what a worker computes, with what it needs to load the same components."""
         share = {
             "blocks": blocks,
-            "config": {"name": document.name, "folder": str(document.folder), "data": document.data},
+            "config": {"name": document.name, "folder": str(document.folder), "data": config_nodes(document.data)},
             "place": str(Path.cwd()),
             "path": [str(Path(entry or ".").absolute()) for entry in sys.path],
             "workers": len(self.workers),

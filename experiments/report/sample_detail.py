@@ -119,20 +119,23 @@ def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | 
     return str(next((row for row in best if view.judge and row.get(view.judge) != good), best[0])["query"])
 
 
-def print_sample(
-    view: RunView, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
-) -> None:
-    """Prints the sample that fits best, then the answers of the other arms to the same query.
+def choose_sample(view: RunView, query: str, arm: Mapping[str, str], seed: int | None) -> dict[str, Any]:
+    """The sample that fits best. If several arms fit, it is the one with most shots, the
+    reference's setting, and the first seed.
 
-    If several arms fit, it takes the most shots, the reference's setting, and the first seed.
+    Args:
+        view: The run.
+        query: An id, the beginning of one, or that of its image's digest; '' for an informative query.
+        arm: The values of some axes.
+        seed: The seed, by default the first.
 
     Raises:
         DataError: No query or sample fits.
         ConfigError: The run has no such axis or value.
     """
+    query = query or choose_informative_query(view, arm, seed)
     samples = find_samples(view.frame, query)
-    setting = resolve_setting(view.frame, arm, view.axes, "--arm")
-    for axis, value in setting.items():
+    for axis, value in resolve_setting(view.frame, arm, view.axes, "--arm").items():
         samples = samples[samples[axis] == value]
     if seed is not None:
         samples = samples[samples["seed"] == seed]
@@ -140,17 +143,29 @@ def print_sample(
         parts = [*(f"{k}={v}" for k, v in arm.items()), *([f"seed {seed}"] if seed is not None else [])]
         raise DataError(f"query '{query}' has no sample with {', '.join(parts)}.")
     rows: list[Any] = samples.to_dict("records")
-    chosen = max(rows, key=lambda row: _preference(row, view))
-    _print_sample(chosen, view, console)
+    chosen: dict[str, Any] = max(rows, key=lambda row: _preference(row, view))
+    return chosen
+
+
+def print_sample(
+    view: RunView, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
+) -> None:
+    """Prints the sample of `choose_sample`, then the answers of the other arms to the same query."""
+    print_chosen_sample(choose_sample(view, query, arm, seed), view, console, steps=steps)
+
+
+def print_chosen_sample(row: Mapping[str, Any], view: RunView, console: "Console", *, steps: bool = False) -> None:
+    """Prints a sample, then the answers of the other arms to the same query. steps: whether to print its trace."""
+    _print_sample(row, view, console)
     if view.mixed_versions:
-        _print_invocation(chosen, view, console)
-    if recorded_steps := read_steps(chosen.get("steps"), chosen.get("trace")):
+        _print_invocation(row, view, console)
+    if recorded_steps := read_steps(row.get("steps"), row.get("trace")):
         print_steps(recorded_steps, console)
     if steps:
-        _print_trace(chosen.get("trace"), console)
-    same = view.frame[(view.frame["query"] == chosen["query"]) & (view.frame["task"] == chosen["task"])]
-    others: list[Any] = same[same["seed"] == chosen["seed"]].to_dict("records")
-    _print_others(chosen, [row for row in others if row is not chosen], view, console)
+        _print_trace(row.get("trace"), console)
+    same = view.frame[(view.frame["query"] == row["query"]) & (view.frame["task"] == row["task"])]
+    others: list[Any] = same[same["seed"] == row["seed"]].to_dict("records")
+    _print_others(row, others, view, console)
 
 
 def print_failures(view: RunView, console: "Console") -> None:
@@ -164,7 +179,7 @@ def print_failures(view: RunView, console: "Console") -> None:
         kinds.setdefault(failure_kind(str(row["failed"])), []).append(row)
     for row, *same in list(kinds.values())[:MAX_LISTED]:
         console.print(
-            f"{printable_text(row['query'])}  seed {row['seed']}  {_arm(row, view)}", style="bold", markup=False
+            f"{printable_text(row['query'])}  seed {row['seed']}  {arm_text(row, view)}", style="bold", markup=False
         )
         console.print(f"  {printable_text(row['failed'])}", markup=False, highlight=False, soft_wrap=True)
         if same:
@@ -193,7 +208,7 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
     from rich.text import Text
 
     console.print(
-        Text(f"{printable_text(row['query'])}", "bold").append(f"  {_arm(row, view)}, seed {row['seed']}", "dim")
+        Text(f"{printable_text(row['query'])}", "bold").append(f"  {arm_text(row, view)}, seed {row['seed']}", "dim")
     )
     console.print()
     console.print(_prompt(row, view.path), soft_wrap=True)
@@ -210,12 +225,12 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
             near = f"  similarity {score:.3f}" if scored else ""
             console.print(Text(f"{i + 1:>3}. {answer:<{width}}").append(f"   {printable_text(name)}{near}", "dim"))
     if isinstance(row.get("failed"), str):
-        console.print(Text("failed  ", "bold red").append(_answer_text(row)))
+        console.print(Text("failed  ", "bold red").append(answer_text(row)))
         return
     right = row.get(view.judge) if view.judge else None
     good, bad = _ends(view)
     look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
-    console.print(Text("answer  ", "dim").append(_answer_text(row), f"bold {look}"))
+    console.print(Text("answer  ", "dim").append(answer_text(row), f"bold {look}"))
     if line := describe_sample(row, view):
         console.print(Text("form    ", "dim").append(line))
     console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, row.get("gold") or ()))))
@@ -278,12 +293,12 @@ def _print_others(
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     listed = others[:MAX_LISTED]
-    labels = [_arm(row, view) for row in listed]
+    labels = [arm_text(row, view) for row in listed]
     wide = max(map(len, labels)) > console.width - ANSWER_WIDTH
     for row, label in zip(listed, [_unlike(row, chosen, view) for row in listed] if wide else labels, strict=True):
         right = row.get(view.judge) if view.judge else None
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
-        table.add_row(Text(mark, look), Text(label), Text(_answer_text(row)))
+        table.add_row(Text(mark, look), Text(label), Text(answer_text(row)))
     console.print(f"\nthe same query under the other arms{', by their differences' if wide else ''}", style="dim")
     console.print(table)
     if len(others) > MAX_LISTED:
@@ -301,7 +316,7 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
         pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
     text = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
-        path = _image_path(folder, digest)
+        path = image_path(folder, digest)
         text.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if path.is_file() else "")
         text.append(f" {piece}" if piece[:1].strip() else piece)
     return text
@@ -309,7 +324,7 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
 
 def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
     digests = _digests(row)
-    stored = [digest for digest in digests if _image_path(folder, digest).is_file()]
+    stored = [digest for digest in digests if image_path(folder, digest).is_file()]
     if not digests:
         return ""
     if not stored:
@@ -324,11 +339,12 @@ def _digests(row: Mapping[str, Any]) -> list[str]:
     return list(map(str, digests)) if isinstance(digests, list | tuple) else []
 
 
-def _image_path(folder: Path, digest: str) -> Path:
+def image_path(folder: Path, digest: str) -> Path:
+    """The file of an image in a run directory."""
     return folder / "images" / f"{digest}.png"
 
 
-def _answer_text(row: Mapping[str, Any]) -> str:
+def answer_text(row: Mapping[str, Any]) -> str:
     """The answer or the reason of a failure; '(nothing)' for an empty answer."""
     words = [row[key] for key in ("failed", "output") if isinstance(row.get(key), str) and row[key]]
     return printable_text(words[0]) if words else "(nothing)"
@@ -343,6 +359,7 @@ def _unlike(row: Mapping[str, Any], chosen: Mapping[str, Any], view: RunView) ->
     )
 
 
-def _arm(row: Mapping[str, Any], view: RunView) -> str:
+def arm_text(row: Mapping[str, Any], view: RunView) -> str:
+    """The arm of a sample in words, by the axes that vary."""
     label_axes = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != NO_VALUE]
     return printable_text(describe_arm({axis: row[axis] for axis in label_axes}))

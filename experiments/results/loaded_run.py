@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.config.config import Config
+    from experiments.report.notebook import SampleView
 
 EAGER = ("query", "seed", "group", "failed", "output", *COLUMNS)
 """The fields of a sample that `lazy_samples` reads at once, besides scores and baselines."""
@@ -216,6 +217,26 @@ class Run:
         from experiments.results.view_run import view_run
 
         return find_analysis(name)(view_run(self, metric))
+
+    def sample(self, query: str = "", seed: int | None = None, **axes: Any) -> "SampleView":
+        """One sample, which a notebook shows with its images: `run.sample("q-0007", shots=4)`, as `icl show` prints it.
+
+        Args:
+            query: An id or the beginning of one. By default a query that the arm does not answer correctly.
+            seed: The seed, by default the first.
+            **axes: The labels of some axes.
+
+        Raises:
+            ICLError: The run has no such query, axis, label or seed.
+        """
+        from experiments.report.notebook import find_sample
+
+        return find_sample(self, query, {axis: str(label) for axis, label in axes.items()}, seed)
+
+    def _repr_html_(self) -> str:
+        from experiments.report.notebook import run_html
+
+        return run_html(self)
 
     def __repr__(self) -> str:
         state = last_state(self.path, self.info) if self.info.get("sessions") else "empty"

@@ -15,6 +15,7 @@ from experiments.store.environment import now
 from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
 from experiments.store.store import Store
+from icl.component_json import config_nodes
 from icl.errors import StoreError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) 
     return {
         "file": config.document.name,
         "folder": os.path.relpath(config.document.folder.resolve(), store.folder.resolve()),
-        "config": config.document.data,
+        "config": config_nodes(config.document.data, in_this_process=True),
         "cells": [cell.digest for cell in grid.cells],
         "sizes": list(sizes or [len(cell.task.queries) for cell in grid.cells]),
         "clusters": [len({query.group or query.id for query in cell.task.queries}) for cell in grid.cells],

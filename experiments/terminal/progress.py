@@ -1,4 +1,4 @@
-"""The progress display of a run: a bar on a terminal, lines elsewhere, nothing with `--quiet`.
+"""The progress display of a run: a bar on a terminal or in a notebook, lines elsewhere, nothing with `--quiet`.
 
 Every display also writes log messages: phases and notes at INFO, failed samples and finished cells at DEBUG.
 """
@@ -290,15 +290,19 @@ class BarProgress(LineProgress):
 
 
 def make_progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
-    """The display for a stream: a bar on a terminal, else lines.
+    """The display for a stream: a bar on a terminal, else lines. Without a stream, a notebook has a bar below its cell.
 
     Args:
         quiet: Whether to display nothing.
         out: The stream; by default stderr.
     """
+    from experiments.terminal.notebook_progress import NotebookProgress, is_in_notebook
+
     stream = out or sys.stderr
     if quiet:
         return SilentProgress()
+    if out is None and is_in_notebook():
+        return NotebookProgress()
     return BarProgress(out=stream) if stream.isatty() else LineProgress(out=stream)
 
 

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 import icl
+from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import probe_prompt
 from experiments.api import answer
+from icl.component_json import config_nodes, to_config
 from icl.errors import ConfigError, PlanError, StoreError
 from icl.models.base import Request
 from icl.models.fake import FakeModel
@@ -169,3 +171,76 @@ def test_the_error_about_a_path_that_is_no_run_says_what_to_give(mapping: Any, t
 def test_an_unknown_component_is_an_error(shapes: str) -> None:
     with pytest.raises(ConfigError, match=r"no retriever named 'knm'. Did you mean 'knn'?"):
         icl.retrieve("knm", icl.load_task(shapes), "q-0000")
+
+
+def test_a_class_or_a_component_may_stand_for_a_name(shapes: str) -> None:
+    from decoding.strategies.vcd import VCD
+    from icl.models.fake import FakeGold
+    from icl.registry import resolve
+    from prompts.composers.chat import Chat
+
+    task = icl.load_task(shapes)
+    by_name = icl.retrieve("random", task, "q-0001", shots=2)
+    cls = resolve("retriever", "random")
+    for retriever in (cls, cls(), {"name": cls}):
+        assert icl.retrieve(retriever, task, "q-0001", shots=2) == by_name
+    assert icl.compose(Chat, by_name) == icl.compose("chat", by_name)
+    assert icl.load_model(FakeGold, accuracy=0.5) == icl.load_model("fake-gold", accuracy=0.5)
+    assert icl.load_task(task) is task
+    assert parse_arm(VCD).label == "vcd"
+    with pytest.raises(ConfigError, match="'vcd' is a strategy, not a retriever"):
+        icl.retrieve(VCD, task, "q-0001")
+    with pytest.raises(ConfigError, match="'str' is not a dataclass"):
+        icl.retrieve(str, task, "q-0001")
+    with pytest.raises(ConfigError, match=r"'Query' is not a retriever: it has no needs, fit"):
+        icl.retrieve(task.queries[0].query, task, "q-0001")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda task: icl.retrieve("knn", task, None), "the query must be an example or a query of the task.*not None"),
+        (lambda task: icl.retrieve("knn", None, "q-0001"), "a task must be a name or a mapping.*not None"),
+        (lambda task: icl.retrieve("knn", task, "q-0001", shots="4"), "shots must be a whole number.*not '4'"),
+        (lambda task: icl.retrieve("knn", task, "q-0001", shots=-1), "shots must be a whole number.*not -1"),
+        (lambda task: icl.compose("chat", task.queries[0]), "Example is not a context. icl.retrieve"),
+        (lambda task: icl.answer("fake-gold", "red?"), "str is not a prompt. icl.compose"),
+        (lambda task: icl.run(3), "the config must be a YAML file.*not 3"),
+    ],
+)
+def test_a_wrong_argument_is_a_sentence(shapes: str, call: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call(icl.load_task(shapes))
+
+
+@dataclass(frozen=True)
+class InThisFile(FakeModel):
+    """A model that another process can import."""
+
+    word: str = "red"
+
+    def answer_to(self, request: Request) -> str:
+        return self.word
+
+
+def test_a_config_in_a_mapping_may_hold_components_and_its_run_names_them(mapping: Any, tmp_path: Path) -> None:
+    from icl.registry import resolve
+
+    cls = resolve("retriever", "random")
+    by_class = icl.run(mapping(name="u", grid={"retriever": [cls, "balanced"]}), runs=tmp_path, quiet=True)
+    by_name = icl.run(mapping(name="v", grid={"retriever": ["random", "balanced"]}), runs=tmp_path, quiet=True)
+    assert by_class.info["cells"] == by_name.info["cells"]
+    assert by_class.config["grid"] == {"retriever": [{"name": "random"}, "balanced"]}
+    assert by_class.load_config().grid == {"retriever": [{"name": "random"}, "balanced"]}
+    run = icl.run(mapping(name="w", model=InThisFile(word="blue")), runs=tmp_path, quiet=True)
+    assert run.config["model"] == to_config(InThisFile(word="blue"))
+
+    @dataclass(frozen=True)
+    class Local(InThisFile):
+        pass
+
+    local = icl.run(mapping(name="x", model=Local()), runs=tmp_path, quiet=True)
+    assert "Local" in local.config["model"]["name"]
+    assert set(local.samples()["output"]) == {"red"}
+    with pytest.raises(PlanError, match="where another process cannot find it"):
+        config_nodes({"model": Local()})

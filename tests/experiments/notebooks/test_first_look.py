@@ -37,3 +37,6 @@ def test_every_cell_runs_and_shows_what_it_says(executed):
     assert "ICL gain" in outputs[4]
     assert "not distinguishable" in outputs[4]
     assert "q-000" in outputs[5]
+    assert "data:image/png;base64" in outputs[6]
+    assert "data:image/png;base64" in outputs[7]
+    assert "4 shots" in outputs[7]

@@ -1,0 +1,118 @@
+"""Runs and their samples in a notebook: a table of scores, and prompts with their images."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.report.paper_table import paper_table, to_html
+from experiments.report.sample_browser import finite_or_none, image_data_uri, images_by_owner
+from experiments.report.sample_detail import (
+    answer_text,
+    arm_text,
+    choose_sample,
+    image_path,
+    print_chosen_sample,
+)
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
+from experiments.stats.formatting import format_count, format_share
+from icl.errors import ICLError
+from icl.text.notebook_html import (
+    MAX_IMAGES,
+    THUMBNAIL_SIDE,
+    box_html,
+    dim_html,
+    image_tag,
+    table_html,
+    text_html,
+)
+
+if TYPE_CHECKING:
+    from experiments.results.loaded_run import Run
+
+MAX_SAMPLES = 50_000
+"""The largest run whose scores a notebook shows unasked: their computation takes seconds."""
+
+TEXT_WIDTH = 100
+"""Columns of a sample where HTML is not shown."""
+
+
+@dataclass(frozen=True, repr=False)
+class SampleView:
+    """A stored sample of a run, which a notebook shows with its images. Its text is that of `icl show`.
+
+    Attributes:
+        row: The sample: a row of `Run.samples()`.
+        view: The run.
+    """
+
+    row: Mapping[str, Any]
+    view: RunView
+
+    def _repr_html_(self) -> str:
+        return sample_html(self.row, self.view)
+
+    def __repr__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None)
+        print_chosen_sample(self.row, self.view, console)
+        return str(console.file.getvalue())  # type: ignore[attr-defined]  # the file is the StringIO above
+
+
+def find_sample(run: "Run", query: str, arm: Mapping[str, str], seed: int | None) -> SampleView:
+    """The sample that `icl show RUN QUERY --arm ...` prints. Without a query it is an informative one.
+
+    Raises:
+        ICLError: As `icl show`.
+    """
+    view = view_run(run)
+    return SampleView(choose_sample(view, query, arm, seed), view)
+
+
+def run_html(run: "Run") -> str:
+    """The state of a run, the table of its scores and one sample of it."""
+    head = f"<div><b>{text_html(run.path.name)}</b></div>"
+    try:
+        head += f"<div>{dim_html(repr(run))}</div>"
+        if (size := sum(run.info.get("sizes", []))) > MAX_SAMPLES:
+            hint = f"{size:,} samples. run.scores() computes the scores, run.sample() shows one sample."
+            return box_html(head, dim_html(hint))
+        view = view_run(run)
+        sample = choose_sample(view, "", {}, None)
+        return box_html(head, to_html(paper_table(view)), sample_html(sample, view))
+    except ICLError as error:
+        return box_html(head, dim_html(error))
+
+
+def sample_html(row: Mapping[str, Any], view: RunView) -> str:
+    """Demonstrations and query with their images, then answer, gold and scores."""
+    demos = row.get("demos") if isinstance(row.get("demos"), list | tuple) else ()
+    digests, owners = (row.get(key) if isinstance(row.get(key), list | tuple) else () for key in ("images", "image_of"))
+    of_demos, of_query = images_by_owner([str(digest) for digest in digests or ()], owners or (), len(demos or ()))
+    num_images = 0
+
+    def images(names: list[str]) -> str:
+        nonlocal num_images
+        num_images += len(names)
+        if num_images > MAX_IMAGES:
+            return dim_html(format_count(len(names), "image"))
+        return "".join(
+            image_tag(image_data_uri(image_path(view.path, name), THUMBNAIL_SIDE), name[:8]) for name in names
+        )
+
+    lines = [
+        [str(number + 1), text_html(name), images(of_demos[number]), "", text_html(answer)]
+        for number, (name, _, answer) in enumerate(demos or ())
+    ]
+    gold_html = f"{dim_html('gold')} {text_html(' / '.join(map(str, row.get('gold') or ())))}"
+    lines.append(["query", text_html(row["query"]), images(of_query), text_html(row.get("question") or ""), gold_html])
+    numbers = [(name, finite_or_none(row.get(name))) for name in view.sample_metrics]
+    scores = "  ".join(f"{name} {format_share(value, 2)}" for name, value in numbers if value is not None)
+    what = "failed" if isinstance(row.get("failed"), str) else "answer"
+    return box_html(
+        f"<div>{dim_html(arm_text(row, view))}, {dim_html('seed')} {row['seed']}</div>",
+        table_html(["", "id", "images", "question", "answer"], lines),
+        f"<div>{dim_html(what)} <b>{text_html(answer_text(row))}</b> {dim_html(scores)}</div>",
+    )

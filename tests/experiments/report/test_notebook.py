@@ -1,0 +1,41 @@
+"""What a notebook shows of a run and its samples."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import icl
+from experiments.report import notebook
+from icl.errors import ConfigError, DataError
+
+
+def test_a_sample_is_shown_with_the_images_of_its_prompt(mapping: Any, tmp_path: Path) -> None:
+    run = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True)
+    sample = run.sample("q-0001", shots=2)
+    html = sample._repr_html_()
+    assert html.count("<img") == 3
+    assert [html.index(f">{name}<") for name, *_ in sample.row["demos"]] == sorted(
+        html.index(f">{name}<") for name, *_ in sample.row["demos"]
+    )
+    assert f"<b>{notebook.text_html(sample.row['output'])}</b>" in html
+    assert run.sample("q-0001", shots=0)._repr_html_().count("<img") == 1
+    assert repr(sample).startswith("q-0001")
+    with pytest.raises(DataError, match="no query 'q-9'"):
+        run.sample("q-9")
+    with pytest.raises(ConfigError, match="no axis 'shot'"):
+        run.sample(shot=2)
+
+
+def test_a_run_is_its_table_of_scores_and_a_sample(mapping: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    run = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True)
+    html = run._repr_html_()
+    assert "2 shots" in html
+    assert "<img" in html
+    monkeypatch.setattr(notebook, "MAX_SAMPLES", 11)
+    large = run._repr_html_()
+    assert "12 samples" in large
+    assert "<table" not in large
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / "run.json").write_text("{}")
+    assert "has no format number" in icl.load_run(tmp_path / "u")._repr_html_()
