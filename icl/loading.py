@@ -132,14 +132,24 @@ def file_code(target: str) -> str | None:
 
 
 def component_paths(node: Any) -> Iterator[str]:
-    """Every component that a config names by the path of its code, such as `mine.py:Mine`."""
+    """Every component that a config names by the path of its code, such as `mine.py:Mine`, or whose code it trusts.
+
+    A component with `trust: true` runs code of others, such as that of a task of lmms-eval: 'lmms_eval: mme'.
+    """
     if isinstance(node, Mapping):
+        if trusts_code(node):
+            yield f"{node.get('name')}: {node.get('task')}"
         node = list(node.values())
     if isinstance(node, list | tuple):
         for item in node:
             yield from component_paths(item)
     elif isinstance(node, str) and is_component_path(node):
         yield node
+
+
+def trusts_code(node: Mapping[str, Any]) -> bool:
+    """Whether a component's node has `trust: true`: it runs code that is neither the toolkit's nor the component's."""
+    return node.get("trust") is True
 
 
 def is_component_path(text: str) -> bool:

@@ -10,6 +10,7 @@ import click
 import pytest
 import typer
 from harness_logs import write_lmms
+from lmms_task import installed
 
 from experiments.cli.main import commands, main
 from experiments.config.config import load_config
@@ -64,12 +65,13 @@ def inline_commands(page: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("text", each_block("yaml"))
-def test_every_experiment_file_expands(text: str, tmp_path: Path) -> None:
+def test_every_experiment_file_expands(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, _ = parse_yaml(
         re.sub(r"path: [\w-]+/[\w.-]+, dtype: \w+", "path: tiny", text), "block"
     )  # a checkpoint elsewhere
     whole = keys if "name" in keys and "model" in {**keys, **keys.get("grid", {})} else REST | keys
-    assert expand(load_config(whole)).cells
+    with installed(monkeypatch):  # a stand-in of lmms-eval
+        assert expand(load_config(whole)).cells
 
 
 @pytest.mark.parametrize("text", each_block("python"))

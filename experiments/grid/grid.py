@@ -116,7 +116,7 @@ class Grid:
 def expand(config: Config) -> Grid:
     """Every cell of a config. Builds components and reads no data. Raises ConfigError."""
     with component_search_folder(config.document.folder):
-        factory = _CellFactory(config.stop_strings)
+        factory = _CellFactory(config.stop_strings, _sets_token_limit(config))
         cells: dict[str, Cell] = {}
         control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms
         num_excluded = [0] * len(config.exclude)
@@ -145,6 +145,8 @@ def expand(config: Config) -> Grid:
     warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
     retriever_warnings = dict.fromkeys(declared(cell.retriever, "warning") for cell in cells.values())
     warnings += [f"{config.where('retriever')}: {warning}" for warning in retriever_warnings if warning]
+    task_warnings = dict.fromkeys(getattr(cell.task, "warning", "") for cell in cells.values())
+    warnings += [f"{config.where('task')}: {warning}" for warning in task_warnings if warning]
     if launcher_warning := getattr(launcher, "warning", ""):
         warnings.append(f"{config.where('launcher')}: {launcher_warning}")
     with_owners = [replace(cell, controls=tuple(control_owners.get(digest, ()))) for digest, cell in cells.items()]
@@ -159,8 +161,8 @@ class _CellFactory:
     Each cache holds one kind of object. Keys contain ids only of objects that another cache keeps alive.
     """
 
-    def __init__(self, stop_strings: tuple[str, ...]) -> None:
-        self.stop_strings = stop_strings
+    def __init__(self, stop_strings: tuple[str, ...], sets_token_limit: bool) -> None:
+        self.stop_strings, self.sets_token_limit = stop_strings, sets_token_limit
         self.components: dict[tuple[str, str], Any] = {}
         """(axis, node) -> component."""
         self.lists: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -212,8 +214,10 @@ class _CellFactory:
     def draft(self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int) -> Cell:
         """The cell of a point, still without its canonical JSON and digest."""
         rerankers, candidates = self.component_list("rerankers", point["rerankers"]), point["rerank_candidates"][0]
+        task: Task = self.component("task", point["task"])
+        task_limit = None if self.sets_token_limit else getattr(task, "max_new_tokens", None)
         return Cell(
-            task=self.component("task", point["task"]),
+            task=task,
             model=self.component("model", point["model"]),
             shots=point["shots"][0],
             retriever=self._with_rerankers(self.component("retriever", point["retriever"]), rerankers, candidates),
@@ -222,7 +226,7 @@ class _CellFactory:
             composer=self.component("composer", point["composer"]),
             decoding=arm,
             answer_mode=point["answer_mode"][0],
-            max_new_tokens=point["max_new_tokens"][0],
+            max_new_tokens=task_limit or point["max_new_tokens"][0],
             seed=seed,
             config={},
             digest="",
@@ -282,6 +286,11 @@ class _CellFactory:
         return self.descriptions[key]
 
 
+def _sets_token_limit(config: Config) -> bool:
+    """Whether the file has `max_new_tokens`. If not, a task may have a default of its own."""
+    return "max_new_tokens" in {*config.document.data, *config.grid, *config.zip}
+
+
 def _node_key(node: Any) -> str:
     return json.dumps(node, sort_keys=True, default=repr)
 
@@ -303,7 +312,7 @@ def _metrics(config: Config) -> dict[str, Any]:
     metrics = {}
     for i, node in enumerate(config.metrics):
         metric = build("metric", node, config.where("metrics", i))
-        name = short_labels([describe(metric)])[0]
+        name = short_labels([describe(metric)], [getattr(metric, "label", None)])[0]
         if name in metrics:
             raise ConfigError(f"{config.where('metrics', i)}: the metric '{name}' is listed twice.")
         metrics[name] = metric

@@ -16,7 +16,7 @@ from experiments.stats.arms import baseline_column
 from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
 from experiments.stats.sample_rows import text_value
 from icl.errors import ConfigError, ICLWarning, StoreError
-from icl.loading import file_code, is_component_path
+from icl.loading import file_code, is_component_path, trusts_code
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Query
@@ -66,6 +66,11 @@ def run_level(
             )
             continue
         try:
+            if trusts_code(node) and not trust:
+                raise StoreError(
+                    f"'{name}' is computed by code of others ({node['name']}: {node.get('task')}), which does not run "
+                    "for a run directory. Read that code, then add --trust."
+                )
             metric = _built(name, node, info, folder)
         except StoreError as error:
             warnings.warn(str(error), ICLWarning, stacklevel=2)

@@ -19,7 +19,8 @@ class Metric(Protocol):
     """A component of kind `metric`: a pure function of a generation and its example.
 
     A metric with `accuracy = True` gives 1 for a right answer and 0 for any other. Tables call its mean an accuracy. It
-    also decides whether an answer is right if another score cannot.
+    also decides whether an answer is right if another score cannot. An optional attribute `label` is the name of the
+    metric in tables, in place of the component's.
 
     Attributes:
         better: Whether higher or lower scores are better.

@@ -8,6 +8,8 @@ A statistic T of n samples becomes one pseudo-value per sample: T plus the influ
     macro F1         T = mean of T_l over k labels  c_i = T + n/k sum_l (a_il - T_l b_il) / sum b_l
     groups           a ratio over groups            each sample of a group has the group's number, times
                                                     n / (number of groups x size of the group)
+    any other        T of all samples, T_B without  c_i = T + h_i - mean h, h_i = (n - b)/b (T - T_B), b the size of
+                     the block B of sample i        the block: the jackknife
 
 These numbers average to T exactly, and the variance of their clusters is that of T to first order. They are not scores
 of single samples and may leave [0, 1]. They also carry the statistic itself (`sufficient_statistics`): tests of two
@@ -75,6 +77,26 @@ def macro_f1(predicted: NDArray[np.intp], gold: NDArray[np.intp], labels: int) -
         labels: The number of labels.
     """
     return _values(macro_f1_statistics(predicted, gold, labels))
+
+
+def jackknife(sizes: Sequence[int], whole: float, without: Sequence[float]) -> list[float]:
+    """Numbers that average to a statistic of any form, by the delete-a-block jackknife.
+
+    With blocks of one sample they are T + (n - 1) (mean of T_-j - T_-i), whose spread is the jackknife's standard error
+    (Efron and Tibshirani 1993, ch. 11).
+
+    Args:
+        sizes: The number of samples of each block.
+        whole: The statistic T of all samples.
+        without: The statistic without each block.
+
+    Returns:
+        The number of each block, which all its samples have.
+    """
+    counts, left = np.asarray(sizes, dtype=np.float64), np.asarray(without, dtype=np.float64)
+    influence = (counts.sum() - counts) / counts * (whole - left)
+    numbers: list[float] = (whole + influence - np.average(influence, weights=counts)).tolist()
+    return numbers
 
 
 def mean_over_groups(

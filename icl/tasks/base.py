@@ -61,7 +61,8 @@ class Task(Protocol):
 
     A task whose pool may contain the query's own image sets `pool_shares_images = True`. Such an example is never a
     demonstration of that query. An optional method `facts(demos) -> mapping` adds facts about a set of demonstrations
-    to a sample's `meta`, such as whether they determine the answer.
+    to a sample's `meta`, such as whether they determine the answer. Optional attributes: `max_new_tokens`, the length
+    limit of answers where the experiment file has none; `warning`, a text that is printed before a run.
     """
 
     @property

@@ -32,13 +32,12 @@ from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, parameter
-from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.cell_values import text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys
 from icl.tasks.presets import PRESETS
 from icl.tasks.source import DataSource, open_source
-from icl.tasks.subset import nested_choice
+from icl.tasks.subset import divide_by_group, nested_choice
 from icl.types import Example
 
 Text = str | bool | int | float
@@ -201,13 +200,10 @@ class HubTask:
     def _divided(self) -> tuple[list[int], list[int]]:
         """Rows of the queries and rows of the pool."""
         groups = self._groups()
-        names = sorted(set(groups), key=lambda name: StreamKey(self.seed, name).number("hub/division"))
-        support = set(names[: round(self.pool_fraction * len(names))])
-        queries = [row for row, name in enumerate(groups) if name not in support]
-        pool = [row for row, name in enumerate(groups) if name in support]
+        queries, pool = divide_by_group(groups, self.pool_fraction, self.seed, "hub/division")
         if not queries or (not pool and self.pool_fraction > 0):
             raise DataError(
-                f"{self._source.name} has {len(names)} groups, too few for both queries and a pool with "
+                f"{self._source.name} has {len(set(groups))} groups, too few for both queries and a pool with "
                 f"pool_fraction {self.pool_fraction}. Set pool_split, or another pool_fraction."
             )
         return queries, pool

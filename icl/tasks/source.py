@@ -114,7 +114,7 @@ def open_source(
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         raise DataError(f"data set {path}{kind}, split '{split}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
-    source = DataSource(_encoded(_split_of(data, path, split)), f"{path}[{split}]", folder, allow_outside)
+    source = DataSource(encoded(_split_of(data, path, split)), f"{path}[{split}]", folder, allow_outside)
     logger.debug("%s has %d rows with the columns %s", source.name, len(source), ", ".join(source.columns))
     return source
 
@@ -205,7 +205,7 @@ def _split_of(data: Any, path: str, split: str) -> "Dataset":
     return data[split]
 
 
-def _encoded(data: "Dataset") -> "Dataset":
+def encoded(data: "Dataset") -> "Dataset":
     """The data with undecoded image columns."""
     from datasets import Image
 

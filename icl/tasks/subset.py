@@ -17,3 +17,20 @@ def nested_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str)
     if limit is None:
         return list(range(len(ids)))
     return sorted(range(len(ids)), key=lambda i: StreamKey(seed, ids[i]).number(factor))[:limit]
+
+
+def divide_by_group(groups: Sequence[str], fraction: float, seed: int, factor: str) -> tuple[list[int], list[int]]:
+    """Rows of the queries and rows of the pool, so that the two share no group.
+
+    Args:
+        groups: The group of each row.
+        fraction: The share of the groups that becomes the pool.
+        seed: Seed of the draw.
+        factor: Name of the draw.
+    """
+    names = sorted(set(groups), key=lambda name: StreamKey(seed, name).number(factor))
+    pool = set(names[: round(fraction * len(names))])
+    return (
+        [row for row, name in enumerate(groups) if name not in pool],
+        [row for row, name in enumerate(groups) if name in pool],
+    )

@@ -1,0 +1,232 @@
+"""Task files of lmms-eval (YAML), read without running anything.
+
+A file names functions of the Python files beside it (`!function utils.doc_to_text`), includes other files, and may have
+Jinja templates. `TaskFile.code` lists all of these, and `TaskFile.digest` changes with every file that they come from.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from icl.errors import ConfigError, did_you_mean
+from icl.loading import search_candidates
+
+FUNCTION = "!function "
+"""Start of the text that stands for a function."""
+
+INSTALL = "pip install 'lmms-eval>=0.7.3,<0.8' 'filelock<4'"
+"""The package needs an old filelock: its evaluator imports a module that filelock 4 does not have."""
+
+SUFFIXES = (".yaml", ".yml")
+_TASK = re.compile(r"^task\s*:[ \t]*['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?$", re.MULTILINE)
+_GROUP = re.compile(r"^(?:group|tag)\s*:[ \t]*['\"]?([^\s'\"#]+)", re.MULTILINE)
+_TEMPLATE = ("{{", "{%")
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task file with those that it includes.
+
+    Attributes:
+        keys: The keys of all files together. A function is the text '!function utils.name'.
+        files: The YAML files, the task's own first.
+    """
+
+    path: Path
+    keys: Mapping[str, Any]
+    files: tuple[Path, ...]
+
+    @property
+    def title(self) -> str:
+        return str(self.keys.get("task") or self.path.stem)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What runs as code, such as 'utils.doc_to_text' or 'the template of doc_to_target'. Each once, sorted."""
+        return tuple(sorted(set(_code(self.keys, ""))))
+
+    def functions(self, *keys: str) -> tuple[str, ...]:
+        """The functions that these keys name, such as 'utils.process_results'."""
+        return tuple(name for key in keys for name in _functions(self.keys.get(key)))
+
+    def function_file(self, function: str) -> Path | None:
+        """The Python file of a function: beside the task's files, or in the package lmms_eval. None if elsewhere."""
+        module = function.rpartition(".")[0]
+        inside = installed_folder()
+        candidates = [path.parent / f"{module}.py" for path in self.files]
+        if inside is not None and module.startswith("lmms_eval."):
+            candidates.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+        return next((path for path in candidates if path.is_file()), None)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the YAML files, of every Python file beside them, and of the version of lmms-eval."""
+        beside = {path for file in self.files for path in file.parent.glob("*.py")}
+        named = {self.function_file(name) for name in _functions(self.keys)}
+        digest = hashlib.sha256(_installed_version().encode())
+        for path in (*self.files, *sorted(path for path in {*beside, *named} if path is not None)):
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:12]
+
+    def check_trust(self, trust: bool) -> None:
+        """Raises ConfigError if the file runs code and the user has not agreed to it."""
+        if self.code and not trust:
+            named = ", ".join(self.code[:6]) + (f" and {len(self.code) - 6} more" if len(self.code) > 6 else "")
+            raise ConfigError(f"{self.path} runs code: {named}. Read it, then set trust: true.")
+
+
+def find_task_file(task: str, folders: Sequence[Path] | None = None) -> TaskFile:
+    """The task of a name, such as 'mme', or of a file.
+
+    Args:
+        task: The name of a task of the installed lmms-eval, or the path of a YAML file.
+        folders: The folders to which the path may be relative, before the working directory.
+
+    Raises:
+        ConfigError: There is no such task or file, or the file cannot be read.
+    """
+    if Path(task).suffix in SUFFIXES:
+        places = search_candidates(task, folders)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            looked_in = ", ".join(str(place.parent) for place in places)
+            raise ConfigError(f"there is no task file {task} (looked in {looked_in}).")
+        return read_task_file(path.resolve())
+    by_name, members = _installed_tasks()
+    if task in by_name:
+        return read_task_file(by_name[task])
+    if task in members:
+        some = ", ".join(sorted(members[task])[:8])
+        raise ConfigError(f"'{task}' is a group of lmms-eval's tasks. Name one of them, such as {some}.")
+    hint = did_you_mean(task, by_name)
+    raise ConfigError(f"lmms-eval has no task '{task}'.{hint} Name one of its {len(by_name):,} tasks, or a .yaml file.")
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """The keys of a file with those of the files that it includes. Raises ConfigError."""
+    keys, files = _read(path, ())
+    return TaskFile(path, keys, files)
+
+
+def installed_folder() -> Path | None:
+    """The folder of the package lmms_eval, which is not imported. None if it is not installed."""
+    spec = find_spec("lmms_eval")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else None
+
+
+def require_installed() -> Path:
+    """The folder of the package lmms_eval. Raises ConfigError if it is not installed."""
+    folder = installed_folder()
+    if folder is None:
+        raise ConfigError(f"tasks of lmms-eval need its package, which is not installed here: {INSTALL}")
+    return folder
+
+
+def _read(path: Path, including: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The merged keys of a file, and all files that they come from."""
+    if path in including:
+        raise ConfigError(f"{path} includes itself.")
+    own = _parse(path)
+    include = own.pop("include", None) or []
+    merged: dict[str, Any] = {}
+    files = [path]
+    for other in reversed([include] if isinstance(include, str) else include):
+        place = Path(other) if Path(other).is_file() else path.parent / other
+        if not place.is_file():
+            raise ConfigError(f"{path} includes {other}, and there is no such file.")
+        keys, more = _read(place.resolve(), (*including, path))
+        merged |= keys
+        files += more
+    return merged | own, tuple(files)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """The keys of one file. Tags other than !function are refused, since lmms-eval's own reader may run them."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        keys = _yaml(YAML).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]
+        raise ConfigError(f"{path}{line} cannot be read as the YAML of a task: {problem}.") from error
+    if not isinstance(keys, dict):
+        raise ConfigError(f"{path} is not a task: it has no keys.")
+    return keys
+
+
+def _yaml(cls: Any) -> Any:
+    """A safe loader of YAML 1.1 (lmms-eval's version) in which a function is a text.
+
+    Of a repeated key the last value counts, as in lmms-eval: otherwise a function could hide behind another value.
+    """
+    yaml = cls(typ="safe", pure=True)
+    yaml.version = (1, 1)
+    yaml.Constructor = type("Constructor", (yaml.Constructor,), {"check_mapping_key": lambda *_: True})
+    yaml.Constructor.add_constructor(
+        "!function", lambda constructor, node: FUNCTION + str(constructor.construct_scalar(node))
+    )
+    return yaml
+
+
+def _functions(value: Any) -> Iterator[str]:
+    """The functions in a value, at any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _functions(item)
+    elif isinstance(value, str) and value.startswith(FUNCTION):
+        yield value.removeprefix(FUNCTION)
+
+
+def _code(value: Any, key: str) -> Iterator[str]:
+    """What a key runs as code: functions, classes, templates, and the script of a data set."""
+    if key == "class" or (key in ("builder_script", "trust_remote_code", "From_YouTube") and value):
+        yield f"{key}: {value}".replace(FUNCTION, "")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _code(item, str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _code(item, key)
+    elif isinstance(value, str) and value.startswith(FUNCTION):
+        yield value.removeprefix(FUNCTION)
+    elif isinstance(value, str) and any(mark in value for mark in _TEMPLATE):
+        yield f"the template of {key}"
+    elif key == "dataset_path" and isinstance(value, str) and value.endswith(".py"):
+        yield f"{key}: {value}"
+
+
+@lru_cache
+def _installed_tasks() -> tuple[Mapping[str, Path], Mapping[str, tuple[str, ...]]]:
+    """Name of a task -> its file, and name of a group -> some of its tasks."""
+    by_name: dict[str, Path] = {}
+    members: dict[str, tuple[str, ...]] = {}
+    for path in sorted((require_installed() / "tasks").rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        group = match[1] if (match := _GROUP.search(text)) else ""
+        if match := _TASK.search(text):
+            by_name.setdefault(match[1], path)
+            members[group] = (*members.get(group, ()), match[1])
+        elif group:
+            listed = re.findall(r"^\s*-\s*(?:task\s*:\s*)?['\"]?([\w.-]+)['\"]?\s*$", text, re.MULTILINE)
+            members[group] = (*members.get(group, ()), *listed)
+    members.pop("", None)
+    return by_name, members
+
+
+def _installed_version() -> str:
+    try:
+        return version("lmms-eval")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,126 @@
+"""A score of a whole run by the aggregation of a task of lmms-eval, such as MME's perception score or POPE's F1.
+
+The task's `process_results` gives a value of each answer, which may be a mapping, and its aggregation maps all values
+to one number T. T is computed without each group of samples too (questions about one image), and the numbers of
+`icl.metrics.run_level.jackknife` stand for the samples: their mean is T, and their spread is its standard error.
+Intervals, paired tests and baselines then treat it as any other score.
+
+A run is read with the task's code and data. In a run directory, which may be somebody else's, it runs with `--trust`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from icl.errors import ConfigError, DataError
+from icl.harness.loaded_task import LoadedTask, load_task
+from icl.harness.metric_entry import MetricEntry, find_metric
+from icl.loading import SEARCH_FOLDERS
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.lmms_eval import value_of
+from icl.metrics.run_level import SampleValues, group_indices, jackknife
+from icl.registry import component
+from icl.types import Example, Generation
+
+MAX_BLOCKS = 1000
+"""The aggregation is called once for each block. With more groups, several groups are one block."""
+
+
+@component("metric", "lmms_eval_aggregate")
+@dataclass(frozen=True, kw_only=True)
+class LmmsEvalAggregate:
+    """A score of the run by an aggregation of a task of lmms-eval, with intervals by the jackknife."""
+
+    task: str  # name of an installed task, or the path of its YAML file, as in the run's task
+    metric: str  # a metric of the task
+    trust: bool = False  # whether the task's code, which is code of others, may run
+    split: str | None = None  # split of the queries; None: the task's test split, else its validation split
+    files: str | None = None  # digest of the task's files; None: that of the files as they are
+
+    def __post_init__(self) -> None:
+        file = self._entry.file
+        file.check_trust(self.trust)
+        if file.keys.get("output_type") == "multiple_choice":
+            raise ConfigError(f"{file.title} scores options. Use the metrics lmms_eval and option with such a task.")
+        if self.files not in (None, file.digest):
+            raise ConfigError(f"the files of {file.path} were edited: their digest is {file.digest}, not {self.files}.")
+        object.__setattr__(self, "files", file.digest)
+
+    @property
+    def label(self) -> str:
+        return self.metric
+
+    @property
+    def better(self) -> Better:
+        return "higher" if self._entry.higher_is_better else "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        """The value of the sample if it is a number in [0, 1], or has such a `score`; 0 for other values."""
+        value = value_of(generation, example, self._entry)
+        if value is None:
+            return None
+        number = value.get("score") if isinstance(value, dict) else value
+        return float(number) if isinstance(number, int | float) and 0 <= number <= 1 else 0.0
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        places = [
+            i for i, s in enumerate(samples) if s.score is not None and s.output is not None and "doc_id" in s.meta
+        ]
+        values: SampleValues = [None] * len(samples)
+        own = {i: value for i in places if (value := self._value(samples[i])) is not None}
+        if not own:
+            return values
+        blocks = _blocks([samples[i] for i in own], list(own))
+        for block, number in zip(blocks, self._numbers(own, blocks), strict=True):
+            for i in block:
+                values[i] = number
+        return values
+
+    @cached_property
+    def _entry(self) -> MetricEntry:
+        return find_metric(self.task, self.metric, SEARCH_FOLDERS.get())
+
+    @cached_property
+    def _loaded(self) -> LoadedTask:
+        return load_task(self._entry.file, "default", self.trust)
+
+    def _value(self, sample: ScoredSample) -> Any:
+        document = self._loaded.document(self.split or self._loaded.query_split, int(sample.meta["doc_id"]))
+        return document.scores(str(sample.output), {}).get(self.metric)
+
+    def _numbers(self, own: dict[int, Any], blocks: Sequence[Sequence[int]]) -> list[float]:
+        """The number of each block of samples. own: place of a sample -> its value."""
+        gather: Callable[[list[Any]], Any] = self._loaded.task.aggregation()[self.metric]
+        whole = self._aggregate(gather, list(own.values()))
+        if len(blocks) == 1:
+            return [whole]
+        left = []
+        for block in blocks:
+            outside = set(block)
+            left.append(self._aggregate(gather, [value for i, value in own.items() if i not in outside]))
+        return jackknife([len(block) for block in blocks], whole, left)
+
+    def _aggregate(self, gather: Callable[[list[Any]], Any], values: list[Any]) -> float:
+        try:
+            number = float(gather(values))
+        except Exception as error:  # code of others may raise anything
+            raise DataError(
+                f"the aggregation {self._entry.aggregation} of {self._entry.file.title} failed on {len(values)} "
+                f"values: {type(error).__name__}: {error}"
+            ) from error
+        if not np.isfinite(number):
+            raise DataError(
+                f"the aggregation {self._entry.aggregation} of {self._entry.file.title} gives {number} for "
+                f"{len(values)} values."
+            )
+        return number
+
+
+def _blocks(samples: Sequence[ScoredSample], places: Sequence[int]) -> list[list[int]]:
+    """The groups of samples, as places; neighboring groups together if there are too many."""
+    groups = [[places[i] for i in members] for members in group_indices(samples).values()]
+    joined = np.array_split(np.arange(len(groups)), min(len(groups), MAX_BLOCKS))
+    return [[place for i in indices for place in groups[i]] for indices in joined]

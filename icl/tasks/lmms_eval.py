@@ -1,0 +1,232 @@
+"""A task of lmms-eval with demonstrations: by the name of an installed task, or by a YAML file of one's own.
+
+    task: {name: lmms_eval, task: mme, trust: true}
+    metrics: [lenient, {name: lmms_eval_aggregate, task: mme, metric: mme_perception_score, trust: true}]
+
+The questions, images, options and answers are those of the task's own functions. These are code of others: the file is
+first read without running anything, and a task that names code is refused without `trust: true`. The digest of its
+files is a part of each cell, so edited code is another task.
+
+lmms-eval evaluates the test split, or the validation split. Demonstrations come from its few-shot or training split, or
+from a validation split beside the test split. Most tasks have one split only. It is then divided, as `hub` does, so
+that no image is on both sides: fewer queries are left. `pool_fraction: 0` keeps all of them for runs without
+demonstrations, whose scores are then those of lmms-eval. `max_new_tokens` of the task is the default of the run. Other
+settings of generation are those of the experiment file; `icl plan` names the ones that differ.
+
+The metrics `lmms_eval` and `lmms_eval_aggregate` are the task's own scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from icl.constraints import Fraction, PositiveInt
+from icl.errors import ConfigError, DataError
+from icl.harness.loaded_task import Document, LoadedTask, check_kind, load_task
+from icl.harness.task_file import TaskFile, find_task_file
+from icl.images import Image
+from icl.loading import SEARCH_FOLDERS
+from icl.registry import component, parameter
+from icl.tasks.base import Pool
+from icl.tasks.cell_values import image_keys
+from icl.tasks.hub import connected_components
+from icl.tasks.source import DataSource, encoded
+from icl.tasks.subset import divide_by_group, nested_choice
+from icl.types import Example
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+GREEDY: Mapping[str, tuple[Any, ...]] = {
+    "do_sample": (False,),
+    "num_beams": (1,),
+    "temperature": (0,),
+    "top_k": (1, None),
+    "top_p": (1, None),
+}
+"""Settings of generation -> the values that mean greedy decoding."""
+
+
+@component("task", "lmms_eval")
+@dataclass(frozen=True, kw_only=True)
+class LmmsEvalTask:
+    """A task of lmms-eval, by its name or its YAML file, with a pool of demonstrations."""
+
+    task: str  # name of an installed task, such as mme, or the path of a YAML file
+    trust: bool = False  # whether the task's functions and templates, which are code of others, may run
+    split: str | None = None  # split of the queries; None: the task's test split, else its validation split
+    pool_split: str | None = None  # split of the pool; None: the task's own, else the queries' split is divided
+    pool_fraction: Fraction = 0.5  # share of the groups of a divided split that become the pool
+    specific_kwargs: str = "default"  # model name whose `lmms_eval_specific_kwargs` (such as prompts) are used
+    messages: bool = True  # whether `doc_to_messages` counts, where a task has it
+    meta: tuple[str, ...] = ()  # columns to store with each sample, such as category; never the gold
+    files: str | None = None  # digest of the task's files; None: that of the files as they are
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, nested; None: all
+    support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
+    seed: int = 0  # random seed of choices and division, independent of the seeds of a run
+
+    def __post_init__(self) -> None:
+        file = self._file
+        file.check_trust(self.trust)
+        check_kind(file)
+        digest = file.digest
+        if self.files not in (None, digest):
+            raise ConfigError(
+                f"the files of {file.path} have the digest {digest}, not {self.files}: they were edited. Set "
+                "files to this digest, or remove it."
+            )
+        object.__setattr__(self, "files", digest)
+
+    @property
+    def title(self) -> str:
+        return self._file.title
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The length limit of the task, which is the default of a run."""
+        limit = self._generation.get("max_new_tokens")
+        return int(limit) if isinstance(limit, int | float) and limit > 0 else None
+
+    @property
+    def warning(self) -> str:
+        """What lmms-eval would do with this task and a run does not, '' for nothing."""
+        known = {key: value for key, value in self._generation.items() if key != "max_new_tokens"}
+        other = {key: value for key, value in known.items() if value not in GREEDY.get(key, ())}
+        if (repeats := self._file.keys.get("repeats", 1)) != 1:
+            other["repeats"] = repeats
+        if not other:
+            return ""
+        settings = ", ".join(f"{key} {value!r}" for key, value in other.items())
+        return f"{self.title} sets {settings}, which a run takes from decoding, stop_strings and seeds instead."
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        rows = self._divided[0]
+        chosen = self._choice(self._query_split, rows, self.query_limit, "queries")
+        examples = self._examples(self._query_split, chosen)
+        if not self._image_columns:
+            return examples
+        return tuple(self._grouped(examples, chosen))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        split = self._pool_split or self._query_split
+        rows = list(range(len(self._loaded.rows(split)))) if self._pool_split else self._divided[1]
+        return Pool(self._examples(split, self._choice(split, rows, self.support_limit, "pool")))
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return len(self._pool)
+
+    @cached_property
+    def _file(self) -> TaskFile:
+        return find_task_file(self.task, SEARCH_FOLDERS.get())
+
+    @property
+    def _generation(self) -> Mapping[str, Any]:
+        return self._file.keys.get("generation_kwargs") or {}
+
+    @cached_property
+    def _loaded(self) -> LoadedTask:
+        return load_task(self._file, self.specific_kwargs, self.trust)
+
+    @property
+    def _query_split(self) -> str:
+        return self.split or self._loaded.query_split
+
+    @property
+    def _pool_split(self) -> str | None:
+        """The split of the pool, None if that of the queries is divided."""
+        split = self.pool_split or self._loaded.pool_split
+        return None if split == self._query_split else split
+
+    @cached_property
+    def _divided(self) -> tuple[list[int], list[int]]:
+        """Rows of the queries, and rows of the pool if their split is divided."""
+        count = len(self._loaded.rows(self._query_split))
+        if self._pool_split:
+            return list(range(count)), []
+        groups = [f"row {first}" for first in self._first_rows(range(count))]
+        queries, pool = divide_by_group(groups, self.pool_fraction, self.seed, "lmms_eval/division")
+        if not queries or (not pool and self.pool_fraction > 0):
+            raise DataError(
+                f"{self.title} has {len(set(groups))} images in its split '{self._query_split}', too few for both "
+                f"queries and a pool with pool_fraction {self.pool_fraction}. Set pool_split, or another pool_fraction."
+            )
+        return queries, pool
+
+    @cached_property
+    def _image_columns(self) -> tuple[str, ...]:
+        from datasets import Image as ImageFeature
+
+        features = self._loaded.rows(self._query_split).features
+        return tuple(
+            name
+            for name, feature in features.items()
+            if isinstance(feature, ImageFeature)
+            or isinstance(getattr(feature, "feature", None), ImageFeature)
+            or (isinstance(feature, list) and isinstance(feature[0], ImageFeature))
+        )
+
+    def _first_rows(self, rows: Sequence[int]) -> list[int]:
+        """For each of these rows, the place of the first that it shares an image with, directly or through others."""
+        data = encoded(self._loaded.rows(self._query_split))
+        return connected_components(image_keys(DataSource(data, self.title, None), self._image_columns, rows))
+
+    def _grouped(self, examples: Sequence[Example], rows: Sequence[int]) -> list[Example]:
+        first = self._first_rows(rows)
+        return [replace(e, group=f"image of {examples[i].id}") for e, i in zip(examples, first, strict=True)]
+
+    def _choice(self, split: str, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
+        if limit is not None and limit > len(rows):
+            key = {"queries": "queries", "pool": "pool_size"}[factor]
+            raise DataError(f"{key}: {limit} is more than the {len(rows)} available rows of {self.title}[{split}].")
+        return [rows[i] for i in nested_choice([_id(split, row) for row in rows], limit, self.seed, f"lmms/{factor}")]
+
+    def _examples(self, split: str, rows: Sequence[int]) -> tuple[Example, ...]:
+        columns = self._loaded.rows(split).column_names
+        for column in self.meta:
+            if column not in columns:
+                raise ConfigError(f"meta: {self.title} has no column '{column}'. It has: {', '.join(columns)}.")
+            if column == self._file.keys.get("doc_to_target"):
+                raise ConfigError(f"meta: the column '{column}' is the gold answer, which must not be in meta.")
+        return tuple(self._example(self._loaded.document(split, row)) for row in rows)
+
+    def _example(self, document: Document) -> Example:
+        by_messages = self.messages and "doc_to_messages" in self._file.keys
+        images, question = document.messages() if by_messages else (document.images(), document.text())
+        options = document.options()
+        answers = document.answers(options)
+        return Example(
+            id=_id(document.split, document.row),
+            images=tuple(
+                Image.from_source(DocumentImage(document, place, by_messages), f"{document.where}, image {place}")
+                for place in range(len(images))
+            ),
+            question=question,
+            answers=answers,
+            options=options,
+            label=answers[0] if options else None,
+            meta={"doc_id": document.row, **{column: document.content[column] for column in self.meta}},
+            secret={"lmms_eval": document, "gold": answers},
+        )
+
+
+@dataclass(frozen=True)
+class DocumentImage:
+    """A loader of one image of a row."""
+
+    document: Document
+    place: int
+    by_messages: bool
+
+    def __call__(self) -> "PILImage":
+        return (self.document.messages()[0] if self.by_messages else self.document.images())[self.place]
+
+
+def _id(split: str, row: int) -> str:
+    return f"{split}-{row:06d}"
