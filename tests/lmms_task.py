@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from icl.harness import loaded_task, task_file
 
-STAND_INS = Path(__file__).parent / "stand_ins"
+PACKAGE_FOLDER = Path(__file__).parent / "stand_ins"
 TASK = """\
 task: hues
 dataset_path: parquet
@@ -67,7 +67,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         importlib.invalidate_caches()
 
     forget()
-    monkeypatch.syspath_prepend(str(STAND_INS))
+    monkeypatch.syspath_prepend(str(PACKAGE_FOLDER))
     yield
     forget()
 

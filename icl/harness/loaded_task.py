@@ -59,8 +59,8 @@ class LoadedTask:
         rows: Dataset = self.task.dataset[split]
         return rows
 
-    def document(self, split: str, row: int) -> "Document":
-        return Document(self, split, row)
+    def document(self, split: str, row: int) -> "TaskDocument":
+        return TaskDocument(self, split, row)
 
     @cached_property
     def scores_by_function(self) -> bool:
@@ -69,7 +69,7 @@ class LoadedTask:
 
 
 @dataclass(frozen=True)
-class Document:
+class TaskDocument:
     """One row of a task: what the task makes of it, and how it scores an answer."""
 
     loaded: LoadedTask

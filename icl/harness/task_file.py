@@ -67,10 +67,10 @@ class TaskFile:
     @property
     def digest(self) -> str:
         """12 hex digits of the YAML files, of every Python file beside them, and of the version of lmms-eval."""
-        beside = {path for file in self.files for path in file.parent.glob("*.py")}
+        python_files = {path for file in self.files for path in file.parent.glob("*.py")}
         named = {self.function_file(name) for name in _functions(self.keys)}
         digest = hashlib.sha256(_installed_version().encode())
-        for path in (*self.files, *sorted(path for path in {*beside, *named} if path is not None)):
+        for path in (*self.files, *sorted(path for path in {*python_files, *named} if path is not None)):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:12]
 

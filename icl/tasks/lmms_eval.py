@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.harness.loaded_task import Document, LoadedTask, check_kind, load_task
+from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_task
 from icl.harness.task_file import TaskFile, find_task_file
 from icl.images import Image
 from icl.loading import SEARCH_FOLDERS
@@ -91,14 +91,14 @@ class LmmsEvalTask:
     @property
     def warning(self) -> str:
         """What lmms-eval would do with this task and a run does not, '' for nothing."""
-        known = {key: value for key, value in self._generation.items() if key != "max_new_tokens"}
-        other = {key: value for key, value in known.items() if value not in GREEDY.get(key, ())}
+        settings = {key: value for key, value in self._generation.items() if key != "max_new_tokens"}
+        other = {key: value for key, value in settings.items() if value not in GREEDY.get(key, ())}
         if (repeats := self._file.keys.get("repeats", 1)) != 1:
             other["repeats"] = repeats
         if not other:
             return ""
-        settings = ", ".join(f"{key} {value!r}" for key, value in other.items())
-        return f"{self.title} sets {settings}, which a run takes from decoding, stop_strings and seeds instead."
+        text = ", ".join(f"{key} {value!r}" for key, value in other.items())
+        return f"{self.title} sets {text}, which a run takes from decoding, stop_strings and seeds instead."
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
@@ -196,7 +196,7 @@ class LmmsEvalTask:
                 raise ConfigError(f"meta: the column '{column}' is the gold answer, which must not be in meta.")
         return tuple(self._example(self._loaded.document(split, row)) for row in rows)
 
-    def _example(self, document: Document) -> Example:
+    def _example(self, document: TaskDocument) -> Example:
         by_messages = self.messages and "doc_to_messages" in self._file.keys
         images, question = document.messages() if by_messages else (document.images(), document.text())
         options = document.options()
@@ -220,7 +220,7 @@ class LmmsEvalTask:
 class DocumentImage:
     """A loader of one image of a row."""
 
-    document: Document
+    document: TaskDocument
     place: int
     by_messages: bool
 
