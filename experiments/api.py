@@ -91,6 +91,7 @@ def answer(
     max_new_tokens: int = MAX_NEW_TOKENS,
     *,
     max_thinking_tokens: int | None = None,
+    intervene: Any = "none",
 ) -> dict[str, Generation]:
     """Answers one prompt.
 
@@ -100,6 +101,7 @@ def answer(
         decoding: A name, a node, a class or a component, or a list of these.
         max_new_tokens: The largest number of new tokens.
         max_thinking_tokens: The largest number of tokens of a reasoning block, which then do not count as answer.
+        intervene: A node of the axis `intervene`, such as `{"name": "task_vector", "fitted": "v.safetensors"}`.
 
     Returns:
         The generation of each decoding, by its label.
@@ -109,7 +111,7 @@ def answer(
         PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
     from decoding.arms.arm import parse_arm
-    from decoding.arms.requirements import thinking_budget_refusal, unsupported_reason
+    from decoding.arms.requirements import steering_refusal, thinking_budget_refusal, unsupported_reason
     from decoding.engine.requests import DecodingRequest, Failure
     from decoding.engine.rewritten_prompts import rewritten_prompts
     from experiments.running.generation import engine_for
@@ -118,6 +120,9 @@ def answer(
     model = build("model", model)
     _check_type("answer", "a prompt", "icl.compose(composer, context)", prompt, Prompt)
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
+    method = build("intervention", intervene)
+    if problem := steering_refusal(method, model.abilities):
+        raise PlanError(problem)
     for arm in arms:
         if problem := unsupported_reason(arm, model.abilities):
             raise PlanError(problem)
@@ -142,7 +147,9 @@ def answer(
             arm.label: by_digest[one.digest] for arm, one in zip(arms, prompts, strict=True) if isinstance(one, Prompt)
         }
     jobs = [
-        DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+        DecodingRequest(
+            prompt, arm, max_new_tokens=max_new_tokens, max_thinking_tokens=max_thinking_tokens, intervene=method
+        )
         for arm in arms
     ]
     generations: dict[str, Generation] = {}

@@ -65,6 +65,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "transform": ("prompts.transforms",),
     "composer": ("prompts.composers",),
     "strategy": ("decoding.strategies", "decoding.controls"),
+    "intervention": ("decoding.interventions",),
     "launcher": ("experiments.launch",),
     "observer": ("experiments.observers",),
 }
@@ -85,7 +86,11 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
 }
 """kind -> the members that a run uses, for kinds without a base class in `BASES`."""
 
-BASES: Mapping[str, str] = {"model": "icl.models.base:Model", "strategy": "decoding.base:Strategy"}
+BASES: Mapping[str, str] = {
+    "model": "icl.models.base:Model",
+    "strategy": "decoding.base:Strategy",
+    "intervention": "decoding.interventions.base:SteeringMethod",
+}
 """kind -> base class that every component of the kind must have."""
 
 ENTRY_POINT_GROUP = "icl.components"

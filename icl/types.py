@@ -11,12 +11,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icl import spans
 from icl.edits import Edit
 from icl.images import Image
 from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from icl.models.interventions import Intervention
 
 Role = Literal["system", "user", "assistant"]
 Json = Any
@@ -183,11 +186,13 @@ class Prompt:
         key: Random stream that image edits draw from.
         paired_prompt: The prompt of another sample in the same format, for strategies that read one. It is not part of
             the prompt's identity.
+        interventions: Edits of hidden states under which a model reads the prompt (`icl.models.interventions.steer`).
     """
 
     turns: tuple[Turn, ...]
     key: StreamKey = StreamKey()
     paired_prompt: "Prompt | None" = field(default=None, compare=False, repr=False)
+    interventions: "tuple[Intervention, ...]" = ()
 
     def parts(self) -> Iterator[Part]:
         return (part for turn in self.turns for part in turn.parts)
@@ -214,14 +219,16 @@ class Prompt:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of roles, texts and image digests. Prompts with equal digests share a prefill."""
-        content = [
+        """sha256 of roles, texts, image digests and interventions. Prompts with equal digests share a prefill."""
+        content: list[Any] = [
             [
                 turn.role,
                 [[None, part.image.digest] if part.image else [part.text, _slot(part)] for part in turn.parts],
             ]
             for turn in self.turns
         ]
+        if self.interventions:
+            content.append([one.digest for one in self.interventions])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":

@@ -1,6 +1,7 @@
 """Needs of a strategy and abilities of a model: whether the model can run it, decided before anything loads."""
 
 from collections.abc import Iterable, Set
+from typing import TYPE_CHECKING
 
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import constant_strength, probe_branches
@@ -11,6 +12,9 @@ from icl.models.base import Model
 from icl.registry import build, entries, resolve
 from icl.types import Prompt
 
+if TYPE_CHECKING:
+    from decoding.interventions.base import SteeringMethod
+
 SUFFICIENT_ABILITIES = {
     "generate": frozenset({"generate", "logits", "strategies"}),
     "logits": frozenset({"logits", "strategies"}),
@@ -20,6 +24,7 @@ SUFFICIENT_ABILITIES = {
     "logits processors": frozenset({"logits"}),
     "hidden_states": frozenset({"hidden_states"}),
     "attention": frozenset({"attention"}),
+    "interventions": frozenset({"interventions"}),
 }
 """Need -> abilities, any of which satisfies it."""
 
@@ -77,6 +82,19 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     )
 
 
+def steering_refusal(method: "SteeringMethod", abilities: Set[str]) -> str | None:
+    """Why a model cannot run an intervention, or it cannot run at all; None if it can. Nothing is loaded."""
+    if method.neutral:
+        return None
+    if missing := sorted(method.needs - abilities):
+        models = [name for name in entries("model") if method.needs <= _abilities(name)]
+        return (
+            f"this model cannot edit {'attention scores' if missing == ['attention'] else 'hidden states'}, which "
+            f"`intervene` needs. It runs with model {_join_words(models, 'or')}; or remove `intervene`."
+        )
+    return method.problem()
+
+
 def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:
     """Why the reasoning of an arm cannot have a limit on a model, or None if it can."""
     return model.thinking_budget_refusal() or (BEAMS_AND_BUDGET if isinstance(arm.sampler, Beam) else None)
@@ -94,15 +112,16 @@ def _alternative(strategy: Strategy, abilities: Set[str], score: str) -> str:
 
 def _capable_models(needs: Set[str]) -> list[str]:
     """Names of the models whose classes declare abilities for all needs."""
-    names = []
-    for name in entries("model"):
-        try:
-            abilities: Set[str] = resolve("model", name).abilities
-        except ConfigError:  # its package is not installed
-            continue
-        if not _missing(needs, abilities):
-            names.append(name)
-    return names
+    return [name for name in entries("model") if (has := _abilities(name)) and not _missing(needs, has)]
+
+
+def _abilities(name: str) -> Set[str]:
+    """The abilities that the class of a model declares. Empty if its package is not installed."""
+    try:
+        abilities: Set[str] = resolve("model", name).abilities
+    except ConfigError:
+        return frozenset()
+    return abilities
 
 
 def _missing(needs: Set[str], abilities: Set[str]) -> list[str]:

@@ -59,7 +59,7 @@ def run_requests(
     model.load()
     collector = ResultCollector(requests, counters, on_result)
     cache = GENERATION_CACHES.setdefault(model, {})
-    prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, cache), model.count_tokens)
+    prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, cache), model)
     indices = collector.request_indices()
     run = BatchRun(model, counters, trace, lazy_branches, decode_limit(model))
     with read_ahead(model) as ahead:

@@ -13,19 +13,22 @@ from icl.user_errors import convert_user_errors
 
 
 def prepare_requests(
-    requests: Sequence[DecodingRequest], generate: Generate, count_tokens: Callable[[Prompt], int]
+    requests: Sequence[DecodingRequest | Failure], generate: Generate, count_tokens: Callable[[Prompt], int]
 ) -> list[PreparedRequest | Failure]:
     """The branch prompts of each request, or a `Failure`. A prompt is prepared once per strategy.
 
     Args:
-        requests: The requests.
+        requests: The requests. A failure stays one.
         generate: Greedy generation with the model under test.
         count_tokens: Number of tokens of a prompt; called once per distinct prompt.
     """
-    keys = [_prompt_key(one.prompt, one.arm.strategy.traits.reads_paired_prompt) for one in requests]
+    keys = [
+        one if isinstance(one, Failure) else _prompt_key(one.prompt, one.arm.strategy.traits.reads_paired_prompt)
+        for one in requests
+    ]
     prompts_by_strategy: dict[Strategy, dict[str, Prompt]] = {}
     for request, key in zip(requests, keys, strict=True):
-        if isinstance(key, str):
+        if isinstance(key, str) and isinstance(request, DecodingRequest):
             prompts_by_strategy.setdefault(request.arm.strategy, {}).setdefault(key, request.prompt)
     lengths: dict[str, int] = {}
     branches: dict[tuple[Strategy, str], _Branches | Failure] = {}
@@ -36,7 +39,9 @@ def prepare_requests(
                 note if isinstance(note, Failure) else _make_branches(strategy, prompt, note, count_tokens, lengths)
             )
     return [
-        _prepared(request, key if isinstance(key, Failure) else branches[request.arm.strategy, key])
+        request
+        if isinstance(request, Failure)
+        else _prepared(request, key if isinstance(key, Failure) else branches[request.arm.strategy, key])
         for request, key in zip(requests, keys, strict=True)
     ]
 

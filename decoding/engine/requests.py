@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from decoding.arms.arm import Arm, Normalize
 from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
 from icl.text.reasoning_blocks import max_output_tokens
 from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from decoding.interventions.base import SteeringMethod
 
 AnswerMode = Literal["generate", "options"]
 """Whether the answer is a generated text or the best of the given options."""
@@ -34,6 +37,7 @@ class DecodingRequest:
         top_logprobs: Number of tokens per branch and step that the step traces keep (`decoding.engine.trace`).
         stop_strings: Texts that end an answer (`decoding.engine.stop_strings`).
         max_thinking_tokens: Length limit of a reasoning block (`decoding.engine.thinking_budget`), or None.
+        intervene: Steers the prompt before the strategy makes branches of it, or None.
     """
 
     prompt: Prompt
@@ -44,6 +48,7 @@ class DecodingRequest:
     top_logprobs: int = 0
     stop_strings: tuple[str, ...] = ()
     max_thinking_tokens: int | None = None
+    intervene: "SteeringMethod | None" = None
 
     @property
     def max_output_tokens(self) -> int:

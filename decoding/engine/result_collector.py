@@ -7,6 +7,7 @@ from decoding.arms.arm import Arm
 from decoding.base import Generate
 from decoding.engine.preparation import prepare_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
+from decoding.engine.steering import steered_requests
 from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ModelError
 from icl.types import Generation, Prompt
@@ -51,10 +52,16 @@ class ResultCollector:
         same.append(i)
         return len(same) == 1
 
-    def prepare(self, generate: Generate, count_tokens: Callable[[Prompt], int]) -> list[PreparedRequest]:
-        """The first request of each key, with its branches. Requests without branches get a `Failure`."""
+    def prepare(self, generate: Generate, model: Any) -> list[PreparedRequest]:
+        """The first request of each key, with its branches. Requests without branches get a `Failure`.
+
+        Args:
+            generate: Greedy generation for `Strategy.prepare`.
+            model: Counts tokens, and reads the prompts that interventions depend on.
+        """
         firsts = []
-        for i, prepared in enumerate(prepare_requests(self.requests, generate, count_tokens)):
+        steered = steered_requests(model, self.requests)
+        for i, prepared in enumerate(prepare_requests(steered, generate, model.count_tokens)):
             if isinstance(prepared, Failure):
                 self.add(i, prepared)
                 continue

@@ -62,7 +62,7 @@ def run_requests(
     counters = Counters() if counters is None else counters
     model.load()
     collector = ResultCollector(requests, counters, on_result)
-    prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, {}), model.count_tokens)
+    prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, {}), model)
     indices = collector.request_indices()
     order = sorted(range(len(prepared)), key=lambda j: prefix_key(prepared[j].branches[0]))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.bench import Row
-from icl.models.base import Session
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession
 from icl.tasks.base import Pool
@@ -29,15 +28,13 @@ class Watched(HF):
     images: ClassVar[set[str]] = set()
     prompts: ClassVar[dict[str, tuple[int, ...]]] = {}
 
-    def open(
-        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: Session | None = None
-    ) -> HFSession:
+    def open(self, prompts: Sequence[Prompt], **settings: Any) -> HFSession:
         for prompt in prompts:
             self.images.update(image.digest for image in prompt.images)
         fresh = {prompt.digest: prompt for prompt in prompts if prompt.digest not in self.prompts}
         for (digest, _), read in zip(fresh.items(), self.engine.prompt_encoder.read(list(fresh.values())), strict=True):
             self.prompts[digest] = read.key
-        return super().open(prompts, early_exits=early_exits, prefix_source=prefix_source)
+        return super().open(prompts, **settings)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ WHEN_DECIDED = "when_decided"
 """The value of `stop` that means its rule with default values."""
 MAX_COLUMN_VALUES = 100
 """The largest number of values of a column in `by`. More values have a few queries each."""
+NO_INTERVENTION = "none"
+"""The default of the axis `intervene`."""
 EMPTY_LIST = "none"
 """Name of an empty list, in files and tables."""
 DEMONSTRATION_AXES = ("retriever", "rerankers", "rerank_candidates", "order")
@@ -118,6 +120,7 @@ class ExperimentKeys:
     transforms: Annotated[Transforms, Axis()] = field(default_factory=list)  # change the context, applied in order
     composer: Annotated[Any, Axis(), NestedComponent("composer")] = "chat"  # writes the prompt
     decoding: Annotated[Any, Axis(), NestedComponent("strategy")] = "greedy"  # decodes the answer
+    intervene: Annotated[Any, Axis(), NestedComponent("intervention")] = NO_INTERVENTION  # edits the model's states
     answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
     max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # maximum number of generated tokens
     max_thinking_tokens: Annotated[ThinkingLimit, Axis()] = None  # tokens of a reasoning block, beside max_new_tokens

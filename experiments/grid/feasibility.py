@@ -43,6 +43,7 @@ def check_requirements(grid: Grid) -> None:
         if cell.max_thinking_tokens is not None and (problem := thinking_budget_refusal(cell.decoding, cell.model)):
             where, subject = locate(grid, "max_thinking_tokens", cell), f"decoding '{cell.decoding.label}'"
             raise PlanError(f"{where}: model '{cell.labels['model']}', {subject}: {problem}")
+        _check_steering(grid, cell)
         needs: frozenset[str] = getattr(cell.retriever, "needs", frozenset())
         ability = declared(cell.retriever, "model_ability")
         sufficient = ANSWERING if ability == "generate" else {ability}
@@ -68,6 +69,19 @@ def check_requirements(grid: Grid) -> None:
             run_preflight(metric)
         except ICLError as error:
             raise type(error)(f"{grid.config.where('metrics')}: {error}") from error
+
+
+def _check_steering(grid: Grid, cell: Cell) -> None:
+    """Raises PlanError if the intervention of a cell cannot run, or its vectors are of another model or template."""
+    from decoding.arms.requirements import steering_refusal
+    from experiments.grid.fitted_vectors import vector_problem
+
+    if cell.steering is None:
+        return
+    problem = steering_refusal(cell.steering, cell.model.abilities) or vector_problem(cell)
+    if problem:
+        where = locate(grid, "intervene", cell)
+        raise PlanError(f"{where}: model '{cell.labels['model']}', intervene '{cell.labels['intervene']}': {problem}")
 
 
 def unsupported_reason(cell: Cell) -> str | None:

@@ -7,7 +7,6 @@ of parameters may be the question.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from decoding.arms.fitting import ParameterSource
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.grid import Cell, Grid, short_digest
 
@@ -28,11 +27,12 @@ def mismatch_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
     for cell in grid.cells:
         for origin in () if cell.control else cell.decoding.parameter_sources:
             at = f"{where[id(cell.decoding)]}: the parameters in {origin.file}"
-            yield from (f"{at} {problem}" for problem in _problems(origin, cell))
+            yield from (f"{at} {problem}" for problem in origin_problems(origin.on, cell))
 
 
-def _problems(origin: ParameterSource, cell: Cell) -> Iterator[str]:
-    fitted_on, task = origin.on, cell.config["task"]
+def origin_problems(fitted_on: Mapping[str, Any], cell: Cell) -> Iterator[str]:
+    """What is wrong with parameters that were fitted on this origin, in a cell. fitted_on: of `fitting_origin`."""
+    task = cell.config["task"]
     model, task_node = fitted_on.get("model_digest"), fitted_on.get("task")
     fitted_task = fitted_on.get("task_digest") or (
         _digest(task_node, SUBSET_PARAMETERS) if isinstance(task_node, Mapping) else None

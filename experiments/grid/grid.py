@@ -4,6 +4,7 @@ Combinations that cannot differ become one cell. At 0 shots neither retriever no
 `decoding.alpha` does not change an arm without an alpha. An axis that no component reads is an error.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from retrievers.base import declared
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
     from decoding.engine.requests import AnswerMode
+    from decoding.interventions.base import SteeringMethod
     from experiments.launch.base import Launcher
     from experiments.observers.base import Observer
     from icl.models.base import Model
@@ -48,6 +50,7 @@ class Cell:
         labels: Axis -> short name, as tables show it.
         stop_strings: Texts that end a generated answer.
         max_thinking_tokens: Length limit of a reasoning block. None if it counts as answer.
+        intervene: Edits the states of the model.
     """
 
     task: "Task"
@@ -70,11 +73,17 @@ class Cell:
     rerank_candidates: int | None = None
     stop_strings: tuple[str, ...] = ()
     max_thinking_tokens: int | None = None
+    intervene: "SteeringMethod | None" = None
 
     @property
     def max_output_tokens(self) -> int:
         """Length limit of reasoning and answer together."""
         return max_output_tokens(self.max_new_tokens, self.max_thinking_tokens)
+
+    @property
+    def steering(self) -> "SteeringMethod | None":
+        """The intervention, or None if it changes nothing."""
+        return None if self.intervene is None or self.intervene.neutral else self.intervene
 
     def axis_value(self, axis: str) -> Any:
         """The component or number that the config names on this axis."""
@@ -121,20 +130,22 @@ def expand(config: Config) -> Grid:
         control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms
         num_excluded = [0] * len(config.exclude)
         for point in axis_combinations(config):
-            for arm, is_control in factory.arms(point, config.controls == "default"):
-                for seed in config.seeds:
-                    draft = factory.draft(point, arm, is_control, seed)
-                    matching = [i for i, values in enumerate(config.exclude) if matches_all(values, draft)]
-                    for i in matching:
-                        num_excluded[i] += 1
-                    if matching:
-                        continue
-                    cell = factory.finish(draft, point["model"][1])
-                    if not is_control or cell.digest not in cells:  # an arm of the file is not a control
-                        cells[cell.digest] = cell
-                    if is_control:
-                        owner: Arm = factory.component("decoding", point["decoding"])
-                        control_owners.setdefault(cell.digest, {})[owner.digest] = None
+            add_controls = config.controls == "default"
+            for (arm, is_control), method, seed in itertools.product(
+                factory.arms(point, add_controls), factory.interventions(point, add_controls), config.seeds
+            ):
+                draft = factory.draft(point, arm, is_control, seed, method)
+                matching = [i for i, values in enumerate(config.exclude) if matches_all(values, draft)]
+                for i in matching:
+                    num_excluded[i] += 1
+                if matching:
+                    continue
+                cell = factory.finish(draft, point["model"][1])
+                if not is_control or cell.digest not in cells:  # an arm of the file is not a control
+                    cells[cell.digest] = cell
+                if is_control:
+                    owner: Arm = factory.component("decoding", point["decoding"])
+                    control_owners.setdefault(cell.digest, {})[owner.digest] = None
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
         observers: tuple[Observer, ...] = tuple(
@@ -175,6 +186,8 @@ class _CellFactory:
         """(label, digest) -> control, which several arms may have in common."""
         self.model_digests: dict[int, str] = {}
         """model -> digest; reading a checkpoint's digest is slow."""
+        self.intervention_lists: dict[int, tuple[SteeringMethod, ...]] = {}
+        """id of an intervention -> it and its controls."""
         self.descriptions: dict[tuple[str, int], Any] = {}
         """(axis, component) -> its canonical JSON."""
 
@@ -211,7 +224,16 @@ class _CellFactory:
             self.arm_lists[key] = [(arm, False), *((control, True) for control in shared)]
         return self.arm_lists[key]
 
-    def draft(self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int) -> Cell:
+    def interventions(self, point: Mapping[str, PlacedNode], add_controls: bool) -> "tuple[SteeringMethod, ...]":
+        """The intervention of a point, and its controls if the config adds them. They are arms like any other."""
+        method = self.component("intervene", point["intervene"])
+        if id(method) not in self.intervention_lists:
+            self.intervention_lists[id(method)] = (method, *(method.controls() if add_controls else ()))
+        return self.intervention_lists[id(method)]
+
+    def draft(
+        self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int, intervene: "SteeringMethod"
+    ) -> Cell:
         """The cell of a point, still without its canonical JSON and digest."""
         rerankers, candidates = self.component_list("rerankers", point["rerankers"]), point["rerank_candidates"][0]
         task: Task = self.component("task", point["task"])
@@ -235,6 +257,7 @@ class _CellFactory:
             rerank_candidates=candidates,
             stop_strings=self.stop_strings if point["answer_mode"][0] == "generate" else (),
             max_thinking_tokens=point["max_thinking_tokens"][0] if point["answer_mode"][0] == "generate" else None,
+            intervene=intervene,
         )
 
     def finish(self, cell: Cell, model_place: str) -> Cell:
@@ -259,8 +282,9 @@ class _CellFactory:
         for axis in ("rerankers", "rerank_candidates"):  # digests of cells without rerankers do not contain these axes
             if not identity[axis]:
                 del identity[axis]
-        if identity["max_thinking_tokens"] is None:
-            del identity["max_thinking_tokens"]
+        for axis in ("max_thinking_tokens", "intervene"):
+            if identity[axis] is None:
+                del identity[axis]
         return replace(cell, config=config, digest=short_digest(identity))
 
     def _with_rerankers(
@@ -282,7 +306,7 @@ class _CellFactory:
             return value
         key = axis, id(value)
         if key not in self.descriptions:
-            self.descriptions[key] = value.config if axis == "decoding" else describe(value)
+            self.descriptions[key] = value.config if axis in ("decoding", "intervene") else describe(value)
         return self.descriptions[key]
 
 
@@ -322,12 +346,18 @@ def _metrics(config: Config) -> dict[str, Any]:
 def _labeled(cells: list[Cell]) -> tuple[Cell, ...]:
     columns: dict[str, list[Any]] = {"seed": [cell.seed for cell in cells]}
     for axis in AXES:
-        nodes = [cell.config[axis] for cell in cells]
+        nodes = [_label_node(axis, cell) for cell in cells]
         is_number = axis in ("shots", "max_new_tokens")
         columns[axis] = nodes if is_number else short_labels(nodes, [_title(axis, cell) for cell in cells])
     return tuple(
         replace(cell, labels={axis: columns[axis][i] for axis in CELL_COLUMNS}) for i, cell in enumerate(cells)
     )
+
+
+def _label_node(axis: str, cell: Cell) -> Any:
+    """The node that labels are made of. Interventions are named by the path of their file, not by its contents."""
+    node = cell.config[axis]
+    return describe(cell.intervene) if axis == "intervene" and node is not None else node
 
 
 def _title(axis: str, cell: Cell) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings
+from experiments.grid.fitted_vectors import vector_warnings
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ICLError
 
@@ -81,6 +82,8 @@ def _fitted(grid: Grid) -> Iterator[str]:
         id(cell.decoding): locate(grid, "decoding", cell) for cell in grid.cells if cell.decoding.parameter_sources
     }
     yield from mismatch_warnings(grid, places)
+    steered = {id(cell.intervene): locate(grid, "intervene", cell) for cell in grid.cells if cell.steering is not None}
+    yield from vector_warnings(grid, steered)
 
 
 def _traces(grid: Grid) -> Iterator[str]:

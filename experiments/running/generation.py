@@ -80,6 +80,7 @@ def _through_engine(
             top_logprobs=top_logprobs,
             stop_strings=request.cell.stop_strings,
             max_thinking_tokens=request.cell.max_thinking_tokens,
+            intervene=request.cell.steering,
         )
         for request in requests
     ]

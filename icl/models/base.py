@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
 
-ABILITIES = ("generate", "logits", "strategies", "score", "hidden_states", "embed", "text_logprobs")
+ABILITIES = ("generate", "logits", "strategies", "score", "hidden_states", "embed", "text_logprobs", "interventions")
 """What a model can do.
 
 generate: answer a prompt. logits: open sessions. strategies: run every decoding strategy inside its own engine.
 score: log-probabilities of whole options. hidden_states: sessions with early exits. embed: `embed(prompts)`.
-text_logprobs: log-probabilities of a text within a prompt.
+text_logprobs: log-probabilities of a text within a prompt. interventions: edits of hidden states that prompts carry.
 """
 
 OnAnswer = Callable[[int, "Generation | str"], None]

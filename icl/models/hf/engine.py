@@ -20,6 +20,7 @@ from icl.models.hf.memory_estimate import decoder_shape
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.session import HFSession
+from icl.models.interventions import Observer
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -98,9 +99,13 @@ class HFEngine:
         free()
 
     def open(
-        self, prompts: Sequence[Prompt], early_exits: bool = False, prefix_source: HFSession | None = None
+        self,
+        prompts: Sequence[Prompt],
+        early_exits: bool = False,
+        prefix_source: HFSession | None = None,
+        observe: Observer | None = None,
     ) -> HFSession:
-        reads = self.prompt_encoder.read(prompts)
+        reads = self.prompt_encoder.read(prompts, observe)
         longest = max(map(len, reads))
         if self.limit is not None and longest >= self.limit:
             raise ModelError(

@@ -13,14 +13,12 @@ from icl.errors import ModelError
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import cut
-from icl.models.hf.prefix_plan import common_prefix_length
 from icl.models.hf.prompt_encoding import PromptEncoder
-from icl.types import Part, Prompt
+from icl.models.hf.token_ranges import part_tokens
+from icl.models.interventions import Site, Where
+from icl.types import Prompt
 
 T = TypeVar("T")
-
-OTHERS = (".", "Z")
-"""Texts that replace a part, to find its tokens. No word begins with the tokens of both."""
 
 
 def last_states(reader: PromptEncoder, prompts: Sequence[Prompt]) -> Tensor:
@@ -52,19 +50,49 @@ def text_logprobs(reader: PromptEncoder, prompts: Sequence[Prompt], name: str) -
     return [row[len(row) - count :] for row, (_, count) in zip(rows, counted, strict=True)]
 
 
+class StateRecorder:
+    """An observer that collects states on the host.
+
+    Attributes:
+        states: Number of a prompt -> site -> its states, in the order of the tokens.
+    """
+
+    def __init__(self, sites: tuple[Site, ...], where: Where) -> None:
+        self.sites, self.where = sites, where
+        self.states: dict[int, dict[Site, list[Tensor]]] = {}
+
+    def see(self, site: Site, x: Tensor, rows: Sequence[int]) -> None:
+        for row, state in zip(rows, x.cpu(), strict=True):
+            self.states.setdefault(row, {}).setdefault(site, []).append(state)
+
+
+def observed_states(
+    reader: PromptEncoder, prompts: Sequence[Prompt], sites: tuple[Site, ...], where: Where
+) -> list[dict[Site, Tensor]]:
+    """Site -> states at the addressed tokens of each prompt, on the host. Raises ModelError, ImageError."""
+    recorder, runner = StateRecorder(sites, where), reader.runner
+
+    def run(reads: Sequence[EncodedPrompt]) -> list[None]:
+        for read in reads:  # a batch that did not fit into memory may have recorded some states
+            recorder.states.pop(read.edits[-1].row, None)
+        runner.forward(**runner.padded(reads))
+        return [None] * len(reads)
+
+    _in_batches(run, reader.read(prompts, recorder), runner)
+    return [
+        {site: torch.stack(states) for site, states in recorder.states.get(row, {}).items()}
+        for row in range(len(prompts))
+    ]
+
+
 def _up_to(reader: PromptEncoder, prompt: Prompt, name: str) -> tuple[EncodedPrompt, int]:
     """The prompt up to the end of the part, and the number of the part's tokens."""
     if not (prompt.spans.get(name) and next(p for p in prompt.parts() if p.name == name).text):
         raise ModelError(f"{reader.renderer.name}: the prompt has no text '{name}' to score.")
-
-    def other(text: str) -> Prompt:
-        return prompt.map(lambda part: Part(text, name) if part.name == name else part)
-
-    whole, *others = reader.read([prompt, *map(other, OTHERS)])
+    whole = reader.read([prompt])[0]
     if whole.plain is not None:
         raise ModelError(f"{reader.renderer.name}: texts cannot be scored while the image cache is off.")
-    begin = min(common_prefix_length(whole.key, one.key) for one in others)
-    end = len(whole) - min(common_prefix_length(whole.key[::-1], one.key[::-1]) for one in others)
+    begin, end = part_tokens(reader, prompt, whole, name)
     return cut(whole, 0, end), end - begin
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,9 @@ from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.memory_budgets import DEFAULT_BUDGETS
 from icl.models.hf.padding_mask import mask_of_rows
+from icl.models.hf.row_edits import ForwardEdits, RowEdit
 from icl.models.hf.session import HFSession
+from icl.models.hf.sites import DecoderSites
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 """Argument names under which architectures take token types, which mark image tokens."""
@@ -37,6 +40,7 @@ class EncodedPrompt:
         starts: First slot of each image.
         ends: Slot after the last one of each image.
         plain: The processor's own inputs, if the image cache is off.
+        edits: Interventions and observers. `key` differs from their first token on.
     """
 
     ids: Tensor
@@ -47,6 +51,7 @@ class EncodedPrompt:
     starts: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
     plain: dict[str, Tensor] | None = None
+    edits: tuple[RowEdit, ...] = ()
 
     def __len__(self) -> int:
         return len(self.key)
@@ -90,6 +95,7 @@ class LanguageModel:
         images: Sequence[EncodedImage] = (),
         plain: dict[str, Tensor] | None = None,
         early_exits: bool = False,
+        edits: ForwardEdits | None = None,
     ) -> Tensor:
         """Logits of a chunk on top of a cache, which grows.
 
@@ -104,6 +110,7 @@ class LanguageModel:
             images: Encoded images of the chunk in order.
             plain: The processor's own inputs.
             early_exits: Whether to add logits of early layers (`icl.models.hf.early_exit`).
+            edits: Interventions on tokens of the chunk.
 
         Returns:
             [R, kept columns, V], or [R, kept columns, 1 + early layers, V] with the last layer first.
@@ -118,6 +125,7 @@ class LanguageModel:
             images=images,
             plain=plain,
             states=early_exits,
+            edits=edits,
         )
         logits: Tensor = output.logits if self.has_logits_to_keep else keep_columns(output.logits, keep)
         if not early_exits:
@@ -148,6 +156,11 @@ class LanguageModel:
         return layers.shareable_length(layers.new_cache(self.model.config).layers)
 
     @cached_property
+    def sites(self) -> DecoderSites:
+        """Places of hidden states. Raises ModelError if the decoder's layers cannot be found."""
+        return DecoderSites(self)
+
+    @cached_property
     def early_exit_head(self) -> EarlyExitHead:
         return EarlyExitHead(self.model)
 
@@ -163,6 +176,7 @@ class LanguageModel:
         images: Sequence[EncodedImage] = (),
         plain: dict[str, Tensor] | None = None,
         states: bool = False,
+        edits: ForwardEdits | None = None,
     ) -> Any:
         """The model's output for a chunk. states: whether it includes the hidden states of every layer."""
         more: dict[str, Any] = vision_arguments(images) | (plain or {})
@@ -172,7 +186,7 @@ class LanguageModel:
         if states:
             more["output_hidden_states"] = True
         self.counters.forwards += 1
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if edits is None else edits.attached(self.sites):
             output = self.model(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -199,6 +213,12 @@ class LanguageModel:
             "token_types": stack_left_padded(token_types, width) if token_types else None,
             "images": [image for prompt in prompts for image in prompt.images],
             "plain": prompts[0].plain,
+            "edits": ForwardEdits.place(
+                [prompt.edits for prompt in prompts],
+                [0] * len(prompts),
+                [len(prompt) for prompt in prompts],
+                [width - len(prompt) for prompt in prompts],
+            ),
         }
 
     def prefill(self, prompts: Sequence[EncodedPrompt], early_exits: bool = False) -> HFSession:
@@ -210,6 +230,7 @@ class LanguageModel:
         ends, keys = positions[..., -1:].clone(), [prompt.key for prompt in prompts]
         lengths = [len(prompt) for prompt in prompts]
         rows = HFSession(self, cache, lengths, ends, logits[:, -1].float(), width=mask.shape[1], keys=keys)
+        rows.edits = [prompt.edits for prompt in prompts]
         if rows.slides:
             layers.crop_windows(cache.layers)
         self.count(sum(lengths), mask.numel())

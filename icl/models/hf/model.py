@@ -11,12 +11,14 @@ from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
 from icl.models.hf.device_placement import TYPES
+from icl.models.interventions import Where, steer
 from icl.registry import component, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.checkpoint import Checkpoint
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.request_size import RequestSize
     from icl.models.hf.session import HFSession
+    from icl.models.hf.sites import DecoderSites
+    from icl.models.interventions import Intervention, Observer, Site
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -47,6 +51,9 @@ QUANTIZATION_SETTINGS = {
 FEATURE_CACHE_MB = 512
 """`image_cache_mb` for the cache of processed pixels in main memory, which has a quarter of it."""
 
+END = Where()
+"""The last token of a prompt."""
+
 CACHED_CHARACTERS = 32 * 2**20
 """Size of the cache of prompt texts with expanded image placeholders."""
 
@@ -60,7 +67,9 @@ class HF(LogitModel):
     that does not fit into memory is halved.
     """
 
-    abilities: ClassVar[frozenset[str]] = frozenset({"logits", "score", "hidden_states", "embed", "text_logprobs"})
+    abilities: ClassVar[frozenset[str]] = frozenset(
+        {"logits", "score", "hidden_states", "embed", "text_logprobs", "interventions"}
+    )
     quantizations: ClassVar[tuple[str, ...]] = (
         *QUANTIZE[1:],
         "the checkpoint's own (gptq, awq, compressed-tensors, …)",
@@ -290,11 +299,55 @@ class HF(LogitModel):
         return self.engine.shares_prefix
 
     def open(
-        self, prompts: Sequence[Prompt], *, early_exits: bool = False, prefix_source: Session | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        early_exits: bool = False,
+        prefix_source: Session | None = None,
+        interventions: "Sequence[Intervention | None] | None" = None,
+        observe: "Observer | None" = None,
     ) -> "HFSession":
+        """As `LogitModel.open`.
+
+        Args:
+            prompts: At least one prompt.
+            early_exits: Whether the session has `early_exit_logits`.
+            prefix_source: A session of this model whose rows may be reused.
+            interventions: One for each prompt, or None, after those that the prompt carries.
+            observe: Sees the states of every row.
+        """
         if not prompts:
             raise ModelError("a session needs at least one prompt.")
-        return self.engine.open(prompts, early_exits, cast("HFSession | None", prefix_source))
+        if interventions is not None:
+            prompts = [
+                steer(p, *(() if one is None else (one,))) for p, one in zip(prompts, interventions, strict=True)
+            ]
+        return self.engine.open(prompts, early_exits, cast("HFSession | None", prefix_source), observe)
+
+    @property
+    def sites(self) -> "DecoderSites":
+        """The places of hidden states that interventions can name. Loads the model. Raises ModelError."""
+        return self.engine.runner.sites
+
+    def observe(
+        self, prompts: Sequence[Prompt], sites: "Sequence[Site]", where: "Where" = END
+    ) -> "list[dict[Site, Tensor]]":
+        """The states of each prompt at some sites, under the interventions that it carries.
+
+        Args:
+            prompts: The prompts.
+            sites: What is read, for all prompts.
+            where: The tokens whose states are returned. Others are not stored.
+
+        Returns:
+            For each prompt, site -> states [tokens, d] (heads: [tokens, H, e]) in float32 on the host.
+
+        Raises:
+            ModelError: The model lacks a site, or a prompt a part.
+        """
+        from icl.models.hf.hidden_states import observed_states
+
+        return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where)
 
     def prepare_ahead(self, prompts: Sequence[Prompt]) -> None:
         """Process images that are neither encoded nor processed yet."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from icl.memory.device_copies import copied_to_device
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.padding_mask import pad_chunks
+from icl.models.hf.row_edits import ForwardEdits
 
 if TYPE_CHECKING:
     from icl.models.hf.session import HFSession
@@ -62,7 +63,10 @@ def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> li
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     ends = copied_to_device([[length] for length in lengths], torch.long, tokens.device)
     mask = torch.cat([each.mask, (steps < ends).long()], 1)
-    logits = rows.runner.forward(tokens, mask, each.position + 1 + steps, each.cache, keep=0, early_exits=early_exits)
+    edits = ForwardEdits.place(each.edits, each.lengths, lengths)
+    logits = rows.runner.forward(
+        tokens, mask, each.position + 1 + steps, each.cache, keep=0, early_exits=early_exits, edits=edits
+    )
     rows.runner.counters.suffix_tokens += sum(lengths)
     scores = logits.float().log_softmax(-1)
     return [(chunk, scores[i, : len(chunk[1])]) for i, chunk in enumerate(chunks)]

@@ -198,6 +198,7 @@ class Prefiller:
         before = torch.stack([item.prompt.positions[..., item.shared - 1 : item.shared] for item in batch], -2)
         rows = source.on_prefixes(owner, before, [item.prefix_key for item in batch])
         rows.early_exits = early_exits
+        rows.edits = [item.prompt.edits for item in batch]
         rests = [cut(item.prompt, item.shared, len(item.prompt)) for item in batch]
         width = max(map(len, rests))
         rows.copy_if_few(width)
@@ -270,6 +271,7 @@ def cut(prompt: EncodedPrompt, begin: int, end: int) -> EncodedPrompt:
         prompt.key[begin:end],
         tuple(prompt.starts[i] - begin for i in inside),
         tuple(prompt.ends[i] - begin for i in inside),
+        edits=prompt.edits,
     )
 
 

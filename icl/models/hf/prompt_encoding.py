@@ -15,6 +15,7 @@ from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_p
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, script
 from icl.models.hf.template_process import TemplateRefusedError
+from icl.models.interventions import Observer
 from icl.types import Prompt
 
 
@@ -26,6 +27,7 @@ class PromptEncoder:
         pixels: Processes images.
         runner: The language model.
         encoder: Encodes images. None if the image cache is off and the processor runs on whole prompts.
+        edit_numbers: Digests of interventions -> the number that marks them in keys of prompts.
     """
 
     def __init__(
@@ -33,12 +35,21 @@ class PromptEncoder:
     ) -> None:
         self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
         self.numbers: dict[tuple[str, bool], int] = {}
+        self.edit_numbers: dict[tuple[object, ...], int] = {}
         self.slots = image_placeholder(renderer.processor, runner.model.config).ids
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)
 
-    def read(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        """Encoded prompts. Raises ModelError, ImageError."""
+    def read(self, prompts: Sequence[Prompt], observe: Observer | None = None) -> list[EncodedPrompt]:
+        """Encoded prompts with their interventions, and an observer. Raises ModelError, ImageError."""
+        encoded = self._read_all(prompts)
+        if observe is None and not any(prompt.interventions for prompt in prompts):
+            return encoded
+        from icl.models.hf.token_ranges import with_edits
+
+        return [with_edits(self, *pair, row, observe) for row, pair in enumerate(zip(prompts, encoded, strict=True))]
+
+    def _read_all(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         if self.encoder is None:
             return [self._read_plain(prompt) for prompt in prompts]
         texts = [self.renderer.text(prompt) for prompt in prompts]

@@ -31,6 +31,7 @@ from icl.memory.device_copies import RowIndex, copied_to_device
 from icl.models.base import Session
 from icl.models.hf import layers
 from icl.models.hf.padding_mask import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
+from icl.models.hf.row_edits import ForwardEdits, RowEdit
 from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class HFSession:
         layer_logits: [R, V] float32, or [R, 1 + early layers, V].
         keys: `EncodedPrompt.key` of each row's prompt, whose tokens come first in the row.
         early_exits: Whether `layer_logits` has early layers.
+        edits: Interventions and observers of each row.
         slides: Whether a layer has a sliding window.
         recurs: Whether a layer has a recurrent state.
     """
@@ -79,6 +81,7 @@ class HFSession:
         self.runner, self.cache, self.position, self.layer_logits = runner, cache, position, layer_logits
         self.lengths, self.width, self.keys = list(lengths), width, tuple(keys)
         self.early_exits = layer_logits.ndim == 3
+        self.edits: list[tuple[RowEdit, ...]] = [()] * len(self.lengths)
         self._wide_mask: Tensor | None = None  # [R, width + spare columns] bool, made when a step needs it
         self.slides = any(map(layers.is_sliding, cache.layers))
         self.recurs = any(map(layers.has_states, cache.layers))
@@ -117,6 +120,7 @@ class HFSession:
         self.layer_logits = self.layer_logits.index_select(0, index.on(self.layer_logits.device))
         self.lengths = [self.lengths[row] for row in index.rows]
         self.keys = tuple(self.keys[row] for row in index.rows)
+        self.edits = [self.edits[row] for row in index.rows]
         if self._wide_mask is not None:
             self._wide_mask = self._wide_mask.index_select(0, index.on(self._wide_mask.device))
 
@@ -167,9 +171,12 @@ class HFSession:
     def advance(self, tokens: Tensor) -> None:
         self.position = self.position + 1
         self.width += 1
+        edits = ForwardEdits.place(self.edits, self.lengths, [1] * len(self.lengths))
         self.lengths = [length + 1 for length in self.lengths]
         runner, mask = self.runner, self._step_mask()
-        layer_logits = runner.forward(tokens[:, None], mask, self.position, self.cache, early_exits=self.early_exits)
+        layer_logits = runner.forward(
+            tokens[:, None], mask, self.position, self.cache, early_exits=self.early_exits, edits=edits
+        )
         self.layer_logits = layer_logits[:, -1].float()
         if self.slides:
             layers.crop_windows(self.cache.layers)
@@ -218,6 +225,7 @@ class HFSession:
             token_types=token_types,
             images=[image for row in images for image in row],
             early_exits=self.early_exits,
+            edits=ForwardEdits.place(self.edits, self.lengths, lengths),
         )
         if len(columns) == 1:
             self.layer_logits, self.position = layer_logits[:, -1].float(), positions[..., longest - 1 : longest]
@@ -259,7 +267,7 @@ class HFSession:
     def _selected(self, rows: Sequence[int]) -> "HFSession":
         index = RowIndex(rows)
         taken = [layers.select_rows(layer, index) for layer in self.cache.layers]
-        return HFSession(
+        selected = HFSession(
             self.runner,
             self._cache_of(taken),
             [self.lengths[row] for row in rows],
@@ -268,6 +276,8 @@ class HFSession:
             width=self.width,
             keys=[self.keys[row] for row in rows],
         )
+        selected.edits = [self.edits[row] for row in rows]
+        return selected
 
     def _append_by_length(
         self,
@@ -339,8 +349,12 @@ def join_sessions(
             part.cache.layers[i] = None
     position = concat_rows([part.position.movedim(-2, 0) for part in parts], order).movedim(0, -2)
     layer_logits = concat_rows([part.layer_logits for part in parts], order)
-    rows = [row for part in parts for row in zip(part.lengths, part.keys, strict=True)]
+    rows = [row for part in parts for row in zip(part.lengths, part.keys, part.edits, strict=True)]
     if order is not None:
-        rows = [row for _, row in sorted(zip(order, rows, strict=True))]
-    lengths, keys = zip(*rows, strict=True)
-    return HFSession(parts[0].runner, parts[0]._cache_of(own), lengths, position, layer_logits, width=width, keys=keys)
+        rows = [row for _, row in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0])]
+    lengths, keys, edits = zip(*rows, strict=True)
+    joined = HFSession(
+        parts[0].runner, parts[0]._cache_of(own), lengths, position, layer_logits, width=width, keys=keys
+    )
+    joined.edits = list(edits)
+    return joined

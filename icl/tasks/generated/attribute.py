@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.registry import component
+from icl.registry import component, later_parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
@@ -30,10 +30,11 @@ class AttributeTask(BankTask):
     """
 
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
+    attribute: Literal["color", "shape", "texture", "size"] | None = later_parameter(None)  # of all queries; null: all
 
     @property
     def title(self) -> str:
-        return "attribute"
+        return f"attribute · {self.attribute}" if self.attribute else "attribute"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
@@ -44,7 +45,8 @@ class AttributeTask(BankTask):
 
     def _query(self, number: int) -> Example:
         name = query_id("attribute", number)
-        return self._example(name, f"query/{name}", balanced_choice(self.seed, "attribute/asked", number, ATTRIBUTES))
+        attribute_name: str = self.attribute or balanced_choice(self.seed, "attribute/asked", number, ATTRIBUTES)
+        return self._example(name, f"query/{name}", attribute_name)
 
     def _example(self, name: str, image: str, attribute_name: str) -> Example:
         stream = f"attribute/{self.concept_set}/{image}"

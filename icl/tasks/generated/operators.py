@@ -10,10 +10,11 @@ operator, which bounds the possible accuracy.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
-from icl.registry import component, parameter
+from icl.registry import component, later_parameter, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import Drawing
@@ -50,6 +51,7 @@ class OperatorsTask:
     bank: GeneratedCount = 4  # images of each pair of digits in the bank of all pools
     query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     seed: int = 0  # random seed of the task, independent of the seeds of a run
+    operator: Literal["plus", "minus", "times"] | None = later_parameter(None)  # the operator of all queries; null: all
 
     def __post_init__(self) -> None:
         if self.support >= len(PAIRS):
@@ -57,7 +59,8 @@ class OperatorsTask:
 
     @property
     def title(self) -> str:
-        return "operators · operator named" if self.name_operator else "operators"
+        parts = [*([self.operator] if self.operator else []), *(["operator named"] if self.name_operator else [])]
+        return " · ".join(["operators", *parts])
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
@@ -80,7 +83,7 @@ class OperatorsTask:
         return self._example(name, f"query/{name}", pair, self._operator(number))
 
     def _operator(self, number: int) -> str:
-        return balanced_choice(self.seed, "operators/operator", number, OPERATORS)
+        return self.operator or balanced_choice(self.seed, "operators/operator", number, OPERATORS)
 
     def _example(self, name: str, image: str, pair: tuple[int, int], operator: str) -> Example:
         question = (

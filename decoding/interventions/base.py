@@ -1,0 +1,226 @@
+"""Base classes of steering methods, the components of the axis `intervene`.
+
+    intervene: {name: task_vector, fitted: plus.safetensors}
+
+A method turns prompts into steered prompts. The engine calls `steered` before a strategy makes branches, so all
+branches of a prompt are read under the intervention (`icl.models.interventions`). A new method is one file:
+
+    @component("intervention", "mine")
+    @dataclass(frozen=True)
+    class Mine(FittedMethod):
+        def intervention(self, width): ...      the edit that the tensors of the file make
+        def fit(self, data): ...                the tensors, from prompts of a dev split (`icl fit`)
+
+A method without a file overrides `steered`. It may observe other prompts first:
+
+    states = model.observe(prompts, [Site("residual", 2)])        # [{site: [tokens, d]}, ...], one for each prompt
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
+from icl.errors import ConfigError
+from icl.models.interventions import Intervention, steer
+from icl.registry import describe
+from icl.text.json_text import canonical_digest
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.interventions.fit_data import FitData
+    from icl.models.hf.model import HF
+
+Control = Literal["none", "random", "shuffled", "zero_shot"]
+"""What replaces the fitted vectors: nothing, random ones of equal norm, or those of sources with shuffled answers or
+without demonstrations."""
+
+
+class SteeringMethod:
+    """Base of all steering methods. As it stands it changes nothing.
+
+    Attributes:
+        needs: What the model must provide: 'interventions', and 'attention' for the site `scores`.
+        reads_demonstrations: Whether it reads the demonstrations of the prompt, so that 0 shots make no sense.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"interventions"})
+    reads_demonstrations: ClassVar[bool] = False
+
+    @property
+    def neutral(self) -> bool:
+        """Whether the method changes nothing."""
+        return True
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The canonical config node: everything that affects the answers. None: nothing does."""
+        node: dict[str, Any] = describe(self)
+        return node
+
+    @property
+    def source(self) -> "VectorFile | None":
+        """The file that the method reads, or None."""
+        return None
+
+    def problem(self) -> str | None:
+        """Why the method cannot run, before anything loads. None if it can."""
+        return None
+
+    def check(self, model: "HF") -> None:
+        """Raises ModelError if the loaded model lacks a site, or has another width."""
+
+    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        """The prompts with their interventions, in the same order.
+
+        Args:
+            prompts: Prompts of one batch.
+            model: The loaded model, whose states may be observed.
+        """
+        return prompts
+
+    def controls(self) -> "tuple[SteeringMethod, ...]":
+        """The controls that `controls: default` adds."""
+        return ()
+
+
+@dataclass(frozen=True)
+class FittedMethod(SteeringMethod):
+    """Base of methods whose vectors `icl fit` computes.
+
+    A subclass defines `fit` and `intervention`, and says in `tensor` which tensor of the file the controls replace.
+    """
+
+    fitted: str = ""  # file of `icl fit` with the vectors
+    strength: float = 1.0  # share of the edit; 0 is off
+    control: Control = "none"  # what replaces the vectors: random of equal norm, shuffled answers, no demonstrations
+    transfer: bool = False  # whether vectors of another model or template are allowed
+
+    tensor: ClassVar[str] = "vectors"
+    available_controls: ClassVar[tuple[Control, ...]] = ("random", "shuffled", "zero_shot")
+
+    def __post_init__(self) -> None:
+        if self.fitted:
+            object.__setattr__(self, "_path", find_vector_file(self.fitted))
+        if self.control != "none" and self.control not in self.available_controls:
+            raise ConfigError(f"control '{self.control}' does not exist. Use {', '.join(self.available_controls)}.")
+
+    @property
+    def neutral(self) -> bool:
+        return self.strength == 0
+
+    @property
+    def source(self) -> VectorFile | None:
+        return self.file if self.fitted else None
+
+    @cached_property
+    def file(self) -> VectorFile:
+        """The file of vectors. Raises ConfigError if it cannot be read, or is of another method."""
+        file = read_vector_file(vars(self)["_path"])
+        name = type(self).component[1]  # type: ignore[attr-defined]
+        if file.method != name:
+            raise ConfigError(f"{file.path} has vectors of '{file.method}', not of '{name}'.")
+        return file
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Names the contents of the file, not its path."""
+        node: dict[str, Any] = describe(self)
+        node.pop("transfer")
+        return node | {"fitted": self.file.digest if self.fitted else ""}
+
+    def problem(self) -> str | None:
+        if not self.fitted:
+            name = type(self).component[1]  # type: ignore[attr-defined]
+            return (
+                f"'{name}' has no vectors yet. Run `icl fit` on a dev split, then name its file: "
+                f"{{name: {name}, fitted: FILE.safetensors}}."
+            )
+        _ = self.file
+        return None
+
+    def check(self, model: "HF") -> None:
+        width = self.file.record.get("width")
+        if width is not None and width != model.sites.width:
+            from icl.errors import ModelError
+
+            raise ModelError(
+                f"{self.file.path} has vectors of width {width}, and the states of this model have width "
+                f"{model.sites.width}. Fit them on this model."
+            )
+        for site in self.intervention().sites:
+            model.sites.resolve(site)
+
+    def chosen(self, key: str) -> Any:
+        """The value of a parameter: that of the config, or the one that the fit chose."""
+        own = getattr(self, key)
+        if own is not None:
+            return own
+        if key not in self.file.parameters:
+            raise ConfigError(f"{self.file.path} has no {key}. Set the parameter.")
+        return self.file.parameters[key]
+
+    @cached_property
+    def vectors(self) -> "Tensor":
+        """The tensor of the method, or that of the control."""
+        own = self.file.tensors[self.tensor]
+        if self.control == "none":
+            return own
+        if self.control == "random":
+            return random_of_equal_norm(own, self.file.digest)
+        name = f"{self.tensor}.{self.control}"
+        if name not in self.file.tensors:
+            raise ConfigError(f"{self.file.path} has no control '{self.control}'. Fit it again.")
+        return self.file.tensors[name]
+
+    def intervention(self) -> Intervention:
+        """The edit."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `intervention`")
+
+    def fit(self, data: "FitData") -> "FittedTensors":
+        """The tensors and the chosen parameters, from a dev split."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `fit`")
+
+    @cached_property
+    def _intervention(self) -> Intervention:
+        return self.intervention()
+
+    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        self.check(model)
+        return [steer(prompt, self._intervention) for prompt in prompts]
+
+    def controls(self) -> tuple[SteeringMethod, ...]:
+        if self.control != "none" or not self.fitted:
+            return ()
+        stored = [
+            one for one in self.available_controls if one == "random" or f"{self.tensor}.{one}" in self.file.tensors
+        ]
+        return tuple(replace(self, control=one) for one in stored)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedTensors:
+    """What a fit computed.
+
+    Attributes:
+        tensors: Name -> tensor, for the safetensors file.
+        parameters: Parameters that the fit chose, such as the layer.
+        report: Numbers for the file and the terminal, such as the accuracy at each layer on the choice part.
+    """
+
+    tensors: "Mapping[str, Tensor]"
+    parameters: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+
+def random_of_equal_norm(vectors: "Tensor", name: str) -> "Tensor":
+    """Random vectors, each with the norm of the vector in its place. name: of the random stream."""
+    import torch
+
+    generator = torch.Generator().manual_seed(int(canonical_digest(["random vectors", name])[:15], 16))
+    noise = torch.randn(vectors.shape, generator=generator)
+    unit: Tensor = noise / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return unit * vectors.float().norm(dim=-1, keepdim=True)

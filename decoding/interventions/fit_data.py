@@ -1,0 +1,174 @@
+"""What a steering method is fitted on: prompts of a dev split in two disjoint parts, and measurements on them.
+
+    sources   prompts whose states the vectors are made of
+    choice    prompts that the layer, the heads or the strength are chosen on
+
+Both parts have prompts with demonstrations. The same prompts without demonstrations, or with shuffled answers, are
+made from them. Accuracy is that of greedy answers, normalized and compared with the accepted ones.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from decoding.prompt_edits import remove_demonstrations, replace_answers
+from icl.errors import DataError, PlanError
+from icl.metrics.normalize import normalize_text
+from icl.models.interventions import Intervention, Site, Where, steer
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl.models.hf.model import HF
+
+ROWS_AT_ONCE = 256
+"""Prompts that are open at the same time while first tokens are scored."""
+
+MIN_SOURCES = 2
+
+
+@dataclass(frozen=True)
+class DevPrompt:
+    """A prompt of the dev split with its accepted answers.
+
+    Attributes:
+        id: The query.
+        prompt: The prompt with demonstrations.
+        answers: Accepted answers, the first one as the demonstrations write it.
+    """
+
+    id: str
+    prompt: Prompt
+    answers: tuple[str, ...]
+
+    @cached_property
+    def without_demonstrations(self) -> Prompt:
+        return remove_demonstrations(self.prompt)
+
+    @cached_property
+    def with_shuffled_answers(self) -> Prompt:
+        """The prompt whose demonstrations exchanged their answers. If all have one answer, the prompt itself."""
+        try:
+            return replace_answers(self.prompt, "shuffled")
+        except PlanError:
+            return self.prompt
+
+
+@dataclass(frozen=True, eq=False)
+class FitData:
+    """The dev split of a fit.
+
+    Attributes:
+        model: The loaded model.
+        sources: Prompts whose states the vectors are made of.
+        choice: Prompts that parameters are chosen on. No query is in both parts.
+        seed: Seed of random numbers.
+        max_new_tokens: Length limit of an answer.
+        on_progress: Called with a text and the number of steps done and planned.
+    """
+
+    model: "HF"
+    sources: tuple[DevPrompt, ...]
+    choice: tuple[DevPrompt, ...]
+    seed: int = 0
+    max_new_tokens: int = 16
+    on_progress: Callable[[str, int, int], None] = lambda text, done, planned: None
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < MIN_SOURCES:
+            raise DataError(f"vectors need at least {MIN_SOURCES} sources, and there are {len(self.sources)}.")
+        if same := {one.id for one in self.sources} & {one.id for one in self.choice}:
+            raise DataError(f"query '{min(same)}' is a source and also chooses parameters. The parts must be disjoint.")
+
+    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where | None = None) -> "Tensor":
+        """States of each prompt at its last token, or at another one: [prompts, sites, ...]. Raises ModelError."""
+        import torch
+
+        observed = self.model.observe(prompts, sites, Where() if where is None else where)
+        return torch.stack([torch.stack([own[site][-1] for site in sites]) for own in observed])
+
+    def mean_states(self, sites: Sequence[Site]) -> "dict[str, Tensor]":
+        """Means over the sources: 'few_shot', 'zero_shot' and 'shuffled', each [sites, ...]."""
+        kinds = {
+            "few_shot": [one.prompt for one in self.sources],
+            "zero_shot": [one.without_demonstrations for one in self.sources],
+            "shuffled": [one.with_shuffled_answers for one in self.sources],
+        }
+        return {name: self.states(prompts, sites).mean(0) for name, prompts in kinds.items()}
+
+    def accuracies(
+        self, interventions: Sequence[Sequence[Intervention]], prompts: Sequence[Prompt] | None = None
+    ) -> list[float]:
+        """The accuracy of the choice part under each list of interventions, in one batch.
+
+        Args:
+            interventions: Each acts on all prompts.
+            prompts: Prompts of the choice part. By default those without demonstrations.
+
+        Raises:
+            DataError: A prompt could not be answered.
+        """
+        from decoding.arms.arm import Arm
+        from decoding.engine.engine import run_requests
+        from decoding.engine.requests import DecodingRequest, Failure
+        from decoding.strategies.greedy import GreedyDecoding
+
+        arm = Arm(GreedyDecoding())
+        base = [one.without_demonstrations for one in self.choice] if prompts is None else prompts
+        requests = [
+            DecodingRequest(steer(prompt, *edits), arm, max_new_tokens=self.max_new_tokens)
+            for edits in interventions
+            for prompt in base
+        ]
+        results = run_requests(self.model, requests, trace=False)
+        right: list[bool] = []
+        for i, result in enumerate(results):
+            if isinstance(result, Failure):
+                raise DataError(f"query '{self.choice[i % len(base)].id}': {result.reason}")
+            right.append(is_right(result.text, self.choice[i % len(base)].answers))
+        return [sum(right[i : i + len(base)]) / len(base) for i in range(0, len(right), len(base))] if base else []
+
+    def first_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> "Tensor":
+        """Log-probability of the first token of each answer, [prompts] float32 on the host.
+
+        Prompts that differ in interventions at their end share everything before it, so each costs one token.
+        """
+        import torch
+
+        parts = []
+        tokens = [
+            self.model.option_ids(prompt, [answer])[0][0] for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        for start in range(0, len(prompts), ROWS_AT_ONCE):
+            logits = self.model.open(prompts[start : start + ROWS_AT_ONCE]).logits
+            own = torch.tensor(tokens[start : start + ROWS_AT_ONCE], device=logits.device)
+            parts.append(logits.log_softmax(-1).gather(1, own[:, None])[:, 0].cpu())
+            self.on_progress("scoring interventions", min(start + ROWS_AT_ONCE, len(prompts)), len(prompts))
+        return torch.cat(parts)
+
+    def reference_accuracies(self) -> dict[str, float]:
+        """Accuracy of the choice part without and with demonstrations, by 'zero_shot' and 'few_shot'."""
+        return {
+            "zero_shot": self.accuracies([()])[0],
+            "few_shot": self.accuracies([()], [one.prompt for one in self.choice])[0],
+        }
+
+
+def is_right(text: str, answers: Sequence[str]) -> bool:
+    """Whether an answer equals an accepted one after normalization."""
+    return normalize_text(text) in {normalize_text(answer) for answer in answers}
+
+
+def best(scores: Mapping[int, float]) -> int:
+    """The key with the highest score; of equally good ones, the first."""
+    return max(scores, key=lambda key: (scores[key], -key))
+
+
+def common_share(differences: "Tensor") -> float:
+    """Share of a shift that all sources have in common: |v|^2 / (|v|^2 + mean |dz - v|^2), of [sources, d]."""
+    mean = differences.mean(0)
+    own = float((differences - mean).square().sum(-1).mean())
+    common = float(mean.square().sum())
+    return common / (common + own) if common + own > 0 else 0.0

@@ -1,0 +1,77 @@
+"""Task vectors: the state that demonstrations leave at the end of a prompt, written into a prompt without them.
+
+Hendel et al., In-Context Learning Creates Task Vectors, EMNLP Findings 2023 (arXiv 2310.15916).
+
+    replace    h_l(last) := mean over sources of h_l(last | demonstrations)
+    add        h_l(last) += mean over sources of h_l(last | demonstrations) - h_l(last | none)
+
+The layer l is the one with the best accuracy on the choice part, which is disjoint from the sources. That score is
+optimistic, because it is the best of all layers: report it only from other queries. A prompt's answer may have several
+tokens; only the prompt is edited.
+
+Differs from the released code in: sources and choice are disjoint parts of one dev split, and their number is the
+user's (the release averages 2 dummy queries and chooses on 50 dev sets); answers of several tokens; `add` and
+`strength` (the release replaces).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decoding.interventions.base import FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.edits import How, VectorEdit
+from decoding.interventions.fit_data import FitData, best, common_share
+from icl.constraints import Count
+from icl.errors import ConfigError
+from icl.models.interventions import Site
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component("intervention", "task_vector")
+@dataclass(frozen=True)
+class TaskVector(FittedMethod):
+    """The mean last state of prompts with demonstrations, written over or added to that of the prompt at one layer.
+
+    Controls: a random vector of equal norm, sources with shuffled answers, sources without demonstrations. A vector of
+    another task is one more value of the axis with its own file.
+    """
+
+    layer: Count | None = None  # layer whose output is edited, from 0; null: the one that the fit chose
+    how: How | None = None  # replace the state, or add the mean difference to it; null: as it was fitted
+
+    tensor: ClassVar[str] = "states"
+
+    def intervention(self) -> VectorEdit:
+        layer, how = int(self.chosen("layer")), self.chosen("how")
+        vectors = self.vectors
+        if how == "add" and self.control == "random":
+            difference = self.file.tensors["states"] - self.file.tensors["states.zero_shot"]
+            vectors = random_of_equal_norm(difference, self.file.digest)
+        elif how == "add":
+            vectors = vectors - self.file.tensors["states.zero_shot"]
+        if not layer < len(vectors):
+            raise ConfigError(f"{self.file.path} has vectors of {len(vectors)} layers, and layer is {layer}.")
+        return VectorEdit({Site("residual", layer): vectors[layer]}, how, self.strength)
+
+    def fit(self, data: FitData) -> FittedTensors:
+        sites = data.model.sites.all("residual")
+        few_shot = data.states([one.prompt for one in data.sources], sites)
+        zero_shot = data.states([one.without_demonstrations for one in data.sources], sites)
+        shuffled = data.states([one.with_shuffled_answers for one in data.sources], sites)
+        states, before, how = few_shot.mean(0), zero_shot.mean(0), self.how or "replace"
+        tensors: dict[str, Tensor] = {
+            "states": states, "states.zero_shot": before, "states.shuffled": shuffled.mean(0),
+        }  # fmt: skip
+        vectors = states if how == "replace" else states - before
+        layers = range(len(sites)) if self.layer is None else [self.layer]
+        edits = [(VectorEdit({sites[layer]: vectors[layer]}, how, self.strength or 1.0),) for layer in layers]
+        scores = dict(zip(layers, data.accuracies(edits), strict=True))
+        layer = best(scores)
+        report = {
+            **data.reference_accuracies(),
+            "accuracy": {str(key): score for key, score in scores.items()},
+            "common_share": common_share((few_shot - zero_shot)[:, layer]),
+        }
+        return FittedTensors(tensors, {"layer": layer, "how": how}, report)

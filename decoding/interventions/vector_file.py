@@ -1,0 +1,127 @@
+"""Files of fitted vectors: tensors in safetensors, and a JSON file beside them that says how they were fitted.
+
+plus.safetensors    the tensors
+plus.json           method, chosen parameters, model, width, template, task, shots, sources, seed, report
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import ConfigError
+from icl.loading import search_candidates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "mm-icl vectors, 1"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class VectorFile:
+    """Fitted vectors of one method.
+
+    Attributes:
+        path: The safetensors file.
+        method: Name of the method.
+        parameters: Parameters that the fit chose.
+        record: How they were fitted: model digest, width, template digest, task, shots, sources, seeds.
+        report: Numbers of the fit.
+        tensors: Name -> tensor, float32.
+        digest: sha256 (16 hex digits) of method, chosen parameters and tensors.
+    """
+
+    path: Path
+    method: str
+    parameters: Mapping[str, Any]
+    record: Mapping[str, Any]
+    report: Mapping[str, Any]
+    tensors: "Mapping[str, Tensor]"
+    digest: str
+
+
+def write_vector_file(
+    path: Path,
+    method: str,
+    *,
+    tensors: "Mapping[str, Tensor]",
+    parameters: Mapping[str, Any],
+    record: Mapping[str, Any],
+    report: Mapping[str, Any],
+) -> None:
+    """Writes both files. Raises ConfigError if the name does not end in .safetensors."""
+    from safetensors.torch import save_file
+
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"--out: {path} must end in {SUFFIX}. A JSON file of the same name is written beside it.")
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
+    content = {
+        "format": FORMAT,
+        "method": method,
+        "parameters": dict(parameters),
+        "tensors_digest": _bytes_digest(path),
+        "fitted_on": dict(record),
+        "report": dict(report),
+    }
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def find_vector_file(name: str) -> Path:
+    """The file that a config names. Raises ConfigError if there is none."""
+    candidates = search_candidates(name)
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        searched = ", ".join(str(candidate.parent) for candidate in candidates)
+        raise ConfigError(f"fitted: there is no file {name} (looked in {searched}). `icl fit` writes one.")
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"fitted: {path} is not a {SUFFIX} file, as `icl fit` writes for interventions.")
+    return path
+
+
+def read_vector_file(path: Path) -> VectorFile:
+    """The vectors in a file, read once while it does not change. Raises ConfigError."""
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ConfigError(f"fitted: {path} cannot be read: {error}.") from error
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, modified: int) -> VectorFile:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    record_path = path.with_suffix(".json")
+    try:
+        content = json.loads(record_path.read_text(encoding="utf-8"))
+        version, method, parameters = content["format"], str(content["method"]), dict(content["parameters"])
+        record, report, expected = (
+            dict(content["fitted_on"]),
+            dict(content.get("report", {})),
+            content["tensors_digest"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"fitted: {record_path} is missing or was not written by `icl fit` ({type(error).__name__}: {error}). Both "
+            "files belong together."
+        ) from error
+    if version != FORMAT:
+        raise ConfigError(f"fitted: {record_path} has the format '{version}', but this version reads '{FORMAT}'.")
+    if _bytes_digest(path) != expected:
+        raise ConfigError(f"fitted: {path} and {record_path} are not of one fit: the digest of the tensors differs.")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ConfigError(f"fitted: {path} cannot be read: {error}.") from error
+    identity = json.dumps([method, parameters, expected], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return VectorFile(path, method, parameters, record, report, tensors, digest)
+
+
+def _bytes_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

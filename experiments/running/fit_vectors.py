@@ -1,0 +1,166 @@
+"""Fit the vectors of an intervention on the queries of a config (`icl fit`).
+
+The queries are the dev split. Its first part has the sources, the rest chooses layers, heads and strengths. Each seed
+gives every query other demonstrations; sources and choice have the queries of their part under every seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from experiments.config.config import Config
+from experiments.config.keys import AXES, NO_INTERVENTION
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.grid.feasibility import check_data
+from experiments.grid.fitted_parameters import fitting_origin
+from experiments.grid.fitted_vectors import vector_record
+from experiments.grid.grid import Cell, expand
+from experiments.grid.single_setting import SeveralSettingsError, differing_axes, single_setting_overrides
+from icl.errors import ConfigError, DataError, PlanError
+from icl.registry import component_name
+
+if TYPE_CHECKING:
+    from decoding.interventions.base import FittedMethod, FittedTensors
+    from decoding.interventions.fit_data import DevPrompt
+    from icl.models.hf.model import HF
+    from icl.tasks.base import Task
+
+ReportProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class VectorFit:
+    """The result of `fit_vectors`.
+
+    Attributes:
+        method: The method that was fitted.
+        fitted: Its tensors, chosen parameters and numbers.
+        record: Where they were fitted, for the file.
+        warnings: What makes the vectors doubtful.
+        left_out: Number of samples without a prompt.
+    """
+
+    method: "FittedMethod"
+    fitted: "FittedTensors"
+    record: dict[str, Any]
+    warnings: tuple[str, ...]
+    left_out: int
+
+
+def names_intervention(config: Config) -> bool:
+    """Whether a config has an intervention, which `icl fit` then fits."""
+    nodes = [config.intervene, *config.grid.get("intervene", ()), *config.zip.get("intervene", ())]
+    return any(component_name("intervention", node) != NO_INTERVENTION for node in nodes)
+
+
+def fit_vectors(
+    config: Config, sources: int | None = None, report_progress: ReportProgress = lambda what, done, of: None
+) -> VectorFit:
+    """Fits the intervention of a config.
+
+    Args:
+        config: A config with one setting, whose intervention has no file yet.
+        sources: Number of queries whose prompts are sources. By default half of the queries.
+        report_progress: Called with a text and the number of steps done and planned.
+
+    Raises:
+        ConfigError: The config has several settings, or its intervention is not fitted.
+        PlanError: The model has no hidden states to edit.
+        DataError: There are too few queries.
+    """
+    from decoding.interventions.base import FittedMethod
+    from decoding.interventions.fit_data import FitData
+
+    grid = expand(replace(config, compare=None, controls="none"))
+    cells = [cell for cell in grid.cells if isinstance(cell.intervene, FittedMethod)]
+    if not cells:
+        raise ConfigError(f"{config.where('intervene')}: no intervention here is fitted on data.")
+    if several := list(differing_axes(cells, AXES)):
+        raise SeveralSettingsError(
+            f"{config.document.name}: vectors are fitted in one setting, and this file has several values of "
+            f"{', '.join(several)}.",
+            single_setting_overrides(config, cells),
+        )
+    first = cells[0]
+    method = cast("FittedMethod", first.intervene)
+    if not method.needs <= first.model.abilities:
+        raise PlanError(f"{config.where('model')}: '{first.labels['model']}' has no hidden states that can be edited.")
+    if not first.shots:
+        raise ConfigError(f"{config.where('shots')}: vectors are made of prompts with demonstrations, and shots is 0.")
+    check_data(grid)
+    queries = first.task.queries
+    count = len(queries) // 2 if sources is None else sources
+    if not 1 < count < len(queries):
+        raise DataError(
+            f"{config.where('task')}: {count} of {len(queries)} queries as sources leave too few. At least 2 are "
+            "sources, and at least 1 chooses parameters."
+        )
+    first.model.load()
+    parts, left_out = _parts(cells, count)
+    model = cast("HF", first.model)
+    data = FitData(
+        model, parts[0], parts[1], first.seed, first.max_new_tokens,
+        on_progress=report_progress,
+    )  # fmt: skip
+    fitted = method.fit(data)
+    record = {
+        **fitting_origin(first.model.digest, first.config["task"]),
+        **vector_record(first, first.model),
+        "width": model.sites.width,
+        "seeds": [cell.seed for cell in cells],
+        "sources": [one.id for one in data.sources],
+        "choice": [one.id for one in data.choice],
+    }
+    return VectorFit(method, fitted, record, tuple(_warnings(first.task, fitted)), left_out)
+
+
+def _parts(cells: Sequence[Cell], count: int) -> "tuple[tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]], int]":
+    """Sources and choice: prompts of the first `count` queries and of the others; and samples without a prompt."""
+    from decoding.interventions.fit_data import DevPrompt
+
+    task, specs = cells[0].task, prompt_specs(cells)
+    parts: tuple[list[DevPrompt], list[DevPrompt]] = ([], [])
+    left_out = 0
+    for number, items in enumerate(build_contexts(Retrieval(task, cells[0].model), specs, task.queries)):
+        for item in map(render, items):
+            if item.prompt is None:
+                left_out += 1
+            else:
+                parts[number >= count].append(DevPrompt(item.example.id, item.prompt, item.example.answers))
+    return (tuple(parts[0]), tuple(parts[1])), left_out
+
+
+def _warnings(task: "Task", fitted: "FittedTensors") -> list[str]:
+    """What makes vectors worth nothing: sources of several mappings, demonstrations without a gain."""
+    warnings = []
+    if mixed := mixed_mappings(task):
+        key, values = mixed
+        warnings.append(
+            f"the sources mix {len(values)} mappings ({key}: {', '.join(values[:4])}): the demonstrations of each "
+            "query have one of them. A vector pooled over several mappings is worth nothing. Fit one for each."
+        )
+    before, after = fitted.report.get("zero_shot"), fitted.report.get("few_shot")
+    if isinstance(before, float) and isinstance(after, float) and after <= before:
+        warnings.append(
+            f"demonstrations do not help on the choice part ({before:.2f} without, {after:.2f} with them), so there is "
+            "nothing to recover."
+        )
+    return warnings
+
+
+def mixed_mappings(task: "Task", queries: int = 12) -> tuple[str, list[str]] | None:
+    """A fact that all demonstrations of a query share with it, but not all queries, and its values. None if none.
+
+    Args:
+        task: A task. Facts are read from `secret` of its examples, which data sets do not have.
+        queries: Number of queries whose pools are read.
+    """
+    values: dict[str, dict[str, None]] = {}
+    is_shared: dict[str, bool] = {}
+    for query in task.queries[:queries]:
+        pool = task.pool(query.id).examples[:8]
+        for key, value in query.secret.items():
+            is_shared[key] = is_shared.get(key, True) and all(demo.secret.get(key) == value for demo in pool)
+            values.setdefault(key, {})[str(value)] = None
+    mixed = [key for key, shared in is_shared.items() if shared and len(values[key]) > 1]
+    return (mixed[0], list(values[mixed[0]])) if mixed else None

@@ -1,0 +1,205 @@
+"""Interventions on the rows of a forward pass: which columns hold the addressed tokens, and the hooks that edit them.
+
+A row's tokens are numbered from 0, without padding. A forward pass reads some of them, in columns that depend on the
+batch. `ForwardEdits.place` finds the columns:
+
+    prefill, padded on the left         . . a b c d      first 0, length 4, offset 2
+    chunk on a prefix, padded right     e f g . . .      first 4, length 3, offset 0
+    step                                h                first 7, length 1, offset 0
+
+If no row addresses a token of the pass, there is no `ForwardEdits` and no hook: the model runs as without
+interventions. Hooks edit a copy of the states. Values are computed in float32 and cast back.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.models.interventions import Intervention, Observer, Site
+
+if TYPE_CHECKING:
+    from icl.models.hf.sites import DecoderSites, Hookable
+
+
+@dataclass(frozen=True, eq=False)
+class RowEdit:
+    """An intervention or an observer on the tokens of one prompt.
+
+    Attributes:
+        acts: The intervention or the observer.
+        sites: Its sites, with layer numbers from 0, and as they stand in it.
+        ranges: Addressed tokens of the prompt: (first, after the last).
+        answer: Whether all generated tokens are addressed.
+        prompt_length: Tokens of the prompt.
+        row: Number of the prompt in the call of `open`.
+    """
+
+    acts: Intervention | Observer
+    sites: tuple[tuple[Site, Site], ...]
+    ranges: tuple[tuple[int, int], ...]
+    answer: bool
+    prompt_length: int
+    row: int
+
+    @property
+    def first(self) -> int:
+        """The first token whose state may differ. Rows share what is before it."""
+        return min([begin for begin, _ in self.ranges], default=self.prompt_length)
+
+    def tokens(self, begin: int, end: int) -> list[int]:
+        """The addressed tokens from `begin` to before `end`."""
+        within = [t for a, b in self.ranges for t in range(max(a, begin), min(b, end, self.prompt_length))]
+        return within + (list(range(max(begin, self.prompt_length), end)) if self.answer else [])
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The addressed columns of one intervention in a forward pass: tensor rows, columns and prompt numbers."""
+
+    acts: Intervention | Observer
+    rows: list[int]
+    columns: list[int]
+    prompts: list[int]
+
+
+class ForwardEdits:
+    """The interventions of one forward pass.
+
+    Attributes:
+        waves: Resolved site -> lists of placed interventions. Those of one list act on different rows, at once.
+    """
+
+    def __init__(self, waves: dict[Site, list[list[tuple[Site, Placed]]]]) -> None:
+        self.waves = waves
+        self.indices: dict[tuple[int, torch.device], Tensor] = {}
+
+    @classmethod
+    def place(
+        cls,
+        edits: Sequence[Sequence[RowEdit]],
+        first: Sequence[int],
+        lengths: Sequence[int],
+        offsets: Sequence[int] | None = None,
+    ) -> "ForwardEdits | None":
+        """The interventions that address tokens of a forward pass, or None.
+
+        Args:
+            edits: Of each row.
+            first: Number of each row's first token in the pass.
+            lengths: Tokens of each row in the pass.
+            offsets: Column of each row's first token. By default 0.
+        """
+        if not any(edits):
+            return None
+        levels: list[dict[int, Placed]] = []
+        sites_of: dict[int, tuple[tuple[Site, Site], ...]] = {}
+        for row, own in enumerate(edits):
+            start = first[row] - (0 if offsets is None else offsets[row])
+            for level, edit in enumerate(own):
+                tokens = edit.tokens(first[row], first[row] + lengths[row])
+                if not tokens:
+                    continue
+                while len(levels) <= level:
+                    levels.append({})
+                placed = levels[level].setdefault(id(edit.acts), Placed(edit.acts, [], [], []))
+                sites_of[id(edit.acts)] = edit.sites
+                placed.rows.extend([row] * len(tokens))
+                placed.columns.extend(token - start for token in tokens)
+                placed.prompts.extend([edit.row] * len(tokens))
+        waves: dict[Site, list[list[tuple[Site, Placed]]]] = {}
+        for by_id in levels:
+            own_waves: dict[Site, list[tuple[Site, Placed]]] = {}
+            for key, placed in by_id.items():
+                for resolved, site in sites_of[key]:
+                    own_waves.setdefault(resolved, []).append((site, placed))
+            for site, wave in own_waves.items():
+                waves.setdefault(site, []).append(wave)
+        return cls(waves) if waves else None
+
+    @contextmanager
+    def attached(self, sites: "DecoderSites") -> Iterator[None]:
+        """Hooks on the model. They are removed at the end, also after an exception."""
+        handles: list[Any] = []
+        try:
+            for site in self.waves:
+                handles += self._attach(site, sites.hookable(site))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _attach(self, site: Site, place: "Hookable") -> list[Any]:
+        if site.kind == "scores":
+            raise ModelError(f"the site {site} cannot be edited by a hook.")
+        if place.reads_input:
+            return [place.module.register_forward_pre_hook(self._input_hook(site, place.heads), with_kwargs=True)]
+        if place.stream is None:
+            return [place.module.register_forward_hook(self._output_hook(site))]
+        stream: list[Tensor] = []
+
+        def remember(module: Any, args: Any, kwargs: Any) -> None:
+            stream[:] = [args[0] if args else kwargs["hidden_states"]]
+
+        handle = place.stream.register_forward_pre_hook(remember, with_kwargs=True)
+        return [handle, place.module.register_forward_hook(self._output_hook(site, stream))]
+
+    def _output_hook(self, site: Site, stream: Sequence[Tensor] = ()) -> Callable[[Any, Any, Any], Any]:
+        def hook(module: Any, args: Any, output: Any) -> Any:
+            states = output[0] if isinstance(output, tuple) else output
+            base = stream[0].float() if stream else None
+            edited = self._edited(site, states, 0, base)
+            if edited is states:
+                return None
+            return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+        return hook
+
+    def _input_hook(self, site: Site, heads: int) -> Callable[[Any, Any, Any], Any]:
+        def hook(module: Any, args: Any, kwargs: Any) -> Any:
+            edited = self._edited(site, args[0], heads)
+            return None if edited is args[0] else ((edited, *args[1:]), kwargs)
+
+        return hook
+
+    def _edited(self, site: Site, states: Tensor, heads: int, base: Tensor | None = None) -> Tensor:
+        """The states [R, W, d] after all waves. The same tensor if nothing changed."""
+        if states.ndim != 3:
+            raise ModelError(f"the site {site} has states of {states.ndim} dimensions, where 3 were expected.")
+        for number, wave in enumerate(self.waves[site]):
+            index = self._index(site, number, states.device)
+            x = states[index[0], index[1]].float()
+            own = x if base is None else x + base[index[0], index[1]]
+            if heads:
+                own = own.view(len(own), heads, -1)
+            values, start, is_changed = [], 0, False
+            for at, placed in wave:
+                part = own[start : start + len(placed.rows)]
+                start += len(placed.rows)
+                if isinstance(placed.acts, Intervention):
+                    value = placed.acts.edit(at, part, placed.prompts)
+                    is_changed |= value is not part
+                    part = value
+                else:
+                    placed.acts.see(at, part, placed.prompts)
+                values.append(part)
+            if is_changed:
+                new = (torch.cat(values) if len(values) > 1 else values[0]).reshape(len(x), -1)
+                if base is not None:
+                    new = new - base[index[0], index[1]]
+                states = states.index_put((index[0], index[1]), new.to(states.dtype))
+        return states
+
+    def _index(self, site: Site, number: int, device: torch.device) -> Tensor:
+        """Rows and columns of a wave, [2, n]. Sites with the same interventions share it."""
+        wave = self.waves[site][number]
+        key = hash(tuple(id(placed) for _, placed in wave)), device
+        if key not in self.indices:
+            rows = [row for _, placed in wave for row in placed.rows]
+            columns = [column for _, placed in wave for column in placed.columns]
+            self.indices[key] = torch.tensor([rows, columns]).to(device, non_blocking=True)
+        return self.indices[key]

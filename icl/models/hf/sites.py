@@ -1,0 +1,243 @@
+"""The places of a decoder where hidden states can be read and edited (`icl.models.interventions.Site`).
+
+The decoder's layers are the outermost `ModuleList` with one module for each hidden layer of the config. Blocks and
+output projections have common names. Two facts differ between architectures, so one forward pass over a few tokens
+measures them:
+
+    which module gives what is added      gemma3 normalizes the output of a block before it is added
+    whether attention and MLP run in turn  cohere2 runs both on one input, so there is no state between them
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from icl.errors import ModelError
+from icl.models.interventions import Site
+
+if TYPE_CHECKING:
+    from icl.models.hf.language_model import LanguageModel
+
+ATTENTION_NAMES = ("self_attn", "cross_attn", "attention", "attn")
+MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
+PROJECTION_NAMES = ("o_proj", "out_proj", "dense")
+"""Names of attention blocks, of MLPs, and of the output projection within an attention block."""
+
+TOLERANCE = 1e-2
+"""Largest error of a sum of a layer's parts, as a share of what the layer adds. Half precision needs that much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hookable:
+    """The module of a site.
+
+    Attributes:
+        module: The module.
+        reads_input: Whether the site is its input, not its output.
+        stream: The layer whose input is added to the output, for the site `middle`.
+        heads: Number of heads that the last dimension is divided into. 0: it is not divided.
+    """
+
+    module: nn.Module
+    reads_input: bool = False
+    stream: nn.Module | None = None
+    heads: int = 0
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """What the forward pass of a layer showed.
+
+    Attributes:
+        attention: The module whose output attention adds, or None.
+        mlp: The module whose output the MLP adds, or None.
+        in_turn: Whether the MLP reads the sum of the layer's input and what attention adds.
+    """
+
+    attention: nn.Module | None = None
+    mlp: nn.Module | None = None
+    in_turn: bool = False
+
+
+class DecoderSites:
+    """The sites of a language model.
+
+    Attributes:
+        layers: The decoder's layers.
+    """
+
+    def __init__(self, runner: "LanguageModel") -> None:
+        """Finds the layers. Raises ModelError if there are none."""
+        self.runner, self.name = runner, type(runner.model).__name__
+        self.config = runner.model.config.get_text_config(decoder=True)
+        count = self.config.num_hidden_layers
+        decoder = runner.model.get_decoder()
+        lists = [(path, one) for path, one in decoder.named_modules() if isinstance(one, nn.ModuleList)]
+        own = [(path.count("."), i, one) for i, (path, one) in enumerate(lists) if len(one) == count]
+        if not own:
+            raise ModelError(f"{self.name}: no list of {count} layers was found, so interventions have no sites.")
+        self.layers: list[nn.Module] = list(min(own, key=lambda item: item[:2])[2])
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.config.hidden_size)
+
+    def resolve(self, site: Site) -> Site:
+        """The site with a layer number from 0. Raises ModelError with the nearest one if the model lacks it."""
+        layer = site.layer + len(self.layers) if site.layer < 0 else site.layer
+        if not 0 <= layer < len(self.layers):
+            raise ModelError(
+                f"{self.name} has no {site}: its {len(self.layers)} layers are 0 to {len(self.layers) - 1}."
+            )
+        site = Site(site.kind, layer)
+        if self._hookable(site) is None:
+            others = [i for i in range(len(self.layers)) if self._hookable(Site(site.kind, i)) is not None]
+            nearest = min(others, key=lambda i: (abs(i - layer), i), default=None)
+            instead = (
+                f"no layer has {site.kind}" if nearest is None else f"the nearest layer with {site.kind} is {nearest}"
+            )
+            blocks = ", ".join(name for name, _ in self.layers[layer].named_children())
+            raise ModelError(f"{self.name} has no {site}: that layer consists of {blocks}, and {instead}.")
+        return site
+
+    def hookable(self, site: Site) -> Hookable:
+        """The module of a resolved site."""
+        module = self._hookable(site)
+        assert module is not None
+        return module
+
+    def all(self, kind: str) -> tuple[Site, ...]:
+        """All sites of a kind, from the lowest layer."""
+        sites = (Site(kind, layer) for layer in range(len(self.layers)))  # type: ignore[arg-type]
+        return tuple(site for site in sites if self._hookable(site) is not None)
+
+    def num_heads(self, layer: int) -> int:
+        """Number of attention heads of a layer."""
+        block = _child(self.layers[layer], ATTENTION_NAMES)
+        own = next((getattr(block, name, None) for name in ("num_heads", "num_attention_heads")), None)
+        return int(own or self.config.num_attention_heads)
+
+    def projection(self, layer: int) -> nn.Module | None:
+        """The output projection of a layer's attention, or None."""
+        block = _child(self.layers[layer], ATTENTION_NAMES)
+        return None if block is None else _child(block, PROJECTION_NAMES)
+
+    def _hookable(self, site: Site) -> Hookable | None:
+        if site not in self._hookables:
+            self._hookables[site] = self._find(site)
+        return self._hookables[site]
+
+    @cached_property
+    def _hookables(self) -> dict[Site, Hookable | None]:
+        return {}
+
+    def _find(self, site: Site) -> Hookable | None:
+        layer = self.layers[site.layer]
+        if site.kind in ("heads", "scores"):
+            projection = self.projection(site.layer)
+            if projection is None or site.kind == "heads":
+                return projection and Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
+            return Hookable(_child(layer, ATTENTION_NAMES) or layer)
+        parts = self._probed[site.layer]
+        if parts is None or site.kind == "residual":
+            return parts and Hookable(layer)
+        if site.kind == "mlp":
+            return parts.mlp and Hookable(parts.mlp)
+        has_middle = parts.in_turn or site.kind != "middle"
+        if parts.attention is None or not has_middle:
+            return None
+        return Hookable(parts.attention, stream=layer if site.kind == "middle" else None)
+
+    @cached_property
+    def _probed(self) -> list[LayerParts | None]:
+        """The parts of each layer, from one forward pass. None: the layer does not pass on one state for each token."""
+        states: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
+
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            states[module] = _state(args or tuple(kwargs.values())), _state(output)
+
+        modules = [one for layer in self.layers for one in (layer, *layer.children())]
+        handles = [one.register_forward_hook(hook, with_kwargs=True) for one in modules]
+        try:
+            self._forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [self._parts(layer, states) for layer in self.layers]
+
+    def _forward(self) -> None:
+        from icl.models.hf import layers
+
+        tokenizer = getattr(self.runner.processor, "tokenizer", self.runner.processor)
+        ids = tokenizer("a b c d e", add_special_tokens=False)["input_ids"] or [0]
+        tokens = torch.tensor([list(ids)], device=self.runner.device)
+        positions = self.runner.model._prepare_position_ids_for_generation(
+            tokens, {"attention_mask": torch.ones_like(tokens), **self._types_of(tokens)}
+        )
+        types = torch.zeros_like(tokens)
+        cache = layers.new_cache(self.runner.model.config)
+        before = self.runner.counters.forwards
+        self.runner.call_model(tokens, None, positions, cache, token_types=types)
+        self.runner.counters.forwards = before
+
+    def _types_of(self, tokens: Tensor) -> dict[str, Tensor]:
+        name = self.runner.token_types_name
+        return {} if name is None else {name: torch.zeros_like(tokens)}
+
+    def _parts(
+        self, layer: nn.Module, states: dict[nn.Module, tuple[Tensor | None, Tensor | None]]
+    ) -> LayerParts | None:
+        before, after = states.get(layer, (None, None))
+        if after is None or after.ndim != 3 or after.shape[-1] != self.width:
+            return None
+        if before is None or before.shape != after.shape:
+            return LayerParts()
+        added = (after - before).float()
+        norms = [one for one in layer.children() if _is_state(states.get(one, (None, None))[1], after)]
+        attention, mlp = _child(layer, ATTENTION_NAMES), _child(layer, MLP_NAMES)
+        for first in _first_and_norms(attention, norms):
+            for second in _first_and_norms(mlp, norms):
+                pairs = [states.get(one, (None, None))[1] for one in (first, second)]
+                outputs = [one for one in pairs if one is not None and one.shape == after.shape]
+                if first is second or len(outputs) < 2:
+                    continue
+                if _close(outputs[0].float() + outputs[1].float(), added):
+                    middle = before + outputs[0]
+                    inputs = [states[one][0] for one in norms if one is not first]
+                    in_turn = any(one is not None and _close(one.float(), middle.float()) for one in inputs)
+                    return LayerParts(first, second, in_turn)
+        return LayerParts()
+
+
+def _first_and_norms(block: nn.Module | None, norms: list[nn.Module]) -> Iterator[nn.Module]:
+    """A block, then the modules that may normalize its output."""
+    if block is not None:
+        yield block
+        yield from (one for one in norms if one is not block)
+
+
+def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    children = dict(module.named_children())
+    return next((children[name] for name in names if name in children), None)
+
+
+def _state(value: Any) -> Tensor | None:
+    """The first tensor of arguments or of an output."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, tuple | list):
+        return next((one for one in value if isinstance(one, Tensor)), None)
+    return None
+
+
+def _is_state(value: Tensor | None, like: Tensor) -> bool:
+    return value is not None and value.shape == like.shape
+
+
+def _close(value: Any, other: Tensor) -> bool:
+    return bool((value - other).abs().max() <= TOLERANCE * other.abs().max().clamp(min=1e-6))

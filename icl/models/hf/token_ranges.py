@@ -1,0 +1,108 @@
+"""The tokens of a part of a prompt, such as `demo[0].answer`, and those that an intervention addresses.
+
+An image's tokens are its placeholders. The tokens of a text are those that change if it is replaced.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from icl.errors import ModelError
+from icl.models.hf.language_model import EncodedPrompt
+from icl.models.hf.prefix_plan import common_prefix_length
+from icl.models.hf.row_edits import RowEdit
+from icl.models.interventions import Intervention, Observer, Where
+from icl.types import Part, Prompt
+
+if TYPE_CHECKING:
+    from icl.models.hf.prompt_encoding import PromptEncoder
+
+OTHERS = (".", "Z")
+"""Texts that replace a part, to find its tokens. No word begins with the tokens of both."""
+
+EDIT_BITS = 40
+"""Entries of a prompt's key below this bit name tokens and images. Those above name interventions."""
+
+
+def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> tuple[int, int]:
+    """(first, after the last) token of a part.
+
+    Args:
+        encoder: Encodes the prompt with another text in place of the part.
+        prompt: The prompt.
+        encoded: The prompt as model inputs.
+        name: Name of the part.
+
+    Raises:
+        ModelError: There is no such part, or the image cache is off.
+    """
+    part = next((one for one in prompt.parts() if one.name == name), None)
+    if part is None:
+        raise ModelError(f"{encoder.renderer.name}: the prompt has no part '{name}'. It has {', '.join(prompt.spans)}.")
+    if encoded.plain is not None:
+        raise ModelError(f"{encoder.renderer.name}: parts of prompts have no tokens while the image cache is off.")
+    if part.image is not None:
+        number = [one.name for one in prompt.parts() if one.image is not None].index(name)
+        return encoded.starts[number], encoded.ends[number]
+
+    def other(text: str) -> Prompt:
+        changed = prompt.map(lambda part: Part(text, name) if part.name == name else part)
+        return replace(changed, interventions=())
+
+    base = encoder.read([replace(prompt, interventions=())])[0] if prompt.interventions else encoded
+    others = encoder.read([other(text) for text in OTHERS])
+    begin = min(common_prefix_length(base.key, one.key) for one in others)
+    end = len(base) - min(common_prefix_length(base.key[::-1], one.key[::-1]) for one in others)
+    return begin, end
+
+
+def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, where: Where) -> list[tuple[int, int]]:
+    """The tokens of the prompt that an intervention addresses. Raises ModelError as `part_tokens`."""
+    size = len(encoded)
+    if where.part == "answer":
+        return []
+    if where.span == "end":
+        return [(max(0, size - where.before - where.count), max(0, size - where.before))]
+    return [(0, size) if where.span == "all" else part_tokens(encoder, prompt, encoded, where.span)]
+
+
+def with_edits(
+    encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, row: int, observe: Observer | None = None
+) -> EncodedPrompt:
+    """The encoded prompt with its interventions, and an observer after them.
+
+    Its key differs from that of the prompt without interventions from the first addressed token on, at the latest from
+    the last token on. So rows share exactly what no intervention can change. An observer sees each row by itself.
+
+    Args:
+        encoder: Numbers the interventions.
+        prompt: The prompt.
+        encoded: The prompt as model inputs.
+        row: Number of the prompt in the call of `open`.
+        observe: Sees the states of the row.
+
+    Raises:
+        ModelError: The model lacks a site, or the prompt a part.
+    """
+    acting: Sequence[Intervention | Observer] = [*prompt.interventions, *([] if observe is None else [observe])]
+    if not acting:
+        return encoded
+    sites = encoder.runner.sites
+    edits = tuple(
+        RowEdit(
+            acts,
+            tuple((sites.resolve(site), site) for site in acts.sites),
+            tuple(addressed(encoder, prompt, encoded, acts.where)),
+            acts.where.part != "prompt",
+            len(encoded),
+            row,
+        )
+        for acts in acting
+    )
+    identity: tuple[object, ...] = tuple(one.digest for one in prompt.interventions)
+    if observe is not None:
+        identity = (*identity, len(encoder.edit_numbers))
+    number = encoder.edit_numbers.setdefault(identity, len(encoder.edit_numbers) + 1)
+    first = min(len(encoded) - 1, *(edit.first for edit in edits))
+    tail = tuple(entry + (number << EDIT_BITS) for entry in encoded.key[first:])
+    return replace(encoded, key=(*encoded.key[:first], *tail), edits=edits)

@@ -1,0 +1,126 @@
+"""Interventions: edits of a decoder's hidden states at named sites, and observers that read them there.
+
+A prompt carries its interventions (`steer`). They are part of its digest, so engines, caches and shared prefixes keep
+prompts with different interventions apart, and every strategy composes with them: all branches that are made from a
+steered prompt are steered too. A branch with an intervention of its own is `steer(prompt, intervention)`.
+
+    sites of layer l                      x that `edit` and `see` receive, float32
+    residual   output of the layer        [n, d]
+    attention  what attention adds        [n, d]
+    middle     stream after attention     [n, d]
+    mlp        what the MLP adds          [n, d]
+    heads      input of the projection    [n, H, e]
+    scores     logits of the attention    [n, H, keys]
+
+Positions belong to tokens of a prompt, never to columns of a batch: rows are padded, and begin on shared prefixes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl.types import Prompt
+
+SiteKind = Literal["residual", "attention", "middle", "mlp", "heads", "scores"]
+"""What of a layer is addressed. See the table of the module."""
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the decoder where states can be read and edited.
+
+    Attributes:
+        kind: What of the layer.
+        layer: Number of the layer, from 0. Negative: from the top, -1 is the last one.
+    """
+
+    kind: SiteKind
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} of layer {self.layer}"
+
+
+@dataclass(frozen=True)
+class Where:
+    """The tokens of a row that an intervention addresses.
+
+    Attributes:
+        span: `end` (the last tokens of the prompt), `all` (the whole prompt), or the name of a part of the prompt.
+        part: Whether tokens of the prompt, generated tokens, or both are addressed.
+        count: Number of tokens of the span `end`.
+        before: Number of tokens between the span `end` and the end of the prompt.
+    """
+
+    span: str = "end"
+    part: Literal["prompt", "answer", "both"] = "prompt"
+    count: int = 1
+    before: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.before < 0 or ((self.count, self.before) != (1, 0) and self.span != "end"):
+            raise ConfigError(
+                "count (1 or more) and before (0 or more) are numbers of tokens, for the span 'end' only."
+            )
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """An edit of hidden states.
+
+    Attributes:
+        digest: Name of the edit. Equal digests give equal results.
+        neutral: Whether it changes nothing. Nothing is attached to the model then.
+        sites: Where it acts. `edit` is called once per forward pass and site that has addressed tokens.
+        where: The tokens that it addresses.
+    """
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def neutral(self) -> bool: ...
+
+    @property
+    def sites(self) -> tuple[Site, ...]: ...
+
+    @property
+    def where(self) -> Where: ...
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        """The new states.
+
+        Args:
+            site: One of `sites`, as it stands there.
+            x: States at addressed tokens, float32. Must not be changed in place.
+            rows: For each state, the number of its prompt in the call of `open`.
+        """
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A reader of hidden states. It changes nothing, and sees them after all interventions of a row.
+
+    Attributes:
+        sites: Where it reads.
+        where: The tokens that it reads.
+    """
+
+    sites: tuple[Site, ...]
+    where: Where
+
+    def see(self, site: Site, x: "Tensor", rows: Sequence[int]) -> None:
+        """Receives states as `Intervention.edit`. Tokens of one row arrive in order, possibly in several calls."""
+        ...
+
+
+def steer(prompt: "Prompt", *interventions: Intervention) -> "Prompt":
+    """The prompt, read under further interventions. They act in this order. Neutral ones are left out."""
+    active = tuple(one for one in interventions if not one.neutral)
+    return replace(prompt, interventions=(*prompt.interventions, *active)) if active else prompt

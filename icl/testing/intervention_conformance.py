@@ -1,0 +1,104 @@
+"""Checks of a model's sites: every edit arrives where it should, for its own rows only, in every way of reading.
+
+identity   a state replaced by itself changes no bit
+moves      an edit at a site moves the logits (a hook that the class ignores would not)
+mixed      rows with different interventions in one batch equal each row alone
+shared     rows on a shared beginning equal each row alone
+steps      a row that reads its answer token by token equals one that reads it at once
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icl.models.interventions import Site, Where
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl.models.hf.model import HF
+    from icl.types import Prompt
+
+CLOSE = 2e-5
+"""Largest difference of logits between two ways of computing the same, as a share of their standard deviation."""
+
+KINDS = ("residual", "attention", "middle", "mlp", "heads")
+
+
+@dataclass(frozen=True)
+class RandomEdit:
+    """An intervention that adds a fixed random vector times a scale. A scale of 0 returns a copy of the states."""
+
+    sites: tuple[Site, ...]
+    where: Where = Where()  # noqa: RUF009 frozen
+    scale: float = 1.0
+    neutral: bool = False
+
+    @property
+    def digest(self) -> str:
+        return repr(self)
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        import torch
+
+        if not self.scale:
+            return x.clone()
+        noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(site.layer + len(site.kind)))
+        return x + self.scale * noise.to(x.device)
+
+
+def check_sites(model: "HF", prompts: "Sequence[Prompt]", kinds: Sequence[str] = KINDS) -> Iterator[str]:
+    """What is wrong at the model's sites. Nothing, if all is right.
+
+    Args:
+        model: A loaded model.
+        prompts: At least two prompts; sharing is tested if they have a common beginning.
+        kinds: Kinds of sites.
+    """
+    import torch
+
+    base = model.open(prompts).logits
+    spread = base.std()
+    for kind in kinds:
+        sites = model.sites.all(kind)
+        for where in (Where(), Where("all"), Where(part="both")):
+            if sites and not torch.equal(_opened(model, prompts, [RandomEdit(sites, where, 0.0)] * len(prompts)), base):
+                yield f"{kind}, {where}: states replaced by themselves change the logits"
+        for site in sites:
+            moved = _opened(model, prompts, [RandomEdit((site,))] * len(prompts))
+            if float((moved - base).abs().amax(-1).min() / spread) < 100 * CLOSE:
+                yield f"{site}: an edit does not move the logits"
+        if sites:
+            edits = [RandomEdit(sites[-1:], scale=1.0 + i) if i % 2 == 0 else None for i in range(len(prompts))]
+            edits[-1] = RandomEdit(sites, Where("all"), 0.5)
+            mixed = _opened(model, prompts, edits)
+            alone = torch.cat([_opened(model, [p], [e]) for p, e in zip(prompts, edits, strict=True)])
+            if not float((mixed - alone).abs().max() / spread) < CLOSE:
+                yield f"{kind}: rows in one batch differ from each row alone by {float((mixed - alone).abs().max()):.1e}"
+            yield from _check_steps(model, prompts, RandomEdit(sites[-1:], Where(part="both")))
+
+
+def _check_steps(model: "HF", prompts: "Sequence[Prompt]", edit: RandomEdit) -> Iterator[str]:
+    rows = model.open(prompts, interventions=[edit] * len(prompts))
+    other = rows.take(_range(len(prompts)))
+    scores = rows.suffix_logprobs([[[3, 4, 5]]] * len(prompts))
+    spread = rows.logits.std()
+    for token in (3, 4):
+        other.advance(_range(len(prompts)) * 0 + token)
+    rows.extend([[3, 4]] * len(prompts))
+    if not float((rows.logits - other.logits).abs().max() / spread) < CLOSE:
+        yield f"{edit.sites[0]}: two steps differ from one chunk"
+    expected = other.logits.log_softmax(-1)
+    gaps = [float((own[0][2] - row).abs().max() / spread) for own, row in zip(scores, expected, strict=True)]
+    if not max(gaps) < CLOSE:
+        yield f"{edit.sites[0]}: scores of an option differ from those of steps"
+
+
+def _opened(model: "HF", prompts: "Sequence[Prompt]", edits: "Sequence[RandomEdit | None]") -> "Tensor":
+    return model.open(prompts, interventions=edits).logits
+
+
+def _range(size: int) -> "Tensor":
+    import torch
+
+    return torch.arange(size)

@@ -1,0 +1,139 @@
+"""The axis `intervene` of an experiment file, and `icl fit` for its vectors."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.cli.main import main
+from experiments.config.config import load_config
+from experiments.grid.feasibility import check_requirements
+from experiments.grid.grid import expand
+from experiments.grid.grid_warnings import grid_warnings
+from experiments.results.loaded_run import load_run
+from experiments.running.fit_vectors import fit_vectors, mixed_mappings
+from experiments.running.run import run
+from icl.errors import ConfigError, DataError, PlanError
+from icl.tasks.generated.binding import BindingTask
+from icl.tasks.generated.operators import OperatorsTask
+
+Mapping = Callable[..., dict[str, Any]]
+PLUS = {"name": "operators", "operator": "minus", "queries": 24, "seed": 1}
+TINY = {"name": "hf", "path": "tiny", "device": "cpu"}
+
+
+def keys(**more: Any) -> dict[str, Any]:
+    return {"name": "t", "task": PLUS, "model": TINY, "shots": 8, "max_new_tokens": 4, **more}
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file written by the command."""
+    folder = tmp_path_factory.mktemp("fit")
+    (folder / "x.json").write_text(json.dumps(keys(intervene="task_vector")))
+    assert main(["fit", str(folder / "x.json"), "--sources", "12", "--out", str(folder / "plus.safetensors")]) == 0
+    return folder / "plus.safetensors"
+
+
+def digests(config: dict[str, Any]) -> list[str]:
+    return [cell.digest for cell in expand(load_config(config)).cells]
+
+
+def test_cells_without_an_intervention_have_the_digests_that_they_had_before(mapping: Mapping) -> None:
+    """The recorded digest is that of the version before the axis existed."""
+    assert digests(mapping()) == digests(mapping(intervene="none")) == digests(mapping(intervene={"name": "none"}))
+    assert digests({"name": "t", "task": {"name": "operators"}, "model": {"name": "fake-copy"}, "shots": 2}) == [
+        RECORDED
+    ]
+
+
+RECORDED = "5116973aba63df8a"
+
+
+def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path: Path) -> None:
+    record = json.loads(vectors.with_suffix(".json").read_text())
+    assert record["parameters"]["layer"] == 2
+    on = record["fitted_on"]
+    assert (len(on["sources"]), len(on["choice"]), on["shots"], on["width"]) == (12, 12, 8, 160)
+    assert not set(on["sources"]) & set(on["choice"])
+    method = {"name": "task_vector", "fitted": str(vectors)}
+    config = keys(
+        task={**PLUS, "seed": 2, "queries": 16}, shots=0, controls="default", zip={"shots": [0, 0, 8], "intervene": ["none", method, "none"]}
+    )  # fmt: skip
+    run(load_config(config), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert not frame["failed"].notna().any()
+    accuracy = frame.groupby(["intervene", "shots"])["strict"].mean().to_dict()
+    names = {f"task_vector(control={one})" for one in ("none", "random", "shuffled", "zero_shot")}
+    assert set(frame["intervene"]) == {"none", *names}
+    off, full = accuracy["none", 0], accuracy["none", 8]
+    assert accuracy["task_vector(control=none)", 0] > off + 0.5 * (full - off)
+    assert accuracy["task_vector(control=random)", 0] < off
+
+
+def test_vectors_are_identified_by_their_contents_not_by_their_place(vectors: Path, tmp_path: Path) -> None:
+    for path in (vectors, vectors.with_suffix(".json")):
+        (tmp_path / f"copy{path.suffix}").write_bytes(path.read_bytes())
+    first, copy = (
+        digests(keys(shots=0, intervene={"name": "task_vector", "fitted": str(path)}))
+        for path in (vectors, tmp_path / "copy.safetensors")
+    )
+    assert first == copy
+    assert first != digests(keys(shots=0))
+    other = digests(keys(shots=0, intervene={"name": "task_vector", "fitted": str(vectors), "layer": 1}))
+    assert other != first
+
+
+def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vectors: Path) -> None:
+    method = {"name": "task_vector", "fitted": str(vectors)}
+    for model in ("fake-copy", {"name": "remote", "model": "m", "url": "http://localhost:1/v1"}):
+        grid = expand(load_config(mapping(intervene=method, model=model)))
+        with pytest.raises(PlanError, match="cannot edit hidden states.*It runs with model hf; or remove"):
+            check_requirements(grid)
+    with pytest.raises(PlanError, match="'task_vector' has no vectors yet. Run `icl fit`"):
+        check_requirements(expand(load_config(keys(intervene="task_vector"))))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"model": {**TINY, "dtype": "float16"}}, "are of another model .*transfer: true"),
+        ({"composer": "interleaved"}, "were fitted with the composer chat, and this cell has interleaved"),
+    ],
+)
+def test_vectors_of_another_model_or_template_are_refused(vectors: Path, more: Any, message: str) -> None:
+    method = {"name": "task_vector", "fitted": str(vectors)}
+    with pytest.raises(PlanError, match=message):
+        check_requirements(expand(load_config(keys(shots=0, intervene=method, **more))))
+    check_requirements(expand(load_config(keys(shots=0, intervene={**method, "transfer": True}, **more))))
+
+
+def test_dev_queries_reported_as_test_are_warned_of(vectors: Path) -> None:
+    method = {"name": "task_vector", "fitted": str(vectors)}
+    same = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method)))))
+    assert any("plus.safetensors were fitted on queries that" in warning for warning in same)
+    other = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method, task={**PLUS, "seed": 5})))))
+    assert not any("plus.safetensors" in warning for warning in other)
+
+
+def test_a_fit_on_mixed_mappings_is_warned_of() -> None:
+    result = fit_vectors(load_config(keys(task={**PLUS, "operator": None, "queries": 8}, intervene="task_vector")))
+    assert any("the sources mix 3 mappings (operator: " in warning for warning in result.warnings)
+    assert mixed_mappings(OperatorsTask(operator="plus")) is None
+    assert mixed_mappings(BindingTask()) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"shots": 0}, ConfigError, "vectors are made of prompts with demonstrations, and shots is 0"),
+        ({"grid": {"shots": [4, 8]}}, ConfigError, "vectors are fitted in one setting"),
+        ({"model": "fake-copy"}, PlanError, "has no hidden states that can be edited"),
+        ({"task": {**PLUS, "queries": 3}}, DataError, "1 of 3 queries as sources leave too few"),
+    ],
+)
+def test_a_fit_that_is_impossible_says_why(more: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fit_vectors(load_config(keys(**{"intervene": "task_vector", **more})))

@@ -1,0 +1,184 @@
+"""Interventions reach the tokens of their own rows, at every site, in every way of reading, and nothing else."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from torch import Tensor
+
+from icl.errors import ModelError
+from icl.models.hf.model import HF
+from icl.models.interventions import Site, Where, steer
+from icl.testing.intervention_conformance import RandomEdit, check_sites
+from icl.types import Prompt
+
+ModelOf = Callable[[str], HF]
+LAST = Where()
+
+
+@pytest.fixture(scope="module")
+def hf() -> HF:
+    model = HF(path="tiny", device="cpu")
+    model.load()
+    return model
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    return tiny_models.prompts()
+
+
+def add(*sites: Site, where: Where = LAST, scale: float = 1.0) -> RandomEdit:
+    return RandomEdit(sites, where, scale)
+
+
+def with_edit(model: HF, prompts: Sequence[Prompt], edit: RandomEdit | None) -> Tensor:
+    return model.open(prompts, interventions=[edit] * len(prompts)).logits
+
+
+def test_the_sites_of_the_shipped_model_conform(hf: HF, prompts: list[Prompt]) -> None:
+    assert list(check_sites(hf, prompts)) == []
+    assert {kind: len(hf.sites.all(kind)) for kind in ("residual", "attention", "middle", "mlp", "heads")} == {
+        "residual": 4, "attention": 4, "middle": 4, "mlp": 4, "heads": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "qwen3_5"])
+def test_the_sites_of_other_architectures_conform(name: str, model_of: ModelOf, prompts: list[Prompt]) -> None:
+    assert list(check_sites(model_of(name), prompts[:3], kinds=("residual", "heads"))) == []
+
+
+def test_no_hook_is_attached_without_an_intervention_and_none_stays(hf: HF, prompts: list[Prompt]) -> None:
+    def hooks() -> int:
+        modules = hf.engine.runner.model.modules()
+        return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in modules)
+
+    before, base = hooks(), hf.open(prompts).logits
+
+    @dataclass(frozen=True)
+    class Fails(RandomEdit):
+        def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
+            raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        hf.open(prompts, interventions=[Fails((Site("residual", 1),))] * len(prompts))
+    assert hooks() == before
+    rows = hf.open(prompts, interventions=[None] * len(prompts))
+    assert torch.equal(rows.logits, base)
+    assert not any(rows.edits)
+
+
+def test_an_edit_of_the_last_layer_is_that_of_the_output_layer(hf: HF, prompts: list[Prompt]) -> None:
+    """head(norm(h + v)), computed by hand from observed states."""
+    last = Site("residual", -1)
+    states = torch.stack([one[last][-1] for one in hf.observe(prompts, [last])])
+    edit = add(Site("residual", 3))
+    model = hf.engine.runner.model
+    with torch.no_grad():
+        by_hand = model.lm_head(model.get_decoder().norm(edit.edit(Site("residual", 3), states, [])))
+    assert torch.allclose(with_edit(hf, prompts, edit), by_hand, atol=1e-4)
+
+
+def on_one_beginning(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """Prompts with the demonstrations of the longest one and queries that differ at their end."""
+    longest = max(prompts, key=lambda prompt: len(prompt.images))
+    question = [part.name for part in longest.turns[-1].parts][-1]
+    return [
+        longest.map(lambda part, i=i: replace(part, content=f"{part.text} {'abcdefgh'[i]}?") if part.name == question else part)  # type: ignore[misc]
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", [LAST, Where("all"), Where("demo[6].1"), Where("query.0")])
+def test_rows_on_a_shared_beginning_equal_each_row_alone(hf: HF, prompts: list[Prompt], where: Where) -> None:
+    shared = on_one_beginning(prompts, 5)
+    edits = [add(Site("residual", 1), where=where, scale=scale) for scale in (1, 1, 2, 2)]
+    together = hf.open(shared, interventions=[*edits, None]).logits
+    alone = torch.cat([hf.open([p], interventions=[e]).logits for p, e in zip(shared, [*edits, None], strict=True)])
+    assert float((together - alone).abs().max()) < 2e-4
+    assert float((together[-1] - hf.open(shared[-1:]).logits[0]).abs().max()) < 2e-4
+
+
+def test_an_edit_of_the_last_token_leaves_the_beginning_shared(hf: HF, prompts: list[Prompt]) -> None:
+    shared = on_one_beginning(prompts, 6)
+
+    def forwarded(where: Where) -> int:
+        hf.engine.prefiller.cached_prefixes.clear()
+        before = hf.engine.counters.prefill_tokens
+        hf.open(shared, interventions=[add(Site("residual", 1), where=where, scale=1.0 + i) for i in range(6)])
+        return hf.engine.counters.prefill_tokens - before
+
+    everything = sum(hf.count_tokens(prompt) for prompt in shared)
+    assert forwarded(LAST) < everything / 2
+    assert forwarded(Where("all")) == everything
+
+
+def test_rows_keep_their_interventions_through_take_join_and_beams(hf: HF, prompts: list[Prompt]) -> None:
+    every = add(Site("residual", 2), where=Where(part="both"))
+    rows = hf.open(prompts, interventions=[every, None] * (len(prompts) // 2) + [None] * (len(prompts) % 2))
+    plain = hf.open(prompts[:1])
+    joined = rows.take(torch.tensor([1, 0])).join(plain)
+    joined.advance(torch.tensor([5, 5, 5]))
+    alone = hf.open(prompts[:1], interventions=[every])
+    alone.advance(torch.tensor([5]))
+    plain.advance(torch.tensor([5]))
+    assert float((joined.logits[1] - alone.logits[0]).abs().max()) < 2e-4
+    assert float((joined.logits[2] - plain.logits[0]).abs().max()) < 2e-4
+    assert float((joined.logits[1] - joined.logits[2]).abs().max()) > 1e-2
+
+
+def test_observed_states_are_those_of_every_layer(hf: HF, prompts: list[Prompt]) -> None:
+    read = hf.engine.prompt_encoder.read(prompts)
+    output = hf.engine.runner.call_model(**hf.engine.runner.padded(read[:1]), states=True)
+    sites = hf.sites.all("residual")
+    whole = hf.observe(prompts[:1], sites, Where("all"))[0]
+    ends = hf.observe(prompts, sites)
+    for layer in range(3):  # transformers normalizes the last one
+        assert torch.allclose(whole[sites[layer]], output.hidden_states[layer + 1][0], atol=1e-4)
+        assert torch.allclose(ends[0][sites[layer]][0], whole[sites[layer]][-1], atol=1e-4)
+    image = hf.observe(prompts[:1], sites[:1], Where("query.0"))[0][sites[0]]
+    assert len(image) == read[0].ends[-1] - read[0].starts[-1]
+    heads = hf.observe(prompts[:1], [Site("heads", 0)])[0][Site("heads", 0)]
+    assert heads.shape == (1, 5, 32)
+
+
+def test_an_observer_of_a_session_sees_each_row_once(hf: HF, prompts: list[Prompt]) -> None:
+    @dataclass
+    class Counts:
+        sites: tuple[Site, ...] = (Site("residual", 0),)
+        where: Where = LAST
+        rows: list[int] = field(default_factory=list)
+
+        def see(self, site: Site, x: Tensor, rows: Sequence[int]) -> None:
+            self.rows += rows
+
+    counts = Counts()
+    opened = hf.open([*prompts, *prompts], observe=counts)
+    assert float((opened.logits[: len(prompts)] - hf.open(prompts).logits).abs().max()) < 2e-4
+    assert sorted(counts.rows) == list(range(2 * len(prompts)))
+
+
+def test_a_site_that_the_model_lacks_is_named_with_the_nearest(model_of: ModelOf) -> None:
+    sites = model_of("qwen3_5").sites
+    linear = next(i for i, layer in enumerate(sites.layers) if hasattr(layer, "linear_attn"))
+    with pytest.raises(ModelError, match=rf"has no heads of layer {linear}.*linear_attn.*nearest layer with heads is"):
+        sites.resolve(Site("heads", linear))
+    with pytest.raises(ModelError, match="has no residual of layer 99: its layers are 0 to"):
+        sites.resolve(Site("residual", 99))
+
+
+def test_an_unknown_part_of_the_prompt_is_an_error(hf: HF, prompts: list[Prompt]) -> None:
+    with pytest.raises(ModelError, match=r"the prompt has no part 'demo\[7\].answer'"):
+        hf.observe(prompts, [Site("residual", 0)], Where("demo[7].answer"))
+
+
+def test_prompts_with_different_interventions_have_different_digests(prompts: list[Prompt]) -> None:
+    one, other = add(Site("residual", 1)), add(Site("residual", 2))
+    plain = prompts[0]
+    assert (
+        len({plain.digest, steer(plain, one).digest, steer(plain, other).digest, steer(plain, one, other).digest}) == 4
+    )
+    assert steer(plain, replace(one, neutral=True)) is plain
