@@ -20,12 +20,12 @@ from icl.tasks.generated.binding import BindingTask
 from icl.tasks.generated.operators import OperatorsTask
 
 Mapping = Callable[..., dict[str, Any]]
-PLUS = {"name": "operators", "operator": "minus", "queries": 24, "seed": 1}
+MINUS = {"name": "operators", "operator": "minus", "queries": 24, "seed": 1}
 TINY = {"name": "hf", "path": "tiny", "device": "cpu"}
 
 
 def keys(**more: Any) -> dict[str, Any]:
-    return {"name": "t", "task": PLUS, "model": TINY, "shots": 8, "max_new_tokens": 4, **more}
+    return {"name": "t", "task": MINUS, "model": TINY, "shots": 8, "max_new_tokens": 4, **more}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,11 @@ def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path:
     assert not set(on["sources"]) & set(on["choice"])
     method = {"name": "task_vector", "fitted": str(vectors)}
     config = keys(
-        task={**PLUS, "seed": 2, "queries": 16}, shots=0, controls="default", zip={"shots": [0, 0, 8], "intervene": ["none", method, "none"]}
-    )  # fmt: skip
+        task={**MINUS, "seed": 2, "queries": 16},
+        shots=0,
+        controls="default",
+        zip={"shots": [0, 0, 8], "intervene": ["none", method, "none"]},
+    )
     run(load_config(config), tmp_path)
     frame = load_run(tmp_path / "t").samples()
     assert not frame["failed"].notna().any()
@@ -90,9 +93,9 @@ def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vecto
     method = {"name": "task_vector", "fitted": str(vectors)}
     for model in ("fake-copy", {"name": "remote", "model": "m", "url": "http://localhost:1/v1"}):
         grid = expand(load_config(mapping(intervene=method, model=model)))
-        with pytest.raises(PlanError, match="cannot edit hidden states.*It runs with model hf; or remove"):
+        with pytest.raises(PlanError, match=r"cannot edit hidden states.*It runs with model hf; or remove"):
             check_requirements(grid)
-    with pytest.raises(PlanError, match="'task_vector' has no vectors yet. Run `icl fit`"):
+    with pytest.raises(PlanError, match=r"'task_vector' has no vectors yet\. Run `icl fit`"):
         check_requirements(expand(load_config(keys(intervene="task_vector"))))
 
 
@@ -114,12 +117,12 @@ def test_dev_queries_reported_as_test_are_warned_of(vectors: Path) -> None:
     method = {"name": "task_vector", "fitted": str(vectors)}
     same = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method)))))
     assert any("plus.safetensors were fitted on queries that" in warning for warning in same)
-    other = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method, task={**PLUS, "seed": 5})))))
+    other = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method, task={**MINUS, "seed": 5})))))
     assert not any("plus.safetensors" in warning for warning in other)
 
 
 def test_a_fit_on_mixed_mappings_is_warned_of() -> None:
-    result = fit_vectors(load_config(keys(task={**PLUS, "operator": None, "queries": 8}, intervene="task_vector")))
+    result = fit_vectors(load_config(keys(task={**MINUS, "operator": None, "queries": 8}, intervene="task_vector")))
     assert any("the sources mix 3 mappings (operator: " in warning for warning in result.warnings)
     assert mixed_mappings(OperatorsTask(operator="plus")) is None
     assert mixed_mappings(BindingTask()) is None
@@ -131,7 +134,7 @@ def test_a_fit_on_mixed_mappings_is_warned_of() -> None:
         ({"shots": 0}, ConfigError, "vectors are made of prompts with demonstrations, and shots is 0"),
         ({"grid": {"shots": [4, 8]}}, ConfigError, "vectors are fitted in one setting"),
         ({"model": "fake-copy"}, PlanError, "has no hidden states that can be edited"),
-        ({"task": {**PLUS, "queries": 3}}, DataError, "1 of 3 queries as sources leave too few"),
+        ({"task": {**MINUS, "queries": 3}}, DataError, "1 of 3 queries as sources leave too few"),
     ],
 )
 def test_a_fit_that_is_impossible_says_why(more: Any, error: type[Exception], message: str) -> None:

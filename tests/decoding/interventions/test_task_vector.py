@@ -143,7 +143,7 @@ def test_option_scores_are_those_of_the_edited_prompt(hf: HF, fitted: Path) -> N
 
 
 def test_a_file_must_be_complete_and_of_the_method(fitted: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no file missing.safetensors"):
+    with pytest.raises(ConfigError, match=r"there is no file missing\.safetensors"):
         build("intervention", {"name": "task_vector", "fitted": "missing.safetensors"})
     lonely = tmp_path / "v.safetensors"
     lonely.write_bytes(fitted.read_bytes())

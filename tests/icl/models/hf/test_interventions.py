@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 import tiny_models
@@ -86,10 +85,13 @@ def on_one_beginning(prompts: list[Prompt], count: int) -> list[Prompt]:
     """Prompts with the demonstrations of the longest one and queries that differ at their end."""
     longest = max(prompts, key=lambda prompt: len(prompt.images))
     question = [part.name for part in longest.turns[-1].parts][-1]
-    return [
-        longest.map(lambda part, i=i: replace(part, content=f"{part.text} {'abcdefgh'[i]}?") if part.name == question else part)  # type: ignore[misc]
-        for i in range(count)
-    ]  # fmt: skip
+
+    def ask(letter: str) -> Prompt:
+        return longest.map(
+            lambda part: replace(part, content=f"{part.text} {letter}?") if part.name == question else part
+        )
+
+    return [ask("abcdefgh"[i]) for i in range(count)]
 
 
 @pytest.mark.parametrize("where", [LAST, Where("all"), Where("demo[6].1"), Where("query.0")])
