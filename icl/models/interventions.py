@@ -104,7 +104,7 @@ class Intervention(Protocol):
 
 
 @runtime_checkable
-class Observer(Protocol):
+class StateObserver(Protocol):
     """A reader of hidden states. It changes nothing, and sees them after all interventions of a row.
 
     Attributes:

@@ -20,7 +20,7 @@ from icl.models.hf.memory_estimate import decoder_shape
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.session import HFSession
-from icl.models.interventions import Observer
+from icl.models.interventions import StateObserver
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class HFEngine:
         prompts: Sequence[Prompt],
         early_exits: bool = False,
         prefix_source: HFSession | None = None,
-        observe: Observer | None = None,
+        observe: StateObserver | None = None,
     ) -> HFSession:
         reads = self.prompt_encoder.read(prompts, observe)
         longest = max(map(len, reads))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from icl.models.hf.request_size import RequestSize
     from icl.models.hf.session import HFSession
     from icl.models.hf.sites import DecoderSites
-    from icl.models.interventions import Intervention, Observer, Site
+    from icl.models.interventions import Intervention, Site, StateObserver
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -305,7 +305,7 @@ class HF(LogitModel):
         early_exits: bool = False,
         prefix_source: Session | None = None,
         interventions: "Sequence[Intervention | None] | None" = None,
-        observe: "Observer | None" = None,
+        observe: "StateObserver | None" = None,
     ) -> "HFSession":
         """As `LogitModel.open`.
 

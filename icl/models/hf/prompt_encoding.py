@@ -15,7 +15,7 @@ from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_p
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, script
 from icl.models.hf.template_process import TemplateRefusedError
-from icl.models.interventions import Observer
+from icl.models.interventions import StateObserver
 from icl.types import Prompt
 
 
@@ -40,7 +40,7 @@ class PromptEncoder:
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)
 
-    def read(self, prompts: Sequence[Prompt], observe: Observer | None = None) -> list[EncodedPrompt]:
+    def read(self, prompts: Sequence[Prompt], observe: StateObserver | None = None) -> list[EncodedPrompt]:
         """Encoded prompts with their interventions, and an observer. Raises ModelError, ImageError."""
         encoded = self._read_all(prompts)
         if observe is None and not any(prompt.interventions for prompt in prompts):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.interventions import Intervention, Observer, Site
+from icl.models.interventions import Intervention, Site, StateObserver
 
 if TYPE_CHECKING:
     from icl.models.hf.sites import DecoderSites, Hookable
@@ -39,7 +39,7 @@ class RowEdit:
         row: Number of the prompt in the call of `open`.
     """
 
-    acts: Intervention | Observer
+    acts: Intervention | StateObserver
     sites: tuple[tuple[Site, Site], ...]
     ranges: tuple[tuple[int, int], ...]
     answer: bool
@@ -61,7 +61,7 @@ class RowEdit:
 class Placed:
     """The addressed columns of one intervention in a forward pass: tensor rows, columns and prompt numbers."""
 
-    acts: Intervention | Observer
+    acts: Intervention | StateObserver
     rows: list[int]
     columns: list[int]
     prompts: list[int]

@@ -11,7 +11,7 @@ from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefix_plan import common_prefix_length
 from icl.models.hf.row_edits import RowEdit
-from icl.models.interventions import Intervention, Observer, Where
+from icl.models.interventions import Intervention, StateObserver, Where
 from icl.types import Part, Prompt
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, 
 
 
 def with_edits(
-    encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, row: int, observe: Observer | None = None
+    encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, row: int, observe: StateObserver | None = None
 ) -> EncodedPrompt:
     """The encoded prompt with its interventions, and an observer after them.
 
@@ -84,7 +84,7 @@ def with_edits(
     Raises:
         ModelError: The model lacks a site, or the prompt a part.
     """
-    acting: Sequence[Intervention | Observer] = [*prompt.interventions, *([] if observe is None else [observe])]
+    acting: Sequence[Intervention | StateObserver] = [*prompt.interventions, *([] if observe is None else [observe])]
     if not acting:
         return encoded
     sites = encoder.runner.sites
