@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.api import retrieve as retrieve
     from experiments.api import run as run
     from experiments.launch.base import Launcher as Launcher
-    from experiments.observers.base import StateObserver as StateObserver
+    from experiments.observers.base import Observer as Observer
     from icl import edits as edits
     from icl import testing as testing
     from icl.edits.base import Edit as Edit
@@ -70,6 +70,7 @@ __all__ = [
     "LogitModel",
     "Metric",
     "Model",
+    "Observer",
     "Orderer",
     "Part",
     "Pool",
@@ -79,7 +80,6 @@ __all__ = [
     "RetrievedExample",
     "Retriever",
     "Sample",
-    "StateObserver",
     "Strategy",
     "StreamKey",
     "Task",
@@ -125,7 +125,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "prompts.base": ("Composer", "Orderer", "Transform"),
     "decoding.base": ("Strategy",),
     "experiments.launch.base": ("Launcher",),
-    "experiments.observers.base": ("StateObserver",),
+    "experiments.observers.base": ("Observer",),
     "experiments.api": ("answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"),
     "icl.edits": (),
     "icl.testing": (),

@@ -222,5 +222,6 @@ def random_of_equal_norm(vectors: "Tensor", name: str) -> "Tensor":
 
     generator = torch.Generator().manual_seed(int(canonical_digest(["random vectors", name])[:15], 16))
     noise = torch.randn(vectors.shape, generator=generator)
-    unit: Tensor = noise / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return unit * vectors.float().norm(dim=-1, keepdim=True)
+    scale = vectors.float().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    vectors_of_equal_norm: Tensor = noise * scale
+    return vectors_of_equal_norm

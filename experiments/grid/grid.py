@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from decoding.engine.requests import AnswerMode
     from decoding.interventions.base import SteeringMethod
     from experiments.launch.base import Launcher
-    from experiments.observers.base import StateObserver
+    from experiments.observers.base import Observer
     from icl.models.base import Model
     from icl.tasks.base import Task
     from prompts.base import Composer, Orderer, Transform
@@ -105,7 +105,7 @@ class Grid:
     metrics: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     launcher: "Launcher" = field(default_factory=lambda: build("launcher", DEFAULT_LAUNCHER))
-    observers: "tuple[StateObserver, ...]" = ()
+    observers: "tuple[Observer, ...]" = ()
 
     def check_surroundings(self) -> None:
         """Raises ConfigError or PlanError if the launcher or an observer cannot work from here."""
@@ -148,7 +148,7 @@ def expand(config: Config) -> Grid:
                     control_owners.setdefault(cell.digest, {})[owner.digest] = None
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
-        observers: tuple[StateObserver, ...] = tuple(
+        observers: tuple[Observer, ...] = tuple(
             build("observer", node, config.where("observe", i)) for i, node in enumerate(config.observe)
         )
     if not cells:

@@ -140,18 +140,18 @@ class DecoderSites:
         layer = self.layers[site.layer]
         if site.kind in ("heads", "scores"):
             projection = self.projection(site.layer)
-            if projection is None or site.kind == "heads":
-                return projection and Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
+            if projection is None:
+                return None
+            if site.kind == "heads":
+                return Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
             return Hookable(_child(layer, ATTENTION_NAMES) or layer)
         parts = self._probed[site.layer]
-        if parts is None or site.kind == "residual":
-            return parts and Hookable(layer)
-        if site.kind == "mlp":
-            return parts.mlp and Hookable(parts.mlp)
-        has_middle = parts.in_turn or site.kind != "middle"
-        if parts.attention is None or not has_middle:
+        if parts is None:
             return None
-        return Hookable(parts.attention, stream=layer if site.kind == "middle" else None)
+        modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
+        modules["middle"] = parts.attention if parts.in_turn else None
+        module = modules[site.kind]
+        return module and Hookable(module, stream=layer if site.kind == "middle" else None)
 
     @cached_property
     def _probed(self) -> list[LayerParts | None]:
