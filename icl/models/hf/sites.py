@@ -151,7 +151,9 @@ class DecoderSites:
         modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
         modules["middle"] = parts.attention if parts.in_turn else None
         module = modules[site.kind]
-        return module and Hookable(module, stream=layer if site.kind == "middle" else None)
+        if module is None:
+            return None
+        return Hookable(module, stream=layer if site.kind == "middle" else None)
 
     @cached_property
     def _probed(self) -> list[LayerParts | None]:
