@@ -40,20 +40,30 @@ def _rescored(
         if sample.get("failed") or example is None:
             yield sample
         else:
-            answer = Generation(
-                sample.get("output", ""),
-                finish=sample.get("finish", "stop"),
-                thinking=sample.get("thinking", ""),
-                trace=sample.get("trace", {}),
-                option_scores=sample.get("option_scores", {}),
-            )
-            gold, options = tuple(sample.get("gold", ())), tuple(sample.get("options", ()))
-            stored = replace(example, answers=gold, options=options)  # a transform may have renamed them
             yield sample | {
-                "scores": scores(metrics, answer, stored),
-                "baselines": baselines(metrics, _demos(sample), stored),
+                "scores": stored_answer_scores(metrics, sample, example),
+                "baselines": baselines(metrics, _demos(sample), _as_stored(sample, example)),
                 "scores_invocation": invocation.id,
             }
+
+
+def stored_answer_scores(
+    metrics: "Mapping[str, Metric]", sample: Mapping[str, Any], example: Example
+) -> dict[str, float]:
+    """The scores of a stored answer by metrics that may have changed."""
+    answer = Generation(
+        sample.get("output", ""),
+        finish=sample.get("finish", "stop"),
+        thinking=sample.get("thinking", ""),
+        trace=sample.get("trace", {}),
+        option_scores=sample.get("option_scores", {}),
+    )
+    return scores(metrics, answer, _as_stored(sample, example))
+
+
+def _as_stored(sample: Mapping[str, Any], example: Example) -> Example:
+    """The example with the answers and options of the sample: a transform may have renamed them."""
+    return replace(example, answers=tuple(sample.get("gold", ())), options=tuple(sample.get("options", ())))
 
 
 def _demos(sample: Mapping[str, Any]) -> list[Demo]:

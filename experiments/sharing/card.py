@@ -1,0 +1,228 @@
+"""The results card of a run: what was run, on what, with which scores, and digests of all samples.
+
+A card is JSON. It has a digest of its own content, a digest for each cell, and a short digest for each sample, so that
+a reader can see whether a run directory has the samples that the card was made from (`experiments.sharing.verify`).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from experiments.report.controls import controls_frame
+from experiments.results.loaded_run import Run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
+from experiments.stats.summary import summarize_arms
+from experiments.store.imported import IMPORTED, MERGED
+from experiments.store.invocations import read_invocations
+from experiments.store.json_shapes import check_shape
+from experiments.store.run_state import json_round_trip
+from experiments.store.store import Store, read_mapping
+from icl import __version__
+from icl.errors import StoreError
+from icl.text.json_text import canonical_bytes, canonical_digest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CARD_FORMAT = 1
+DIGEST = "digest"
+"""The key of a card with the digest of all other keys."""
+PROCESS_FIELDS = ("invocation", "scores_invocation")
+"""Fields of a sample that say which process wrote it. They are in no digest."""
+SAMPLE_DIGITS = 8
+"""Hexadecimal digits of a sample's short digest. It locates an edited sample. That of the cell is a whole SHA-256."""
+PRIVATE_KEYS = ("observe", "launcher")
+"""Keys of a config that name machines and servers, and decide no sample."""
+PACKAGES = (
+    *("python", "mm-icl", "torch", "torchvision", "transformers", "accelerate", "tokenizers", "vllm", "bitsandbytes"),
+    *("peft", "numpy", "pillow", "scipy", "faiss-cpu", "sentence-transformers"),
+)
+"""Packages whose versions a card has."""
+MAX_FINDINGS = 40
+
+
+class _CellShape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    labels: dict[str, Any]
+    seed: int | None
+    model_digest: str | None
+    data: dict[str, str]
+    sha256: str
+    short: str
+
+
+class _EnvironmentShape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    versions: dict[str, str]
+    devices: list[str]
+
+
+class CardShape(BaseModel):
+    """The shape of card.json, as far as `icl verify` reads it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    cells: dict[str, _CellShape]
+    environments: list[_EnvironmentShape]
+    samples: int
+    digest: str
+
+
+def make_card(run: Run) -> dict[str, Any]:
+    """The card of a run.
+
+    Raises:
+        StoreError: The run has no samples.
+    """
+    info, view = run.info, view_run(run)
+    cells = {digest: _cell(Store(run.path), digest) for digest in map(str, info.get("cells", []))}
+    content = {
+        "card": CARD_FORMAT,
+        "mm_icl": __version__,
+        "run": view.name,
+        "origin": next((key for key in (IMPORTED, MERGED) if key in info), "computed"),
+        "unfinished": view.unfinished,
+        "config": {key: value for key, value in (info.get("config") or {}).items() if key not in PRIVATE_KEYS},
+        "environments": environments(run, view.frame),
+        "metrics": info.get("metrics", {}),
+        "metric": view.metric,
+        "fixed": view.fixed,
+        "scores": _scores(view),
+        "controls": _records(controls_frame(view), CONTROL_COLUMNS) if view.effects else [],
+        "findings": [finding.sentence for finding in view.findings[:MAX_FINDINGS]],
+        "samples": sum(cell["samples"] for cell in cells.values()),
+        "failed": sum(cell["failed"] for cell in cells.values()),
+        "seeds": sorted({cell["seed"] for cell in cells.values() if cell["seed"] is not None}),
+        "cells": cells,
+    }
+    content = without_nan(json_round_trip(content))
+    return {**content, DIGEST: card_digest(content)}
+
+
+def card_digest(card: Mapping[str, Any]) -> str:
+    """The digest of a card's content."""
+    return canonical_digest({key: value for key, value in card.items() if key != DIGEST}, ascii_only=False)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in a file, or in the file card.json of a folder.
+
+    Raises:
+        StoreError: There is no card, or it has another format. Its digest is not checked.
+    """
+    file = path / "card.json" if path.is_dir() else path
+    if file.suffix != ".json":
+        raise StoreError(f"{file} is not a card. Name the file card.json, or the run directory that has it.")
+    card = read_mapping(file, "Restore it, or write it again with `icl card RUN`.")
+    if card is None:
+        raise StoreError(f"{file} does not exist. `icl card RUN` writes it.")
+    if "card" not in card:
+        raise StoreError(f"{file} is not a results card. `icl card RUN` writes one.")
+    if card["card"] != CARD_FORMAT:
+        raise StoreError(
+            f"{file} has card format {card['card']!r:.20}; this version reads {CARD_FORMAT}. Update mm-icl."
+        )
+    check_shape(CardShape, card, file, "Write it again with `icl card RUN`.")
+    return card
+
+
+def sample_digest(sample: Mapping[str, Any]) -> str:
+    """The SHA-256 of a stored sample, without the fields that name the process."""
+    content = {key: value for key, value in sample.items() if key not in PROCESS_FIELDS}
+    return hashlib.sha256(canonical_bytes(content, ascii_only=False)).hexdigest()
+
+
+def sample_digests(samples: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """query -> digest of its sample, sorted by query."""
+    return dict(sorted((str(sample["query"]), sample_digest(sample)) for sample in samples))
+
+
+def cell_digest(digests: Mapping[str, str]) -> str:
+    """The digest of a cell's samples (`sample_digests`)."""
+    return hashlib.sha256("".join(f"{query}\0{digest}\n" for query, digest in digests.items()).encode()).hexdigest()
+
+
+def environments(run: Run, frame: "DataFrame") -> list[dict[str, Any]]:
+    """What computed the samples: versions, devices and commit, each with its number of samples."""
+    counts = Counter[int](frame["invocation"].dropna().astype(int).tolist() if "invocation" in frame else ())
+    records = read_invocations(Store(run.path))
+    merged: dict[bytes, dict[str, Any]] = {}
+    for number, count in sorted(counts.items()):
+        content = describe_environment(records.get(number, {}))
+        one = merged.setdefault(canonical_bytes(content), {**content, "samples": 0})
+        one["samples"] += count
+    return list(merged.values())
+
+
+def describe_environment(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a process's environment that may change answers, without the name of its machine."""
+    versions = record.get("versions", {})
+    commits = {where: commit for where, commit in (record.get("git") or {}).items() if commit}
+    return {
+        "versions": {name: versions[name] for name in PACKAGES if name in versions},
+        "devices": list(record.get("devices", ())),
+        "driver": record.get("driver"),
+        "commits": commits,
+    }
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value
+
+
+CONTROL_COLUMNS = ("subject", "decoding", "role", "of", "verdict")
+
+
+def _cell(store: Store, digest: str) -> dict[str, Any]:
+    description = store.read_cell(digest) or {}
+    samples = list(store.samples(digest))
+    digests = sample_digests(samples)
+    return {
+        "labels": {axis: value for axis, value in description.get("labels", {}).items() if axis != "seed"},
+        "seed": description.get("seed"),
+        "control": description.get("control", False),
+        "model_digest": description.get("model_digest"),
+        "data": description.get("data", {}),
+        "samples": len(samples),
+        "failed": sum(bool(sample.get("failed")) for sample in samples),
+        "sha256": cell_digest(digests),
+        "short": "".join(one[:SAMPLE_DIGITS] for one in digests.values()),
+    }
+
+
+def _scores(view: RunView) -> list[dict[str, Any]]:
+    """One row per arm and metric, with the axes that vary."""
+    axes = [axis for axis in view.axes if axis not in view.fixed]
+    columns = (*axes, "mean", "low", "high", "samples", "clusters", "seeds", "missing")
+    metrics = [view.metric, *(metric for metric in view.metrics if metric != view.metric)]
+    return [
+        {"metric": metric, **row}
+        for metric in metrics
+        if view.scores[metric].notna().any()
+        for row in _records(summarize_arms(view.scores, metric, view.axes), columns)
+    ]
+
+
+def _records(frame: "DataFrame", columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows as plain values; None for what is missing."""
+    part = frame[[column for column in columns if column in frame]]
+    return [
+        {str(name): _plain(value) for name, value in row.items()}
+        for row in part.astype(object).where(part.notna(), None).to_dict("records")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

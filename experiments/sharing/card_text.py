@@ -1,0 +1,128 @@
+"""The card of a run as Markdown, with the metadata of a data set's README on a hub."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.config.yaml_document import to_flow_yaml
+from experiments.stats.formatting import format_estimate
+
+SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
+TAGS = ("mm-icl", "in-context-learning", "multimodal", "evaluation")
+
+
+def card_text(card: Mapping[str, Any], data_files: str = "") -> str:
+    """The card as Markdown.
+
+    Args:
+        card: The content of card.json.
+        data_files: The file of samples that a hub's viewer shows; '' adds no such metadata.
+    """
+    return "\n".join([*_metadata(card, data_files), *_body(card)]) + "\n"
+
+
+def _metadata(card: Mapping[str, Any], data_files: str) -> Iterator[str]:
+    """The YAML block of a data set card."""
+    yield from ("---", f"pretty_name: {to_flow_yaml(str(card['run']))}", f"tags: [{', '.join(TAGS)}]")
+    if data_files:
+        yield f"configs: [{{config_name: samples, data_files: {to_flow_yaml(data_files)}}}]"
+    yield from ("---", "")
+
+
+def _body(card: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {_escape(card['run'])}"
+    yield ""
+    counts = f"{card['samples']:,} samples in {len(card['cells']):,} cells, {card['failed']:,} of them failed"
+    yield f"{counts}; seeds {', '.join(map(str, card['seeds'])) or '–'}. Made with mm-icl {card['mm_icl']}."
+    if card["unfinished"]:
+        yield f"**{_escape(card['unfinished'])}**"
+    if card["origin"] != "computed":
+        yield f"The run was {card['origin']}, so no config computes its samples."
+    yield from ("", "## Scores", "", _fixed(card), "")
+    yield from _score_tables(card)
+    if card["controls"]:
+        yield from ("## Controls", "")
+        yield from _table(("subject", "decoding", "role", "of", "verdict"), card["controls"])
+    if card["findings"]:
+        yield from ("## What it shows", "", *(f"- {_escape(sentence)}" for sentence in card["findings"]), "")
+    yield from ("## What was run", "", "```yaml", *_config(card["config"]), "```", "")
+    yield from ("## Environment", "")
+    for one in card["environments"]:
+        yield f"- {_escape(describe(one))}"
+    yield from ("", "## Digests", "")
+    rows = [
+        {"model": digest, "cells": count}
+        for digest, count in _count(cell["model_digest"] for cell in card["cells"].values())
+    ]
+    yield from _table(("model", "cells"), rows)
+    data = [
+        {"queries": queries, "pool": pool, "cells": count}
+        for (queries, pool), count in _count(
+            (cell["data"].get("queries"), cell["data"].get("pool")) for cell in card["cells"].values()
+        )
+    ]
+    yield from _table(("queries", "pool", "cells"), data)
+    yield "card.json has a digest for the samples of each cell. Its own digest is"
+    yield f"`{card['digest']}`. To check it in a copy of the run directory, and to compute 50 of its samples again:"
+    yield from ("", "    icl verify card.json")
+
+
+def describe(environment: Mapping[str, Any]) -> str:
+    """One line on the versions, devices and commit that computed samples."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    devices = ", ".join(environment["devices"]) or "no GPU"
+    commits = [f"{where.replace('_', ' ')} {c['commit'][:10]}" for where, c in environment["commits"].items()]
+    changed = [where for where, c in environment["commits"].items() if c.get("dirty")]
+    parts = [versions or "unknown versions", devices, *(["commit of " + ", ".join(commits)] if commits else [])]
+    text = "; ".join(parts) + (f" (with changes: {', '.join(changed)})" if changed else "")
+    return f"{environment['samples']:,} samples: {text}"
+
+
+def _score_tables(card: Mapping[str, Any]) -> Iterator[str]:
+    for metric in dict.fromkeys(row["metric"] for row in card["scores"]):
+        rows = [row for row in card["scores"] if row["metric"] == metric]
+        axes = [axis for axis in rows[0] if axis not in SCORE_COLUMNS]
+        yield from _table(
+            (*axes, f"{metric} [95 % interval]", "n"),
+            [{**row, f"{metric} [95 % interval]": _estimate(row), "n": _size(row)} for row in rows],
+        )
+
+
+def _estimate(row: Mapping[str, Any]) -> str:
+    if row["mean"] is None:
+        return "–"
+    low, high = (row["mean"] if row[end] is None else row[end] for end in ("low", "high"))
+    return format_estimate(row["mean"], low, high, 3)
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    return f"{row['samples']:,}" + (f" ({row['missing']:,} missing)" if row["missing"] else "")
+
+
+def _fixed(card: Mapping[str, Any]) -> str:
+    return "In all cells: " + ", ".join(f"{axis} {_escape(value)}" for axis, value in card["fixed"].items()) + "."
+
+
+def _config(config: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{key}: {to_flow_yaml(value)}"
+
+
+def _count(values: Any) -> list[tuple[Any, int]]:
+    counts: dict[Any, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return list(counts.items())
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for row in rows:
+        yield f"| {' | '.join(_escape('' if row.get(c) is None else row[c]) for c in columns)} |"
+    yield ""
+
+
+def _escape(value: Any) -> str:
+    """The value as one line of Markdown without markup."""
+    text = " ".join(str(value).split())
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in text)

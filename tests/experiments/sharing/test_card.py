@@ -1,0 +1,224 @@
+"""Cards of runs, and what `icl verify` finds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.api import load_run, run
+from experiments.cli.main import main
+from experiments.results.loaded_run import Run
+from experiments.sharing.card import DIGEST, card_digest, make_card
+from experiments.sharing.card_text import card_text
+from experiments.store.store import Store, write_json
+
+GRID = """
+    name: t
+    task: {name: SHAPES, queries: 5}
+    model: TOY
+    metrics: [lenient, macro_f1]
+    observe: none
+    shots: 2
+    grid: {decoding: [greedy, {name: mask_only, of: vcd}]}
+    compare: {to: {decoding: greedy}}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its card."""
+    folder = tmp_path_factory.mktemp("made")
+    here = Path(__file__).parents[1]
+    text = GRID.replace("SHAPES", f"{here / 'shapes.py'}:Shapes").replace("TOY", f"{here / 'toy_model.py'}:ToyModel")
+    (folder / "grid.yaml").write_text(text)
+    done = run(folder / "grid.yaml", runs=folder, quiet=True)
+    write_json(done.path / "card.json", make_card(done))
+    return done.path
+
+
+@pytest.fixture
+def copy(made: Path) -> "Path":
+    """A copy of the run that a test may change, at the same depth."""
+    target = made.parent / "copy"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(made, target)
+    return target
+
+
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def call(*words: object) -> tuple[int, str]:
+        status = main(["verify", *map(str, words), "--trust", "--quiet"])
+        return status, "".join(capsys.readouterr())
+
+    return call
+
+
+def change_sample(folder: Path, change: Callable[[dict[str, Any]], None], new_card: bool) -> dict[str, Any]:
+    """Edits the first sample of the first cell, and writes the card again as a forger would."""
+    digest = load_run(folder).info["cells"][0]
+    samples = list(Store(folder).samples(digest))
+    change(samples[0])
+    Store(folder).replace_samples(digest, samples)
+    if new_card:
+        write_json(folder / "card.json", make_card(load_run(folder, trust=True)))
+    return samples[0]
+
+
+def change_card(folder: Path, change: Callable[[dict[str, Any]], None], new_digest: bool) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    change(card)
+    if new_digest:
+        card[DIGEST] = card_digest(card)
+    write_json(folder / "card.json", card)
+
+
+def test_a_card_has_scores_controls_environment_and_digests(made: Path) -> None:
+    card, loaded = json.loads((made / "card.json").read_text()), Run(made, trust=True)
+    for metric in ("lenient", "macro_f1"):
+        rows = [row for row in card["scores"] if row["metric"] == metric]
+        frame = loaded.scores(metric)
+        for column in ("mean", "low", "high"):
+            assert [row[column] for row in rows] == pytest.approx(list(frame[column]), nan_ok=True), column
+    assert (card["samples"], len(card["cells"]), card["seeds"]) == (5 * len(loaded.cells()), len(loaded.cells()), [0])
+    assert (card["controls"][0]["decoding"], card["controls"][0]["role"]) == ("greedy", "reference")
+    assert {"python", "torch", "transformers", "numpy"} <= set(card["environments"][0]["versions"])
+    assert card["environments"][0]["samples"] == card["samples"]
+    assert {"observe", "launcher"}.isdisjoint(card["config"])
+    digests = {cell["model_digest"] for cell in card["cells"].values()}
+    assert len(digests) == 1
+    text = card_text(card, "samples.parquet")
+    assert text.startswith("---\npretty_name: t\n")
+    for part in (*digests, card["digest"], "lenient [95 % interval]", "mask\\_only", "configs: [{config_name: samples"):
+        assert str(part) in text
+
+
+def test_the_order_of_samples_and_the_process_that_wrote_them_are_in_no_digest(made: Path, copy: Path) -> None:
+    for digest in load_run(copy).info["cells"]:
+        samples = [{**sample, "invocation": 7} for sample in Store(copy).samples(digest)]
+        Store(copy).replace_samples(digest, samples[::-1])
+    cells = [make_card(Run(folder, trust=True))["cells"] for folder in (made, copy)]
+    assert cells[0] == cells[1]
+
+
+def test_an_unchanged_run_agrees(made: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    status, text = verify(made / "card.json", "--samples", 8, "--seed", 3)
+    assert status == 0, text
+    assert "the card and all" in text
+    assert "every stored answer has the scores" in text
+    assert "computed    8 random samples again (--seed 3)\nagree       8 of 8 prompts, 8 of 8 answers" in text
+    assert "In float32, with the versions and the kind of device of the card, every answer agrees" in text
+
+
+def test_an_edited_card_is_found_whether_or_not_its_digest_was_made_again(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    def better(card: dict[str, Any]) -> None:
+        card["scores"][1]["mean"] = 0.99
+
+    change_card(copy, better, new_digest=False)
+    status, text = verify(copy, "--samples", 0)
+    assert status == 1
+    assert "the card was edited: its content has the digest" in text
+    change_card(copy, better, new_digest=True)
+    status, text = verify(copy, "--samples", 0)
+    assert (status, "the card was edited" in text) == (1, False)
+    assert "a score of the card is not that of the samples: scores[1] (" in text
+    assert ".mean is 0.99 in the card" in text
+
+
+def test_an_edited_sample_is_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    edited = change_sample(copy, lambda sample: sample.update(prompt="another"), new_card=False)
+    status, text = verify(copy, "--samples", 0)
+    assert status == 1
+    assert f"1 sample changed since the card was written: {edited['query']}." in text
+
+
+def test_a_removed_sample_is_found(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    digest = load_run(copy).info["cells"][0]
+    Store(copy).replace_samples(digest, list(Store(copy).samples(digest))[1:])
+    status, text = verify(copy, "--samples", 0)
+    assert (status, "the run has 4 samples, and the card 5" in text) == (1, True)
+
+
+def test_a_score_that_its_answer_does_not_give_is_found_under_a_new_card(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    def flip(sample: dict[str, Any]) -> None:
+        sample["scores"]["lenient"] = 1 - sample["scores"]["lenient"]
+
+    edited = change_sample(copy, flip, new_card=True)
+    status, text = verify(copy, "--samples", 1)
+    assert (status, "the card and all" in text) == (1, True)
+    assert f"query {edited['query']}, seed 0: the stored lenient is {edited['scores']['lenient']}, and" in text
+
+
+def test_an_invented_answer_with_right_scores_and_a_new_card_is_found_by_computing_it_again(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    def invent(sample: dict[str, Any]) -> None:
+        sample["output"] = sample["gold"][0] if sample["scores"]["lenient"] == 0 else "nothing"
+        sample["scores"] = dict.fromkeys(sample["scores"], 1.0 - sample["scores"]["lenient"])
+
+    edited = change_sample(copy, invent, new_card=True)
+    total = load_run(copy).cells()["finished"].sum()
+    status, text = verify(copy, "--samples", total)
+    assert status == 1
+    assert "every stored answer has the scores" in text
+    assert f"agree       {total} of {total} prompts, {total - 1} of {total} answers" in text
+    assert f"query {edited['query']}, seed 0: {edited['output']!r} in the run" in text
+    assert verify(copy, "--samples", total, "--allow", 1)[0] == 0
+
+
+def test_other_data_than_those_of_the_card_are_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    def other(card: dict[str, Any]) -> None:
+        for cell in card["cells"].values():
+            cell["data"]["pool"] = "0123456789abcdef"
+
+    change_card(copy, other, new_digest=True)
+    status, text = verify(copy, "--samples", 1)
+    assert (status, "the demonstrations of task 'shapes' are not those of the card" in text) == (2, True)
+
+
+def test_cells_that_this_version_cannot_compute_are_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    run_file = copy / "run.json"
+    run_file.write_text(run_file.read_text().replace('"queries": 5', '"queries": 4'))
+    status, text = verify(copy, "--samples", 1)
+    assert status == 2
+    assert "cells of the card cannot be computed here, such as task shapes" in text
+    assert "a component has changed" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "card.json does not exist. `icl card RUN` writes it."),
+        ("{", "card.json is damaged"),
+        ("[]", "card.json is damaged (no mapping)"),
+        ("{}", "card.json is not a results card"),
+        ('{"card": 9}', "has card format 9; this version reads 1"),
+        ('{"card": 1, "cells": {"a": 3}}', "cells.a cannot be 3"),
+    ],
+)
+def test_what_is_no_card_gets_a_sentence(
+    tmp_path: Path, verify: Callable[..., tuple[int, str]], content: str | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / "card.json").write_text(content)
+    status, text = verify(tmp_path / "card.json")
+    assert (status, sentence in text) == (2, True), text
+
+
+def test_a_card_without_its_run_asks_for_it(made: Path, tmp_path: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    shutil.copy(made / "card.json", tmp_path / "card.json")
+    assert "Name the run directory with --run." in verify(tmp_path / "card.json")[1]
+    assert verify(tmp_path / "card.json", "--run", made, "--samples", 0)[0] == 0
+
+
+def test_icl_card_writes_both_files(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["card", str(made), "--out", str(tmp_path / "new"), "--trust"]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["card.json", "card.md"]
+    assert json.loads((tmp_path / "new/card.json").read_text())["digest"] in capsys.readouterr().out
