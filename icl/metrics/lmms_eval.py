@@ -12,7 +12,7 @@ from icl.errors import ConfigError, DataError
 from icl.harness.metric_entry import MetricEntry, find_metric
 from icl.loading import SEARCH_FOLDERS
 from icl.metrics.base import Better
-from icl.registry import component
+from icl.registry import component, entries
 from icl.types import Example, Generation
 
 DOCUMENT, GOLD = "lmms_eval", "gold"
@@ -36,7 +36,7 @@ class LmmsEval:
 
     @property
     def label(self) -> str:
-        return self.metric
+        return label_of(self.metric)
 
     @property
     def better(self) -> Better:
@@ -55,6 +55,11 @@ class LmmsEval:
     @cached_property
     def _entry(self) -> MetricEntry:
         return find_metric(self.task, self.metric, SEARCH_FOLDERS.get())
+
+
+def label_of(metric: str) -> str:
+    """The name of a task's metric in tables. It differs from the names of the toolkit's metrics."""
+    return f"{metric} of lmms_eval" if metric in entries("metric") else metric
 
 
 def value_of(generation: Generation, example: Example, entry: MetricEntry) -> Any:

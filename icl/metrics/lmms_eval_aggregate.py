@@ -20,7 +20,7 @@ from icl.harness.loaded_task import LoadedTask, load_task
 from icl.harness.metric_entry import MetricEntry, find_metric
 from icl.loading import SEARCH_FOLDERS
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.lmms_eval import value_of
+from icl.metrics.lmms_eval import label_of, value_of
 from icl.metrics.run_level import SampleValues, group_indices, jackknife
 from icl.registry import component
 from icl.types import Example, Generation
@@ -51,7 +51,7 @@ class LmmsEvalAggregate:
 
     @property
     def label(self) -> str:
-        return self.metric
+        return label_of(self.metric)
 
     @property
     def better(self) -> Better:

@@ -14,13 +14,13 @@ Differs from the released code in the judge of MMVP, which is a language model t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.option_parsing import is_correct
 from icl.metrics.run_level import SampleValues, group_indices, mean_over_groups
-from icl.registry import component
+from icl.registry import component, later_parameter
 from icl.types import Example, Generation
 
 
@@ -31,10 +31,15 @@ class GroupAccuracy:
 
     better: ClassVar[Better] = "higher"
 
+    by: str | None = later_parameter(None)  # key of a sample's `meta` that makes the groups; None: the task's groups
+
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(is_correct(generation, example)) if example.group is not None else None
+        has_group = example.group is not None if self.by is None else self.by in example.meta
+        return float(is_correct(generation, example)) if has_group else None
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        if self.by is not None:
+            samples = [replace(s, group=str(s.meta[self.by])) if self.by in s.meta else s for s in samples]
         return mean_over_groups(samples, all_correct)
 
 

@@ -21,8 +21,9 @@ def total(parts, times=None):
 
 
 def run_metrics():
-    """Every metric of a whole run that the packages have."""
-    return [name for name in entries("metric") if isinstance(build("metric", {"name": name}), RunLevelMetric)]
+    """Every metric of a whole run that the packages have, except for those that need the name of a task."""
+    built = {name: build("metric", name) for name in entries("metric") if not name.startswith("lmms_eval")}
+    return [name for name, metric in built.items() if isinstance(metric, RunLevelMetric)]
 
 
 def cell(size=24, failed=()):
