@@ -39,7 +39,7 @@ MASKED = [name for name in ALL if is_share(parameters(name).get("beta", {}))]
 
 
 def test_there_are_strategies_with_a_plausibility_mask() -> None:
-    assert {"vcd", "icd", "m3id", "ced", "pai", "ritual", "vdd", "dola", "contrast"} == set(MASKED)
+    assert {"vcd", "icd", "m3id", "ced", "pai", "ritual", "vdd", "dola", "contrast", "crops", "residual"} == set(MASKED)
 
 
 @pytest.mark.parametrize("name", MASKED)

@@ -1,0 +1,118 @@
+"""As few demonstrations as the answer needs: the smallest number of shots with a clear margin.
+
+    m_k = log p(best | k shots) - log p(second | k shots)          of options, or of the first token
+    k* = the first k of `ladder` with m_k >= margin, else all demonstrations
+
+The scores are those of k* shots; a generated answer keeps its k* after the first token. `icl fit` chooses the margin on
+a dev split: the smallest one with the highest accuracy. It also stores how often each rung was taken there. The control
+is `choice: random`: a rung drawn with these frequencies for each query, so that it reads as many demonstrations. The
+whole prompt is branch 0, for traces and controls.
+
+No released code: a reconstruction; it is no single paper's method.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from decoding.base import Note, StatefulStrategy, StepState, Strategy, unit_strength
+from decoding.prompt_edits import demonstrations, keep_demonstrations
+from decoding.traits import Traits
+from icl.constraints import Count, Fraction, NonNegative
+from icl.errors import ConfigError
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def margins(logits: "Tensor") -> "Tensor":
+    """Difference of the two best log-probabilities: [..., V] -> [...]."""
+    best = logits.log_softmax(-1).topk(min(2, logits.shape[-1]), -1).values
+    difference: Tensor = best[..., 0] - best[..., -1]
+    return difference
+
+
+def first_clear(values: "Tensor", margin: float) -> "Tensor":
+    """The first rung at or above the margin, else the last one: margins [rungs, B] -> [B] indices."""
+    clear = values >= margin
+    clear[-1] = True
+    chosen: Tensor = clear.int().argmax(0)
+    return chosen
+
+
+@component("strategy", "adaptive_shots")
+@dataclass(frozen=True)
+class AdaptiveShots(StatefulStrategy):
+    """The scores under the smallest number of demonstrations at which the best token or option is clear."""
+
+    ladder: tuple[Count, ...] = (0, 1, 2, 4)  # numbers of shots to try before all of them, ascending
+    margin: NonNegative = 1.0  # difference of log-probabilities that is clear, in nats; 0 takes the first rung
+    near: Literal["last", "first"] = "last"  # demonstrations that few shots keep: the last or the first of the prompt
+    choice: Literal["margin", "random"] = "margin"  # how a rung is chosen; random is the control
+    shares: tuple[Fraction, ...] = ()  # frequency of each rung for `random`, all demonstrations last; none: equal
+
+    needs_labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if list(self.ladder) != sorted(set(self.ladder)):
+            raise ConfigError(f"ladder has ascending numbers of shots, each once, not {list(self.ladder)}.")
+        if self.shares and len(self.shares) != len(self.ladder) + 1:
+            raise ConfigError(f"shares has {len(self.shares)} numbers for the {len(self.ladder)} rungs and all shots.")
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(combines_options=True, keeps_state=True, draws_random_numbers=self.choice == "random")
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return unit_strength(logits)
+
+    def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
+        """One strategy per rung that always takes it, then all demonstrations. Raises ConfigError at 0 shots."""
+        if not shots:
+            raise ConfigError("adaptive_shots chooses among demonstrations, but there are none at 0 shots.")
+        count = len(self.ladder) + 1
+        return tuple(
+            replace(self, choice="random", shares=tuple(float(i == rung) for i in range(count)))
+            for rung in range(count)
+        )
+
+    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "AdaptiveShots":
+        """The smallest margin with the highest accuracy. logprobs: [queries, rungs, options]."""
+        import torch
+
+        values, target = margins(logprobs).T.contiguous(), torch.as_tensor(gold)
+        right = (logprobs.argmax(-1) == target[:, None]).T
+        candidates = [0.0, *sorted({float(value) for value in values[:-1].flatten()})]
+        accuracies = [float(right.gather(0, first_clear(values, one)[None]).float().mean()) for one in candidates]
+        margin = candidates[accuracies.index(max(accuracies))]
+        rungs = first_clear(values, margin)
+        shares = tuple(float((rungs == rung).float().mean()) for rung in range(len(values)))
+        return replace(self, margin=margin, shares=shares)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompt, one prompt per rung, and the prompt again."""
+        numbers = demonstrations(prompt)
+        ordered = numbers[::-1] if self.near == "last" else numbers
+        return prompt, *(keep_demonstrations(prompt, ordered[:k]) for k in self.ladder), prompt
+
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        import torch
+
+        rungs = logits[1:]
+        by_margin = first_clear(margins(rungs), self.margin).tolist()
+        for state, rung in zip(states, by_margin, strict=True):
+            if 0 not in state.memory:
+                state.memory[0] = rung if self.choice == "margin" else self._drawn_rung(state, len(rungs))
+        chosen = torch.tensor([int(state.memory[0]) for state in states], device=logits.device)
+        scores: Tensor = rungs[chosen, torch.arange(len(states), device=logits.device)]
+        return scores
+
+    def _drawn_rung(self, state: StepState, count: int) -> int:
+        shares = self.shares or (1 / count,) * count
+        return int(state.key.numpy("adaptive_shots").choice(count, p=[share / sum(shares) for share in shares]))

@@ -1,0 +1,109 @@
+"""SAVCD (2510.13315): the model chooses, for each question, the change of the image to contrast with.
+
+    scores = (1 + alpha) z(y | image) - alpha z(y | changed image),      if p(y) >= beta_t max p
+    beta_t = sharpest (1 - H(p_t) / ln V)
+
+The model reads the question and the names of the changes, and answers once. The mask is wide where the reference is
+uncertain. An answer that names no change, or several, takes the first one. The controls are `choice: random`, equally
+many of each, and the name of one change for all questions.
+
+No released code: a reconstruction from the abstract. The wording, the changes and their strengths are not the paper's.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from decoding.base import Generate, Note, Strategy
+from decoding.formulas.divergences import entropy
+from decoding.prompt_edits import remove_demonstrations, replace_question
+from decoding.traits import Traits
+from icl import edits, spans
+from icl.constraints import Fraction, NonNegative, PositiveInt
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHANGES: Mapping[str, edits.Edit] = {
+    "noise": edits.DiffusionNoise(500),
+    "colors": edits.RandomColors(),
+    "crop": edits.Crop(0.25, 0.25, 0.75, 0.75),
+    "mask": edits.RegionMask(0.25, 0.25, 0.75, 0.75),
+    "flip": edits.Flip(),
+    "shuffle": edits.ShuffledPatches(4),
+}
+"""Name -> change. The first one is taken if the answer names none."""
+
+Choice = Literal["model", "random", "noise", "colors", "crop", "mask", "flip", "shuffle"]
+REQUEST = (
+    "A question about this image: {question}\nWhich change of the image would make the question hardest to answer: "
+    "{changes}? Answer with one word."
+)
+
+
+def entropy_plausibility_mask(reference: "Tensor", beta: float) -> "Tensor":
+    """p(v) >= beta (1 - H(p) / ln V) max p: logits [B, V] -> [B, V] bool. The best token always stays."""
+    share = (beta * (1 - entropy(reference) / math.log(reference.shape[-1]))).clamp(min=1e-12, max=1.0)
+    mask: Tensor = reference >= reference.amax(-1, keepdim=True) + share.log()
+    return mask
+
+
+@component("strategy", "savcd")
+@dataclass(frozen=True)
+class SAVCD(Strategy):
+    """Contrast with a change of the image that the model chooses for the question."""
+
+    alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
+    sharpest: Fraction = 0.1  # minimal probability relative to the best token, for a certain reference; 0 masks nothing
+    choice: Choice = "model"  # who chooses the change; or one change for all questions
+    max_new_tokens: PositiveInt = 8  # length limit of the choice
+
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs=frozenset({"generate", "logits"} if self.choice == "model" else {"logits"}))
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 1 + self.alpha, -self.alpha
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
+        """The name of the change for each prompt."""
+        names = list(CHANGES)
+        if self.choice == "model":
+            answers = generate([_request(prompt) for prompt in prompts], self.max_new_tokens)
+            return [chosen_change(answer) for answer in answers]
+        if self.choice == "random":
+            return [names[prompt.key.order("savcd/change", names)[0]] for prompt in prompts]
+        return [self.choice] * len(prompts)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        """The prompt, and the prompt with the changed image of the query. note: the name of the change."""
+        name = str(note) if note is not None else next(iter(CHANGES))
+        return prompt, prompt.edit(CHANGES[name], "query")
+
+    def mask(self, reference: "Tensor") -> "Tensor | None":
+        return entropy_plausibility_mask(reference, self.sharpest) if self.sharpest else None
+
+    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+        original, changed = logits
+        scores: Tensor = (1 + self.alpha) * original - self.alpha * changed
+        return scores
+
+
+def chosen_change(answer: str) -> str:
+    """The change that an answer names; the first one if it names none or several."""
+    names = {name for name in CHANGES if re.search(rf"\b{name}\b", answer, re.IGNORECASE)}
+    return names.pop() if len(names) == 1 else next(iter(CHANGES))
+
+
+def _request(prompt: Prompt) -> Prompt:
+    """The query's image and the question of the choice, without demonstrations."""
+    question = "".join(part.text or "" for part in prompt.parts() if part.name == spans.QUESTION)
+    text = REQUEST.format(question=question, changes=", ".join(CHANGES))
+    return replace_question(remove_demonstrations(prompt), text)

@@ -1,0 +1,214 @@
+"""Residual Decoding, CRoPS, SAVCD, adaptive shots and Parallel-ICL, by hand and against what they reduce to."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from decoding.base import InitialStepState
+from decoding.formulas.divergences import jensen_shannon
+from decoding.formulas.row_steps import RowSteps
+from decoding.prompt_edits import keep_demonstrations
+from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, margins
+from decoding.strategies.crops import CRoPS
+from decoding.strategies.moicl import MoICL
+from decoding.strategies.parallel_icl import ParallelICL, quantized_shares
+from decoding.strategies.residual import ResidualDecoding, residual
+from decoding.strategies.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
+from decoding.strategies.vcd import VCD
+from icl.errors import ConfigError, PlanError
+from icl.streams import StreamKey
+from tests.decoding.prompts import prompt
+
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(3, 4, 9, generator=GENERATOR)
+
+
+def run_steps(strategy, steps: torch.Tensor, states=None) -> torch.Tensor:
+    """The scores of each step: logits [T, B, V] -> [T, B, V]."""
+    states = states or [InitialStepState() for _ in range(steps.shape[1])]
+    return torch.stack([strategy.combine_stateful(logits[None], t, states) for t, logits in enumerate(steps)])
+
+
+def test_residual_adds_the_weighted_mean_of_the_stable_steps() -> None:
+    steps = torch.randn(5, 1, 6, generator=GENERATOR)
+    scores = run_steps(ResidualDecoding(), steps)[4, 0]
+    logprobs = steps[:, 0].log_softmax(-1)
+    changes = torch.stack([jensen_shannon(logprobs[i][None], logprobs[i - 1][None])[0, 0] for i in (1, 2, 3)])
+    stable = [i for i, change in zip((1, 2, 3), changes, strict=True) if change <= changes.sort().values[1]]
+    assert len(stable) == 2
+    best = [float(logprobs[i].exp().max()) for i in stable]
+    history = sum(c * logprobs[i] for c, i in zip(best, stable, strict=True)) / sum(best)
+    assert torch.allclose(scores, logprobs[4] + 0.5 * history, atol=1e-6)
+    mean = run_steps(ResidualDecoding(history="all"), steps)[4, 0]
+    assert not torch.allclose(mean, scores)
+    assert torch.allclose(residual(logprobs[1:4], changes, stable=False), (mean - logprobs[4]) / 0.5, atol=1e-5)
+
+
+def test_residual_leaves_two_steps_and_forgets_what_is_outside_its_window() -> None:
+    steps = torch.randn(12, 2, 6, generator=GENERATOR)
+    scores, plain = run_steps(ResidualDecoding(window=3), steps), steps.log_softmax(-1)
+    assert torch.allclose(scores[:2], plain[:2])
+    assert not torch.allclose(scores[2], plain[2])
+    other = steps.clone()
+    other[:7] += 1.7 * torch.randn(7, 2, 6, generator=GENERATOR)
+    assert torch.allclose(run_steps(ResidualDecoding(window=3), other)[11], scores[11], atol=1e-6)
+    states = [InitialStepState(), InitialStepState()]
+    last = run_steps(ResidualDecoding(window=3), steps, states)[11]
+    again = ResidualDecoding(window=3).combine_stateful(steps[11][None], 11, states)
+    assert torch.equal(last, again)
+    assert len(states[0].memory) <= 4
+    assert torch.allclose(run_steps(ResidualDecoding(alpha=0.0), steps), plain)
+
+
+def test_crops_by_hand_and_confident_rows_are_the_references() -> None:
+    crops = CRoPS()
+    reference, language, statistics = LOGITS.log_softmax(-1)
+    gamma = math.exp(-0.01 * 8)
+    full = reference + (1 - gamma) / gamma * (reference - language)
+    assert torch.allclose(crops.combine(LOGITS, 7), 2 * full - statistics, atol=1e-5)
+    rows = torch.cat([crops.combine(LOGITS[:, i : i + 1], step) for i, step in enumerate((7, 0, 3, 2))])
+    assert torch.allclose(crops.combine(LOGITS, RowSteps([7, 0, 3, 2])), rows, atol=1e-6)  # type: ignore[arg-type]
+    sure = LOGITS.clone()
+    sure[0, 1, 2] += 20
+    scores = crops.combine(sure, 7)
+    assert torch.allclose(scores[1], sure[0, 1].log_softmax(-1))
+    assert crops.reference_decides(sure[0]).tolist() == [False, True, False, False]  # type: ignore[union-attr]
+    assert crops.mask(sure[0])[1].sum() == 1  # type: ignore[index]
+    assert len(crops.branches(prompt(2))) == 3
+
+
+def test_savcd_takes_the_change_that_the_model_names_once_per_question() -> None:
+    requests = []
+
+    def generate(prompts, max_new_tokens):
+        requests.extend(prompts)
+        return ["Colors.", "none of these", "crop or mask"]
+
+    prompts = [prompt(2), prompt(1), prompt(0)]
+    assert SAVCD().prepare(prompts, generate) == ["colors", "noise", "noise"]
+    assert all(len(request.images) == 1 and "colors, crop" in request.text for request in requests)
+    changed = SAVCD().branches(prompts[0], "colors")[1]
+    assert "random_colors" in changed.images[-1].edits[0].describe()
+    assert [i.edits == () for i in changed.images] == [True, True, False]
+    assert chosen_change("the CROP") == "crop"
+    keyed = [replace(prompt(1), key=StreamKey(0, f"q{i}")) for i in range(60)]
+    random = SAVCD(choice="random").prepare(keyed, generate)
+    assert all(random.count(name) > 3 for name in CHANGES)
+    assert SAVCD(choice="flip").prepare(prompts, generate) == ["flip"] * 3
+    assert torch.equal(SAVCD().combine(LOGITS[:2], 0), VCD().combine(LOGITS[:2], 0))
+
+
+def test_the_mask_of_savcd_is_wide_for_an_uncertain_reference() -> None:
+    sharp, flat = torch.tensor([[9.0, 5.0, 0.0, 0.0]]), torch.zeros(1, 4)
+    assert entropy_plausibility_mask(flat, 1.0).all()
+    assert entropy_plausibility_mask(sharp, 1.0).sum() == 1
+    mild = torch.tensor([[2.0, 0.5, 0.0, 0.0]])
+    share = 0.5 * (1 - float(torch.special.entr(mild.softmax(-1)).sum()) / math.log(4))
+    assert entropy_plausibility_mask(mild, 0.5).tolist() == (mild >= 2 + math.log(share)).tolist()
+
+
+RUNGS = torch.tensor([[0.4, 0.35, 0.25], [0.6, 0.3, 0.1], [0.9, 0.05, 0.05]]).log()[:, None]
+
+
+def test_adaptive_shots_take_the_first_clear_rung_and_stay_on_it() -> None:
+    logits = torch.cat([RUNGS[:1] * 0, RUNGS])
+    for margin, rung in ((0.0, 0), (0.1, 0), (0.2, 1), (1.0, 2), (99.0, 2)):
+        strategy = AdaptiveShots(ladder=(0, 2), margin=margin)
+        state = InitialStepState()
+        assert torch.equal(strategy.combine_stateful(logits, 0, [state]), RUNGS[rung])
+        later = torch.cat([RUNGS[:1] * 0, RUNGS.flip(0)])
+        assert torch.equal(strategy.combine_stateful(later, 1, [state]), RUNGS.flip(0)[rung])
+    assert margins(RUNGS)[1, 0] == pytest.approx(math.log(2))
+
+
+def test_adaptive_shots_read_the_nearest_demonstrations() -> None:
+    whole = prompt(1, shots=4)
+    branches = AdaptiveShots(ladder=(0, 1, 2)).branches(whole)
+    assert [len(b.images) for b in branches] == [5, 1, 2, 3, 5]
+    assert branches[2] == keep_demonstrations(whole, (3,))
+    assert AdaptiveShots(ladder=(1,), near="first").branches(whole)[1] == keep_demonstrations(whole, (0,))
+    with pytest.raises(ConfigError, match="ascending"):
+        AdaptiveShots(ladder=(2, 1))
+    with pytest.raises(ConfigError, match="shares has 1 numbers for the 2 rungs"):
+        AdaptiveShots(ladder=(0, 1), shares=(1.0,))
+
+
+def test_the_fitted_margin_is_the_smallest_with_the_highest_accuracy() -> None:
+    unsure, sure = [0.5, 0.3, 0.2], [0.98, 0.01, 0.01]
+    right_late = [[unsure, unsure], [sure, sure], [[0.3, 0.5, 0.2], sure]]
+    logprobs = torch.tensor(right_late).log()
+    fitted = AdaptiveShots(ladder=(0,)).fit(logprobs, [0, 0, 0])
+    values = margins(logprobs).T
+    assert fitted.margin > math.log(0.5 / 0.3) - 1e-6
+    assert fitted.margin <= math.log(98) + 1e-4
+    chosen = first_clear(values.contiguous(), fitted.margin)
+    assert logprobs.argmax(-1)[torch.arange(3), chosen].tolist() == [0, 0, 0]
+    assert sum(fitted.shares) == pytest.approx(1)
+    assert len(AdaptiveShots(ladder=(0,)).calibration_strategies(4)) == 2
+    with pytest.raises(ConfigError, match="0 shots"):
+        AdaptiveShots().calibration_strategies(0)
+
+
+def test_the_random_control_has_the_frequencies_of_the_fit() -> None:
+    strategy = AdaptiveShots(ladder=(0, 2), choice="random", shares=(0.5, 0.5, 0.0))
+    logits = torch.cat([RUNGS[:1] * 0, RUNGS]).expand(-1, 200, -1)
+    states = [InitialStepState(StreamKey(0, str(i))) for i in range(200)]
+    strategy.combine_stateful(logits, 0, states)
+    rungs = [state.memory[0] for state in states]
+    assert 70 < rungs.count(0) < 130
+    assert rungs.count(2) == 0
+
+
+class FixedVectors:
+    """An embedder with a vector for each demonstration (by its owner) and for the query."""
+
+    digest = "fixed vectors"
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def embed_images(self, items):
+        rows = np.array([self.vectors[item.id] for item in items], dtype=float)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+VECTORS = {"0": [1, 0.1], "1": [1, -0.1], "2": [0.1, 1], "3": [-0.1, 1], "None": [1, 0]}
+
+
+def parallel(**parameters) -> ParallelICL:
+    return ParallelICL(embedder=FixedVectors(VECTORS), **parameters)
+
+
+def test_parallel_icl_weights_its_clusters_by_similarity() -> None:
+    whole = prompt(1, shots=4)
+    near, far = keep_demonstrations(whole, (0, 1)), keep_demonstrations(whole, (2, 3))
+    branches = parallel(tau=1.0, resolution=100).branches(whole)
+    share = branches[1:].count(near) / 100
+    similarity = [np.mean([np.dot(v, VECTORS["None"]) / np.linalg.norm(v) for v in chunk]) for chunk in
+                  ([VECTORS["0"], VECTORS["1"]], [VECTORS["2"], VECTORS["3"]])]  # fmt: skip
+    assert share == pytest.approx(1 / (1 + math.exp(similarity[1] - similarity[0])), abs=0.006)
+    assert set(branches[1:]) == {near, far}
+    assert set(parallel(tau=1e-6).branches(whole)[1:]) == {near}
+    assert set(parallel(share="nearest").branches(whole)[1:]) == {near}
+
+
+def test_parallel_icl_reduces_to_moicl_and_to_the_whole_prompt() -> None:
+    whole = prompt(1, shots=4)
+    equal = parallel(share="equal", chunks="consecutive", resolution=2)
+    assert equal.branches(whole) == MoICL(groups=2).branches(whole)
+    assert torch.allclose(equal.combine(LOGITS, 0), MoICL(groups=2).combine(LOGITS, 0), atol=1e-6)
+    assert parallel(groups=1).branches(whole) == (whole, whole)
+    assert set(parallel(chunks="random", share="equal").branches(whole)[1:]) != {whole}
+    assert quantized_shares(np.array([0.5, 0.3, 0.2]), 10) == [5, 3, 2]
+    assert quantized_shares(np.array([0.34, 0.33, 0.33]), 4) == [2, 1, 1]
+
+
+def test_parallel_icl_without_images_to_compare_is_a_sentence() -> None:
+    bare = prompt(3).without_images("query")
+    with pytest.raises(PlanError, match="the query has none"):
+        parallel().branches(bare)
+    with pytest.raises(PlanError, match="demonstration 0 has none"):
+        parallel().branches(prompt(3).without_images("demos"))
