@@ -71,12 +71,12 @@ def test_crops_by_hand_and_confident_rows_are_the_references() -> None:
     assert torch.allclose(crops.combine(LOGITS, 7), 2 * full - statistics, atol=1e-5)
     rows = torch.cat([crops.combine(LOGITS[:, i : i + 1], step) for i, step in enumerate((7, 0, 3, 2))])
     assert torch.allclose(crops.combine(LOGITS, RowSteps([7, 0, 3, 2])), rows, atol=1e-6)  # type: ignore[arg-type]
-    sure = LOGITS.clone()
-    sure[0, 1, 2] += 20
-    scores = crops.combine(sure, 7)
-    assert torch.allclose(scores[1], sure[0, 1].log_softmax(-1))
-    assert crops.reference_decides(sure[0]).tolist() == [False, True, False, False]  # type: ignore[union-attr]
-    assert crops.mask(sure[0])[1].sum() == 1  # type: ignore[index]
+    certain = LOGITS.clone()
+    certain[0, 1, 2] += 20
+    scores = crops.combine(certain, 7)
+    assert torch.allclose(scores[1], certain[0, 1].log_softmax(-1))
+    assert crops.reference_decides(certain[0]).tolist() == [False, True, False, False]  # type: ignore[union-attr]
+    assert crops.mask(certain[0])[1].sum() == 1  # type: ignore[index]
     assert len(crops.branches(prompt(2))) == 3
 
 
@@ -137,8 +137,8 @@ def test_adaptive_shots_read_the_nearest_demonstrations() -> None:
 
 
 def test_the_fitted_margin_is_the_smallest_with_the_highest_accuracy() -> None:
-    unsure, sure = [0.5, 0.3, 0.2], [0.98, 0.01, 0.01]
-    right_late = [[unsure, unsure], [sure, sure], [[0.3, 0.5, 0.2], sure]]
+    unsure, certain = [0.5, 0.3, 0.2], [0.98, 0.01, 0.01]
+    right_late = [[unsure, unsure], [certain, certain], [[0.3, 0.5, 0.2], certain]]
     logprobs = torch.tensor(right_late).log()
     fitted = AdaptiveShots(ladder=(0,)).fit(logprobs, [0, 0, 0])
     values = margins(logprobs).T
