@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from decoding.interventions.fit_data import FitData
     from icl.models.hf.model import HF
 
-Control = Literal["none", "random", "shuffled", "zero_shot"]
-"""What replaces the fitted vectors: nothing, random ones of equal norm, or those of sources with shuffled answers or
-without demonstrations."""
+Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
+"""What replaces the fitted vectors: nothing, random ones of equal norm, as many random heads, those of sources with
+shuffled answers, or those of sources without demonstrations."""
 
 
 class SteeringMethod:
@@ -195,9 +195,8 @@ class FittedMethod(SteeringMethod):
     def controls(self) -> tuple[SteeringMethod, ...]:
         if self.control != "none" or not self.fitted:
             return ()
-        stored = [
-            one for one in self.available_controls if one == "random" or f"{self.tensor}.{one}" in self.file.tensors
-        ]
+        made = ("random", "random_heads")
+        stored = [one for one in self.available_controls if one in made or f"{self.tensor}.{one}" in self.file.tensors]
         return tuple(replace(self, control=one) for one in stored)
 
 

@@ -11,43 +11,26 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.interventions.base import random_of_equal_norm
 from decoding.interventions.edits import VectorEdit, replaced, shifted
-from decoding.interventions.fit_data import DevPrompt, FitData, common_share
+from decoding.interventions.fit_data import FitData, common_share
 from decoding.interventions.task_vector import TaskVector
 from decoding.interventions.vector_file import write_vector_file
 from icl.errors import ConfigError, DataError
 from icl.models.hf.model import HF
 from icl.models.interventions import Site, steer
 from icl.registry import build
-from icl.tasks.generated.operators import OperatorsTask
-from icl.types import Context, Demo, Generation, Prompt
-from prompts.composers.chat import Chat
+from icl.types import Generation, Prompt
+from tests.decoding.interventions.dev_split import dev, tiny, write
 
 
 @pytest.fixture(scope="module")
 def hf() -> HF:
-    model = HF(path="tiny", device="cpu")
-    model.load()
-    return model
-
-
-def dev(count: int, seed: int) -> tuple[DevPrompt, ...]:
-    """Prompts with eight demonstrations of minus."""
-    task = OperatorsTask(operator="minus", query_limit=count, seed=seed)
-    made = []
-    for query in task.queries:
-        demos = tuple(Demo(example) for example in task.pool(query.id).examples[:8])
-        made.append(DevPrompt(f"{seed}/{query.id}", Chat().compose(Context(query.query, demos)), query.answers))
-    return tuple(made)
+    return tiny()
 
 
 @pytest.fixture(scope="module")
 def fitted(hf: HF, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    result = TaskVector().fit(FitData(hf, dev(12, 1), dev(20, 2)))
-    path = tmp_path_factory.mktemp("vectors") / "plus.safetensors"
-    write_vector_file(
-        path, "task_vector", tensors=result.tensors, parameters=result.parameters,
-        record={"width": 160}, report=result.report,
-    )  # fmt: skip
+    path = tmp_path_factory.mktemp("vectors") / "minus.safetensors"
+    write(path, TaskVector(), TaskVector().fit(FitData(hf, dev(12, 1), dev(20, 2))))
     return path
 
 

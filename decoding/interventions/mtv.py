@@ -1,0 +1,150 @@
+"""Multimodal task vectors: mean inputs of some attention heads, put in place of the query's own.
+
+Huang et al., Multimodal Task Vectors Enable Many-Shot Multimodal In-Context Learning, NeurIPS 2024 (arXiv 2406.15334).
+
+    input of the output projection, heads of a mask, last token of the prompt and every generated token := a_lh
+
+The mask is found in one of two ways:
+
+    effect       heads in the order of their AIE (`head_effects`); the choice part decides how many
+    reinforce    the paper's: Bernoulli logits from -1, Adam .1; each step takes one random prompt without
+                 demonstrations and 32 masks; the loss of the first answer token is standardized in the step;
+                 the best of 10 sampled masks on the choice part
+
+All heads at once must fail: the query itself is then no longer read.
+
+Differs from the released code in: `effect` is the default; the module runs, so that bias, adapters and quantized
+weights count (the release multiplies by the weight alone); heads have their own width; every row is edited, not the
+last one of a batch; the choice part shares no query with the sources; Idefics2's rule that drops p < .8 is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.edits import HeadEdit
+from decoding.interventions.fit_data import FitData
+from decoding.interventions.head_effects import (
+    head_edit,
+    head_effects,
+    head_sites,
+    mean_head_inputs,
+    random_heads,
+    strongest,
+)
+from icl.constraints import PositiveInt
+from icl.models.interventions import Where, steer
+from icl.registry import component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MASKS, FINAL_MASKS, RATE, FIRST_LOGIT = 32, 10, 0.1, -1.0
+"""Masks of a step, sampled masks at the end, Adam's rate, and the first Bernoulli logit of every head."""
+
+Heads = list[tuple[int, int]]
+
+
+@component("intervention", "mtv")
+@dataclass(frozen=True)
+class MTV(FittedMethod):
+    """Mean head inputs of prompts with demonstrations, which replace those of some heads.
+
+    Controls: random inputs of equal norm, as many random heads, sources with shuffled answers, sources without
+    demonstrations, and all heads (`num_heads` of the model), which must fail.
+    """
+
+    search: Literal["effect", "reinforce"] = "effect"  # how heads are found
+    num_heads: PositiveInt | None = None  # heads of the search `effect`; null: the number that the fit chose
+    steps: PositiveInt = 600  # steps of the search `reinforce`
+    part: Literal["prompt", "both"] = "both"  # edit the prompt's last token, or also every generated token
+
+    tensor: ClassVar[str] = "heads"
+    available_controls: ClassVar[tuple[Control, ...]] = ("random", "random_heads", "shuffled", "zero_shot")
+
+    def intervention(self) -> HeadEdit:
+        tensors, where = self.file.tensors, Where(part=self.part)
+        layers = [int(layer) for layer in self.file.parameters["layers"]]
+        inputs, heads = tensors["heads"], self._heads()
+        if self.control == "random_heads":
+            heads = random_heads(inputs.shape, len(heads), seed=0)
+        elif self.control == "random":
+            inputs = random_of_equal_norm(inputs, self.file.digest)
+        elif self.control != "none":
+            inputs = self.vectors
+        return head_edit(layers, inputs, heads, self.strength, where=where)
+
+    def _heads(self) -> Heads:
+        if self.file.parameters["search"] == "reinforce":
+            return [(int(i), int(head)) for i, head in self.file.tensors["mask"].nonzero().tolist()]
+        return strongest(self.file.tensors["effects"], int(self.chosen("num_heads")))
+
+    def fit(self, data: FitData) -> FittedTensors:
+        means, layers = mean_head_inputs(data), [site.layer for site in head_sites(data.model)]
+        inputs, where = means["few_shot"], Where(part=self.part)
+        tensors = {"heads": inputs, "heads.zero_shot": means["zero_shot"], "heads.shuffled": means["shuffled"]}
+        if self.search == "reinforce":
+            masks = sampled_masks(data, layers, inputs, self.steps)
+            edits = [(head_edit(layers, inputs, mask, where=where),) for mask in masks]
+            scores = data.accuracies(edits)
+            chosen = masks[scores.index(max(scores))]
+            tensors["mask"] = _as_mask(inputs, chosen)
+            report = {**data.reference_accuracies(), "accuracy": {str(i): score for i, score in enumerate(scores)}}
+            return FittedTensors(tensors, {"search": "reinforce", "layers": layers, "num_heads": len(chosen)}, report)
+        effects = tensors["effects"] = head_effects(data, inputs, data.choice)
+        every = effects.numel()
+        counts = [one for one in (1, 3, 5, 10, 20, 40) if one < every] + [every]
+        counts = counts if self.num_heads is None else [self.num_heads]
+        edits = [(head_edit(layers, inputs, strongest(effects, count), where=where),) for count in counts]
+        by_count = dict(zip(counts, data.accuracies(edits), strict=True))
+        count = max(by_count, key=lambda one: (by_count[one], -one))
+        report = {
+            **data.reference_accuracies(),
+            "accuracy": {f"{one} heads": score for one, score in by_count.items()},
+            "heads": [[i, head, round(float(effects[i, head]), 4)] for i, head in strongest(effects, 10)],
+        }
+        return FittedTensors(tensors, {"search": "effect", "layers": layers, "num_heads": count}, report)
+
+
+def sampled_masks(data: FitData, layers: Sequence[int], inputs: "Tensor", steps: int) -> list[Heads]:
+    """Masks of the distribution that REINFORCE learned. Random numbers come from the seed of the data.
+
+    Args:
+        data: The dev split; its sources give the prompts of the steps.
+        layers: Layers with heads.
+        inputs: Mean head inputs [layers with heads, H, e].
+        steps: Number of steps.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(data.seed)
+    logits = torch.full(inputs.shape[:2], FIRST_LOGIT, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=RATE)
+    for step in range(steps):
+        one = data.sources[int(torch.randint(len(data.sources), (), generator=generator))]
+        masks = torch.rand((MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
+        edits = [head_edit(layers, inputs, _as_heads(mask)) for mask in masks]
+        prompts = [steer(one.without_demonstrations, edit) for edit in edits]
+        losses = -data.first_token_logprobs(prompts, [one.answers[0]] * MASKS)
+        advantage = (losses - losses.mean()) / losses.std().clamp(min=1e-6)
+        with torch.enable_grad():
+            logprob = torch.distributions.Bernoulli(logits=logits).log_prob(masks.float()).sum((1, 2))
+            (logits.grad,) = torch.autograd.grad((advantage * logprob).mean(), logits)
+        optimizer.step()
+        data.on_progress("REINFORCE", step + 1, steps)
+    final = torch.rand((FINAL_MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
+    return [_as_heads(mask) for mask in final]
+
+
+def _as_heads(mask: "Tensor") -> Heads:
+    return [(int(i), int(head)) for i, head in mask.nonzero().tolist()]
+
+
+def _as_mask(inputs: "Tensor", heads: Heads) -> "Tensor":
+    import torch
+
+    mask = torch.zeros(inputs.shape[:2])
+    for i, head in heads:
+        mask[i, head] = 1
+    return mask
