@@ -25,6 +25,7 @@ from decoding.interventions.head_effects import (
     mean_head_inputs,
     random_heads,
     strongest,
+    summed,
 )
 from icl.constraints import Count, PositiveInt
 from icl.models.interventions import Site, Where
@@ -58,7 +59,7 @@ class FunctionVector(FittedMethod):
             heads = random_heads(effects.shape, count, seed=0)
         elif self.control in ("shuffled", "zero_shot"):
             contributions = self.vectors
-        vector = sum(contributions[i, head] for i, head in heads)
+        vector = summed(contributions, heads)
         if self.control == "random":
             vector = random_of_equal_norm(vector, self.file.digest)
         site = Site("residual", int(self.chosen("layer")))
@@ -74,7 +75,7 @@ class FunctionVector(FittedMethod):
         settings = [(layer, count) for layer in layers for count in counts]
         where = Where(part=self.part)
         edits = [
-            (VectorEdit({sites[layer]: sum(added["few_shot"][i, head] for i, head in strongest(effects, count))},
+            (VectorEdit({sites[layer]: summed(added["few_shot"], strongest(effects, count))},
                         "add", self.strength or 1.0, where),)
             for layer, count in settings
         ]  # fmt: skip

@@ -93,6 +93,13 @@ def strongest(effects: "Tensor", count: int) -> list[tuple[int, int]]:
     return [divmod(place, effects.shape[1]) for place in order]
 
 
+def summed(contributions: "Tensor", heads: Sequence[tuple[int, int]]) -> "Tensor":
+    """The sum of what some heads add [d], in an order of its own: contributions [layers with heads, H, d]."""
+    import torch
+
+    return torch.stack([contributions[i, head] for i, head in sorted(heads)]).sum(0)
+
+
 def random_heads(shape: Sequence[int], count: int, seed: int) -> list[tuple[int, int]]:
     """(index of the layer, head) of as many random heads."""
     import torch

@@ -117,6 +117,7 @@ def sampled_masks(data: FitData, layers: Sequence[int], inputs: "Tensor", steps:
         steps: Number of steps.
     """
     import torch
+    from torch import nn
 
     generator = torch.Generator().manual_seed(data.seed)
     logits = torch.full(inputs.shape[:2], FIRST_LOGIT, requires_grad=True)
@@ -129,8 +130,8 @@ def sampled_masks(data: FitData, layers: Sequence[int], inputs: "Tensor", steps:
         losses = -data.first_token_logprobs(prompts, [one.answers[0]] * MASKS)
         advantage = (losses - losses.mean()) / losses.std().clamp(min=1e-6)
         with torch.enable_grad():
-            logprob = torch.distributions.Bernoulli(logits=logits).log_prob(masks.float()).sum((1, 2))
-            (logits.grad,) = torch.autograd.grad((advantage * logprob).mean(), logits)
+            logprob = masks * nn.functional.logsigmoid(logits) + ~masks * nn.functional.logsigmoid(-logits)
+            (logits.grad,) = torch.autograd.grad((advantage * logprob.sum((1, 2))).mean(), logits)
         optimizer.step()
         data.on_progress("REINFORCE", step + 1, steps)
     final = torch.rand((FINAL_MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
