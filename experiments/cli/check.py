@@ -1,8 +1,9 @@
 """Check one component, ours or yours, against the contract of its kind."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from experiments.cli.component_kinds import kind_of, kind_with
 from icl import testing
 from icl.errors import ConfigError, did_you_mean, strip_control_characters
 from icl.registry import PACKAGES, build, with_article
+
+if TYPE_CHECKING:
+    from icl.types import Example, Generation
 
 CHECKS = tuple(kind for kind in PACKAGES if f"check_{kind}" in testing.__all__)
 
@@ -46,6 +50,10 @@ def command(
     if cases:
         _compare(kind, component, cases)
         return
+    if kind == "metric":
+        from icl.testing.conformance import metric_probes
+
+        _collect_verdicts(component, list(metric_probes()))
     try:
         facts = getattr(testing, f"check_{kind}")(component)
     except AssertionError as error:
@@ -58,17 +66,31 @@ def command(
 
 def _compare(kind: str, metric: Any, file: str) -> None:
     """Prints the cases that a metric judges otherwise. Exits with 1 if there are any."""
+    from experiments.stats.agreement import measure_agreement
     from icl.testing.answer_cases import SHIPPED, disagreements, read_cases
 
     if kind != "metric":
         raise ConfigError(f"--cases checks a metric against cases, not {with_article(kind)}.")
     cases = read_cases(SHIPPED if file == "shipped" else Path(file))
+    _collect_verdicts(metric, [case.as_sample for case in cases])
     sentences = list(disagreements(metric, cases))
     for sentence in sentences:
         print(strip_control_characters(sentence))
     print(f"agreement {len(cases) - len(sentences)} of {len(cases)}")
+    print(measure_agreement([(case.right, case.verdict(metric)) for case in cases]).describe())
     if sentences:
         raise typer.Exit(1)
+
+
+def _collect_verdicts(metric: Any, samples: "Sequence[tuple[Generation, Example]]") -> None:
+    """Asks the model of a judge for the verdicts that it needs. Other metrics need none."""
+    from icl.metrics.judge import Judge
+
+    if isinstance(metric, Judge):
+        from experiments.running.judging import collect_verdicts
+
+        requests = [metric.request(generation.text, example) for generation, example in samples]
+        collect_verdicts(metric, requests, lambda text: print(text, file=sys.stderr))
 
 
 def _read(words: list[str]) -> tuple[str, str, list[str]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 
 from experiments.planning.plan import DecodingPlan, Plan
+from icl.metrics.judge import CONTROLS, Judge
 
 GAP = 3
 """Spaces between two columns of the table."""
@@ -63,6 +64,13 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     counted = "; ".join(f"{title} {n:,} of {of:,}" for title, (n, of) in plan.counted.items() if n < of)
     if counted:
         yield " " * 13, f"estimated from a random choice of queries: {counted}"
+    for name, metric in plan.grid.metrics.items():
+        if isinstance(metric, Judge):
+            yield (
+                "judge        ",
+                f"{name}: asked once for each distinct question and answer, so at most {plan.samples:,} times, and for "
+                f"its controls on up to {CONTROLS} queries",
+            )
     if work.failed:
         yield " " * 13, f"{format_count(work.failed)} samples have no prompt; the reasons are at the end"
     yield "", ""

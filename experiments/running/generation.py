@@ -91,6 +91,25 @@ def _through_engine(
     engine_for(model)(model, decoding_requests, counters, **options, on_result=on_result)
 
 
+def answer_prompts(
+    model: Model, prompts: Sequence[Prompt], max_new_tokens: int, on_answer: Callable[[int, Answer], None]
+) -> None:
+    """Answers prompts greedily on a loaded model. Calls `on_answer` with the index of each prompt, in any order."""
+    if not model.abilities & {"logits", "strategies"}:
+        model.generate_each([Request(prompt, max_new_tokens=max_new_tokens) for prompt in prompts], on_answer)
+        return
+    from decoding.arms.arm import parse_arm
+    from decoding.engine.requests import DecodingRequest, Failure
+
+    arm = parse_arm("greedy")
+    requests = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for prompt in prompts]
+
+    def on_result(i: int, result: Generation | Failure) -> None:
+        on_answer(i, result.reason if isinstance(result, Failure) else result)
+
+    engine_for(model)(model, requests, on_result=on_result)
+
+
 def engine_for(model: Model) -> Callable[..., Any]:
     """`run_requests` of the engine for this model: on its server, inside vLLM, or the token loop."""
     if "strategies" in model.abilities and model.is_endpoint:

@@ -14,6 +14,7 @@ from experiments.grid.grid_warnings import grid_warnings
 from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
 from experiments.observers.observation import Observation
+from experiments.running.judging import check_judges, judge_answers
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
 from experiments.running.runner import Runner, RunOutcome
@@ -53,46 +54,57 @@ def run(
     check_requirements(grid)
     check_sizes(grid)
     check_data(grid)
+    check_judges(grid)
     folder = next_free_folder(runs / config.name) if fork else runs / config.name
     with write_lock(folder):
         store = Store(folder)
-        if earlier := find_earlier_launch(store, grid, progress):
-            return RunOutcome(folder, **follow(earlier, store, grid, progress, observation), warnings=grid.warnings)
-        work = load_run_state(store, grid)
-        if stopping := open_stopping(store, grid):
-            stopping.advance()
-            stopping.restrict(work)
         invocation = Invocation(store)
-        if rescored := rescore(store, grid, invocation):
-            progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
-        if damaged := describe_damaged_lines(work.damaged, "Its sample is computed again."):
-            progress.note(damaged)
-        if without_steps := _without_steps_note(store, grid, work):
-            progress.note(without_steps)
-        if not work.left:
-            refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None)
-            observation.start(store, grid, work.finished_cells, all_observers=False)
-            return RunOutcome(folder, work.total, work.present, 0, 0, grid.warnings)
-        write_cells(store, grid)
-        for warning in grid_warnings(grid):
-            progress.note(warning)
-        if grid.launcher.workers:
-            logger.info("%s: %d samples are missing; workers share them", folder, work.left)
-            outcome = RunOutcome(
-                folder,
-                **launch_workers(store, grid, work, progress, stopping=stopping, observation=observation),
-                warnings=grid.warnings,
-            )
-        else:
-            observation.start(store, grid, work.finished_cells)
-            with RunSession(store, grid, invocation) as session:
-                on_cell = observation.cell_finished
-                outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
-        if stopping:
-            stopping.advance()
-            if sizes := stopping.sizes(grid):
-                refresh_run_file(store, grid, sizes)
+        outcome = _compute_missing(store, grid, invocation, progress, observation)
+        if not outcome.jobs:
+            judge_answers(store, grid, invocation, progress)
         return outcome
+
+
+def _compute_missing(
+    store: Store, grid: Grid, invocation: Invocation, progress: Progress, observation: Observation
+) -> RunOutcome:
+    """Computes the missing samples, in this process or with workers."""
+    if earlier := find_earlier_launch(store, grid, progress):
+        return RunOutcome(store.folder, **follow(earlier, store, grid, progress, observation), warnings=grid.warnings)
+    work = load_run_state(store, grid)
+    if stopping := open_stopping(store, grid):
+        stopping.advance()
+        stopping.restrict(work)
+    if rescored := rescore(store, grid, invocation):
+        progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
+    if damaged := describe_damaged_lines(work.damaged, "Its sample is computed again."):
+        progress.note(damaged)
+    if without_steps := _without_steps_note(store, grid, work):
+        progress.note(without_steps)
+    if not work.left:
+        refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None)
+        observation.start(store, grid, work.finished_cells, all_observers=False)
+        return RunOutcome(store.folder, work.total, work.present, 0, 0, grid.warnings)
+    write_cells(store, grid)
+    for warning in grid_warnings(grid):
+        progress.note(warning)
+    if grid.launcher.workers:
+        logger.info("%s: %d samples are missing; workers share them", store.folder, work.left)
+        outcome = RunOutcome(
+            store.folder,
+            **launch_workers(store, grid, work, progress, stopping=stopping, observation=observation),
+            warnings=grid.warnings,
+        )
+    else:
+        observation.start(store, grid, work.finished_cells)
+        with RunSession(store, grid, invocation) as session:
+            on_cell = observation.cell_finished
+            outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
+    if stopping:
+        stopping.advance()
+        if sizes := stopping.sizes(grid):
+            refresh_run_file(store, grid, sizes)
+    return outcome
 
 
 def _without_steps_note(store: Store, grid: Grid, work: RunState) -> str:

@@ -25,13 +25,23 @@ class AnswerCase:
     answers: tuple[str, ...]
     options: tuple[str, ...]
     right: bool
+    question: str = ""
+
+    @property
+    def as_sample(self) -> tuple[Generation, Example]:
+        """What a metric reads."""
+        return Generation(self.output), Example(f"line {self.line}", (), self.question, self.answers, self.options)
+
+    def verdict(self, metric: Metric) -> bool | None:
+        """Whether the metric calls the output right: a score of at least .5. None without a score."""
+        score = metric.score(*self.as_sample)
+        return None if score is None else score >= 0.5
 
     def disagreement(self, metric: Metric) -> str | None:
-        """A sentence if the metric's verdict is another one. A score of at least .5 means right."""
-        example = Example(f"line {self.line}", (), "", self.answers, self.options)
-        score = metric.score(Generation(self.output), example)
-        if score is not None and (score >= 0.5) == self.right:
+        """A sentence if the metric's verdict is another one."""
+        if self.verdict(metric) == self.right:
             return None
+        score = metric.score(*self.as_sample)
         options = f", options {', '.join(self.options)}" if self.options else ""
         verdict = "right" if self.right else "wrong"
         return (
@@ -40,7 +50,8 @@ class AnswerCase:
 
 
 def read_cases(path: Path) -> list[AnswerCase]:
-    """The cases of a JSON lines file: {"output": str, "answers": [str], "options": [str] (optional), "right": bool}.
+    """The cases of a JSON lines file: {"output": str, "answers": [str], "right": bool}, and
+    optionally "question": str and "options": [str].
 
     Raises:
         DataError: The file cannot be read, or a line is not a valid case.
@@ -77,5 +88,10 @@ def _case(path: Path, number: int, line: str) -> AnswerCase:
     if not isinstance(options, list) or not fields["answers"]:
         raise DataError(f"{where}: answers and options are lists of text, and there is at least one answer.")
     return AnswerCase(
-        number, fields["output"], tuple(map(str, fields["answers"])), tuple(map(str, options)), fields["right"]
+        number,
+        fields["output"],
+        tuple(map(str, fields["answers"])),
+        tuple(map(str, options)),
+        fields["right"],
+        str(fields.get("question", "")),
     )

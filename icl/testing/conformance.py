@@ -9,7 +9,7 @@ and leave no state behind.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from icl import spans
@@ -55,6 +55,14 @@ def check_task(task: Any, queries: int = 20) -> None:
             [_comparable(e) for e in again.pool(example.id).examples] == [_comparable(e) for e in pool.examples],
             f"{name}: the pool of '{example.id}' is not the same in another instance with the same parameters.",
         )
+
+
+def metric_probes() -> Iterator[tuple[Generation, Example]]:
+    """The outputs and examples that `check_metric` scores: a judge needs its verdicts on them first."""
+    for example in _EXAMPLES:
+        scores = {option: -float(i) for i, option in enumerate(example.options)}
+        for output in (example.answer, *_OUTPUTS, ""):
+            yield Generation(output, option_scores=scores), example
 
 
 def check_metric(metric: Any) -> None:

@@ -349,13 +349,17 @@ def test_check_compares_a_metric_with_cases(icl: ICL) -> None:
     Path("cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     output = icl("check", "metric", "lenient", "--cases", "cases.jsonl")
     assert output.status == 1
-    assert output.out.splitlines() == ["line 2: wrong, scored 1.0: 'red' (answers red)", "agreement 1 of 2"]
-    assert icl("check", "lenient", "answer=none", "--cases", "cases.jsonl").out.endswith("agreement 0 of 2\n")
+    assert output.out.splitlines() == [
+        "line 2: wrong, scored 1.0: 'red' (answers red)",
+        "agreement 1 of 2",
+        "share .500 ±.405, Cohen's kappa .000 ±.811",
+    ]
+    assert "agreement 0 of 2\n" in icl("check", "lenient", "answer=none", "--cases", "cases.jsonl").out
     shipped = icl("check", "metric", "lenient", "--cases", "shipped")
-    agreement = re.fullmatch(r"agreement (\d+) of (\d+)", shipped.out.splitlines()[-1])
+    agreement = re.fullmatch(r"agreement (\d+) of (\d+)", shipped.out.splitlines()[-2])
     assert agreement is not None
     agreeing, num_cases = map(int, agreement.groups())
     assert num_cases > 3000
-    assert num_cases - 20 < agreeing == num_cases - (len(shipped.out.splitlines()) - 1)
+    assert num_cases - 20 < agreeing == num_cases - (len(shipped.out.splitlines()) - 2)
     assert "--cases checks a metric" in icl("check", "vcd", "--cases", "cases.jsonl").err
     assert "none.jsonl cannot be read" in icl("check", "lenient", "--cases", "none.jsonl").err

@@ -1,0 +1,137 @@
+"""A judge's prompt, the rule that reads its reply, and the store of its verdicts."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PILImage
+
+from icl.errors import ConfigError
+from icl.images import Image
+from icl.metrics.judge import Judge
+from icl.models.base import Request
+from icl.models.fake import FakeGold, FakeModel
+from icl.registry import build, describe
+from icl.types import Example, Generation
+
+EXAMPLE = Example("q", (), "What color?", ("red", "crimson"), ("red", "blue"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactJudge(FakeModel):
+    """Calls an answer right if it is one of the accepted ones."""
+
+    def answer_to(self, request: Request) -> str:
+        text = request.prompt.text
+        gold = re.search(r"Accepted answers: (.*)", text)
+        answer = re.search(r"Answer to check: (.*)", text)
+        assert gold
+        assert answer
+        return "Yes." if answer[1] in gold[1].split(" / ") else "No."
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+
+
+def judge(**parameters: Any) -> Judge:
+    return Judge(judge=ExactJudge(), **parameters)
+
+
+def test_a_score_is_a_stored_verdict_and_calls_no_model() -> None:
+    metric, answer = judge(), Generation("red")
+    assert metric.score(answer, EXAMPLE) is None
+    metric.add(metric.request("red", EXAMPLE), "Yes.")
+    metric.add(metric.request("blue", EXAMPLE), "No.")
+    metric.add(metric.request("?", EXAMPLE), "I cannot say.")
+    for one in (metric, judge()):  # a new process reads the file
+        assert one.score(answer, EXAMPLE) == 1
+        assert one.score(Generation("<think>blue?</think> red"), EXAMPLE) == 1
+        assert one.score(Generation("blue"), EXAMPLE) == 0
+        assert one.score(Generation("?"), EXAMPLE) is None
+        assert one.score(answer, replace(EXAMPLE, question="What shape?")) is None
+    others = [judge(max_new_tokens=3), judge(right="true", wrong="false"), Judge(judge=ExactJudge(image_tokens=2))]
+    assert all(one.score(answer, EXAMPLE) is None for one in others)
+
+
+def test_a_line_that_was_cut_is_skipped(tmp_path: Path) -> None:
+    metric = judge()
+    metric.add(metric.request("red", EXAMPLE), "Yes.")
+    (file,) = (tmp_path / "cache" / "verdicts").iterdir()
+    file.write_text(f'{file.read_text()}{{"key": "a", "rig')
+    assert len(judge().verdicts) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("yes", True),
+        ("No.", False),
+        ("**Yes**, it says so. There is no doubt.", True),
+        ("<think>no?</think>Yes", True),
+        ("It names red.\nVerdict: no", False),
+        ("Verdict: yes ... on second thought, verdict: no", False),
+        ("The answer says red.\nno", False),
+        ("yes and no\nVerdict: unclear", None),
+        ("not sure", None),
+        ("The answer is right, so yes it is.", None),
+        ("", None),
+    ],
+)
+def test_a_reply_is_read_by_its_marked_first_or_last_word(reply: str, right: bool | None) -> None:
+    assert judge().parse(reply) is right
+
+
+def test_an_answer_cannot_fill_other_fields_of_the_prompt() -> None:
+    text = judge().request("{gold} {question}", EXAMPLE).prompt.text
+    assert "Answer to check: {gold} {question}" in text
+    assert "Accepted answers: red / crimson" in text
+
+
+def test_a_judge_sees_images_only_if_asked_to() -> None:
+    example = replace(EXAMPLE, images=(Image.from_pil(PILImage.new("RGB", (8, 8), "red")),))
+    assert judge().request("red", example).prompt.images == ()
+    assert judge(images=True).request("red", example).prompt.images == example.images
+
+
+def test_a_swapped_request_exchanges_answer_and_gold() -> None:
+    swapped = judge().swapped("scarlet", EXAMPLE).texts
+    assert (swapped["gold"], swapped["answer"]) == ("scarlet", "red")
+
+
+def test_a_prompt_on_file_is_a_part_of_the_identity(tmp_path: Path) -> None:
+    file = tmp_path / "strict.txt"
+    file.write_text("{question} {answer} true or false?")
+    first = judge(prompt=str(file), right="true", wrong="false")
+    file.write_text("{question} {answer} true or false")
+    second = judge(prompt=str(file), right="true", wrong="false")
+    assert describe(first) != describe(second)
+    assert first.request("red", EXAMPLE).key != second.request("red", EXAMPLE).key
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{question} {answr}", r"has no field {answr}. Did you mean 'answer'"),
+        ("{question}", r"lacks {answer}"),
+    ],
+)
+def test_a_prompt_without_its_fields_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.txt"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        judge(prompt=str(file))
+
+
+def test_a_judge_is_named_by_the_user_and_reads_a_prompt_alone() -> None:
+    with pytest.raises(ConfigError, match="judge: field required"):
+        build("metric", "judge")
+    with pytest.raises(ConfigError, match="reads gold in addition to a prompt"):
+        Judge(judge=FakeGold())
+    with pytest.raises(ConfigError, match=r"no prompt of a judge 'correct.tx'.*Did you mean 'correct.txt'"):
+        judge(prompt="correct.tx")
+    with pytest.raises(ConfigError, match="two different words"):
+        judge(right="No", wrong="no")
