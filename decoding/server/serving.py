@@ -2,7 +2,8 @@
 
 This is an ASGI middleware in front of vLLM's own application (`--middleware`):
 
-- It answers chat requests that name a strategy, and passes every other request on unchanged.
+- It answers chat requests that name a strategy, or a model that stands for one, and passes every other request on
+  unchanged.
 - It refuses a strategy on any other path, where vLLM would ignore it, and group names that a client sends.
 - If a client hangs up, its whole group ends. When the server stops, requests that still wait get a 503.
 - An adapter that vLLM cannot apply completely stops the server before it listens.
@@ -40,9 +41,10 @@ from decoding.server.request_parsing import (
     parse_request,
 )
 from decoding.server.shutdown import STOPPING_MESSAGE, GracefulShutdown
+from decoding.server.strategy_models import CONFIG_KEY, StrategyModels
 from decoding.server.strategy_server import StrategyServer
 from icl import __version__
-from icl.errors import ICLError
+from icl.errors import ConfigError, ICLError
 from icl.models import icl_server
 from icl.models.hf.model import HF
 from icl.registry import entries
@@ -51,7 +53,7 @@ CHAT_PATH = "/v1/chat/completions"
 INFO_PATH = f"/v1{icl_server.PATH}"
 """Path that describes the server to clients."""
 
-WRONG_PATH_MESSAGE = f"vllm_xargs.strategy works only at POST {CHAT_PATH}. Here it would be ignored."
+WRONG_PATH_MESSAGE = f"{{}} works only at POST {CHAT_PATH}. Here it would be ignored."
 NO_STRATEGY_MESSAGE = (
     "{} works only together with vllm_xargs.strategy, such as greedy. Without a strategy it would be ignored."
 )
@@ -102,6 +104,10 @@ class StrategyMiddleware:
             self.strategy_server = StrategyServer(scope["app"].state)
         return self.strategy_server
 
+    def _strategy_models(self, scope: Any) -> StrategyModels:
+        config = scope["app"].state.vllm_config.additional_config or {}
+        return StrategyModels(config.get(CONFIG_KEY, {}))
+
     async def _send_info(self, scope: Any, send: Any) -> None:
         info = {
             "server": icl_server.WHO,
@@ -109,6 +115,7 @@ class StrategyMiddleware:
             "branches": MAX_BRANCHES,
             "strategies": list(entries("strategy")),
             "adapters": self._server(scope).adapters,
+            "strategy_models": list(self._strategy_models(scope).nodes),
         }
         await http.send_json(send, 200, info)
 
@@ -125,13 +132,19 @@ class StrategyMiddleware:
         body = http.parse_json(raw)
         if names_group(body):
             raise HTTPError(400, GROUP_NAME_REFUSED)
+        by_model = not names_strategy(body)
+        try:
+            body = self._strategy_models(scope).expand(body)
+        except ConfigError as error:
+            raise HTTPError(400, str(error)) from error
         if not names_strategy(body):
             if extension := extension_without_strategy(body):
                 raise HTTPError(400, NO_STRATEGY_MESSAGE.format(extension))
             await self.app(scope, http.prepend_message(http.body_message(raw), receive), send)
             return
         if http.path_of(scope) != CHAT_PATH:
-            raise HTTPError(400, WRONG_PATH_MESSAGE)
+            what = f"the strategy of the model '{body['model']}'" if by_model else "vllm_xargs.strategy"
+            raise HTTPError(400, WRONG_PATH_MESSAGE.format(what))
         if not http.is_json(scope):
             raise HTTPError(415, NOT_JSON_MESSAGE)
         answer = asyncio.ensure_future(self._serve(self._server(scope), body, send))

@@ -5,8 +5,9 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +45,10 @@ def command(  # noqa: PLR0917
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port")] = 8000,
     name: Annotated[str, typer.Option(help="model name for clients; default: MODEL")] = "",
+    strategy_models: Annotated[
+        list[str] | None,
+        typer.Option("--as", help="another model name that is decoded by a strategy, as NAME=STRATEGY; repeatable"),
+    ] = None,
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients send")] = "",
     max_images: Annotated[int, typer.Option(help="maximum number of images in a prompt")] = 64,
     patience: Annotated[float, typer.Option(help="seconds that a group waits for missing branches")] = 60.0,
@@ -63,6 +68,9 @@ def command(  # noqa: PLR0917
 ) -> None:
     """Serves a model: a chat request with `vllm_xargs: {strategy: vcd, alpha: 1.0}` is decoded by that strategy.
 
+    With `--as tiny-vcd=vcd` the same model has a second name, under which every chat request is decoded by vcd: for
+    clients that cannot send `vllm_xargs`.
+
     Everything else is vLLM's: /health, /metrics, streaming, graceful stop.
     """
     arguments, environment = server(
@@ -70,6 +78,7 @@ def command(  # noqa: PLR0917
         host,
         port,
         name=name,
+        strategy_models=strategy_models,
         api_key_env=api_key_env,
         max_images=max_images,
         patience=patience,
@@ -109,6 +118,7 @@ def server(
     port: int,
     *,
     name: str = "",
+    strategy_models: list[str] | None = None,
     api_key_env: str = "",
     max_images: int = 64,
     patience: float = 60.0,
@@ -134,12 +144,14 @@ def server(
     if find_spec("vllm") is None:
         raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL_HINT}")
     from decoding.lockstep.request_metadata import SECRET_VARIABLE
+    from decoding.server.strategy_models import CONFIG_KEY
     from icl.images import MAX_PIXELS
 
     engine, served_name, separate_adapters = VLLM(model), name or model, adapters or []
     if merge:
         engine, adapter_name = _merged(model, separate_adapters)
         served_name, separate_adapters = name or adapter_name, []
+    nodes = _strategy_models(strategy_models or [], served_name)
     cpu = engine.device_type == "cpu"
     is_async = not cpu and "no-async-scheduling" not in [text.lstrip("-").replace("_", "-") for text in options or []]
     values = {
@@ -153,7 +165,7 @@ def server(
         "middleware": "decoding.server.serving.StrategyMiddleware",
         "limit-mm-per-prompt": json.dumps({"image": max_images, "video": 0}),
         "mm-processor-cache-gb": "0",  # with it, a refused request breaks the next one with its image
-        "additional-config": json.dumps({"lockstep_patience": patience}),
+        "additional-config": json.dumps({"lockstep_patience": patience} | ({CONFIG_KEY: nodes} if nodes else {})),
         "shutdown-timeout": str(SHUTDOWN_SECONDS),
         "allowed-media-domains": NO_MEDIA_DOMAINS,
     }
@@ -163,13 +175,13 @@ def server(
             values["kv-cache-memory-bytes"] = str(round(CPU_CACHE_GIB * GIB))
     if data_parallel_size > 1:
         values["data-parallel-size"] = str(data_parallel_size)
-    lora = _adapters(separate_adapters, engine, served_name)
+    lora = _adapters(separate_adapters, engine, (served_name, *nodes))
     flags = ["--async-scheduling" if is_async else "--no-async-scheduling"]
     flags += ["--no-mm-device-do-normalize", *(["--enforce-eager"] if cpu else []), *lora]
     flags += _options(options or [], values)
     arguments = ["-m", "decoding.server"]
     for option, value in values.items():
-        arguments += [f"--{option}", str(value)]
+        arguments += [f"--{option}", str(value), *(nodes if option == "served-model-name" else ())]
     environment = (
         ENVIRONMENT | {"VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS)} | (CPU_ENVIRONMENT if cpu else {}) | os.environ
     )
@@ -178,6 +190,22 @@ def server(
     if key:
         environment["VLLM_API_KEY"] = key
     return [*arguments, *flags], environment
+
+
+def _strategy_models(texts: list[str], served_name: str) -> dict[str, Any]:
+    """Model name -> node of its strategy. Raises ConfigError."""
+    from decoding.server.strategy_models import check_strategy_model
+    from experiments.config.yaml_document import parse_yaml
+
+    nodes: dict[str, Any] = {}
+    for text in texts:
+        name, _, written = text.partition("=")
+        node, _ = parse_yaml(written, f"--as {name}")
+        check_strategy_model(name, node)
+        if name == served_name or name in nodes:
+            raise ConfigError(f"--as {text}: '{name}' is already in use. Write another name.")
+        nodes[name] = node
+    return nodes
 
 
 def _options(options: list[str], values: dict[str, str]) -> list[str]:
@@ -218,7 +246,7 @@ def _name_and_folder(adapter: str) -> tuple[str, str]:
     return name, folder
 
 
-def _adapters(adapters: list[str], engine: "VLLM", served_name: str) -> list[str]:
+def _adapters(adapters: list[str], engine: "VLLM", names: Collection[str]) -> list[str]:
     """Arguments for adapters of this model. Raises ConfigError, ModelError."""
     if not adapters:
         return []
@@ -229,7 +257,7 @@ def _adapters(adapters: list[str], engine: "VLLM", served_name: str) -> list[str
     ranks = []
     for text in adapters:
         name, folder = _name_and_folder(text)
-        if name == served_name or name in modules:
+        if name in names or name in modules:
             raise ConfigError(f"--adapter {text}: '{name}' is already in use. Write another name: other=DIR.")
         adapter = LoraAdapter(folder, "--adapter")
         lora.check(adapter, engine.hf)

@@ -22,7 +22,9 @@ OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256",
 
 def shared_llava() -> Server:
     """A server of a tiny LLaVA."""
-    return shared(str(checkpoints.shared("llava")), OPTIONS, name="tiny", max_images=4, patience=3)
+    named = ["tiny-vcd={name: vcd, alpha: 0.8}"]
+    settings: dict[str, Any] = {"name": "tiny", "strategy_models": named, "max_images": 4, "patience": 3}
+    return shared(str(checkpoints.shared("llava")), OPTIONS, **settings)
 
 
 def chat_body(strategy: Any = "vcd", **more: Any) -> dict[str, Any]:

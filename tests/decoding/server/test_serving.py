@@ -63,6 +63,20 @@ def test_one_request_is_one_answer_of_the_strategy(serving: Server, expected: li
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
+def test_a_model_name_stands_for_a_strategy(serving: Server, expected: list[Any]) -> None:
+    models = json.loads(serving.call("/v1/models")[1])["data"]
+    assert [model["id"] for model in models] == ["tiny", "tiny-vcd"]
+    request_body, ids = expected[0]
+    by_name = {key: value for key, value in request_body.items() if key != "vllm_xargs"} | {"model": "tiny-vcd"}
+    status, answer = serving.chat(by_name)
+    assert (status, answer["model"]) == (200, "tiny-vcd")
+    assert tokens((status, answer)) == ids
+    status, answer = serving.chat(request_body | {"model": "tiny-vcd"})
+    assert (status, "has a strategy" in answer["error"]["message"]) == (400, True)
+    status, text = serving.call("/v1/completions", {"model": "tiny-vcd", "prompt": "a"})
+    assert (status, "the strategy of the model 'tiny-vcd' works only at POST" in text) == (400, True)
+
+
 def test_streamed_pieces_are_the_answer(serving: Server, expected: list[Any]) -> None:
     request_body, _ = expected[0]
     whole = serving.chat(request_body)[1]["choices"][0]["message"]["content"]

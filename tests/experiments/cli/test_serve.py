@@ -1,6 +1,7 @@
 """Options that `icl serve` refuses before it starts, such as a public address without a key."""
 
 import importlib.util
+import json
 import socket
 from typing import Any
 
@@ -130,3 +131,29 @@ def test_without_a_gpu_the_default_cache_is_two_gib() -> None:
     assert value(arguments, "kv-cache-memory-bytes") == "1000"
     arguments, _ = serve.server("tiny", "127.0.0.1", 8000, options=["--gpu_memory_utilization=0.5"])
     assert "--kv-cache-memory-bytes" not in arguments
+
+
+@pytest.mark.usefixtures("pretend_vllm")
+def test_a_strategy_has_a_model_name_of_its_own() -> None:
+    named = ["tiny-vcd={name: vcd, alpha: 0.5}", "tiny-cad=cad"]
+    arguments, _ = serve.server("tiny", "127.0.0.1", 8000, name="tiny", strategy_models=named)
+    place = arguments.index("--served-model-name")
+    assert arguments[place + 1 : place + 5] == ["tiny", "tiny-vcd", "tiny-cad", "--host"]
+    models = json.loads(value(arguments, "additional-config"))["strategy_models"]
+    assert models == {"tiny-vcd": {"name": "vcd", "alpha": 0.5}, "tiny-cad": "cad"}
+
+
+@pytest.mark.usefixtures("pretend_vllm")
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (["vcd"], "--as vcd: .*must be a name"),
+        (["=vcd"], "--as: write NAME=STRATEGY"),
+        (["tiny=vcd"], "--as tiny=vcd: 'tiny' is already in use"),
+        (["a=vcd", "a=cad"], "--as a=cad: 'a' is already in use"),
+        (["a={name: vcd"], "--as a"),
+    ],
+)
+def test_names_and_strategies_are_checked_before_a_model_is_loaded(named: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        serve.server("tiny", "127.0.0.1", 8000, strategy_models=named)
