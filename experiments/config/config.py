@@ -7,7 +7,7 @@ component: `decoding.alpha: [0.5, 1.0]`.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -30,10 +30,13 @@ from experiments.config.keys import (
 )
 from experiments.config.overrides import apply_overrides
 from experiments.config.shipped import find_config
+from experiments.config.statements import BASELINE_KEY, ClaimSpec, PublishedSpec
 from experiments.config.yaml_document import Document, read_document
 from icl.errors import ConfigError, did_you_mean
 from icl.renamed_names import suggest
 
+ARM_KEYS = {"arm", "against", "at", "minus"}
+"""The keys of claims and published numbers that name an arm."""
 MAX_NAME_LENGTH = 200
 """A name is that of a folder, and file systems take at most 255 bytes."""
 
@@ -276,6 +279,40 @@ def _parse_compare(document: Document, key: str, node: Any) -> CompareSpec:
     return CompareSpec(to=to, **values)
 
 
+def _parse_statements(document: Document, key: str, node: Any) -> tuple[Any, ...]:
+    """The claims or published numbers. Axes and required keys are checked; labels are, when a run is read."""
+    spec: type[Any] = {"claims": ClaimSpec, "published": PublishedSpec}[key]
+    if not isinstance(node, list):
+        raise ConfigError(f"{document.where(key)}: {key} must be a list of mappings, not {node!r}.")
+    required = [f.name for f in fields(spec) if f.default is MISSING]
+    statements = []
+    for i, one in enumerate(node):
+        where = document.where(key, i)
+        if not isinstance(one, Mapping) or not set(required) <= set(one):
+            raise ConfigError(f"{where}: an entry of {key} must be a mapping with {', '.join(required)}, not {one!r}.")
+        names = [f.name for f in fields(spec)]
+        for name in one:
+            if name not in names:
+                raise ConfigError(f"{document.where(key, i, name)}: no key '{name}'{suggest('key', str(name), names)}")
+        for name in ARM_KEYS & set(one):
+            _check_arm(document, (key, i, name), one[name])
+        hints = get_type_hints(spec, include_extras=True)
+        numbers = {name: float(value) if type(value) is int else value for name, value in one.items()}
+        values = {name: _check_type(hints[name], name, v, document.where(key, i, name)) for name, v in numbers.items()}
+        statements.append(spec(**values))
+    return tuple(statements)
+
+
+def _check_arm(document: Document, place: tuple[str | int, ...], node: Any) -> None:
+    """Raises ConfigError if a setting has a key that is no axis."""
+    if not isinstance(node, Mapping) or not node:
+        raise ConfigError(f"{document.where(*place)}: {place[-1]} must map axes to values, not {node!r}.")
+    allowed = (*AXES, BASELINE_KEY) if place[-1] == "against" else AXES
+    for axis in node:
+        if axis not in allowed:
+            raise ConfigError(f"{document.where(*place, axis)}: no axis '{axis}'{suggest('key', str(axis), allowed)}")
+
+
 def _parse_stop(document: Document, key: str, node: Any) -> StopSpec:
     if node == WHEN_DECIDED:
         return StopSpec()
@@ -319,6 +356,8 @@ _PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
     "zip": _parse_axes,
     "exclude": _parse_exclude,
     "compare": _parse_compare,
+    "claims": _parse_statements,
+    "published": _parse_statements,
     "stop": _parse_stop,
     "launcher": _parse_launcher,
     "observe": _parse_observe,

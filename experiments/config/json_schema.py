@@ -18,6 +18,7 @@ from experiments.config.keys import (
     StopSpec,
     component_kind,
 )
+from experiments.config.statements import ClaimSpec, PublishedSpec
 from icl.parameter_docs import parameter_docs
 from icl.registry import schema
 
@@ -30,6 +31,10 @@ def experiment_schema() -> dict[str, Any]:
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
     properties = {key: _value_schema(key) for key in HINTS}
     properties |= {"grid": _axes_schema(), "zip": _axes_schema(), "compare": _spec_schema(CompareSpec)}
+    properties |= {
+        key: {"type": "array", "items": _spec_schema(spec)}
+        for key, spec in (("claims", ClaimSpec), ("published", PublishedSpec))
+    }
     properties["stop"] = {"anyOf": [{"const": WHEN_DECIDED}, _spec_schema(StopSpec)]}
     unnamed = _without_name(
         kinds["launcher"], DEFAULT_LAUNCHER

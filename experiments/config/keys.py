@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from decoding.engine.requests import AnswerMode, LazyBranches
+from experiments.config.statements import ClaimSpec, PublishedSpec
 from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import NestedComponent
 
@@ -135,6 +136,8 @@ class ExperimentKeys:
     exclude: list[Mapping[str, Any]] = field(default_factory=list)  # combinations that are left out
     by: Columns = ()  # columns of the data by which the report divides the scores, such as [category]
     compare: CompareSpec | None = None  # reference and metric of the tables
+    claims: tuple[ClaimSpec, ...] = ()  # claims of papers that the report tests
+    published: tuple[PublishedSpec, ...] = ()  # published numbers that the report sets beside those of the run
     stop: StopSpec | None = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
     launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers
     observe: Observers = ()  # trackers that receive the settings, scores and tables, such as [mlflow, wandb]

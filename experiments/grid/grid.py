@@ -131,6 +131,7 @@ def expand(config: Config) -> Grid:
         num_excluded = [0] * len(config.exclude)
         for point in axis_combinations(config):
             add_controls = config.controls == "default"
+            excluded = []  # (intervention, seed) of the point's own arm, which comes first: it needs no controls there
             for (arm, is_control), method, seed in itertools.product(
                 factory.arms(point, add_controls), factory.interventions(point, add_controls), config.seeds
             ):
@@ -138,7 +139,9 @@ def expand(config: Config) -> Grid:
                 matching = [i for i, values in enumerate(config.exclude) if matches_all(values, draft)]
                 for i in matching:
                     num_excluded[i] += 1
-                if matching:
+                if matching and not is_control:
+                    excluded.append((method, seed))
+                if matching or (method, seed) in excluded:
                     continue
                 cell = factory.finish(draft, point["model"][1])
                 if not is_control or cell.digest not in cells:  # an arm of the file is not a control

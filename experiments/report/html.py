@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from experiments.report import contrast_costs, controls, figures, sample_browser, statistical_tests, tables
 from experiments.report.answer_section import answer_section
 from experiments.report.by_section import by_sections
+from experiments.report.claims_section import claims_section
 from experiments.report.costs import summarize_costs
 from experiments.report.quantization_section import quantization_section
-from experiments.report.svg import LinearScale, element
+from experiments.report.svg import FOREST_WIDTH, LinearScale, forest
 from experiments.results.column_effects import interactions_frame
 from experiments.results.run_view import RunView
 from experiments.results.sequential_findings import looks_frame
@@ -48,7 +49,6 @@ VERDICT_LABELS = {
 CHANGED = "R→W / W→R: samples that changed from right to wrong / from wrong to right."
 MOVED = "Down / up: samples whose score fell / rose."
 BEST = {"higher": " Bold: the highest of a column.", "lower": " Bold: the lowest of a column.", "neither": ""}
-FOREST_WIDTH = 170
 MAX_PLOTTED_CONTROLS = 6
 """If there are more controls, none is plotted: they would hide the strategies."""
 
@@ -149,6 +149,7 @@ def render_page(
         others=[(other.measure, tables.task_tables(other)) for other in _others(view)],
         controls=bool(view.controls),
         undrawn=len(undrawn),
+        claims=claims_section(view),
         by_column=by_sections(view),
         effects=controls.page_sections(view),
         effects_notes=controls.column_notes(view, whole=True),
@@ -211,7 +212,7 @@ def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]
     scale = LinearScale(-reach, reach, 6, FOREST_WIDTH - 6)
     rows = []
     for row, verdict in zip(frame.to_dict("records"), verdicts(frame), strict=True):
-        svg = Markup(_forest(scale, row["low"], row["difference"], row["high"]))
+        svg = Markup(forest(scale, row["low"], row["difference"], row["high"]))
         rows.append({**row, "verdict": verdict, "svg": svg, "labels": [str(row[axis]) for axis in label_axes]})
     test = statistical_tests.describe_tests(frame["test"], statistical_tests.LONG)
     holm = (
@@ -231,16 +232,6 @@ def _difference_rows(view: RunView, frame: "DataFrame | None") -> dict[str, Any]
         if (dropped := int(frame["dropped_pairs"].sum()))
         else "",
     }
-
-
-def _forest(scale: LinearScale, low: float, mid: float, high: float) -> str:
-    zero = element("path", d=f"M{scale(0):.1f} 1V17", class_="zero")
-    span = element("path", d=f"M{scale(low):.1f} 9H{scale(high):.1f}", class_="span")
-    dot = element("circle", cx=scale(mid), cy=9, r=3.5)
-    words = f"{formatting.format_signed(mid)} {formatting.format_interval(low, high)}"
-    return element(
-        "svg", zero, span, dot, viewBox=f"0 0 {FOREST_WIDTH} 18", class_="forest", role="img", aria_label=words
-    )
 
 
 def _key(task_tables: Sequence[tables.TaskTable], looks: figures.LineStyles) -> list[tuple[int, str, str]]:

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
+from experiments.stats.formatting import format_interval, format_signed
+
+FOREST_WIDTH = 170
+"""The width of a drawn interval."""
+
 
 def element(name: str, *inside: str, **attributes: object) -> str:
     """`element("text", text("a"), x=3, class_="tick")`. `inside` is markup; attributes are escaped."""
@@ -29,6 +34,17 @@ class LinearScale:
     def __call__(self, value: float) -> float:
         width = self.high - self.low
         return self.start + (value - self.low) / width * (self.end - self.start) if width else self.start
+
+
+def forest(scale: LinearScale, low: float, mid: float, high: float) -> str:
+    """An interval around a point on a scale with a line at 0."""
+    zero = element("path", d=f"M{scale(0):.1f} 1V17", class_="zero")
+    span = element("path", d=f"M{scale(low):.1f} 9H{scale(high):.1f}", class_="span")
+    dot = element("circle", cx=scale(mid), cy=9, r=3.5)
+    words = f"{format_signed(mid)} {format_interval(low, high)}"
+    return element(
+        "svg", zero, span, dot, viewBox=f"0 0 {FOREST_WIDTH} 18", class_="forest", role="img", aria_label=words
+    )
 
 
 def padded_range(values: Sequence[float], least: float) -> tuple[float, float]:

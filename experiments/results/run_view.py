@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_METRICS, METRIC_PREFERENCE
 from experiments.results.arm_answers import CUT_ANSWER, CUT_THINKING, UNPARSED, ArmAnswers, arm_answers, cut_columns
+from experiments.results.claims import compare_claims
 from experiments.results.column_effects import (
     ColumnEffects,
     column_effects,
@@ -238,6 +239,7 @@ class RunView:
             excluded=self._renamed != "",
             by_names_used=self._scores_by_names_used,
             by_column=[one for effects in self.by_column for one in interaction_comparisons(effects)],
+            claims=[one for own in compare_claims(self) for one in own],
         )
 
     @property

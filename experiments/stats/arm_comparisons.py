@@ -23,7 +23,7 @@ Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 'equal' needs a margin (`stopping_rule`).
 """
 
-Topic = Literal["Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "By column"]
+Topic = Literal["Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "By column", "Claims"]
 
 
 @dataclass(frozen=True)

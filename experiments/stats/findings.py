@@ -126,6 +126,7 @@ def page_comparisons(
     excluded: "Series[bool] | None" = None,
     by_names_used: "DataFrame | None" = None,
     by_column: Sequence[ArmComparison] = (),
+    claims: Sequence[ArmComparison] = (),
 ) -> dict[Topic, list[ArmComparison]]:
     """All comparisons of a frame that become sentences, with p corrected over all of them.
 
@@ -142,6 +143,7 @@ def page_comparisons(
         by_names_used: The columns `model` and `vote` for samples with renamed labels: scores under the names that the
             demonstrations use (`sample_rows.scores_by_names_used`). The topic Vote reads them.
         by_column: Tests of effects that differ between parts of the data, which join the family.
+        claims: Tests of claims of the experiment file, which join the family.
     """
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy_frame(frame, axes)
@@ -166,6 +168,7 @@ def page_comparisons(
             "Vote": _vote_comparisons(judged, settings, metric, better, voted) if shots and voted else [],
             "Decoding": compare_strategies(samples, settings, metric, better, base=base, controls=controls or {}),
             "By column": by_column,
+            "Claims": claims,
         }
     )
 

@@ -11,6 +11,7 @@ from experiments.analyses.catalog import find_analysis
 from experiments.api import run
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
+from experiments.results.claims import judge_claims
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 
@@ -83,3 +84,13 @@ def test_each_analysis_of_the_experiment_on_answers_has_rows(tmp_path: Path) -> 
     assert not view.failed
     for analysis in ("modality_importance", "option_shift", "disruption", "calibration"):
         assert len(find_analysis(analysis)(view)), analysis
+
+
+def test_every_claim_of_debunk_is_tested_where_it_belongs(toy: str, tmp_path: Path) -> None:
+    tasks: Any = [{"name": name, "queries": 4} for name in ("existence", "captions")]  # two questions an image
+    tasks += [{"name": "binding", "queries": 2}]
+    view = view_run(run(CONFIGS / "debunk.yaml", {"model": toy, "grid.task": tasks}, tmp_path, quiet=True))
+    assert not view.failed
+    judged = judge_claims(view)
+    assert [one.claim.claim for one in judged if one.verdict == "not run"] == []
+    assert len({one.claim.claim for one in judged}) == 20

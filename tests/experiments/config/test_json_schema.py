@@ -8,6 +8,7 @@ from decoding.arms.arm import ARM_KEYS
 from experiments.config.config import load_config
 from experiments.config.json_schema import experiment_schema
 from experiments.config.keys import AXES, KEYS, CompareSpec, ExperimentKeys, StopSpec
+from experiments.config.statements import ClaimSpec, PublishedSpec
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.errors import ConfigError
 from icl.parameter_docs import ParameterDoc, parameter_docs
@@ -85,6 +86,11 @@ def test_shipped_configs_are_valid(schema: dict[str, Any], path: Path) -> None:
         ("stop", {"looks": 0}),
         ("stop", {"margins": 0.1}),
         ("stop", {"null": "none"}),
+        ("claims", {"claim": "x"}),
+        ("claims", [{"claim": "x", "arm": {"shots": 4}}]),
+        ("claims", [{"claim": "x", "arm": {"shots": 4}, "against": {"shots": 0}, "expect": "good"}]),
+        ("published", [{"at": {"shots": 4}, "value": "high"}]),
+        ("published", [{"at": {"shots": 4}, "value": 0.5, "unit": "%"}]),
         ("grid", {"shots": []}),
         ("grid", {"shot": [1]}),
         ("launcher", ["local"]),
@@ -109,5 +115,7 @@ def test_the_documented_keys_are_those_of_the_loader() -> None:
     rows = [documented_row(doc) for doc in parameter_docs(ExperimentKeys)]
     rows += [documented_row(doc, "compare.") for doc in parameter_docs(CompareSpec)]
     rows += [documented_row(doc, "stop.") for doc in parameter_docs(StopSpec)]
+    rows += [documented_row(doc, "claims.") for doc in parameter_docs(ClaimSpec)]
+    rows += [documented_row(doc, "published.") for doc in parameter_docs(PublishedSpec)]
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert [row for row in rows if row not in text.splitlines()] == []

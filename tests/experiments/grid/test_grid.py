@@ -236,3 +236,10 @@ def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_f
         f"{path}:4: compare.to.composer: 2 arms have composer 'chat'. Use the label of one: chat(instruction=short), "
         "chat(instruction=long)."
     )
+
+
+def test_a_control_goes_with_the_strategy_that_is_excluded(mapping: Mapping, toy: str) -> None:
+    config = mapping(model=toy, controls="default", grid={"decoding": ["greedy", "vcd"], "max_new_tokens": [4, 8]})
+    grid = grid_of({**config, "exclude": [{"decoding": "vcd", "max_new_tokens": 8}]})
+    assert [cell.labels["decoding"] for cell in grid.cells if cell.max_new_tokens == 8] == ["greedy"]
+    assert len([cell for cell in grid.cells if cell.control]) == 9

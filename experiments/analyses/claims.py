@@ -1,0 +1,42 @@
+"""Which claims of the experiment file survive? Each is tested in every task and model of the run.
+
+    difference   the score of the claim's arm minus that of the other one, paired, with its 95 % interval
+    p            corrected over all comparisons of the report
+    verdict      survives, contradicted, ruled out (no difference of .02 or more in the stated direction), undecided
+
+The key `claims` of the experiment file has the claims (`experiments.results.claims`). Intervals are not corrected,
+except that "ruled out" rests on an interval that is widened for the number of claims.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.shared import make_table
+from experiments.results.claims import judge_claims
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.results.run_view import RunView
+
+
+def analyze(view: "RunView") -> "DataFrame":
+    """One row per claim, task and model. Raises ConfigError if the run has no claims, or is not finished."""
+    if view.is_sequential:
+        raise ConfigError(f"{view.path}: {view.sequential_note}")
+    judged = judge_claims(view)
+    if not judged:
+        raise ConfigError(
+            f"{view.path}: the experiment file of this run has no key `claims`. `icl ls configs debunk` has an example."
+        )
+    nan = float("nan")
+    rows = []
+    for one in judged:
+        result = one.comparison.result
+        row: dict[str, Any] = {"claim": one.claim.claim, "where": one.comparison.subject, "metric": one.metric}
+        row |= {"difference": result.difference if result else nan}
+        row |= {"low": result.low if result else nan, "high": result.high if result else nan}
+        row |= {"p": one.comparison.p if result else nan, "n": result.pairs if result else 0}
+        rows.append({**row, "verdict": one.verdict, "source": one.claim.source})
+    signed = ("difference", "low", "high")
+    return make_table(rows, "Claims", note="p: corrected over all comparisons of the report", signed=signed)
