@@ -95,7 +95,7 @@ def _compare(view: "RunView", claim: ClaimSpec, level: float) -> Iterator[ArmCom
         return
     scored = view.scores[view.scores[metric].notna()]
     if claim.tasks_with:
-        there = view.scores.groupby("task")[claim.tasks_with].count() if claim.tasks_with in view.metrics else {}
+        there: Any = view.scores.groupby("task")[claim.tasks_with].count() if claim.tasks_with in view.metrics else {}
         scored = scored[[bool(there.get(task, 0)) for task in scored["task"]]]
     subjects = varying_axes(view.scores, [axis for axis in SUBJECT_AXES if axis not in arm])
     better = better_of(view.scores, metric)
