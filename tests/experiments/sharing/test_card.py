@@ -8,44 +8,12 @@ from typing import Any
 
 import pytest
 
-from experiments.api import load_run, run
+from experiments.api import load_run
 from experiments.cli.main import main
 from experiments.results.loaded_run import Run
 from experiments.sharing.card import DIGEST, card_digest, make_card
 from experiments.sharing.card_text import card_text
 from experiments.store.store import Store, write_json
-
-GRID = """
-    name: t
-    task: {name: SHAPES, queries: 5}
-    model: TOY
-    metrics: [lenient, macro_f1]
-    observe: none
-    shots: 2
-    grid: {decoding: [greedy, {name: mask_only, of: vcd}]}
-    compare: {to: {decoding: greedy}}
-"""
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with its card."""
-    folder = tmp_path_factory.mktemp("made")
-    here = Path(__file__).parents[1]
-    text = GRID.replace("SHAPES", f"{here / 'shapes.py'}:Shapes").replace("TOY", f"{here / 'toy_model.py'}:ToyModel")
-    (folder / "grid.yaml").write_text(text)
-    done = run(folder / "grid.yaml", runs=folder, quiet=True)
-    write_json(done.path / "card.json", make_card(done))
-    return done.path
-
-
-@pytest.fixture
-def copy(made: Path) -> "Path":
-    """A copy of the run that a test may change, at the same depth."""
-    target = made.parent / "copy"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(made, target)
-    return target
 
 
 @pytest.fixture

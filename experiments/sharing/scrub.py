@@ -1,0 +1,127 @@
+"""Copy a run directory without what belongs to this machine: its name, absolute paths, process ids, servers.
+
+What a task, a model or a metric wrote into a sample stays as it is, except for the folders of this machine.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from experiments.results.loaded_run import Run
+from experiments.sharing.card import PRIVATE_KEYS
+from experiments.store.invocations import invocations_file, read_invocations
+from experiments.store.store import Store, read_mapping, write_json, write_text
+
+SESSION_KEYS = ("start", "end", "state", "invocation", "counters", "arms")
+PROCESS_KEYS = ("id", "start", "worker", "trace_decimals", "versions", "devices", "driver", "git")
+DETAILS = ("failed", "meta")
+"""The fields of a sample in which a component may name a file."""
+POSIX_PATH = re.compile(r"(?<![\w.:/~*-])~?(?:/[\w.+@=,~-]+){2,}/?")
+WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^\s\"'<>|:*?]+")
+MIN_HOST_LENGTH = 4
+"""A shorter name of a machine may be a word. It is removed where it is a field of its own."""
+
+
+@dataclass(frozen=True)
+class Scrubber:
+    """A remover of machine names and absolute paths from JSON values.
+
+    Attributes:
+        hosts: Names of machines.
+        folders: Absolute folders of this machine, which are removed also from answers and prompts.
+    """
+
+    hosts: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    def metadata(self, value: Any) -> Any:
+        """The value with every absolute path replaced by its last part, and without names of machines."""
+        if isinstance(value, Mapping):
+            return {key: self.metadata(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.metadata(inner) for inner in value]
+        return self._text(value) if isinstance(value, str) else value
+
+    def sample(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """A stored sample. Of texts that are no details, only known folders are removed."""
+        return {key: (self.metadata if key in DETAILS else self._without_folders)(sample[key]) for key in sample}
+
+    def _text(self, text: str) -> str:
+        if _is_absolute(text) and " /" not in text:  # one path, which may have spaces
+            text = _last_part(text)
+        text = WINDOWS_PATH.sub(lambda match: _last_part(match[0]), text)
+        text = POSIX_PATH.sub(lambda match: _last_part(match[0]), text)
+        return self._host_pattern.sub("machine", text) if self._host_pattern else text
+
+    def _without_folders(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._without_folders(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._without_folders(inner) for inner in value]
+        if isinstance(value, str):
+            for folder in self.folders:
+                value = value.replace(folder, _last_part(folder))
+        return value
+
+    @cached_property
+    def _host_pattern(self) -> re.Pattern[str] | None:
+        names = [re.escape(host) for host in self.hosts if len(host) >= MIN_HOST_LENGTH]
+        return re.compile(rf"\b(?:{'|'.join(names)})\b") if names else None
+
+
+def scrubber_of(run: Run) -> Scrubber:
+    """The scrubber for this machine and for the machines that computed the run."""
+    machines = [one.get("machine") for one in read_invocations(Store(run.path)).values()]
+    hosts = {platform.node(), *(str(one["name"]) for one in machines if isinstance(one, Mapping) and one.get("name"))}
+    hosts |= {host.partition(".")[0] for host in hosts}
+    paths = (run.path.resolve(), run.config_folder.resolve(), Path.cwd(), Path.home())
+    folders = {str(path) for path in paths if len(path.parts) > 2}
+    return Scrubber(tuple(sorted(filter(None, hosts))), tuple(sorted(folders, key=len, reverse=True)))
+
+
+def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
+    """A copy of a run that `load_run` reads.
+
+    Args:
+        run: The run.
+        folder: The folder of the copy, which is made.
+        images: Whether to copy the images of the report.
+    """
+    scrubber, source, target = scrubber_of(run), Store(run.path), Store(folder)
+    info = run.info
+    config = {key: value for key, value in (info.get("config") or {}).items() if key not in PRIVATE_KEYS}
+    sessions = [{key: one[key] for key in SESSION_KEYS if key in one} for one in info.get("sessions", [])]
+    plain = {key: value for key, value in info.items() if key not in ("folder", "sessions", "config")}
+    target.write_run({**scrubber.metadata({**plain, "config": config}), "sessions": sessions})
+    records = [
+        {key: record[key] for key in PROCESS_KEYS if key in record} for record in read_invocations(source).values()
+    ]
+    write_text(invocations_file(target), _lines(records))
+    for digest in map(str, info.get("cells", [])):
+        if (description := source.read_cell(digest)) is not None:
+            target.write_cell(digest, scrubber.metadata(description))
+        target.replace_samples(digest, [scrubber.sample(sample) for sample in source.samples(digest)])
+    for path in sorted(run.path.glob("looks/*/*.json")):
+        write_json(folder / path.relative_to(run.path), scrubber.metadata(read_mapping(path) or {}))
+    if images and (run.path / "images").is_dir():
+        shutil.copytree(run.path / "images", folder / "images", ignore=shutil.ignore_patterns(".*"))
+    return Run(folder, run.trust)
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _is_absolute(text: str) -> bool:
+    return PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(f"~{os.sep}")
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
