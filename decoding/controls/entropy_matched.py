@@ -13,6 +13,7 @@ from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
 from decoding.formulas.divergences import entropy
 from decoding.traits import Traits
+from icl.memory.float_precision import widened
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class EntropyMatched(WrappingControl):
         import torch
 
         survives = self.surviving_tokens(logits, scores)
-        target = entropy(scores.masked_fill(~survives, -float("inf")).double())
-        reference = (logits[0] - logits[0].amax(-1, keepdim=True)).double().masked_fill(~survives, -float("inf"))
+        target = entropy(widened(scores.masked_fill(~survives, -float("inf"))))
+        reference = widened(logits[0] - logits[0].amax(-1, keepdim=True)).masked_fill(~survives, -float("inf"))
         if logits.device.type == "cpu":  # elsewhere the host would wait for the number
             max_survivors = int(survives.sum(-1).max())
             if max_survivors < survives.shape[-1]:  # a mask leaves few tokens of a large vocabulary

@@ -17,6 +17,7 @@ from decoding.base import StepState, Strategy
 from decoding.engine.trace_precision import round_nats, round_probabilities
 from decoding.formulas.divergences import entropy, jensen_shannon
 from icl.memory.device_copies import read_together
+from icl.memory.float_precision import on_device_with_float64
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,6 +149,11 @@ def _weight_equations(strategy: Strategy, logits: "Tensor", step: int, states: S
     if _constant_weights(strategy, len(logits)) is not None:
         return []
     scores = strategy.combine_stateful(logits, step, states)
+    return _normal_equations(on_device_with_float64(logits), on_device_with_float64(scores))
+
+
+def _normal_equations(logits: "Tensor", scores: "Tensor") -> "list[Tensor]":
+    """The equations of `_weight_equations` in float64: in float32 the residual of an exact fit would not vanish."""
     is_finite = scores.isfinite() & logits.isfinite().all(0)
     count = is_finite.sum(-1, keepdim=True)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from decoding.formulas.row_steps import steps_per_row
 from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
 from icl.memory.device_copies import copied_to_device
+from icl.memory.float_precision import wide_dtype, widened
 from icl.registry import component
 from icl.streams import StreamKey
 
@@ -90,18 +91,19 @@ class Sampling:
         return self.temperature < COLDEST
 
     def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
-        import torch
-
         if self.deterministic:
             return scores.argmax(-1)
-        uniform = copied_to_device(uniform_numbers(keys, step), torch.float64, scores.device)[:, None]
+        uniform = copied_to_device(uniform_numbers(keys, step), wide_dtype(scores.device), scores.device)[:, None]
         return self.invert(scores, uniform)
 
     def invert(self, scores: "Tensor", uniform: "Tensor") -> "Tensor":
-        """The tokens at these places of the cumulative distribution: [B, V] and [B, 1] float64 in [0, 1) -> [B]."""
+        """The tokens at these places of the cumulative distribution: [B, V] and [B, 1] in [0, 1) -> [B].
+
+        The distribution is summed in the widest type of the device.
+        """
         import torch
 
-        probabilities = self.distribution(scores).double()
+        probabilities = widened(self.distribution(scores))
         cumulative = probabilities.cumsum(-1)
         total = cumulative[:, -1:]
         below = torch.nextafter(total, torch.zeros_like(total))  # the total itself would match no token

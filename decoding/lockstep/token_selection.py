@@ -25,6 +25,7 @@ from decoding.lockstep.serialization import deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
 from icl.errors import ICLError
 from icl.memory.device_copies import copied_to_device
+from icl.memory.float_precision import widened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -235,7 +236,7 @@ def _option_logprobs(
     first = [[*row.branch.first, *[0] * (length - len(row.branch.first))] for row in references]
     token_ids = [[token, *ids] for token, ids in zip(tokens, first, strict=True)]
     ids = copied_to_device(token_ids, torch.long, logprobs.device)
-    return ids[:, 0], logprobs.gather(-1, ids).double()
+    return ids[:, 0], widened(logprobs.gather(-1, ids))
 
 
 def _record_step_traces(traces: Sequence[StepTrace], references: Sequence[BatchRow]) -> None:

@@ -1,7 +1,10 @@
 """Copies between host and device: the fewest possible, because the host waits for each one that it reads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from icl.memory.float_precision import widened
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +26,20 @@ def moved_to_device(on_host: "Tensor", device: "torch.device") -> "Tensor":
 
 
 def read_together(tensors: "Sequence[Tensor]") -> list[list[list[float]]]:
-    """The rows of several tensors [B, K], copied to the host at once. float64 holds token ids and float32 exactly."""
+    """The rows of several tensors [B, K], copied from each device to the host at once.
+
+    float64 holds token ids and float32 exactly. Devices without it use float32, which holds ids below 2^24.
+    """
     import torch
 
-    if not tensors:
-        return []
-    flat = [each.flatten() for each in tensors]
-    numbers: list[float] = torch.cat([flat[0].double(), *flat[1:]]).tolist()
-    read, start = [], 0
+    numbers: dict[torch.device, Iterator[float]] = {}
+    for device in dict.fromkeys(each.device for each in tensors):
+        first, *others = [each.flatten() for each in tensors if each.device == device]
+        numbers[device] = iter(torch.cat([widened(first), *others]).tolist())
+    read = []
     for each in tensors:
         rows, columns = each.shape
-        read.append([numbers[start + row * columns : start + (row + 1) * columns] for row in range(rows)])
-        start += rows * columns
+        read.append([list(islice(numbers[each.device], columns)) for _ in range(rows)])
     return read
 
 
