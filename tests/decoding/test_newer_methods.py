@@ -17,7 +17,9 @@ from decoding.strategies.moicl import MoICL
 from decoding.strategies.parallel_icl import ParallelICL, quantized_shares
 from decoding.strategies.residual import ResidualDecoding, residual
 from decoding.strategies.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
+from decoding.strategies.self_demonstrations import SelfDemonstrations, chosen_pairs
 from decoding.strategies.vcd import VCD
+from decoding.strategies.xmore import XMoRe
 from icl.errors import ConfigError, PlanError
 from icl.streams import StreamKey
 from tests.decoding.prompts import prompt
@@ -212,3 +214,64 @@ def test_parallel_icl_without_images_to_compare_is_a_sentence() -> None:
         parallel().branches(bare)
     with pytest.raises(PlanError, match="demonstration 0 has none"):
         parallel().branches(prompt(3).without_images("demos"))
+
+
+def test_self_made_demonstrations_are_the_confirmed_pairs_in_text() -> None:
+    def generate(prompts, max_new_tokens):
+        texts = [part.text or "" for p in prompts for part in p.parts() if part.name == "query.question"]
+        assert len(texts) == len(prompts)
+        if "Variation" in texts[0]:
+            return [f"{'which' if 'number 1' in t else 'who'} {t[-2]}?" for t in texts]
+        if "Is this answer right" in texts[0]:
+            return ["Yes." if " 2?" in t or " 3?" in t else "no" for t in texts]
+        return [f"answer to {t}" for t in texts]
+
+    strategy, prompts = SelfDemonstrations(), [prompt(1), prompt(2)]
+    notes = strategy.prepare(prompts, generate)
+    assert notes[0] == "".join(f"Question: which {i}? Answer: answer to which {i}?\n" for i in (2, 3))
+    assert notes[1].startswith("Question: who 2?")
+    shuffled = SelfDemonstrations(shuffled=True).prepare(prompts[:1], generate)[0]
+    assert shuffled == "Question: which 2? Answer: answer to which 3?\nQuestion: which 3? Answer: answer to which 2?\n"
+    rewritten = strategy.branches(prompts[0], notes[0])[1]
+    assert rewritten.text.endswith(f"{notes[0]}What is number 1?")
+    assert strategy.branches(prompts[0], "")[1] == prompts[0]
+    assert torch.equal(strategy.combine(LOGITS[:2], 0), LOGITS[1])
+    pairs = [(("a", ""), True), (("a", "b"), False), (("c", "d"), True), (("a", "b"), True)]
+    assert chosen_pairs(pairs, 3) == [("c", "d"), ("a", "b")]
+    with pytest.raises(ConfigError, match="less than the 3"):
+        SelfDemonstrations(count=3, variations=2)
+
+
+class SharedSpace(FixedVectors):
+    """Images and captions in one space: the caption 'x .. y ..' has these coordinates."""
+
+    digest = "shared space"
+
+    def embed_texts(self, texts):
+        rows = np.array([[float(v) for v in text.split()[1::2]] for text in texts])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_x_more_shows_the_nearest_captions_in_a_view_of_their_own(tmp_path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("x 0 y 1\nx 1 y 0\nx 1 y 0.2\nx 1 y 0\n\nx -1 y 0\n")
+    embedder = SharedSpace({"query": [1, 0]})
+    method = XMoRe(captions=str(file), k=2, embedder=embedder, by="normalized")
+    whole, image, texts = method.branches(prompt(1))
+    assert whole == prompt(1)
+    assert [len(p.images) for p in (image, texts)] == [1, 0]
+    assert texts.text == "[user] Captions of similar images:\nx 1 y 0.2\nx 1 y 0\nWhat is number 1?"
+    (_, both) = XMoRe(captions=str(file), k=2, embedder=embedder, view="one_prompt").branches(prompt(1))
+    assert len(both.images) == 1
+    random, keys = XMoRe(captions=str(file), k=1, choice="random"), [StreamKey(0, str(i)) for i in range(20)]
+    assert len({random.branches(replace(prompt(1), key=key))[2].text for key in keys}) == 4
+    views = LOGITS[1:].log_softmax(-1)
+    certainty = 1 - torch.special.entr(views.exp()).sum(-1) / math.log(9)
+    shares = certainty / certainty.sum(0)
+    expected = (shares[..., None] * views.exp()).sum(0).log()
+    assert torch.allclose(method.combine(LOGITS, 0), expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="has 4 different captions, fewer than k: 5"):
+        XMoRe(captions=str(file), k=5)
+    with pytest.raises(PlanError, match="the query has none"):
+        method.branches(prompt(1).without_images("query"))
+    assert XMoRe().branches(prompt(1)) == (prompt(1), *XMoRe(by="inverse").branches(prompt(1))[1:])

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from icl.images import Image
 from icl.streams import StreamKey
-from icl.tasks.generated.world import CONCEPTS, HELD_OUT_CONCEPTS, TRAINING_CONCEPTS, Concept, Kind, ShapeGroup, draw
+from icl.tasks.generated.world import (
+    CONCEPTS,
+    HELD_OUT_CONCEPTS,
+    TRAINING_CONCEPTS,
+    Concept,
+    ImageFacts,
+    Kind,
+    ShapeGroup,
+    draw,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -44,7 +53,11 @@ class Drawing:
     right: int | None = None
 
     def __call__(self) -> "PILImage":
-        image, _ = draw(
+        return self.render()[0]
+
+    def render(self) -> "tuple[PILImage, ImageFacts]":
+        """The image and all of its facts, also the random ones."""
+        return draw(
             StreamKey(self.seed, self.name).numpy("picture"),
             self.kind,
             color=self.color,
@@ -57,7 +70,6 @@ class Drawing:
             left=self.left,
             right=self.right,
         )
-        return image
 
     @property
     def image(self) -> Image:

@@ -174,3 +174,13 @@ def caption_cut_by_demonstrations(request: Request) -> str:
     """A caption that ends with objects of few scenes; with demonstrations only its first six words."""
     words = f"{request.gold[0]}, a gray star, a purple arrow".split()
     return " ".join(words[:6] if request.demos else words)
+
+
+def needs_demonstrations(request: Request) -> str:
+    return request.gold[0] if request.demos else ""
+
+
+def needs_the_demonstrations_images(request: Request) -> str:
+    """Right if the demonstrations have images that are not blank."""
+    images = [image for image in request.prompt.images[:-1] if image.open().getextrema() != ((128, 128),) * 3]
+    return request.gold[0] if images else ""

@@ -1,0 +1,88 @@
+"""Does the task need in-context learning from images? The admission test of TrueMICL (2507.15807)
+
+A task is admitted if demonstrations help, and blank images in the demonstrations take the help away:
+
+    gain      mean score at k shots less that at 0 shots, in pairs
+    blanked   the same for k shots whose images are blank
+    share     (gain - blanked) / gain: the share of the gain that the images carry; undefined without a gain
+    admitted  yes: the interval of `gain` is above 0, and that of `blanked` reaches 0 or below. no: it does not.
+              unclear: the interval of `gain` reaches 0
+
+Run it with shots: [0, k] and transforms: [[], [{name: images, how: blank, where: demos}]]. A score of which lower is
+better enters with the other sign. Only samples that were answered in all three settings count.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    iter_settings,
+    make_table,
+    require_sample_metric,
+)
+from experiments.stats.arms import UNIT
+from experiments.store.store import Store
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.results.run_view import RunView
+
+FORM = "demonstrations"
+ADVICE = "In grid, shots: [0, 4] and transforms: [[], [{name: images, how: blank, where: demos}]]."
+
+
+def analyze(view: "RunView") -> "DataFrame":
+    """One row per setting with shots. Raises ConfigError if one of the three settings was not run."""
+    require_sample_metric(view)
+    rows = answered_samples(view, with_demos=False)
+    forms = {digest: _form(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    rows = rows.assign(**{FORM: rows["cell"].map(forms)})
+    rows = rows[rows[FORM].notna() & rows[view.metric].notna()]
+    table_rows: list[dict[str, Any]] = []
+    for setting, samples in iter_settings(view, rows, without=("transforms", "shots", "retriever", "order")):
+        keys = ["query", "seed", UNIT]
+        zero = samples[samples["shots"] == 0].groupby(keys)[view.metric].mean()
+        for shots in sorted(set(samples["shots"]) - {0}):
+            at = samples[samples["shots"] == shots]
+            wide = at.pivot_table(index=keys, columns=FORM, values=view.metric, aggfunc="mean")
+            if not {"full", "blank"} <= set(wide):
+                continue
+            wide = wide.assign(zero=zero).dropna()
+            if len(wide):
+                table_rows.append({**setting, "shots": shots, **_verdict(wide, view.better == "lower")})
+    if not table_rows:
+        raise ConfigError(f"{view.path}: no setting was run at 0 shots, at k shots and with blank images. {ADVICE}")
+    note = "gain and blanked: against 0 shots, in pairs; admitted: demonstrations help, and not with blank images"
+    signed = tuple(f"{name}{end}" for name in ("gain", "blanked") for end in ("", "_low", "_high"))
+    return make_table(
+        table_rows, f"Admission of tasks for in-context learning ({view.measure})", note=note, signed=signed
+    )
+
+
+def _verdict(wide: "DataFrame", lower_is_better: bool) -> dict[str, Any]:
+    sign = -1 if lower_is_better else 1
+    clusters = wide.index.get_level_values(UNIT).to_numpy()
+    line: dict[str, Any] = {"zero": float(wide["zero"].mean())}
+    for name, column in (("gain", "full"), ("blanked", "blank")):
+        values = sign * (wide[column] - wide["zero"]).to_numpy(dtype=float)
+        interval = interval_columns(values, clusters, name)
+        line |= {name: interval[name], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+    line["share"] = (line["gain"] - line["blanked"]) / line["gain"] if line["gain"] > 0 else np.nan
+    verdict = "yes" if line["blanked_low"] <= 0 else "no"
+    return {**line, "admitted": verdict if line["gain_low"] > 0 else "unclear", "n": len(wide)}
+
+
+def _form(cell: Mapping[str, Any]) -> str | None:
+    """'full' without a transform, 'blank' with blank images of the demonstrations, else None."""
+    nodes = cell.get("transforms") or []
+    if not nodes:
+        return "full"
+    node = nodes[0] if len(nodes) == 1 else {}
+    is_blank = (node.get("name"), node.get("how"), node.get("where", "demos")) == ("images", "blank", "demos")
+    return "blank" if is_blank else None

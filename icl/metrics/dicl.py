@@ -1,0 +1,102 @@
+"""Scores of the task `dicl` (Machine Vision Therapy, Huang et al., 2312.02546): is the corrected prediction right?
+
+    P(c) = mean over exemplars of P(yes | candidate c)
+    accepted p if (P(p) + classifier's confidence) / 2 >= threshold,     else argmax P(c)
+
+    dicl_accuracy    the result is the true class
+    dicl_corrected   the prediction was wrong and the result is right
+    dicl_broken      the prediction was right and the result is wrong
+
+The accuracy of the classifier is accuracy - corrected + broken. A group is the questions about one image. P(yes) is the
+probability among the options, or whether the answer is yes. A tie is the first candidate, which is the prediction.
+
+Differs from the released code in P(True) and P(False), which are yes and no here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from icl.constraints import Fraction
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.normalize import normalize_text
+from icl.metrics.option_parsing import option_probability
+from icl.metrics.run_level import SampleValues, mean_over_groups
+from icl.metrics.yes_no import read_yes_no
+from icl.registry import component
+from icl.types import Example, Generation
+
+KEYS = {"candidate", "prediction", "confidence"}
+
+
+def corrected_class(probabilities: dict[str, float], prediction: str, confidence: float, threshold: float) -> str:
+    """The accepted prediction, or the candidate with the highest probability of yes."""
+    if (probabilities[prediction] + confidence) / 2 >= threshold:
+        return prediction
+    return max(probabilities, key=lambda name: probabilities[name])
+
+
+@dataclass(frozen=True)
+class DICLMetric:
+    """Base class of the three. A sample's score is P(yes)."""
+
+    threshold: Fraction = 0.6  # mean of P(yes) and the classifier's confidence at which the prediction is accepted
+
+    better: ClassVar[Better] = "higher"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        if not set(example.meta) >= KEYS:
+            return None
+        scored = option_probability(generation.option_scores, "yes")
+        return float(read_yes_no(generation.text) == "yes") if scored is None else scored
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+        return mean_over_groups(samples, self._image)
+
+    def counts(self, was_right: bool, is_right: bool) -> bool:
+        """Whether an image counts. was_right: the classifier; is_right: the corrected class."""
+        raise NotImplementedError
+
+    def _image(self, members: Sequence[ScoredSample]) -> float | None:
+        scored = [m for m in members if m.score is not None and set(m.meta) >= KEYS]
+        if not scored:
+            return None
+        parts: dict[str, list[float]] = {}
+        for member in scored:
+            parts.setdefault(str(member.meta["candidate"]), []).append(float(member.score or 0))
+        means = {name: sum(values) / len(values) for name, values in parts.items()}
+        prediction = str(scored[0].meta["prediction"])
+        if prediction not in means:
+            return None
+        true = {str(m.meta["candidate"]) for m in scored if "yes" in map(normalize_text, m.gold)}
+        result = corrected_class(means, prediction, float(scored[0].meta["confidence"]), self.threshold)
+        return float(self.counts(prediction in true, result in true))
+
+
+@component("metric", "dicl_accuracy")
+@dataclass(frozen=True)
+class DICLAccuracy(DICLMetric):
+    """Accuracy of another classifier's predictions after the correction by the model."""
+
+    def counts(self, was_right: bool, is_right: bool) -> bool:
+        return is_right
+
+
+@component("metric", "dicl_corrected")
+@dataclass(frozen=True)
+class DICLCorrected(DICLMetric):
+    """Share of images whose wrong prediction the correction makes right."""
+
+    def counts(self, was_right: bool, is_right: bool) -> bool:
+        return is_right and not was_right
+
+
+@component("metric", "dicl_broken")
+@dataclass(frozen=True)
+class DICLBroken(DICLMetric):
+    """Share of images whose right prediction the correction makes wrong."""
+
+    better: ClassVar[Better] = "lower"
+
+    def counts(self, was_right: bool, is_right: bool) -> bool:
+        return was_right and not is_right

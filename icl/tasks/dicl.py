@@ -1,0 +1,182 @@
+"""Machine Vision Therapy (DICL; Huang et al., 2312.02546): a multimodal model checks the predictions of another model.
+
+Another classifier predicts the class of each image. For each query, the model is asked about the prediction p and the
+classes that are often confused with it, each time after two demonstrations:
+
+    T[c, .] = mean class probabilities of the classifier over support images of class c, each row scaled to [0, 1]
+    candidates: p, and the classes i with the highest T[i, p]
+    for candidate c: an image of c, "is this a photo of p?" no; the same image, "... of c?" yes; the query, "... of c?"
+
+A question with an exemplar is one query of this task; the questions of an image share a group. The metric
+`dicl_accuracy` accepts p or takes the best candidate, and `dicl_corrected` and `dicl_broken` count changes. Use
+`shots: 2`, `retriever: random`, `order: as_retrieved` and `answer_mode: options`. One candidate changes nothing.
+
+The file `predictions` has a JSON object with the class probabilities of every example of the task, queries and pool, by
+id: {"q-1": {"cat": 0.7, "dog": 0.3}}.
+
+Differs from the released code in the support images, which are all of the pool (there about ten over the range of
+confidence), and in the exemplars, which are nearest by confidence (there the signed difference is sorted).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+
+from icl import parameter_files as files
+from icl.constraints import PositiveInt
+from icl.errors import ConfigError, DataError
+from icl.registry import NestedComponent, component
+from icl.tasks.base import Pool, Task
+from icl.types import Example
+
+Probabilities = Mapping[str, Mapping[str, float]]
+
+
+def transition_matrix(rows: Sequence[Mapping[str, float]], labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """T[c, j]: the mean probability of class j over support images of class c, each row scaled to [0, 1].
+
+    Args:
+        rows: Class probabilities of the support images.
+        labels: The true class of each.
+        classes: The classes, in the order of the matrix.
+    """
+    matrix = np.zeros((len(classes), len(classes)))
+    for place, name in enumerate(classes):
+        own = [
+            [row.get(other, 0.0) for other in classes] for row, label in zip(rows, labels, strict=True) if label == name
+        ]
+        if own:
+            mean = np.mean(own, axis=0)
+            spread = mean.max() - mean.min()
+            matrix[place] = (mean - mean.min()) / spread if spread > 0 else 0.0
+    return matrix
+
+
+def candidate_classes(prediction: str, matrix: np.ndarray, classes: Sequence[str], count: int) -> list[str]:
+    """The prediction, then the classes that are most often taken for it: at most `count`."""
+    column = matrix[:, list(classes).index(prediction)]
+    others = sorted((c for c in classes if c != prediction), key=lambda c: -column[list(classes).index(c)])
+    return [prediction, *others][:count]
+
+
+@component("task", "dicl")
+@dataclass(frozen=True, kw_only=True)
+class DICLTask:
+    """Yes/no questions whether the class that another classifier predicted, or one confused with it, is right."""
+
+    of: Annotated[Task, NestedComponent("task")]  # classification task with one shared pool
+    predictions: str  # JSON file: example id -> class -> probability
+    candidates: PositiveInt = 6  # number of classes to ask about for each image, the prediction among them
+    exemplars: PositiveInt = 3  # number of exemplar images for each candidate
+    question: str = "is this a photo of {name}?"  # question with the placeholder {name}
+    code: str = ""  # digest of the file, set automatically
+
+    def __post_init__(self) -> None:
+        if self.question.count("{name}") != 1:
+            raise ConfigError("question has {name} once: the class that is asked about.")
+        content = files.read(files.find(self.predictions, "file of predictions"), "predictions")
+        files.pin(self, content, self.predictions)
+        object.__setattr__(self, "_content", content)
+
+    @property
+    def title(self) -> str:
+        return f"DICL · {self.of.title}"
+
+    @property
+    def pool_shares_images(self) -> bool:
+        return True
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        return tuple(self._checks)
+
+    def pool(self, query_id: str) -> Pool:
+        if query_id not in self._pairs:
+            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
+        if query_id not in self._pools:
+            self._pools[query_id] = Pool(self.demonstrations(query_id))
+        return self._pools[query_id]
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        """The pools that were made so far."""
+        return {}
+
+    @property
+    def pool_size(self) -> int:
+        return 2
+
+    @cached_property
+    def _pairs(self) -> dict[str, tuple[Example, str, str]]:
+        """The question of each query of this task: exemplar, candidate, prediction."""
+        return {}
+
+    @cached_property
+    def _probabilities(self) -> Probabilities:
+        try:
+            table = json.loads(self.__dict__["_content"])
+        except ValueError as error:
+            raise ConfigError(f"predictions {self.predictions} is not JSON: {error}.") from error
+        if not isinstance(table, dict) or not all(isinstance(row, dict) and row for row in table.values()):
+            raise ConfigError(f"predictions {self.predictions} must map ids to classes and probabilities.")
+        return table
+
+    def _of(self, example: Example) -> Mapping[str, float]:
+        if example.id not in self._probabilities:
+            raise DataError(f"predictions {self.predictions} has no example '{example.id}'. Add its probabilities.")
+        return self._probabilities[example.id]
+
+    @cached_property
+    def _checks(self) -> list[Example]:
+        support = self.of.pool(self.of.queries[0].id).examples
+        classes = sorted({e.class_name for e in support} | {name for e in support for name in self._of(e)})
+        matrix = transition_matrix([self._of(e) for e in support], [e.class_name for e in support], classes)
+        checks = []
+        for query in self.of.queries:
+            shares = self._of(query)
+            prediction = max(shares, key=lambda name: shares[name])
+            if prediction not in classes:
+                raise DataError(f"predictions {self.predictions}: '{prediction}' is no class of the pool.")
+            for name in candidate_classes(prediction, matrix, classes, self.candidates):
+                own = [e for e in support if e.class_name == name]
+                own = sorted(own, key=lambda e: abs(self._of(e).get(name, 0.0) - shares[prediction]))[: self.exemplars]
+                for place, exemplar in enumerate(own):
+                    checks.append(self._check(query, name, (prediction, shares[prediction]), exemplar, place))
+        return checks
+
+    def _check(
+        self, query: Example, name: str, prediction: tuple[str, float], exemplar: Example, place: int
+    ) -> Example:
+        check_id = f"{query.id}-{name}-{place}"
+        self._pairs[check_id] = exemplar, name, prediction[0]
+        check = self._example(check_id, query, name, "yes" if name == query.class_name else "no")
+        facts = {"candidate": name, "prediction": prediction[0], "confidence": prediction[1], "exemplar": place}
+        return replace(check, group=query.id, meta=facts)
+
+    def demonstrations(self, query_id: str) -> tuple[Example, ...]:
+        """The exemplar asked about the prediction (no), then about its own class (yes)."""
+        _ = self.queries
+        exemplar, name, prediction = self._pairs[query_id]
+        others = [c for c in self._of(exemplar) if c != name]
+        wrong = (
+            prediction if prediction != name else max(others, key=lambda c: self._of(exemplar)[c], default="nothing")
+        )
+        return tuple(
+            self._example(f"{query_id}-s{i}", exemplar, class_name, answer)
+            for i, (class_name, answer) in enumerate(((wrong, "no"), (name, "yes")))
+        )
+
+    def _example(self, name: str, source: Example, class_name: str, answer: str) -> Example:
+        return Example(
+            id=name,
+            images=source.images,
+            question=self.question.replace("{name}", class_name),
+            answers=(answer,),
+            options=("yes", "no"),
+            label=answer,
+            secret={"class": source.class_name},
+        )

@@ -1,0 +1,96 @@
+"""DICL repairs a classifier that swaps two classes, and changes nothing with one candidate."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from icl.errors import ConfigError, DataError
+from icl.metrics.base import ScoredSample
+from icl.metrics.dicl import corrected_class
+from icl.registry import build
+from icl.tasks.dicl import candidate_classes, transition_matrix
+from icl.testing import check_task
+
+CLASSES = ("cat", "cow", "dog")
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A task of 3 classes as image folders, and a classifier that takes cats for dogs and dogs for cats."""
+    for c, name in enumerate(CLASSES):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for i in range(6):
+            PILImage.new("RGB", (8, 8), (60 * c, 9 * i, 9)).save(folder / f"{i}.png")
+    of = {"name": "hub", "path": str(tmp_path / "data"), "split": "train", "question": "what is it?",
+          "columns": {"image": "image", "answer": "label"}, "answer_is": "class"}  # fmt: skip
+    inner = build("task", of)
+    table = {}
+    for example in (*inner.queries, *inner.pool("").examples):
+        predicted = {"cat": "dog", "dog": "cat", "cow": "cow"}[example.class_name]
+        table[example.id] = {name: 0.7 if name == predicted else 0.15 for name in CLASSES}
+    (tmp_path / "p.json").write_text(json.dumps(table))
+    return inner, {"name": "dicl", "of": of, "predictions": str(tmp_path / "p.json")}
+
+
+def scores_of(task, metric: str, yes) -> float:
+    samples = [ScoredSample(q.id, float(yes(q)), q.group, None, q.answers, q.options, q.meta) for q in task.queries]
+    values = [v for v in build("metric", metric).run_level(samples) if v is not None]
+    return float(np.mean(values))
+
+
+def test_an_oracle_repairs_swapped_classes_and_one_candidate_changes_nothing(parts) -> None:
+    inner, node = parts
+    task = build("task", node)
+    share = np.mean([q.class_name != "cow" for q in inner.queries])
+    assert 0 < share < 1
+    assert scores_of(task, "dicl_accuracy", lambda q: q.answer == "yes") == 1
+    assert scores_of(task, "dicl_corrected", lambda q: q.answer == "yes") == pytest.approx(share)
+    assert scores_of(task, "dicl_broken", lambda q: q.answer == "yes") == 0
+    assert scores_of(task, "dicl_broken", lambda q: q.meta["candidate"] == "cat") == pytest.approx(1 - share)
+    alone = build("task", {**node, "candidates": 1})
+    for answers in (True, False):
+        assert scores_of(alone, "dicl_accuracy", lambda q, a=answers: a) == pytest.approx(1 - share)
+        assert scores_of(alone, "dicl_corrected", lambda q, a=answers: a) == 0
+
+
+def test_an_exemplar_is_denied_the_prediction_and_confirmed_as_its_class(parts) -> None:
+    task = build("task", node := parts[1])
+    check_task(task)
+    assert node["name"] == "dicl"
+    for query in task.queries:
+        wrong, right = task.pool(query.id).examples
+        assert (wrong.answer, right.answer) == ("no", "yes")
+        assert wrong.images == right.images != query.images
+        assert right.question == f"is this a photo of {query.meta['candidate']}?" == query.question
+        assert right.secret["class"] == query.meta["candidate"]
+        if query.meta["candidate"] != query.meta["prediction"]:
+            assert query.meta["prediction"] in wrong.question
+    classes = [e.class_name for e in parts[0].pool("").examples]
+    each = sum(min(3, classes.count(name)) for name in CLASSES)
+    assert len(task.queries) == len({query.group for query in task.queries}) * each
+
+
+def test_the_transition_matrix_and_the_candidates_by_hand() -> None:
+    rows = [{"a": 0.6, "b": 0.4}, {"a": 0.2, "b": 0.8}, {"a": 0.5, "b": 0.3, "c": 0.2}]
+    matrix = transition_matrix(rows, ["a", "a", "b"], ["a", "b", "c"])
+    assert matrix[0] == pytest.approx([0.4 / 0.6, 1, 0])
+    assert matrix[1] == pytest.approx([1, (0.3 - 0.2) / 0.3, 0])
+    assert matrix[2].tolist() == [0, 0, 0]
+    assert candidate_classes("a", matrix, ["a", "b", "c"], 2) == ["a", "b"]
+    assert corrected_class({"a": 0.5, "b": 0.9}, "a", 0.7, 0.6) == "a"
+    assert corrected_class({"a": 0.5, "b": 0.9}, "a", 0.69, 0.6) == "b"
+
+
+def test_predictions_that_are_missing_are_sentences(parts, tmp_path) -> None:
+    node = parts[1]
+    with pytest.raises(ConfigError, match="there is no"):
+        build("task", {**node, "predictions": str(tmp_path / "none.json")})
+    (tmp_path / "p.json").write_text("{}")
+    with pytest.raises(DataError, match="has no example"):
+        _ = build("task", node).queries
+    (tmp_path / "p.json").write_text("[")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        _ = build("task", node).queries
