@@ -3,8 +3,8 @@
     for each block of queries              all of them, or those of one look         Runner._blocks
       for each model                       loaded once, if there is one of them      Runner._run_model
         for each group                     cells of one task and number of shots     Runner._run_group
-          for each window of queries       until a limit of tokens or samples        Runner._windows
-            retrieve demonstrations, render prompts                                  experiments.contexts
+          for each window of queries       until a limit of tokens or samples        Runner._run_window
+            retrieve demonstrations, render prompts                                  experiments.running.windows
             answer all prompts in one call                                           experiments.running.generation
             score each answer, append the sample to the store                        experiments.running.recorder
 
@@ -25,30 +25,34 @@ the work changes no sample.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from experiments.contexts.context_overflow import ContextOverflow
-from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.contexts import Retrieval
 from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.size_estimate import estimate_sizes
 from experiments.grid.grid import Cell, Grid
+from experiments.running.background import BackgroundCalls, one_ahead, short_switches
 from experiments.running.failing_arms import FailingArms
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.running.generation import Answer, SampleRequest, answer
-from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore, prefetch_images
+from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
 from experiments.running.preflight import Preflight
 from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog
+from experiments.running.windows import Window, Windows
 from experiments.stopping.stopping import Stopping
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
 from icl.errors import DataError
-from icl.images import Image
-from icl.types import Example, Sample
+from icl.types import Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
 from retrievers.machinery.embedder_device import reserve_for_models
 
@@ -56,13 +60,6 @@ if TYPE_CHECKING:
     from icl.models.base import Model
 
 logger = logging.getLogger(f"icl.{__name__}")
-
-RETRIEVAL_BATCH = 64
-"""Queries whose demonstrations are retrieved together."""
-
-WINDOW_TOKENS = 65_536
-WINDOW_SAMPLES = 1024
-"""A window ends with the query that reaches one of these. A larger one batches better and takes more memory."""
 
 TRACEBACK_FILE = "errors.log"
 """In the run directory: tracebacks of users' own components."""
@@ -142,6 +139,9 @@ class Runner:
         self.needed: Mapping[str, set[str]] = {}
         self.loaded: Model | None = None
         self.retrievals: dict[int, Retrieval] = {}
+        self.window_thread, self.calls = ThreadPoolExecutor(1, thread_name_prefix="windows"), BackgroundCalls()
+        self.is_stopped = Event()
+        self.finished_cells: deque[str] = deque()
 
     def run(self) -> RunOutcome:
         """Computes everything that is missing. Raises ICLError if the run cannot go on."""
@@ -163,6 +163,9 @@ class Runner:
                 given_up, untried = self.failing.describe(self.state.missing)
                 self.costs.stop_reason = given_up
         finally:
+            self.is_stopped.set()
+            self.window_thread.shutdown(cancel_futures=True)
+            self.calls.close()
             self._unload()
             self.image_store.close()
             self.progress.end()
@@ -251,23 +254,46 @@ class Runner:
         # Task i of n (from 0) may fill the store up to (i+1)/n of the limit, so that early tasks cannot use all of it.
         self.image_store.max_bytes = self.max_image_bytes * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
         self.progress.set_phase("retrieving demonstrations")
-        for window in self._windows(cells, retrieval):
-            requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
-            self.image_store.save(image for request in requests for image in request.prompt.images)
-            for cell, item in window:
-                self.repeated_images.add(cell, item)  # these two count for the notes at the end
-                self.overflow.add(cell, item)
-                if item.prompt is None:
-                    self._record(self.recorder.without_prompt(cell, item))
-            self.progress.set_phase("answering")
-            self._answer(model, requests)
-            self.recorder.clear_shared()
-            self.costs.save(model)
-            self.progress.set_phase("retrieving demonstrations")
+        missing = {cell.digest: self._left(cell) for cell in cells}
+        self.failing.begin_group([cell for cell in cells if missing[cell.digest]])
+        windows = Windows(cells, missing, retrieval, self.failing, self.is_stopped)
+        if windows.may_run_ahead and model.enable_threads():
+            with short_switches():
+                for window in one_ahead(iter(windows), self.window_thread):
+                    self._run_window(model, window, self.calls.submit)
+        else:
+            for window in windows:
+                self._run_window(model, window)
 
-    def _answer(self, model: "Model", requests: Sequence[SampleRequest]) -> None:
+    def _run_window(self, model: "Model", window: Window, record: Callable[..., None] | None = None) -> None:
+        """Answers the samples of a window and records them. record: makes a call in another thread."""
+        window = [(cell, item) for cell, item in window if not self.failing.is_given_up(cell)]
+        requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
+        self.image_store.save(image for request in requests for image in request.prompt.images)
+        for cell, item in window:
+            self.repeated_images.add(cell, item)  # these two count for the notes at the end
+            self.overflow.add(cell, item)
+            if item.prompt is None:
+                self._record(self.recorder.without_prompt(cell, item))
+        self.progress.set_phase("answering")
+        try:
+            self._answer(model, requests, record)
+        finally:  # an interrupt loses no answer
+            self.calls.wait()
+            while self.finished_cells:
+                self.on_cell(self.finished_cells.popleft())
+        self.recorder.clear_shared()
+        self.costs.save(model)
+        self.progress.set_phase("retrieving demonstrations")
+
+    def _answer(
+        self, model: "Model", requests: Sequence[SampleRequest], record: Callable[..., None] | None = None
+    ) -> None:
         def on_answer(request: SampleRequest, result: Answer) -> None:
-            self._record(self.recorder.sample(request, result))
+            if record is None:
+                self._record_answer(request, result)
+            else:
+                record(self._record_answer, request, result)
 
         config, counters = self.grid.config, self.costs.counters
         answer(
@@ -279,41 +305,8 @@ class Runner:
             lazy_branches=config.lazy_branches,  # whether contrast branches wait until a step needs them
         )
 
-    def _windows(self, cells: Sequence[Cell], retrieval: Retrieval) -> Iterator[list[tuple[Cell, PromptItem]]]:
-        """Yields the missing samples in windows: each with its cell and rendered prompt, query by query."""
-        missing = {cell.digest: self._left(cell) for cell in cells}
-        cells = [cell for cell in cells if missing[cell.digest]]
-        self.failing.begin_group(cells)
-        missing_ids: set[str] = set().union(*missing.values())
-        queries = [query for query in cells[0].task.queries if query.id in missing_ids]
-        batches = (queries[i : i + RETRIEVAL_BATCH] for i in range(0, len(queries), RETRIEVAL_BATCH))
-        items_by_query = (items for batch in batches for items in self._prompt_items(cells, retrieval, batch))
-        num_branches = _num_branches(cells)
-        window: list[tuple[Cell, PromptItem]] = []
-        tokens = 0
-        for items in prefetch_images(items_by_query, _images):  # decodes images of later queries in threads
-            for item in items:
-                missing_cells = [
-                    cell
-                    for cell in item.spec.cells
-                    if item.example.id in missing[cell.digest] and not self.failing.is_given_up(cell)
-                ]
-                if missing_cells:
-                    rendered = render(item)
-                    window += [(cell, rendered) for cell in missing_cells]
-                    tokens += _prefill_tokens(missing_cells, rendered, num_branches)
-            if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
-                yield window
-                window, tokens = [], 0
-        if window:
-            yield window
-
-    def _prompt_items(
-        self, cells: Sequence[Cell], retrieval: Retrieval, queries: Sequence[Example]
-    ) -> Iterator[list[PromptItem]]:
-        """Yields for each query one item per spec of the cells that are not given up."""
-        if specs := prompt_specs([cell for cell in cells if not self.failing.is_given_up(cell)]):
-            yield from build_contexts(retrieval, specs, queries)
+    def _record_answer(self, request: SampleRequest, result: Answer) -> None:
+        self._record(self.recorder.sample(request, result))
 
     def _record(self, sample: Sample) -> None:
         """Writes a finished sample and reports it."""
@@ -324,7 +317,7 @@ class Runner:
         missing.discard(sample.query)
         if not missing:
             self.progress.cell_finished()
-            self.on_cell(sample.cell)
+            self.finished_cells.append(sample.cell)
         self.failing.add(sample)
         if sample.failed:
             self.failed += 1
@@ -341,32 +334,3 @@ def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
         if cell.model is model:
             groups.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
     return [groups[key] for key in sorted(groups)]
-
-
-def _images(items: Sequence[PromptItem]) -> list[Image]:
-    """The images of the items' query and of all their demonstrations."""
-    examples = [demo.example for item in items for demo in item.context.demos]
-    return [*items[0].example.images, *(image for example in examples for image in example.images)]
-
-
-def _num_branches(cells: Sequence[Cell]) -> dict[str, int]:
-    """Cell digest -> number of its strategy's branches; 0 if the model gives no logits, so nothing is prefilled."""
-    from decoding.arms.inspection import probe_branches
-
-    branches_by_decoding: dict[int, int] = {}
-    for cell in cells:
-        if id(cell.decoding) not in branches_by_decoding:
-            has_logits = "logits" in cell.model.abilities
-            branches_by_decoding[id(cell.decoding)] = len(probe_branches(cell.decoding.strategy)) if has_logits else 0
-    return {cell.digest: branches_by_decoding[id(cell.decoding)] for cell in cells}
-
-
-def _prefill_tokens(cells: Sequence[Cell], item: PromptItem, num_branches: Mapping[str, int]) -> int:
-    """An upper limit of the tokens to prefill for one prompt in these cells.
-
-    Every strategy has one branch with the unmodified prompt, shared by all cells; only the others add prefills.
-    """
-    model = cells[0].model
-    if item.prompt is None or not num_branches[cells[0].digest]:
-        return 0
-    return model.count_tokens(item.prompt) * (1 + sum(num_branches[cell.digest] - 1 for cell in cells))

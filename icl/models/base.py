@@ -180,6 +180,10 @@ class Model(ABC):
     def unload(self) -> None:  # noqa: B027
         """Free memory and connections after the last cell of a run."""
 
+    def enable_threads(self) -> bool:
+        """Whether other threads may call `count_tokens` while the loaded model answers. Called before they do."""
+        return False
+
     def counters(self) -> Mapping[str, int]:
         """Work done since loading, such as `prompt_tokens` or `images_encoded`. Empty if nothing is counted."""
         return {}

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,7 @@ class ImageProcessor:
         self.cache = LRUByteCache[Key, Processed](limit, lambda made: nbytes(made[0]))
         self.texts: dict[tuple[int, int, bool], str] = {}
         self._depends_on_others: bool | None = None
+        self._lock, self._has_own_tokenizer = Lock(), False
 
     @cached_property
     def lone_slot(self) -> str:
@@ -116,18 +118,18 @@ class ImageProcessor:
 
     def prepare_ahead(self, images: Sequence[tuple["Image", bool]]) -> None:
         """Fill the cache with the processed images, in another thread. For the argument see `pixels`."""
-        self._of_thread.pixels([(without_pixel_edits(image), several) for image, several in images])
+        self.separate_tokenizer()
+        self.pixels([(without_pixel_edits(image), several) for image, several in images])
 
-    @cached_property
-    def _of_thread(self) -> "ImageProcessor":
-        """The same with a tokenizer of its own, because two threads cannot use one. The cache is shared."""
-        processor = copy.copy(self.processor)
-        if hasattr(processor, "tokenizer"):
-            processor.tokenizer = copy.deepcopy(processor.tokenizer)
-        other = ImageProcessor(processor, self.cache.limit)
-        other.cache, other.texts = self.cache, self.texts
-        other._depends_on_others = self._depends_on_others
-        return other
+    def separate_tokenizer(self) -> None:
+        """Uses a copy of the tokenizer from now on. The processor pads, so other threads cannot use its tokenizer."""
+        with self._lock:
+            if self._has_own_tokenizer:
+                return
+            processor = copy.copy(self.processor)
+            if hasattr(processor, "tokenizer"):
+                processor.tokenizer = copy.deepcopy(processor.tokenizer)
+            self.processor, self._has_own_tokenizer = processor, True
 
     def _process_equal_sizes(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
         """Images of equal size, each processed as if it were alone. One call for each image if the result cannot be
@@ -155,9 +157,10 @@ class ImageProcessor:
         return offsets if offsets and all(offsets) else [[{"replacement": UNKNOWN_TEXT}]] * BATCH
 
     def _call(self, texts: list[str], images: list[list["PILImage"]]) -> dict[str, Any]:
-        made = self.processor(
-            text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
-        )
+        with self._lock:
+            made = self.processor(
+                text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
+            )
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
 
 

@@ -349,6 +349,13 @@ class HF(LogitModel):
 
         return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where)
 
+    def enable_threads(self) -> bool:
+        """Whether prompts are read part by part. Otherwise the processor on whole prompts is not for two threads."""
+        if self.engine.prompt_encoder.encoder is None or not self._by_parts:
+            return False
+        self.pixels.separate_tokenizer()
+        return True
+
     def prepare_ahead(self, prompts: Sequence[Prompt]) -> None:
         """Process images that are neither encoded nor processed yet."""
         if self.engine.prompt_encoder.encoder is not None:

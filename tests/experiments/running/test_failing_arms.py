@@ -11,7 +11,7 @@ import pytest
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
-from experiments.running import runner
+from experiments.running import runner, windows
 from experiments.running.failing_arms import FailingArms
 from experiments.running.run import run
 from icl.errors import DataError
@@ -36,8 +36,8 @@ class Broken:
 @pytest.fixture(autouse=True)
 def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "MAX_INITIAL_FAILURES", 3)
-    monkeypatch.setattr(runner, "RETRIEVAL_BATCH", 2)
-    monkeypatch.setattr(runner, "WINDOW_SAMPLES", 4)
+    monkeypatch.setattr(windows, "RETRIEVAL_BATCH", 2)
+    monkeypatch.setattr(windows, "WINDOW_SAMPLES", 4)
 
 
 BROKEN = f"{__file__}:Broken"

@@ -9,7 +9,7 @@ import pytest
 from experiments.config.config import load_config
 from experiments.launch.launch_files import Launch
 from experiments.results.loaded_run import load_run
-from experiments.running import runner
+from experiments.running import runner, windows
 from experiments.running.run import run
 from experiments.running.runner import RunOutcome
 from experiments.store.store import Store
@@ -105,8 +105,8 @@ def test_batches_and_windows_change_no_sample(
 ) -> None:
     config = mapping(model=toy, grid={"shots": [0, 3], "decoding": ["greedy", "vcd"]}, seeds=[0, 1])
     go(config, tmp_path / "usual")
-    monkeypatch.setattr(runner, "RETRIEVAL_BATCH", sizes[0])
-    monkeypatch.setattr(runner, "WINDOW_SAMPLES", sizes[1])
+    monkeypatch.setattr(windows, "RETRIEVAL_BATCH", sizes[0])
+    monkeypatch.setattr(windows, "WINDOW_SAMPLES", sizes[1])
     go(config, tmp_path / "other")
     assert contents(tmp_path / "usual" / "t") == contents(tmp_path / "other" / "t")
 
@@ -118,8 +118,8 @@ def test_every_window_has_its_phases(mapping: Mapping, tmp_path: Path, monkeypat
         def set_phase(self, what: str, reset_rate: bool = False) -> None:
             phases.append(what)
 
-    monkeypatch.setattr(runner, "RETRIEVAL_BATCH", 2)
-    monkeypatch.setattr(runner, "WINDOW_SAMPLES", 2)
+    monkeypatch.setattr(windows, "RETRIEVAL_BATCH", 2)
+    monkeypatch.setattr(windows, "WINDOW_SAMPLES", 2)
     go(mapping(shots=3), tmp_path, progress=PhaseLog())
     window = ["retrieving demonstrations", "answering"]
     assert phases == ["loading the model", *3 * window, "retrieving demonstrations"]

@@ -157,7 +157,7 @@ def test_the_first_answer_has_one_token_or_at_an_endpoint_the_limit_of_the_run(
 def test_fields_that_arms_share_are_dropped_after_each_window(
     mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.running.runner.WINDOW_SAMPLES", 2)
+    monkeypatch.setattr("experiments.running.windows.WINDOW_SAMPLES", 2)
     sizes, sample = [], Recorder.sample
 
     def counted(self: Recorder, *arguments: Any) -> Any:
