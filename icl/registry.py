@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "task": ("icl.tasks", "icl.tasks.generated"),
+    "task": ("icl.tasks", "icl.tasks.generated", "icl.tasks.drawings"),
     "model": ("icl.models", "icl.models.hf", "icl.models.vllm"),
     "metric": ("icl.metrics",),
     "edit": ("icl.edits",),

@@ -4,9 +4,12 @@
     image    an image of the query is an image of a demonstration (same pixels and edits)
     twice    an example occurs twice
     alike    two demonstrations have one image: no leak, but fewer distinct shots
+    source   a demonstration is by the query's own author (tasks whose data names one): no leak of an answer, but a
+             retriever can recognize the hand, which new data will not have
     labels   a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
 
-A run with retrievers of the toolkit has zeros in the first three columns. A transform that blanks all images makes
+A run with retrievers of the toolkit has zeros in the first three columns. The column source is there if the data names
+authors. A transform that blanks all images makes
 images equal. Decodings and scorings that read one prompt are one setting, and a prompt that several of them read counts
 once (a control that shows more demonstrations reads others). `first` names a sample of the worst column.
 """
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 LEAKS = ("itself", "image", "twice", "alike")
+SOURCE, DEMO_SOURCES = "source", "demo_sources"
+"""Keys of a sample's `meta`: who made the query's image, and who made those of the demonstrations."""
 
 
 def analyze(view: "RunView") -> "DataFrame":
@@ -34,7 +39,8 @@ def analyze(view: "RunView") -> "DataFrame":
     ):
         rows = list({_prompt_key(row): row for row in to_records(samples)}.values())
         flags = [_leak_flags(row) for row in rows]
-        counts = {key: sum(one[key] for one in flags) for key in (*LEAKS, "labels", "gold")}
+        named = (SOURCE,) if any(DEMO_SOURCES in (row.get("meta") or {}) for row in rows) else ()
+        counts = {key: sum(one[key] for one in flags) for key in (*LEAKS, *named, "labels", "gold")}
         worst = next((key for key in LEAKS if counts[key]), None)
         first = next((str(row["query"]) for row, one in zip(rows, flags, strict=True) if worst and one[worst]), "")
         table_rows.append({**setting, "samples": len(rows), **counts, "first": first})
@@ -59,11 +65,13 @@ def _leak_flags(row: Mapping[str, Any]) -> dict[str, bool]:
     query = images_by_owner.pop(-1, set())
     counts = Counter(digest for digests in images_by_owner.values() for digest in digests)
     marks = " ".join(text_items(row, "marks"))
+    meta = row.get("meta") or {}
     return {
         "itself": str(row["query"]) in ids,
         "image": bool(query & counts.keys()),
         "twice": len(set(ids)) < len(ids),
         "alike": any(count > 1 for count in counts.values()),
+        SOURCE: meta.get(SOURCE) is not None and meta[SOURCE] in meta.get(DEMO_SOURCES, ()),
         "labels": "saw labels" in marks,
         "gold": "saw the gold" in marks,
     }

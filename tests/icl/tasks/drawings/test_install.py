@@ -1,0 +1,111 @@
+"""`icl data drawings` reads packages without installing them, and writes cleaned drawings or a sentence."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from icl.errors import DataError
+from icl.tasks.drawings.install import install_drawings
+from icl.tasks.drawings.nouns import Nouns
+from icl.tasks.drawings.table import IMAGES, SOURCES, read_drawings
+
+pytest.importorskip("resvg_py", reason="renders the SVGs of the test")
+SETS = ("openclipart", "tuxpaint")
+
+
+def install(packages, tmp_path, sets=SETS):
+    return install_drawings(sets, source=packages, folder=tmp_path / "drawings")
+
+
+def test_drawings_have_titles_authors_nouns_and_a_reason_where_left_out(packages, tmp_path) -> None:
+    folder = install(packages, tmp_path)
+    rows = {(row.style, row.title, row.author): row for row in read_drawings(folder)}
+    apple = rows["openclipart", "A apple", "Ann"]
+    assert (apple.title, apple.author, apple.noun, apple.category) == ("A apple", "Ann", "apple", "food")
+    assert apple.keywords == ("thing",), "'hash' is an artifact of the package"
+    assert rows["openclipart", "Horse signs", "Ann"].noun == "", "signs about horses show no horse"
+    assert rows["tuxpaint", "A pear", ""].noun == "pear"
+    left_out = json.loads((folder / SOURCES).read_text())["left_out"]
+    assert left_out == {
+        "copy of another": 1, "blank": 1, "shows a file that is missing": 1, "icons, buttons, stars and patterns": 1,
+        "has no title": 1,
+    }  # fmt: skip
+    assert Counter(row.noun for row in read_drawings(folder))["apple"] == 12
+
+
+def test_an_image_is_cropped_to_what_is_drawn_on_a_white_square(packages, tmp_path) -> None:
+    folder = install(packages, tmp_path)
+    pixels = np.asarray(PILImage.open(next((folder / IMAGES).glob("tuxpaint-*.png"))))
+    assert pixels.shape == (256, 256, 3)
+    drawn = np.argwhere(pixels.min(axis=2) < 200)
+    assert (drawn[:, 1].min(), drawn[:, 1].max()) == (0, 255), "25 x 15 pixels fill the width"
+    assert drawn[:, 0].min() in (51, 52)
+    assert drawn[:, 0].max() in (203, 204)
+    assert (pixels[0, 0] == 255).all()
+
+
+def test_a_finished_folder_is_not_made_again_and_another_set_is_added(packages, tmp_path) -> None:
+    folder = install(packages, tmp_path, ("openclipart",))
+    before = (folder / SOURCES).stat().st_mtime_ns
+    assert install(packages, tmp_path, ("openclipart",)) == folder
+    assert (folder / SOURCES).stat().st_mtime_ns == before
+    install(packages, tmp_path)
+    assert {row.style for row in read_drawings(folder)} == {"openclipart", "tuxpaint"}
+    assert not list(tmp_path.glob("drawings-*")), "nothing is left over"
+
+
+def test_a_damaged_package_leaves_the_old_folder(packages, tmp_path) -> None:
+    folder = install(packages, tmp_path, ("openclipart",))
+    deb = next(packages.glob("tuxpaint*"))
+    deb.write_bytes(deb.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"tuxpaint.* cannot be read as a Debian package .*icl data drawings"):
+        install(packages, tmp_path)
+    assert (folder / SOURCES).exists()
+    assert not list(tmp_path.glob("drawings-?*/new"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [
+        (("openclipart", "clipart"), "no set of drawings named 'clipart'"),
+        (("emoji",), "npm packages that are not installed"),
+    ],
+)
+def test_a_set_that_is_not_there_is_a_sentence(packages, tmp_path, sets, sentence) -> None:
+    with pytest.raises(DataError, match=sentence):
+        install(packages, tmp_path, sets)
+
+
+def test_without_apt_get_the_sentence_names_the_file_to_bring(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"no apt-get.*wordnet-base.*--from FOLDER"):
+        install_drawings(("openclipart",), folder=tmp_path / "drawings")
+
+
+def test_a_failed_download_gives_the_reason_of_apt_get(monkeypatch, tmp_path) -> None:
+    fake = tmp_path / "apt-get"
+    fake.write_text("#!/bin/sh\necho 'E: Failed to fetch something' >&2\nexit 100\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(DataError, match=r"could not download wordnet-base: Failed to fetch something.*apt-get update"):
+        install_drawings(("openclipart",), folder=tmp_path / "drawings")
+
+
+@pytest.mark.parametrize(
+    ("title", "noun"),
+    [
+        ("Two apples in a bowl", "apple"),
+        ("horse icon", "horse"),
+        ("King with a lamp", None),
+        ("Ice cream", "ice cream"),
+        ("lamp (B and W)", "lamp"),
+        ("oxen", None),
+        ("the dog and the king", "dog"),
+    ],
+)
+def test_the_noun_of_a_title_stands_before_the_first_preposition(title, noun, wordnet) -> None:
+    nouns = Nouns.from_files(wordnet)
+    assert nouns.noun_of(title) == noun
