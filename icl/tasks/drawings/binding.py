@@ -12,7 +12,7 @@ from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.drawings.splits import NounSet, demo_sources, of_styles, public_facts, with_noun
-from icl.tasks.drawings.table import Drawing, drawings_folder, read_drawings
+from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
 from icl.tasks.generated.episode import query_id, query_number, shuffled
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from icl.types import Example
@@ -45,10 +45,10 @@ class DrawingsBindingTask:
         return f"drawings-binding · {self.ways}-way · {self.names.replace('_', '-')} names"
 
     @cached_property
-    def by_noun(self) -> Mapping[str, tuple[Drawing, ...]]:
+    def by_noun(self) -> Mapping[str, tuple[DrawingRecord, ...]]:
         """The nouns with enough drawings for a query and its pool."""
         drawings = of_styles(with_noun(read_drawings(drawings_folder(self.folder)), self.nouns), self.styles, "styles")
-        groups: dict[str, list[Drawing]] = defaultdict(list)
+        groups: dict[str, list[DrawingRecord]] = defaultdict(list)
         for one in drawings:
             groups[one.noun].append(one)
         usable = {noun: tuple(group) for noun, group in sorted(groups.items()) if len(group) > self.support}
@@ -88,7 +88,7 @@ class _Episode:
         self.names = dict(zip(order, names, strict=True))
         self.options = tuple(names)
 
-    def _choose(self, nouns: Sequence[str]) -> tuple[Drawing, dict[str, tuple[Drawing, ...]]]:
+    def _choose(self, nouns: Sequence[str]) -> tuple[DrawingRecord, dict[str, tuple[DrawingRecord, ...]]]:
         """The query's drawing, and the drawings of each noun in the pool, the query's noun first."""
         for noun in nouns:
             query, *others = shuffled(self.rng, self.task.by_noun[noun])
@@ -107,7 +107,7 @@ class _Episode:
             "smaller 'support', nouns: all, or other_authors: false."
         )
 
-    def _allowed(self, drawings: Sequence[Drawing], query: Drawing) -> tuple[Drawing, ...]:
+    def _allowed(self, drawings: Sequence[DrawingRecord], query: DrawingRecord) -> tuple[DrawingRecord, ...]:
         same = query.source if self.task.other_authors else None
         return tuple(one for one in drawings if one.source != same)[: self.task.support]
 
@@ -127,7 +127,7 @@ class _Episode:
         turns = [drawing for turn in zip(*self.support.values(), strict=True) for drawing in shuffled(self.rng, turn)]
         return Pool(tuple(self._example(f"{self.id}-s{i:03d}", drawing) for i, drawing in enumerate(turns)))
 
-    def _example(self, name: str, drawing: Drawing) -> Example:
+    def _example(self, name: str, drawing: DrawingRecord) -> Example:
         answer = self.names[drawing.noun]
         return Example(
             id=name,

@@ -1,6 +1,6 @@
 """`icl data drawings`: one folder of cleaned drawings with a table of what they show.
 
-    drawings.jsonl   one drawing a line (`icl.tasks.drawings.table.Drawing`)
+    drawings.jsonl   one drawing a line (`icl.tasks.drawings.table.DrawingRecord`)
     images/          PNG files of 256 x 256 pixels
     sources.json     packages with version, checksum and license; how many drawings were left out, and why
 
@@ -36,7 +36,7 @@ from icl.tasks.drawings.packages import (
     iter_files,
 )
 from icl.tasks.drawings.rendering import NEAR_COPY, UnusableDrawingError, render, thumbnail
-from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, Drawing, drawings_folder
+from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, DrawingRecord, drawings_folder
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -144,7 +144,7 @@ def _build(
             packages.extend({"package": one, "license": license_} for one, license_ in EMOJI_LICENSES.items())
     (new / IMAGES).mkdir(parents=True)
     reasons: Counter[str] = Counter()
-    rows: list[Drawing] = []
+    rows: list[DrawingRecord] = []
     copies = _NearCopies()
     for number, one in enumerate(found):
         report_progress("cleaning", number, len(found))
@@ -168,10 +168,10 @@ def _build(
     (new / SOURCES).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _row(one: SourceDrawing, nouns: Nouns) -> Drawing:
+def _row(one: SourceDrawing, nouns: Nouns) -> DrawingRecord:
     number = hashlib.sha256(one.name.encode()).hexdigest()[:10]  # its name would give the noun away
     noun = nouns.noun_of(one.title, one.keywords)
-    return Drawing(
+    return DrawingRecord(
         id=f"{one.style}-{number}",
         file=f"{one.style}-{number}.png",
         style=one.style,

@@ -20,7 +20,7 @@ from icl.tasks.drawings.splits import (
     public_facts,
     with_noun,
 )
-from icl.tasks.drawings.table import Drawing, drawings_folder, read_drawings
+from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -66,7 +66,7 @@ class DrawingsTask:
         return f"drawings by {self.answer} · {'caption' if self.answer == 'title' else ways}{shift}"
 
     @cached_property
-    def _sides(self) -> tuple[list[Drawing], list[Drawing]]:
+    def _sides(self) -> tuple[list[DrawingRecord], list[DrawingRecord]]:
         """(drawings of queries, drawings of the pool)"""
         drawings = with_noun(read_drawings(drawings_folder(self.folder)), self.nouns)
         of_pool = [
@@ -77,18 +77,18 @@ class DrawingsTask:
         by_noun: dict[str, int] = defaultdict(int)
         for one in of_pool:
             by_noun[one.noun] += 1
-        shown = {noun for noun, count in by_noun.items() if count >= self.min_drawings}
+        usable = {noun for noun, count in by_noun.items() if count >= self.min_drawings}
         of_queries = [
             one
             for one in of_styles(drawings, self.styles, "styles")
-            if one.noun in shown and is_for_queries(one, self.split, self.seed)
+            if one.noun in usable and is_for_queries(one, self.split, self.seed)
         ]
         if not of_queries:
             raise DataError(
                 "task 'drawings': no noun has a drawing for a query and others for the pool. Use fewer conditions "
                 "(min_drawings, styles, nouns), or install more sets: icl data drawings"
             )
-        return of_queries, [one for one in of_pool if one.noun in shown]
+        return of_queries, [one for one in of_pool if one.noun in usable]
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
@@ -119,7 +119,7 @@ class DrawingsTask:
     def _categories(self) -> tuple[str, ...]:
         return tuple(sorted({one.category for one in self._sides[1]}))
 
-    def _example(self, drawing: Drawing) -> Example:
+    def _example(self, drawing: DrawingRecord) -> Example:
         text = {"noun": drawing.noun, "category": drawing.category, "title": drawing.title}[self.answer]
         return Example(
             id=drawing.id,
@@ -133,7 +133,7 @@ class DrawingsTask:
             secret={"noun": drawing.noun},
         )
 
-    def _options(self, drawing: Drawing) -> tuple[str, ...]:
+    def _options(self, drawing: DrawingRecord) -> tuple[str, ...]:
         if self.answer == "category":
             return self._categories
         if self.answer == "title" or self.options is None:

@@ -13,7 +13,7 @@ from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.drawings.splits import SplitBy, demo_sources, is_for_queries, of_styles, with_noun
-from icl.tasks.drawings.table import Drawing, drawings_folder, read_drawings
+from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
 from icl.types import Example
 
 QUESTION = "Which image shows another kind of thing than the others? Answer with its number."
@@ -65,7 +65,7 @@ class DrawingsOddOneOutTask:
 
     def _questions(self, limit: int, side: str, of_queries: bool) -> tuple[Example, ...]:
         drawings = of_styles(with_noun(read_drawings(drawings_folder(self.folder)), "all"), self.styles, "styles")
-        by_category: dict[str, list[Drawing]] = defaultdict(list)
+        by_category: dict[str, list[DrawingRecord]] = defaultdict(list)
         for one in drawings:
             if is_for_queries(one, self.split, self.seed) == of_queries:
                 by_category[one.category].append(one)
@@ -77,21 +77,21 @@ class DrawingsOddOneOutTask:
             )
         return tuple(self._question(f"odd-{side}-{number:04d}", usable) for number in range(limit))
 
-    def _question(self, name: str, by_category: Mapping[str, Sequence[Drawing]]) -> Example:
+    def _question(self, name: str, by_category: Mapping[str, Sequence[DrawingRecord]]) -> Example:
         rng: np.random.Generator = StreamKey(self.seed, name).numpy("drawings/odd one out")
         common, odd = (list(by_category)[i] for i in rng.permutation(len(by_category))[:2])
         places = rng.permutation(len(by_category[common]))[: self.images - 1]
-        shown = [by_category[common][i] for i in places]
+        chosen = [by_category[common][i] for i in places]
         place = int(rng.integers(self.images))
-        shown.insert(place, by_category[odd][int(rng.integers(len(by_category[odd])))])
+        chosen.insert(place, by_category[odd][int(rng.integers(len(by_category[odd])))])
         folder = drawings_folder(self.folder)
         return Example(
             id=name,
-            images=tuple(one.image(folder) for one in shown),
+            images=tuple(one.image(folder) for one in chosen),
             question=QUESTION,
             answers=(str(place + 1),),
             options=tuple(str(number + 1) for number in range(self.images)),
             label=str(place + 1),
-            meta={"source": " + ".join(sorted({one.source for one in shown}))},
+            meta={"source": " + ".join(sorted({one.source for one in chosen}))},
             secret={"common": common, "odd": odd},
         )

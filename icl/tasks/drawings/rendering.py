@@ -15,7 +15,7 @@ DPI = 96
 """Without it, sizes in points are invalid."""
 MAX_PIXELS = 40_000_000
 INK = 245
-"""A pixel is drawn if one of its channels is darker than this (0 to 255)."""
+"""A pixel counts as drawn if one of its channels is darker than this (0 to 255)."""
 MIN_INK = 0.005
 """Share of drawn pixels below which a drawing is blank."""
 THUMBNAIL = 16
@@ -59,10 +59,10 @@ def _centered(image: "PILImage") -> "PILImage":
     """The drawn part of an image, scaled to SIDE, in the middle of a white square."""
     from PIL import Image
 
-    drawn = np.asarray(image).min(axis=2) < INK
-    if drawn.mean() < MIN_INK:
+    ink = np.asarray(image).min(axis=2) < INK
+    if ink.mean() < MIN_INK:
         raise UnusableDrawingError("blank")
-    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     cropped = image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
     scale = SIDE / max(cropped.size)
     size = max(1, round(cropped.width * scale)), max(1, round(cropped.height * scale))

@@ -10,7 +10,7 @@ from typing import Literal
 
 from icl.errors import ConfigError, did_you_mean
 from icl.streams import StreamKey
-from icl.tasks.drawings.table import Drawing
+from icl.tasks.drawings.table import DrawingRecord
 from icl.types import Example
 
 NounSet = Literal["all", "seen", "held_out"]
@@ -20,7 +20,7 @@ HELD_OUT_ONE_IN, QUERIES_ONE_IN = 5, 3
 """One noun in five is held out from training; one drawing or author in three is on the side of the queries."""
 
 
-def with_noun(drawings: Iterable[Drawing], nouns: NounSet) -> list[Drawing]:
+def with_noun(drawings: Iterable[DrawingRecord], nouns: NounSet) -> list[DrawingRecord]:
     """The drawings whose title names a noun of the set."""
     return [one for one in drawings if one.noun and (nouns == "all" or is_held_out(one.noun) == (nouns == "held_out"))]
 
@@ -30,13 +30,13 @@ def is_held_out(noun: str) -> bool:
     return StreamKey(0, noun).number("drawings/held out", HELD_OUT_ONE_IN - 1) == 0
 
 
-def is_for_queries(drawing: Drawing, by: SplitBy, seed: int) -> bool:
+def is_for_queries(drawing: DrawingRecord, by: SplitBy, seed: int) -> bool:
     """The side of a drawing: its own, or that of its author."""
     name = drawing.source if by == "author" else drawing.id
     return StreamKey(seed, name).number(f"drawings/split by {by}", QUERIES_ONE_IN - 1) == 0
 
 
-def of_styles(drawings: Sequence[Drawing], styles: Sequence[str] | None, parameter: str) -> list[Drawing]:
+def of_styles(drawings: Sequence[DrawingRecord], styles: Sequence[str] | None, parameter: str) -> list[DrawingRecord]:
     """The drawings of some styles; all without styles. Raises ConfigError for a style that is not there."""
     if styles is None:
         return list(drawings)
@@ -50,7 +50,7 @@ def of_styles(drawings: Sequence[Drawing], styles: Sequence[str] | None, paramet
     return [one for one in drawings if one.style in styles]
 
 
-def public_facts(drawing: Drawing) -> Mapping[str, str]:
+def public_facts(drawing: DrawingRecord) -> Mapping[str, str]:
     """The facts that a sample stores: the style, and who made the drawing (for the leakage audit)."""
     return {"style": drawing.style, "source": drawing.source}
 

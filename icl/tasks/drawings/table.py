@@ -13,7 +13,7 @@ TABLE, IMAGES, SOURCES = "drawings.jsonl", "images", "sources.json"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawingRecord:
     """One cleaned drawing.
 
     Attributes:
@@ -49,7 +49,7 @@ def drawings_folder(path: str | None = None) -> Path:
     return Path(path).expanduser() if path else cache_folder() / "drawings"
 
 
-def read_drawings(folder: Path) -> tuple[Drawing, ...]:
+def read_drawings(folder: Path) -> tuple[DrawingRecord, ...]:
     """The drawings of a folder, in its order. Raises DataError with the command that installs them."""
     try:
         changed = (folder / TABLE).stat().st_mtime_ns
@@ -62,12 +62,12 @@ def read_drawings(folder: Path) -> tuple[Drawing, ...]:
 
 
 @lru_cache(maxsize=4)
-def _read(folder: Path, changed: int) -> tuple[Drawing, ...]:
+def _read(folder: Path, changed: int) -> tuple[DrawingRecord, ...]:
     """The drawings of a table that was changed at this time, in nanoseconds."""
     try:
         lines = (folder / TABLE).read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-        return tuple(Drawing(**{**row, "keywords": tuple(row["keywords"])}) for row in rows)
+        return tuple(DrawingRecord(**{**row, "keywords": tuple(row["keywords"])}) for row in rows)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{folder / TABLE} is damaged ({error}). Delete {folder}, then repeat: icl data drawings"

@@ -85,20 +85,20 @@ def make_packages(folder: Path) -> Path:
     folder.mkdir()
     art = "usr/share/openclipart/svg/"
     things = ("apple", "pear", "horse", "dog", "hammer", "lamp")
-    drawn = {
+    contents = {
         f"{art}things/{thing}_{author}_{n}.svg": svg(f"A {thing} #{n}", author)
         for thing in things
         for author in AUTHORS
         for n in range(2)
     }
-    drawn[f"{art}things/copy.svg"] = drawn[f"{art}things/apple_Ann_0.svg"]
-    drawn[f"{art}things/blank.svg"] = SVG.format(title="Pear", author="Ann", keyword="x", body="").encode()
-    drawn[f"{art}things/sign.svg"] = svg("Horse signs", "Ann")
-    drawn[f"{art}things/far.svg"] = SVG.format(
+    contents[f"{art}things/copy.svg"] = contents[f"{art}things/apple_Ann_0.svg"]
+    contents[f"{art}things/blank.svg"] = SVG.format(title="Pear", author="Ann", keyword="x", body="").encode()
+    contents[f"{art}things/sign.svg"] = svg("Horse signs", "Ann")
+    contents[f"{art}things/far.svg"] = SVG.format(
         title="Dog", author="Ann", keyword="x", body='<image href="dog.png"/>'
     ).encode()
-    drawn[f"{art}computer/icons/lamp.svg"] = svg("Lamp", "Ann")
-    make_deb(folder / "openclipart-svg_1_all.deb", drawn, {f"{art}other/link.svg": "../things/copy.svg"})
+    contents[f"{art}computer/icons/lamp.svg"] = svg("Lamp", "Ann")
+    make_deb(folder / "openclipart-svg_1_all.deb", contents, {f"{art}other/link.svg": "../things/copy.svg"})
     stamps = "usr/share/tuxpaint/stamps/"
     from PIL import Image as PILImage
 

@@ -40,10 +40,10 @@ def test_an_image_is_cropped_to_what_is_drawn_on_a_white_square(packages, tmp_pa
     folder = install(packages, tmp_path)
     pixels = np.asarray(PILImage.open(next((folder / IMAGES).glob("tuxpaint-*.png"))))
     assert pixels.shape == (256, 256, 3)
-    drawn = np.argwhere(pixels.min(axis=2) < 200)
-    assert (drawn[:, 1].min(), drawn[:, 1].max()) == (0, 255), "25 x 15 pixels fill the width"
-    assert drawn[:, 0].min() in (51, 52)
-    assert drawn[:, 0].max() in (203, 204)
+    ink = np.argwhere(pixels.min(axis=2) < 200)
+    assert (ink[:, 1].min(), ink[:, 1].max()) == (0, 255), "25 x 15 pixels fill the width"
+    assert ink[:, 0].min() in (51, 52)
+    assert ink[:, 0].max() in (203, 204)
     assert (pixels[0, 0] == 255).all()
 
 
