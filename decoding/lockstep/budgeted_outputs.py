@@ -1,7 +1,8 @@
 """The thinking budget inside an engine, with the state machine of the token loop (`decoding.engine.thinking_budget`).
 
-A worker reads the chosen tokens of such a group at each step. It puts the end marker of a reasoning block in their
-place, and a stop token after the last token of the answer. The front end reads the output in the same way. So a token
+A worker reads the chosen tokens of such a group one step later, when they have arrived on the host, and so waits for no
+step that still runs. It puts the end marker of a reasoning block in their place, and a stop token after the last token
+of the answer. The front end reads the output in the same way. So a token
 that is not the forced one is noticed, and the surplus stop token is removed.
 
 vLLM's own `thinking_token_budget` cannot give the same outputs: its markers belong to the engine, and reasoning and
@@ -40,33 +41,34 @@ class BudgetedOutput:
     chosen: list[int] = field(default_factory=list)
     hypothesis: Hypothesis | None = None
 
-    def limit(
-        self, step: int, token: int, limits: "ThinkingLimits", load_tokenizer: TokenizerLoader
-    ) -> tuple[int, bool]:
-        """The token that the budget allows at a step, and whether the budget forces it.
+    def demand(self, step: int, limits: "ThinkingLimits", load_tokenizer: TokenizerLoader) -> tuple[int, bool] | None:
+        """The token that the budget demands at a step, and whether it belongs to an end marker. None: any token.
 
-        A step may be computed again. The state is then computed again from the tokens before it.
+        It follows from the tokens before the step. A step may be computed again. The state is then computed again too.
 
         Args:
             step: Number of the step.
-            token: The token that the strategy chose.
             limits: The budget.
             load_tokenizer: Called before the first step.
         """
         if len(self.chosen) < step:  # the record was dropped: the front end notices it
-            return token, False
+            return None
         del self.chosen[step:]
         if self.hypothesis is None or self.hypothesis.steps != step:
             self.hypothesis = empty_output(limits, load_tokenizer())
             read_tokens(self.hypothesis, self.chosen, limits.stop_tokens)
-        forced = self.hypothesis.take_forced()
-        if forced is not None:
-            token = forced
-        elif self.hypothesis.finish and limits.stop_tokens:
-            token = limits.stop_tokens[0]
-        append_token(self.hypothesis, token, frozenset(limits.stop_tokens), is_forced=forced is not None)
+        thinking = self.hypothesis.thinking
+        if thinking is not None and thinking.forced:
+            return thinking.forced[0], True
+        return (limits.stop_tokens[0], False) if self.hypothesis.finish and limits.stop_tokens else None
+
+    def read(self, step: int, token: int, limits: "ThinkingLimits") -> None:
+        """Reads the token of a step, after `demand` for this step."""
+        if self.hypothesis is None or self.hypothesis.steps != step:
+            return
+        is_forced = self.hypothesis.take_forced() is not None
+        append_token(self.hypothesis, token, frozenset(limits.stop_tokens), is_forced=is_forced)
         self.chosen.append(token)
-        return token, forced is not None
 
 
 def empty_output(limits: "ThinkingLimits", tokenizer: Any) -> Hypothesis:

@@ -65,16 +65,16 @@ def complete_groups(rows: Sequence[BatchRow]) -> list[RowGroup]:
 def select_tokens(logits: "Tensor", groups: Sequence[RowGroup], load_tokenizer: TokenizerLoader | None = None) -> None:
     """Writes the selected token into every row of every group, in place.
 
-    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. Two
-    things are exceptions: a strategy that computes with the number of the step is combined step by step, and the tokens
-    under a thinking budget are read at once.
+    The groups of an arm are combined at once, whatever their steps, and the host does not wait for the device. A
+    strategy that computes with the number of the step is combined step by step. A thinking budget needs the tokens of
+    the step before, which precede the forward pass of this step on the device.
 
     Args:
         logits: [rows, V] float32.
         groups: Groups of rows.
         load_tokenizer: Returns the tokenizer of the model, for thinking budgets.
     """
-    RECORD_STORE.settle(wait=False)
+    RECORD_STORE.settle(wait=any(group[0].branch.thinking for group in groups))
     same_arm: dict[tuple[str, int, bool], list[RowGroup]] = {}
     for group in groups:
         branch = group[0].branch
@@ -137,6 +137,7 @@ def _tokens(
     states = _step_states(strategy, references)
     combined, is_faulty, numbers = combine_branches_on_device(strategy, branch_logits, step, states)
     values = [numbers]
+    is_limited = load_tokenizer is not None and any(row.branch.thinking for row in references)
     per_branch: list[Tensor] = []
     if references[0].branch.scores_options:
         tokens, logprobs = _option_logprobs(combined, branch_logits[0], references)
@@ -144,7 +145,7 @@ def _tokens(
     else:
         tokens = sampler.choose(combined, [row.branch.key for row in references], cast(int, step))
         is_forced: Tensor | None = None
-        if load_tokenizer is not None and any(row.branch.thinking for row in references):
+        if is_limited and load_tokenizer is not None:
             tokens, is_forced = _limited(tokens, references, load_tokenizer)
         if any(row.branch.trace for row in references):
             traced = trace_numbers(combined, branch_logits[0], tokens)
@@ -161,12 +162,14 @@ def _tokens(
         for i, (row, numbers) in enumerate(zip(references, rows, strict=True)):
             message = fault_message(strategy, row.step, numbers[:num_fault_values], branch_logits, i)
             _record(row, message, numbers[num_fault_values:end])
+            if is_limited and row.branch.thinking is not None:
+                RECORD_STORE.of(row.branch.group).output.read(row.step, int(numbers[end]), row.branch.thinking)
         if per_branch:
             chosen = [int(numbers[end]) for numbers in rows]
             columns = _columns([row[end + 1 :] for row in rows], [value.shape[1] for value in per_branch])
             _record_step_traces(step_traces(strategy, num_branches, columns, chosen), references)
 
-    if per_branch:
+    if per_branch or is_limited:
         values += [tokens[:, None], *per_branch]
     RECORD_STORE.defer(torch.cat(values, 1), write)
     return tokens, is_faulty
@@ -182,14 +185,13 @@ def _limited(
     tokens: "Tensor", references: Sequence[BatchRow], load_tokenizer: TokenizerLoader
 ) -> "tuple[Tensor, Tensor]":
     """The tokens that thinking budgets allow [B], and whether each is forced [B]."""
-    allowed = [
-        (token, False)
-        if row.branch.thinking is None
-        else RECORD_STORE.of(row.branch.group).output.limit(row.step, token, row.branch.thinking, load_tokenizer)
-        for token, row in zip(tokens.tolist(), references, strict=True)
-    ]
-    columns = copied_to_device([[token, is_forced] for token, is_forced in allowed], torch.long, tokens.device)
-    return columns[:, 0], columns[:, 1] > 0
+    rows = []
+    for row in references:
+        output, limits = RECORD_STORE.of(row.branch.group).output, row.branch.thinking
+        demanded = None if limits is None else output.demand(row.step, limits, load_tokenizer)
+        rows.append([0, 0, 0] if demanded is None else [demanded[0], 1, demanded[1]])
+    demanded_tokens, is_demanded, is_forced = copied_to_device(rows, torch.long, tokens.device).unbind(1)
+    return torch.where(is_demanded > 0, demanded_tokens, tokens), is_forced > 0
 
 
 def _record(row: BatchRow, fault: str, numbers: list[float]) -> None:

@@ -69,7 +69,9 @@ def test_a_step_that_is_computed_again_gives_the_same_token() -> None:
         output, results = BudgetedOutput(), []
         while len(results) < len(chosen):
             step = len(results)
-            results.append(output.limit(step, chosen[step], limits, WordTokenizer))
+            token, is_forced = output.demand(step, limits, WordTokenizer) or (chosen[step], False)
+            output.read(step, token, limits)
+            results.append((token, is_forced))
             if repeats and draw.random() < 0.5:  # preempted: the last steps run again
                 del results[draw.randrange(len(results) + 1) :]
         return results
@@ -82,7 +84,10 @@ def test_a_step_that_is_computed_again_gives_the_same_token() -> None:
 
 def test_a_dropped_record_is_noticed_by_the_front_end() -> None:
     limits = ThinkingLimits(max_thinking_tokens=2, max_new_tokens=2, stop_tokens=(STOP,))
-    assert BudgetedOutput().limit(5, 7, limits, WordTokenizer) == (7, False)
+    output = BudgetedOutput()
+    assert output.demand(5, limits, WordTokenizer) is None
+    output.read(5, 7, limits)
+    assert not output.chosen
     assert read_tokens(empty_output(limits, WordTokenizer()), [OPENING, 5, 6, 7], {STOP}) == NOT_FORCED
 
 

@@ -23,6 +23,7 @@ from decoding.lockstep.request_metadata import (
     METADATA_KEY,
     SECRET_VARIABLE,
     BranchMetadata,
+    ThinkingLimits,
     check_group_name,
     parse_branch,
 )
@@ -32,6 +33,7 @@ from decoding.lockstep.token_selection import BatchRow, complete_groups, select_
 from decoding.lockstep.worker_extension import LockstepWorkerExtension
 from decoding.strategies.m3id import M3ID
 from icl.errors import PlanError
+from tests.decoding.thinker import CLOSING, OPENING, WordTokenizer
 
 VOCABULARY = 40
 SPREAD = f"{Path(__file__).with_name('spread.py')}:Spread"
@@ -405,6 +407,26 @@ def test_nothing_is_read_from_a_device_while_a_step_runs() -> None:
             select_tokens(torch.empty(4 * len(places), VOCABULARY, device="meta"), groups)
             RECORD_STORE.deferred.clear()
     assert not RECORD_STORE.faulty
+
+
+@pytest.mark.parametrize("arm", ["greedy", {"name": "vcd", "sampling": {"temperature": 1.0}}], ids=str)
+def test_a_thinking_budget_waits_for_the_step_before_only(arm: Any) -> None:
+    limits, group = ThinkingLimits(max_thinking_tokens=3, max_new_tokens=2, stop_tokens=(0,)), f"budget {arm}"
+    places = list(range(branch_count(parse_arm(arm).strategy)))
+    chosen, event = [OPENING, 5, 6], Event()
+    for step, token in enumerate(chosen):
+        batch = torch.empty(len(places), VOCABULARY, device="meta")
+        branches = rows(group, arm, places, step, trace=True, thinking=limits)
+        select_tokens(batch, complete_groups(branches), WordTokenizer)
+        ((values, _, write),) = RECORD_STORE.deferred
+        assert values.device.type == "meta"
+        assert event.is_reached is (step > 0)
+        event = Event()
+        RECORD_STORE.deferred[0] = torch.tensor([[*[0.0] * (values.shape[1] - 1), float(token)]]), event, write
+    final = logits(len(places))
+    select_tokens(final, complete_groups(rows(group, arm, places, 3, trace=True, thinking=limits)), WordTokenizer)
+    assert final.argmax(-1).tolist() == [CLOSING] * len(places)
+    RECORD_STORE.take(group)
 
 
 def test_a_step_that_ran_when_its_group_ended_leaves_no_record() -> None:
