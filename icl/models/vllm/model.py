@@ -267,7 +267,10 @@ class VLLM(Model):
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         if any(request.max_thinking_tokens is not None for request in requests):
-            raise ModelError("max_thinking_tokens needs `decoding.lockstep.engine.run_requests`.")
+            raise ModelError(
+                "`generate` does not limit reasoning. Use `icl.answer(..., max_thinking_tokens=...)` or "
+                "`decoding.lockstep.engine.run_requests`."
+            )
         answers: dict[int, Generation] = {}
 
         def on_group(number: int, outputs: list[EngineOutput]) -> None:
