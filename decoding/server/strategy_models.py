@@ -43,4 +43,4 @@ def check_strategy_model(name: str, node: Any) -> None:
     try:
         check_runs(parse_strategy({"vllm_xargs": {"strategy": node}}), "generate", counts_votes=False)
     except (ConfigError, PlanError) as error:
-        raise ConfigError(f"--as {name}: {error}") from error
+        raise ConfigError(f"--as {name}: {str(error).removeprefix('vllm_xargs: ')}") from error
