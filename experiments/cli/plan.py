@@ -30,10 +30,17 @@ def command(
             show_default=False,
         ),
     ] = None,
+    *,
+    time: Annotated[
+        bool,
+        typer.Option("--time", help="estimate the time of the run from a pilot of at most two minutes on this machine"),
+    ] = False,
 ) -> None:
     """Prints cells, samples, images, tokens, the schedule of each decoding, and the smallest detectable difference.
 
-    With --device, or on a machine with a GPU, the status is 2 if one request of a model does not fit into its memory.
+    With --time, a few queries of each task and number of shots are computed in a temporary folder, and the models are
+    loaded. With --device, or on a machine with a GPU, the status is 2 if one request of a model does not fit into its
+    memory.
     """
     from experiments.terminal.spinner import spinner
 
@@ -52,7 +59,8 @@ def command(
         )
         from experiments.planning.plan import make_plan
         from experiments.planning.plan_text import format_plan, hanging_lines
-        from experiments.store.run_state import load_run_state
+        from experiments.running.pilot import time_run
+        from experiments.store.run_state import load_run_state, next_free_folder
         from experiments.store.store import Store
 
         grid = expand(load_config(file, overrides or ()))
@@ -62,21 +70,28 @@ def command(
         report_progress("reading", 0, 0)
         check_data(grid)
         store = Store(runs / grid.config.name)
-        refused, present = "", 0
+        refused, state = "", None
         try:
-            present = load_run_state(store, grid).present if os.path.isfile(store.run_file) else 0
+            state = load_run_state(store, grid) if os.path.isfile(store.run_file) else None
         except StoreError as error:  # the cost under another name is still of interest
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)
+        present = state.present if state else 0
         plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None)
         if refused:
             plan = replace(plan, notes=(refused, *plan.notes))
         memory = [] if available is None else list(memory_plans(plan, available))
+        run_time = None
+        if time:
+            state = state or load_run_state(Store(runs / next_free_folder(store.folder).name), grid)
+            run_time = time_run(grid, state, report_progress)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_plan(plan, width):
         print(line)
     for line in memory_lines(memory):
         print(*hanging_lines("memory  ", line, width), sep="\n")
+    for line in run_time.lines(grid.launcher.workers) if run_time else ():
+        print(*hanging_lines("time    ", line, width), sep="\n")
     check_memory(memory)
 
 
