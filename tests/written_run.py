@@ -90,6 +90,14 @@ def written(tmp_path: Path) -> Callable[..., Run]:
     return lambda name="run", **how: write_run(tmp_path / name, **how)
 
 
+def page_samples(coded: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a report page's columns, as its script reads them."""
+    return [
+        {name: values[codes[i]] for name, (values, codes) in coded["columns"].items() if codes[i] >= 0}
+        for i in range(coded["size"])
+    ]
+
+
 def _cells(tasks: Any, seeds: Any, shots: Any, retrievers: Any, decodings: Any, *, models: Any) -> list[dict[str, Any]]:
     return [
         {"task": t, "model": m, "seed": s, "shots": k, "retriever": r if k else None, "decoding": d}

@@ -44,11 +44,37 @@ class BrowserData:
     query_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def json(self, view: RunView) -> dict[str, Any]:
-        content = {"samples": self.samples, "contexts": self.contexts, "images": self.images}
+        content: dict[str, Any] = {"samples": coded_columns(self.samples)}
+        content |= {"contexts": self.contexts, "images": self.images}
         content["arms"] = [list(arm) for arm in self.arms]
         columns = {"axes": list(view.axes), "baselines": list(view.baselines), "by": list(view.by)}
         judge = view.judge or ""
         return {**content, **columns, "metric": judge, "better": better_of(view.scores, judge) if judge else "neither"}
+
+
+def coded_columns(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The samples by column, each value once. A browser reads this several times as fast as an object per sample.
+
+    Returns:
+        `size`, and `columns`: field -> [its distinct values, for each sample the place of its value; -1 without one].
+    """
+    columns: dict[str, Any] = {}
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        values: list[Any] = []
+        places: dict[Any, int] = {}
+        codes: list[int] = []
+        for sample in samples:
+            if name not in sample:
+                codes.append(-1)
+                continue
+            value = sample[name]
+            key = value if isinstance(value, str) else (json.dumps(value, default=str),)
+            if key not in places:
+                places[key] = len(values)
+                values.append(value)
+            codes.append(places[key])
+        columns[name] = [values, codes]
+    return {"size": len(samples), "columns": columns}
 
 
 def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int = IMAGE_BUDGET) -> BrowserData:

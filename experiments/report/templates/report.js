@@ -11,30 +11,36 @@ for (const button of document.querySelectorAll(".key button")) {
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const form = document.getElementById("filters"), list = document.getElementById("list"), detail = document.getElementById("detail");
-  if (!data.samples.length) { form.hidden = true; return; }
+  const { size, columns } = data.samples;
+  if (!size) { form.hidden = true; return; }
   const NONE = "none", ANY = "", MOST = 400;
-  const task = data.axes.indexOf("task"), size = data.samples.length;
+  const task = data.axes.indexOf("task"), distinct = name => (columns[name] || [[]])[0];
+  // A sample reads its fields from the columns, which have each value once.
+  function Sample(place) { this.place = place; }
+  for (const [name, [values, codes]] of Object.entries(columns)) {
+    const own = name === "arm" ? values.map(i => data.arms[i]) : values;
+    Object.defineProperty(Sample.prototype, name, { get() { return own[codes[this.place]]; } });
+  }
+  data.samples = Array.from({ length: size }, (_, place) => new Sample(place));
   const axes = data.axes.map((name, i) => ({ name, i, values: [...new Set(data.arms.map(arm => String(arm[i])))] }))
     .filter(a => a.values.length > 1 || a.i === task);
-  const seeds = [...new Set(data.samples.map(s => s.seed))];
+  const seeds = distinct("seed");
   const scored = s => s.score !== null && s.score !== undefined && data.better !== "neither";
   const good = s => data.better === "lower" ? 1 - s.score : s.score;
   const verdict = s => s.failed ? "failed" : !scored(s) ? "unscored" : good(s) >= 1 ? "right" : good(s) <= 0 ? "wrong" : "part";
   const sign = { right: "✓", wrong: "✗", part: "~", failed: "!", unscored: "·" };
   const look = { right: "right", wrong: "wrong", part: "soft", failed: "broken", unscored: "soft" };
   const number = (x, digits = 3) => x === null || x === undefined ? "–" : x.toFixed(digits).replace(/^(-?)0\./, "$1.");
-  const key = s => `${s.arm[task]}\u001f${s.query}`;
-  const armOf = Uint32Array.from(data.samples, s => s.arm);
-  for (const s of data.samples) s.arm = data.arms[s.arm];
-  // The samples of one query, and the number of the query of each sample.
-  const peers = [], queryOf = new Uint32Array(size), places = new Map();
+  const armOf = Uint32Array.from(columns.arm[1], code => columns.arm[0][code]);
+  // The samples of one query of one task, and the number of the query of each sample.
+  const tasks = new Map(), queries = distinct("query").length;
+  const taskOf = data.arms.map(arm => tasks.get(arm[task]) ?? tasks.set(arm[task], tasks.size).get(arm[task]));
+  const peers = [], queryOf = new Uint32Array(size), places = new Int32Array(tasks.size * queries).fill(-1);
   data.samples.forEach((s, n) => {
-    const k = key(s);
-    let place = places.get(k);
-    if (place === undefined) { places.set(k, place = peers.length); peers.push([]); }
-    peers[place].push(s);
-    queryOf[n] = place;
-    s.place = n;
+    const k = taskOf[armOf[n]] * queries + columns.query[1][n];
+    if (places[k] < 0) { places[k] = peers.length; peers.push([]); }
+    queryOf[n] = places[k];
+    peers[places[k]].push(s);
   });
   const disagree = peers.map(all => all.some(s => s.score !== all[0].score));
   let texts = null;

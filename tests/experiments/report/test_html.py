@@ -7,6 +7,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from written_run import page_samples
 
 from experiments.report.html import _json, write_report
 from experiments.results.view_run import view_run
@@ -70,7 +71,7 @@ def test_hostile_text_is_nowhere_markup(written):
     assert html.count("</script>") == 2
     assert "<img" not in html.split("<script>")[0]
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
-    assert {s["output"] for s in data["samples"] if s.get("output")} <= {f"{c}{HOSTILE}" for c in
+    assert {s["output"] for s in page_samples(data["samples"]) if s.get("output")} <= {f"{c}{HOSTILE}" for c in
         ("red", "green", "blue", "gold", "purple", "teal")}  # fmt: skip
     for path in (run.path / "figures").glob("*.svg"):
         assert not [e for e in ElementTree.parse(path).iter() if e.tag.endswith(("script", "img"))]

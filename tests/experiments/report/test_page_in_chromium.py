@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from written_run import GREEDY, VCD
+from written_run import GREEDY, VCD, page_samples
 
 from experiments.imports.merged_runs import merge_runs
 from experiments.report.html import write_report
+from experiments.report.sample_browser import coded_columns
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 
@@ -272,16 +273,21 @@ def test_a_click_on_a_name_in_the_key_hides_its_line_in_every_panel(page):
     assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, 0, "true"]
 
 
-def test_a_page_of_100000_samples_filters_in_a_tenth_of_a_second(browser, written, tmp_path):
+def test_a_page_of_100000_samples_opens_in_a_second_and_filters_in_a_tenth(browser, written, tmp_path):
     """The samples of a small page, repeated. The fastest of some filters and of some openings is measured."""
     text = write_report(written(queries=4)).report.read_text(encoding="utf-8")
     head, rest = text.split('id="data">')
     content, tail = rest.split("</script>", 1)
     data = json.loads(content)
-    copies = 100_000 // len(data["samples"]) + 1
-    data["samples"] = [
-        {**sample, "query": f"{sample['query']}-{i}"} for i in range(copies) for sample in data["samples"]
-    ]
+    samples = page_samples(data["samples"])
+    copies = 100_000 // len(samples) + 1
+    data["samples"] = coded_columns(
+        [
+            {**sample, "query": f"{sample['query']}-{i}", "output": f"{sample.get('output', '')} {i}"}
+            for i in range(copies)
+            for sample in samples
+        ]
+    )
     path = tmp_path / "large.html"
     path.write_text(f'{head}id="data">{json.dumps(data)}</script>{tail}', encoding="utf-8")
     opened = []
@@ -290,7 +296,7 @@ def test_a_page_of_100000_samples_filters_in_a_tenth_of_a_second(browser, writte
         opened.append(
             browser.execute_script("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
         )
-    assert min(opened) < 2000  # .5 to 1 s where other processes share the cores
+    assert min(opened) < 1000  # .2 s on a free core
     filtered = browser.execute_script(
         "const box = document.forms[0].elements['result'], times = [];"
         "for (const value of ['wrong', 'right', 'disagree', 'all', 'wrong', 'all']) {"
@@ -299,7 +305,7 @@ def test_a_page_of_100000_samples_filters_in_a_tenth_of_a_second(browser, writte
         "  times.push(performance.now() - start); } return times"
     )
     assert min(filtered) < 100
-    assert f"of {len(data['samples'])} samples" in browser.find_element("id", "count").text
+    assert f"of {data['samples']['size']} samples" in browser.find_element("id", "count").text
 
 
 def test_two_merged_runs_are_filtered_by_a_column_of_the_data(browser, written, tmp_path):

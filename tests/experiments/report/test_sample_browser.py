@@ -5,10 +5,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image as PILImage
+from written_run import page_samples
 
 from experiments.api import run
 from experiments.report import sample_browser
-from experiments.report.sample_browser import choose_queries, collect_samples, image_data_uri, images_by_owner
+from experiments.report.sample_browser import (
+    choose_queries,
+    coded_columns,
+    collect_samples,
+    image_data_uri,
+    images_by_owner,
+)
 from experiments.results.view_run import view_run
 
 
@@ -102,3 +109,10 @@ def test_steps_are_carried_as_long_as_there_is_room(written, monkeypatch):
     some = ["steps" in sample for sample in collect_samples(view).samples]
     assert some[0]
     assert not some[-1]
+
+
+def test_the_columns_of_the_page_are_its_samples(written):
+    samples = collect_samples(view_run(written(queries=4))).samples
+    columns = coded_columns(samples)
+    assert page_samples(columns) == samples
+    assert len(columns["columns"]["query"][0]) < len(samples)
