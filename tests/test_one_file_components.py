@@ -173,6 +173,23 @@ FILES: Mapping[str, str] = {
             def reattach(self, launch: Any) -> None:
                 return None
     """,
+    "experiments/observers/lines.py": """
+        from dataclasses import dataclass
+        from typing import Any
+
+        from experiments.observers.base import Observer
+        from icl.registry import component
+
+
+        @component("observer", "lines")
+        @dataclass
+        class Lines(Observer):
+            \"\"\"A line for each cell.\"\"\"
+
+            def cell(self, labels: Any, scores: Any, samples: int) -> None:
+                with open("lines.txt", "a") as file:
+                    file.write(f"{labels['decoding']} {labels['shots']} {samples}\\n")
+    """,
 }
 NAMES = {
     "task": "three-colors",
@@ -181,6 +198,7 @@ NAMES = {
     "strategy": "flat",
     "metric": "answer-length",
     "launcher": "pair",
+    "observer": "lines",
 }
 STUDY = """
     name: added
@@ -190,6 +208,7 @@ STUDY = """
     composer: arrow
     metrics: [lenient, answer-length]
     launcher: pair
+    observe: lines
     max_new_tokens: 4
     grid:
       shots: [0, 2]
@@ -199,7 +218,7 @@ STUDY = """
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the packages with one new file for each of six kinds."""
+    """A copy of the packages with one new file for each of seven kinds."""
     folder = tmp_path_factory.mktemp("tree")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "bench"))
@@ -230,4 +249,5 @@ def test_added_files_run_by_name_and_no_other_file_changes(tree: Path) -> None:
     assert "answer-length" in sample
     session = json.loads((tree / "runs/added/run.json").read_text())["sessions"][0]
     assert (session["launcher"]["name"], len(session["workers"])) == ("pair", 2)
+    assert sorted((tree / "lines.txt").read_text().splitlines()) == ["flat 0 6", "flat 2 6", "greedy 0 6", "greedy 2 6"]
     assert all(name in icl(tree, "ls", kind) for kind, name in NAMES.items())

@@ -57,9 +57,9 @@ class AccelerateTracker(Observer):
 
     def cell(self, labels: Mapping[str, Any], scores: Mapping[str, float], samples: int) -> None:
         self.step += 1
-        setting = ", ".join(f"{axis} {value}" for axis, value in labels.items())
-        values = {f"{metric}/{setting}" if setting else metric: score for metric, score in scores.items()}
-        self.tracker.log({clean_key(key): value for key, value in values.items()} | {"samples": samples}, self.step)
+        setting = [f"{axis} {value}" for axis, value in labels.items()]
+        values = {clean_key("/".join([metric, *setting])): score for metric, score in scores.items()}
+        self.tracker.log(values | {"samples": samples}, self.step)
 
     def finished(self, state: ObservedState) -> None:
         self.tracker.finish()
@@ -78,8 +78,9 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | i
 
 
 def clean_key(text: str) -> str:
-    """The text with the characters that MLflow allows in a key; '_' for others."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. /") else "_" for c in text)
+    """The text with the characters that MLflow allows in a key: 'mask_only vcd' for 'mask_only(vcd)'."""
+    plain = text.replace("(", " ").replace(")", "")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. /") else "_" for c in plain)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

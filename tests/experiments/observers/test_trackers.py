@@ -126,4 +126,4 @@ def test_each_tracker_is_a_registered_observer() -> None:
 def test_settings_become_texts_and_keys_that_every_tracker_takes() -> None:
     settings = {"a": {"b ü": [1, None], "c": True}, "long": "x" * 10_000, "none": None}
     assert flatten(settings) == {"a.b _": "[1, null]", "a.c": True, "long": "x" * MAX_TEXT, "none": "null"}
-    assert clean_key("lenient/decoding vcd(α=0.5)") == "lenient/decoding vcd(__0.5)".replace("(", "_").replace(")", "_")
+    assert clean_key("lenient/decoding mask_only(vcd, β=0.5)") == "lenient/decoding mask_only vcd_ __0.5"
