@@ -74,6 +74,12 @@ def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path:
     off, full = accuracy["none", 0], accuracy["none", 8]
     assert accuracy["task_vector(control=none)", 0] > off + 0.5 * (full - off)
     assert accuracy["task_vector(control=random)", 0] < off
+    table = load_run(tmp_path / "t").analyze("recovery").set_index("intervene")
+    own = table.loc["task_vector(control=none)"]
+    steered = accuracy["task_vector(control=none)", 0]
+    assert own["recovery"] == pytest.approx((steered - off) / (full - off))
+    assert own["low"] <= own["recovery"] <= own["high"]
+    assert set(table.index) == names
 
 
 def test_vectors_are_identified_by_their_contents_not_by_their_place(vectors: Path, tmp_path: Path) -> None:

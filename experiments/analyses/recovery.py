@@ -1,0 +1,91 @@
+"""How much of the demonstrations' gain does an intervention recover? (acc_vec - acc_0) / (acc_k - acc_0), by arm
+
+    recovery = (mean score with the vector - mean at 0 shots) / (mean at k shots - mean at 0 shots)
+
+All three means are over the same queries and seeds. k is the number of shots of the arm itself, or the largest of the
+run if the arm has none. The interval is that of the linearized ratio over clusters: the mean of R + (dv - R dk) / D,
+where dv and dk are the gains of a sample, R is the recovery and D the mean of dk. There is no recovery if D <= 0.
+
+Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitted: v.safetensors}, none]}` and
+`controls: default`, which adds the controls of each vector.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.analyses.shared import answered_samples, interval_columns, make_table, require_sample_metric
+from experiments.config.keys import DEMONSTRATION_AXES, NO_INTERVENTION
+from experiments.stats.arms import UNIT, varying_axes
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from experiments.results.run_view import RunView
+
+PAIR = ["query", "seed"]
+"""The columns that two samples of a pair have in common."""
+
+
+def analyze(view: "RunView") -> "DataFrame":
+    """One row per intervention. Raises ConfigError if the run lacks interventions, 0 shots or demonstrations."""
+    require_sample_metric(view)
+    rows = answered_samples(view, with_demos=False)
+    rows = rows[rows[view.metric].notna()]
+    if "intervene" not in rows or set(rows["intervene"]) <= {NO_INTERVENTION}:
+        raise ConfigError(f"{view.path}: no arm has an intervention (key `intervene`).")
+    free = (*DEMONSTRATION_AXES, "shots", "intervene")
+    groups = [axis for axis in view.axes if axis not in free and (axis == "task" or axis in varying_axes(rows, [axis]))]
+    table_rows = [row for setting, own in rows.groupby(groups, sort=False) for row in _rows(view, groups, setting, own)]
+    if not table_rows:
+        raise ConfigError(
+            f"{view.path}: recovery compares an intervention with the same queries at 0 shots and with demonstrations, "
+            "both without intervention. In zip: shots: [0, 0, 8] and intervene: [none, {...}, none]."
+        )
+    note = "recovery: share of the gain of demonstrations; none where they have no gain; n: pairs"
+    return make_table(table_rows, f"Recovery ({view.measure})", note=note, signed=("recovery", "low", "high"))
+
+
+def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -> Iterator[dict[str, Any]]:
+    plain = rows[rows["intervene"] == NO_INTERVENTION]
+    zero, sign = plain[plain["shots"] == 0], 1 if view.better == "higher" else -1
+    values = setting if isinstance(setting, tuple) else (setting,)
+    for (name, shots), arm in rows[rows["intervene"] != NO_INTERVENTION].groupby(["intervene", "shots"], sort=False):
+        most = int(shots) or int(plain["shots"].max() if len(plain) else 0)
+        few = plain[plain["shots"] == most] if most else plain[:0]
+        parts = [_scores(view.metric, part) for part in (zero, few, arm)]
+        joined = parts[0].join(parts[1:], how="inner") if all(len(part) for part in parts) else parts[0][:0]
+        if not len(joined):
+            continue
+        before, after, steered = (sign * joined[column].to_numpy(float) for column in joined)
+        clusters = arm.drop_duplicates(PAIR).set_index(PAIR)[UNIT].reindex(joined.index).to_numpy()
+        yield {
+            **dict(zip(groups, values, strict=True)),
+            "intervene": name,
+            "at_0": sign * before.mean(),
+            "k": most,
+            "at_k": sign * after.mean(),
+            "steered": sign * steered.mean(),
+            **recovery(before, after, steered, clusters),
+            "n": len(joined),
+        }
+
+
+def recovery(before: Any, after: Any, steered: Any, clusters: Any) -> dict[str, float]:
+    """'recovery' with 'low' and 'high', from paired scores [n] at 0 shots, at k shots, and with the intervention.
+
+    NaN if demonstrations have no gain.
+    """
+    gain, own = after - before, steered - before
+    total = float(gain.mean())
+    if total <= 0:
+        return {"recovery": np.nan, "low": np.nan, "high": np.nan}
+    ratio = float(own.mean()) / total
+    return interval_columns(ratio + (own - ratio * gain) / total, clusters, "recovery")
+
+
+def _scores(metric: str, rows: "DataFrame") -> "DataFrame":
+    """The mean score of each query and seed, in one column."""
+    return rows.groupby(PAIR)[[metric]].mean().rename(columns={metric: f"{metric}{id(rows)}"})
