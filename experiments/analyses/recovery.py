@@ -53,8 +53,8 @@ def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -
     zero, sign = plain[plain["shots"] == 0], 1 if view.better == "higher" else -1
     values = setting if isinstance(setting, tuple) else (setting,)
     for (name, shots), arm in rows[rows["intervene"] != NO_INTERVENTION].groupby(["intervene", "shots"], sort=False):
-        most = int(shots) or int(plain["shots"].max() if len(plain) else 0)
-        few = plain[plain["shots"] == most] if most else plain[:0]
+        reference_shots = int(shots) or int(plain["shots"].max() if len(plain) else 0)
+        few = plain[plain["shots"] == reference_shots] if reference_shots else plain[:0]
         parts = [_scores(view.metric, part) for part in (zero, few, arm)]
         joined = parts[0].join(parts[1:], how="inner") if all(len(part) for part in parts) else parts[0][:0]
         if not len(joined):
@@ -65,7 +65,7 @@ def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -
             **dict(zip(groups, values, strict=True)),
             "intervene": name,
             "at_0": sign * before.mean(),
-            "k": most,
+            "k": reference_shots,
             "at_k": sign * after.mean(),
             "steered": sign * steered.mean(),
             **recovery(before, after, steered, clusters),
