@@ -55,8 +55,8 @@ def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -
     for (name, shots), arm in rows[rows["intervene"] != NO_INTERVENTION].groupby(["intervene", "shots"], sort=False):
         reference_shots = int(shots) or int(plain["shots"].max() if len(plain) else 0)
         few = plain[plain["shots"] == reference_shots] if reference_shots else plain[:0]
-        parts = [_scores(view.metric, part) for part in (zero, few, arm)]
-        joined = parts[0].join(parts[1:], how="inner") if all(len(part) for part in parts) else parts[0][:0]
+        parts = [_scores(view.metric, part, name) for part, name in ((zero, "zero"), (few, "few"), (arm, "arm"))]
+        joined = parts[0].join(parts[1], how="inner").join(parts[2], how="inner")
         if not len(joined):
             continue
         before, after, steered = (sign * joined[column].to_numpy(float) for column in joined)
@@ -86,6 +86,6 @@ def recovery(before: Any, after: Any, steered: Any, clusters: Any) -> dict[str, 
     return interval_columns(ratio + (own - ratio * gain) / total, clusters, "recovery")
 
 
-def _scores(metric: str, rows: "DataFrame") -> "DataFrame":
-    """The mean score of each query and seed, in one column."""
-    return rows.groupby(PAIR)[[metric]].mean().rename(columns={metric: f"{metric}{id(rows)}"})
+def _scores(metric: str, rows: "DataFrame", name: str) -> "DataFrame":
+    """The mean score of each query and seed, in a column `name`."""
+    return rows.groupby(PAIR)[[metric]].mean().rename(columns={metric: name})
