@@ -11,7 +11,7 @@ Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitte
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -52,8 +52,9 @@ def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -
     plain = rows[rows["intervene"] == NO_INTERVENTION]
     zero, sign = plain[plain["shots"] == 0], 1 if view.better == "higher" else -1
     values = setting if isinstance(setting, tuple) else (setting,)
-    for (name, shots), arm in rows[rows["intervene"] != NO_INTERVENTION].groupby(["intervene", "shots"], sort=False):
-        reference_shots = int(shots) or int(plain["shots"].max() if len(plain) else 0)
+    for key, arm in rows[rows["intervene"] != NO_INTERVENTION].groupby(["intervene", "shots"], sort=False):
+        name, shots = cast("tuple[str, int]", key)
+        reference_shots = shots or int(plain["shots"].max() if len(plain) else 0)
         few = plain[plain["shots"] == reference_shots] if reference_shots else plain[:0]
         parts = [_scores(view.metric, part, name) for part, name in ((zero, "zero"), (few, "few"), (arm, "arm"))]
         joined = parts[0].join(parts[1], how="inner").join(parts[2], how="inner")
