@@ -3,6 +3,9 @@
     vote            the majority answer of the demonstrations, ties to the nearest
     demonstrations  a linear probe fitted on the sample's demonstrations alone (`retrievers.diagnostics.linear_probe`)
     pool            a linear probe fitted on the whole pool, if it has 128 labels or fewer
+    ... + texts     the same with the names of the labels as extra shots (Lin et al., CVPR 2023), if the encoder has
+                    images and texts in one space and the retriever compares images. The retriever's embedder `close`
+                    adds noise to these texts or shifts them
 
 The vectors are those of the arm's own retriever: of its encoder, or the output of a trained head. Arms whose retriever
 compares no vectors (`random`) have no probe. One row per arm against its reference (the run's `compare`), with the
@@ -30,6 +33,7 @@ from icl.registry import build
 from icl.tasks.base import Task
 from retrievers.base import Resources
 from retrievers.diagnostics.linear_probe import fit_probe
+from retrievers.machinery.embedding_source import reads
 from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever
 
 if TYPE_CHECKING:
@@ -41,7 +45,8 @@ if TYPE_CHECKING:
 LABELS = 128
 """The largest number of classes of a probe on a pool; more would take hours."""
 
-PROBES = ("vote", "demonstrations", "pool")
+TEXTS = " + texts"
+PROBES = ("vote", "demonstrations", "pool", f"demonstrations{TEXTS}", f"pool{TEXTS}")
 
 Row = Mapping[str, Any]
 
@@ -91,25 +96,51 @@ class _Space:
         """1 or 0 for each sample; NaN if this probe cannot be fitted."""
         if name == "vote":
             return [float(row["vote"]) if row.get("vote") is not None else np.nan for row in rows]
-        predictions = self._by_pool(rows) if name == "pool" else [self._by_demonstrations(row) for row in rows]
+        base, _, _ = name.partition(TEXTS)
+        if base != name and self.label_vectors is None:
+            return [np.nan] * len(rows)
+        texts = base != name
+        predictions = self._by_pool(rows, texts) if base == "pool" else [self._by_demos(row, texts) for row in rows]
         return [
             np.nan if one is None else float(normalize_text(one) in map(normalize_text, text_items(row, "gold")))
             for one, row in zip(predictions, rows, strict=True)
         ]
 
-    def _by_demonstrations(self, row: Row) -> str:
+    @cached_property
+    def label_vectors(self) -> Mapping[str, Any] | None:
+        """The vector of each label's name. None if the retriever compares no images, or texts have another space."""
+        embedder = self.fitted.retriever.embedder
+        if getattr(self.fitted.retriever, "by", "image") != "image" or "text" not in reads(embedder):
+            return None
+        names = sorted({normalize_text(example.class_name) for example in self.pool.examples})
+        if len(names) > LABELS:
+            return None
+        vectors = self.fitted.source.embed_texts(names)
+        if vectors.shape[1] != self.fitted.index.vectors.shape[1]:
+            return None
+        return dict(zip(names, vectors, strict=True))
+
+    def _texts(self, labels: Sequence[str], texts: bool) -> tuple[Any, Sequence[str]]:
+        """Vectors and labels of the text shots of these labels; none without `texts`."""
+        names = [name for name in dict.fromkeys(labels) if texts and name in (self.label_vectors or {})]
+        if not self.label_vectors or not names:
+            return None, ()
+        return np.array([self.label_vectors[name] for name in names]), names
+
+    def _by_demos(self, row: Row, texts: bool) -> str:
         demos = demos_of(row)
         labels = [normalize_text(answer) for *_, answer in demos]
         if len(set(labels)) == 1:
             return labels[0]
         vectors = self.fitted.index.vectors[[self.place[name] for name, *_ in demos]]
-        return fit_probe(vectors, labels).predict(self.query_vectors[str(row["query"])][None])[0]
+        probe = fit_probe(vectors, labels, *self._texts(labels, texts))
+        return probe.predict(self.query_vectors[str(row["query"])][None])[0]
 
-    def _by_pool(self, rows: Sequence[Row]) -> Sequence[str | None]:
+    def _by_pool(self, rows: Sequence[Row], texts: bool) -> Sequence[str | None]:
         labels = [normalize_text(example.class_name) for example in self.pool.examples]
         if not 1 < len(set(labels)) <= LABELS:
             return [None] * len(rows)
-        probe = fit_probe(self.fitted.index.vectors, labels)
+        probe = fit_probe(self.fitted.index.vectors, labels, *self._texts(labels, texts))
         return probe.predict(np.array([self.query_vectors[str(row["query"])] for row in rows]))
 
 

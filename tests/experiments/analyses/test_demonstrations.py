@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses import label_precision, leakage, probe, retrieval
+from experiments.analyses import embedding_space, label_precision, leakage, probe, retrieval
+from experiments.stats.sample_rows import to_records
+from experiments.store.store import Store
 from icl.errors import ConfigError
+from icl.metrics.normalize import normalize_text
 from icl.registry import build
 from retrievers.base import Resources
+from retrievers.diagnostics.embedding_space import diagnose
 from retrievers.diagnostics.linear_probe import fit_probe
 from retrievers.knn import KNN
 
@@ -188,3 +192,43 @@ def test_a_probe_needs_vectors(ran: Any) -> None:
     axes = {"retriever": ["random", "balanced"]}
     with pytest.raises(ConfigError, match="no arm's retriever compares vectors"):
         probe.analyze(ran(task="counting", shots=2, grid=axes, compare={"to": {"retriever": "random"}}))
+
+
+def test_a_probe_has_text_shots_if_images_and_texts_share_a_space(ran: Any) -> None:
+    """The shipped encoder reads both; `pixels` reads no texts."""
+    axes = {"retriever": [{"name": "knn", "embedder": "pixels"}, "knn"]}
+    view = ran(
+        task={"name": "counting", "queries": 6, "pool_size": 30}, model="fake-vote", shots=3, seeds=[0], grid=axes
+    )
+    of_pixels = view.frame["retriever"].str.contains("pixels")
+    pixels, encoder = (view.frame[own] for own in (of_pixels, ~of_pixels))
+    space = probe._space(Store(view.path).read_cell(str(encoder["cell"].iloc[0])) or {}, {})
+    assert space is not None
+    rows = to_records(encoder)
+    labels = [normalize_text(e.class_name) for e in space.pool.examples]
+    names = list(dict.fromkeys(labels))
+    texts = space.fitted.source.embed_texts(names)
+    expected = fit_probe(space.fitted.index.vectors, labels, texts, names).predict(
+        np.array([space.query_vectors[str(row["query"])] for row in rows])
+    )
+    assert list(space._by_pool(rows, texts=True)) == expected
+    without = probe._space(Store(view.path).read_cell(str(pixels["cell"].iloc[0])) or {}, {})
+    assert without is not None
+    assert without.label_vectors is None
+    assert np.isnan(without.right("pool + texts", to_records(pixels))).all()
+
+
+def test_the_space_of_each_encoder_has_one_row(ran: Any) -> None:
+    axes = {"retriever": ["random", {"name": "knn", "embedder": "pixels"}, "knn"], "shots": [2, 3]}
+    node = {"name": "counting", "queries": 4, "pool_size": 20}
+    table = embedding_space.analyze(ran(task=node, model="fake-vote", seeds=[0], grid=axes))
+    rows = {row["encoder"]: row for row in table.to_dict("records")}
+    assert set(rows) == {"pixels", "encoder"}
+    task = build("task", node)
+    diagnosis = diagnose(task.pool(""), build("embedder", "encoder"))
+    assert rows["encoder"]["gap"] == pytest.approx(diagnosis.gap)
+    assert rows["encoder"]["hubness"] == pytest.approx(diagnosis.hubness_images)
+    assert rows["pixels"]["images"] == 20
+    assert rows["pixels"]["texts"] == 0
+    with pytest.raises(ConfigError, match="no retriever of the run compares vectors"):
+        embedding_space.analyze(ran(task=node, model="fake-vote", shots=2, seeds=[0]))

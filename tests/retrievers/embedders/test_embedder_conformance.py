@@ -25,6 +25,7 @@ def _node(name: str, clip: Path) -> dict[str, Any]:
         "paired": {"image": "histogram", "text": encoder},
         "mix": {"one": "histogram", "other": encoder},
         "centered": {"of": encoder},
+        "close": {"of": encoder, "sd": 0.1},
         "probabilistic": {"of": encoder},
     }
     return {"name": name, **more.get(name, {})}

@@ -1,0 +1,68 @@
+"""Mine pairs of images that one encoder confuses and another one distinguishes, and write them as a task."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
+
+
+def command(
+    config: Annotated[Path, typer.Argument(help="an experiment file; its task gives the images", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="overrides, such as task.split=train")] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="the folder to write")] = Path("blind_pairs"),
+    blind: Annotated[str, typer.Option(help="the encoder that confuses them: a name or a YAML mapping")] = "encoder",
+    reference: Annotated[str, typer.Option(help="the encoder that distinguishes them")] = "efficientnet",
+    high: Annotated[float, typer.Option(min=-1, max=1, help="lowest cosine of the blind encoder")] = 0.95,
+    low: Annotated[float, typer.Option(min=-1, max=1, help="highest cosine of the other encoder")] = 0.6,
+    disjoint: Annotated[bool, typer.Option(help="whether an image is in one pair only")] = True,
+) -> None:
+    """Writes DIR/rows.jsonl and DIR/images: two questions for each pair, as in MMVP (Tong et al., CVPR 2024).
+
+    The last line of the output is the task of these questions. Use the metric group_accuracy: a pair counts if both
+    answers are right. Pairs with equal answers are left out.
+
+    `icl mine x.yaml --blind encoder --reference efficientnet --out pairs`
+    """
+    from experiments.config.config import load_config
+    from experiments.config.yaml_document import parse_yaml
+    from experiments.grid.grid import expand
+    from experiments.store.store import report_write_errors
+    from icl.errors import ConfigError
+    from icl.registry import build
+    from retrievers.diagnostics.blind_pairs import blind_pairs
+
+    examples = {
+        e.id: e for task in expand(load_config(config, overrides or [])).tasks for e in task.queries if e.images
+    }
+    one, other = (
+        build("embedder", parse_yaml(node, flag)[0], flag)
+        for node, flag in ((blind, "--blind"), (reference, "--reference"))
+    )
+    pairs = blind_pairs(list(examples.values()), one, other, high=high, low=low, disjoint=disjoint)
+    pairs = [pair for pair in pairs if pair.one.answer != pair.other.answer]
+    if not pairs:
+        raise ConfigError(
+            f"no pair of the {len(examples):,} images has two answers, a cosine above {high:g} by {blind}, and one "
+            f"below {low:g} by {reference}. Use other bounds (--high, --low)."
+        )
+    lines = []
+    with report_write_errors(out):
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        for number, pair in enumerate(pairs):
+            for place, example in enumerate((pair.one, pair.other)):
+                name = f"{number:05d}-{place}"
+                example.images[0].open().save(out / "images" / f"{name}.png")
+                row = {
+                    "id": name, "pair": str(number), "image": f"images/{name}.png", "question": example.question,
+                    "options": [pair.one.answer, pair.other.answer], "answer": example.answer, "source": example.id,
+                    "blind": pair.blind, "reference": pair.reference,
+                }  # fmt: skip
+                lines.append(json.dumps(row, ensure_ascii=False))
+        (out / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"wrote        {len(pairs):,} pairs of {len(examples):,} images to {out}")
+    columns = ", ".join(f"{role}: {COLUMN.get(role, role)}" for role in ROLES)
+    print(f"task:        {{name: hub, path: {out / 'rows.jsonl'}, columns: {{{columns}}}, whole_groups: true}}")
