@@ -2,12 +2,13 @@
 
 All missing samples are put in one sequence, by model, task and query, and the sequence is cut into parts of about equal
 cost. So one worker has all arms, shots and seeds of a query. It prefills each of their prompts once and encodes each
-image once. A model is loaded by few workers.
+image once. A model is loaded by few workers: a cut that is near the end of a model is moved there.
 
     model A: q1 q2 q3 q4 q5 | q6 q7      model B: q1 q2 q3 | q4 q5 q6 q7
     worker 1                | worker 2                     | worker 3
 """
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from experiments.grid.grid import Cell, Grid
 
 SAMPLE_COST = 1.0
 """Cost of a sample without its prompt, in lengths of a demonstration."""
+
+MAX_MOVE = 0.1
+"""A cut is moved to the end of a model by at most this part of a share. Loading a model takes longer than that."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,34 @@ def shares(
 
 def _divide(grid: Grid, missing: Mapping[str, Collection[str]], count: int) -> list[list[ShareBlock]]:
     items = list(_ordered_queries(grid, missing))
-    total = sum(cost for *_, cost in items)
+    cuts = _cuts([(model, cost) for model, *_, cost in items], count)
     parts: list[dict[tuple[str, ...], list[str]]] = [{} for _ in range(count)]
     before = 0.0
-    for cells, query, cost in items:
-        middle = before + cost / 2
-        parts[min(count - 1, int(middle / total * count))].setdefault(cells, []).append(query)
+    for _, cells, query, cost in items:
+        parts[bisect_right(cuts, before + cost / 2)].setdefault(cells, []).append(query)
         before += cost
     return [[ShareBlock(cells, tuple(queries)) for cells, queries in part.items()] for part in parts]
 
 
+def _cuts(costs: Sequence[tuple[int, float]], count: int) -> list[float]:
+    """Where the sequence is cut into `count` shares, as sums of costs. costs: the model and the cost of each query."""
+    starts: dict[int, float] = {}
+    total = 0.0
+    for model, cost in costs:
+        starts.setdefault(model, total)
+        total += cost
+    share, cuts = total / count, list[float]()
+    for i in range(1, count):
+        nearest = min(starts.values(), key=lambda start: abs(start - i * share), default=0.0)
+        cuts.append(nearest if abs(nearest - i * share) <= MAX_MOVE * share else i * share)
+    return cuts
+
+
 def _ordered_queries(
     grid: Grid, missing: Mapping[str, Collection[str]]
-) -> Iterator[tuple[tuple[str, ...], str, float]]:
-    """(cells of its model and task, query, cost), in the order of models and tasks in one process."""
-    for model in grid.models:
+) -> Iterator[tuple[int, tuple[str, ...], str, float]]:
+    """(model, cells of its model and task, query, cost), in the order of models and tasks in one process."""
+    for number, model in enumerate(grid.models):
         for task in grid.tasks:
             cells = [c for c in grid.cells if c.model is model and c.task is task and missing[c.digest]]
             digests = tuple(cell.digest for cell in cells)
@@ -79,7 +96,7 @@ def _ordered_queries(
             for query in task.queries:
                 cost = sum(of_cell for digest, of_cell in costs if query.id in missing[digest])
                 if cost:
-                    yield digests, query.id, cost
+                    yield number, digests, query.id, cost
 
 
 def _query_costs(cells: list[Cell]) -> Iterator[tuple[str, float]]:

@@ -1,9 +1,12 @@
-"""Watch a run from outside: its progress and workers, read only from the run directory."""
+"""Watch a run from outside: its progress and workers, read from the run directory.
+
+The cluster is asked only if the run directory shows no worker any more.
+"""
 
 import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from experiments.stopping.records import read_families
 from experiments.store.lock import is_locked
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
-from icl.errors import StoreError
+from icl.errors import ICLError, StoreError
+from icl.registry import build
 
 POLL_SECONDS = 1.0
 """Seconds between two polls."""
@@ -143,7 +147,24 @@ def _workers(folder: Path) -> WorkerCounts:
         return WorkerCounts(int(_is_locked(folder)), 0, 1)
     states = [launch.state(worker) for worker in launch.workers]
     waiting = sum(state.get("state", "waiting") == "waiting" for state in states)
-    return WorkerCounts(sum(map(is_alive, states)), waiting, len(states))
+    counts = WorkerCounts(sum(map(is_alive, states)), waiting, len(states))
+    return counts if counts.alive or counts.waiting else _scheduled(launch)
+
+
+def _scheduled(launch: Launch) -> WorkerCounts:
+    """The workers that the cluster still knows, if it can be asked from this machine.
+
+    A job whose node fails is requeued without a signal. Its workers then leave no state behind.
+    """
+    ended = WorkerCounts(0, 0, len(launch.workers))
+    try:
+        launcher = build("launcher", launch.launcher)
+        launcher.check()
+        group = launcher.reattach(launch)
+        states = [] if group is None else [status.state for status in group.poll().values()]
+    except ICLError:  # another machine, or a launcher of the user's that is not here
+        return ended
+    return replace(ended, alive=states.count("running"), waiting=states.count("waiting"))
 
 
 def _is_locked(folder: Path) -> bool:

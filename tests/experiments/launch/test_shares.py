@@ -70,6 +70,19 @@ def test_models_are_loaded_no_more_often_than_there_are_cuts(grid: Grid) -> None
     assert [len(models) for models in halves] == [1, 1]
 
 
+def test_a_cut_near_the_end_of_a_model_is_moved_there(grid: Grid) -> None:
+    """A worker would otherwise load a second model for a few queries."""
+    missing_ids, by_digest = missing(grid), {cell.digest: cell for cell in grid.cells}
+    for cell in grid.cells:
+        if cell.model is grid.models[0] and cell.task is grid.tasks[0]:  # the first model has two queries less
+            missing_ids[cell.digest] = {query.id for query in cell.task.queries[2:]}
+    for count, sizes in ((2, [14, 16]), (3, [10, 10, 10])):
+        parts = shares(grid, missing_ids, count)
+        assert [sum(len(block.queries) for block in share) for share in parts] == sizes
+    loads = [{by_digest[b.cells[0]].model.digest for b in share} for share in shares(grid, missing_ids, 2)]
+    assert [len(models) for models in loads] == [1, 1]
+
+
 def test_shares_cost_about_the_same_and_longer_prompts_cost_more(grid: Grid) -> None:
     task, model = grid.tasks[0], grid.models[0]
     missing_ids: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}

@@ -1,5 +1,6 @@
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
@@ -12,6 +13,7 @@ from slurm_cluster import Cluster
 from experiments.launch.launch_files import Launch
 from experiments.launch.slurm import Slurm, minutes
 from experiments.launch.slurm_jobs import task_environment, task_numbers
+from experiments.launch.watch import MAX_IDLE_POLLS, POLL_SECONDS, RunWatcher
 from experiments.results.loaded_run import load_run
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
@@ -217,6 +219,33 @@ def test_a_job_that_is_signaled_requeues_itself(slurm: Cluster, icl_process: Go,
         slurm.command("scontrol", "update", f"JobId={job}", "StartTime=now")
         until(lambda before=before: lines(folder) > before)
     until(lambda: lines(folder) == 180)
+
+
+def test_a_job_of_two_workers_requeues_once_and_stays_watched(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+    """Slurm signals both workers, and the first requeues the job for both."""
+    one_job = ("launcher=slurm", "launcher.workers_per_job=2")
+    process = icl_process("run", "grid.yaml", "--runs", "pair", *one_job, "launcher.wait=false", slow=0.1)
+    assert process.wait(timeout=60) == 0
+    folder = tmp_path / "pair" / "t"
+    watching = icl_process("watch", "pair/t")
+    launch = Launch.read(folder)
+    assert launch is not None
+    job = launch.jobs[launch.workers[0]]
+    until(lambda: all(list((folder / "cells").rglob(f"{one}.jsonl")) for one in launch.workers) and lines(folder) >= 20)
+    slurm.command("scancel", "--signal=USR2", job)
+    until(lambda: [launch.state(worker).get("state") for worker in launch.workers] == ["waiting"] * 2)
+    until(lambda: "PENDING" in slurm.command("squeue", "-h", "-j", job, "-o", "%T"))
+    before = lines(folder)
+    assert before < 180
+    assert RunWatcher(folder).poll().workers.describe() == "0 of 2 workers, 2 waiting"
+    time.sleep((MAX_IDLE_POLLS + 1) * POLL_SECONDS)  # a run without workers would have ended the watch
+    assert watching.poll() is None
+    slurm.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+    out, err = watching.communicate(timeout=120)
+    assert watching.returncode == 0, err
+    assert out.startswith("complete     180 samples, 0 failed   pair/t\n")
+    assert slurm.command("scontrol", "show", "job", job).split("Restarts=")[1][0] == "1"
+    assert lines(folder) == 180, "nothing was computed twice"
 
 
 def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_left(

@@ -65,6 +65,28 @@ def test_a_worker_without_a_heartbeat_is_not_counted_and_one_that_has_not_starte
     assert RunWatcher(done.folder).poll().workers.describe() == "1 of 3 workers, 1 waiting"
 
 
+def test_a_job_that_the_cluster_requeues_without_a_signal_is_waiting(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failure of its node: the last heartbeat is old, and no worker has written that it stops."""
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    done, _ = go("run")
+    node = {"name": "slurm", "nodes": 2}
+    launch = Launch.new(done.folder, node, 2, [])
+    launch.with_jobs(dict(zip(launch.workers, ("7_0", "7_1"), strict=True)))
+    for worker in launch.workers:
+        (done.folder / "launch" / f"{worker}.json").write_text(json.dumps({"state": "running", "beat": 0}))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, states in (("sbatch", ""), ("srun", ""), ("squeue", "7_0|PENDING|BeginTime\n7_1|NODE_FAIL|None\n")):
+        (programs / name).write_text(f"#!/bin/sh\nprintf '{states}'\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert RunWatcher(done.folder).poll().workers.describe() == "0 of 2 workers", "Slurm cannot be asked from here"
+    monkeypatch.setenv("PATH", str(programs))
+    assert RunWatcher(done.folder).poll().workers.describe() == "0 of 2 workers, 1 waiting"
+
+
 def test_watching_ends_with_a_message_if_no_worker_is_left(go: Go, tmp_path: Path, icl_process: Go) -> None:
     running = icl_process("run", "grid.yaml", "--runs", "dead", slow=0.02)
     folder = tmp_path / "dead" / "t"
