@@ -15,7 +15,7 @@ import numpy as np
 from experiments.stats.arms import baseline_column
 from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
 from experiments.stats.sample_rows import text_value
-from icl.errors import ConfigError, ICLWarning, StoreError
+from icl.errors import ConfigError, DataError, ICLError, ICLWarning, StoreError
 from icl.loading import file_code, is_component_path, trusts_code
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.baselines import BASELINES
@@ -73,29 +73,56 @@ def run_level(
                 )
             metric = _built(name, node, info, folder)
         except StoreError as error:
-            warnings.warn(str(error), ICLWarning, stacklevel=2)
-            own = [name, *(baseline_column(baseline, name) for baseline in baselines)]
-            frame = frame.drop(columns=[column for column in own if column in frame])
+            frame = _without(frame, name, baselines, error)
             unavailable[name] = str(error)
             continue
         judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
-        for column, by in columns.items():
-            details = frame[[name for name in (*DETAILS, column) if name in frame]]
-            values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
-            for places in cells.values():
-                samples = _judged(details.iloc[places], column, by)
-                parts = metric.run_level(samples)
-                if len(parts) != len(samples):
-                    raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
-                values[places] = [np.nan if part is None else part for part in parts]
-                whole_cell = RunStatistic(metric, tuple(samples), parts)
-                owns[places] = [SampleRef(whole_cell, i) for i in range(len(samples))]
-            frame = frame.assign(**{column: values, sample_ref_column(column): owns})
+        try:
+            frame = _computed(frame, metric, name, columns, cells)
+        except DataError as error:  # code of others, such as the aggregation of a task, cannot compute it
+            frame = _without(frame, name, baselines, error)
+            unavailable[name] = str(error)
+            continue
         for column in columns:
             if frame[column].isna().all() and column != name:
                 frame = frame.drop(columns=[column, sample_ref_column(column)])
     frame.attrs[UNAVAILABLE] = unavailable
+    return frame
+
+
+def _without(frame: "DataFrame", name: str, baselines: Iterable[str], error: ICLError) -> "DataFrame":
+    """The frame without the columns of a metric, after a warning with the reason."""
+    warnings.warn(str(error), ICLWarning, stacklevel=3)
+    own = [name, *(baseline_column(baseline, name) for baseline in baselines)]
+    return frame.drop(columns=[column for column in own if column in frame])
+
+
+def _computed(
+    frame: "DataFrame",
+    metric: RunLevelMetric,
+    name: str,
+    columns: Mapping[str, str],
+    cells: Mapping[Hashable, Any],
+) -> "DataFrame":
+    """The frame with the numbers of a metric and their sources.
+
+    Args:
+        columns: Column -> the baseline whose answers it judges; '' for the model's answers.
+        cells: Cell -> the places of its samples.
+    """
+    for column, by in columns.items():
+        details = frame[[name for name in (*DETAILS, column) if name in frame]]
+        values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
+        for places in cells.values():
+            samples = _judged(details.iloc[places], column, by)
+            parts = metric.run_level(samples)
+            if len(parts) != len(samples):
+                raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
+            values[places] = [np.nan if part is None else part for part in parts]
+            whole_cell = RunStatistic(metric, tuple(samples), parts)
+            owns[places] = [SampleRef(whole_cell, i) for i in range(len(samples))]
+        frame = frame.assign(**{column: values, sample_ref_column(column): owns})
     return frame
 
 

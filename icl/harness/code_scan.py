@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from icl.harness.task_file import TaskFile, installed_folder
+from icl.harness.task_file import FunctionName, function_file, installed_folder
 
 JUDGES = frozenset(
     (
@@ -41,14 +41,13 @@ class _Module:
     imports: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def side_effect(file: TaskFile, function: str) -> str:
+def side_effect(function: FunctionName) -> str:
     """What a function does besides computing: 'asks a judge (…)' or 'writes files (…)'. '' for nothing.
 
     Args:
-        file: The task.
-        function: A function as the file names it, such as 'utils.process_results'.
+        function: A function as a task file names it, such as 'utils.process_results'.
     """
-    path = file.function_file(function)
+    path = function_file(function)
     if path is None:
         return ""
     visited: set[tuple[Path, str]] = set()

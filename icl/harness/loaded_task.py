@@ -82,9 +82,9 @@ class TaskDocument:
     def where(self) -> str:
         return f"{self.loaded.file.title}, split '{self.split}', row {self.row}"
 
-    @cached_property
+    @property
     def content(self) -> Mapping[str, Any]:
-        """The row without its images, as lmms-eval scores it."""
+        """The row without its images, as lmms-eval scores it. Read again each time: the task's code may change it."""
         row: Mapping[str, Any] = self.loaded.task.dataset_no_image[self.split][self.row]
         return row
 
@@ -174,11 +174,13 @@ class TaskDocument:
         return {"full_docs": self.loaded.task.dataset_no_image[self.split]} if needs_all else {}
 
     def _of_row(self, method: str) -> Any:
-        """The value of a method that rarely reads images: they are decoded only if it does."""
+        """The value of a method that rarely reads images: they are decoded only if it fails without them."""
         try:
-            return getattr(self.loaded.task, method)(self.content)
-        except KeyError:
-            return self._call(method, self.whole)
+            return self._call(method, self.content)
+        except DataError as error:
+            if not isinstance(error.__cause__, KeyError | AttributeError | TypeError):
+                raise
+        return self._call(method, self.whole)
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """The value of a method of the task. Raises DataError with the place of an error in the task's code."""
@@ -234,6 +236,7 @@ def _loaded(path: Path, digest: str, specific_kwargs: str) -> LoadedTask:
     """The task of a file. digest: that of its files, so that edited code is loaded again."""
     file = read_task_file(path)
     _check_local_data(file)
+    _silence(file)
     try:
         with hide_datasets_progress(file.keys["dataset_path"] in LOCAL_BUILDERS):
             task = _task_class()(config=_configured(path), model_name=specific_kwargs)
@@ -278,14 +281,18 @@ def _task_class() -> Any:
             from lmms_eval.api.task import ConfigurableMessagesTask
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+    names = ("download", "process_results")
+    return type("TaskOnce", (ConfigurableMessagesTask,), {n: _once(ConfigurableMessagesTask, n) for n in names})
+
+
+def _silence(file: TaskFile) -> None:
+    """Turns off the log of lmms-eval and of the task's modules, whose aggregations would write lines at every call."""
     try:
         from loguru import logger
     except ImportError:
-        pass
-    else:
-        logger.disable("lmms_eval")
-    names = ("download", "process_results")
-    return type("TaskOnce", (ConfigurableMessagesTask,), {n: _once(ConfigurableMessagesTask, n) for n in names})
+        return
+    for module in {"lmms_eval", *(function.rpartition(".")[0] for function in file.functions())}:
+        logger.disable(module)
 
 
 def _once(cls: Any, name: str) -> Any:

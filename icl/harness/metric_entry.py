@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from icl.errors import ConfigError, did_you_mean
 from icl.harness.code_scan import side_effect
-from icl.harness.task_file import FUNCTION, TaskFile, find_task_file
+from icl.harness.task_file import FUNCTION, FunctionName, TaskFile, find_task_file
 
 MEAN = "mean"
 OWN_METRICS = {"generate_until": ("exact_match",), "multiple_choice": ("acc", "acc_norm")}
@@ -56,12 +57,17 @@ def find_metric(task: str, metric: str, folders: Sequence[Path]) -> MetricEntry:
             "only. Use metrics of the toolkit, such as lenient."
         )
     entry = entries[metric]
-    aggregation = str(entry.get("aggregation", MEAN))
-    named = [*file.functions("process_results"), *([aggregation] if aggregation.startswith(FUNCTION) else [])]
-    for function in named:
-        if effect := side_effect(file, function.removeprefix(FUNCTION)):
+    aggregation = entry.get("aggregation", MEAN)
+    own = [FunctionName(aggregation.removeprefix(FUNCTION), aggregation.folder)] if _is_function(aggregation) else []
+    for function in (*file.functions("process_results"), *own):
+        if effect := side_effect(function):
             raise ConfigError(
                 f"the metric '{metric}' of {file.title} {effect}, which a run must not do for each of its cells. Use "
                 "metrics of the toolkit, such as lenient."
             )
-    return MetricEntry(file, metric, aggregation.removeprefix(FUNCTION), bool(entry.get("higher_is_better", True)))
+    name = str(own[0] if own else aggregation)
+    return MetricEntry(file, metric, name, bool(entry.get("higher_is_better", True)))
+
+
+def _is_function(value: object) -> TypeGuard[FunctionName]:
+    return isinstance(value, FunctionName)

@@ -29,12 +29,23 @@ _GROUP = re.compile(r"^(?:group|tag)\s*:[ \t]*['\"]?([^\s'\"#]+)", re.MULTILINE)
 _TEMPLATE = ("{{", "{%")
 
 
+class FunctionName(str):
+    """The name of a function as a task file writes it, with the folder of that file, which it is relative to."""
+
+    folder: Path
+
+    def __new__(cls, name: str, folder: Path) -> "FunctionName":
+        function = super().__new__(cls, name)
+        function.folder = folder
+        return function
+
+
 @dataclass(frozen=True)
 class TaskFile:
     """A task file with those that it includes.
 
     Attributes:
-        keys: The keys of all files together. A function is the text '!function utils.name'.
+        keys: The keys of all files together. A function is the text '!function utils.name', a `FunctionName`.
         files: The YAML files, the task's own first.
     """
 
@@ -51,24 +62,19 @@ class TaskFile:
         """What runs as code, such as 'utils.doc_to_text' or 'the template of doc_to_target'. Each once, sorted."""
         return tuple(sorted(set(_code(self.keys, ""))))
 
-    def functions(self, *keys: str) -> tuple[str, ...]:
-        """The functions that these keys name, such as 'utils.process_results'."""
-        return tuple(name for key in keys for name in _functions(self.keys.get(key)))
-
-    def function_file(self, function: str) -> Path | None:
-        """The Python file of a function: beside the task's files, or in the package lmms_eval. None if elsewhere."""
-        module = function.rpartition(".")[0]
-        inside = installed_folder()
-        candidates = [path.parent / f"{module}.py" for path in self.files]
-        if inside is not None and module.startswith("lmms_eval."):
-            candidates.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-        return next((path for path in candidates if path.is_file()), None)
+    def functions(self, *keys: str) -> tuple[FunctionName, ...]:
+        """The functions that these keys name at any depth, such as 'utils.process_results'. Without keys, all."""
+        return tuple(
+            FunctionName(text.removeprefix(FUNCTION), text.folder)
+            for key in keys or self.keys
+            for text in _functions(self.keys.get(key))
+        )
 
     @property
     def digest(self) -> str:
         """12 hex digits of the YAML files, of every Python file beside them, and of the version of lmms-eval."""
         python_files = {path for file in self.files for path in file.parent.glob("*.py")}
-        named = {self.function_file(name) for name in _functions(self.keys)}
+        named = {function_file(function) for function in self.functions()}
         digest = hashlib.sha256(_installed_version().encode())
         for path in (*self.files, *sorted(path for path in {*python_files, *named} if path is not None)):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -114,6 +120,15 @@ def read_task_file(path: Path) -> TaskFile:
     return TaskFile(path, keys, files)
 
 
+def function_file(function: FunctionName) -> Path | None:
+    """The Python file of a function: beside the file that names it, or in the package lmms_eval. None if elsewhere."""
+    module, inside = function.rpartition(".")[0], installed_folder()
+    candidates = [function.folder / f"{module}.py"]
+    if inside is not None and module.startswith("lmms_eval."):
+        candidates.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def installed_folder() -> Path | None:
     """The folder of the package lmms_eval, which is not imported. None if it is not installed."""
     spec = find_spec("lmms_eval")
@@ -153,7 +168,7 @@ def _parse(path: Path) -> dict[str, Any]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        keys = _yaml(YAML).load(path.read_text(encoding="utf-8"))
+        keys = _yaml(YAML, path.parent).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
@@ -164,7 +179,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return keys
 
 
-def _yaml(cls: Any) -> Any:
+def _yaml(cls: Any, folder: Path) -> Any:
     """A safe loader of YAML 1.1 (lmms-eval's version) in which a function is a text.
 
     Of a repeated key the last value counts, as in lmms-eval: otherwise a function could hide behind another value.
@@ -173,20 +188,20 @@ def _yaml(cls: Any) -> Any:
     yaml.version = (1, 1)
     yaml.Constructor = type("Constructor", (yaml.Constructor,), {"check_mapping_key": lambda *_: True})
     yaml.Constructor.add_constructor(
-        "!function", lambda constructor, node: FUNCTION + str(constructor.construct_scalar(node))
+        "!function", lambda constructor, node: FunctionName(FUNCTION + constructor.construct_scalar(node), folder)
     )
     return yaml
 
 
-def _functions(value: Any) -> Iterator[str]:
-    """The functions in a value, at any depth."""
+def _functions(value: Any) -> Iterator[FunctionName]:
+    """The texts that stand for functions in a value, at any depth."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for item in value:
             yield from _functions(item)
-    elif isinstance(value, str) and value.startswith(FUNCTION):
-        yield value.removeprefix(FUNCTION)
+    elif isinstance(value, FunctionName):
+        yield value
 
 
 def _code(value: Any, key: str) -> Iterator[str]:
@@ -199,7 +214,7 @@ def _code(value: Any, key: str) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _code(item, key)
-    elif isinstance(value, str) and value.startswith(FUNCTION):
+    elif isinstance(value, FunctionName):
         yield value.removeprefix(FUNCTION)
     elif isinstance(value, str) and any(mark in value for mark in _TEMPLATE):
         yield f"the template of {key}"

@@ -21,7 +21,7 @@ from icl.harness.metric_entry import MetricEntry, find_metric
 from icl.loading import SEARCH_FOLDERS
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.lmms_eval import label_of, value_of
-from icl.metrics.run_level import SampleValues, group_indices, jackknife
+from icl.metrics.run_level import SampleValues, group_indices, jackknife, mean
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -66,18 +66,22 @@ class LmmsEvalAggregate:
         return float(number) if isinstance(number, int | float) and 0 <= number <= 1 else 0.0
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
-        places = [
-            i for i, s in enumerate(samples) if s.score is not None and s.output is not None and "doc_id" in s.meta
-        ]
+        """Numbers that average to the aggregate. Groups with a failed sample have no part: MME's needs its pairs."""
+        whole_groups = [g for g in group_indices(samples).values() if all(_is_scored(samples[i]) for i in g)]
+        places = sorted(i for group in whole_groups for i in group)
         values: SampleValues = [None] * len(samples)
         own = {i: value for i in places if (value := self._value(samples[i])) is not None}
         if not own:
             return values
         blocks = _blocks([samples[i] for i in own], list(own))
-        for block, number in zip(blocks, self._numbers(own, blocks), strict=True):
+        whole, left = self._aggregates(own, blocks)
+        numbers = jackknife([len(block) for block in blocks], whole, left) if left else [whole]
+        for block, number in zip(blocks, numbers, strict=True):
             for i in block:
                 values[i] = number
-        return values
+        if all(0 <= aggregate <= 1 for aggregate in (whole, *left)):
+            return mean(values)
+        return mean(values, min(0.0, *numbers), max(1.0, *numbers))  # a scale of the task's own, such as MME's
 
     @cached_property
     def _entry(self) -> MetricEntry:
@@ -91,17 +95,19 @@ class LmmsEvalAggregate:
         document = self._loaded.document(self.split or self._loaded.query_split, int(sample.meta["doc_id"]))
         return document.scores(str(sample.output), {}).get(self.metric)
 
-    def _numbers(self, own: dict[int, Any], blocks: Sequence[Sequence[int]]) -> list[float]:
-        """The number of each block of samples. own: place of a sample -> its value."""
+    def _aggregates(self, own: dict[int, Any], blocks: Sequence[Sequence[int]]) -> tuple[float, list[float]]:
+        """The aggregate of all values, and without each block of samples; none of these if there is one block.
+
+        Args:
+            own: Place of a sample -> its value.
+            blocks: The places of each block.
+        """
         gather: Callable[[list[Any]], Any] = self._loaded.task.aggregation()[self.metric]
-        whole = self._aggregate(gather, list(own.values()))
-        if len(blocks) == 1:
-            return [whole]
         left = []
-        for block in blocks:
+        for block in blocks if len(blocks) > 1 else ():
             outside = set(block)
             left.append(self._aggregate(gather, [value for i, value in own.items() if i not in outside]))
-        return jackknife([len(block) for block in blocks], whole, left)
+        return self._aggregate(gather, list(own.values())), left
 
     def _aggregate(self, gather: Callable[[list[Any]], Any], values: list[Any]) -> float:
         try:
@@ -117,6 +123,10 @@ class LmmsEvalAggregate:
                 f"{len(values)} values."
             )
         return number
+
+
+def _is_scored(sample: ScoredSample) -> bool:
+    return sample.score is not None and sample.output is not None and "doc_id" in sample.meta
 
 
 def _blocks(samples: Sequence[ScoredSample], places: Sequence[int]) -> list[list[int]]:

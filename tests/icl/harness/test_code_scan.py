@@ -3,18 +3,16 @@
 from pathlib import Path
 
 import pytest
-from lmms_task import TASK
 
 from icl.harness.code_scan import side_effect
-from icl.harness.task_file import read_task_file
+from icl.harness.task_file import FunctionName
 
 
 def effect(folder: Path, code: str, **others: str) -> str:
-    (folder / "t.yaml").write_text(TASK)
     (folder / "utils.py").write_text(code)
     for name, text in others.items():
         (folder / f"{name}.py").write_text(text)
-    return side_effect(read_task_file(folder / "t.yaml"), "utils.f1")
+    return side_effect(FunctionName("utils.f1", folder))
 
 
 @pytest.mark.parametrize(
@@ -55,4 +53,4 @@ def test_judges_and_writers_are_named_with_their_place(tmp_path: Path, code: str
 def test_code_that_cannot_be_read_has_no_finding(tmp_path: Path) -> None:
     assert effect(tmp_path, "def f1(:\n") == ""
     (tmp_path / "utils.py").unlink()
-    assert side_effect(read_task_file(tmp_path / "t.yaml"), "utils.f1") == ""
+    assert side_effect(FunctionName("utils.f1", tmp_path)) == ""

@@ -7,7 +7,7 @@ from lmms_task import TASK, installed, write_task
 
 from icl.errors import ConfigError
 from icl.harness import task_file
-from icl.harness.task_file import find_task_file, read_task_file
+from icl.harness.task_file import find_task_file, function_file, read_task_file
 
 HARMLESS = "task: plain\ndoc_to_text: question\n"
 
@@ -66,6 +66,21 @@ def test_included_files_are_merged_and_the_own_keys_count_first(tmp_path: Path) 
     assert file.keys == {"task": "t", "x": 1, "w": 3, "z": 5, "doc_to_text": "!function u.a"}
     assert sorted(path.name for path in file.files) == ["a", "b.yaml", "c", "t.yaml"]
     assert file.code == ("u.a",)
+
+
+def test_a_function_is_searched_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    for folder in (tmp_path, tmp_path / "shared"):
+        (folder / "utils.py").write_text("")
+    written(tmp_path / "shared", "process_results: !function utils.score\n", "base.yaml")
+    file = read_task_file(written(tmp_path, "include: shared/base.yaml\ndoc_to_text: !function utils.text\n"))
+    assert [function_file(name) for name in file.functions("process_results", "doc_to_text")] == [
+        tmp_path / "shared" / "utils.py",
+        tmp_path / "utils.py",
+    ]
+    before = file.digest
+    (tmp_path / "shared" / "utils.py").write_text("a = 1\n")
+    assert read_task_file(file.path).digest != before
 
 
 def test_an_include_that_is_missing_or_endless_is_an_error(tmp_path: Path) -> None:

@@ -127,6 +127,24 @@ def test_the_mean_of_the_numbers_is_the_aggregate_and_their_spread_the_jackknife
     assert numbers.var(ddof=1) / 8 == pytest.approx(7 / 8 * ((left - left.mean()) ** 2).sum(), rel=1e-9)
 
 
+def test_an_aggregate_on_a_scale_of_its_own_has_an_interval_on_both_sides(tmp_path: Path) -> None:
+    from experiments.stats.run_statistics import RunStatistic, SampleRef, estimate_run_statistic
+
+    def interval(folder: str, factor: str) -> np.ndarray:
+        path = write_task(tmp_path / folder, code=CODE.replace("return 2 * hits", f"return {factor} * 2 * hits"))
+        aggregate = metric(path, "dark_f1", "lmms_eval_aggregate", trust=True)
+        cell = samples(path, OUTPUTS, [None] * 8)
+        statistic = RunStatistic(aggregate, tuple(cell), aggregate.run_level(cell))
+        values = np.array(statistic.values, dtype=float)
+        one = estimate_run_statistic([SampleRef(statistic, i) for i in range(8)], values, list(range(8)))
+        return np.array([one.low, one.mean, one.high])
+
+    share, scaled = interval("a", "1"), interval("b", "2000")
+    assert 0 <= share[0] < share[1] < share[2] <= 1
+    assert scaled[1] == pytest.approx(2000 * share[1])
+    assert scaled[1] - scaled[0] == pytest.approx(scaled[2] - scaled[1])
+
+
 def test_groups_are_left_out_whole_and_failed_samples_have_no_part(tmp_path: Path) -> None:
     pairs_only = CODE.replace("    hits =", "    assert len(pairs) % 2 == 0\n    hits =")
     path = write_task(tmp_path, code=pairs_only)
@@ -137,11 +155,11 @@ def test_groups_are_left_out_whole_and_failed_samples_have_no_part(tmp_path: Pat
     numbers = aggregate.run_level(cell)
     assert np.mean(np.array(numbers, dtype=float)) == pytest.approx(f1(OUTPUTS, golds))
     assert all(numbers[i] == numbers[i + 1] for i in range(0, 8, 2))
-    failed = [ScoredSample(cell[0].query, None), *cell[1:]]
+    failed = aggregate.run_level([ScoredSample(cell[0].query, None, "g0"), *cell[1:]])
+    assert failed[:2] == [None, None]
+    assert np.mean(np.array(failed[2:], dtype=float)) == pytest.approx(f1(OUTPUTS[2:], golds[2:]))
     with pytest.raises(DataError, match=r"the aggregation utils\.f1 of hues failed on 7 values: AssertionError"):
-        aggregate.run_level(failed)
-    two_failed = [ScoredSample("a", None), ScoredSample("b", None), *cell[2:]]
-    assert aggregate.run_level(two_failed)[:2] == [None, None]
+        aggregate.run_level(samples(path, OUTPUTS, [None] * 8))
 
 
 def test_the_jackknife_of_a_mean_is_the_mean_of_any_blocks() -> None:
@@ -198,3 +216,11 @@ def test_code_of_a_run_directory_runs_with_trust_only(study: Path) -> None:
     (study.parent / "utils.py").write_text(CODE)
     assert "dark_f1" in icl.load_run(folder, trust=True).samples()
     assert json.loads((folder / "run.json").read_text())["metrics"]["dark_f1"]["files"]
+
+
+def test_an_aggregation_that_fails_is_a_warning_and_the_other_scores_stay(study: Path) -> None:
+    (study.parent / "utils.py").write_text(CODE.replace("    hits =", "    assert len(pairs) == 0\n    hits ="))
+    with pytest.warns(ICLWarning, match=r"the aggregation utils\.f1 of hues failed on 6 values: AssertionError"):
+        frame = icl.run(study, overrides=["compare.metric=exact"], quiet=True).samples()
+    assert "dark_f1" not in frame
+    assert frame["exact"].notna().all()

@@ -188,6 +188,16 @@ def test_other_media_and_errors_of_the_code_are_named_with_their_row(tmp_path: P
         _ = task(broken).queries
 
 
+def test_code_may_change_its_row_and_read_the_image_for_its_text(tmp_path: Path) -> None:
+    code = CODE.replace('return doc["question"] +', 'return f"{doc[\'image\'].size} " + doc.pop("question") +')
+    (query, *_) = task(write_task(tmp_path, code=code)).queries
+    assert query.question == "(8, 8) Is number 0 dark or light?"
+    popping = write_task(tmp_path / "b", code=CODE.replace('== doc["answer"])', '== doc.pop("answer"))').replace(
+        '"gold": doc["answer"]', '"gold": ""'))  # fmt: skip
+    document = task(popping).queries[0].secret["lmms_eval"]
+    assert [document.scores(text, {})["exact"] for text in ("light", "dark", "light")] == [1.0, 0.0, 1.0]
+
+
 def config(path: Path, **keys):
     node = {"name": "lmms_eval", "task": path.name, "trust": True}
     return load_config({"name": "t", "task": node, "model": "fake-vote", **keys})
