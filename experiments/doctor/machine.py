@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from experiments.store.network_locks import local_locks
 from icl.cache_folder import cache_folder
 from icl.errors import ModelError
 from icl.models.vllm.gpu_check import DEVICE_FILES, DEVICES
@@ -55,12 +56,19 @@ class PackageVersion:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that the toolkit writes to. problem: why it cannot; '' if it can. free: bytes, None if unknown."""
+    """A folder that the toolkit writes to.
+
+    Attributes:
+        problem: Why it cannot; '' if it can.
+        free: Bytes, None if unknown.
+        local_locks: How its locks are kept on one machine; '' if they hold between machines.
+    """
 
     name: str
     path: str
     problem: str
     free: int | None
+    local_locks: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,6 +211,6 @@ def _folder(name: str, path: Path) -> Folder:
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"0")
-        return Folder(name, str(path), "", shutil.disk_usage(place).free)
+        return Folder(name, str(path), "", shutil.disk_usage(place).free, local_locks(place))
     except OSError as error:
         return Folder(name, str(path), error.strerror or type(error).__name__, None)

@@ -21,7 +21,7 @@ from experiments.launch.base import WorkerGroup, shared_gpus_warning
 from experiments.launch.slurm_jobs import LocalJobs, SlurmJobs, SlurmTask
 from icl.constraints import Count, PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.registry import component
+from icl.registry import component, later_parameter
 
 if TYPE_CHECKING:
     from experiments.launch.launch_files import Launch
@@ -46,6 +46,10 @@ class Slurm:
     cpus: Count = 0  # CPU cores of each worker; 0: the partition's default
     args: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # other options of sbatch by their names
     setup: tuple[str, ...] = ()  # shell lines that run before a worker starts, such as module load cuda
+    srun: tuple[str, ...] = later_parameter(
+        ()
+    )  # options of srun for the workers, such as --container-image=mm-icl.sqsh of pyxis
+    python: str = later_parameter("")  # a worker's Python, such as apptainer exec --nv mm-icl.sif python3; empty: this
     array: bool = True  # true: one job array; false: separate jobs
     at_once: Count = 0  # largest number of jobs of the array that run at the same time; 0: all
     grace: PositiveInt = 90  # seconds before the time limit at which a job is signaled to requeue itself
@@ -86,7 +90,7 @@ class Slurm:
     def start(self, launch: "Launch") -> WorkerGroup:
         import submitit
 
-        python = f"{shlex.quote(sys.executable)} -P"
+        python = f"{self.python or shlex.quote(sys.executable)} -P"
         executor = submitit.AutoExecutor(
             launch.logs.absolute(),
             cluster=self.cluster,
@@ -140,6 +144,7 @@ class Slurm:
             "slurm_array_parallelism": self.at_once or self.nodes,
             "slurm_signal_delay_s": self.grace,
             "slurm_setup": [*setup, *self.setup],
+            "slurm_srun_args": list(self.srun) or None,
             "slurm_additional_parameters": {flag(name): value for name, value in self.args.items()} or None,
         }
 

@@ -13,10 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.store.network_locks import local_locks
 from icl.errors import StoreError
 
 PROBE_SECONDS = 0.2
 """Seconds to wait for the lock, because `is_locked` has it for a moment."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of a file system without locks."""
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a folder that this user may only read."""
@@ -27,7 +31,7 @@ def write_lock(folder: Path) -> Iterator[None]:
     """Locks the run directory.
 
     Raises:
-        StoreError: Another process has the lock, or the folder cannot be written.
+        StoreError: Another process has the lock, or the folder cannot be written or has no locks.
     """
     from filelock import FileLock, Timeout
 
@@ -42,7 +46,12 @@ def write_lock(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise StoreError(f"{folder} is being run by {_holder(holder)}. Wait for it, or use another name.") from error
     except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        raise StoreError(_describe_error(folder, error)) from error
+    try:
+        _check_other_machines(folder, holder)
+    except StoreError:
+        lock.release()
+        raise
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         with suppress(OSError):  # a finished run on a full disk is still displayed
@@ -53,6 +62,27 @@ def write_lock(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             holder.unlink()
         lock.release()
+
+
+def _describe_error(folder: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno not in NO_LOCKS:
+        return f"{folder} cannot be written: {reason}."
+    return (
+        f"the file system of {folder} has no locks ({reason}), so two processes could write one run. Mount it with "
+        "locks (NFS: without nolock, or version 4), or use --runs with a folder elsewhere."
+    )
+
+
+def _check_other_machines(folder: Path, holder: Path) -> None:
+    """Raise StoreError if a process of another machine has the run, where locks do not hold between machines."""
+    machine = _machine(folder)
+    if machine in ("", platform.node()) or not (kind := local_locks(folder)):
+        return
+    raise StoreError(
+        f"{folder} is being run by {_holder(holder)}, or was when that process died: locks do not hold between "
+        f"machines here ({kind}). If it is dead, remove {holder}."
+    )
 
 
 def is_locked(folder: Path) -> bool:

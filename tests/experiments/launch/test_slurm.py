@@ -1,5 +1,6 @@
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -264,6 +265,7 @@ def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_lef
 
 def test_a_job_has_the_options_of_the_config(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
     more = ("mem=300M", "cpus=2", "time=1:30:00", "args={comment: hello, nice: 7}", "setup=[export MARK=here]")
+    more += ("srun=[--quiet]", f"python=env IN_CONTAINER=1 {sys.executable}")
     arguments = [f"launcher.{value}" for value in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
     process = icl_process("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *arguments, slow=0.02)
     assert process.wait(timeout=60) == 0, process.communicate()
@@ -276,6 +278,9 @@ def test_a_job_has_the_options_of_the_config(slurm: Cluster, icl_process: Go, tm
     assert "#SBATCH --array=0-1%1" in script
     assert "#SBATCH --signal=USR2@90" in script
     assert "export MARK=here" in script
+    (command,) = (line for line in script.splitlines() if line.startswith("srun "))
+    assert " --quiet " in command
+    assert f" env IN_CONTAINER=1 {sys.executable} -P -u -m submitit" in command
     slurm.command("scancel", main)
 
 
