@@ -110,8 +110,11 @@ class Grid:
     def check_surroundings(self) -> None:
         """Raises ConfigError or PlanError if the launcher or an observer cannot work from here."""
         self.launcher.check()
-        for observer in self.observers:
-            observer.check()
+        for i, observer in enumerate(self.observers):
+            try:
+                observer.check()
+            except ConfigError as error:
+                raise ConfigError(f"{self.config.where('observe', i)}: {error}") from error
 
     @property
     def tasks(self) -> "list[Task]":

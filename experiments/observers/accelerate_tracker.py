@@ -40,7 +40,7 @@ class AccelerateTracker(Observer):
         available = [str(getattr(name, "value", name)) for name in get_available_trackers()]
         if self.tracker_name not in available:
             raise ConfigError(
-                f"observe: {self.tracker_name} is not installed (pip install {self.tracker_name}). "
+                f"{self.tracker_name} is not installed (pip install {self.tracker_name}). "
                 f"Trackers that are installed here: {', '.join(available) or 'none'}."
             )
 

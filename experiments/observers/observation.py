@@ -113,7 +113,7 @@ class Observation:
         for observer in list(self.active):
             try:
                 getattr(observer, method)(*arguments)
-            except Exception as error:  # noqa: BLE001 - a tracker may raise anything, and the run must go on
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises, the run must go on
                 self.active.remove(observer)
                 problem = " ".join(f"{type(error).__name__}: {error}".rstrip(".: ").split())
                 self.note(

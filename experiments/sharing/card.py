@@ -96,7 +96,7 @@ def make_card(run: Run) -> dict[str, Any]:
         "fixed": view.fixed,
         "scores": _scores(view),
         "controls": _records(controls_frame(view), CONTROL_COLUMNS) if view.effects else [],
-        "findings": [finding.sentence for finding in view.findings[:MAX_FINDINGS]],
+        "findings": [f"{one.subject}: {one.sentence}" for one in view.findings[:MAX_FINDINGS]],
         "samples": sum(cell["samples"] for cell in cells.values()),
         "failed": sum(cell["failed"] for cell in cells.values()),
         "seeds": sorted({cell["seed"] for cell in cells.values() if cell["seed"] is not None}),

@@ -114,7 +114,7 @@ def test_a_tracker_whose_package_is_missing_is_named_before_the_run(
         build("observer", name).check()
     monkeypatch.chdir(tmp_path)
     assert main(["run", "quickstart", f"observe={name}"]) == 2
-    assert f"observe: {name} is not installed" in capsys.readouterr().err
+    assert f"observe[0]: {name} is not installed" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     assert f"{name} is not installed" in check_observer(build("observer", name)).describe()
 
