@@ -49,6 +49,7 @@ def command(
         from experiments.config.config import load_config
         from experiments.grid.feasibility import check_data, check_requirements
         from experiments.grid.grid import expand
+        from experiments.grid.grid_warnings import loading_problems
         from experiments.grid.implausible_sizes import check_sizes
         from experiments.planning.memory_plan import (
             check_memory,
@@ -78,8 +79,8 @@ def command(
         report_progress("counting", 0, 0)
         present = state.present if state else 0
         plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None)
-        if refused:
-            plan = replace(plan, notes=(refused, *plan.notes))
+        problems = [f"icl run would stop on this machine: {text}" for text in loading_problems(grid, grid.models)]
+        plan = replace(plan, notes=(*filter(None, [refused]), *problems, *plan.notes))
         memory = [] if available is None else list(memory_plans(plan, available))
         run_time = None
         if time:

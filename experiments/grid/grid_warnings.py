@@ -7,13 +7,17 @@
 - A model has notes of its own, for example that its checkpoint is already quantized.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings
 from experiments.grid.fitted_vectors import vector_warnings
 from experiments.grid.grid import Cell, Grid
-from icl.errors import ICLError
+from icl.errors import ICLError, ModelError
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
 
 TOLERANCE = 1e-6
 """Of the sum of weights from 0 and 1."""
@@ -103,6 +107,16 @@ def _models(grid: Grid) -> Iterator[str]:
         cell = next(cell for cell in grid.cells if cell.model is model)
         for note in model.plan_notes:
             yield f"{locate(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
+
+
+def loading_problems(grid: Grid, models: "Iterable[Model]") -> Iterator[str]:
+    """A sentence for each model that cannot be loaded on this machine. A plan needs none of them loaded."""
+    for model in models:
+        cell = next(cell for cell in grid.cells if cell.model is model)
+        try:
+            model.check_loadable()
+        except ModelError as error:
+            yield f"{locate(grid, 'model', cell)}: {error}"
 
 
 def _strategies(grid: Grid) -> Iterator[tuple[Cell, list[int]]]:

@@ -38,6 +38,7 @@ from experiments.contexts.contexts import Retrieval
 from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.size_estimate import estimate_sizes
 from experiments.grid.grid import Cell, Grid
+from experiments.grid.grid_warnings import loading_problems
 from experiments.running.background import BackgroundCalls, one_ahead, short_switches
 from experiments.running.failing_arms import FailingArms
 from experiments.running.gc_tuning import infrequent_gc
@@ -51,7 +52,7 @@ from experiments.stopping.stopping import Stopping
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
-from icl.errors import DataError
+from icl.errors import DataError, ModelError
 from icl.types import Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
 from retrievers.machinery.embedder_device import reserve_for_models
@@ -154,6 +155,7 @@ class Runner:
         try:
             with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
                 reserve_for_models(self.grid.models)
+                self._check_loadable()
                 self.preflight.check_prompts()
                 self.preflight.check_memory()
                 for needed in self._blocks():
@@ -185,6 +187,15 @@ class Runner:
             (*self.grid.warnings, *filter(None, [given_up])),
             missing=untried,
         )
+
+    def _check_loadable(self) -> None:
+        """Raises ModelError if a model of a missing sample cannot be loaded here: it has no weights, or no package."""
+        needed = [model for model in self.grid.models if any(map(self._is_missing, _groups(self.grid, model)))]
+        for problem in loading_problems(self.grid, needed):
+            raise ModelError(problem)
+
+    def _is_missing(self, cells: Sequence[Cell]) -> bool:
+        return any(self.state.missing[cell.digest] for cell in cells)
 
     def _blocks(self) -> Iterator[Mapping[str, set[str]]]:
         """The queries of each cell that are needed, block by block. Without `stop` there is one block."""

@@ -229,11 +229,16 @@ class SampleWriter:
 
 
 def serialize_sample(sample: Sample) -> bytes:
-    """The sample as one JSON line, without its empty fields."""
+    """The sample as one JSON line, without its empty fields. Raises StoreError if its `meta` is not JSON."""
     content = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
-    return (
-        json.dumps(content, ensure_ascii=False).encode(errors="replace") + b"\n"
-    )  # replaces half of a surrogate pair by '?'
+    try:
+        text = json.dumps(content, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"sample '{sample.query}' cannot be stored as JSON ({error}). If its task is yours, `icl check task` "
+            "names the fact in `meta`."
+        ) from error
+    return text.encode(errors="replace") + b"\n"  # replaces half of a surrogate pair by '?'
 
 
 def truncate_partial_line(path: Path, is_complete: Callable[[bytes], object] | None = None) -> bool:

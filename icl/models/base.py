@@ -174,6 +174,9 @@ class Model(ABC):
             tokens: Number of tokens of prompt and answer together.
         """
 
+    def check_loadable(self) -> None:  # noqa: B027
+        """Raise ModelError if `load` cannot work here: no weights, no package. A plan needs neither, and says so."""
+
     def load(self) -> None:  # noqa: B027
         """Read the weights. Calling it again does nothing. Raises ModelError."""
 

@@ -9,7 +9,7 @@ and leave no state behind.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from icl import spans
@@ -17,6 +17,7 @@ from icl.images import Image
 from icl.metrics.base import Metric, RunLevelMetric, ScoredSample
 from icl.metrics.normalize import normalize_text
 from icl.models.base import ABILITIES, Model, Request
+from icl.registry import with_article
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
 from icl.testing.require import require
@@ -37,6 +38,8 @@ def check_task(task: Any, queries: int = 20) -> None:
     some = every[:queries]
     for example in some:
         _check_example(name, example)
+    for example in every:
+        _check_json(name, example)
     _check_public(name, every)
     pools = [_check_pool(name, task, example) for example in some]
     smallest = min(len(pool) for pool in pools)
@@ -186,6 +189,31 @@ def _check_example(name: str, example: Example) -> None:
             any(normalize_text(option) in answers for option in example.options),
             f"{at}: no accepted answer ({', '.join(example.answers)}) is among the options {example.options}.",
         )
+
+
+def _check_json(name: str, example: Example) -> None:
+    """The public facts of an example are written into samples, so they are JSON."""
+    for key, value in example.meta.items():
+        require(isinstance(key, str), f"{name}: meta of '{example.id}' has the key {key!r}, which is not a text.")
+        problem = _not_json(value)
+        require(
+            not problem,
+            f"{name}: meta['{key}'] of '{example.id}' is {problem}, which JSON cannot hold. Use texts, numbers, true, "
+            "false, None, lists and mappings, such as sorted(...) of a set.",
+        )
+
+
+def _not_json(value: Any) -> str:
+    """What in a value JSON cannot hold, such as 'a set'; '' if it is JSON. Tuples are read back as lists."""
+    if isinstance(value, Mapping):
+        if odd := next((key for key in value if not isinstance(key, str)), None):
+            return f"a mapping with the key {odd!r}"
+        return next(filter(None, map(_not_json, value.values())), "")
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_not_json, value)), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}"
+    return "" if value is None or isinstance(value, str | int | float) else with_article(type(value).__name__)
 
 
 def _check_public(name: str, examples: Sequence[Example]) -> None:

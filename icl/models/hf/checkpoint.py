@@ -36,7 +36,7 @@ class Checkpoint:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, or None for a hub id. Raises ModelError if it is incomplete."""
+        """The folder, or None for a hub id. Raises ModelError if it has no config or no processor."""
         shipped = SHIPPED.get(self.path)
         folder = shipped or Path(self.path).expanduser()
         if shipped is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
@@ -47,17 +47,20 @@ class Checkpoint:
             raise ModelError(f"model.path: '{self.path}' is not {expected} or the word 'tiny': {missing}.")
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
-        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
-            raise ModelError(
-                f"model.path: {folder} has a config.json but no weights (*.safetensors). Save the model there with "
-                "`save_pretrained`, or use another folder."
-            )
         if not any((folder / name).is_file() for name in PROCESSORS):
             raise ModelError(
-                f"model.path: {folder} has no processor ({' or '.join(PROCESSORS)}). Save it next to the weights with "
-                "`processor.save_pretrained`."
+                f"model.path: {folder} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it counts "
+                "tokens. Save it next to config.json with `processor.save_pretrained`."
             )
         return folder
+
+    def check_weights(self) -> None:
+        """Raises ModelError if a folder has no weights. A plan does not need them."""
+        if self.folder is not None and not any(any(self.folder.glob(pattern)) for pattern in WEIGHTS):
+            raise ModelError(
+                f"model.path: {self.folder} has a config.json but no weights (*.safetensors). Save the model there "
+                "with `save_pretrained`, or use another folder."
+            )
 
     @property
     def source(self) -> str:

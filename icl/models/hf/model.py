@@ -249,7 +249,11 @@ class HF(LogitModel):
     def free_buffers(self) -> None:
         self.engine.free_buffers()
 
+    def check_loadable(self) -> None:
+        self.checkpoint.check_weights()
+
     def load(self) -> None:
+        self.check_loadable()
         _ = self.stop_tokens, self.engine
 
     def unload(self) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icl.constraints import Fraction, Positive, PositiveInt
@@ -214,6 +215,13 @@ class VLLM(Model):
         from icl.models.vllm.replicas import Replicas
 
         return VLLMEngine(self) if self.data_parallel_size == 1 else Replicas(self)
+
+    def check_loadable(self) -> None:
+        from icl.models.vllm.engine import INSTALL_HINT
+
+        if find_spec("vllm") is None:
+            raise ModelError(f"the backend 'vllm' needs the package vllm, which is not installed here. {INSTALL_HINT}")
+        self.hf.check_loadable()
 
     def load(self) -> None:
         _ = self.engine

@@ -1,13 +1,17 @@
 """`icl plan --device 24GB` says what the models need on a GPU and whether they fit."""
 
 import re
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiments.planning.memory_plan import device_bytes
 from icl.errors import ConfigError
+from icl.models.hf.checkpoint import SHIPPED
 from icl.models.hf.memory_estimate import GIB
 from icl.models.hf.model import HF
 from icl.models.hf.request_size import RequestSize
@@ -105,3 +109,24 @@ def test_the_gpu_of_this_machine_is_planned_for_by_default(
     output = icl("plan", grid(TINY))
     assert output.status == 0
     assert "of 10.0 GiB free after loading" in output.out
+
+
+def test_a_plan_needs_no_weights_and_says_that_a_run_does(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
+    folder = tmp_path / "weightless"
+    shutil.copytree(SHIPPED["tiny"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = grid(TINY.replace("path: tiny", f"path: {folder}"))
+    plan, run = icl("plan", file, "--device", "24GB"), icl("run", file)
+    assert plan.status == 0
+    (note,) = (line for line in plan.out.splitlines() if "icl run would stop on this machine: " in line)
+    assert "has a config.json but no weights" in note
+    assert any(line.startswith("memory  ") and "weights 9." in line for line in plan.out.splitlines())
+    assert run.status == 2
+    assert "model: model.path: " in run.err
+    assert "no weights" in run.err
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_a_plan_says_that_vllm_is_missing(icl: ICL, grid: Callable[[str], str]) -> None:
+    plan = icl("plan", grid(TINY.replace("name: hf", "name: vllm")))
+    assert plan.status == 0
+    assert "icl run would stop on this machine: grid.yaml:3: model: the backend 'vllm' needs the package" in plan.out

@@ -355,3 +355,8 @@ def test_every_field_has_the_type_that_its_values_have_in_a_line() -> None:
 def test_a_score_is_a_number_from_0_to_1_up_to_rounding(score: str, is_valid: bool) -> None:
     line = f'{{"cell": "c", "query": "q", "seed": 0, "scores": {{"strict": {score}}}}}'.encode()
     assert (parse_line(line) is not None) is is_valid
+
+
+def test_a_fact_that_is_not_json_is_a_sentence() -> None:
+    with pytest.raises(StoreError, match=r"sample 'q' cannot be stored as JSON .*set.* `icl check task` names"):
+        serialize_sample(sample("q", meta={"tags": {"x"}}))

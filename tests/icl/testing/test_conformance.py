@@ -91,6 +91,18 @@ def test_a_good_task_passes():
             with_queries(example("a", 1, meta={"kind": "red"}), example("b", 2, "blue", meta={"kind": "blue"})),
             r"meta\['kind'\] is the gold of every query",
         ),
+        (
+            with_queries(example("a", 1, meta={"tags": {"x"}}), example("b", 2, "blue")),
+            r"meta\['tags'\] of 'a' is a set, which JSON cannot hold. .*sorted",
+        ),
+        (
+            with_queries(example("a", 1, meta={"tags": [{"x": float("nan")}]}), example("b", 2, "blue")),
+            r"meta\['tags'\] of 'a' is nan, which JSON cannot hold",
+        ),
+        (
+            with_queries(example("a", 1, meta={"tags": {1: "x"}}), example("b", 2, "blue")),
+            r"meta\['tags'\] of 'a' is a mapping with the key 1",
+        ),
         (with_queries(example("q-red", 1), example("q-blue", 2, "blue")), "the ids name the gold"),
         (with_support(example("q0", 3)), "the pool of 'q0' holds the query itself"),
         (with_support(example("s", 1)), "'s' in the pool of 'q0' shows the query's own image"),

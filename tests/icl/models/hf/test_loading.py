@@ -87,10 +87,12 @@ def test_a_folder_without_a_config(tmp_path: Path) -> None:
         HF(path=str(tmp_path)).load()
 
 
-def test_a_folder_without_weights_is_reported_before_anything_is_counted(copied: Path) -> None:
+def test_a_folder_without_weights_is_planned_and_not_loaded(copied: Path) -> None:
+    tokens = HF(path=str(copied)).count_tokens(tiny_models.prompt([]))
     (copied / "model.safetensors").unlink()
     hf = HF(path=str(copied))
-    for use in (hf.load, lambda: hf.digest, lambda: hf.count_tokens(tiny_models.prompt([]))):
+    assert hf.count_tokens(tiny_models.prompt([])) == tokens
+    for use in (hf.load, hf.check_loadable):
         with pytest.raises(ModelError, match="no weights"):
             use()
 
