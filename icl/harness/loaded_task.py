@@ -241,7 +241,7 @@ def _loaded(path: Path, digest: str, specific_kwargs: str) -> LoadedTask:
         with hide_datasets_progress(file.keys["dataset_path"] in LOCAL_BUILDERS):
             task = _task_class()(config=_configured(path), model_name=specific_kwargs)
     except Exception as error:  # code of others may raise anything
-        raise DataError(f"{path} cannot be loaded by lmms-eval: {_reason(error)}") from error
+        raise DataError(f"{path} cannot be loaded by lmms-eval: {_reason(error)}{_local_copy_hint(file)}") from error
     return LoadedTask(file, task)
 
 
@@ -255,6 +255,17 @@ def _check_local_data(file: TaskFile) -> None:
         places = [folder / name for folder in (file.path.parent, Path.cwd())]
         if "://" not in name and "*" not in name and not any(place.is_file() for place in places):
             raise DataError(f"{file.path}: the data file {name} does not exist (looked in {places[0].parent}).")
+
+
+def _local_copy_hint(file: TaskFile) -> str:
+    """How to use a copy of data of the hub, as a sentence after an error."""
+    source = str(file.keys["dataset_path"])
+    if source in LOCAL_BUILDERS or Path(source).exists():
+        return ""
+    return (
+        f" The data are {source} on the hub. For a copy on this machine, write a task file with "
+        f"`include: {file.path}`, `dataset_path: parquet` and `dataset_kwargs: {{data_files: {{test: FILE}}}}`."
+    )
 
 
 def _texts(value: Any) -> list[str]:
