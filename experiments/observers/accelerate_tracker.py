@@ -1,6 +1,7 @@
 """What MLflow, Weights & Biases, TensorBoard and trackio share: the trackers of accelerate."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, ClassVar, cast
 from experiments.observers.base import ObservedState, Observer
 from icl.errors import ConfigError
 
+PROCESS_COUNTS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables by which accelerate believes that there are several processes."""
 MAX_TEXT = 500
 """The longest text of a setting. MLflow refuses texts of more than 6,000 characters, older servers of more than 500."""
 
@@ -45,10 +48,9 @@ class AccelerateTracker(Observer):
             )
 
     def started(self, run: Path, settings: Mapping[str, Any]) -> None:
-        from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        PartialState(cpu=True)  # without it, each call raises: it asks whether this is the main process
+        _prepare_accelerate()
         self.step = 0
         self.tracker = LOGGER_TYPE_TO_CLASS[self.tracker_name](**self.arguments(run))
         if hasattr(self.tracker, "start"):  # earlier versions of accelerate start in the constructor
@@ -63,6 +65,20 @@ class AccelerateTracker(Observer):
 
     def finished(self, state: ObservedState) -> None:
         self.tracker.finish()
+
+
+def _prepare_accelerate() -> None:
+    """Makes the state of accelerate, without which each call of a tracker raises: it asks for the main process.
+
+    The state would wait for the other processes of a launcher such as torchrun or MPI, which call no observer.
+    """
+    from accelerate import PartialState
+
+    hidden = {name: os.environ.pop(name) for name in PROCESS_COUNTS if name in os.environ}
+    try:
+        PartialState(cpu=True)
+    finally:
+        os.environ.update(hidden)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -23,7 +23,9 @@ SESSION_KEYS = ("start", "end", "state", "invocation", "counters", "arms")
 PROCESS_KEYS = ("id", "start", "worker", "trace_decimals", "versions", "devices", "driver", "git")
 DETAILS = ("failed", "meta")
 """The fields of a sample in which a component may name a file."""
-POSIX_PATH = re.compile(r"(?<![\w.:/~*-])~?(?:/[\w.+@=,~-]+){2,}/?")
+LABEL = r"/[mg]/[0-9a-z_]+"
+"""The id of an entity in OpenImages and other data sets, such as /m/01g317."""
+POSIX_PATH = re.compile(rf"(?<![\w.:/~*-])(?!{LABEL}(?![\w/]))~?(?:/[\w.+@=,~-]+){{2,}}/?")
 WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^\s\"'<>|:*?]+")
 MIN_HOST_LENGTH = 4
 """A shorter name of a machine may be a word. It is removed where it is a field of its own."""
@@ -54,7 +56,7 @@ class Scrubber:
         return {key: (self.metadata if key in DETAILS else self._without_folders)(sample[key]) for key in sample}
 
     def _text(self, text: str) -> str:
-        if _is_absolute(text) and " /" not in text:  # one path, which may have spaces
+        if _is_absolute(text) and " /" not in text and not re.fullmatch(LABEL, text):  # one path, which may have spaces
             text = _last_part(text)
         text = WINDOWS_PATH.sub(lambda match: _last_part(match[0]), text)
         text = POSIX_PATH.sub(lambda match: _last_part(match[0]), text)

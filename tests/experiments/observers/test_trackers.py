@@ -1,5 +1,6 @@
 """What the four trackers receive, on fakes of accelerate's classes."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -117,6 +118,17 @@ def test_a_tracker_whose_package_is_missing_is_named_before_the_run(
     assert f"observe[0]: {name} is not installed" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     assert f"{name} is not installed" in check_observer(build("observer", name)).describe()
+
+
+def test_a_tracker_does_not_wait_for_the_other_processes_of_a_launcher(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerate.PartialState, "_shared_state", {})
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    build("observer", "tensorboard").started(tmp_path, {})
+    assert accelerate.PartialState().num_processes == 1
+    assert (os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]) == ("0", "2")
 
 
 def test_each_tracker_is_a_registered_observer() -> None:

@@ -155,6 +155,8 @@ def test_a_hub_that_is_down_is_a_sentence(push: Push, made: Path, monkeypatch: p
         ("C:\\models\\qwen", "qwen"),
         ("cannot open /data/cats/7.png: no such file", "cannot open 7.png: no such file"),
         ("org/model", "org/model"),
+        ("/m/01g317", "/m/01g317"),
+        ("the label /m/01g317 of /m/cats/1.png", "the label /m/01g317 of 1.png"),
         ("https://a.example/b/c", "https://a.example/b/c"),
         ("yes/no, and/or, 1/2", "yes/no, and/or, 1/2"),
         ("died on node7 at 3", "died on machine at 3"),
