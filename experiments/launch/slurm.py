@@ -46,9 +46,7 @@ class Slurm:
     cpus: Count = 0  # CPU cores of each worker; 0: the partition's default
     args: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # other options of sbatch by their names
     setup: tuple[str, ...] = ()  # shell lines that run before a worker starts, such as module load cuda
-    srun: tuple[str, ...] = later_parameter(
-        ()
-    )  # options of srun for the workers, such as --container-image=mm-icl.sqsh of pyxis
+    srun: tuple[str, ...] = later_parameter(())  # options of srun, such as --container-image=mm-icl.sqsh of pyxis
     python: str = later_parameter("")  # a worker's Python, such as apptainer exec --nv mm-icl.sif python3; empty: this
     array: bool = True  # true: one job array; false: separate jobs
     at_once: Count = 0  # largest number of jobs of the array that run at the same time; 0: all

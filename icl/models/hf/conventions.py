@@ -17,6 +17,7 @@ missing, images are encoded again for each prompt.
 """
 
 import inspect
+import re
 from typing import Any
 
 from icl.errors import ModelError
@@ -80,6 +81,20 @@ def check_class(model: Any, path: str) -> None:
         )
 
 
+def offloaded_parts(model: Any) -> list[str]:
+    """The modules outside decoder and head whose weights `device_map` has left in main memory or on the disk."""
+    if not hasattr(model, "get_decoder"):
+        return []
+    head = model.get_output_embeddings()
+    decoder = {*model.get_decoder().parameters(), *(head.parameters() if head is not None else ())}
+    names = [
+        name.rpartition(".")[0]
+        for name, parameter in model.named_parameters()
+        if parameter.device.type == "meta" and parameter not in decoder
+    ]
+    return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+
+
 def mismatch(error: Exception, model: Any, path: str) -> ModelError:
     """The error for a prompt with an image that the processor itself wrote and that the model cannot read."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -93,6 +108,12 @@ def mismatch(error: Exception, model: Any, path: str) -> ModelError:
         why = (
             f"The class stumbles over itself there, in transformers {transformers.__version__}: another release may "
             "run it, and so may `model: vllm`, which has code of its own."
+        )
+    if (parts := offloaded_parts(model)) and re.search(r"\bmeta\b", first):
+        return ModelError(
+            f"model.device_map: {path} cannot read an image with {', '.join(parts)} outside the devices: "
+            f"{type(model).__name__} reads weights there without bringing them back ({first.rstrip('.')}). Use smaller "
+            "weights (`quantize`, `dtype`) or more devices, so that only layers of the decoder are offloaded."
         )
     return ModelError(
         f"model.path: {path} cannot read an image: what its processor writes does not go through "

@@ -72,6 +72,26 @@ def test_answers_with_layers_on_the_disk_equal_those_of_the_model_in_memory(
     assert (memory.kind, memory.layer_fraction) == ("cpu", 1.0), "the cache of an offloaded layer is where it runs"
 
 
+def test_a_vision_tower_that_cannot_be_offloaded_is_named(
+    folder_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Idefics3 reads weights of its tower outside of the modules that accelerate brings back."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    folder = str(folder_of("idefics3"))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    spread = device_placement.loading_arguments("cpu", None, "float32", "auto")
+    spread |= {"device_map": placed(model, "disk"), "offload_folder": str(tmp_path)}
+    monkeypatch.setattr(device_placement, "loading_arguments", lambda *settings: spread)
+    message = (
+        r"model\.device_map: .* cannot read an image with model\.vision_model, model\.connector outside the devices"
+    )
+    with pytest.raises(ModelError, match=message) as error:
+        HF(folder, device="cpu", dtype="float32", trust_remote_code=True).load()
+    assert "so that only layers of the decoder are offloaded" in str(error.value)
+
+
 def test_a_module_computes_where_its_weights_are_or_are_brought() -> None:
     layer = torch.nn.Linear(2, 2)
     assert execution_device(torch.nn.Sequential(torch.nn.ReLU(), layer)) == torch.device("cpu")
