@@ -48,13 +48,14 @@ def forest(scale: LinearScale, low: float, mid: float, high: float) -> str:
 
 
 def padded_range(values: Sequence[float], least: float) -> tuple[float, float]:
-    """A range with padding around the values, at least `least` wide, within 0..1, and with round ends."""
+    """A range with padding around the values, at least `least` wide, with round ends, within 0..1 if the values are."""
     bottom, top = min(values), max(values)
+    lowest, highest = 0.0 if bottom >= 0 else -math.inf, 1.0 if top <= 1 else math.inf
     air = max((least - (top - bottom)) / 2, 0.04 * (top - bottom))
     bottom, top = bottom - air, top + air
-    bottom, top = max(0.0, min(bottom, 1.0 - least)), min(1.0, max(top, least))
+    bottom, top = max(lowest, min(bottom, highest - least)), min(highest, max(top, lowest + least))
     step = tick_step(top - bottom)
-    return max(0.0, math.floor(bottom / step + 1e-9) * step), min(1.0, math.ceil(top / step - 1e-9) * step)
+    return max(lowest, math.floor(bottom / step + 1e-9) * step), min(highest, math.ceil(top / step - 1e-9) * step)
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -3,7 +3,8 @@
 The task's `process_results` gives a value of each answer, which may be a mapping, and its aggregation maps all values
 to one number T. T is computed without each group of samples too (questions about one image), and the numbers of
 `icl.metrics.run_level.jackknife` stand for the samples: their mean is T, and their spread is its standard error.
-Intervals, paired tests and baselines then treat it as any other score.
+Intervals, paired tests and baselines then treat it as any other score. Scores are shares elsewhere in the toolkit:
+`scale` divides an aggregate that is none.
 
 A run is read with the task's code and data. In a run directory, which may be somebody else's, it runs with `--trust`.
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from icl.constraints import Positive
 from icl.errors import ConfigError, DataError
 from icl.harness.loaded_task import LoadedTask, load_task
 from icl.harness.metric_entry import MetricEntry, find_metric
@@ -37,6 +39,7 @@ class LmmsEvalAggregate:
     task: str  # name of an installed task, or the path of its YAML file, as in the run's task
     metric: str  # a metric of the task
     trust: bool = False  # whether the task's code, which is code of others, may run
+    scale: Positive = 1.0  # the aggregate is divided by it, such as by 2000 for MME's perception score
     split: str | None = None  # split of the queries; None: the task's test split, else its validation split
     files: str | None = None  # digest of the task's files; None: that of the files as they are
 
@@ -111,7 +114,7 @@ class LmmsEvalAggregate:
 
     def _aggregate(self, gather: Callable[[list[Any]], Any], values: list[Any]) -> float:
         try:
-            number = float(gather(values))
+            number = float(gather(values)) / self.scale
         except Exception as error:  # code of others may raise anything
             raise DataError(
                 f"the aggregation {self._entry.aggregation} of {self._entry.file.title} failed on {len(values)} "

@@ -95,10 +95,15 @@ class LmmsEvalTask:
         other = {key: value for key, value in settings.items() if value not in GREEDY.get(key, ())}
         if (repeats := self._file.keys.get("repeats", 1)) != 1:
             other["repeats"] = repeats
-        if not other:
-            return ""
-        text = ", ".join(f"{key} {value!r}" for key, value in other.items())
-        return f"{self.title} sets {text}, which a run takes from decoding, stop_strings and seeds instead."
+        warnings = []
+        if other:
+            text = ", ".join(f"{key} {value!r}" for key, value in other.items())
+            warnings.append(
+                f"{self.title} sets {text}, which a run takes from decoding, stop_strings and seeds instead."
+            )
+        if self._file.keys.get("output_type") == "multiple_choice":
+            warnings.append(f"{self.title} scores its options: its metrics need answer_mode: options.")
+        return " ".join(warnings)
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:

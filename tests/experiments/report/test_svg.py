@@ -33,3 +33,10 @@ def test_a_range_holds_its_values_within_the_bounds(values):
     assert 0 <= low <= min(values)
     assert max(values) <= high <= 1
     assert high - low >= 0.2 - 1e-9
+
+
+@pytest.mark.parametrize("values", [[120.0, 150.0], [0.9, 1.4], [-3.0, 0.5]])
+def test_values_outside_a_share_have_a_range_of_their_own(values):
+    low, high = padded_range(values, 0.2)
+    assert low <= min(values) < max(values) <= high
+    assert high - low <= 2 * (max(values) - min(values))

@@ -130,9 +130,9 @@ def test_the_mean_of_the_numbers_is_the_aggregate_and_their_spread_the_jackknife
 def test_an_aggregate_on_a_scale_of_its_own_has_an_interval_on_both_sides(tmp_path: Path) -> None:
     from experiments.stats.run_statistics import RunStatistic, SampleRef, estimate_run_statistic
 
-    def interval(folder: str, factor: str) -> np.ndarray:
+    def interval(folder: str, factor: str, **keys) -> np.ndarray:
         path = write_task(tmp_path / folder, code=CODE.replace("return 2 * hits", f"return {factor} * 2 * hits"))
-        aggregate = metric(path, "dark_f1", "lmms_eval_aggregate", trust=True)
+        aggregate = metric(path, "dark_f1", "lmms_eval_aggregate", trust=True, **keys)
         cell = samples(path, OUTPUTS, [None] * 8)
         statistic = RunStatistic(aggregate, tuple(cell), aggregate.run_level(cell))
         values = np.array(statistic.values, dtype=float)
@@ -143,6 +143,7 @@ def test_an_aggregate_on_a_scale_of_its_own_has_an_interval_on_both_sides(tmp_pa
     assert 0 <= share[0] < share[1] < share[2] <= 1
     assert scaled[1] == pytest.approx(2000 * share[1])
     assert scaled[1] - scaled[0] == pytest.approx(scaled[2] - scaled[1])
+    assert interval("c", "2000", scale=2000) == pytest.approx(share)
 
 
 def test_groups_are_left_out_whole_and_failed_samples_have_no_part(tmp_path: Path) -> None:

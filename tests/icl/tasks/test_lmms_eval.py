@@ -210,8 +210,12 @@ def test_the_length_limit_of_the_task_is_the_default_and_other_settings_are_name
     monkeypatch.chdir(tmp_path)
     grid = expand(config(path))
     assert [cell.max_new_tokens for cell in grid.cells] == [5]
-    assert any("hues sets until ['\\n'], which a run takes from decoding" in warning for warning in grid.warnings)
+    assert any("hues sets until ['\\n']: a run takes them from decoding" in warning for warning in grid.warnings)
     assert [cell.max_new_tokens for cell in expand(config(path, max_new_tokens=7)).cells] == [7]
+    path.write_text(TASK.replace("generate_until", "multiple_choice"))
+    assert any(
+        "hues scores its options: its metrics need answer_mode: options" in w for w in expand(config(path)).warnings
+    )
     both = expand(config(path, grid={"max_new_tokens": [16, 3]}))
     assert [cell.max_new_tokens for cell in both.cells] == [16, 3]
 
