@@ -25,6 +25,7 @@ import numpy as np
 from experiments.analyses.distinct_choices import distinct_choices
 from experiments.analyses.reference_comparison import compare_with_reference
 from experiments.analyses.shared import answered_samples, make_table
+from experiments.stats.arms import resolve_setting
 from experiments.stats.sample_rows import demos_of, text_items, to_records
 from experiments.store.store import Store
 from icl.errors import ConfigError
@@ -65,13 +66,26 @@ def analyze(view: "RunView") -> "DataFrame":
         raise ConfigError(f"{view.path}: no arm's retriever compares vectors, so no probe can be fitted.")
     table_rows = []
     for name, values in right.items():
-        if not np.isnan(values).all():
+        if _is_comparable(name, ~np.isnan(values), _reference_rows(chosen, rows)):
             table_rows += [
                 {"probe": name, **line}
                 for line in compare_with_reference(chosen, rows.assign(accuracy=values), "accuracy")
             ]
     names = ", ".join(f"{axis} {value}" for axis, value in chosen.to.items())
     return make_table(table_rows, f"Right without a model, against {names}", signed=("difference", "low", "high"))
+
+
+def _reference_rows(chosen: "RunView", rows: "DataFrame") -> Any:
+    """Which rows are of a reference arm; [n] bool."""
+    to = resolve_setting(rows, chosen.to, chosen.axes, "--to")
+    return np.logical_and.reduce([(rows[axis] == value).to_numpy() for axis, value in to.items()])
+
+
+def _is_comparable(name: str, has_value: Any, is_reference: Any) -> bool:
+    """Whether a probe has values; for text shots, on both sides of the comparison."""
+    if not name.endswith(TEXTS):
+        return bool(has_value.any())
+    return bool((has_value & is_reference).any() and (has_value & ~is_reference).any())
 
 
 @dataclass(frozen=True)

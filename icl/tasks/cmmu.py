@@ -20,6 +20,7 @@ from typing import Any, Literal
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import DataError
 from icl.images import Image
+from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.tasks.base import Pool
 from icl.tasks.subset import nested_choice
@@ -41,6 +42,19 @@ class CMMUTask:
     pool_fraction: Fraction = 0.5  # share of the questions that become the pool
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choice and division, independent of the seeds of a run
+
+    def __post_init__(self) -> None:
+        _ = self._folders
+
+    @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders to which the path is relative: that of the experiment file, when the task is made."""
+        return SEARCH_FOLDERS.get()
+
+    @cached_property
+    def _place(self) -> Path:
+        places = search_candidates(self.path, self._folders)
+        return next((place for place in places if place.exists()), places[0])
 
     @property
     def title(self) -> str:
@@ -71,7 +85,7 @@ class CMMUTask:
     @cached_property
     def _rows(self) -> list[Row]:
         """All questions of the chosen types, in a random order."""
-        rows = [row for row in _read(Path(self.path).expanduser()) if row["type"] in self.types]
+        rows = [row for row in _read(self._place) if row["type"] in self.types]
         order = nested_choice([str(row["id"]) for row in rows], len(rows), self.seed, "cmmu")
         return [rows[i] for i in order]
 
@@ -94,7 +108,7 @@ class CMMUTask:
             yield self._example(row, f"cmmu-{name}", question, str(options[place]), options)
 
     def _example(self, row: Row, name: str, question: str, answer: str, options: tuple[str, ...]) -> Example:
-        folder = Path(self.path).expanduser().parent
+        folder = self._place.parent
         return Example(
             id=name,
             images=tuple(Image.from_path(folder / image, f"CMMU {image}") for image in row["images"]),

@@ -18,6 +18,7 @@ from typing import Any
 from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
+from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
@@ -40,13 +41,25 @@ class IsekaiTask:
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
 
+    def __post_init__(self) -> None:
+        _ = self._folders
+
+    @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders to which paths are relative: that of the experiment file, when the task is made."""
+        return SEARCH_FOLDERS.get()
+
+    def _place(self, path: str) -> Path:
+        places = search_candidates(path, self._folders)
+        return next((place for place in places if place.exists()), places[0])
+
     @property
     def title(self) -> str:
         return f"ISEKAI {Path(self.path).stem}"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        rows = _rows(Path(self.path).expanduser())
+        rows = _rows(self._place(self.path))
         if self.query_limit is not None and self.query_limit > len(rows):
             raise DataError(f"queries: {self.query_limit} is more than the {len(rows)} of {self.path}.")
         chosen = nested_choice([str(i) for i in range(len(rows))], self.query_limit, self.seed, "isekai")
@@ -65,7 +78,7 @@ class IsekaiTask:
 
     def supports(self, query_id: str) -> Sequence[Example]:
         """One image of each class for each shot, in a random order."""
-        row = _rows(Path(self.path).expanduser())[int(query_id.rpartition("-")[2])]
+        row = _rows(self._place(self.path))[int(query_id.rpartition("-")[2])]
         pairs = zip(row["positive_list"], row["negative_list"], strict=False)
         return [
             self._example(f"{query_id}-s{shot}{k}", row, image, name)
@@ -79,7 +92,7 @@ class IsekaiTask:
         ]
 
     def _example(self, name: str, row: Row, image: str, label: str) -> Example:
-        path = Path(self.images).expanduser() / image
+        path = self._place(self.images) / image
         options = tuple(dict.fromkeys((row["positive_promt"], row["negative_promt"])))
         if label not in options:
             raise DataError(f"{self.path}: '{name}' has the label '{label}', which is neither of {', '.join(options)}.")

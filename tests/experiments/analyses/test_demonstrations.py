@@ -216,6 +216,8 @@ def test_a_probe_has_text_shots_if_images_and_texts_share_a_space(ran: Any) -> N
     assert without is not None
     assert without.label_vectors is None
     assert np.isnan(without.right("pool + texts", to_records(pixels))).all()
+    reference = next(iter(pixels["retriever"]))
+    assert "pool + texts" not in set(probe.analyze(replace(view, to={"retriever": reference}))["probe"])
 
 
 def test_the_space_of_each_encoder_has_one_row(ran: Any) -> None:
