@@ -12,8 +12,8 @@ TABLE, PAGE = ROOT / "docs" / "systems.yaml", ROOT / "docs" / "systems.md"
 
 HEAD = """# Published systems
 
-Each row is a published system and what runs it here. The keys belong into this file, in place of its own. `icl run FILE`
-runs it:
+Each row is a published system and what runs it here. The keys belong into this file, in place of its own. `icl run
+FILE` runs it:
 
 ```yaml
 {base}
