@@ -4,8 +4,9 @@ Values are read in the same way in columns, `options` and `answer_map`: true and
 bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
 letters, several columns, one text "(a) open (b) closed", or a list as text "['open', 'closed']". A missing value and
 the text nan are no option. A row without options has a text answer, also with `answer_is: letter`. Of several image
-columns, a row may leave some empty. All answers of several annotators are accepted. With repetitions they are stored as
-`secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
+columns, a row may leave some empty. A column of `video` has paths of video files, whose frames are images. All answers
+of several annotators are accepted. With repetitions they are stored as `secret["votes"]`. A column of `objects` lists
+the COCO objects in the image, for CHAIR.
 """
 
 import ast
@@ -17,15 +18,17 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
+from icl.images import Image
 from icl.tasks.cell_values import cell_images, image_at_path, image_keys, text_of
 from icl.tasks.source import DataSource
+from icl.tasks.video_frames import video_frames
 from icl.text.object_mentions import shipped_vocabulary
 from icl.types import Example
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROLES = ("question", "image", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
+ROLES = ("question", "image", "video", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
 SEVERAL = ("image", "options", "group", "meta")  # roles that may have several columns
 AnswerIs = Literal["text", "index", "letter", "class"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
@@ -44,6 +47,7 @@ class ColumnMapping:
     answer_map: Mapping[str, str] | None = None
     answer_is: AnswerIs = "text"
     image: str | None = None
+    frames: int = 6
 
     def __post_init__(self) -> None:
         for role, column in self.columns.items():
@@ -117,6 +121,11 @@ def read_examples(
                     for image in cell_images(views[column], source, column, row)
                 ),
                 *([image_at_path(layout.image, values, source, at)] if layout.image else ()),
+                *(
+                    frame
+                    for column in layout.of("video")
+                    for frame in _frames(values[column], source, layout.frames, at)
+                ),
             ),
             question=_question(values, layout, at),
             answers=answers,
@@ -130,6 +139,15 @@ def read_examples(
         )
 
 
+def _frames(value: Any, source: DataSource, count: int, at: str) -> tuple[Image, ...]:
+    """The frames of the video that a row names, relative to the data's folder."""
+    try:
+        path = source.image_path(text_of(value))
+    except ValueError as error:
+        raise DataError(f"{at}: {error}.") from error
+    return video_frames(path, count, f"{path} ({at})")
+
+
 def _filled(views: Mapping[str, "Dataset"], row: int, at: str) -> list[str]:
     """The image columns of a row that are not empty. A single column is not read. Raises DataError if all are empty."""
     filled = [column for column, view in views.items() if len(views) == 1 or view[row][column] is not None]
@@ -140,7 +158,7 @@ def _filled(views: Mapping[str, "Dataset"], row: int, at: str) -> list[str]:
 
 def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int]) -> list[list[str]]:
     """Keys that identify the images of these rows without decoding them."""
-    keys_by_row = image_keys(source, layout.of("image"), rows)
+    keys_by_row = image_keys(source, (*layout.of("image"), *layout.of("video")), rows)
     if layout.image:
         texts = source.data.select_columns(sorted(set(_named_in(layout.image)))).select(list(rows))
         for keys, values in zip(keys_by_row, texts, strict=True):

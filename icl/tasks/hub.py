@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.loading import SEARCH_FOLDERS
-from icl.registry import component, parameter
+from icl.registry import component, later_parameter, parameter
 from icl.tasks.base import Pool
 from icl.tasks.cell_values import text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys
@@ -48,10 +48,10 @@ Text = str | bool | int | float
 class HubTask:
     """Any data set of the hub or of this machine, with a map from columns to question, image and answer.
 
-    Roles of columns: question, image (one column or several; a cell holds one image or a list), answer (a text, a
-    number, a class, or a list of accepted ones), options (a list, or several columns), group (one column or several),
-    id, label, domain (one column each), objects (a list of the COCO objects in the image, for CHAIR), meta (columns to
-    store with each sample; never the gold).
+    Roles of columns: question, image (one column or several; a cell holds one image or a list), video (a path; frames
+    are images), answer (a text, a number, a class, or a list of accepted ones), options (a list, or several columns),
+    group (one column or several), id, label, domain (one column each), objects (a list of the COCO objects in the
+    image, for CHAIR), meta (columns to store with each sample; never the gold).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -73,6 +73,7 @@ class HubTask:
     whole_groups: bool = False  # whether `queries` keeps groups complete, for scores of pairs; never more rows
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, nested; None: all
     support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
+    frames: PositiveInt = later_parameter(6)  # number of frames of each video, the middles of equal parts
     seed: int = 0  # random seed of choices and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class HubTask:
         if self.group_rows:
             first = [row - row % self.group_rows for row in chosen]
             return tuple(replace(e, group=f"rows from {row}") for e, row in zip(examples, first, strict=True))
-        if self._layout.of("group") or not (self._layout.of("image") or self.image):
+        if self._layout.of("group") or not (self._layout.of("image") or self._layout.of("video") or self.image):
             return examples
         first = connected_components(row_image_keys(self._source, self._layout, chosen))
         return tuple(replace(e, group=f"image of {examples[i].id}") for e, i in zip(examples, first, strict=True))
@@ -130,6 +131,7 @@ class HubTask:
             None if mapped is None else {text_of(key): text_of(value) for key, value in mapped.items()},
             self.answer_is,
             self.image,
+            self.frames,
         )
 
     @property
