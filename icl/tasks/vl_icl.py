@@ -8,8 +8,11 @@
 
 Use the metrics `vl_icl` (the released rules), `strict` and `lenient`, and `cobsat` for cobsat. There a model describes
 the next image with two words in place of making it, and the query has no image. The other tasks whose answer is an
-image (open_t2i_mi and similar) are not supported. In the released matching task the order is always same, different,
-so the last demonstration says no. `official_order` keeps this for retrievers that keep the pool's order.
+image (open_t2i_mi and similar) are not supported. Any other name is a folder in the same layout with one pool for all,
+such as those of TrueMICL (2507.15807; hub id ShuoChen99/TrueMICL): `task: sudoku`.
+
+In the released matching task the order is always same, different, so the last demonstration says no. `official_order`
+keeps this for retrievers that keep the pool's order.
 """
 
 import json
@@ -17,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from icl.constraints import PositiveInt
-from icl.errors import DataError
+from icl.errors import ConfigError, DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
@@ -29,9 +32,9 @@ from icl.tasks.generated.episode import shuffled
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
-Name = Literal[
-    "open_mi", "operator_induction", "operator_induction_interleaved", "matching_mi", "clevr", "textocr", "cobsat"
-]
+IMAGE_ANSWERS = ("open_t2i_mi", "fast_attr_t2i", "fast_count_t2i", "operator_induction_t2i")
+"""Tasks of the release whose answer is an image."""
+KEYS = ("image", "question", "answer")
 OPERATORS = ("+", "-", "x")
 NAMING = "This is a"
 Row = Mapping[str, Any]
@@ -43,11 +46,15 @@ class VLICLTask:
     """A task of VL-ICL Bench from its released files, with a support pool for each query."""
 
     path: str  # folder of VL-ICL's release, with a folder for each task
-    task: Name = "open_mi"  # name of the task
+    task: str = "open_mi"  # name of the task, which is a folder of `path`
     ways: PositiveInt = 2  # open_mi: classes in a query's pool, of its five
     official_order: bool = False  # matching_mi: whether the order is always same, different
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
+
+    def __post_init__(self) -> None:
+        if self.task in IMAGE_ANSWERS:
+            raise ConfigError(f"task '{self.task}' asks for an image as its answer, which no model here gives.")
 
     @property
     def title(self) -> str:
@@ -97,6 +104,10 @@ class VLICLTask:
         if self.task == "cobsat":
             return self._described(name, row, images=())
         secret = {"operator": row["operator"]} if "operator" in row else {}
+        if missing := [key for key in KEYS if key not in row]:
+            raise DataError(
+                f"{self.title}: row {number} of query.json has no '{missing[0]}'. A row has {', '.join(KEYS)}."
+            )
         return self._example(name, row, str(row["answer"]), secret=secret)
 
     def _with_latent(self, number: int) -> Sequence[Example]:

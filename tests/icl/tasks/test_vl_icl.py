@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image as PILImage
 
-from icl.errors import DataError
+from icl.errors import ConfigError, DataError
 from icl.registry import build
 from icl.testing.conformance import check_task
 from icl.types import Generation
@@ -129,3 +129,23 @@ def test_what_is_not_there_or_no_json_is_a_sentence(folder):
     (folder / "textocr" / "query.json").write_text("{")
     with pytest.raises(DataError, match="is not valid JSON"):
         _ = task(folder, "textocr").queries
+
+
+def test_a_folder_of_another_benchmark_in_this_layout_has_one_pool(folder):
+    rows = [{"image": [f"c/{i}.png"], "question": "what is missing?", "answer": i} for i in range(5)]
+    (folder / "sudoku").mkdir()
+    (folder / "sudoku" / "query.json").write_text(json.dumps(rows[:2]))
+    (folder / "sudoku" / "support.json").write_text(json.dumps(rows[2:]))
+    loaded = task(folder, "sudoku")
+    check_task(loaded)
+    assert [q.answer for q in loaded.queries] == ["0", "1"]
+    assert [e.answer for e in loaded.pool(loaded.queries[0].id).examples] == ["2", "3", "4"]
+    (folder / "clock").mkdir()
+    (folder / "clock" / "query.json").write_text(json.dumps([{"image": "c/0.png", "answer": 1}]))
+    with pytest.raises(DataError, match=r"row 0 of query\.json has no 'question'"):
+        _ = task(folder, "clock").queries
+
+
+def test_tasks_that_ask_for_an_image_are_refused(folder):
+    with pytest.raises(ConfigError, match="asks for an image as its answer"):
+        task(folder, "open_t2i_mi")

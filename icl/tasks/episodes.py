@@ -1,0 +1,138 @@
+"""Episodes from rows: the last row of each episode is a query, and the rows before it are its own demonstrations.
+
+    task:
+      name: episodes
+      path: smmile/SMMILE-050525
+      split: train
+      episode: problem_id
+      order: order
+      columns: {question: question, image: image, answer: answer}
+
+`preset: smmile` is this (SMMILE, Rieff et al., 2506.21355: medical questions with demonstrations by doctors). The pool
+of a query is the rest of its episode. Any retriever takes `shots` of it, at most the size of the shortest episode.
+Columns are those of the task `hub`.
+
+SMMILE's multiple-choice form has the answers of an episode as options: `answers_as_options: true`. Its open form is
+scored by exact match (`strict`) and by a language model, which is not here.
+
+Differs from the released code in the number of demonstrations: it shows all of an episode.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from icl.constraints import PositiveInt
+from icl.errors import DataError, did_you_mean
+from icl.loading import SEARCH_FOLDERS
+from icl.registry import component, parameter
+from icl.tasks.base import Pool
+from icl.tasks.cell_values import text_of
+from icl.tasks.columns import ColumnMapping, read_examples
+from icl.tasks.source import DataSource, open_source
+from icl.tasks.subset import nested_choice
+from icl.types import Example
+
+
+@component("task", "episodes")
+@dataclass(frozen=True, kw_only=True)
+class EpisodesTask:
+    """Queries with demonstrations of their own, from rows that a column groups into episodes."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "smmile": {
+            "path": "smmile/SMMILE-050525",
+            "split": "train",
+            "episode": "problem_id",
+            "order": "order",
+            "columns": {"question": "question", "image": "image", "answer": "answer"},
+        }
+    }
+
+    path: str  # hub id, folder or file
+    columns: Mapping[str, str | Sequence[str]]  # role -> column or columns, as in `hub`
+    episode: str  # column with the name of the episode
+    order: str | None = None  # column by which the rows of an episode are sorted; None: the order of the data
+    config: str | None = None  # configuration of a hub data set
+    split: str = "test"  # split of the data
+    answers_as_options: bool = False  # whether the different answers of an episode are the options of its query
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
+    seed: int = 0  # random seed of choices, independent of the seeds of a run
+
+    def __post_init__(self) -> None:
+        _ = self._layout, self._folders
+
+    @property
+    def title(self) -> str:
+        return Path(self.path).name
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        names = [name for name, rows in self._rows.items() if len(rows) > 1]
+        if self.query_limit is not None and self.query_limit > len(names):
+            raise DataError(
+                f"queries: {self.query_limit} is more than the {len(names)} episodes of {self._source.name}."
+            )
+        chosen = [names[i] for i in nested_choice(names, self.query_limit, self.seed, "episodes")]
+        return tuple(self._episode(name)[-1] for name in chosen)
+
+    def pool(self, query_id: str) -> Pool:
+        name = query_id.removesuffix("-query")
+        if name not in self._rows:
+            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
+        if name not in self._pools:
+            self._pools[name] = Pool(self._episode(name)[:-1])
+        return self._pools[name]
+
+    @property
+    def pool_size(self) -> int:
+        return min(len(self._rows[query.id.removesuffix("-query")]) - 1 for query in self.queries)
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        """The pools that were made so far."""
+        return {}
+
+    def _episode(self, name: str) -> tuple[Example, ...]:
+        """The examples of an episode, the query last."""
+        rows = self._rows[name]
+        ids = [f"{name}-{place:02d}" for place in range(len(rows) - 1)] + [f"{name}-query"]
+        examples = [replace(e, group=None) for e in read_examples(self._source, self._layout, rows, ids)]
+        if self.answers_as_options:
+            options = tuple(dict.fromkeys(example.answer for example in examples))
+            examples = [replace(example, options=options) for example in examples]
+        return tuple(examples)
+
+    @cached_property
+    def _layout(self) -> ColumnMapping:
+        return ColumnMapping(self.columns)
+
+    @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders to which the path is relative: that of the experiment file, when the task is made."""
+        return SEARCH_FOLDERS.get()
+
+    @cached_property
+    def _source(self) -> DataSource:
+        source = open_source(self.path, self.config, self.split, folders=self._folders)
+        self._layout.check(source)
+        for key, column in (("episode", self.episode), ("order", self.order)):
+            if column is not None and column not in source.columns:
+                raise DataError(
+                    f"{key}: {source.name} has no column '{column}'.{did_you_mean(column, source.columns)} "
+                    f"Columns: {', '.join(source.columns)}."
+                )
+        return source
+
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        """The rows of each episode, in order."""
+        rows: dict[str, list[int]] = {}
+        for row, value in enumerate(self._source.data[self.episode]):
+            rows.setdefault(text_of(value), []).append(row)
+        if self.order is not None:
+            keys = list(self._source.data[self.order])
+            rows = {name: sorted(own, key=keys.__getitem__) for name, own in rows.items()}
+        return rows
