@@ -99,7 +99,7 @@ class LmmsEvalTask:
         if other:
             text = ", ".join(f"{key} {value!r}" for key, value in other.items())
             warnings.append(
-                f"{self.title} sets {text}, which a run takes from decoding, stop_strings and seeds instead."
+                f"{self.title} sets {text}: a run takes them from decoding, stop_strings and seeds instead."
             )
         if self._file.keys.get("output_type") == "multiple_choice":
             warnings.append(f"{self.title} scores its options: its metrics need answer_mode: options.")
