@@ -1,11 +1,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoding.arms.arm import Arm, parse_arm
 from decoding.arms.inspection import constant_strength, probe_prompt
@@ -13,7 +14,7 @@ from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState, Note, Strategy
 from decoding.conformance import check_strategy, random_logits
 from decoding.controls.constant_bias import ConstantBias
-from decoding.controls.entropy_matched import EntropyMatched
+from decoding.controls.entropy_matched import EntropyMatched, temperature_of_entropy
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.more_demonstrations import MoreDemonstrations
@@ -166,6 +167,36 @@ def test_entropy_matched_has_the_methods_entropy_and_support_at_each_row() -> No
     slopes = (control / logits[0]).masked_fill(~alive, math.nan)
     for row in slopes:
         assert float(row[~row.isnan()].std()) < 1e-3 * float(row[~row.isnan()].mean())  # a temperature and nothing else
+
+
+class Counted(TorchDispatchMode):
+    """A counter of the operations that PyTorch dispatches."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [5, 3000])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+def test_the_temperature_of_an_entropy_is_that_of_sixty_bisections(size: int, scale: float) -> None:
+    draw = torch.Generator().manual_seed(size)
+    logits = scale * torch.randn(12, size, generator=draw, dtype=torch.float64)
+    logits[:4, 3:] = -float("inf")
+    logits[0, 1:], logits[1, 1] = -float("inf"), logits[1, 0]  # one token; two equal tokens
+    target = entropy(logits * (1 + torch.rand(12, 1, generator=draw)))
+    target[11] = 10.0  # more than any temperature gives
+    low, high = torch.full_like(target, 1e-4).log(), torch.full_like(target, 1e4).log()
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_too_high = entropy(logits / middle.exp()) > target
+        low, high = torch.where(is_too_high, low, middle), torch.where(is_too_high, middle, high)
+    with Counted() as operations:
+        temperature = temperature_of_entropy(logits, target)
+    assert temperature.log().sub((low + high) / 2).abs().max() < 1e-9
+    assert operations.count <= 205, "sixty bisections are 600"
 
 
 def test_entropy_matched_is_defined_where_the_weights_sum_to_zero() -> None:
