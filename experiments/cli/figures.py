@@ -30,7 +30,7 @@ def command(
     `icl figures runs/x --out paper/figures --format pdf`
     """
     from experiments.report import figure_files, figures, tables
-    from experiments.report.html import figure_name
+    from experiments.report.html import file_names
     from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
@@ -43,7 +43,7 @@ def command(
         view = split_view(view, by)
     every = tables.task_tables(view)
     looks = figures.assign_line_styles(every, tables.control_labels(view))
-    named = [(figure_name(table.task, i), table) for i, table in enumerate(every)]
+    named = list(zip(file_names([table.task for table in every]), every, strict=True))
     folder = out or run / "figures" / "print"
     for path in figure_files.write_figures(named, looks, view.measure, folder, formats):
         print(path)

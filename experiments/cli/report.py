@@ -5,9 +5,14 @@ from typing import Annotated
 
 import typer
 
+from experiments.config.config import MAX_NAME_LENGTH
+from icl.errors import ConfigError
+
 
 def command(
-    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="run directories; several are merged", show_default=False)
+    ],
     metric: Annotated[str, typer.Option(help="the metric; by default that of the config", show_default=False)] = "",
     to: Annotated[
         list[str] | None, typer.Option(help="the reference arm, such as decoding=greedy; by default that of the config")
@@ -18,11 +23,19 @@ def command(
         list[str] | None,
         typer.Option(help="a column of the data, such as category; repeatable; by default that of the config"),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="of several runs: the folder of the merged run; by default A+B beside the first"),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
     ] = False,
 ) -> None:
-    """The report of a run in progress shows the finished samples."""
+    """The report of a run in progress shows the finished samples.
+
+    Several runs that pair, with the same queries and seeds of each task, have one report. They are merged into a folder
+    of their own, as by `icl merge`, and stay as they are.
+    """
     from experiments.terminal.spinner import spinner
 
     with spinner() as report_progress:
@@ -33,12 +46,32 @@ def command(
         from experiments.results.loaded_run import load_run
         from experiments.results.view_run import view_run
 
+        run, merged = _merge(runs, out)
+        report_progress("reading", 0, 0)
         view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"), by)
         for name in by or ():
             column_values(view.frame, name, view.axes)
         report_progress("writing", 0, 0)
         files = write_report(view, per_cell)
+    for sentence in merged:
+        print(f"merged  {sentence}")
     size = files.report.stat().st_size / 1e6
     print(f"report  {files.report} ({size:.1f} MB)")
     print(f"tables  {', '.join(map(str, files.tables))}")
     print(f"figures {', '.join(map(str, files.figures))}")
+
+
+def _merge(runs: list[Path], out: Path | None) -> tuple[Path, list[str]]:
+    """The run directory of the report, and sentences on the runs that were merged into it."""
+    if len(runs) == 1:
+        if out is not None:
+            raise ConfigError(
+                "--out is the folder of several runs that are merged. The report of one run is in its folder."
+            )
+        return runs[0], []
+    from experiments.imports.merged_runs import describe_merge, merge_runs
+
+    name = "+".join(run.resolve().name for run in runs)[:MAX_NAME_LENGTH]
+    first = runs[0] if runs[0].name else runs[0].resolve()  # "." has no name
+    folder = out or first.parent / name
+    return folder, list(describe_merge(merge_runs(folder, runs)))

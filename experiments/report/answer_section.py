@@ -1,12 +1,13 @@
 """The section on the answers of each arm: scores, forms, outputs without an answer, and what was cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from experiments.results.arm_answers import ArmAnswers, is_unremarkable
 from experiments.results.run_view import RunView
+from experiments.stats.arms import deciding_digests, iter_arms
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import text_value
 from icl.metrics.answer_extraction import extract_answer
@@ -33,6 +34,7 @@ class AnswerSection:
         summary: One line that stands for the table.
         is_folded: Whether there is nothing remarkable in it.
         axes: The number of first columns that name the arm.
+        num_repeated: Arms that are left out, because their answers are those of another arm by construction.
     """
 
     heads: tuple[str, ...]
@@ -40,6 +42,7 @@ class AnswerSection:
     summary: str
     is_folded: bool
     axes: int
+    num_repeated: int = 0
 
 
 def answer_section(view: RunView) -> AnswerSection | None:
@@ -51,10 +54,24 @@ def answer_section(view: RunView) -> AnswerSection | None:
     has_thinking = any(one.cut_thinking or one.reasoned for one in arms)
     shares = ["no answer", "answer cut", *(["thinking cut"] if has_thinking else [])]
     heads = (*axes, "strict", "lenient", *shares, "forms")
-    rows = tuple((*(str(one.arm[axis]) for axis in axes), *_numbers(one, has_thinking), one.wrapping) for one in arms)
+    distinct = _distinct_arms(view, arms)
+    rows = tuple(
+        (*(str(one.arm[axis]) for axis in axes), *_numbers(one, has_thinking), one.wrapping) for one in distinct
+    )
     is_folded = is_unremarkable(arms)
     summary = f"All arms write their answers alike ({arms[0].wrapping}), and every output gives an answer."
-    return AnswerSection(heads, rows, summary if is_folded else "", is_folded, len(axes))
+    repeated = len(arms) - len(distinct)
+    return AnswerSection(heads, rows, summary if is_folded else "", is_folded, len(axes), repeated)
+
+
+def _distinct_arms(view: RunView, arms: Sequence[ArmAnswers]) -> list[ArmAnswers]:
+    """The arms without those whose answers are the same as an earlier arm's by construction."""
+    axes = list(arms[0].arm)
+    decided = {tuple(arm[axis] for axis in axes): deciding_digests(rows) for arm, rows in iter_arms(view.scores, axes)}
+    by_digests: dict[Any, ArmAnswers] = {}
+    for place, one in enumerate(arms):
+        by_digests.setdefault(decided.get(tuple(one.arm[axis] for axis in axes)) or place, one)
+    return list(by_digests.values())
 
 
 def _numbers(one: ArmAnswers, has_thinking: bool) -> list[str]:

@@ -6,11 +6,11 @@ is set as text by the script.
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +86,8 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
         "differences": differences,
         "controls": controls.controls_frame(view) if view.effects else None,
         **{
-            f"by_{_slug(one.name) or i}": interactions_frame(one) if one.interactions else None
-            for i, one in enumerate(view.by_column)
+            f"by_{name}": interactions_frame(one) if one.interactions else None
+            for name, one in zip(file_names([one.name for one in view.by_column]), view.by_column, strict=True)
         },
         "looks": looks_frame(view.families, {view.metric: view.better}) if view.families else None,
     }
@@ -97,8 +97,8 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
     looks = _looks(view, plotted)
     folder = _folder(view.path / "figures")
     svg = []
-    for i, table in enumerate(plotted):
-        path = folder / f"{figure_name(table.task, i)}.svg"
+    for name, table in zip(file_names([table.task for table in plotted]), plotted, strict=True):
+        path = folder / f"{name}.svg"
         write_text(path, figures.draw_figure(table, looks, view.measure))
         svg.append(path)
     return ReportFiles(report, csv, tuple(svg), frames)
@@ -138,7 +138,7 @@ def render_page(
         few=formatting.few_units_note(
             cell.clusters for t in task_tables for row in t.rows for cell in row.cells.values()
         ),
-        topics=[(topic, list(own)) for topic, own in groupby(view.findings, key=lambda f: f.topic)],
+        topics=[(topic, list(own)) for topic, own in itertools.groupby(view.findings, key=lambda f: f.topic)],
         signs=VERDICT_SIGNS,
         verdicts=VERDICT_LABELS,
         key=[(number, Markup(svg), words) for number, svg, words in _key(plotted, looks)],
@@ -303,9 +303,14 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def figure_name(task: str, place: int) -> str:
-    """The name of a task's figure without its ending: the task in ASCII, or its place among the tasks."""
-    return _slug(task) or str(place)
+def file_names(titles: Sequence[str]) -> list[str]:
+    """A file name without ending for each title: its letters and digits in ASCII. Equal names get a number."""
+    names: dict[str, None] = {}
+    for place, title in enumerate(titles):
+        name = _slug(title) or str(place)
+        number = next(n for n in itertools.count(1) if (name if n == 1 else f"{name}-{n}") not in names)
+        names[name if number == 1 else f"{name}-{number}"] = None
+    return list(names)
 
 
 def _slug(name: str) -> str:

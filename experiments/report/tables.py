@@ -4,13 +4,20 @@ A cell is a score with its interval. The terminal, the page, the figures and the
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.results.run_view import RunView
-from experiments.stats.arms import NO_VALUE, axis_values, find_baseline_column, iter_arms, matches_setting
+from experiments.stats.arms import (
+    NO_VALUE,
+    axis_values,
+    deciding_digests,
+    find_baseline_column,
+    iter_arms,
+    matches_setting,
+)
 from experiments.stats.compare import compare
 from experiments.stats.curve_summary import summarize_curve
 from experiments.stats.intervals import Estimate
@@ -38,9 +45,9 @@ class ScoreRow:
         cells: The score at each number of shots. Rows may share a 0-shot cell.
         baseline: Whether the scores are those of a baseline, which needs no model.
         general: The labels of the 0-shot arm that this row shares with others, 'any' where an axis cannot matter. Empty
-        if
-            its 0-shot cell is its own.
+            if its 0-shot cell is its own.
         partial: Whether other lines have the cells that it lacks.
+        decided_by: What decides the answers of each cell. Equal values mean equal answers by construction.
     """
 
     labels: Labels
@@ -48,6 +55,7 @@ class ScoreRow:
     baseline: bool = False
     general: Labels = ()
     partial: bool = False
+    decided_by: Mapping[int, frozenset[Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -86,14 +94,30 @@ class TaskTable:
         for row in self.rows:
             if row.general and 0 in row.cells:
                 shared.setdefault(row.general, []).append(row)
-        merged = {labels: rows[0].cells[0] for labels, rows in shared.items() if len(rows) > 1}
+        merged = {labels: rows[0] for labels, rows in shared.items() if len(rows) > 1}
         own = [
             replace(row, cells={k: cell for k, cell in row.cells.items() if k}, partial=True)
             if row.general in merged
             else row
             for row in self.rows
         ]
-        return (*(ScoreRow(labels, {0: cell}, partial=True) for labels, cell in merged.items()), *own)
+        zero = (
+            replace(row, labels=labels, cells={0: row.cells[0]}, general=(), partial=True)
+            for labels, row in merged.items()
+        )
+        return (*zero, *own)
+
+    @property
+    def folded_lines(self) -> tuple[list[ScoreRow], list[tuple[ScoreRow, ScoreRow]]]:
+        """The lines of a page, and those that repeat an earlier line by construction, each with that line."""
+        lines, repeated = list[ScoreRow](), list[tuple[ScoreRow, ScoreRow]]()
+        for row in self.lines:
+            first = next((other for other in lines if _is_same_by_construction(row, other)), None)
+            if first is None:
+                lines.append(row)
+            else:
+                repeated.append((row, first))
+        return lines, repeated
 
     def is_best(self, row: ScoreRow, shots: int) -> bool:
         """Whether the row is an arm and no arm is better at this number of shots."""
@@ -101,6 +125,13 @@ class TaskTable:
             return False
         rivals = [other.cells[shots].mean for other in self.rows if shots in other.cells and not other.baseline]
         return row.cells[shots].mean == (max(rivals) if self.better == "higher" else min(rivals))
+
+
+def _is_same_by_construction(row: ScoreRow, other: ScoreRow) -> bool:
+    """Whether the two rows have the same cells, and what decides them is known and equal."""
+    if row.baseline or other.baseline or set(row.cells) != set(other.cells):
+        return False
+    return all(row.decided_by.get(k) and row.decided_by[k] == other.decided_by.get(k) for k in row.cells)
 
 
 @lru_cache(maxsize=4)
@@ -156,10 +187,13 @@ def curve_frame(task_tables: Sequence[TaskTable]) -> "DataFrame":
 def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
     axes = view.row_axes
     estimates: dict[Labels, dict[int, Estimate]] = {}
+    decided: dict[Labels, dict[int, frozenset[Any]]] = {}
     for arm, rows in iter_arms(samples, [*axes, "shots"]):
-        cells = estimates.setdefault(tuple(str(arm[axis]) for axis in axes), {})
+        labels = tuple(str(arm[axis]) for axis in axes)
+        cells = estimates.setdefault(labels, {})
         if rows[view.metric].notna().any():
             cells[int(arm["shots"])] = estimate_arm(rows, view.metric)
+            decided.setdefault(labels, {})[int(arm["shots"])] = deciding_digests(rows) or frozenset()
     orders = [{str(value): i for i, value in enumerate(axis_values(samples, axis))} for axis in axes]
     keys = [
         key
@@ -167,7 +201,7 @@ def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
         if not (set(estimates[key]) == {0} and any(_shares(axes, key, other) for other in estimates))
     ]
     keys.sort(key=lambda key: [order[label] for order, label in zip(orders, key, strict=True)])
-    rows_ = [_row(axes, estimates, key) for key in keys]
+    rows_ = [_row(axes, estimates, decided, key) for key in keys]
     if voted := find_baseline_column(view.scores, VOTE, view.metric):
         rows_ += _votes(axes, samples, voted)
     return TaskTable(
@@ -188,16 +222,23 @@ def _shares(axes: Sequence[str], general: Labels, key: Labels) -> bool:
     return general != key and matches_setting(arm, dict(zip(axes, key, strict=True)))
 
 
-def _row(axes: Sequence[str], estimates: Mapping[Labels, Mapping[int, Estimate]], key: Labels) -> ScoreRow:
+def _row(
+    axes: Sequence[str],
+    estimates: Mapping[Labels, Mapping[int, Estimate]],
+    decided: Mapping[Labels, Mapping[int, frozenset[Any]]],
+    key: Labels,
+) -> ScoreRow:
     """The row of these labels, with the 0-shot arm that it shares."""
     zero = next((other for other, cells in estimates.items() if 0 in cells and _shares(axes, other, key)), None)
+    own = decided.get(key, {})
     if zero is None or 0 in estimates[key]:
-        return ScoreRow(key, estimates[key])
+        return ScoreRow(key, estimates[key], decided_by=own)
     general = tuple(
         ANY_VALUE if one == NO_VALUE and axis in DEMONSTRATION_AXES else one
         for axis, one in zip(axes, zero, strict=True)
     )
-    return ScoreRow(key, {0: estimates[zero][0], **estimates[key]}, general=general)
+    cells = {0: estimates[zero][0], **estimates[key]}
+    return ScoreRow(key, cells, general=general, decided_by={0: decided[zero][0], **own})
 
 
 def _votes(axes: Sequence[str], samples: "DataFrame", column: str) -> Iterator[ScoreRow]:

@@ -32,6 +32,25 @@ def test_report_writes_the_page_its_tables_and_figures(rehearsal, capsys):
     assert "figures/shapes.svg" in out
 
 
+def test_several_runs_have_one_report(mapping, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, retriever in (("a", "random"), ("b", "balanced")):
+        run(mapping(name=name, retriever=retriever, grid={"shots": [0, 2]}), quiet=True)
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*.json*")}
+    assert main(["report", "runs/a", "runs/b"]) == 0
+    out = capsys.readouterr().out
+    assert "merged  merged 18 samples in 3 cells" in out
+    assert "report  runs/a+b/report.html" in out
+    page = Path("runs/a+b/report.html").read_text()
+    assert ">random</th>" in page
+    assert ">balanced</th>" in page
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert main(["report", "runs/a", "runs/b", "--out", "runs/both"]) == 0
+    assert Path("runs/both/report.html").is_file()
+    assert main(["report", "runs/a", "--out", "runs/both"]) == 2
+    assert "--out is the folder of several merged runs" in capsys.readouterr().err
+
+
 def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_path):
     assert main(["compare", str(rehearsal.path), "--csv", str(tmp_path / "out.csv")]) == 0
     out = capsys.readouterr().out

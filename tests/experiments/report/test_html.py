@@ -9,8 +9,11 @@ from xml.etree import ElementTree
 import pytest
 from written_run import page_samples
 
-from experiments.report.html import _json, write_report
+import icl
+from experiments.report.html import _json, file_names, write_report
+from experiments.report.tables import ScoreRow, TaskTable
 from experiments.results.view_run import view_run
+from experiments.stats.intervals import Estimate
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
 
@@ -205,6 +208,45 @@ def test_arms_that_equal_their_reference_by_construction_are_folded_away(written
     assert "mask_only(vcd)" in folded
     assert "mask_only(vcd)" not in table
     assert ">vcd</th>" in table
+
+
+def test_rows_that_repeat_another_by_construction_are_folded_away() -> None:
+    equal, other = frozenset({(0, "a")}), frozenset({(0, "b")})
+    estimate = Estimate(0.5, 0.4, 0.6, 10, 10)
+
+    def row(name: str, *digests: frozenset[object], **more: object) -> ScoreRow:
+        cells = dict.fromkeys(range(len(digests)), estimate)
+        return ScoreRow((name,), cells, decided_by=dict(enumerate(digests)), **more)  # type: ignore[arg-type]
+
+    rows = (
+        row("greedy", equal, equal),
+        row("vcd", other, equal),
+        row("mask_only", equal, equal),
+        row("unknown", frozenset(), frozenset()),
+        row("fewer shots", equal),
+        row("vote", equal, equal, baseline=True),
+    )
+    table = TaskTable("t", ("decoding",), (0, 1), rows, 10, 1, 0)
+    lines, repeated = table.folded_lines
+    assert [line.name for line in lines] == ["greedy", "vcd", "unknown", "fewer shots", "vote"]
+    assert [(line.name, first.name) for line, first in repeated] == [("mask_only", "greedy")]
+
+
+def test_scores_and_answers_name_what_they_fold_away(mapping, tmp_path, toy):
+    model = {"name": toy}
+    grid = {"decoding": ["greedy", "vcd"], "shots": [0, 2]}
+    run = icl.run(mapping(model=model, grid=grid, controls="default"), runs=tmp_path, quiet=True)
+    write_report(run)
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    scores = html[html.index('id="scores"') : html.index('id="answers"')]
+    body, _, folded = scores.partition("rows folded away: the same as another by construction")
+    assert "mask_only(vcd)" not in body
+    assert "random, mask_only(vcd): as random, greedy" in folded
+    assert "arms with the answers of another by construction are left out" in html
+
+
+def test_tasks_whose_names_read_alike_have_figures_of_their_own():
+    assert file_names(["a b", "a-b", "A b!", "c", "\u4e2d", "a b-2"]) == ["a-b", "a-b-2", "a-b-3", "c", "4", "a-b-2-2"]
 
 
 def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
