@@ -307,6 +307,8 @@ def _check_arm(document: Document, place: tuple[str | int, ...], node: Any) -> N
     """Raises ConfigError if a setting has a key that is no axis."""
     if not isinstance(node, Mapping) or not node:
         raise ConfigError(f"{document.where(*place)}: {place[-1]} must map axes to values, not {node!r}.")
+    if place[-1] == "at":  # may name columns of the data
+        return
     allowed = (*AXES, BASELINE_KEY) if place[-1] == "against" else AXES
     for axis in node:
         if axis not in allowed:

@@ -19,6 +19,7 @@ from experiments.report.answer_section import answer_section
 from experiments.report.by_section import by_sections
 from experiments.report.claims_section import claims_section
 from experiments.report.costs import summarize_costs
+from experiments.report.published_section import published_section
 from experiments.report.quantization_section import quantization_section
 from experiments.report.svg import FOREST_WIDTH, LinearScale, forest
 from experiments.results.column_effects import interactions_frame
@@ -150,6 +151,7 @@ def render_page(
         controls=bool(view.controls),
         undrawn=len(undrawn),
         claims=claims_section(view),
+        published=published_section(view),
         by_column=by_sections(view),
         effects=controls.page_sections(view),
         effects_notes=controls.column_notes(view, whole=True),

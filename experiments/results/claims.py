@@ -101,10 +101,10 @@ def _compare(view: "RunView", claim: ClaimSpec, level: float) -> Iterator[ArmCom
     better = better_of(view.scores, metric)
     names = _describe(claim.arm), _describe(claim.against)
     for values, part in iter_arms(scored, subjects):
-        subject = describe_arm(values) or str(view.scores["task"].iloc[0])
+        subject = describe_arm(values) or str(arm.get("task", view.scores["task"].iloc[0]))
         mine = _matching(part, view.axes, arm)
         theirs = mine if column else _matching(part, view.axes, {**arm, **other})
-        free = _pooled_axes(part, view.axes, (*arm, *other, *subjects))
+        free = _pooled_axes(part, view.axes, (*arm, *other, *subjects), "shots" in other)
         both, _ = ((mine, mine), "") if column else shared_settings(theirs, mine, free)
         if len(both[0]) and len(both[1]):
             one = compare_arms(
@@ -138,9 +138,9 @@ def _matching(part: "DataFrame", axes: Sequence[str], setting: Mapping[str, Any]
     return part.loc[rows]
 
 
-def _pooled_axes(part: "DataFrame", axes: Sequence[str], named: Sequence[str]) -> list[str]:
-    """The axes over which pairs are pooled. With a named number of shots, axes that 0 shots do not have are not."""
-    without = (*named, *(DEMONSTRATION_AXES if "shots" in named else ()))
+def _pooled_axes(part: "DataFrame", axes: Sequence[str], named: Sequence[str], shots_differ: bool) -> list[str]:
+    """The axes over which pairs are pooled. If the shots differ, axes that 0 shots do not have are not."""
+    without = (*named, *(DEMONSTRATION_AXES if shots_differ else ()))
     return [axis for axis in varying_axes(part, axes) if axis not in without]
 
 
