@@ -1,6 +1,7 @@
 """Every published system of docs/systems.yaml runs on one query of the shipped model, and the page is up to date."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,21 @@ def test_a_system_runs_on_one_query(
     row: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(row, folder)
-    run = icl.run(config, runs=tmp_path, quiet=True)
-    samples = run.samples()
-    assert len(samples) > 0
-    assert samples["failed"].isna().all()
+    if row["keys"]:
+        run = icl.run(config, runs=tmp_path, quiet=True)
+        samples = run.samples()
+        assert len(samples) > 0
+        assert samples["failed"].isna().all()
     if "analyze" in row:
         assert len(find_analysis(row["analyze"])(view_run(run))) > 0
     monkeypatch.chdir(tmp_path)
     for command in row.get("commands", ()):
-        words = command.replace("x.yaml", str(config)).split()[1:]
-        assert main(words) == 0, capsys.readouterr().err
+        program, *words = command.replace("x.yaml", str(config)).split()
+        if program == "python":
+            import_module(words[1]).main([*words[2:], "--steps", "2"])
+            assert len(capsys.readouterr().out.splitlines()) > 1
+        else:
+            assert main(words) == 0, capsys.readouterr().err
 
 
 def test_the_page_is_made_from_the_table() -> None:
