@@ -66,8 +66,11 @@ def reference_batches(
         may_defer: Whether hypotheses can lack the rows of their contrast branches. The reference then stands in for
             them, and `is_decided` says where this is right.
     """
-    in_session = [h for h in group.hypotheses if not (may_defer and h.lacks_branch_rows)]
-    deferred = [h for h in group.hypotheses if may_defer and h.lacks_branch_rows]
+    deferred: list[Hypothesis] = []
+    in_session = list(group.hypotheses)
+    if may_defer and len(in_session[0].prompts) > 1:  # one branch cannot be deferred
+        deferred = [h for h in group.hypotheses if h.lacks_branch_rows]
+        in_session = [h for h in group.hypotheses if not h.lacks_branch_rows]
     batches = []
     if in_session:
         logits = gather_logits(session.logits, branch_rows(in_session), indices)

@@ -132,7 +132,7 @@ class TokenChoice(StepChoice):
             if row in self.forced:
                 numbers[TRACE_FIELDS.index("logprob")] = 0.0
             hypothesis.trace.append(numbers)
-            hypothesis.undecided_steps += not hypothesis.lacks_branch_rows and numbers[0] > 1
+            hypothesis.undecided_steps += numbers[0] > 1 and not hypothesis.lacks_branch_rows
 
 
 def read_choices(choices: Sequence[StepChoice]) -> None:

@@ -75,7 +75,7 @@ def decode(
         step, may_defer = LoopStep(number, indices, stop_tokens, trace), deferred is not None
         batches = [b for g in running for b in reference_batches(session, g, indices, may_defer=may_defer)]
         choices = _choose(batches, step)
-        if deferred is not None:
+        if deferred is not None and any(h.lacks_branch_rows for g in running for h in g.hypotheses):
             decided = {id(h) for h in decided_hypotheses(choices)}
             undecided = [(g, h) for g in running for h in g.hypotheses if id(h) not in decided]
             if undecided:

@@ -1,7 +1,6 @@
 """Copies between host and device: the fewest possible, because the host waits for each one that it reads."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from icl.memory.float_precision import widened
@@ -32,14 +31,15 @@ def read_together(tensors: "Sequence[Tensor]") -> list[list[list[float]]]:
     """
     import torch
 
-    numbers: dict[torch.device, Iterator[float]] = {}
+    numbers: dict[torch.device, list[float]] = {}
     for device in dict.fromkeys(each.device for each in tensors):
         first, *others = [each.flatten() for each in tensors if each.device == device]
-        numbers[device] = iter(torch.cat([widened(first), *others]).tolist())
-    read = []
+        numbers[device] = torch.cat([widened(first), *others]).tolist()
+    read, begins = [], dict.fromkeys(numbers, 0)
     for each in tensors:
-        rows, columns = each.shape
-        read.append([list(islice(numbers[each.device], columns)) for _ in range(rows)])
+        (rows, columns), begin, flat = each.shape, begins[each.device], numbers[each.device]
+        end = begins[each.device] = begin + rows * columns
+        read.append([flat[place : place + columns] for place in range(begin, end, columns)] if columns else [[]] * rows)
     return read
 
 

@@ -29,7 +29,7 @@ from transformers.cache_utils import DynamicLayer
 
 from icl.memory.device_copies import RowIndex
 
-MIN_SPARE, MAX_SPARE = 8, 32
+MIN_SPARE, MAX_SPARE = 16, 32
 """Bounds of the spare slots behind a row, so that few steps copy it. In between, a sixteenth of the own slots."""
 
 MIN_ROWS = 16
@@ -131,9 +131,10 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
                 _with_spare_slots(self.values, value_states, new + spare),
             )
         keys, values = self.buffers
-        keys[:, :, old:new], values[:, :, old:new] = key_states, value_states
-        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
-        return self.last(self.prefix_slots + new)
+        keys.narrow(2, old, new - old).copy_(key_states)
+        values.narrow(2, old, new - old).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, new), values.narrow(2, 0, new)
+        return (self.keys, self.values) if self.prefix is None else self.last(self.prefix_slots + new)
 
     def get_seq_length(self) -> int:
         return self.prefix_slots + self.keys.shape[2] if self.is_initialized else 0
