@@ -48,7 +48,7 @@ def test_several_runs_have_one_report(mapping, tmp_path, monkeypatch, capsys):
     assert main(["report", "runs/a", "runs/b", "--out", "runs/both"]) == 0
     assert Path("runs/both/report.html").is_file()
     assert main(["report", "runs/a", "--out", "runs/both"]) == 2
-    assert "--out is the folder of several merged runs" in capsys.readouterr().err
+    assert "--out is the folder of several runs that are merged" in capsys.readouterr().err
 
 
 def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_path):
