@@ -15,11 +15,11 @@ A judge with the same verdict for gold and empty answers measures nothing, whate
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from experiments.grid.grid import Grid
 from experiments.running.generation import answer_prompts
+from experiments.running.rescore import as_stored
 from experiments.stats.formatting import join_words
 from experiments.store.invocations import Invocation
 from experiments.store.store import Store, write_json
@@ -27,7 +27,7 @@ from experiments.terminal.progress import Progress
 from icl.errors import ConfigError, ICLError
 from icl.metrics.judge import CONTROLS, Judge, JudgeRequest
 from icl.tasks.subset import nested_choice
-from icl.types import Example, Generation
+from icl.types import Generation
 
 CONTROL_FILE = "judges.json"
 """In the run directory: the counts of the controls of each judge."""
@@ -137,12 +137,7 @@ def _unscored(store: Store, grid: Grid, name: str, judge: Judge) -> Iterator[tup
         for sample in store.samples(cell.digest):
             example = examples.get(sample["query"])
             if not sample.get("failed") and example is not None and name not in sample.get("scores", {}):
-                yield cell.digest, sample["query"], judge.request(sample.get("output", ""), _as_stored(sample, example))
-
-
-def _as_stored(sample: Mapping[str, Any], example: Example) -> Example:
-    """The example with the gold and the options of the sample: a transform may have renamed them."""
-    return replace(example, answers=tuple(sample.get("gold", ())), options=tuple(sample.get("options", ())))
+                yield cell.digest, sample["query"], judge.request(sample.get("output", ""), as_stored(sample, example))
 
 
 def _write_scores(store: Store, grid: Grid, name: str, judge: Judge, invocation: Invocation) -> None:
@@ -177,7 +172,7 @@ def _controls(store: Store, grid: Grid, judge: Judge) -> dict[str, list[tuple[Ju
     outputs = _first_outputs(store, grid)
     for example in chosen:
         if sample := outputs.get(example.id):
-            stored = _as_stored(sample, example)
+            stored = as_stored(sample, example)
             output = str(sample.get("output", ""))
             if judge.request(output, stored).texts["answer"]:
                 by_control["swapped"].append((judge.request(output, stored), judge.swapped(output, stored)))

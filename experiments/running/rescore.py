@@ -1,6 +1,6 @@
-"""Compute changed metrics on stored answers. No answer is computed again."""
+"""Compute changed metrics on stored answers. No answer is computed again, and no verdict of a judge is lost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from experiments.running.recorder import baselines, scores
 from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics
 from experiments.store.store import Store
+from icl.metrics.judge import Judge
 from icl.types import Demo, Example, Generation
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
         description = store.read_cell(cell.digest)
         if description is None or description.get("metrics") == metrics:
             continue
-        samples = list(_rescored(store, cell, grid.metrics, invocation))
+        before = description.get("metrics", {})
+        judged = [
+            name
+            for name, metric in grid.metrics.items()
+            if isinstance(metric, Judge) and before.get(name) == metrics[name]
+        ]
+        samples = list(_rescored(store, cell, grid.metrics, judged, invocation))
         if samples:
             store.replace_samples(cell.digest, samples)
         store.write_cell(cell.digest, {**description, "metrics": metrics})
@@ -32,17 +39,19 @@ def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
 
 
 def _rescored(
-    store: Store, cell: Cell, metrics: "Mapping[str, Metric]", invocation: Invocation
+    store: Store, cell: Cell, metrics: "Mapping[str, Metric]", judged: Sequence[str], invocation: Invocation
 ) -> Iterator[dict[str, Any]]:
+    """The samples with new scores. judged: unchanged judges, whose verdicts another machine may have stored."""
     examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
     for sample in store.samples(cell.digest):
         example = examples.get(sample["query"])
         if sample.get("failed") or example is None:
             yield sample
         else:
+            verdicts = {name: sample["scores"][name] for name in judged if name in sample.get("scores", {})}
             yield sample | {
-                "scores": stored_answer_scores(metrics, sample, example),
-                "baselines": baselines(metrics, _demos(sample), _as_stored(sample, example)),
+                "scores": stored_answer_scores(metrics, sample, example) | verdicts,
+                "baselines": baselines(metrics, _demos(sample), as_stored(sample, example)),
                 "scores_invocation": invocation.id,
             }
 
@@ -58,10 +67,10 @@ def stored_answer_scores(
         trace=sample.get("trace", {}),
         option_scores=sample.get("option_scores", {}),
     )
-    return scores(metrics, answer, _as_stored(sample, example))
+    return scores(metrics, answer, as_stored(sample, example))
 
 
-def _as_stored(sample: Mapping[str, Any], example: Example) -> Example:
+def as_stored(sample: Mapping[str, Any], example: Example) -> Example:
     """The example with the answers and options of the sample: a transform may have renamed them."""
     return replace(example, answers=tuple(sample.get("gold", ())), options=tuple(sample.get("options", ())))
 

@@ -98,6 +98,20 @@ def test_a_judge_is_added_to_a_finished_run_and_answers_stay(config: Any, tmp_pa
     assert list(after["judge"]) == list(before["strict"])
 
 
+def test_another_metric_keeps_the_verdicts_without_their_cache(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = start(config(), tmp_path)[0].samples()
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "another machine"))
+    (tmp_path / "down").touch()
+    metrics = [*config()["metrics"], "lenient"]
+    after = start(config(metrics=metrics), tmp_path)[0].samples()
+    assert list(after["judge"]) == list(before["judge"])
+    assert "lenient" in after
+    changed = start(config(metrics=["strict", {**metrics[1], "max_new_tokens": 9}]), tmp_path)[0].samples()
+    assert "judge" not in changed or changed["judge"].isna().all()  # another judge's verdicts are not taken over
+
+
 def test_a_constant_judge_is_exposed_by_its_controls(config: Any, tmp_path: Path) -> None:
     run_, notes = start(config("yes"), tmp_path)
     assert any("It does not tell accepted from empty answers: its scores measure nothing." in note for note in notes)
