@@ -81,7 +81,7 @@ def _numbers(view: "RunView", spec: PublishedSpec) -> Iterator[PublishedNumber]:
         parts = split_view(view, columns) if columns else view
         at = resolve_setting(parts.scores, spec.at, parts.axes, "published: at")
     except ICLError as error:
-        yield PublishedNumber(spec, metric, arm, refused=str(error))
+        yield PublishedNumber(spec, metric, arm, refused=str(error).removeprefix("--by: "))
         return
     scored = parts.scores[parts.scores[metric].notna()]
     for model, is_same in _models(scored, spec, at):

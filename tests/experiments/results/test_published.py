@@ -49,8 +49,8 @@ def test_a_number_stands_beside_that_of_its_arm_and_model(view: RunView) -> None
 
 def test_a_number_without_an_arm_says_why(view: RunView) -> None:
     several, column, shots, metric = [one.refused for one in compare_published(view) if one.here is None]
-    assert several == "`at` names several arms: add shots, retriever"
-    assert column.startswith("--by: ")
+    assert several == "`at` names several arms: add shots"
+    assert column.startswith("the data of the run has no column 'city'")
     assert shots.startswith("published: at: no arm has shots '4'.")
     assert metric == "the run has no score 'cider'"
 
