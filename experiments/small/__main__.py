@@ -1,0 +1,73 @@
+"""Train, measure and assemble the small model on real drawings (`icl data drawings` first).
+
+python -m experiments.small train --out runs/small/0 --seed 0     the whole recipe; run it again to continue
+python -m experiments.small train --out runs/small/frozen --no-lora   the projector alone
+python -m experiments.small figures --out runs/small/0            binding, naming and controls, to figures.json
+python -m experiments.small assemble --out runs/small/0           a checkpoint for `model.path`
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from experiments.small.assemble import assemble, learned_weights
+from experiments.small.drawings_data import DrawingSet
+from experiments.small.evaluate import Evaluation, perplexity
+from experiments.small.language_model import load_language_model
+from experiments.small.model import SmallModel
+from experiments.small.plain_text import definitions, token_rows
+from experiments.small.train import TEXT_TOKENS, Recipe, Training
+
+TEXT_ROWS = 2000
+LEARNED = "small.safetensors"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs one command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.small", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=("train", "figures", "assemble"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of this training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of training")
+    parser.add_argument("--lora", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--questions", type=int, default=200, help="questions of each figure")
+    parser.add_argument("--from", dest="source", type=Path, help="folder with the .deb file of wordnet-base")
+    options = parser.parse_args(arguments)
+    if options.command == "assemble":
+        from safetensors.torch import load_file
+
+        assemble(load_file(options.out / LEARNED), options.out / "checkpoint")
+        print(f"assembled {options.out / 'checkpoint'}")
+        return
+    torch.manual_seed(options.seed)
+    data = DrawingSet.load(options.out.parent / "features.pt")
+    language_model, tokenizer = load_language_model()
+    train_text, test_text = token_rows(definitions(options.source), tokenizer, TEXT_TOKENS, TEXT_ROWS)
+    before = perplexity(language_model, test_text[:200]) if options.command == "figures" else 0.0
+    recipe = Recipe(steps=options.steps, seed=options.seed, lora=options.lora)
+    model = SmallModel(language_model, tokenizer, float(data.features[::10].float().std()), options.lora)
+    training = Training(recipe, model, data, train_text, options.out)
+    if options.command == "train":
+        training.run()
+        from safetensors.torch import save_file
+
+        save_file(learned_weights(model), options.out / LEARNED)
+        print(f"learned weights in {options.out / LEARNED}")
+        return
+    if not training.resume():
+        raise SystemExit(f"{options.out} has no training yet. Run the command train first.")
+    figures = Evaluation(model.eval(), data, options.questions).figures()
+    figures["perplexity of plain text, before"] = before
+    figures["perplexity of plain text, after"] = perplexity(model.language_model, test_text[:200])
+    (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    for name, value in figures.items():
+        print(f"{value:8.3f}  {name}")
+
+
+if __name__ == "__main__":
+    main()

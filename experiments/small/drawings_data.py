@@ -1,0 +1,104 @@
+"""The drawings of training and test, and their EfficientNet-Lite0 features, which are computed once.
+
+Nothing learned from GPL images is shipped: stamps of tuxpaint are in no training set. A drawing whose title or keywords
+contain a held-out noun is in no training set either.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icl.tasks.drawings.splits import is_held_out
+from icl.tasks.drawings.table import IMAGES, DrawingRecord, drawings_folder, read_drawings
+from retrievers.embedders.efficientnet import DEVIATION, MEAN, _network
+
+SIDE, PLACES, WIDTH = 128, 16, 1280
+"""An image of 128 x 128 pixels has 4 x 4 feature vectors of 1,280 numbers."""
+TRAINING_STYLES = ("openclipart", "noto", "twemoji", "fluent")
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class DrawingSet:
+    """Drawings with their features.
+
+    Attributes:
+        features: float16 of [drawings + 1, PLACES, WIDTH]. The last row is a white image.
+        train: Indices of drawings for training, by noun.
+        held_out: Indices of drawings whose noun no training drawing has, by noun; all styles.
+        test: Indices of drawings of training nouns that no training saw, by noun.
+    """
+
+    drawings: tuple[DrawingRecord, ...]
+    features: Tensor
+    train: dict[str, list[int]]
+    held_out: dict[str, list[int]]
+    test: dict[str, list[int]]
+
+    @property
+    def blank(self) -> int:
+        """The index of the white image."""
+        return len(self.drawings)
+
+    @classmethod
+    def load(cls, cache: Path) -> "DrawingSet":
+        """The installed drawings. Features are read from `cache`, or computed and stored there."""
+        drawings = tuple(one for one in read_drawings(drawings_folder()) if one.noun)
+        return cls(drawings, _features(drawings, cache), *split(drawings))
+
+
+def split(
+    drawings: tuple[DrawingRecord, ...],
+) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[str, list[int]]]:
+    """(train, held out, test): noun -> indices. One in five drawings of a noun is for test, if it has five or more."""
+    hidden = sorted({one.noun for one in drawings if is_held_out(one.noun)})
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, hidden))})(?:s|es)?\b") if hidden else re.compile(r"(?!)")
+    train: dict[str, list[int]] = defaultdict(list)
+    held_out: dict[str, list[int]] = defaultdict(list)
+    for i, one in enumerate(drawings):
+        if is_held_out(one.noun):
+            held_out[one.noun].append(i)
+        elif one.style in TRAINING_STYLES and not pattern.search(" ".join((one.title.lower(), *one.keywords))):
+            train[one.noun].append(i)
+    test: dict[str, list[int]] = {}
+    for noun, indices in train.items():
+        if len(indices) >= 5:
+            test[noun] = indices[::5]
+            train[noun] = [i for i in indices if i not in test[noun]]
+    return dict(train), dict(held_out), test
+
+
+def _features(drawings: tuple[DrawingRecord, ...], cache: Path) -> Tensor:
+    if cache.exists():
+        stored = torch.load(cache, weights_only=True)
+        if stored["ids"] == [one.id for one in drawings]:
+            features: Tensor = stored["features"]
+            return features
+    out = []
+    network = _network()
+    with torch.inference_mode():
+        for begin in range(0, len(drawings), BATCH):
+            images = [pixels(one) for one in drawings[begin : begin + BATCH]]
+            maps = network.extract_features(torch.stack(images))
+            out.append(maps.flatten(2).transpose(1, 2).half())
+        white = torch.from_numpy(np.broadcast_to((1 - MEAN) / DEVIATION, (SIDE, SIDE, 3)).transpose(2, 0, 1).copy())
+        out.append(network.extract_features(white[None]).flatten(2).transpose(1, 2).half())
+    features = torch.cat(out)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"ids": [one.id for one in drawings], "features": features}, cache)
+    return features
+
+
+def pixels(drawing: DrawingRecord) -> Tensor:
+    """float32 of [3, SIDE, SIDE], normalized as the processor of the assembled checkpoint does."""
+    from PIL import Image
+
+    with Image.open(drawings_folder() / IMAGES / drawing.file) as image:
+        small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    values = (np.asarray(small, dtype=np.float32) / 255 - MEAN) / DEVIATION
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))

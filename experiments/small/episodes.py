@@ -1,0 +1,105 @@
+"""Sequences of training: one image, binding of names, naming beside other nouns. All have the toolkit's questions.
+
+A sequence is a list of turns (image, question, answer). The loss stands on the answers that the sequence determines:
+the last one, and each earlier answer whose noun a turn before it has named.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from icl.tasks.drawings.naming import QUESTIONS
+from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
+
+MAX_DEMOS = 8
+CONSONANTS, VOWELS, LAST = "bdfgklmnprstvwz", "aeiou", "bdgkmnptxz"
+SHARE_MADE_UP, SHARE_SWAPPED = 0.6, 0.25
+"""Of binding sequences; the others have real names, so that a model does not learn to ignore what it sees."""
+
+
+@dataclass(frozen=True)
+class TrainingTurn:
+    """An image with its question and answer.
+
+    Attributes:
+        image: Index of the drawing.
+        counts: Whether the loss stands on the answer.
+    """
+
+    image: int
+    question: str
+    answer: str
+    counts: bool
+
+
+@dataclass(frozen=True)
+class EpisodeMaker:
+    """Makes training sequences from drawings by noun.
+
+    Attributes:
+        by_noun: Noun -> indices of its drawings.
+        titles: The title of each drawing.
+    """
+
+    by_noun: dict[str, list[int]]
+    titles: Sequence[str]
+
+    @property
+    def several(self) -> list[str]:
+        """Nouns with three drawings or more, which binding needs."""
+        return [noun for noun, indices in self.by_noun.items() if len(indices) >= 3]
+
+    def single(self, rng: Random, noun: str) -> list[TrainingTurn]:
+        """One image and its noun; one in five times its title."""
+        image = rng.choice(self.by_noun[noun])
+        if rng.random() < 0.2 and self.titles[image]:
+            return [TrainingTurn(image, QUESTIONS["title"], self.titles[image], True)]
+        return [TrainingTurn(image, QUESTIONS["noun"], noun, True)]
+
+    def binding(self, rng: Random) -> list[TrainingTurn]:
+        """Two to four nouns with made-up, swapped or real names, one to four drawings each, then the query."""
+        ways = rng.choice((2, 2, 2, 3, 4))
+        shots = rng.choice([k for k in (1, 2, 2, 4) if k * ways <= MAX_DEMOS])
+        nouns = rng.sample(self.several, ways)
+        kind = rng.random()
+        if kind < SHARE_MADE_UP:
+            names = rng.sample([made_up_name(rng) for _ in range(3 * ways)], ways)
+        elif kind < SHARE_MADE_UP + SHARE_SWAPPED:
+            names = [*nouns[1:], nouns[0]]
+        else:
+            names = list(nouns)
+        images = {noun: rng.sample(self.by_noun[noun], min(shots + 1, len(self.by_noun[noun]))) for noun in nouns}
+        demos = [(noun, name, i) for noun, name in zip(nouns, names, strict=True) for i in images[noun][1:]]
+        rng.shuffle(demos)
+        query = (nouns[0], names[0], images[nouns[0]][0])
+        return self._turns([*demos, query], lambda _: BINDING_QUESTIONS[0])
+
+    def beside_others(self, rng: Random, noun: str) -> list[TrainingTurn]:
+        """Naming after one to four demonstrations of other nouns; one in three times the own noun is among them.
+
+        Without these sequences a model that was trained on binding copies a name of the demonstrations.
+        """
+        others = rng.sample([one for one in self.by_noun if one != noun], rng.choice((1, 2, 3, 4)))
+        own = self.by_noun[noun]
+        query, *more = rng.sample(own, min(2, len(own)))
+        demos = [(other, other, rng.choice(self.by_noun[other])) for other in others]
+        if more and rng.random() < 1 / 3:
+            demos.append((noun, noun, more[0]))
+        rng.shuffle(demos)
+        turns = self._turns([*demos, (noun, noun, query)], lambda _: QUESTIONS["noun"])
+        return [TrainingTurn(turn.image, turn.question, turn.answer, True) for turn in turns]
+
+    def _turns(self, rows: Sequence[tuple[str, str, int]], question: Callable[[str], str]) -> list[TrainingTurn]:
+        turns, before = [], set[str]()
+        for place, (noun, name, image) in enumerate(rows):
+            turns.append(TrainingTurn(image, question(noun), name, noun in before or place == len(rows) - 1))
+            before.add(noun)
+        return turns
+
+
+def made_up_name(rng: Random) -> str:
+    """A name of one or two syllables that is none of the names in the tasks."""
+    while True:
+        syllables = (rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.choice((1, 2))))
+        if (name := "".join(syllables) + rng.choice(LAST)) not in NONCE:
+            return name

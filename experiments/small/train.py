@@ -1,0 +1,172 @@
+"""The recipe: the projector learns the nouns' embeddings, then single images and episodes alternate, with plain text.
+
+    stage A   InfoNCE between an image's mean projection and the input embedding of its noun; no language model
+    stage B   likelihood through the language model: one image and its noun or title
+    stage C   binding, naming beside demonstrations of other nouns, and single images, in turn
+
+Every EVERY_TEXT steps a batch of WordNet's definitions keeps the language model near itself (KL divergence). A
+checkpoint is written every minute, and the same command continues from it.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from experiments.small.drawings_data import DrawingSet
+from experiments.small.episodes import EpisodeMaker, TrainingTurn
+from experiments.small.model import SmallModel
+
+EVERY_TEXT, TEXT_WEIGHT, TEXT_TOKENS, TEXT_ROWS = 6, 1.0, 48, 4
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of a training.
+
+    Attributes:
+        steps: Steps of stages B and C together. One takes about 2.5 s of CPU.
+        lora: Whether the language model has an adapter.
+        stage_b: Share of the steps that stage B takes.
+    """
+
+    steps: int = 900
+    seed: int = 0
+    lora: bool = True
+    stage_a_steps: int = 300
+    stage_b: float = 0.15
+    singles: int = 24
+    episodes: int = 6
+    projector_rate: float = 5e-4
+    adapter_rate: float = 1e-3
+
+
+class Training:
+    """A training that can be continued.
+
+    Args:
+        out: Folder of `training.pt`.
+        text: Token ids of plain text, [rows, TEXT_TOKENS].
+    """
+
+    def __init__(self, recipe: Recipe, model: SmallModel, data: DrawingSet, text: Tensor, out: Path) -> None:
+        self.recipe, self.model, self.data, self.text, self.out = recipe, model, data, text, out
+        self.rng = Random(recipe.seed)
+        self.maker = EpisodeMaker(data.train, [one.title for one in data.drawings])
+        self.nouns = list(data.train)
+        self.weights = [len(data.train[noun]) ** 0.5 for noun in self.nouns]
+        adapter = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("projector")]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(model.projector.parameters()), "lr": recipe.projector_rate},
+                {"params": adapter, "lr": recipe.adapter_rate},
+            ],
+            weight_decay=0.01,
+        )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.step, self.losses = 0, dict[str, float]()
+
+    def run(self) -> None:
+        """Trains to the end, and writes `training.pt` on the way."""
+        if not self.resume():
+            self._stage_a()
+        saved = time.monotonic()
+        while self.step < self.recipe.steps:
+            self._train_step(self.step / self.recipe.steps)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+
+    def _stage_a(self) -> None:
+        table = self.model.table.float()
+        names = torch.stack([table[self.model.token_ids(f" {noun}")].mean(0) for noun in self.nouns])
+        center = names.mean(0)
+        targets = functional.normalize(names - center, dim=1)
+        optimizer = torch.optim.AdamW(self.model.projector.parameters(), lr=1e-3, weight_decay=0.02)
+        for _ in range(self.recipe.stage_a_steps):
+            chosen = self.rng.choices(range(len(self.nouns)), self.weights, k=96)
+            images = [self.rng.choice(self.data.train[self.nouns[i]]) for i in chosen]
+            mean = self.model.project(self.data.features[images]).mean(1)
+            loss = functional.cross_entropy(
+                functional.normalize(mean - center, dim=1) @ targets.T * 20, torch.tensor(chosen)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self._report("A", float(loss.detach()))
+
+    def _train_step(self, progress: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * min(1.0, (self.step + 1) / 10) * (1 - 0.95 * progress)
+        kind, sequences = self._sequences(progress)
+        loss = self.model.loss(self.model.batch(sequences, self.data.features))
+        self._report(kind, float(loss.detach()))
+        if self.recipe.lora and self.step % EVERY_TEXT == 0:
+            rows = [self.rng.randrange(len(self.text)) for _ in range(TEXT_ROWS)]
+            drift = self.model.drift(self.text[rows])
+            self._report("text", float(drift.detach()))
+            loss = loss + TEXT_WEIGHT * drift
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss of step {self.step} is {float(loss)}. The last good state is in {self.out}.")
+        self.optimizer.zero_grad()
+        loss.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimizer.step()
+        self.step += 1
+
+    def _sequences(self, progress: float) -> tuple[str, list[list[TrainingTurn]]]:
+        count = self.recipe.episodes
+        turn = self.step % 4
+        if progress > self.recipe.stage_b and turn in (1, 3):
+            return "binding", [self.maker.binding(self.rng) for _ in range(count)]
+        if progress > self.recipe.stage_b and turn == 2:
+            nouns = self.rng.choices(self.nouns, self.weights, k=count)
+            return "beside others", [self.maker.beside_others(self.rng, noun) for noun in nouns]
+        nouns = self.rng.choices(self.nouns, self.weights, k=self.recipe.singles)
+        return "single", [self.maker.single(self.rng, noun) for noun in nouns]
+
+    def _report(self, kind: str, loss: float) -> None:
+        before = self.losses.get(kind, loss)
+        self.losses[kind] = 0.95 * before + 0.05 * loss
+        if self.step % 20 == 0:
+            losses = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
+            print(f"step {self.step:5}  {time.process_time() / 60:5.1f} CPU min  {losses}", flush=True)
+
+    def _save(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "recipe": asdict(self.recipe),
+            "weights": {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad},
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.getstate(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+        torch.save(state, self.out / "training.tmp")
+        (self.out / "training.tmp").replace(self.out / "training.pt")
+
+    def resume(self) -> bool:
+        """Reads the state of an interrupted training with the same recipe."""
+        file = self.out / "training.pt"
+        if not file.exists():
+            return False
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise RuntimeError(f"{file} is a training with another recipe: {state['recipe']}. Use another --out.")
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                parameters[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        version, internal, gauss = state["rng"]
+        self.rng.setstate((version, tuple(internal), gauss))
+        self.step, self.losses = state["step"], state["losses"]
+        return True

@@ -1,0 +1,176 @@
+"""The training of the small model, on a language model of two layers with random weights."""
+
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from experiments.small.assemble import TEMPLATE, learned_weights, merged_state
+from experiments.small.drawings_data import PLACES, WIDTH, DrawingSet, split
+from experiments.small.episodes import EpisodeMaker
+from experiments.small.model import IGNORED, SmallModel
+from experiments.small.train import Recipe, Training
+from icl.tasks.drawings.splits import is_held_out
+from icl.tasks.drawings.table import DrawingRecord
+from icl.tasks.generated.wording import NONCE
+
+pytest.importorskip("peft", reason="makes the adapter")
+NOUNS = ("apple", "pear", "horse", "dog", "hammer", "lamp", "tree", "boat")
+
+
+class ByteTokenizer:
+    """One token for each byte."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=list(text.encode()))
+
+
+def small_model() -> SmallModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    return SmallModel(LlamaForCausalLM(config), ByteTokenizer(), scale=1.0)
+
+
+def drawing(number: int, noun: str, style: str = "noto", title: str = "", keywords: tuple[str, ...] = ()):
+    return DrawingRecord(f"{style}-{number}", "", style, title or noun, keywords, "", "", noun, "food")
+
+
+def data() -> DrawingSet:
+    drawings = tuple(drawing(8 * i + n, noun) for i, noun in enumerate(NOUNS) for n in range(4))
+    by_noun = {noun: list(range(4 * i, 4 * i + 4)) for i, noun in enumerate(NOUNS)}
+    features = torch.randn(len(drawings) + 1, PLACES, WIDTH, generator=torch.Generator().manual_seed(1)).half()
+    return DrawingSet(drawings, features, by_noun, by_noun, by_noun)
+
+
+def maker() -> EpisodeMaker:
+    return EpisodeMaker(data().train, [one.title for one in data().drawings])
+
+
+def test_the_loss_of_binding_stands_on_answers_that_the_sequence_determines() -> None:
+    noun_of = {i: noun for noun, indices in data().train.items() for i in indices}
+    kinds = set()
+    for seed in range(60):
+        turns = maker().binding(Random(seed))
+        names = {(noun_of[turn.image], turn.answer) for turn in turns}
+        assert len({noun for noun, _ in names}) == len({name for _, name in names}) == len(names)
+        for place, turn in enumerate(turns):
+            earlier = {noun_of[before.image] for before in turns[:place]}
+            assert turn.counts == (noun_of[turn.image] in earlier or place == len(turns) - 1)
+        assert len({turn.image for turn in turns}) == len(turns), "no image occurs twice"
+        own = {noun == name for noun, name in names}
+        kinds.add("real" if own == {True} else "swapped" if {name for _, name in names} <= set(NOUNS) else "made up")
+        assert own != {True, False}
+        assert not {name for _, name in names} & set(NONCE), "the tasks' names are for tests"
+    assert kinds == {"real", "swapped", "made up"}
+
+
+def test_labels_are_the_answers_and_nothing_else() -> None:
+    model = small_model()
+    sequences = [maker().binding(Random(1)), maker().single(Random(2), "boat")]
+    batch = model.batch(sequences, data().features)
+    for turns, labels in zip(sequences, batch.labels, strict=True):
+        text = bytes(labels[labels != IGNORED].tolist()).decode()
+        assert text == "".join(f" {turn.answer}\n" for turn in turns if turn.counts)
+    first = sequences[0][0]
+    projected = model.project(data().features[[first.image]])[0].bfloat16()
+    assert torch.equal(batch.embeddings[0, :PLACES], projected)
+
+
+def test_the_chat_template_writes_the_sequences_of_training() -> None:
+    from jinja2 import Environment
+
+    turns = maker().binding(Random(1))
+    messages = [
+        message
+        for turn in turns
+        for message in (
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": turn.question}]},
+            {"role": "assistant", "content": turn.answer},
+        )
+    ]
+    template = Environment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)  # as transformers does
+    expected = "".join(f"<image>{turn.question}\nAnswer: {turn.answer}\n" for turn in turns)
+    assert template.render(messages=messages) == expected
+    assert template.render(messages=messages[:-1], add_generation_prompt=True) == expected.removesuffix(
+        f" {turns[-1].answer}\n"
+    )
+
+
+def test_a_continued_training_equals_an_uninterrupted_one(tmp_path) -> None:
+    text = torch.randint(0, 256, (8, 12), generator=torch.Generator().manual_seed(2))
+
+    def training(out):
+        recipe = Recipe(steps=8, stage_a_steps=3, singles=3, episodes=2)
+        return Training(recipe, small_model(), data(), text, out)
+
+    whole = training(tmp_path / "whole")
+    whole.run()
+    part = training(tmp_path / "part")
+    part._stage_a()
+    for step in range(4):
+        part._train_step(step / 8)
+    part._save()
+    again = training(tmp_path / "part")
+    again.run()
+    expected, got = learned_weights(whole.model), learned_weights(again.model)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert whole.step == again.step == 8
+
+
+def test_another_recipe_does_not_continue_a_training(tmp_path) -> None:
+    text = torch.zeros(2, 4, dtype=torch.long)
+    Training(Recipe(steps=1, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
+    with pytest.raises(RuntimeError, match="another recipe"):
+        Training(Recipe(steps=2, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
+
+
+def test_merged_weights_are_those_of_peft() -> None:
+    model = small_model()
+    before = {name: value.clone() for name, value in model.language_model.get_base_model().state_dict().items()}
+    plain = {name.replace(".base_layer", ""): value for name, value in before.items() if "lora" not in name}
+    with torch.no_grad():
+        for name, value in model.language_model.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn_like(value))
+    ours = merged_state(plain, learned_weights(model))
+    theirs = model.language_model.merge_and_unload().state_dict()
+    for name, value in theirs.items():
+        if name != "lm_head.weight":
+            torch.testing.assert_close(
+                ours[name.replace("model.", "model.language_model.", 1)], value.float(), atol=0.02, rtol=0.02
+            )
+
+
+def test_plain_text_drifts_only_with_the_adapter() -> None:
+    model = small_model()
+    text = torch.randint(0, 256, (2, 12))
+    assert float(model.drift(text)) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for name, value in model.language_model.named_parameters():
+            if "lora_B" in name:
+                value.fill_(0.5)
+    assert float(model.drift(text)) > 0.01
+
+
+def test_no_training_drawing_mentions_a_held_out_noun() -> None:
+    nouns = [f"thing{letter}" for letter in "abcdefghijklmnopqrst"]
+    hidden = next(noun for noun in nouns if is_held_out(noun))
+    seen = [noun for noun in nouns if not is_held_out(noun)]
+    drawings = (
+        drawing(0, hidden),
+        drawing(1, seen[0], title=f"{seen[0]} with two {hidden}s"),
+        drawing(2, seen[0], keywords=("x", hidden)),
+        drawing(3, seen[0], style="tuxpaint"),
+        *(drawing(4 + n, seen[1]) for n in range(6)),
+        drawing(20, seen[0]),
+    )
+    train, held_out, test = split(drawings)
+    assert held_out == {hidden: [0]}
+    assert train == {seen[0]: [10], seen[1]: [5, 6, 7, 8]}, "GPL images and mentions are left out"
+    assert test == {seen[1]: [4, 9]}
