@@ -17,7 +17,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Padded sequences.
 
     Attributes:
@@ -56,7 +56,7 @@ class SmallModel(nn.Module):
         projected: Tensor = self.projector(features.float() / self.scale)
         return projected * self.norm
 
-    def batch(self, sequences: Sequence[Sequence[TrainingTurn]], features: Tensor) -> Batch:
+    def batch(self, sequences: Sequence[Sequence[TrainingTurn]], features: Tensor) -> TrainingBatch:
         """The sequences in the form of the chat template (`experiments.small.assemble.TEMPLATE`).
 
         Args:
@@ -77,7 +77,7 @@ class SmallModel(nn.Module):
             embeddings.append(torch.cat(parts))
             labels.append(torch.tensor(tokens))
         longest = max(map(len, embeddings))
-        return Batch(
+        return TrainingBatch(
             torch.stack([functional.pad(one, (0, 0, 0, longest - len(one))) for one in embeddings]),
             torch.stack([functional.pad(one, (0, longest - len(one)), value=IGNORED) for one in labels]),
         )
@@ -86,12 +86,12 @@ class SmallModel(nn.Module):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Mean cross-entropy of the answers' tokens, in nats."""
         logits, targets = self.answer_logits(batch)
         return functional.cross_entropy(logits.float(), targets)
 
-    def answer_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """(logits, tokens) at the places of answers: [places, vocabulary] and [places]."""
         base = (
             self.language_model.get_base_model() if hasattr(self.language_model, "peft_config") else self.language_model

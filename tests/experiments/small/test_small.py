@@ -161,16 +161,16 @@ def test_plain_text_drifts_only_with_the_adapter() -> None:
 def test_no_training_drawing_mentions_a_held_out_noun() -> None:
     nouns = [f"thing{letter}" for letter in "abcdefghijklmnopqrst"]
     hidden = next(noun for noun in nouns if is_held_out(noun))
-    seen = [noun for noun in nouns if not is_held_out(noun)]
+    trained = [noun for noun in nouns if not is_held_out(noun)]
     drawings = (
         drawing(0, hidden),
-        drawing(1, seen[0], title=f"{seen[0]} with two {hidden}s"),
-        drawing(2, seen[0], keywords=("x", hidden)),
-        drawing(3, seen[0], style="tuxpaint"),
-        *(drawing(4 + n, seen[1]) for n in range(6)),
-        drawing(20, seen[0]),
+        drawing(1, trained[0], title=f"{trained[0]} with two {hidden}s"),
+        drawing(2, trained[0], keywords=("x", hidden)),
+        drawing(3, trained[0], style="tuxpaint"),
+        *(drawing(4 + n, trained[1]) for n in range(6)),
+        drawing(20, trained[0]),
     )
     train, held_out, test = split(drawings)
     assert held_out == {hidden: [0]}
-    assert train == {seen[0]: [10], seen[1]: [5, 6, 7, 8]}, "GPL images and mentions are left out"
-    assert test == {seen[1]: [4, 9]}
+    assert train == {trained[0]: [10], trained[1]: [5, 6, 7, 8]}, "GPL images and mentions are left out"
+    assert test == {trained[1]: [4, 9]}
