@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.small.drawings_data import PLACES, SIDE, WIDTH
 from experiments.small.language_model import IMAGE_TOKEN, IMAGE_TOKEN_ID, RESERVED_TOKEN, load_language_model
@@ -33,7 +33,9 @@ TEMPLATE = (
 def learned_weights(model: SmallModel) -> dict[str, Tensor]:
     """What training learned: the projector with its scales folded in, and the matrices of LoRA."""
     first, last = model.projector[0], model.projector[2]
-    weights = {
+    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
+        raise TypeError("the projector has two linear layers.")
+    weights: dict[str, Tensor] = {
         "projector.linear_1.weight": first.weight / model.scale,
         "projector.linear_1.bias": first.bias,
         "projector.linear_2.weight": last.weight * model.norm,

@@ -98,7 +98,7 @@ class Training:
                 functional.normalize(mean - center, dim=1) @ targets.T * 20, torch.tensor(chosen)
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
             optimizer.step()
         self._report("A", float(loss.detach()))
 
@@ -116,7 +116,7 @@ class Training:
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss of step {self.step} is {float(loss)}. The last good state is in {self.out}.")
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
