@@ -21,7 +21,7 @@ POSIX_NAMES = {
 }
 PORTABLE_SIGNALS = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
 SKIPPED = (
-    *(".vllm.", ".lockstep.", "decoding.server.", "launch.ray."),  # another environment
+    *(".vllm.", ".lockstep.", "decoding.server.", "launch.ray.", ".lmms_eval_model."),  # another environment
     *("__main__.", ".bench.", ".tiny.", ".architectures."),  # programs, or not in the wheel
 )
 WITHOUT_POSIX = """
