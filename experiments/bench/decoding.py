@@ -99,7 +99,7 @@ def _against_released(model: HF) -> list[Row]:
     def released(prompts: Sequence[Prompt], new: int) -> None:
         for prompt in prompts:
             image_state, noised = (processed(model, [branch]) for branch in method.branches(prompt))
-            generated(model, image_state, new, prompts, _Contrast(model.engine.runner.model, noised, method))
+            generated(model, image_state, new, prompts, ContrastProcessor(model.engine.runner.model, noised, method))
 
     table = []
     for new in (LONG_ANSWER, SHORT_ANSWER):
@@ -254,7 +254,7 @@ def generated(model: HF, inputs: dict[str, Any], new: int, _: Any, *processors: 
         raise RuntimeError("generate stopped early: the comparison would not be fair")
 
 
-class _Contrast:
+class ContrastProcessor:
     """A logits processor that decodes the noised prompt with its own cache and contrasts the scores with it."""
 
     def __init__(self, model: Any, noised: dict[str, Any], method: VCD) -> None:
