@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 256
 """Prompts that are open at the same time while first tokens are scored."""
 
+BATCH = 32
+"""Prompts that are open at the same time while answers are read."""
+
 MIN_SOURCES = 2
 
 
@@ -97,6 +100,30 @@ class FitData:
             "shuffled": [one.with_shuffled_answers for one in self.sources],
         }
         return {name: self.states(prompts, sites).mean(0) for name, prompts in kinds.items()}
+
+    def answer_states(self, sites: Sequence[Site]) -> "tuple[Tensor, Tensor]":
+        """States before and after the answer of each source, without demonstrations.
+
+        Returns:
+            States at the last token of the prompt, and at the last token of its answer: [sources, sites, d].
+        """
+        import torch
+
+        from icl.models.hf.hidden_states import StateRecorder
+
+        pairs = []
+        for start in range(0, len(self.sources), BATCH):
+            batch = self.sources[start : start + BATCH]
+            prompts = [one.without_demonstrations for one in batch]
+            recorder = StateRecorder(tuple(sites), Where(part="both"))
+            rows = self.model.open(prompts, observe=recorder)
+            answers = [self.model.option_ids(p, [one.answers[0]])[0] for p, one in zip(prompts, batch, strict=True)]
+            rows.extend(answers)
+            for i in range(len(batch)):
+                own = recorder.states[i]
+                pairs.append([torch.stack([own[site][place] for site in sites]) for place in (0, -1)])
+        before, after = zip(*pairs, strict=True)
+        return torch.stack(before), torch.stack(after)
 
     def accuracies(
         self, interventions: Sequence[Sequence[Intervention]], prompts: Sequence[Prompt] | None = None
