@@ -8,7 +8,7 @@ import pytest
 from experiments.cli.component_page import component_page
 from icl.registry import entries, resolve
 
-KINDS = ("strategy", "retriever", "reranker", "orderer", "transform", "composer", "metric")
+KINDS = ("strategy", "retriever", "reranker", "orderer", "transform", "composer", "metric", "intervention")
 PAPER = re.compile(r"\b\d{4}\.\d{4,5}\b|\bet al\.|\b(19|20)\d\d\b")
 LINE = re.compile(r"\b[Dd]iffers from the released code in \S|\bNo released code\b")
 

@@ -29,7 +29,8 @@ def turned(x: "Tensor", direction: "Tensor", lam: float) -> "Tensor":
     length = x.norm(dim=-1, keepdim=True)
     against = functional.cosine_similarity(x, -direction, dim=-1)[..., None].clamp(min=0)
     new = functional.normalize(functional.normalize(x, dim=-1) + lam * (1 + against) * direction, dim=-1)
-    return length * new
+    states: Tensor = length * new
+    return states
 
 
 @dataclass(frozen=True, eq=False)
