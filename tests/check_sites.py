@@ -1,6 +1,6 @@
-"""Checks the sites of interventions on random checkpoints of all architectures: `python tests/check_sites.py [NAME ...]`.
+"""Checks the sites of interventions on random checkpoints of all architectures.
 
-Prints one line for each architecture: the number of sites of each kind, and what is wrong.
+`python tests/check_sites.py [NAME ...]` prints one line for each architecture: the number of sites of each kind, and what is wrong.
 """
 
 import sys
@@ -29,12 +29,13 @@ def check(name: str, folder: Path) -> str:
             except ICLError:  # some architectures take one image
                 continue
         counts = ", ".join(f"{kind} {len(model.sites.all(kind))}" for kind in KINDS)
+        counts = f"{len(model.sites.layers)} layers: {counts}"
         problems = list(check_sites(model, chosen[:3]))
     except ICLError as error:
         return f"{name:<24} not loaded: {str(error)[:100]}"
     finally:
         model.unload()
-    return f"{name:<24} of {len(model.sites.layers)} layers: {counts}; {'; '.join(problems) or 'conforms'}"
+    return f"{name:<24} {counts}; {'; '.join(problems) or 'conforms'}"
 
 
 def main(names: list[str]) -> None:
