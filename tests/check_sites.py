@@ -1,6 +1,7 @@
 """Checks the sites of interventions on random checkpoints of all architectures.
 
-`python tests/check_sites.py [NAME ...]` prints one line for each architecture: the number of sites of each kind, and what is wrong.
+`python tests/check_sites.py [NAME ...]` prints one line for each architecture: the number of sites of each kind, and
+what is wrong.
 """
 
 import sys
