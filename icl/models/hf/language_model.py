@@ -96,6 +96,7 @@ class LanguageModel:
         plain: dict[str, Tensor] | None = None,
         early_exits: bool = False,
         edits: ForwardEdits | None = None,
+        gradients: bool = False,
     ) -> Tensor:
         """Logits of a chunk on top of a cache, which grows.
 
@@ -111,6 +112,7 @@ class LanguageModel:
             plain: The processor's own inputs.
             early_exits: Whether to add logits of early layers (`icl.models.hf.early_exit`).
             edits: Interventions on tokens of the chunk.
+            gradients: Whether to keep a graph, for tensors of interventions.
 
         Returns:
             [R, kept columns, V], or [R, kept columns, 1 + early layers, V] with the last layer first.
@@ -126,6 +128,7 @@ class LanguageModel:
             plain=plain,
             states=early_exits,
             edits=edits,
+            gradients=gradients,
         )
         logits: Tensor = output.logits if self.has_logits_to_keep else keep_columns(output.logits, keep)
         if not early_exits:
@@ -177,6 +180,7 @@ class LanguageModel:
         plain: dict[str, Tensor] | None = None,
         states: bool = False,
         edits: ForwardEdits | None = None,
+        gradients: bool = False,
     ) -> Any:
         """The model's output for a chunk. states: whether it includes the hidden states of every layer."""
         more: dict[str, Any] = vision_arguments(images) | (plain or {})
@@ -186,7 +190,7 @@ class LanguageModel:
         if states:
             more["output_hidden_states"] = True
         self.counters.forwards += 1
-        with torch.no_grad(), nullcontext() if edits is None else edits.attached(self.sites):
+        with torch.set_grad_enabled(gradients), nullcontext() if edits is None else edits.attached(self.sites):
             output = self.model(
                 input_ids=tokens,
                 attention_mask=mask,

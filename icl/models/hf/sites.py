@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from icl.models.hf.language_model import LanguageModel
 
 ATTENTION_NAMES = ("self_attn", "cross_attn", "attention", "attn")
+MIXER_NAMES = (*ATTENTION_NAMES, "linear_attn", "conv")
 MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense")
-"""Names of attention blocks, of MLPs, and of the output projection within an attention block."""
+"""Names of attention blocks, of all blocks that mix tokens, of MLPs, and of the output projection within an attention block."""
 
 TOLERANCE = 1e-2
 """Largest error of a sum of a layer's parts, as a share of what the layer adds. Half precision needs that much."""
@@ -201,7 +202,7 @@ class DecoderSites:
             return LayerParts()
         added = (after - before).float()
         norms = [one for one in layer.children() if _is_state(states.get(one, (None, None))[1], after)]
-        attention, mlp = _child(layer, ATTENTION_NAMES), _child(layer, MLP_NAMES)
+        attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
         for first in _first_and_norms(attention, norms):
             for second in _first_and_norms(mlp, norms):
                 pairs = [states.get(one, (None, None))[1] for one in (first, second)]

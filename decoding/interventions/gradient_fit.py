@@ -1,0 +1,82 @@
+"""Minimization of the loss of answers over a few tensors of interventions. The weights of the model stay fixed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from decoding.interventions.fit_data import FitData
+from icl.errors import DataError
+from icl.models.interventions import Intervention, Site, Where
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Unnamed:
+    """An intervention whose tensors change, so that it has no digest of them."""
+
+    acts: Intervention
+    digest: str = "in training"
+    neutral: bool = False
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.acts.sites
+
+    @property
+    def where(self) -> Where:
+        return self.acts.where
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        return self.acts.edit(site, x, rows)
+
+
+def minimize(
+    data: FitData,
+    interventions: "Callable[[], Sequence[Intervention]]",
+    optimizer: "torch.optim.Optimizer",
+    items: Sequence[tuple[Prompt, str]],
+    *,
+    steps: int,
+    batch: int,
+    what: str,
+) -> list[float]:
+    """Takes steps of an optimizer on random batches of prompts and answers. Random numbers come from the data's seed.
+
+    Args:
+        data: The dev split.
+        interventions: Makes the interventions from the tensors of the optimizer.
+        optimizer: An optimizer of torch over these tensors.
+        items: Prompts with their answers.
+        steps: Number of steps.
+        batch: Items of a step, drawn without repetition.
+        what: Name for the progress display.
+
+    Returns:
+        The loss of each step, before it.
+
+    Raises:
+        DataError: The loss is not a number. The tensors are those of the last step before.
+    """
+    import torch
+
+    from icl.models.hf.answer_loss import answer_loss, encode_answers
+
+    generator = torch.Generator().manual_seed(data.seed)
+    encoded = encode_answers(data.model, [prompt for prompt, _ in items], [answer for _, answer in items])
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    losses: list[float] = []
+    for step in range(steps):
+        chosen = torch.randperm(len(encoded), generator=generator)[:batch].tolist()
+        loss = answer_loss(data.model, [encoded[i] for i in chosen], [Unnamed(one) for one in interventions()])
+        if not torch.isfinite(loss):
+            raise DataError(f"{what}: the loss of step {step + 1} is not a number. Use a lower learning rate.")
+        for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors), strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        data.on_progress(what, step + 1, steps)
+    return losses

@@ -1,0 +1,100 @@
+"""Vectors with learned weights: gradients, known relations to other vectors, and the control with random directions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from decoding.interventions.edits import VectorEdit
+from decoding.interventions.fit_data import FitData
+from decoding.interventions.gradient_fit import Unnamed, minimize
+from decoding.interventions.i2cl import I2CL, MixEdit
+from decoding.interventions.ltv import LTV, sliced, weighted
+from icl.errors import ConfigError, DataError
+from icl.models.hf.answer_loss import answer_loss, encode_answers
+from icl.models.interventions import Site, Where, steer
+from tests.decoding.interventions.dev_split import dev, tiny, write
+
+
+@pytest.fixture(scope="module")
+def data() -> FitData:
+    return FitData(tiny(), dev(8, 1), dev(8, 2), max_new_tokens=4)
+
+
+def test_the_loss_is_that_of_the_session_and_its_gradient_that_of_finite_differences() -> None:
+    one = dev(8, 1)[0]
+    prompt, answer = one.without_demonstrations, one.answers[0]
+    items = encode_answers(tiny(), [prompt, dev(8, 1)[1].prompt], [answer, "12"])
+    ids = tiny().option_ids(prompt, [answer])[0]
+    vector = torch.zeros(160, requires_grad=True)
+
+    def edit(vector: torch.Tensor) -> VectorEdit:
+        return VectorEdit({Site("residual", 1): vector}, "add")
+
+    own = tiny().open([steer(prompt, edit(torch.ones(160)))]).suffix_logprobs([[ids]])[0][0]
+    by_session = -own.gather(1, torch.tensor(ids)[:, None]).mean()
+    assert float(answer_loss(tiny(), items[:1], [edit(torch.ones(160))])) == pytest.approx(float(by_session), abs=1e-4)
+    (gradient,) = torch.autograd.grad(answer_loss(tiny(), items, [Unnamed(edit(vector))]), [vector])
+    step = 0.01 * gradient / gradient.norm()
+    ends = [float(answer_loss(tiny(), items, [edit(step * sign)])) for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / 0.02 == pytest.approx(float(gradient.norm()), rel=0.02)
+    assert all(weight.grad is None for weight in tiny().engine.runner.model.parameters())
+
+
+def test_a_one_hot_weight_is_the_vector_of_that_head() -> None:
+    contributions = torch.randn(3, 4, 8)
+    weights = torch.zeros(3, 4)
+    weights[1, 2] = 1
+    assert torch.equal(weighted(weights, contributions)[1], contributions[1, 2])
+    assert not weighted(weights, contributions)[0].any()
+    parts = sliced(contributions)
+    assert torch.allclose(parts.sum(1), contributions.sum(1))
+    assert not parts[0, 1, :2].any()
+    with pytest.raises(ConfigError, match="into 3 equal slices, which is impossible"):
+        sliced(torch.zeros(1, 3, 8))
+
+
+def test_learned_weights_lower_the_loss_and_start_at_off(data: FitData, tmp_path: Path) -> None:
+    method = write(tmp_path / "ltv.safetensors", LTV(), LTV(prompts="zero_shot", steps=12).fit(data))
+    report = method.file.report
+    assert report["steered"] > report["zero_shot"]
+    assert {"random_directions", "random_directions_loss"} <= set(report)
+    assert isinstance(method.intervention(), VectorEdit)
+    assert not torch.equal(
+        method.intervention().vectors[Site("residual", 2)],  # type: ignore[attr-defined]
+        replace(method, control="random").intervention().vectors[Site("residual", 2)],  # type: ignore[attr-defined]
+    )
+    prompts = [one.without_demonstrations for one in data.choice]
+    zero = VectorEdit({Site("residual", 1): torch.zeros(160)})
+    assert torch.equal(tiny().open([steer(p, zero) for p in prompts]).logits, tiny().open(prompts).logits)
+
+
+def test_a_mix_of_weights_zero_and_one_changes_nothing(data: FitData, tmp_path: Path) -> None:
+    x = torch.randn(3, 4)
+    c = torch.arange(4.0)
+    site = Site("mlp", 0)
+    assert torch.equal(MixEdit({site: torch.cat([torch.tensor([0.0, 1.0]), c])}).edit(site, x, [0]), x)
+    assert torch.allclose(MixEdit({site: torch.cat([torch.tensor([2.0, 0.5]), c])}).edit(site, x, [0]), 0.5 * x + 2 * c)
+    method = write(tmp_path / "i2cl.safetensors", I2CL(), I2CL(passes=1).fit(data))
+    edit = method.intervention()
+    assert isinstance(edit, MixEdit)
+    assert edit.where == Where("all", "both")
+    assert len(edit.sites) == 8
+    half = replace(method, strength=0.5).intervention().mixes[site]  # type: ignore[attr-defined]
+    assert torch.allclose(half[:2], (edit.mixes[site][:2] + torch.tensor([0.0, 1.0])) / 2)
+
+
+def test_a_loss_that_is_no_number_stops_the_fit(data: FitData) -> None:
+    weight = torch.full((160,), float("nan"), requires_grad=True)
+    items = [(one.without_demonstrations, one.answers[0]) for one in data.sources]
+    with pytest.raises(DataError, match="the loss of step 1 is not a number"):
+        minimize(
+            data,
+            lambda: [VectorEdit({Site("residual", 1): weight})],
+            torch.optim.Adam([weight]),
+            items,
+            steps=2,
+            batch=2,
+            what="learning",
+        )
