@@ -26,7 +26,7 @@ ATTENTION_NAMES = ("self_attn", "cross_attn", "attention", "attn")
 MIXER_NAMES = (*ATTENTION_NAMES, "linear_attn", "conv")
 MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense")
-"""Names of attention blocks, of all blocks that mix tokens, of MLPs, and of the output projection within an attention block."""
+"""Names of attention blocks, of all blocks that mix tokens, of MLPs, and of the output projection of attention."""
 
 TOLERANCE = 1e-2
 """Largest error of a sum of a layer's parts, as a share of what the layer adds. Half precision needs that much."""
