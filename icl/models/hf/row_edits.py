@@ -76,7 +76,7 @@ class ForwardEdits:
 
     def __init__(self, waves: dict[Site, list[list[tuple[Site, Placed]]]]) -> None:
         self.waves = waves
-        self.indices: dict[tuple[int, torch.device], Tensor] = {}
+        self.indices: dict[tuple[tuple[int, ...], torch.device], Tensor | None] = {}
 
     @classmethod
     def place(
@@ -171,14 +171,15 @@ class ForwardEdits:
         if states.ndim != 3:
             raise ModelError(f"the site {site} has states of {states.ndim} dimensions, where 3 were expected.")
         for number, wave in enumerate(self.waves[site]):
-            index = self._index(site, number, states.device)
-            x = states[index[0], index[1]].float()
-            own = x if base is None else x + base[index[0], index[1]]
+            index = self._index(site, number, states)
+            x = _gathered(states, index).float()
+            stream = None if base is None else _gathered(base, index)
+            own = x if stream is None else x + stream
             if heads:
                 own = own.view(len(own), heads, -1)
             values, start, is_changed = [], 0, False
             for at, placed in wave:
-                part = own[start : start + len(placed.rows)]
+                part = own[start : start + len(placed.rows)] if len(wave) > 1 else own
                 start += len(placed.rows)
                 if isinstance(placed.acts, Intervention):
                     value = placed.acts.edit(at, part, placed.prompts)
@@ -189,17 +190,24 @@ class ForwardEdits:
                 values.append(part)
             if is_changed:
                 new = (torch.cat(values) if len(values) > 1 else values[0]).reshape(len(x), -1)
-                if base is not None:
-                    new = new - base[index[0], index[1]]
-                states = states.index_put((index[0], index[1]), new.to(states.dtype))
+                new = (new if stream is None else new - stream).to(states.dtype)
+                states = new.view(states.shape) if index is None else states.index_put((index[0], index[1]), new)
         return states
 
-    def _index(self, site: Site, number: int, device: torch.device) -> Tensor:
-        """Rows and columns of a wave, [2, n]. Sites with the same interventions share it."""
+    def _index(self, site: Site, number: int, states: Tensor) -> Tensor | None:
+        """Rows and columns of a wave, [2, n]. None: all rows and columns in order, as in most steps. Sites share it."""
         wave = self.waves[site][number]
-        key = hash(tuple(id(placed) for _, placed in wave)), device
+        key = tuple(id(placed) for _, placed in wave), states.device
         if key not in self.indices:
             rows = [row for _, placed in wave for row in placed.rows]
             columns = [column for _, placed in wave for column in placed.columns]
-            self.indices[key] = torch.tensor([rows, columns]).to(device, non_blocking=True)
+            width = states.shape[1]
+            places = [row * width + column for row, column in zip(rows, columns, strict=True)]
+            is_whole = len(rows) == len(states) * width and places == list(range(len(rows)))
+            self.indices[key] = None if is_whole else torch.tensor([rows, columns]).to(states.device, non_blocking=True)
         return self.indices[key]
+
+
+def _gathered(states: Tensor, index: Tensor | None) -> Tensor:
+    """The states [n, d] at an index of [R, W, d]."""
+    return states.flatten(0, 1) if index is None else states[index[0], index[1]]

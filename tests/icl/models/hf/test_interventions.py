@@ -168,7 +168,7 @@ def test_a_site_that_the_model_lacks_is_named_with_the_nearest(model_of: ModelOf
     linear = next(i for i, layer in enumerate(sites.layers) if hasattr(layer, "linear_attn"))
     with pytest.raises(ModelError, match=rf"has no heads of layer {linear}.*linear_attn.*nearest layer with heads is"):
         sites.resolve(Site("heads", linear))
-    with pytest.raises(ModelError, match="has no residual of layer 99: its layers are 0 to"):
+    with pytest.raises(ModelError, match="has no residual of layer 99: its 3 layers are 0 to 2"):
         sites.resolve(Site("residual", 99))
 
 
