@@ -32,8 +32,8 @@ def check(name: str, folder: Path) -> str:
         counts = ", ".join(f"{kind} {len(model.sites.all(kind))}" for kind in KINDS)
         counts = f"{len(model.sites.layers)} layers: {counts}"
         problems = list(check_sites(model, chosen[:3]))
-    except ICLError as error:
-        return f"{name:<24} not loaded: {str(error)[:100]}"
+    except (ICLError, IndexError) as error:  # IndexError: a class that cannot read a chunk of several tokens
+        return f"{name:<24} not checked: {str(error)[:100]}"
     finally:
         model.unload()
     return f"{name:<24} {counts}; {'; '.join(problems) or 'conforms'}"
