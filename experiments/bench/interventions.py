@@ -1,6 +1,6 @@
 """What interventions cost: time of prompts and steps under vectors, and of the effects of all heads in one batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def _decoding(model: HF) -> Iterator[Row]:
     yield f"{what}, {ROWS} vectors: time over one vector", _ratio(_run(model, prompts, many), every), "<= 1.10"
 
 
-def _run(model: HF, prompts: Any, edits: "list[Intervention | None] | list[VectorEdit]") -> Callable[[], None]:
+def _run(model: HF, prompts: Any, edits: Sequence[Intervention | None]) -> Callable[[], None]:
     def run() -> None:
         session = model.open(prompts, interventions=edits)
         for _ in range(STEPS):
