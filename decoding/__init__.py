@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decoding.formulas.divergences import bounded_divergence, entropy, jensen_shannon, kl_divergence
     from decoding.formulas.masks import kth_plausibility_mask, plausibility_mask, typical_mask
     from decoding.formulas.sampling import Beam, Greedy, Sampler, Sampling
+    from decoding.interventions.base import FittedMethod, SteeringMethod
     from decoding.traits import Traits
 
 __toolkit__ = "mm-icl"
@@ -27,11 +28,13 @@ __all__ = [
     "Counters",
     "DecodingRequest",
     "Failure",
+    "FittedMethod",
     "Generate",
     "Greedy",
     "Sampler",
     "Sampling",
     "StatefulStrategy",
+    "SteeringMethod",
     "StepState",
     "Strategy",
     "StrategyFacts",
@@ -60,6 +63,7 @@ _MODULES = {
     "decoding.formulas.divergences": ("bounded_divergence", "entropy", "jensen_shannon", "kl_divergence"),
     "decoding.formulas.masks": ("kth_plausibility_mask", "plausibility_mask", "typical_mask"),
     "decoding.formulas.sampling": ("Beam", "Greedy", "Sampler", "Sampling"),
+    "decoding.interventions.base": ("FittedMethod", "SteeringMethod"),
     "decoding.traits": ("Traits",),
 }
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from icl.metrics.normalize import normalize_text as normalize_text
     from icl.models.base import LogitModel as LogitModel
     from icl.models.base import Model as Model
+    from icl.models.interventions import Intervention as Intervention
+    from icl.models.interventions import Site as Site
+    from icl.models.interventions import StateObserver as StateObserver
+    from icl.models.interventions import Where as Where
+    from icl.models.interventions import steer as steer
     from icl.registry import component as component
     from icl.registry import parameter as parameter
     from icl.streams import StreamKey as StreamKey
@@ -66,6 +71,7 @@ __all__ = [
     "Example",
     "Generation",
     "Image",
+    "Intervention",
     "Launcher",
     "LogitModel",
     "Metric",
@@ -80,11 +86,14 @@ __all__ = [
     "RetrievedExample",
     "Retriever",
     "Sample",
+    "Site",
+    "StateObserver",
     "Strategy",
     "StreamKey",
     "Task",
     "Transform",
     "Turn",
+    "Where",
     "answer",
     "component",
     "compose",
@@ -96,6 +105,7 @@ __all__ = [
     "parameter",
     "retrieve",
     "run",
+    "steer",
     "stream",
     "testing",
 ]
@@ -115,6 +125,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "icl.images": ("Image",),
     "icl.streams": ("StreamKey", "stream"),
+    "icl.models.interventions": ("Intervention", "Site", "StateObserver", "Where", "steer"),
     "icl.registry": ("component", "parameter"),
     "icl.metrics.normalize": ("normalize_text",),
     "icl.tasks.base": ("Pool", "Task"),

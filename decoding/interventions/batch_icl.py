@@ -10,7 +10,7 @@ The order of the demonstrations changes no bit: the sum runs in the order of the
 attention and MLP on one input have no such state, and are refused. Choose the layer on a dev split, as an axis:
 `grid: {intervene.layer: [0, 1, 2, 3]}`.
 
-Differs from the released code in: the summation order is fixed; the layer is the user's (a script of the release
+Differs from the released code in the summation order is fixed; the layer is the user's (a script of the release
 chooses it on the test set); `strength` and controls.
 """
 

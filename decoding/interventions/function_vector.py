@@ -8,7 +8,7 @@ Todd et al., Function Vectors in Large Language Models, ICLR 2024 (arXiv 2310.15
 The paper takes 10 heads, 25 prompts with shuffled answers for the effects, and a layer at about a third of the depth.
 Here the number of heads and the layer are parameters. Without them, the choice part decides.
 
-Differs from the released code in: the projection's bias is in no head (the release adds it once for each head); heads
+Differs from the released code in the projection's bias is in no head (the release adds it once for each head); heads
 have their own width, which is not d / H in all models; only the prompt's last token is edited unless `part: both` (the
 release edits every new token); each row is edited (the release edits the last row of a batch).
 """

@@ -9,7 +9,7 @@ The 4 L numbers are fitted on the sources by the cross-entropy of their answers:
 100 passes. a = 0 and b = 1 is off. The control `random` fits the same numbers with random vectors of equal norm, as the
 release's `gen_cv_method: noise`.
 
-Differs from the released code in: the whole answer counts (the release scores its first token); no noise is added to
+Differs from the released code in the whole answer counts (the release scores its first token); no noise is added to
 the blocks' outputs in the fit; sources are those of `icl fit`.
 """
 

@@ -11,7 +11,7 @@ The paper's pairs are two texts, such as a toxic and a neutral one. A question w
 reading of it for visual questions. The sign of a principal direction is arbitrary, and its length is 1 beside an
 unnormalized mean, so the mean alone is the default.
 
-Differs from the released code in: the default direction, see above; float32 (the release casts to half); prompts with
+Differs from the released code in the default direction, see above; float32 (the release casts to half); prompts with
 images; sources of `icl fit` instead of the demonstrations of the prompt.
 """
 

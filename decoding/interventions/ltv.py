@@ -9,7 +9,7 @@ The paper fits W on prompts with shuffled answers; `prompts: zero_shot` fits it 
 **Fitting a few numbers explains much of a learned vector's gain**: the control `random` fits the same number of weights
 on random directions of equal norm, with the same steps. No learned vector should be reported without it.
 
-Differs from the released code in: W begins at 0 (off), not at N(0, 1); Adam .05 instead of 5e-5, because there are few
+Differs from the released code in W begins at 0 (off), not at N(0, 1); Adam .05 instead of 5e-5, because there are few
 numbers; the last step counts (the release keeps the step of lowest training loss). The release cuts the projected sum
 of all heads into H slices of the stream, so that its W scales slices and not heads: `variant: released`.
 """

@@ -13,7 +13,7 @@ The mask is found in one of two ways:
 
 All heads at once must fail: the query itself is then no longer read.
 
-Differs from the released code in: `effect` is the default; the module runs, so that bias, adapters and quantized
+Differs from the released code in `effect` is the default; the module runs, so that bias, adapters and quantized
 weights count (the release multiplies by the weight alone); heads have their own width; every row is edited, not the
 last one of a batch; the choice part shares no query with the sources; Idefics2's rule that drops p < .8 is left out.
 """

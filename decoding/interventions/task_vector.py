@@ -9,7 +9,7 @@ The layer l is the one with the best accuracy on the choice part, which is disjo
 optimistic, because it is the best of all layers: report it only from other queries. A prompt's answer may have several
 tokens; only the prompt is edited.
 
-Differs from the released code in: sources and choice are disjoint parts of one dev split, and their number is the
+Differs from the released code in sources and choice are disjoint parts of one dev split, and their number is the
 user's (the release averages 2 dummy queries and chooses on 50 dev sets); answers of several tokens; `add` and
 `strength` (the release replaces).
 """

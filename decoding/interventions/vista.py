@@ -9,7 +9,7 @@ Steering, ICML 2025 (arXiv 2502.03628).
 This is the steering part. The paper's second part, a mixture with the logits of late layers, changes no states and is
 left out.
 
-Differs from the released code in: the direction is the difference itself (the release takes a principal direction of
+Differs from the released code in the direction is the difference itself (the release takes a principal direction of
 one pair, which is that of a zero matrix and adds 1 to the first coordinate); demonstrations stay in both prompts.
 """
 
