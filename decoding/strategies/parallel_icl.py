@@ -13,8 +13,8 @@ No released code: a reconstruction from the abstract. tau, the vectors and the n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from decoding.prompt_edits import demonstrations, keep_demonstrations
 from icl.constraints import Positive, PositiveInt
 from icl.errors import PlanError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.registry import NestedComponent, build, component
+from icl.registry import build, component
 from icl.types import Prompt, Query
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ class ParallelICL(Strategy):
     share: Literal["similarity", "equal", "nearest"] = "similarity"  # weights of the chunks
     tau: Positive = 0.1  # temperature of the weights; small: the nearest chunk alone
     resolution: PositiveInt = 8  # branches in all; weights are multiples of 1 / resolution
-    embedder: Annotated[Any, NestedComponent("embedder")] = field(  # makes the vectors of the images
-        default_factory=lambda: build("embedder", "encoder")
-    )
+    embedder: Any = "encoder"  # embedder of the images: its name, or a mapping
+
+    def __post_init__(self) -> None:
+        build("embedder", self.embedder)  # refuses an unknown name
 
     @property
     def weights(self) -> None:
@@ -123,10 +124,11 @@ class ParallelICL(Strategy):
                 "parallel_icl compares images, and the query has none. Set chunks: consecutive and share: equal."
             )
         items = [Query(str(owner), tuple(images[owner]), "") for owner in owners]
-        keys = [(self.embedder.digest, tuple(image.digest for image in item.images)) for item in items]
+        embedder = build("embedder", self.embedder)
+        keys = [(embedder.digest, tuple(image.digest for image in item.images)) for item in items]
         vectors = {key: vector for key in keys if (vector := _VECTORS.get(key)) is not None}
         new = {key: item for key, item in zip(keys, items, strict=True) if key not in vectors}
         if new:
-            rows = np.asarray(self.embedder.embed_images(list(new.values())), dtype=np.float64)
+            rows = np.asarray(embedder.embed_images(list(new.values())), dtype=np.float64)
             vectors |= {key: _VECTORS.put(key, row) for key, row in zip(new, rows, strict=True)}
         return np.stack([vectors[key] for key in keys])

@@ -15,7 +15,7 @@ text view (there the mean vector of the captions is classified by CLIP).
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.divergences import entropy
@@ -24,7 +24,7 @@ from icl import parameter_files as files
 from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.registry import NestedComponent, build, component, later_parameter
+from icl.registry import build, component, later_parameter
 from icl.types import Prompt, Query
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class XMoRe(Strategy):
     view: Literal["mixture", "one_prompt"] = later_parameter(
         "mixture"
     )  # two views, or image and captions in one prompt
-    embedder: Annotated[Any, NestedComponent("embedder")] = later_parameter(
-        None
-    )  # of images and captions; None: encoder
+    embedder: Any = later_parameter("encoder")  # embedder of images and captions: its name, or a mapping
     code: str = later_parameter("")  # digest of the file, set automatically
     _captions: ClassVar[tuple[str, ...]] = ()
 
@@ -65,6 +63,7 @@ class XMoRe(Strategy):
                 f"captions: {self.captions} has {len(captions)} different captions, fewer than k: {self.k}."
             )
         object.__setattr__(self, "_captions", captions)
+        build("embedder", self.embedder)  # refuses an unknown name
 
     @property
     def weights(self) -> None:
@@ -114,7 +113,7 @@ class XMoRe(Strategy):
             raise PlanError(
                 "xmore compares captions with the query's image, and the query has none. Leave captions out."
             )
-        embedder = build("embedder", "encoder") if self.embedder is None else self.embedder
+        embedder = build("embedder", self.embedder)
         key = (embedder.digest, self.code)
         vectors = _VECTORS.get(key)
         if vectors is None:

@@ -1,7 +1,8 @@
 """Residual Decoding, CRoPS, SAVCD, adaptive shots and Parallel-ICL, by hand and against what they reduce to."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,17 +165,19 @@ def test_the_random_control_has_the_frequencies_of_the_fit() -> None:
     assert rungs.count(2) == 0
 
 
+@dataclass(frozen=True, eq=False)
 class FixedVectors:
     """An embedder with a vector for each demonstration (by its owner) and for the query."""
 
+    vectors: Any
     digest = "fixed vectors"
-
-    def __init__(self, vectors):
-        self.vectors = vectors
 
     def embed_images(self, items):
         rows = np.array([self.vectors[item.id] for item in items], dtype=float)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embed_texts(self, texts):
+        raise NotImplementedError
 
 
 VECTORS = {"0": [1, 0.1], "1": [1, -0.1], "2": [0.1, 1], "3": [-0.1, 1], "None": [1, 0]}
@@ -242,6 +245,7 @@ def test_self_made_demonstrations_are_the_confirmed_pairs_in_text() -> None:
         SelfDemonstrations(count=3, variations=2)
 
 
+@dataclass(frozen=True, eq=False)
 class SharedSpace(FixedVectors):
     """Images and captions in one space: the caption 'x .. y ..' has these coordinates."""
 
