@@ -104,5 +104,9 @@ def _problem(plan: MemoryPlan, needs: MemoryNeeds, request: RequestSize) -> str:
     larger = f"a device of at least {gib(plan.need)}"
     if plan.free > 0:
         return request_problem(needs, request, plan.free, larger)
-    text = f"the weights ({gib(plan.weights)}, {plan.precision}) do not fit into {gib(plan.device)}."
+    reserved = gib(CONTEXT_BYTES + RESERVED_FRACTION * plan.device)
+    text = (
+        f"the weights ({gib(plan.weights)}, {plan.precision}) do not fit into {gib(plan.device)}, of which {reserved} "
+        "are for the CUDA context and fragments."
+    )
     return f"{text} Use {', '.join([*quantizations(needs), '`device_map: auto` over several devices'])}, or {larger}."

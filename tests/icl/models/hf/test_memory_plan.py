@@ -52,7 +52,8 @@ def test_a_number_that_the_user_sets_wins() -> None:
 def test_weights_that_do_not_fit_name_quantizations_several_devices_and_a_larger_one() -> None:
     plan = plan_memory(MemoryNeeds(shape("32B")), RequestSize(3200, 32, 1), 48 * GIB)
     assert plan.problem == (
-        "the weights (62.3 GiB, bfloat16) do not fit into 48.0 GiB. Use `quantize: int8` (weights 33.3 GiB), "
+        "the weights (62.3 GiB, bfloat16) do not fit into 48.0 GiB, of which 3.0 GiB are for the CUDA context and "
+        "fragments. Use `quantize: int8` (weights 33.3 GiB), "
         "`quantize: nf4` (weights 20.5 GiB), `device_map: auto` over several devices, or a device of at least "
         f"{plan.need / GIB:.1f} GiB."
     )
