@@ -8,6 +8,7 @@ parts. Edits, budgets and perturbations refer to the names (`icl.spans`: `demo[2
 
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -233,7 +234,7 @@ class Prompt:
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":
         """Replace each part by `change(part)`. None drops the part. A turn without parts is dropped too."""
-        turns = (replace(turn, parts=tuple(p for p in map(change, turn.parts) if p is not None)) for turn in self.turns)
+        turns = (_with_parts(turn, tuple(p for p in map(change, turn.parts) if p is not None)) for turn in self.turns)
         return replace(self, turns=tuple(turn for turn in turns if turn.parts))
 
     def edit(self, images: Edit, where: Where = "all") -> "Prompt":
@@ -253,6 +254,12 @@ class Prompt:
         from icl.text.notebook_html import prompt_html
 
         return prompt_html(self)
+
+
+def _with_parts(turn: Turn, parts: tuple[Part, ...]) -> Turn:
+    """The turn with these parts; the turn itself if they are its own, which many branches leave as they are."""
+    is_same = len(parts) == len(turn.parts) and all(map(operator.is_, parts, turn.parts))
+    return turn if is_same else Turn(turn.role, parts)
 
 
 def _slot(part: Part) -> str | None:

@@ -22,6 +22,7 @@ from decoding.arms.inspection import logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
+from decoding.traits import Traits
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import location
@@ -60,6 +61,11 @@ class Arm:
     def __post_init__(self) -> None:
         if not self.label:
             object.__setattr__(self, "label", _default_label(self))
+
+    @cached_property
+    def traits(self) -> Traits:
+        """The traits of the strategy, computed once: wrappers derive theirs, and engines read them for each request."""
+        return self.strategy.traits
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def decode_batch(
     history, prompts = BranchHistory(model), distinct_prompts(prepared)
     schedules = choose_schedules(prepared, lazy_branches, history, model.shares_prefix)
     first_prompts = _first_prompts(prepared, schedules)
-    reads_early_exits = any(one.request.arm.strategy.traits.reads_early_exits for one in prepared)
+    reads_early_exits = any(one.request.arm.traits.reads_early_exits for one in prepared)
 
     def open_branches(names: Iterable[str], prefix_source: Session | None = None) -> Session:
         settings: dict[str, Any] = {"early_exits": True} if reads_early_exits else {}
@@ -97,7 +97,7 @@ def _first_prompts(prepared: Sequence[PreparedRequest], schedules: Sequence[Bran
 def _option_scoring(model: LogitModel, prepared: PreparedRequest, rows: Sequence[int]) -> OptionScoring:
     request, reference = prepared.request, prepared.branches[0]
     first_tokens: tuple[tuple[int, ...], ...] = ()
-    if request.arm.strategy.traits.sums_first_tokens:
+    if request.arm.traits.sums_first_tokens:
         first_tokens = _distinct_first_tokens(model, reference, request.options)
     ids = tuple(tuple(option) for option in model.option_ids(reference, request.options))
     return OptionScoring(

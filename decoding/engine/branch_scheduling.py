@@ -88,7 +88,7 @@ class BranchHistory:
 
     def learn(self, prepared: PreparedRequest, schedule: BranchSchedule, hypothesis: "Hypothesis") -> None:
         """Adds an answer if it is known whether it needed its contrast: after a lazy schedule, or with a trace."""
-        if hypothesis.finish == "fault" or schedule == "gated" or prepared.request.arm.strategy.traits.is_gated:
+        if hypothesis.finish == "fault" or schedule == "gated" or prepared.request.arm.traits.is_gated:
             return
         if schedule == "lazy":
             self.of(prepared).add(hypothesis.steps, hypothesis.is_prefilled)

@@ -23,7 +23,7 @@ def prepare_requests(
         count_tokens: Number of tokens of a prompt; called once per distinct prompt.
     """
     keys = [
-        one if isinstance(one, Failure) else _prompt_key(one.prompt, one.arm.strategy.traits.reads_paired_prompt)
+        one if isinstance(one, Failure) else _prompt_key(one.prompt, one.arm.traits.reads_paired_prompt)
         for one in requests
     ]
     prompts_by_strategy: dict[Strategy, dict[str, Prompt]] = {}
@@ -56,7 +56,7 @@ class _Branches:
 
 
 def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> PreparedRequest | Failure:
-    if request.arm.strategy.traits.requires_options and request.answer_mode == "generate":
+    if request.arm.traits.requires_options and request.answer_mode == "generate":
         return Failure(f"{request.arm.label} scores options and cannot generate text. Use answer_mode: options.")
     if request.max_thinking_tokens is not None and isinstance(request.arm.sampler, Beam):
         return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")

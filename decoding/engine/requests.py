@@ -176,7 +176,7 @@ class PreparedRequest:
     def key(self) -> str:
         """Requests with equal keys have equal answers: equal branches, arithmetic and random numbers."""
         request, arm = self.request, self.request.arm
-        is_deterministic = not arm.strategy.traits.draws_random_numbers and (
+        is_deterministic = not arm.traits.draws_random_numbers and (
             request.answer_mode == "options" or arm.sampler.deterministic
         )
         stream = None if is_deterministic else [request.prompt.key.seed, request.prompt.key.query]

@@ -94,7 +94,7 @@ def arm_config(arm: Arm) -> dict[str, Any]:
 
 
 def _server_request(request: DecodingRequest) -> Request:
-    reads_paired_prompt = request.arm.strategy.traits.reads_paired_prompt
+    reads_paired_prompt = request.arm.traits.reads_paired_prompt
     return Request(
         request.prompt if reads_paired_prompt else replace(request.prompt, paired_prompt=None),
         request.options,

@@ -59,7 +59,7 @@ def with_voting(run_requests: RunRequests) -> RunRequests:
 
 def _samples(request: DecodingRequest) -> list[DecodingRequest]:
     """The request itself, or one request for each of its samples."""
-    count = 1 if request.answer_mode == "options" else request.arm.strategy.traits.num_samples
+    count = 1 if request.answer_mode == "options" else request.arm.traits.num_samples
     prompt = request.prompt
     keys = [prompt.key, *(StreamKey(prompt.key.seed, f"{prompt.key.query}/sample {i}") for i in range(1, count))]
     return [request] if count == 1 else [replace(request, prompt=replace(prompt, key=key)) for key in keys]

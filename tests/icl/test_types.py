@@ -88,6 +88,20 @@ def test_each_image_of_a_prompt_gets_its_own_noise_and_the_same_in_any_copy():
     assert prompt(StreamKey(1, "q")).edit(DiffusionNoise(500)).digest != prompt().edit(DiffusionNoise(500)).digest
 
 
+def test_turns_without_a_change_are_the_same_objects() -> None:
+    image = Image.from_pil(PILImage.new("RGB", (4, 4)))
+    whole = Prompt(
+        (
+            Turn("user", (Part(image, "demo[0].image[0]"), Part("what?", "demo[0].question"))),
+            Turn("assistant", (Part("red", "demo[0].answer"),)),
+            Turn("user", (Part(image, "query.image[0]"), Part("what?", "query.question"))),
+        )
+    )
+    edited = whole.edit(Blank(), "query")
+    assert [a is b for a, b in zip(whole.turns, edited.turns, strict=True)] == [True, True, False]
+    assert whole.map(lambda part: part).turns == whole.turns
+
+
 def test_a_turn_without_parts_is_dropped():
     bare = prompt().map(lambda part: None if part.name.startswith("demo[0]") else part)
     assert [turn.role for turn in bare.turns] == ["user"]

@@ -198,3 +198,10 @@ def test_a_target_is_that_of_generated_text_unless_stated_otherwise() -> None:
     assert target.is_sampled
     assert target.shots is None
     assert not replace(target, options=True).is_sampled
+
+
+def test_an_arm_computes_the_traits_of_a_wrapper_once() -> None:
+    arm = parse_arm({"name": "mask_only", "of": "vcd"})
+    assert arm.traits == arm.strategy.traits
+    assert arm.traits is arm.traits
+    assert arm.strategy.traits is not arm.strategy.traits
