@@ -14,6 +14,7 @@ from experiments.report.costs import session_seconds
 from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
 from experiments.stats.decoding_effects import trace_means
+from experiments.stats.formatting import join_words
 from experiments.stats.intervals import Estimate
 from experiments.stats.method_verdicts import (
     DEFAULT_MARGIN,
@@ -163,12 +164,14 @@ def _parts(view: RunView, metrics: Sequence[str]) -> Iterator[ComparedSamples]:
 def _columns(
     view: RunView, part: ComparedSamples, verdicts: Mapping[tuple[str, str], MethodVerdict]
 ) -> Iterator[tuple[str, LeaderboardColumn]]:
-    """(task, column) of each subject."""
+    """(task, column) of each subject that has a method."""
     controls = {name for names in view.controls.values() for name in names}
     per_forward = _seconds_per_forward(view)
     lower = " (lower is better)" if part.better == "lower" else ""
     for subject, rows in split_by_subject(part.samples, part.settings):
         names = [str(name) for name in axis_values(rows, "decoding") if name == part.base or name not in controls]
+        if set(names) <= {part.base}:
+            continue
         cells = {
             name: _cell(view, rows[rows["decoding"] == name], part, per_forward, verdicts.get((subject, name)))
             for name in sorted(names, key=lambda name: name != part.base)
@@ -215,7 +218,7 @@ def _notes(view: RunView) -> Iterator[str]:
         yield f"{view.failed} samples failed. They are in no number."
     bare = [name for name in dict.fromkeys(view.scores["decoding"]) if name in _uncontrolled(view)]
     if bare:
-        yield f"no control was run for {', '.join(map(str, bare))}. Set `controls: default`."
+        yield f"{join_words(list(map(str, bare)))}: no control was run, so only the reference is compared."
 
 
 def _uncontrolled(view: RunView) -> set[str]:

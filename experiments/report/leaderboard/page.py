@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+MAX_COLUMNS = 5
+"""The largest number of columns in one table of the page."""
 SIGNS = {"beats": "▲", "reference_only": "△", "worse": "▼", "no_gain": "=", "undecided": "○", "refused": "!"}
 
 
@@ -61,13 +63,10 @@ def render_leaderboard(board: Leaderboard, frontiers: "Sequence[FrontierTable]",
         **vars(formatting),
         board=board,
         counts=[(name, _counts(board, name)) for name in board.methods],
-        reference=" / ".join(dict.fromkeys(column.reference for column in board.columns)),
-        references=[_score(column.cells.get(column.reference)) for column in board.columns],
-        rows=[(name, [_page_cell(column.cells.get(name)) for column in board.columns]) for name in board.methods],
+        blocks=[_block(board, board.columns[i : i + MAX_COLUMNS]) for i in range(0, len(board.columns), MAX_COLUMNS)],
         frontiers=[(one, Markup(one.svg), [(Markup(svg), name) for svg, name in one.key]) for one in frontiers],
         frontier_heads=HEADS,
         refusals=refusals,
-        costs=[(name, [_cost(column, name) for column in board.columns]) for name in _all_names(board)],
         several_runs=len({column.path for column in board.columns}) > 1,
         style=Markup(style),
         style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -97,6 +96,19 @@ def leaderboard_frame(board: Leaderboard) -> "DataFrame":
             row |= {"forwards_per_token": cell.forwards, "tokens": cell.length, "seconds": cell.seconds}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _block(board: Leaderboard, columns: "Sequence[LeaderboardColumn]") -> dict[str, Any]:
+    """One table of verdicts and one of costs: some columns, and the methods that they have."""
+    methods = [name for name in board.methods if any(name in column.cells for column in columns)]
+    references = dict.fromkeys(column.reference for column in columns)
+    return {
+        "columns": columns,
+        "reference": " / ".join(references),
+        "references": [_score(column.cells.get(column.reference)) for column in columns],
+        "rows": [(name, [_page_cell(column.cells.get(name)) for column in columns]) for name in methods],
+        "costs": [(name, [_cost(column, name) for column in columns]) for name in (*references, *methods)],
+    }
 
 
 def _numbers(name: str, one: ArmComparison) -> dict[str, float]:
@@ -141,10 +153,6 @@ def _counts(board: Leaderboard, name: str) -> tuple[int, int, int, int, int]:
     standings = [verdict.standing for verdict in cells if verdict]
     rest = sum(standings.count(one) for one in ("undecided", "reference_only", "refused"))
     return standings.count("beats"), standings.count("no_gain"), standings.count("worse"), rest, len(standings)
-
-
-def _all_names(board: Leaderboard) -> list[str]:
-    return [*dict.fromkeys(column.reference for column in board.columns), *board.methods]
 
 
 def _cost(column: LeaderboardColumn, name: str) -> str:

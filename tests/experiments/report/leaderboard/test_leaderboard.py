@@ -10,7 +10,7 @@ from experiments.api import run
 from experiments.cli.main import main
 from experiments.report.leaderboard.columns import collect_leaderboard
 from experiments.report.leaderboard.frontier import frontier_tables
-from experiments.report.leaderboard.page import leaderboard_frame, render_leaderboard
+from experiments.report.leaderboard.page import MAX_COLUMNS, leaderboard_frame, render_leaderboard
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from icl.errors import ConfigError
@@ -89,4 +89,12 @@ def test_a_label_with_two_meanings_and_a_missing_control_are_named(written: Any)
     ]
     notes = collect_leaderboard(views).notes
     assert any(note.startswith("vcd has other parameters in one run than in another") for note in notes)
-    assert any(note.startswith("two: no control was run for vcd") for note in notes)
+    assert any(note.startswith("two: vcd: no control was run") for note in notes)
+
+
+def test_many_columns_are_several_tables(written: Any) -> None:
+    tasks = [f"task {i}" for i in range(MAX_COLUMNS + 1)]
+    view = view_run(written(queries=2, seeds=(0,), shots=(0,), tasks=tasks))
+    page = render_leaderboard(collect_leaderboard([view]), [], [])
+    assert page.count('<table class="board">') == 4  # two of verdicts, two of costs
+    assert all(page.count(f"<b>{task}</b>") == 2 for task in tasks)
