@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,6 +32,25 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
 BYTES, MEMORY = "bytes", "memory"  # origins of images that came without a name
 _UNNAMED = (BYTES, MEMORY)
+
+
+class _CachedWithoutLock:
+    """`cached_property` for several threads. That of Python 3.11 lets one thread at a time compute, for all images."""
+
+    def __init__(self, compute: Callable[[Any], str]) -> None:
+        self.compute, self.__doc__ = compute, compute.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        value = vars(instance)[self.compute.__name__] = self.compute(instance)
+        return value
+
+
+if TYPE_CHECKING:
+    _cached_without_lock = property
+else:
+    _cached_without_lock = _CachedWithoutLock
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +86,14 @@ class Image:
             image = self.load()
             return image.width, image.height
 
-    @cached_property
+    @_cached_without_lock
     def source_digest(self) -> str:
         """sha256 of the unedited pixels. Images with equal source digests are the same image."""
         image = self._decoded()
         head = f"{image.width}x{image.height}:".encode()
         return hashlib.sha256(head + image.tobytes()).hexdigest()
 
-    @cached_property
+    @_cached_without_lock
     def digest(self) -> str:
         """sha256 of the pixels and the edits, in order."""
         if not self.edits:

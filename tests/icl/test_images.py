@@ -4,8 +4,10 @@ import io
 import pickle
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -245,3 +247,16 @@ def test_no_file_starts_the_program_of_its_format(tmp_path, monkeypatch, name):
         with pytest.raises(ImageError, match="is not an image in one of the formats PNG, JPEG"):
             image.open()
     assert not started
+
+
+def test_two_threads_decode_two_images_at_once() -> None:
+    both = Barrier(2, timeout=10)
+
+    def load() -> PILImage.Image:
+        both.wait()
+        return PILImage.new("RGB", (2, 2))
+
+    two = [Image.from_source(load, name) for name in ("one", "two")]
+    with ThreadPoolExecutor(2) as threads:
+        digests = list(threads.map(lambda image: image.digest, two))
+    assert digests == [Image.from_pil(PILImage.new("RGB", (2, 2))).digest] * 2
