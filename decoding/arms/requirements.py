@@ -86,11 +86,11 @@ def steering_refusal(method: "SteeringMethod", abilities: Set[str]) -> str | Non
     """Why a model cannot run an intervention, or it cannot run at all; None if it can. Nothing is loaded."""
     if method.neutral:
         return None
-    if missing := sorted(method.needs - abilities):
+    if not method.needs <= abilities:
         models = [name for name in entries("model") if method.needs <= _abilities(name)]
         return (
-            f"this model cannot edit {'attention scores' if missing == ['attention'] else 'hidden states'}, which "
-            f"`intervene` needs. It runs with model {_join_words(models, 'or')}; or remove `intervene`."
+            f"this model cannot edit hidden states, which `intervene` needs. It runs with model "
+            f"{_join_words(models, 'or')}; or remove `intervene`."
         )
     return method.problem()
 

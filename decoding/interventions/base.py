@@ -43,7 +43,7 @@ class SteeringMethod:
     """Base of all steering methods. As it stands it changes nothing.
 
     Attributes:
-        needs: What the model must provide: 'interventions', and 'attention' for the site `scores`.
+        needs: What the model must provide.
         reads_demonstrations: Whether it reads the demonstrations of the prompt, so that 0 shots make no sense.
     """
 
@@ -170,7 +170,7 @@ class FittedMethod(SteeringMethod):
         if self.control == "none":
             return own
         if self.control == "random":
-            return random_of_equal_norm(own, self.file.digest)
+            return random_of_equal_norm(own, self.file.method)
         name = f"{self.tensor}.{self.control}"
         if name not in self.file.tensors:
             raise ConfigError(f"{self.file.path} has no control '{self.control}'. Fit it again.")

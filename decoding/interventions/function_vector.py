@@ -61,7 +61,7 @@ class FunctionVector(FittedMethod):
             contributions = self.vectors
         vector = summed(contributions, heads)
         if self.control == "random":
-            vector = random_of_equal_norm(vector, self.file.digest)
+            vector = random_of_equal_norm(vector, self.file.method)
         site = Site("residual", int(self.chosen("layer")))
         return VectorEdit({site: vector}, "add", self.strength, Where(part=self.part))
 

@@ -50,7 +50,7 @@ class ICV(FittedMethod):
     def intervention(self) -> DirectionEdit:
         vectors = self.file.tensors[f"directions.{self.direction}"]
         if self.control == "random":
-            vectors = random_of_equal_norm(vectors, self.file.digest)
+            vectors = random_of_equal_norm(vectors, self.file.method)
         layers = [int(layer) for layer in self.file.parameters["layers"]]
         return DirectionEdit({Site("mlp", layer): vectors[layer] for layer in layers}, self.lam * self.strength)
 

@@ -70,7 +70,7 @@ class MTV(FittedMethod):
         if self.control == "random_heads":
             heads = random_heads(inputs.shape, len(heads), seed=0)
         elif self.control == "random":
-            inputs = random_of_equal_norm(inputs, self.file.digest)
+            inputs = random_of_equal_norm(inputs, self.file.method)
         elif self.control != "none":
             inputs = self.vectors
         return head_edit(layers, inputs, heads, self.strength, where=where)

@@ -53,7 +53,7 @@ class STV(FittedMethod):
         if self.control == "random_heads":
             heads = random_heads(inputs.shape, len(heads), seed=0)
         elif self.control == "random":
-            inputs = random_of_equal_norm(inputs, self.file.digest)
+            inputs = random_of_equal_norm(inputs, self.file.method)
         return head_edit(layers, inputs, heads, self.strength, where=Where(part=self.part))
 
     def fit(self, data: FitData) -> FittedTensors:

@@ -48,7 +48,7 @@ class TaskVector(FittedMethod):
         vectors = self.vectors
         if how == "add" and self.control == "random":
             difference = self.file.tensors["states"] - self.file.tensors["states.zero_shot"]
-            vectors = random_of_equal_norm(difference, self.file.digest)
+            vectors = random_of_equal_norm(difference, self.file.method)
         elif how == "add":
             vectors = vectors - self.file.tensors["states.zero_shot"]
         if not layer < len(vectors):

@@ -10,7 +10,6 @@ steered prompt are steered too. A branch with an intervention of its own is `ste
     middle     stream after attention     [n, d]
     mlp        what the MLP adds          [n, d]
     heads      input of the projection    [n, H, e]
-    scores     logits of the attention    [n, H, keys]
 
 Positions belong to tokens of a prompt, never to columns of a batch: rows are padded, and begin on shared prefixes.
 """
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from icl.types import Prompt
 
-SiteKind = Literal["residual", "attention", "middle", "mlp", "heads", "scores"]
+SiteKind = Literal["residual", "attention", "middle", "mlp", "heads"]
 """What of a layer is addressed. See the table of the module."""
 
 

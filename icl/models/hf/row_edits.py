@@ -134,8 +134,6 @@ class ForwardEdits:
                 handle.remove()
 
     def _attach(self, site: Site, place: "Hookable") -> list[Any]:
-        if site.kind == "scores":
-            raise ModelError(f"the site {site} cannot be edited by a hook.")
         if place.reads_input:
             return [place.module.register_forward_pre_hook(self._input_hook(site, place.heads), with_kwargs=True)]
         if place.stream is None:

@@ -139,13 +139,11 @@ class DecoderSites:
 
     def _find(self, site: Site) -> Hookable | None:
         layer = self.layers[site.layer]
-        if site.kind in ("heads", "scores"):
+        if site.kind == "heads":
             projection = self.projection(site.layer)
             if projection is None:
                 return None
-            if site.kind == "heads":
-                return Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
-            return Hookable(_child(layer, ATTENTION_NAMES) or layer)
+            return Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
         parts = self._probed[site.layer]
         if parts is None:
             return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -184,3 +185,27 @@ def test_prompts_with_different_interventions_have_different_digests(prompts: li
         len({plain.digest, steer(plain, one).digest, steer(plain, other).digest, steer(plain, one, other).digest}) == 4
     )
     assert steer(plain, replace(one, neutral=True)) is plain
+
+
+def test_heads_are_replaced_before_an_adapter_of_the_projection(prompts: list[Prompt], tmp_path: Path) -> None:
+    """The projection itself runs, so an adapter that is merged and one that is not give the same."""
+    peft = pytest.importorskip("peft")
+    weights = HF(path="tiny").checkpoint.weights(dtype=torch.float32)
+    tuned = peft.get_peft_model(weights, peft.LoraConfig(r=2, target_modules=r".*text_model.*o_proj"))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.2, generator=draw)
+    tuned.save_pretrained(tmp_path)
+    separate, merged = (HF(path="tiny", device="cpu", adapter=str(tmp_path), merge=merge) for merge in (False, True))
+    edit = add(Site("heads", 2), where=Where(part="both"))
+    moved = with_edit(separate, prompts, edit)
+    assert float((moved - with_edit(merged, prompts, edit)).abs().max()) < 1e-3
+    assert float((moved - with_edit(separate, prompts, None)).abs().max()) > 1e-2
+
+
+def test_the_sites_of_a_quantized_model_conform(prompts: list[Prompt]) -> None:
+    pytest.importorskip("bitsandbytes")
+    quantized = HF(path="tiny", device="cpu", quantize="nf4")
+    assert list(check_sites(quantized, prompts[:2], kinds=("residual", "heads"))) == []
