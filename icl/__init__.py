@@ -5,6 +5,7 @@ The names below are the public interface. Each is imported at its first use, so 
 
 import logging
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from icl.lazy_exports import lazy_exports
@@ -12,6 +13,9 @@ from icl.lazy_exports import lazy_exports
 # torch.cuda.is_available() then asks the driver's library NVML. CUDA itself would not work in a forked process
 # afterwards, and vLLM forks its engine. Libraries ask at import, so this comes first.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+# tqdm, which libraries import, warns in a notebook without ipywidgets. The bars of the toolkit need no widgets.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 if TYPE_CHECKING:
     from decoding.base import Strategy as Strategy

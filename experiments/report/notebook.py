@@ -56,7 +56,8 @@ class SampleView:
     def __repr__(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None)
+        # In a kernel, a console of rich would display each line instead of writing it to the file.
+        console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None, force_jupyter=False)
         print_chosen_sample(self.row, self.view, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # the file is the StringIO above
 

@@ -37,6 +37,8 @@ def test_every_cell_runs_and_shows_what_it_says(executed):
     assert "ICL gain" in outputs[4]
     assert "not distinguishable" in outputs[4]
     assert "q-000" in outputs[5]
+    assert all(len(cell.outputs) == 1 for cell in code[-2:])  # the HTML alone, no text beside it
+    assert "IProgress" not in "".join(outputs)
     assert "data:image/png;base64" in outputs[6]
     assert "data:image/png;base64" in outputs[7]
     assert "4 shots" in outputs[7]
