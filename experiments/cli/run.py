@@ -11,6 +11,7 @@ from experiments.cli.main import INTERRUPTED
 from icl.errors import ICLError, StoreError, strip_control_characters
 
 if TYPE_CHECKING:
+    from experiments.config.config import Config
     from experiments.observers.observation import Observation
     from experiments.running.runner import RunOutcome
 
@@ -36,18 +37,24 @@ def command(
 
 def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
     from experiments.config.config import load_config
-    from experiments.observers.observation import Observation
-    from experiments.running.run import run
     from experiments.store.imported import refuse_imported
     from experiments.store.store import Store
-    from experiments.terminal.progress import make_progress
 
     folder = file.parent if file.name == "run.json" else file
     if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
         refuse_imported(folder, Store(folder).read_run() or {})
+    run_config(load_config(file, overrides), runs, quiet, fork)
+
+
+def run_config(config: "Config", runs: Path, quiet: bool, fork: bool = False) -> None:
+    """Runs a config and prints its table. Raises typer.Exit if samples failed or are missing."""
+    from experiments.observers.observation import Observation
+    from experiments.running.run import run
+    from experiments.terminal.progress import make_progress
+
     progress = make_progress(quiet)
     with Observation(_print_note if quiet else progress.note) as observation:
-        done = run(load_config(file, overrides), runs, progress, fork, observation)
+        done = run(config, runs, progress, fork, observation)
         observation.is_complete = not done.missing
         _print_outcome(done, quiet, observation)
     if done.failed or done.missing:

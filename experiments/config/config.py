@@ -31,6 +31,7 @@ from experiments.config.keys import (
 from experiments.config.overrides import apply_overrides
 from experiments.config.shipped import find_config
 from experiments.config.statements import BASELINE_KEY, ClaimSpec, PublishedSpec
+from experiments.config.tuning_keys import TuneSpec
 from experiments.config.yaml_document import Document, read_document
 from icl.errors import ConfigError, did_you_mean
 from icl.renamed_names import suggest
@@ -327,6 +328,19 @@ def _parse_stop(document: Document, key: str, node: Any) -> StopSpec:
     return StopSpec(**_spec_values(StopSpec, document, key, node))
 
 
+def _parse_tune(document: Document, key: str, node: Any) -> TuneSpec:
+    if not isinstance(node, Mapping) or node.get("task") is None:
+        raise ConfigError(f"{document.where(key)}: tune needs `task`, the task with the training queries.")
+    _check_names(TuneSpec, document, key, node)
+    numbers = {name: float(value) if _is_float(name, value) else value for name, value in node.items()}
+    return TuneSpec(**_spec_values(TuneSpec, document, key, numbers))
+
+
+def _is_float(name: str, value: Any) -> bool:
+    """Whether a whole number in the file belongs to a key with decimals, such as `alpha: 32`."""
+    return type(value) is int and isinstance(getattr(TuneSpec, name, None), float)
+
+
 def _check_names(spec: type, document: Document, key: str, node: Mapping[str, Any]) -> None:
     """Raises ConfigError for a key of the mapping that the spec has no field for."""
     names = [f.name for f in fields(spec)]
@@ -361,6 +375,7 @@ _PARSERS: Mapping[str, Callable[[Document, str, Any], Any]] = {
     "claims": _parse_statements,
     "published": _parse_statements,
     "stop": _parse_stop,
+    "tune": _parse_tune,
     "launcher": _parse_launcher,
     "observe": _parse_observe,
 }

@@ -19,6 +19,7 @@ from experiments.config.keys import (
     component_kind,
 )
 from experiments.config.statements import ClaimSpec, PublishedSpec
+from experiments.config.tuning_keys import TuneSpec
 from icl.parameter_docs import parameter_docs
 from icl.registry import schema
 
@@ -31,6 +32,7 @@ def experiment_schema() -> dict[str, Any]:
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
     properties = {key: _value_schema(key) for key in HINTS}
     properties |= {"grid": _axes_schema(), "zip": _axes_schema(), "compare": _spec_schema(CompareSpec)}
+    properties["tune"] = _spec_schema(TuneSpec)
     properties |= {
         key: {"type": "array", "items": _spec_schema(spec)}
         for key, spec in (("claims", ClaimSpec), ("published", PublishedSpec))

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from decoding.engine.requests import AnswerMode, LazyBranches
 from experiments.config.statements import ClaimSpec, PublishedSpec
+from experiments.config.tuning_keys import TuneSpec
 from icl.models.base import MAX_NEW_TOKENS
 from icl.registry import NestedComponent
 
@@ -139,6 +140,7 @@ class ExperimentKeys:
     claims: tuple[ClaimSpec, ...] = ()  # claims of papers that the report tests
     published: tuple[PublishedSpec, ...] = ()  # published numbers that the report sets beside those of the run
     stop: StopSpec | None = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
+    tune: TuneSpec | None = None  # how `icl tune` trains an adapter; `icl run` ignores it
     launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers
     observe: Observers = ()  # trackers that receive the settings, scores and tables, such as [mlflow, wandb]
 

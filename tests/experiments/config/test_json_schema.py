@@ -9,6 +9,7 @@ from experiments.config.config import load_config
 from experiments.config.json_schema import experiment_schema
 from experiments.config.keys import AXES, KEYS, CompareSpec, ExperimentKeys, StopSpec
 from experiments.config.statements import ClaimSpec, PublishedSpec
+from experiments.config.tuning_keys import TuneSpec
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.errors import ConfigError
 from icl.parameter_docs import ParameterDoc, parameter_docs
@@ -91,6 +92,10 @@ def test_shipped_configs_are_valid(schema: dict[str, Any], path: Path) -> None:
         ("claims", [{"claim": "x", "arm": {"shots": 4}, "against": {"shots": 0}, "expect": "good"}]),
         ("published", [{"at": {"shots": 4}, "value": "high"}]),
         ("published", [{"at": {"shots": 4}, "value": 0.5, "unit": "%"}]),
+        ("tune", {"steps": 3}),
+        ("tune", {"task": "binding", "steps": -1}),
+        ("tune", {"task": "binding", "step": 1}),
+        ("tune", {"task": "binding", "objective": "dpp"}),
         ("grid", {"shots": []}),
         ("grid", {"shot": [1]}),
         ("launcher", ["local"]),
@@ -115,6 +120,7 @@ def test_the_documented_keys_are_those_of_the_loader() -> None:
     rows = [documented_row(doc) for doc in parameter_docs(ExperimentKeys)]
     rows += [documented_row(doc, "compare.") for doc in parameter_docs(CompareSpec)]
     rows += [documented_row(doc, "stop.") for doc in parameter_docs(StopSpec)]
+    rows += [documented_row(doc, "tune.") for doc in parameter_docs(TuneSpec)]
     rows += [documented_row(doc, "claims.") for doc in parameter_docs(ClaimSpec)]
     rows += [documented_row(doc, "published.") for doc in parameter_docs(PublishedSpec)]
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")

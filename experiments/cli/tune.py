@@ -1,0 +1,60 @@
+"""Train a LoRA adapter on episodes with demonstrations, and compare the model before and after."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from experiments.tuning.train import TrainingOutcome
+
+
+class Control(StrEnum):
+    """A control that is trained on the same items."""
+
+    zero_shot = "zero_shot"
+    shuffled = "shuffled"
+
+
+def command(
+    file: Annotated[
+        Path, typer.Argument(help="a YAML file with the key tune, or a name of `icl ls configs`", show_default=False)
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as tune.steps=500")] = None,
+    *,
+    out: Annotated[Path | None, typer.Option(help="folder of the adapters; by default adapters/NAME")] = None,
+    control: Annotated[
+        list[Control] | None, typer.Option(help="also train a control: without demonstrations, or shuffled answers")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+    evaluate: Annotated[bool, typer.Option(help="run the study before and after")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
+) -> None:
+    """The study of the file is the test. Its retriever, order, transforms and composer make the training prompts of
+    `tune.task`, so that a tuned and an untuned arm differ by the adapter alone. Test images among the training images
+    are refused.
+
+    `icl tune tune_binding --control zero_shot --control shuffled` trains three adapters in adapters/tune_binding, and
+    runs the study with the base model and each adapter. The same command again continues what was interrupted.
+    `model: {name: hf, adapter: adapters/tune_binding/tuned}` loads the adapter.
+    """
+    from experiments.cli.run import run_config
+    from experiments.config.config import load_config
+    from experiments.terminal.spinner import spinner
+    from experiments.tuning.tune import evaluation_config, tune
+
+    config = load_config(file, overrides or [])
+    folder = out or Path("adapters") / config.name
+    with spinner() as report_progress:
+        outcomes = tune(config, folder, [one.value for one in control or ()], report_progress)
+    for outcome in outcomes:
+        print(_line(outcome))
+    if evaluate:
+        run_config(evaluation_config(config, outcomes), runs, quiet)
+
+
+def _line(outcome: "TrainingOutcome") -> str:
+    losses = f"loss {outcome.first_loss:.3f} → {outcome.last_loss:.3f}" if outcome.computed else "nothing to do"
+    speed = f", {outcome.tokens / outcome.seconds:,.0f} tokens/s" if outcome.tokens else ""
+    return f"tuned        {outcome.folder}   {outcome.steps:,} steps, {losses}{speed}"

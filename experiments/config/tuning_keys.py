@@ -1,0 +1,40 @@
+"""The keys of `tune` in an experiment file: how `icl tune` trains an adapter for the model of the file.
+
+They change no sample and no digest. `icl run` reads them over.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from icl.registry import NestedComponent
+
+Objective = Literal["sft"]
+Count = Annotated[int, Ge(1), Le(1_000_000)]
+Steps = Annotated[int, Ge(0), Le(10_000_000)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0)]
+Modules = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSpec:
+    """The training of an adapter on episodes: prompts with demonstrations, and the answers of their queries."""
+
+    task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
+    dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
+    objective: Objective = "sft"  # sft: cross-entropy of the answer's tokens
+    shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # demonstrations of an episode; null: the most of the file
+    steps: Steps = 200  # optimizer steps
+    batch: Count = 16  # episodes of a step
+    rows: Count = 16  # episodes of one forward pass; fewer need less memory
+    lr: Positive = 1e-3  # learning rate after the warm-up; it falls linearly to 0
+    warmup: Fraction = 0.05  # share of the steps in which the learning rate rises
+    rank: Count = 16  # rank of the LoRA matrices
+    alpha: Positive = 32.0  # scale of LoRA: its product is multiplied by alpha / rank
+    dropout: Fraction = 0.0  # share of a LoRA layer's inputs that are set to 0
+    modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # names of the decoder's linear modules that get LoRA
+    clip: Positive = 1.0  # largest norm of the gradient
+    save_every: Count = 50  # steps between two checkpoints
+    seed: Annotated[int, Ge(0)] = 0  # seed of the first weights, of the order of queries and of demonstrations

@@ -1,0 +1,88 @@
+"""Training states: weights, moments of the optimizer and the step, in one safetensors file that is replaced at once."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from icl.errors import StoreError
+
+STATE = "state.safetensors"
+CURVE = "losses.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """A folder with the state of a training run and its curve.
+
+    Attributes:
+        path: The folder.
+        settings: Digest of what decides the weights. A state of other settings is not continued.
+    """
+
+    path: Path
+    settings: str
+
+    def save(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Writes the state after `step` optimizer steps."""
+        tensors = {f"weight.{name}": one.detach() for name, one in parameters.items()}
+        for number, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"moment.{number}.{name}": one for name, one in moments.items()}
+        part = self.path / f".{STATE}.part"
+        notes = json.dumps({"step": step, "settings": self.settings})
+        save_file({name: one.cpu().contiguous().clone() for name, one in tensors.items()}, part, {"notes": notes})
+        os.replace(part, self.path / STATE)
+
+    def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Tensor]]:
+        """Restores the optimizer.
+
+        Returns:
+            The number of steps, and name -> weight. 0 and nothing if there is no state.
+
+        Raises:
+            StoreError: The state is damaged, or belongs to other settings.
+        """
+        path = self.path / STATE
+        if not path.is_file():
+            return 0, {}
+        try:
+            with safe_open(path, "pt") as file:
+                notes: dict[str, Any] = json.loads(file.metadata()["notes"])
+                tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is damaged ({error}). Remove it to train again.") from error
+        if notes["settings"] != self.settings:
+            raise StoreError(
+                f"{self.path} has a training state of other settings: the file, the model or the data have changed "
+                "since. Use another folder with --out, or remove it."
+            )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("moment."):
+                _, number, name = key.split(".")
+                moments.setdefault(int(number), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        weights = {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}
+        return int(notes["step"]), weights
+
+
+class Curve:
+    """The file of losses: one JSON object a line, with the number of finished steps."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Keeps the lines before `step`, which will be computed again."""
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        kept_lines = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        path.write_text("".join(f"{line}\n" for line in kept_lines), encoding="utf-8")
+
+    def append(self, **values: float) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")

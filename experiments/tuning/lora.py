@@ -1,0 +1,92 @@
+"""LoRA matrices inside a loaded model, and the adapter folder that `model.adapter` loads (Hu et al., ICLR 2022).
+
+Only linear modules of the decoder get them. Features of images are cached, so the vision tower cannot learn.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.config.tuning_keys import TuneSpec
+from icl.errors import ConfigError, ModelError, did_you_mean
+from icl.models.hf.adapter import CONFIG, WEIGHTS
+
+if TYPE_CHECKING:
+    from icl.models.hf.model import HF
+
+
+class TrainedAdapter:
+    """LoRA matrices that train inside the model of an engine. At first they change no output bit.
+
+    Attributes:
+        parameters: Name -> trainable parameter.
+    """
+
+    def __init__(self, model: "HF", spec: TuneSpec) -> None:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ModelError(
+                "icl tune: this needs the package peft, which is not installed (pip install 'mm-icl[adapters]')."
+            ) from error
+        runner = model.engine.runner
+        self.config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,
+            lora_dropout=spec.dropout,
+            target_modules=target_modules(runner.model, runner.sites.layers, spec.modules),
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft calls names of transformers that are deprecated
+            torch.manual_seed(spec.seed)
+            self.peft: Any = get_peft_model(runner.model, self.config)
+        self.config.base_model_name_or_path = model.path  # peft writes the folder of the weights
+        self.peft.eval()
+        for name, module in self.peft.named_modules():
+            if name.endswith("lora_dropout.default"):
+                module.train()
+        self.parameters: dict[str, nn.Parameter] = {
+            name: one for name, one in self.peft.named_parameters() if one.requires_grad
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies weights into the parameters, by name."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
+
+    def save(self, folder: Path) -> None:
+        """Writes the adapter folder. Each file is replaced in one step."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = folder / WEIGHTS[0]
+        part = folder / f".{WEIGHTS[0]}.part"
+        tensors = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
+        save_file({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, part)
+        os.replace(part, weights)
+        inference_mode, self.config.inference_mode = self.config.inference_mode, True
+        self.config.save_pretrained(str(folder))
+        self.config.inference_mode = inference_mode
+        assert (folder / CONFIG).is_file()
+
+
+def target_modules(model: nn.Module, layers: "list[nn.Module]", names: tuple[str, ...]) -> list[str]:
+    """Full names of the linear modules in the decoder's layers whose last name is one of these. Raises ConfigError."""
+    inside = {id(module) for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)}
+    linear = [name for name, module in model.named_modules() if id(module) in inside]
+    chosen = [name for name in linear if name.rpartition(".")[2] in names]
+    existing = dict.fromkeys(name.rpartition(".")[2] for name in linear)
+    missing = next((name for name in names if name not in existing), None)
+    if missing is not None:
+        raise ConfigError(
+            f"tune.modules: the decoder has no linear module '{missing}'.{did_you_mean(missing, existing)} It has "
+            f"{', '.join(existing)}."
+        )
+    return chosen

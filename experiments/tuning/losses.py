@@ -1,0 +1,42 @@
+"""Training losses as functions of tensors."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+"""Target of a position without a loss, as in `torch.nn.functional.cross_entropy`."""
+
+
+def answer_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Sum of the cross-entropy of the answers' tokens (supervised fine-tuning).
+
+    Args:
+        logits: [R, W, V], the scores of the token at each position, from the position before it.
+        targets: [R, W], the tokens. Positions outside an answer have `IGNORED`.
+
+    Returns:
+        The sum in nats, a float32 scalar, and the number of tokens.
+    """
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total, int((targets != IGNORED).sum())
+
+
+def learning_rate(step: int, steps: int, top: float, warmup: float) -> float:
+    """The rate of a step: it rises linearly over the warm-up and then falls linearly to 0 after the last step.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: All steps.
+        top: The largest rate.
+        warmup: Share of the steps in which the rate rises.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return top * (step + 1) / rising
+    return top * (steps - step) / max(1, steps - rising)
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a loss or a gradient norm is a number."""
+    return bool(torch.isfinite(value).all())

@@ -1,0 +1,166 @@
+"""The training loop: episodes, loss on answers, gradient step, checkpoint.
+
+Episodes and dropout depend on the seed and the step alone. So a training run that was interrupted continues bit for
+bit. A state is saved only after its loss has been computed and is a number.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from experiments.config.tuning_keys import TuneSpec
+from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder
+from experiments.tuning.episodes import Episode, EpisodeStream
+from experiments.tuning.lora import TrainedAdapter
+from experiments.tuning.losses import answer_loss, is_finite, learning_rate
+from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
+from icl.errors import ModelError
+from icl.streams import StreamKey
+
+if TYPE_CHECKING:
+    from icl.models.hf.model import HF
+
+ReportProgress = Callable[[str, int, int], None]
+DEV_STEPS = 4
+"""Batches of dev episodes whose loss is measured at each checkpoint. They are the same each time."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """The result of `train`.
+
+    Attributes:
+        folder: The adapter's folder.
+        steps: Optimizer steps in the adapter.
+        computed: Those of them that this call has computed.
+        first_loss: Loss before the first step that this call has computed, in nats a token.
+        last_loss: Loss after the last step.
+        tokens: Tokens of prompts and answers that this call has trained on.
+        seconds: Time of the steps of this call.
+    """
+
+    folder: Path
+    steps: int
+    computed: int
+    first_loss: float
+    last_loss: float
+    tokens: int
+    seconds: float
+
+
+def train(
+    model: "HF",
+    spec: TuneSpec,
+    stream: EpisodeStream,
+    folder: TrainingFolder,
+    *,
+    dev: EpisodeStream | None = None,
+    report_progress: ReportProgress = lambda what, done, of: None,
+    stop_after: int | None = None,
+) -> TrainingOutcome:
+    """Trains an adapter, from the state in the folder if there is one.
+
+    Args:
+        model: A model of its own: its weights get LoRA matrices.
+        spec: The settings.
+        stream: The training episodes.
+        folder: Where state, curve and adapter are written.
+        dev: Episodes whose loss is measured at each checkpoint.
+        report_progress: Called with a text and the number of steps done and planned.
+        stop_after: Ends before this step, as a kill would.
+
+    Raises:
+        ModelError: The loss or the gradient is not a number. The folder has the last good adapter.
+    """
+    encode_images_alone(model)
+    adapter = TrainedAdapter(model, spec)
+    parameters = list(adapter.parameters.values())
+    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=0.0)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    first, weights = folder.load(optimizer)
+    if weights:
+        adapter.load(weights)
+    curve = Curve(folder.path / CURVE, first)
+    saved: int | None = first if weights else None
+    losses: list[float] = []
+    tokens, start = 0, time.monotonic()
+    for step in range(first, spec.steps + 1):
+        if step == stop_after:
+            break
+        is_last = step == spec.steps
+        _set_rate(optimizer, learning_rate(step, spec.steps, spec.lr, spec.warmup))
+        optimizer.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(not is_last):
+            loss, count = _backward(model, spec, stream.episodes(step), step)
+        _check(loss, "loss", step, saved, folder.path)
+        losses.append(float(loss))
+        if step % spec.save_every == 0 or is_last:
+            more = {} if dev is None else {"dev_loss": _dev_loss(model, spec, dev)}
+            folder.save(adapter.parameters, optimizer, step)
+            adapter.save(folder.path)
+            saved = step
+        else:
+            more = {}
+        if is_last:
+            curve.append(step=step, loss=losses[-1], **more)
+            break
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
+        _check(norm, "gradient", step, saved, folder.path)
+        curve.append(step=step, loss=losses[-1], gradient_norm=float(norm), lr=optimizer.param_groups[0]["lr"], **more)
+        optimizer.step()
+        tokens += count
+        report_progress(f"loss {losses[-1]:.3f}", step + 1, spec.steps)
+    seconds = time.monotonic() - start
+    done = first + max(0, len(losses) - 1)
+    return TrainingOutcome(folder.path, done, done - first, losses[0], losses[-1], tokens, seconds)
+
+
+def _backward(model: "HF", spec: TuneSpec, episodes: Sequence[Episode], step: int) -> tuple[Tensor, int]:
+    """Mean loss of a token over a step's episodes, whose gradient is added up; and the tokens of the prompts."""
+    rows = encode_answered(model, [one.prompt for one in episodes], [one.answer for one in episodes])
+    answer_tokens = sum(count for _, count in rows)
+    total = torch.zeros((), device=model.engine.runner.device)
+    for start in range(0, len(rows), spec.rows):
+        with torch.random.fork_rng(enabled=spec.dropout > 0):
+            if spec.dropout > 0:
+                torch.manual_seed(StreamKey(spec.seed, f"tune/{step}/{start}").number("tune/dropout", 32))
+            logits, targets = answer_logits(model.engine.runner, rows[start : start + spec.rows])
+            loss = answer_loss(logits, targets)[0] / answer_tokens
+        if torch.is_grad_enabled():
+            loss.backward()  # type: ignore[no-untyped-call]
+        total = total + loss.detach()
+    return total, sum(len(read) for read, _ in rows)
+
+
+def _dev_loss(model: "HF", spec: TuneSpec, dev: EpisodeStream) -> float:
+    """Mean loss of a token over the first dev episodes."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for step in range(min(DEV_STEPS, -(-len(dev.queries) // dev.batch))):
+            episodes = dev.episodes(step)
+            rows = encode_answered(model, [one.prompt for one in episodes], [one.answer for one in episodes])
+            for start in range(0, len(rows), spec.rows):
+                loss, tokens = answer_loss(*answer_logits(model.engine.runner, rows[start : start + spec.rows]))
+                total, count = total + float(loss), count + tokens
+    return total / count
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _check(value: Tensor, what: str, step: int, saved: int | None, folder: Path) -> None:
+    """Raises ModelError if a loss or gradient is not a number."""
+    if is_finite(value):
+        return
+    left = "No adapter was written" if saved is None else f"The adapter in {folder} is that of step {saved}"
+    raise ModelError(
+        f"icl tune: the {what} after {step} steps is {float(value)}. {left}. Lower tune.lr, raise tune.warmup, or look "
+        f"at {folder / CURVE}."
+    )

@@ -1,0 +1,162 @@
+"""Train the adapter of an experiment file, and its controls, and the config that compares them with the base model.
+
+The base model, the adapter and the controls answer the same prompts, so their arms differ by the adapter alone.
+Controls are trained on the same queries in the same order:
+
+    zero_shot    without demonstrations: what the items teach, not the demonstrations
+    shuffled     the demonstrations exchange their answers: what their format teaches, not their mapping
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from experiments.config.config import Config, parse_config
+from experiments.config.keys import NO_INTERVENTION
+from experiments.config.tuning_keys import TuneSpec
+from experiments.config.yaml_document import Document
+from experiments.grid.grid import Cell, expand
+from experiments.tuning.checkpoint import TrainingFolder
+from experiments.tuning.disjoint import check_disjoint
+from experiments.tuning.episodes import EpisodeStream
+from experiments.tuning.train import ReportProgress, TrainingOutcome, train
+from icl.errors import ConfigError, PlanError
+from icl.text.json_text import canonical_digest
+
+if TYPE_CHECKING:
+    from icl.models.hf.model import HF
+
+Control = Literal["zero_shot", "shuffled"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+TUNED = "tuned"
+PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
+"""Axes of the file that decide a training prompt, besides the task and the number of shots."""
+RECORD = "tune.json"
+
+
+def tune(
+    config: Config,
+    out: Path,
+    controls: Sequence[Control] = (),
+    report_progress: ReportProgress = lambda what, done, of: None,
+) -> list[TrainingOutcome]:
+    """Trains the adapter of a config in `out`/tuned, and each control in a folder of its name.
+
+    Raises:
+        ConfigError: The config has no `tune`, or several settings.
+        DataError: Training images are test images.
+        PlanError: The model cannot be tuned.
+        ModelError: A loss is not a number.
+    """
+    spec = _spec(config)
+    cells = {name: training_cell(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
+    model = _trainable(config, cells[TUNED])
+    tests = [("task", task) for task in expand(_plain(config)).tasks]
+    dev_cell = None
+    if spec.dev is not None:
+        dev_cell = training_cell(config, replace(spec, task=spec.dev), None)
+        check_disjoint(dev_cell.task, tests, "tune.dev")
+        tests.append(("tune.dev", dev_cell.task))
+    images = check_disjoint(cells[TUNED].task, tests)
+    outcomes = []
+    for name, cell in cells.items():
+        settings = {"tune": asdict(replace(spec, save_every=1, dev=None)), "cell": cell.config, "model": model.digest}
+        folder = TrainingFolder(out / name, canonical_digest(_plain_json(settings)))
+        own = replace(model)  # its weights get LoRA matrices
+        stream = EpisodeStream(cell, spec.batch)
+        dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch)
+        outcome = train(own, spec, stream, folder, dev=dev, report_progress=_named(name, report_progress))
+        own.unload()
+        record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}
+        (out / name / RECORD).write_text(json.dumps(_plain_json(record), indent=1) + "\n", encoding="utf-8")
+        outcomes.append(outcome)
+    return outcomes
+
+
+def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
+    """The one cell whose prompts are the training episodes. Raises ConfigError if the file has several settings."""
+    grid: dict[str, Any] = {}
+    for axes in (config.grid, config.zip):
+        for axis, values in axes.items():
+            if axis.partition(".")[0] not in PROMPT_AXES:
+                continue
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{config.where('grid' if axes is config.grid else 'zip', axis)}: an adapter is trained in one "
+                    f"setting, and this axis has {len(values)} values. Choose one: grid.{axis}=[…]"
+                )
+            grid[axis] = list(values)
+    shots = _most_shots(config) if spec.shots is None else spec.shots
+    transforms: list[Any] = list(grid.pop("transforms", [config.transforms])[0])
+    if control == "shuffled":
+        transforms.append({"name": "answers", "how": "permuted"})
+    changed = replace(
+        _plain(config),
+        task=spec.task,
+        shots=0 if control == "zero_shot" else shots,
+        transforms=transforms,
+        grid=grid,
+        zip={},
+        exclude=[],
+        decoding="greedy",
+        intervene=NO_INTERVENTION,
+        answer_mode="generate",
+        seeds=(spec.seed,),
+    )
+    (cell,) = expand(changed).cells
+    return cell
+
+
+def evaluation_config(config: Config, outcomes: Sequence[TrainingOutcome]) -> Config:
+    """The study of the file with the base model and each adapter as arms, compared with the base model."""
+    data = {key: value for key, value in config.document.data.items() if key not in ("tune", "model")}
+    grid = {axis: value for axis, value in (data.get("grid") or {}).items() if axis != "model"}
+    node = config.model if config.model is not None else config.grid["model"][0]
+    base = dict(node) if isinstance(node, dict) else {"name": node}
+    data["grid"] = {"model": [base, *({**base, "adapter": str(one.folder)} for one in outcomes)], **grid}
+    data.setdefault("name", config.name)
+    data.setdefault("compare", {"to": {"model": {**base, "adapter": None}}})
+    return parse_config(Document(config.document.name, config.document.folder, data))
+
+
+def _spec(config: Config) -> TuneSpec:
+    if config.tune is None:
+        raise ConfigError(
+            f"{config.document.name}: the key tune is missing. It has the task and the steps of training."
+        )
+    return config.tune
+
+
+def _plain(config: Config) -> Config:
+    """The config without what only a report or a decoding reads."""
+    return replace(config, compare=None, claims=(), published=(), stop=None, controls="none", observe=(), by=())
+
+
+def _most_shots(config: Config) -> int:
+    values = [config.shots, *config.grid.get("shots", ()), *config.zip.get("shots", ())]
+    return int(max(values))
+
+
+def _trainable(config: Config, cell: Cell) -> "HF":
+    """The model of a cell. Raises PlanError if it has no weights that can be trained here."""
+    from icl.models.hf.model import HF
+
+    model, where = cell.model, config.where("model")
+    if not isinstance(model, HF):
+        raise PlanError(f"{where}: adapters are trained on models of `hf`, not on '{cell.labels['model']}'.")
+    if model.adapter is not None:
+        raise PlanError(f"{where}: the model has an adapter already. Leave `adapter` out: the base model is tuned.")
+    if model.quantize != "none":
+        raise PlanError(f"{where}: adapters are trained on weights as stored, not on {model.quantize}.")
+    return model
+
+
+def _named(name: str, report_progress: ReportProgress) -> ReportProgress:
+    return lambda what, done, of: report_progress(f"{name}, {what}", done, of)
+
+
+def _plain_json(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    return json.loads(json.dumps(value))

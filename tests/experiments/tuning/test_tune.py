@@ -1,0 +1,207 @@
+"""Training of adapters on the shipped model: what the first step, the last and an interruption leave."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.cli.main import main
+from experiments.config.config import Config, load_config
+from experiments.config.tuning_keys import TuneSpec
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.results.loaded_run import load_run
+from experiments.tuning.checkpoint import CURVE, TrainingFolder
+from experiments.tuning.episodes import EpisodeStream
+from experiments.tuning.train import train
+from experiments.tuning.training_forward import answer_logits, encode_answered
+from experiments.tuning.tune import RECORD, training_cell, tune
+from icl.errors import ConfigError, DataError, ModelError, PlanError, StoreError
+from icl.models.hf.model import HF
+
+pytest.importorskip("peft")
+
+TRAIN: dict[str, Any] = {"name": "binding", "ways": 2, "queries": 6, "support": 2, "bank": 2, "concept_set": "seen"}
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "task": {"name": "binding", "ways": 2, "queries": 3, "support": 2, "bank": 2, "seed": 5},
+    "model": {"name": "hf", "path": "tiny"},
+    "max_new_tokens": 3,
+    "grid": {"shots": [0, 2]},
+    "tune": {"task": TRAIN, "steps": 4, "batch": 2, "save_every": 2, "rank": 2},
+}
+
+
+def study(**changes: Any) -> Config:
+    return load_config({**STUDY, "tune": {**STUDY["tune"], **changes}})
+
+
+def spec_of(config: Config) -> TuneSpec:
+    assert config.tune is not None
+    return config.tune
+
+
+def train_once(config: Config, folder: Path, stop_after: int | None = None) -> Any:
+    spec = spec_of(config)
+    cell = training_cell(config, spec, None)
+    stream = EpisodeStream(cell, spec.batch)
+    return train(HF(path="tiny"), spec, stream, TrainingFolder(folder, "x"), stop_after=stop_after)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def logits_of(model: HF, config: Config) -> torch.Tensor:
+    """The scores of the first answer token of the training prompts."""
+    episodes = EpisodeStream(training_cell(config, spec_of(config), None), 4).episodes(0)
+    return model.open([one.prompt for one in episodes]).logits.clone()
+
+
+def test_no_step_leaves_the_model_bit_for_bit(tmp_path: Path) -> None:
+    config = study(steps=0)
+    assert train_once(config, tmp_path).steps == 0
+    base, tuned = HF(path="tiny"), HF(path="tiny", adapter=str(tmp_path))
+    assert base.digest != tuned.digest
+    assert torch.equal(logits_of(base, config), logits_of(tuned, config))
+
+
+def test_the_loaded_adapter_gives_the_logits_of_training(tmp_path: Path) -> None:
+    config = study(steps=2, lr=0.01)
+    model, spec = HF(path="tiny"), spec_of(config)
+    stream = EpisodeStream(training_cell(config, spec, None), spec.batch)
+    train(model, spec, stream, TrainingFolder(tmp_path, "x"))
+    trained = logits_of(model, config)
+    torch.testing.assert_close(trained, logits_of(HF(path="tiny", adapter=str(tmp_path)), config), atol=1e-4, rtol=0)
+    assert (trained - logits_of(HF(path="tiny"), config)).abs().max() > 0.01
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    config = study(dropout=0.2, steps=5)
+    train_once(config, tmp_path / "whole")
+    train_once(config, tmp_path / "parts", stop_after=3)  # the last state is that of step 2
+    assert weights(tmp_path / "parts") != weights(tmp_path / "whole")
+    outcome = train_once(config, tmp_path / "parts")
+    assert (outcome.steps, outcome.computed) == (5, 3)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    curves = [(tmp_path / name / CURVE).read_text() for name in ("parts", "whole")]
+    assert curves[0] == curves[1]
+    assert [json.loads(line)["step"] for line in curves[0].splitlines()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_episode_is_learned_by_heart(tmp_path: Path) -> None:
+    config = study(task={**TRAIN, "queries": 1}, steps=25, batch=1, lr=0.01, shots=0, save_every=100)
+    outcome = train_once(config, tmp_path)
+    assert outcome.first_loss > 1
+    assert outcome.last_loss < 0.05
+
+
+def test_only_answers_have_a_loss_and_their_scores_are_those_of_decoding() -> None:
+    config = study()
+    model, cell = HF(path="tiny"), training_cell(config, spec_of(config), None)
+    episodes = EpisodeStream(cell, 3).episodes(0)
+    prompts = [one.prompt for one in episodes]
+    rows = encode_answered(model, prompts, [one.answer for one in episodes])
+    with torch.no_grad():
+        logits, targets = answer_logits(model.engine.runner, rows)
+    expected = [
+        [*model.option_ids(p, [e.answer])[0], model.tokenizer.eos_token_id]
+        for p, e in zip(prompts, episodes, strict=True)
+    ]
+    assert [[t for t in row if t >= 0] for row in targets.tolist()] == expected
+    first = torch.stack([row[int((t < 0).sum())] for row, t in zip(logits, targets, strict=True)])
+    torch.testing.assert_close(first, model.open(prompts).logits, atol=1e-4, rtol=0)
+
+
+def test_an_episode_is_the_prompt_of_the_study_with_other_seeds_each_epoch() -> None:
+    config = study(shots=2)
+    cell = training_cell(config, spec_of(config), None)
+    stream = EpisodeStream(cell, 6)
+    prompts = {epoch: {one.prompt.digest for one in stream.episodes(epoch)} for epoch in (0, 1)}
+    for epoch, digests in prompts.items():
+        other = replace(cell, seed=cell.seed + epoch)
+        items = build_contexts(Retrieval(cell.task, cell.model), prompt_specs([other]), cell.task.queries)
+        assert {prompt.digest for [item] in items if (prompt := render(item).prompt)} == digests
+    assert prompts[0] != prompts[1]
+
+
+def test_controls_differ_in_their_demonstrations_alone() -> None:
+    config = study(shots=2)
+    spec = spec_of(config)
+    cells = {name: training_cell(config, spec, name) for name in (None, "zero_shot", "shuffled")}
+    made = {name: EpisodeStream(cell, 6).episodes(0) for name, cell in cells.items()}
+    assert len({tuple(one.answer for one in episodes) for episodes in made.values()}) == 1
+    images = {name: [len(one.prompt.images) for one in episodes] for name, episodes in made.items()}
+    assert images == {None: [3] * 6, "shuffled": [3] * 6, "zero_shot": [1] * 6}
+    answers = [
+        [part.text for part in made[name][0].prompt.parts() if "answer" in part.name] for name in (None, "shuffled")
+    ]
+    assert sorted(answers[0]) == sorted(answers[1])
+
+
+def test_training_images_among_the_test_images_are_refused(tmp_path: Path) -> None:
+    config = load_config({**STUDY, "tune": {**STUDY["tune"], "task": STUDY["task"]}})
+    with pytest.raises(DataError, match=r"^task: 3 images of its 3 queries are among the images of tune\.task"):
+        tune(config, tmp_path)
+    dev = {**STUDY["tune"], "dev": TRAIN}
+    with pytest.raises(DataError, match=r"^tune\.dev: 6 images"):
+        tune(load_config({**STUDY, "tune": dev}), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_that_is_no_number_stops_with_the_last_good_adapter(tmp_path: Path) -> None:
+    config = study(lr=1e30, warmup=0.0, save_every=1)
+    with pytest.raises(
+        ModelError, match=r"after 1 steps is nan\. The adapter in .* is that of step 0\. Lower tune\.lr"
+    ):
+        train_once(config, tmp_path / "bad")
+    adapter = load_file(tmp_path / "bad" / "adapter_model.safetensors")
+    assert all(one.isfinite().all() for one in adapter.values())
+    assert not any(one.any() for name, one in adapter.items() if "lora_B" in name)
+
+
+def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the key tune is missing"):
+        tune(load_config({key: value for key, value in STUDY.items() if key != "tune"}), tmp_path)
+    with pytest.raises(PlanError, match="adapters are trained on models of `hf`"):
+        tune(load_config({**STUDY, "model": "fake-copy"}), tmp_path)
+    with pytest.raises(ConfigError, match=r"no linear module 'q_prj'\. Did you mean 'q_proj'"):
+        tune(study(modules=["q_prj"]), tmp_path)
+    with pytest.raises(ConfigError, match=r"grid\.retriever: an adapter is trained in one setting"):
+        tune(load_config({**STUDY, "grid": {"shots": [2], "retriever": ["random", "clip"]}}), tmp_path)
+    with pytest.raises(ConfigError, match="tune needs `task`"):
+        load_config({**STUDY, "tune": {"steps": 3}})
+    with pytest.raises(ConfigError, match=r"no key 'step'\. Did you mean 'steps'"):
+        load_config({**STUDY, "tune": {"task": TRAIN, "step": 3}})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the command has trained the adapter and a control, and run the study."""
+    folder = tmp_path_factory.mktemp("tune")
+    file = folder / "small.yaml"
+    file.write_text(json.dumps(STUDY))
+    words = ["tune", str(file), "--out", str(folder / "adapters"), "--runs", str(folder / "runs"), "--quiet"]
+    assert main([*words, "--control", "zero_shot"]) == 0
+    return folder
+
+
+def test_the_arms_before_and_after_differ_by_the_adapter_alone(done: Path) -> None:
+    frame = load_run(done / "runs" / "small").samples()
+    assert len(frame) == 3 * 2 * 3  # models, shots, queries
+    assert frame.groupby(["shots", "query"])["demos"].agg(lambda demos: len(set(map(str, demos)))).eq(1).all()
+    assert {label.rpartition("/")[2] for label in frame["model"]} == {"tiny(adapter=None)", "tuned)", "zero_shot)"}
+
+
+def test_finished_training_is_not_repeated_and_other_settings_are_refused(done: Path) -> None:
+    assert [one.computed for one in tune(load_config(STUDY), done / "adapters", ["zero_shot"])] == [0, 0]
+    with pytest.raises(StoreError, match="training state of other settings"):
+        tune(study(lr=0.5), done / "adapters")
+    record = json.loads((done / "adapters" / "zero_shot" / RECORD).read_text())
+    task = training_cell(study(), spec_of(study()), None).task
+    examples = [one for query in task.queries for one in (query, *task.pool(query.id).examples)]
+    images = {image.digest for example in examples for image in example.images}
+    assert (record["control"], record["steps"], record["images"]) == ("zero_shot", 4, len(images))
