@@ -35,6 +35,7 @@ SHIPPED = Path(__file__).parents[3] / "icl/models/tiny/checkpoints/vlm"
 NEW = 4
 Load = Callable[[str], Any]
 STAY = {
+    "adaptive_shots": "the steps before",
     "batch_calibration": "it scores options",
     "beam": "it searches with beams",
     "constant_bias": "it scores options",
@@ -48,6 +49,7 @@ STAY = {
     "plus": "measure_weights",
     "pmi": "it scores options",
     "random_gate": "the random stream of the query",
+    "residual": "the steps before",
     "self_consistency": "a vote over 2 answers",
     "sign_flip": "imports decoding.arms.inspection",
     "temperature_matched": "measure_weights",
