@@ -8,7 +8,8 @@ import pytest
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.run_level import mean, mean_over_groups, on_scored_samples, ratio, roc_auc
 from icl.metrics.sufficient_statistics import statistics_of
-from icl.registry import build, entries
+from icl.parameter_docs import parameter_docs
+from icl.registry import build, entries, resolve
 
 RNG = np.random.default_rng(0)
 
@@ -21,8 +22,9 @@ def total(parts, times=None):
 
 
 def run_metrics():
-    """Every metric of a whole run that the packages have, except for those that need the name of a task."""
-    built = {name: build("metric", name) for name in entries("metric") if not name.startswith("lmms_eval")}
+    """Every metric of a whole run that the packages have, except for those with required parameters."""
+    required = {name: parameter_docs(resolve("metric", name)) for name in entries("metric")}
+    built = {n: build("metric", n) for n, docs in required.items() if not any(one.required for one in docs)}
     return [name for name, metric in built.items() if isinstance(metric, RunLevelMetric)]
 
 
