@@ -27,7 +27,7 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
-from experiments.stats.method_verdicts import DEFAULT_MARGIN
+from experiments.stats.method_verdicts import DEFAULT_MARGIN, largest_plausible
 from experiments.stats.subjects import shared_settings
 from icl.errors import ConfigError
 
@@ -78,9 +78,10 @@ def judge_claims(view: "RunView") -> list[JudgedClaim]:
         return []
     corrected = iter(view.comparisons["Claims"])
     tested = sum(one.result is not None for one in view.comparisons["Claims"])
-    wide = compare_claims(view, 1 - SIGNIFICANCE_LEVEL / max(1, tested))
+    level = 1 - SIGNIFICANCE_LEVEL / max(1, tested)
+    wide = compare_claims(view, level)
     return [
-        _judge(claim, claim.metric or view.metric, next(corrected), simultaneous)
+        _judge(claim, claim.metric or view.metric, next(corrected), simultaneous, level)
         for claim, own in zip(claims, wide, strict=True)
         for simultaneous in own
     ]
@@ -152,7 +153,7 @@ def _label(value: Any) -> str:
     return str(value.get("label", value.get("name"))) if isinstance(value, Mapping) else str(value)
 
 
-def _judge(claim: ClaimSpec, metric: str, one: ArmComparison, wide: ArmComparison) -> JudgedClaim:
+def _judge(claim: ClaimSpec, metric: str, one: ArmComparison, wide: ArmComparison, level: float) -> JudgedClaim:
     def judged(verdict: ClaimVerdict) -> JudgedClaim:
         return JudgedClaim(claim, metric, one, verdict)
 
@@ -164,8 +165,7 @@ def _judge(claim: ClaimSpec, metric: str, one: ArmComparison, wide: ArmCompariso
     if one.p <= SIGNIFICANCE_LEVEL and one.result.difference:
         return judged("survives" if one.result.difference * sign > 0 else "contradicted")
     assert wide.result is not None
-    largest = wide.result.high if sign > 0 else -wide.result.low
-    return judged("ruled out" if largest < MARGIN else "undecided")
+    return judged("ruled out" if largest_plausible(wide.result, sign, level) < MARGIN else "undecided")
 
 
 def expected_sign(claim: ClaimSpec, one: ArmComparison) -> int:

@@ -12,15 +12,18 @@ All comparisons of all columns of the page are one family:
     undecided                 everything else
 
 A simultaneous interval has the level 1 - .05 / m, with m the number of tested comparisons of the page (Bonferroni). If
-every gain over controls is at least the margin, a page says "no gain" of any of them in at most 5 % of cases.
+every gain over controls is at least the margin, a page says "no gain" of any of them in at most 5 % of cases. Intervals
+of graded scores do not know of rare large differences that no pair has, so their ends are moved (`largest_plausible`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from experiments.stats.arm_comparisons import SIGNIFICANCE_LEVEL, ArmComparison, correct_topics
+from experiments.stats.pairs import PairedTestResult
 from experiments.stats.strategy_verdicts import compare_strategies
 from icl.metrics.base import Better
 
@@ -105,9 +108,10 @@ def judge_methods(parts: Sequence[ComparedSamples], margin: float = DEFAULT_MARG
     columns = []
     for part, own in zip(parts, tried, strict=True):
         corrected = [next(rest) for _ in own]
-        small = {_key(one) for one in corrected if _may_be_below(one, margin)}
-        wide = part.compare(1 - SIGNIFICANCE_LEVEL / family, small) if small else []
-        below = {_key(one) for one in wide if _may_be_below(one, margin)}
+        level = 1 - SIGNIFICANCE_LEVEL / family
+        small = {_key(one) for one in corrected if _is_below(one, margin, level)}
+        wide = part.compare(level, small) if small else []
+        below = {_key(one) for one in wide if _is_below(one, margin, level)}
         columns.append(
             {
                 (subject, arm): _judge(list(group), below)
@@ -147,8 +151,29 @@ def _key(one: ArmComparison) -> tuple[str, str, str]:
     return one.subject, one.arm, one.against
 
 
-def _may_be_below(one: ArmComparison, margin: float) -> bool:
+def _is_below(one: ArmComparison, margin: float, level: float) -> bool:
     """Whether the interval of the gain lies below the margin."""
     if one.result is None or one.better == "neither":
         return False
-    return (-one.result.low if one.better == "lower" else one.result.high) < margin
+    return largest_plausible(one.result, -1 if one.better == "lower" else 1, level) < margin
+
+
+def largest_plausible(result: PairedTestResult, sign: int, level: float) -> float:
+    """The largest difference in one direction that the data allow.
+
+    Args:
+        result: The test, with an interval of this level.
+        sign: 1 for the upper end, -1 for the lower end with the other sign.
+        level: The confidence level.
+
+    Returns:
+        The end of the interval. For graded scores and run-level metrics, at least the mean with z^2 more clusters of
+        the largest difference: flips of signs cannot show what no pair has.
+    """
+    end = sign * (result.high if sign > 0 else result.low)
+    if result.test == "mcnemar":
+        return end
+    more = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    largest = max(1.0, abs(result.low), abs(result.high))
+    unseen = (result.clusters * sign * result.difference + more * largest) / (result.clusters + more)
+    return max(end, unseen)

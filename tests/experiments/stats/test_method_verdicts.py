@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 
 from experiments.stats.arms import tidy_frame
-from experiments.stats.method_verdicts import ComparedSamples, MethodVerdict, PageVerdicts, judge_methods, signed_gain
+from experiments.stats.method_verdicts import (
+    ComparedSamples,
+    MethodVerdict,
+    PageVerdicts,
+    judge_methods,
+    largest_plausible,
+    signed_gain,
+)
 
 AXES = ("task", "shots", "retriever", "decoding")
 CONTROLS = {"vcd": ("mask_only(vcd)", "sign_flip(vcd)")}
@@ -77,3 +84,14 @@ def test_a_method_without_controls_beats_the_reference_alone() -> None:
     judged = verdict(judge_methods([part(greedy=(0, 200), vcd=(0, 300))]))
     assert (judged.words, judged.strongest) == ("beats greedy; no control was run", None)
     assert verdict(judge_methods([part(greedy=(0, 200), vcd=(0, 200))], margin=0.05)).words == "no gain over greedy"
+
+
+def test_a_few_graded_differences_say_nothing_of_rare_large_gains() -> None:
+    graded = part(40, greedy=(0, 20), vcd=(0, 20), mask_only_of=(0, 20), sign_flip_of=(0, 20))
+    graded.samples.loc[graded.samples["decoding"] == "mask_only(vcd)", "lenient"] += [0.5, 0.25] + [0.0] * 38
+    few = judge_methods([graded], margin=0.05)
+    one = next(one for one in graded.compare(1 - 0.05 / few.family) if one.against == "mask_only(vcd)")
+    assert one.result is not None
+    assert one.result.high <= 0  # the flips alone exclude every gain
+    assert largest_plausible(one.result, 1, 1 - 0.05 / few.family) > 0.05
+    assert verdict(few).words == "undecided"
