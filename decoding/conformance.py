@@ -25,7 +25,7 @@ from decoding.base import Strategy
 from decoding.formulas.sampling import Sampling
 from icl.errors import ICLError
 from icl.registry import describe
-from icl.testing.require import require
+from icl.testing.require import accepts_class, require
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class StrategyFacts:
         return f"{self.branches} branch{'es' if self.branches > 1 else ''}, {mask}, {weights}"
 
 
+@accepts_class
 def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> StrategyFacts:
     """Checks that a strategy, and each of its default controls, does what engines rely on.
 

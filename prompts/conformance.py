@@ -14,6 +14,7 @@ from typing import Any
 from icl import spans
 from icl.images import Image
 from icl.streams import StreamKey
+from icl.testing.require import accepts_class
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 from prompts.composers.chat import Chat
@@ -50,6 +51,7 @@ def labeled_contexts() -> list[Context]:
     return contexts
 
 
+@accepts_class
 def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -> None:
     """Check an orderer. One that needs a model is fitted on a fake one.
 
@@ -77,6 +79,7 @@ def check_orderer(orderer: Orderer, contexts: Iterable[Context] | None = None) -
         _check_marks(orderer, context, ordered, at)
 
 
+@accepts_class
 def check_transform(transform: Transform, contexts: Iterable[Context] | None = None) -> None:
     """Check a transform. One that needs a model or a pool is fitted on a fake one.
 
@@ -153,6 +156,7 @@ def _places(context: Context) -> list[tuple[str, float, int]]:
     return [(demo.example.id, demo.score, demo.rank) for demo in context.demos]
 
 
+@accepts_class
 def check_composer(composer: Composer, contexts: Iterable[Context] | None = None) -> None:
     """Check a composer.
 

@@ -29,7 +29,7 @@ from experiments.store.store import Store
 from icl.errors import ConfigError, ICLError
 from icl.loading import component_search_folder
 from icl.registry import build, describe
-from icl.testing.require import require
+from icl.testing.require import accepts_class, require
 
 EXPERIMENT: Mapping[str, Any] = {
     "task": {"name": "binding", "queries": 8},
@@ -78,6 +78,7 @@ class LauncherFacts:
         )
 
 
+@accepts_class
 def check_launcher(launcher: Launcher, patience: float = PATIENCE) -> LauncherFacts:
     """Checks a launcher by running workers.
 

@@ -20,10 +20,11 @@ from icl.models.base import ABILITIES, Model, Request
 from icl.registry import with_article
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
-from icl.testing.require import require
+from icl.testing.require import accepts_class, require
 from icl.types import Example, Generation, Part, Prompt, Turn
 
 
+@accepts_class
 def check_task(task: Any, queries: int = 20) -> None:
     """Unique ids, an answer each, options that hold it, no gold in the query, a pool without the query, determinism.
 
@@ -68,6 +69,7 @@ def metric_probes() -> Iterator[tuple[Generation, Example]]:
             yield Generation(output, option_scores=scores), example
 
 
+@accepts_class
 def check_metric(metric: Any) -> None:
     """A number in [0, 1] or None on any output, the same each time; the gold is not worse than silence."""
     name = type(metric).__name__
@@ -120,6 +122,7 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
         require(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
 
 
+@accepts_class
 def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> None:
     """Answers in order, the same alone as in a batch; tokens counted; new tokens limited; options scored if it can.
 

@@ -16,7 +16,7 @@ from icl.edits import Edit
 from icl.images import Image
 from icl.registry import describe
 from icl.streams import StreamKey
-from icl.testing.require import require
+from icl.testing.require import accepts_class, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -25,6 +25,7 @@ SIZES = ((12, 8), (31, 47), (64, 64))
 KEY, PLACE = StreamKey(0, "query"), spans.image(spans.QUERY)
 
 
+@accepts_class
 def check_edit(edit: Any) -> None:
     """Check an edit. Raises AssertionError with a sentence."""
     name = type(edit).__name__

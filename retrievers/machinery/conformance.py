@@ -22,6 +22,7 @@ from icl.edits import Blank
 from icl.errors import ICLError, PlanError
 from icl.images import Image
 from icl.tasks.base import Pool
+from icl.testing.require import accepts_class
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import (
     EXCLUDE_LEAKS,
@@ -60,6 +61,7 @@ def sample_queries() -> list[Example]:
     return [_example(f"query-{color}", color, 100 + i) for i, color in enumerate(COLORS)]
 
 
+@accepts_class
 def check_retriever(
     retriever: Retriever,
     pool: Pool | None = None,
@@ -97,6 +99,7 @@ def check_retriever(
             _check_too_many(retriever, pool, inputs, resources)
 
 
+@accepts_class
 def check_reranker(
     reranker: Reranker,
     pool: Pool | None = None,

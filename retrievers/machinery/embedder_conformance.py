@@ -16,6 +16,7 @@ import numpy as np
 
 from icl.errors import ICLError
 from icl.tasks.base import Pool
+from icl.testing.require import accepts_class
 from retrievers.base import Embedder
 from retrievers.machinery.conformance import sample_pool
 from retrievers.machinery.embedding_source import open_source, reads
@@ -24,6 +25,7 @@ TEXTS = ("which red ?", "count the blue shape", "which red ?", "what")
 UNIT, ORDER, BATCH = 1e-5, 1e-5, 1e-4  # tolerances: length, order of items, other batch
 
 
+@accepts_class
 def check_embedder(embedder: Embedder, pool: Pool | None = None) -> None:
     """Check that an embedder does what retrievers rely on. Every call has an empty cache.
 

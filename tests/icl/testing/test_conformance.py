@@ -11,11 +11,16 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from decoding.strategies.vcd import VCD
 from icl.images import Image
+from icl.metrics.judge import Judge
+from icl.metrics.strict import Strict
 from icl.tasks.base import Pool
-from icl.testing.conformance import _EXAMPLES, _request, check_model, check_task
+from icl.testing import check_orderer, check_strategy
+from icl.testing.conformance import _EXAMPLES, _request, check_metric, check_model, check_task
 from icl.testing.sessions import check_sessions
 from icl.types import Example
+from prompts.orderers.reversed import Reversed
 
 
 def load_toy():
@@ -221,3 +226,11 @@ def test_a_real_architecture_keeps_the_promises_of_a_model(tmp_path):
     from icl.models.hf.model import HF
 
     check_model(HF(path=str(tiny_models.save("idefics3", tmp_path))))
+
+
+def test_a_class_is_checked_with_its_default_parameters():
+    assert check_strategy(VCD) == check_strategy(VCD())
+    check_metric(Strict)
+    check_orderer(Reversed)
+    with pytest.raises(AssertionError, match=r"Judge cannot be made without parameters .*judge.*Pass Judge\(...\)"):
+        check_metric(Judge)
