@@ -9,6 +9,7 @@ from icl.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from decoding.conformance import check_strategy as check_strategy
+    from decoding.interventions.conformance import check_intervention as check_intervention
     from experiments.launch.conformance import check_launcher as check_launcher
     from experiments.observers.conformance import check_observer as check_observer
     from icl.testing.conformance import check_metric as check_metric
@@ -27,6 +28,7 @@ __all__ = [
     "check_composer",
     "check_edit",
     "check_embedder",
+    "check_intervention",
     "check_launcher",
     "check_metric",
     "check_model",
@@ -48,6 +50,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "retrievers.machinery.embedder_conformance": ("check_embedder",),
     "prompts.conformance": ("check_composer", "check_orderer", "check_transform"),
     "decoding.conformance": ("check_strategy",),
+    "decoding.interventions.conformance": ("check_intervention",),
     "experiments.launch.conformance": ("check_launcher",),
     "experiments.observers.conformance": ("check_observer",),
 }
