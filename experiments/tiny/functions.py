@@ -12,6 +12,9 @@ polynomials of degree 1, 2 and 3 in Chebyshev's basis, with x uniform in [-1, 1]
 The table has the mean squared error at the last point over the variance of the function, for each class after training:
 0 is perfect and 1 is the mean. `least squares` on the demonstrations, with the right degree, is the control.
 
+With the defaults (seed 0) the errors are .026, .016, .053 (random), .024, .014, .021 (sequential) and .014, .018, .051
+(mixed). So no curriculum forgets a class here, unlike in the paper: a cubic contains the easier functions.
+
 Differs from the released code in size (there 22 million parameters and 500,000 steps) and in the learning rate.
 """
 

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from icl.constraints import GeneratedCount
-from icl.registry import component
+from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import Split, balanced_choice, choice, shuffled
@@ -40,7 +40,7 @@ class RavenTask:
     by: Property = "color"  # property that follows the rule; the other one is the same in all panels
     candidates: Annotated[int, Ge(2), Le(8)] = 6  # number of candidates; chance is 1 / candidates
     alone: bool = False  # whether each candidate is also asked about without the matrix
-    puzzles: GeneratedCount = 20  # number of puzzles
+    query_limit: GeneratedCount = parameter("queries", 120)  # number of questions, rounded up to whole puzzles
     support: GeneratedCount = 20  # number of puzzles in the pool
     seed: int = 0  # random seed of the task, independent of the seeds of a run
 
@@ -50,7 +50,9 @@ class RavenTask:
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        return tuple(e for number in range(self.puzzles) for e in self._puzzle("query", number, self.alone))
+        each = self.candidates * (2 if self.alone else 1)
+        puzzles = -(-self.query_limit // each)
+        return tuple(e for number in range(puzzles) for e in self._puzzle("query", number, self.alone))
 
     @cached_property
     def _pool(self) -> Pool:

@@ -11,12 +11,13 @@ from icl.testing import check_task
 
 
 def puzzles(**parameters):
-    queries = build("task", {"name": "raven", "puzzles": 9, "support": 3, **parameters}).queries
+    queries = build("task", {"name": "raven", "queries": 50, "support": 3, **parameters}).queries
     return [list(members) for _, members in itertools.groupby(queries, lambda e: e.group)]
 
 
 @pytest.mark.parametrize("by", ["color", "shape"])
 def test_the_right_candidate_alone_completes_the_rule(by: str) -> None:
+    assert len(puzzles(by=by)) == 9  # 50 questions are rounded up to whole puzzles of 6
     for members in puzzles(by=by):
         assert len({e.images[0].digest for e in members}) == len(members) == 6
         completes = []
@@ -32,7 +33,7 @@ def test_the_right_candidate_alone_completes_the_rule(by: str) -> None:
 
 
 def test_it_keeps_the_promises_of_a_task() -> None:
-    check_task(build("task", {"name": "raven", "puzzles": 3, "support": 3}))
+    check_task(build("task", {"name": "raven", "queries": 18, "support": 3}))
 
 
 def sample(place: int, form: str, p: float | None, gold: int = 1) -> ScoredSample:
