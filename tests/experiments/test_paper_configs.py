@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_data import TINY, stand_in_config, write_stand_ins
+from paper_data import ROWS, TINY, stand_in_config, write_stand_ins
 
 from experiments.api import run
 from experiments.cli.main import main
@@ -17,6 +17,8 @@ from experiments.results.claims import judge_claims
 from experiments.results.published import compare_published
 from experiments.results.view_run import view_run
 
+EVERY_ROW = ("papers/code", "papers/dcd", "papers/vcd")
+"""The experiments that use all rows of their data."""
 PAPERS = [name for name in shipped_configs() if name.startswith("papers/")]
 
 
@@ -32,7 +34,7 @@ def test_a_paper_is_planned_on_data_of_the_same_columns(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     keys = stand_in_config(name, TINY if name == "papers/mvcd" else toy, seeds=[0])  # DoLa needs layers
-    write_stand_ins(tmp_path, keys)
+    write_stand_ins(tmp_path, keys, 12 if name in EVERY_ROW else ROWS)
     grid = expand(load_config(keys))
     check_requirements(grid)
     check_data(grid)
@@ -45,7 +47,7 @@ def test_published_numbers_stand_beside_those_of_the_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     keys: Any = stand_in_config("papers/vcd", toy, seeds=[0], controls="none")
-    write_stand_ins(tmp_path, keys)
+    write_stand_ins(tmp_path, keys, 12)
     view = view_run(run(keys, runs=tmp_path, quiet=True))
     assert not view.failed
     numbers = compare_published(view)
