@@ -105,6 +105,15 @@ def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vecto
         check_requirements(expand(load_config(keys(intervene="task_vector"))))
 
 
+def test_a_method_that_reads_demonstrations_is_refused_at_zero_shots() -> None:
+    method = {"name": "batch_icl", "layer": 2}
+    check_requirements(expand(load_config(keys(intervene=method))))
+    with pytest.raises(PlanError, match="is made of the prompt's demonstrations, and shots is 0"):
+        check_requirements(expand(load_config(keys(intervene=method, shots=0))))
+    with pytest.raises(PlanError, match="'batch_icl' needs a layer, chosen on a dev split"):
+        check_requirements(expand(load_config(keys(intervene="batch_icl"))))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
