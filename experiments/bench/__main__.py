@@ -1,4 +1,4 @@
-"""The benchmark table: `python -m experiments.bench [--quick] [PART ...]`, or `make bench`.
+"""The benchmark table: `python -m experiments.bench [--help] [--quick] [PART ...]`, or `make bench`.
 
 A part is a module of this package with a function `rows()`. Times are CPU times (`timing`): the median over rounds,
 with minimum and maximum. Most figures are ratios within one run, because machines differ. A figure that misses its goal
@@ -31,6 +31,9 @@ def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
 def main() -> None:
     """Prints each row as soon as it is measured."""
     arguments = sys.argv[1:]
+    if "--help" in arguments:
+        print(f"{__doc__}\nParts: {', '.join(parts())}.")
+        return
     if "--quick" in arguments:
         quick()
     names = [name for name in arguments if name != "--quick"] or parts()

@@ -50,6 +50,12 @@ def test_an_unknown_part_is_an_error_that_lists_the_parts(monkeypatch: pytest.Mo
         main()
 
 
+def test_help_lists_the_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--help"])
+    main()
+    assert f"Parts: {', '.join(parts())}." in capsys.readouterr().out
+
+
 def test_times_have_a_number_per_round_without_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now, order = [0.0], []
     monkeypatch.setattr(timing.time, "process_time", lambda: now[0])

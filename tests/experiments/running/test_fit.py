@@ -199,7 +199,7 @@ def test_the_error_about_several_settings_has_the_command_that_chooses_one(
         (
             {"decoding": "vcd"},
             ConfigError,
-            "no decoding here has parameters to fit. batch_calibration, constant_bias and moicl have",
+            "no decoding here has parameters to fit. adaptive_shots, batch_calibration, constant_bias and moicl have",
         ),
         ({"decoding": "moicl", "shots": 0}, ConfigError, "there are none at 0 shots"),
         ({"grid": {"shots": [1, 2]}, "decoding": "moicl"}, ConfigError, "several values of shots"),
