@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from icl.registry import NestedComponent
 
-Objective = Literal["sft"]
+Objective = Literal["sft", "dpo"]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 Steps = Annotated[int, Ge(0), Le(10_000_000)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -24,7 +24,7 @@ class TuneSpec:
 
     task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
     dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
-    objective: Objective = "sft"  # sft: cross-entropy of the answer's tokens
+    objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: of the answer against a wrong one, and sft
     shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # demonstrations of an episode; null: the most of the file
     steps: Steps = 200  # optimizer steps
     batch: Count = 16  # episodes of a step
@@ -35,6 +35,8 @@ class TuneSpec:
     alpha: Positive = 32.0  # scale of LoRA: its product is multiplied by alpha / rank
     dropout: Fraction = 0.0  # share of a LoRA layer's inputs that are set to 0
     modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # names of the decoder's linear modules that get LoRA
+    beta: Positive = 0.1  # dpo: weight of the distance from the base model
+    sft_weight: Annotated[float, Ge(0)] = 1.0  # dpo: weight of the cross-entropy that is added
     clip: Positive = 1.0  # largest norm of the gradient
     save_every: Count = 50  # steps between two checkpoints
     seed: Annotated[int, Ge(0)] = 0  # seed of the first weights, of the order of queries and of demonstrations

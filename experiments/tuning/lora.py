@@ -3,11 +3,13 @@
 Only linear modules of the decoder get them. Features of images are cached, so the vision tower cannot learn.
 """
 
+import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ class TrainedAdapter:
     """
 
     def __init__(self, model: "HF", spec: TuneSpec) -> None:
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
@@ -47,12 +50,28 @@ class TrainedAdapter:
             self.peft: Any = get_peft_model(runner.model, self.config)
         self.config.base_model_name_or_path = model.path  # peft writes the folder of the weights
         self.peft.eval()
-        for name, module in self.peft.named_modules():
-            if name.endswith("lora_dropout.default"):
-                module.train()
+        self.dropouts = [one for name, one in self.peft.named_modules() if name.endswith("lora_dropout.default")]
+        self._set_dropout(True)
         self.parameters: dict[str, nn.Parameter] = {
             name: one for name, one in self.peft.named_parameters() if one.requires_grad
         }
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """A block in which the model is the base model."""
+        return cast("AbstractContextManager[None]", self.peft.disable_adapter())
+
+    @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """A block without dropout."""
+        self._set_dropout(False)
+        try:
+            yield
+        finally:
+            self._set_dropout(True)
+
+    def _set_dropout(self, on: bool) -> None:
+        for module in self.dropouts:
+            module.train(on)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies weights into the parameters, by name."""

@@ -22,6 +22,27 @@ def answer_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     return total, int((targets != IGNORED).sum())
 
 
+def sequence_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each answer: [R] float32 in nats, the sum over its tokens. Arguments as `answer_loss`."""
+    each = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none")
+    return -each.sum(-1)
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, base_chosen: Tensor, base_rejected: Tensor, beta: float) -> Tensor:
+    """Sum over pairs of the loss of direct preference optimization (Rafailov et al., NeurIPS 2023, equation 7).
+
+    - log sigmoid(beta [(chosen - base_chosen) - (rejected - base_rejected)])
+
+    Args:
+        chosen: [N], log-probabilities of the right answers under the model that trains.
+        rejected: [N], of the wrong answers.
+        base_chosen: [N], of the right answers under the base model.
+        base_rejected: [N], of the wrong answers under the base model.
+        beta: Weight of the distance from the base model.
+    """
+    return -F.logsigmoid(beta * ((chosen - base_chosen) - (rejected - base_rejected))).sum()
+
+
 def learning_rate(step: int, steps: int, top: float, warmup: float) -> float:
     """The rate of a step: it rises linearly over the warm-up and then falls linearly to 0 after the last step.
 

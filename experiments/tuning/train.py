@@ -6,7 +6,7 @@ bit. A state is saved only after its loss has been computed and is a number.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder
 from experiments.tuning.episodes import Episode, EpisodeStream
 from experiments.tuning.lora import TrainedAdapter
-from experiments.tuning.losses import answer_loss, is_finite, learning_rate
-from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
+from experiments.tuning.losses import is_finite, learning_rate
+from experiments.tuning.objectives import chunk_loss, encode_step
+from experiments.tuning.training_forward import encode_images_alone
 from icl.errors import ModelError
 from icl.streams import StreamKey
 
@@ -96,11 +97,11 @@ def train(
         _set_rate(optimizer, learning_rate(step, spec.steps, spec.lr, spec.warmup))
         optimizer.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(not is_last):
-            loss, count = _backward(model, spec, stream.episodes(step), step)
+            loss, count = _backward(model, adapter, spec, stream.episodes(step), step)
         _check(loss, "loss", step, saved, folder.path)
         losses.append(float(loss))
         if step % spec.save_every == 0 or is_last:
-            more = {} if dev is None else {"dev_loss": _dev_loss(model, spec, dev)}
+            more = {} if dev is None else {"dev_loss": _dev_loss(model, adapter, spec, dev)}
             folder.save(adapter.parameters, optimizer, step)
             adapter.save(folder.path)
             saved = step
@@ -120,34 +121,30 @@ def train(
     return TrainingOutcome(folder.path, done, done - first, losses[0], losses[-1], tokens, seconds)
 
 
-def _backward(model: "HF", spec: TuneSpec, episodes: Sequence[Episode], step: int) -> tuple[Tensor, int]:
-    """Mean loss of a token over a step's episodes, whose gradient is added up; and the tokens of the prompts."""
-    rows = encode_answered(model, [one.prompt for one in episodes], [one.answer for one in episodes])
-    answer_tokens = sum(count for _, count in rows)
+def _backward(
+    model: "HF", adapter: TrainedAdapter, spec: TuneSpec, episodes: Sequence[Episode], step: int
+) -> tuple[Tensor, int]:
+    """Loss of a step's episodes, whose gradient is added up if gradients are on; and their tokens."""
+    encoded = encode_step(model, spec, episodes)
     total = torch.zeros((), device=model.engine.runner.device)
-    for start in range(0, len(rows), spec.rows):
+    for start in range(0, len(episodes), spec.rows):
         with torch.random.fork_rng(enabled=spec.dropout > 0):
             if spec.dropout > 0:
                 torch.manual_seed(StreamKey(spec.seed, f"tune/{step}/{start}").number("tune/dropout", 32))
-            logits, targets = answer_logits(model.engine.runner, rows[start : start + spec.rows])
-            loss = answer_loss(logits, targets)[0] / answer_tokens
+            loss = chunk_loss(model.engine.runner, adapter, spec, encoded, start)
         if torch.is_grad_enabled():
             loss.backward()  # type: ignore[no-untyped-call]
         total = total + loss.detach()
-    return total, sum(len(read) for read, _ in rows)
+    return total, encoded.tokens
 
 
-def _dev_loss(model: "HF", spec: TuneSpec, dev: EpisodeStream) -> float:
-    """Mean loss of a token over the first dev episodes."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for step in range(min(DEV_STEPS, -(-len(dev.queries) // dev.batch))):
-            episodes = dev.episodes(step)
-            rows = encode_answered(model, [one.prompt for one in episodes], [one.answer for one in episodes])
-            for start in range(0, len(rows), spec.rows):
-                loss, tokens = answer_loss(*answer_logits(model.engine.runner, rows[start : start + spec.rows]))
-                total, count = total + float(loss), count + tokens
-    return total / count
+def _dev_loss(model: "HF", adapter: TrainedAdapter, spec: TuneSpec, dev: EpisodeStream) -> float:
+    """Mean loss of the first dev batches, without dropout."""
+    spec = replace(spec, dropout=0.0)
+    batches = range(min(DEV_STEPS, -(-len(dev.queries) // dev.batch)))
+    with torch.no_grad(), adapter.without_dropout():
+        losses = [_backward(model, adapter, spec, dev.episodes(step), step)[0] for step in batches]
+    return float(torch.stack(losses).mean())
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

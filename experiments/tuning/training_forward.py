@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
     from icl.types import Prompt
 
+AnsweredPrompt = tuple[EncodedPrompt, int]
+"""A prompt with its answer and the end token, as model inputs; and the number of tokens of the two."""
+
 
 def end_token(model: "HF") -> int:
     """The token that ends an answer: the tokenizer's own, if it ends answers of this model."""
@@ -39,9 +42,7 @@ def encode_images_alone(model: "HF") -> None:
     encoder.limit = BatchLimit(1)
 
 
-def encode_answered(
-    model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[str]
-) -> list[tuple[EncodedPrompt, int]]:
+def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[str]) -> list[AnsweredPrompt]:
     """Each prompt with its answer and the end token, as model inputs; and the number of tokens of the two.
 
     Raises:
@@ -56,7 +57,7 @@ def encode_answered(
     return rows
 
 
-def answer_logits(runner: LanguageModel, rows: Sequence[tuple[EncodedPrompt, int]]) -> tuple[Tensor, Tensor]:
+def answer_logits(runner: LanguageModel, rows: Sequence[AnsweredPrompt]) -> tuple[Tensor, Tensor]:
     """Logits of the answers' tokens, with gradients.
 
     Args:

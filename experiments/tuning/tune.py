@@ -65,8 +65,9 @@ def tune(
         settings = {"tune": asdict(replace(spec, save_every=1, dev=None)), "cell": cell.config, "model": model.digest}
         folder = TrainingFolder(out / name, canonical_digest(_plain_json(settings)))
         own = replace(model)  # its weights get LoRA matrices
-        stream = EpisodeStream(cell, spec.batch)
-        dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch)
+        needs_rejected = spec.objective == "dpo"
+        stream = EpisodeStream(cell, spec.batch, needs_rejected)
+        dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch, needs_rejected)
         outcome = train(own, spec, stream, folder, dev=dev, report_progress=_named(name, report_progress))
         own.unload()
         record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}

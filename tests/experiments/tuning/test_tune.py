@@ -1,6 +1,7 @@
 """Training of adapters on the shipped model: what the first step, the last and an interruption leave."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,26 @@ def test_one_episode_is_learned_by_heart(tmp_path: Path) -> None:
     outcome = train_once(config, tmp_path)
     assert outcome.first_loss > 1
     assert outcome.last_loss < 0.05
+
+
+def test_dpo_raises_the_margin_between_right_and_wrong(tmp_path: Path) -> None:
+    config = study(objective="dpo", steps=6, batch=2, rows=1, lr=0.01, shots=2, sft_weight=0.0)
+    outcome = train_once(config, tmp_path)
+    assert outcome.first_loss == pytest.approx(math.log(2), abs=1e-6)  # the model is the base model
+    assert outcome.last_loss < 0.6
+    episodes = EpisodeStream(training_cell(config, spec_of(config), None), 6, needs_rejected=True).episodes(0)
+    assert all(one.rejected not in {None, one.answer} for one in episodes)
+
+
+def test_dpo_without_a_wrong_answer_is_refused(tmp_path: Path) -> None:
+    task = {"name": "easy-vqa", "queries": 1}
+    config = load_config({**STUDY, "tune": {"task": task, "objective": "dpo", "shots": 0}})
+    cell = training_cell(config, spec_of(config), None)
+    no_options = replace(cell.task.queries[0], options=())
+    stream = EpisodeStream(cell, 1, needs_rejected=True)
+    stream.queries = (no_options,)
+    with pytest.raises(DataError, match="has no wrong answer for dpo"):
+        stream.episodes(0)
 
 
 def test_only_answers_have_a_loss_and_their_scores_are_those_of_decoding() -> None:
