@@ -43,7 +43,7 @@ def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) ->
     assert entries("model")["hf"].summary.startswith("Any AutoModelForImageTextToText checkpoint")
     hf = build("model", {"name": "hf", "path": "somewhere", "token_budget": 100})
     assert hf == HF(path="somewhere", token_budget=100)
-    assert hf.abilities == {"logits", "score", "hidden_states", "embed", "text_logprobs"}
+    assert hf.abilities == {"logits", "score", "hidden_states", "embed", "text_logprobs", "interventions"}
     assert isinstance(HF(path=str(folder_of("llava"))), LogitModel)
 
 
