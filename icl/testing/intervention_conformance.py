@@ -58,7 +58,7 @@ def check_sites(model: "HF", prompts: "Sequence[Prompt]", kinds: Sequence[str] =
     import torch
 
     base = model.open(prompts).logits
-    spread = base.std()
+    spread = _spread(base)
     for kind in kinds:
         sites = model.sites.all(kind)
         for where in (Where(), Where("all"), Where(part="both")):
@@ -83,7 +83,7 @@ def _check_steps(model: "HF", prompts: "Sequence[Prompt]", edit: RandomEdit) -> 
     rows = model.open(prompts, interventions=[edit] * len(prompts))
     other = rows.take(_range(len(prompts)))
     scores = rows.suffix_logprobs([[[3, 4, 5]]] * len(prompts))
-    spread = rows.logits.std()
+    spread = _spread(rows.logits)
     for token in (3, 4):
         other.advance(_range(len(prompts)) * 0 + token)
     rows.extend([[3, 4]] * len(prompts))
@@ -97,6 +97,11 @@ def _check_steps(model: "HF", prompts: "Sequence[Prompt]", edit: RandomEdit) -> 
 
 def _opened(model: "HF", prompts: "Sequence[Prompt]", edits: "Sequence[RandomEdit | None]") -> "Tensor":
     return model.open(prompts, interventions=edits).logits
+
+
+def _spread(logits: "Tensor") -> "Tensor":
+    """The standard deviation of the logits, without tokens that the class rules out (Chameleon's image tokens)."""
+    return logits[logits > -1e30].std()
 
 
 def _range(size: int) -> "Tensor":

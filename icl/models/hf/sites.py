@@ -28,6 +28,9 @@ MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
 PROJECTION_NAMES = ("o_proj", "out_proj", "dense")
 """Names of attention blocks, of all blocks that mix tokens, of MLPs, and of the output projection of attention."""
 
+FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError)
+"""Exceptions of a class that reads no text without an image."""
+
 TOLERANCE = 1e-2
 """Largest error of a sum of a layer's parts, as a share of what the layer adds. Half precision needs that much."""
 
@@ -69,12 +72,14 @@ class DecoderSites:
 
     Attributes:
         layers: The decoder's layers.
+        unprobed: Why no forward pass showed the parts of layers, for messages. '' if one did.
     """
 
     def __init__(self, runner: "LanguageModel") -> None:
         """Finds the layers. Raises ModelError if there are none."""
         self.runner, self.name = runner, type(runner.model).__name__
         self.config = runner.model.config.get_text_config(decoder=True)
+        self.unprobed = ""
         count = self.config.num_hidden_layers
         decoder = runner.model.get_decoder()
         lists = [(path, one) for path, one in decoder.named_modules() if isinstance(one, nn.ModuleList)]
@@ -103,7 +108,9 @@ class DecoderSites:
                 f"no layer has {site.kind}" if nearest is None else f"the nearest layer with {site.kind} is {nearest}"
             )
             blocks = ", ".join(name for name, _ in self.layers[layer].named_children())
-            raise ModelError(f"{self.name} has no {site}: that layer consists of {blocks}, and {instead}.")
+            raise ModelError(
+                f"{self.name} has no {site}: that layer consists of {blocks}, and {instead}{self.unprobed}."
+            )
         return site
 
     def hookable(self, site: Site) -> Hookable:
@@ -166,6 +173,9 @@ class DecoderSites:
         handles = [one.register_forward_hook(hook, with_kwargs=True) for one in modules]
         try:
             self._forward()
+        except FAILURES as error:
+            self.unprobed = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
+            return [None] * len(self.layers)
         finally:
             for handle in handles:
                 handle.remove()
