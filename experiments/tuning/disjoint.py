@@ -38,7 +38,7 @@ def check_disjoint(train: "Task", tests: "Iterable[tuple[str, Task]]", name: str
             query_id, example_id = both[0]
             raise DataError(
                 f"{where}: {len(both)} images of its {len(task.queries)} queries are among the images of {name}; the "
-                f"image of query '{query_id}' is that of '{example_id}'. Take another split, or on another seed of a "
+                f"image of query '{query_id}' is that of '{example_id}'. Take another split, or another seed of a "
                 "generated task."
             )
     return len(digests)
