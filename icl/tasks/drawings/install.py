@@ -72,6 +72,8 @@ def install_drawings(
     """
     if unknown := [name for name in sets if name not in SETS]:
         raise DataError(f"there is no set of drawings named '{unknown[0]}'. Sets: {', '.join(SETS)}.")
+    if not sets:
+        raise DataError(f"no set of drawings is named. Name one or more: {', '.join(SETS)}.")
     folder = folder or drawings_folder()
     if installed_sets(folder) >= set(sets):
         return folder

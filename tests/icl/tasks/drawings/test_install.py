@@ -71,6 +71,7 @@ def test_a_damaged_package_leaves_the_old_folder(packages, tmp_path) -> None:
     ("sets", "sentence"),
     [
         (("openclipart", "clipart"), "no set of drawings named 'clipart'"),
+        ((), "no set of drawings is named"),
         (("emoji",), "npm packages that are not installed"),
     ],
 )
