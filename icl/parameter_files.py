@@ -16,10 +16,17 @@ def find(name: str, what: str, shipped: Path | None = None) -> Path:
     """The path of a file: absolute, or next to the experiment file, in the working directory, or in `shipped`.
 
     Raises:
-        ConfigError: There is no such file. The message suggests the nearest name in `shipped`.
+        ConfigError: There is no such file, or the name cannot be one. The message suggests the nearest name in
+            `shipped`.
     """
     candidates = [*search_candidates(name), *([shipped / name] if shipped else [])]
-    path = next((path for path in candidates if path.is_file()), None)
+    try:
+        path = next((path for path in candidates if path.is_file()), None)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} is the name of a file, not its text, and '{name[:60]}…' cannot be one: {error.strerror}. "
+            "Write the text to a file, and give its name."
+        ) from error
     if path is None:
         suggestion = did_you_mean(name, [path.name for path in sorted(shipped.glob("*.*"))]) if shipped else ""
         looked_in = ", ".join(str(path.parent) for path in candidates)

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import MinLen
 
 from experiments.config.keys import (
     AXES,
@@ -137,10 +140,32 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
         base, *metadata = get_args(hint) if is_annotated else (hint,)
         choices = get_args(base) if get_origin(base) is Literal else ()
         texts = [extra.text for extra in metadata if isinstance(extra, ExpectedText)]
-        expected = texts[0] if texts else f"one of {', '.join(choices)}"
+        expected = texts[0] if texts else f"one of {', '.join(choices)}" if choices else _describe_type(base)
         raise ConfigError(
             f"{where}: {key} must be {expected}, not {node!r}.{did_you_mean(str(node), choices)}"
         ) from error
+
+
+def _describe_type(hint: Any) -> str:
+    """'a text or none': the types of a hint in words."""
+    if get_origin(hint) is Annotated:
+        base, *metadata = get_args(hint)
+        return _describe_type(base) + (" that is not empty" if any(isinstance(one, MinLen) for one in metadata) else "")
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_describe_type(part) for part in get_args(hint))
+    kind = get_origin(hint) or hint
+    return _TYPE_WORDS.get(kind, str(getattr(kind, "__name__", kind)))
+
+
+_TYPE_WORDS: Mapping[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    tuple: "a list",
+    Mapping: "a mapping",
+    type(None): "none",
+}
 
 
 @lru_cache

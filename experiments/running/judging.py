@@ -125,7 +125,7 @@ def describe_controls(name: str, counts: Mapping[str, Mapping[str, int]]) -> str
     text = f"{name}: the judge calls {join_words(called)} right"
     if (swapped := counts["swapped"])["n"]:
         text += f", and keeps {swapped['right']} of {swapped['n']} verdicts when the answers change places"
-    is_constant = gold["n"] and gold["right"] * empty["n"] <= empty["right"] * gold["n"]
+    is_constant = gold["n"] and empty["n"] and gold["right"] * empty["n"] <= empty["right"] * gold["n"]
     warning = " It does not tell accepted from empty answers: its scores measure nothing." if is_constant else ""
     return f"{text}.{warning}"
 

@@ -158,12 +158,14 @@ class Judge:
 
 
 def _read_verdicts(path: Path) -> Iterator[tuple[str, JudgeVerdict]]:
-    """The verdicts of a file. A line that a killed process left unfinished is skipped: it is asked for again."""
+    """The verdicts of a file. A line that is cut or damaged is skipped: the judge is asked again."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             content = json.loads(line)
-            yield str(content["key"]), {"right": content["right"], "reply": str(content["reply"])}
-        except (ValueError, KeyError, TypeError):
+            key, right, reply = str(content["key"]), content["right"], str(content["reply"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
+        if right is None or isinstance(right, bool):
+            yield key, {"right": right, "reply": reply}

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.analyses.published import analyze
 from experiments.api import run
+from experiments.config.config import load_config
 from experiments.report.html import write_report
 from experiments.results.published import compare_published
 from experiments.results.run_view import RunView
@@ -75,3 +76,17 @@ def test_report_and_analysis_have_the_numbers_and_escape_them(view: RunView, wri
     assert '<section id="published">' not in write_report(plain).report.read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="has no key `published`"):
         analyze(plain)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"value": "abc"}, "published[0].value: value must be a number, not 'abc'."),
+        ({"metric": ""}, "published[0].metric: metric must be a text that is not empty or none, not ''."),
+        ({"source": []}, "published[0].source: source must be a text, not []."),
+    ],
+)
+def test_a_mistake_in_a_number_is_named(mapping: Any, keys: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(mapping(published=[{"at": {"shots": 2}, "value": 0.5, **keys}]))
+    assert sentence in str(raised.value)

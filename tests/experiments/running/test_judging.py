@@ -84,7 +84,7 @@ def test_a_judge_that_fails_loses_no_sample_and_is_asked_again(config: Any, tmp_
     run_, notes = start(config(), tmp_path)
     frame = run_.samples()
     assert frame["failed"].isna().all()
-    assert "judge" not in frame or frame["judge"].isna().all()
+    assert frame["judge"].isna().all()
     assert any("have no verdict (the endpoint is down). Run again" in note for note in notes)
     (tmp_path / "down").unlink()
     frame = start(config(), tmp_path)[0].samples()
@@ -130,6 +130,14 @@ def test_unreadable_replies_have_no_score_and_are_counted(config: Any, tmp_path:
     counts = json.loads((run_.path / "judges.json").read_text())["judge"]
     assert counts["gold"] == {"right": 0, "n": 0, "unread": 6}
     assert describe_controls("judge", counts) == "judge: the judge gave no verdict on its controls."
+
+
+def test_controls_warn_only_if_both_were_read() -> None:
+    unread, every, half = ({"right": right, "n": n, "unread": 0} for right, n in ((0, 0), (10, 10), (5, 10)))
+    others = {"other": unread, "swapped": unread}
+    assert "measure nothing" not in describe_controls("judge", {"gold": every, "empty": unread, **others})
+    assert "measure nothing" not in describe_controls("judge", {"gold": every, "empty": half, **others})
+    assert "measure nothing" in describe_controls("judge", {"gold": half, "empty": half, **others})
 
 
 def test_comparisons_that_end_early_do_not_wait_for_a_judge(config: Any, tmp_path: Path) -> None:

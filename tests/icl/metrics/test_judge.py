@@ -65,6 +65,23 @@ def test_a_line_that_was_cut_is_skipped(tmp_path: Path) -> None:
     assert len(judge().verdicts) == 1
 
 
+@pytest.mark.parametrize("right", ['"no"', "[1]", "5", "1", "NaN", "{}", "[" * 100_000])
+def test_a_damaged_verdict_is_no_verdict(tmp_path: Path, right: str) -> None:
+    metric = judge()
+    metric.add(metric.request("blue", EXAMPLE), "No.")
+    (file,) = (tmp_path / "cache" / "verdicts").iterdir()
+    key = metric.request("red", EXAMPLE).key
+    with file.open("a") as handle:
+        handle.write(f'{{"key": "{key}", "reply": "", "right": {right}}}\n')
+    assert judge().score(Generation("red"), EXAMPLE) is None
+    assert judge().score(Generation("blue"), EXAMPLE) == 0
+
+
+def test_the_text_of_a_prompt_in_place_of_its_file_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="prompt of a judge is the name of a file, not its text"):
+        judge(prompt="Is {answer} right? " * 300)
+
+
 @pytest.mark.parametrize(
     ("reply", "right"),
     [
