@@ -30,6 +30,7 @@ def command(
     from experiments.report.leaderboard.columns import collect_leaderboard
     from experiments.report.leaderboard.frontier import frontier_tables
     from experiments.report.leaderboard.page import leaderboard_frame, render_leaderboard
+    from experiments.report.leaderboard.repeated_runs import distinct_runs
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
     from experiments.store.store import report_write_errors, write_text
@@ -37,7 +38,7 @@ def command(
 
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        views = [view_run(load_run(run, trust)) for run in dict.fromkeys(runs)]
+        views, repeated = distinct_runs([view_run(load_run(run, trust)) for run in runs])
         report_progress("comparing", 0, 0)
         board = collect_leaderboard(views, metric or (), margin)
         pairs = [frontier_tables(view) for view in views]
@@ -47,6 +48,8 @@ def command(
             out.mkdir(parents=True, exist_ok=True)
         write_text(out / "leaderboard.html", render_leaderboard(board, tables, refusals))
         write_text(out / "leaderboard.csv", leaderboard_frame(board).to_csv(index=False))
+    for sentence in repeated:
+        print(sentence)
     for name in board.methods:
         cells = [column.cells[name].verdict for column in board.columns if name in column.cells]
         words = [cell.words for cell in cells if cell]

@@ -1,5 +1,7 @@
 """The leaderboard: its columns over several runs, its numbers, its page and its command."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -79,6 +81,22 @@ def test_a_run_that_cannot_be_ranked_is_refused(written: Any) -> None:
         collect_leaderboard([view])
     with pytest.raises(ConfigError, match="no score chair_i"):
         collect_leaderboard([view_run(written("b", queries=4))], ["chair_i"])
+
+
+def test_a_run_by_another_path_and_a_copy_count_once(
+    written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = written("one", queries=4, seeds=(0,)).path
+    other = written("two", queries=5, seeds=(0,)).path
+    copied = shutil.copytree(path, tmp_path / "copy")
+    monkeypatch.chdir(path.parent)
+    tables = []
+    for runs in (["one", str(other)], ["one", "one", str(path), str(copied), str(other)]):
+        assert main(["leaderboard", *runs, "--out", str(tmp_path / "board")]) == 0
+        tables.append((tmp_path / "board" / "leaderboard.csv").read_text())
+    assert tables[0] == tables[1]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "it counts once" in line]
+    assert lines == [f"{run} has the same cells and answers as one: it counts once." for run in ("one", path, copied)]
 
 
 def test_a_label_with_two_meanings_and_a_missing_control_are_named(written: Any) -> None:
