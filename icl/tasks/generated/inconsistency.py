@@ -1,9 +1,10 @@
 """Statements that contradict an image, as in MMIR (Yan et al., 2502.16033): which elements are inconsistent?
 
-An image shows numbered shapes, and the question lists one statement for each number. With `wrong: 1` one statement is
-false. With `wrong: 2` two statements have exchanged their shapes, so two elements are inconsistent. The metric `mmir`
-scores the numbers in the answer. `marks: elsewhere` is the control: the numbers stand in empty cells, so no statement
-can be checked.
+An image shows numbered shapes, and the question lists one statement for each number. With `wrong: 1` one statement
+names a further shape of the image, which has no number. With `wrong: 2` two statements have exchanged their shapes, so
+two elements are inconsistent. All stated shapes are in the image: only their places show which statement is false. The
+metric `mmir` scores the numbers in the answer. `marks: elsewhere` is the control: the numbers stand in empty cells, so
+no statement can be checked.
 
 MMIR asks about web pages, slides and posters with five kinds of contradiction; this task is generated.
 """
@@ -33,7 +34,7 @@ class InconsistencyTask(SharedPoolTask):
 
     called: ClassVar[str] = "inconsistency"
 
-    objects: Annotated[int, Ge(2), Le(4)] = 4  # number of shapes and statements
+    objects: Annotated[int, Ge(2), Le(4)] = 4  # number of numbered shapes and statements
     wrong: Literal[1, 2] = 1  # number of false statements; two false ones have exchanged their shapes
     marks: Literal["objects", "elsewhere"] = "objects"  # what the numbers mark
     concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
@@ -49,16 +50,17 @@ class InconsistencyTask(SharedPoolTask):
         stream = f"inconsistency/{self.concept_set}/{split}/{number}"
         rng = StreamKey(self.seed, stream).numpy("facts")
         order = shuffled(rng, CONCEPT_SETS[self.concept_set])
-        concepts, other = tuple(order[: self.objects]), order[self.objects]
+        concepts = tuple(order[: self.objects])
+        drawn = tuple(order[: self.objects + 1]) if self.wrong == 1 else concepts
         cells = shuffled(rng, range(CELLS))
         places = sorted(shuffled(rng, range(self.objects))[: self.wrong])
         stated = list(concepts)
         if self.wrong == 1:
-            stated[places[0]] = other
+            stated[places[0]] = drawn[-1]
         else:
             stated[places[0]], stated[places[1]] = concepts[places[1]], concepts[places[0]]
-        marked = cells[: self.objects] if self.marks == "objects" else cells[self.objects : 2 * self.objects]
-        image = PlacedShapes(self.seed, stream, concepts, tuple(cells[: self.objects])).image
+        marked = cells[: self.objects] if self.marks == "objects" else cells[len(drawn) : len(drawn) + self.objects]
+        image = PlacedShapes(self.seed, stream, drawn, tuple(cells[: len(drawn)])).image
         lines = ". ".join(f"{i}: {noun(concept)}" for i, concept in enumerate(stated, 1))
         return Example(
             id=name,
@@ -67,5 +69,5 @@ class InconsistencyTask(SharedPoolTask):
             answers=(" and ".join(str(place + 1) for place in places),),
             options=tuple(map(str, range(1, self.objects + 1))) if self.wrong == 1 else (),
             meta={"marks": self.marks},
-            secret={"concepts": [noun(concept) for concept in concepts]},
+            secret={"concepts": [noun(concept) for concept in drawn]},
         )

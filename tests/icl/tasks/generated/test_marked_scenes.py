@@ -67,6 +67,16 @@ def test_exactly_the_gold_statements_contradict_the_image(wrong: int) -> None:
         assert len(false) == wrong
 
 
+@pytest.mark.parametrize("marks", ["objects", "elsewhere"])
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_every_stated_shape_is_in_the_image_and_stated_once(wrong: int, marks: str) -> None:
+    """So neither the shapes in the image without their places, nor a repeated statement, tells which one is false."""
+    for query in task("inconsistency", wrong=wrong, marks=marks).queries:
+        stated = [part.split(": ")[1] for part in query.question.split(". ")[:-1]]
+        assert set(stated) <= set(query.secret["concepts"])
+        assert len(set(stated)) == 4
+
+
 def test_the_score_of_element_numbers() -> None:
     assert [score_elements(set(p), {3}) for p in ((), (3,), (3, 4), (4,), (1, 2, 3))] == [0, 1, 0.5, 0, 0]
     assert [score_elements(set(p), {3, 4}) for p in ((3, 4), (3,), (3, 1), (1, 2))] == [1, 0.5, 0.5, 0]
