@@ -6,8 +6,8 @@
 
 The weights are multiples of 1 / `resolution`, because a chunk has as many branches as its share: that needs no state
 and runs wherever `moicl` does. Equal branches share one prefill. The whole prompt is branch 0, for traces and controls,
-and has no weight. Controls: `chunks: random`, `share: equal` (which is `moicl` with clustered groups), `share: nearest`
-and the vote. One group is the whole prompt.
+and has no weight. Controls: `chunks: random`, `share: equal` (one branch per chunk, which is `moicl` with clustered
+groups), `share: nearest` and the vote. One group is the whole prompt.
 
 No released code: a reconstruction from the abstract. tau, the vectors and the number of chunks are not the paper's.
 """
@@ -55,7 +55,7 @@ class ParallelICL(Strategy):
     chunks: Literal["clustered", "consecutive", "random"] = "clustered"  # how demonstrations are divided
     share: Literal["similarity", "equal", "nearest"] = "similarity"  # weights of the chunks
     tau: Positive = 0.1  # temperature of the weights; small: the nearest chunk alone
-    resolution: PositiveInt = 8  # branches in all; weights are multiples of 1 / resolution
+    resolution: PositiveInt = 8  # branches in all, unless share is equal; weights are multiples of 1 / resolution
     embedder: Any = "encoder"  # embedder of the images: its name, or a mapping
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class ParallelICL(Strategy):
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        """The prompt, and `resolution` prompts with a chunk each.
+        """The prompt, and `resolution` prompts with a chunk each. With `share: equal`, one prompt per chunk.
 
         Raises:
             PlanError: A demonstration or the query has no image to compare.
@@ -81,9 +81,11 @@ class ParallelICL(Strategy):
         needs_vectors = self.chunks == "clustered" or self.share != "equal"
         vectors = self._vectors(prompt, numbers) if needs_vectors else np.zeros((len(numbers) + 1, 1))
         chunks = self._chunks(prompt, numbers, vectors[:-1])
+        prompts = [keep_demonstrations(prompt, [numbers[i] for i in chunk]) for chunk in chunks]
+        if self.share == "equal":
+            return prompt, *prompts
         similarity = np.array([float((vectors[:-1][chunk] @ vectors[-1]).mean()) for chunk in chunks])
         counts = quantized_shares(self._weights(similarity), max(self.resolution, len(chunks)))
-        prompts = [keep_demonstrations(prompt, [numbers[i] for i in chunk]) for chunk in chunks]
         return prompt, *(one for one, count in zip(prompts, counts, strict=True) for _ in range(count))
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
@@ -91,8 +93,6 @@ class ParallelICL(Strategy):
         return scores
 
     def _weights(self, similarity: Floats) -> Floats:
-        if self.share == "equal":
-            return np.full(len(similarity), 1 / len(similarity))
         scaled = similarity / (self.tau if self.share == "similarity" else 1e-9)
         weights = np.exp(scaled - scaled.max())
         return np.asarray(weights / weights.sum())

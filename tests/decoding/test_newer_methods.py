@@ -202,13 +202,30 @@ def test_parallel_icl_weights_its_clusters_by_similarity() -> None:
 
 def test_parallel_icl_reduces_to_moicl_and_to_the_whole_prompt() -> None:
     whole = prompt(1, shots=4)
-    equal = parallel(share="equal", chunks="consecutive", resolution=2)
+    equal = parallel(share="equal", chunks="consecutive")
     assert equal.branches(whole) == MoICL(groups=2).branches(whole)
     assert torch.allclose(equal.combine(LOGITS, 0), MoICL(groups=2).combine(LOGITS, 0), atol=1e-6)
     assert parallel(groups=1).branches(whole) == (whole, whole)
     assert set(parallel(chunks="random", share="equal").branches(whole)[1:]) != {whole}
     assert quantized_shares(np.array([0.5, 0.3, 0.2]), 10) == [5, 3, 2]
     assert quantized_shares(np.array([0.34, 0.33, 0.33]), 4) == [2, 1, 1]
+
+
+@pytest.mark.parametrize("chunks", ["clustered", "consecutive", "random"])
+def test_equal_shares_are_equal_for_three_chunks(chunks: str) -> None:
+    """The scores are those of MoICL, whose groups have the same weight, on the same groups."""
+    whole = prompt(1, shots=6)
+    vectors = {str(i): [math.cos(i // 2 * 2.1), math.sin(i // 2 * 2.1 + i % 2 / 50)] for i in range(6)} | {
+        "None": [1, 0]
+    }
+    strategy = ParallelICL(embedder=FixedVectors(vectors), groups=3, chunks=chunks, share="equal")
+    branches = strategy.branches(whole)
+    assert len(set(branches[1:])) == len(branches[1:]) == 3
+    if chunks != "random":
+        groups = MoICL(groups=3).branches(whole)
+        assert set(branches) == set(groups)
+    logits = torch.randn(4, 2, 9, generator=GENERATOR)
+    assert torch.allclose(strategy.combine(logits, 0), MoICL(groups=3).combine(logits, 0), atol=1e-6)
 
 
 def test_parallel_icl_without_images_to_compare_is_a_sentence() -> None:
