@@ -3,21 +3,22 @@
     recovery = (mean score with the vector - mean at 0 shots) / (mean at k shots - mean at 0 shots)
 
 All three means are over the same queries and seeds. k is the number of shots of the arm itself, or the largest of the
-run if the arm has none. The interval is that of the linearized ratio over clusters: the mean of R + (dv - R dk) / D,
+run if the arm has none. Retrievers, rerankers and orders have means of their own: an arm with demonstrations is compared
+with the same ones, an arm at 0 shots with each. The interval is that of the linearized ratio over clusters: the mean of R + (dv - R dk) / D,
 where dv and dk are the gains of a sample, R is the recovery and D the mean of dk. There is no recovery if D <= 0.
 
 Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitted: v.safetensors}, none]}` and
 `controls: default`, which adds the controls of each vector.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, make_table, require_sample_metric
 from experiments.config.keys import DEMONSTRATION_AXES, NO_INTERVENTION
-from experiments.stats.arms import UNIT, varying_axes
+from experiments.stats.arms import UNIT, iter_arms, varying_axes
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def analyze(view: "RunView") -> "DataFrame":
         raise ConfigError(f"{view.path}: no arm has an intervention (key `intervene`).")
     free = (*DEMONSTRATION_AXES, "shots", "intervene")
     groups = [axis for axis in view.axes if axis not in free and (axis == "task" or axis in varying_axes(rows, [axis]))]
-    table_rows = [row for setting, own in rows.groupby(groups, sort=False) for row in _rows(view, groups, setting, own)]
+    of_demos = varying_axes(rows[rows["shots"] > 0], [axis for axis in DEMONSTRATION_AXES if axis in view.axes])
+    table_rows = [row for setting, own in iter_arms(rows, groups) for row in _rows(view, setting, of_demos, own)]
     if not table_rows:
         raise ConfigError(
             f"{view.path}: recovery compares an intervention with the same queries at 0 shots and with demonstrations, "
@@ -48,14 +50,27 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, f"Recovery ({view.measure})", note=note, signed=("recovery", "low", "high"))
 
 
-def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -> Iterator[dict[str, Any]]:
+def _rows(
+    view: "RunView", setting: Mapping[str, Any], of_demos: Sequence[str], rows: "DataFrame"
+) -> Iterator[dict[str, Any]]:
+    """The table's rows of one setting, for each value of the axes `of_demos`. They have the 0-shot side in common."""
     plain = rows[rows["intervene"] == NO_INTERVENTION]
-    zero, sign = plain[plain["shots"] == 0], 1 if view.better == "higher" else -1
-    values = setting if isinstance(setting, tuple) else (setting,)
-    for key, arm in rows[rows["intervene"] != NO_INTERVENTION].groupby(["intervene", "shots"], sort=False):
+    zero = plain[plain["shots"] == 0]
+    for demos, references in iter_arms(plain[plain["shots"] > 0], of_demos):
+        steered = rows[rows["intervene"] != NO_INTERVENTION]
+        for axis, value in demos.items():
+            steered = steered[(steered["shots"] == 0) | (steered[axis] == value)]
+        yield from _compared(view, {**setting, **demos}, zero, references, steered)
+
+
+def _compared(
+    view: "RunView", setting: Mapping[str, Any], zero: "DataFrame", references: "DataFrame", rows: "DataFrame"
+) -> Iterator[dict[str, Any]]:
+    sign = 1 if view.better == "higher" else -1
+    for key, arm in rows.groupby(["intervene", "shots"], sort=False):
         name, shots = cast("tuple[str, int]", key)
-        reference_shots = shots or int(plain["shots"].max() if len(plain) else 0)
-        few = plain[plain["shots"] == reference_shots] if reference_shots else plain[:0]
+        reference_shots = shots or int(references["shots"].max() if len(references) else 0)
+        few = references[references["shots"] == reference_shots]
         parts = [_scores(view.metric, part, name) for part, name in ((zero, "zero"), (few, "few"), (arm, "arm"))]
         joined = parts[0].join(parts[1], how="inner").join(parts[2], how="inner")
         if not len(joined):
@@ -63,7 +78,7 @@ def _rows(view: "RunView", groups: list[str], setting: Any, rows: "DataFrame") -
         before, after, steered = (sign * joined[column].to_numpy(float) for column in joined)
         clusters = arm.drop_duplicates(PAIR).set_index(PAIR)[UNIT].reindex(joined.index).to_numpy()
         yield {
-            **dict(zip(groups, values, strict=True)),
+            **setting,
             "intervene": name,
             "at_0": sign * before.mean(),
             "k": reference_shots,

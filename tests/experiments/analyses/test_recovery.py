@@ -1,9 +1,14 @@
 """The share of the gain of demonstrations that an intervention recovers."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from experiments.analyses.recovery import recovery
+from experiments.analyses.recovery import analyze, recovery
+from experiments.stats.arms import UNIT
 
 ZERO, FEW = np.array([0, 0, 1, 0.0] * 10), np.array([1, 1, 1, 0.0] * 10)
 CLUSTERS = np.arange(40)
@@ -37,3 +42,33 @@ def test_the_interval_covers_the_ratio_of_the_population() -> None:
 def test_there_is_no_recovery_without_a_gain() -> None:
     assert all(np.isnan(value) for value in recovery(FEW, ZERO, FEW, CLUSTERS).values())
     assert all(np.isnan(value) for value in recovery(FEW, FEW, ZERO, CLUSTERS).values())
+
+
+def view_of(*arms: tuple[str, int, str, float]) -> Any:
+    """A run with arms of (intervention, shots, retriever, share of the queries that are right)."""
+    rows = [
+        {"query": f"q{i}", "seed": 0, "task": "t", "intervene": intervene, "shots": shots, "retriever": retriever,
+         "strict": float(i < 40 * share), "failed": None, UNIT: f"q{i}"}
+        for intervene, shots, retriever, share in arms for i in range(40)
+    ]  # fmt: skip
+    axes = ["task", "shots", "retriever", "intervene"]
+    return SimpleNamespace(frame=pd.DataFrame(rows), path="x", metric="strict", axes=axes, better="higher",
+                           of_samples=True, measure="strict", sample_metrics=["strict"])  # fmt: skip
+
+
+PLAIN = ("none", 0, "none", 0.0)
+SIMILAR = (("none", 8, "similar", 1.0), ("batch", 8, "similar", 1.0))
+RANDOM = (("none", 8, "random", 0.5), ("batch", 8, "random", 0.0))
+VECTOR = ("vector", 0, "none", 0.25)
+
+
+def test_each_retriever_has_the_rows_of_a_run_with_it_alone() -> None:
+    both = analyze(view_of(PLAIN, *SIMILAR, *RANDOM, VECTOR))
+    for retriever, arms in (("similar", SIMILAR), ("random", RANDOM)):
+        own = both[both["retriever"] == retriever].drop(columns="retriever").reset_index(drop=True)
+        alone = analyze(view_of(PLAIN, *arms, VECTOR))
+        assert "retriever" not in alone
+        pd.testing.assert_frame_equal(own, alone, check_like=True)
+    assert both.groupby(["intervene", "retriever"])["recovery"].mean().to_dict() == pytest.approx(
+        {("batch", "similar"): 1, ("batch", "random"): 0, ("vector", "similar"): 0.25, ("vector", "random"): 0.5}
+    )
