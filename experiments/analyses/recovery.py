@@ -3,9 +3,10 @@
     recovery = (mean score with the vector - mean at 0 shots) / (mean at k shots - mean at 0 shots)
 
 All three means are over the same queries and seeds. k is the number of shots of the arm itself, or the largest of the
-run if the arm has none. Retrievers, rerankers and orders have means of their own: an arm with demonstrations is compared
-with the same ones, an arm at 0 shots with each. The interval is that of the linearized ratio over clusters: the mean of R + (dv - R dk) / D,
-where dv and dk are the gains of a sample, R is the recovery and D the mean of dk. There is no recovery if D <= 0.
+run if the arm has none. Retrievers, rerankers and orders have means of their own: an arm with demonstrations is
+compared with the same ones, an arm at 0 shots with each. The interval is that of the linearized ratio over clusters:
+the mean of R + (dv - R dk) / D, where dv and dk are the gains of a sample, R is the recovery and D the mean of dk.
+There is no recovery if D <= 0.
 
 Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitted: v.safetensors}, none]}` and
 `controls: default`, which adds the controls of each vector.

@@ -51,16 +51,18 @@ class InconsistencyTask(SharedPoolTask):
         rng = StreamKey(self.seed, stream).numpy("facts")
         order = shuffled(rng, CONCEPT_SETS[self.concept_set])
         concepts = tuple(order[: self.objects])
-        concepts_in_image = tuple(order[: self.objects + 1]) if self.wrong == 1 else concepts
+        in_image = tuple(order[: self.objects + 1]) if self.wrong == 1 else concepts
         cells = shuffled(rng, range(CELLS))
         places = sorted(shuffled(rng, range(self.objects))[: self.wrong])
         stated = list(concepts)
         if self.wrong == 1:
-            stated[places[0]] = concepts_in_image[-1]
+            stated[places[0]] = in_image[-1]
         else:
             stated[places[0]], stated[places[1]] = concepts[places[1]], concepts[places[0]]
-        marked = cells[: self.objects] if self.marks == "objects" else cells[len(concepts_in_image) : len(concepts_in_image) + self.objects]
-        image = PlacedShapes(self.seed, stream, concepts_in_image, tuple(cells[: len(concepts_in_image)])).image
+        marked = (
+            cells[: self.objects] if self.marks == "objects" else cells[len(in_image) : len(in_image) + self.objects]
+        )
+        image = PlacedShapes(self.seed, stream, in_image, tuple(cells[: len(in_image)])).image
         lines = ". ".join(f"{i}: {noun(concept)}" for i, concept in enumerate(stated, 1))
         return Example(
             id=name,
@@ -69,5 +71,5 @@ class InconsistencyTask(SharedPoolTask):
             answers=(" and ".join(str(place + 1) for place in places),),
             options=tuple(map(str, range(1, self.objects + 1))) if self.wrong == 1 else (),
             meta={"marks": self.marks},
-            secret={"concepts": [noun(concept) for concept in concepts_in_image]},
+            secret={"concepts": [noun(concept) for concept in in_image]},
         )
