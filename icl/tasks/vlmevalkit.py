@@ -19,6 +19,7 @@ Differs from the released code in cells "NA" and "None", which are answers here 
 import ast
 import base64
 import binascii
+import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 MAX_REFERENCE_CHARACTERS = 64
 """A shorter cell of the column `image` is the index of the row that has the image (`ImageBaseDataset`)."""
 
-ROTATION_STEP = 1_000_000
-"""The indices of a question's rotations differ by multiples of this number."""
+ROTATION_DIGITS = 6
+"""The indices of a question's rotations share this number of last digits: they differ by multiples of 1,000,000."""
 
 REQUEST = "Please select the correct answer from the options above. \n"
 """The last line of a prompt with options (`ImageMCQDataset.build_prompt`)."""
@@ -70,6 +71,8 @@ class VLMEvalKitTask:
         _ = self._file
         if "answer" in self.meta:
             raise ConfigError("meta: the column 'answer' is the gold answer, which must not be in meta.")
+        if "question" in self.meta:
+            raise ConfigError("meta: 'question' is the number of the question, which each sample has. Remove it.")
         if self.pool_split is not None and self.pool_split == self.split:
             raise ConfigError(f"pool_split '{self.pool_split}' is also the split of the queries. Remove it.")
 
@@ -101,14 +104,17 @@ class VLMEvalKitTask:
     def _file(self) -> Path:
         """The file, searched when the task is made."""
         places = search_candidates(self.path, SEARCH_FOLDERS.get())
-        return next((place for place in places if place.is_file()), places[0])
+        return next((place for place in places if os.path.isfile(place)), places[0])
 
     @cached_property
     def _rows(self) -> list[Row]:
         """The rows with an image, in the order of the file."""
         rows = _read(self._file)
         key = "image" if "image" in rows[0] else "image_path"
-        return [row for row in rows if row[key]]
+        with_image = [row for row in rows if row[key]]
+        if not with_image:
+            raise DataError(f"{self.path}: no row has an image. The column '{key}' is empty.")
+        return with_image
 
     @cached_property
     def _by_index(self) -> Mapping[str, Row]:
@@ -191,7 +197,10 @@ class VLMEvalKitTask:
         if row.get("image"):
             return Image.from_source(Base64Image(source), origin)
         folder = self._file.parent.resolve()
-        path = (folder / source).resolve()
+        try:
+            path = (folder / source).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a NUL byte, or links in a circle
+            raise DataError(f"{origin}: {source!r:.200} is not a path ({error}).") from error
         if not path.is_relative_to(folder):
             raise DataError(f"{origin}: the path '{source}' points outside the folder of the file.")
         return Image.from_path(path, origin)
@@ -227,7 +236,7 @@ def prompt(row: Row, options: Mapping[str, str]) -> str:
 def _question(row: Row) -> str:
     """The number of the question, which its rotations share."""
     index = row["index"]
-    return str(int(index) % ROTATION_STEP) if index.isdecimal() else index
+    return str(int(index[-ROTATION_DIGITS:])) if index.isdecimal() else index
 
 
 def _listed(cell: str) -> list[str]:
@@ -236,7 +245,7 @@ def _listed(cell: str) -> list[str]:
         return [cell]
     try:
         items: Any = ast.literal_eval(cell)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return [cell]
     return [str(item) for item in items]
 

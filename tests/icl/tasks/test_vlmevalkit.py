@@ -131,6 +131,18 @@ def test_images_may_be_paths_beside_the_file_and_not_elsewhere(tmp_path: Path) -
         every(outside)
 
 
+def test_indices_may_have_any_number_of_digits(tmp_path: Path) -> None:
+    path = written(tmp_path, [row("9" * 5000, encoded(1)), row("7" + "9" * 5000, encoded(2)), row(2000005, encoded(3))])
+    assert [q.meta["question"] for q in every(path)] == ["999999", "999999", "5"]
+
+
+@pytest.mark.parametrize("cell", [r"['a\x00.png']", "[" * 5000, "[{[]: 1}]"])
+def test_a_path_that_no_file_can_have_is_an_error_of_the_row(tmp_path: Path, cell: str) -> None:
+    columns = ["image_path", *(c for c in COLUMNS if c != "image")]
+    with pytest.raises(DataError, match="index 1, image 0"):
+        every(written(tmp_path, [row(1, "", image_path=cell)], columns))[0].images[0].open()
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
@@ -141,6 +153,7 @@ def test_images_may_be_paths_beside_the_file_and_not_elsewhere(tmp_path: Path) -
         ([row(1, encoded(1), answer="D")], COLUMNS, "index 1: the answer 'D' is none of the letters A, B"),
         ([row(1, encoded(1), answer="")], COLUMNS, "index 1 has no answer. Use a split with public answers"),
         ([], COLUMNS, "has no rows"),
+        ([row(1, ""), row(2, "")], COLUMNS, "no row has an image. The column 'image' is empty"),
     ],
 )
 def test_bad_files_are_errors_with_the_row(tmp_path: Path, rows, columns, message: str) -> None:
@@ -159,6 +172,10 @@ def test_a_missing_file_and_a_broken_image_are_errors(tmp_path: Path) -> None:
         broken.images[0].open()
     with pytest.raises(ConfigError, match="the column 'answer' is the gold"):
         task(tmp_path / "MMB.tsv", meta=["answer"])
+    with pytest.raises(ConfigError, match="meta: 'question' is the number of the question"):
+        task(tmp_path / "MMB.tsv", meta=["question"])
+    with pytest.raises(DataError, match=r"cannot be read as a TSV file: .*File name too long"):
+        every(tmp_path / ("x" * 5000))
 
 
 def test_a_run_on_a_file_has_demonstrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
