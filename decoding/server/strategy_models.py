@@ -4,6 +4,7 @@
 `tiny-vcd` is decoded by vcd, and both names are in `/v1/models`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,14 @@ class StrategyModels:
 
 def check_strategy_model(name: str, node: Any) -> None:
     """Raises ConfigError unless a node is a strategy that the server can run, as for the requests of a client."""
-    if not name:
-        raise ConfigError("--as: write NAME=STRATEGY, such as tiny-vcd=vcd.")
+    if not re.fullmatch(r"(?!-)[\w.:/-]+", name):
+        raise ConfigError(
+            f"--as: write NAME=STRATEGY, such as tiny-vcd=vcd. {name!r:.80} cannot be a name: use letters, digits and "
+            "the characters . : / _ -, and start with no hyphen."
+        )
+    is_name = isinstance(node, str) and bool(node) and not node.lstrip().startswith("{")
+    if not is_name and not isinstance(node, dict):
+        raise ConfigError(f"--as: write NAME=STRATEGY, such as {name}=vcd or {name}='{{name: vcd, alpha: 0.5}}'.")
     try:
         check_runs(parse_strategy({"vllm_xargs": {"strategy": node}}), "generate", counts_votes=False)
     except (ConfigError, PlanError) as error:

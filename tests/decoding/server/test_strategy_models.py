@@ -41,7 +41,8 @@ def test_a_request_may_change_a_parameter_and_not_the_strategy() -> None:
         ("a", "mine.py:Mine", "--as a: .*is not the name of a strategy"),
         ("a", {"name": "vcd", "fitted": "x.json"}, "--as a: .*fitted is the path of a file"),
         ("a", {"name": "self_consistency", "of": "greedy"}, "--as a: "),
-        ("a", None, "--as a: .*must be a name"),
+        *[("a", node, "^--as: write NAME=STRATEGY, such as a=vcd") for node in (None, 3, True, ["vcd"], "", "{x")],
+        *[(name, "vcd", "^--as: write NAME=STRATEGY.*cannot be a name") for name in ("-a", "a b", "a\n", "--port")],
     ],
 )
 def test_strategies_that_the_server_cannot_run_are_refused_before_it_starts(name: str, node: Any, message: str) -> None:

@@ -147,7 +147,11 @@ def test_a_strategy_has_a_model_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (["vcd"], "--as vcd: .*must be a name"),
+        (["tiny-vcd"], "^--as: write NAME=STRATEGY, such as tiny-vcd=vcd"),
+        (["a="], "^--as: write NAME=STRATEGY"),
+        (["a=3"], "^--as: write NAME=STRATEGY"),
+        (["a=[vcd]"], "^--as: write NAME=STRATEGY"),
+        (["-a=vcd"], "^--as: write NAME=STRATEGY"),
         (["=vcd"], "--as: write NAME=STRATEGY"),
         (["tiny=vcd"], "--as tiny=vcd: 'tiny' is already in use"),
         (["a=vcd", "a=cad"], "--as a=cad: 'a' is already in use"),
