@@ -6,6 +6,7 @@ attribute of another object hides. It is a guard against surprises, not against 
 """
 
 import ast
+import os.path
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -112,7 +113,7 @@ def _file_of(module: str, importer: Path) -> Path | None:
     places = [importer.parent.joinpath(*module.lstrip(".").split(".")).with_suffix(".py")]
     if inside is not None and module.startswith("lmms_eval."):
         places.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.isfile(place)), None)
 
 
 @lru_cache(maxsize=256)
@@ -120,7 +121,7 @@ def _module(path: Path) -> _Module:
     """The definitions of a file; none for a file that Python cannot read, which fails with its own error later."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return _Module(path)
     definitions: dict[str, list[ast.stmt]] = {}
     for statement in _top_level(tree.body):

@@ -6,6 +6,7 @@ failure; they are called without that.
 """
 
 import inspect
+import os.path
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 OUTPUT_TYPES = ("generate_until", "multiple_choice")
-LOCAL_BUILDERS = ("arrow", "csv", "json", "pandas", "parquet", "text")
+LOCAL_BUILDERS = ("arrow", "csv", "json", "parquet", "text")
 """Values of `dataset_path` with which `data_files` are files of this machine, relative to the task file."""
 
 
@@ -249,18 +250,18 @@ def _check_local_data(file: TaskFile) -> None:
     """Raises DataError if a file or folder of this machine that the task reads is missing."""
     options = file.keys.get("dataset_kwargs") or {}
     source = str(file.keys["dataset_path"])
-    if options.get("load_from_disk") and not Path(source).is_dir():
+    if options.get("load_from_disk") and not os.path.isdir(source):
         raise DataError(f"{file.path}: dataset_path is the folder {source}, which does not exist.")
     for name in _texts(options.get("data_files")) if source in LOCAL_BUILDERS else ():
         places = [folder / name for folder in (file.path.parent, Path.cwd())]
-        if "://" not in name and "*" not in name and not any(place.is_file() for place in places):
-            raise DataError(f"{file.path}: the data file {name} does not exist (looked in {places[0].parent}).")
+        if "://" not in name and "*" not in name and not any(map(os.path.isfile, places)):
+            raise DataError(f"{file.path}: the data file {name:.200} does not exist (looked in {places[0].parent}).")
 
 
 def _local_copy_hint(file: TaskFile) -> str:
     """How to use a copy of data of the hub, as a sentence after an error."""
     source = str(file.keys["dataset_path"])
-    if source in LOCAL_BUILDERS or Path(source).exists():
+    if source in LOCAL_BUILDERS or os.path.exists(source):
         return ""
     return (
         f" The data are {source} on the hub. For a copy on this machine, write a task file with "

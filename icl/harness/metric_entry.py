@@ -46,7 +46,8 @@ def find_metric(task: str, metric: str, folders: Sequence[Path]) -> MetricEntry:
     """
     file = find_task_file(task, folders)
     default = OWN_METRICS.get(str(file.keys.get("output_type")), OWN_METRICS["generate_until"])
-    entries = {str(e.get("metric")): e for e in file.keys.get("metric_list") or [{"metric": name} for name in default]}
+    listed = file.keys.get("metric_list") or [{"metric": name} for name in default]
+    entries = {entry["metric"]: entry for entry in listed if entry}
     if metric not in entries:
         raise ConfigError(
             f"{file.title} has no metric '{metric}'.{did_you_mean(metric, entries)} It has: {', '.join(entries)}."

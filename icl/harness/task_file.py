@@ -5,6 +5,7 @@ Jinja templates. `TaskFile.code` lists all of these, and `TaskFile.digest` chang
 """
 
 import hashlib
+import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ConfigError, did_you_mean
+from icl.harness.task_keys import check_keys
 from icl.loading import search_candidates
 
 FUNCTION = "!function "
@@ -22,6 +24,9 @@ FUNCTION = "!function "
 
 INSTALL = "pip install 'lmms-eval>=0.7.3,<0.8' 'filelock<4'"
 """The package needs an old filelock: its evaluator imports a module that filelock 4 does not have."""
+
+PICKLE_BUILDERS = ("pandas",)
+"""Values of `dataset_path` that read pickles, which run code."""
 
 SUFFIXES = (".yaml", ".yml")
 _TASK = re.compile(r"^task\s*:[ \t]*['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?$", re.MULTILINE)
@@ -73,7 +78,7 @@ class TaskFile:
     @property
     def digest(self) -> str:
         """12 hex digits of the YAML files, of every Python file beside them, and of the version of lmms-eval."""
-        python_files = {path for file in self.files for path in file.parent.glob("*.py")}
+        python_files = {path for file in self.files for path in file.parent.glob("*.py") if path.is_file()}
         named = {function_file(function) for function in self.functions()}
         digest = hashlib.sha256(_installed_version().encode())
         for path in (*self.files, *sorted(path for path in {*python_files, *named} if path is not None)):
@@ -99,10 +104,10 @@ def find_task_file(task: str, folders: Sequence[Path] | None = None) -> TaskFile
     """
     if Path(task).suffix in SUFFIXES:
         places = search_candidates(task, folders)
-        path = next((place for place in places if place.is_file()), None)
+        path = next((place for place in places if os.path.isfile(place)), None)
         if path is None:
-            looked_in = ", ".join(str(place.parent) for place in places)
-            raise ConfigError(f"there is no task file {task} (looked in {looked_in}).")
+            looked_in = ", ".join(f"{place.parent!s:.200}" for place in places)
+            raise ConfigError(f"there is no task file {task:.200} (looked in {looked_in}).")
         return read_task_file(path.resolve())
     by_name, members = _installed_tasks()
     if task in by_name:
@@ -126,7 +131,7 @@ def function_file(function: FunctionName) -> Path | None:
     candidates = [function.folder / f"{module}.py"]
     if inside is not None and module.startswith("lmms_eval."):
         candidates.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def installed_folder() -> Path | None:
@@ -153,9 +158,9 @@ def _read(path: Path, including: tuple[Path, ...]) -> tuple[dict[str, Any], tupl
     merged: dict[str, Any] = {}
     files = [path]
     for other in reversed([include] if isinstance(include, str) else include):
-        place = Path(other) if Path(other).is_file() else path.parent / other
-        if not place.is_file():
-            raise ConfigError(f"{path} includes {other}, and there is no such file.")
+        place = Path(other) if os.path.isfile(other) else path.parent / other
+        if not os.path.isfile(place):
+            raise ConfigError(f"{path} includes {other:.200}, and there is no such file.")
         keys, more = _read(place.resolve(), (*including, path))
         merged |= keys
         files += more
@@ -169,13 +174,18 @@ def _parse(path: Path) -> dict[str, Any]:
 
     try:
         keys = _yaml(YAML, path.parent).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (YAMLError, ValueError, TypeError, AssertionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]
         raise ConfigError(f"{path}{line} cannot be read as the YAML of a task: {problem}.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: lists or mappings are nested too deeply. A task needs a few levels.") from error
     if not isinstance(keys, dict):
         raise ConfigError(f"{path} is not a task: it has no keys.")
+    check_keys(keys, path)
     return keys
 
 
@@ -218,7 +228,7 @@ def _code(value: Any, key: str) -> Iterator[str]:
         yield value.removeprefix(FUNCTION)
     elif isinstance(value, str) and any(mark in value for mark in _TEMPLATE):
         yield f"the template of {key}"
-    elif key == "dataset_path" and isinstance(value, str) and value.endswith(".py"):
+    elif key == "dataset_path" and isinstance(value, str) and (value.endswith(".py") or value in PICKLE_BUILDERS):
         yield f"{key}: {value}"
 
 

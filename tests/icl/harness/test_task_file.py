@@ -29,6 +29,7 @@ def written(folder: Path, text: str, name: str = "t.yaml") -> Path:
         ("dataset_kwargs: {trust_remote_code: false, token: true}\n", ()),
         ("dataset_kwargs: {builder_script: load.py}\n", ("builder_script: load.py",)),
         ("dataset_path: ./load.py\n", ("dataset_path: ./load.py",)),
+        ("dataset_path: pandas\n", ("dataset_path: pandas",)),  # reads pickles
         ("doc_to_text: !function utils.hidden\n", ("utils.hidden",)),  # the last of two values counts
         ("generation_kwargs: {until: ['{% x %}']}\n", ("the template of until",)),
     ],
@@ -56,6 +57,69 @@ def test_yaml_tags_that_would_import_something_are_refused(tmp_path: Path) -> No
 def test_what_is_not_a_task_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_task_file(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("include: 3", "include is 3, and must be a file or a list of files"),
+        ("include: [3]", r"include is \[3\], and must be"),
+        ("include: [[t.yaml]]", "include is .* and must be"),
+        ("output_type: [a]", r"output_type is \['a'\], and must be a text"),
+        ("dataset_path: 3", "dataset_path is 3, and must be a text"),
+        ("dataset_kwargs: [1]", r"dataset_kwargs is \[1\], and must be a mapping"),
+        ("dataset_kwargs: {data_files: {test: 3}}", r"dataset_kwargs\.data_files is \{'test': 3\}, and must be files"),
+        ("metric_list: [exact_match]", r"metric_list is \['exact_match'\], and must be a list of mappings"),
+        ("metric_list: {metric: exact_match}", "metric_list is .*, and must be a list"),
+        ("metric_list: 3", "metric_list is 3, and must be a list"),
+        ("metric_list: [{aggregation: mean}]", "metric_list is .*, and must be a list"),
+        ("generation_kwargs: abc", "generation_kwargs is 'abc', and must be a mapping"),
+        (
+            "generation_kwargs: {max_new_tokens: .inf}",
+            r"generation_kwargs\.max_new_tokens is inf, and must be a finite",
+        ),
+        (
+            "generation_kwargs: {max_new_tokens: .nan}",
+            r"generation_kwargs\.max_new_tokens is nan, and must be a finite",
+        ),
+        ("generation_kwargs: {max_new_tokens: '9'}", r"generation_kwargs\.max_new_tokens is '9', and must be a finite"),
+        (f"repeats: 0x{'f' * 5000}", "repeats has too large a number"),
+        ("a: &a [*a]", "a contains itself by an alias"),
+        ("a: &a {b: {c: *a}}", "a contains itself by an alias"),
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30)),
+            "more than 100,000",
+        ),
+        ("[" * 3000, "nested too deeply"),
+        ("a: " + "{b: " * 3000, "nested too deeply"),
+        ("%YAML 1.9\n---\na: 1", "cannot be read as the YAML of a task"),
+    ],
+)
+def test_values_of_other_types_are_errors_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    written(tmp_path, text + "\n", "base.yaml")
+    path = written(tmp_path, "include: base.yaml\ntask: t\n")
+    with pytest.raises(ConfigError, match=rf"base\.yaml.*{message}"):
+        read_task_file(path)
+
+
+def test_values_that_the_tasks_of_lmms_eval_have_are_accepted(tmp_path: Path) -> None:
+    text = (
+        "generation_kwargs:\nmetric_list: [{metric: a, aggregation: , higher_is_better: }, ]\nx: &x [1]\nz: [*x, *x]\n"
+        "dataset_kwargs: {data_files: {test: [a, b]}}\n"
+    )
+    assert read_task_file(written(tmp_path, text)).keys["z"] == [[1], [1]]
+    assert read_task_file(written(tmp_path, "dataset_kwargs: {data_files: a}\nmetric_list: [null]\n")).code == ()
+
+
+def test_names_that_are_too_long_for_a_file_are_errors(tmp_path: Path) -> None:
+    name = "x" * 5000
+    with pytest.raises(ConfigError, match=r"there is no task file x{200} "):
+        find_task_file(f"{name}.yaml")
+    with pytest.raises(ConfigError, match=r"includes x{200}, and there is no such file"):
+        read_task_file(written(tmp_path, f"include: {name}\n"))
+    file = read_task_file(written(tmp_path, f"doc_to_text: !function {name}.text\n"))
+    assert function_file(file.functions()[0]) is None
+    assert len(file.digest) == 12
 
 
 def test_included_files_are_merged_and_the_own_keys_count_first(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A task of lmms-eval as a task with demonstrations. The package is a stand-in with the traps of the real one."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -218,6 +219,16 @@ def test_the_length_limit_of_the_task_is_the_default_and_other_settings_are_name
     )
     both = expand(config(path, grid={"max_new_tokens": [16, 3]}))
     assert [cell.max_new_tokens for cell in both.cells] == [16, 3]
+
+
+@pytest.mark.parametrize("value", ["abc", "{max_new_tokens: .inf}"])
+def test_settings_of_generation_that_cannot_be_read_are_an_error_of_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    path = write_task(tmp_path, re.sub("generation_kwargs: .*", f"generation_kwargs: {value}", TASK))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"hues\.yaml: generation_kwargs.* is .*, and must be a"):
+        expand(config(path))
 
 
 def test_a_task_file_is_searched_beside_the_experiment_file(tmp_path: Path) -> None:
