@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
+from icl.constraints import Count
 from icl.errors import ConfigError
 from icl.models.interventions import Intervention, steer
 from icl.registry import describe
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
-"""What replaces the fitted vectors: nothing, random ones of equal norm, as many random heads, those of sources with
-shuffled answers, or those of sources without demonstrations."""
+"""What replaces the fitted vectors: nothing, random ones of equal norm, as many random heads among those not chosen,
+those of sources with shuffled answers, or those of sources without demonstrations."""
+
+RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
+"""Controls that need no tensor of the file."""
 
 
 class SteeringMethod:
@@ -97,6 +101,7 @@ class FittedMethod(SteeringMethod):
     fitted: str = ""  # file of `icl fit` with the vectors
     strength: float = 1.0  # share of the edit; 0 is off
     control: Control = "none"  # what replaces the vectors: random of equal norm, shuffled answers, no demonstrations
+    draw: Count = 0  # number of the random draw of the controls `random` and `random_heads`
     transfer: bool = False  # whether vectors of another model or template are allowed
 
     tensor: ClassVar[str] = "vectors"
@@ -127,9 +132,11 @@ class FittedMethod(SteeringMethod):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Names the contents of the file, not its path."""
+        """Names the contents of the file, not its path. Only random controls name their draw."""
         node: dict[str, Any] = describe(self)
         node.pop("transfer")
+        if self.control not in RANDOM_CONTROLS:
+            node.pop("draw")
         return node | {"fitted": self.file.digest if self.fitted else ""}
 
     def problem(self) -> str | None:
@@ -170,11 +177,29 @@ class FittedMethod(SteeringMethod):
         if self.control == "none":
             return own
         if self.control == "random":
-            return random_of_equal_norm(own, self.file.method)
+            return self.random_vectors(own)
         name = f"{self.tensor}.{self.control}"
         if name not in self.file.tensors:
             raise ConfigError(f"{self.file.path} has no control '{self.control}'. Fit it again.")
         return self.file.tensors[name]
+
+    def random_vectors(self, own: "Tensor") -> "Tensor":
+        """Random vectors of equal norm, which belong to this file and `draw`."""
+        return random_of_equal_norm(own, f"{self.file.method} {self.file.digest} {self.draw}")
+
+    def fitted_draw(self) -> str:
+        """The name of the control's tensor where the fit itself made the draw. Raises ConfigError for another draw."""
+        own = int(self.file.parameters.get("draw", 0))
+        if own != self.draw:
+            raise ConfigError(
+                f"{self.file.path} has random vectors of draw {own}. "
+                f"Fit it again with draw: {self.draw}, or set draw: {own}."
+            )
+        return f"{self.tensor}.{self.control}"
+
+    def offers(self, control: Control) -> bool:
+        """Whether the file can give one of `available_controls`."""
+        return control in RANDOM_CONTROLS or f"{self.tensor}.{control}" in self.file.tensors
 
     def intervention(self) -> Intervention:
         """The edit."""
@@ -195,9 +220,7 @@ class FittedMethod(SteeringMethod):
     def controls(self) -> tuple[SteeringMethod, ...]:
         if self.control != "none" or not self.fitted:
             return ()
-        made = ("random", "random_heads")
-        stored = [one for one in self.available_controls if one in made or f"{self.tensor}.{one}" in self.file.tensors]
-        return tuple(replace(self, control=one) for one in stored)
+        return tuple(replace(self, control=one) for one in self.available_controls if self.offers(one))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,11 +231,13 @@ class FittedTensors:
         tensors: Name -> tensor, for the safetensors file.
         parameters: Parameters that the fit chose, such as the layer.
         report: Numbers for the file and the terminal, such as the accuracy at each layer on the choice part.
+        warnings: What makes the vectors doubtful.
     """
 
     tensors: "Mapping[str, Tensor]"
     parameters: Mapping[str, Any]
     report: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def random_of_equal_norm(vectors: "Tensor", name: str) -> "Tensor":

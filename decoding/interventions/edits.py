@@ -113,12 +113,14 @@ class HeadEdit:
         return with_heads(x, self.heads[site.layer], self._on_device[key], self.strength)
 
 
-def edit_digest(what: str, tensors: "Mapping[Site, Tensor]", strength: float, where: Where) -> str:
-    """A digest of everything that decides an edit."""
+def tensor_digest(tensor: "Tensor") -> str:
+    """A digest of the values of a tensor, as float32."""
     import hashlib
 
-    values = [
-        (str(site), list(tensor.shape), hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest())
-        for site, tensor in sorted(tensors.items())
-    ]
+    return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def edit_digest(what: str, tensors: "Mapping[Site, Tensor]", strength: float, where: Where) -> str:
+    """A digest of everything that decides an edit."""
+    values = [(str(site), list(tensor.shape), tensor_digest(tensor)) for site, tensor in sorted(tensors.items())]
     return canonical_digest([what, values, strength, astuple(where)])[:32]

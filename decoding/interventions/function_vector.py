@@ -16,12 +16,16 @@ release edits every new token); each row is edited (the release edits the last r
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.edits import VectorEdit
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.head_effects import (
+    Base,
+    Heads,
+    chosen_heads,
     head_contributions,
     head_effects,
+    leaves_others,
     mean_head_inputs,
     random_heads,
     strongest,
@@ -40,38 +44,48 @@ HEAD_COUNTS = (1, 3, 5, 10)
 class FunctionVector(FittedMethod):
     """The sum of the contributions of the heads with the largest causal effect, added to one layer's output.
 
-    Controls: a random vector of equal norm, as many random heads, sources with shuffled answers, sources without
-    demonstrations. A vector of another task is one more value of the axis with its own file.
+    Controls: a random vector of equal norm, as many random heads among the others, sources with shuffled answers,
+    sources without demonstrations. A vector of another task is one more value of the axis with its own file.
     """
 
     num_heads: PositiveInt | None = None  # heads that are summed; null: the number that the fit chose
     layer: Count | None = None  # layer whose output is edited, from 0; null: the one that the fit chose
+    effects_on: Base = "shuffled"  # prompts of the effects: with shuffled answers, or without demonstrations
     part: Literal["prompt", "both"] = "prompt"  # edit the prompt's last token, or also every generated token
 
     tensor: ClassVar[str] = "contributions"
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "random_heads", "shuffled", "zero_shot")
 
     def intervention(self) -> VectorEdit:
-        effects, count = self.file.tensors["effects"], int(self.chosen("num_heads"))
-        heads = strongest(effects, count)
+        heads, shape = self._heads(), self.file.tensors["effects"].shape
         contributions = self.file.tensors["contributions"]
         if self.control == "random_heads":
-            heads = random_heads(effects.shape, count, seed=0)
+            heads = random_heads(shape, heads, self.draw)
         elif self.control in ("shuffled", "zero_shot"):
             contributions = self.vectors
         vector = summed(contributions, heads)
         if self.control == "random":
-            vector = random_of_equal_norm(vector, self.file.method)
+            vector = self.random_vectors(vector)
         site = Site("residual", int(self.chosen("layer")))
         return VectorEdit({site: vector}, "add", self.strength, Where(part=self.part))
+
+    def _heads(self) -> Heads:
+        return chosen_heads(self.file.tensors["effects"], int(self.chosen("num_heads")))
+
+    def offers(self, control: Control) -> bool:
+        possible = control != "random_heads" or leaves_others(
+            int(self.chosen("num_heads")), self.file.tensors["effects"].shape
+        )
+        return possible and super().offers(control)
 
     def fit(self, data: FitData) -> FittedTensors:
         means = mean_head_inputs(data)
         added = {name: head_contributions(data.model, inputs) for name, inputs in means.items()}
-        effects = head_effects(data, means["few_shot"], data.choice)
+        ranked = head_effects(data, means["few_shot"], data.choice, self.effects_on)
+        effects = ranked.effects
         sites = data.model.sites.all("residual")
         layers = range(len(sites)) if self.layer is None else [self.layer]
-        counts = [one for one in HEAD_COUNTS if one <= effects.numel()] if self.num_heads is None else [self.num_heads]
+        counts = ranked.candidates(HEAD_COUNTS if self.num_heads is None else [self.num_heads])
         settings = [(layer, count) for layer in layers for count in counts]
         where = Where(part=self.part)
         edits = [
@@ -86,6 +100,7 @@ class FunctionVector(FittedMethod):
         report = {
             **data.reference_accuracies(),
             "accuracy": {f"layer {layer}, {count} heads": score for (layer, count), score in scores.items()},
-            "heads": [[i, head, round(float(effects[i, head]), 4)] for i, head in strongest(effects, 10)],
+            **ranked.report(),
         }
-        return FittedTensors(tensors, {"layer": layer, "num_heads": count}, report)
+        parameters = {"layer": layer, "num_heads": count}
+        return FittedTensors(tensors, parameters, report, ranked.warnings(self.num_heads))

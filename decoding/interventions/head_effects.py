@@ -2,18 +2,22 @@
 
     a_lh     mean over sources of head h's part of the input of layer l's output projection, at the last token  [e]
     c_lh     W_l (a_lh in the slice of h, zero elsewhere): what the head adds, without the bias                 [d]
-    AIE_lh   mean over prompts with shuffled answers of p(y | a_lh put in) - p(y), y the first answer token
+    AIE_lh   mean over base prompts of p(y | a_lh put in) - p(y), y the first answer token
 
-The last is the average indirect effect of Todd et al. (arXiv 2310.15213). All edits are at the end of a prompt, so the
-rows of all heads share everything before it, and each costs one token.
+The last is the average indirect effect of Todd et al. (arXiv 2310.15213), whose base prompts have shuffled
+answers. Where shuffled answers do not destroy the task, p(y) is near 1 and the effects are near their noise. Prompts
+without demonstrations are the other base.
+
+All edits are at the end of a prompt, so the rows of all heads share everything before it, and each costs one token.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from decoding.interventions.edits import HeadEdit
 from decoding.interventions.fit_data import DevPrompt, FitData
-from icl.errors import ModelError
+from icl.errors import ConfigError, DataError, ModelError
 from icl.models.interventions import Site, steer
 
 if TYPE_CHECKING:
@@ -24,6 +28,69 @@ if TYPE_CHECKING:
 
 MAX_EFFECT_PROMPTS = 25
 """Prompts that effects are averaged over, as in the paper."""
+
+HIGH_BASE = 0.5
+"""Mean probability of the answer on base prompts above which effects are doubtful."""
+
+Base = Literal["shuffled", "zero_shot"]
+"""Prompts that effects are measured on: with shuffled answers, or without demonstrations."""
+
+Heads = list[tuple[int, int]]
+"""(index of the layer, head)."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadEffects:
+    """Effects of all heads on one kind of prompt.
+
+    Attributes:
+        effects: AIE [layers with heads, H].
+        base: Kind of the prompts.
+        base_probability: Mean probability of the first answer token on them, without an edit.
+    """
+
+    effects: "Tensor"
+    base: Base
+    base_probability: float
+
+    @property
+    def above_zero(self) -> int:
+        """Number of heads with an effect above 0."""
+        return int((self.effects > 0).sum())
+
+    def candidates(self, counts: Sequence[int]) -> list[int]:
+        """The counts of heads that may be chosen: at most the heads above 0. Raises DataError if there are none."""
+        if not self.above_zero:
+            raise DataError(
+                f"no head raises the probability of the answer on prompts of effects_on: {self.base}, so none can be "
+                f"chosen. Set effects_on: {'zero_shot' if self.base == 'shuffled' else 'shuffled'}."
+            )
+        return sorted({min(count, self.above_zero) for count in counts})
+
+    def report(self) -> dict[str, object]:
+        """The numbers for the file."""
+        return {
+            "effects_on": self.base,
+            "base_probability": round(self.base_probability, 4),
+            "heads_above_zero": self.above_zero,
+            "heads": [[i, head, round(float(self.effects[i, head]), 4)] for i, head in strongest(self.effects, 10)],
+        }
+
+    def warnings(self, num_heads: int | None) -> tuple[str, ...]:
+        """What makes a choice by these effects doubtful. num_heads: the number that the config names."""
+        warnings = []
+        if self.base_probability > HIGH_BASE:
+            other = " Try effects_on: zero_shot." if self.base == "shuffled" else ""
+            warnings.append(
+                f"the answer has probability {self.base_probability:.2f} on prompts of effects_on: {self.base} "
+                f"before any head is edited, so the effects that rank heads are near their noise.{other}"
+            )
+        if num_heads is not None and num_heads > self.above_zero:
+            warnings.append(
+                f"num_heads is {num_heads}, but only {self.above_zero} heads have an effect above 0. "
+                "Only these are used."
+            )
+        return tuple(warnings)
 
 
 def head_sites(model: "HF") -> tuple[Site, ...]:
@@ -60,13 +127,14 @@ def head_contributions(model: "HF", inputs: "Tensor") -> "Tensor":
     return torch.stack(rows)
 
 
-def head_effects(data: FitData, inputs: "Tensor", prompts: Sequence[DevPrompt]) -> "Tensor":
-    """AIE of each head: [layers with heads, H].
+def head_effects(data: FitData, inputs: "Tensor", prompts: Sequence[DevPrompt], base: Base = "shuffled") -> HeadEffects:
+    """The average indirect effect of each head.
 
     Args:
         data: The dev split.
         inputs: Mean head inputs [layers with heads, H, e].
-        prompts: Prompts, whose answers are shuffled.
+        prompts: Prompts that the base prompts are made of.
+        base: Kind of the base prompts.
     """
     layers = [site.layer for site in head_sites(data.model)]
     edits = [
@@ -78,19 +146,33 @@ def head_effects(data: FitData, inputs: "Tensor", prompts: Sequence[DevPrompt]) 
     steered = [
         prompt
         for one in chosen
-        for base in [one.with_shuffled_answers]
-        for prompt in (base, *(steer(base, edit) for edit in edits))
+        for own in [one.with_shuffled_answers if base == "shuffled" else one.without_demonstrations]
+        for prompt in (own, *(steer(own, edit) for edit in edits))
     ]
     answers = [one.answers[0] for one in chosen for _ in range(len(edits) + 1)]
     probabilities = data.first_token_logprobs(steered, answers).exp().view(len(chosen), len(edits) + 1)
-    effects: Tensor = (probabilities[:, 1:] - probabilities[:, :1]).mean(0).view(len(layers), -1)
-    return effects
+    effects = (probabilities[:, 1:] - probabilities[:, :1]).mean(0).view(len(layers), -1)
+    return HeadEffects(effects, base, float(probabilities[:, 0].mean()))
 
 
-def strongest(effects: "Tensor", count: int) -> list[tuple[int, int]]:
+def strongest(effects: "Tensor", count: int) -> Heads:
     """(index of the layer, head) of the heads with the largest effects, the strongest first."""
     order = effects.flatten().argsort(descending=True, stable=True)[:count].tolist()
     return [divmod(place, effects.shape[1]) for place in order]
+
+
+def chosen_heads(effects: "Tensor", count: int) -> Heads:
+    """The `count` strongest heads, all with an effect above 0; or all heads of the model, as a control.
+
+    Raises:
+        ConfigError: Fewer heads have an effect above 0.
+    """
+    if count < effects.numel() and (above := int((effects > 0).sum())) < count:
+        raise ConfigError(
+            f"num_heads is {count}, but only {above} of {effects.numel()} heads have an effect above 0 in this file. "
+            f"Set num_heads to at most {above}, or to {effects.numel()} for all heads."
+        )
+    return strongest(effects, count)
 
 
 def summed(contributions: "Tensor", heads: Sequence[tuple[int, int]]) -> "Tensor":
@@ -100,12 +182,32 @@ def summed(contributions: "Tensor", heads: Sequence[tuple[int, int]]) -> "Tensor
     return torch.stack([contributions[i, head] for i, head in sorted(heads)]).sum(0)
 
 
-def random_heads(shape: Sequence[int], count: int, seed: int) -> list[tuple[int, int]]:
-    """(index of the layer, head) of as many random heads."""
+def leaves_others(count: int, shape: Sequence[int]) -> bool:
+    """Whether as many heads as were chosen are left: shape [layers with heads, H, ...]."""
+    return 2 * count <= shape[0] * shape[1]
+
+
+def random_heads(shape: Sequence[int], chosen: Heads, draw: int) -> Heads:
+    """As many random heads as were chosen, all among the others.
+
+    Args:
+        shape: Layers with heads, and heads of a layer.
+        chosen: The chosen heads.
+        draw: Seed of the draw.
+
+    Raises:
+        ConfigError: Fewer heads are left.
+    """
     import torch
 
-    order = torch.randperm(shape[0] * shape[1], generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    return [divmod(place, shape[1]) for place in order]
+    others = [(i, head) for i in range(shape[0]) for head in range(shape[1]) if (i, head) not in set(chosen)]
+    if len(others) < len(chosen):
+        raise ConfigError(
+            f"control random_heads needs as many other heads as were chosen ({len(chosen)}), and only {len(others)} "
+            "are left. Choose fewer heads."
+        )
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(draw))[: len(chosen)].tolist()
+    return [others[place] for place in order]
 
 
 def head_edit(

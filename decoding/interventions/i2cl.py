@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
 from decoding.interventions.directions import EVERYWHERE
-from decoding.interventions.edits import edit_digest
+from decoding.interventions.edits import edit_digest, tensor_digest
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.gradient_fit import minimize
 from icl.constraints import PositiveInt
@@ -68,7 +68,7 @@ class I2CL(FittedMethod):
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
 
     def intervention(self) -> MixEdit:
-        mixes = self.file.tensors["mixes.random" if self.control == "random" else "mixes"]
+        mixes = self.file.tensors["mixes" if self.control == "none" else self.fitted_draw()]
         off = mixes.clone()
         off[:, 0], off[:, 1] = 0, 1
         mixes = mixes if self.strength == 1 else off + self.strength * (mixes - off)
@@ -80,13 +80,15 @@ class I2CL(FittedMethod):
         _, after = data.answer_states(sites)
         vectors = after.mean(0)
         tensors, report = {"vectors": vectors}, dict[str, object](data.reference_accuracies())
-        for name, own in (("mixes", vectors), ("mixes.random", random_of_equal_norm(vectors, "i2cl"))):
+        random = random_of_equal_norm(vectors, f"i2cl {tensor_digest(vectors)} {self.draw}")
+        for name, own in (("mixes", vectors), ("mixes.random", random)):
             mixes, losses = self._mixes(data, sites, own)
             tensors[name] = mixes
             key = "steered" if name == "mixes" else "random_vectors"
             edit = MixEdit(dict(zip(sites, mixes, strict=True)))
             report |= {key: data.accuracies([(edit,)])[0], f"{key}_loss": losses[-1]}
-        return FittedTensors(tensors, {"sites": [[site.kind == "attention", site.layer] for site in sites]}, report)
+        parameters = {"sites": [[site.kind == "attention", site.layer] for site in sites], "draw": self.draw}
+        return FittedTensors(tensors, parameters, report)
 
     def _mixes(self, data: FitData, sites: Sequence[Site], vectors: "Tensor") -> "tuple[Tensor, list[float]]":
         import torch

@@ -18,7 +18,7 @@ images; sources of `icl fit` instead of the demonstrations of the prompt.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.directions import DirectionEdit
 from decoding.interventions.fit_data import FitData
 from icl.constraints import NonNegative
@@ -50,7 +50,7 @@ class ICV(FittedMethod):
     def intervention(self) -> DirectionEdit:
         vectors = self.file.tensors[f"directions.{self.direction}"]
         if self.control == "random":
-            vectors = random_of_equal_norm(vectors, self.file.method)
+            vectors = self.random_vectors(vectors)
         layers = [int(layer) for layer in self.file.parameters["layers"]]
         return DirectionEdit({Site("mlp", layer): vectors[layer] for layer in layers}, self.lam * self.strength)
 

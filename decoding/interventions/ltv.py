@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
-from decoding.interventions.edits import VectorEdit
+from decoding.interventions.edits import VectorEdit, tensor_digest
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.gradient_fit import minimize
 from decoding.interventions.head_effects import head_contributions, head_sites, mean_head_inputs
@@ -49,7 +49,7 @@ class LTV(FittedMethod):
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
 
     def intervention(self) -> VectorEdit:
-        vectors = self.file.tensors["vectors.random" if self.control == "random" else "vectors"]
+        vectors = self.file.tensors["vectors" if self.control == "none" else self.fitted_draw()]
         layers = self.file.parameters["layers"]
         return VectorEdit(
             {Site("residual", int(layer)): own for layer, own in zip(layers, vectors, strict=True)},
@@ -62,14 +62,15 @@ class LTV(FittedMethod):
         added = head_contributions(data.model, mean_head_inputs(data)["few_shot"])
         parts = sliced(added) if self.variant == "released" else added
         tensors, report = {"contributions": added}, dict[str, object](data.reference_accuracies())
-        for name, directions in (("vectors", parts), ("vectors.random", random_of_equal_norm(parts, "ltv"))):
+        random = random_of_equal_norm(parts, f"ltv {tensor_digest(parts)} {self.draw}")
+        for name, directions in (("vectors", parts), ("vectors.random", random)):
             weights, losses = self._weights(data, layers, directions)
             vectors = tensors[name] = weighted(weights, directions)
             tensors[f"weights{name.removeprefix('vectors')}"] = weights
             edit = VectorEdit({Site("residual", layer): own for layer, own in zip(layers, vectors, strict=True)}, "add")
             key = "steered" if name == "vectors" else "random_directions"
             report |= {key: data.accuracies([(edit,)])[0], f"{key}_loss": losses[-1]}
-        return FittedTensors(tensors, {"layers": layers, "variant": self.variant}, report)
+        return FittedTensors(tensors, {"layers": layers, "variant": self.variant, "draw": self.draw}, report)
 
     def _weights(self, data: FitData, layers: list[int], directions: "Tensor") -> "tuple[Tensor, list[float]]":
         import torch

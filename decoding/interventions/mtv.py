@@ -22,13 +22,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.edits import HeadEdit
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.head_effects import (
+    Base,
+    Heads,
+    chosen_heads,
     head_edit,
     head_effects,
     head_sites,
+    leaves_others,
     mean_head_inputs,
     random_heads,
     strongest,
@@ -43,7 +47,8 @@ if TYPE_CHECKING:
 MASKS, FINAL_MASKS, RATE, FIRST_LOGIT = 32, 10, 0.1, -1.0
 """Masks of a step, sampled masks at the end, Adam's rate, and the first Bernoulli logit of every head."""
 
-Heads = list[tuple[int, int]]
+HEAD_COUNTS = (1, 3, 5, 10, 20, 40)
+"""Numbers of heads that the search `effect` tries. All heads are measured too, and never chosen."""
 
 
 @component("intervention", "mtv")
@@ -51,12 +56,13 @@ Heads = list[tuple[int, int]]
 class MTV(FittedMethod):
     """Mean head inputs of prompts with demonstrations, which replace those of some heads.
 
-    Controls: random inputs of equal norm, as many random heads, sources with shuffled answers, sources without
-    demonstrations, and all heads (`num_heads` of the model), which must fail.
+    Controls: random inputs of equal norm, as many random heads among the others, sources with shuffled answers,
+    sources without demonstrations, and all heads (`num_heads` of the model), which must fail.
     """
 
     search: Literal["effect", "reinforce"] = "effect"  # how heads are found
     num_heads: PositiveInt | None = None  # heads of the search `effect`; null: the number that the fit chose
+    effects_on: Base = "shuffled"  # prompts of the effects: with shuffled answers, or without demonstrations
     steps: PositiveInt = 600  # steps of the search `reinforce`
     part: Literal["prompt", "both"] = "both"  # edit the prompt's last token, or also every generated token
 
@@ -68,9 +74,9 @@ class MTV(FittedMethod):
         layers = [int(layer) for layer in self.file.parameters["layers"]]
         inputs, heads = tensors["heads"], self._heads()
         if self.control == "random_heads":
-            heads = random_heads(inputs.shape, len(heads), seed=0)
+            heads = random_heads(inputs.shape, heads, self.draw)
         elif self.control == "random":
-            inputs = random_of_equal_norm(inputs, self.file.method)
+            inputs = self.random_vectors(inputs)
         elif self.control != "none":
             inputs = self.vectors
         return head_edit(layers, inputs, heads, self.strength, where=where)
@@ -78,7 +84,13 @@ class MTV(FittedMethod):
     def _heads(self) -> Heads:
         if self.file.parameters["search"] == "reinforce":
             return [(int(i), int(head)) for i, head in self.file.tensors["mask"].nonzero().tolist()]
-        return strongest(self.file.tensors["effects"], int(self.chosen("num_heads")))
+        return chosen_heads(self.file.tensors["effects"], int(self.chosen("num_heads")))
+
+    def offers(self, control: Control) -> bool:
+        possible = control != "random_heads" or leaves_others(
+            int(self.chosen("num_heads")), self.file.tensors["heads"].shape
+        )
+        return possible and super().offers(control)
 
     def fit(self, data: FitData) -> FittedTensors:
         means, layers = mean_head_inputs(data), [site.layer for site in head_sites(data.model)]
@@ -92,19 +104,21 @@ class MTV(FittedMethod):
             tensors["mask"] = _as_mask(inputs, chosen)
             report = {**data.reference_accuracies(), "accuracy": {str(i): score for i, score in enumerate(scores)}}
             return FittedTensors(tensors, {"search": "reinforce", "layers": layers, "num_heads": len(chosen)}, report)
-        effects = tensors["effects"] = head_effects(data, inputs, data.choice)
+        ranked = head_effects(data, inputs, data.choice, self.effects_on)
+        effects = tensors["effects"] = ranked.effects
         every = effects.numel()
-        counts = [one for one in (1, 3, 5, 10, 20, 40) if one < every] + [every]
-        counts = counts if self.num_heads is None else [self.num_heads]
-        edits = [(head_edit(layers, inputs, strongest(effects, count), where=where),) for count in counts]
-        by_count = dict(zip(counts, data.accuracies(edits), strict=True))
-        count = max(by_count, key=lambda one: (by_count[one], -one))
+        counts = ranked.candidates(HEAD_COUNTS if self.num_heads is None else [self.num_heads])
+        tried = [*counts, every] if counts[-1] < every else counts
+        edits = [(head_edit(layers, inputs, strongest(effects, count), where=where),) for count in tried]
+        by_count = dict(zip(tried, data.accuracies(edits), strict=True))
+        count = max(counts, key=lambda one: (by_count[one], -one))
         report = {
             **data.reference_accuracies(),
             "accuracy": {f"{one} heads": score for one, score in by_count.items()},
-            "heads": [[i, head, round(float(effects[i, head]), 4)] for i, head in strongest(effects, 10)],
+            **ranked.report(),
         }
-        return FittedTensors(tensors, {"search": "effect", "layers": layers, "num_heads": count}, report)
+        parameters = {"search": "effect", "layers": layers, "num_heads": count}
+        return FittedTensors(tensors, parameters, report, ranked.warnings(self.num_heads))
 
 
 def sampled_masks(data: FitData, layers: Sequence[int], inputs: "Tensor", steps: int) -> list[Heads]:

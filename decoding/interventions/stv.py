@@ -18,10 +18,17 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.edits import HeadEdit
 from decoding.interventions.fit_data import FitData
-from decoding.interventions.head_effects import MAX_EFFECT_PROMPTS, head_edit, head_sites, random_heads, strongest
+from decoding.interventions.head_effects import (
+    MAX_EFFECT_PROMPTS,
+    head_edit,
+    head_sites,
+    leaves_others,
+    random_heads,
+    strongest,
+)
 from icl.constraints import PositiveInt
 from icl.models.interventions import Where, steer
 from icl.registry import component
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 class STV(FittedMethod):
     """Cluster centers of head inputs, put in place of the query's own in the heads that demonstrations change most.
 
-    Controls: random inputs of equal norm, and as many random heads.
+    Controls: random inputs of equal norm, and as many random heads among the others.
     """
 
     num_heads: PositiveInt = 10  # heads that are considered, in the order of their sensitivity
@@ -51,10 +58,16 @@ class STV(FittedMethod):
         inputs, layers = self.file.tensors["heads"], [int(layer) for layer in self.file.parameters["layers"]]
         heads = [(int(i), int(head)) for i, head in self.file.parameters["heads"]]
         if self.control == "random_heads":
-            heads = random_heads(inputs.shape, len(heads), seed=0)
+            heads = random_heads(inputs.shape, heads, self.draw)
         elif self.control == "random":
-            inputs = random_of_equal_norm(inputs, self.file.method)
+            inputs = self.random_vectors(inputs)
         return head_edit(layers, inputs, heads, self.strength, where=Where(part=self.part))
+
+    def offers(self, control: Control) -> bool:
+        possible = control != "random_heads" or leaves_others(
+            len(self.file.parameters["heads"]), self.file.tensors["heads"].shape
+        )
+        return possible and super().offers(control)
 
     def fit(self, data: FitData) -> FittedTensors:
         sites = head_sites(data.model)

@@ -17,7 +17,7 @@ user's (the release averages 2 dummy queries and chooses on 50 dev sets); answer
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.interventions.base import FittedMethod, FittedTensors, random_of_equal_norm
+from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.edits import How, VectorEdit
 from decoding.interventions.fit_data import FitData, best, common_share
 from icl.constraints import Count
@@ -48,12 +48,16 @@ class TaskVector(FittedMethod):
         vectors = self.vectors
         if how == "add" and self.control == "random":
             difference = self.file.tensors["states"] - self.file.tensors["states.zero_shot"]
-            vectors = random_of_equal_norm(difference, self.file.method)
+            vectors = self.random_vectors(difference)
         elif how == "add":
             vectors = vectors - self.file.tensors["states.zero_shot"]
         if not layer < len(vectors):
             raise ConfigError(f"{self.file.path} has vectors of {len(vectors)} layers, and layer is {layer}.")
         return VectorEdit({Site("residual", layer): vectors[layer]}, how, self.strength)
+
+    def offers(self, control: Control) -> bool:
+        is_off = control == "zero_shot" and self.chosen("how") == "add"  # the difference of a mean to itself
+        return super().offers(control) and not is_off
 
     def fit(self, data: FitData) -> FittedTensors:
         sites = data.model.sites.all("residual")

@@ -145,7 +145,7 @@ def _warnings(task: "Task", fitted: "FittedTensors") -> list[str]:
             f"demonstrations do not help on the choice part ({before:.2f} without, {after:.2f} with them), so there is "
             "nothing to recover."
         )
-    return warnings
+    return [*warnings, *fitted.warnings]
 
 
 def mixed_mappings(task: "Task", queries: int = 12) -> tuple[str, list[str]] | None:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from decoding.interventions.base import FittedTensors
 from decoding.interventions.edits import HeadEdit, VectorEdit, with_heads
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.function_vector import FunctionVector
 from decoding.interventions.head_effects import (
+    HeadEffects,
     head_contributions,
     head_effects,
     head_sites,
@@ -18,6 +20,8 @@ from decoding.interventions.head_effects import (
     strongest,
 )
 from decoding.interventions.mtv import MTV, sampled_masks
+from decoding.interventions.stv import STV
+from icl.errors import ConfigError, DataError
 from icl.models.interventions import Site, steer
 from tests.decoding.interventions.dev_split import accuracy, dev, tiny, write
 
@@ -52,7 +56,8 @@ def test_the_contributions_of_all_heads_are_what_attention_adds(data: FitData) -
 
 def test_effects_in_one_batch_are_those_of_single_rows(data: FitData, means: dict[str, torch.Tensor]) -> None:
     prompts = data.choice[:2]
-    effects = head_effects(data, means["few_shot"], prompts)
+    measured = head_effects(data, means["few_shot"], prompts)
+    effects = measured.effects
     assert effects.shape == (4, 5)
     layer, head = 2, 1
     edit = HeadEdit({layer: (head,)}, {layer: means["few_shot"][layer, head : head + 1]})
@@ -64,17 +69,19 @@ def test_effects_in_one_batch_are_those_of_single_rows(data: FitData, means: dic
         by_hand.append(float(after - before))
     assert abs(float(effects[layer, head]) - sum(by_hand) / 2) < 1e-4
     assert strongest(torch.tensor([[0.1, 0.5], [0.4, 0.2]]), 3) == [(0, 1), (1, 0), (1, 1)]
-    assert len(set(random_heads((4, 5), 7, 0))) == 7
 
 
-def test_a_function_vector_recovers_the_task_and_random_heads_do_not(data: FitData, tmp_path: Path) -> None:
+def test_a_function_vector_recovers_the_task_and_random_vectors_do_not(data: FitData, tmp_path: Path) -> None:
     """Known answer: a few heads are enough, most of them in layer 2."""
     method = write(tmp_path / "fv.safetensors", FunctionVector(), FunctionVector().fit(data))
     test = dev(20, 3)
     off = accuracy(replace(method, strength=0.0), test)
     assert accuracy(method, test) > off + 0.3
-    assert accuracy(replace(method, control="random"), test) < off + 0.1
+    draws = [accuracy(replace(method, control="random", draw=draw), test) for draw in range(4)]
+    assert sum(draws) / 4 < off + 0.15
     assert [one.control for one in method.controls()] == ["random", "random_heads", "shuffled", "zero_shot"]  # type: ignore[attr-defined]
+    assert method.file.report["base_probability"] > 0.5
+    assert all(effect > 0 for _, _, effect in method.file.report["heads"][: method.file.parameters["num_heads"]])
     edit = method.intervention()
     assert isinstance(edit, VectorEdit)
     one = replace(method, num_heads=1, layer=1).intervention()
@@ -88,7 +95,103 @@ def test_few_heads_replaced_recover_the_task_and_all_heads_fail(data: FitData, t
     off = accuracy(replace(method, strength=0.0), test)
     assert accuracy(method, test) > off + 0.3
     assert accuracy(replace(method, num_heads=20), test) < 0.35
-    assert accuracy(replace(method, control="random_heads"), test) < accuracy(method, test)
+
+
+def made(path: Path, method: FunctionVector | MTV | STV) -> FunctionVector | MTV | STV:
+    """A method with a file of ten heads, of which the first three have an effect above 0."""
+    generator = torch.Generator().manual_seed(0)
+    effects = torch.linspace(0.3, -0.6, 10).view(2, 5) - 0.05
+    effects[0, 3:], effects[1] = -0.1, -0.2
+    tensors = {"effects": effects}
+    for name, width in (("heads", 4), ("contributions", 8)):
+        for kind in ("", ".shuffled", ".zero_shot"):
+            tensors[name + kind] = torch.randn((2, 5, width), generator=generator)
+    heads = [[0, 0], [0, 1], [0, 2]]
+    parameters = {"layers": [0, 1], "layer": 1, "num_heads": 3, "search": "effect", "heads": heads}
+    return write(path, method, FittedTensors(tensors, parameters, {}))  # type: ignore[return-value]
+
+
+CHOSEN = [(0, 0), (0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("method", [FunctionVector(), MTV(), STV()], ids=lambda one: type(one).__name__)
+def test_random_heads_are_among_those_not_chosen(method: FunctionVector | MTV | STV, tmp_path: Path) -> None:
+    own = replace(made(tmp_path / "v.safetensors", method), control="random_heads")
+    tensors = own.file.tensors
+    sums = [own.intervention(), *(replace(own, draw=draw).intervention() for draw in range(1, 12))]
+    assert len({edit.digest for edit in sums}) > 6
+    for draw, edit in enumerate(sums):
+        heads = random_heads((2, 5), CHOSEN, draw)
+        assert len(set(heads)) == 3
+        assert not set(heads) & set(CHOSEN)
+        if isinstance(edit, VectorEdit):
+            want = torch.stack([tensors["contributions"][head] for head in sorted(heads)]).sum(0)
+            assert torch.allclose(edit.vectors[Site("residual", 1)], want)
+        else:
+            assert {(layer, head) for layer, own in edit.heads.items() for head in own} == set(heads)
+            assert all(torch.equal(edit.values[i], tensors["heads"][i, list(edit.heads[i])]) for i in edit.heads)
+
+
+def test_random_heads_are_refused_where_too_few_are_left(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"as many other heads as were chosen \(6\), and only 4 are left"):
+        random_heads((2, 5), [divmod(i, 5) for i in range(6)], 0)
+    method = replace(made(tmp_path / "v.safetensors", MTV()), num_heads=10)  # type: ignore[call-arg]
+    assert "random_heads" not in [one.control for one in method.controls()]  # type: ignore[attr-defined]
+
+
+def test_shuffled_answers_and_no_demonstrations_give_the_heads_of_their_own_sources(tmp_path: Path) -> None:
+    method = made(tmp_path / "v.safetensors", FunctionVector())
+    for control in ("shuffled", "zero_shot"):
+        edit = replace(method, control=control).intervention()  # type: ignore[arg-type]
+        assert isinstance(edit, VectorEdit)
+        own = method.file.tensors[f"contributions.{control}"]
+        assert torch.allclose(edit.vectors[Site("residual", 1)], own[0, :3].sum(0))
+
+
+def test_random_vectors_belong_to_the_file_and_the_draw(tmp_path: Path) -> None:
+    method = replace(made(tmp_path / "v.safetensors", FunctionVector()), control="random")
+    other = replace(method, fitted=write_other(tmp_path, method))
+    digests = {one.intervention().digest for one in (method, replace(method, draw=1), other)}
+    directions = [
+        torch.nn.functional.normalize(next(iter(one.intervention().vectors.values())), dim=0)  # type: ignore[union-attr]
+        for one in (method, other)
+    ]
+    assert len(digests) == 3
+    assert not torch.allclose(*directions)
+    assert method.config["draw"] == 0
+    assert "draw" not in replace(method, control="none").config
+
+
+def write_other(folder: Path, method: FunctionVector | MTV | STV) -> str:
+    """A second file, whose contributions are twice those of the first one."""
+    file, path = method.file, folder / "other.safetensors"
+    tensors = {name: 2 * tensor for name, tensor in file.tensors.items()}
+    return write(path, method, FittedTensors(tensors, file.parameters, {})).fitted
+
+
+def test_heads_without_an_effect_above_0_are_never_chosen(tmp_path: Path) -> None:
+    method = made(tmp_path / "v.safetensors", FunctionVector())
+    with pytest.raises(ConfigError, match="num_heads is 5, but only 3 of 10 heads have an effect above 0"):
+        replace(method, num_heads=5).intervention()  # type: ignore[call-arg]
+    ranked = HeadEffects(method.file.tensors["effects"], "shuffled", 0.897)
+    assert ranked.candidates([1, 3, 5, 10]) == [1, 3]
+    probable, fewer = ranked.warnings(5)
+    assert "probability 0.90 on prompts of effects_on: shuffled before any head is edited" in probable
+    assert "num_heads is 5, but only 3 heads have an effect above 0" in fewer
+    assert HeadEffects(ranked.effects, "zero_shot", 0.4).warnings(None) == ()
+    with pytest.raises(DataError, match=r"so none can be chosen\. Set effects_on: zero_shot"):
+        HeadEffects(-ranked.effects.abs(), "shuffled", 0.9).candidates([1])
+
+
+def test_effects_on_prompts_without_demonstrations(data: FitData, means: dict[str, torch.Tensor]) -> None:
+    (one,) = data.choice[:1]
+    ranked = head_effects(data, means["few_shot"], [one], "zero_shot")
+    token = tiny().option_ids(one.prompt, [one.answers[0]])[0][0]
+    edit = HeadEdit({2: (1,)}, {2: means["few_shot"][2, 1:2]})
+    base = one.without_demonstrations
+    before, after = (float(tiny().open([p]).logits[0].softmax(-1)[token]) for p in (base, steer(base, edit)))
+    assert ranked.base_probability == pytest.approx(before, abs=1e-4)
+    assert float(ranked.effects[2, 1]) == pytest.approx(after - before, abs=1e-4)
 
 
 def test_the_order_of_heads_changes_nothing(means: dict[str, torch.Tensor]) -> None:
