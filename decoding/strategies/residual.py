@@ -36,9 +36,9 @@ def residual(logprobs: "Tensor", divergences: "Tensor", stable: bool = True) -> 
         divergences: Divergence of each step from the one before.
         stable: Whether only steps at or below the lower median count.
     """
+    if stable:  # no weight of 0 for the others, because 0 * -inf is no number
+        logprobs = logprobs[divergences <= divergences.median()]
     weights = logprobs.amax(-1).exp()
-    if stable:
-        weights = weights * (divergences <= divergences.median())
     scores: Tensor = (weights[:, None] * logprobs).sum(0) / weights.sum()
     return scores
 

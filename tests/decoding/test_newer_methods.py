@@ -50,6 +50,14 @@ def test_residual_adds_the_weighted_mean_of_the_stable_steps() -> None:
     assert torch.allclose(residual(logprobs[1:4], changes, stable=False), (mean - logprobs[4]) / 0.5, atol=1e-5)
 
 
+def test_a_token_ruled_out_at_an_unstable_step_alone_keeps_its_score() -> None:
+    logprobs = torch.randn(3, 6, generator=GENERATOR).log_softmax(-1)
+    logprobs[1, 5] = -torch.inf
+    scores = residual(logprobs, torch.tensor([0.1, 0.9, 0.2]))
+    assert torch.equal(scores, residual(logprobs[[0, 2]], torch.zeros(2)))
+    assert scores.isfinite().all()
+
+
 def test_residual_leaves_two_steps_and_forgets_what_is_outside_its_window() -> None:
     steps = torch.randn(12, 2, 6, generator=GENERATOR)
     scores, plain = run_steps(ResidualDecoding(window=3), steps), steps.log_softmax(-1)
