@@ -1,5 +1,6 @@
 """Encoding of prompts as model inputs: token ids, encoded images, positions and token types."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class PromptEncoder:
         pixels: Processes images.
         runner: The language model.
         encoder: Encodes images. None if the image cache is off and the processor runs on whole prompts.
-        edit_numbers: Digests of interventions -> the number that marks them in keys of prompts.
+        observed_rows: Numbers of observed rows. They mark keys of prompts, so that no two rows share a prefix.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class PromptEncoder:
     ) -> None:
         self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
         self.numbers: dict[tuple[str, bool], int] = {}
-        self.edit_numbers: dict[tuple[object, ...], int] = {}
+        self.observed_rows = itertools.count()
         self.slots = image_placeholder(renderer.processor, runner.model.config).ids
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)

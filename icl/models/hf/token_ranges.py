@@ -11,11 +11,13 @@ from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefix_plan import common_prefix_length
 from icl.models.hf.row_edits import RowEdit
-from icl.models.interventions import Intervention, StateObserver, Where
+from icl.models.interventions import Intervention, Site, StateObserver, Where
+from icl.text.json_text import canonical_digest
 from icl.types import Part, Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.prompt_encoding import PromptEncoder
+    from icl.models.hf.sites import DecoderSites
 
 OTHERS = (".", "Z")
 """Texts that replace a part, to find its tokens. No word begins with the tokens of both."""
@@ -75,14 +77,14 @@ def with_edits(
     the last token on. So rows share exactly what no intervention can change. An observer sees each row by itself.
 
     Args:
-        encoder: Numbers the interventions.
+        encoder: Encodes prompts with other texts, and numbers the observed rows.
         prompt: The prompt.
         encoded: The prompt as model inputs.
         row: Number of the prompt in the call of `open`.
         observe: Sees the states of the row.
 
     Raises:
-        ModelError: The model lacks a site, or the prompt a part.
+        ModelError: The model lacks a site, or the prompt a part, or two sites of an intervention are one place.
     """
     acting: Sequence[Intervention | StateObserver] = [*prompt.interventions, *([] if observe is None else [observe])]
     if not acting:
@@ -91,7 +93,7 @@ def with_edits(
     edits = tuple(
         RowEdit(
             acts,
-            tuple((sites.resolve(site), site) for site in acts.sites),
+            _resolved(sites, acts),
             tuple(addressed(encoder, prompt, encoded, acts.where)),
             acts.where.part != "prompt",
             len(encoded),
@@ -99,10 +101,24 @@ def with_edits(
         )
         for acts in acting
     )
-    identity: tuple[object, ...] = tuple(one.digest for one in prompt.interventions)
+    identity = [one.digest for one in prompt.interventions]
     if observe is not None:
-        identity = (*identity, len(encoder.edit_numbers))
-    number = encoder.edit_numbers.setdefault(identity, len(encoder.edit_numbers) + 1)
+        identity.append(str(next(encoder.observed_rows)))
+    number = int(canonical_digest(identity)[:16], 16) | 1
     first = min(len(encoded) - 1, *(edit.first for edit in edits))
     tail = tuple(entry + (number << EDIT_BITS) for entry in encoded.key[first:])
     return replace(encoded, key=(*encoded.key[:first], *tail), edits=edits)
+
+
+def _resolved(sites: "DecoderSites", acts: Intervention | StateObserver) -> tuple[tuple[Site, Site], ...]:
+    """Each site with a layer number from 0, and as it stands. Edits at one place at once would replace each other."""
+    pairs = tuple((sites.resolve(site), site) for site in acts.sites)
+    first: dict[Site, Site] = {}
+    for resolved, site in pairs if isinstance(acts, Intervention) else ():
+        if resolved in first:
+            raise ModelError(
+                f"{sites.name}: layers {first[resolved].layer} and {site.layer} of an intervention's sites are one "
+                f"place ({resolved}), and an intervention edits a place once. Name it once."
+            )
+        first[resolved] = site
+    return pairs

@@ -119,6 +119,32 @@ def test_an_edit_of_the_last_token_leaves_the_beginning_shared(hf: HF, prompts: 
     assert forwarded(Where("all")) == everything
 
 
+def test_sites_of_an_intervention_at_one_place_are_refused(hf: HF, prompts: list[Prompt]) -> None:
+    """They would lose an edit. Two interventions at one place add up, and an observer may name a place twice."""
+    last, same = Site("residual", -1), Site("residual", 3)
+    for sites in ((last, same), (same, same)):
+        with pytest.raises(
+            ModelError, match=r"layers -?\d and 3 of an intervention's sites are one place \(residual of"
+        ):
+            hf.open(prompts[:1], interventions=[add(*sites)])
+    twice = hf.open([steer(prompts[0], add(last), add(same))]).logits
+    assert float((twice - with_edit(hf, prompts[:1], add(same, scale=1.0))).abs().max()) > 1e-2
+    observed = hf.observe(prompts[:1], [last, same])[0]
+    assert torch.equal(observed[last], observed[same])
+
+
+def test_the_encoder_keeps_nothing_of_the_interventions_of_a_batch(hf: HF, prompts: list[Prompt]) -> None:
+    def sizes() -> dict[str, int]:
+        return {name: len(value) for name, value in vars(hf.engine.prompt_encoder).items() if isinstance(value, dict)}
+
+    hf.open(prompts[:1])
+    before = sizes()
+    for scale in (2, 3, 4):
+        hf.open(prompts[:1], interventions=[add(Site("residual", 1), scale=scale)])
+        hf.observe(prompts[:1], [Site("residual", 1)])
+    assert sizes() == before
+
+
 def test_rows_keep_their_interventions_through_take_join_and_beams(hf: HF, prompts: list[Prompt]) -> None:
     every = add(Site("residual", 2), where=Where(part="both"))
     rows = hf.open(prompts, interventions=[every, None] * (len(prompts) // 2) + [None] * (len(prompts) % 2))
