@@ -22,6 +22,7 @@ def command(
     from experiments.results.loaded_run import load_run
     from experiments.sharing.card import make_card
     from experiments.sharing.card_text import card_text
+    from experiments.stats.formatting import format_count
     from experiments.store.store import report_write_errors, write_json, write_text
     from experiments.terminal.spinner import spinner
 
@@ -35,4 +36,5 @@ def command(
     write_json(folder / "card.json", card)
     write_text(folder / "card.md", card_text(card))
     print(f"card    {folder / 'card.json'}, {folder / 'card.md'}")
-    print(f"digest  {card['digest']} ({card['samples']:,} samples in {len(card['cells']):,} cells)")
+    size = f"{format_count(card['samples'], 'sample')} in {format_count(len(card['cells']), 'cell')}"
+    print(f"digest  {card['digest']} ({size})")

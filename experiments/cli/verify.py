@@ -41,6 +41,7 @@ def command(
     from experiments.results.loaded_run import load_run
     from experiments.sharing.card import read_card
     from experiments.sharing.verify import problems_of_card
+    from experiments.stats.formatting import format_count
     from experiments.store.imported import IMPORTED, MERGED
 
     content = read_card(card)
@@ -54,11 +55,15 @@ def command(
     if len(problems) > MAX_LINES:
         print(f"wrong       {len(problems) - MAX_LINES:,} more of these.")
     if not problems:
-        total = f"{content['samples']:,}"
-        print(f"digests     the card and all {total} samples are unchanged, and the samples give its scores")
+        total = format_count(content["samples"], "sample")
+        print(f"digests     the card and its {total} are unchanged, and the samples give its scores")
+    if unfinished := content.get("unfinished"):
+        _print(f"unfinished  {unfinished}")
     origin = next((key for key in (IMPORTED, MERGED) if key in loaded.info), "")
     if origin and samples:
         print(f"no samples  were computed again: the run was {origin}, so no config computes them")
+    if origin or not samples:
+        _print_unchecked(content.get("failed", 0))
     agree = origin or not samples or _compute_again(content, loaded, samples, seed, allow=allow, quiet=quiet)
     if problems or not agree:
         raise typer.Exit(1)
@@ -68,15 +73,17 @@ def _compute_again(
     card: dict[str, Any], run: "Run", samples: int, seed: int | None, *, allow: int, quiet: bool
 ) -> bool:
     """Prints how many samples agree. Returns whether enough do."""
-    from experiments.sharing.rerun import draw_samples, grid_of, recompute, wrong_scores
+    from experiments.sharing.rerun import draw_samples, grid_of, recompute, wrong_queries, wrong_scores
     from experiments.sharing.verify import AGREEMENT, environment_differences
+    from experiments.stats.formatting import format_count
     from experiments.terminal.progress import make_progress
 
     grid = grid_of(run, card["cells"])
-    wrong = list(wrong_scores(run, grid))
-    for sentence in wrong[:MAX_LINES]:
+    queries = list(wrong_queries(run, grid, unfinished=bool(card.get("unfinished"))))
+    scores = list(wrong_scores(run, grid))
+    for sentence in queries[:MAX_LINES] + scores[:MAX_LINES]:
         _print(f"wrong       {sentence}.")
-    if not wrong:
+    if not scores:
         print("scores      every stored answer has the scores that the metrics give it")
     seed = secrets.randbits(32) if seed is None else seed
     chosen = draw_samples(run, list(card["cells"]), samples, seed)
@@ -84,12 +91,22 @@ def _compute_again(
     prompts, answers = sum(one.same_prompt for one in results), sum(one.same_answer for one in results)
     for one in [one for one in results if not one.same_prompt or not one.same_answer][:MAX_LINES]:
         _print(f"differs     {one.describe()}")
-    print(f"computed    {len(results):,} random samples again (--seed {seed})")
+    print(f"computed    {format_count(len(results), 'random sample')} again (--seed {seed})")
     print(f"agree       {prompts:,} of {len(results):,} prompts, {answers:,} of {len(results):,} answers")
+    _print_unchecked(card.get("failed", 0) - sum(bool(one.stored.get("failed")) for one in results))
     if differences := environment_differences(card):
         _print(f"here        {differences}")
     print(AGREEMENT, file=sys.stderr)
-    return not wrong and prompts == len(results) and len(results) - answers <= allow
+    return not queries and not scores and prompts == len(results) and len(results) - answers <= allow
+
+
+def _print_unchecked(failed: int) -> None:
+    """Says that failed samples were not computed again: any of them may be an answer that somebody marked as failed."""
+    from experiments.stats.formatting import format_count
+
+    if failed > 0:
+        verb = "was" if failed == 1 else "were"
+        print(f"failed      {format_count(failed, 'failed sample')} {verb} not checked")
 
 
 def _print(text: str) -> None:

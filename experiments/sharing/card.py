@@ -72,6 +72,8 @@ class CardShape(BaseModel):
     cells: dict[str, _CellShape]
     environments: list[_EnvironmentShape]
     samples: int
+    failed: int = 0
+    unfinished: str = ""
     digest: str
 
 
@@ -99,6 +101,7 @@ def make_card(run: Run) -> dict[str, Any]:
         "findings": [f"{one.subject}: {one.sentence}" for one in view.findings[:MAX_FINDINGS]],
         "samples": sum(cell["samples"] for cell in cells.values()),
         "failed": sum(cell["failed"] for cell in cells.values()),
+        "ignored_lines": sum(cell["ignored_lines"] for cell in cells.values()),
         "seeds": sorted({cell["seed"] for cell in cells.values() if cell["seed"] is not None}),
         "cells": cells,
     }
@@ -187,7 +190,8 @@ CONTROL_COLUMNS = ("subject", "decoding", "role", "of", "verdict")
 
 def _cell(store: Store, digest: str) -> dict[str, Any]:
     description = store.read_cell(digest) or {}
-    samples = list(store.samples(digest))
+    damaged: list[str] = []
+    samples = list(store.samples(digest, damaged))
     digests = sample_digests(samples)
     return {
         "labels": {axis: value for axis, value in description.get("labels", {}).items() if axis != "seed"},
@@ -197,6 +201,7 @@ def _cell(store: Store, digest: str) -> dict[str, Any]:
         "data": description.get("data", {}),
         "samples": len(samples),
         "failed": sum(bool(sample.get("failed")) for sample in samples),
+        "ignored_lines": len(damaged),
         "sha256": cell_digest(digests),
         "short": "".join(one[:SAMPLE_DIGITS] for one in digests.values()),
     }

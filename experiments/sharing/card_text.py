@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
-from experiments.stats.formatting import format_estimate
+from experiments.stats.formatting import format_count, format_estimate
 
 SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
 TAGS = ("mm-icl", "in-context-learning", "multimodal", "evaluation")
@@ -31,10 +31,13 @@ def _metadata(card: Mapping[str, Any], data_files: str) -> Iterator[str]:
 def _body(card: Mapping[str, Any]) -> Iterator[str]:
     yield f"# {_escape(card['run'])}"
     yield ""
-    counts = f"{card['samples']:,} samples in {len(card['cells']):,} cells, {card['failed']:,} of them failed"
+    size = f"{format_count(card['samples'], 'sample')} in {format_count(len(card['cells']), 'cell')}"
+    counts = f"{size}, {card['failed']:,} of them failed"
     yield f"{counts}; seeds {', '.join(map(str, card['seeds'])) or '–'}. Made with mm-icl {card['mm_icl']}."
     if card["unfinished"]:
         yield f"**{_escape(card['unfinished'])}**"
+    if ignored := card["ignored_lines"]:
+        yield f"**{format_count(ignored, 'line')} of the run {'is' if ignored == 1 else 'are'} damaged and ignored.**"
     if card["origin"] != "computed":
         yield f"The run was {card['origin']}, so no config computes its samples."
     yield from ("", "## Scores", "", _fixed(card), "")
@@ -74,7 +77,7 @@ def describe(environment: Mapping[str, Any]) -> str:
     changed = [where for where, c in environment["commits"].items() if c.get("dirty")]
     parts = [versions or "unknown versions", devices, *(["commit of " + ", ".join(commits)] if commits else [])]
     text = "; ".join(parts) + (f" (with changes: {', '.join(changed)})" if changed else "")
-    return f"{environment['samples']:,} samples: {text}"
+    return f"{format_count(environment['samples'], 'sample')}: {text}"
 
 
 def _score_tables(card: Mapping[str, Any]) -> Iterator[str]:

@@ -14,8 +14,10 @@ from experiments.results.loaded_run import Run
 from experiments.running.rescore import stored_answer_scores
 from experiments.running.run_session import RunSession
 from experiments.running.runner import Runner
+from experiments.stats.formatting import format_count
+from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation
-from experiments.store.run_state import RunState, json_round_trip, write_cells
+from experiments.store.run_state import RunState, json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import StoreError
@@ -41,15 +43,24 @@ class Recomputed:
 
     @property
     def same_prompt(self) -> bool:
-        """Whether prompt, images and demonstrations are equal. Batches have no influence on them."""
-        if self.again is None:
-            return False
-        return self.stored.get("prompt_digest") == self.again.get("prompt_digest")
+        """Whether prompt, images and demonstrations are equal. Batches have no influence on them.
+
+        A sample that failed before its prompt was built has no prompt that could differ.
+        """
+        before = self.stored.get("prompt_digest")
+        if self.again is None or not before:
+            return bool(self.stored.get("failed"))
+        return bool(before == self.again.get("prompt_digest"))
 
     @property
     def same_answer(self) -> bool:
-        """Whether the answers are equal; if options were scored, whether the best one is."""
-        return self.again is not None and _answer(self.stored) == _answer(self.again)
+        """Whether the answers are equal; if options were scored, whether the best one is; or whether both failed.
+
+        An arm that was given up here has failed.
+        """
+        if self.stored.get("failed"):
+            return self.again is None or bool(self.again.get("failed"))
+        return self.again is not None and not self.again.get("failed") and _answer(self.stored) == _answer(self.again)
 
     def describe(self) -> str:
         """'decoding vcd, query q-1, seed 0: "red" in the run, "blue" here'."""
@@ -99,11 +110,9 @@ def grid_of(run: Run, cells: Mapping[str, Mapping[str, Any]]) -> Grid:
 
 
 def draw_samples(run: Run, digests: Sequence[str], count: int, seed: int) -> dict[str, dict[str, Sample]]:
-    """cell -> query -> stored sample, for `count` random samples that did not fail, all cells being equally likely."""
+    """cell -> query -> stored sample, for `count` random samples, failed or not, all samples being equally likely."""
     store = Store(run.path)
-    places = [
-        (digest, sample["query"]) for digest in digests for sample in store.samples(digest) if not sample.get("failed")
-    ]
+    places = [(digest, sample["query"]) for digest in digests for sample in store.samples(digest)]
     chosen = np.random.default_rng(seed).permutation(len(places))[:count]
     queries: dict[str, set[str]] = {}
     for digest, query in (places[i] for i in chosen):
@@ -133,6 +142,31 @@ def recompute(grid: Grid, chosen: Mapping[str, Mapping[str, Sample]], progress: 
     ]
 
 
+def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[str]:
+    """A sentence for each cell whose samples are not those of the queries of its task.
+
+    Args:
+        run: The run directory.
+        grid: The grid of its config.
+        unfinished: Whether queries may be missing.
+
+    Raises:
+        StoreError: The data of a cell are not those of the config.
+    """
+    store = Store(run.path)
+    state = load_run_state(store, grid)
+    if stopping := open_stopping(store, grid, may_write=False):
+        stopping.restrict(state)
+    for cell in grid.cells:
+        where, queries = f"{describe_cell(cell.labels)}, seed {cell.seed}", {query.id for query in cell.task.queries}
+        stored = {sample["query"] for sample in store.samples(cell.digest) if sample["seed"] == cell.seed}
+        if other := stored - queries:
+            yield f"{where}: {format_count(len(other), 'sample')} of queries that the task does not have"
+        if (missing := state.missing[cell.digest] - stored) and not unfinished:
+            verb = "is" if len(missing) == 1 else "are"
+            yield f"{where}: {len(missing):,} of {format_count(len(queries), 'query', 'queries')} {verb} missing"
+
+
 def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
     """A sentence for each stored sample whose scores are not those of its stored answer."""
     store = Store(run.path)
@@ -158,4 +192,4 @@ def _answer(sample: Sample) -> Any:
 
 
 def _text(sample: Sample) -> str:
-    return f"failed ({sample['failed']})" if sample.get("failed") else repr(str(_answer(sample))[:60])
+    return f"failed ({sample['failed'][:60]})" if sample.get("failed") else repr(str(_answer(sample))[:60])

@@ -16,7 +16,7 @@ from experiments.sharing.card import (
 from experiments.sharing.rerun import describe_cell
 from experiments.stats.formatting import format_count
 from experiments.store.environment import collect_environment
-from experiments.store.store import Store
+from experiments.store.store import Store, describe_damaged_lines
 
 TOLERANCE = 1e-6
 """The largest difference of a score or an end of an interval between two versions of numpy."""
@@ -35,8 +35,10 @@ DERIVED = {
     "samples": "the number of samples",
     "failed": "the number of failed samples",
     "origin": "the origin",
+    "unfinished": "the state",
 }
 """Parts of a card that follow from the run directory, in words."""
+DAMAGED_REMEDY = "Remove the line, run the experiment again to compute its sample, and write the card again."
 
 AGREEMENT = (
     "Expected: every prompt agrees. In float32, with the versions and the kind of device of the card, every answer "
@@ -48,6 +50,8 @@ AGREEMENT = (
 
 def problems_of_card(card: Mapping[str, Any], run: Run) -> Iterator[str]:
     """A sentence for each way in which the card does not describe the run directory. Needs no model and no data.
+
+    A line that is not a sample is a problem too: all readers of a run ignore it.
 
     Args:
         card: The content of card.json.
@@ -64,7 +68,10 @@ def problems_of_card(card: Mapping[str, Any], run: Run) -> Iterator[str]:
         yield from _problems_of_cell(store, digest, described)
     fresh = make_card(run)
     for key, what in DERIVED.items():
-        if (difference := _difference(card.get(key), fresh.get(key), key)) is not None:
+        values = [card.get(key), fresh.get(key)]
+        if key == "unfinished":  # a process that died on another machine may be called running here
+            values = [bool(value) for value in values]
+        if (difference := _difference(*values, key)) is not None:
             yield f"{what} of the card is not that of the samples: {difference}"
 
 
@@ -81,7 +88,10 @@ def environment_differences(card: Mapping[str, Any]) -> str:
 
 
 def _problems_of_cell(store: Store, digest: str, described: Mapping[str, Any]) -> Iterator[str]:
-    digests = sample_digests(store.samples(digest))
+    damaged: list[str] = []
+    digests = sample_digests(store.samples(digest, damaged))
+    if sentence := describe_damaged_lines(damaged, DAMAGED_REMEDY):
+        yield sentence.rstrip(".")
     if cell_digest(digests) == described.get("sha256"):
         return
     where = f"{describe_cell(described.get('labels', {}))}, seed {described.get('seed')}"

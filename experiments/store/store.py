@@ -97,10 +97,15 @@ class Store:
     def write_cell(self, digest: str, description: Mapping[str, Any]) -> None:
         write_json(self.cell_folder(digest) / "cell.json", {"format": FORMAT, **description})
 
-    def samples(self, digest: str) -> Iterator[dict[str, Any]]:
-        """The samples of a cell, each query once, as JSON mappings without their empty fields."""
+    def samples(self, digest: str, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The samples of a cell, each query once, as JSON mappings without their empty fields.
+
+        Args:
+            digest: The cell.
+            damaged: Receives the places of skipped lines, except for a partial last line.
+        """
         by_query: dict[str, dict[str, Any]] = {}
-        for line in self.lines(digest):
+        for line in self.lines(digest, damaged):
             earlier = by_query.get(line["query"])
             if earlier is None or earlier.get("failed"):
                 by_query[line["query"]] = line

@@ -1,6 +1,7 @@
 """Cards of runs, and what `icl verify` finds."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_the_order_of_samples_and_the_process_that_wrote_them_are_in_no_digest(m
 def test_an_unchanged_run_agrees(made: Path, verify: Callable[..., tuple[int, str]]) -> None:
     status, text = verify(made / "card.json", "--samples", 8, "--seed", 3)
     assert status == 0, text
-    assert "the card and all" in text
+    assert "the card and its" in text
     assert "every stored answer has the scores" in text
     assert "computed    8 random samples again (--seed 3)\nagree       8 of 8 prompts, 8 of 8 answers" in text
     assert "In float32, with the versions and the kind of device of the card, every answer agrees" in text
@@ -120,7 +121,7 @@ def test_a_score_that_its_answer_does_not_give_is_found_under_a_new_card(
 
     edited = change_sample(copy, flip, new_card=True)
     status, text = verify(copy, "--samples", 1)
-    assert (status, "the card and all" in text) == (1, True)
+    assert (status, "the card and its" in text) == (1, True)
     assert f"query {edited['query']}, seed 0: the stored lenient is {edited['scores']['lenient']}, and" in text
 
 
@@ -139,6 +140,68 @@ def test_an_invented_answer_with_right_scores_and_a_new_card_is_found_by_computi
     assert f"agree       {total} of {total} prompts, {total - 1} of {total} answers" in text
     assert f"query {edited['query']}, seed 0: {edited['output']!r} in the run" in text
     assert verify(copy, "--samples", total, "--allow", 1)[0] == 0
+
+
+def test_removed_samples_are_found_under_a_new_card_unless_it_says_that_the_run_is_unfinished(
+    copy: Path, edit: Callable[[Path, str, str], None], verify: Callable[..., tuple[int, str]]
+) -> None:
+    digest = load_run(copy).info["cells"][0]
+    Store(copy).replace_samples(digest, list(Store(copy).samples(digest))[3:])
+    write_json(copy / "card.json", make_card(load_run(copy, trust=True)))
+    status, text = verify(copy, "--samples", 1)
+    assert status == 1
+    assert "wrong       task shapes, model ToyModel" in text
+    assert "seed 0: 3 of 5 queries are missing." in text
+    edit(copy / "run.json", '"state": "finished"', '"state": "interrupted"')
+    status, text = verify(copy, "--samples", 0)
+    assert (status, "wrong       the state of the card is not that of the samples" in text) == (1, True)
+    write_json(copy / "card.json", make_card(load_run(copy, trust=True)))
+    status, text = verify(copy, "--samples", 1)
+    assert (status, "unfinished  The run is not finished (interrupted)" in text) == (0, True)
+    assert "computed    1 random sample again" in text
+
+
+def test_an_arm_that_was_removed_from_run_and_card_is_missing(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    info = Store(copy).read_run() or {}
+    shutil.rmtree(copy / "cells" / info["cells"][-1])
+    Store(copy).write_run(info | {"cells": info["cells"][:-1], "sizes": info["sizes"][:-1]})
+    write_json(copy / "card.json", make_card(load_run(copy, trust=True)))
+    status, text = verify(copy, "--samples", 1)
+    assert (status, "seed 0: 5 of 5 queries are missing." in text) == (1, True), text
+
+
+def test_a_sample_marked_as_failed_is_computed_again(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
+    def fail(sample: dict[str, Any]) -> None:
+        sample["failed"] = "an error"
+        del sample["output"], sample["scores"]
+
+    edited = change_sample(copy, fail, new_card=True)
+    total = load_run(copy).cells()[["finished", "failed"]].to_numpy().sum()
+    status, text = verify(copy, "--samples", total)
+    assert status == 1
+    assert f"query {edited['query']}, seed 0: failed (an error) in the run, " in text
+    assert f"agree       {total} of {total} prompts, {total - 1} of {total} answers" in text
+    assert "not checked" not in text
+    assert "failed      1 failed sample was not checked" in verify(copy, "--samples", 0)[1]
+
+
+@pytest.mark.parametrize("score", ["NaN", '"high"', "null", "5", f"1{'0' * 400}"])
+def test_a_damaged_line_is_wrong_under_a_new_card_too(
+    copy: Path, verify: Callable[..., tuple[int, str]], score: str
+) -> None:
+    path = copy / "cells" / load_run(copy).info["cells"][0] / "0.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    path.write_text(re.sub(r'"lenient": [\d.]+', f'"lenient": {score}', first) + "".join(others))
+    card = make_card(load_run(copy, trust=True))
+    assert card["ignored_lines"] == 1
+    assert "**1 line of the run is damaged and ignored.**" in card_text(card)
+    write_json(copy / "card.json", card)
+    status, text = verify(copy, "--samples", 0)
+    assert status == 1
+    assert f"wrong       line 1 of {path} is not a complete sample of its cell" in text
+    assert "unchanged" not in text
 
 
 def test_other_data_than_those_of_the_card_are_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
