@@ -68,10 +68,10 @@ def problems_of_card(card: Mapping[str, Any], run: Run) -> Iterator[str]:
         yield from _problems_of_cell(store, digest, described)
     fresh = make_card(run)
     for key, what in DERIVED.items():
-        values = [card.get(key), fresh.get(key)]
+        before, after = card.get(key), fresh.get(key)
         if key == "unfinished":  # a process that died on another machine may be called running here
-            values = [bool(value) for value in values]
-        if (difference := _difference(*values, key)) is not None:
+            before, after = bool(before), bool(after)
+        if (difference := _difference(before, after, key)) is not None:
             yield f"{what} of the card is not that of the samples: {difference}"
 
 

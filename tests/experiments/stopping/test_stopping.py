@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import load_run
 from experiments.running import runner
+from experiments.sharing.card import make_card
 from experiments.stats.sequential import anytime_p, ladder, look_sizes
 from experiments.stopping.comparisons import planned_comparisons
 from experiments.stopping.plan import make_stop_plan, order_clusters
-from experiments.store.store import Store
+from experiments.store.store import Store, write_json
 from icl.errors import ConfigError, StoreError
 from icl.types import Example
 
@@ -38,6 +40,19 @@ def test_an_arm_ends_with_its_comparison_and_the_reference_with_the_last(go, loo
     assert own < reference
     again = go("a")
     assert (again.computed, again.present, again.samples) == (0, 96, 96)
+
+
+def test_verify_misses_no_sample_of_comparisons_that_have_ended_and_one_that_was_removed(go, tmp_path, capsys):
+    go("a")
+    store = Store(tmp_path / "a" / "t")
+    verify = ["verify", str(store.folder), "--samples", "1", "--trust", "--quiet"]
+    write_json(store.folder / "card.json", make_card(load_run(store.folder, trust=True)))
+    assert main(verify) == 0, capsys.readouterr()
+    digest = store.read_run()["cells"][2]
+    store.replace_samples(digest, list(store.samples(digest))[1:])
+    write_json(store.folder / "card.json", make_card(load_run(store.folder, trust=True)))
+    assert main(verify) == 1
+    assert "1 of 60 queries is missing." in capsys.readouterr().out
 
 
 def test_the_looks_have_the_p_values_of_the_stored_scores(go, looks, tmp_path, config_file):
