@@ -49,7 +49,7 @@ def search_candidates(name: str, folders: Sequence[Path] | None = None) -> list[
         name: An absolute path, or one relative to the experiment file or to the working directory.
         folders: The folders to search before the working directory. By default those of `component_search_folder`.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # that of pathlib raises for an unknown user
     if path.is_absolute():
         return [path]
     searched = SEARCH_FOLDERS.get() if folders is None else folders

@@ -174,7 +174,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
     try:
         keys = _yaml(YAML, path.parent).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError, TypeError, AssertionError) as error:
+    except (YAMLError, ValueError, TypeError, LookupError, AssertionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]

@@ -93,6 +93,7 @@ def test_what_is_not_a_task_is_an_error(tmp_path: Path, text: str, message: str)
         ("[" * 3000, "nested too deeply"),
         ("a: " + "{b: " * 3000, "nested too deeply"),
         ("%YAML 1.9\n---\na: 1", "cannot be read as the YAML of a task"),
+        ("a: !!bool x", "cannot be read as the YAML of a task"),
     ],
 )
 def test_values_of_other_types_are_errors_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -111,10 +112,12 @@ def test_values_that_the_tasks_of_lmms_eval_have_are_accepted(tmp_path: Path) ->
     assert read_task_file(written(tmp_path, "dataset_kwargs: {data_files: a}\nmetric_list: [null]\n")).code == ()
 
 
-def test_names_that_are_too_long_for_a_file_are_errors(tmp_path: Path) -> None:
+def test_names_that_no_file_can_have_are_errors(tmp_path: Path) -> None:
     name = "x" * 5000
     with pytest.raises(ConfigError, match=r"there is no task file x{200} "):
         find_task_file(f"{name}.yaml")
+    with pytest.raises(ConfigError, match=r"there is no task file ~nobody-here/t\.yaml "):
+        find_task_file("~nobody-here/t.yaml")
     with pytest.raises(ConfigError, match=r"includes x{200}, and there is no such file"):
         read_task_file(written(tmp_path, f"include: {name}\n"))
     file = read_task_file(written(tmp_path, f"doc_to_text: !function {name}.text\n"))
