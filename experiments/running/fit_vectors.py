@@ -1,11 +1,13 @@
 """Fit the vectors of an intervention on the queries of a config (`icl fit`).
 
-The queries are the dev split. Its first part has the sources, the rest chooses layers, heads and strengths. Each seed
-gives every query other demonstrations; sources and choice have the queries of their part under every seed.
+The queries are the dev split. Its first part has the sources, the rest chooses layers, heads and strengths. No group of
+queries and no image of a query is in both parts. Each seed gives every query other demonstrations; sources and choice
+have the queries of their part under every seed.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 from experiments.config.config import Config
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from decoding.interventions.fit_data import DevPrompt
     from icl.models.hf.model import HF
     from icl.tasks.base import Task
+    from icl.types import Example
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -60,13 +63,14 @@ def fit_vectors(
 
     Args:
         config: A config with one setting, whose intervention has no file yet.
-        sources: Number of queries whose prompts are sources. By default half of the queries.
+        sources: Number of queries whose prompts are sources, moved to the nearest border of groups. By default half of
+            the queries.
         report_progress: Called with a text and the number of steps done and planned.
 
     Raises:
         ConfigError: The config has several settings, or its intervention is not fitted.
         PlanError: The model has no hidden states to edit.
-        DataError: There are too few queries.
+        DataError: There are too few queries, no border between groups, or an image in both parts.
     """
     from decoding.interventions.base import FittedMethod
     from decoding.interventions.fit_data import FitData
@@ -95,6 +99,8 @@ def fit_vectors(
             f"{config.where('task')}: {count} of {len(queries)} queries as sources leave too few. At least 2 are "
             "sources, and at least 1 chooses parameters."
         )
+    count = group_border(queries, count, config.where("task"))
+    check_no_shared_image(queries[:count], queries[count:], config.where("task"))
     first.model.load()
     parts, left_out = _parts(cells, count)
     model = cast("HF", first.model)
@@ -112,6 +118,36 @@ def fit_vectors(
         "choice": [one.id for one in data.choice],
     }
     return VectorFit(method, fitted, record, tuple(_warnings(first.task, fitted)), left_out)
+
+
+def group_border(queries: "Sequence[Example]", count: int, where: str) -> int:
+    """The number of first queries nearest to `count` that divides no group. At least 2, and less than all.
+
+    Raises:
+        DataError: Every number divides a group.
+    """
+    last = {query.group or query.id: number for number, query in enumerate(queries)}
+    ends = accumulate((last[query.group or query.id] for query in queries), max)
+    borders = [number + 1 for number, end in enumerate(ends) if end == number and 1 < number + 1 < len(queries)]
+    if not borders:
+        raise DataError(
+            f"{where}: the queries cannot be divided into sources and others, because every number of first queries "
+            "divides a group. Sort the queries by group, or use more groups."
+        )
+    return min(borders, key=lambda border: (abs(border - count), -border))
+
+
+def check_no_shared_image(sources: "Sequence[Example]", choice: "Sequence[Example]", where: str) -> None:
+    """Raises DataError if a query of each part have an image in common, compared by pixels."""
+    owners = {image.digest: query.id for query in sources for image in query.images}
+    for query in choice:
+        for image in query.images:
+            if image.digest in owners:
+                raise DataError(
+                    f"{where}: the queries '{owners[image.digest]}' and '{query.id}' have the same image, and "
+                    "one is a source while the other chooses parameters. Give the queries of one image one `group`, or "
+                    "leave one of them out."
+                )
 
 
 def _parts(cells: Sequence[Cell], count: int) -> "tuple[tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]], int]":

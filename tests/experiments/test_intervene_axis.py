@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PILImage
 
 from experiments.cli.main import main
 from experiments.config.config import load_config
@@ -13,11 +14,13 @@ from experiments.grid.feasibility import check_requirements
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.results.loaded_run import load_run
-from experiments.running.fit_vectors import fit_vectors, mixed_mappings
+from experiments.running.fit_vectors import check_no_shared_image, fit_vectors, group_border, mixed_mappings
 from experiments.running.run import run
 from icl.errors import ConfigError, DataError, PlanError
+from icl.images import Image
 from icl.tasks.generated.binding import BindingTask
 from icl.tasks.generated.operators import OperatorsTask
+from icl.types import Example
 
 Mapping = Callable[..., dict[str, Any]]
 MINUS = {"name": "operators", "operator": "minus", "queries": 24, "seed": 1}
@@ -141,6 +144,41 @@ def test_a_fit_on_mixed_mappings_is_warned_of() -> None:
     assert any("the sources mix 3 mappings (operator: " in warning for warning in result.warnings)
     assert mixed_mappings(OperatorsTask(operator="plus")) is None
     assert mixed_mappings(BindingTask()) is None
+
+
+def examples(groups: str, images: str = "") -> list[Example]:
+    """One query for each letter of `groups`, with the image of the same letter of `images`."""
+    made = {letter: Image.from_pil(PILImage.new("RGB", (4, 4), (ord(letter), 0, 0))) for letter in images}
+    return [
+        Example(f"q{i}", (made[images[i]],) if images else (), "?", ("a",), group=None if group == "-" else group)
+        for i, group in enumerate(groups)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "count", "border"),
+    [("------", 3, 3), ("aabbbc", 3, 2), ("aabbbc", 4, 5), ("aaabbb", 2, 3), ("abab-c", 2, 4), ("aaaa-b", 2, 4)],
+)
+def test_sources_end_at_the_nearest_border_of_groups(groups: str, count: int, border: int) -> None:
+    assert group_border(examples(groups), count, "x: task") == border
+
+
+def test_a_division_that_shares_a_group_or_an_image_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^x: task: the queries cannot be divided .* divides a group\. Sort"):
+        group_border(examples("abcacb"), 3, "x: task")
+    queries = examples("------", "abcdea")
+    with pytest.raises(DataError, match=r"^x: task: the queries 'q0' and 'q5' have the same image"):
+        check_no_shared_image(queries[:3], queries[3:], "x: task")
+    check_no_shared_image(queries[:3], queries[3:5], "x: task")
+
+
+def test_a_fit_divides_no_puzzle() -> None:
+    """Raven asks about one puzzle in several queries, so half of 9 puzzles is not half of the queries."""
+    task = {"name": "raven", "queries": 36, "candidates": 4, "support": 4}
+    result = fit_vectors(load_config(keys(task=task, shots=1, intervene="task_vector")), sources=18)
+    groups = [{name.rsplit("-", 2)[0] for name in result.record[part]} for part in ("sources", "choice")]
+    assert len(result.record["sources"]) == 20
+    assert not groups[0] & groups[1]
 
 
 @pytest.mark.parametrize(
