@@ -20,6 +20,7 @@ from experiments.small.language_model import load_language_model
 from experiments.small.model import SmallModel
 from experiments.small.plain_text import definitions, token_rows
 from experiments.small.train import TEXT_TOKENS, Recipe, Training
+from icl.errors import ICLError
 
 TEXT_ROWS = 2000
 LEARNED = "small.safetensors"
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "assemble":
         from safetensors.torch import load_file
 
+        if not (options.out / LEARNED).exists():
+            raise SystemExit(f"{options.out} has no {LEARNED} yet. Run the command train first.")
         assemble(load_file(options.out / LEARNED), options.out / "checkpoint")
         print(f"assembled {options.out / 'checkpoint'}")
         return
@@ -70,4 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ICLError as error:
+        raise SystemExit(str(error)) from None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from icl.tasks.drawings.splits import is_held_out
-from icl.tasks.drawings.table import IMAGES, DrawingRecord, drawings_folder, read_drawings
+from icl.tasks.drawings.table import IMAGES, SOURCES, DrawingRecord, drawings_folder, read_drawings
 from retrievers.embedders.efficientnet import DEVIATION, MEAN, _network
 
 SIDE, PLACES, WIDTH = 128, 16, 1280
@@ -74,9 +74,10 @@ def split(
 
 
 def _features(drawings: tuple[DrawingRecord, ...], cache: Path) -> Tensor:
+    sources = (drawings_folder() / SOURCES).read_text(encoding="utf-8")  # with the checksums of the packages
     if cache.exists():
         stored = torch.load(cache, weights_only=True)
-        if stored["ids"] == [one.id for one in drawings]:
+        if stored["ids"] == [one.id for one in drawings] and stored.get("sources") == sources:
             features: Tensor = stored["features"]
             return features
     out = []
@@ -90,7 +91,9 @@ def _features(drawings: tuple[DrawingRecord, ...], cache: Path) -> Tensor:
         out.append(network.extract_features(white[None]).flatten(2).transpose(1, 2).half())
     features = torch.cat(out)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"ids": [one.id for one in drawings], "features": features}, cache)
+    part = cache.with_suffix(".part")
+    torch.save({"ids": [one.id for one in drawings], "sources": sources, "features": features}, part)
+    part.replace(cache)
     return features
 
 

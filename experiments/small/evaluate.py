@@ -71,7 +71,10 @@ class Evaluation:
                 for i in images[noun][1:]
             ]
             rng.shuffle(demos)
-            right += self._best(demos, images[nouns[0]][0], BINDING_QUESTIONS[0], labels) == 0
+            order = rng.sample(range(ways), ways)  # so that a tie is no right answer
+            options = [labels[i] for i in order]
+            best = self._best(demos, images[nouns[0]][0], BINDING_QUESTIONS[0], options)
+            right += order[best] == 0
         return right / self.questions
 
     def naming(

@@ -59,7 +59,7 @@ def install_drawings(
     """Fetches, cleans and stores the drawings. A finished folder with these sets stays as it is.
 
     Args:
-        sets: Of SETS.
+        sets: Of SETS. Those that are installed already stay.
         source: A folder of `.deb` files, for systems without apt-get.
         folder: Where the drawings go, by default a folder of the cache.
         report_progress: Called with (what is done, how many, of how many).
@@ -68,15 +68,22 @@ def install_drawings(
         The folder.
 
     Raises:
-        DataError: A package is missing or damaged, the disk is full, or resvg-py is not installed.
+        DataError: A package is missing or damaged, the disk is full, resvg-py is not installed, or the folder holds
+            something else.
     """
     if unknown := [name for name in sets if name not in SETS]:
         raise DataError(f"there is no set of drawings named '{unknown[0]}'. Sets: {', '.join(SETS)}.")
     if not sets:
         raise DataError(f"no set of drawings is named. Name one or more: {', '.join(SETS)}.")
     folder = folder or drawings_folder()
-    if installed_sets(folder) >= set(sets):
+    before = installed_sets(folder)
+    if before >= set(sets):
         return folder
+    if not before and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"{folder} is no folder of drawings and is not empty. Name a new or an empty folder: --to FOLDER"
+        )
+    sets = [name for name in SETS if name in before | set(sets)]  # what was installed stays
     if find_spec("resvg_py") is None:
         raise DataError("drawings are SVGs, and resvg-py, which renders them, is missing: pip install 'mm-icl[emoji]'")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -65,8 +65,8 @@ def read_drawings(folder: Path) -> tuple[DrawingRecord, ...]:
 def _read(folder: Path, changed: int) -> tuple[DrawingRecord, ...]:
     """The drawings of a table that was changed at this time, in nanoseconds."""
     try:
-        lines = (folder / TABLE).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        lines = (folder / TABLE).read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
         return tuple(DrawingRecord(**{**row, "keywords": tuple(row["keywords"])}) for row in rows)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from icl.errors import DataError
 from icl.tasks.drawings.install import install_drawings
 from icl.tasks.drawings.nouns import Nouns
-from icl.tasks.drawings.table import IMAGES, SOURCES, read_drawings
+from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, read_drawings
 
 pytest.importorskip("resvg_py", reason="renders the SVGs of the test")
 SETS = ("openclipart", "tuxpaint")
@@ -55,6 +55,28 @@ def test_a_finished_folder_is_not_made_again_and_another_set_is_added(packages, 
     install(packages, tmp_path)
     assert {row.style for row in read_drawings(folder)} == {"openclipart", "tuxpaint"}
     assert not list(tmp_path.glob("drawings-*")), "nothing is left over"
+
+
+def test_another_set_joins_those_that_are_installed(packages, tmp_path) -> None:
+    install(packages, tmp_path, ("openclipart",))
+    folder = install(packages, tmp_path, ("tuxpaint",))
+    assert {row.style for row in read_drawings(folder)} == {"openclipart", "tuxpaint"}
+
+
+def test_a_folder_with_other_files_is_not_touched(packages, tmp_path) -> None:
+    mine = tmp_path / "drawings" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    with pytest.raises(DataError, match=r"is no folder of drawings and is not empty.*--to FOLDER"):
+        install(packages, tmp_path)
+    assert mine.read_text() == "years of work"
+
+
+def test_a_line_break_of_unicode_in_a_title_is_no_end_of_a_row(packages, tmp_path) -> None:
+    folder = install(packages, tmp_path, ("tuxpaint",))
+    row = json.loads((folder / TABLE).read_text().strip())
+    (folder / TABLE).write_text(json.dumps({**row, "title": "a\u2028b"}, ensure_ascii=False) + "\n")
+    assert [one.title for one in read_drawings(folder)] == ["a\u2028b"]
 
 
 def test_a_damaged_package_leaves_the_old_folder(packages, tmp_path) -> None:
