@@ -5,6 +5,7 @@ a reader can see whether a run directory has the samples that the card was made 
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from experiments.results.view_run import view_run
 from experiments.stats.summary import summarize_arms
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import read_invocations
-from experiments.store.json_shapes import check_shape
+from experiments.store.json_shapes import check_shape, excerpt
 from experiments.store.run_state import json_round_trip
 from experiments.store.store import Store, read_mapping
 from icl import __version__
@@ -44,6 +45,9 @@ PACKAGES = (
 )
 """Packages whose versions a card has."""
 MAX_FINDINGS = 40
+CELL_NAME = re.compile(r"[0-9a-f]{1,64}")
+"""The digest of a cell, which is the name of its folder. Another name may be a path that leads out of the run."""
+REMEDY = "Write it again with `icl card RUN`."
 
 
 class _CellShape(BaseModel):
@@ -130,9 +134,12 @@ def read_card(path: Path) -> dict[str, Any]:
         raise StoreError(f"{file} is not a results card. `icl card RUN` writes one.")
     if card["card"] != CARD_FORMAT:
         raise StoreError(
-            f"{file} has card format {card['card']!r:.20}; this version reads {CARD_FORMAT}. Update mm-icl."
+            f"{file} has card format {excerpt(card['card'])}; this version reads {CARD_FORMAT}. Update mm-icl."
         )
-    check_shape(CardShape, card, file, "Write it again with `icl card RUN`.")
+    check_shape(CardShape, card, file, REMEDY)
+    for name in card["cells"]:
+        if not CELL_NAME.fullmatch(name):
+            raise StoreError(f"{file} names a cell {excerpt(name)}; such a name has only digits and a to f. {REMEDY}")
     return card
 
 

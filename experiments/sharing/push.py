@@ -1,5 +1,6 @@
 """Push a run to a data set repository of a hub: samples, tables, report and results card."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def find_target(name: str, public: bool = False) -> Target:
 
     Raises:
         ConfigError: The name is none of a repository.
-        HubError: There is no token; or the repository is public, and this was not requested.
+        HubError: There is no token, or none that can be sent; or the repository is public, and this was not requested.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -63,6 +64,11 @@ def find_target(name: str, public: bool = False) -> Target:
     token = get_token()
     if not token:
         raise HubError("no token of a hub: run `hf auth login`, or set HF_TOKEN to a token that may write.")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise HubError(
+            "the token of the hub has a character that no token has, such as a letter with an accent or a space: run "
+            "`hf auth login`, or set HF_TOKEN to the token again."
+        )
     target = Target(HfApi(token=token), name, public)
     with _hub_errors(target):
         try:

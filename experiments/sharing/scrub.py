@@ -25,7 +25,11 @@ DETAILS = ("failed", "meta")
 """The fields of a sample in which a component may name a file."""
 LABEL = r"/[mg]/[0-9a-z_]+"
 """The id of an entity in OpenImages and other data sets, such as /m/01g317."""
-POSIX_PATH = re.compile(rf"(?<![\w.:/~*-])(?!{LABEL}(?![\w/]))~?(?:/[\w.+@=,~-]+){{2,}}/?")
+POSIX_PATH = re.compile(
+    rf"(?<![\w.:/~*-])(?!{LABEL}(?![\w/]))(?:~[A-Za-z_][\w.-]*(?:/[\w.+@=,~-]+)+|~?(?:/[\w.+@=,~-]+){{2,}})/?"
+)
+LOCAL_URI = re.compile(r"(?<!\w)(?P<scheme>file:(?://(?:localhost)?)?|[A-Za-z][\w+.-]*://)(?P<path>/[^\s\"'<>|*?#]+)")
+"""An address of a file on this machine: file:///home/me/x.png, sqlite:////home/me/x.db."""
 WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^\s\"'<>|:*?]+")
 MIN_HOST_LENGTH = 4
 """A shorter name of a machine may be a word. It is removed where it is a field of its own."""
@@ -59,6 +63,7 @@ class Scrubber:
         if _is_absolute(text) and " /" not in text and not re.fullmatch(LABEL, text):  # one path, which may have spaces
             text = _last_part(text)
         text = WINDOWS_PATH.sub(lambda match: _last_part(match[0]), text)
+        text = LOCAL_URI.sub(lambda match: f"{match['scheme']}/{_last_part(match['path'])}", text)
         text = POSIX_PATH.sub(lambda match: _last_part(match[0]), text)
         return self._host_pattern.sub("machine", text) if self._host_pattern else text
 
@@ -75,7 +80,7 @@ class Scrubber:
     @cached_property
     def _host_pattern(self) -> re.Pattern[str] | None:
         names = [re.escape(host) for host in self.hosts if len(host) >= MIN_HOST_LENGTH]
-        return re.compile(rf"\b(?:{'|'.join(names)})\b") if names else None
+        return re.compile(rf"\b(?:{'|'.join(names)})\b", re.IGNORECASE) if names else None
 
 
 def scrubber_of(run: Run) -> Scrubber:

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from icl.errors import StoreError
 
 MAX_SHOTS = 1_000_000
+MAX_EXCERPT = 60
+"""Characters of a value or of a key that a message shows."""
 
 Number = int | float
 Scalar = str | int | float | bool | None
@@ -123,12 +125,16 @@ def check_shape(
         shape.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        parts = [str(part) for part in first["loc"]]
+        key = ".".join(part if len(part) <= MAX_EXCERPT else f"{part[: MAX_EXCERPT - 1]}…" for part in parts)
         raise StoreError(
-            f"{path} is damaged, or another version wrote it: {key} cannot be {_excerpt(first['input'])}. {remedy}"
+            f"{path} is damaged, or another version wrote it: {key} cannot be {excerpt(first['input'])}. {remedy}"
         ) from error
 
 
-def _excerpt(value: Any) -> str:
+def excerpt(value: Any) -> str:
+    """The value as Python writes it, cut if it is long. A text that is cut has both of its quotes."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= MAX_EXCERPT - 2 else f"{value[: MAX_EXCERPT - 3]}…")
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= MAX_EXCERPT else f"{text[: MAX_EXCERPT - 1]}…"

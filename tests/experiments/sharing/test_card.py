@@ -231,6 +231,7 @@ def test_cells_that_this_version_cannot_compute_are_named(copy: Path, verify: Ca
         ("[]", "card.json is damaged (no mapping)"),
         ("{}", "card.json is not a results card"),
         ('{"card": 9}', "has card format 9; this version reads 1"),
+        (f'{{"card": "{"9" * 99}"}}', f"has card format '{'9' * 57}…'; this version reads 1"),
         ('{"card": 1, "cells": {"a": 3}}', "cells.a cannot be 3"),
     ],
 )
@@ -241,6 +242,31 @@ def test_what_is_no_card_gets_a_sentence(
         (tmp_path / "card.json").write_text(content)
     status, text = verify(tmp_path / "card.json")
     assert (status, sentence in text) == (2, True), text
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp", "x" * 9999, ""])
+def test_a_card_whose_cell_is_a_path_reads_nothing_outside_the_run(
+    copy: Path, verify: Callable[..., tuple[int, str]], name: str
+) -> None:
+    def add(card: dict[str, Any]) -> None:
+        card["cells"][name] = next(iter(card["cells"].values()))
+
+    change_card(copy, add, new_digest=True)
+    status, text = verify(copy, "--samples", 0)
+    assert (status, "names a cell '" + name[:50] in text, len(text) < 600) == (2, True, True), text
+    change_card(copy, lambda card: card["cells"].update({name: 3}), new_digest=True)
+    status, text = verify(copy, "--samples", 0)
+    assert (status, "cannot be 3" in text, len(text) < 600) == (2, True, True), text
+
+
+def test_code_that_a_run_names_by_path_is_not_imported_without_trust(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(made), "--samples", "1", "--quiet"]) == 2
+    text = capsys.readouterr().err
+    assert "names code by path (" in text
+    assert "Read that code, then add --trust" in text
+    assert main(["verify", str(made), "--samples", "0", "--quiet"]) == 0, "its own metrics are built in"
 
 
 def test_a_card_without_its_run_asks_for_it(made: Path, tmp_path: Path, verify: Callable[..., tuple[int, str]]) -> None:

@@ -83,6 +83,8 @@ def test_neither_images_nor_the_machine_nor_its_paths_are_pushed(
     assert push(copy, "--to", "me/private", "--yes")[0] == 0
     files = server.files["me/private"]
     texts = {name: data.decode() for name, data in files.items() if not name.endswith(".parquet")}
+    texts["samples.parquet"] = pd.read_parquet(io.BytesIO(files["samples.parquet"])).to_csv()
+    assert "see copy/x.png" in texts["samples.parquet"]
     secrets = [str(copy.parent), "secret", "node-0815", "jane", str(Path(__file__).parents[1]), "tracking_uri"]
     assert {secret: [name for name, text in texts.items() if secret in text] for secret in secrets} == {
         secret: [] for secret in secrets
@@ -122,6 +124,8 @@ def test_a_public_repository_needs_the_flag(push: Push, server: Hub, made: Path)
         ("me", "hf_right", "--to me: the repository is OWNER/NAME, such as me/my-run."),
         ("me/a b", "hf_right", "--to me/a b: "),
         ("me/x", "", "no token of a hub: run `hf auth login`, or set HF_TOKEN"),
+        ("me/x", "hfü", "the token of the hub has a character that no token has"),
+        ("me/x", "hf a", "the token of the hub has a character that no token has"),
         ("me/x", "hf_wrong", "The token is not valid: run `hf auth login`."),
         ("others/x", "hf_right", "The token may not write there"),
     ],
@@ -153,6 +157,15 @@ def test_a_hub_that_is_down_is_a_sentence(push: Push, made: Path, monkeypatch: p
         ("/home/me/mine.py:Mine", "mine.py:Mine"),
         ("~/models/qwen", "qwen"),
         ("C:\\models\\qwen", "qwen"),
+        ("~alice/x/y", "y"),
+        ("open of ~alice/y failed, about ~5/10", "open of y failed, about ~5/10"),
+        ("file:///home/alice/secret/x.png", "file:///x.png"),
+        ("file:/home/alice/secret/x.png", "file:/x.png"),
+        ("see file://localhost/home/alice/my%20cats/x.png.", "see file://localhost/x.png."),
+        ("file:///C:/Users/alice/x.png", "file:///x.png"),
+        ("sqlite:////home/alice/secret/mlflow.db", "sqlite:///mlflow.db"),
+        ("sqlite+pysqlite:////home/alice/a.db?mode=ro", "sqlite+pysqlite:///a.db?mode=ro"),
+        ("died on NODE7, then Node7.cluster", "died on machine, then machine.cluster"),
         ("cannot open /data/cats/7.png: no such file", "cannot open 7.png: no such file"),
         ("org/model", "org/model"),
         ("/m/01g317", "/m/01g317"),
