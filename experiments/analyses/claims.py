@@ -2,7 +2,8 @@
 
     difference   the score of the claim's arm minus that of the other one, paired, with its 95 % interval
     p            corrected over all comparisons of the report
-    verdict      survives, contradicted, ruled out (no difference of .02 or more in the stated direction), undecided
+    verdict      survives, contradicted, ruled out (no difference of .02 or more in the stated direction), undecided,
+                 not run (and why)
 
 The key `claims` of the experiment file has the claims (`experiments.results.claims`). Intervals are not corrected,
 except that "ruled out" rests on an interval that is widened for the number of claims.
@@ -34,9 +35,10 @@ def analyze(view: "RunView") -> "DataFrame":
     for one in judged:
         result = one.comparison.result
         row: dict[str, Any] = {"claim": one.claim.claim, "where": one.comparison.subject, "metric": one.metric}
+        verdict = f"{one.verdict}: {one.reason}" if one.reason else one.verdict
         row |= {"difference": result.difference if result else nan}
         row |= {"low": result.low if result else nan, "high": result.high if result else nan}
         row |= {"p": one.comparison.p if result else nan, "n": result.pairs if result else 0}
-        rows.append({**row, "verdict": one.verdict, "source": one.claim.source})
+        rows.append({**row, "verdict": verdict, "source": one.claim.source})
     signed = ("difference", "low", "high")
     return make_table(rows, "Claims", note="p: corrected over all comparisons of the report", signed=signed)

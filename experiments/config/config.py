@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -37,6 +38,7 @@ from experiments.config.statements import BASELINE_KEY, ClaimSpec, PublishedSpec
 from experiments.config.tuning_keys import TuneSpec
 from experiments.config.yaml_document import Document, read_document
 from icl.errors import ConfigError, did_you_mean
+from icl.metrics.baselines import BASELINES
 from icl.renamed_names import suggest
 
 ARM_KEYS = {"arm", "against", "at", "minus"}
@@ -322,11 +324,30 @@ def _parse_statements(document: Document, key: str, node: Any) -> tuple[Any, ...
                 raise ConfigError(f"{document.where(key, i, name)}: no key '{name}'{suggest('key', str(name), names)}")
         for name in ARM_KEYS & set(one):
             _check_arm(document, (key, i, name), one[name])
+        _check_statement(document, (key, i), one)
         hints = get_type_hints(spec, include_extras=True)
         numbers = {name: float(value) if type(value) is int else value for name, value in one.items()}
         values = {name: _check_type(hints[name], name, v, document.where(key, i, name)) for name, v in numbers.items()}
         statements.append(spec(**values))
     return tuple(statements)
+
+
+def _check_statement(document: Document, place: tuple[str | int, ...], one: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a baseline, an axis or a number that no run can have."""
+    against, value, best = one.get("against"), one.get("value"), one.get("best_of")
+    if isinstance(against, Mapping) and BASELINE_KEY in against and (name := against[BASELINE_KEY]) not in [*BASELINES]:
+        where, names = document.where(*place, "against", BASELINE_KEY), ", ".join(BASELINES)
+        raise ConfigError(f"{where}: no baseline {name!r}.{did_you_mean(str(name), BASELINES)} Baselines: {names}.")
+    if isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"{document.where(*place, 'value')}: value must be a finite number, not {value}.")
+    if best is None:
+        return
+    where = document.where(*place, "best_of")
+    if best not in AXES:
+        raise ConfigError(f"{where}: no axis {best!r}{suggest('key', str(best), AXES)}")
+    for name in ("at", "minus"):
+        if best in (one.get(name) or {}):
+            raise ConfigError(f"{where}: {name} sets {best}, so there is no best value of it. Remove one of the two.")
 
 
 def _check_arm(document: Document, place: tuple[str | int, ...], node: Any) -> None:

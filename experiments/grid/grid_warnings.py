@@ -5,6 +5,7 @@
 - A strategy with unfitted parameters changes nothing. Parameters may be fitted on another model or task.
 - Some models and answer modes give no top log-probabilities.
 - A model has notes of its own, for example that its checkpoint is already quantized.
+- A claim or a published number is about an arm or a metric that the grid lacks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings
 from experiments.grid.fitted_vectors import vector_warnings
 from experiments.grid.grid import Cell, Grid
+from experiments.grid.statement_warnings import statement_warnings
 from icl.errors import ICLError, ModelError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ TOLERANCE = 1e-6
 
 def grid_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with their places in the file, each once. Controls that the grid adds have none."""
-    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models)
+    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, statement_warnings)
     return tuple(dict.fromkeys(sentence for check in checks for sentence in check(grid)))
 
 

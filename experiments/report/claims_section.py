@@ -97,8 +97,8 @@ def _kind(verdicts: set[str]) -> str:
 def _row(one: JudgedClaim, reach: float) -> ClaimRow:
     result, where = one.comparison.result, one.comparison.subject
     look = VERDICT_CLASSES.get(one.verdict, "open")
-    if result is None:
-        return ClaimRow(where, one.metric, "", one.comparison.refused, "", "", one.verdict, look)
+    if result is None or one.reason:
+        return ClaimRow(where, one.metric, "", one.reason, "", "", one.verdict, look)
     return ClaimRow(
         where,
         one.metric,

@@ -58,6 +58,13 @@ class JudgedClaim:
     comparison: ArmComparison
     verdict: ClaimVerdict
 
+    @property
+    def reason(self) -> str:
+        """Why the claim was not run; '' if it was."""
+        if self.verdict != "not run":
+            return ""
+        return self.comparison.refused or f"'{self.claim.expect}' says nothing of {self.metric}: use higher or lower"
+
 
 def declared_claims(info: Mapping[str, Any]) -> list[ClaimSpec]:
     """The claims in the config of a run."""

@@ -12,6 +12,7 @@ from experiments.config.config import load_config
 from experiments.config.shipped import shipped_configs
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import expand
+from experiments.grid.statement_warnings import statement_warnings
 from experiments.planning.plan import make_plan
 from experiments.results.claims import judge_claims
 from experiments.results.published import compare_published
@@ -39,6 +40,7 @@ def test_a_paper_is_planned_on_data_of_the_same_columns(
     check_requirements(grid)
     check_data(grid)
     assert grid.warnings == ()
+    assert list(statement_warnings(grid)) == []
     assert make_plan(grid).samples > 0
 
 

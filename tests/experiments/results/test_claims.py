@@ -1,6 +1,7 @@
 """Claims of an experiment file on runs whose differences are known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +58,17 @@ def test_a_claim_survives_is_contradicted_is_ruled_out_or_was_not_run(view: RunV
     ]
     table = analyze(view)
     assert table["difference"].tolist()[:4] == [1, 1, 1, 0]
+    assert table["verdict"].tolist()[6:] == [
+        "not run: claims: arm: no arm has decoding 'vcd'. Values: greedy.",
+        "not run: no task has both arms with scores",
+    ]
     assert table["n"].tolist()[:4] == [800, 800, 800, 400]  # pooled over both numbers of shots
+
+
+def test_a_metric_without_a_good_direction_is_the_reason_of_better(view: RunView) -> None:
+    one = judge_claims(view)[0]
+    assert one.reason == ""
+    assert replace(one, verdict="not run").reason == "'better' says nothing of lenient: use higher or lower"
 
 
 def test_claims_are_corrected_with_all_comparisons_of_the_report(view: RunView) -> None:
@@ -96,6 +107,11 @@ SHOTS = {"arm": {"shots": 4}, "against": {"shots": 0}}
         ({"claim": "x", "arm": {"shots": 4}}, "claims[0]: an entry of claims must be a mapping with claim, arm"),
         ({"claim": "x", **SHOTS, "arm": {}}, "claims[0].arm: arm must map axes to values, not {}."),
         ({"claim": "x", **SHOTS, "metrik": "f1"}, "claims[0].metrik: no key 'metrik'"),
+        (
+            {"claim": "x", **SHOTS, "against": {"baseline": "votes"}},
+            "claims[0].against.baseline: no baseline 'votes'. Did you mean 'vote'? Baselines: vote, weighted_vote",
+        ),
+        ({"claim": "x", **SHOTS, "against": {"baseline": []}}, "claims[0].against.baseline: no baseline []."),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_claim_is_named(mapping: Callable[..., dict[str, Any]], node: Any, sentence: str) -> None:

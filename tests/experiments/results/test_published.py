@@ -83,6 +83,14 @@ def test_report_and_analysis_have_the_numbers_and_escape_them(view: RunView, wri
     [
         ({"value": "abc"}, "published[0].value: value must be a number, not 'abc'."),
         ({"metric": ""}, "published[0].metric: metric must be a text that is not empty or none, not ''."),
+        ({"value": float("nan")}, "published[0].value: value must be a finite number, not nan."),
+        ({"value": float("-inf")}, "published[0].value: value must be a finite number, not -inf."),
+        ({"best_of": "shot"}, "published[0].best_of: no axis 'shot'. Did you mean 'shots'?"),
+        ({"best_of": "shots"}, "published[0].best_of: at sets shots, so there is no best value of it."),
+        (
+            {"at": {"decoding": "vcd"}, "best_of": "shots", "minus": {"shots": 0}},
+            "published[0].best_of: minus sets shots, so there is no best value of it.",
+        ),
         ({"source": []}, "published[0].source: source must be a text, not []."),
     ],
 )
