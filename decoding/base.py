@@ -24,6 +24,10 @@ Note = object
 """Result of `Strategy.prepare` for one prompt, such as a description or a first answer. `branches` receives it."""
 
 
+class DefaultNote(str):
+    """A note that replaces an answer of the model without a choice. Engines count the requests that have one."""
+
+
 class StepState(Protocol):
     """State of one answer that is being decoded.
 

@@ -48,11 +48,12 @@ def prepare_requests(
 
 @dataclass(frozen=True)
 class _Branches:
-    """Branch prompts with their digests and numbers of tokens."""
+    """Branch prompts with their digests and numbers of tokens, and the note that they depend on."""
 
     prompts: tuple[Prompt, ...]
     digests: tuple[str, ...]
     tokens: tuple[int, ...]
+    note: Note
 
 
 def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> PreparedRequest | Failure:
@@ -62,7 +63,7 @@ def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> Prepar
         return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")
     if isinstance(branches, Failure):
         return branches
-    return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens)
+    return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens, branches.note)
 
 
 def _make_branches(
@@ -77,7 +78,7 @@ def _make_branches(
                 lengths[digest] = count_tokens(branch)
     except ICLError as error:
         return Failure(str(error))
-    return _Branches(prompts, digests, tuple(lengths[digest] for digest in digests))
+    return _Branches(prompts, digests, tuple(lengths[digest] for digest in digests), note)
 
 
 def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from decoding.arms.arm import Arm, Normalize
+from decoding.base import Note
 from decoding.formulas.sampling import Beam
 from icl.models.base import MAX_NEW_TOKENS
 from icl.text.reasoning_blocks import max_output_tokens
@@ -107,6 +108,8 @@ class Counters:
         prompts_prefilled: Prompts that were prefilled.
         prompts_prepared: Prompts answered before decoding, for `Strategy.prepare`. Their work is included in `batches`,
             `batches_halved`, `forwards`, `rows` and `rows_without_sharing`.
+        default_notes: Requests whose strategy uses a default, because the model's answer before decoding names no
+            choice (`decoding.base.DefaultNote`).
         batches: Batches decoded.
         batches_halved: Batches that ran out of memory and continued in halves.
         forwards: Forward passes that decoded a token.
@@ -122,6 +125,7 @@ class Counters:
     branch_prompts: int = 0
     prompts_prefilled: int = 0
     prompts_prepared: int = 0
+    default_notes: int = 0
     batches: int = 0
     batches_halved: int = 0
     forwards: int = 0
@@ -159,12 +163,14 @@ class PreparedRequest:
         branches: Branch prompts, the reference first.
         digests: Digest of each branch prompt.
         tokens: Number of tokens of each branch prompt.
+        note: What `Strategy.prepare` returned for the prompt.
     """
 
     request: DecodingRequest
     branches: tuple[Prompt, ...]
     digests: tuple[str, ...]
     tokens: tuple[int, ...]
+    note: Note = None
 
     @property
     def num_beams(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from decoding.arms.arm import Arm
-from decoding.base import Generate
+from decoding.base import DefaultNote, Generate
 from decoding.engine.preparation import prepare_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
 from decoding.engine.steering import steered_requests
@@ -66,6 +66,7 @@ class ResultCollector:
                 self.add(i, prepared)
                 continue
             self.counters.branch_prompts += len(prepared.branches)
+            self.counters.default_notes += isinstance(prepared.note, DefaultNote)
             if self.is_first(i, prepared.key):
                 firsts.append(prepared)
         return firsts

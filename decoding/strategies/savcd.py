@@ -4,8 +4,9 @@
     beta_t = sharpest (1 - H(p_t) / ln V)
 
 The model reads the question and the names of the changes, and answers once. The mask is wide where the reference is
-uncertain. An answer that names no change, or several, takes the first one. The controls are `choice: random`, equally
-many of each, and the name of one change for all questions.
+uncertain. An answer that names no change, or several, takes the first one; the run's counter `default_notes` says how
+many requests have such an answer. The controls are `choice: random`, which draws each change with the same probability
+and not as often as the model names it, and the name of one change for all questions.
 
 No released code: a reconstruction from the abstract. The wording, the changes and their strengths are not the paper's.
 """
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Generate, Note, Strategy
+from decoding.base import DefaultNote, Generate, Note, Strategy
 from decoding.formulas.divergences import entropy
 from decoding.prompt_edits import remove_demonstrations, replace_question
 from decoding.traits import Traits
@@ -97,9 +98,9 @@ class SAVCD(Strategy):
 
 
 def chosen_change(answer: str) -> str:
-    """The change that an answer names; the first one if it names none or several."""
+    """The change that an answer names; the first one, as a default, if it names none or several."""
     names = {name for name in CHANGES if re.search(rf"\b{name}\b", answer, re.IGNORECASE)}
-    return names.pop() if len(names) == 1 else next(iter(CHANGES))
+    return names.pop() if len(names) == 1 else DefaultNote(next(iter(CHANGES)))
 
 
 def _request(prompt: Prompt) -> Prompt:

@@ -76,6 +76,10 @@ def _line(
 def _notes(total: Mapping[str, float]) -> list[str]:
     notes = {
         "prompts_prepared": ("text was generated before the answers", "texts were generated before the answers"),
+        "default_notes": (
+            "request had a default, because the text before its answer names no choice",
+            "requests had a default, because the texts before their answers name no choice",
+        ),
         "shared_prefix_tokens": (
             "prompt token was reused from another branch",
             "prompt tokens were reused from other branches",

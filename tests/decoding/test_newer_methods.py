@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoding.base import InitialStepState
+from decoding.base import DefaultNote, InitialStepState
 from decoding.formulas.divergences import jensen_shannon
 from decoding.formulas.row_steps import RowSteps
 from decoding.prompt_edits import keep_demonstrations
@@ -105,6 +105,12 @@ def test_savcd_takes_the_change_that_the_model_names_once_per_question() -> None
     assert "random_colors" in changed.images[-1].edits[0].describe()
     assert [i.edits == () for i in changed.images] == [True, True, False]
     assert chosen_change("the CROP") == "crop"
+    assert [isinstance(chosen_change(text), DefaultNote) for text in ("crop", "noise", "", "crop, mask")] == [
+        0,
+        0,
+        1,
+        1,
+    ]
     keyed = [replace(prompt(1), key=StreamKey(0, f"q{i}")) for i in range(60)]
     random = SAVCD(choice="random").prepare(keyed, generate)
     assert all(random.count(name) > 3 for name in CHANGES)

@@ -220,6 +220,16 @@ def test_preparation_generates_greedily_once_per_prompt() -> None:
     assert counters.prompts_prepared == 2
 
 
+def test_requests_whose_choice_is_a_default_are_counted() -> None:
+    """The toy model names no change of savcd, and no choice of one change is a default."""
+    counts = {}
+    for choice in ("model", "random", "noise"):
+        counters = Counters()
+        run_requests(Toy(stop_bias=-9.0), jobs_of([parse_arm({"name": "savcd", "choice": choice})], 3), counters)
+        counts[choice] = counters.to_dict()["default_notes"]
+    assert counts == {"model": 3, "random": 0, "noise": 0}
+
+
 def test_a_failed_preparation_fails_its_own_requests() -> None:
     class Deaf(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
