@@ -60,6 +60,11 @@ class SteeringMethod:
         return True
 
     @property
+    def min_shots(self) -> int:
+        """Fewest demonstrations that it makes sense with. `controls: default` adds no control below it."""
+        return int(self.reads_demonstrations)
+
+    @property
     def config(self) -> dict[str, Any] | None:
         """The canonical config node: everything that affects the answers. None: nothing does."""
         node: dict[str, Any] = describe(self)

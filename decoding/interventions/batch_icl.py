@@ -14,16 +14,16 @@ Differs from the released code in the summation order is fixed; the layer is the
 chooses it on the test set); `strength` and controls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from decoding.interventions.base import SteeringMethod, random_of_equal_norm
 from decoding.interventions.edits import VectorEdit
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations, replace_answers
-from icl.constraints import PositiveInt
+from icl.constraints import Count, PositiveInt
 from icl.models.interventions import Intervention, Site, Where, steer
-from icl.registry import component
+from icl.registry import component, describe
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class BatchICL(SteeringMethod):
     tokens: PositiveInt = 2  # last tokens that are written
     strength: float = 1.0  # share of the edit; 0 is off, and the prompt keeps its demonstrations
     control: Literal["none", "random", "shuffled"] = "none"  # a random state of equal norm, or shuffled answers
+    draw: Count = 0  # number of the random draw of the control `random`
 
     reads_demonstrations: ClassVar[bool] = True
 
@@ -56,6 +57,18 @@ class BatchICL(SteeringMethod):
         if self.layer is None:
             return "'batch_icl' needs a layer, chosen on a dev split: {name: batch_icl, layer: 2}."
         return None
+
+    @property
+    def min_shots(self) -> int:
+        return 2 if self.control == "shuffled" else 1  # one answer has none to exchange with
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Only the random control names its draw."""
+        node: dict[str, Any] = describe(self)
+        if self.control != "random":
+            node.pop("draw")
+        return node
 
     @property
     def site(self) -> Site:
@@ -75,7 +88,7 @@ class BatchICL(SteeringMethod):
             for digest, own in zip(distinct, model.observe(list(distinct.values()), [self.site], where), strict=True)
         }
         return [
-            steer(remove_demonstrations(prompt), *self._edits([states[one.digest] for one in own])) if own else prompt
+            steer(remove_demonstrations(prompt), *self._edits([one.digest for one in own], states)) if own else prompt
             for prompt, own in zip(prompts, windows, strict=True)
         ]
 
@@ -91,13 +104,13 @@ class BatchICL(SteeringMethod):
         source = replace_answers(prompt, "shuffled") if self.control == "shuffled" else prompt
         return sorted(demonstration_windows(source, 0), key=lambda one: one.digest)
 
-    def _edits(self, states: "Sequence[Tensor | None]") -> list[Intervention]:
-        """One edit for each of the last tokens."""
+    def _edits(self, digests: Sequence[str], states: "Mapping[str, Tensor | None]") -> list[Intervention]:
+        """One edit for each of the last tokens, from the states of one-shot prompts by digest."""
         import torch
 
-        mean = torch.stack([one for one in states if one is not None]).mean(0)
+        mean = torch.stack([one for one in (states[digest] for digest in digests) if one is not None]).mean(0)
         if self.control == "random":
-            mean = random_of_equal_norm(mean, f"batch_icl {self.layer}")
+            mean = random_of_equal_norm(mean, f"batch_icl {self.layer} {list(digests)} {self.draw}")
         return [
             VectorEdit({self.site: vector}, "replace", self.strength, Where(before=len(mean) - 1 - i))
             for i, vector in enumerate(mean)

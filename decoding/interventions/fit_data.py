@@ -58,6 +58,11 @@ class DevPrompt:
         except PlanError:
             return self.prompt
 
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether shuffling changes the prompt."""
+        return self.with_shuffled_answers is not self.prompt
+
 
 @dataclass(frozen=True, eq=False)
 class FitData:
@@ -93,13 +98,26 @@ class FitData:
         return torch.stack([torch.stack([own[site][-1] for site in sites]) for own in observed])
 
     def mean_states(self, sites: Sequence[Site]) -> "dict[str, Tensor]":
-        """Means over the sources: 'few_shot', 'zero_shot' and 'shuffled', each [sites, ...]."""
+        """Means over the sources: 'few_shot', 'zero_shot' and 'shuffled', each [sites, ...].
+
+        'shuffled' is missing if no source has two different answers to exchange.
+        """
         kinds = {
             "few_shot": [one.prompt for one in self.sources],
             "zero_shot": [one.without_demonstrations for one in self.sources],
-            "shuffled": [one.with_shuffled_answers for one in self.sources],
+            "shuffled": [one.with_shuffled_answers for one in self.sources] if self.has_shuffled_sources else [],
         }
-        return {name: self.states(prompts, sites).mean(0) for name, prompts in kinds.items()}
+        return {name: self.states(prompts, sites).mean(0) for name, prompts in kinds.items() if prompts}
+
+    @property
+    def has_shuffled_sources(self) -> bool:
+        """Whether shuffling answers changes at least one source."""
+        return any(one.is_shuffled for one in self.sources)
+
+    def shuffle_report(self) -> dict[str, int]:
+        """Number of prompts of each part that shuffling leaves as they are, because all answers in them are equal."""
+        parts = {"sources": self.sources, "choice": self.choice}
+        return {f"{name}_not_shuffled": sum(not one.is_shuffled for one in part) for name, part in parts.items()}
 
     def answer_states(self, sites: Sequence[Site]) -> "tuple[Tensor, Tensor]":
         """States before and after the answer of each source, without demonstrations.

@@ -96,9 +96,10 @@ class FunctionVector(FittedMethod):
         scores = dict(zip(settings, data.accuracies(edits), strict=True))
         layer, count = max(scores, key=lambda pair: (scores[pair], -pair[1], -pair[0]))
         tensors = {"contributions": added["few_shot"], "effects": effects, "heads": means["few_shot"]}
-        tensors |= {f"contributions.{name}": added[name] for name in ("zero_shot", "shuffled")}
+        tensors |= {f"contributions.{name}": own for name, own in added.items() if name != "few_shot"}
         report = {
             **data.reference_accuracies(),
+            **data.shuffle_report(),
             "accuracy": {f"layer {layer}, {count} heads": score for (layer, count), score in scores.items()},
             **ranked.report(),
         }

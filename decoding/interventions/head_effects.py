@@ -110,6 +110,10 @@ def head_contributions(model: "HF", inputs: "Tensor") -> "Tensor":
     """What each head adds to the stream: [layers with heads, H, e] -> [layers with heads, H, d].
 
     The projection itself runs, so adapters and quantized weights count. Its bias, which belongs to no head, is removed.
+
+    Raises:
+        ModelError: The model normalizes or scales the block's output before it is added. A head alone then adds nothing
+            that could be computed from its input.
     """
     import torch
 
@@ -118,6 +122,7 @@ def head_contributions(model: "HF", inputs: "Tensor") -> "Tensor":
     for layer, own in zip(layers, inputs, strict=True):
         projection = model.sites.projection(layer)
         assert projection is not None
+        _check_adds_projection(model, layer)
         weight = next(projection.parameters())
         single = torch.diag_embed(own.T).permute(1, 2, 0).reshape(len(own), -1)  # row h: head h, zero elsewhere
         with torch.no_grad():
@@ -231,6 +236,22 @@ def head_edit(
         strength,
         **more,  # type: ignore[arg-type]
     )
+
+
+def _check_adds_projection(model: "HF", layer: int) -> None:
+    """Raises ModelError if another module stands between attention and the stream."""
+    sites = model.sites
+    if Site("attention", layer) not in sites.all("attention"):
+        raise ModelError(
+            f"{sites.name}: what attention adds at layer {layer} was not recognized{sites.unprobed}, so the parts of "
+            "its heads are unknown. Use mtv, which replaces the inputs of heads."
+        )
+    adds = sites.hookable(Site("attention", layer)).module
+    if not any(one is sites.projection(layer) for one in adds.modules()):
+        raise ModelError(
+            f"{sites.name} normalizes what attention gives at layer {layer} ({type(adds).__name__}) before it is "
+            "added, so the contribution of a head cannot be computed. Use mtv, which replaces the inputs of heads."
+        )
 
 
 def _dtype(model: "HF") -> "torch.dtype":

@@ -61,7 +61,7 @@ class LTV(FittedMethod):
         layers = [site.layer for site in head_sites(data.model)]
         added = head_contributions(data.model, mean_head_inputs(data)["few_shot"])
         parts = sliced(added) if self.variant == "released" else added
-        tensors, report = {"contributions": added}, dict[str, object](data.reference_accuracies())
+        tensors, report = {"contributions": added}, {**data.reference_accuracies(), **data.shuffle_report()}
         random = random_of_equal_norm(parts, f"ltv {tensor_digest(parts)} {self.draw}")
         for name, directions in (("vectors", parts), ("vectors.random", random)):
             weights, losses = self._weights(data, layers, directions)

@@ -95,14 +95,15 @@ class MTV(FittedMethod):
     def fit(self, data: FitData) -> FittedTensors:
         means, layers = mean_head_inputs(data), [site.layer for site in head_sites(data.model)]
         inputs, where = means["few_shot"], Where(part=self.part)
-        tensors = {"heads": inputs, "heads.zero_shot": means["zero_shot"], "heads.shuffled": means["shuffled"]}
+        tensors = {"heads": inputs} | {f"heads.{name}": own for name, own in means.items() if name != "few_shot"}
         if self.search == "reinforce":
             masks = sampled_masks(data, layers, inputs, self.steps)
             edits = [(head_edit(layers, inputs, mask, where=where),) for mask in masks]
             scores = data.accuracies(edits)
             chosen = masks[scores.index(max(scores))]
             tensors["mask"] = _as_mask(inputs, chosen)
-            report = {**data.reference_accuracies(), "accuracy": {str(i): score for i, score in enumerate(scores)}}
+            reference = {**data.reference_accuracies(), **data.shuffle_report()}
+            report = {**reference, "accuracy": {str(i): score for i, score in enumerate(scores)}}
             return FittedTensors(tensors, {"search": "reinforce", "layers": layers, "num_heads": len(chosen)}, report)
         ranked = head_effects(data, inputs, data.choice, self.effects_on)
         effects = tensors["effects"] = ranked.effects
@@ -114,6 +115,7 @@ class MTV(FittedMethod):
         count = max(counts, key=lambda one: (by_count[one], -one))
         report = {
             **data.reference_accuracies(),
+            **data.shuffle_report(),
             "accuracy": {f"{one} heads": score for one, score in by_count.items()},
             **ranked.report(),
         }

@@ -63,11 +63,11 @@ class TaskVector(FittedMethod):
         sites = data.model.sites.all("residual")
         few_shot = data.states([one.prompt for one in data.sources], sites)
         zero_shot = data.states([one.without_demonstrations for one in data.sources], sites)
-        shuffled = data.states([one.with_shuffled_answers for one in data.sources], sites)
         states, before, how = few_shot.mean(0), zero_shot.mean(0), self.how or "replace"
-        tensors: dict[str, Tensor] = {
-            "states": states, "states.zero_shot": before, "states.shuffled": shuffled.mean(0),
-        }  # fmt: skip
+        tensors: dict[str, Tensor] = {"states": states, "states.zero_shot": before}
+        if data.has_shuffled_sources:
+            shuffled = data.states([one.with_shuffled_answers for one in data.sources], sites)
+            tensors["states.shuffled"] = shuffled.mean(0)
         vectors = states if how == "replace" else states - before
         layers = range(len(sites)) if self.layer is None else [self.layer]
         edits = [(VectorEdit({sites[layer]: vectors[layer]}, how, self.strength or 1.0),) for layer in layers]
@@ -75,6 +75,7 @@ class TaskVector(FittedMethod):
         layer = best(scores)
         report = {
             **data.reference_accuracies(),
+            **data.shuffle_report(),
             "accuracy": {str(key): score for key, score in scores.items()},
             "common_share": common_share((few_shot - zero_shot)[:, layer]),
         }

@@ -235,7 +235,8 @@ class _CellFactory:
         method = self.component("intervene", point["intervene"])
         if id(method) not in self.intervention_lists:
             self.intervention_lists[id(method)] = (method, *(method.controls() if add_controls else ()))
-        return self.intervention_lists[id(method)]
+        own, *controls = self.intervention_lists[id(method)]
+        return (own, *(control for control in controls if control.min_shots <= point["shots"][0]))
 
     def draft(
         self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int, intervene: "SteeringMethod"

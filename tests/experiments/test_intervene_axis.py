@@ -108,6 +108,15 @@ def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vecto
         check_requirements(expand(load_config(keys(intervene="task_vector"))))
 
 
+def test_one_shot_has_no_control_with_exchanged_answers() -> None:
+    def controls(shots: int) -> list[str]:
+        grid = expand(load_config(keys(intervene={"name": "batch_icl", "layer": 2}, shots=shots, controls="default")))
+        return sorted({cell.intervene.control for cell in grid.cells if cell.intervene is not None})  # type: ignore[attr-defined]
+
+    assert controls(1) == ["none", "random"]
+    assert controls(2) == ["none", "random", "shuffled"]
+
+
 def test_a_method_that_reads_demonstrations_is_refused_at_zero_shots() -> None:
     method = {"name": "batch_icl", "layer": 2}
     check_requirements(expand(load_config(keys(intervene=method))))

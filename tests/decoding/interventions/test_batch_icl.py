@@ -54,6 +54,22 @@ def test_the_state_is_the_mean_of_the_one_shot_states_at_the_last_two_tokens() -
     assert steered.digest != remove_demonstrations(prompt).digest
 
 
+def test_a_random_state_belongs_to_the_prompt_and_the_draw() -> None:
+    first, second = (one.prompt for one in dev(20, 3)[:2])
+    method = BatchICL(layer=2, control="random")
+
+    def unit(method: BatchICL, prompt: Prompt) -> torch.Tensor:
+        edit = method.steered([prompt], tiny())[0].interventions[0]
+        return torch.nn.functional.normalize(edit.vectors[Site("middle", 2)], dim=-1)  # type: ignore[attr-defined]
+
+    one = unit(method, first)
+    assert torch.equal(one, unit(method, first))
+    assert not torch.allclose(one, unit(replace(method, draw=1), first))
+    assert not torch.allclose(one, unit(method, second))
+    assert method.config["draw"] == 0
+    assert "draw" not in BatchICL(layer=2).config
+
+
 def test_no_demonstrations_leave_the_prompt_alone_and_a_missing_layer_is_a_sentence() -> None:
     bare = dev(20, 3)[0].without_demonstrations
     assert BatchICL(layer=2).steered([bare], tiny())[0] is bare

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 
 from decoding.interventions.base import FittedTensors
@@ -21,8 +22,10 @@ from decoding.interventions.head_effects import (
 )
 from decoding.interventions.mtv import MTV, sampled_masks
 from decoding.interventions.stv import STV
-from icl.errors import ConfigError, DataError
+from icl.errors import ConfigError, DataError, ModelError
+from icl.models.hf.model import HF
 from icl.models.interventions import Site, steer
+from icl.types import Prompt
 from tests.decoding.interventions.dev_split import accuracy, dev, tiny, write
 
 
@@ -52,6 +55,26 @@ def test_the_contributions_of_all_heads_are_what_attention_adds(data: FitData) -
     projection = model.sites.projection(0)
     bias = 0 if projection.bias is None else projection.bias.detach()  # type: ignore[union-attr]
     assert torch.allclose(head_contributions(model, inputs)[0].sum(0) + bias, added[0], atol=1e-4)
+
+
+def test_the_bias_of_the_projection_belongs_to_no_head(data: FitData) -> None:
+    inputs = data.states([data.sources[0].prompt], head_sites(tiny()))[0]
+    projection = tiny().sites.projection(1)
+    without = head_contributions(tiny(), inputs)
+    before = projection.bias  # type: ignore[union-attr]
+    projection.bias = torch.nn.Parameter(torch.full((160,), 3.0))  # type: ignore[union-attr]
+    try:
+        assert torch.allclose(head_contributions(tiny(), inputs), without, atol=1e-4)
+    finally:
+        projection.bias = before  # type: ignore[union-attr]
+
+
+def test_contributions_are_refused_where_the_output_of_attention_is_normalized(tmp_path: Path) -> None:
+    model = HF(path=str(tiny_models.save("gemma3", tmp_path)), device="cpu")
+    model.load()
+    layers = len(head_sites(model))
+    with pytest.raises(ModelError, match=r"^Gemma3\w+ normalizes what attention gives at layer 0 \(Gemma3RMSNorm\)"):
+        head_contributions(model, torch.zeros(layers, model.sites.num_heads(0), 4))
 
 
 def test_effects_in_one_batch_are_those_of_single_rows(data: FitData, means: dict[str, torch.Tensor]) -> None:
@@ -207,6 +230,21 @@ def test_reinforce_depends_on_its_seed_alone_and_is_read_back(data: FitData, mea
     first = sampled_masks(data, layers, means["few_shot"], steps=2)
     assert first == sampled_masks(data, layers, means["few_shot"], steps=2)
     assert first != sampled_masks(replace(data, seed=1), layers, means["few_shot"], steps=2)
+
+
+def test_reinforce_favors_heads_that_lower_the_loss(
+    data: FitData, means: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only head (2, 1) helps, and (0, 0) harms."""
+
+    def first_token_logprobs(own: FitData, prompts: list[Prompt], answers: list[str]) -> torch.Tensor:
+        edits = [prompt.interventions[0].heads if prompt.interventions else {} for prompt in prompts]  # type: ignore[attr-defined]
+        return torch.tensor([float(1 in heads.get(2, ())) - float(0 in heads.get(0, ())) for heads in edits])
+
+    monkeypatch.setattr(FitData, "first_token_logprobs", first_token_logprobs)
+    masks = sampled_masks(data, [0, 1, 2, 3], means["few_shot"], steps=60)
+    assert sum((2, 1) in mask for mask in masks) >= 9
+    assert sum((0, 0) in mask for mask in masks) <= 1
 
 
 def test_the_mask_of_reinforce_is_the_one_that_acts(data: FitData, tmp_path: Path) -> None:

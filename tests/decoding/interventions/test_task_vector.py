@@ -162,6 +162,23 @@ def test_sources_and_choice_must_be_disjoint(hf: HF) -> None:
         FitData(hf, dev(1, 1), ())
 
 
+def test_a_difference_has_no_control_without_demonstrations(fitted: Path) -> None:
+    """The mean without demonstrations minus itself is exactly off."""
+    controls = TaskVector(fitted=str(fitted), how="add").controls()
+    assert [one.control for one in controls] == ["random", "shuffled"]  # type: ignore[attr-defined]
+
+
+def test_one_shot_sources_have_no_control_with_shuffled_answers(hf: HF, tmp_path: Path) -> None:
+    result = TaskVector(layer=2).fit(FitData(hf, dev(3, 1, 1), dev(2, 2, 1), max_new_tokens=4))
+    assert "states.shuffled" not in result.tensors
+    assert (result.report["sources_not_shuffled"], result.report["choice_not_shuffled"]) == (3, 2)
+    method = write(tmp_path / "one.safetensors", TaskVector(), result)
+    assert [one.control for one in method.controls()] == ["random", "zero_shot"]  # type: ignore[attr-defined]
+    data = FitData(hf, dev(3, 1, 1), dev(2, 2, 1), max_new_tokens=4)
+    assert set(data.mean_states([Site("residual", 0)])) == {"few_shot", "zero_shot"}
+    assert FitData(hf, dev(3, 1), dev(2, 2)).shuffle_report() == {"sources_not_shuffled": 0, "choice_not_shuffled": 0}
+
+
 def test_equal_vectors_have_equal_digests() -> None:
     one = VectorEdit({Site("residual", 1): torch.ones(4)})
     assert one.digest == VectorEdit({Site("residual", 1): torch.ones(4)}).digest

@@ -235,3 +235,21 @@ def test_the_sites_of_a_quantized_model_conform(prompts: list[Prompt]) -> None:
     pytest.importorskip("bitsandbytes")
     quantized = HF(path="tiny", device="cpu", quantize="nf4")
     assert list(check_sites(quantized, prompts[:2], kinds=("residual", "heads"))) == []
+
+
+def test_an_edit_of_the_answer_alone_moves_its_own_row_alone(hf: HF, prompts: list[Prompt]) -> None:
+    """Rows of one prompt share no last token with a row that is edited after it."""
+    prompt = prompts[0]
+    steered = steer(prompt, add(Site("residual", 2), where=Where(part="answer"), scale=5.0))
+    token = torch.tensor([5])
+
+    def step(rows: list[Prompt]) -> Tensor:
+        session = hf.open(rows)
+        session.advance(token.expand(len(rows)))
+        return session.logits
+
+    plain, moved = step([prompt])[0], step([steered])[0]
+    assert not torch.allclose(plain, moved, atol=0.1)
+    for rows in ([prompt, steered, prompt], [steered, prompt]):
+        for logits, own in zip(step(rows), rows, strict=True):
+            assert torch.allclose(logits, moved if own is steered else plain, atol=1e-3)
