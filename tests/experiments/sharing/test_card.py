@@ -11,10 +11,13 @@ import pytest
 
 from experiments.api import load_run
 from experiments.cli.main import main
+from experiments.grid.grid import expand
 from experiments.results.loaded_run import Run
 from experiments.sharing.card import DIGEST, card_digest, make_card
 from experiments.sharing.card_text import card_text
+from experiments.sharing.rerun import Recomputed
 from experiments.store.store import Store, write_json
+from icl.errors import ICLWarning
 
 
 @pytest.fixture
@@ -194,11 +197,13 @@ def test_a_damaged_line_is_wrong_under_a_new_card_too(
     path = copy / "cells" / load_run(copy).info["cells"][0] / "0.jsonl"
     first, *others = path.read_text().splitlines(keepends=True)
     path.write_text(re.sub(r'"lenient": [\d.]+', f'"lenient": {score}', first) + "".join(others))
-    card = make_card(load_run(copy, trust=True))
+    with pytest.warns(ICLWarning, match="is not a complete sample of its cell and is ignored"):
+        card = make_card(load_run(copy, trust=True))
     assert card["ignored_lines"] == 1
     assert "**1 line of the run is damaged and ignored.**" in card_text(card)
     write_json(copy / "card.json", card)
-    status, text = verify(copy, "--samples", 0)
+    with pytest.warns(ICLWarning, match="is not a complete sample"):
+        status, text = verify(copy, "--samples", 0)
     assert status == 1
     assert f"wrong       line 1 of {path} is not a complete sample of its cell" in text
     assert "unchanged" not in text
@@ -273,6 +278,32 @@ def test_a_card_without_its_run_asks_for_it(made: Path, tmp_path: Path, verify: 
     shutil.copy(made / "card.json", tmp_path / "card.json")
     assert "Name the run directory with --run." in verify(tmp_path / "card.json")[1]
     assert verify(tmp_path / "card.json", "--run", made, "--samples", 0)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "again", "same_prompt", "same_answer"),
+    [
+        ({"failed": "e"}, None, True, True),
+        ({"failed": "e"}, {"failed": "another"}, True, True),
+        ({"failed": "e", "prompt_digest": "p"}, {"output": "a", "prompt_digest": "p"}, True, False),
+        ({"failed": "e"}, {"output": "", "prompt_digest": "p"}, True, False),
+        ({"prompt_digest": "p"}, {"failed": "e", "prompt_digest": "p"}, True, False),
+        ({"output": "a", "prompt_digest": "p"}, None, False, False),
+        ({"output": "a"}, {"output": "a", "prompt_digest": "p"}, False, True),
+    ],
+)
+def test_a_failure_agrees_with_a_failure_only(
+    made: Path, stored: dict[str, Any], again: dict[str, Any] | None, same_prompt: bool, same_answer: bool
+) -> None:
+    one = Recomputed(expand(load_run(made, trust=True).load_config()).cells[0], stored, again)
+    assert (one.same_prompt, one.same_answer) == (same_prompt, same_answer)
+
+
+def test_one_sample_is_in_the_singular(made: Path) -> None:
+    card = json.loads((made / "card.json").read_text())
+    text = card_text({**card, "samples": 1, "environments": [{**card["environments"][0], "samples": 1}]})
+    assert f"\n1 sample in {len(card['cells'])} cells, 0 of them failed;" in text
+    assert "\n- 1 sample: python" in text
 
 
 def test_icl_card_writes_both_files(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
