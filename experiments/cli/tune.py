@@ -1,10 +1,14 @@
 """Train a LoRA adapter on episodes with demonstrations, and compare the model before and after."""
 
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from experiments.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
     from experiments.tuning.train import TrainingOutcome
@@ -42,16 +46,31 @@ def command(
     from experiments.cli.run import run_config
     from experiments.config.config import load_config
     from experiments.terminal.spinner import spinner
-    from experiments.tuning.tune import evaluation_config, tune
+    from experiments.tuning.tune import TUNED, evaluation_config, tune
 
     config = load_config(file, overrides or [])
     folder = out or Path("adapters") / config.name
-    with spinner() as report_progress:
-        outcomes = tune(config, folder, [one.value for one in control or ()], report_progress)
-    for outcome in outcomes:
-        print(_line(outcome))
-    if evaluate:
-        run_config(evaluation_config(config, outcomes), runs, quiet)
+    controls: list[Literal["zero_shot", "shuffled"]] = [one.value for one in control or ()]
+    try:
+        with spinner() as report_progress:
+            outcomes = tune(config, folder, controls, report_progress)
+        for outcome in outcomes:
+            print(_line(outcome))
+        if evaluate:
+            run_config(evaluation_config(config, outcomes), runs, quiet)
+    except KeyboardInterrupt:
+        print(f"stopped. {_checkpoints(folder, (TUNED, *controls))} Run the same command to continue.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _checkpoints(folder: Path, names: Sequence[str]) -> str:
+    """The step of the last checkpoint of each adapter."""
+    from experiments.tuning.checkpoint import saved_step
+
+    steps = {name: step for name in names if (step := saved_step(folder / name)) is not None}
+    if not steps:
+        return "No checkpoint was written."
+    return f"Last checkpoints in {folder}: {', '.join(f'{name} at step {step:,}' for name, step in steps.items())}."
 
 
 def _line(outcome: "TrainingOutcome") -> str:

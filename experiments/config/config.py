@@ -375,7 +375,10 @@ def _parse_stop(document: Document, key: str, node: Any) -> StopSpec:
 
 
 def _parse_tune(document: Document, key: str, node: Any) -> TuneSpec:
-    if not isinstance(node, Mapping) or node.get("task") is None:
+    if not isinstance(node, Mapping):
+        names = ", ".join(f.name for f in fields(TuneSpec))
+        raise ConfigError(f"{document.where(key)}: tune must be a mapping of {names}, not {node!r}.")
+    if node.get("task") is None:
         raise ConfigError(f"{document.where(key)}: tune needs `task`, the task with the training queries.")
     _check_names(TuneSpec, document, key, node)
     numbers = {name: float(value) if _is_float(name, value) else value for name, value in node.items()}

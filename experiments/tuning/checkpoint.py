@@ -1,8 +1,10 @@
 """Training states: weights, moments of the optimizer and the step, in one safetensors file that is replaced at once."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,45 @@ STATE = "state.safetensors"
 CURVE = "losses.jsonl"
 
 
+@contextmanager
+def report_write_errors(path: Path) -> Iterator[None]:
+    """Turns an error of writing inside the block, such as a full disk, into a StoreError with the path."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise StoreError(
+            f"{path} cannot be written: {reason}. The last checkpoint is kept. Once the folder can be written, the "
+            "same command continues from it."
+        ) from error
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces `path` at the end of the block. After an error the old file stays.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with report_write_errors(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step of the state in a folder. None if it has none that can be read."""
+    try:
+        with safe_open(folder / STATE, "pt") as file:
+            return int(json.loads(file.metadata()["notes"])["step"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @dataclass(frozen=True)
 class TrainingFolder:
     """A folder with the state of a training run and its curve.
@@ -31,14 +72,13 @@ class TrainingFolder:
     settings: str
 
     def save(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Writes the state after `step` optimizer steps."""
+        """Writes the state after `step` optimizer steps. Raises StoreError if that fails."""
         tensors = {f"weight.{name}": one.detach() for name, one in parameters.items()}
         for number, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"moment.{number}.{name}": one for name, one in moments.items()}
-        part = self.path / f".{STATE}.part"
         notes = json.dumps({"step": step, "settings": self.settings})
-        save_file({name: one.cpu().contiguous().clone() for name, one in tensors.items()}, part, {"notes": notes})
-        os.replace(part, self.path / STATE)
+        with replacement(self.path / STATE) as part:
+            save_file({name: one.cpu().contiguous().clone() for name, one in tensors.items()}, part, {"notes": notes})
 
     def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Tensor]]:
         """Restores the optimizer.
@@ -77,12 +117,20 @@ class Curve:
     """The file of losses: one JSON object a line, with the number of finished steps."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Keeps the lines before `step`, which will be computed again."""
+        """Keeps the lines before `step`, which will be computed again, without lines that a kill has cut."""
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept_lines = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-        path.write_text("".join(f"{line}\n" for line in kept_lines), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        with replacement(path) as part:
+            part.write_text("".join(f"{line}\n" for line in lines if _step_of(line) < step), encoding="utf-8")
 
     def append(self, **values: float) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity if it is not a line of a curve."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

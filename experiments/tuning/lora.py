@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from experiments.config.tuning_keys import TuneSpec
+from experiments.tuning.checkpoint import replacement, report_write_errors
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.hf.adapter import CONFIG, WEIGHTS
 
@@ -80,20 +82,20 @@ class TrainedAdapter:
                 parameter.copy_(tensors[name])
 
     def save(self, folder: Path) -> None:
-        """Writes the adapter folder. Each file is replaced in one step."""
+        """Writes the adapter folder. Each file is replaced in one step. Raises StoreError if that fails."""
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = folder / WEIGHTS[0]
-        part = folder / f".{WEIGHTS[0]}.part"
+        with report_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         tensors = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
-        save_file({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, part)
-        os.replace(part, weights)
+        with replacement(folder / WEIGHTS[0]) as part:
+            save_file({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, part)
         inference_mode, self.config.inference_mode = self.config.inference_mode, True
-        self.config.save_pretrained(str(folder))
+        with report_write_errors(folder / CONFIG), TemporaryDirectory(prefix=".", dir=folder) as parts:
+            self.config.save_pretrained(parts)
+            os.replace(Path(parts) / CONFIG, folder / CONFIG)
         self.config.inference_mode = inference_mode
-        assert (folder / CONFIG).is_file()
 
 
 def target_modules(model: nn.Module, layers: "list[nn.Module]", names: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.tuning_keys import TuneSpec
-from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder
+from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, EpisodeStream
 from experiments.tuning.lora import TrainedAdapter
 from experiments.tuning.losses import is_finite, learning_rate
@@ -77,12 +77,14 @@ def train(
 
     Raises:
         ModelError: The loss or the gradient is not a number. The folder has the last good adapter.
+        StoreError: The folder cannot be written, or its state is damaged or of other settings.
     """
+    with report_write_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
     encode_images_alone(model)
     adapter = TrainedAdapter(model, spec)
     parameters = list(adapter.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=0.0)
-    folder.path.mkdir(parents=True, exist_ok=True)
     first, weights = folder.load(optimizer)
     if weights:
         adapter.load(weights)
@@ -158,6 +160,6 @@ def _check(value: Tensor, what: str, step: int, saved: int | None, folder: Path)
         return
     left = "No adapter was written" if saved is None else f"The adapter in {folder} is that of step {saved}"
     raise ModelError(
-        f"icl tune: the {what} after {step} steps is {float(value)}. {left}. Lower tune.lr, raise tune.warmup, or look "
-        f"at {folder / CURVE}."
+        f"icl tune: the {what} after {step} {'step' if step == 1 else 'steps'} is {float(value)}. {left}. Lower "
+        f"tune.lr or raise tune.warmup, with another --out. The losses are in {folder / CURVE}."
     )

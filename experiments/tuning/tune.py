@@ -9,6 +9,7 @@ Controls are trained on the same queries in the same order:
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,7 +19,8 @@ from experiments.config.keys import NO_INTERVENTION
 from experiments.config.tuning_keys import TuneSpec
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Cell, expand
-from experiments.tuning.checkpoint import TrainingFolder
+from experiments.store.lock import write_lock
+from experiments.tuning.checkpoint import TrainingFolder, replacement
 from experiments.tuning.disjoint import check_disjoint
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
@@ -49,6 +51,7 @@ def tune(
         DataError: Training images are test images.
         PlanError: The model cannot be tuned.
         ModelError: A loss is not a number.
+        StoreError: Another process trains in a folder, or it cannot be written.
     """
     spec = _spec(config)
     cells = {name: training_cell(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
@@ -61,23 +64,33 @@ def tune(
         tests.append(("tune.dev", dev_cell.task))
     images = check_disjoint(cells[TUNED].task, tests)
     outcomes = []
-    for name, cell in cells.items():
-        settings = {"tune": asdict(replace(spec, save_every=1, dev=None)), "cell": cell.config, "model": model.digest}
-        folder = TrainingFolder(out / name, canonical_digest(_plain_json(settings)))
-        own = replace(model)  # its weights get LoRA matrices
-        needs_rejected = spec.objective == "dpo"
-        stream = EpisodeStream(cell, spec.batch, needs_rejected)
-        dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch, needs_rejected)
-        outcome = train(own, spec, stream, folder, dev=dev, report_progress=_named(name, report_progress))
-        own.unload()
-        record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}
-        (out / name / RECORD).write_text(json.dumps(_plain_json(record), indent=1) + "\n", encoding="utf-8")
-        outcomes.append(outcome)
+    with ExitStack() as locks:
+        for name in cells:  # before the model loads
+            locks.enter_context(write_lock(out / name))
+        for name, cell in cells.items():
+            tuned = asdict(replace(spec, save_every=1, dev=None))
+            settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
+            folder = TrainingFolder(out / name, canonical_digest(_plain_json(settings)))
+            own = replace(model)  # its weights get LoRA matrices
+            needs_rejected = spec.objective == "dpo"
+            stream = EpisodeStream(cell, spec.batch, needs_rejected)
+            dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch, needs_rejected)
+            outcome = train(own, spec, stream, folder, dev=dev, report_progress=_named(name, report_progress))
+            own.unload()
+            record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}
+            with replacement(out / name / RECORD) as part:
+                part.write_text(json.dumps(_plain_json(record), indent=1) + "\n", encoding="utf-8")
+            outcomes.append(outcome)
     return outcomes
 
 
 def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
     """The one cell whose prompts are the training episodes. Raises ConfigError if the file has several settings."""
+    if "model" in config.zip:
+        raise ConfigError(
+            f"{config.where('zip', 'model')}: icl tune compares the base model with its adapters, so the model cannot "
+            "be zipped with other axes. Write one model with the key model."
+        )
     grid: dict[str, Any] = {}
     for axes in (config.grid, config.zip):
         for axis, values in axes.items():

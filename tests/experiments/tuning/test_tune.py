@@ -15,7 +15,8 @@ from experiments.config.config import Config, load_config
 from experiments.config.tuning_keys import TuneSpec
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.results.loaded_run import load_run
-from experiments.tuning.checkpoint import CURVE, TrainingFolder
+from experiments.store.lock import write_lock
+from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, replacement
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.train import train
 from experiments.tuning.training_forward import answer_logits, encode_answered
@@ -176,7 +177,8 @@ def test_training_images_among_the_test_images_are_refused(tmp_path: Path) -> No
 def test_a_loss_that_is_no_number_stops_with_the_last_good_adapter(tmp_path: Path) -> None:
     config = study(lr=1e30, warmup=0.0, save_every=1)
     with pytest.raises(
-        ModelError, match=r"after 1 steps is nan\. The adapter in .* is that of step 0\. Lower tune\.lr"
+        ModelError,
+        match=r"after 1 step is nan\. The adapter in .* is that of step 0\. Lower tune\.lr .* with another --out",
     ):
         train_once(config, tmp_path / "bad")
     adapter = load_file(tmp_path / "bad" / "adapter_model.safetensors")
@@ -193,10 +195,81 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
         tune(study(modules=["q_prj"]), tmp_path)
     with pytest.raises(ConfigError, match=r"grid\.retriever: an adapter is trained in one setting"):
         tune(load_config({**STUDY, "grid": {"shots": [2], "retriever": ["random", "clip"]}}), tmp_path)
+    zipped = {"model": [STUDY["model"]], "retriever": ["random"]}
+    with pytest.raises(ConfigError, match=r"zip\.model: icl tune compares .* Write one model with the key model"):
+        tune(load_config({**{k: v for k, v in STUDY.items() if k != "model"}, "zip": zipped}), tmp_path)
+    with pytest.raises(ConfigError, match=r"tune must be a mapping of task, .*, not 3\."):
+        load_config({**STUDY, "tune": 3})
     with pytest.raises(ConfigError, match="tune needs `task`"):
         load_config({**STUDY, "tune": {"steps": 3}})
     with pytest.raises(ConfigError, match=r"no key 'step'\. Did you mean 'steps'"):
         load_config({**STUDY, "tune": {"task": TRAIN, "step": 3}})
+
+
+def test_a_folder_that_is_a_file_or_in_use_is_refused_before_the_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HF, "engine", property(lambda model: pytest.fail("the model loads")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/tuned cannot be made: "):
+        tune(study(), tmp_path / "file")
+    with pytest.raises(StoreError, match=r"file/tuned cannot be written: "):
+        train_once(study(), tmp_path / "file" / "tuned")
+    with write_lock(tmp_path / "used" / "zero_shot"), pytest.raises(StoreError, match=r"zero_shot is being run by"):
+        tune(study(), tmp_path / "used", ["zero_shot"])
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "adapter_model.safetensors", CURVE])
+def test_a_file_that_cannot_be_written_is_a_sentence_and_training_continues_later(tmp_path: Path, name: str) -> None:
+    part = tmp_path / f".{name}.part"
+    part.mkdir()
+    with pytest.raises(StoreError, match=rf"{name} cannot be written: .*[Ii]s a directory.*last checkpoint is kept"):
+        train_once(study(), tmp_path)
+    part.rmdir()
+    assert train_once(study(), tmp_path).steps == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / RECORD
+    path.write_text("old")
+
+    def write() -> None:
+        with replacement(path) as part:
+            part.symlink_to("/dev/full")
+            part.write_text("new")
+
+    with pytest.raises(StoreError, match=r"tune\.json cannot be written: No space left"):
+        write()
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(RECORD, "old")]
+    curve = Curve(tmp_path / CURVE, 0)
+    curve.path.unlink()
+    curve.path.symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"losses\.jsonl cannot be written: No space left"):
+        curve.append(step=1)
+
+
+def test_a_curve_leaves_out_lines_that_were_cut(tmp_path: Path) -> None:
+    path = tmp_path / CURVE
+    path.write_bytes(b'{"step": 0}\n{"step": 1, "loss": {}\n{"loss": 1}\n\xff}\n[1]\n{"step": 2}\n{"st')
+    Curve(path, 2).append(step=2, loss=0.5)
+    assert path.read_text() == '{"step": 0}\n{"step": 2, "loss": 0.5}\n'
+
+
+def test_an_interruption_names_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(step: int, *settings: Any) -> float:
+        if step == 3:
+            raise KeyboardInterrupt
+        return 0.001
+
+    monkeypatch.setattr("experiments.tuning.train.learning_rate", interrupt)
+    file = tmp_path / "small.yaml"
+    file.write_text(json.dumps(STUDY))
+    assert main(["tune", str(file), "--out", str(tmp_path / "out"), "--quiet"]) == 130
+    error = capsys.readouterr().err
+    assert f"stopped. Last checkpoints in {tmp_path / 'out'}: tuned at step 2. Run the same command" in error
 
 
 @pytest.fixture(scope="module")
