@@ -36,8 +36,8 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})
 def convert_user_errors(*components: Any) -> Iterator[None]:
     """Turn an exception from user code into a ComponentError. Other exceptions pass unchanged.
 
-    ICLError and out-of-memory errors always pass. SystemExit counts as an exception: `sys.exit` in a component must not
-    end a run as if it were complete.
+    ICLError and out-of-memory errors pass, except a MemoryError in a call of `components`, which has no batch to halve.
+    SystemExit counts as an exception: `sys.exit` in a component must not end a run as if it were complete.
 
     Args:
         components: The components that are called in the block. If one of them is a user's, an exception in toolkit
@@ -48,8 +48,8 @@ def convert_user_errors(*components: Any) -> Iterator[None]:
     except ICLError:
         raise
     except (Exception, SystemExit) as error:
-        if is_out_of_memory(error):
-            raise  # device memory: the caller may retry with a smaller batch
+        if is_out_of_memory(error) and not (components and isinstance(error, MemoryError)):
+            raise  # the caller may retry with a smaller batch
         if (message := error_message(error, *components)) is None:
             raise
         trace = "".join(traceback.format_exception(error))

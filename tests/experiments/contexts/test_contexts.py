@@ -124,6 +124,18 @@ def test_a_retriever_with_too_few_foreign_or_unranked_demonstrations_fails_its_s
         assert message in str(item.failure)
 
 
+def test_a_retriever_that_runs_out_of_main_memory_fails_the_sample_of_that_query(mapping: Any) -> None:
+    class Large(Counting):
+        def retrieve(self, queries: Sequence[Query], k: int, policy: Any = None) -> list[tuple[RetrievedExample, ...]]:
+            if any(query.id == "q-0003" for query in queries):
+                raise MemoryError
+            return super().retrieve(queries, k, policy)
+
+    failures = {item.example.id: item.failure for (item,) in rows(mapping, Large())}
+    assert "Large.retrieve" in str(failures.pop("q-0003"))
+    assert list(failures.values()) == [None] * 5
+
+
 def test_a_retriever_that_may_return_fewer_demonstrations_declares_it(mapping: Any) -> None:
     class Short(Faulty):
         returns_k: ClassVar[bool] = False
