@@ -41,9 +41,10 @@ def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, MemoryPlan 
         plan: The plan, whose largest requests are counted.
         device: Size of the device in bytes.
     """
-    for cell, size in plan.largest.sizes.values():
-        images = plan.work.images + plan.work.edited
-        memory = cell.model.memory_plan(replace(size, images=images), device)
+    images = plan.work.images + plan.work.edited
+    for cell, sizes in plan.largest.by_model():
+        estimates = [cell.model.memory_plan(replace(size, images=images), device) for size in sizes]
+        memory = max(filter(None, estimates), key=lambda estimate: estimate.need, default=None)
         yield str(cell.labels["model"]), memory, _embedders(plan, cell.model, memory, device)
 
 

@@ -2,7 +2,7 @@
 
     without weights    the longest prompt of each model, task and composer is rendered and counted: a broken chat
                        template, a context that is too short for the query alone; and whether the free memory is enough
-                       for the largest of these requests
+                       for the largest request of each cell
     with weights       the longest of these prompts is answered with one token: weights that give NaN, an endpoint that
                        refuses every request
 
@@ -10,7 +10,7 @@ A single query may be at fault. So a problem ends the run only if MAX_QUERIES qu
 task. Random demonstrations replace those of a retriever. Nothing is stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from prompts.budget import ContextTooShortError, fit
 
 if TYPE_CHECKING:
     from icl.models.base import Model
+    from icl.models.hf.request_size import RequestSize
 
 MAX_QUERIES = 3
 """Queries of each task that are tried."""
@@ -39,10 +40,8 @@ class Preflight:
         groups: dict[tuple[int, int, int], list[Cell]] = {}
         for cell in cells:
             groups.setdefault((id(cell.model), id(cell.task), id(cell.composer)), []).append(cell)
-        largest = [max(group, key=_size) for group in groups.values()]
-        self.cells = [replace(cell, retriever=cell.retriever and placeholder_retriever()) for cell in largest]
         self.groups = list(groups.values())
-        self.largest = LargestRequests()
+        self.cells = [_with_random_demos(max(group, key=_size)) for group in self.groups]
         self.longest: dict[int, tuple[int, Cell]] = {}
         """id of a model -> tokens of its longest prompt, and the cell."""
 
@@ -53,7 +52,7 @@ class Preflight:
             ModelError: The model's processor or chat template does not accept the prompts.
             ContextTooShortError: The queries do not fit into the model's context.
         """
-        for group, cell in zip(self.groups, without_model_calls(self.cells), strict=True):
+        for cell in without_model_calls(self.cells):
             queries, problems = _queries(cell), list[ICLError]()
             for number in range(len(queries)):
                 try:
@@ -66,27 +65,42 @@ class Preflight:
                 else:
                     if tokens >= self.longest.get(id(cell.model), (0, cell))[0]:
                         self.longest[id(cell.model)] = tokens, cell
-                    if item.prompt is not None:
-                        self._add_requests(cell, group, item.prompt, tokens)
                     break
             if problems and len(problems) == len(queries):
                 raise type(problems[-1])(_message(cell, "no prompt can be written", str(problems[-1])))
 
-    def _add_requests(self, largest: Cell, cells: Sequence[Cell], prompt: Prompt, tokens: int) -> None:
-        """The requests of cells with the prompt of the largest one. The branches count as equally long."""
-        from decoding.arms.inspection import probe_branches
-
-        for cell in cells:
-            try:
-                branches = len(probe_branches(cell.decoding.strategy, prompt))
-            except ICLError:  # the cell's own samples fail with this error
-                continue
-            self.largest.add(largest, branches, tokens, prompt.images)
-
     def check_memory(self) -> None:
         """Raise ModelError if the largest request of a model cannot fit beside its weights. Needs no weights."""
-        for cell, request in self.largest.sizes.values():
-            cell.model.check_memory(request)
+        for model in {id(cell.model): cell.model for cell in self.cells}.values():
+            model.check_memory(self._requests(model))
+
+    def _requests(self, model: "Model") -> "Iterator[RequestSize]":
+        """The largest requests of a model's cells. Nothing is rendered before a model that checks its memory asks.
+
+        Cells with as many demonstrations and as long an answer have one prompt. Branches count as equally long.
+        """
+        from decoding.arms.inspection import probe_branches
+
+        requests = LargestRequests()
+        for group in self.groups:
+            if group[0].model is not model:
+                continue
+            by_size: dict[tuple[int, int], list[Cell]] = {}
+            for cell in group:
+                by_size.setdefault(_size(cell), []).append(cell)
+            for cells in by_size.values():
+                (rendered,) = without_model_calls([_with_random_demos(cells[0])])
+                if (counted := _first_prompt(rendered)) is None:
+                    continue
+                prompt, tokens = counted
+                for cell in cells:
+                    try:
+                        branches = len(probe_branches(cell.decoding.strategy, prompt))
+                    except ICLError:  # the cell's own samples fail with this error
+                        continue
+                    requests.add(cell, branches, tokens, prompt.images)
+        for _, sizes in requests.by_model():
+            yield from sizes
 
     def check_answer(self, model: "Model") -> None:
         """Answer the longest prompt of a loaded model with one token, once. Raises ModelError.
@@ -114,12 +128,28 @@ class Preflight:
             raise ModelError(_message(cell, "the model does not answer", problem))
 
 
+def _with_random_demos(cell: Cell) -> Cell:
+    return replace(cell, retriever=cell.retriever and placeholder_retriever())
+
+
 def _size(cell: Cell) -> tuple[int, int]:
     return cell.num_demos, cell.max_output_tokens
 
 
 def _queries(cell: Cell) -> Sequence[Example]:
     return sample_queries(cell.task.queries, MAX_QUERIES)
+
+
+def _first_prompt(cell: Cell) -> tuple[Prompt, int] | None:
+    """The first of the tried queries' prompts that can be written, and its tokens."""
+    for number in range(len(_queries(cell))):
+        try:
+            prompt = _item(cell, number).prompt
+            if prompt is not None:
+                return prompt, cell.model.count_tokens(prompt)
+        except ICLError:  # the data of this query, which fails its own sample
+            continue
+    return None
 
 
 def _item(cell: Cell, number: int) -> PromptItem:
@@ -132,6 +162,7 @@ def _item(cell: Cell, number: int) -> PromptItem:
         prompt, context, dropped = fit(
             item.context, cell.composer, cell.model.count_tokens, cell.model.max_tokens, cell.max_output_tokens
         )
+        prompt.digest  # noqa: B018  an image that cannot be read raises its error here, as in the sample
     return replace(item, prompt=prompt, context=context, num_dropped=len(dropped))
 
 

@@ -5,7 +5,7 @@ run any strategy on it. A model without logits (an endpoint, most fakes) only an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -150,8 +150,12 @@ class Model(ABC):
         """What the model needs on a device of so many bytes, available before `load`. None if nothing is known."""
         return None
 
-    def check_memory(self, request: "RequestSize") -> None:  # noqa: B027
-        """Raise ModelError if the model's largest request cannot fit into the free memory, before `load`."""
+    def check_memory(self, requests: "Iterable[RequestSize]") -> None:  # noqa: B027
+        """Raise ModelError if one of the model's requests cannot fit into the free memory, before `load`.
+
+        Args:
+            requests: Its largest requests. They are counted as they are read.
+        """
 
     @property
     def strategies_hint(self) -> str:

@@ -1,5 +1,6 @@
 """The memory of a checkpoint of the model `hf`, before its weights are downloaded or read."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def checkpoint_plan(hf: "HF", request: RequestSize, device: float) -> MemoryPlan
     return plan if hf.device_map is None else replace(plan, problem="")
 
 
-def check_memory(hf: "HF", request: RequestSize | None = None) -> None:
+def check_memory(hf: "HF", requests: Iterable[RequestSize] = ()) -> None:
     """Raise ModelError if weights and one request do not fit into the free memory of the model's device.
 
     Nothing is reserved, so that only what cannot fit is an error. Layers that `device_map` spreads are left to
@@ -52,7 +53,7 @@ def check_memory(hf: "HF", request: RequestSize | None = None) -> None:
 
     Args:
         hf: The model, which is not loaded.
-        request: Its largest request. None: only the weights are checked.
+        requests: Its largest requests, of which the one with the largest need is checked. None: only the weights.
     """
     import torch
 
@@ -63,7 +64,10 @@ def check_memory(hf: "HF", request: RequestSize | None = None) -> None:
     if memory is None:
         return
     try:
-        needs = memory_needs(hf, precision(hf, resolve_dtype(hf.device, None, hf.dtype)), request)
+        stored = precision(hf, resolve_dtype(hf.device, None, hf.dtype))
+        needs, request = memory_needs(hf, stored, None), None
+        if pairs := [(memory_needs(hf, stored, one), one) for one in requests]:
+            needs, request = max(pairs, key=lambda pair: pair[0].request(pair[1]))
     except ModelError:  # the memory of this architecture cannot be estimated; the plan says so
         return
     where = "the main memory" if memory.kind == "cpu" else place

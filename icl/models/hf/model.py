@@ -1,7 +1,7 @@
 """The model `hf`: any vision-language checkpoint of transformers."""
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
@@ -220,12 +220,12 @@ class HF(LogitModel):
 
         return checkpoint_plan(self, request, device)
 
-    def check_memory(self, request: "RequestSize") -> None:
-        """Raise ModelError if the weights and one request do not fit into the free memory of the device."""
+    def check_memory(self, requests: "Iterable[RequestSize]") -> None:
+        """Raise ModelError if the weights and one of the requests do not fit into the free memory of the device."""
         from icl.models.hf.memory_check import check_memory
 
         if "engine" not in vars(self):  # a loaded model has its weights in the memory that is not free
-            check_memory(self, request)
+            check_memory(self, requests)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 from safetensors.numpy import load_file, save_file
 
 from experiments.config.config import load_config
+from experiments.grid.grid import Cell, expand
+from experiments.running.preflight import Preflight
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ModelError
@@ -125,6 +128,52 @@ def test_a_request_that_cannot_fit_beside_the_weights_ends_the_run_before_they_a
     for remedy in ("fewer shots (", "of 4 shots)", "`device_map: auto` over several devices", "a device with at least"):
         assert remedy in str(error.value)
     assert _stored(tmp_path) == 0
+
+
+def _smallest_memory(cells: Sequence[Cell], weights: float, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Free bytes above the weights that pass the check of these cells, to about a thousandth."""
+    preflight, low, high = Preflight(cells), 0.0, 8.0 * 2**20
+    preflight.check_prompts()
+    for _ in range(13):
+        middle = (low + high) / 2
+        monkeypatch.setattr("icl.models.hf.device_memory.host_memory", lambda free=weights + middle: (free, free))
+        try:
+            preflight.check_memory()
+        except ModelError:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def test_the_memory_check_does_not_mix_the_sizes_of_cells(mapping: Mapping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cell makes a contrast's branches with the long prompt of greedy decoding, if `exclude` removes it."""
+    config = mapping(model={"name": "hf"}, max_new_tokens=2)
+    grid = {"shots": [0, 8], "decoding": ["greedy", "vcd"]}
+    cells = expand(load_config({**config, "grid": grid, "exclude": [{"shots": 8, "decoding": "vcd"}]})).cells
+    assert len(cells) == 3
+    weights = memory_needs(HF(), precision(HF(), "float32"), None).weights
+    together = _smallest_memory(cells, weights, monkeypatch)
+    assert together == max(_smallest_memory([cell], weights, monkeypatch) for cell in cells)
+    every = _smallest_memory(expand(load_config({**config, "grid": grid})).cells, weights, monkeypatch)
+    assert together < 0.9 * every < 7 * 2**20
+
+
+def test_an_image_that_cannot_be_read_fails_its_sample_only(mapping: Mapping, tmp_path: Path) -> None:
+    """It is the first query, which is tried before the run."""
+    names = [f"q{i}" for i in range(6)]
+    for name in names:
+        PILImage.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    rows = [{"id": name, "image": f"{name}.png", "question": "What?", "answer": name} for name in names]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {name: name for name in ("id", "question", "image", "answer")}
+    task = {"name": "hub", "path": str(tmp_path / "rows.jsonl"), "split": "train", "columns": columns}
+    config = mapping(task=task, shots=0)
+    first, *others = expand(load_config(config)).tasks[0].queries
+    (tmp_path / f"{first.answers[0]}.png").write_text("no image")
+    outcome = run(load_config(config), tmp_path)
+    assert (outcome.computed, outcome.failed) == (1 + len(others), 1)
+    assert others
 
 
 def test_a_context_too_short_for_a_query_ends_the_run_with_one_sentence(mapping: Mapping, tmp_path: Path) -> None:
