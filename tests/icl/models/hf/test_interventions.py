@@ -248,8 +248,14 @@ def test_an_edit_of_the_answer_alone_moves_its_own_row_alone(hf: HF, prompts: li
         session.advance(token.expand(len(rows)))
         return session.logits
 
+    assert torch.allclose(hf.open([steered]).logits, hf.open([prompt]).logits, atol=1e-3)
     plain, moved = step([prompt])[0], step([steered])[0]
     assert not torch.allclose(plain, moved, atol=0.1)
     for rows in ([prompt, steered, prompt], [steered, prompt]):
         for logits, own in zip(step(rows), rows, strict=True):
             assert torch.allclose(logits, moved if own is steered else plain, atol=1e-3)
+    answer = [[5, 6, 7]]
+    alone = [hf.open([own]).suffix_logprobs([answer])[0][0] for own in (prompt, steered)]
+    together = [own[0] for own in hf.open([prompt, steered]).suffix_logprobs([answer, answer])]
+    assert not torch.allclose(alone[0], alone[1], atol=0.1)
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(alone, together, strict=True))
