@@ -28,8 +28,8 @@ def report_write_errors(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise StoreError(
-            f"{path} cannot be written: {reason}. The last checkpoint is kept. Once the folder can be written, the "
-            "same command continues from it."
+            f"{path} cannot be written: {reason}. The last checkpoint, if any, is kept. Once the folder can be "
+            "written, the same command continues from it."
         ) from error
 
 
