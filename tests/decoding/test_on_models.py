@@ -166,6 +166,10 @@ def whole(model: HF, branch: Prompt, tokens: Sequence[int], exits: bool) -> Tens
     return logits if exits else logits[:, None]
 
 
+class ImageTokenError(Exception):
+    """A random model generated an image token, after which a forward pass over the whole text would need an image."""
+
+
 def descriptions(model: HF, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     """Greedy answers for `prepare`, each token from a forward pass over the whole text before it."""
     answers = []
@@ -175,6 +179,8 @@ def descriptions(model: HF, prompts: Sequence[Prompt], max_new_tokens: int) -> l
             token = int(whole(model, prompt, tokens, False)[-1, 0].argmax())
             if token in model.stop_tokens:
                 break
+            if token in model.engine.prompt_encoder.slots:
+                raise ImageTokenError
             tokens.append(token)
         answers.append(model.text(tokens))
     return answers
@@ -185,13 +191,17 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
 
     The scores of each step come from forward passes over the whole text of every branch. Ties within CLOSE may be
     decided either way. A temperature that matches an entropy is less exact. A random model may generate an image token.
-    A forward pass over the whole text would need an image there, so the check ends before it.
+    A forward pass over the whole text would need an image there, so the check ends before it. If the model does so when
+    a strategy asks it about the prompt, there is no check of this question.
     """
     close = 10 * CLOSE if isinstance(arm.strategy, EntropyMatched) else CLOSE
     strategy, slots = arm.strategy, model.engine.prompt_encoder.slots
     tokens = list(takewhile(lambda token: token not in slots, answer.tokens))
     steps = answer.usage.new_tokens if tokens == list(answer.tokens) else len(tokens)
-    (note,) = strategy.prepare([question], lambda prompts, max_new_tokens: descriptions(model, prompts, max_new_tokens))
+    try:
+        (note,) = strategy.prepare([question], lambda prompts, length: descriptions(model, prompts, length))
+    except ImageTokenError:
+        return ""
     branches = strategy.branches(question, note)
     first, *others = [
         whole(model, b, tokens, strategy.traits.reads_early_exits and i == 0) for i, b in enumerate(branches)
