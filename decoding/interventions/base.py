@@ -61,7 +61,7 @@ class SteeringMethod:
 
     @property
     def min_shots(self) -> int:
-        """Fewest demonstrations that it makes sense with. `controls: default` adds no control below it."""
+        """Fewest demonstrations that it makes sense with. Default controls are left out below it."""
         return int(self.reads_demonstrations)
 
     @property
