@@ -13,7 +13,8 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/test_docs.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
 	tests/decoding/export tests/experiments/stopping tests/experiments/simulation tests/experiments/doctor \
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
-	tests/test_mutants.py tests/experiments/test_stop_strings.py
+	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
+	tests/test_systems.py tests/icl/tasks/drawings
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
