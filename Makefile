@@ -14,7 +14,7 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/decoding/export tests/experiments/stopping tests/experiments/simulation tests/experiments/doctor \
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
-	tests/test_systems.py tests/icl/tasks/drawings
+	tests/test_systems.py tests/icl/tasks/drawings tests/experiments/small tests/decoding/interventions
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
