@@ -10,16 +10,14 @@ and shots, since both forms can be equal at 0 shots. `where: demos` or `query` c
 Differs from the released code in the tasks, which are generated here, and in the wording.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any, Literal
-from weakref import WeakKeyDictionary
 
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool, Task
+from icl.tasks.altered import AlteredTask
+from icl.tasks.base import Task
 from icl.tasks.generated.digit import DigitImage
 from icl.tasks.generated.drawing import Drawing
 from icl.tasks.generated.placed import PlacedShapes
@@ -30,7 +28,7 @@ from icl.types import Example
 
 @component("task", "as_text")
 @dataclass(frozen=True, kw_only=True)
-class AsTextTask:
+class AsTextTask(AlteredTask):
     """A generated task whose images are written as words, or the task itself for comparison."""
 
     of: Annotated[Task, NestedComponent("task")]  # generated task
@@ -42,36 +40,9 @@ class AsTextTask:
     def title(self) -> str:
         return f"{self.of.title} · as {self.form}"
 
-    @property
-    def pool_shares_images(self) -> bool:
-        return bool(getattr(self.of, "pool_shares_images", False))
-
-    @cached_property
-    def queries(self) -> Sequence[Example]:
-        return tuple(self._written(query, "query") for query in self.of.queries)
-
-    @cached_property
-    def _pools(self) -> "WeakKeyDictionary[Pool, Pool]":
-        return WeakKeyDictionary()
-
-    def pool(self, query_id: str) -> Pool:
-        pool = self.of.pool(query_id)
-        if pool not in self._pools:
-            self._pools[pool] = Pool(tuple(self._written(example, "demos") for example in pool.examples))
-        return self._pools[pool]
-
-    @property
-    def pool_size(self) -> int:
-        return self.of.pool_size
-
-    def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
-        """The facts of the original task."""
-        facts: Mapping[str, Any] = getattr(self.of, "facts", lambda demos_: {})(demos)
-        return facts
-
-    def _written(self, example: Example, owner: str) -> Example:
+    def altered(self, example: Example, in_pool: bool) -> Example:
         meta = {**example.meta, "form": self.form}
-        if self.form == "image" or self.where not in ("all", owner):
+        if self.form == "image" or self.where not in ("all", "demos" if in_pool else "query"):
             return replace(example, meta=meta)
         words = "".join(self.text.format(words=words_of(image)) for image in example.images)
         return replace(example, images=(), question=words + example.question, meta=meta)

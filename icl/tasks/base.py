@@ -83,3 +83,18 @@ class Task(Protocol):
     def pool_size(self) -> int:
         """Number of examples in the smallest pool. More shots are an error before the run starts."""
         ...
+
+
+class SharedPoolTask:
+    """Base class of tasks whose queries share one pool. A subclass makes it in `_pool`, at the first access."""
+
+    @cached_property
+    def _pool(self) -> Pool:
+        raise NotImplementedError
+
+    def pool(self, query_id: str) -> Pool:
+        return self._pool
+
+    @property
+    def pool_size(self) -> int:
+        return len(self._pool)

@@ -20,9 +20,9 @@ from typing import Any, Literal
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 @component("task", "cmmu")
 @dataclass(frozen=True)
-class CMMUTask:
+class CMMUTask(SharedPoolTask, RelativePaths):
     """CMMU's questions with one or several right options, or with a blank to fill in."""
 
     path: str  # JSON lines of the release; image paths are relative to its folder
@@ -43,18 +43,9 @@ class CMMUTask:
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choice and division, independent of the seeds of a run
 
-    def __post_init__(self) -> None:
-        _ = self._folders
-
     @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which the path is relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
-
-    @cached_property
-    def _place(self) -> Path:
-        places = search_candidates(self.path, self._folders)
-        return next((place for place in places if place.exists()), places[0])
+    def _file(self) -> Path:
+        return self._place(self.path)
 
     @property
     def title(self) -> str:
@@ -71,13 +62,6 @@ class CMMUTask:
     def _pool(self) -> Pool:
         return Pool(tuple(e for row in self._rows[: self._cut] for e in self._examples(row)))
 
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
-
     @property
     def _cut(self) -> int:
         return round(self.pool_fraction * len(self._rows))
@@ -85,7 +69,7 @@ class CMMUTask:
     @cached_property
     def _rows(self) -> list[Row]:
         """All questions of the chosen types, in a random order."""
-        rows = [row for row in _read(self._place) if row["type"] in self.types]
+        rows = [row for row in _read(self._file) if row["type"] in self.types]
         order = nested_choice([str(row["id"]) for row in rows], len(rows), self.seed, "cmmu")
         return [rows[i] for i in order]
 
@@ -108,7 +92,7 @@ class CMMUTask:
             yield self._example(row, f"cmmu-{name}", question, str(options[place]), options)
 
     def _example(self, row: Row, name: str, question: str, answer: str, options: tuple[str, ...]) -> Example:
-        folder = self._place.parent
+        folder = self._file.parent
         return Example(
             id=name,
             images=tuple(Image.from_path(folder / image, f"CMMU {image}") for image in row["images"]),

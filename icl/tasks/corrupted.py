@@ -9,17 +9,15 @@ lists the parameters of each severity. Any image edit can be the corruption, als
     task: {name: corrupted, of: {name: binding}, by: {name: 'stripes.py:Stripes', width: 3}}
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import Annotated, Any, Literal
-from weakref import WeakKeyDictionary
+from typing import Annotated, Literal
 
 from icl.edits import Edit
 from icl.edits.corruption import CorruptionSource, Severity, corrupt
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component, describe
-from icl.tasks.base import Pool, Task
+from icl.tasks.altered import AlteredTask
+from icl.tasks.base import Task
 from icl.types import Example
 
 Where = Literal["query", "pool", "all"]
@@ -30,7 +28,7 @@ USUAL = 3
 
 @component("task", "corrupted")
 @dataclass(frozen=True, kw_only=True)
-class CorruptedTask:
+class CorruptedTask(AlteredTask):
     """A task with corrupted images of its queries or its pool, by noise, blur, contrast, jpeg, or any edit.
 
     The domain of an example is "noise 3" or "clean", after the domain of the task if it has one. It is stored in
@@ -46,10 +44,6 @@ class CorruptedTask:
     def __post_init__(self) -> None:
         if isinstance(self.by, Edit) and self.severity not in (0, USUAL):
             raise ConfigError(f"by: an edit has no severity but its own parameters. Remove severity: {self.severity}.")
-
-    @cached_property
-    def _pools(self) -> "WeakKeyDictionary[Pool, Pool]":
-        return WeakKeyDictionary()
 
     @property
     def title(self) -> str:
@@ -70,31 +64,8 @@ class CorruptedTask:
         ]
         return f"{name} ({', '.join(own)})" if own else str(name)
 
-    @property
-    def pool_shares_images(self) -> bool:
-        return bool(getattr(self.of, "pool_shares_images", False))
-
-    @cached_property
-    def queries(self) -> Sequence[Example]:
-        return tuple(self._shifted(query, self.where != "pool") for query in self.of.queries)
-
-    def pool(self, query_id: str) -> Pool:
-        pool = self.of.pool(query_id)
-        if pool not in self._pools:
-            self._pools[pool] = Pool(tuple(self._shifted(e, self.where != "query") for e in pool.examples))
-        return self._pools[pool]
-
-    @property
-    def pool_size(self) -> int:
-        return self.of.pool_size
-
-    def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
-        """The facts of the original task, which do not depend on images."""
-        facts: Mapping[str, Any] = getattr(self.of, "facts", lambda demos_: {})(demos)
-        return facts
-
-    def _shifted(self, example: Example, here: bool) -> Example:
-        severity = self.severity if here else 0
+    def altered(self, example: Example, in_pool: bool) -> Example:
+        severity = self.severity if self.where in ("all", "pool" if in_pool else "query") else 0
         domain = self.shift if severity else CLEAN
         whole = domain if example.domain is None else f"{example.domain}, {domain}"
         images = tuple(corrupt(image, self.by, severity, self.seed) for image in example.images)

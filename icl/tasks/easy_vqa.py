@@ -14,7 +14,7 @@ from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -37,7 +37,7 @@ def question_type(question: str) -> QuestionType:
 
 @component("task", "easy-vqa")
 @dataclass(frozen=True)
-class EasyVQATask:
+class EasyVQATask(SharedPoolTask):
     """Questions about one colored shape. Support pool: train split; queries: test split (PyPI `easy-vqa`).
 
     Questions about one image share a group. `meta` holds the type of a question, and the options are the answers of
@@ -60,13 +60,6 @@ class EasyVQATask:
     @cached_property
     def _pool(self) -> Pool:
         return Pool(_questions("train", self.support_limit, self.seed))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
 
 
 def _questions(split: Literal["train", "test"], limit: int | None, seed: int) -> tuple[Example, ...]:

@@ -27,7 +27,7 @@ from icl.errors import DataError
 from icl.images import Image, decode_image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -63,7 +63,7 @@ QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is
 
 @component("task", "emoji-shift")
 @dataclass(frozen=True)
-class EmojiShiftTask:
+class EmojiShiftTask(SharedPoolTask):
     """Emoji in five styles: queries have the style that is held out, the pool has those of other vendors.
 
     The domain is the style, the group is the emoji. Classes are the emoji themselves, with three or four drawings each
@@ -94,13 +94,6 @@ class EmojiShiftTask:
         return Pool(
             tuple(e for style in STYLES if not same_vendor(style, self.held_out) for e in self._examples(style))
         )
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
 
     def _half(self, code: str) -> str:
         return ("first", "second")[StreamKey(self.seed, code).number("emoji-shift/half", 1)]

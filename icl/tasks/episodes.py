@@ -26,11 +26,11 @@ from typing import Any, ClassVar
 
 from icl.constraints import PositiveInt
 from icl.errors import DataError, did_you_mean
-from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, parameter
 from icl.tasks.base import Pool
 from icl.tasks.cell_values import text_of
 from icl.tasks.columns import ColumnMapping, read_examples
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
 from icl.tasks.subset import nested_choice
 from icl.types import Example
@@ -38,7 +38,7 @@ from icl.types import Example
 
 @component("task", "episodes")
 @dataclass(frozen=True, kw_only=True)
-class EpisodesTask:
+class EpisodesTask(RelativePaths):
     """Queries with demonstrations of their own, from rows that a column groups into episodes."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -62,7 +62,8 @@ class EpisodesTask:
     seed: int = 0  # random seed of choices, independent of the seeds of a run
 
     def __post_init__(self) -> None:
-        _ = self._layout, self._folders
+        super().__post_init__()
+        _ = self._layout
 
     @property
     def title(self) -> str:
@@ -108,11 +109,6 @@ class EpisodesTask:
     @cached_property
     def _layout(self) -> ColumnMapping:
         return ColumnMapping(self.columns)
-
-    @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which the path is relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
 
     @cached_property
     def _source(self) -> DataSource:

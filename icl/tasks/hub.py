@@ -25,17 +25,17 @@ It is also the group of the queries, by which intervals are clustered.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, later_parameter, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys
 from icl.tasks.presets import PRESETS
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
 from icl.tasks.subset import divide_by_group, nested_choice
 from icl.types import Example
@@ -45,7 +45,7 @@ Text = str | bool | int | float
 
 @component("task", "hub")
 @dataclass(frozen=True, kw_only=True)
-class HubTask:
+class HubTask(SharedPoolTask, RelativePaths):
     """Any data set of the hub or of this machine, with a map from columns to question, image and answer.
 
     Roles of columns: question, image (one column or several; a cell holds one image or a list), video (a path; frames
@@ -77,7 +77,8 @@ class HubTask:
     seed: int = 0  # random seed of choices and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
-        _ = self._layout, self._folders
+        super().__post_init__()
+        _ = self._layout
         if self.pool_split == self.split and self.pool_path in (None, self.path):
             raise ConfigError(
                 f"pool_split '{self.pool_split}' is also the split of the queries. Remove it to divide that "
@@ -114,13 +115,6 @@ class HubTask:
         chosen = self._choice(source, rows, self.support_limit, "pool")
         return Pool(self._read(source, chosen, self._ids(source, self.pool_split or self.split, not self._one_split)))
 
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
-
     @cached_property
     def _layout(self) -> ColumnMapping:
         mapped = self.answer_map
@@ -137,11 +131,6 @@ class HubTask:
     @property
     def _one_split(self) -> bool:
         return self.pool_split is None and self.pool_path is None
-
-    @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which paths are relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
 
     @cached_property
     def _source(self) -> DataSource:

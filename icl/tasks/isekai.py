@@ -18,11 +18,11 @@ from typing import Any
 from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import shuffled
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -33,25 +33,13 @@ Row = Mapping[str, Any]
 
 @component("task", "isekai")
 @dataclass(frozen=True)
-class IsekaiTask:
+class IsekaiTask(RelativePaths):
     """ISEKAI-10 or ISEKAI-pair from its released JSON lines and images, with a pool of two classes for each query."""
 
     path: str  # JSON lines of the release
     images: str  # folder with the images that the lines name
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
-
-    def __post_init__(self) -> None:
-        _ = self._folders
-
-    @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which paths are relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
-
-    def _place(self, path: str) -> Path:
-        places = search_candidates(path, self._folders)
-        return next((place for place in places if place.exists()), places[0])
 
     @property
     def title(self) -> str:

@@ -28,7 +28,7 @@ from icl.harness.task_file import TaskFile, find_task_file
 from icl.images import Image
 from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import image_keys
 from icl.tasks.hub import connected_components
 from icl.tasks.source import DataSource, encoded
@@ -50,7 +50,7 @@ GREEDY: Mapping[str, tuple[Any, ...]] = {
 
 @component("task", "lmms_eval")
 @dataclass(frozen=True, kw_only=True)
-class LmmsEvalTask:
+class LmmsEvalTask(SharedPoolTask):
     """A task of lmms-eval, by its name or its YAML file, with a pool of demonstrations."""
 
     task: str  # name of an installed task, such as mme, or the path of a YAML file
@@ -119,13 +119,6 @@ class LmmsEvalTask:
         split = self._pool_split or self._query_split
         rows = list(range(len(self._loaded.rows(split)))) if self._pool_split else self._divided[1]
         return Pool(self._examples(split, self._choice(split, rows, self.support_limit, "pool")))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
 
     @cached_property
     def _file(self) -> TaskFile:

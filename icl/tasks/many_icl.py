@@ -18,16 +18,16 @@ from typing import Literal
 from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 
 @component("task", "many_icl")
 @dataclass(frozen=True, kw_only=True)
-class ManyICLTask:
+class ManyICLTask(SharedPoolTask, RelativePaths):
     """Classification of images from tables with a column for each class, with a support table of their own."""
 
     path: str  # folder with demo.csv, test.csv and the folder images
@@ -35,9 +35,6 @@ class ManyICLTask:
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
     seed: int = 0  # random seed of choices, independent of the seeds of a run
-
-    def __post_init__(self) -> None:
-        _ = self._folders
 
     @property
     def title(self) -> str:
@@ -51,22 +48,9 @@ class ManyICLTask:
     def _pool(self) -> Pool:
         return Pool(self._chosen("demo", self.support_limit, "pool_size"))
 
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
-
-    @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which the path is relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
-
     @cached_property
     def _folder(self) -> Path:
-        places = search_candidates(self.path, self._folders)
-        return next((place for place in places if place.exists()), places[0])
+        return self._place(self.path)
 
     def _chosen(self, split: Literal["demo", "test"], limit: int | None, key: str) -> tuple[Example, ...]:
         examples = self._read(split)

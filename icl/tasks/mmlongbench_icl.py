@@ -17,11 +17,11 @@ from typing import Any
 from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import choice, shuffled
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
@@ -30,16 +30,13 @@ QUESTION = "What is the label of this image?"
 
 @component("task", "mmlongbench_icl")
 @dataclass(frozen=True, kw_only=True)
-class MMLongBenchICLTask:
+class MMLongBenchICLTask(RelativePaths):
     """Images with numbered labels that only the demonstrations of the query's set explain."""
 
     path: str  # JSON file of the release
     images: str  # folder to which image paths are relative
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choices, independent of the seeds of a run
-
-    def __post_init__(self) -> None:
-        _ = self._folders
 
     @property
     def title(self) -> str:
@@ -96,15 +93,6 @@ class MMLongBenchICLTask:
             label=str(answers[0]),
             domain=domain,
         )
-
-    @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which paths are relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
-
-    def _place(self, path: str) -> Path:
-        places = search_candidates(path, self._folders)
-        return next((place for place in places if place.exists()), places[0])
 
     @cached_property
     def _domains(self) -> dict[str, Any]:

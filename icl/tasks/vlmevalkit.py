@@ -32,7 +32,7 @@ from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image, decode_image
 from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.hub import connected_components
 from icl.tasks.subset import divide_by_group, nested_choice
 from icl.types import Example
@@ -54,7 +54,7 @@ Row = Mapping[str, str]
 
 @component("task", "vlmevalkit")
 @dataclass(frozen=True, kw_only=True)
-class VLMEvalKitTask:
+class VLMEvalKitTask(SharedPoolTask):
     """A data file of VLMEvalKit (TSV): questions with options by letters, or with open answers."""
 
     path: str  # the TSV file, relative to the experiment file or the working directory
@@ -92,13 +92,6 @@ class VLMEvalKitTask:
     @cached_property
     def _pool(self) -> Pool:
         return Pool(tuple(map(self._example, self._choice(self._divided[1], self.support_limit, "pool_size"))))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
 
     @cached_property
     def _file(self) -> Path:

@@ -8,16 +8,15 @@ Access to the data set (hub id facebook/winoground) must be requested. Other dat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.loading import SEARCH_FOLDERS
 from icl.registry import component
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import cell_images, text_of
+from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
 from icl.tasks.subset import nested_choice
 from icl.types import Example
@@ -27,7 +26,7 @@ COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
 
 @component("task", "winoground")
 @dataclass(frozen=True)
-class WinogroundTask:
+class WinogroundTask(SharedPoolTask, RelativePaths):
     """Yes/no questions whether a caption matches an image, from Winoground or similar data.
 
     An item has two captions with each of two images. The pool is a share of the items, the queries are the others. All
@@ -42,7 +41,7 @@ class WinogroundTask:
     seed: int = 0  # random seed of choice and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
-        _ = self._folders
+        super().__post_init__()
         if self.question.count("{caption}") != 1:
             raise ConfigError("question has {caption} once: what is asked about the image.")
 
@@ -63,9 +62,6 @@ class WinogroundTask:
     def _pool(self) -> Pool:
         return Pool(tuple(self._questions(self._rows[: self._cut], "pool")))
 
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
     @property
     def pool_size(self) -> int:
         return 4 * self._cut
@@ -73,11 +69,6 @@ class WinogroundTask:
     @property
     def _cut(self) -> int:
         return round(self.pool_fraction * len(self._rows))
-
-    @cached_property
-    def _folders(self) -> tuple[Path, ...]:
-        """The folders to which the path is relative: that of the experiment file, when the task is made."""
-        return SEARCH_FOLDERS.get()
 
     @cached_property
     def _source(self) -> DataSource:

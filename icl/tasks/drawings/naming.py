@@ -10,7 +10,7 @@ from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.drawings.splits import (
     NounSet,
     SplitBy,
@@ -34,7 +34,7 @@ QUESTIONS: Mapping[Answer, str] = {
 
 @component("task", "drawings")
 @dataclass(frozen=True)
-class DrawingsTask:
+class DrawingsTask(SharedPoolTask):
     """Naming of real drawings: the noun by k options or openly, the category of the noun, or the title as a caption.
 
     Openclipart (public domain), stamps of tuxpaint (GPL-2+) and three emoji styles, from packages of the system:
@@ -99,13 +99,6 @@ class DrawingsTask:
     @cached_property
     def _pool(self) -> Pool:
         return Pool(tuple(self._example(one) for one in self._sides[1]))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
-
-    @property
-    def pool_size(self) -> int:
-        return len(self._pool)
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, list[str]]:
         """Who made the demonstrations' drawings."""

@@ -11,7 +11,7 @@ from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.drawings.splits import SplitBy, demo_sources, is_for_queries, of_styles, with_noun
 from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
 from icl.types import Example
@@ -21,7 +21,7 @@ QUESTION = "Which image shows another kind of thing than the others? Answer with
 
 @component("task", "drawings-odd-one-out")
 @dataclass(frozen=True)
-class DrawingsOddOneOutTask:
+class DrawingsOddOneOutTask(SharedPoolTask):
     """Several drawings of one category and one of another: the answer is the number of the odd one.
 
     Categories are WordNet's: animal, artifact, body part, food, natural object, plant. Drawings of queries and of the
@@ -51,9 +51,6 @@ class DrawingsOddOneOutTask:
     @cached_property
     def _pool(self) -> Pool:
         return Pool(self._questions(self.pool_limit, "support", False))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
 
     @property
     def pool_size(self) -> int:

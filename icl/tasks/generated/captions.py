@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
-from icl.tasks.generated.episode import SharedPoolTask, Split
+from icl.tasks.generated.episode import NumberedTask, Split
 from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
 from icl.tasks.generated.world import CONCEPTS
@@ -17,7 +17,7 @@ VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 
 @component("task", "captions")
 @dataclass(frozen=True)
-class CaptionsTask(SharedPoolTask):
+class CaptionsTask(NumberedTask):
     """Captions of scenes. The answer is one reference caption, and the objects of the scene are stored for CHAIR.
 
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; `strict` requires the exact

@@ -20,7 +20,7 @@ from icl.edits.mark import RegionMarks
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS
-from icl.tasks.generated.episode import SharedPoolTask, Split, balanced_choice, shuffled
+from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
 from icl.tasks.generated.placed import CELLS, PlacedShapes, cell_box
 from icl.types import Example
 
@@ -29,7 +29,7 @@ QUESTION = "which number in the second image marks the shape in the box of the f
 
 @component("task", "correspondence")
 @dataclass(frozen=True)
-class CorrespondenceTask(SharedPoolTask):
+class CorrespondenceTask(NumberedTask):
     """Questions which numbered shape of a second image is the shape in the box of the first image."""
 
     called: ClassVar[str] = "correspondence"

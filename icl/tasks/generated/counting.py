@@ -13,7 +13,7 @@ from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.episode import SharedPoolTask, Split, balanced_choice, shuffled
+from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
 from icl.tasks.generated.scene import groups_of, scene
 from icl.tasks.generated.wording import (
     ATTRIBUTE_WORDS,
@@ -34,7 +34,7 @@ TRIES = 40  # attempts to draw a scene with the target number; then any is used
 
 @component("task", "counting")
 @dataclass(frozen=True)
-class CountingTask(SharedPoolTask):
+class CountingTask(NumberedTask):
     """Counts of the shapes of a color, of a kind, or of both. Answers are digits.
 
     The answers 0, 1, 2 and 3 are about equally frequent, in the queries and in the pool. With `by: all` the answers

@@ -12,15 +12,15 @@ from icl.constraints import GeneratedCount
 from icl.errors import ConfigError, DataError
 from icl.registry import parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.types import Example
 
 T = TypeVar("T")
 Split = Literal["query", "pool"]
 
 
-class SharedPoolTask:
-    """Base class of tasks whose queries share one pool: examples by split and number, each from its own stream."""
+class NumberedTask(SharedPoolTask):
+    """Base class of tasks with examples by split and number, each from its own stream."""
 
     called: ClassVar[str]  # prefix of ids
     query_limit: int
@@ -37,9 +37,6 @@ class SharedPoolTask:
     @cached_property
     def _pool(self) -> Pool:
         return Pool(tuple(self.example("pool", i, f"{self.called}-pool-{i:05d}") for i in range(self.support)))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
 
     @property
     def pool_size(self) -> int:

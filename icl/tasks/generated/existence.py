@@ -20,7 +20,7 @@ from icl.constraints import Fraction, GeneratedCount, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.generated.episode import SharedPoolTask, Split, shuffled
+from icl.tasks.generated.episode import NumberedTask, Split, shuffled
 from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
@@ -32,7 +32,7 @@ Sampling = Literal["random", "popular", "adversarial"]
 
 @component("task", "existence")
 @dataclass(frozen=True)
-class ExistenceTask(SharedPoolTask):
+class ExistenceTask(NumberedTask):
     """Yes/no questions about objects in scenes, in POPE's random, popular and adversarial samplings.
 
     A method that only says yes more often gains at one ratio of labels and loses at another: run `yes_ratio` .25, .5

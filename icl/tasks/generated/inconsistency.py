@@ -19,7 +19,7 @@ from icl.edits.mark import RegionMarks
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS
-from icl.tasks.generated.episode import SharedPoolTask, Split, shuffled
+from icl.tasks.generated.episode import NumberedTask, Split, shuffled
 from icl.tasks.generated.placed import CELLS, PlacedShapes, cell_box
 from icl.tasks.generated.scene import noun
 from icl.types import Example
@@ -29,7 +29,7 @@ QUESTIONS = {1: "which number is wrong?", 2: "which two numbers are wrong?"}
 
 @component("task", "inconsistency")
 @dataclass(frozen=True)
-class InconsistencyTask(SharedPoolTask):
+class InconsistencyTask(NumberedTask):
     """Questions which of the statements about numbered shapes contradict the image."""
 
     called: ClassVar[str] = "inconsistency"

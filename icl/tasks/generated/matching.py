@@ -13,7 +13,7 @@ from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import SharedPoolTask, Split, balanced_choice, choice
+from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, choice
 from icl.tasks.generated.world import Concept
 from icl.types import Example
 
@@ -23,7 +23,7 @@ ANSWERS = ("yes", "no")
 
 @component("task", "matching")
 @dataclass(frozen=True)
-class MatchingTask(SharedPoolTask):
+class MatchingTask(NumberedTask):
     """Yes/no questions whether two images match, of which only the demonstrations show what must be equal.
 
     Half of the queries and half of the pool are yes. All queries share the pool, and none of its images belongs to a

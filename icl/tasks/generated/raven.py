@@ -21,7 +21,7 @@ from annotated_types import Ge, Le
 from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.generated.episode import Split, balanced_choice, choice, shuffled
 from icl.tasks.generated.placed import CELLS, PlacedShapes
 from icl.tasks.generated.world import COLORS, SHAPES, Concept
@@ -34,7 +34,7 @@ Property = Literal["color", "shape"]
 
 @component("task", "raven")
 @dataclass(frozen=True)
-class RavenTask:
+class RavenTask(SharedPoolTask):
     """Yes/no questions whether a candidate completes a matrix of one rule. A puzzle is a group of questions."""
 
     by: Property = "color"  # property that follows the rule; the other one is the same in all panels
@@ -57,9 +57,6 @@ class RavenTask:
     @cached_property
     def _pool(self) -> Pool:
         return Pool(tuple(e for number in range(self.support) for e in self._puzzle("pool", number, False)))
-
-    def pool(self, query_id: str) -> Pool:
-        return self._pool
 
     @property
     def pool_size(self) -> int:
