@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"assembled {options.out / 'checkpoint'}")
         return
     torch.manual_seed(options.seed)
-    data = DrawingSet.load(options.out.parent / "features.pt")
+    data = DrawingSet.load(options.out.parent / "features.safetensors")
     language_model, tokenizer = load_language_model()
     train_text, test_text = token_rows(definitions(options.source), tokenizer, TEXT_TOKENS, TEXT_ROWS)
     before = perplexity(language_model, test_text[:200]) if options.command == "figures" else 0.0

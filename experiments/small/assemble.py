@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from experiments.small.drawings_data import PLACES, SIDE, WIDTH
 from experiments.small.language_model import IMAGE_TOKEN, IMAGE_TOKEN_ID, RESERVED_TOKEN, load_language_model
 from experiments.small.model import ALPHA, RANK, SmallModel
-from retrievers.embedders.efficientnet import DEVIATION, MEAN, _network
+from retrievers.embedders.efficientnet import DEVIATION, MEAN, load_network
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -92,7 +92,7 @@ def assemble(weights: Mapping[str, Tensor], out: Path) -> None:
 
 def copy_tower(timm_model: Any) -> None:
     """Copies the package's network into timm's, tensor by tensor in their common order."""
-    ours = [(name, value) for name, value in _network().state_dict().items() if not name.startswith("_fc")]
+    ours = [(name, value) for name, value in load_network().state_dict().items() if not name.startswith("_fc")]
     theirs = [(name, value) for name, value in timm_model.state_dict().items() if not name.startswith("classifier")]
     if [value.shape for _, value in ours] != [value.shape for _, value in theirs]:
         raise RuntimeError("timm's tf_efficientnet_lite0 has other tensors than the package's network.")

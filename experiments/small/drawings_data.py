@@ -9,13 +9,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
+from experiments.tiny.state import load, save
 from icl.tasks.drawings.splits import is_held_out
-from icl.tasks.drawings.table import IMAGES, SOURCES, DrawingRecord, drawings_folder, read_drawings
-from retrievers.embedders.efficientnet import DEVIATION, MEAN, _network
+from icl.tasks.drawings.table import SOURCES, DrawingRecord, drawings_folder, read_drawings
+from retrievers.embedders.efficientnet import load_network, pixels_of
 
 SIDE, PLACES, WIDTH = 128, 16, 1280
 """An image of 128 x 128 pixels has 4 x 4 feature vectors of 1,280 numbers."""
@@ -75,33 +76,25 @@ def split(
 
 def _features(drawings: tuple[DrawingRecord, ...], cache: Path) -> Tensor:
     sources = (drawings_folder() / SOURCES).read_text(encoding="utf-8")  # with the checksums of the packages
+    facts = {"ids": [one.id for one in drawings], "sources": sources}
     if cache.exists():
-        stored = torch.load(cache, weights_only=True)
-        if stored["ids"] == [one.id for one in drawings] and stored.get("sources") == sources:
-            features: Tensor = stored["features"]
-            return features
+        stored, notes = load(cache)
+        if notes == facts:
+            return stored["features"]
     out = []
-    network = _network()
+    network = load_network()
     with torch.inference_mode():
         for begin in range(0, len(drawings), BATCH):
             images = [pixels(one) for one in drawings[begin : begin + BATCH]]
             maps = network.extract_features(torch.stack(images))
             out.append(maps.flatten(2).transpose(1, 2).half())
-        white = torch.from_numpy(np.broadcast_to((1 - MEAN) / DEVIATION, (SIDE, SIDE, 3)).transpose(2, 0, 1).copy())
+        white = torch.from_numpy(pixels_of(PILImage.new("RGB", (SIDE, SIDE), "white"), SIDE))
         out.append(network.extract_features(white[None]).flatten(2).transpose(1, 2).half())
     features = torch.cat(out)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part")
-    torch.save({"ids": [one.id for one in drawings], "sources": sources, "features": features}, part)
-    part.replace(cache)
+    save(cache, {"features": features}, facts)
     return features
 
 
 def pixels(drawing: DrawingRecord) -> Tensor:
     """float32 of [3, SIDE, SIDE], normalized as the processor of the assembled checkpoint does."""
-    from PIL import Image
-
-    with Image.open(drawings_folder() / IMAGES / drawing.file) as image:
-        small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    values = (np.asarray(small, dtype=np.float32) / 255 - MEAN) / DEVIATION
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+    return torch.from_numpy(pixels_of(drawing.image(drawings_folder()).open(), SIDE))

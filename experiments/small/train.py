@@ -12,7 +12,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +20,11 @@ from torch.nn import functional
 from experiments.small.drawings_data import DrawingSet
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.model import SmallModel
+from experiments.tiny.state import load, moments_of, restore_moments, save
 
 EVERY_TEXT, TEXT_WEIGHT, TEXT_TOKENS, TEXT_ROWS = 6, 1.0, 48, 4
 SAVE_SECONDS = 60.0
+STATE = "training.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Training:
     """A training that can be continued.
 
     Args:
-        out: Folder of `training.pt`.
+        out: Folder of `training.safetensors`.
         text: Token ids of plain text, [rows, TEXT_TOKENS].
     """
 
@@ -73,7 +74,7 @@ class Training:
         self.step, self.losses = 0, dict[str, float]()
 
     def run(self) -> None:
-        """Trains to the end, and writes `training.pt` on the way."""
+        """Trains to the end, and writes `training.safetensors` on the way."""
         if not self.resume():
             self._stage_a()
         saved = time.monotonic()
@@ -141,32 +142,30 @@ class Training:
             print(f"step {self.step:5}  {time.process_time() / 60:5.1f} CPU min  {losses}", flush=True)
 
     def _save(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = {
+        notes = {
             "recipe": asdict(self.recipe),
-            "weights": {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad},
-            "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.getstate(),
             "step": self.step,
             "losses": self.losses,
         }
-        torch.save(state, self.out / "training.tmp")
-        (self.out / "training.tmp").replace(self.out / "training.pt")
+        save(self.out / STATE, self._trained() | moments_of([self.optimizer]), notes)
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def resume(self) -> bool:
         """Reads the state of an interrupted training with the same recipe."""
-        file = self.out / "training.pt"
+        file = self.out / STATE
         if not file.exists():
             return False
-        state: dict[str, Any] = torch.load(file, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            raise RuntimeError(f"{file} is a training with another recipe: {state['recipe']}. Use another --out.")
-        parameters = dict(self.model.named_parameters())
+        tensors, notes = load(file)
+        if notes["recipe"] != asdict(self.recipe):
+            raise RuntimeError(f"{file} is a training with another recipe: {notes['recipe']}. Use another --out.")
         with torch.no_grad():
-            for name, value in state["weights"].items():
-                parameters[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
-        version, internal, gauss = state["rng"]
+            for name, parameter in self._trained().items():
+                parameter.copy_(tensors[name])
+        restore_moments([self.optimizer], tensors)
+        version, internal, gauss = notes["rng"]
         self.rng.setstate((version, tuple(internal), gauss))
-        self.step, self.losses = state["step"], state["losses"]
+        self.step, self.losses = notes["step"], notes["losses"]
         return True

@@ -33,10 +33,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def save_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.random.Generator, step: int) -> None:
     """Saves what a run needs to continue exactly: weights, optimizer moments, random stream, step."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for which, optimizer in enumerate(optimizers):
-        for i, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{which}.{i}.{k}": v for k, v in moments.items()}
-    save(path, tensors, {"step": step, "rng": rng.bit_generator.state})
+    save(path, tensors | moments_of(optimizers), {"step": step, "rng": rng.bit_generator.state})
 
 
 def load_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.random.Generator) -> int:
@@ -45,6 +42,23 @@ def load_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.rando
         return 0
     tensors, notes = load(path)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    restore_moments(optimizers, tensors)
+    rng.bit_generator.state = notes["rng"]
+    return int(notes["step"])
+
+
+def moments_of(optimizers: Optimizers) -> dict[str, Tensor]:
+    """The moments of each optimizer, by 'optimizer.N.PARAMETER.NAME'."""
+    return {
+        f"optimizer.{which}.{i}.{k}": v
+        for which, optimizer in enumerate(optimizers)
+        for i, moments in optimizer.state_dict()["state"].items()
+        for k, v in moments.items()
+    }
+
+
+def restore_moments(optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+    """Sets what `moments_of` gave, in place."""
     for which, optimizer in enumerate(optimizers):
         moments: dict[int, dict[str, Tensor]] = {}
         prefix = f"optimizer.{which}."
@@ -53,5 +67,3 @@ def load_run(path: Path, model: nn.Module, optimizers: Optimizers, rng: np.rando
                 i, name = key.removeprefix(prefix).split(".")
                 moments.setdefault(int(i), {})[name] = value
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    rng.bit_generator.state = notes["rng"]
-    return int(notes["step"])

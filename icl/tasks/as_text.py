@@ -1,4 +1,4 @@
-"""The same task as text and as images, as in "Text against picture" studies of multimodal ICL (2604.13403).
+"""The same task as text and as images, as in a study of multimodal ICL with text and image demonstrations (2604.13403).
 
     task: {name: as_text, of: {name: operators}, form: text}        "image: 3 ? 2. what is the result?"
     task: {name: as_text, of: {name: operators}, form: image}       unchanged

@@ -46,8 +46,8 @@ class EfficientNet:
         rows = []
         with torch.inference_mode():
             for images in decode_batches(all_images(items), BATCH):
-                inputs = torch.from_numpy(np.stack(list(map(_pixels, images))))
-                rows.append(_network().extract_features(inputs).mean(dim=(2, 3)).numpy())
+                inputs = torch.from_numpy(np.stack(list(map(pixels_of, images))))
+                rows.append(load_network().extract_features(inputs).mean(dim=(2, 3)).numpy())
         return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
@@ -56,10 +56,11 @@ class EfficientNet:
         )
 
 
-def _pixels(image: "PILImage") -> Vectors:
+def pixels_of(image: "PILImage", side: int = SIDE) -> Vectors:
+    """float32 of [3, side, side], normalized by the mean and deviation of ImageNet."""
     from PIL.Image import Resampling
 
-    small = image.resize((SIDE, SIDE), Resampling.BICUBIC)
+    small = image.resize((side, side), Resampling.BICUBIC)
     values = (np.asarray(small, dtype=np.float32) / 255 - MEAN) / DEVIATION
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
@@ -72,7 +73,8 @@ def _weights() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _network() -> Any:
+def load_network() -> Any:
+    """The network with its weights. Raises ModelError if the packages are absent."""
     import torch
 
     from retrievers.machinery.optional_packages import import_optional

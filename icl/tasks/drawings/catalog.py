@@ -7,6 +7,7 @@ Of openclipart, icons, buttons, stars and patterns are left out, and links, whic
 """
 
 import gzip
+import html
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ LEFT_OUT = ("computer/icons/", "computer/buttons/", "buttons/", "special/", "sha
 NO_KEYWORDS = frozenset(
     {"hash", "magick", "unsorted", "clip art", "clipart", "contour", "colouring book", "externalsource"}
 )
+NOT_BY_NOUN = frozenset({"flags", "roadsigns", "weather", "people"})
+"""Folders whose titles name a country, a rule or a role."""
+ITALIAN = frozenset({"Architetto Francesco Rollandin"})
+"""Authors whose titles are Italian words, some of which are English ones of another meaning."""
 _LINKED = re.compile(rb"<image[^>]*href=\"(?!data:)")
 """An SVG that shows an image file, which the package does not have."""
 
@@ -46,6 +51,12 @@ class SourceDrawing:
     keywords: tuple[str, ...] = ()
     author: str = ""
     left_out: str = ""
+
+    @property
+    def is_titled_by_noun(self) -> bool:
+        """Whether the title may name what the drawing shows in English."""
+        in_folder = NOT_BY_NOUN & set(self.folder.split("/"))
+        return not in_folder and self.author not in ITALIAN and "iconset" not in self.title
 
 
 def openclipart(deb: Path) -> Iterator[SourceDrawing]:
@@ -77,7 +88,7 @@ def _metadata(svg: bytes) -> tuple[str, tuple[str, ...], str]:
     work = next((child for child in root if child.tag.endswith("}Work")), None)
     if work is None:
         return "", (), ""
-    title = " ".join((work.findtext(f"{_DC}title") or "").split())
+    title = " ".join(html.unescape(work.findtext(f"{_DC}title") or "").split())
     words = [(item.text or "").strip().lower().replace("_", " ") for item in work.iterfind(f"{_DC}subject//{_RDF}li")]
     author = " ".join((work.findtext(f"{_DC}creator//{_DC}title") or "").split())
     return title, tuple(word for word in words if word and word not in NO_KEYWORDS), author

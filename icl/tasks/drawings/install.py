@@ -179,7 +179,7 @@ def _build(
 
 def _row(one: SourceDrawing, nouns: Nouns) -> DrawingRecord:
     number = hashlib.sha256(one.name.encode()).hexdigest()[:10]  # its name would give the noun away
-    noun = nouns.noun_of(one.title, one.keywords)
+    noun = nouns.noun_of(one.title, one.keywords) if one.is_titled_by_noun else None
     return DrawingRecord(
         id=f"{one.style}-{number}",
         file=f"{one.style}-{number}.png",

@@ -27,7 +27,7 @@ class PlacedShapes:
     def __call__(self) -> "PILImage":
         from PIL import Image as PILImage
 
-        rng = StreamKey(self.seed, self.name).numpy("picture")
+        rng = StreamKey(self.seed, self.name).numpy("image")
         ground = (int(rng.integers(228, 256)), int(rng.integers(228, 256)), int(rng.integers(228, 256)))
         canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
         for (color, shape), cell in zip(self.concepts, self.cells, strict=True):

@@ -94,6 +94,7 @@ def make_packages(folder: Path) -> Path:
     contents[f"{art}things/copy.svg"] = contents[f"{art}things/apple_Ann_0.svg"]
     contents[f"{art}things/blank.svg"] = SVG.format(title="Pear", author="Ann", keyword="x", body="").encode()
     contents[f"{art}things/sign.svg"] = svg("Horse signs", "Ann")
+    contents[f"{art}signs/flags/pear.svg"] = svg("Pear", "Dan")
     contents[f"{art}things/far.svg"] = SVG.format(
         title="Dog", author="Ann", keyword="x", body='<image href="dog.png"/>'
     ).encode()

@@ -27,6 +27,7 @@ def test_drawings_have_titles_authors_nouns_and_a_reason_where_left_out(packages
     assert (apple.title, apple.author, apple.noun, apple.category) == ("A apple", "Ann", "apple", "food")
     assert apple.keywords == ("thing",), "'hash' is an artifact of the package"
     assert rows["openclipart", "Horse signs", "Ann"].noun == "", "signs about horses show no horse"
+    assert rows["openclipart", "Pear", "Dan"].noun == "", "a flag shows no thing"
     assert rows["tuxpaint", "A pear", ""].noun == "pear"
     left_out = json.loads((folder / SOURCES).read_text())["left_out"]
     assert left_out == {
