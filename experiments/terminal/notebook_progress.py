@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.terminal.progress import LineProgress, SilentProgress, format_duration
+from experiments.terminal.progress import LiveProgress, format_duration
 from icl.errors import strip_control_characters
 
 UPDATE_EVERY = 0.25
@@ -24,21 +24,13 @@ def is_in_notebook() -> bool:
 
 
 @dataclass
-class NotebookProgress(LineProgress):
+class NotebookProgress(LiveProgress):
     """A progress bar as HTML, with notes and failures below it."""
 
     lines: list[str] = field(default_factory=list)
     handle: Any = None
     last_update: float = 0.0
     finished: bool = False
-
-    def advance(self, samples: int, work: float | None = None) -> None:
-        SilentProgress.advance(self, samples, work)
-        self._beat()
-
-    def set_phase(self, what: str, reset_rate: bool = False) -> None:
-        SilentProgress.set_phase(self, what, reset_rate)
-        self._beat()
 
     def end(self) -> None:
         super().end()

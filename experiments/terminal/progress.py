@@ -238,7 +238,16 @@ class LineProgress(SilentProgress):
 
 
 @dataclass
-class BarProgress(LineProgress):
+class LiveProgress(LineProgress):
+    """A progress display that is updated in place, so a phase needs no line of its own."""
+
+    def set_phase(self, what: str, reset_rate: bool = False) -> None:
+        SilentProgress.set_phase(self, what, reset_rate)
+        self._beat()
+
+
+@dataclass
+class BarProgress(LiveProgress):
     """A progress bar with samples, rate and remaining time, for terminals."""
 
     bar: "Bar | None" = None
@@ -257,14 +266,6 @@ class BarProgress(LineProgress):
         self.task = self.bar.add_task("run", total=samples, completed=samples_done, text="")
         self._beat()
         self.bar.start()
-
-    def advance(self, samples: int, work: float | None = None) -> None:
-        SilentProgress.advance(self, samples, work)
-        self._beat()
-
-    def set_phase(self, what: str, reset_rate: bool = False) -> None:
-        SilentProgress.set_phase(self, what, reset_rate)
-        self._beat()
 
     def end(self) -> None:
         super().end()
