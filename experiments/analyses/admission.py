@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import (
+    add_cell_column,
     answered_samples,
-    interval_columns,
     iter_settings,
     make_table,
+    prefixed_interval,
     require_sample_metric,
 )
 from experiments.stats.arms import UNIT
-from experiments.store.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ ADVICE = "In grid, shots: [0, 4] and transforms: [[], [{name: images, how: blank
 def analyze(view: "RunView") -> "DataFrame":
     """One row per setting with shots. Raises ConfigError if one of the three settings was not run."""
     require_sample_metric(view)
-    rows = answered_samples(view, with_demos=False)
-    forms = {digest: _form(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
-    rows = rows.assign(**{FORM: rows["cell"].map(forms)})
-    rows = rows[rows[FORM].notna() & rows[view.metric].notna()]
+    rows = add_cell_column(view, answered_samples(view, with_demos=False), FORM, _form)
+    rows = rows[rows[view.metric].notna()]
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("transforms", "shots", "retriever", "order")):
         keys = ["query", "seed", UNIT]
@@ -71,8 +69,7 @@ def _verdict(wide: "DataFrame", lower_is_better: bool) -> dict[str, Any]:
     line: dict[str, Any] = {"zero": float(wide["zero"].mean())}
     for name, column in (("gain", "full"), ("blanked", "blank")):
         values = sign * (wide[column] - wide["zero"]).to_numpy(dtype=float)
-        interval = interval_columns(values, clusters, name)
-        line |= {name: interval[name], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+        line |= prefixed_interval(values, clusters, name)
     line["share"] = (line["gain"] - line["blanked"]) / line["gain"] if line["gain"] > 0 else np.nan
     verdict = "yes" if line["blanked_low"] <= 0 else "no"
     return {**line, "admitted": verdict if line["gain_low"] > 0 else "unclear", "n": len(wide)}

@@ -18,10 +18,10 @@ from experiments.analyses.shared import (
     interval_columns,
     iter_settings,
     make_table,
+    read_cells,
     require_sample_metric,
 )
 from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
-from experiments.store.store import Store
 from icl.errors import ConfigError
 from retrievers.neighbor_swap import SWAPPED
 
@@ -40,7 +40,7 @@ def analyze(view: "RunView") -> "DataFrame":
     require_sample_metric(view)
     rows = answered_samples(view)
     rows = rows[rows[view.metric].notna()]
-    cells = {digest: _parts(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
+    cells = {digest: _parts(cell) for digest, cell in read_cells(view, rows).items()}
     rows = rows.assign(
         **{BASE: rows["cell"].map(lambda d: cells[d][0]), PLACE: rows["cell"].map(lambda d: cells[d][1])}
     )

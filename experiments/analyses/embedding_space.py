@@ -14,8 +14,7 @@ it with the precision of `retrieval`. Vectors come from the cache of embeddings.
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.shared import answered_samples, make_table
-from experiments.store.store import Store
+from experiments.analyses.shared import answered_samples, make_table, read_cells
 from icl.errors import ConfigError
 from icl.registry import build
 from retrievers.diagnostics.embedding_space import diagnose
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 def analyze(view: "RunView") -> "DataFrame":
     """One row per encoder and task. Raises ConfigError if no retriever of the run compares vectors."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for digest in answered_samples(view, with_demos=False)["cell"].unique():
-        cell = Store(view.path).read_cell(str(digest)) or {}
+    for cell in read_cells(view, answered_samples(view, with_demos=False)).values():
         if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
             continue  # code that the run names by path
         retriever = build("retriever", cell["retriever"])

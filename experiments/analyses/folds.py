@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from experiments.analyses.shared import read_cells
 from experiments.grid.axis_labels import short_labels
 from experiments.stats.arms import UNIT, tidy_frame
-from experiments.store.store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,8 +24,7 @@ def merge_folds(view: "RunView", rows: "DataFrame") -> "DataFrame | None":
 
     Groups are joined across folds: one emoji occurs in the drawings of several vendors.
     """
-    store = Store(view.path)
-    cells = {digest: store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
+    cells = read_cells(view, rows)
     if len({_held_out(cell.get("task")) for cell in cells.values()}) < 2:
         return None
     columns = rows.drop(columns=[UNIT], errors="ignore")

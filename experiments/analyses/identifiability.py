@@ -16,6 +16,7 @@ from experiments.analyses.shared import (
     interval_columns,
     iter_settings,
     make_table,
+    prefixed_interval,
     require_sample_metric,
 )
 from experiments.stats.sample_rows import to_records, unit_labels
@@ -45,8 +46,7 @@ def analyze(view: "RunView") -> "DataFrame":
             ("where", [r for r in rows if _is_identifiable(r)]),
             ("else", [r for r in rows if not _is_identifiable(r)]),
         ):
-            intervals = interval_columns([row[view.metric] for row in own], unit_labels(own), name)
-            line |= {name: intervals[name], f"{name}_low": intervals["low"], f"{name}_high": intervals["high"]}
+            line |= prefixed_interval([row[view.metric] for row in own], unit_labels(own), name)
         table_rows.append({**line, "n": len(rows)})
     if not table_rows:
         raise ConfigError(

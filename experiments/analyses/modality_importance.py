@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import (
+    add_cell_column,
     answered_samples,
-    interval_columns,
     iter_settings,
     make_table,
+    prefixed_interval,
     require_sample_metric,
 )
 from experiments.stats.arms import UNIT
-from experiments.store.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,10 +42,8 @@ FULL_INPUT = "shown"
 def analyze(view: "RunView") -> "DataFrame":
     """One row per setting. Raises ConfigError if one of the three sets of modalities was not run."""
     require_sample_metric(view)
-    rows = answered_samples(view, with_demos=False)
-    sets = {digest: _set(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
-    rows = rows.assign(**{FULL_INPUT: rows["cell"].map(sets)})
-    rows = rows[rows[FULL_INPUT].notna() & rows[view.metric].notna()]
+    rows = add_cell_column(view, answered_samples(view, with_demos=False), FULL_INPUT, _set)
+    rows = rows[rows[view.metric].notna()]
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, rows, without=("transforms",)):
         wide = samples.pivot_table(
@@ -65,8 +63,7 @@ def analyze(view: "RunView") -> "DataFrame":
         ]
         line: dict[str, Any] = {**setting}
         for name, values in importance.items():
-            middle = interval_columns(values, clusters, name)
-            line |= {name: middle[name], f"{name}_low": middle["low"], f"{name}_high": middle["high"]}
+            line |= prefixed_interval(values, clusters, name)
         table_rows.append({**line, **{name: shares.count(name) / len(shares) for name in CLASSES}, "n": len(shares)})
     if not table_rows:
         raise ConfigError(

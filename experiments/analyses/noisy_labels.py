@@ -8,15 +8,15 @@
 The shares are those of the transform `noisy_labels` in the axis `transforms`; [] is share 0.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, as_deterioration, iter_settings, make_table
+from experiments.analyses.shared import add_cell_column, answered_samples, as_deterioration, iter_settings, make_table
 from experiments.stats.pairs import align_pairs, paired_test
 from experiments.stats.significance import holm
 from experiments.stats.summary import estimate_arm
-from experiments.store.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,11 +30,9 @@ SHARE = "share"
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per setting and share. Raises ConfigError if no setting has two shares."""
-    rows = answered_samples(view)
-    shares = {digest: _share(view, str(digest)) for digest in rows["cell"].unique()}
-    rows = rows.assign(**{SHARE: rows["cell"].map(shares)})
+    rows = add_cell_column(view, answered_samples(view), SHARE, _share)
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, rows[rows[SHARE].notna()], without=("transforms",)):
+    for setting, samples in iter_settings(view, rows, without=("transforms",)):
         points = list(samples.groupby(SHARE))
         if len(points) < 2:
             continue
@@ -79,9 +77,9 @@ def _against(first: "DataFrame", point: "DataFrame", view: "RunView") -> dict[st
     return {"drop": as_deterioration(view.better, result.low, result.difference, result.high)[1], "p": result.p}
 
 
-def _share(view: "RunView", digest: str) -> float | None:
+def _share(cell: Mapping[str, Any]) -> float | None:
     """0 without transforms, the share of noise if it is the only transform, else None."""
-    nodes = (Store(view.path).read_cell(digest) or {}).get("transforms") or []
+    nodes = cell.get("transforms") or []
     if not nodes:
         return 0.0
     return float(nodes[0][SHARE]) if len(nodes) == 1 and nodes[0].get("name") == NAME else None

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments.analyses.shared import add_cell_column, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.arms import UNIT
 from experiments.stats.sample_rows import predicted_option, text_items, to_records
-from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 
@@ -38,11 +37,9 @@ Turns = Sequence[tuple[int | None, int | None, bool]]
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per setting. Raises ConfigError if no question was asked under all shifts of its options."""
-    rows = answered_samples(view, with_demos=False)
-    shifts = {digest: _shift(Store(view.path).read_cell(str(digest)) or {}) for digest in rows["cell"].unique()}
-    rows = rows.assign(**{SHIFT: rows["cell"].map(shifts)})
+    rows = add_cell_column(view, answered_samples(view, with_demos=False), SHIFT, _shift)
     table_rows: list[dict[str, Any]] = []
-    for setting, samples in iter_settings(view, rows[rows[SHIFT].notna()], without=("transforms",)):
+    for setting, samples in iter_settings(view, rows, without=("transforms",)):
         questions = _questions(to_records(samples))
         if questions:
             table_rows.append({**setting, **shift_statistics(questions)})

@@ -18,11 +18,11 @@ from experiments.analyses.shared import (
     interval_columns,
     iter_settings,
     make_table,
+    read_cells,
     require_sample_metric,
 )
 from experiments.stats.pairs import UnpairedError
 from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
-from experiments.store.store import Store
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,10 +73,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:
     """The cells whose orders are compared."""
-    nodes = {
-        str(digest): (Store(view.path).read_cell(str(digest)) or {}).get("order") for digest in rows["cell"].unique()
-    }
-    ordered = {digest: node for digest, node in nodes.items() if node}
+    ordered = {digest: node for digest, cell in read_cells(view, rows).items() if (node := cell.get("order"))}
     permuted = {digest for digest, node in ordered.items() if node.get("name") == "permutation"}
     if len({ordered[digest].get("index") for digest in permuted}) > 1:
         return permuted

@@ -1,6 +1,6 @@
 """Helpers of analyses: answered samples, settings, intervals and tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from experiments.stats.arms import iter_arms, label_axes
 from experiments.stats.intervals import estimate_mean
 from experiments.stats.sample_rows import as_sequence
+from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.base import Better
 
@@ -44,6 +45,21 @@ def require_sample_metric(view: "RunView") -> None:
     )
 
 
+def read_cells(view: "RunView", rows: "DataFrame") -> dict[str, Mapping[str, Any]]:
+    """Digest -> description of each cell of the rows. Empty if the run has none."""
+    store = Store(view.path)
+    return {str(digest): store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
+
+
+def add_cell_column(
+    view: "RunView", rows: "DataFrame", name: str, read: Callable[[Mapping[str, Any]], Any]
+) -> "DataFrame":
+    """The rows with a column `name` of what `read` returns for their cell, without those for which it is None."""
+    values = {digest: read(cell) for digest, cell in read_cells(view, rows).items()}
+    rows = rows.assign(**{name: rows["cell"].map(values)})
+    return rows[rows[name].notna()]
+
+
 def iter_settings(
     view: "RunView", rows: "DataFrame", without: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
@@ -70,6 +86,12 @@ def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> di
         return {name: np.nan, "low": np.nan, "high": np.nan}
     interval = estimate_mean(x, np.asarray(units))
     return {name: interval.mean, "low": interval.low, "high": interval.high}
+
+
+def prefixed_interval(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:
+    """The columns `name`, `name`_low and `name`_high of a mean over clusters, for rows with several intervals."""
+    middle, low, high = interval_columns(values, units, name).values()
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 
 def make_table(
