@@ -142,7 +142,8 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
         base, *metadata = get_args(hint) if is_annotated else (hint,)
         choices = get_args(base) if get_origin(base) is Literal else ()
         texts = [extra.text for extra in metadata if isinstance(extra, ExpectedText)]
-        expected = texts[0] if texts else f"one of {', '.join(choices)}" if choices else _describe_type(base)
+        bound = _BOUND_WORDS.get(problem["type"], "").format(**problem.get("ctx", {}))
+        expected = texts[0] if texts else f"one of {', '.join(choices)}" if choices else bound or _describe_type(base)
         raise ConfigError(
             f"{where}: {key} must be {expected}, not {node!r}.{did_you_mean(str(node), choices)}"
         ) from error
@@ -159,6 +160,7 @@ def _describe_type(hint: Any) -> str:
     return _TYPE_WORDS.get(kind, str(getattr(kind, "__name__", kind)))
 
 
+_BOUND_WORDS = {"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}", "less_than": "below {lt:g}"}
 _TYPE_WORDS: Mapping[Any, str] = {
     float: "a number",
     int: "a whole number",
@@ -326,8 +328,7 @@ def _parse_statements(document: Document, key: str, node: Any) -> tuple[Any, ...
             _check_arm(document, (key, i, name), one[name])
         _check_statement(document, (key, i), one)
         hints = get_type_hints(spec, include_extras=True)
-        numbers = {name: float(value) if type(value) is int else value for name, value in one.items()}
-        values = {name: _check_type(hints[name], name, v, document.where(key, i, name)) for name, v in numbers.items()}
+        values = {name: _check_type(hints[name], name, v, document.where(key, i, name)) for name, v in one.items()}
         statements.append(spec(**values))
     return tuple(statements)
 
@@ -381,13 +382,7 @@ def _parse_tune(document: Document, key: str, node: Any) -> TuneSpec:
     if node.get("task") is None:
         raise ConfigError(f"{document.where(key)}: tune needs `task`, the task with the training queries.")
     _check_names(TuneSpec, document, key, node)
-    numbers = {name: float(value) if _is_float(name, value) else value for name, value in node.items()}
-    return TuneSpec(**_spec_values(TuneSpec, document, key, numbers))
-
-
-def _is_float(name: str, value: Any) -> bool:
-    """Whether a whole number in the file belongs to a key with decimals, such as `alpha: 32`."""
-    return type(value) is int and isinstance(getattr(TuneSpec, name, None), float)
+    return TuneSpec(**_spec_values(TuneSpec, document, key, node))
 
 
 def _check_names(spec: type, document: Document, key: str, node: Mapping[str, Any]) -> None:

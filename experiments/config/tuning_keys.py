@@ -1,6 +1,6 @@
 """The keys of `tune` in an experiment file: how `icl tune` trains an adapter for the model of the file.
 
-They change no sample and no digest. `icl run` reads them over.
+They change no sample and no digest. `icl run` ignores them.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class TuneSpec:
     task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
     dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
     objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: of the answer against a wrong one, and sft
-    shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # demonstrations of an episode; null: the most of the file
+    shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # shots of an episode; null: the largest number of the file
     steps: Steps = 200  # optimizer steps
     batch: Count = 16  # episodes of a step
     rows: Count = 16  # episodes of one forward pass; fewer need less memory
