@@ -178,14 +178,14 @@ def _others(view: RunView) -> list[RunView]:
     return [replace(view, metric=m) for m in view.metrics if m != view.metric and view.scores[m].notna().any()]
 
 
-def _undrawn(view: RunView) -> set[str]:
+def _undrawn(view: RunView) -> frozenset[str]:
     """The controls, if they are too many for a figure."""
     named = tables.control_labels(view)
-    return named if len(named) > MAX_PLOTTED_CONTROLS else set()
+    return named if len(named) > MAX_PLOTTED_CONTROLS else frozenset()
 
 
 def _looks(view: RunView, task_tables: Sequence[tables.TaskTable]) -> figures.LineStyles:
-    return figures.assign_line_styles(task_tables, {name for names in view.controls.values() for name in names})
+    return figures.assign_line_styles(task_tables, view.control_names)
 
 
 def _family(frame: "DataFrame") -> str:

@@ -162,10 +162,9 @@ def differences_or_reason(view: RunView) -> "tuple[DataFrame | None, str]":
         return None, str(error)
 
 
-def control_labels(view: RunView) -> set[str]:
+def control_labels(view: RunView) -> frozenset[str]:
     """The labels of decodings that are controls, but neither strategies with controls nor the reference."""
-    named = {name for names in view.controls.values() for name in names}
-    return named - {*view.controls, str(view.to.get("decoding"))}
+    return view.control_names - {*view.controls, str(view.to.get("decoding"))}
 
 
 def curve_frame(task_tables: Sequence[TaskTable]) -> "DataFrame":

@@ -95,6 +95,11 @@ class RunView:
         columns = {"task", "shots", *self.row_axes}
         return {axis: self.scores[axis].iloc[0] for axis in self.axes if axis not in columns}
 
+    @cached_property
+    def control_names(self) -> frozenset[str]:
+        """The labels of all controls. A strategy may be the control of another one."""
+        return frozenset(name for names in self.controls.values() for name in names)
+
     @property
     def better(self) -> Better:
         """The good direction of `metric`."""

@@ -133,9 +133,8 @@ def collect_leaderboard(
 def _check(view: RunView, metrics: Sequence[str]) -> None:
     if view.is_sequential:
         raise ConfigError(f"{view.path}: {view.sequential_note}")
-    controls = {name for names in view.controls.values() for name in names}
     names = set(view.scores["decoding"]) if "decoding" in view.scores else set()
-    if not names - controls - {view.reference}:
+    if not names - view.control_names - {view.reference}:
         raise ConfigError(
             f"{view.path}: the run has no decoding method beside its reference. Put methods into grid.decoding and set "
             "`controls: default`, as `icl ls configs decoding_controls` does."
@@ -165,11 +164,12 @@ def _columns(
     view: RunView, part: ComparedSamples, verdicts: Mapping[tuple[str, str], MethodVerdict]
 ) -> Iterator[tuple[str, LeaderboardColumn]]:
     """(task, column) of each subject that has a method."""
-    controls = {name for names in view.controls.values() for name in names}
     per_forward = _seconds_per_forward(view)
     lower = " (lower is better)" if part.better == "lower" else ""
     for subject, rows in split_by_subject(part.samples, part.settings):
-        names = [str(name) for name in axis_values(rows, "decoding") if name == part.base or name not in controls]
+        names = [
+            str(name) for name in axis_values(rows, "decoding") if name == part.base or name not in view.control_names
+        ]
         if set(names) <= {part.base}:
             continue
         cells = {
@@ -222,8 +222,7 @@ def _notes(view: RunView) -> Iterator[str]:
 
 
 def _uncontrolled(view: RunView) -> set[str]:
-    controls = {name for names in view.controls.values() for name in names}
-    return {str(name) for name in view.scores["decoding"]} - set(view.controls) - controls - {view.reference}
+    return {str(name) for name in view.scores["decoding"]} - set(view.controls) - view.control_names - {view.reference}
 
 
 def _label_notes(views: Sequence[RunView]) -> Iterator[str]:

@@ -54,7 +54,7 @@ def frontier_tables(view: RunView) -> tuple[list[FrontierTable], str]:
 
 
 def _table(view: RunView, group: CaptionGroup) -> FrontierTable:
-    controls = {name for names in view.controls.values() for name in names}
+    controls = view.control_names
     rows = sorted(group.rows, key=lambda row: (str(row["decoding"]) in controls, row["decoding"] != view.reference))
     named = [row for row in rows if str(row["decoding"]) not in controls]
     looks = {str(row["decoding"]): LineStyle(i, i // 8 + i) for i, row in enumerate(named)}
