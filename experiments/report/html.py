@@ -178,10 +178,10 @@ def _others(view: RunView) -> list[RunView]:
     return [replace(view, metric=m) for m in view.metrics if m != view.metric and view.scores[m].notna().any()]
 
 
-def _undrawn(view: RunView) -> frozenset[str]:
+def _undrawn(view: RunView) -> set[str]:
     """The controls, if they are too many for a figure."""
     named = tables.control_labels(view)
-    return named if len(named) > MAX_PLOTTED_CONTROLS else frozenset()
+    return named if len(named) > MAX_PLOTTED_CONTROLS else set()
 
 
 def _looks(view: RunView, task_tables: Sequence[tables.TaskTable]) -> figures.LineStyles:

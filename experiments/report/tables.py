@@ -128,8 +128,8 @@ class TaskTable:
 
 
 def _is_same_by_construction(row: ScoreRow, other: ScoreRow) -> bool:
-    """Whether the two rows have the same cells, and what decides them is known and equal."""
-    if row.baseline or other.baseline or set(row.cells) != set(other.cells):
+    """Whether the two rows have the same cells, at least one, and what decides them is known and equal."""
+    if row.baseline or other.baseline or not row.cells or set(row.cells) != set(other.cells):
         return False
     return all(row.decided_by.get(k) and row.decided_by[k] == other.decided_by.get(k) for k in row.cells)
 
@@ -162,9 +162,9 @@ def differences_or_reason(view: RunView) -> "tuple[DataFrame | None, str]":
         return None, str(error)
 
 
-def control_labels(view: RunView) -> frozenset[str]:
+def control_labels(view: RunView) -> set[str]:
     """The labels of decodings that are controls, but neither strategies with controls nor the reference."""
-    return view.control_names - {*view.controls, str(view.to.get("decoding"))}
+    return {*view.control_names} - {*view.controls, str(view.to.get("decoding"))}
 
 
 def curve_frame(task_tables: Sequence[TaskTable]) -> "DataFrame":
