@@ -108,6 +108,11 @@ def replace_instruction(prompt: Prompt, text: str) -> Prompt:
     return replace(prompt, turns=tuple(turns))
 
 
+def question_text(prompt: Prompt) -> str:
+    """The query's question; '' without one."""
+    return "".join(part.text or "" for part in prompt.parts() if part.name == spans.QUESTION)
+
+
 def wrap_question(prompt: Prompt, before: str = "", after: str = "") -> Prompt:
     """The prompt with texts before and after the query's question.
 

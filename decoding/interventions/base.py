@@ -179,7 +179,7 @@ class FittedMethod(SteeringMethod):
     def vectors(self) -> "Tensor":
         """The tensor of the method, or that of the control."""
         own = self.file.tensors[self.tensor]
-        if self.control == "none":
+        if self.control in ("none", "random_heads"):
             return own
         if self.control == "random":
             return self.random_vectors(own)

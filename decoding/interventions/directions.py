@@ -6,11 +6,11 @@ u is a unit direction at each layer. The edit acts on what the MLP adds, at ever
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from decoding.interventions.edits import edit_digest
+from decoding.interventions.edits import Copies, edit_digest
 from icl.models.interventions import Site, Where
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class DirectionEdit:
     directions: "Mapping[Site, Tensor]"
     lam: float
     where: Where = EVERYWHERE
-    _units: dict[tuple[Site, object], "Tensor"] = field(default_factory=dict, repr=False)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -60,13 +59,14 @@ class DirectionEdit:
     def digest(self) -> str:
         return edit_digest(f"direction {astuple(self.where)}", self.directions, self.lam, self.where)
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    @cached_property
+    def _units(self) -> Copies:
         from torch.nn import functional
 
-        key = site, x.device
-        if key not in self._units:
-            self._units[key] = functional.normalize(self.directions[site].float(), dim=-1).to(x.device)
-        return turned(x, self._units[key], self.lam)
+        return Copies({site: functional.normalize(own.float(), dim=-1) for site, own in self.directions.items()})
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        return turned(x, self._units.on(x.device, site), self.lam)
 
 
 def directions_by_site(model: "HF", vectors: "Tensor") -> "dict[Site, Tensor]":

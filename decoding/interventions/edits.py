@@ -5,15 +5,16 @@ add        x + s v
 heads      the rows of x [n, H, e] of some heads are replaced
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icl.models.interventions import Site, Where
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 END = Where()
@@ -39,6 +40,21 @@ def with_heads(x: "Tensor", heads: Sequence[int], values: "Tensor", strength: fl
     return own
 
 
+class Copies:
+    """The float32 tensors of an edit, with one copy on each device that needs them."""
+
+    def __init__(self, tensors: "Mapping[Any, Tensor]") -> None:
+        self.tensors = tensors
+        self._copies: dict[tuple[Hashable, object], Tensor] = {}
+
+    def on(self, device: "torch.device", name: Hashable) -> "Tensor":
+        """The tensor of a site or layer on the device."""
+        key = name, device
+        if key not in self._copies:
+            self._copies[key] = self.tensors[name].float().to(device)
+        return self._copies[key]
+
+
 @dataclass(frozen=True, eq=False)
 class VectorEdit:
     """An intervention that adds a vector at each of its sites, or replaces the states by it.
@@ -54,7 +70,6 @@ class VectorEdit:
     how: How = "add"
     strength: float = 1.0
     where: Where = END
-    _on_device: dict[tuple[Site, object], "Tensor"] = field(default_factory=dict, repr=False)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -68,11 +83,12 @@ class VectorEdit:
     def digest(self) -> str:
         return edit_digest(self.how, self.vectors, self.strength, self.where)
 
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self.vectors)
+
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
-        key = site, x.device
-        if key not in self._on_device:
-            self._on_device[key] = self.vectors[site].float().to(x.device)
-        vector = self._on_device[key]
+        vector = self._copies.on(x.device, site)
         return replaced(x, vector, self.strength) if self.how == "replace" else shifted(x, vector, self.strength)
 
 
@@ -91,7 +107,6 @@ class HeadEdit:
     values: "Mapping[int, Tensor]"
     strength: float = 1.0
     where: Where = END
-    _on_device: dict[tuple[Site, object], "Tensor"] = field(default_factory=dict, repr=False)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -106,11 +121,12 @@ class HeadEdit:
         layers = {Site("heads", layer): values for layer, values in self.values.items()}
         return edit_digest(f"heads {sorted(self.heads.items())}", layers, self.strength, self.where)
 
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self.values)
+
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
-        key = site, x.device
-        if key not in self._on_device:
-            self._on_device[key] = self.values[site.layer].float().to(x.device)
-        return with_heads(x, self.heads[site.layer], self._on_device[key], self.strength)
+        return with_heads(x, self.heads[site.layer], self._copies.on(x.device, site.layer), self.strength)
 
 
 def tensor_digest(tensor: "Tensor") -> str:

@@ -57,14 +57,11 @@ class FunctionVector(FittedMethod):
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "random_heads", "shuffled", "zero_shot")
 
     def intervention(self) -> VectorEdit:
-        heads, shape = self._heads(), self.file.tensors["effects"].shape
-        contributions = self.file.tensors["contributions"]
+        heads, is_random = self._heads(), self.control == "random"
         if self.control == "random_heads":
-            heads = random_heads(shape, heads, self.draw)
-        elif self.control in ("shuffled", "zero_shot"):
-            contributions = self.vectors
-        vector = summed(contributions, heads)
-        if self.control == "random":
+            heads = random_heads(self.file.tensors["effects"].shape, heads, self.draw)
+        vector = summed(self.file.tensors["contributions"] if is_random else self.vectors, heads)
+        if is_random:
             vector = self.random_vectors(vector)
         site = Site("residual", int(self.chosen("layer")))
         return VectorEdit({site: vector}, "add", self.strength, Where(part=self.part))

@@ -70,20 +70,14 @@ class MTV(FittedMethod):
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "random_heads", "shuffled", "zero_shot")
 
     def intervention(self) -> HeadEdit:
-        tensors, where = self.file.tensors, Where(part=self.part)
-        layers = [int(layer) for layer in self.file.parameters["layers"]]
-        inputs, heads = tensors["heads"], self._heads()
+        layers, heads = [int(layer) for layer in self.file.parameters["layers"]], self._heads()
         if self.control == "random_heads":
-            heads = random_heads(inputs.shape, heads, self.draw)
-        elif self.control == "random":
-            inputs = self.random_vectors(inputs)
-        elif self.control != "none":
-            inputs = self.vectors
-        return head_edit(layers, inputs, heads, self.strength, where=where)
+            heads = random_heads(self.vectors.shape, heads, self.draw)
+        return head_edit(layers, self.vectors, heads, self.strength, where=Where(part=self.part))
 
     def _heads(self) -> Heads:
         if self.file.parameters["search"] == "reinforce":
-            return [(int(i), int(head)) for i, head in self.file.tensors["mask"].nonzero().tolist()]
+            return _as_heads(self.file.tensors["mask"])
         return chosen_heads(self.file.tensors["effects"], int(self.chosen("num_heads")))
 
     def offers(self, control: Control) -> bool:

@@ -55,13 +55,11 @@ class STV(FittedMethod):
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "random_heads")
 
     def intervention(self) -> HeadEdit:
-        inputs, layers = self.file.tensors["heads"], [int(layer) for layer in self.file.parameters["layers"]]
+        layers = [int(layer) for layer in self.file.parameters["layers"]]
         heads = [(int(i), int(head)) for i, head in self.file.parameters["heads"]]
         if self.control == "random_heads":
-            heads = random_heads(inputs.shape, heads, self.draw)
-        elif self.control == "random":
-            inputs = self.random_vectors(inputs)
-        return head_edit(layers, inputs, heads, self.strength, where=Where(part=self.part))
+            heads = random_heads(self.vectors.shape, heads, self.draw)
+        return head_edit(layers, self.vectors, heads, self.strength, where=Where(part=self.part))
 
     def offers(self, control: Control) -> bool:
         possible = control != "random_heads" or leaves_others(

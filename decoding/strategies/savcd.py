@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.base import DefaultNote, Generate, Note, Strategy
 from decoding.formulas.divergences import entropy
-from decoding.prompt_edits import remove_demonstrations, replace_question
+from decoding.prompt_edits import question_text, remove_demonstrations, replace_question
 from decoding.traits import Traits
-from icl import edits, spans
+from icl import edits
 from icl.constraints import Fraction, NonNegative, PositiveInt
 from icl.registry import component
 from icl.types import Prompt
@@ -105,6 +105,5 @@ def chosen_change(answer: str) -> str:
 
 def _request(prompt: Prompt) -> Prompt:
     """The query's image and the question of the choice, without demonstrations."""
-    question = "".join(part.text or "" for part in prompt.parts() if part.name == spans.QUESTION)
-    text = REQUEST.format(question=question, changes=", ".join(CHANGES))
+    text = REQUEST.format(question=question_text(prompt), changes=", ".join(CHANGES))
     return replace_question(remove_demonstrations(prompt), text)

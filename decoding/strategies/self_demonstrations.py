@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decoding.base import Generate, Note, Strategy
-from decoding.prompt_edits import remove_demonstrations, replace_question, wrap_question
+from decoding.prompt_edits import question_text, remove_demonstrations, replace_question, wrap_question
 from decoding.traits import Traits
 from icl import spans
 from icl.constraints import PositiveInt
@@ -62,7 +62,7 @@ class SelfDemonstrations(Strategy):
         asked_of = [i for i in owners for _ in range(self.variations)]
         numbers = [number for _ in owners for number in range(1, self.variations + 1)]
         requests = [
-            replace_question(bare[i], VARY.format(question=_question(prompts[i]), number=number))
+            replace_question(bare[i], VARY.format(question=question_text(prompts[i]), number=number))
             for i, number in zip(asked_of, numbers, strict=True)
         ]
         questions = [text.strip() for text in generate(requests, self.max_new_tokens)]
@@ -103,7 +103,3 @@ def chosen_pairs(pairs: Sequence[tuple[Pair, bool]], count: int) -> list[Pair]:
         if all(pair):
             usable.setdefault(pair, is_confirmed)
     return sorted(usable, key=lambda pair: not usable[pair])[:count]
-
-
-def _question(prompt: Prompt) -> str:
-    return "".join(part.text or "" for part in prompt.parts() if part.name == spans.QUESTION)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.config.config import Config
+from experiments.config.keys import AXES
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.grid.grid import Cell
 from experiments.grid.matching import matches
@@ -20,6 +21,16 @@ class SeveralSettingsError(ConfigError):
     def __init__(self, reason: str, overrides: Sequence[str]) -> None:
         super().__init__(f"{reason} Choose one of each: {shlex.join(overrides)}")
         self.reason, self.overrides = reason, list(overrides)
+
+
+def check_single_setting(config: Config, cells: Sequence[Cell], what: str) -> None:
+    """Raises SeveralSettingsError if the cells differ on an axis. what: what is fitted, such as 'vectors'."""
+    if several := list(_differing_axes(cells)):
+        raise SeveralSettingsError(
+            f"{config.document.name}: {what} are fitted in one setting, and this file has several values of "
+            f"{', '.join(several)}.",
+            single_setting_overrides(config, cells),
+        )
 
 
 def single_setting_overrides(config: Config, cells: Sequence[Cell]) -> list[str]:
@@ -49,12 +60,12 @@ def _override(key: str, axis: str, value: Any) -> str:
     return f"{key}.{axis}={to_flow_yaml([value])}"
 
 
-def differing_axes(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[str]:
-    """'shots (0, 4)' for each of these axes on which the cells differ.
+def _differing_axes(cells: Sequence[Cell]) -> Iterator[str]:
+    """'shots (0, 4)' for each axis on which the cells differ.
 
     An axis that cannot matter to a cell, such as the retriever at 0 shots, does not count as a difference.
     """
-    for axis in axes:
+    for axis in AXES:
         labels = {repr(cell.config[axis]): str(cell.labels[axis]) for cell in cells if cell.config[axis] is not None}
         if len(labels) > 1:
             yield f"{axis} ({', '.join(labels.values())})"

@@ -15,7 +15,7 @@ from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts,
 from experiments.grid.feasibility import check_data
 from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.grid import Cell, expand
-from experiments.grid.single_setting import SeveralSettingsError, differing_axes, single_setting_overrides
+from experiments.grid.single_setting import SeveralSettingsError, check_single_setting, single_setting_overrides
 from experiments.running.generation import engine_for
 from experiments.stats.formatting import join_words
 from icl.errors import ConfigError, DataError, PlanError
@@ -97,12 +97,7 @@ def _single_setting(config: Config, cells: Sequence[Cell], all_cells: Sequence[C
         if others:
             raise SeveralSettingsError(f"{problem}, in one setting.", [name, *others])
         raise ConfigError(f"{problem}, {name} on the command line.")
-    if several := list(differing_axes(cells, AXES)):
-        raise SeveralSettingsError(
-            f"{config.document.name}: parameters are fitted in one setting, and this file has several values of "
-            f"{join_words(several)}.",
-            single_setting_overrides(config, cells),
-        )
+    check_single_setting(config, cells, "parameters")
     return cells[0]
 
 

@@ -11,13 +11,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 from experiments.config.config import Config
-from experiments.config.keys import AXES, NO_INTERVENTION
+from experiments.config.keys import NO_INTERVENTION
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.feasibility import check_data
 from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.fitted_vectors import vector_record
 from experiments.grid.grid import Cell, expand
-from experiments.grid.single_setting import SeveralSettingsError, differing_axes, single_setting_overrides
+from experiments.grid.single_setting import check_single_setting
 from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import component_name
 
@@ -79,12 +79,7 @@ def fit_vectors(
     cells = [cell for cell in grid.cells if isinstance(cell.intervene, FittedMethod)]
     if not cells:
         raise ConfigError(f"{config.where('intervene')}: no intervention here is fitted on data.")
-    if several := list(differing_axes(cells, AXES)):
-        raise SeveralSettingsError(
-            f"{config.document.name}: vectors are fitted in one setting, and this file has several values of "
-            f"{', '.join(several)}.",
-            single_setting_overrides(config, cells),
-        )
+    check_single_setting(config, cells, "vectors")
     first = cells[0]
     method = cast("FittedMethod", first.intervene)
     if not method.needs <= first.model.abilities:
@@ -104,10 +99,7 @@ def fit_vectors(
     first.model.load()
     parts, left_out = _parts(cells, count)
     model = cast("HF", first.model)
-    data = FitData(
-        model, parts[0], parts[1], first.seed, first.max_new_tokens,
-        on_progress=report_progress,
-    )  # fmt: skip
+    data = FitData(model, *parts, first.seed, first.max_new_tokens, report_progress)
     fitted = method.fit(data)
     record = {
         **fitting_origin(first.model.digest, first.config["task"]),
