@@ -44,6 +44,7 @@ PACKAGES = (
     *("peft", "numpy", "pillow", "scipy", "faiss-cpu", "sentence-transformers"),
 )
 """Packages whose versions a card has."""
+CONTROL_COLUMNS = ("subject", "decoding", "role", "of", "verdict")
 MAX_FINDINGS = 40
 CELL_NAME = re.compile(r"[0-9a-f]{1,64}")
 """The digest of a cell, which is the name of its folder. Another name may be a path that leads out of the run."""
@@ -190,9 +191,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value
-
-
-CONTROL_COLUMNS = ("subject", "decoding", "role", "of", "verdict")
 
 
 def _cell(store: Store, digest: str) -> dict[str, Any]:

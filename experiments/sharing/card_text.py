@@ -1,9 +1,11 @@
 """The card of a run as Markdown, with the metadata of a data set's README on a hub."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
+from experiments.sharing.card import CONTROL_COLUMNS
 from experiments.stats.formatting import format_count, format_estimate
 
 SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
@@ -44,7 +46,7 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
     yield from _score_tables(card)
     if card["controls"]:
         yield from ("## Controls", "")
-        yield from _table(("subject", "decoding", "role", "of", "verdict"), card["controls"])
+        yield from _table(CONTROL_COLUMNS, card["controls"])
     if card["findings"]:
         yield from ("## What it shows", "", *(f"- {_escape(sentence)}" for sentence in card["findings"]), "")
     yield from ("## What was run", "", "```yaml", *_config(card["config"]), "```", "")
@@ -54,14 +56,14 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "## Digests", "")
     rows = [
         {"model": digest, "cells": count}
-        for digest, count in _count(cell["model_digest"] for cell in card["cells"].values())
+        for digest, count in Counter(cell["model_digest"] for cell in card["cells"].values()).items()
     ]
     yield from _table(("model", "cells"), rows)
     data = [
         {"queries": queries, "pool": pool, "cells": count}
-        for (queries, pool), count in _count(
+        for (queries, pool), count in Counter(
             (cell["data"].get("queries"), cell["data"].get("pool")) for cell in card["cells"].values()
-        )
+        ).items()
     ]
     yield from _table(("queries", "pool", "cells"), data)
     yield "card.json has a digest for the samples of each cell. Its own digest is"
@@ -108,13 +110,6 @@ def _fixed(card: Mapping[str, Any]) -> str:
 def _config(config: Mapping[str, Any]) -> Iterator[str]:
     for key, value in config.items():
         yield f"{key}: {to_flow_yaml(value)}"
-
-
-def _count(values: Any) -> list[tuple[Any, int]]:
-    counts: dict[Any, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return list(counts.items())
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -6,13 +6,12 @@ attribute of another object hides. It is a guard against surprises, not against 
 """
 
 import ast
-import os.path
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from icl.harness.task_file import FunctionName, function_file, installed_folder
+from icl.harness.task_file import FunctionName, function_file, module_file
 
 JUDGES = frozenset(
     (
@@ -109,11 +108,7 @@ def _file_of(module: str, importer: Path) -> Path | None:
     """The file of a module beside the importer, or in the installed lmms-eval. None for other modules."""
     if not module:
         return None
-    inside = installed_folder()
-    places = [importer.parent.joinpath(*module.lstrip(".").split(".")).with_suffix(".py")]
-    if inside is not None and module.startswith("lmms_eval."):
-        places.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-    return next((place for place in places if os.path.isfile(place)), None)
+    return module_file(module, importer.parent.joinpath(*module.lstrip(".").split(".")).with_suffix(".py"))
 
 
 @lru_cache(maxsize=256)

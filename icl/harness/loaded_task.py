@@ -293,8 +293,8 @@ def _task_class() -> Any:
             from lmms_eval.api.task import ConfigurableMessagesTask
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated
-    names = ("download", "process_results")
-    return type("TaskOnce", (ConfigurableMessagesTask,), {n: _once(ConfigurableMessagesTask, n) for n in names})
+    once = {name: inspect.unwrap(getattr(ConfigurableMessagesTask, name)) for name in ("download", "process_results")}
+    return type("TaskOnce", (ConfigurableMessagesTask,), once)
 
 
 def _silence(file: TaskFile) -> None:
@@ -305,10 +305,6 @@ def _silence(file: TaskFile) -> None:
         return
     for module in {"lmms_eval", *(function.rpartition(".")[0] for function in file.functions())}:
         logger.disable(module)
-
-
-def _once(cls: Any, name: str) -> Any:
-    return inspect.unwrap(getattr(cls, name))
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from icl.errors import ConfigError, did_you_mean
 from icl.harness.code_scan import side_effect
@@ -59,7 +58,11 @@ def find_metric(task: str, metric: str, folders: Sequence[Path]) -> MetricEntry:
         )
     entry = entries[metric]
     aggregation = entry.get("aggregation", MEAN)
-    own = [FunctionName(aggregation.removeprefix(FUNCTION), aggregation.folder)] if _is_function(aggregation) else []
+    own = (
+        [FunctionName(aggregation.removeprefix(FUNCTION), aggregation.folder)]
+        if isinstance(aggregation, FunctionName)
+        else []
+    )
     for function in (*file.functions("process_results"), *own):
         if effect := side_effect(function):
             raise ConfigError(
@@ -68,7 +71,3 @@ def find_metric(task: str, metric: str, folders: Sequence[Path]) -> MetricEntry:
             )
     name = str(own[0] if own else aggregation)
     return MetricEntry(file, metric, name, bool(entry.get("higher_is_better", True)))
-
-
-def _is_function(value: object) -> TypeGuard[FunctionName]:
-    return isinstance(value, FunctionName)

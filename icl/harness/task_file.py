@@ -127,11 +127,15 @@ def read_task_file(path: Path) -> TaskFile:
 
 def function_file(function: FunctionName) -> Path | None:
     """The Python file of a function: beside the file that names it, or in the package lmms_eval. None if elsewhere."""
-    module, inside = function.rpartition(".")[0], installed_folder()
-    candidates = [function.folder / f"{module}.py"]
-    if inside is not None and module.startswith("lmms_eval."):
-        candidates.append(inside.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-    return next((path for path in candidates if os.path.isfile(path)), None)
+    module = function.rpartition(".")[0]
+    return module_file(module, function.folder / f"{module}.py")
+
+
+def module_file(module: str, beside: Path) -> Path | None:
+    """`beside`, if there is such a file, else the module's file in the package lmms_eval. None if elsewhere."""
+    inside = installed_folder() if module.startswith("lmms_eval.") else None
+    installed = [] if inside is None else [inside.joinpath(*module.split(".")[1:]).with_suffix(".py")]
+    return next((path for path in (beside, *installed) if os.path.isfile(path)), None)
 
 
 def installed_folder() -> Path | None:

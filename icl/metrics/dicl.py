@@ -20,9 +20,8 @@ from typing import ClassVar
 from icl.constraints import Fraction
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import option_probability
+from icl.metrics.option_parsing import yes_probability
 from icl.metrics.run_level import SampleValues, mean_over_groups
-from icl.metrics.yes_no import read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -45,10 +44,7 @@ class DICLMetric:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        if not set(example.meta) >= KEYS:
-            return None
-        scored = option_probability(generation.option_scores, "yes")
-        return float(read_yes_no(generation.text) == "yes") if scored is None else scored
+        return yes_probability(generation) if set(example.meta) >= KEYS else None
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         return mean_over_groups(samples, self._image)

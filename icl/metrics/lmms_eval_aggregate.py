@@ -19,10 +19,8 @@ import numpy as np
 from icl.constraints import Positive
 from icl.errors import ConfigError, DataError
 from icl.harness.loaded_task import LoadedTask, load_task
-from icl.harness.metric_entry import MetricEntry, find_metric
-from icl.loading import SEARCH_FOLDERS
-from icl.metrics.base import Better, ScoredSample
-from icl.metrics.lmms_eval import label_of, value_of
+from icl.metrics.base import ScoredSample
+from icl.metrics.lmms_eval import TaskMetric
 from icl.metrics.run_level import SampleValues, group_indices, jackknife, mean
 from icl.registry import component
 from icl.types import Example, Generation
@@ -33,11 +31,9 @@ MAX_BLOCKS = 1000
 
 @component("metric", "lmms_eval_aggregate")
 @dataclass(frozen=True, kw_only=True)
-class LmmsEvalAggregate:
+class LmmsEvalAggregate(TaskMetric):
     """A score of the run by an aggregation of a task of lmms-eval, with intervals by the jackknife."""
 
-    task: str  # name of an installed task, or the path of its YAML file, as in the run's task
-    metric: str  # a metric of the task
     trust: bool = False  # whether the task's code, which is code of others, may run
     scale: Positive = 1.0  # the aggregate is divided by it, such as by 2000 for MME's perception score
     split: str | None = None  # split of the queries; None: the task's test split, else its validation split
@@ -52,17 +48,9 @@ class LmmsEvalAggregate:
             raise ConfigError(f"the files of {file.path} were edited: their digest is {file.digest}, not {self.files}.")
         object.__setattr__(self, "files", file.digest)
 
-    @property
-    def label(self) -> str:
-        return label_of(self.metric)
-
-    @property
-    def better(self) -> Better:
-        return "higher" if self._entry.higher_is_better else "lower"
-
     def score(self, generation: Generation, example: Example) -> float | None:
         """The value of the sample if it is a number in [0, 1], or has such a `score`; 0 for other values."""
-        value = value_of(generation, example, self._entry)
+        value = self._task_value(generation, example)
         if value is None:
             return None
         number = value.get("score") if isinstance(value, dict) else value
@@ -85,10 +73,6 @@ class LmmsEvalAggregate:
         if all(0 <= aggregate <= 1 for aggregate in (whole, *left)):
             return mean(values)
         return mean(values, min(0.0, *numbers), max(1.0, *numbers))  # a scale of the task's own, such as MME's
-
-    @cached_property
-    def _entry(self) -> MetricEntry:
-        return find_metric(self.task, self.metric, SEARCH_FOLDERS.get())
 
     @cached_property
     def _loaded(self) -> LoadedTask:

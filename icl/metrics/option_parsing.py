@@ -35,6 +35,12 @@ def option_probability(scores: Mapping[str, float], option: str) -> float | None
     return option_probabilities(scores).get(normalize_text(option))
 
 
+def yes_probability(generation: Generation) -> float:
+    """P(yes) among the scored options; without a score of yes, 1 if the output says yes, otherwise 0."""
+    scored = option_probability(generation.option_scores, "yes")
+    return float(read_yes_no(generation.text) == "yes") if scored is None else scored
+
+
 def is_correct(generation: Generation, example: Example) -> bool:
     """Whether the answer is right: by option scores if there are any, otherwise by the rules of `lenient`."""
     if generation.option_scores:

@@ -16,9 +16,8 @@ from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import option_probability
+from icl.metrics.option_parsing import yes_probability
 from icl.metrics.run_level import SampleValues, mean_over_groups
-from icl.metrics.yes_no import read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -31,10 +30,7 @@ class RavenMetric:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        if not {"candidate", "form"} <= set(example.meta):
-            return None
-        scored = option_probability(generation.option_scores, "yes")
-        return float(read_yes_no(generation.text) == "yes") if scored is None else scored
+        return yes_probability(generation) if {"candidate", "form"} <= set(example.meta) else None
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         return mean_over_groups(samples, chooses_right)
