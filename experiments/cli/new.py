@@ -13,17 +13,17 @@ from icl.errors import ConfigError, did_you_mean
 
 TEMPLATES = Path(__file__).parent / "templates"
 """One file per kind, such as strategy.py.txt. `$name` stands for the name of the file, `$Name` for the class."""
-USES = {
-    "strategy": "decoding: [greedy, {}]",
-    "retriever": "retriever: {}",
-    "metric": "metrics: [lenient, {}]",
-    "task": "task: {}",
-    "observer": "observe: [{}]",
-}
+BESIDE = {"strategy": "decoding: [greedy, {}]", "metric": "metrics: [lenient, {}]"}
+"""Uses beside the reference of a new study. Other kinds stand as `icl ls` shows them."""
+
+
+def kinds() -> dict[str, Path]:
+    """kind -> its template."""
+    return {path.name.split(".")[0]: path for path in sorted(TEMPLATES.glob("*.txt"))}
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="study, strategy, retriever, metric, task, observer", show_default=False)],
+    kind: Annotated[str, typer.Argument(help=", ".join(kinds()), show_default=False)],
     name: Annotated[str, typer.Argument(help="name of the new file, such as blind or blind.py", show_default=False)],
 ) -> None:
     """Writes NAME.yaml for a study, NAME.py for a component. It never replaces a file.
@@ -46,12 +46,10 @@ def command(
     if kind == "study":
         print(f"  what it costs  icl plan {path}\n  run it         icl run {path}")
     else:
-        print(f"  check it       icl check {kind} {component}\n  in a study     {USES[kind].format(component)}")
+        from experiments.cli.component_page import PLACES
 
-
-def kinds() -> dict[str, Path]:
-    """kind -> its template."""
-    return {path.name.split(".")[0]: path for path in sorted(TEMPLATES.glob("*.txt"))}
+        use = BESIDE.get(kind, PLACES[kind]).format(component)
+        print(f"  check it       icl check {kind} {component}\n  in a study     {use}")
 
 
 def _template(kind: str) -> Path:

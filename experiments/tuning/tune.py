@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.config.config import Config, parse_config
 from experiments.config.keys import NO_INTERVENTION
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 Control = Literal["zero_shot", "shuffled"]
-CONTROLS: tuple[Control, ...] = get_args(Control)
 TUNED = "tuned"
 PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
 """Axes of the file that decide a training prompt, besides the task and the number of shots."""
@@ -70,7 +69,7 @@ def tune(
         for name, cell in cells.items():
             tuned = asdict(replace(spec, save_every=1, dev=None))
             settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
-            folder = TrainingFolder(out / name, canonical_digest(_plain_json(settings)))
+            folder = TrainingFolder(out / name, canonical_digest(settings))
             own = replace(model)  # its weights get LoRA matrices
             needs_rejected = spec.objective == "dpo"
             stream = EpisodeStream(cell, spec.batch, needs_rejected)
@@ -79,7 +78,7 @@ def tune(
             own.unload()
             record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}
             with replacement(out / name / RECORD) as part:
-                part.write_text(json.dumps(_plain_json(record), indent=1) + "\n", encoding="utf-8")
+                part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             outcomes.append(outcome)
     return outcomes
 
@@ -169,8 +168,3 @@ def _trainable(config: Config, cell: Cell) -> "HF":
 
 def _named(name: str, report_progress: ReportProgress) -> ReportProgress:
     return lambda what, done, of: report_progress(f"{name}, {what}", done, of)
-
-
-def _plain_json(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
-    return json.loads(json.dumps(value))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.api import load_run
-from experiments.cli.new import USES, kinds
+from experiments.cli.new import kinds
 
 ICL = Callable[..., Any]
 
@@ -25,9 +25,9 @@ def test_a_new_component_passes_its_check_unchanged(icl: ICL, tmp_path: Path, ki
 def test_new_components_run_in_a_new_study_as_printed(icl: ICL, tmp_path: Path) -> None:
     assert icl("new", "study", "first.yaml").status == 0
     uses: dict[str, str] = {}
-    for kind, use in USES.items():
+    for kind in kinds().keys() - {"study"}:
         printed = icl("new", kind, f"my_{kind}.py").out.splitlines()[-1].partition("in a study")[2].strip()
-        assert printed == use.format(f"my_{kind}.py:My{kind.title()}")
+        assert f"my_{kind}.py:My{kind.title()}" in printed
         uses |= [printed.split(": ", 1)]
     overrides = [
         f"task={uses['task']}",
