@@ -6,6 +6,7 @@ The text before the dot is the owner of the part: `query`, or a demonstration by
 """
 
 import re
+from collections.abc import Sequence
 
 INSTRUCTION = "instruction"
 QUERY = "query"
@@ -44,6 +45,18 @@ def question(owner: str) -> str:
 def answer(owner: str) -> str:
     """The name of a demonstration's answer."""
     return f"{owner}{_ANSWER}"
+
+
+def turn_owners(roles: Sequence[str]) -> list[str]:
+    """The owner of each turn of a chat: the user's last turn is the query, those before it are demonstrations."""
+    users = [i for i, role in enumerate(roles) if role == "user"]
+    demos = [sum(user < i for user in users) - (role == "assistant") for i, role in enumerate(roles)]
+    return [QUERY if [i] == users[-1:] else demo(place) for i, place in enumerate(demos)]
+
+
+def turn_text(role: str, owner: str) -> str:
+    """The name of a turn's text."""
+    return {"user": question(owner), "assistant": answer(owner)}.get(role, INSTRUCTION)
 
 
 def owner_of(name: str) -> str:

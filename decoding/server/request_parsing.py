@@ -251,40 +251,36 @@ def _turns(messages: Any) -> Iterator[Turn]:
     """
     if not isinstance(messages, list) or not messages:
         raise ConfigError("messages must be a list with at least one message.")
-    users = [i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
-    if not users:
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    if "user" not in roles:
         raise ConfigError("messages has no message of role 'user'.")
     length = 0
-    for i, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
+    for i, (message, role, owner) in enumerate(zip(messages, roles, spans.turn_owners(roles), strict=True)):
         if role not in ("system", "user", "assistant"):
             raise ConfigError(f"messages[{i}]: the role must be system, user or assistant, not {role!r}.")
         content = message.get("content")
         pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(pieces, list) or not pieces:
             raise ConfigError(f"messages[{i}].content must be a string, or a list of texts and images.")
-        demo = sum(user < i for user in users) - (role == "assistant")
-        place = spans.QUERY if i == users[-1] else spans.demo(demo)
-        parts = tuple(_parts(pieces, i, role, place))
+        parts = tuple(_parts(pieces, i, role, owner))
         length += sum(len(part.text or "") for part in parts)
         if length > MAX_CHARACTERS:
             raise DataError(f"the messages have more than {MAX_CHARACTERS} characters.")
         yield Turn(role, parts)
 
 
-def _parts(pieces: list[Any], i: int, role: str, place: str) -> Iterator[Part]:
+def _parts(pieces: list[Any], i: int, role: str, owner: str) -> Iterator[Part]:
     images = texts = 0
     for j, piece in enumerate(pieces):
         where = f"messages[{i}].content[{j}]"
         kind = piece.get("type") if isinstance(piece, dict) else None
         if kind == "text" and isinstance(piece.get("text"), str):
-            name = {"user": spans.question(place), "assistant": spans.answer(place)}.get(role, spans.INSTRUCTION)
-            yield Part(piece["text"], _name(piece, name if not texts else "", where))
+            yield Part(piece["text"], _name(piece, "" if texts else spans.turn_text(role, owner), where))
             texts += 1
         elif kind == "image_url":
             url = piece.get("image_url")
             image = _image(url.get("url") if isinstance(url, dict) else url, where)
-            yield Part(image, _name(piece, spans.image(place, images), where))
+            yield Part(image, _name(piece, spans.image(owner, images), where))
             images += 1
         else:
             raise ConfigError(f"{where}: the type of a content part must be text or image_url, not {kind!r}.")

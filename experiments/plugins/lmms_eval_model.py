@@ -153,16 +153,13 @@ def turns_of(messages: Sequence[Mapping[str, Any]], name: str) -> Iterator[Turn]
     Raises:
         ConfigError: A piece is neither a text nor an image.
     """
-    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    for i, message in enumerate(messages):
+    owners = spans.turn_owners([message["role"] for message in messages])
+    for message, owner in zip(messages, owners, strict=True):
         role, content = message["role"], message["content"]
-        demo = sum(user < i for user in users) - (role == "assistant")
-        owner = spans.QUERY if i == users[-1] else spans.demo(demo)
-        text_name = {"user": spans.question(owner), "assistant": spans.answer(owner)}.get(role, spans.INSTRUCTION)
         parts, images, texts = list[Part](), 0, 0
         for piece in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if piece["type"] == "text":
-                parts.append(Part(str(piece["text"]), "" if texts else text_name))
+                parts.append(Part(str(piece["text"]), "" if texts else spans.turn_text(role, owner)))
                 texts += 1
             elif piece["type"] == "image":
                 parts.append(Part(_image(piece["url"], f"{name}, image {images}"), spans.image(owner, images)))
