@@ -13,8 +13,8 @@ from icl.errors import ConfigError, did_you_mean
 
 TEMPLATES = Path(__file__).parent / "templates"
 """One file per kind, such as strategy.py.txt. `$name` stands for the name of the file, `$Name` for the class."""
-BESIDE = {"strategy": "decoding: [greedy, {}]", "metric": "metrics: [lenient, {}]"}
-"""Uses beside the reference of a new study. Other kinds stand as `icl ls` shows them."""
+USES_WITH_REFERENCE = {"strategy": "decoding: [greedy, {}]", "metric": "metrics: [lenient, {}]"}
+"""Places of kinds that need a reference or a second metric beside them. Others stand as on the page of `icl ls`."""
 
 
 def kinds() -> dict[str, Path]:
@@ -48,7 +48,7 @@ def command(
     else:
         from experiments.cli.component_page import PLACES
 
-        use = BESIDE.get(kind, PLACES[kind]).format(component)
+        use = USES_WITH_REFERENCE.get(kind, PLACES[kind]).format(component)
         print(f"  check it       icl check {kind} {component}\n  in a study     {use}")
 
 

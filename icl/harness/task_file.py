@@ -131,11 +131,11 @@ def function_file(function: FunctionName) -> Path | None:
     return module_file(module, function.folder / f"{module}.py")
 
 
-def module_file(module: str, beside: Path) -> Path | None:
-    """`beside`, if there is such a file, else the module's file in the package lmms_eval. None if elsewhere."""
+def module_file(module: str, local_file: Path) -> Path | None:
+    """The local file if it exists, else the module's file in the package lmms_eval. None if elsewhere."""
     inside = installed_folder() if module.startswith("lmms_eval.") else None
     installed = [] if inside is None else [inside.joinpath(*module.split(".")[1:]).with_suffix(".py")]
-    return next((path for path in (beside, *installed) if os.path.isfile(path)), None)
+    return next((path for path in (local_file, *installed) if os.path.isfile(path)), None)
 
 
 def installed_folder() -> Path | None:
