@@ -47,7 +47,7 @@ def answer(owner: str) -> str:
     return f"{owner}{_ANSWER}"
 
 
-def turn_owners(roles: Sequence[str]) -> list[str]:
+def turn_owners(roles: Sequence[str | None]) -> list[str]:
     """The owner of each turn of a chat: the user's last turn is the query, those before it are demonstrations."""
     users = [i for i, role in enumerate(roles) if role == "user"]
     demos = [sum(user < i for user in users) - (role == "assistant") for i, role in enumerate(roles)]
