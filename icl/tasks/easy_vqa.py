@@ -15,7 +15,7 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.subset import nested_choice
+from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 QuestionType = Literal["yes/no", "shape", "color"]
@@ -77,11 +77,7 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
     questions, answers, numbers = read()
     images = {number: Image.from_path(path, f"easy-vqa/{split}/{number}.png") for number, path in find().items()}
     ids = [f"{split}-{row:05d}" for row in range(len(questions))]
-    if limit is not None and limit > len(ids):
-        key = "queries" if split == "test" else "pool_size"
-        raise DataError(
-            f"{key}: {limit} is more than the {len(ids):,} {split} questions of easy-vqa. Use a smaller number."
-        )
+    key, whole = "queries" if split == "test" else "pool_size", f"{split} questions of easy-vqa"
     return tuple(
         Example(
             id=ids[row],
@@ -93,5 +89,5 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
             group=f"{split}-image-{numbers[row]}",
             meta={"type": question_type(questions[row]), "split": split},
         )
-        for row in nested_choice(ids, limit, seed, f"easy-vqa/{split}")
+        for row in limited_choice(ids, limit, seed, f"easy-vqa/{split}", key=key, whole=whole)
     )

@@ -32,7 +32,7 @@ from icl.tasks.cell_values import text_of
 from icl.tasks.columns import ColumnMapping, read_examples
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
-from icl.tasks.subset import nested_choice
+from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 
@@ -72,12 +72,9 @@ class EpisodesTask(RelativePaths):
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         names = [name for name, rows in self._rows.items() if len(rows) > 1]
-        if self.query_limit is not None and self.query_limit > len(names):
-            raise DataError(
-                f"queries: {self.query_limit} is more than the {len(names)} episodes of {self._source.name}."
-            )
-        chosen = [names[i] for i in nested_choice(names, self.query_limit, self.seed, "episodes")]
-        return tuple(self._episode(name)[-1] for name in chosen)
+        whole = f"episodes of {self._source.name}"
+        chosen = limited_choice(names, self.query_limit, self.seed, "episodes", key="queries", whole=whole)
+        return tuple(self._episode(names[i])[-1] for i in chosen)
 
     def pool(self, query_id: str) -> Pool:
         name = query_id.removesuffix("-query")

@@ -37,7 +37,7 @@ from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples
 from icl.tasks.presets import PRESETS
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
-from icl.tasks.subset import divide_by_group, nested_choice
+from icl.tasks.subset import divide_by_group, limited_choice, nested_choice
 from icl.types import Example
 
 Text = str | bool | int | float
@@ -158,14 +158,9 @@ class HubTask(SharedPoolTask, RelativePaths):
         return [f"pool-{name}" for name in ids] if prefixed else ids
 
     def _choice(self, source: DataSource, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
-        if limit is not None and limit > len(rows):
-            key = {"queries": "queries", "pool": "pool_size"}[factor]
-            raise DataError(
-                f"{key}: {limit} is more than the {len(rows)} available rows of {source.name}. Use a smaller number, "
-                f"or remove {key} to use all rows."
-            )
-        ids = self._ids(source, "", False)
-        return [rows[i] for i in nested_choice([ids[row] for row in rows], limit, self.seed, f"hub/{factor}")]
+        ids, key = self._ids(source, "", False), {"queries": "queries", "pool": "pool_size"}[factor]
+        of_rows, whole = [ids[row] for row in rows], f"available rows of {source.name}"
+        return [rows[i] for i in limited_choice(of_rows, limit, self.seed, f"hub/{factor}", key=key, whole=whole)]
 
     def _whole(self, rows: Sequence[int], limit: int) -> list[int]:
         """A nested choice of complete groups, with at most `limit` rows."""
@@ -190,14 +185,7 @@ class HubTask(SharedPoolTask, RelativePaths):
     @cached_property
     def _divided(self) -> tuple[list[int], list[int]]:
         """Rows of the queries and rows of the pool."""
-        groups = self._groups()
-        queries, pool = divide_by_group(groups, self.pool_fraction, self.seed, "hub/division")
-        if not queries or (not pool and self.pool_fraction > 0):
-            raise DataError(
-                f"{self._source.name} has {len(set(groups))} groups, too few for both queries and a pool with "
-                f"pool_fraction {self.pool_fraction}. Set pool_split, or another pool_fraction."
-            )
-        return queries, pool
+        return divide_by_group(self._groups(), self.pool_fraction, self.seed, "hub/division", self._source.name)
 
     def _groups(self) -> list[str]:
         """The group of each row of the queries' split."""

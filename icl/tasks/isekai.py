@@ -9,9 +9,9 @@ Differs from the released code in the order: it shuffles all demonstrations toge
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import shuffled
 from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import nested_choice
+from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 KEYS = ("image_name", "label_name", "positive_list", "positive_promt", "negative_list", "negative_promt")
@@ -47,28 +47,42 @@ class IsekaiTask(RelativePaths):
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        rows = _rows(self._place(self.path))
-        if self.query_limit is not None and self.query_limit > len(rows):
-            raise DataError(f"queries: {self.query_limit} is more than the {len(rows)} of {self.path}.")
-        chosen = nested_choice([str(i) for i in range(len(rows))], self.query_limit, self.seed, "isekai")
+        numbers, rows = [str(i) for i in range(len(self._rows))], list(self._rows.items())
+        chosen = limited_choice(numbers, self.query_limit, self.seed, "isekai", key="queries", whole=f"of {self.path}")
         return tuple(
-            self._example(f"isekai-{i:05d}", rows[i], rows[i]["image_name"], rows[i]["label_name"]) for i in chosen
+            self._example(name, row, row["image_name"], row["label_name"]) for name, row in (rows[i] for i in chosen)
         )
 
     def pool(self, query_id: str) -> Pool:
-        if query_id not in {query.id for query in self.queries}:
+        if query_id not in self._rows:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        return _pool(self, query_id)
+        if query_id not in self._pools:
+            self._pools[query_id] = Pool(self._supports(query_id))
+        return self._pools[query_id]
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        """The pools that were made so far."""
+        return {}
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Row]:
+        """The lines by the ids of their queries."""
+        return {f"isekai-{i:05d}": row for i, row in enumerate(_read(self._place(self.path)))}
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._place(self.images)
 
     @property
     def pool_size(self) -> int:
         return min(len(self.pool(query.id)) for query in self.queries)
 
-    def supports(self, query_id: str) -> Sequence[Example]:
+    def _supports(self, query_id: str) -> tuple[Example, ...]:
         """One image of each class for each shot, in a random order."""
-        row = _rows(self._place(self.path))[int(query_id.rpartition("-")[2])]
+        row = self._rows[query_id]
         pairs = zip(row["positive_list"], row["negative_list"], strict=False)
-        return [
+        return tuple(
             self._example(f"{query_id}-s{shot}{k}", row, image, name)
             for shot, (positive, negative) in enumerate(pairs)
             for k, (image, name) in enumerate(
@@ -77,16 +91,15 @@ class IsekaiTask(RelativePaths):
                     [(positive, row["positive_promt"]), (negative, row["negative_promt"])],
                 )
             )
-        ]
+        )
 
     def _example(self, name: str, row: Row, image: str, label: str) -> Example:
-        path = self._place(self.images) / image
         options = tuple(dict.fromkeys((row["positive_promt"], row["negative_promt"])))
         if label not in options:
             raise DataError(f"{self.path}: '{name}' has the label '{label}', which is neither of {', '.join(options)}.")
         return Example(
             id=name,
-            images=(Image.from_path(path, f"ISEKAI {image}"),),
+            images=(Image.from_path(self._folder / image, f"ISEKAI {image}"),),
             question=QUESTION,
             answers=(label,),
             options=tuple(sorted(options)),
@@ -94,13 +107,7 @@ class IsekaiTask(RelativePaths):
         )
 
 
-@lru_cache(maxsize=512)
-def _pool(task: IsekaiTask, query_id: str) -> Pool:
-    return Pool(tuple(task.supports(query_id)))
-
-
-@lru_cache(maxsize=16)
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Row]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
@@ -108,7 +115,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             f"ISEKAI: {path} cannot be read ({error.strerror}). The data sets ISEKAI-10 and ISEKAI-pair are on the "
             "Hugging Face hub; give the path of their JSON lines."
         ) from error
-    rows = []
+    rows: list[Row] = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)

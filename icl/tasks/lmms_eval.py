@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from icl.constraints import Fraction, PositiveInt
-from icl.errors import ConfigError, DataError
+from icl.errors import ConfigError
 from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_task
 from icl.harness.task_file import TaskFile, find_task_file
 from icl.images import Image
@@ -32,7 +32,7 @@ from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import image_keys
 from icl.tasks.hub import connected_components
 from icl.tasks.source import DataSource, encoded
-from icl.tasks.subset import divide_by_group, nested_choice
+from icl.tasks.subset import divide_by_group, limited_choice
 from icl.types import Example
 
 if TYPE_CHECKING:
@@ -149,13 +149,8 @@ class LmmsEvalTask(SharedPoolTask):
         if self._pool_split:
             return list(range(count)), []
         groups = [f"row {first}" for first in self._first_rows(range(count))]
-        queries, pool = divide_by_group(groups, self.pool_fraction, self.seed, "lmms_eval/division")
-        if not queries or (not pool and self.pool_fraction > 0):
-            raise DataError(
-                f"{self.title} has {len(set(groups))} images in its split '{self._query_split}', too few for both "
-                f"queries and a pool with pool_fraction {self.pool_fraction}. Set pool_split, or another pool_fraction."
-            )
-        return queries, pool
+        name = f"{self.title}[{self._query_split}]"
+        return divide_by_group(groups, self.pool_fraction, self.seed, "lmms_eval/division", name)
 
     @cached_property
     def _image_columns(self) -> tuple[str, ...]:
@@ -180,10 +175,9 @@ class LmmsEvalTask(SharedPoolTask):
         return [replace(e, group=f"image of {examples[i].id}") for e, i in zip(examples, first, strict=True)]
 
     def _choice(self, split: str, rows: Sequence[int], limit: int | None, factor: str) -> list[int]:
-        if limit is not None and limit > len(rows):
-            key = {"queries": "queries", "pool": "pool_size"}[factor]
-            raise DataError(f"{key}: {limit} is more than the {len(rows)} available rows of {self.title}[{split}].")
-        return [rows[i] for i in nested_choice([_id(split, row) for row in rows], limit, self.seed, f"lmms/{factor}")]
+        key, whole = {"queries": "queries", "pool": "pool_size"}[factor], f"available rows of {self.title}[{split}]"
+        ids = [_id(split, row) for row in rows]
+        return [rows[i] for i in limited_choice(ids, limit, self.seed, f"lmms/{factor}", key=key, whole=whole)]
 
     def _examples(self, split: str, rows: Sequence[int]) -> tuple[Example, ...]:
         columns = self._loaded.rows(split).column_names

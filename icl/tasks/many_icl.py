@@ -21,7 +21,7 @@ from icl.images import Image
 from icl.registry import component, parameter
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import nested_choice
+from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 
@@ -54,9 +54,8 @@ class ManyICLTask(SharedPoolTask, RelativePaths):
 
     def _chosen(self, split: Literal["demo", "test"], limit: int | None, key: str) -> tuple[Example, ...]:
         examples = self._read(split)
-        if limit is not None and limit > len(examples):
-            raise DataError(f"{key}: {limit} is more than the {len(examples)} rows of {self._folder / split}.csv.")
-        chosen = nested_choice([e.id for e in examples], limit, self.seed, f"many_icl/{split}")
+        ids, whole = [e.id for e in examples], f"rows of {self._folder / split}.csv"
+        chosen = limited_choice(ids, limit, self.seed, f"many_icl/{split}", key=key, whole=whole)
         return tuple(examples[i] for i in chosen)
 
     def _read(self, split: Literal["demo", "test"]) -> list[Example]:

@@ -22,7 +22,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import choice, shuffled
 from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import nested_choice
+from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 QUESTION = "What is the label of this image?"
@@ -49,9 +49,10 @@ class MMLongBenchICLTask(RelativePaths):
             for domain, data in self._domains.items()
             for number, test in enumerate(data["test_example"])
         ]
-        if self.query_limit is not None and self.query_limit > len(tests):
-            raise DataError(f"queries: {self.query_limit} is more than the {len(tests)} of {self.path}.")
-        chosen = nested_choice([name for name, *_ in tests], self.query_limit, self.seed, "mmlongbench_icl")
+        names = [name for name, *_ in tests]
+        chosen = limited_choice(
+            names, self.query_limit, self.seed, "mmlongbench_icl", key="queries", whole=f"of {self.path}"
+        )
         return tuple(
             self._example(name, domain, test["image"], test["answer"])
             for name, domain, test in (tests[i] for i in chosen)
@@ -87,12 +88,16 @@ class MMLongBenchICLTask(RelativePaths):
         answers = answer if isinstance(answer, list) else [answer]
         return Example(
             id=name,
-            images=(Image.from_path(self._place(self.images) / image, f"MMLongBench {image}"),),
+            images=(Image.from_path(self._folder / image, f"MMLongBench {image}"),),
             question=QUESTION,
             answers=tuple(map(str, answers)),
             label=str(answers[0]),
             domain=domain,
         )
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._place(self.images)
 
     @cached_property
     def _domains(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ subset.
 
 from collections.abc import Sequence
 
+from icl.errors import DataError
 from icl.streams import StreamKey
 
 
@@ -19,7 +20,30 @@ def nested_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str)
     return sorted(range(len(ids)), key=lambda i: StreamKey(seed, ids[i]).number(factor))[:limit]
 
 
-def divide_by_group(groups: Sequence[str], fraction: float, seed: int, factor: str) -> tuple[list[int], list[int]]:
+def limited_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str, *, key: str, whole: str) -> list[int]:
+    """The positions of `nested_choice`, with an error if there are fewer ids than `limit`.
+
+    Args:
+        ids: The ids of all records.
+        limit: The number of records to choose; None: all.
+        seed: Seed of the choice.
+        factor: Name of the choice.
+        key: The key of the limit in the experiment file.
+        whole: What is chosen from, such as "rows of pope[test]".
+
+    Raises:
+        DataError: The limit is larger than the number of ids.
+    """
+    if limit is not None and limit > len(ids):
+        raise DataError(
+            f"{key}: {limit} is more than the {len(ids):,} {whole}. Use a smaller number, or remove {key} to use all."
+        )
+    return nested_choice(ids, limit, seed, factor)
+
+
+def divide_by_group(
+    groups: Sequence[str], fraction: float, seed: int, factor: str, name: str
+) -> tuple[list[int], list[int]]:
     """Rows of the queries and rows of the pool, so that the two share no group.
 
     Args:
@@ -27,10 +51,19 @@ def divide_by_group(groups: Sequence[str], fraction: float, seed: int, factor: s
         fraction: The share of the groups that becomes the pool.
         seed: Seed of the draw.
         factor: Name of the draw.
+        name: Name of the data in the error.
+
+    Raises:
+        DataError: A side has no group, although the fraction gives it some.
     """
     names = sorted(set(groups), key=lambda name: StreamKey(seed, name).number(factor))
     pool = set(names[: round(fraction * len(names))])
+    if len(pool) == len(names) or (not pool and fraction > 0):
+        raise DataError(
+            f"{name} has {len(names)} groups, too few for both queries and a pool with pool_fraction {fraction}. "
+            "Set pool_split, or another pool_fraction."
+        )
     return (
-        [row for row, name in enumerate(groups) if name not in pool],
-        [row for row, name in enumerate(groups) if name in pool],
+        [row for row, group in enumerate(groups) if group not in pool],
+        [row for row, group in enumerate(groups) if group in pool],
     )

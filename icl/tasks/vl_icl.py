@@ -29,7 +29,8 @@ from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.episode import shuffled
-from icl.tasks.subset import nested_choice
+from icl.tasks.relative_paths import RelativePaths
+from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 IMAGE_ANSWERS = ("open_t2i_mi", "fast_attr_t2i", "fast_count_t2i", "operator_induction_t2i")
@@ -42,7 +43,7 @@ Row = Mapping[str, Any]
 
 @component("task", "vl_icl")
 @dataclass(frozen=True)
-class VLICLTask:
+class VLICLTask(RelativePaths):
     """A task of VL-ICL Bench from its released files, with a support pool for each query."""
 
     path: str  # folder of VL-ICL's release, with a folder for each task
@@ -53,6 +54,7 @@ class VLICLTask:
     seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.task in IMAGE_ANSWERS:
             raise ConfigError(f"task '{self.task}' asks for an image as its answer, which no model here gives.")
 
@@ -63,11 +65,8 @@ class VLICLTask:
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         rows = self._read("query.json")
-        if self.query_limit is not None and self.query_limit > len(rows):
-            raise DataError(
-                f"queries: {self.query_limit} is more than the {len(rows)} of {self.title}. Use a smaller number."
-            )
-        chosen = nested_choice([f"query-{i}" for i in range(len(rows))], self.query_limit, self.seed, "vl_icl")
+        ids = [f"query-{i}" for i in range(len(rows))]
+        chosen = limited_choice(ids, self.query_limit, self.seed, "vl_icl", key="queries", whole=f"of {self.title}")
         return tuple(self._query(i, rows[i]) for i in chosen)
 
     @cached_property
@@ -78,13 +77,25 @@ class VLICLTask:
         if query_id not in self._by_id:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
         operator = str(self._by_id[query_id].secret.get("operator", ""))
-        return _pool(self, query_id if self.task in ("open_mi", "cobsat") else operator)
+        which = query_id if self.task in ("open_mi", "cobsat") else operator
+        if which not in self._pools:
+            self._pools[which] = Pool(self._supports(which))
+        return self._pools[which]
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        """The pools that were made so far."""
+        return {}
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._place(self.path)
 
     @property
     def pool_size(self) -> int:
         return min(len(self.pool(query.id)) for query in self.queries)
 
-    def supports(self, which: str) -> tuple[Example, ...]:
+    def _supports(self, which: str) -> tuple[Example, ...]:
         """The pool of a query (open_mi, cobsat), of an operator, or of all queries."""
         if self.task == "open_mi":
             return tuple(self._named(int(which.rpartition("-")[2])))
@@ -161,10 +172,9 @@ class VLICLTask:
     def _example(
         self, name: str, row: Row, answer: str, options: tuple[str, ...] = (), secret: Row | None = None
     ) -> Example:
-        folder = Path(self.path).expanduser()
         return Example(
             id=name,
-            images=tuple(Image.from_path(folder / image, f"VL-ICL {image}") for image in _image_names(row)),
+            images=tuple(Image.from_path(self._folder / image, f"VL-ICL {image}") for image in _image_names(row)),
             question=str(row["question"]),
             answers=(answer,),
             options=options,
@@ -173,12 +183,7 @@ class VLICLTask:
         )
 
     def _read(self, name: str) -> list[dict[str, Any]]:
-        return _rows(Path(self.path).expanduser() / self.task / name)
-
-
-@lru_cache(maxsize=512)
-def _pool(task: VLICLTask, which: str) -> Pool:
-    return Pool(task.supports(which))
+        return _rows(self._folder / self.task / name)
 
 
 @lru_cache(maxsize=16)

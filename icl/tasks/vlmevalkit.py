@@ -34,7 +34,7 @@ from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.hub import connected_components
-from icl.tasks.subset import divide_by_group, nested_choice
+from icl.tasks.subset import divide_by_group, limited_choice
 from icl.types import Example
 
 if TYPE_CHECKING:
@@ -130,12 +130,7 @@ class VLMEvalKitTask(SharedPoolTask):
         if self.pool_split is not None:
             return rows, self._of_split(self.pool_split)
         names = [f"row {self._rows[self._groups[place]]['index']}" for place in rows]
-        queries, pool = divide_by_group(names, self.pool_fraction, self.seed, "vlmevalkit/division")
-        if not queries or (not pool and self.pool_fraction > 0):
-            raise DataError(
-                f"{self.path} has {len(set(names))} groups, too few for both queries and a pool with "
-                f"pool_fraction {self.pool_fraction}. Use another pool_fraction."
-            )
+        queries, pool = divide_by_group(names, self.pool_fraction, self.seed, "vlmevalkit/division", self.path)
         return [rows[i] for i in queries], [rows[i] for i in pool]
 
     def _of_split(self, split: str | None) -> list[int]:
@@ -146,10 +141,8 @@ class VLMEvalKitTask(SharedPoolTask):
         return [place for place, row in enumerate(self._rows) if split in (None, row.get("split", ""))]
 
     def _choice(self, places: Sequence[int], limit: int | None, key: str) -> list[int]:
-        if limit is not None and limit > len(places):
-            raise DataError(f"{key}: {limit} is more than the {len(places)} available rows of {self.path}.")
-        names = [self._rows[place]["index"] for place in places]
-        return [places[i] for i in nested_choice(names, limit, self.seed, f"vlmevalkit/{key}")]
+        names, whole = [self._rows[place]["index"] for place in places], f"available rows of {self.path}"
+        return [places[i] for i in limited_choice(names, limit, self.seed, f"vlmevalkit/{key}", key=key, whole=whole)]
 
     def _example(self, place: int) -> Example:
         row = self._rows[place]
