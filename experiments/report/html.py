@@ -4,8 +4,6 @@ The page loads nothing. Its content policy allows only data images and its own s
 is set as text by the script.
 """
 
-import base64
-import hashlib
 import itertools
 import json
 import math
@@ -21,6 +19,7 @@ from experiments.report.claims_section import claims_section
 from experiments.report.costs import summarize_costs
 from experiments.report.published_section import published_section
 from experiments.report.quantization_section import quantization_section
+from experiments.report.rendering import load_template, policy_digest, read_asset
 from experiments.report.svg import FOREST_WIDTH, LinearScale, forest
 from experiments.results.column_effects import interactions_frame
 from experiments.results.run_view import RunView
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from experiments.results.loaded_run import Run
 
-TEMPLATES = Path(__file__).parent / "templates"
 VERDICT_SIGNS = {"better": "▲", "worse": "▼", "differs": "≠", "equal": "=", "open": "○", "unpaired": "!"}
 VERDICT_LABELS = {
     "better": "better",
@@ -109,18 +107,14 @@ def render_page(
     view: RunView, task_tables: Sequence[tables.TaskTable], differences: "DataFrame | None", refused: str, per_cell: int
 ) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    world = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     undrawn = _undrawn(view)
     plotted = figures.drop_decodings(task_tables, undrawn)
     looks = _looks(view, plotted)
-    script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    script, style = read_asset("report.js"), read_asset("report.css")
     shelf = sample_browser.collect_samples(view, per_cell)
-    return world.get_template("report.html.j2").render(
+    return load_template("report.html.j2").render(
         **vars(formatting),
         name=view.name,
         subtitle=_subtitle(view),
@@ -168,8 +162,8 @@ def render_page(
         record=json.dumps(view.info, indent=1, ensure_ascii=False, default=repr),
         script=Markup(script),
         style=Markup(style),
-        script_hash=_hash(script),
-        style_hash=_hash(style),
+        script_hash=policy_digest(script),
+        style_hash=policy_digest(style),
     )
 
 
@@ -287,10 +281,6 @@ def _with_nulls(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _with_nulls(value) for key, value in tree.items()}
     return [_with_nulls(value) for value in tree] if isinstance(tree, list | tuple) else tree
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _csv(path: Path, frame: "DataFrame") -> Path:

@@ -1,14 +1,12 @@
 """The leaderboard as one self-contained page without a script, and as CSV."""
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.leaderboard.columns import Leaderboard, LeaderboardCell, LeaderboardColumn
 from experiments.report.leaderboard.frontier import HEADS, FrontierTable
+from experiments.report.rendering import load_template, policy_digest, read_asset
 from experiments.stats import formatting
 from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import short_control_name
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 MAX_COLUMNS = 5
 """The largest number of columns in one table of the page."""
 SIGNS = {"beats": "▲", "reference_only": "△", "worse": "▼", "no_gain": "=", "undecided": "○", "refused": "!"}
@@ -52,14 +49,10 @@ def render_leaderboard(board: Leaderboard, frontiers: "Sequence[FrontierTable]",
         frontiers: The tables and figures of captions.
         refusals: Why runs have none.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    world = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "leaderboard.css"))
-    return world.get_template("leaderboard.html.j2").render(
+    style = read_asset("report.css") + read_asset("leaderboard.css")
+    return load_template("leaderboard.html.j2").render(
         **vars(formatting),
         board=board,
         counts=[(name, _counts(board, name)) for name in board.methods],
@@ -69,7 +62,7 @@ def render_leaderboard(board: Leaderboard, frontiers: "Sequence[FrontierTable]",
         refusals=refusals,
         several_runs=len({column.path for column in board.columns}) > 1,
         style=Markup(style),
-        style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style_hash=policy_digest(style),
     )
 
 

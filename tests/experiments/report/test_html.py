@@ -225,10 +225,12 @@ def test_rows_that_repeat_another_by_construction_are_folded_away() -> None:
         row("unknown", frozenset(), frozenset()),
         row("fewer shots", equal),
         row("vote", equal, equal, baseline=True),
+        row("failed"),
+        row("failed, too"),
     )
     table = TaskTable("t", ("decoding",), (0, 1), rows, 10, 1, 0)
     lines, repeated = table.folded_lines
-    assert [line.name for line in lines] == ["greedy", "vcd", "unknown", "fewer shots", "vote"]
+    assert [line.name for line in lines] == ["greedy", "vcd", "unknown", "fewer shots", "vote", "failed", "failed, too"]
     assert [(line.name, first.name) for line, first in repeated] == [("mask_only", "greedy")]
 
 
