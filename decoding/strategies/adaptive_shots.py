@@ -20,6 +20,7 @@ from decoding.prompt_edits import demonstrations, keep_demonstrations
 from decoding.traits import Traits
 from icl.constraints import Count, Fraction, NonNegative
 from icl.errors import ConfigError
+from icl.memory.device_copies import copied_to_device
 from icl.registry import component
 from icl.types import Prompt
 
@@ -105,11 +106,12 @@ class AdaptiveShots(StatefulStrategy):
         import torch
 
         rungs = logits[1:]
-        by_margin = first_clear(margins(rungs), self.margin).tolist()
-        for state, rung in zip(states, by_margin, strict=True):
-            if 0 not in state.memory:
-                state.memory[0] = rung if self.choice == "margin" else self._drawn_rung(state, len(rungs))
-        chosen = torch.tensor([int(state.memory[0]) for state in states], device=logits.device)
+        if any(0 not in state.memory for state in states):  # later steps neither compute nor read margins
+            by_margin = first_clear(margins(rungs), self.margin).tolist()
+            for state, rung in zip(states, by_margin, strict=True):
+                if 0 not in state.memory:
+                    state.memory[0] = rung if self.choice == "margin" else self._drawn_rung(state, len(rungs))
+        chosen = copied_to_device([state.memory[0] for state in states], torch.long, logits.device)
         scores: Tensor = rungs[chosen, torch.arange(len(states), device=logits.device)]
         return scores
 

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
-from icl.models.hf.row_edits import RowEdit
-from icl.models.hf.token_ranges import addressed
+from icl.models.hf.token_ranges import row_edit
 from icl.models.interventions import Intervention
 from icl.types import Prompt
 
@@ -72,19 +71,8 @@ def answer_loss(model: "HF", items: Sequence[AnsweredPrompt], interventions: Seq
     runner, encoder = model.engine.runner, model.engine.prompt_encoder
     placed = []
     for row, item in enumerate(items):
-        length = len(item.encoded) - len(item.answer)
-        bare = replace(item.encoded, key=item.encoded.key[:length])
-        edits = tuple(
-            RowEdit(
-                acts,
-                tuple((runner.sites.resolve(site), site) for site in acts.sites),
-                tuple(addressed(encoder, item.prompt, bare, acts.where)),
-                acts.where.part != "prompt",
-                length,
-                row,
-            )
-            for acts in interventions
-        )
+        bare = replace(item.encoded, key=item.encoded.key[: len(item.encoded) - len(item.answer)])
+        edits = tuple(row_edit(encoder, acts, item.prompt, bare, row) for acts in interventions)
         placed.append(replace(item.encoded, edits=edits))
     width = max(len(item.answer) for item in items) + 1
     with torch.enable_grad(), _frozen(runner.model):

@@ -68,6 +68,20 @@ def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, 
     return [(0, size) if where.span == "all" else part_tokens(encoder, prompt, encoded, where.span)]
 
 
+def row_edit(
+    encoder: "PromptEncoder", acts: Intervention | StateObserver, prompt: Prompt, encoded: EncodedPrompt, row: int
+) -> RowEdit:
+    """An intervention or an observer on a prompt. For the arguments and errors see `with_edits`."""
+    return RowEdit(
+        acts,
+        _resolved(encoder.runner.sites, acts),
+        tuple(addressed(encoder, prompt, encoded, acts.where)),
+        acts.where.part != "prompt",
+        len(encoded),
+        row,
+    )
+
+
 def with_edits(
     encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, row: int, observe: StateObserver | None = None
 ) -> EncodedPrompt:
@@ -89,18 +103,7 @@ def with_edits(
     acting: Sequence[Intervention | StateObserver] = [*prompt.interventions, *([] if observe is None else [observe])]
     if not acting:
         return encoded
-    sites = encoder.runner.sites
-    edits = tuple(
-        RowEdit(
-            acts,
-            _resolved(sites, acts),
-            tuple(addressed(encoder, prompt, encoded, acts.where)),
-            acts.where.part != "prompt",
-            len(encoded),
-            row,
-        )
-        for acts in acting
-    )
+    edits = tuple(row_edit(encoder, acts, prompt, encoded, row) for acts in acting)
     identity = [one.digest for one in prompt.interventions]
     if observe is not None:
         identity.append(str(next(encoder.observed_rows)))
