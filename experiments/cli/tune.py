@@ -2,23 +2,16 @@
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.cli.main import INTERRUPTED
+from experiments.config.tuning_keys import TuningControl
 
 if TYPE_CHECKING:
     from experiments.tuning.train import TrainingOutcome
-
-
-class Control(StrEnum):
-    """A control that is trained on the same items."""
-
-    zero_shot = "zero_shot"
-    shuffled = "shuffled"
 
 
 def command(
@@ -29,7 +22,8 @@ def command(
     *,
     out: Annotated[Path | None, typer.Option(help="folder of the adapters; by default adapters/NAME")] = None,
     control: Annotated[
-        list[Control] | None, typer.Option(help="also train a control: without demonstrations, or shuffled answers")
+        list[TuningControl] | None,
+        typer.Option(help="also train a control: without demonstrations, or shuffled answers"),
     ] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
     evaluate: Annotated[bool, typer.Option(help="run the study before and after")] = True,
@@ -50,7 +44,7 @@ def command(
 
     config = load_config(file, overrides or [])
     folder = out or Path("adapters") / config.name
-    controls: list[Literal["zero_shot", "shuffled"]] = [one.value for one in control or ()]
+    controls = control or []
     try:
         with spinner() as report_progress:
             outcomes = tune(config, folder, controls, report_progress)

@@ -4,6 +4,7 @@ They change no sample and no digest. `icl run` ignores them.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -16,6 +17,13 @@ Steps = Annotated[int, Ge(0), Le(10_000_000)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 Modules = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1)]
+
+
+class TuningControl(StrEnum):
+    """A control of an adapter, trained on the same queries in the same order (`experiments.tuning.tune`)."""
+
+    ZERO_SHOT = "zero_shot"
+    SHUFFLED = "shuffled"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,11 +56,15 @@ def judge_answers(store: Store, grid: Grid, invocation: Invocation, progress: Pr
     for name, judge in grid.metrics.items():
         if not isinstance(judge, Judge):
             continue
-        pending = {request.key: request for _, _, request in _unscored(store, grid, name, judge)}
+        pending: dict[str, JudgeRequest] = {}
+        places: list[tuple[str, str, str]] = []
+        for cell, query, request in _unscored(store, grid, name, judge):
+            pending[request.key] = request
+            places.append((cell, query, request.key))
         of_controls = _controls(store, grid, judge)
         requests = {request.key: request for pairs in of_controls.values() for pair in pairs for request in pair}
         collect_verdicts(judge, [*pending.values(), *requests.values()], progress.note, name)
-        _write_scores(store, grid, name, judge, invocation)
+        _write_scores(store, name, judge, places, invocation)
         controls[name] = {control: _counts(judge, control, pairs) for control, pairs in of_controls.items()}
         if pending:
             progress.note(describe_controls(name, controls[name]))
@@ -140,11 +144,13 @@ def _unscored(store: Store, grid: Grid, name: str, judge: Judge) -> Iterator[tup
                 yield cell.digest, sample["query"], judge.request(sample.get("output", ""), as_stored(sample, example))
 
 
-def _write_scores(store: Store, grid: Grid, name: str, judge: Judge, invocation: Invocation) -> None:
-    """Adds the scores of new verdicts to the samples."""
+def _write_scores(
+    store: Store, name: str, judge: Judge, places: Sequence[tuple[str, str, str]], invocation: Invocation
+) -> None:
+    """Adds the scores of new verdicts to the samples. places: (cell, query, key of the verdict)."""
     scores: dict[str, dict[str, float]] = {}
-    for cell, query, request in _unscored(store, grid, name, judge):
-        verdict = judge.verdicts.get(request.key)
+    for cell, query, key in places:
+        verdict = judge.verdicts.get(key)
         if verdict is not None and verdict["right"] is not None:
             scores.setdefault(cell, {})[query] = float(verdict["right"])
     for cell, by_query in scores.items():

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.config import Config, parse_config
 from experiments.config.keys import NO_INTERVENTION
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Cell, expand
 from experiments.store.lock import write_lock
@@ -30,7 +30,6 @@ from icl.text.json_text import canonical_digest
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
-Control = Literal["zero_shot", "shuffled"]
 TUNED = "tuned"
 PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
 """Axes of the file that decide a training prompt, besides the task and the number of shots."""
@@ -40,7 +39,7 @@ RECORD = "tune.json"
 def tune(
     config: Config,
     out: Path,
-    controls: Sequence[Control] = (),
+    controls: Sequence[TuningControl] = (),
     report_progress: ReportProgress = lambda what, done, of: None,
 ) -> list[TrainingOutcome]:
     """Trains the adapter of a config in `out`/tuned, and each control in a folder of its name.
@@ -103,12 +102,12 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
             grid[axis] = list(values)
     shots = _most_shots(config) if spec.shots is None else spec.shots
     transforms: list[Any] = list(grid.pop("transforms", [config.transforms])[0])
-    if control == "shuffled":
+    if control == TuningControl.SHUFFLED:
         transforms.append({"name": "answers", "how": "permuted"})
     changed = replace(
         _plain(config),
         task=spec.task,
-        shots=0 if control == "zero_shot" else shots,
+        shots=0 if control == TuningControl.ZERO_SHOT else shots,
         transforms=transforms,
         grid=grid,
         zip={},

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from experiments.cli.main import main
 from experiments.config.config import Config, load_config
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.results.loaded_run import load_run
 from experiments.store.lock import write_lock
@@ -159,9 +159,11 @@ def test_controls_differ_in_their_demonstrations_alone() -> None:
     images = {name: [len(one.prompt.images) for one in episodes] for name, episodes in made.items()}
     assert images == {None: [3] * 6, "shuffled": [3] * 6, "zero_shot": [1] * 6}
     answers = [
-        [part.text for part in made[name][0].prompt.parts() if "answer" in part.name] for name in (None, "shuffled")
+        [[part.text for part in one.prompt.parts() if "answer" in part.name] for one in made[name]]
+        for name in (None, "shuffled")
     ]
-    assert sorted(answers[0]) == sorted(answers[1])
+    assert answers[0] != answers[1]
+    assert list(map(sorted, answers[0])) == list(map(sorted, answers[1]))
 
 
 def test_training_images_among_the_test_images_are_refused(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_a_folder_that_is_a_file_or_in_use_is_refused_before_the_model_loads(
     with pytest.raises(StoreError, match=r"file/tuned cannot be written: "):
         train_once(study(), tmp_path / "file" / "tuned")
     with write_lock(tmp_path / "used" / "zero_shot"), pytest.raises(StoreError, match=r"zero_shot is being run by"):
-        tune(study(), tmp_path / "used", ["zero_shot"])
+        tune(study(), tmp_path / "used", [TuningControl.ZERO_SHOT])
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "adapter_model.safetensors", CURVE])
@@ -295,7 +297,7 @@ def test_the_arms_before_and_after_differ_by_the_adapter_alone(done: Path) -> No
 
 
 def test_finished_training_is_not_repeated_and_other_settings_are_refused(done: Path) -> None:
-    assert [one.computed for one in tune(load_config(STUDY), done / "adapters", ["zero_shot"])] == [0, 0]
+    assert [one.computed for one in tune(load_config(STUDY), done / "adapters", [TuningControl.ZERO_SHOT])] == [0, 0]
     with pytest.raises(StoreError, match="training state of other settings"):
         tune(study(lr=0.5), done / "adapters")
     record = json.loads((done / "adapters" / "zero_shot" / RECORD).read_text())
