@@ -98,3 +98,21 @@ class SharedPoolTask:
     @property
     def pool_size(self) -> int:
         return len(self._pool)
+
+
+class SeveralPoolsTask:
+    """Base class of tasks with several pools. Each is made at its first use, by a key such as the query's id."""
+
+    def pool_examples(self, key: str) -> Sequence[Example]:
+        """The examples of a pool."""
+        raise NotImplementedError
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        """The pools that were made so far."""
+        return {}
+
+    def _pool_of(self, key: str) -> Pool:
+        if key not in self._pools:
+            self._pools[key] = Pool(tuple(self.pool_examples(key)))
+        return self._pools[key]

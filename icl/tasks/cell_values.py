@@ -1,5 +1,6 @@
 """Values of a row as text, and its images: embedded, several in one cell, or named by a path."""
 
+import ast
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,17 @@ def text_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def parse_list(text: str) -> list[Any] | None:
+    """The items of a list that is written as Python writes it: "['open', 'closed']". None for any other text."""
+    if not text.startswith("["):
+        return None
+    try:
+        items = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
+    return items if isinstance(items, list) else None
 
 
 def image_keys(source: DataSource, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:

@@ -9,7 +9,6 @@ of several annotators are accepted. With repetitions they are stored as `secret[
 the COCO objects in the image, for CHAIR.
 """
 
-import ast
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
-from icl.tasks.cell_values import cell_images, image_at_path, image_keys, text_of
+from icl.tasks.cell_values import cell_images, image_at_path, image_keys, parse_list, text_of
 from icl.tasks.source import DataSource
 from icl.tasks.video_frames import video_frames
 from icl.text.object_mentions import shipped_vocabulary
@@ -210,13 +209,8 @@ def _several(cell: Any) -> Sequence[Any]:
         return [cell[letter] for letter in sorted(cell)]
     if isinstance(cell, str) and cell.lstrip().lower().startswith("(a)"):
         return [part.strip() for part in _LETTERED.split(cell.strip())[2::2]]
-    if isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"):
-        try:
-            listed = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
-            return [cell]  # an option in brackets
-        return listed if isinstance(listed, list) else [cell]
-    return cell if isinstance(cell, list) else [cell]
+    listed = parse_list(cell) if isinstance(cell, str) else cell
+    return listed if isinstance(listed, list) else [cell]
 
 
 def _classes(source: DataSource, layout: ColumnMapping) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from icl import parameter_files as files
 from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool, Task
+from icl.tasks.base import Pool, SeveralPoolsTask, Task
 from icl.types import Example
 
 Probabilities = Mapping[str, Mapping[str, float]]
@@ -65,7 +65,7 @@ def candidate_classes(prediction: str, matrix: np.ndarray, classes: Sequence[str
 
 @component("task", "dicl")
 @dataclass(frozen=True, kw_only=True)
-class DICLTask:
+class DICLTask(SeveralPoolsTask):
     """Yes/no questions whether the class that another classifier predicted, or one confused with it, is right."""
 
     of: Annotated[Task, NestedComponent("task")]  # classification task with one shared pool
@@ -97,14 +97,7 @@ class DICLTask:
     def pool(self, query_id: str) -> Pool:
         if query_id not in self._pairs:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        if query_id not in self._pools:
-            self._pools[query_id] = Pool(self.demonstrations(query_id))
-        return self._pools[query_id]
-
-    @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        """The pools that were made so far."""
-        return {}
+        return self._pool_of(query_id)
 
     @property
     def pool_size(self) -> int:
@@ -157,16 +150,16 @@ class DICLTask:
         facts = {"candidate": name, "prediction": prediction[0], "confidence": prediction[1], "exemplar": place}
         return replace(check, group=query.id, meta=facts)
 
-    def demonstrations(self, query_id: str) -> tuple[Example, ...]:
+    def pool_examples(self, key: str) -> tuple[Example, ...]:
         """The exemplar asked about the prediction (no), then about its own class (yes)."""
         _ = self.queries
-        exemplar, name, prediction = self._pairs[query_id]
+        exemplar, name, prediction = self._pairs[key]
         others = [c for c in self._of(exemplar) if c != name]
         wrong = (
             prediction if prediction != name else max(others, key=lambda c: self._of(exemplar)[c], default="nothing")
         )
         return tuple(
-            self._example(f"{query_id}-s{i}", exemplar, class_name, answer)
+            self._example(f"{key}-s{i}", exemplar, class_name, answer)
             for i, (class_name, answer) in enumerate(((wrong, "no"), (name, "yes")))
         )
 

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 from icl.constraints import PositiveInt
 from icl.errors import DataError, did_you_mean
 from icl.registry import component, parameter
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SeveralPoolsTask
 from icl.tasks.cell_values import text_of
 from icl.tasks.columns import ColumnMapping, read_examples
 from icl.tasks.relative_paths import RelativePaths
@@ -38,7 +38,7 @@ from icl.types import Example
 
 @component("task", "episodes")
 @dataclass(frozen=True, kw_only=True)
-class EpisodesTask(RelativePaths):
+class EpisodesTask(RelativePaths, SeveralPoolsTask):
     """Queries with demonstrations of their own, from rows that a column groups into episodes."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -80,18 +80,14 @@ class EpisodesTask(RelativePaths):
         name = query_id.removesuffix("-query")
         if name not in self._rows:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        if name not in self._pools:
-            self._pools[name] = Pool(self._episode(name)[:-1])
-        return self._pools[name]
+        return self._pool_of(name)
 
     @property
     def pool_size(self) -> int:
         return min(len(self._rows[query.id.removesuffix("-query")]) - 1 for query in self.queries)
 
-    @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        """The pools that were made so far."""
-        return {}
+    def pool_examples(self, key: str) -> tuple[Example, ...]:
+        return self._episode(key)[:-1]
 
     def _episode(self, name: str) -> tuple[Example, ...]:
         """The examples of an episode, the query last."""

@@ -37,7 +37,7 @@ from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples
 from icl.tasks.presets import PRESETS
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
-from icl.tasks.subset import divide_by_group, limited_choice, nested_choice
+from icl.tasks.subset import connected_components, divide_by_group, limited_choice, nested_choice
 from icl.types import Example
 
 Text = str | bool | int | float
@@ -201,21 +201,3 @@ class HubTask(SharedPoolTask, RelativePaths):
         for row, name in zip(first, ids, strict=True):
             names[row] = min(name, names.get(row, name))
         return [f"row {names[row]}" for row in first]
-
-
-def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
-    """For each row, the first row that it shares a key with, directly or through others, or itself."""
-    parent = list(range(len(keys)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    first: dict[str, int] = {}
-    for row, some in enumerate(keys):
-        for key in some:
-            a, b = root(first.setdefault(key, row)), root(row)
-            parent[max(a, b)] = min(a, b)
-    return [root(row) for row in range(len(keys))]

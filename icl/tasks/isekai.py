@@ -20,7 +20,7 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SeveralPoolsTask
 from icl.tasks.generated.episode import shuffled
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import limited_choice
@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 
 @component("task", "isekai")
 @dataclass(frozen=True)
-class IsekaiTask(RelativePaths):
+class IsekaiTask(RelativePaths, SeveralPoolsTask):
     """ISEKAI-10 or ISEKAI-pair from its released JSON lines and images, with a pool of two classes for each query."""
 
     path: str  # JSON lines of the release
@@ -56,14 +56,7 @@ class IsekaiTask(RelativePaths):
     def pool(self, query_id: str) -> Pool:
         if query_id not in self._rows:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        if query_id not in self._pools:
-            self._pools[query_id] = Pool(self._supports(query_id))
-        return self._pools[query_id]
-
-    @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        """The pools that were made so far."""
-        return {}
+        return self._pool_of(query_id)
 
     @cached_property
     def _rows(self) -> Mapping[str, Row]:
@@ -78,16 +71,16 @@ class IsekaiTask(RelativePaths):
     def pool_size(self) -> int:
         return min(len(self.pool(query.id)) for query in self.queries)
 
-    def _supports(self, query_id: str) -> tuple[Example, ...]:
+    def pool_examples(self, key: str) -> tuple[Example, ...]:
         """One image of each class for each shot, in a random order."""
-        row = self._rows[query_id]
+        row = self._rows[key]
         pairs = zip(row["positive_list"], row["negative_list"], strict=False)
         return tuple(
-            self._example(f"{query_id}-s{shot}{k}", row, image, name)
+            self._example(f"{key}-s{shot}{k}", row, image, name)
             for shot, (positive, negative) in enumerate(pairs)
             for k, (image, name) in enumerate(
                 shuffled(
-                    StreamKey(self.seed, query_id).numpy(f"order/{shot}"),
+                    StreamKey(self.seed, key).numpy(f"order/{shot}"),
                     [(positive, row["positive_promt"]), (negative, row["negative_promt"])],
                 )
             )

@@ -30,9 +30,8 @@ from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, parameter
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import image_keys
-from icl.tasks.hub import connected_components
 from icl.tasks.source import DataSource, encoded
-from icl.tasks.subset import divide_by_group, limited_choice
+from icl.tasks.subset import connected_components, divide_by_group, limited_choice
 from icl.types import Example
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SeveralPoolsTask
 from icl.tasks.generated.episode import choice, shuffled
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import limited_choice
@@ -30,7 +30,7 @@ QUESTION = "What is the label of this image?"
 
 @component("task", "mmlongbench_icl")
 @dataclass(frozen=True, kw_only=True)
-class MMLongBenchICLTask(RelativePaths):
+class MMLongBenchICLTask(RelativePaths, SeveralPoolsTask):
     """Images with numbered labels that only the demonstrations of the query's set explain."""
 
     path: str  # JSON file of the release
@@ -59,24 +59,16 @@ class MMLongBenchICLTask(RelativePaths):
         )
 
     def pool(self, query_id: str) -> Pool:
-        domain = query_id.rpartition("-")[0]
-        if domain not in self._domains:
+        if query_id.rpartition("-")[0] not in self._domains:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        if query_id not in self._pools:
-            self._pools[query_id] = Pool(self._demonstrations(query_id, domain))
-        return self._pools[query_id]
+        return self._pool_of(query_id)
 
-    @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        """The pools that were made so far."""
-        return {}
-
-    def _demonstrations(self, query_id: str, domain: str) -> tuple[Example, ...]:
-        rng = StreamKey(self.seed, query_id).numpy("mmlongbench_icl/demonstrations")
+    def pool_examples(self, key: str) -> tuple[Example, ...]:
+        rng, domain = StreamKey(self.seed, key).numpy("mmlongbench_icl/demonstrations"), key.rpartition("-")[0]
         rounds = choice(rng, self._domains[domain]["exemplar_list"])
         items = [item for one in rounds for item in shuffled(rng, one)]
         return tuple(
-            self._example(f"{query_id}-s{i:04d}", domain, item["image"], item["id"]) for i, item in enumerate(items)
+            self._example(f"{key}-s{i:04d}", domain, item["image"], item["id"]) for i, item in enumerate(items)
         )
 
     @property

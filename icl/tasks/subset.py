@@ -67,3 +67,21 @@ def divide_by_group(
         [row for row, group in enumerate(groups) if group not in pool],
         [row for row, group in enumerate(groups) if group in pool],
     )
+
+
+def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
+    """For each row, the first row that it shares a key with, directly or through others, or itself."""
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[str, int] = {}
+    for row, some in enumerate(keys):
+        for key in some:
+            a, b = root(first.setdefault(key, row)), root(row)
+            parent[max(a, b)] = min(a, b)
+    return [root(row) for row in range(len(keys))]

@@ -27,7 +27,7 @@ from icl.errors import ConfigError, DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import Pool, SeveralPoolsTask
 from icl.tasks.generated.episode import shuffled
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.subset import limited_choice
@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 
 @component("task", "vl_icl")
 @dataclass(frozen=True)
-class VLICLTask(RelativePaths):
+class VLICLTask(RelativePaths, SeveralPoolsTask):
     """A task of VL-ICL Bench from its released files, with a support pool for each query."""
 
     path: str  # folder of VL-ICL's release, with a folder for each task
@@ -77,15 +77,7 @@ class VLICLTask(RelativePaths):
         if query_id not in self._by_id:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
         operator = str(self._by_id[query_id].secret.get("operator", ""))
-        which = query_id if self.task in ("open_mi", "cobsat") else operator
-        if which not in self._pools:
-            self._pools[which] = Pool(self._supports(which))
-        return self._pools[which]
-
-    @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        """The pools that were made so far."""
-        return {}
+        return self._pool_of(query_id if self.task in ("open_mi", "cobsat") else operator)
 
     @cached_property
     def _folder(self) -> Path:
@@ -95,16 +87,16 @@ class VLICLTask(RelativePaths):
     def pool_size(self) -> int:
         return min(len(self.pool(query.id)) for query in self.queries)
 
-    def _supports(self, which: str) -> tuple[Example, ...]:
+    def pool_examples(self, key: str) -> tuple[Example, ...]:
         """The pool of a query (open_mi, cobsat), of an operator, or of all queries."""
         if self.task == "open_mi":
-            return tuple(self._named(int(which.rpartition("-")[2])))
+            return tuple(self._named(int(key.rpartition("-")[2])))
         if self.task == "cobsat":
-            return tuple(self._with_latent(int(which.rpartition("-")[2])))
+            return tuple(self._with_latent(int(key.rpartition("-")[2])))
         rows = self._read("support.json")
         if self.task == "matching_mi":
             return tuple(e for i, pair in enumerate(rows) for e in self._matched(i, pair))
-        return tuple(self._example(f"support-{i:05d}", row, _answer(row, which)) for i, row in enumerate(rows))
+        return tuple(self._example(f"support-{i:05d}", row, _answer(row, key)) for i, row in enumerate(rows))
 
     def _query(self, number: int, row: Row) -> Example:
         name = f"{self.task}-{number:05d}"

@@ -16,7 +16,6 @@ counts a question as right only if all its rotations are: `{name: group_accuracy
 Differs from the released code in cells "NA" and "None", which are answers here and missing values there.
 """
 
-import ast
 import base64
 import binascii
 import os.path
@@ -25,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError, did_you_mean
@@ -33,8 +32,8 @@ from icl.images import Image, decode_image
 from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.hub import connected_components
-from icl.tasks.subset import divide_by_group, limited_choice
+from icl.tasks.cell_values import parse_list
+from icl.tasks.subset import connected_components, divide_by_group, limited_choice
 from icl.types import Example
 
 if TYPE_CHECKING:
@@ -227,13 +226,8 @@ def _question(row: Row) -> str:
 
 def _listed(cell: str) -> list[str]:
     """The texts of a list that is written as Python writes it, or the one text."""
-    if not cell.startswith("["):
-        return [cell]
-    try:
-        items: Any = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        return [cell]
-    return [str(item) for item in items]
+    items = parse_list(cell)
+    return [cell] if items is None else [str(item) for item in items]
 
 
 def _read(path: Path) -> list[Row]:

@@ -15,7 +15,7 @@ from icl.errors import ConfigError, DataError, ImageError
 from icl.loading import component_search_folder
 from icl.metrics.chair import ChairI
 from icl.registry import build, describe
-from icl.tasks.hub import connected_components
+from icl.tasks.subset import connected_components
 from icl.types import Generation
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
