@@ -10,15 +10,12 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl.models.interventions import Site, Where
+from icl.models.interventions import END, Site, Where
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-END = Where()
-"""The last token of a prompt."""
 
 How = Literal["replace", "add"]
 

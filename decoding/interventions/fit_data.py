@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from decoding.prompt_edits import remove_demonstrations, replace_answers
 from icl.errors import DataError, PlanError
 from icl.metrics.normalize import normalize_text
-from icl.models.interventions import Intervention, Site, Where, steer
+from icl.models.interventions import END, Intervention, Site, Where, steer
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ class FitData:
         if same := {one.id for one in self.sources} & {one.id for one in self.choice}:
             raise DataError(f"query '{min(same)}' is a source and also chooses parameters. The parts must be disjoint.")
 
-    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where | None = None) -> "Tensor":
+    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where = END) -> "Tensor":
         """States of each prompt at its last token, or at another one: [prompts, sites, ...]. Raises ModelError."""
         import torch
 
-        observed = self.model.observe(prompts, sites, Where() if where is None else where)
+        observed = self.model.observe(prompts, sites, where)
         return torch.stack([torch.stack([own[site][-1] for site in sites]) for own in observed])
 
     def mean_states(self, sites: Sequence[Site]) -> "dict[str, Tensor]":

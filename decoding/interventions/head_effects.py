@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Literal
 from decoding.interventions.edits import HeadEdit
 from decoding.interventions.fit_data import DevPrompt, FitData
 from icl.errors import ConfigError, DataError, ModelError
-from icl.models.interventions import Site, steer
+from icl.models.interventions import END, Site, Where, steer
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from icl.models.hf.model import HF
@@ -126,7 +125,7 @@ def head_contributions(model: "HF", inputs: "Tensor") -> "Tensor":
         weight = next(projection.parameters())
         single = torch.diag_embed(own.T).permute(1, 2, 0).reshape(len(own), -1)  # row h: head h, zero elsewhere
         with torch.no_grad():
-            batch = torch.cat([single, torch.zeros_like(single[:1])])[None].to(weight.device, _dtype(model))
+            batch = torch.cat([single, torch.zeros_like(single[:1])])[None].to(weight.device, model.engine.runner.dtype)
             added = projection(batch)[0].float().cpu()
         rows.append(added[:-1] - added[-1])
     return torch.stack(rows)
@@ -216,7 +215,11 @@ def random_heads(shape: Sequence[int], chosen: Heads, draw: int) -> Heads:
 
 
 def head_edit(
-    layers: Sequence[int], inputs: "Tensor", heads: Sequence[tuple[int, int]], strength: float = 1.0, **more: object
+    layers: Sequence[int],
+    inputs: "Tensor",
+    heads: Sequence[tuple[int, int]],
+    strength: float = 1.0,
+    where: Where = END,
 ) -> HeadEdit:
     """The intervention that puts mean inputs into some heads.
 
@@ -225,7 +228,7 @@ def head_edit(
         inputs: [layers with heads, H, e].
         heads: (index of the layer, head).
         strength: Share of the edit.
-        more: `where` of the edit.
+        where: The tokens.
     """
     own: dict[int, list[int]] = {}
     for i, head in sorted(heads):
@@ -234,7 +237,7 @@ def head_edit(
         {layers[i]: tuple(numbers) for i, numbers in own.items()},
         {layers[i]: inputs[i, numbers] for i, numbers in own.items()},
         strength,
-        **more,  # type: ignore[arg-type]
+        where,
     )
 
 
@@ -252,8 +255,3 @@ def _check_adds_projection(model: "HF", layer: int) -> None:
             f"{sites.name} normalizes what attention gives at layer {layer} ({type(adds).__name__}) before it is "
             "added, so the contribution of a head cannot be computed. Use mtv, which replaces the inputs of heads."
         )
-
-
-def _dtype(model: "HF") -> "torch.dtype":
-    """The type of the model's states."""
-    return model.engine.runner.dtype

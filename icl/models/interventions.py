@@ -68,6 +68,10 @@ class Where:
             )
 
 
+END = Where()
+"""The last token of a prompt."""
+
+
 @runtime_checkable
 class Intervention(Protocol):
     """An edit of hidden states.

@@ -20,31 +20,21 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
 from retrievers.machinery.demo_text import TextField, demo_text
-from retrievers.machinery.embedding_source import EmbeddingSource, no_pool, open_source, reads
+from retrievers.machinery.embedding_source import EmbeddingSource, PoolFitted, open_source
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 @component("embedder", "centered")
 @dataclass(frozen=True, kw_only=True)
-class Centered:
+class Centered(PoolFitted):
     """Another embedder minus the mean of each modality over the pool (C3)."""
 
     of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose vectors are centered
     text: TextField = "question"  # which texts of the pool have their mean subtracted; i2t compares answers
 
     @property
-    def reads(self) -> frozenset[str]:
-        return reads(self.of)
-
-    @property
     def digest(self) -> str:
         return f"centered-1({self.of.digest},{self.text})"
-
-    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        raise no_pool("centered")
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        raise no_pool("centered")
 
     def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
         return _CenteredSource(open_source(self.of, cache, pool), pool.examples, self.text)

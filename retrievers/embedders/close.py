@@ -25,7 +25,7 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
 from retrievers.machinery.demo_text import TextField, demo_text
-from retrievers.machinery.embedding_source import EmbeddingSource, no_pool, open_source, reads
+from retrievers.machinery.embedding_source import EmbeddingSource, PoolFitted, open_source
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
@@ -36,7 +36,7 @@ def shifted_texts(texts: Vectors, shift: Any, noise: Any) -> Vectors:
 
 @component("embedder", "close")
 @dataclass(frozen=True, kw_only=True)
-class Close:
+class Close(PoolFitted):
     """Another embedder whose texts are moved to the images of the pool and get noise."""
 
     of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose texts are changed
@@ -46,18 +46,8 @@ class Close:
     seed: int = 0  # random seed of the noise
 
     @property
-    def reads(self) -> frozenset[str]:
-        return reads(self.of)
-
-    @property
     def digest(self) -> str:
         return f"close-1({self.of.digest},{self.scale!r},{self.sd!r},{self.text},{self.seed})"
-
-    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        raise no_pool("close")
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        raise no_pool("close")
 
     def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
         return _CloseSource(self, open_source(self.of, cache, pool), pool.examples)

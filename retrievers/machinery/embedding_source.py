@@ -66,6 +66,21 @@ def check_modalities(embedder: Embedder, required: frozenset[str], error_prefix:
         )
 
 
-def no_pool(name: str) -> PlanError:
-    """The error for a fitted transform that is used without a pool."""
-    return PlanError(f"embedder '{name}' is fitted on a pool: use it inside a retriever, not by itself.")
+class PoolFitted:
+    """Base of embedders that change the vectors of another embedder `of` by those of a pool."""
+
+    of: Embedder
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return reads(self.of)
+
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        raise self._no_pool()
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        raise self._no_pool()
+
+    def _no_pool(self) -> PlanError:
+        name = type(self).component[1]  # type: ignore[attr-defined]
+        return PlanError(f"embedder '{name}' is fitted on a pool: use it inside a retriever, not by itself.")

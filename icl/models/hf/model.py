@@ -11,7 +11,7 @@ from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
 from icl.models.hf.device_placement import TYPES
-from icl.models.interventions import Where, steer
+from icl.models.interventions import END, Where, steer
 from icl.registry import component, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
@@ -50,9 +50,6 @@ QUANTIZATION_SETTINGS = {
 
 FEATURE_CACHE_MB = 512
 """`image_cache_mb` for the cache of processed pixels in main memory, which has a quarter of it."""
-
-END = Where()
-"""The last token of a prompt."""
 
 CACHED_CHARACTERS = 32 * 2**20
 """Size of the cache of prompt texts with expanded image placeholders."""
