@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from decoding.arms.inspection import probe_prompt
 from decoding.interventions.base import SteeringMethod
 from icl.models.interventions import Intervention
+from icl.testing.require import accepts_class
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class InterventionFacts:
         return f"{self.num_edits} edits of a prompt, {self.controls} controls."
 
 
+@accepts_class
 def check_intervention(method: SteeringMethod, model: "HF | None" = None) -> InterventionFacts:
     """Checks that a steering method does what engines rely on.
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from experiments.observers.base import Observer
 from icl.errors import ICLError
-from icl.testing.require import require
+from icl.registry import REQUIRED_MEMBERS
+from icl.testing.require import accepts_class, require
 
-METHODS = ("check", "started", "cell", "table", "artifact", "finished")
 SETTINGS = {"task": {"name": "binding", "queries": 5}, "grid": {"decoding": ["greedy", {"name": "vcd", "alpha": 0.5}]}}
 COLUMNS: Sequence[str] = ("decoding", "mean", "low")
 ROWS: Sequence[Sequence[Any]] = (("greedy", 0.5, 0.1), ("vcd", 0.25, None))
@@ -29,6 +29,7 @@ class ObserverFacts:
         return "it took the settings, two cells, a table and a file of a run named icl-check, twice."
 
 
+@accepts_class
 def check_observer(observer: Observer) -> ObserverFacts:
     """Reports a small run to an observer, twice: one object may observe several runs. An exception passes.
 
@@ -36,7 +37,7 @@ def check_observer(observer: Observer) -> ObserverFacts:
         AssertionError: The observer lacks a method, or a method returns a value. The message is a sentence.
     """
     name = type(observer).__name__
-    missing = [method for method in METHODS if not callable(getattr(observer, method, None))]
+    missing = [method for method in REQUIRED_MEMBERS["observer"] if not callable(getattr(observer, method, None))]
     require(not missing, f"{name} lacks {', '.join(missing)} of the protocol experiments.observers.base.Observer.")
     try:
         observer.check()

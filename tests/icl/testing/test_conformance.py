@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+import icl.testing
 from decoding.strategies.vcd import VCD
 from icl.images import Image
 from icl.metrics.judge import Judge
 from icl.metrics.strict import Strict
+from icl.registry import PACKAGES
 from icl.tasks.base import Pool
 from icl.testing import check_orderer, check_strategy
 from icl.testing.conformance import _EXAMPLES, _request, check_metric, check_model, check_task
@@ -226,6 +228,16 @@ def test_a_real_architecture_keeps_the_promises_of_a_model(tmp_path):
     from icl.models.hf.model import HF
 
     check_model(HF(path=str(tiny_models.save("idefics3", tmp_path))))
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_the_check_of_every_kind_takes_a_class(kind):
+    class Needs:
+        def __init__(self, parameter):
+            pass
+
+    with pytest.raises(AssertionError, match=r"Needs cannot be made without parameters .* Pass Needs\(...\)"):
+        getattr(icl.testing, f"check_{kind}")(Needs)
 
 
 def test_a_class_is_checked_with_its_default_parameters():
