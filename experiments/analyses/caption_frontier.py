@@ -106,11 +106,13 @@ class CaptionGroup:
         rows: One row of the table per arm.
         reference: The samples of the reference; None if it was not run.
         examples: The queries of the task.
+        to: The setting of the reference.
     """
 
     rows: "list[dict[str, Any]]"
     reference: "DataFrame | None"
     examples: dict[str, Example]
+    to: "dict[str, Any]"
 
     def curve(self) -> list[tuple[float, float]]:
         """(recall, lowest CHAIR_I of a trivial baseline at that recall), by ascending recall; empty if undefined."""
@@ -126,9 +128,10 @@ class CaptionGroup:
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per arm with its reference. Raises ConfigError if no task has objects for CHAIR."""
-    to = _reference(view)
-    lines = [row for group in caption_groups(view) for row in group.rows]
-    note = f"reference: {', '.join(f'{axis} {value}' for axis, value in to.items()) or 'none'}; chair: lower is better"
+    groups = caption_groups(view)
+    lines = [row for group in groups for row in group.rows]
+    reference = ", ".join(f"{axis} {value}" for axis, value in groups[0].to.items()) or "none"
+    note = f"reference: {reference}; chair: lower is better"
     signed = ("at_length", "low", "high", "beyond", "beyond_low", "beyond_high")
     return make_table(lines, "Hallucination at equal length and at equal recall", note=note, signed=signed)
 
@@ -137,7 +140,8 @@ def caption_groups(view: "RunView") -> list[CaptionGroup]:
     """The arms of each task and setting. Raises ConfigError if no task has objects for CHAIR."""
     tasks = _tasks(view)
     rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
-    to = _reference(view)
+    varies = "decoding" in varying_axes(rows, view.axes)
+    to = {"decoding": reference_decoding(rows)} if varies else dict(view.to)
     if missing := sorted(set(to) - set(view.axes)):
         raise ConfigError(f"{view.path}: captions are compared with those of an arm, not of '{missing[0]}'. Use --to.")
     groups = []
@@ -153,12 +157,6 @@ def caption_groups(view: "RunView") -> list[CaptionGroup]:
     return groups
 
 
-def _reference(view: "RunView") -> dict[str, Any]:
-    rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
-    varies = "decoding" in varying_axes(rows, view.axes)
-    return {"decoding": reference_decoding(rows)} if varies else dict(view.to)
-
-
 def _groups(
     view: "RunView", rows: "DataFrame", examples: dict[str, Example], to: dict[str, Any]
 ) -> "Iterator[CaptionGroup]":
@@ -168,7 +166,7 @@ def _groups(
         arms = list(iter_arms(group, list(to)))
         reference = next((own for arm, own in arms if arm == to), None)
         lines = [{axis: own[axis].iloc[0] for axis in named} | _line(own, reference, examples) for _, own in arms]
-        yield CaptionGroup(lines, reference, examples)
+        yield CaptionGroup(lines, reference, examples, to)
 
 
 def _line(arm: "DataFrame", reference: "DataFrame | None", examples: dict[str, Example]) -> dict[str, Any]:

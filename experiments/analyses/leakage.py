@@ -9,9 +9,9 @@
     labels   a transform read the demonstrations' labels; gold: an oracle chose, placed or changed them
 
 A run with retrievers of the toolkit has zeros in the first three columns. The column source is there if the data names
-authors. A transform that blanks all images makes
-images equal. Decodings and scorings that read one prompt are one setting, and a prompt that several of them read counts
-once (a control that shows more demonstrations reads others). `first` names a sample of the worst column.
+authors. A transform that blanks all images makes images equal. Decodings and scorings that read one prompt are one
+setting, and a prompt that several of them read counts once (a control that shows more demonstrations reads others).
+`first` names a sample of the worst column.
 """
 
 from collections import Counter
