@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.sample_rows import predicted_option, text_items, to_records, unit_labels
+from experiments.stats.sample_rows import as_mapping, predicted_option, text_items, to_records, unit_labels
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import option_probability
@@ -102,8 +102,7 @@ def _items(rows: Sequence[Row]) -> list[dict[str, Row]]:
     items: dict[tuple[Any, ...], dict[str, Row]] = {}
     modes = set()
     for row in rows:
-        meta = row.get("meta")
-        mode = meta.get("mode") if isinstance(meta, Mapping) else None
+        mode = as_mapping(row.get("meta")).get("mode")
         if mode is not None:
             modes.add(mode)
             items.setdefault((row["seed"], row.get("group")), {})[str(mode)] = row

@@ -19,7 +19,7 @@ from experiments.analyses.shared import (
     prefixed_interval,
     require_sample_metric,
 )
-from experiments.stats.sample_rows import to_records, unit_labels
+from experiments.stats.sample_rows import as_mapping, to_records, unit_labels
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,5 +57,4 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _is_identifiable(row: Mapping[str, Any]) -> bool | None:
-    meta = row.get("meta")
-    return meta.get(FACT) if isinstance(meta, Mapping) else None
+    return as_mapping(row.get("meta")).get(FACT)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.shared import answered_samples, iter_settings, make_table
-from experiments.stats.sample_rows import demos_of, text_items, to_records
+from experiments.stats.sample_rows import as_mapping, demos_of, text_items, to_records
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,7 +39,7 @@ def analyze(view: "RunView") -> "DataFrame":
     ):
         rows = list({_prompt_key(row): row for row in to_records(samples)}.values())
         flags = [_leak_flags(row) for row in rows]
-        named = (SOURCE,) if any(DEMO_SOURCES in (row.get("meta") or {}) for row in rows) else ()
+        named = (SOURCE,) if any(DEMO_SOURCES in as_mapping(row.get("meta")) for row in rows) else ()
         counts = {key: sum(one[key] for one in flags) for key in (*LEAKS, *named, "labels", "gold")}
         worst = next((key for key in LEAKS if counts[key]), None)
         first = next((str(row["query"]) for row, one in zip(rows, flags, strict=True) if worst and one[worst]), "")
@@ -65,7 +65,7 @@ def _leak_flags(row: Mapping[str, Any]) -> dict[str, bool]:
     query = images_by_owner.pop(-1, set())
     counts = Counter(digest for digests in images_by_owner.values() for digest in digests)
     marks = " ".join(text_items(row, "marks"))
-    meta = row.get("meta") or {}
+    meta = as_mapping(row.get("meta"))
     return {
         "itself": str(row["query"]) in ids,
         "image": bool(query & counts.keys()),

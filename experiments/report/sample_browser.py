@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
-from experiments.stats.sample_rows import text_value
+from experiments.stats.sample_rows import as_mapping, text_value
 from icl.images import decode_image
 from icl.tasks.subset import nested_choice
 from icl.types import IMAGE_PLACEHOLDER
@@ -184,8 +184,8 @@ def _sample(row: Mapping[str, Any], view: RunView, shelf: BrowserData, context: 
         "score": finite_or_none(row.get(view.judge)) if view.judge else None,
         "scores": {m: finite_or_none(row.get(m)) for m in view.sample_metrics},
         "baselines": {b: finite_or_none(row.get(b)) for b in view.baselines} if view.of_samples else {},
-        "options": {k: finite_or_none(v) for k, v in _mapping(row.get("option_scores")).items()},
-        "meta": {str(k): v for k, v in _mapping(row.get("meta")).items()},
+        "options": {k: finite_or_none(v) for k, v in as_mapping(row.get("option_scores")).items()},
+        "meta": {str(k): v for k, v in as_mapping(row.get("meta")).items()},
         "dropped": int(finite_or_none(row.get("dropped")) or 0),
         "finish": text_value(row, "finish"),
         "thinking": text_value(row, "thinking"),
@@ -197,7 +197,7 @@ def _sample(row: Mapping[str, Any], view: RunView, shelf: BrowserData, context: 
 
 def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
     """The top tokens of each branch at every step, with numbers of the trace. Empty if they were not recorded."""
-    steps, trace = _mapping(row.get("steps")), _mapping(row.get("trace"))
+    steps, trace = as_mapping(row.get("steps")), as_mapping(row.get("trace"))
     if not steps:
         return {}
     return {**steps, **{name: _list(trace.get(name)) for name in ("plausible_tokens", "changed")}}
@@ -205,10 +205,6 @@ def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def finite_or_none(value: Any) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.stats.arms import baseline_column
 from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
-from experiments.stats.sample_rows import text_value
+from experiments.stats.sample_rows import as_mapping, text_value
 from icl.errors import ConfigError, DataError, ICLError, ICLWarning, StoreError
 from icl.loading import file_code, is_component_path, trusts_code
 from icl.metrics.base import RunLevelMetric, ScoredSample
@@ -136,7 +136,7 @@ def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]
             output=_baseline_answer(row, baseline) if baseline else text_value(row, "output"),
             gold=_texts(row.get("gold")),
             options=_texts(row.get("options")),
-            meta=row["meta"] if isinstance(row.get("meta"), Mapping) else {},
+            meta=as_mapping(row.get("meta")),
         )
         for row in rows.to_dict("records")
     ]

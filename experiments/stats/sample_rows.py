@@ -150,3 +150,8 @@ def unit_labels(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 def as_sequence(value: Any) -> Sequence[Any]:
     """The value if it is a list, else an empty tuple: empty fields are not stored, and the frame has NaN for them."""
     return value if isinstance(value, list | tuple) else ()
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one, as `as_sequence`."""
+    return value if isinstance(value, Mapping) else {}

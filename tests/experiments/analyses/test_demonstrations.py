@@ -234,3 +234,10 @@ def test_the_space_of_each_encoder_has_one_row(ran: Any) -> None:
     assert rows["pixels"]["texts"] == 0
     with pytest.raises(ConfigError, match="no retriever of the run compares vectors"):
         embedding_space.analyze(ran(task=node, model="fake-vote", shots=2, seeds=[0]))
+
+
+def test_tasks_with_and_without_facts_are_audited_together(ran: Any) -> None:
+    """Samples do not store empty facts, so that the frame has NaN for them."""
+    tasks = [{"name": "operators", "queries": 2}, {"name": f"{PARTS}:Leaking"}]
+    table = leakage.analyze(ran(model="fake-vote", shots=2, seeds=[0], grid={"task": tasks}))
+    assert table["samples"].tolist() == [2, 4]
