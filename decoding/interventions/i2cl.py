@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
 from decoding.interventions.directions import EVERYWHERE
-from decoding.interventions.edits import edit_digest, tensor_digest
+from decoding.interventions.edits import Copies, edit_digest, tensor_digest
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.gradient_fit import minimize
 from icl.constraints import PositiveInt
@@ -49,8 +49,12 @@ class MixEdit:
     def digest(self) -> str:
         return edit_digest("mix", self.mixes, 1.0, self.where)
 
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self.mixes)
+
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
-        mix = self.mixes[site].to(x.device)
+        mix = self._copies.on(x.device, site)
         return mix[1] * x + mix[0] * mix[2:]
 
 
