@@ -92,7 +92,7 @@ class DICLTask(SeveralPoolsTask):
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        return tuple(self._checks)
+        return tuple(check for check, _ in self._checks)
 
     def pool(self, query_id: str) -> Pool:
         if query_id not in self._pairs:
@@ -104,9 +104,9 @@ class DICLTask(SeveralPoolsTask):
         return 2
 
     @cached_property
-    def _pairs(self) -> dict[str, tuple[Example, str, str]]:
-        """The question of each query of this task: exemplar, candidate, prediction."""
-        return {}
+    def _pairs(self) -> Mapping[str, tuple[Example, str, str]]:
+        """The exemplar, the candidate and the prediction of each query of this task."""
+        return {check.id: pair for check, pair in self._checks}
 
     @cached_property
     def _probabilities(self) -> Probabilities:
@@ -124,7 +124,8 @@ class DICLTask(SeveralPoolsTask):
         return self._probabilities[example.id]
 
     @cached_property
-    def _checks(self) -> list[Example]:
+    def _checks(self) -> list[tuple[Example, tuple[Example, str, str]]]:
+        """Each query of this task with its exemplar, candidate and prediction."""
         support = self.of.pool(self.of.queries[0].id).examples
         classes = sorted({e.class_name for e in support} | {name for e in support for name in self._of(e)})
         matrix = transition_matrix([self._of(e) for e in support], [e.class_name for e in support], classes)
@@ -138,21 +139,15 @@ class DICLTask(SeveralPoolsTask):
                 own = [e for e in support if e.class_name == name]
                 own = sorted(own, key=lambda e: abs(self._of(e).get(name, 0.0) - shares[prediction]))[: self.exemplars]
                 for place, exemplar in enumerate(own):
-                    checks.append(self._check(query, name, (prediction, shares[prediction]), exemplar, place))
+                    answer = "yes" if name == query.class_name else "no"
+                    check = self._example(f"{query.id}-{name}-{place}", query, name, answer)
+                    facts = {"candidate": name, "prediction": prediction, "confidence": shares[prediction]}
+                    check = replace(check, group=query.id, meta={**facts, "exemplar": place})
+                    checks.append((check, (exemplar, name, prediction)))
         return checks
-
-    def _check(
-        self, query: Example, name: str, prediction: tuple[str, float], exemplar: Example, place: int
-    ) -> Example:
-        check_id = f"{query.id}-{name}-{place}"
-        self._pairs[check_id] = exemplar, name, prediction[0]
-        check = self._example(check_id, query, name, "yes" if name == query.class_name else "no")
-        facts = {"candidate": name, "prediction": prediction[0], "confidence": prediction[1], "exemplar": place}
-        return replace(check, group=query.id, meta=facts)
 
     def pool_examples(self, key: str) -> tuple[Example, ...]:
         """The exemplar asked about the prediction (no), then about its own class (yes)."""
-        _ = self.queries
         exemplar, name, prediction = self._pairs[key]
         others = [c for c in self._of(exemplar) if c != name]
         wrong = (

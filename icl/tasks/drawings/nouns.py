@@ -1,7 +1,7 @@
 """The noun that a drawing shows, from its title and keywords: WordNet says which words name concrete things.
 
-A noun is a reconstruction from titles that people wrote, and part of them mislead: a roller is
-titled by the wall that it paints.
+A noun is a reconstruction from titles that people wrote, and part of them mislead: a roller is titled by the wall
+that it paints.
 """
 
 import re

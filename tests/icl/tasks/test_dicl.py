@@ -73,6 +73,11 @@ def test_an_exemplar_is_denied_the_prediction_and_confirmed_as_its_class(parts) 
     assert len(task.queries) == len({query.group for query in task.queries}) * each
 
 
+def test_a_pool_is_there_before_the_queries_are_read(parts) -> None:
+    first = build("task", parts[1]).queries[0]
+    assert len(build("task", parts[1]).pool(first.id)) == 2
+
+
 def test_the_transition_matrix_and_the_candidates_by_hand() -> None:
     rows = [{"a": 0.6, "b": 0.4}, {"a": 0.2, "b": 0.8}, {"a": 0.5, "b": 0.3, "c": 0.2}]
     matrix = transition_matrix(rows, ["a", "a", "b"], ["a", "b", "c"])

@@ -130,7 +130,7 @@ def test_hallusion_bench_groups_by_question_and_by_figure(tmp_path) -> None:
     assert sum(figure) / 12 == pytest.approx(4 / 6)
 
 
-def test_a_group_can_have_several_columns_and_a_row_without_options_a_text() -> None:
+def test_a_group_can_have_several_columns() -> None:
     assert group_name([]) is group_name([None]) is None
     assert group_name(["a", 1]) == "a / 1"
 
