@@ -50,6 +50,7 @@ def side_effect(function: FunctionName) -> str:
     path = function_file(function)
     if path is None:
         return ""
+    read_once = lru_cache(maxsize=None)(_module)  # of this scan alone: files may be edited between scans
     visited: set[tuple[Path, str]] = set()
     waiting = [(path, function.rpartition(".")[2])]
     while waiting:
@@ -57,7 +58,7 @@ def side_effect(function: FunctionName) -> str:
         if place in visited:
             continue
         visited.add(place)
-        module, name = _module(place[0]), place[1]
+        module, name = read_once(place[0]), place[1]
         for statement in module.definitions.get(name, ()):
             if writer := _writer(statement):
                 return f"writes files ({place[0].name}: {name} calls {writer})"
@@ -111,7 +112,6 @@ def _file_of(module: str, importer: Path) -> Path | None:
     return module_file(module, importer.parent.joinpath(*module.lstrip(".").split(".")).with_suffix(".py"))
 
 
-@lru_cache(maxsize=256)
 def _module(path: Path) -> _Module:
     """The definitions of a file; none for a file that Python cannot read, which fails with its own error later."""
     try:

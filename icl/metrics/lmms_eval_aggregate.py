@@ -44,9 +44,10 @@ class LmmsEvalAggregate(TaskMetric):
         file.check_trust(self.trust)
         if file.keys.get("output_type") == "multiple_choice":
             raise ConfigError(f"{file.title} scores options. Use the metrics lmms_eval and option with such a task.")
-        if self.files not in (None, file.digest):
-            raise ConfigError(f"the files of {file.path} were edited: their digest is {file.digest}, not {self.files}.")
-        object.__setattr__(self, "files", file.digest)
+        digest = file.digest
+        if self.files not in (None, digest):
+            raise ConfigError(f"the files of {file.path} were edited: their digest is {digest}, not {self.files}.")
+        object.__setattr__(self, "files", digest)
 
     def score(self, generation: Generation, example: Example) -> float | None:
         """The value of the sample if it is a number in [0, 1], or has such a `score`; 0 for other values."""

@@ -54,3 +54,8 @@ def test_code_that_cannot_be_read_has_no_finding(tmp_path: Path) -> None:
     assert effect(tmp_path, "def f1(:\n") == ""
     (tmp_path / "utils.py").unlink()
     assert side_effect(FunctionName("utils.f1", tmp_path)) == ""
+
+
+def test_edited_code_is_scanned_again(tmp_path: Path) -> None:
+    assert effect(tmp_path, "def f1(v):\n    return 1\n") == ""
+    assert effect(tmp_path, "def f1(v):\n    v.to_csv('x')\n") == "writes files (utils.py: f1 calls to_csv)"
