@@ -10,7 +10,7 @@ import os.path
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +62,6 @@ class LoadedTask:
 
     def document(self, split: str, row: int) -> "TaskDocument":
         return TaskDocument(self, split, row)
-
-    @cached_property
-    def scores_by_function(self) -> bool:
-        """Whether the task scores answers by a function of its own."""
-        return callable(self.task.config.process_results)
 
 
 @dataclass(frozen=True)
