@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.quantization_measurements import measure_models
 from experiments.analyses.shared import make_table
+from experiments.results.view_run import cells_by_label
 from experiments.stats.arms import axis_values
 from experiments.stats.pairs import KEYS, align_pairs, paired_test
-from experiments.stats.sample_rows import read_answer, to_records
+from experiments.stats.sample_rows import as_mapping, read_answer, to_records
 from experiments.stats.significance import holm
 from experiments.store.store import Store
 from icl.errors import ConfigError
@@ -81,9 +82,8 @@ def full_precision(view: "RunView") -> str:
 
 def precisions(view: "RunView") -> dict[str, Any]:
     """How each model is quantized, by its setting or its checkpoint; 'none' or None if it is not."""
-    store, first = Store(view.path), view.frame.drop_duplicates("model")
-    nodes = {str(row["model"]): (store.read_cell(str(row["cell"])) or {}).get("model") for row in to_records(first)}
-    mappings = {label: node if isinstance(node, Mapping) else {} for label, node in nodes.items()}
+    cells = cells_by_label(view.frame, "model", Store(view.path))
+    mappings = {label: as_mapping(cell.get("model")) for label, cell in cells.items()}
     set_to = {label: node.get("quantize", node.get("quantization")) for label, node in mappings.items()}
     return {
         label: (comes_as(mappings[label]) or bits) if bits in ("none", None) else bits for label, bits in set_to.items()

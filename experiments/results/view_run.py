@@ -151,11 +151,7 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
     """The labels of each strategy's controls: those that the run added, and wrappers with the same sampler."""
     if "decoding" not in samples or "cell" not in samples:
         return {}
-    first = samples.drop_duplicates("decoding")
-    cells = {
-        str(label): store.read_cell(str(digest)) or {}
-        for label, digest in zip(first["decoding"], first["cell"], strict=True)
-    }
+    cells = cells_by_label(samples, "decoding", store)
     nodes = {label: cell.get("decoding") for label, cell in cells.items()}
     own = {label: str(cell.get("decoding_digest")) for label, cell in cells.items()}
     controls = {
@@ -167,6 +163,14 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
         for label, node in nodes.items()
     }
     return {label: names for label, names in controls.items() if names}
+
+
+def cells_by_label(samples: "DataFrame", axis: str, store: Store) -> dict[str, Mapping[str, Any]]:
+    """Label of an axis -> the description of the first cell that has it. Empty if the run has none."""
+    first = samples.drop_duplicates(axis)
+    return {
+        str(label): store.read_cell(str(digest)) or {} for label, digest in zip(first[axis], first["cell"], strict=True)
+    }
 
 
 def _wraps(control: Any, arm: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from experiments.report.costs import session_seconds
 from experiments.results.run_view import RunView
+from experiments.results.view_run import cells_by_label
 from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
 from experiments.stats.decoding_effects import trace_means
 from experiments.stats.formatting import join_words
@@ -229,10 +230,8 @@ def _label_notes(views: Sequence[RunView]) -> Iterator[str]:
     """A note for each label that names different decodings in different runs."""
     nodes: dict[str, set[str]] = {}
     for view in views:
-        first = view.frame.drop_duplicates("decoding")
-        for label, digest in zip(first["decoding"], first["cell"], strict=True):
-            cell = Store(view.path).read_cell(str(digest)) or {}
-            nodes.setdefault(str(label), set()).add(str(cell.get("decoding")))
+        for label, cell in cells_by_label(view.frame, "decoding", Store(view.path)).items():
+            nodes.setdefault(label, set()).add(str(cell.get("decoding")))
     for label, different in nodes.items():
         if len(different) > 1:
             yield f"{label} has other parameters in one run than in another: its row mixes {len(different)} settings."
