@@ -299,7 +299,7 @@ def _parse_compare(document: Document, key: str, node: Any) -> CompareSpec:
         raise ConfigError(
             f"{where}: compare needs 'to', the reference's value of an axis: {{to: {{decoding: greedy}}}}."
         )
-    _check_names(CompareSpec, document, key, node)
+    _check_names(CompareSpec, document, node, key)
     for axis in node["to"]:
         if axis not in AXES:
             raise ConfigError(f"{document.where(key, 'to', axis)}: no axis '{axis}'{suggest('key', axis, AXES)}")
@@ -315,19 +315,16 @@ def _parse_statements(document: Document, key: str, node: Any) -> tuple[Any, ...
     if not isinstance(node, list):
         raise ConfigError(f"{document.where(key)}: {key} must be a list of mappings, not {node!r}.")
     required = [f.name for f in fields(spec) if f.default is MISSING]
+    hints = get_type_hints(spec, include_extras=True)
     statements = []
     for i, one in enumerate(node):
         where = document.where(key, i)
         if not isinstance(one, Mapping) or not set(required) <= set(one):
             raise ConfigError(f"{where}: an entry of {key} must be a mapping with {', '.join(required)}, not {one!r}.")
-        names = [f.name for f in fields(spec)]
-        for name in one:
-            if name not in names:
-                raise ConfigError(f"{document.where(key, i, name)}: no key '{name}'{suggest('key', str(name), names)}")
+        _check_names(spec, document, one, key, i)
         for name in ARM_KEYS & set(one):
             _check_arm(document, (key, i, name), one[name])
         _check_statement(document, (key, i), one)
-        hints = get_type_hints(spec, include_extras=True)
         values = {name: _check_type(hints[name], name, v, document.where(key, i, name)) for name, v in one.items()}
         statements.append(spec(**values))
     return tuple(statements)
@@ -371,7 +368,7 @@ def _parse_stop(document: Document, key: str, node: Any) -> StopSpec:
             f"{document.where(key)}: stop must be {WHEN_DECIDED}, or a mapping such as {{level: 0.05, looks: 20}}, "
             f"not {node!r}."
         )
-    _check_names(StopSpec, document, key, node)
+    _check_names(StopSpec, document, node, key)
     return StopSpec(**_spec_values(StopSpec, document, key, node))
 
 
@@ -381,16 +378,16 @@ def _parse_tune(document: Document, key: str, node: Any) -> TuneSpec:
         raise ConfigError(f"{document.where(key)}: tune must be a mapping of {names}, not {node!r}.")
     if node.get("task") is None:
         raise ConfigError(f"{document.where(key)}: tune needs `task`, the task with the training queries.")
-    _check_names(TuneSpec, document, key, node)
+    _check_names(TuneSpec, document, node, key)
     return TuneSpec(**_spec_values(TuneSpec, document, key, node))
 
 
-def _check_names(spec: type, document: Document, key: str, node: Mapping[str, Any]) -> None:
+def _check_names(spec: type, document: Document, node: Mapping[str, Any], *place: str | int) -> None:
     """Raises ConfigError for a key of the mapping that the spec has no field for."""
     names = [f.name for f in fields(spec)]
     for name in node:
         if name not in names:
-            raise ConfigError(f"{document.where(key, name)}: no key '{name}'{suggest('key', str(name), names)}")
+            raise ConfigError(f"{document.where(*place, name)}: no key '{name}'{suggest('key', str(name), names)}")
 
 
 def _spec_values(spec: type, document: Document, key: str, node: Mapping[str, Any]) -> dict[str, Any]:
