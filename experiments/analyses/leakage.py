@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.shared import answered_samples, iter_settings, make_table
-from experiments.stats.sample_rows import as_mapping, demos_of, text_items, to_records
+from experiments.stats.sample_rows import as_mapping, as_sequence, demos_of, text_items, to_records
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -57,8 +57,7 @@ def _prompt_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _leak_flags(row: Mapping[str, Any]) -> dict[str, bool]:
     ids = [name for name, *_ in demos_of(row)]
-    owners = row.get("image_of")
-    whose = zip(text_items(row, "images"), owners if isinstance(owners, list | tuple) else (), strict=False)
+    whose = zip(text_items(row, "images"), as_sequence(row.get("image_of")), strict=False)
     images_by_owner: dict[int, set[str]] = {}
     for digest, owner in whose:
         images_by_owner.setdefault(int(owner), set()).add(digest)

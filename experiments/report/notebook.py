@@ -17,6 +17,7 @@ from experiments.report.sample_detail import (
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
 from experiments.stats.formatting import format_count, format_share
+from experiments.stats.sample_rows import as_sequence, text_items, text_value
 from icl.errors import ICLError
 from icl.text.notebook_html import (
     MAX_IMAGES,
@@ -89,9 +90,8 @@ def run_html(run: "Run") -> str:
 
 def sample_html(row: Mapping[str, Any], view: RunView) -> str:
     """Demonstrations and query with their images, then answer, gold and scores."""
-    demos = row.get("demos") if isinstance(row.get("demos"), list | tuple) else ()
-    digests, owners = (row.get(key) if isinstance(row.get(key), list | tuple) else () for key in ("images", "image_of"))
-    of_demos, of_query = images_by_owner([str(digest) for digest in digests or ()], owners or (), len(demos or ()))
+    demos, digests, owners = (as_sequence(row.get(key)) for key in ("demos", "images", "image_of"))
+    of_demos, of_query = images_by_owner([str(digest) for digest in digests], owners, len(demos))
     num_images = 0
 
     def images(names: list[str]) -> str:
@@ -105,10 +105,12 @@ def sample_html(row: Mapping[str, Any], view: RunView) -> str:
 
     lines = [
         [str(number + 1), text_html(name), images(of_demos[number]), "", text_html(answer)]
-        for number, (name, _, answer) in enumerate(demos or ())
+        for number, (name, _, answer) in enumerate(demos)
     ]
-    gold_html = f"{dim_html('gold')} {text_html(' / '.join(map(str, row.get('gold') or ())))}"
-    lines.append(["query", text_html(row["query"]), images(of_query), text_html(row.get("question") or ""), gold_html])
+    gold_html = f"{dim_html('gold')} {text_html(' / '.join(text_items(row, 'gold')))}"
+    lines.append(
+        ["query", text_html(row["query"]), images(of_query), text_html(text_value(row, "question")), gold_html]
+    )
     numbers = [(name, finite_or_none(row.get(name))) for name in view.sample_metrics]
     scores = "  ".join(f"{name} {format_share(value, 2)}" for name, value in numbers if value is not None)
     what = "failed" if isinstance(row.get("failed"), str) else "answer"

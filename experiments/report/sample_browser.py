@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
-from experiments.stats.sample_rows import as_mapping, text_value
+from experiments.stats.sample_rows import as_mapping, as_sequence, text_items, text_value
 from icl.images import decode_image
 from icl.tasks.subset import nested_choice
 from icl.types import IMAGE_PLACEHOLDER
@@ -152,12 +152,12 @@ def _keep_steps(samples: Sequence[dict[str, Any]]) -> None:
 
 
 def _context(row: Mapping[str, Any], numbers: dict[str, int], shelf: BrowserData) -> int:
-    demos = [list(demo) for demo in _list(row.get("demos"))]
-    images = [str(digest) for digest in _list(row.get("images"))]
+    demos = [list(demo) for demo in as_sequence(row.get("demos"))]
+    images = text_items(row, "images")
     prompt = text_value(row, "prompt")
     key = repr((prompt, demos, images))
     if key not in numbers:
-        demo_images, own = images_by_owner(images, _list(row.get("image_of")), len(demos))
+        demo_images, own = images_by_owner(images, as_sequence(row.get("image_of")), len(demos))
         numbers[key] = len(shelf.contexts)
         aligned = prompt.count(IMAGE_PLACEHOLDER) == len(images)
         shelf.contexts.append(
@@ -179,7 +179,7 @@ def _sample(row: Mapping[str, Any], view: RunView, shelf: BrowserData, context: 
         "seed": int(row["seed"]),
         "arm": shelf.arms.setdefault(arm, len(shelf.arms)),
         "context": context,
-        "gold": [str(answer) for answer in _list(row.get("gold"))],
+        "gold": list(text_items(row, "gold")),
         "output": text_value(row, "output"),
         "score": finite_or_none(row.get(view.judge)) if view.judge else None,
         "scores": {m: finite_or_none(row.get(m)) for m in view.sample_metrics},
@@ -200,11 +200,7 @@ def _steps(row: Mapping[str, Any]) -> dict[str, Any]:
     steps, trace = as_mapping(row.get("steps")), as_mapping(row.get("trace"))
     if not steps:
         return {}
-    return {**steps, **{name: _list(trace.get(name)) for name in ("plausible_tokens", "changed")}}
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []
+    return {**steps, **{name: list(as_sequence(trace.get(name))) for name in ("plausible_tokens", "changed")}}
 
 
 def finite_or_none(value: Any) -> float | None:

@@ -16,7 +16,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
 from experiments.stats.compare import BASELINE
 from experiments.stats.formatting import format_share
-from experiments.stats.sample_rows import text_value
+from experiments.stats.sample_rows import text_items, text_value
 from experiments.store.invocations import read_invocations
 from experiments.store.store import Store
 from experiments.terminal.failure_kinds import failure_kind
@@ -233,7 +233,7 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
     console.print(Text("answer  ", "dim").append(answer_text(row), f"bold {look}"))
     if line := describe_sample(row, view):
         console.print(Text("form    ", "dim").append(line))
-    console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, row.get("gold") or ()))))
+    console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, text_items(row, "gold")))))
     console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:
         words = "a run-level metric" if len(whole) == 1 else "run-level metrics"
