@@ -6,12 +6,14 @@ contain a held-out noun is in no training set either.
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
+from torch.nn import functional
 
 from experiments.tiny.state import load, save
 from icl.tasks.drawings.splits import is_held_out
@@ -22,6 +24,7 @@ SIDE, PLACES, WIDTH = 128, 16, 1280
 """An image of 128 x 128 pixels has 4 x 4 feature vectors of 1,280 numbers."""
 TRAINING_STYLES = ("openclipart", "noto", "twemoji", "fluent")
 BATCH = 32
+NEIGHBORS = 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class DrawingSet:
     Attributes:
         features: float16 of [drawings + 1, PLACES, WIDTH]. The last row is a white image.
         train: Indices of drawings for training, by noun.
+        similar: Drawing for training, with a noun or without -> its NEIGHBORS most similar ones by their features.
         held_out: Indices of drawings whose noun no training drawing has, by noun; all styles.
         test: Indices of drawings of training nouns that no training saw, by noun.
     """
@@ -38,6 +42,7 @@ class DrawingSet:
     drawings: tuple[DrawingRecord, ...]
     features: Tensor
     train: dict[str, list[int]]
+    similar: dict[int, list[int]]
     held_out: dict[str, list[int]]
     test: dict[str, list[int]]
 
@@ -49,22 +54,23 @@ class DrawingSet:
     @classmethod
     def load(cls, cache: Path) -> "DrawingSet":
         """The installed drawings. Features are read from `cache`, or computed and stored there."""
-        drawings = tuple(one for one in read_drawings(drawings_folder()) if one.noun)
-        return cls(drawings, _features(drawings, cache), *split(drawings))
+        drawings = read_drawings(drawings_folder())
+        features = _features(drawings, cache)
+        train, held_out, test = split(drawings)
+        return cls(drawings, features, train, most_similar(features, for_training(drawings, test)), held_out, test)
 
 
 def split(
     drawings: tuple[DrawingRecord, ...],
 ) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[str, list[int]]]:
     """(train, held out, test): noun -> indices. One in five drawings of a noun is for test, if it has five or more."""
-    hidden = sorted({one.noun for one in drawings if is_held_out(one.noun)})
-    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, hidden))})(?:s|es)?\b") if hidden else re.compile(r"(?!)")
     train: dict[str, list[int]] = defaultdict(list)
     held_out: dict[str, list[int]] = defaultdict(list)
+    shows_held_out = _pattern_of_held_out(drawings)
     for i, one in enumerate(drawings):
-        if is_held_out(one.noun):
+        if one.noun and is_held_out(one.noun):
             held_out[one.noun].append(i)
-        elif one.style in TRAINING_STYLES and not pattern.search(" ".join((one.title.lower(), *one.keywords))):
+        elif one.noun and _may_train(one, shows_held_out):
             train[one.noun].append(i)
     test: dict[str, list[int]] = {}
     for noun, indices in train.items():
@@ -72,6 +78,32 @@ def split(
             test[noun] = indices[::5]
             train[noun] = [i for i in indices if i not in test[noun]]
     return dict(train), dict(held_out), test
+
+
+def for_training(drawings: tuple[DrawingRecord, ...], test: Mapping[str, Sequence[int]]) -> list[int]:
+    """Indices of all drawings that training may show, with a noun or without."""
+    shows_held_out = _pattern_of_held_out(drawings)
+    tested = {i for indices in test.values() for i in indices}
+    return [i for i, one in enumerate(drawings) if i not in tested and _may_train(one, shows_held_out)]
+
+
+def most_similar(features: Tensor, indices: Sequence[int]) -> dict[int, list[int]]:
+    """Each drawing -> its NEIGHBORS most similar others, by the cosine of their centered mean features."""
+    vectors = features[list(indices)].float().mean(1)
+    vectors = functional.normalize(vectors - vectors.mean(0), dim=1)
+    neighbors = min(NEIGHBORS, len(indices) - 1)
+    nearest = torch.cat([rows @ vectors.T for rows in vectors.split(512)]).fill_diagonal_(-2).topk(neighbors).indices
+    return {i: [indices[j] for j in row] for i, row in zip(indices, nearest.tolist(), strict=True)}
+
+
+def _pattern_of_held_out(drawings: tuple[DrawingRecord, ...]) -> re.Pattern[str]:
+    nouns = sorted({one.noun for one in drawings if one.noun and is_held_out(one.noun)})
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, nouns))})(?:s|es)?\b") if nouns else re.compile(r"(?!)")
+
+
+def _may_train(drawing: DrawingRecord, shows_held_out: re.Pattern[str]) -> bool:
+    words = " ".join((drawing.title.lower(), *drawing.keywords))
+    return drawing.style in TRAINING_STYLES and not shows_held_out.search(words)
 
 
 def _features(drawings: tuple[DrawingRecord, ...], cache: Path) -> Tensor:

@@ -11,7 +11,6 @@ from random import Random
 from icl.tasks.drawings.naming import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 
-MAX_DEMOS = 8
 CONSONANTS, VOWELS, LAST = "bdfgklmnprstvwz", "aeiou", "bdgkmnptxz"
 SHARE_MADE_UP, SHARE_SWAPPED = 0.6, 0.25
 """Of binding sequences; the others have real names, so that a model does not learn to ignore what it sees."""
@@ -38,10 +37,12 @@ class EpisodeMaker:
 
     Attributes:
         by_noun: Noun -> indices of its drawings.
+        similar: Drawing -> the drawings that are most similar to it.
         titles: The title of each drawing.
     """
 
     by_noun: dict[str, list[int]]
+    similar: dict[int, list[int]]
     titles: Sequence[str]
 
     @property
@@ -56,35 +57,48 @@ class EpisodeMaker:
             return [TrainingTurn(image, QUESTIONS["title"], self.titles[image], True)]
         return [TrainingTurn(image, QUESTIONS["noun"], noun, True)]
 
-    def binding(self, rng: Random) -> list[TrainingTurn]:
-        """Two to four nouns with made-up, swapped or real names, one to four drawings each, then the query."""
-        ways = rng.choice((2, 2, 2, 3, 4))
-        shots = rng.choice([k for k in (1, 2, 2, 4) if k * ways <= MAX_DEMOS])
+    def binding(self, rng: Random, ways: int, shots: int) -> list[TrainingTurn]:
+        """`ways` nouns with made-up, swapped or real names, up to `shots` drawings each, then the query."""
         nouns = rng.sample(self.several, ways)
         kind = rng.random()
         if kind < SHARE_MADE_UP:
-            names = rng.sample([made_up_name(rng) for _ in range(3 * ways)], ways)
+            names = made_up_names(rng, ways)
         elif kind < SHARE_MADE_UP + SHARE_SWAPPED:
             names = [*nouns[1:], nouns[0]]
         else:
             names = list(nouns)
         images = {noun: rng.sample(self.by_noun[noun], min(shots + 1, len(self.by_noun[noun]))) for noun in nouns}
-        demos = [(noun, name, i) for noun, name in zip(nouns, names, strict=True) for i in images[noun][1:]]
-        rng.shuffle(demos)
-        query = (nouns[0], names[0], images[nouns[0]][0])
-        return self._turns([*demos, query], lambda _: BINDING_QUESTIONS[0])
+        return self._binding(rng, {name: images[noun] for name, noun in zip(names, nouns, strict=True)})
 
-    def beside_others(self, rng: Random, noun: str) -> list[TrainingTurn]:
-        """Naming after one to four demonstrations of other nouns; one in three times the own noun is among them.
+    def binding_of_similar(self, rng: Random, ways: int, shots: int) -> list[TrainingTurn]:
+        """The same with groups of similar drawings in place of nouns, so that the comparison does not need words."""
+        groups: list[list[int]] = []
+        while len(groups) < ways:
+            first = rng.choice(list(self.similar))
+            group = [first, *rng.sample(self.similar[first], min(shots, len(self.similar[first])))]
+            taken = {i for other in groups for i in (*other, *self.similar[other[0]])}
+            if not taken & set(group):
+                groups.append(group)
+        return self._binding(rng, dict(zip(made_up_names(rng, ways), groups, strict=True)))
+
+    def _binding(self, rng: Random, images: dict[str, list[int]]) -> list[TrainingTurn]:
+        """The first image of the first name is the query; all others are demonstrations."""
+        demos = [(name, name, i) for name, group in images.items() for i in group[1:]]
+        rng.shuffle(demos)
+        name, group = next(iter(images.items()))
+        return self._turns([*demos, (name, name, group[0])], lambda _: BINDING_QUESTIONS[0])
+
+    def beside_others(self, rng: Random, noun: str, shots: int) -> list[TrainingTurn]:
+        """Naming after `shots` demonstrations of other nouns; one in three times the own noun is among them.
 
         Without these sequences a model that was trained on binding copies a name of the demonstrations.
         """
-        others = rng.sample([one for one in self.by_noun if one != noun], rng.choice((1, 2, 3, 4)))
+        others = rng.sample([one for one in self.by_noun if one != noun], shots)
         own = self.by_noun[noun]
         query, *more = rng.sample(own, min(2, len(own)))
         demos = [(other, other, rng.choice(self.by_noun[other])) for other in others]
         if more and rng.random() < 1 / 3:
-            demos.append((noun, noun, more[0]))
+            demos[0] = (noun, noun, more[0])
         rng.shuffle(demos)
         turns = self._turns([*demos, (noun, noun, query)], lambda _: QUESTIONS["noun"])
         return [TrainingTurn(turn.image, turn.question, turn.answer, True) for turn in turns]
@@ -95,6 +109,14 @@ class EpisodeMaker:
             turns.append(TrainingTurn(image, question(noun), name, noun in before or place == len(rows) - 1))
             before.add(noun)
         return turns
+
+
+def made_up_names(rng: Random, count: int) -> list[str]:
+    """Different names of one or two syllables; none is a name of the tasks."""
+    names = set[str]()
+    while len(names) < count:
+        names.add(made_up_name(rng))
+    return sorted(names, key=lambda _: rng.random())
 
 
 def made_up_name(rng: Random) -> str:

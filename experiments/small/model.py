@@ -56,14 +56,18 @@ class SmallModel(nn.Module):
         projected: Tensor = self.projector(features.float() / self.scale)
         return projected * self.norm
 
-    def batch(self, sequences: Sequence[Sequence[TrainingTurn]], features: Tensor) -> TrainingBatch:
+    def batch(
+        self, sequences: Sequence[Sequence[TrainingTurn]], features: Tensor, channels: Tensor | None = None
+    ) -> TrainingBatch:
         """The sequences in the form of the chat template (`experiments.small.assemble.TEMPLATE`).
 
         Args:
             sequences: Turns of each sequence.
             features: Features of all drawings, [drawings, PLACES, WIDTH].
+            channels: [WIDTH]; each feature is multiplied by its channel's number (dropout of whole channels).
         """
-        images = iter(self.project(features[[turn.image for turns in sequences for turn in turns]]).bfloat16())
+        chosen = features[[turn.image for turns in sequences for turn in turns]]
+        images = iter(self.project(chosen if channels is None else chosen * channels).bfloat16())
         embeddings, labels = [], []
         for turns in sequences:
             parts: list[Tensor] = []

@@ -2,7 +2,7 @@
 
     stage A   InfoNCE between an image's mean projection and the input embedding of its noun; no language model
     stage B   likelihood through the language model: one image and its noun or title
-    stage C   binding, naming beside demonstrations of other nouns, and single images, in turn
+    stage C   binding of nouns and of similar drawings, naming beside demonstrations of other nouns, single images
 
 Every EVERY_TEXT steps a batch of WordNet's definitions keeps the language model near itself (KL divergence). A
 checkpoint is written every minute, and the same command continues from it.
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.small.drawings_data import DrawingSet
+from experiments.small.drawings_data import WIDTH, DrawingSet
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.model import SmallModel
 from experiments.tiny.state import load, moments_of, restore_moments, save
 
 EVERY_TEXT, TEXT_WEIGHT, TEXT_TOKENS, TEXT_ROWS = 6, 1.0, 48, 4
 SAVE_SECONDS = 60.0
+BINDING_SHAPES = ((2, 1), (2, 1), (2, 2), (2, 2), (2, 4), (3, 1), (3, 2), (4, 1), (4, 2))
+"""(nouns, drawings of each) in the demonstrations of a binding sequence."""
 STATE = "training.safetensors"
 
 
@@ -35,6 +37,10 @@ class Recipe:
         steps: Steps of stages B and C together. One takes about 2.5 s of CPU.
         lora: Whether the language model has an adapter.
         stage_b: Share of the steps that stage B takes.
+        singles: Sequences of a step with single images.
+        turns: Images of a step with longer sequences. All its sequences have one length, so that no place is padding.
+        similar: Proportion of the binding steps that group drawings by similarity in place of nouns.
+        dropout: Proportion of the features' channels that a step does not see.
     """
 
     steps: int = 900
@@ -43,7 +49,9 @@ class Recipe:
     stage_a_steps: int = 300
     stage_b: float = 0.15
     singles: int = 24
-    episodes: int = 6
+    turns: int = 44
+    similar: float = 0.3
+    dropout: float = 0.1
     projector_rate: float = 5e-4
     adapter_rate: float = 1e-3
 
@@ -59,7 +67,7 @@ class Training:
     def __init__(self, recipe: Recipe, model: SmallModel, data: DrawingSet, text: Tensor, out: Path) -> None:
         self.recipe, self.model, self.data, self.text, self.out = recipe, model, data, text, out
         self.rng = Random(recipe.seed)
-        self.maker = EpisodeMaker(data.train, [one.title for one in data.drawings])
+        self.maker = EpisodeMaker(data.train, data.similar, [one.title for one in data.drawings])
         self.nouns = list(data.train)
         self.weights = [len(data.train[noun]) ** 0.5 for noun in self.nouns]
         adapter = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("projector")]
@@ -107,7 +115,7 @@ class Training:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * min(1.0, (self.step + 1) / 10) * (1 - 0.95 * progress)
         kind, sequences = self._sequences(progress)
-        loss = self.model.loss(self.model.batch(sequences, self.data.features))
+        loss = self.model.loss(self.model.batch(sequences, self.data.features, self._channels()))
         self._report(kind, float(loss.detach()))
         if self.recipe.lora and self.step % EVERY_TEXT == 0:
             rows = [self.rng.randrange(len(self.text)) for _ in range(TEXT_ROWS)]
@@ -123,16 +131,26 @@ class Training:
         self.optimizer.step()
         self.step += 1
 
+    def _channels(self) -> Tensor:
+        """Which channels the step sees, scaled so that the mean stays: [WIDTH]."""
+        generator = torch.Generator().manual_seed(self.rng.getrandbits(63))
+        seen = torch.rand(WIDTH, generator=generator) >= self.recipe.dropout
+        return seen / (1 - self.recipe.dropout)
+
     def _sequences(self, progress: float) -> tuple[str, list[list[TrainingTurn]]]:
-        count = self.recipe.episodes
-        turn = self.step % 4
+        rng, maker, turn = self.rng, self.maker, self.step % 4
         if progress > self.recipe.stage_b and turn in (1, 3):
-            return "binding", [self.maker.binding(self.rng) for _ in range(count)]
+            ways, shots = rng.choice(BINDING_SHAPES)
+            similar = rng.random() < self.recipe.similar
+            make = maker.binding_of_similar if similar else maker.binding
+            count = self.recipe.turns // (ways * shots + 1)
+            return "similar" if similar else "binding", [make(rng, ways, shots) for _ in range(count)]
         if progress > self.recipe.stage_b and turn == 2:
-            nouns = self.rng.choices(self.nouns, self.weights, k=count)
-            return "beside others", [self.maker.beside_others(self.rng, noun) for noun in nouns]
-        nouns = self.rng.choices(self.nouns, self.weights, k=self.recipe.singles)
-        return "single", [self.maker.single(self.rng, noun) for noun in nouns]
+            shots = rng.choice((1, 2, 3, 4))
+            nouns = rng.choices(self.nouns, self.weights, k=self.recipe.turns // (shots + 1))
+            return "beside others", [maker.beside_others(rng, noun, shots) for noun in nouns]
+        nouns = rng.choices(self.nouns, self.weights, k=self.recipe.singles)
+        return "single", [maker.single(rng, noun) for noun in nouns]
 
     def _report(self, kind: str, loss: float) -> None:
         before = self.losses.get(kind, loss)
