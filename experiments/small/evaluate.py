@@ -99,13 +99,32 @@ class Evaluation:
 
     @torch.inference_mode()
     def _best(self, demos: Sequence[TrainingTurn], query: int, question: str, options: Sequence[str]) -> int:
-        """The option with the highest log-probability."""
+        """The option with the highest log-probability. All options share one forward pass over the prompt."""
         sequences = [[*demos, TrainingTurn(query, question, option, True)] for option in options]
         batch = self.model.batch(sequences, self.data.features)
-        logits, targets = self.model.answer_logits(batch)
-        scores = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-        rows = (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]
-        return int(torch.zeros(len(options)).index_add(0, rows, scores).argmax())
+        scores = option_scores(self.model.base, batch.embeddings, batch.labels)
+        return int(scores.argmax())
+
+
+@torch.inference_mode()
+def option_scores(language_model: Any, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each row's labeled tokens; all rows begin with the same prompt.
+
+    Args:
+        language_model: LlamaForCausalLM.
+        embeddings: [rows, T, d], padded on the right.
+        labels: [rows, T]; IGNORED before the option and in the padding.
+
+    Returns:
+        float32 of [rows].
+    """
+    begin = int((labels[0] != IGNORED).nonzero()[0])
+    cache = language_model(inputs_embeds=embeddings[:1, : begin - 1], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(embeddings))
+    logits = language_model(inputs_embeds=embeddings[:, begin - 1 : -1].contiguous(), past_key_values=cache).logits
+    targets = labels[:, begin:]
+    scores = logits.float().log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    return scores.masked_fill(targets == IGNORED, 0).sum(1)
 
 
 @torch.inference_mode()

@@ -51,6 +51,12 @@ class SmallModel(nn.Module):
         self.projector = nn.Sequential(nn.Linear(WIDTH, width), nn.GELU(), nn.Linear(width, width))
         self.language_model = _with_adapter(language_model) if lora else language_model
 
+    @property
+    def base(self) -> Any:
+        """The LlamaForCausalLM, with the adapter's layers if there is one."""
+        has_adapter = hasattr(self.language_model, "peft_config")
+        return self.language_model.get_base_model() if has_adapter else self.language_model
+
     def project(self, features: Tensor) -> Tensor:
         """[images, PLACES, WIDTH] -> input embeddings [images, PLACES, d]."""
         projected: Tensor = self.projector(features.float() / self.scale)
@@ -97,9 +103,7 @@ class SmallModel(nn.Module):
 
     def answer_logits(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """(logits, tokens) at the places of answers: [places, vocabulary] and [places]."""
-        base = (
-            self.language_model.get_base_model() if hasattr(self.language_model, "peft_config") else self.language_model
-        )
+        base = self.base
         states = base.model(inputs_embeds=batch.embeddings).last_hidden_state[:, :-1]
         places = batch.labels[:, 1:] != IGNORED
         # A flat contiguous matrix: from a slice, the bfloat16 product copies the weight for each row.

@@ -1,5 +1,6 @@
 """The training of the small model, on a language model of two layers with random weights."""
 
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 
@@ -8,10 +9,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.small.assemble import TEMPLATE, learned_weights, merged_state
-from experiments.small.drawings_data import PLACES, WIDTH, DrawingSet, split
-from experiments.small.episodes import EpisodeMaker
+from experiments.small.drawings_data import PLACES, WIDTH, DrawingSet, for_training, most_similar, split
+from experiments.small.episodes import EpisodeMaker, TrainingTurn
+from experiments.small.evaluate import option_scores
 from experiments.small.model import IGNORED, SmallModel
-from experiments.small.train import Recipe, Training
+from experiments.small.train import BINDING_SHAPES, Recipe, Training
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from icl.tasks.generated.wording import NONCE
@@ -44,18 +46,20 @@ def data() -> DrawingSet:
     drawings = tuple(drawing(8 * i + n, noun) for i, noun in enumerate(NOUNS) for n in range(4))
     by_noun = {noun: list(range(4 * i, 4 * i + 4)) for i, noun in enumerate(NOUNS)}
     features = torch.randn(len(drawings) + 1, PLACES, WIDTH, generator=torch.Generator().manual_seed(1)).half()
-    return DrawingSet(drawings, features, by_noun, by_noun, by_noun)
+    return DrawingSet(drawings, features, by_noun, most_similar(features, range(len(drawings))), by_noun, by_noun)
 
 
 def maker() -> EpisodeMaker:
-    return EpisodeMaker(data().train, [one.title for one in data().drawings])
+    return EpisodeMaker(data().train, data().similar, [one.title for one in data().drawings])
 
 
 def test_the_loss_of_binding_stands_on_answers_that_the_sequence_determines() -> None:
     noun_of = {i: noun for noun, indices in data().train.items() for i in indices}
     kinds = set()
     for seed in range(60):
-        turns = maker().binding(Random(seed))
+        ways, shots = BINDING_SHAPES[seed % len(BINDING_SHAPES)]
+        turns = maker().binding(Random(seed), ways, shots)
+        assert len(turns) == ways * min(shots, 3) + 1
         names = {(noun_of[turn.image], turn.answer) for turn in turns}
         assert len({noun for noun, _ in names}) == len({name for _, name in names}) == len(names)
         for place, turn in enumerate(turns):
@@ -69,9 +73,45 @@ def test_the_loss_of_binding_stands_on_answers_that_the_sequence_determines() ->
     assert kinds == {"real", "swapped", "made up"}
 
 
+def test_similar_drawings_share_a_name_and_groups_do_not_overlap() -> None:
+    similar = data().similar
+    for seed in range(20):
+        ways, shots = BINDING_SHAPES[seed % len(BINDING_SHAPES)]
+        turns = maker().binding_of_similar(Random(seed), ways, shots)
+        groups: dict[str, set[int]] = {}
+        for turn in turns:
+            groups.setdefault(turn.answer, set()).add(turn.image)
+        assert len(groups) == ways
+        assert {len(group) for group in groups.values()} <= {shots, shots + 1}
+        own = groups.pop(turns[-1].answer)
+        assert own - {turns[-1].image} <= set(similar[turns[-1].image]), "the query's neighbors have its name"
+        assert all(not own & group for group in groups.values())
+
+
+def test_the_most_similar_drawings_are_the_nearest_by_cosine() -> None:
+    features = data().features
+    vectors = features[:-1].float().mean(1)
+    vectors -= vectors.mean(0)
+    for i, neighbors in data().similar.items():
+        cosines = torch.cosine_similarity(vectors[i], vectors, dim=1)
+        assert neighbors == [j for j in cosines.argsort(descending=True).tolist() if j != i][: len(neighbors)]
+
+
+def test_a_channel_that_a_step_does_not_see_changes_nothing() -> None:
+    model, features = small_model(), data().features
+    sequences = [maker().binding(Random(1), 2, 2)]
+    channels = (torch.arange(WIDTH) % 2).float()
+    other = features.clone()
+    other[..., ::2] = 7.0
+    assert torch.equal(
+        model.batch(sequences, features, channels).embeddings, model.batch(sequences, other, channels).embeddings
+    )
+    assert not torch.equal(model.batch(sequences, features).embeddings, model.batch(sequences, other).embeddings)
+
+
 def test_labels_are_the_answers_and_nothing_else() -> None:
     model = small_model()
-    sequences = [maker().binding(Random(1)), maker().single(Random(2), "boat")]
+    sequences = [maker().binding(Random(1), 2, 2), maker().single(Random(2), "boat")]
     batch = model.batch(sequences, data().features)
     for turns, labels in zip(sequences, batch.labels, strict=True):
         text = bytes(labels[labels != IGNORED].tolist()).decode()
@@ -84,7 +124,7 @@ def test_labels_are_the_answers_and_nothing_else() -> None:
 def test_the_chat_template_writes_the_sequences_of_training() -> None:
     from jinja2 import Environment
 
-    turns = maker().binding(Random(1))
+    turns = maker().binding(Random(1), 2, 2)
     messages = [
         message
         for turn in turns
@@ -105,7 +145,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(tmp_path) -> None:
     text = torch.randint(0, 256, (8, 12), generator=torch.Generator().manual_seed(2))
 
     def training(out):
-        recipe = Recipe(steps=8, stage_a_steps=3, singles=3, episodes=2)
+        recipe = Recipe(steps=8, stage_a_steps=3, singles=3, turns=11)
         return Training(recipe, small_model(), data(), text, out)
 
     whole = training(tmp_path / "whole")
@@ -174,3 +214,24 @@ def test_no_training_drawing_mentions_a_held_out_noun() -> None:
     assert held_out == {hidden: [0]}
     assert train == {trained[0]: [10], trained[1]: [5, 6, 7, 8]}, "GPL images and mentions are left out"
     assert test == {trained[1]: [4, 9]}
+    with_others = (*drawings, drawing(30, ""), drawing(31, "", title=f"a {hidden}"))
+    assert for_training(with_others, test) == [5, 6, 7, 8, 10, 11], "drawings without a noun too"
+
+
+def test_options_behind_a_shared_prompt_score_as_whole_sequences() -> None:
+    model = small_model().eval().float()
+    demos = maker().binding(Random(3), 2, 2)[:-1]
+    options = ["a", "longer name", "bo"]
+    sequences = [[*without_loss(demos), TrainingTurn(5, "what?", option, True)] for option in options]
+    whole = []
+    for sequence in sequences:
+        logits, targets = model.answer_logits(model.batch([sequence], data().features))
+        whole.append(logits.float().log_softmax(-1).gather(1, targets[:, None]).sum())
+    batch = model.batch(sequences, data().features)
+    torch.testing.assert_close(
+        option_scores(model.base, batch.embeddings, batch.labels), torch.stack(whole).detach(), atol=1e-3, rtol=0
+    )
+
+
+def without_loss(turns: list[TrainingTurn]) -> list[TrainingTurn]:
+    return [replace(turn, counts=False) for turn in turns]
