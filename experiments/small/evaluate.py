@@ -14,7 +14,6 @@ from experiments.small.model import IGNORED, SmallModel
 from icl.tasks.drawings.naming import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 
-NAMING_OPTIONS = 50
 Names = Callable[[Random, Sequence[str]], list[str]]
 
 
@@ -47,11 +46,11 @@ class Evaluation:
                 out[f"binding 2-way {names.__name__} {shots}+{shots}"] = self.binding(2, shots, names)
         out["binding 4-way made_up 2 each"] = self.binding(4, 2, made_up)
         out["binding 2-way made_up 2+2, blank demonstrations"] = self.binding(2, 2, made_up, blank=True)
-        out["naming held-out nouns"] = self.naming(self.data.held_out)
-        out["naming training nouns"] = self.naming(self.data.test)
-        out["naming held-out nouns, blank image"] = self.naming(self.data.held_out, blank=True)
-        out["naming held-out nouns, 2 demonstrations of others"] = self.naming(self.data.held_out, others=2)
-        out["naming held-out nouns, 2 demonstrations with the own"] = self.naming(
+        out["naming 50 held-out nouns"] = self.naming(self.data.held_out)
+        out["naming 100 training nouns"] = self.naming(self.data.test, options=100)
+        out["naming 50 held-out nouns, blank image"] = self.naming(self.data.held_out, blank=True)
+        out["naming 50 held-out nouns, 2 demonstrations of others"] = self.naming(self.data.held_out, others=2)
+        out["naming 50 held-out nouns, 2 demonstrations with the own"] = self.naming(
             self.data.held_out, others=1, own=True
         )
         return out
@@ -78,23 +77,29 @@ class Evaluation:
         return right / self.questions
 
     def naming(
-        self, by_noun: dict[str, list[int]], *, blank: bool = False, others: int = 0, own: bool = False
+        self,
+        by_noun: dict[str, list[int]],
+        *,
+        options: int = 50,
+        blank: bool = False,
+        others: int = 0,
+        own: bool = False,
     ) -> float:
-        """Top-1 among the NAMING_OPTIONS nouns with the most drawings."""
-        options = sorted(sorted(by_noun), key=lambda noun: -len(by_noun[noun]))[:NAMING_OPTIONS]
+        """Top-1 among the `options` nouns with the most drawings."""
+        nouns = sorted(sorted(by_noun), key=lambda noun: -len(by_noun[noun]))[:options]
         right = 0
         for number in range(self.questions):
             rng = Random(f"{self.seed}/naming/{number}")
-            noun = rng.choice(options)
+            noun = rng.choice(nouns)
             query, *more = rng.sample(by_noun[noun], min(2, len(by_noun[noun])))
             demos = [
                 TrainingTurn(rng.choice(by_noun[one]), QUESTIONS["noun"], one, False)
-                for one in rng.sample([one for one in options if one != noun], others)
+                for one in rng.sample([one for one in nouns if one != noun], others)
             ]
             demos += [TrainingTurn(more[0], QUESTIONS["noun"], noun, False)] if own and more else []
             rng.shuffle(demos)
-            best = self._best(demos, self.data.blank if blank else query, QUESTIONS["noun"], options)
-            right += options[best] == noun
+            best = self._best(demos, self.data.blank if blank else query, QUESTIONS["noun"], nouns)
+            right += nouns[best] == noun
         return right / self.questions
 
     @torch.inference_mode()

@@ -134,8 +134,8 @@ class Training:
     def _channels(self) -> Tensor:
         """Which channels the step sees, scaled so that the mean stays: [WIDTH]."""
         generator = torch.Generator().manual_seed(self.rng.getrandbits(63))
-        seen = torch.rand(WIDTH, generator=generator) >= self.recipe.dropout
-        return seen / (1 - self.recipe.dropout)
+        visible = torch.rand(WIDTH, generator=generator) >= self.recipe.dropout
+        return visible / (1 - self.recipe.dropout)
 
     def _sequences(self, progress: float) -> tuple[str, list[list[TrainingTurn]]]:
         rng, maker, turn = self.rng, self.maker, self.step % 4
