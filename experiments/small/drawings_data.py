@@ -92,7 +92,7 @@ def most_similar(features: Tensor, indices: Sequence[int]) -> dict[int, list[int
     vectors = features[list(indices)].float().mean(1)
     vectors = functional.normalize(vectors - vectors.mean(0), dim=1)
     neighbors = min(NEIGHBORS, len(indices) - 1)
-    nearest = torch.cat([rows @ vectors.T for rows in vectors.split(512)]).fill_diagonal_(-2).topk(neighbors).indices
+    nearest = (vectors @ vectors.T).fill_diagonal_(-2).topk(neighbors).indices
     return {i: [indices[j] for j in row] for i, row in zip(indices, nearest.tolist(), strict=True)}
 
 

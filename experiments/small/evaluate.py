@@ -128,7 +128,7 @@ def option_scores(language_model: Any, embeddings: Tensor, labels: Tensor) -> Te
     cache.batch_repeat_interleave(len(embeddings))
     logits = language_model(inputs_embeds=embeddings[:, begin - 1 : -1].contiguous(), past_key_values=cache).logits
     targets = labels[:, begin:]
-    scores = logits.float().log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    scores: Tensor = logits.float().log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
     return scores.masked_fill(targets == IGNORED, 0).sum(1)
 
 
