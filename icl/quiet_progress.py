@@ -3,9 +3,10 @@
 Slow steps that the toolkit does not report, such as a download or a large data set, keep their bar on a terminal.
 """
 
+import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 SMALL_SOURCE_BYTES = 2**28
 """Sources below this size, in bytes, load too fast to need a bar."""
@@ -39,3 +40,13 @@ def hide_datasets_progress(quick: bool) -> Iterator[None]:
         yield
     finally:
         datasets.enable_progress_bars()
+
+
+@contextmanager
+def hide_bars_of_logs() -> Iterator[None]:
+    """Hide what is written to stderr unless it is a terminal, for libraries whose bars have no switch."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with redirect_stderr(io.StringIO()):
+        yield

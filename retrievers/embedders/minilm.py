@@ -51,6 +51,6 @@ class MiniLM(PlacedEmbedder):
 
 def _folder() -> Path:
     """The folder of the checkpoint. Raises ModelError if the package is absent."""
-    from retrievers.machinery.optional_packages import package_folder
+    from icl.models.optional_packages import package_folder
 
-    return package_folder(PACKAGE, "minilm", INSTALL) / "model"
+    return package_folder(PACKAGE, "embedder 'minilm'", INSTALL) / "model"

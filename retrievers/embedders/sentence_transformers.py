@@ -65,9 +65,9 @@ class SentenceTransformers(PlacedEmbedder):
 
 @lru_cache(maxsize=2)
 def _load(path: str, placement: EmbedderPlacement) -> Any:
-    from retrievers.machinery.optional_packages import import_optional
+    from icl.models.optional_packages import import_optional
 
-    module = import_optional("sentence_transformers", "sentence_transformers", "sentence-transformers")
+    module = import_optional("sentence_transformers", "embedder 'sentence_transformers'", "sentence-transformers")
     try:
         return module.SentenceTransformer(path, device=placement.device, model_kwargs={"dtype": placement.torch_dtype})
     except (OSError, ValueError, KeyError) as error:

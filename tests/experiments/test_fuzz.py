@@ -36,7 +36,7 @@ from experiments.results.view_run import view_run
 from experiments.running.run import run
 from icl.component_json import config_key
 from icl.errors import ICLError
-from icl.models.hf.checkpoint import SHIPPED
+from icl.models.hf.checkpoint import TINY
 from icl.models.hf.model import HF
 from icl.registry import PACKAGES, entries, resolve
 
@@ -460,9 +460,9 @@ CHECKPOINT_FILES = ("config.json", "generation_config.json", "processor_config.j
 def test_a_mutated_checkpoint_is_opened_or_is_an_error(data: st.DataObject) -> None:
     folder = Path("checkpoint")
     if not folder.exists():
-        shutil.copytree(SHIPPED["tiny"], folder)
+        shutil.copytree(TINY, folder)
     name = data.draw(st.sampled_from(CHECKPOINT_FILES))
-    text = (SHIPPED["tiny"] / name).read_text()
+    text = (TINY / name).read_text()
     (folder / name).write_bytes(data.draw(damaged_json(text)))
     try:
         with limited():

@@ -13,7 +13,7 @@ from experiments.grid.grid_warnings import grid_warnings
 from experiments.report.quantization_section import quantization_section
 from experiments.results.view_run import view_run
 from icl.models.hf import prequantized
-from icl.models.hf.checkpoint import SHIPPED
+from icl.models.hf.checkpoint import TINY
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding" / "lockstep"))
 import packed
@@ -22,7 +22,7 @@ import packed
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The shipped model and the same model in 4 bits. The config does not say which is which."""
-    few, _ = packed.made(SHIPPED["tiny"], tmp_path_factory.mktemp("packed"), "gptq")
+    few, _ = packed.made(TINY, tmp_path_factory.mktemp("packed"), "gptq")
     return {
         "name": "few",
         "task": {"name": "binding", "ways": 2, "queries": 3},

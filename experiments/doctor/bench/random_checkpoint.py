@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.checkpoint import SHIPPED
+from icl.models.hf.checkpoint import TINY
 from icl.models.hf.memory_estimate import GIB, ModelShape, model_shape, weights_bytes
 
 SHARD_BYTES = 2 * GIB
@@ -67,7 +67,7 @@ def config(sizes: Sizes) -> Any:
     """The config of transformers."""
     from transformers import Idefics3Config
 
-    shipped = json.loads((SHIPPED["tiny"] / "config.json").read_text(encoding="utf-8"))
+    shipped = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
     text = shipped["text_config"] | {
         "hidden_size": sizes.hidden, "intermediate_size": sizes.inner, "num_hidden_layers": sizes.layers,
         "num_attention_heads": sizes.heads, "num_key_value_heads": sizes.kv_heads, "vocab_size": sizes.vocabulary,
@@ -178,7 +178,7 @@ def _random(name: str, shape: torch.Size, generator: torch.Generator, device: st
 
 
 def _write_processor(folder: Path, sizes: Sizes) -> None:
-    for file in SHIPPED["tiny"].iterdir():
+    for file in TINY.iterdir():
         if file.suffix in (".json", ".jinja") and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
     path = folder / "processor_config.json"

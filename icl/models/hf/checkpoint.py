@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,7 +13,18 @@ from icl.models.hf import conventions
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 from icl.text.json_text import parse_json_object
 
-SHIPPED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"}
+TINY = Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"
+
+
+def _small() -> Path:
+    from icl.models.small.folder import checkpoint_folder
+
+    return checkpoint_folder()
+
+
+SHIPPED: Mapping[str, Callable[[], Path]] = {"tiny": lambda: TINY, "small": _small}
+"""Word for `path` -> its folder. The folder of `small` is assembled at first use."""
+
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 SAMPLES, BLOCK = 64, 2**16
@@ -37,14 +48,14 @@ class Checkpoint:
     @cached_property
     def folder(self) -> Path | None:
         """The folder, or None for a hub id. Raises ModelError if it has no config or no processor."""
-        shipped = SHIPPED.get(self.path)
-        folder = shipped or Path(self.path).expanduser()
-        if shipped is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
+        resolve = SHIPPED.get(self.path)
+        folder = resolve() if resolve else Path(self.path).expanduser()
+        if resolve is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
             return None
         if not folder.is_dir():
             expected = "a folder with a checkpoint, a hub id (owner/name)"
             missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
-            raise ModelError(f"model.path: '{self.path}' is not {expected} or the word 'tiny': {missing}.")
+            raise ModelError(f"model.path: '{self.path}' is not {expected} or one of {', '.join(SHIPPED)}: {missing}.")
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
         if not any((folder / name).is_file() for name in PROCESSORS):

@@ -73,7 +73,7 @@ class HF(LogitModel):
     )
     supports_adapters: ClassVar[bool] = True
 
-    path: str = "tiny"  # hub id, folder, or `tiny` for the shipped checkpoint
+    path: str = "tiny"  # hub id, folder, or a shipped checkpoint: `tiny`, `small`
     dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
     device: str = "auto"  # auto: cuda if available; or cpu, cuda, cuda:1, mps
     device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is ignored then

@@ -2,25 +2,20 @@
 
 vLLM reads weights from a folder only. Therefore the code of the backend `hf` merges the adapter (Hu et al., ICLR 2022:
 W + scale B A), and the checkpoint is written to `merged/` in the cache (ICL_CACHE), once for each base, adapter and
-precision. It takes as much disk space as the base, and as much main memory while it is written. Nothing deletes it. Of
-several processes one writes and the others wait. A folder is complete or missing. Each start compares the checksum of
-every file; a damaged folder is written again, with a warning.
+precision. It takes as much disk space as the base, and as much main memory while it is written.
 """
 
-import hashlib
 import json
-import os
 import shutil
-import tempfile
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.cache_folder import cache_folder
-from icl.errors import ICLWarning, ModelError
+from icl.errors import ModelError
+from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
 from icl.text.json_text import canonical_digest
 
@@ -30,11 +25,8 @@ if TYPE_CHECKING:
 OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
 """Patterns of a checkpoint's files other than weights."""
 
-FORMAT = 3
+FORMAT = 4
 """Number of the folder's format. Folders of another format are ignored."""
-
-MANIFEST = "merged.files.json"
-"""File with the names and checksums of all other files of the folder."""
 
 
 def check(model: "VLLM") -> None:
@@ -50,7 +42,6 @@ def check(model: "VLLM") -> None:
 
 def merged(model: "VLLM") -> Path:
     """The folder of the merged checkpoint, which is written if it is missing. Raises ModelError."""
-    from filelock import FileLock
     from safetensors import SafetensorError
 
     assert model.lora is not None
@@ -58,63 +49,12 @@ def merged(model: "VLLM") -> Path:
     content = {"checkpoint": model.hf.checkpoint.digest, "adapter": model.lora.digest, "dtype": model.precision}
     folder = cache_folder() / "merged" / canonical_digest(content | {"form": FORMAT})[:32]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not _is_complete(folder):
-                _build(model, folder)
+        return cached_checkpoint(folder, "merged checkpoint", partial(_write, model))
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"model.merge: the merged checkpoint cannot be written to {folder.parent} ({error}). Set ICL_CACHE to a "
             "folder with room for it, or use `merge: false`."
         ) from error
-    return folder
-
-
-def _build(model: "VLLM", folder: Path) -> None:
-    """Writes the folder. The caller holds the lock, so no other process writes the incomplete folders that exist."""
-    for incomplete in (folder, *folder.parent.glob(f"{folder.name}-*")):
-        shutil.rmtree(incomplete, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-    try:
-        _write(model, work)
-        _check_unchanged(model)
-        (work / MANIFEST).write_text(json.dumps(_checksums(work)), encoding="utf-8")
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether the folder has all its files, unchanged. Programs that clear a cache may delete single files."""
-    if not folder.exists():
-        return False
-    try:
-        expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        expected = {}
-    checksums = _checksums(folder)
-    if checksums == expected:
-        return True
-    damaged = sorted(name for name in {*checksums, *expected} if checksums.get(name) != expected.get(name))
-    warnings.warn(
-        f"the merged checkpoint {folder} is damaged ({', '.join(damaged[:3])}{' …' if damaged[3:] else ''}). It is "
-        "written again.",
-        ICLWarning,
-        stacklevel=2,
-    )
-    return False
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """The sha256 of each file, computed in threads: about a second for every two gigabytes and core."""
-    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return dict(zip([file.name for file in files], threads.map(_checksum, files), strict=True))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_unchanged(model: "VLLM") -> None:
@@ -158,6 +98,7 @@ def _write(model: "VLLM", work: Path) -> None:
         for path in source.glob(pattern):
             if path.is_file() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, work / path.name)
+    _check_unchanged(model)
 
 
 def _folder(checkpoint: Checkpoint) -> Path:

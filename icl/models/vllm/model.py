@@ -49,7 +49,7 @@ class VLLM(Model):
     owns_gpu: ClassVar[bool] = True
     quantizations: ClassVar[tuple[str, ...]] = ("any that vLLM knows", "the checkpoint's own")
 
-    path: str = "tiny"  # hub id, folder, or `tiny`: the checkpoint that comes with the toolkit
+    path: str = "tiny"  # hub id, folder, or a shipped checkpoint: `tiny`, `small`
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, else the checkpoint's
     quantization: str | None = None  # awq, gptq, fp8, bitsandbytes, ...; none: as in the checkpoint's config
     adapter: str | None = None  # folder of a LoRA that peft has saved, applied to every request

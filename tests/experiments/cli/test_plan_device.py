@@ -11,7 +11,7 @@ import pytest
 
 from experiments.planning.memory_plan import device_bytes
 from icl.errors import ConfigError
-from icl.models.hf.checkpoint import SHIPPED
+from icl.models.hf import checkpoint
 from icl.models.hf.memory_estimate import GIB
 from icl.models.hf.model import HF
 from icl.models.hf.request_size import RequestSize
@@ -116,7 +116,7 @@ def test_the_gpu_of_this_machine_is_planned_for_by_default(
 
 def test_a_plan_needs_no_weights_and_says_that_a_run_does(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
     folder = tmp_path / "weightless"
-    shutil.copytree(SHIPPED["tiny"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(checkpoint.TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     file = grid(TINY.replace("path: tiny", f"path: {folder}"))
     plan, run = icl("plan", file, "--device", "24GB"), icl("run", file)
     assert plan.status == 0

@@ -8,12 +8,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from experiments.small.assemble import TEMPLATE, learned_weights, merged_state
-from experiments.small.drawings_data import PLACES, WIDTH, DrawingSet, for_training, most_similar, split
+from experiments.small.drawings_data import PLACES, SIDE, WIDTH, DrawingSet, for_training, most_similar, split
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.evaluate import option_scores
-from experiments.small.model import IGNORED, SmallModel
+from experiments.small.learned import learned_weights
+from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
+from icl.models.small import assemble
+from icl.models.small.assemble import TEMPLATE, merged_state
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from icl.tasks.generated.wording import NONCE
@@ -170,6 +172,11 @@ def test_another_recipe_does_not_continue_a_training(tmp_path) -> None:
         Training(Recipe(steps=2, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
 
 
+def test_training_and_the_assembled_checkpoint_have_the_same_numbers() -> None:
+    assert (PLACES, WIDTH, SIDE) == (assemble.PLACES, assemble.WIDTH, assemble.SIDE)
+    assert ALPHA / RANK == assemble.LORA_SCALE
+
+
 def test_merged_weights_are_those_of_peft() -> None:
     model = small_model()
     before = {name: value.clone() for name, value in model.language_model.get_base_model().state_dict().items()}
@@ -183,7 +190,7 @@ def test_merged_weights_are_those_of_peft() -> None:
     for name, value in theirs.items():
         if name != "lm_head.weight":
             torch.testing.assert_close(
-                ours[name.replace("model.", "model.language_model.", 1)], value.float(), atol=0.02, rtol=0.02
+                ours[name.replace("model.", "model.language_model.", 1)].float(), value.float(), atol=0.02, rtol=0.02
             )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from icl.errors import ConfigError, ModelError, PlanError
+from icl.models import optional_packages as extras
 from icl.registry import build
 from retrievers.embedders.e5v import E5V
 from retrievers.embedders.efficientnet import EfficientNet
@@ -16,7 +17,6 @@ from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.minilm import MiniLM
 from retrievers.embedders.sentence_transformers import SentenceTransformers
 from retrievers.embedders.vision import Vision
-from retrievers.machinery import optional_packages as extras
 from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from icl.errors import ModelError
-from icl.models.hf.checkpoint import SHIPPED
+from icl.models.hf.checkpoint import TINY
 from icl.models.hf.model import HF
 
 DEEP = "[" * 5000
@@ -16,7 +16,7 @@ DEEP = "[" * 5000
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SHIPPED["tiny"], tmp_path / "checkpoint"))
+    return Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
 
 
 def open_checkpoint(folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_files_of_a_killed_process_are_removed(folder: Path, adapter: Path, cach
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [whole.name]
 
 
-@pytest.mark.parametrize("pattern", ["*.safetensors", "config.json", "merged.files.json"])
+@pytest.mark.parametrize("pattern", ["*.safetensors", "config.json", "files.json"])
 def test_an_incomplete_folder_is_written_again(pattern: str, folder: Path, adapter: Path, cache: Path) -> None:
     own = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
     next(own.glob(pattern)).unlink()

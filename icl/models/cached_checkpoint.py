@@ -1,0 +1,96 @@
+"""Checkpoints that the toolkit writes to its cache, once for all processes.
+
+Of several processes one writes and the others wait. A folder is complete or missing: files of a process that was killed
+are removed by the next. Each start compares the checksum of every file; a damaged folder is written again, with a
+warning. Nothing deletes a folder.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from icl.errors import ICLWarning
+
+MANIFEST = "files.json"
+"""File with the names and checksums of all other files of the folder."""
+
+
+def cached_checkpoint(folder: Path, name: str, write: Callable[[Path], None]) -> Path:
+    """The folder, which is written if it is missing or damaged.
+
+    Args:
+        folder: Its name in the cache says what determines its content.
+        name: What it is, for the warning.
+        write: Writes the files to an empty folder.
+
+    Raises:
+        OSError: The cache cannot be written to.
+    """
+    from filelock import FileLock
+
+    if _is_complete(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not _is_complete(folder):
+            if folder.exists():
+                _warn(folder, name)
+            _build(folder, write)
+    return folder
+
+
+def _build(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes the folder. The caller holds the lock, so no other process writes the incomplete folders that exist."""
+    for incomplete in (folder, *folder.parent.glob(f"{folder.name}-*")):
+        shutil.rmtree(incomplete, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        write(work)
+        (work / MANIFEST).write_text(json.dumps(_checksums(work)), encoding="utf-8")
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the folder has all its files, unchanged. Programs that clear a cache may delete single files."""
+    try:
+        return folder.exists() and _checksums(folder) == _manifest(folder)
+    except FileNotFoundError:  # another process, which has the lock, replaces a damaged folder
+        return False
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    try:
+        checksums: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return checksums
+
+
+def _warn(folder: Path, name: str) -> None:
+    checksums, expected = _checksums(folder), _manifest(folder)
+    damaged = sorted(file for file in {*checksums, *expected} if checksums.get(file) != expected.get(file))
+    warnings.warn(
+        f"the {name} {folder} is damaged ({', '.join(damaged[:3])}{' …' if damaged[3:] else ''}). It is written again.",
+        ICLWarning,
+        stacklevel=2,
+    )
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of each file, computed in threads: about a second for every two gigabytes and core."""
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return dict(zip([file.name for file in files], threads.map(_checksum, files), strict=True))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
