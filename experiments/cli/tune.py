@@ -1,4 +1,4 @@
-"""Train a LoRA adapter on episodes with demonstrations, and compare the model before and after."""
+"""Train an adapter on episodes with demonstrations, and compare the model before and after."""
 
 import sys
 from collections.abc import Sequence

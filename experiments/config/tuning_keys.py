@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from icl.registry import NestedComponent
 
 Objective = Literal["sft", "dpo"]
+Parameters = Literal["lora", "projector"]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 Steps = Annotated[int, Ge(0), Le(10_000_000)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -33,16 +34,19 @@ class TuneSpec:
     task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
     dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
     objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: of the answer against a wrong one, and sft
+    parameters: Parameters = (
+        "lora"  # lora: matrices in the decoder; projector: all weights of the model's own projector
+    )
     shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # shots of an episode; null: the largest number of the file
     steps: Steps = 200  # optimizer steps
     batch: Count = 16  # episodes of a step
     rows: Count = 16  # episodes of one forward pass; fewer need less memory
     lr: Positive = 1e-3  # learning rate after the warm-up; it falls linearly to 0
     warmup: Fraction = 0.05  # share of the steps in which the learning rate rises
-    rank: Count = 16  # rank of the LoRA matrices
-    alpha: Positive = 32.0  # scale of LoRA: its product is multiplied by alpha / rank
-    dropout: Fraction = 0.0  # share of a LoRA layer's inputs that are set to 0
-    modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # names of the decoder's linear modules that get LoRA
+    rank: Count = 16  # lora: rank of the LoRA matrices
+    alpha: Positive = 32.0  # lora: scale; its product is multiplied by alpha / rank
+    dropout: Fraction = 0.0  # lora: share of a layer's inputs that are set to 0
+    modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # lora: names of the decoder's linear modules
     beta: Positive = 0.1  # dpo: weight of the distance from the base model
     sft_weight: Annotated[float, Ge(0)] = 1.0  # dpo: weight of the cross-entropy that is added
     clip: Positive = 1.0  # largest norm of the gradient

@@ -1,101 +1,31 @@
-"""LoRA matrices inside a loaded model, and the adapter folder that `model.adapter` loads (Hu et al., ICLR 2022).
+"""LoRA matrices in the decoder of a loaded model (Hu et al., ICLR 2022).
 
 Only linear modules of the decoder get them. Features of images are cached, so the vision tower cannot learn.
 """
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.config.tuning_keys import TuneSpec
-from experiments.tuning.checkpoint import replacement, report_write_errors
-from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.models.hf.adapter import CONFIG, WEIGHTS
+from experiments.tuning.trained_adapter import TrainedAdapter
+from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 
-class TrainedAdapter:
-    """LoRA matrices that train inside the model of an engine. At first they change no output bit.
+class TrainedLora(TrainedAdapter):
+    """LoRA matrices that train inside the model of an engine."""
 
-    Attributes:
-        parameters: Name -> trainable parameter.
-    """
-
-    def __init__(self, model: "HF", spec: TuneSpec) -> None:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise ModelError(
-                "icl tune: this needs the package peft, which is not installed (pip install 'mm-icl[adapters]')."
-            ) from error
+    def _settings(self, model: "HF", spec: TuneSpec) -> dict[str, Any]:
         runner = model.engine.runner
-        self.config = LoraConfig(
-            r=spec.rank,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            target_modules=target_modules(runner.model, runner.sites.layers, spec.modules),
-        )
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft calls names of transformers that are deprecated
-            torch.manual_seed(spec.seed)
-            self.peft: Any = get_peft_model(runner.model, self.config)
-        self.config.base_model_name_or_path = model.path  # peft writes the folder of the weights
-        self.peft.eval()
-        self.dropouts = [one for name, one in self.peft.named_modules() if name.endswith("lora_dropout.default")]
-        self._set_dropout(True)
-        self.parameters: dict[str, nn.Parameter] = {
-            name: one for name, one in self.peft.named_parameters() if one.requires_grad
+        return {
+            "r": spec.rank,
+            "lora_alpha": spec.alpha,
+            "lora_dropout": spec.dropout,
+            "target_modules": target_modules(runner.model, runner.sites.layers, spec.modules),
         }
-
-    def disabled(self) -> AbstractContextManager[None]:
-        """A block in which the model is the base model."""
-        return cast("AbstractContextManager[None]", self.peft.disable_adapter())
-
-    @contextmanager
-    def without_dropout(self) -> Iterator[None]:
-        """A block without dropout."""
-        self._set_dropout(False)
-        try:
-            yield
-        finally:
-            self._set_dropout(True)
-
-    def _set_dropout(self, on: bool) -> None:
-        for module in self.dropouts:
-            module.train(on)
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copies weights into the parameters, by name."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[name])
-
-    def save(self, folder: Path) -> None:
-        """Writes the adapter folder. Each file is replaced in one step. Raises StoreError if that fails."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
-        with report_write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        tensors = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
-        with replacement(folder / WEIGHTS[0]) as part:
-            save_file({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, part)
-        inference_mode, self.config.inference_mode = self.config.inference_mode, True
-        with report_write_errors(folder / CONFIG), TemporaryDirectory(prefix=".", dir=folder) as parts:
-            self.config.save_pretrained(parts)
-            os.replace(Path(parts) / CONFIG, folder / CONFIG)
-        self.config.inference_mode = inference_mode
 
 
 def target_modules(model: nn.Module, layers: "list[nn.Module]", names: tuple[str, ...]) -> list[str]:

@@ -24,7 +24,7 @@ from icl.models.hf.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from experiments.tuning.episodes import Episode
-    from experiments.tuning.lora import TrainedAdapter
+    from experiments.tuning.trained_adapter import TrainedAdapter
     from icl.models.hf.model import HF
 
 
@@ -60,11 +60,11 @@ def chunk_loss(
     stop = start + spec.rows
     chosen = step.chosen[start:stop]
     if spec.objective == "sft":
-        return answer_loss(*answer_logits(runner, chosen))[0] / step.answer_tokens
+        return answer_loss(*answer_logits(runner, chosen, adapter.image_features))[0] / step.answer_tokens
     rows, pairs = [*chosen, *step.rejected[start:stop]], len(chosen)
     with torch.no_grad(), adapter.disabled():
-        base = sequence_logprobs(*answer_logits(runner, rows))
-    logits, targets = answer_logits(runner, rows)
+        base = sequence_logprobs(*answer_logits(runner, rows, adapter.image_features))
+    logits, targets = answer_logits(runner, rows, adapter.image_features)
     tuned = sequence_logprobs(logits, targets)
     preference = dpo_loss(tuned[:pairs], tuned[pairs:], base[:pairs], base[pairs:], spec.beta) / len(step.chosen)
     return preference + spec.sft_weight * answer_loss(logits[:pairs], targets[:pairs])[0] / step.answer_tokens

@@ -5,7 +5,7 @@ bit. A state is saved only after its loss has been computed and is a number.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from torch import Tensor
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, EpisodeStream
-from experiments.tuning.lora import TrainedAdapter
+from experiments.tuning.lora import TrainedLora
 from experiments.tuning.losses import is_finite, learning_rate
 from experiments.tuning.objectives import chunk_loss, encode_step
+from experiments.tuning.projector import TrainedProjector
+from experiments.tuning.trained_adapter import TrainedAdapter
 from experiments.tuning.training_forward import encode_images_alone
 from icl.errors import ModelError
 from icl.streams import StreamKey
@@ -26,6 +28,8 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
+ADAPTERS: Mapping[str, type[TrainedAdapter]] = {"lora": TrainedLora, "projector": TrainedProjector}
+"""Value of `tune.parameters` -> what trains."""
 ReportProgress = Callable[[str, int, int], None]
 DEV_STEPS = 4
 """Batches of dev episodes whose loss is measured at each checkpoint. They are the same each time."""
@@ -67,7 +71,7 @@ def train(
     """Trains an adapter, from the state in the folder if there is one.
 
     Args:
-        model: A model of its own: its weights get LoRA matrices.
+        model: A model of its own: its weights change.
         spec: The settings.
         stream: The training episodes.
         folder: Where state, curve and adapter are written.
@@ -82,7 +86,7 @@ def train(
     with report_write_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     encode_images_alone(model)
-    adapter = TrainedAdapter(model, spec)
+    adapter = ADAPTERS[spec.parameters](model, spec)
     parameters = list(adapter.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=0.0)
     first, weights = folder.load(optimizer)
@@ -118,6 +122,7 @@ def train(
         optimizer.step()
         tokens += count
         report_progress(f"loss {losses[-1]:.3f}", step + 1, spec.steps)
+    adapter.close()
     seconds = time.monotonic() - start
     done = first + max(0, len(losses) - 1)
     return TrainingOutcome(folder.path, done, done - first, losses[0], losses[-1], tokens, seconds)

@@ -4,7 +4,7 @@ A session cannot train: it computes without gradients and writes its cache in pl
 positions and image features that a session prefills, and the answer's tokens follow as a session would decode them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.tuning.losses import IGNORED
 from icl.errors import ModelError
 from icl.memory.batch_limit import BatchLimit
-from icl.models.hf.image_features import vision_arguments
+from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel, keep_columns
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 AnsweredPrompt = tuple[EncodedPrompt, int]
 """A prompt with its answer and the end token, as model inputs; and the number of tokens of the two."""
+
+ImageFeatures = Callable[[Sequence[EncodedImage]], Sequence[EncodedImage]]
 
 
 def end_token(model: "HF") -> int:
@@ -57,19 +59,22 @@ def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[
     return rows
 
 
-def answer_logits(runner: LanguageModel, rows: Sequence[AnsweredPrompt]) -> tuple[Tensor, Tensor]:
+def answer_logits(
+    runner: LanguageModel, rows: Sequence[AnsweredPrompt], image_features: ImageFeatures = lambda images: images
+) -> tuple[Tensor, Tensor]:
     """Logits of the answers' tokens, with gradients.
 
     Args:
         runner: The language model.
         rows: Encoded prompts with answers, and the number of answer tokens at the end of each.
+        image_features: Gives the images of the rows with the features that the model reads.
 
     Returns:
         Logits [R, W, V] and targets [R, W], of the W last positions; W is the length of the longest answer.
     """
     width = max(count for _, count in rows)
     arguments = runner.padded([read for read, _ in rows])
-    more = vision_arguments(arguments["images"])
+    more = vision_arguments(image_features(arguments["images"]))
     if arguments["token_types"] is not None and runner.token_types_name is not None:
         more[runner.token_types_name] = arguments["token_types"]
     output = runner.model(

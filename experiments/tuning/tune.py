@@ -69,7 +69,7 @@ def tune(
             tuned = asdict(replace(spec, save_every=1, dev=None))
             settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
             folder = TrainingFolder(out / name, canonical_digest(settings))
-            own = replace(model)  # its weights get LoRA matrices
+            own = replace(model)  # its weights change
             needs_rejected = spec.objective == "dpo"
             stream = EpisodeStream(cell, spec.batch, needs_rejected)
             dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch, needs_rejected)

@@ -6,7 +6,7 @@ holds the text that the processor writes for the image, its features, and the gr
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,12 +30,17 @@ FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 
 
 class ImageEncoder:
-    """The vision tower with an LRU cache of features, bounded in bytes."""
+    """The vision tower with an LRU cache of features, bounded in bytes.
+
+    Attributes:
+        finish: Called with each image after its pass, and gives what is cached.
+    """
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
         self.limit, self.max_bytes, self.tower = BatchLimit(BATCH), UNBOUNDED, tower_sizes(model.config)
         self.base = model.base_model
+        self.finish: Callable[[EncodedImage], EncodedImage] = itself
         self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
         self.grid_names = (
@@ -114,12 +119,14 @@ class ImageEncoder:
         if "pooler_output" in fields:
             fields.pop("last_hidden_state", None)
         return [
-            EncodedImage(
-                key,
-                text,
-                type(output),
-                {name: slice_field(name, value, i * count // len(group), count) for name, value in fields.items()},
-                {name: each[name] for name in each if name in self.grid_names and isinstance(each[name], Tensor)},
+            self.finish(
+                EncodedImage(
+                    key,
+                    text,
+                    type(output),
+                    {name: slice_field(name, value, i * count // len(group), count) for name, value in fields.items()},
+                    {name: each[name] for name in each if name in self.grid_names and isinstance(each[name], Tensor)},
+                )
             )
             for i, (key, each, text) in enumerate(group)
         ]
@@ -129,3 +136,8 @@ def on_model(value: Tensor, model: Any) -> Tensor:
     """The tensor on the model's device. Floating-point tensors get the model's dtype."""
     on_device = moved_to_device(value, execution_device(model))
     return on_device.to(model.dtype) if value.is_floating_point() else on_device
+
+
+def itself(image: EncodedImage) -> EncodedImage:
+    """The image as it is."""
+    return image

@@ -1,0 +1,142 @@
+"""Training of the projector alone: which modules it is, what trains, and what the adapter's folder gives a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.config.config import Config, load_config
+from experiments.config.tuning_keys import TuneSpec
+from experiments.tuning.checkpoint import TrainingFolder
+from experiments.tuning.episodes import EpisodeStream
+from experiments.tuning.projector import CONSTANT, TrainedProjector, output_rows, projector_modules
+from experiments.tuning.train import train
+from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
+from experiments.tuning.tune import training_cell
+from icl.errors import ModelError
+from icl.models.hf.model import HF
+
+pytest.importorskip("peft")
+
+CONNECTOR = "model.connector"
+TRAIN = {"name": "binding", "ways": 2, "queries": 6, "support": 2, "bank": 2, "concept_set": "seen"}
+
+
+def study(**changes: Any) -> Config:
+    tune = {"task": TRAIN, "parameters": "projector", "steps": 4, "batch": 2, "save_every": 2, "lr": 0.01}
+    task = {"name": "binding", "ways": 2, "queries": 3, "support": 2, "bank": 2, "seed": 5}
+    return load_config({"task": task, "model": {"name": "hf", "path": "tiny"}, "shots": 2, "tune": {**tune, **changes}})
+
+
+def spec_of(config: Config) -> TuneSpec:
+    assert config.tune is not None
+    return config.tune
+
+
+def train_once(config: Config, folder: Path, stop_after: int | None = None, model: HF | None = None) -> Any:
+    spec = spec_of(config)
+    stream = EpisodeStream(training_cell(config, spec, None), spec.batch)
+    return train(model or HF(path="tiny"), spec, stream, TrainingFolder(folder, "x"), stop_after=stop_after)
+
+
+def logits_of(model: HF) -> torch.Tensor:
+    """The scores of the first answer token of the training prompts."""
+    episodes = EpisodeStream(training_cell(study(), spec_of(study()), None), 4).episodes(0)
+    return model.open([one.prompt for one in episodes]).logits.clone()
+
+
+def test_no_step_leaves_the_model_bit_for_bit(tmp_path: Path) -> None:
+    config = study(steps=0)
+    train_once(config, tmp_path)
+    base, tuned = HF(path="tiny"), HF(path="tiny", adapter=str(tmp_path))
+    assert torch.equal(logits_of(base), logits_of(tuned))
+
+
+def test_the_projector_alone_trains_and_a_run_loads_it_merged_or_not(tmp_path: Path) -> None:
+    config, model = study(task={**TRAIN, "queries": 1}, shots=0, batch=1, steps=12), HF(path="tiny")
+    outcome = train_once(config, tmp_path, model=model)
+    assert outcome.last_loss < outcome.first_loss / 2
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    names = {name for name, _ in HF(path="tiny").engine.runner.model.get_submodule(CONNECTOR).named_parameters()}
+    assert set(stored) == {f"base_model.model.{CONNECTOR}.{name}" for name in names}
+    trained, base = logits_of(model), logits_of(HF(path="tiny"))
+    assert (trained - base).abs().max() > 0.01
+    for merge in (False, True):
+        loaded = HF(path="tiny", adapter=str(tmp_path), merge=merge)
+        torch.testing.assert_close(logits_of(loaded), trained, atol=1e-4, rtol=0)
+        own = dict(loaded.engine.runner.model.named_parameters())
+        for name, value in HF(path="tiny").engine.runner.model.named_parameters():
+            if not name.startswith(CONNECTOR):
+                assert torch.equal(own[name], value)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    config = study(steps=5)
+    train_once(config, tmp_path / "whole")
+    train_once(config, tmp_path / "parts", stop_after=3)  # the last state is that of step 2
+    assert train_once(config, tmp_path / "parts").computed == 3
+    parts, whole = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("parts", "whole"))
+    assert parts == whole
+
+
+def test_each_step_projects_anew_what_the_tower_gave_once() -> None:
+    config = study()
+    model, spec = HF(path="tiny"), spec_of(config)
+    encode_images_alone(model)
+    adapter = TrainedProjector(model, spec)
+    episodes = EpisodeStream(training_cell(config, spec, None), 2).episodes(0)
+    rows = encode_answered(model, [one.prompt for one in episodes], [one.answer for one in episodes])
+    encoded = model.engine.counters.images_encoded
+    runner = model.engine.runner
+    before, _ = answer_logits(runner, rows, adapter.image_features)
+    torch.testing.assert_close(before, answer_logits(runner, rows)[0], atol=1e-5, rtol=0)
+    before.sum().backward()  # type: ignore[no-untyped-call]
+    assert all(one.grad is not None and one.grad.any() for one in adapter.parameters.values())
+    with torch.no_grad():
+        for one in adapter.parameters.values():
+            one.mul_(1.5)
+        after, _ = answer_logits(runner, rows, adapter.image_features)
+        with adapter.disabled():
+            base, _ = answer_logits(runner, rows, adapter.image_features)
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(base, before, atol=1e-5, rtol=0)
+    assert model.engine.counters.images_encoded == encoded
+
+
+def test_rows_of_features_are_traced_to_the_output_that_gives_them() -> None:
+    output = torch.arange(12.0).view(1, 4, 3)
+    line_end = torch.full((1, 3), 7.5)
+    features = torch.cat([output[0, [2, 0]], line_end, output[0, [3]], line_end])
+    rows = output_rows(features, output)
+    assert rows is not None
+    assert rows.tolist() == [2, 0, CONSTANT, 3, CONSTANT]
+    assert output_rows(features + 0.5, output) is None
+    assert output_rows(line_end, output) is None
+    assert output_rows(torch.cat([features, line_end + 1]), output) is None
+
+
+def test_a_model_without_a_projector_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HF(path="tiny")
+    encode_images_alone(model)
+    assert projector_modules(model) == [CONNECTOR]
+    connector = model.engine.runner.model.get_submodule(CONNECTOR)
+    forward = connector.forward
+    monkeypatch.setattr(connector, "forward", lambda *args, **kwargs: forward(*args, **kwargs) * 2)
+    assert projector_modules(model) == [CONNECTOR]  # still the module whose output is the features
+    base = model.engine.runner.model.base_model
+    features = base.get_image_features
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        output = features(*args, **kwargs)
+        output.pooler_output = [one * 2 for one in output.pooler_output]
+        return output
+
+    adapter = TrainedProjector(model, spec_of(study()))
+    monkeypatch.setattr(base, "get_image_features", changed)
+    with pytest.raises(ModelError, match=r"changes the features of an image after its projector, .*Use smaller images"):
+        logits_of(model)
+    adapter.close()
+    with pytest.raises(ModelError, match=r"^tune\.parameters: no module of Idefics3For.* is a projector: .*lora\.$"):
+        projector_modules(model)
