@@ -13,6 +13,9 @@ QUERY = "query"
 QUESTION = "query.question"
 """The name of the query's question."""
 
+GROUPS = ("images", "demo_images", "demo_questions", "demo_answers", "query_images", "query_question")
+"""Names of groups of parts (`in_group`)."""
+
 _ANSWER = ".answer"
 _PLACE = re.compile(r"demo\[(-?\d+)\]")
 _NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(image\[\d+\]|question)|demo\[\d+\]\.answer")
@@ -83,3 +86,17 @@ def is_answer(name: str) -> bool:
 def is_span_name(name: str) -> bool:
     """Whether a text is a valid part name."""
     return _NAME.fullmatch(name) is not None
+
+
+def group_of(name: str) -> str | None:
+    """The group of a part, such as `demo_images` of `demo[2].image[0]`; None for an instruction and other names."""
+    owner = "query" if is_query(name) else "demo" if demo_index(name) is not None else None
+    _, _, kind = name.partition(".")
+    group = f"{owner}_{'images' if kind.startswith('image[') else f'{kind}s' if owner == 'demo' else kind}"
+    return group if group in GROUPS else None
+
+
+def in_group(name: str, group: str) -> bool:
+    """Whether a part belongs to a group. The group `images` has all images."""
+    own = group_of(name)
+    return own == group or (group == "images" and own in ("demo_images", "query_images"))

@@ -10,6 +10,7 @@ steered prompt are steered too. A branch with an intervention of its own is `ste
     middle     stream after attention     [n, d]
     mlp        what the MLP adds          [n, d]
     heads      input of the projection    [n, H, e]
+    scores     attention logits           [n, H, keys]; key j is token j of the row, -inf where the mask hides it
 
 Positions belong to tokens of a prompt, never to columns of a batch: rows are padded, and begin on shared prefixes.
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from icl.types import Prompt
 
-SiteKind = Literal["residual", "attention", "middle", "mlp", "heads"]
+SiteKind = Literal["residual", "attention", "middle", "mlp", "heads", "scores"]
 """What of a layer is addressed. See the table of the module."""
 
 
@@ -50,7 +51,8 @@ class Where:
     """The tokens of a row that an intervention addresses.
 
     Attributes:
-        span: `end` (the last tokens of the prompt), `all` (the whole prompt), or the name of a part of the prompt.
+        span: `end` (the last tokens of the prompt), `all` (the whole prompt), the name of a part of the prompt, or of a
+            group of parts (`icl.spans.GROUPS`).
         part: Whether tokens of the prompt, generated tokens, or both are addressed.
         count: Number of tokens of the span `end`.
         before: Number of tokens between the span `end` and the end of the prompt.
@@ -70,6 +72,22 @@ class Where:
 
 END = Where()
 """The last token of a prompt."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of an attention module whose scores an intervention edits.
+
+    Attributes:
+        spans: Names of parts of the prompt, or of groups of them (`icl.spans.GROUPS`). Empty: all keys.
+        own: Whether a token's own key is among them.
+        draw: None: the keys of the spans. A number: as many random tokens of the prompt outside of the spans, without
+            the last one. Each number is another draw.
+    """
+
+    spans: tuple[str, ...] = ()
+    own: bool = True
+    draw: int | None = None
 
 
 @runtime_checkable
@@ -104,6 +122,18 @@ class Intervention(Protocol):
             rows: For each state, the number of its prompt in the call of `open`.
         """
         ...
+
+
+@runtime_checkable
+class ScoreIntervention(Intervention, Protocol):
+    """An intervention at sites `scores` that acts on some keys. What it returns for other keys is not used.
+
+    Attributes:
+        keys: The keys, which each prompt resolves by the names of its parts.
+    """
+
+    @property
+    def keys(self) -> Keys: ...
 
 
 @runtime_checkable

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 CLOSE = 2e-5
 """Largest difference of logits between two ways of computing the same, as a share of their standard deviation."""
 
-KINDS = ("residual", "attention", "middle", "mlp", "heads")
+KINDS = ("residual", "attention", "middle", "mlp", "heads", "scores")
 
 
 @dataclass(frozen=True)
 class RandomEdit:
-    """An intervention that adds a fixed random vector times a scale. A scale of 0 returns a copy of the states."""
+    """An intervention that adds a fixed random vector times a scale. A scale of 0 returns a copy of the states.
+
+    Scores are multiplied instead, by one number for each head, because a sum would not change their softmax.
+    """
 
     sites: tuple[Site, ...]
     where: Where = Where()  # noqa: RUF009 frozen
@@ -43,6 +46,9 @@ class RandomEdit:
 
         if not self.scale:
             return x.clone()
+        if site.kind == "scores":
+            draw = torch.rand(x.shape[1], 1, generator=torch.Generator().manual_seed(site.layer))
+            return x * (1 + self.scale * (1 + draw)).to(x.device)
         noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(site.layer + len(site.kind)))
         return x + self.scale * noise.to(x.device)
 

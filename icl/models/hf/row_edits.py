@@ -14,15 +14,19 @@ interventions. Hooks edit a copy of the states. Values are computed in float32 a
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from icl.errors import ModelError
+from icl.models.hf.attention_calls import Route
+from icl.models.hf.score_edits import KeyRanges, ScorePlaces
 from icl.models.interventions import Intervention, Site, StateObserver
 
 if TYPE_CHECKING:
+    from icl.models.hf.attention_calls import AttentionCall
     from icl.models.hf.sites import DecoderSites, Hookable
 
 
@@ -37,6 +41,7 @@ class RowEdit:
         answer: Whether all generated tokens are addressed.
         prompt_length: Tokens of the prompt.
         row: Number of the prompt in the call of `open`.
+        keys: Edited keys, at the site `scores`.
     """
 
     acts: Intervention | StateObserver
@@ -45,6 +50,7 @@ class RowEdit:
     answer: bool
     prompt_length: int
     row: int
+    keys: KeyRanges = KeyRanges()
 
     @property
     def first(self) -> int:
@@ -59,12 +65,23 @@ class RowEdit:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """The addressed columns of one intervention in a forward pass: tensor rows, columns and prompt numbers."""
+    """The addressed tokens of one intervention in a forward pass.
+
+    Attributes:
+        acts: The intervention or the observer.
+        rows: Tensor row of each token.
+        columns: Its column.
+        prompts: The number of its prompt.
+        tokens: Its number in its row, without padding.
+        keys: The keys that are edited for it, at the site `scores`.
+    """
 
     acts: Intervention | StateObserver
     rows: list[int]
     columns: list[int]
     prompts: list[int]
+    tokens: list[int]
+    keys: list[KeyRanges]
 
 
 class ForwardEdits:
@@ -77,6 +94,7 @@ class ForwardEdits:
     def __init__(self, waves: dict[Site, list[list[tuple[Site, Placed]]]]) -> None:
         self.waves = waves
         self.indices: dict[tuple[tuple[int, ...], torch.device], Tensor | None] = {}
+        self.score_places: dict[tuple[tuple[int, ...], ...], ScorePlaces] = {}
 
     @classmethod
     def place(
@@ -106,11 +124,13 @@ class ForwardEdits:
                     continue
                 while len(levels) <= level:
                     levels.append({})
-                placed = levels[level].setdefault(id(edit.acts), Placed(edit.acts, [], [], []))
+                placed = levels[level].setdefault(id(edit.acts), Placed(edit.acts, [], [], [], [], []))
                 sites_of[id(edit.acts)] = edit.sites
                 placed.rows.extend([row] * len(tokens))
                 placed.columns.extend(token - start for token in tokens)
                 placed.prompts.extend([edit.row] * len(tokens))
+                placed.tokens.extend(tokens)
+                placed.keys.extend([edit.keys] * len(tokens))
         waves: dict[Site, list[list[tuple[Site, Placed]]]] = {}
         for by_id in levels:
             own_waves: dict[Site, list[tuple[Site, Placed]]] = {}
@@ -134,6 +154,8 @@ class ForwardEdits:
                 handle.remove()
 
     def _attach(self, site: Site, place: "Hookable") -> list[Any]:
+        if site.kind == "scores":
+            return [Route(place.module, self._score_handler(site))]
         if place.reads_input:
             return [place.module.register_forward_pre_hook(self._input_hook(site, place.heads), with_kwargs=True)]
         if place.stream is None:
@@ -145,6 +167,14 @@ class ForwardEdits:
 
         handle = place.stream.register_forward_pre_hook(remember, with_kwargs=True)
         return [handle, place.module.register_forward_hook(self._output_hook(site, stream))]
+
+    def _score_handler(self, site: Site) -> Callable[["AttentionCall", Tensor], Tensor]:
+        """The handler of an attention module. Sites with the same interventions share the places of tokens."""
+        waves = self.waves[site]
+        key = tuple(tuple(id(placed) for _, placed in wave) for wave in waves)
+        if key not in self.score_places:
+            self.score_places[key] = ScorePlaces(waves)
+        return partial(self.score_places[key].edited, waves)
 
     def _output_hook(self, site: Site, stream: Sequence[Tensor] = ()) -> Callable[[Any, Any, Any], Any]:
         def hook(module: Any, args: Any, output: Any) -> Any:

@@ -10,13 +10,14 @@ measures them:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from icl.errors import ModelError
+from icl.models.hf.attention_calls import AttentionCall, Route, own_implementation, recomputed
 from icl.models.interventions import Site
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ class DecoderSites:
             )
             blocks = ", ".join(name for name, _ in self.layers[layer].named_children())
             raise ModelError(
-                f"{self.name} has no {site}: that layer consists of {blocks}, and {instead}{self.unprobed}."
+                f"{self.name} has no {site}: that layer consists of {blocks}{self._other_attention(site)}, and "
+                f"{instead}{self.unprobed}."
             )
         return site
 
@@ -135,6 +137,14 @@ class DecoderSites:
         block = _child(self.layers[layer], ATTENTION_NAMES)
         return None if block is None else _child(block, PROJECTION_NAMES)
 
+    def _other_attention(self, site: Site) -> str:
+        """Why an attention block has no scores, for messages."""
+        block = _child(self.layers[site.layer], ATTENTION_NAMES)
+        if site.kind != "scores" or block is None:
+            return ""
+        name = getattr(getattr(block, "config", None), "_attn_implementation", None)
+        return f" (its attention, {type(block).__name__} with {name}, is no softmax of scores in transformers' registry)"
+
     def _hookable(self, site: Site) -> Hookable | None:
         if site not in self._hookables:
             self._hookables[site] = self._find(site)
@@ -146,6 +156,9 @@ class DecoderSites:
 
     def _find(self, site: Site) -> Hookable | None:
         layer = self.layers[site.layer]
+        if site.kind == "scores":
+            block = _child(layer, ATTENTION_NAMES)
+            return Hookable(block) if block is not None and self._has_scores[site.layer] else None
         if site.kind == "heads":
             projection = self.projection(site.layer)
             if projection is None:
@@ -180,6 +193,31 @@ class DecoderSites:
             for handle in handles:
                 handle.remove()
         return [self._parts(layer, states) for layer in self.layers]
+
+    @cached_property
+    def _has_scores(self) -> list[bool]:
+        """Whether the attention of each layer is softmax(scores) v through the registry, as one forward pass shows."""
+        verdicts = [False] * len(self.layers)
+
+        def compare(number: int, call: AttentionCall, output: Tensor) -> Tensor:
+            own = recomputed(call)
+            verdicts[number] = own.shape == output.shape and _close(own, output.float())
+            return output
+
+        routes = []
+        try:
+            for number, layer in enumerate(self.layers):
+                block = _child(layer, ATTENTION_NAMES)
+                if block is not None and own_implementation(block) is not None:
+                    routes.append(Route(block, partial(compare, number)))
+            if routes:
+                self._forward()
+        except FAILURES as error:
+            self.unprobed = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
+        finally:
+            for route in routes:
+                route.remove()
+        return verdicts
 
     def _forward(self) -> None:
         from icl.models.hf import layers

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
+from icl import spans
 from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefix_plan import common_prefix_length
 from icl.models.hf.row_edits import RowEdit
-from icl.models.interventions import Intervention, Site, StateObserver, Where
+from icl.models.hf.score_edits import KeyRanges
+from icl.models.interventions import Intervention, Keys, ScoreIntervention, Site, StateObserver, Where
 from icl.text.json_text import canonical_digest
 from icl.types import Part, Prompt
 
@@ -65,7 +69,34 @@ def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, 
         return []
     if where.span == "end":
         return [(max(0, size - where.before - where.count), max(0, size - where.before))]
-    return [(0, size) if where.span == "all" else part_tokens(encoder, prompt, encoded, where.span)]
+    return [(0, size)] if where.span == "all" else span_tokens(encoder, prompt, encoded, where.span)
+
+
+def span_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, span: str) -> list[tuple[int, int]]:
+    """The tokens of a part, or of each part of a group, in their order. Raises ModelError as `part_tokens`."""
+    if span not in spans.GROUPS:
+        return [part_tokens(encoder, prompt, encoded, span)]
+    names = [one.name for one in prompt.parts() if spans.in_group(one.name, span)]
+    ranges: list[tuple[int, int]] = []
+    for name in names:
+        begin, end = part_tokens(encoder, prompt, encoded, name)
+        ranges.append((max(begin, ranges[-1][1] if ranges else 0), end))  # neighbors may share a token
+    return ranges
+
+
+def key_ranges(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, keys: Keys) -> KeyRanges:
+    """The tokens of the keys that an intervention edits. Raises ModelError as `part_tokens`."""
+    if not keys.spans:
+        return KeyRanges(None, keys.own)
+    bare = replace(prompt, interventions=())
+    ranges = sorted(one for span in keys.spans for one in span_tokens(encoder, bare, encoded, span))
+    if keys.draw is not None:
+        chosen = {token for begin, end in ranges for token in range(begin, end)}
+        others = [token for token in range(len(encoded) - 1) if token not in chosen]
+        seed = int(canonical_digest(["random keys", keys.draw, ranges])[:15], 16)
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed)).tolist()
+        ranges = [(others[i], others[i] + 1) for i in sorted(order[: len(chosen)])]
+    return KeyRanges(tuple(ranges), keys.own)
 
 
 def row_edit(
@@ -79,6 +110,7 @@ def row_edit(
         acts.where.part != "prompt",
         len(encoded),
         row,
+        key_ranges(encoder, prompt, encoded, acts.keys) if isinstance(acts, ScoreIntervention) else KeyRanges(),
     )
 
 
@@ -105,6 +137,7 @@ def with_edits(
         return encoded
     edits = tuple(row_edit(encoder, acts, prompt, encoded, row) for acts in acting)
     identity = [one.digest for one in prompt.interventions]
+    identity += [str(edit.keys.ranges) for edit in edits if edit.keys.ranges is not None]
     if observe is not None:
         identity.append(str(next(encoder.observed_rows)))
     number = int(canonical_digest(identity)[:16], 16) | 1
