@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.interventions.fit_data import FitData
+    from icl.models.base import Model
     from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
@@ -77,6 +78,10 @@ class SteeringMethod:
 
     def problem(self) -> str | None:
         """Why the method cannot run, before anything loads. None if it can."""
+        return None
+
+    def model_problem(self, model: "Model") -> str | None:
+        """Why the method cannot run on a model, before it is loaded. None if nothing speaks against it."""
         return None
 
     def check(self, model: "HF") -> None:

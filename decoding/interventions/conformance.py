@@ -88,6 +88,8 @@ def _check_purity(name: str, edits: list[Intervention], model: "HF") -> None:
                 projection = model.sites.projection(resolved.layer)
                 heads = model.sites.num_heads(resolved.layer)
                 shape = (3, heads, projection.in_features // heads)  # type: ignore[union-attr, operator, assignment]
+            elif resolved.kind == "scores":
+                shape = (3, model.sites.num_heads(resolved.layer), 5)  # type: ignore[assignment]
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             before = x.clone()
             after = edit.edit(site, x, [0, 0, 1])

@@ -2,10 +2,10 @@
 
     scores = gamma [l(y | image) - l(y | no image)] + l(y | no image),   if p(y | image) >= beta max p
 
-The paper also raises the attention of the last token to image tokens. That needs a model's own code and is not
-implemented. At gamma 1 the mask remains; the released code drops it.
+The paper also raises the attention of the last token to image tokens: add `intervene: attention_scaling`. At gamma 1
+the mask remains; the released code drops it.
 
-Differs from the released code in the attention part, which is missing, and in the mask at gamma 1 (see above).
+Differs from the released code in the attention part, which is a component of its own, and in the mask at gamma 1.
 """
 
 from dataclasses import dataclass

@@ -108,6 +108,14 @@ def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vecto
         check_requirements(expand(load_config(keys(intervene="task_vector"))))
 
 
+def test_attention_that_computes_no_scores_is_refused_in_the_plan() -> None:
+    for method in ("knock_out", "attention_scaling"):
+        check_requirements(expand(load_config(keys(intervene=method))))
+        flash = {**TINY, "attn_implementation": "flash_attention_2"}
+        with pytest.raises(PlanError, match=r"flash_attention_2 computes no scores.*Use sdpa or eager"):
+            check_requirements(expand(load_config(keys(intervene=method, model=flash))))
+
+
 def test_one_shot_has_no_control_with_exchanged_answers() -> None:
     def controls(shots: int) -> list[str]:
         grid = expand(load_config(keys(intervene={"name": "batch_icl", "layer": 2}, shots=shots, controls="default")))

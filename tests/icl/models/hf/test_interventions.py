@@ -12,7 +12,7 @@ from torch import Tensor
 from icl.errors import ModelError
 from icl.models.hf.model import HF
 from icl.models.interventions import Site, Where, steer
-from icl.testing.intervention_conformance import RandomEdit, check_sites
+from icl.testing.intervention_conformance import KINDS, RandomEdit, check_sites
 from icl.types import Prompt
 
 ModelOf = Callable[[str], HF]
@@ -41,14 +41,12 @@ def with_edit(model: HF, prompts: Sequence[Prompt], edit: RandomEdit | None) -> 
 
 def test_the_sites_of_the_shipped_model_conform(hf: HF, prompts: list[Prompt]) -> None:
     assert list(check_sites(hf, prompts)) == []
-    assert {kind: len(hf.sites.all(kind)) for kind in ("residual", "attention", "middle", "mlp", "heads")} == {
-        "residual": 4, "attention": 4, "middle": 4, "mlp": 4, "heads": 4,
-    }  # fmt: skip
+    assert {kind: len(hf.sites.all(kind)) for kind in KINDS} == dict.fromkeys(KINDS, 4)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "qwen3_5"])
 def test_the_sites_of_other_architectures_conform(name: str, model_of: ModelOf, prompts: list[Prompt]) -> None:
-    assert list(check_sites(model_of(name), prompts[:3], kinds=("residual", "heads"))) == []
+    assert list(check_sites(model_of(name), prompts[:3], kinds=("residual", "heads", "scores"))) == []
 
 
 def test_no_hook_is_attached_without_an_intervention_and_none_stays(hf: HF, prompts: list[Prompt]) -> None:

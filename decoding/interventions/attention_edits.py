@@ -1,0 +1,130 @@
+"""Edits of attention logits as pure tensor functions, and the interventions that apply them at sites.
+
+raised   s + alpha |s| + log f
+cut      the lowest number, so that no weight remains
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from decoding.interventions.edits import Copies, tensor_digest
+from icl import spans
+from icl.errors import ConfigError, did_you_mean
+from icl.models.interventions import END, Keys, Site, Where
+from icl.text.json_text import canonical_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl.models.base import Model
+    from icl.models.hf.model import HF
+
+IMPLEMENTATIONS = ("auto", "sdpa", "eager")
+"""Values of `attn_implementation` with scores that can be edited."""
+
+
+def raised(scores: "Tensor", alpha: float, log_factors: "Tensor | None" = None) -> "Tensor":
+    """Scores [n, H, keys] plus a share of their size, and the logarithm of a factor of each head [H]."""
+    new = scores + alpha * scores.abs() if alpha else scores
+    return new if log_factors is None else new + log_factors[:, None]
+
+
+def cut(scores: "Tensor") -> "Tensor":
+    """Scores under which a key has no weight beside others."""
+    import torch
+
+    return torch.full_like(scores, torch.finfo(scores.dtype).min)
+
+
+@dataclass(frozen=True, eq=False)
+class RaisedScores:
+    """An intervention that raises the scores of some keys.
+
+    Attributes:
+        log_factors: Site -> logarithm of the factor of each head [H].
+        alpha: Share of the size of a score that is added.
+        keys: The keys.
+        where: The tokens that attend.
+    """
+
+    log_factors: "Mapping[Site, Tensor]"
+    alpha: float
+    keys: Keys
+    where: Where = END
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(self.log_factors)
+
+    @property
+    def neutral(self) -> bool:
+        return self.alpha == 0 and not any(bool(own.any()) for own in self.log_factors.values())
+
+    @cached_property
+    def digest(self) -> str:
+        values = [(str(site), tensor_digest(own)) for site, own in sorted(self.log_factors.items())]
+        return canonical_digest(["raised scores", values, self.alpha, repr(self.keys), repr(self.where)])[:32]
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self.log_factors)
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        return raised(x, self.alpha, self._copies.on(x.device, site))
+
+
+@dataclass(frozen=True, eq=False)
+class CutScores:
+    """An intervention under which tokens no longer attend to some keys. A token keeps its own key.
+
+    Attributes:
+        sites: Where it acts.
+        keys: The keys.
+        where: The tokens that attend.
+    """
+
+    sites: tuple[Site, ...]
+    keys: Keys
+    where: Where = END
+
+    @property
+    def neutral(self) -> bool:
+        return not self.sites
+
+    @property
+    def digest(self) -> str:
+        return canonical_digest(["cut scores", sorted(map(str, self.sites)), repr(self.keys), repr(self.where)])[:32]
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        return cut(x)
+
+
+def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
+    """The sites of scores from one layer to another, both included; negative: from the top.
+
+    Layers without scores, such as those of linear attention, are left out. Raises ModelError if none is left.
+    """
+    count = len(model.sites.layers)
+    low, high = (layer + count if layer < 0 else layer for layer in (first, last))
+    sites = tuple(site for site in model.sites.all("scores") if low <= site.layer <= high)
+    return sites or (model.sites.resolve(Site("scores", first)),)
+
+
+def attention_problem(model: "Model") -> str | None:
+    """Why a model has no attention logits to edit, before it is loaded. None if nothing speaks against it."""
+    own = getattr(model, "attn_implementation", "auto")
+    if own in IMPLEMENTATIONS:
+        return None
+    return f"attn_implementation: {own} computes no scores that could be edited. Use sdpa or eager."
+
+
+def check_span_names(key: str, names: Sequence[str], extra: Sequence[str] = ()) -> None:
+    """Raises ConfigError for a name that is neither a group nor a part of a prompt, nor one of `extra`."""
+    for name in names:
+        if name not in (*spans.GROUPS, *extra) and not spans.is_span_name(name):
+            raise ConfigError(
+                f"{key}: '{name}' names no part of a prompt.{did_you_mean(name, (*spans.GROUPS, *extra))} Use "
+                f"{', '.join((*extra, *spans.GROUPS))}, or a name such as demo[0].answer."
+            )

@@ -1,0 +1,82 @@
+"""Attention from some tokens to others is cut in some layers: the causal test of an information flow.
+
+Wang et al., Label Words are Anchors: An Information Flow Perspective for Understanding In-Context Learning, EMNLP 2023
+(arXiv 2305.14160), cuts it between the labels of demonstrations and other tokens. Geva et al., Dissecting Recall of
+Factual Associations in Auto-Regressive Language Models, EMNLP 2023 (arXiv 2304.14767), names it attention knock-out.
+
+    s' = -inf for the keys, at the tokens, in the layers. A token keeps its own key.
+
+As an axis, `grid: {intervene.layers: [[0], [1], [2], [3]]}` has the accuracy by layer.
+
+Differs from the released code in the spans: parts of prompts by their names instead of positions of label words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from decoding.interventions.attention_edits import CutScores, attention_problem, check_span_names, score_sites
+from decoding.interventions.base import SteeringMethod
+from icl.constraints import Count
+from icl.models.interventions import Keys, Site, Where, steer
+from icl.registry import component, describe
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
+    from icl.models.hf.model import HF
+
+
+@component("intervention", "knock_out")
+@dataclass(frozen=True)
+class KnockOut(SteeringMethod):
+    """A cut of attention from some tokens of a prompt to others, in some layers.
+
+    Control: as many random other tokens are cut.
+    """
+
+    tokens: str = "end"  # tokens that no longer attend: end (the last one), all, a group or a name of a part
+    keys: tuple[str, ...] = ("demo_answers",)  # groups or names of parts that they no longer attend to
+    layers: tuple[int, ...] | None = None  # layers of the cut; negative: from the top; null: all; []: off
+    control: Literal["none", "random_tokens"] = "none"  # as many random other tokens in place of the keys
+    draw: Count = 0  # number of the random draw of the control
+
+    def __post_init__(self) -> None:
+        check_span_names("tokens", [self.tokens], ("end", "all"))
+        check_span_names("keys", self.keys)
+
+    @property
+    def neutral(self) -> bool:
+        return self.layers == () or not self.keys
+
+    @property
+    def min_shots(self) -> int:
+        return int(all(key.startswith("demo") for key in self.keys))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Only the control names its draw."""
+        node: dict[str, Any] = describe(self)
+        if self.control == "none":
+            node.pop("draw")
+        return node
+
+    def controls(self) -> tuple[SteeringMethod, ...]:
+        return (replace(self, control="random_tokens"),) if self.control == "none" else ()
+
+    def model_problem(self, model: "Model") -> str | None:
+        return attention_problem(model)
+
+    def check(self, model: "HF") -> None:
+        self._sites(model)
+
+    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        keys = Keys(self.keys, own=False, draw=self.draw if self.control == "random_tokens" else None)
+        where = Where(self.tokens, "both" if self.tokens in ("end", "all") else "prompt")
+        edit = CutScores(self._sites(model), keys, where)
+        return [steer(prompt, edit) for prompt in prompts]
+
+    def _sites(self, model: "HF") -> tuple[Site, ...]:
+        if self.layers is None:
+            return score_sites(model, 0, -1)
+        return tuple(model.sites.resolve(Site("scores", layer)) for layer in self.layers)

@@ -1,0 +1,156 @@
+"""Attention scaling and knock-outs: formulas by hand, two ways of computing the same, and their sentences."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from decoding.interventions.attention_edits import RaisedScores, cut, raised
+from decoding.interventions.attention_scaling import AttentionScaling
+from decoding.interventions.knock_out import KnockOut
+from decoding.prompt_edits import remove_query_image
+from icl.errors import ConfigError, ModelError
+from icl.models.hf.token_ranges import key_ranges, span_tokens
+from icl.models.interventions import Keys, Site, Where, steer
+from icl.types import Prompt
+from tests.decoding.interventions.dev_split import dev, tiny
+
+FIRST = Site("scores", 0)
+
+
+def prompts(count: int = 3) -> list[Prompt]:
+    return [one.prompt for one in dev(20, 3)[:count]]
+
+
+def tokens_of(prompt: Prompt, span: str) -> list[int]:
+    encoder = tiny().engine.prompt_encoder
+    ranges = span_tokens(encoder, prompt, encoder.read([prompt])[0], span)
+    return [token for begin, end in ranges for token in range(begin, end)]
+
+
+def mass(prompt: Prompt, span: str, site: Site = FIRST) -> torch.Tensor:
+    """Attention of the last token to a span, of each head [H]."""
+    weights = tiny().observe([prompt], [site])[0][site][0].softmax(-1)
+    return weights[:, tokens_of(replace(prompt, interventions=()), span)].sum(-1)
+
+
+def test_the_formulas_by_hand() -> None:
+    scores = torch.tensor([[[2.0, -1.0], [0.5, 0.0]]])
+    assert torch.equal(raised(scores, 0.5), torch.tensor([[[3.0, -0.5], [0.75, 0.0]]]))
+    factors = torch.tensor([2.0, 1.0])
+    weights = raised(scores, 0.0, factors.log()).exp()
+    assert torch.allclose(weights, scores.exp() * factors[:, None])
+    assert torch.equal(raised(scores, 0.0, torch.zeros(2)), scores)
+    assert cut(scores).softmax(-1).isfinite().all()
+
+
+@pytest.mark.parametrize("factor", [0.25, 3.0])
+def test_a_factor_multiplies_weights_before_they_are_normalized(factor: float) -> None:
+    prompt = prompts(1)[0]
+    before = mass(prompt, "images")
+    after = mass(AttentionScaling(alpha=0, factor=factor).steered([prompt], tiny())[0], "images")
+    assert torch.allclose(after, factor * before / (1 + (factor - 1) * before), atol=1e-4)
+    assert float((after - before).abs().max()) > 1e-3
+
+
+def test_only_the_named_keys_are_raised() -> None:
+    prompt = prompts(1)[0]
+    before = tiny().observe([prompt], [FIRST])[0][FIRST][0]
+    steered = AttentionScaling(alpha=0.5, keys=("query_images",)).steered([prompt], tiny())[0]
+    after = tiny().observe([steered], [FIRST])[0][FIRST][0]
+    image = tokens_of(prompt, "query_images")
+    assert torch.allclose(after[:, image], (before + 0.5 * before.abs())[:, image], atol=1e-4)
+    others = [token for token in range(before.shape[1]) if token not in image]
+    assert torch.equal(after[:, others], before[:, others])
+
+
+def test_a_cut_of_all_tokens_in_all_layers_is_a_mask_of_the_forward_pass() -> None:
+    prompt = prompts(1)[0]
+    steered = KnockOut(tokens="all", keys=("demo_images",)).steered([prompt], tiny())[0]
+    runner = tiny().engine.runner
+    arguments = runner.padded(tiny().engine.prompt_encoder.read([prompt]))
+    length = arguments["tokens"].shape[1]
+    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    mask[:, tokens_of(prompt, "demo_images")] = False
+    arguments["mask"] = (mask | torch.eye(length, dtype=torch.bool))[None, None]
+    assert torch.allclose(tiny().open([steered]).logits, runner.forward(**arguments)[:, -1], atol=1e-3)
+    assert float((tiny().open([steered]).logits - tiny().open([prompt]).logits).abs().max()) > 1e-2
+
+
+def test_a_cut_leaves_no_attention_in_its_layers_alone() -> None:
+    prompt = prompts(1)[0]
+    steered = KnockOut(layers=(1,)).steered([prompt], tiny())[0]
+    assert float(mass(steered, "demo_answers", Site("scores", 1)).abs().max()) < 1e-6
+    assert torch.equal(mass(steered, "demo_answers"), mass(prompt, "demo_answers"))
+    assert float(mass(prompt, "demo_answers", Site("scores", 1)).max()) > 1e-2
+
+
+def test_random_tokens_are_as_many_others_and_the_same_for_equal_prompts() -> None:
+    prompt = prompts(1)[0]
+    encoder = tiny().engine.prompt_encoder
+    read = encoder.read([prompt])[0]
+
+    def chosen(draw: int) -> set[int]:
+        ranges = key_ranges(encoder, prompt, read, Keys(("demo_answers",), draw=draw)).ranges or ()
+        return {token for begin, end in ranges for token in range(begin, end)}
+
+    answers = set(tokens_of(prompt, "demo_answers"))
+    assert len(answers) == len(chosen(0)) > 0
+    assert not answers & chosen(0)
+    assert chosen(0) == chosen(0) != chosen(1)
+    control = KnockOut(layers=(1,)).controls()[0]
+    steered = control.steered([prompt], tiny())[0]
+    assert float(mass(steered, "demo_answers", Site("scores", 1)).max()) > 1e-2
+    assert "draw" in (control.config or {})
+    assert "draw" not in KnockOut().config
+
+
+@pytest.mark.parametrize(
+    "method", [AttentionScaling(), KnockOut(layers=(1,)), KnockOut(tokens="query_question", keys=("demo_images",))]
+)
+def test_a_mixed_batch_and_single_steps_equal_each_prompt_alone(method: AttentionScaling | KnockOut) -> None:
+    steered = [*method.steered(prompts(2), tiny()), prompts(3)[2], remove_query_image(prompts(1)[0])]
+    together = tiny().open(steered)
+    alone = [tiny().open([one]) for one in steered]
+    for token in (5, 6):
+        assert torch.allclose(together.logits, torch.cat([one.logits for one in alone]), atol=1e-3)
+        together.advance(torch.full((len(steered),), token))
+        for one in alone:
+            one.advance(torch.tensor([token]))
+    chunk = tiny().open(steered)
+    chunk.extend([[5, 6]] * len(steered))
+    assert torch.allclose(together.logits, chunk.logits, atol=1e-3)
+    plain = tiny().open(prompts(2))
+    assert float((tiny().open(steered[:2]).logits - plain.logits).abs().max()) > 1e-2
+
+
+def test_a_branch_without_the_image_has_keys_of_its_own() -> None:
+    """Branches are made after steering: the ranges are those of the branch, not of the prompt that was steered."""
+    method = AttentionScaling(alpha=1.0)
+    prompt = prompts(1)[0]
+    branch = remove_query_image(method.steered([prompt], tiny())[0])
+    own = method.steered([remove_query_image(prompt)], tiny())[0]
+    assert torch.equal(tiny().open([branch]).logits, tiny().open([own]).logits)
+
+
+def test_off_attaches_nothing_and_own_scores_change_no_bit() -> None:
+    assert AttentionScaling(alpha=0).neutral
+    assert KnockOut(layers=()).neutral
+    assert not AttentionScaling(alpha=0, factor=2.0).neutral
+    prompt = prompts(1)[0]
+    edit = RaisedScores({FIRST: torch.zeros(5)}, 0.0, Keys(("images",)), Where("all"))
+    assert steer(prompt, edit) is prompt
+    object.__setattr__(edit, "alpha", 1e-30)  # not neutral, and rounds to nothing
+    assert torch.equal(tiny().open([steer(prompt, edit)]).logits, tiny().open([prompt]).logits)
+
+
+def test_unknown_spans_and_layers_are_sentences() -> None:
+    with pytest.raises(ConfigError, match=r"keys: 'demo_image' names no part of a prompt. Did you mean 'demo_images'"):
+        AttentionScaling(keys=("demo_image",))
+    with pytest.raises(ConfigError, match="tokens: 'start' names no part"):
+        KnockOut(tokens="start")
+    with pytest.raises(ModelError, match="has no scores of layer 9: its 4 layers are 0 to 3"):
+        KnockOut(layers=(9,)).check(tiny())
+    flash = replace(tiny(), attn_implementation="flash_attention_2")
+    assert "flash_attention_2 computes no scores" in str(AttentionScaling().model_problem(flash))
+    assert KnockOut().model_problem(tiny()) is None
