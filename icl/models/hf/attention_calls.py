@@ -53,7 +53,8 @@ class AttentionCall:
         scores = torch.einsum("nmghe,ngse->nmghs", grouped, self._rows(self.key, rows)).flatten(2, 3) * self.scaling
         slots = self.key.shape[2]
         if self.mask is not None:
-            mask = self.mask[..., :slots].expand(len(self.query), -1, self.query.shape[2], -1)[rows[:, None], :, columns]
+            whole = self.mask[..., :slots].expand(len(self.query), -1, self.query.shape[2], -1)
+            mask = whole[rows[:, None], :, columns]
             if mask.dtype == torch.bool:
                 return scores.masked_fill(~mask, -torch.inf)
             return (scores + mask.float()).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)

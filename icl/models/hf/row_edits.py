@@ -22,7 +22,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.attention_calls import Route
-from icl.models.hf.score_edits import KeyRanges, ScorePlaces
+from icl.models.hf.score_edits import ALL_KEYS, KeyRanges, ScorePlaces
 from icl.models.interventions import Intervention, Site, StateObserver
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class RowEdit:
     answer: bool
     prompt_length: int
     row: int
-    keys: KeyRanges = KeyRanges()
+    keys: KeyRanges = ALL_KEYS
 
     @property
     def first(self) -> int:

@@ -40,6 +40,10 @@ class KeyRanges:
     own: bool = True
 
 
+ALL_KEYS = KeyRanges()
+"""Every key, also those of generated tokens."""
+
+
 class ScorePlaces:
     """The addressed tokens of a forward pass, at sites with the same interventions.
 

@@ -143,7 +143,8 @@ class DecoderSites:
         if site.kind != "scores" or block is None:
             return ""
         name = getattr(getattr(block, "config", None), "_attn_implementation", None)
-        return f" (its attention, {type(block).__name__} with {name}, is no softmax of scores in transformers' registry)"
+        kind = f"{type(block).__name__} with {name}"
+        return f" (its attention, {kind}, is no softmax of scores in transformers' registry)"
 
     def _hookable(self, site: Site) -> Hookable | None:
         if site not in self._hookables:

@@ -14,7 +14,7 @@ from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefix_plan import common_prefix_length
 from icl.models.hf.row_edits import RowEdit
-from icl.models.hf.score_edits import KeyRanges
+from icl.models.hf.score_edits import ALL_KEYS, KeyRanges
 from icl.models.interventions import Intervention, Keys, ScoreIntervention, Site, StateObserver, Where
 from icl.text.json_text import canonical_digest
 from icl.types import Part, Prompt
@@ -110,7 +110,7 @@ def row_edit(
         acts.where.part != "prompt",
         len(encoded),
         row,
-        key_ranges(encoder, prompt, encoded, acts.keys) if isinstance(acts, ScoreIntervention) else KeyRanges(),
+        key_ranges(encoder, prompt, encoded, acts.keys) if isinstance(acts, ScoreIntervention) else ALL_KEYS,
     )
 
 
