@@ -101,7 +101,7 @@ class ScorePlaces:
                     scores = new if index is None else scores.index_copy(0, index, new)
         if scores is before:
             return output
-        change = (scores.softmax(-1) - before.softmax(-1)).unflatten(0, columns.shape)
+        change = (scores.softmax(-1) - before.softmax(-1)).view(*columns.shape, -1, keys)
         added = call.mixed(shifted(change, [-offset for offset in offsets], slots, 0.0), rows).flatten(0, 1)
         valid = torch.tensor(list(self.place.values()), device=rows.device)
         row, column = torch.tensor(list(self.place), device=rows.device).unbind(1)
