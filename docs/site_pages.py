@@ -36,6 +36,7 @@ ELSEWHERE = {
     "experiments/configs/quantization.md": "project/quantization.md",
     "experiments/bench/VLLM.md": "project/vllm_costs.md",
     "icl/models/tiny/MODEL_CARD.md": "project/model_card.md",
+    "retrievers/embedders/maps/efficientnet_minilm.md": "project/efficientnet_minilm.md",
 }
 """Markdown file of the repository -> its page of the site."""
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")

@@ -4,6 +4,7 @@ python -m experiments.small train --out runs/small/0 --seed 0     the whole reci
 python -m experiments.small train --out runs/small/frozen --no-lora   the projector alone
 python -m experiments.small figures --out runs/small/0            binding, naming and controls, to figures.json
 python -m experiments.small assemble --out runs/small/0           a checkpoint for `model.path`
+python -m experiments.small encoder --out runs/small/encoder      the maps of the embedder efficientnet_minilm
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from experiments.small.drawings_data import DrawingSet
+from experiments.small.encoder import train_encoder
 from experiments.small.evaluate import Evaluation, perplexity
 from experiments.small.learned import learned_weights
 from experiments.small.model import SmallModel
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.small", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=("train", "figures", "assemble"))
+    parser.add_argument("command", choices=("train", "figures", "assemble", "encoder"))
     parser.add_argument("--out", type=Path, required=True, help="folder of this training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of training")
@@ -51,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     torch.manual_seed(options.seed)
     data = DrawingSet.load(options.out.parent / "features.safetensors")
+    if options.command == "encoder":
+        train_encoder(data, options.out)
+        return
     language_model, tokenizer = load_language_model()
     train_text, test_text = token_rows(definitions(options.source), tokenizer, TEXT_TOKENS, TEXT_ROWS)
     before = perplexity(language_model, test_text[:200]) if options.command == "figures" else 0.0

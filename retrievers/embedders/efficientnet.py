@@ -5,19 +5,23 @@ image is resized to 224 by 224 pixels and normalized by the mean and deviation o
 in the package.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from icl.errors import PlanError
+from icl.images import Image
 from icl.models.small.efficientnet import load_network, pixels_of, weights_file
 from icl.registry import component
 from icl.types import Example, Query
 from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE, BATCH = 224, 64
 
@@ -37,16 +41,20 @@ class EfficientNet:
         return f"efficientnet-1-{sha256(weights_file().read_bytes()).hexdigest()}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        import torch
-
-        rows = []
-        with torch.inference_mode():
-            for images in decode_batches(all_images(items), BATCH):
-                inputs = torch.from_numpy(np.stack([pixels_of(image, SIDE) for image in images]))
-                rows.append(load_network().extract_features(inputs).mean(dim=(2, 3)).numpy())
+        rows = [maps.mean(dim=(2, 3)).numpy() for maps in feature_maps(all_images(items))]
         return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError(
             "embedder 'efficientnet' reads images only. For questions, combine it with another embedder ('paired')."
         )
+
+
+def feature_maps(images: Sequence[Image], side: int = SIDE) -> "Iterator[Tensor]":
+    """The features at each position, in batches: [images, 1280, side / 32, side / 32]."""
+    import torch
+
+    for batch in decode_batches(images, BATCH):
+        inputs = torch.from_numpy(np.stack([pixels_of(image, side) for image in batch]))
+        with torch.inference_mode():
+            yield load_network().extract_features(inputs)

