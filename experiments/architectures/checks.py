@@ -5,6 +5,7 @@ generate   greedy tokens of the token loop for each prompt alone equal those of 
 batch      tokens and logits of prompts in one batch equal those of each prompt alone
 cache      logits with cached images equal those of the processor on the whole prompt
 identity   contrastive decoding with strength 0 equals greedy decoding, although its other branch differs
+sites      the checks of `icl.testing.intervention_conformance` at every site of interventions that the class has
 
 The others are in `recomputation`.
 """
@@ -23,6 +24,7 @@ from experiments.architectures.inputs import NEW_TOKENS, processor_inputs, promp
 from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
 from icl.errors import ICLError, ModelError
 from icl.models.hf.model import HF
+from icl.testing.intervention_conformance import KINDS, check_sites
 from icl.types import Generation, Prompt
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def check_hf(name: str, folder: Path) -> Entry:
             "prefix": _verdict_of(lambda: recomputation.check_prefix(hf)),
             "options": _verdict_of(lambda: recomputation.check_options(hf)),
             "attention": _verdict_of(lambda: recomputation.check_attention(hf, folder, answers["greedy"])),
+            "sites": _verdict_of(lambda: _sites(hf, all_prompts)),
         }
         kind = type(hf.engine.runner.model).__name__
         return Entry(name, kind, verdicts, answers, tuple(note.replace(str(folder), name) for note in hf.notes))
@@ -126,6 +129,13 @@ def _identity(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, Referenc
         return Verdict("no", "noise on the images does not change the logits")
     is_equal = [one.tokens for one in generate(hf, "identity", all_prompts)] == list(answers["greedy"].tokens)
     return Verdict("yes" if is_equal else "no", "")
+
+
+def _sites(hf: HF, all_prompts: Sequence[Prompt]) -> Verdict:
+    counts = {kind: len(hf.sites.all(kind)) for kind in KINDS}
+    if problem := next(check_sites(hf, [all_prompts[number] for number in recomputation.CHOSEN]), None):
+        return Verdict("no", problem)
+    return Verdict("yes", ", ".join(f"{kind} {count}" for kind, count in counts.items()))
 
 
 def _branches(hf: HF, all_prompts: Sequence[Prompt]) -> Verdict:

@@ -14,6 +14,7 @@ COLUMNS = {
     "prefix": "shared prefix = none",
     "options": "options = forced answers",
     "attention": "eager = default",
+    "sites": "interventions",
     "vllm": "vLLM = loop",
     "lockstep": "VCD in vLLM = loop",
 }
@@ -113,6 +114,8 @@ It does not evaluate any trained model.
   along each option.
 - **eager = default**: greedy tokens with `attn_implementation: eager` equal those with the default (sdpa), in one batch
   of mixed lengths.
+- **interventions**: at every [site](interventions.md) that the class has, an edit moves the logits, a state replaced by
+  itself changes no bit, and rows with different edits in one batch, in steps or in chunks equal each row alone.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and return the same tokens.
 - **VCD in vLLM = loop**: `vcd` in lockstep inside the engine returns the tokens of the token loop. Steps with a margin
   below .005 nats may differ; answers are compared up to there. Where vLLM raises an exception, the page quotes it: use
