@@ -130,7 +130,10 @@ class LanguageModel:
             edits=edits,
             gradients=gradients,
         )
-        logits: Tensor = output.logits if self.has_logits_to_keep else keep_columns(output.logits, keep)
+        logits: Tensor = output.logits
+        # A class may pass `logits_to_keep` on to its decoder without naming it (NemotronHOmni).
+        if not self.has_logits_to_keep and logits.shape[1] == tokens.shape[1]:
+            logits = keep_columns(logits, keep)
         if not early_exits:
             return logits
         return self.early_exit_head.with_early_logits(

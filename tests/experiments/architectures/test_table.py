@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-m", "experiments.architectures"]
 OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 HF = tuple(column for column in COLUMNS if column not in ("vllm", "lockstep"))
-SAMPLE = ("pixtral", "idefics2", "mistral_large4", "mllama", "blip_2")
+SAMPLE = ("pixtral", "nemotron_h_omni", "idefics2", "mistral_large4", "mllama", "blip_2")
 """Architectures with every kind of cache. `ICL_ARCHITECTURES=all` checks all (`make test-architectures`)."""
 CHECKED = tuple(ARCHITECTURES) if os.environ.get("ICL_ARCHITECTURES") == "all" else SAMPLE
 MADE = Entry("made", "MadeForConditionalGeneration", dict.fromkeys(COLUMNS, Verdict("yes")))
