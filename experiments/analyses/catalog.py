@@ -1,7 +1,9 @@
 """The catalog of analyses: every module of this folder with a function `analyze`, under its own name."""
 
 import ast
+import functools
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,13 @@ def find_analysis(name: str) -> Analysis:
         )
     analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
     return analysis
+
+
+def with_queries(analysis: Analysis, name: str, queries: int) -> Analysis:
+    """The analysis of so many queries of each cell. Raises ConfigError if it counts stored samples, which is all."""
+    if "queries" not in inspect.signature(analysis).parameters:
+        raise ConfigError(f"--queries: '{name}' reads the stored samples of all queries. Remove --queries.")
+    return functools.partial(analysis, queries=queries)
 
 
 def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> "DataFrame":

@@ -19,6 +19,10 @@ def command(
         typer.Option(help="a column of the data, such as category: the analysis of each of its values; repeatable"),
     ] = None,
     *,
+    queries: Annotated[
+        int | None, typer.Option(help="of an analysis that reads the model: queries of each cell; 50", min=1)
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="a file to draw the table to: .pdf, .png or .svg")] = None,
     csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
@@ -30,9 +34,10 @@ def command(
     """
     from rich.console import Console
 
-    from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses
+    from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses, with_queries
     from experiments.analyses.terminal_table import print_analysis
     from experiments.cli.component_page import hanging_lines
+    from experiments.report.analysis_figure import draw_analysis
     from experiments.report.sample_detail import parse_settings
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
@@ -46,13 +51,16 @@ def command(
             for line in hanging_lines(f"  {analysis:<{longest}}  ", summary, width):
                 print(line)
         return
-    analyze = find_analysis(name)
+    analyze = find_analysis(name) if queries is None else with_queries(find_analysis(name), name, queries)
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
         view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
         table = analyze_by(analyze, view, by) if by else analyze(view)
     print_analysis(table, Console())
+    if figure is not None:
+        draw_analysis(table, name, figure)
+        print(f"wrote {figure}")
     if csv is not None:
         write_text(csv, table.to_csv(index=False))
         print(f"wrote {csv}")

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 
 from PIL import Image as PILImage
 
+from icl import spans
 from icl.images import Image
 from icl.metrics.base import Better
 from icl.metrics.lenient import Lenient
 from icl.models.base import Request
+from icl.models.fake import FakeModel
 from icl.registry import component
 from icl.tasks.base import Pool
-from icl.types import Example, Generation, Query, RetrievedExample
+from icl.types import Example, Generation, Prompt, Query, RetrievedExample
 from retrievers.base import Resources
 
 COLORS = ("red", "green", "blue")
@@ -184,3 +186,34 @@ def needs_the_demonstrations_images(request: Request) -> str:
     """Right if the demonstrations have images that are not blank."""
     images = [image for image in request.prompt.images[:-1] if image.open().getextrema() != ((128, 128),) * 3]
     return request.gold[0] if images else ""
+
+
+@component("model", "test-reader")
+@dataclass(frozen=True, kw_only=True)
+class Reader(FakeModel):
+    """Answers red. A text's log-probability depends on the image before it and on how many answers are the same.
+
+    Each word has -1 if its image shows it, -2 without an image and -4 otherwise, and 1 more for each demonstration with
+    the same answer.
+    """
+
+    abilities: ClassVar[frozenset[str]] = frozenset({"generate", "text_logprobs"})
+
+    def answer_to(self, request: Request) -> str:
+        return "red"
+
+    def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
+        return [[_log_probability(prompt, name)] for prompt in prompts]
+
+
+RGB = {(220, 30, 30): "red", (30, 170, 60): "green", (40, 60, 210): "blue"}
+
+
+def _log_probability(prompt: Prompt, name: str) -> float:
+    parts = {part.name: part for part in prompt.parts()}
+    text, owner = parts[name].text, spans.owner_of(name)
+    votes = sum(part.text == text for other, part in parts.items() if spans.is_answer(other) and other != name)
+    image = parts.get(spans.image(owner))
+    if image is None or image.image is None:
+        return votes - 2.0
+    return votes - (1.0 if RGB[image.image.open().getpixel((15, 15))] == text else 4.0)  # type: ignore[index]

@@ -1,0 +1,108 @@
+"""The prompts of a run, composed again for analyses that read the model.
+
+Decoding and controls do not change a prompt, so each setting of the other axes has one prompt for each query and seed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.analyses.shared import answered_samples
+from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts, render
+from experiments.grid.grid import Cell, expand
+from experiments.results.loaded_run import load_run
+from experiments.stats.arms import UNIT, label_axes
+from icl.errors import PlanError, StoreError
+from icl.types import Part, Prompt, Turn
+
+if TYPE_CHECKING:
+    from experiments.results.run_view import RunView
+
+QUERIES = 50
+"""The number of queries that analyses of the model read in each cell, unless `--queries` sets another."""
+
+QUERY_ANSWER = "query.answer"
+"""The name of an answer that follows a prompt (`with_answer`)."""
+
+AXES_AFTER_PROMPT = ("decoding", "answer_mode", "max_new_tokens", "intervene")
+
+
+@dataclass(frozen=True)
+class RunPrompt:
+    """A prompt of a run.
+
+    Attributes:
+        item: The query, its context and its prompt.
+        unit: The cluster of its intervals.
+        output: The model's answer in the run.
+    """
+
+    item: PromptItem
+    unit: Any
+    output: str
+
+    @property
+    def prompt(self) -> Prompt:
+        assert self.item.prompt is not None
+        return self.item.prompt
+
+    @property
+    def cell(self) -> Cell:
+        return self.item.spec.cell
+
+
+def run_prompts(
+    view: "RunView", ability: str, queries: int, with_demos: bool = True
+) -> Iterator[tuple[dict[str, Any], list[RunPrompt]]]:
+    """(setting, prompts) of each setting, with the model loaded.
+
+    Args:
+        view: The run.
+        ability: What the model must be able to do, of `icl.models.base.ABILITIES`.
+        queries: The largest number of queries of a cell, the first ones of the task.
+        with_demos: Whether samples without demonstrations are left out.
+
+    Raises:
+        StoreError: The components or the checkpoint are no longer those of the run.
+        PlanError: The model lacks the ability.
+    """
+    rows = answered_samples(view, with_demos)
+    axes = label_axes(rows, [axis for axis in view.axes if axis not in AXES_AFTER_PROMPT])
+    settings: dict[tuple[Any, ...], dict[int, Cell]] = {}
+    stored = set(rows["cell"])
+    for cell in expand(load_run(view.path, view.trust).load_config()).cells:
+        if cell.digest in stored and not cell.decoding.strategy.traits.demonstration_factor > 1:
+            settings.setdefault(tuple(cell.labels[axis] for axis in axes), {}).setdefault(cell.seed, cell)
+    if not settings:
+        raise StoreError(
+            f"{view.path}: none of its cells can be composed again: a component or the checkpoint has changed since. "
+            "Use the version and the checkpoint of the run, or run it again."
+        )
+    for values, cells in settings.items():
+        setting = dict(zip(axes, values, strict=True))
+        prompts = [one for cell in cells.values() for one in _prompts(cell, rows[rows["cell"] == cell.digest], queries)]
+        if prompts:
+            model = prompts[0].cell.model
+            if ability not in model.abilities:
+                raise PlanError(
+                    f"{view.path}: this analysis reads {ability.replace('_', ' ')}, which '{model.digest}' does not "
+                    "give. Use a run of the model 'hf'."
+                )
+            model.load()
+            yield setting, prompts
+
+
+def with_answer(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with an answer of the assistant after it, the part QUERY_ANSWER."""
+    return replace(prompt, turns=(*prompt.turns, Turn("assistant", (Part(text, QUERY_ANSWER),))))
+
+
+def _prompts(cell: Cell, rows: Any, queries: int) -> Iterator[RunPrompt]:
+    """The prompts of the first queries that the cell answered."""
+    own = rows.drop_duplicates("query").set_index("query")
+    examples: Sequence[Any] = [query for query in cell.task.queries if query.id in own.index][:queries]
+    for (item,) in build_contexts(Retrieval(cell.task, cell.model), [PromptSpec((cell,))], examples):
+        rendered = render(item)
+        if rendered.prompt is not None:
+            row = own.loc[rendered.example.id]
+            yield RunPrompt(rendered, row[UNIT], str(row["output"] or ""))

@@ -1,0 +1,97 @@
+"""The figure of an analysis: a panel per setting, a point with its interval per row, a color per measure.
+
+An analysis names what to draw in `attrs["figure"]` of its table: the column of the rows (`x`), the columns of the
+measures (`y`, whose intervals are `NAME_low` and `NAME_high`, or `low` and `high` for the first), and their unit.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.keys import AXES
+from experiments.report.figure_files import (
+    DOTS_PER_INCH,
+    FORMATS,
+    MARKS,
+    METADATA,
+    PANEL_WIDTH,
+    POINT_HEIGHT,
+    STYLE,
+)
+from experiments.report.figures import COLORS, PALETTE
+from experiments.stats.arms import iter_arms
+from experiments.store.store import report_write_errors
+from icl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+
+def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
+    """Draws the table of an analysis.
+
+    Args:
+        frame: The table.
+        name: The analysis, for errors.
+        path: The file; its suffix is the format.
+
+    Raises:
+        ConfigError: The analysis has no figure, the suffix is no format, or matplotlib is not installed.
+        StoreError: The file cannot be written.
+    """
+    spec: Mapping[str, Any] | None = frame.attrs.get("figure")
+    kind = path.suffix.removeprefix(".")
+    if spec is None:
+        raise ConfigError(f"--figure: '{name}' has a table and no figure. Use --csv for its numbers.")
+    if kind not in FORMATS:
+        raise ConfigError(f"--figure: {path} must end in {', '.join(f'.{one}' for one in FORMATS)}.")
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ConfigError(
+            "--figure draws with matplotlib, which is not installed: pip install 'mm-icl[figures]'"
+        ) from error
+    from matplotlib.figure import Figure
+
+    drawn = {str(spec["x"]), *spec["y"]}
+    settings = [axis for axis in frame if axis in AXES and axis not in drawn]
+    panels = list(iter_arms(frame, settings))
+    longest = max(len(rows) for _, rows in panels)
+    with mpl.rc_context(STYLE), report_write_errors(path):
+        size = (PANEL_WIDTH * len(panels), 0.9 + POINT_HEIGHT * max(longest, 3))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharex=True).ravel()
+        for panel, (setting, rows) in zip(axes, panels, strict=True):
+            panel.set_title(", ".join(f"{value} shots" if a == "shots" else str(value) for a, value in setting.items()))
+            _draw_rows(panel, rows, spec)
+        axes[0].legend(fontsize=7, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
+
+
+def _draw_rows(panel: "Axes", rows: "DataFrame", spec: Mapping[str, Any]) -> None:
+    """One point per row and measure, with its interval."""
+    measures = list(spec["y"])
+    for number, measure in enumerate(measures):
+        shift = (number - (len(measures) - 1) / 2) * 0.2
+        low, high = _bounds(rows, measure, is_first=number == 0)
+        means = rows[measure].to_numpy(float)
+        panel.errorbar(
+            means, [place + shift for place in range(len(rows))], xerr=[means - low, high - means], ls="",
+            color=PALETTE[number % COLORS], marker=MARKS[number % len(MARKS)], ms=4, elinewidth=1,
+            label=measure.replace("_", " "),
+        )  # fmt: skip
+    panel.axvline(0, color="#888888", lw=0.6)
+    panel.set_yticks(range(len(rows)), [str(value) for value in rows[spec["x"]]])
+    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.set_xlabel(f"{spec['measure']} (mean, 95 % interval)")
+
+
+def _bounds(rows: "DataFrame", measure: str, is_first: bool) -> tuple[Any, Any]:
+    """Both ends of the intervals; the means if the table has none."""
+    for low, high in ((f"{measure}_low", f"{measure}_high"), *([("low", "high")] if is_first else [])):
+        if low in rows:
+            return rows[low].to_numpy(float), rows[high].to_numpy(float)
+    means = rows[measure].to_numpy(float)
+    return means, means

@@ -1,0 +1,71 @@
+"""The influence of single demonstrations, on a model that adds 1 for each demonstration with the same answer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.analyses import influence
+from experiments.analyses.run_prompts import run_prompts, with_answer
+
+PARTS = Path(__file__).parent / "parts.py"
+READER = {"name": f"{PARTS}:Reader"}
+
+
+def _careless(*ids: str) -> dict[str, Any]:
+    return {"name": f"{PARTS}:Careless", "ids": list(ids)}
+
+
+def test_only_demonstrations_with_the_answer_have_influence(ran: Any) -> None:
+    """Demonstrations red, green, blue for six queries, two of each color. The nearest comes last."""
+    view = ran(model=READER, shots=3, seeds=[0], retriever=_careless("p-0000", "p-0001", "p-0002"))
+    table = influence.analyze(view).set_index("demonstrations")
+    assert (table.loc["gold answer", "gold"], table.loc["gold answer", "n"]) == (1.0, 6)
+    assert (table.loc["another answer", "gold"], table.loc["another answer", "n"]) == (0.0, 12)
+    assert table.loc["any", "gold"] == pytest.approx(1 / 3)
+    assert [table.loc[f"place {place}", "answer"] for place in (1, 2, 3)] == [0.0, 0.0, 1.0]
+    assert (table.loc["nearer half", "answer"], table.loc["farther half", "answer"]) == (1.0, 0.0)
+
+
+def test_a_demonstration_gives_nothing_beyond_one_with_the_same_answer(ran: Any) -> None:
+    """All of the pool but one are red and are demonstrations: the last one, green, takes the place of each."""
+    view = ran(model=READER, shots=3, seeds=[0], retriever=_careless("p-0000", "p-0003", "p-0006"))
+    one = next(one for _, prompts in run_prompts(view, "text_logprobs", 1) for one in prompts)
+    assert [each.gold for each in influence.influences(one)] == [1.0, 1.0, 1.0]
+    assert {each.replaced for each in influence.influences(one)} == {1.0}  # the others are green and blue
+    table = influence.analyze(view).set_index("demonstrations")
+    assert table.loc["any", "replaced"] == pytest.approx(1 / 3 - np.mean(_gains(view)), abs=1e-9)
+
+
+def _gains(view: Any) -> list[float]:
+    """What the random examples give, counted by hand: 1 if one has the gold answer."""
+    gains = []
+    for _, prompts in run_prompts(view, "text_logprobs", 50):
+        for one in prompts:
+            for place in range(3):
+                drawn = influence._replaced(one, place)
+                assert drawn is not None
+                answers = [part.text for part in drawn.parts() if part.name == f"demo[{place}].answer"]
+                gains.append(float(answers == [one.item.example.answer]))
+    return gains
+
+
+def test_transforms_leave_out_the_random_control(ran: Any) -> None:
+    view = ran(model=READER, shots=2, seeds=[0], transforms=[{"name": "images", "how": "noise"}])
+    table = influence.analyze(view)
+    assert pd.isna(table["replaced"]).all()
+    assert table["gold"].notna().all()
+
+
+def test_the_shipped_model_loses_what_one_demonstration_gives(ran: Any) -> None:
+    task = {"name": "operators", "queries": 1}
+    view = ran(model={"name": "hf", "path": "tiny"}, task=task, shots=2, seeds=[0], max_new_tokens=2)
+    table = influence.analyze(view).set_index("demonstrations")
+    [(_, [one])] = run_prompts(view, "text_logprobs", 1)
+    context, answer = one.item.context, one.item.example.answer
+    alone = one.cell.composer.compose(type(context)(context.query, context.demos[1:], context.key))
+    both = [with_answer(prompt, answer) for prompt in (one.prompt, alone)]
+    real, without = (sum(row) for row in one.cell.model.text_logprobs(both, "query.answer"))  # type: ignore[attr-defined]
+    assert table.loc["place 1", "gold"] == pytest.approx(real - without, abs=1e-4)

@@ -1,0 +1,69 @@
+"""How much answer tokens depend on images, on a model whose likelihoods are known and on the shipped one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.analyses import visual_correlation
+from experiments.analyses.run_prompts import run_prompts, with_answer
+from experiments.cli.main import main
+from icl.errors import ConfigError, PlanError
+
+READER = {"name": f"{Path(__file__).parent / 'parts.py'}:Reader"}
+
+
+def test_an_answer_loses_what_its_image_gives(ran: Any) -> None:
+    table = visual_correlation.analyze(ran(model=READER, shots=2, seeds=[0]))
+    assert list(table["answer"]) == ["demonstration 1", "demonstration 2", "query"]
+    assert set(table["no_image"]) == {1.0}
+    assert set(table["other_image"]) == {3.0}
+    assert set(table["weight"]) == {1.0}
+    assert set(table["n"]) == {6}
+
+
+def test_settings_and_seeds_have_prompts_of_their_own_and_queries_limit_them(ran: Any) -> None:
+    view = ran(model=READER, seeds=[0, 1], grid={"shots": [0, 2], "decoding": ["greedy"]})
+    table = visual_correlation.analyze(view, queries=2)
+    assert list(zip(table["shots"], table["answer"], table["n"], strict=True)) == [
+        (0, "query", 4), (2, "demonstration 1", 4), (2, "demonstration 2", 4), (2, "query", 4)
+    ]  # fmt: skip
+
+
+def test_a_model_that_scores_no_texts_is_refused(ran: Any) -> None:
+    with pytest.raises(PlanError, match=r"reads text logprobs, which .* does not give"):
+        visual_correlation.analyze(ran(model="fake-copy"))
+
+
+def test_a_run_without_images_has_no_visual_correlation(ran: Any) -> None:
+    blind = [{"name": "images", "how": "removed", "where": "all"}]
+    with pytest.raises(ConfigError, match="no answer in a prompt has an image"):
+        visual_correlation.analyze(ran(model=READER, transforms=blind))
+
+
+def test_the_shipped_model_gives_the_differences_of_its_own_likelihoods(ran: Any) -> None:
+    task = {"name": "operators", "queries": 2}
+    view = ran(model={"name": "hf", "path": "tiny"}, task=task, shots=1, seeds=[0], max_new_tokens=2)
+    row = visual_correlation.analyze(view).iloc[-1]
+    [(_, prompts)] = run_prompts(view, "text_logprobs", 2)
+    differences = []
+    for one in prompts:
+        whole = with_answer(one.prompt, one.item.example.answer)
+        blind = whole.map(lambda part: None if part.name.startswith("query.image") else part)
+        real, without = one.cell.model.text_logprobs([whole, blind], "query.answer")  # type: ignore[attr-defined]
+        differences += [a - b for a, b in zip(real, without, strict=True)]
+    assert row["no_image"] == pytest.approx(sum(differences) / len(differences), abs=1e-4)
+
+
+def test_the_command_limits_queries_and_draws_the_figure(
+    ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(ran(model=READER, shots=1, seeds=[0]).path)
+    options = ["--queries", "2", "--figure", str(tmp_path / "f.svg"), "--trust"]
+    assert main(["analyze", path, "visual_correlation", *options]) == 0
+    assert (tmp_path / "f.svg").read_text().startswith("<?xml")
+    assert main(["analyze", path, "copying", "--queries", "2"]) == 2
+    assert main(["analyze", path, "copying", "--figure", str(tmp_path / "f.svg")]) == 2
+    errors = capsys.readouterr().err
+    assert "--queries: 'copying' reads the stored samples of all queries" in errors
+    assert "--figure: 'copying' has a table and no figure" in errors
