@@ -91,10 +91,10 @@ def influences(one: RunPrompt) -> list[Influence]:
     same = normalize_text(one.output) in own
     without = [_composed(one, demos[:place] + demos[place + 1 :]) for place in range(len(demos))]
     others = [_replaced(one, place) for place in range(len(demos))]
-    drawn = [prompt for prompt in others if prompt is not None]
-    whole, *rest = _log_likelihoods(one, [one.prompt, *without, *drawn], gold)
-    by_drawn = iter(rest[len(demos) :])
-    replaced = [np.nan if prompt is None else whole - next(by_drawn) for prompt in others]
+    random_prompts = [prompt for prompt in others if prompt is not None]
+    whole, *rest = _log_likelihoods(one, [one.prompt, *without, *random_prompts], gold)
+    by_random = iter(rest[len(demos) :])
+    replaced = [np.nan if prompt is None else whole - next(by_random) for prompt in others]
     answered = [whole, *rest[: len(demos)]]
     if not same:
         output = one.output.strip()
@@ -128,9 +128,9 @@ def _replaced(one: RunPrompt, place: int) -> Prompt | None:
     if not members:
         return None
     key = StreamKey(one.cell.seed, context.query.id)
-    drawn = members[int(key.numpy(f"influence/{place}").integers(len(members)))]
+    other = members[int(key.numpy(f"influence/{place}").integers(len(members)))]
     demos = list(context.demos)
-    demos[place] = replace(demos[place], example=drawn)
+    demos[place] = replace(demos[place], example=other)
     return _composed(one, demos)
 
 

@@ -54,8 +54,8 @@ def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
         ) from error
     from matplotlib.figure import Figure
 
-    drawn = {str(spec["x"]), *spec["y"]}
-    settings = [axis for axis in frame if axis in AXES and axis not in drawn]
+    columns = {str(spec["x"]), *spec["y"]}
+    settings = [axis for axis in frame if axis in AXES and axis not in columns]
     panels = list(iter_arms(frame, settings))
     longest = max(len(rows) for _, rows in panels)
     with mpl.rc_context(STYLE), report_write_errors(path):

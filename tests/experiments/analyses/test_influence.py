@@ -45,9 +45,9 @@ def _gains(view: Any) -> list[float]:
     for _, prompts in run_prompts(view, "text_logprobs", 50):
         for one in prompts:
             for place in range(3):
-                drawn = influence._replaced(one, place)
-                assert drawn is not None
-                answers = [part.text for part in drawn.parts() if part.name == f"demo[{place}].answer"]
+                prompt = influence._replaced(one, place)
+                assert prompt is not None
+                answers = [part.text for part in prompt.parts() if part.name == f"demo[{place}].answer"]
                 gains.append(float(answers == [one.item.example.answer]))
     return gains
 
