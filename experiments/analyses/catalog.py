@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from experiments.results.run_view import RunView
 
-Analysis = Callable[["RunView"], "DataFrame"]
+Analysis = Callable[..., "DataFrame"]
+"""A function of a `RunView`. One that reads the model also takes `queries`, the number of queries of each cell."""
 
 
 def list_analyses() -> dict[str, str]:
