@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from icl.registry import NestedComponent
 
-Objective = Literal["sft", "dpo"]
+Objective = Literal["sft", "dpo", "realign"]
 Parameters = Literal["lora", "projector"]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 Steps = Annotated[int, Ge(0), Le(10_000_000)]
@@ -33,7 +33,10 @@ class TuneSpec:
 
     task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
     dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
-    objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: of the answer against a wrong one, and sft
+    objective: Objective = (
+        "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft; realign: Re-Align
+    )
+    nearest: Annotated[Any, NestedComponent("retriever")] = "knn"  # realign: ranks the other images of the query's pool
     parameters: Parameters = (
         "lora"  # lora: matrices in the decoder; projector: all weights of the model's own projector
     )
@@ -47,8 +50,8 @@ class TuneSpec:
     alpha: Positive = 32.0  # lora: scale; its product is multiplied by alpha / rank
     dropout: Fraction = 0.0  # lora: share of a layer's inputs that are set to 0
     modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # lora: names of the decoder's linear modules
-    beta: Positive = 0.1  # dpo: weight of the distance from the base model
-    sft_weight: Annotated[float, Ge(0)] = 1.0  # dpo: weight of the cross-entropy that is added
+    beta: Positive = 0.1  # dpo, realign: weight of the distance from the base model
+    sft_weight: Annotated[float, Ge(0)] = 1.0  # dpo, realign: weight of the cross-entropy that is added
     clip: Positive = 1.0  # largest norm of the gradient
     save_every: Count = 50  # steps between two checkpoints
     seed: Annotated[int, Ge(0)] = 0  # seed of the first weights, of the order of queries and of demonstrations

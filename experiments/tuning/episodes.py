@@ -4,12 +4,12 @@ An epoch passes over all queries once, in an order of its own and with demonstra
 added to the seed. So an episode depends on the settings and the step alone, not on what was computed before.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.tuning.alternatives import Alternatives, MakeAlternatives, no_alternatives
 from icl.errors import DataError
-from icl.metrics.normalize import normalize_text
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ class Episode:
     """A prompt and the answer that the model learns to give.
 
     Attributes:
-        rejected: A wrong answer: another option, or another answer of the demonstrations. None if there is none.
+        alternatives: Prompts with answers that the answer is preferred to.
     """
 
     prompt: "Prompt"
     answer: str
-    rejected: str | None = None
+    alternatives: Alternatives = field(default_factory=list)
 
 
 class EpisodeStream:
@@ -36,11 +36,11 @@ class EpisodeStream:
     Attributes:
         cell: Task, retriever, order, transforms and composer of the episodes.
         batch: Episodes of a step.
-        needs_rejected: Whether an episode without a wrong answer is an error.
+        alternatives: Makes what the answer of an episode is preferred to.
     """
 
-    def __init__(self, cell: "Cell", batch: int, needs_rejected: bool = False) -> None:
-        self.cell, self.batch, self.needs_rejected = cell, batch, needs_rejected
+    def __init__(self, cell: "Cell", batch: int, alternatives: MakeAlternatives = no_alternatives) -> None:
+        self.cell, self.batch, self.alternatives = cell, batch, alternatives
         self.queries = cell.task.queries
         if not self.queries:
             raise DataError("tune.task: the training task has no queries.")
@@ -72,13 +72,4 @@ class EpisodeStream:
         item = render(item)
         if item.prompt is None:
             return None, str(item.failure)
-        answer = item.example.answer
-        candidates = item.example.options or [demo.example.answer for demo in item.context.demos]
-        wrong = [one for one in dict.fromkeys(candidates) if normalize_text(one) != normalize_text(answer)]
-        chosen = StreamKey(cell.seed, query.id).order("tune/rejected", wrong)[:1]
-        if self.needs_rejected and not wrong:
-            raise DataError(
-                f"tune.task: query '{query.id}' has no wrong answer for dpo: neither an option nor a demonstration has "
-                "another answer. Use a task with options, or more demonstrations, or objective: sft."
-            )
-        return Episode(item.prompt, answer, wrong[chosen[0]] if chosen else None), ""
+        return Episode(item.prompt, item.example.answer, self.alternatives(item)), ""

@@ -43,6 +43,23 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, base_chosen: Tensor, base_rejecte
     return -F.logsigmoid(beta * ((chosen - base_chosen) - (rejected - base_rejected))).sum()
 
 
+def preference_loss(tuned: Tensor, base: Tensor, beta: float) -> Tensor:
+    """Sum over episodes and alternatives of `dpo_loss`. Log-probabilities of a right answer and its alternatives.
+
+    With one alternative it is DPO. With two, the answer of another image y' and the answer y to the other image v', it
+    is Re-Align (Xing et al., 2025): lr(y | v) is log p(y | v) - log p0(y | v),
+
+        - log sigmoid(beta [lr(y | v) - lr(y' | v)]) - log sigmoid(beta [lr(y | v) - lr(y | v')])
+
+    Args:
+        tuned: [1 + A, N], under the model that trains, the right answers first.
+        base: [1 + A, N], under the base model.
+        beta: Weight of the distance from the base model.
+    """
+    pairs = zip(tuned[1:], base[1:], strict=True)
+    return torch.stack([dpo_loss(tuned[0], other, base[0], base_other, beta) for other, base_other in pairs]).sum()
+
+
 def learning_rate(step: int, steps: int, top: float, warmup: float) -> float:
     """The rate of a step: it rises linearly over the warm-up and then falls linearly to 0 after the last step.
 

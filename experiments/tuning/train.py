@@ -132,7 +132,7 @@ def _backward(
     model: "HF", adapter: TrainedAdapter, spec: TuneSpec, episodes: Sequence[Episode], step: int
 ) -> tuple[Tensor, int]:
     """Loss of a step's episodes, whose gradient is added up if gradients are on; and their tokens."""
-    encoded = encode_step(model, spec, episodes)
+    encoded = encode_step(model, episodes)
     total = torch.zeros((), device=model.engine.runner.device)
     for start in range(0, len(episodes), spec.rows):
         with torch.random.fork_rng(enabled=spec.dropout > 0):

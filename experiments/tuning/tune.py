@@ -20,6 +20,7 @@ from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Cell, expand
 from experiments.store.lock import write_lock
+from experiments.tuning.alternatives import MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.checkpoint import TrainingFolder, replacement
 from experiments.tuning.disjoint import check_disjoint
 from experiments.tuning.episodes import EpisodeStream
@@ -29,6 +30,7 @@ from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
+    from retrievers.base import Retriever
 
 TUNED = "tuned"
 PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
@@ -70,9 +72,8 @@ def tune(
             settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
             folder = TrainingFolder(out / name, canonical_digest(settings))
             own = replace(model)  # its weights change
-            needs_rejected = spec.objective == "dpo"
-            stream = EpisodeStream(cell, spec.batch, needs_rejected)
-            dev = None if dev_cell is None else EpisodeStream(dev_cell, spec.batch, needs_rejected)
+            stream = episode_stream(config, spec, cell)
+            dev = None if dev_cell is None else episode_stream(config, spec, dev_cell)
             outcome = train(own, spec, stream, folder, dev=dev, report_progress=_named(name, report_progress))
             own.unload()
             record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}
@@ -80,6 +81,14 @@ def tune(
                 part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             outcomes.append(outcome)
     return outcomes
+
+
+def episode_stream(config: Config, spec: TuneSpec, cell: Cell) -> EpisodeStream:
+    """The episodes of a training cell, with what their answers are preferred to. Raises ConfigError."""
+    alternatives: MakeAlternatives = wrong_answer if spec.objective == "dpo" else no_alternatives
+    if spec.objective == "realign":
+        alternatives = NearestImage(cell, _retriever(config, spec, spec.nearest))
+    return EpisodeStream(cell, spec.batch, alternatives)
 
 
 def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
@@ -139,6 +148,14 @@ def _spec(config: Config) -> TuneSpec:
             f"{config.document.name}: the key tune is missing. It has the task and the steps of training."
         )
     return config.tune
+
+
+def _retriever(config: Config, spec: TuneSpec, node: Any) -> "Retriever":
+    """The retriever that a key of `tune` names. Raises ConfigError."""
+    plain = replace(_plain(config), retriever=node, rerankers=[], grid={}, zip={}, exclude=[], transforms=[])
+    (cell,) = expand(replace(plain, model=config.model or config.grid["model"][0], shots=1, seeds=(0,))).cells
+    assert cell.retriever is not None
+    return cell.retriever
 
 
 def _plain(config: Config) -> Config:

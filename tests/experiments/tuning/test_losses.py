@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from experiments.tuning.losses import IGNORED, answer_loss, dpo_loss, learning_rate, sequence_logprobs
+from experiments.tuning.losses import IGNORED, answer_loss, dpo_loss, learning_rate, preference_loss, sequence_logprobs
 
 LOGITS = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]], [[1.0, 1.0, 1.0], [0.0, 2.0, 0.0]]])
 TARGETS = torch.tensor([[IGNORED, 0], [2, 1]])
@@ -36,6 +36,15 @@ def test_a_pair_that_the_base_model_scores_alike_costs_log_two() -> None:
     better = dpo_loss(base + 1, base - 1, base, base, 0.5)
     assert float(better) == pytest.approx(2 * math.log1p(math.exp(-1.0)))
     assert float(dpo_loss(base - 1, base + 1, base, base, 0.5)) > float(better)
+
+
+def test_re_align_is_dpo_and_the_preference_for_the_own_image() -> None:
+    base = torch.tensor([[-1.0, -2.0], [-3.0, -1.0], [-2.0, -2.5]])  # right, wrong, right about another image
+    tuned = base + torch.tensor([[1.0, 0.5], [-1.0, 0.0], [0.25, -0.5]])
+    sigmoid = [(1 + math.exp(-0.3 * margin)) ** -1 for margin in (2.0, 0.5, 0.75, 1.0)]
+    assert float(preference_loss(tuned, base, 0.3)) == pytest.approx(-sum(map(math.log, sigmoid)))
+    pair = dpo_loss(tuned[0], tuned[1], base[0], base[1], 0.3)
+    assert torch.equal(preference_loss(tuned[:2], base[:2], 0.3), pair)
 
 
 def test_the_rate_rises_and_falls_to_zero() -> None:

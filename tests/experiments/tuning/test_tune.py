@@ -16,11 +16,12 @@ from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.results.loaded_run import load_run
 from experiments.store.lock import write_lock
+from experiments.tuning.alternatives import wrong_answer
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, replacement
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.train import train
 from experiments.tuning.training_forward import answer_logits, encode_answered
-from experiments.tuning.tune import RECORD, training_cell, tune
+from experiments.tuning.tune import RECORD, episode_stream, training_cell, tune
 from icl.errors import ConfigError, DataError, ModelError, PlanError, StoreError
 from icl.models.hf.model import HF
 
@@ -49,7 +50,7 @@ def spec_of(config: Config) -> TuneSpec:
 def train_once(config: Config, folder: Path, stop_after: int | None = None) -> Any:
     spec = spec_of(config)
     cell = training_cell(config, spec, None)
-    stream = EpisodeStream(cell, spec.batch)
+    stream = episode_stream(config, spec, cell)
     return train(HF(path="tiny"), spec, stream, TrainingFolder(folder, "x"), stop_after=stop_after)
 
 
@@ -106,8 +107,10 @@ def test_dpo_raises_the_margin_between_right_and_wrong(tmp_path: Path) -> None:
     outcome = train_once(config, tmp_path)
     assert outcome.first_loss == pytest.approx(math.log(2), abs=1e-6)  # the model is the base model
     assert outcome.last_loss < 0.6
-    episodes = EpisodeStream(training_cell(config, spec_of(config), None), 6, needs_rejected=True).episodes(0)
-    assert all(one.rejected not in {None, one.answer} for one in episodes)
+    episodes = EpisodeStream(training_cell(config, spec_of(config), None), 6, wrong_answer).episodes(0)
+    for one in episodes:
+        [(prompt, wrong)] = one.alternatives
+        assert (prompt.digest, wrong != one.answer) == (one.prompt.digest, True)
 
 
 def test_dpo_without_a_wrong_answer_is_refused(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_dpo_without_a_wrong_answer_is_refused(tmp_path: Path) -> None:
     config = load_config({**STUDY, "tune": {"task": task, "objective": "dpo", "shots": 0}})
     cell = training_cell(config, spec_of(config), None)
     no_options = replace(cell.task.queries[0], options=())
-    stream = EpisodeStream(cell, 1, needs_rejected=True)
+    stream = EpisodeStream(cell, 1, wrong_answer)
     stream.queries = (no_options,)
     with pytest.raises(DataError, match="has no wrong answer for dpo"):
         stream.episodes(0)
