@@ -19,7 +19,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from io import FileIO
 from itertools import chain
 from pathlib import Path
@@ -197,7 +197,7 @@ class SampleWriter:
         self.files: OrderedDict[str, FileIO] = OrderedDict()
 
     def append(self, digest: str, samples: Sequence[Sample]) -> None:
-        lines = (serialize_sample(replace(sample, invocation=self.invocation)) for sample in samples)
+        lines = (serialize_sample(sample, self.invocation) for sample in samples)
         left = memoryview(b"".join(lines))
         try:
             file = self._file(digest)
@@ -233,9 +233,18 @@ class SampleWriter:
         return self.files[digest]
 
 
-def serialize_sample(sample: Sample) -> bytes:
-    """The sample as one JSON line, without its empty fields. Raises StoreError if its `meta` is not JSON."""
-    content = {name: value for name in _FIELDS if (value := getattr(sample, name)) or name == "seed"}
+def serialize_sample(sample: Sample, invocation: int | None = None) -> bytes:
+    """The sample as one JSON line, without its empty fields.
+
+    Args:
+        sample: The sample.
+        invocation: The number of the process that writes it. None: the sample's own.
+
+    Raises:
+        StoreError: The `meta` of the sample is not JSON.
+    """
+    values = vars(sample) if invocation is None else vars(sample) | {"invocation": invocation}
+    content = {name: value for name in _FIELDS if (value := values[name]) or name == "seed"}
     try:
         text = json.dumps(content, ensure_ascii=False)
     except (TypeError, ValueError) as error:

@@ -147,6 +147,7 @@ MAX_CLAUSES = 12
 """Of a longer answer only so many clauses from either end are read: a description commits to nothing."""
 
 
+@lru_cache(4096)  # the arms of a run repeat answers
 def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...] = ()) -> bool:
     """Whether an extracted answer gives one of the accepted answers, by the rules 1 and 3 to 7."""
     if _gives(answer, answers, options):

@@ -45,7 +45,7 @@ def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, .
         rule: How the answer is found in the output (`icl.metrics.answer_extraction.extract_answer`).
     """
     answer = extract_answer(output, rule).text
-    return bool(answer) and gives_answer(answer, answers, options)
+    return bool(answer) and gives_answer(answer, tuple(answers), tuple(options))
 
 
 @component("metric", "lenient")

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from icl.images import Image
 
 BATCH = 16
-"""Images of equal size in one call of the processor or the tower."""
+"""Images of equal size in one pass of the tower, and at least in one call of the processor."""
+
+SMALL_BATCH, SMALL_BATCH_PIXELS = 4 * BATCH, BATCH * 224**2
+"""Images of equal size in one call of the processor, at most, and pixels of a call with more than `BATCH` of them.
+
+With small images, the overhead of each call counts."""
 
 UNKNOWN_TEXT = ""
 """Stands for the text of an image if the processor does not return it."""
@@ -108,8 +113,9 @@ class ImageProcessor:
             else:
                 made[key] = inputs
         for group in groups.values():
-            for start in range(0, len(group), BATCH):
-                some = list(group)[start : start + BATCH]
+            batch = images_per_call(*next(iter(group.values())).size)
+            for start in range(0, len(group), batch):
+                some = list(group)[start : start + batch]
                 for key, one in zip(
                     some, self._process_equal_sizes([group[key] for key in some], some[0][1]), strict=True
                 ):
@@ -154,7 +160,7 @@ class ImageProcessor:
     def _replacements(self, inputs: dict[str, Any]) -> Any:
         """Removed from the inputs: a text for each image of each prompt."""
         offsets = inputs.pop("text_replacement_offsets", None)
-        return offsets if offsets and all(offsets) else [[{"replacement": UNKNOWN_TEXT}]] * BATCH
+        return offsets if offsets and all(offsets) else [[{"replacement": UNKNOWN_TEXT}]] * SMALL_BATCH
 
     def _call(self, texts: list[str], images: list[list["PILImage"]]) -> dict[str, Any]:
         with self._lock:
@@ -162,6 +168,11 @@ class ImageProcessor:
                 text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
             )
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+
+
+def images_per_call(width: int, height: int) -> int:
+    """Images of this size in one call of the processor. Each is processed as if it were alone."""
+    return max(BATCH, min(SMALL_BATCH, SMALL_BATCH_PIXELS // (width * height)))
 
 
 def pixel_name(inputs: Mapping[str, Any]) -> str:

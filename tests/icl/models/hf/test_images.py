@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -12,6 +13,7 @@ from tiny_models import conversations, prompts
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
+from icl.models.hf.image_processing import images_per_call
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import PromptEncoder
 
@@ -104,6 +106,21 @@ def test_images_processed_together_are_as_if_alone(name: str, model_of: ModelOf)
         alone, alone_text = pixels.process(image.open(), 1)
         assert text == alone_text
         assert torch.equal(inputs["pixel_values"], alone["pixel_values"])
+
+
+def test_small_images_are_processed_in_larger_batches(model_of: ModelOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = model_of("llava").pixels
+    pixels.cache.clear()
+    processor, sizes = pixels.processor, []
+
+    def counted(**inputs: Any) -> Any:
+        sizes.append(len(inputs["images"]))
+        return processor(**inputs)
+
+    monkeypatch.setattr(pixels, "processor", counted)
+    pixels.pixels([(tiny_models.image(300 + i, (40, 40)), False) for i in range(20)])
+    assert sizes == [20]
+    assert [images_per_call(side, side) for side in (64, 160, 224, 4000)] == [64, 31, 16, 16]
 
 
 @pytest.mark.parametrize("name", ["idefics3", "qwen2_5_vl"])
