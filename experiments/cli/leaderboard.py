@@ -18,6 +18,10 @@ def command(
             help="a metric; repeatable; a task has the first that scores it, by default CHAIR, else the config's"
         ),
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="a column of the data, such as category; repeatable", show_default=False),
+    ] = None,
     margin: Annotated[float, typer.Option(help="the smallest gain that counts", min=0.0, max=1.0)] = DEFAULT_MARGIN,
     trust: Annotated[
         bool, typer.Option("--trust", help="import code that the runs name by path, such as a metric of their own")
@@ -25,9 +29,11 @@ def command(
 ) -> None:
     """Columns are the models, tasks and settings of all runs. To beat its controls, a method must beat each of them.
 
-    `icl leaderboard runs/llava runs/qwen --out leaderboard`
+    With a column of the data, each of its values has a column of the leaderboard, and p is corrected over all of them.
+
+    `icl leaderboard runs/llava runs/qwen --out leaderboard`; `icl leaderboard runs/pope --by category`
     """
-    from experiments.report.leaderboard.columns import collect_leaderboard
+    from experiments.report.leaderboard.columns import collect_leaderboard, split_by_columns
     from experiments.report.leaderboard.frontier import frontier_tables
     from experiments.report.leaderboard.page import leaderboard_frame, render_leaderboard
     from experiments.report.leaderboard.repeated_runs import distinct_runs
@@ -40,6 +46,7 @@ def command(
         report_progress("reading", 0, 0)
         views, repeated = distinct_runs([view_run(load_run(run, trust)) for run in runs])
         report_progress("comparing", 0, 0)
+        views = [split_by_columns(view, by) for view in views] if by else views
         board = collect_leaderboard(views, metric or (), margin)
         pairs = [frontier_tables(view) for view in views]
         tables, refusals = [one for own, _ in pairs for one in own], [reason for _, reason in pairs if reason]

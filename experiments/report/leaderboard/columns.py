@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.report.costs import session_seconds
+from experiments.results.data_columns import split_view
 from experiments.results.run_view import RunView
 from experiments.results.view_run import cells_by_label
 from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
@@ -129,6 +130,14 @@ def collect_leaderboard(
     columns = [column for *_, column in sorted(placed, key=lambda one: one[:2])]
     notes = [f"{view.name}: {note}" for view in views for note in _notes(view)]
     return Leaderboard(tuple(columns), _ranked(columns), verdicts.family, margin, (*notes, *_label_notes(views)))
+
+
+def split_by_columns(view: RunView, columns: Sequence[str]) -> RunView:
+    """The run with columns of the data as further axes. Raises ConfigError, with the path of the run."""
+    try:
+        return split_view(view, columns)
+    except ConfigError as error:
+        raise ConfigError(f"{view.path}: {error}") from error
 
 
 def _check(view: RunView, metrics: Sequence[str]) -> None:

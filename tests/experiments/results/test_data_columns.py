@@ -23,6 +23,7 @@ from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
 from experiments.results.view_run import view_run
 from experiments.stats.arms import MISSING_VALUE, tidy_frame
+from experiments.stats.compare import compare
 from experiments.stats.summary import summarize_arms
 from icl.errors import ConfigError
 from icl.tasks.presets import PRESETS, preset_columns
@@ -155,7 +156,7 @@ def test_numbers_are_values_in_ascending_order(view):
         ("task", "'task' is an axis of the run, not a column of the data"),
     ],
 )
-@pytest.mark.parametrize("command", ["table", "report", "analyze"])
+@pytest.mark.parametrize("command", ["table", "report", "analyze", "leaderboard"])
 def test_a_column_that_does_not_divide_the_queries_is_a_sentence(run, capsys, command, column, sentence):
     words = [command, str(run.path), *(["retrieval"] if command == "analyze" else []), "--by", column]
     assert main(words) == 2
@@ -177,6 +178,20 @@ def test_a_fact_that_differs_between_arms_is_no_column(view):
         ConfigError, match=r"'determined' is not a column of the data: query 'shapes-0000' has the values"
     ):
         column_values(facts, "determined")
+
+
+def test_a_leaderboard_by_a_column_compares_within_its_values(run, view, tmp_path, capsys):
+    assert main(["leaderboard", str(run.path), "--by", "category", "--out", str(tmp_path)]) == 0
+    assert "vcd: " in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "leaderboard.csv").set_index(["subject", "method"])
+    for category, part in parts_of(view, ["category"]):
+        row = table.loc[category["category"], "vcd"]
+        alone = compare(part.scores, {"decoding": "greedy"}, axes=part.axes).set_index("decoding").loc["vcd"]
+        assert row[["gain", "gain_low", "gain_high"]].tolist() == pytest.approx(
+            alone[["difference", "low", "high"]].tolist()
+        )
+    assert table.loc[("adversarial", "vcd"), "verdict"] != table.loc[("random", "vcd"), "verdict"]
+    assert set(table.index.get_level_values("subject")) == {*CATEGORIES, MISSING_VALUE}
 
 
 def test_compare_by_a_column_prints_rows_per_value_and_the_test(run, capsys, monkeypatch):
