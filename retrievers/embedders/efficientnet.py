@@ -44,6 +44,12 @@ class EfficientNet:
         rows = [maps.mean(dim=(2, 3)).numpy() for maps in feature_maps(all_images(items))]
         return mean_per_item(items, normalize_rows(np.concatenate(rows))) if rows else np.zeros((0, 0), np.float32)
 
+    def embed_patches(self, images: Sequence[Image]) -> Vectors:
+        """The features at each of the 7 by 7 positions, [N, 49, 1280], unit rows."""
+        rows = [maps.flatten(2).transpose(1, 2).numpy() for maps in feature_maps(images)]
+        every = np.concatenate(rows) if rows else np.zeros((0, 1, 1), np.float32)
+        return normalize_rows(every.reshape(-1, every.shape[-1])).reshape(every.shape)
+
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         raise PlanError(
             "embedder 'efficientnet' reads images only. For questions, combine it with another embedder ('paired')."
