@@ -11,7 +11,7 @@ from icl.registry import build
 from retrievers.diagnostics.encoder_scores import correspondence, mutual_neighbors
 from retrievers.machinery.demo_text import demo_text
 
-TASK = {"name": "counting", "queries": 4, "pool_size": 20}
+TASK = {"name": "counting", "queries": 4, "pool_size": 14}
 
 
 def test_each_encoder_has_its_scores_and_its_precision(ran: Any) -> None:
