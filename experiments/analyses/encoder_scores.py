@@ -64,7 +64,7 @@ def analyze(view: "RunView") -> "DataFrame":
     arms = _arms(read_cells(view, rows))
     if not arms:
         raise ConfigError(f"{view.path}: no retriever of the run compares vectors of images. Use knn with by: image.")
-    table_rows = []
+    table_rows: list[dict[str, Any]] = []
     for task in {one.task.title: one.task for one in arms}.values():
         own = [one for one in arms if one.task.title == task.title]
         examples = [example for example in task.pool(task.queries[0].id).examples if example.images][:IMAGES]
@@ -95,7 +95,7 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> str:
     for score in SCORES:
         pairs = [(row[score], row["precision"]) for row in rows if not np.isnan(row[score])]
         if len(pairs) >= CORRELATED and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
-            rank = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+            rank = spearmanr([value for value, _ in pairs], [value for _, value in pairs]).statistic
             parts.append(f"{score} {rank:+.2f} over {len(pairs)}")
     return f"rank correlation with precision: {', '.join(parts) or f'needs {CORRELATED} different encoders'}"
 

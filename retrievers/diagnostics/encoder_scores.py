@@ -140,8 +140,8 @@ def _is_right(
     far = np.abs(centers[:, None] - centers).max(axis=-1) > reach
     single = ~((before @ before.T > EQUAL) & far).any(axis=1)
     matched = centers[np.argmax(before @ after.T, axis=1)]
-    right: NDArray[np.bool_] = np.abs(matched - targets).max(axis=1) <= reach
-    return right[inside & single]
+    right: NDArray[np.bool_] = (np.abs(matched - targets).max(axis=1) <= reach)[inside & single]
+    return right
 
 
 def _unit_patches(embedder: Any, images: Sequence[Image]) -> Any:
