@@ -8,13 +8,14 @@ from experiments.config.keys import COMPONENT_KINDS, KEYS
 from experiments.grid.axis_product import axis_combinations
 from icl.registry import build
 
-CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "experiments" / "configs"
+CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("drawings/*.yaml")])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_reads_and_is_called_as_its_file(path: Path) -> None:
     config = load_config(path)
-    assert config.name == path.stem
+    assert config.name == path.relative_to(FOLDER).with_suffix("").as_posix().replace("/", "-")
     assert set(config.document.data) <= set(KEYS)
 
 
