@@ -1,4 +1,4 @@
-"""A retriever on a part of the pool: filters by domain, label, or similarity to the query.
+"""A retriever on a part of the pool: by domain, label, a common question or group, or similarity to the query.
 
     {name: filtered, of: knn, domain: other, max_similarity: 0.95}
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from icl.constraints import Fraction
 from icl.errors import ConfigError, PlanError
-from icl.registry import NestedComponent, component
+from icl.registry import NestedComponent, component, later_parameter
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
@@ -26,10 +26,11 @@ from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 @component("retriever", "filtered")
 @dataclass(frozen=True, kw_only=True)
 class Filtered(RetrieverWrapper):
-    """Another retriever on a filtered pool: by domain, by label, or without near-duplicates of the query."""
+    """Another retriever on a part of the pool: by domain, label, question, group or similarity to the query."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that is fitted on the filtered pool
     domain: Literal["any", "same", "other"] = "any"  # keep members of the query's own domain, or of all other domains
+    same: Literal["nothing", "question", "group"] = later_parameter("nothing")  # keep members with the query's own one
     labels: tuple[str, ...] = ()  # keep members with one of these labels; empty: all
     max_similarity: Fraction | None = None  # drop members whose image has a larger cosine with the query's image
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
@@ -41,9 +42,11 @@ class Filtered(RetrieverWrapper):
             raise ConfigError(f"max_similarity compares images, and {self.embedder!r} reads texts only. Use 'encoder'.")
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedFiltered":
-        """Raises ConfigError if `domain` filters and no example of the pool has a domain."""
+        """Raises ConfigError if `domain` or `same` filters and no example of the pool has a domain or a group."""
         if self.domain != "any" and all(example.domain is None for example in pool.examples):
             raise ConfigError(f"retriever 'filtered': domain is '{self.domain}', and no example of the pool has one.")
+        if self.same == "group" and all(example.group is None for example in pool.examples):
+            raise ConfigError("retriever 'filtered': same is 'group', and no example of the pool has one.")
         return FittedFiltered(self, pool, resources, {})
 
 
@@ -95,6 +98,13 @@ class FittedFiltered:
 
         def matches(example: Example) -> bool:
             domain_matches = domain == "any" or (example.domain == query.domain) == (domain == "same")
-            return domain_matches and (not labels or example.class_name in labels)
+            same = self.retriever.same == "nothing" or _common(example, query, self.retriever.same)
+            return domain_matches and same and (not labels or example.class_name in labels)
 
         return matches
+
+
+def _common(example: Example, query: Query, name: str) -> bool:
+    """Whether the two have the same value of an attribute."""
+    value = getattr(query, name)
+    return value is not None and getattr(example, name) == value

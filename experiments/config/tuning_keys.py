@@ -19,6 +19,8 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 Modules = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1)]
 
+Relations = tuple[Annotated[Any, NestedComponent("retriever")], ...]
+
 
 class TuningControl(StrEnum):
     """A control of an adapter, trained on the same queries in the same order (`experiments.tuning.tune`)."""
@@ -41,6 +43,7 @@ class TuneSpec:
         "lora"  # lora: matrices in the decoder; projector: all weights of the model's own projector
     )
     shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # shots of an episode; null: the largest number of the file
+    relations: Relations = ()  # retrievers of which each episode draws one; empty: the retriever of the file
     steps: Steps = 200  # optimizer steps
     batch: Count = 16  # episodes of a step
     rows: Count = 16  # episodes of one forward pass; fewer need less memory

@@ -4,6 +4,7 @@ An epoch passes over all queries once, in an order of its own and with demonstra
 added to the seed. So an episode depends on the settings and the step alone, not on what was computed before.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from experiments.grid.grid import Cell
     from icl.types import Example, Prompt
+    from retrievers.base import Retriever
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +39,18 @@ class EpisodeStream:
         cell: Task, retriever, order, transforms and composer of the episodes.
         batch: Episodes of a step.
         alternatives: Makes what the answer of an episode is preferred to.
+        relations: Retrievers of which each episode draws one. Empty: that of the cell.
     """
 
-    def __init__(self, cell: "Cell", batch: int, alternatives: MakeAlternatives = no_alternatives) -> None:
+    def __init__(
+        self,
+        cell: "Cell",
+        batch: int,
+        alternatives: MakeAlternatives = no_alternatives,
+        relations: "Sequence[Retriever]" = (),
+    ) -> None:
         self.cell, self.batch, self.alternatives = cell, batch, alternatives
+        self.relations = relations if cell.shots else ()
         self.queries = cell.task.queries
         if not self.queries:
             raise DataError("tune.task: the training task has no queries.")
@@ -68,6 +78,9 @@ class EpisodeStream:
 
     def _make(self, query: "Example", epoch: int) -> tuple[Episode | None, str]:
         cell = replace(self.cell, seed=self.cell.seed + epoch)
+        if self.relations:
+            order = StreamKey(cell.seed, query.id).order("tune/relation", [str(i) for i in range(len(self.relations))])
+            cell = replace(cell, retriever=self.relations[order[0]], rerankers=())
         [[item]] = build_contexts(self.retrieval, prompt_specs([cell]), [query])
         item = render(item)
         if item.prompt is None:

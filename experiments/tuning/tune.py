@@ -88,7 +88,8 @@ def episode_stream(config: Config, spec: TuneSpec, cell: Cell) -> EpisodeStream:
     alternatives: MakeAlternatives = wrong_answer if spec.objective == "dpo" else no_alternatives
     if spec.objective == "realign":
         alternatives = NearestImage(cell, _retriever(config, spec, spec.nearest))
-    return EpisodeStream(cell, spec.batch, alternatives)
+    relations = [_retriever(config, spec, node) for node in spec.relations]
+    return EpisodeStream(cell, spec.batch, alternatives, relations)
 
 
 def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:

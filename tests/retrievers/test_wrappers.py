@@ -1,6 +1,7 @@
 """Retrievers around other retrievers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,19 @@ def test_a_pool_without_domains_is_an_error(color: Make, example: Make) -> None:
     pool = Pool((example("e", color("red")),))
     with pytest.raises(ConfigError, match="domain is 'other', and no example of the pool has one"):
         _ids({"name": "filtered", "of": KNN, "domain": "other"}, pool, example("q", color("blue")), 1)
+
+
+def test_a_filter_keeps_members_with_the_same_question_or_group(color: Make, example: Make) -> None:
+    members = [replace(example(f"e{i}", color("red", i)), question=f"q{i % 2}", group=f"g{i // 3}") for i in range(6)]
+    pool, query = Pool(tuple(members)), replace(example("q", color("blue")), question="q1", group="g0")
+    for same, expected in (("question", {"e1", "e3", "e5"}), ("group", {"e0", "e1", "e2"})):
+        node = {"name": "filtered", "of": "random", "same": same}
+        assert set(_ids(node, pool, query, 3)) == expected
+        with pytest.raises(PlanError, match=r"\(Filters left 3 of the pool's 6.\)"):
+            _ids(node, pool, query, 4)
+    alone = Pool((example("e", color("red")),))
+    with pytest.raises(ConfigError, match="same is 'group', and no example of the pool has one"):
+        _ids({"name": "filtered", "of": "random", "same": "group"}, alone, query, 1)
 
 
 def test_a_wrapper_has_the_needs_and_properties_of_the_retriever_inside() -> None:

@@ -153,6 +153,28 @@ def test_an_episode_is_the_prompt_of_the_study_with_other_seeds_each_epoch() -> 
     assert prompts[0] != prompts[1]
 
 
+def test_each_episode_draws_one_of_the_relations() -> None:
+    relations: list[Any] = ["random", {"name": "knn", "embedder": "pixels"}]
+    task = {"name": "counting", "queries": 12, "pool_size": 20}
+    config = study(shots=2, batch=12, task=task, relations=relations)
+    spec = spec_of(config)
+    stream = episode_stream(config, spec, training_cell(config, spec, None))
+    fixed = [
+        episode_stream(one, spec_of(one), training_cell(one, spec_of(one), None)).episodes(0)
+        for one in (study(shots=2, batch=12, task=task, relations=[node]) for node in relations)
+    ]
+    episodes = stream.episodes(0)
+    matches = [
+        [e.prompt.digest == other.prompt.digest for other in others]
+        for e, *others in zip(episodes, *fixed, strict=True)
+    ]
+    assert [sum(one) for one in matches] == [1] * 12
+    assert 0 < sum(first for first, _ in matches) < 12
+    assert [one.prompt.digest for one in episodes] == [one.prompt.digest for one in stream.episodes(0)]
+    cell = training_cell(config, spec, TuningControl.ZERO_SHOT)
+    assert all(len(one.prompt.images) == 1 for one in episode_stream(config, spec, cell).episodes(0))
+
+
 def test_controls_differ_in_their_demonstrations_alone() -> None:
     config = study(shots=2)
     spec = spec_of(config)
