@@ -6,15 +6,21 @@ The text before the dot is the owner of the part: `query`, or a demonstration by
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 INSTRUCTION = "instruction"
 QUERY = "query"
 QUESTION = "query.question"
 """The name of the query's question."""
 
-GROUPS = ("images", "demo_images", "demo_questions", "demo_answers", "query_images", "query_question")
+GROUPS = ("images", "demo_images", "demo_questions", "demo_answers", "demo_texts", "query_images", "query_question")
 """Names of groups of parts (`in_group`)."""
+
+UNIONS: Mapping[str, tuple[str, ...]] = {
+    "images": ("demo_images", "query_images"),
+    "demo_texts": ("demo_questions", "demo_answers"),
+}
+"""Group -> the groups that it consists of."""
 
 _ANSWER = ".answer"
 _PLACE = re.compile(r"demo\[(-?\d+)\]")
@@ -97,6 +103,5 @@ def group_of(name: str) -> str | None:
 
 
 def in_group(name: str, group: str) -> bool:
-    """Whether a part belongs to a group. The group `images` has all images."""
-    own = group_of(name)
-    return own == group or (group == "images" and own in ("demo_images", "query_images"))
+    """Whether a part belongs to a group. `images` has all images, `demo_texts` questions and answers."""
+    return group_of(name) in UNIONS.get(group, (group,))

@@ -5,6 +5,7 @@ prompts with different interventions apart, and every strategy composes with the
 steered prompt are steered too. A branch with an intervention of its own is `steer(prompt, intervention)`.
 
     sites of layer l                      x that `edit` and `see` receive, float32
+    embedding  input embeddings, layer 0  [n, d]
     residual   output of the layer        [n, d]
     attention  what attention adds        [n, d]
     middle     stream after attention     [n, d]
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from icl.types import Prompt
 
-SiteKind = Literal["residual", "attention", "middle", "mlp", "heads", "scores"]
+SiteKind = Literal["embedding", "residual", "attention", "middle", "mlp", "heads", "scores"]
 """What of a layer is addressed. See the table of the module."""
 
 

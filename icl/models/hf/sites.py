@@ -153,7 +153,7 @@ class DecoderSites:
 
     @cached_property
     def _hookables(self) -> dict[Site, Hookable | None]:
-        return {}
+        return {Site("embedding", 0): Hookable(self.runner.model.get_input_embeddings())}
 
     def _find(self, site: Site) -> Hookable | None:
         layer = self.layers[site.layer]
@@ -170,7 +170,7 @@ class DecoderSites:
             return None
         modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
         modules["middle"] = parts.attention if parts.in_turn else None
-        module = modules[site.kind]
+        module = modules.get(site.kind)  # no layer but the first has the site `embedding`
         if module is None:
             return None
         return Hookable(module, stream=layer if site.kind == "middle" else None)
