@@ -1,12 +1,22 @@
-"""Conformance check of steering methods, for the toolkit's own and for yours (`icl check intervention NAME`)."""
+"""Conformance check of steering methods, for the toolkit's own and for yours (`icl check intervention NAME`).
+
+A method without a file is fitted first, on a few generated prompts and with few steps, so that its fit is checked too.
+"""
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from decoding.arms.inspection import probe_prompt
-from decoding.interventions.base import SteeringMethod
+from decoding.interventions.base import FittedMethod, SteeringMethod
+from decoding.interventions.fit_data import DevPrompt, FitData
+from decoding.interventions.vector_file import write_vector_file
+from icl.models.answer_likelihood import demo_prompt
 from icl.models.interventions import Intervention
+from icl.registry import build
+from icl.streams import StreamKey
 from icl.testing.require import accepts_class
 from icl.types import Prompt
 
@@ -16,26 +26,32 @@ if TYPE_CHECKING:
 CLOSE = 1e-3
 """Largest difference of a logit between a prompt in a batch and alone."""
 
+SOURCES, CHOICE, SHOTS, STEPS = 3, 2, 2, 2
+"""Prompts, demonstrations and steps of a fit that is only a check."""
+
 
 @dataclass(frozen=True)
 class InterventionFacts:
     """What a check showed.
 
     Attributes:
-        is_ready: Whether the method can run, so that it was tried on a model. An unfitted one cannot.
+        is_ready: Whether the method can run, so that it was tried on a model.
         num_edits: Interventions that a prompt got.
         controls: Number of default controls.
+        is_fitted_here: Whether the check fitted it, because it had no file.
     """
 
     is_ready: bool
     num_edits: int
     controls: int
+    is_fitted_here: bool = False
 
     def describe(self) -> str:
         """One line about the facts."""
         if not self.is_ready:
-            return "It cannot run yet (no file, or no effect), so it was not tried on a model."
-        return f"{self.num_edits} edits of a prompt, {self.controls} controls."
+            return "It cannot run yet (a parameter is missing, or it has no effect), so it was not tried on a model."
+        where = f" It was fitted on {SOURCES + CHOICE} generated prompts for this check." if self.is_fitted_here else ""
+        return f"{self.num_edits} edits of a prompt, {self.controls} controls.{where}"
 
 
 @accepts_class
@@ -52,16 +68,72 @@ def check_intervention(method: SteeringMethod, model: "HF | None" = None) -> Int
     name = type(method).__name__
     assert isinstance(method, SteeringMethod), f"{name} is no SteeringMethod."
     json.dumps(method.config)
-    controls = method.controls()
-    assert all(isinstance(one, SteeringMethod) for one in controls), f"{name}.controls() returns other things."
-    assert not any(one.controls() for one in controls), f"a control of {name} has controls of its own."
-    if method.neutral or method.problem() is not None:
-        return InterventionFacts(False, 0, len(controls))
+    is_unfitted = isinstance(method, FittedMethod) and not method.fitted
+    if method.neutral or (method.problem() is not None and not is_unfitted):
+        return InterventionFacts(False, 0, len(_controls(name, method)))
     if model is None:
         from icl.models.hf.model import HF
 
         model = HF(path="tiny", device="cpu")
     model.load()
+    if not isinstance(method, FittedMethod) or method.fitted:
+        return _check_ready(name, method, model)
+    with TemporaryDirectory(prefix="icl-check-") as folder:
+        facts = _check_ready(name, fitted_for_check(method, model, Path(folder) / "check.safetensors"), model)
+    return replace(facts, is_fitted_here=True)
+
+
+def fitted_for_check(method: FittedMethod, model: "HF", path: Path) -> FittedMethod:
+    """The method with a file of vectors of a few generated prompts, fitted with few steps.
+
+    Args:
+        method: A method without a file.
+        model: A loaded model.
+        path: The file to write.
+
+    Raises:
+        AssertionError: The fit gives numbers that are not finite, or no tensor of the name in `tensor`.
+    """
+    name = type(method).__name__
+    few: dict[str, Any] = {"steps": STEPS} if "steps" in {one.name for one in fields(method)} else {}
+    fitted = replace(method, **few).fit(FitData(model, *_dev_split(), max_new_tokens=2))
+    bad = [key for key, tensor in fitted.tensors.items() if not tensor.isfinite().all()]
+    assert not bad, f"{name}.fit returns numbers that are not finite ({', '.join(bad)})."
+    component: Any = type(method)
+    write_vector_file(
+        path,
+        component.component[1],
+        tensors=fitted.tensors,
+        parameters=fitted.parameters,
+        record={"width": model.sites.width},
+        report=fitted.report,
+    )
+    return replace(method, fitted=str(path))
+
+
+def _dev_split() -> tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]]:
+    """Sources and choice: prompts of one operator, whose answers can be shuffled."""
+    task = build("task", {"name": "operators", "operator": "minus", "queries": SOURCES + CHOICE})
+    prompts = []
+    for query in task.queries:
+        demos = {demo.answer: demo for demo in task.pool(query.id).examples}  # different answers
+        prompt = demo_prompt(query.query, list(demos.values())[:SHOTS], StreamKey(0, query.id))
+        prompts.append(DevPrompt(query.id, prompt, query.answers))
+    return tuple(prompts[:SOURCES]), tuple(prompts[SOURCES:])
+
+
+def _controls(name: str, method: SteeringMethod) -> tuple[SteeringMethod, ...]:
+    """The default controls, which have none of their own."""
+    controls = method.controls()
+    assert all(isinstance(one, SteeringMethod) for one in controls), f"{name}.controls() returns other things."
+    assert not any(one.controls() for one in controls), f"a control of {name} has controls of its own."
+    return controls
+
+
+def _check_ready(name: str, method: SteeringMethod, model: "HF") -> InterventionFacts:
+    """Checks a method that can run."""
+    controls = _controls(name, method)
+    json.dumps(method.config)
     method.check(model)
     prompts = [probe_prompt(2), probe_prompt(3)]
     steered = list(method.steered(prompts, model))
