@@ -1,7 +1,8 @@
 """The figure of an analysis: a panel per setting, a point with its interval per row, a color per measure.
 
 An analysis names what to draw in `attrs["figure"]` of its table: the column of the rows (`x`), the columns of the
-measures (`y`, whose intervals are `NAME_low` and `NAME_high`, or `low` and `high` for the first), and their unit.
+measures (`y`, whose intervals are `NAME_low` and `NAME_high`, or `low` and `high` for the first), and their unit. With
+`by`, the values of that column are measures, and the only column of `y` has their numbers.
 """
 
 from collections.abc import Mapping
@@ -54,6 +55,8 @@ def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
         ) from error
     from matplotlib.figure import Figure
 
+    if "by" in spec:
+        frame, spec = _wide(frame, spec)
     columns = {str(spec["x"]), *spec["y"]}
     settings = [axis for axis in frame if axis in AXES and axis not in columns]
     panels = list(iter_arms(frame, settings))
@@ -68,6 +71,19 @@ def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
         axes[0].legend(fontsize=7, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
+
+
+def _wide(frame: "DataFrame", spec: Mapping[str, Any]) -> "tuple[DataFrame, dict[str, Any]]":
+    """A table with one row for each value of `x`: the values of the column `by` become measures."""
+    (measure,) = spec["y"]
+    groups = list(dict.fromkeys(frame[spec["by"]]))
+    keys = [column for column in frame if column in AXES] + [spec["x"]]
+    wide = frame[keys].drop_duplicates()
+    for name in groups:
+        part = frame.loc[frame[spec["by"]] == name, [*keys, measure, "low", "high"]]
+        renamed = part.rename(columns={measure: name, "low": f"{name}_low", "high": f"{name}_high"})
+        wide = wide.merge(renamed, on=keys, how="left")
+    return wide, {**spec, "y": tuple(groups)}
 
 
 def _draw_rows(panel: "Axes", rows: "DataFrame", spec: Mapping[str, Any]) -> None:

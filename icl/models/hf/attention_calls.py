@@ -49,7 +49,7 @@ class AttentionCall:
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Scores of the tokens in columns [n, m] of rows [n]: [n, m, H, S] float32, -inf for hidden keys."""
         query = self.query[rows[:, None], :, columns].float()
-        grouped = query.view(*columns.shape, self.key.shape[1], -1, query.shape[-1])
+        grouped = query.reshape(*columns.shape, self.key.shape[1], -1, query.shape[-1])
         scores = torch.einsum("nmghe,ngse->nmghs", grouped, self._rows(self.key, rows)).flatten(2, 3) * self.scaling
         slots = self.key.shape[2]
         if self.mask is not None:
@@ -66,7 +66,7 @@ class AttentionCall:
 
     def mixed(self, weights: Tensor, rows: Tensor) -> Tensor:
         """Sums of values under weights [n, m, H, S] of rows [n]: [n, m, H, v] float32."""
-        grouped = weights.view(*weights.shape[:2], self.value.shape[1], -1, weights.shape[-1])
+        grouped = weights.reshape(*weights.shape[:2], self.value.shape[1], -1, weights.shape[-1])
         mixed: Tensor = torch.einsum("nmghs,ngsv->nmghv", grouped, self._rows(self.value, rows)).flatten(2, 3)
         return mixed
 

@@ -350,6 +350,16 @@ class HF(LogitModel):
 
         return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where)
 
+    def span_tokens(self, prompts: Sequence[Prompt], spans: Sequence[str]) -> list[dict[str, list[tuple[int, int]]]]:
+        """For each prompt, span -> (first, after the last) tokens of the part, or of each part of the group.
+
+        Raises:
+            ModelError: A prompt has no such part, or the image cache is off.
+        """
+        from icl.models.hf.token_ranges import tokens_by_span
+
+        return tokens_by_span(self.engine.prompt_encoder, prompts, spans)
+
     def enable_threads(self) -> bool:
         """Whether prompts are read part by part. Otherwise the processor on whole prompts is not for two threads."""
         if self.engine.prompt_encoder.encoder is None or not self._by_parts:

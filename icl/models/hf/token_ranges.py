@@ -84,6 +84,17 @@ def span_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt
     return ranges
 
 
+def tokens_by_span(
+    encoder: "PromptEncoder", prompts: Sequence[Prompt], spans: Sequence[str]
+) -> list[dict[str, list[tuple[int, int]]]]:
+    """The tokens of some spans of each prompt. Raises ModelError as `part_tokens`."""
+    bare = [replace(prompt, interventions=()) for prompt in prompts]
+    return [
+        {span: span_tokens(encoder, prompt, encoded, span) for span in spans}
+        for prompt, encoded in zip(bare, encoder.read(bare), strict=True)
+    ]
+
+
 def key_ranges(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, keys: Keys) -> KeyRanges:
     """The tokens of the keys that an intervention edits. Raises ModelError as `part_tokens`."""
     if not keys.spans:
