@@ -75,7 +75,7 @@ def answer_loss(model: "HF", items: Sequence[AnsweredPrompt], interventions: Seq
         edits = tuple(row_edit(encoder, acts, item.prompt, bare, row) for acts in interventions)
         placed.append(replace(item.encoded, edits=edits))
     width = max(len(item.answer) for item in items) + 1
-    with torch.enable_grad(), _frozen(runner.model):
+    with torch.enable_grad(), frozen(runner.model):
         logits = runner.forward(**runner.padded(placed), keep=width, gradients=True)[:, :-1].float()
         losses = []
         for row, item in enumerate(items):
@@ -85,7 +85,7 @@ def answer_loss(model: "HF", items: Sequence[AnsweredPrompt], interventions: Seq
 
 
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def frozen(model: Any) -> Iterator[None]:
     """Weights without gradients, so that no graph is kept below the first intervention."""
     required = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in required:
