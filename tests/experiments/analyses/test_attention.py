@@ -33,7 +33,8 @@ def masses(*own: Prompt) -> list[Any]:
 @pytest.fixture
 def zeroed_queries() -> Iterator[None]:
     """The shipped model with projections of queries that are zero, so that all scores are equal."""
-    weights = [layer.self_attn.q_proj.weight.data for layer in tiny().sites.layers]  # type: ignore[union-attr]
+    layers: list[Any] = list(tiny().sites.layers)
+    weights = [layer.self_attn.q_proj.weight.data for layer in layers]
     copies = [weight.clone() for weight in weights]
     for weight in weights:
         weight.zero_()

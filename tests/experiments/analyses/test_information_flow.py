@@ -35,8 +35,9 @@ def test_the_saliency_is_that_of_the_attention_that_transformers_returns() -> No
         output[1].retain_grad()
         weights.append(output[1])
 
-    handles = [layer.self_attn.register_forward_hook(keep) for layer in tiny().sites.layers]  # type: ignore[operator, union-attr]
-    projection = tiny().sites.layers[0].self_attn.q_proj.weight  # type: ignore[union-attr]
+    layers: list[Any] = list(tiny().sites.layers)
+    handles = [layer.self_attn.register_forward_hook(keep) for layer in layers]
+    projection = layers[0].self_attn.q_proj.weight
     required = projection.requires_grad
     model.set_attn_implementation("eager")
     try:
