@@ -140,7 +140,7 @@ class DecoderSites:
     def _other_attention(self, site: Site) -> str:
         """Why an attention block has no scores, for messages."""
         block = _child(self.layers[site.layer], ATTENTION_NAMES)
-        if site.kind != "scores" or block is None:
+        if site.kind != "scores" or block is None or self.unprobed:
             return ""
         name = getattr(getattr(block, "config", None), "_attn_implementation", None)
         kind = f"{type(block).__name__} with {name}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.model import HF
-from icl.models.interventions import Site, Where, steer
+from icl.models.interventions import Site, SiteKind, Where, steer
 from icl.testing.intervention_conformance import KINDS, RandomEdit, check_sites
 from icl.types import Prompt
 
@@ -191,8 +191,11 @@ def test_an_observer_of_a_session_sees_each_row_once(hf: HF, prompts: list[Promp
 def test_a_site_that_the_model_lacks_is_named_with_the_nearest(model_of: ModelOf) -> None:
     sites = model_of("qwen3_5").sites
     linear = next(i for i, layer in enumerate(sites.layers) if hasattr(layer, "linear_attn"))
-    with pytest.raises(ModelError, match=rf"has no heads of layer {linear}.*linear_attn.*nearest layer with heads is"):
-        sites.resolve(Site("heads", linear))
+    kinds: list[SiteKind] = ["heads", "scores"]
+    for kind in kinds:
+        message = rf"has no {kind} of layer {linear}.*linear_attn.*nearest layer with {kind} is"
+        with pytest.raises(ModelError, match=message):
+            sites.resolve(Site(kind, linear))
     with pytest.raises(ModelError, match="has no residual of layer 99: its 3 layers are 0 to 2"):
         sites.resolve(Site("residual", 99))
 
