@@ -93,7 +93,7 @@ class CutScores:
     def neutral(self) -> bool:
         return not self.sites
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return canonical_digest(["cut scores", sorted(map(str, self.sites)), repr(self.keys), repr(self.where)])[:32]
 

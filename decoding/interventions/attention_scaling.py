@@ -7,7 +7,7 @@ Liu et al., Paying More Attention to Image: A Training-Free Method for Alleviati
     at the last token of the prompt and at each generated token, for the keys of image tokens, in layers first to last
 
 With `factor` alone, weights of image tokens are multiplied by it before they are normalized, as by one of DARA's
-factors for all heads (arXiv 2507.15807). The paper's other part, guidance of logits, is the strategy `pai`: both
+factors for all heads; `dara` learns them. The paper's other part, guidance of logits, is the strategy `pai`: both
 together are the method.
 
 Differs from the released code in the keys: images of demonstrations and of the query (the release has one image at

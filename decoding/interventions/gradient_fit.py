@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from decoding.interventions.fit_data import FitData
 from icl.errors import DataError
-from icl.models.interventions import Intervention, Site, Where
+from icl.models.interventions import Intervention, Keys, Site, Where
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ class Unnamed:
 
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
         return self.acts.edit(site, x, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class UnnamedScores(Unnamed):
+    """An edit of scores whose tensors change."""
+
+    keys: Keys = Keys()  # noqa: RUF009 frozen
+
+
+def unnamed(acts: Intervention) -> Unnamed:
+    """The intervention without a digest of its tensors."""
+    keys = getattr(acts, "keys", None)  # a test of the protocol would compute the digest
+    return UnnamedScores(acts, keys=keys) if isinstance(keys, Keys) else Unnamed(acts)
 
 
 def minimize(
@@ -71,7 +84,7 @@ def minimize(
     losses: list[float] = []
     for step in range(steps):
         chosen = torch.randperm(len(encoded), generator=generator)[:batch].tolist()
-        loss = answer_loss(data.model, [encoded[i] for i in chosen], [Unnamed(one) for one in interventions()])
+        loss = answer_loss(data.model, [encoded[i] for i in chosen], [unnamed(one) for one in interventions()])
         if not torch.isfinite(loss):
             raise DataError(f"{what}: the loss of step {step + 1} is not a number. Use a lower learning rate.")
         for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors), strict=True):

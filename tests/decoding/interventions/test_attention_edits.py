@@ -1,19 +1,24 @@
 """Attention scaling and knock-outs: formulas by hand, two ways of computing the same, and their sentences."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from decoding.interventions.attention_edits import RaisedScores, cut, raised
 from decoding.interventions.attention_scaling import AttentionScaling
+from decoding.interventions.dara import DARA, scaled
+from decoding.interventions.fit_data import FitData
+from decoding.interventions.gradient_fit import unnamed
 from decoding.interventions.knock_out import KnockOut
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
+from icl.models.hf.answer_loss import answer_loss, encode_answers
 from icl.models.hf.token_ranges import key_ranges, span_tokens
 from icl.models.interventions import Keys, Site, Where, steer
 from icl.types import Prompt
-from tests.decoding.interventions.dev_split import dev, tiny
+from tests.decoding.interventions.dev_split import dev, tiny, write
 
 FIRST = Site("scores", 0)
 
@@ -154,3 +159,22 @@ def test_unknown_spans_and_layers_are_sentences() -> None:
     flash = replace(tiny(), attn_implementation="flash_attention_2")
     assert "flash_attention_2 computes no scores" in str(AttentionScaling().model_problem(flash))
     assert KnockOut().model_problem(tiny()) is None
+
+
+def test_learned_factors_start_at_off_and_lower_the_loss(tmp_path: Path) -> None:
+    data = FitData(tiny(), dev(6, 1, 2), dev(6, 2, 2), max_new_tokens=4)
+    result = DARA(steps=6, batch=6, rate=0.1).fit(data)
+    assert result.report["last_loss"] < result.report["first_loss"]
+    prompt = dev(6, 1, 2)[0]
+    items = encode_answers(tiny(), [prompt.prompt], [prompt.answers[0]])
+    off = scaled([0, 1, 2, 3], torch.zeros(4, 5), ("images",), "all")
+    plain = answer_loss(tiny(), items, [])
+    assert torch.allclose(answer_loss(tiny(), items, [unnamed(off)]), plain, atol=1e-6)
+    method = write(tmp_path / "dara.safetensors", DARA(), result)
+    edit = method.intervention()
+    assert isinstance(edit, RaisedScores)
+    assert edit.keys == Keys(("images",))
+    before, after = (mass(one, "images") for one in (prompt.prompt, steer(prompt.prompt, edit)))
+    factors = edit.log_factors[FIRST].exp()
+    assert torch.allclose(after, factors * before / (1 + (factors - 1) * before), atol=1e-4)
+    assert [one.control for one in method.controls()] == ["random"]  # type: ignore[attr-defined]
