@@ -94,9 +94,12 @@ def on_one_beginning(prompts: list[Prompt], count: int) -> list[Prompt]:
 
 
 @pytest.mark.parametrize("where", [LAST, Where("all"), Where("demo[6].1"), Where("query.0")])
-def test_rows_on_a_shared_beginning_equal_each_row_alone(hf: HF, prompts: list[Prompt], where: Where) -> None:
+@pytest.mark.parametrize("site", [Site("residual", 1), Site("scores", 1)])
+def test_rows_on_a_shared_beginning_equal_each_row_alone(
+    hf: HF, prompts: list[Prompt], where: Where, site: Site
+) -> None:
     shared = on_one_beginning(prompts, 5)
-    edits = [add(Site("residual", 1), where=where, scale=scale) for scale in (1, 1, 2, 2)]
+    edits = [add(site, where=where, scale=scale) for scale in (1, 1, 2, 2)]
     together = hf.open(shared, interventions=[*edits, None]).logits
     alone = torch.cat([hf.open([p], interventions=[e]).logits for p, e in zip(shared, [*edits, None], strict=True)])
     assert float((together - alone).abs().max()) < 2e-4
