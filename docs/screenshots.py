@@ -1,4 +1,6 @@
-"""Screenshots of a report for the documentation: `python docs/screenshots.py RUN` writes docs/images/report*.png.
+"""Screenshots of a report for the documentation: `python docs/screenshots.py RUN` writes docs/images/*.png.
+
+The name of the run says which ones: `quickstart`, or `drawings-quickstart`, which shows real drawings.
 
 Needs Chromium, its driver and selenium (the extra `dev`; `tests/install_browser.sh`).
 """
@@ -15,12 +17,18 @@ from PIL import Image
 
 IMAGES = Path(__file__).parent / "images"
 SHOTS = {
-    "report": (1280, 1400, "light", ""),
-    "report_samples": (1280, 1000, "light", "#samples"),
-    "report_dark": (1280, 900, "dark", "#differences"),
-    "report_phone": (360, 780, "light", ""),
+    "quickstart": {
+        "report": (1280, 1400, "light", ""),
+        "report_samples": (1280, 1000, "light", "#samples"),
+        "report_dark": (1280, 900, "dark", "#differences"),
+        "report_phone": (360, 780, "light", ""),
+    },
+    "drawings-quickstart": {
+        "drawings": (1280, 1400, "light", ""),
+        "drawings_samples": (1280, 1000, "light", "#samples"),
+    },
 }
-"""name -> (width, height, color scheme, section)."""
+"""Name of the run -> name of the image -> (width, height, color scheme, section)."""
 
 
 def main(run: Path) -> None:
@@ -35,7 +43,7 @@ def main(run: Path) -> None:
         service = webdriver.ChromeService(shutil.which("chromedriver"))
         browser = webdriver.Chrome(options=options, service=service)
         try:
-            for name, shot in SHOTS.items():
+            for name, shot in SHOTS[run.resolve().name].items():
                 image = screenshot(browser, (run / "report.html").resolve().as_uri(), shot)
                 image.save(IMAGES / f"{name}.png", optimize=True)
         finally:
