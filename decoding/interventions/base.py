@@ -76,6 +76,16 @@ class SteeringMethod:
         """The file that the method reads, or None."""
         return None
 
+    @property
+    def labelled_items(self) -> int:
+        """Number of labelled queries that its file was made of. 0: it has no file."""
+        return 0
+
+    @property
+    def option_biases(self) -> tuple[float, ...]:
+        """Biases of `constant_bias` that were fitted on the same queries. Empty if none were, or none helps."""
+        return ()
+
     def problem(self) -> str | None:
         """Why the method cannot run, before anything loads. None if it can."""
         return None
@@ -139,6 +149,16 @@ class FittedMethod(SteeringMethod):
         if file.method != name:
             raise ConfigError(f"{file.path} has vectors of '{file.method}', not of '{name}'.")
         return file
+
+    @property
+    def labelled_items(self) -> int:
+        record = self.file.record if self.fitted else {}
+        return len({*record.get("sources", ()), *record.get("choice", ())})
+
+    @property
+    def option_biases(self) -> tuple[float, ...]:
+        biases = tuple(self.file.record.get("option_biases", ())) if self.fitted else ()
+        return biases if any(biases) else ()
 
     @property
     def config(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.config import Config
-from experiments.config.keys import AXES, COMPONENT_KINDS, DEFAULT_LAUNCHER, DEMONSTRATION_AXES
+from experiments.config.keys import AXES, COMPONENT_KINDS, DEFAULT_LAUNCHER, DEMONSTRATION_AXES, NO_INTERVENTION
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.axis_product import PlacedNode, axis_combinations
 from experiments.grid.matching import check_comparable, matches_all
@@ -134,6 +134,7 @@ def expand(config: Config) -> Grid:
         num_excluded = [0] * len(config.exclude)
         for point in axis_combinations(config):
             add_controls = config.controls == "default"
+            is_run = False
             excluded = []  # (intervention, seed) of the point's own arm, which comes first: it needs no controls there
             for (arm, is_control), method, seed in itertools.product(
                 factory.arms(point, add_controls), factory.interventions(point, add_controls), config.seeds
@@ -149,9 +150,23 @@ def expand(config: Config) -> Grid:
                 cell = factory.finish(draft, point["model"][1])
                 if not is_control or cell.digest not in cells:  # an arm of the file is not a control
                     cells[cell.digest] = cell
+                is_run = is_run or not is_control
                 if is_control:
                     owner: Arm = factory.component("decoding", point["decoding"])
                     control_owners.setdefault(cell.digest, {})[owner.digest] = None
+            for other, seed in itertools.product(
+                factory.label_controls(point) if add_controls and is_run else (), config.seeds
+            ):
+                draft = factory.draft(
+                    other,
+                    factory.component("decoding", other["decoding"]),
+                    True,
+                    seed,
+                    factory.component("intervene", other["intervene"]),
+                )
+                if not any(matches_all(values, draft) for values in config.exclude):
+                    cell = factory.finish(draft, point["model"][1])
+                    cells.setdefault(cell.digest, cell)
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
         observers: tuple[Observer, ...] = tuple(
@@ -237,6 +252,24 @@ class _CellFactory:
             self.intervention_lists[id(method)] = (method, *(method.controls() if add_controls else ()))
         own, *controls = self.intervention_lists[id(method)]
         return (own, *(control for control in controls if control.min_shots <= point["shots"][0]))
+
+    def label_controls(self, point: Mapping[str, PlacedNode]) -> list[Mapping[str, PlacedNode]]:
+        """The points that use the labelled items of a fitted intervention in another way, without intervention.
+
+        They are as many demonstrations as items, or as the pool and the context have, and with option scoring the
+        constant bias that was fitted on the same items.
+        """
+        method, where = self.component("intervene", point["intervene"]), point["intervene"][1]
+        if not method.labelled_items:
+            return []
+        nodes: list[dict[str, Any]] = [{"name": "more_demonstrations", "factor": method.labelled_items}]
+        if point["answer_mode"][0] == "options" and method.option_biases:
+            nodes.append({"name": "constant_bias", "biases": list(method.option_biases)})
+        plain = {**point, "intervene": (NO_INTERVENTION, where)}
+        return [
+            {**plain, "decoding": (node, where), **({"shots": (1, where)} if "factor" in node else {})}
+            for node in nodes
+        ]
 
     def draft(
         self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int, intervene: "SteeringMethod"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.config import Config
-from experiments.config.keys import AXES
+from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.feasibility import check_data
 from experiments.grid.fitted_parameters import fitting_origin
@@ -70,12 +70,29 @@ def fit(config: Config) -> FitResult:
     left_out: Counter[str] = Counter()
     option_scores, gold = _option_scores(cells, strategy, calibration_strategies, left_out)
     if not option_scores:
-        reason = next(iter(left_out), "it has no queries")
-        raise DataError(f"{config.where('task')}: nothing to fit on: {reason}")
+        raise DataError(f"{config.where('task')}: nothing to fit on: {next(iter(left_out), 'it has no queries')}")
     how = {axis: first.config[axis] for axis in AXES if axis != "decoding"}
     how |= {"seeds": [cell.seed for cell in cells], "samples": len(option_scores)}
     how |= fitting_origin(first.model.digest, first.config["task"])
     return FitResult(_fit(strategy, option_scores, gold), len(option_scores), dict(left_out), how)
+
+
+def fit_constant_bias(cell: Cell) -> tuple[float, ...]:
+    """Biases of the options, fitted on a cell without demonstrations. Raises DataError if none can be fitted.
+
+    Args:
+        cell: The cell of the dev split, whose task, model and composer are used.
+    """
+    from decoding.controls.constant_bias import ConstantBias
+
+    no_demonstrations: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
+    zero_shot = replace(cell, shots=0, intervene=None, **no_demonstrations)
+    left_out: Counter[str] = Counter()
+    scores, gold = _option_scores([zero_shot], ConstantBias(), (ConstantBias(),), left_out)
+    if not scores:
+        raise DataError(f"nothing to fit on: {next(iter(left_out), 'the task has no queries')}")
+    fitted: Any = _fit(ConstantBias(), scores, gold)
+    return tuple(fitted.biases)
 
 
 def _single_setting(config: Config, cells: Sequence[Cell], all_cells: Sequence[Cell]) -> Cell:

@@ -18,6 +18,7 @@ from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.fitted_vectors import vector_record
 from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import check_single_setting
+from experiments.running.fit import fit_constant_bias
 from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import component_name
 
@@ -101,6 +102,7 @@ def fit_vectors(
     model = cast("HF", first.model)
     data = FitData(model, *parts, first.seed, first.max_new_tokens, report_progress)
     fitted = method.fit(data)
+    biases, bias_problem = _option_biases(first)
     record = {
         **fitting_origin(first.model.digest, first.config["task"]),
         **vector_record(first, first.model),
@@ -108,8 +110,19 @@ def fit_vectors(
         "seeds": [cell.seed for cell in cells],
         "sources": [one.id for one in data.sources],
         "choice": [one.id for one in data.choice],
+        **({"option_biases": list(biases)} if biases else {}),
     }
-    return VectorFit(method, fitted, record, tuple(_warnings(first.task, fitted)), left_out)
+    return VectorFit(method, fitted, record, (*_warnings(first.task, fitted), *bias_problem), left_out)
+
+
+def _option_biases(cell: Cell) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """The constant bias on the same queries, for option scoring, and why there is none."""
+    if cell.answer_mode != "options":
+        return (), ()
+    try:
+        return fit_constant_bias(cell), ()
+    except DataError as error:
+        return (), (f"there will be no control `constant_bias`: {error}",)
 
 
 def group_border(queries: "Sequence[Example]", count: int, where: str) -> int:

@@ -14,6 +14,7 @@ from experiments.grid.feasibility import check_requirements
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.results.loaded_run import load_run
+from experiments.running.fit import fit
 from experiments.running.fit_vectors import check_no_shared_image, fit_vectors, group_border, mixed_mappings
 from experiments.running.run import run
 from icl.errors import ConfigError, DataError, PlanError
@@ -71,7 +72,9 @@ def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path:
     run(load_config(config), tmp_path)
     frame = load_run(tmp_path / "t").samples()
     assert not frame["failed"].notna().any()
-    accuracy = frame.groupby(["intervene", "shots"])["strict"].mean().to_dict()
+    many = frame["decoding"].str.startswith("more_demonstrations")
+    assert set(frame[many]["demos"].map(len)) == {24}  # as many demonstrations as labelled items
+    accuracy = frame[~many].groupby(["intervene", "shots"])["strict"].mean().to_dict()
     names = {f"task_vector(control={one})" for one in ("none", "random", "shuffled", "zero_shot")}
     assert set(frame["intervene"]) == {"none", *names}
     off, full = accuracy["none", 0], accuracy["none", 8]
@@ -83,6 +86,40 @@ def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path:
     assert own["recovery"] == pytest.approx((steered - off) / (full - off))
     assert own["low"] <= own["recovery"] <= own["high"]
     assert set(table.index) == names
+
+
+def test_labelled_items_are_controls_as_demonstrations_and_as_a_constant_bias(vectors: Path, tmp_path: Path) -> None:
+    """The bias needs option scoring and a fit on options. Neither is added where the vectors are excluded."""
+
+    def controls(path: Path, **more: Any) -> set[tuple[str, int]]:
+        method = {"name": "task_vector", "fitted": str(path)}
+        cells = expand(load_config(keys(intervene=method, shots=0, controls="default", **more))).cells
+        assert all(cell.intervene is None or cell.steering is None for cell in cells if cell.control)
+        return {(cell.labels["decoding"], cell.shots) for cell in cells if cell.control}
+
+    many, with_bias = ("more_demonstrations(factor=24)", 1), tmp_path / "bias.safetensors"
+    record = json.loads(vectors.with_suffix(".json").read_text())
+    record["fitted_on"]["option_biases"] = [0.0, 0.5]
+    with_bias.write_bytes(vectors.read_bytes())
+    with_bias.with_suffix(".json").write_text(json.dumps(record))
+    assert controls(vectors) == controls(with_bias) == {many}
+    assert controls(vectors, answer_mode="options") == {many}
+    assert controls(with_bias, answer_mode="options") == {many, ("constant_bias(biases=[0, 0.5])", 0)}
+    off = {
+        "intervene": "none",
+        "zip": {"shots": [0, 0], "intervene": ["none", {"name": "task_vector", "fitted": str(vectors)}]},
+    }
+    grid = expand(load_config({**keys(controls="default"), **off, "exclude": [{"intervene": "task_vector"}]}))
+    assert {cell.labels["decoding"] for cell in grid.cells} == {"greedy"}
+
+
+def test_a_fit_on_options_has_the_constant_bias_of_the_same_queries() -> None:
+    task = {"name": "binding", "ways": 2, "queries": 6, "seed": 1}
+    config = keys(task=task, shots=2, answer_mode="options")
+    fitted = fit_vectors(load_config({**config, "intervene": "task_vector"}))
+    bias = fit(load_config({**config, "shots": 0, "decoding": "constant_bias"})).strategy
+    assert tuple(fitted.record["option_biases"]) == bias.biases  # type: ignore[attr-defined]
+    assert len(bias.biases) == 2  # type: ignore[attr-defined]
 
 
 def test_vectors_are_identified_by_their_contents_not_by_their_place(vectors: Path, tmp_path: Path) -> None:
