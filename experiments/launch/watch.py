@@ -1,12 +1,14 @@
 """Watch a run from outside: its progress and workers, read from the run directory.
 
-The cluster is asked only if the run directory shows no worker any more.
+The cluster is asked only if the run directory shows no worker at work.
 """
 
 import json
+import math
 import platform
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from icl.registry import build
 
 POLL_SECONDS = 1.0
 """Seconds between two polls."""
+
+CLUSTER_SECONDS = 10.0
+"""Seconds between two questions to the cluster while jobs wait."""
 
 MAX_IDLE_POLLS = 3
 """Polls in a row without a worker after which watching ends."""
@@ -86,6 +91,7 @@ class RunWatcher:
         self.sizes: list[tuple[str, int | None]] = []
         self.counter = SampleCounter(self.store, [], None)
         self.new_failures: list[tuple[str, str]] = []
+        self.cluster = ClusterStates()
 
     def poll(self) -> RunProgress:
         info = self.store.read_run() or {}
@@ -93,14 +99,14 @@ class RunWatcher:
         if sizes != self.sizes:  # another config of the same run
             self.sizes, self.counter = sizes, SampleCounter(self.store, sizes, None)
         self.new_failures = self.counter.poll()
-        failed = self.counter.failed
+        failed, launch = self.counter.failed, Launch.read(self.folder)
         return RunProgress(
             len(sizes),
             self.counter.cells_done,
             self.counter.samples,
             self.counter.done - failed,
             failed,
-            _workers(self.folder),
+            _one_process(self.folder) if launch is None else _workers(launch, self.cluster),
             "; ".join(family.describe() for family in read_families(self.folder)),
         )
 
@@ -141,30 +147,52 @@ def _sizes(info: dict[str, Any]) -> list[tuple[str, int | None]]:
     return [(digest, sizes[i] if len(sizes) == len(cells) else None) for i, digest in enumerate(cells)]
 
 
-def _workers(folder: Path) -> WorkerCounts:
-    launch = Launch.read(folder)
-    if launch is None:
-        return WorkerCounts(int(_is_locked(folder)), 0, 1)
-    states = [launch.state(worker) for worker in launch.workers]
-    waiting = sum(state.get("state", "waiting") == "waiting" for state in states)
-    counts = WorkerCounts(sum(map(is_alive, states)), waiting, len(states))
-    return counts if counts.alive or counts.waiting else _scheduled(launch)
+def _one_process(folder: Path) -> WorkerCounts:
+    """The process of a run without a launch."""
+    return WorkerCounts(int(_is_locked(folder)), 0, 1)
 
 
-def _scheduled(launch: Launch) -> WorkerCounts:
-    """The workers that the cluster still knows, if it can be asked from this machine.
+class ClusterStates:
+    """The states of a launch's jobs, asked from the cluster at most every `CLUSTER_SECONDS` while it knows a job."""
 
-    A job whose node fails is requeued without a signal. Its workers then leave no state behind.
+    def __init__(self) -> None:
+        self.states: Mapping[str, str] = {}
+        self.asked, self.launch = -math.inf, ""
+
+    def of(self, launch: Launch) -> Mapping[str, str]:
+        """worker -> state of its job (`WorkerStatus.state`). Empty if the cluster cannot be asked from here."""
+        known = launch.id == self.launch and set(self.states.values()) - {"ended"}
+        if not known or time.monotonic() - self.asked >= CLUSTER_SECONDS:
+            self.states, self.asked, self.launch = _job_states(launch), time.monotonic(), launch.id
+        return self.states
+
+
+def _workers(launch: Launch, cluster: ClusterStates) -> WorkerCounts:
+    """The workers by the run directory. If none is at work, the cluster knows more.
+
+    A job that is canceled before its start, and one whose node fails, leave no state behind. Slurm requeues the latter
+    without a signal.
     """
-    ended = WorkerCounts(0, 0, len(launch.workers))
+    states = {worker: launch.state(worker) for worker in launch.workers}
+    waiting = {worker for worker, state in states.items() if state.get("state", "waiting") == "waiting"}
+    if alive := sum(map(is_alive, states.values())):
+        return WorkerCounts(alive, len(waiting), len(states))
+    jobs = cluster.of(launch)
+    waiting = {worker for worker in states if jobs.get(worker) == "waiting" or worker in waiting} - {
+        worker for worker, state in jobs.items() if state == "ended"
+    }
+    alive = sum(state == "running" and worker not in waiting for worker, state in jobs.items())
+    return WorkerCounts(alive, len(waiting), len(states))
+
+
+def _job_states(launch: Launch) -> Mapping[str, str]:
     try:
         launcher = build("launcher", launch.launcher)
         launcher.check()
         group = launcher.reattach(launch)
-        states = [] if group is None else [status.state for status in group.poll().values()]
+        return {} if group is None else {worker: status.state for worker, status in group.poll().items()}
     except ICLError:  # another machine, or a launcher of the user's that is not here
-        return ended
-    return replace(ended, alive=states.count("running"), waiting=states.count("waiting"))
+        return {}
 
 
 def _is_locked(folder: Path) -> bool:

@@ -65,6 +65,16 @@ def test_a_worker_without_a_heartbeat_is_not_counted_and_one_that_has_not_starte
     assert RunWatcher(done.folder).poll().workers.describe() == "1 of 3 workers, 1 waiting"
 
 
+def slurm_that_says(folder: Path, states: str) -> Path:
+    """A folder with the commands of a Slurm whose queue has these lines."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, lines_ in (("sbatch", ""), ("srun", ""), ("squeue", states)):
+        (programs / name).write_text(f"#!/bin/sh\nprintf '{lines_}'\n")
+        (programs / name).chmod(0o755)
+    return programs
+
+
 def test_a_job_that_the_cluster_requeues_without_a_signal_is_waiting(
     go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,15 +86,45 @@ def test_a_job_that_the_cluster_requeues_without_a_signal_is_waiting(
     launch.with_jobs(dict(zip(launch.workers, ("7_0", "7_1"), strict=True)))
     for worker in launch.workers:
         (done.folder / "launch" / f"{worker}.json").write_text(json.dumps({"state": "running", "beat": 0}))
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, states in (("sbatch", ""), ("srun", ""), ("squeue", "7_0|PENDING|BeginTime\n7_1|NODE_FAIL|None\n")):
-        (programs / name).write_text(f"#!/bin/sh\nprintf '{states}'\n")
-        (programs / name).chmod(0o755)
+    programs = slurm_that_says(tmp_path, "7_0|PENDING|BeginTime\n7_1|NODE_FAIL|None\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert RunWatcher(done.folder).poll().workers.describe() == "0 of 2 workers", "Slurm cannot be asked from here"
     monkeypatch.setenv("PATH", str(programs))
     assert RunWatcher(done.folder).poll().workers.describe() == "0 of 2 workers, 1 waiting"
+
+
+def test_watching_ends_if_jobs_are_canceled_before_they_start(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    done, _ = go("run", "grid.shots=[2]")
+    go("other", "grid.shots=[0, 2]")
+    (tmp_path / "other" / "t" / "run.json").replace(done.folder / "run.json")  # of a run with more samples
+    launch = Launch.new(done.folder, {"name": "slurm", "nodes": 2}, 2, [])
+    launch.with_jobs(dict(zip(launch.workers, ("7_0", "7_1"), strict=True)))
+    programs = slurm_that_says(tmp_path, "7_0|PENDING|Priority\n7_1|PENDING|Priority\n")
+    monkeypatch.setenv("PATH", str(programs))
+    watcher = RunWatcher(done.folder)
+    assert watcher.poll().workers.describe() == "0 of 2 workers, 2 waiting"
+    slurm_that_says(tmp_path, "7_0|CANCELLED|None\n7_1|CANCELLED|None\n")
+    assert watcher.poll().workers.waiting == 2, "the cluster is not asked at every poll"
+    monkeypatch.setattr("experiments.launch.watch.CLUSTER_SECONDS", 0)
+    status = watcher.follow(SilentProgress())
+    assert status.is_abandoned
+    assert status.workers.describe() == "0 of 2 workers"
+
+
+def test_workers_that_have_not_started_wait_while_slurm_does_not_answer(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    done, _ = go("run")
+    launch = Launch.new(done.folder, {"name": "slurm"}, 1, [])
+    launch.with_jobs({launch.workers[0]: "7"})
+    programs = slurm_that_says(tmp_path, "")
+    (programs / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv("PATH", str(programs))
+    assert RunWatcher(done.folder).poll().workers.describe() == "0 of 1 workers, 1 waiting"
 
 
 def test_watching_ends_with_a_message_if_no_worker_is_left(go: Go, tmp_path: Path, icl_process: Go) -> None:
