@@ -4,11 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+from icl.parameter_files import expand_user
+
 
 def cache_folder(path: str | None = None) -> Path:
     """`path`, or the environment variable ICL_CACHE, or the platform's cache folder."""
     if folder := path or os.environ.get("ICL_CACHE"):
-        return Path(folder).expanduser()
+        return expand_user(folder)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "mm-icl"
     if sys.platform == "win32":

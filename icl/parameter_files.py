@@ -50,11 +50,21 @@ def pin(component: Any, content: str | bytes, what: str) -> None:
     object.__setattr__(component, "code", code)
 
 
+def expand_user(path: str | Path) -> Path:
+    """The path with its `~` or `~user` replaced by the home folder. Raises ConfigError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = Path(path).parts[0].removeprefix("~")
+        who = f"the user '{user}' has" if user else "the user of this process has"
+        raise ConfigError(f"the path {path}: {who} no home folder on this machine. Write the whole path.") from error
+
+
 def pin_file(component: Any, path: str, what: str) -> None:
     """`pin` with the content of a file. Nothing happens if there is no file: the component's preflight raises then.
 
     Call it when the component is created and again when the file is read, so that a change in between is an error.
     """
-    file = Path(path).expanduser()
+    file = expand_user(path)
     if file.is_file():
         pin(component, file.read_bytes(), what)

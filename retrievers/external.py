@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from icl.errors import DataError, PlanError, did_you_mean
-from icl.parameter_files import pin_file
+from icl.parameter_files import expand_user, pin_file
 from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
@@ -41,11 +41,11 @@ class External:
 
     def preflight(self) -> None:
         """Raises DataError if the file is missing or contains no lists."""
-        read_demo_lists(Path(self.path).expanduser())
+        read_demo_lists(expand_user(self.path))
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedExternal":
         pin_file(self, self.path, self.path)
-        return FittedExternal(self.path, pool, read_demo_lists(Path(self.path).expanduser()))
+        return FittedExternal(self.path, pool, read_demo_lists(expand_user(self.path)))
 
 
 @dataclass(frozen=True)

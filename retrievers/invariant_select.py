@@ -18,13 +18,12 @@ No released code.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
 from icl.constraints import Count, NonNegative, Positive
 from icl.errors import ConfigError, PlanError
-from icl.parameter_files import pin_file
+from icl.parameter_files import expand_user, pin_file
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
@@ -107,7 +106,7 @@ class InvariantSelect(TopKNearest):
     def load_head(self, path: str) -> ContrastiveHead:
         """Read the head of a file. Raises PlanError if it was trained on vectors of another embedder."""
         pin_file(self, path, f"the head {path}")
-        head = ContrastiveHead.load(Path(path).expanduser())
+        head = ContrastiveHead.load(expand_user(path))
         check_embedder(f"the head {path}", head.embedder, self.embedder.digest)
         return head
 

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.memory_check import model_bytes
 from icl.models.hf.memory_plan import MemoryPlan
+from icl.parameter_files import expand_user
 from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.embedder_device import GIB, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
 
@@ -83,4 +83,4 @@ def _embedders(plan: "Plan", model: "Model", memory: MemoryPlan | None, device: 
 def _checkpoint_bytes(embedder: PlacedEmbedder) -> int:
     """Bytes of the weights, without a download: 1 GiB for a checkpoint on the hub."""
     path = str(getattr(embedder, "path", "tiny"))
-    return embedder.checkpoint_bytes() if path in SHIPPED or Path(path).expanduser().is_dir() else GIB
+    return embedder.checkpoint_bytes() if path in SHIPPED or expand_user(path).is_dir() else GIB

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image, decode_image
+from icl.parameter_files import expand_user
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
@@ -99,7 +100,7 @@ class EmojiShiftTask(SharedPoolTask):
         return ("first", "second")[StreamKey(self.seed, code).number("emoji-shift/half", 1)]
 
     def _examples(self, style: Style) -> list[Example]:
-        modules = Path(self.modules).expanduser() if self.modules else PACKAGES / "node_modules"
+        modules = expand_user(self.modules) if self.modules else PACKAGES / "node_modules"
         labeled = [(emoji, emoji.classes[self.classes]) for emoji in load_emoji(modules)]
         size = Counter(name for _, name in labeled)
         if self.classes == "subgroup":

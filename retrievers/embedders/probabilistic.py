@@ -12,14 +12,13 @@ deviations too.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from icl.constraints import Count, NonNegative
 from icl.errors import ConfigError, DataError
-from icl.parameter_files import pin_file
+from icl.parameter_files import expand_user, pin_file
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
@@ -107,7 +106,7 @@ class Probabilistic:
     def load_heads(self, path: str) -> VarianceHeads:
         """Read the heads of a file. Raises PlanError if they were trained on vectors of another embedder."""
         pin_file(self, path, f"the variance heads {path}")
-        heads = VarianceHeads.load(Path(path).expanduser())
+        heads = VarianceHeads.load(expand_user(path))
         check_embedder(f"the variance head {path}", heads.embedder, self.of.digest)
         return heads
 

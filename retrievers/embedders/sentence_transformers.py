@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from icl.errors import ModelError
+from icl.parameter_files import expand_user
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
 from retrievers.machinery.embedder_device import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
@@ -39,7 +40,7 @@ class SentenceTransformers(PlacedEmbedder):
 
         from retrievers.machinery.checkpoints import checkpoint_digest
 
-        folder = Path(self.path).expanduser()
+        folder = expand_user(self.path)
         if folder.is_dir():
             parts = [checkpoint_digest(each) for each in (folder, *sorted(p for p in folder.iterdir() if p.is_dir()))]
             return f"sentence-1-{sha256(''.join(parts).encode()).hexdigest()}"
@@ -47,7 +48,7 @@ class SentenceTransformers(PlacedEmbedder):
 
     def checkpoint_bytes(self) -> int:
         """Bytes of the weights of a folder and its subfolders. A checkpoint on the hub counts as 1 GiB."""
-        folder = Path(self.path).expanduser()
+        folder = expand_user(self.path)
         return sum(map(weight_bytes, (folder, *filter(Path.is_dir, folder.iterdir())))) if folder.is_dir() else GIB
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:

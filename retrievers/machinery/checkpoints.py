@@ -7,6 +7,7 @@ from typing import Any
 
 from icl.errors import ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
+from icl.parameter_files import expand_user
 from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.embedder_device import EmbedderPlacement
 
@@ -19,7 +20,7 @@ CHECKPOINT_FILES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 @lru_cache
 def find_checkpoint(path: str) -> Path:
     """The folder of a checkpoint: a shipped one, a folder, or a hub id (downloaded, or from the hub's cache)."""
-    folder = SHIPPED.get(path, Path(path).expanduser())
+    folder = SHIPPED.get(path, expand_user(path))
     if path not in SHIPPED and not folder.is_dir():
         folder = _from_hub(path)
     if not folder.is_dir() or not any(file.suffix in WEIGHTS for file in folder.iterdir()):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
+from icl.parameter_files import expand_user
 from icl.text.json_text import canonical_bytes, parse_json
 
 CONFIG = "adapter_config.json"
@@ -35,7 +36,7 @@ class LoraAdapter:
     @cached_property
     def folder(self) -> Path:
         """The folder. Raises ModelError if it is incomplete or contains another kind of adapter."""
-        folder = Path(self.path).expanduser()
+        folder = expand_user(self.path)
         if not folder.is_dir():
             raise ModelError(f"{self.key}: there is no folder {folder.absolute()}.")
         if not (folder / CONFIG).is_file():

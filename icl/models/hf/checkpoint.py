@@ -10,6 +10,7 @@ from typing import Any
 
 from icl.errors import ModelError
 from icl.models.hf import conventions
+from icl.parameter_files import expand_user
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 from icl.text.json_text import parse_json_object
 
@@ -49,7 +50,7 @@ class Checkpoint:
     def folder(self) -> Path | None:
         """The folder, or None for a hub id. Raises ModelError if it has no config or no processor."""
         resolve = SHIPPED.get(self.path)
-        folder = resolve() if resolve else Path(self.path).expanduser()
+        folder = resolve() if resolve else expand_user(self.path)
         if resolve is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
             return None
         if not folder.is_dir():

@@ -8,6 +8,7 @@ from pathlib import Path
 from icl.cache_folder import cache_folder
 from icl.errors import DataError
 from icl.images import Image
+from icl.parameter_files import expand_user
 
 TABLE, IMAGES, SOURCES = "drawings.jsonl", "images", "sources.json"
 
@@ -46,7 +47,7 @@ class DrawingRecord:
 
 def drawings_folder(path: str | None = None) -> Path:
     """The folder of the drawings: `path`, or `drawings` in the cache folder."""
-    return Path(path).expanduser() if path else cache_folder() / "drawings"
+    return expand_user(path) if path else cache_folder() / "drawings"
 
 
 def read_drawings(folder: Path) -> tuple[DrawingRecord, ...]:
