@@ -17,7 +17,7 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/test_systems.py tests/icl/tasks/drawings tests/experiments/small tests/decoding/interventions
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart docs test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
+.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-architectures  every row of docs/architectures.md (test checks a sample)"
 	@echo "make lint         the checks alone"
 	@echo "make docs         the documentation site, in build/docs"
+	@echo "make docs-versions VERSIONS='v0.1.0 main'  the sites of tags and branches, with a switcher"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
 	@echo "make gpu          icl doctor --bench: equality, memory and speed on this machine's GPU, at most 30 minutes"
 
@@ -49,6 +50,11 @@ quickstart: $(VENV)/ready
 docs: $(VENV)/ready-docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "the site is in build/docs/index.html"
+
+# The sites of git tags and branches beside each other. The last one is at the root.
+VERSIONS ?= main
+docs-versions: $(VENV)/ready-docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/versions.py $(VERSIONS)
 
 test-architectures: $(VENV)/ready-dev
 	ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/experiments/architectures -k shipped_page
