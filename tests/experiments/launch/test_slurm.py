@@ -249,6 +249,21 @@ def test_a_job_of_two_workers_requeues_once_and_stays_watched(slurm: Cluster, ic
     assert lines(folder) == 180, "nothing was computed twice"
 
 
+def test_watching_ends_if_jobs_are_canceled_in_the_queue(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+    later = ("launcher.wait=false", "launcher.args.begin=now+1hour")
+    process = icl_process("run", "grid.yaml", "--runs", "pending", *TWO, *later)
+    assert process.wait(timeout=60) == 0
+    folder = tmp_path / "pending" / "t"
+    assert RunWatcher(folder).poll().workers.describe() == "0 of 2 workers, 2 waiting"
+    watching = icl_process("watch", "pending/t")
+    launch = Launch.read(folder)
+    assert launch is not None
+    slurm.command("scancel", launch.jobs[launch.workers[0]].partition("_")[0])
+    _, err = watching.communicate(timeout=120)
+    assert watching.returncode == 1
+    assert "no worker is running. 0/180 samples" in err
+
+
 def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_left(
     slurm: Cluster, go: Go, tmp_path: Path
 ) -> None:
