@@ -157,13 +157,13 @@ class ClusterStates:
 
     def __init__(self) -> None:
         self.states: Mapping[str, str] = {}
-        self.asked, self.launch = -math.inf, ""
+        self.poll_time, self.launch = -math.inf, ""
 
     def of(self, launch: Launch) -> Mapping[str, str]:
         """worker -> state of its job (`WorkerStatus.state`). Empty if the cluster cannot be asked from here."""
-        known = launch.id == self.launch and set(self.states.values()) - {"ended"}
-        if not known or time.monotonic() - self.asked >= CLUSTER_SECONDS:
-            self.states, self.asked, self.launch = _job_states(launch), time.monotonic(), launch.id
+        has_jobs = launch.id == self.launch and set(self.states.values()) - {"ended"}
+        if not has_jobs or time.monotonic() - self.poll_time >= CLUSTER_SECONDS:
+            self.states, self.poll_time, self.launch = _job_states(launch), time.monotonic(), launch.id
         return self.states
 
 
