@@ -35,6 +35,7 @@ ELSEWHERE = {
     "experiments/configs/decoding_controls.md": "project/decoding_controls.md",
     "experiments/configs/quantization.md": "project/quantization.md",
     "experiments/bench/VLLM.md": "project/vllm_costs.md",
+    "icl/models/small/card.md": "project/small_model_card.md",
     "icl/models/tiny/MODEL_CARD.md": "project/model_card.md",
     "retrievers/embedders/maps/efficientnet_minilm.md": "project/efficientnet_minilm.md",
 }
