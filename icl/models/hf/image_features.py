@@ -1,7 +1,8 @@
 """Features of images: split from a batch of the vision tower, and merged for a forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 import torch
@@ -42,7 +43,13 @@ def vision_arguments(parts: Sequence[EncodedImage]) -> dict[str, Any]:
     if not parts:
         return {}
     fields = {name: merge_field(name, [part.features[name] for part in parts]) for name in parts[0].features}
-    return {"mm_encoder_outputs": {"image": parts[0].output(**fields)}}
+    return {"mm_encoder_outputs": {"image": parts[0].output(**_unused(parts[0].output) | fields)}}
+
+
+def _unused(output: Callable[..., Any]) -> dict[str, None]:
+    """The fields that the class of an output requires, such as `last_hidden_state` of timm's towers, as None."""
+    declared = dataclass_fields(output) if is_dataclass(output) else ()
+    return {each.name: None for each in declared if each.default is MISSING and each.default_factory is MISSING}
 
 
 def merge_field(name: str, parts: Sequence[Any]) -> Any:

@@ -73,7 +73,9 @@ def test_batched_tokens_are_those_of_plain_transformers(plain: Any, folder: Path
     """For prompts with and without demonstrations and images."""
     prompts = tiny_models.prompts()
     requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in prompts]
-    answers = run_requests(HF("small", device="cpu"), requests)
+    model = HF("small", device="cpu")
+    answers = run_requests(model, requests)
     expected = [expected_tokens(plain, folder, prompt) for prompt in prompts]
     assert [list(one.tokens) for one in answers if isinstance(one, Generation)] == expected
     assert any(expected)
+    assert model.notes == (), "images are encoded once, and prompts are read in batches"
