@@ -3,17 +3,18 @@
 python -m experiments.small train --out runs/small/0 --seed 0     the whole recipe; run it again to continue
 python -m experiments.small train --out runs/small/frozen --no-lora   the projector alone
 python -m experiments.small figures --out runs/small/0            binding, naming and controls, to figures.json
+python -m experiments.small card --out runs/small                 the table of the card, from the figures of 0, 1, ...
 python -m experiments.small assemble --out runs/small/0           a checkpoint for `model.path`
 python -m experiments.small encoder --out runs/small/encoder      the maps of the embedder efficientnet_minilm
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from experiments.small.card import FIGURES, StoredFigures, write_card
 from experiments.small.drawings_data import DrawingSet
 from experiments.small.encoder import train_encoder
 from experiments.small.evaluate import Evaluation, perplexity
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.small", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=("train", "figures", "assemble", "encoder"))
+    parser.add_argument("command", choices=("train", "figures", "card", "assemble", "encoder"))
     parser.add_argument("--out", type=Path, required=True, help="folder of this training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of training")
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (options.out / "checkpoint").mkdir(exist_ok=True)
         assemble(load_file(options.out / LEARNED), options.out / "checkpoint")
         print(f"assembled {options.out / 'checkpoint'}")
+        return
+    if options.command == "card":
+        write_card(options.out)
         return
     torch.manual_seed(options.seed)
     data = DrawingSet.load(options.out.parent / "features.safetensors")
@@ -72,11 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not training.resume():
         raise SystemExit(f"{options.out} has no training yet. Run the command train first.")
     figures = Evaluation(model.eval(), data, options.questions).figures()
-    figures["perplexity of plain text, before"] = before
-    figures["perplexity of plain text, after"] = perplexity(model.language_model, test_text[:200])
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    for name, value in figures.items():
-        print(f"{value:8.3f}  {name}")
+    stored = StoredFigures.open(options.out / FIGURES, options.questions)
+    for name, count in figures.items():
+        stored.add(name, count)
+    stored.add("perplexity", lambda: perplexity(model.language_model, test_text[:200]))
+    stored.add("perplexity before training", lambda: before)
+    for name, value in stored.values.items():
+        print(f"{value:8.2f}  {name}" if "perplexity" in name else f"{value:8} of {options.questions}  {name}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from experiments.small.model import IGNORED, SmallModel
 from icl.tasks.drawings.naming import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 
+BINDING_FIGURES = ((2, 1), (2, 2), (2, 4), (4, 2))
+"""(nouns, demonstrations of each)."""
+NAMING = "naming 50 held-out nouns"
 Names = Callable[[Random, Sequence[str]], list[str]]
 
 
@@ -27,8 +32,23 @@ def swapped(rng: Random, nouns: Sequence[str]) -> list[str]:
     return [*nouns[1:], nouns[0]]
 
 
+@dataclass(frozen=True)
+class BindingEpisode:
+    """Demonstrations of named nouns and a query of the first noun.
+
+    Attributes:
+        images: Index of the drawing and name of each demonstration, in the order of the prompt.
+        options: The names in random order, so that a tie does not count as a right answer.
+    """
+
+    images: tuple[tuple[int, str], ...]
+    query: int
+    answer: str
+    options: tuple[str, ...]
+
+
 class Evaluation:
-    """Accuracy by the likeliest option.
+    """Counts of right answers by the likeliest option.
 
     Args:
         questions: Questions of each figure.
@@ -38,54 +58,70 @@ class Evaluation:
     def __init__(self, model: SmallModel, data: DrawingSet, questions: int, seed: int = 0) -> None:
         self.model, self.data, self.questions, self.seed = model, data, questions, seed
 
-    def figures(self) -> dict[str, float]:
-        """Name -> proportion of right answers. The binding figures have standard errors of .5 / sqrt(questions)."""
-        out = {}
-        for shots in (1, 2, 4):
+    def figures(self) -> dict[str, Callable[[], int]]:
+        """Name -> a function that counts right answers."""
+        held_out = self.data.held_out
+        out: dict[str, Callable[[], int]] = {}
+        for ways, shots in BINDING_FIGURES:
+            each = f"{ways}-way, {shots} each"
             for names in (made_up, swapped):
-                out[f"binding 2-way {names.__name__} {shots}+{shots}"] = self.binding(2, shots, names)
-        out["binding 4-way made_up 2 each"] = self.binding(4, 2, made_up)
-        out["binding 2-way made_up 2+2, blank demonstrations"] = self.binding(2, 2, made_up, blank=True)
-        out["naming 50 held-out nouns"] = self.naming(self.data.held_out)
-        out["naming 100 training nouns"] = self.naming(self.data.test, options=100)
-        out["naming 50 held-out nouns, blank image"] = self.naming(self.data.held_out, blank=True)
-        out["naming 50 held-out nouns, 2 demonstrations of others"] = self.naming(self.data.held_out, others=2)
-        out["naming 50 held-out nouns, 2 demonstrations with the own"] = self.naming(
-            self.data.held_out, others=1, own=True
-        )
+                out[f"binding {each}, {names.__name__} names"] = partial(self.binding, ways, shots, names)
+            out[f"binding {each}, nearest neighbor on the features"] = partial(self.nearest_neighbor, ways, shots)
+        out["binding 2-way, 2 each, blank demonstrations"] = partial(self.binding, 2, 2, made_up, blank="demos")
+        out["binding 2-way, 2 each, blank query"] = partial(self.binding, 2, 2, made_up, blank="query")
+        out[NAMING] = partial(self.naming, held_out)
+        out[f"{NAMING}, blank image"] = partial(self.naming, held_out, image="blank")
+        out[f"{NAMING}, image of another noun"] = partial(self.naming, held_out, image="other")
+        out[f"{NAMING}, 2 demonstrations of others"] = partial(self.naming, held_out, others=2)
+        out[f"{NAMING}, 2 demonstrations, one of the own noun"] = partial(self.naming, held_out, others=1, own=True)
+        out["naming 100 training nouns"] = partial(self.naming, self.data.test, options=100)
         return out
 
-    def binding(self, ways: int, shots: int, names: Names, *, blank: bool = False) -> float:
-        """Accuracy among the names of `ways` held-out nouns with `shots` demonstrations each."""
-        by_noun = {noun: indices for noun, indices in self.data.held_out.items() if len(indices) > shots}
+    def binding(self, ways: int, shots: int, names: Names, *, blank: Literal["", "demos", "query"] = "") -> int:
+        """Right answers among the names of `ways` held-out nouns with `shots` demonstrations each."""
         right = 0
         for number in range(self.questions):
-            rng = Random(f"{self.seed}/{ways}/{shots}/{number}")
-            nouns = rng.sample(sorted(by_noun), ways)
-            labels = names(rng, nouns)
-            images = {noun: rng.sample(by_noun[noun], shots + 1) for noun in nouns}
+            episode = self._episode(ways, shots, names, number)
             demos = [
-                TrainingTurn(self.data.blank if blank else i, BINDING_QUESTIONS[0], label, False)
-                for noun, label in zip(nouns, labels, strict=True)
-                for i in images[noun][1:]
+                TrainingTurn(self.data.blank if blank == "demos" else i, BINDING_QUESTIONS[0], name, False)
+                for i, name in episode.images
             ]
-            rng.shuffle(demos)
-            order = rng.sample(range(ways), ways)  # so that a tie is no right answer
-            options = [labels[i] for i in order]
-            best = self._best(demos, images[nouns[0]][0], BINDING_QUESTIONS[0], options)
-            right += order[best] == 0
-        return right / self.questions
+            query = self.data.blank if blank == "query" else episode.query
+            best = self._best(demos, query, BINDING_QUESTIONS[0], episode.options)
+            right += episode.options[best] == episode.answer
+        return right
+
+    def nearest_neighbor(self, ways: int, shots: int) -> int:
+        """Right answers of the name of the demonstration with the most similar features, on the same episodes."""
+        vectors = self.data.features.float().mean(1)
+        right = 0
+        for number in range(self.questions):
+            episode = self._episode(ways, shots, made_up, number)
+            demos = vectors[[i for i, _ in episode.images]]
+            nearest = torch.cosine_similarity(vectors[episode.query], demos, dim=1).argmax()
+            right += episode.images[int(nearest)][1] == episode.answer
+        return right
+
+    def _episode(self, ways: int, shots: int, names: Names, number: int) -> BindingEpisode:
+        by_noun = {noun: indices for noun, indices in self.data.held_out.items() if len(indices) > shots}
+        rng = Random(f"{self.seed}/{ways}/{shots}/{number}")
+        nouns = rng.sample(sorted(by_noun), ways)
+        labels = names(rng, nouns)
+        images = {noun: rng.sample(by_noun[noun], shots + 1) for noun in nouns}
+        demos = [(i, label) for noun, label in zip(nouns, labels, strict=True) for i in images[noun][1:]]
+        rng.shuffle(demos)
+        return BindingEpisode(tuple(demos), images[nouns[0]][0], labels[0], tuple(rng.sample(labels, ways)))
 
     def naming(
         self,
         by_noun: dict[str, list[int]],
         *,
         options: int = 50,
-        blank: bool = False,
+        image: Literal["own", "blank", "other"] = "own",
         others: int = 0,
         own: bool = False,
-    ) -> float:
-        """Top-1 among the `options` nouns with the most drawings."""
+    ) -> int:
+        """Right answers among the `options` nouns with the most drawings."""
         nouns = sorted(sorted(by_noun), key=lambda noun: -len(by_noun[noun]))[:options]
         right = 0
         for number in range(self.questions):
@@ -98,9 +134,10 @@ class Evaluation:
             ]
             demos += [TrainingTurn(more[0], QUESTIONS["noun"], noun, False)] if own and more else []
             rng.shuffle(demos)
-            best = self._best(demos, self.data.blank if blank else query, QUESTIONS["noun"], nouns)
-            right += nouns[best] == noun
-        return right / self.questions
+            wrong = rng.choice(by_noun[rng.choice([one for one in nouns if one != noun])])
+            query_image = {"own": query, "blank": self.data.blank, "other": wrong}[image]
+            right += nouns[self._best(demos, query_image, QUESTIONS["noun"], nouns)] == noun
+        return right
 
     @torch.inference_mode()
     def _best(self, demos: Sequence[TrainingTurn], query: int, question: str, options: Sequence[str]) -> int:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments.small.card import StoredFigures, table
 from experiments.small.drawings_data import PLACES, SIDE, WIDTH, DrawingSet, for_training, most_similar, split
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
-from experiments.small.evaluate import option_scores
+from experiments.small.evaluate import Evaluation, made_up, option_scores, swapped
 from experiments.small.learned import learned_weights
 from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
@@ -242,3 +243,26 @@ def test_options_behind_a_shared_prompt_score_as_whole_sequences() -> None:
 
 def without_loss(turns: list[TrainingTurn]) -> list[TrainingTurn]:
     return [replace(turn, counts=False) for turn in turns]
+
+
+def test_the_nearest_neighbor_answers_the_episodes_of_the_model() -> None:
+    pairs = {noun: indices[:2] for noun, indices in data().train.items()}
+    features = data().features.clone()
+    for first, second in pairs.values():
+        features[second] = features[first]
+    similar = Evaluation(small_model().eval(), replace(data(), features=features, held_out=pairs), questions=12)
+    assert similar.nearest_neighbor(2, 1) == 12, "two drawings of a noun have the same features"
+    assert 0 <= similar.binding(2, 1, made_up) <= 12
+    episodes = [similar._episode(2, 1, names, 3) for names in (made_up, swapped)]
+    assert episodes[0].query == episodes[1].query
+    assert {i for i, _ in episodes[0].images} == {i for i, _ in episodes[1].images}
+
+
+def test_figures_that_are_stored_are_not_computed_again(tmp_path) -> None:
+    first = StoredFigures.open(tmp_path / "figures.json", 40)
+    first.add("naming", lambda: 30)
+    again = StoredFigures.open(tmp_path / "figures.json", 40)
+    again.add("naming", lambda: pytest.fail("it is stored"))
+    again.add("perplexity", lambda: 9.5)
+    assert table({"0": again}).splitlines()[2:] == ["| naming | .750 (.598-.858) |  |", "| perplexity | 9.50 |  |"]
+    assert StoredFigures.open(tmp_path / "figures.json", 41).values == {}

@@ -1,0 +1,91 @@
+"""The figures of trainings in files, and the table of the card that is written from them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.tiny.card import grid
+from experiments.tiny.wilson import format_proportion
+
+FIGURES = "figures.json"
+RESULTS = Path(__file__).parent / "results"
+CARD = Path(__file__).parents[2] / "icl" / "models" / "small" / "MODEL_CARD.md"
+BEGIN, END = "<!-- python -m experiments.small card -->\n", "<!-- end of the table -->\n"
+SEEDS = ("0", "1", "2")
+FROZEN = "frozen"
+"""The folder of the training without an adapter."""
+
+GOALS = {
+    "binding 2-way, 1 each, made_up names": 0.75,
+    "binding 2-way, 2 each, made_up names": 0.88,
+    "binding 2-way, 4 each, made_up names": 0.92,
+    "binding 4-way, 2 each, made_up names": 0.70,
+    "naming 50 held-out nouns": 0.30,
+    "naming 100 training nouns": 0.60,
+}
+
+
+@dataclass
+class StoredFigures:
+    """The figures of one training. Each is written when it is there, so that the command continues.
+
+    Attributes:
+        questions: Questions of each figure.
+        values: Right answers by the figure's name, and perplexities.
+    """
+
+    file: Path
+    questions: int
+    values: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, file: Path, questions: int) -> "StoredFigures":
+        """Reads a file, or starts one. Figures of another number of questions are computed again."""
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"questions": questions}
+        if stored["questions"] != questions:
+            stored = {}
+        return cls(file, questions, stored.get("values", {}))
+
+    def add(self, name: str, count: Callable[[], float]) -> None:
+        """Computes a figure that is not stored yet."""
+        if name not in self.values:
+            self.values[name] = count()
+            text = json.dumps({"questions": self.questions, "values": self.values}, indent=1)
+            self.file.write_text(text + "\n", encoding="utf-8")
+
+
+def write_card(runs: Path) -> None:
+    """Copies the figures of the trainings in `runs` to the repository, and writes the table of the card."""
+    for name in (*SEEDS, FROZEN):
+        if (file := runs / name / FIGURES).exists():
+            (RESULTS / f"{name}.json").write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    text = CARD.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    CARD.write_text(f"{before}{BEGIN}\n{table(stored_results())}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def stored_results() -> dict[str, StoredFigures]:
+    """The stored figures by the training's name."""
+    files = {name: RESULTS / f"{name}.json" for name in (*SEEDS, FROZEN)}
+    numbers = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    return {name: StoredFigures(files[name], one["questions"], one["values"]) for name, one in numbers.items()}
+
+
+def table(results: Mapping[str, StoredFigures]) -> str:
+    """A row for each figure, a column for each training: proportion with its Wilson 95 % interval."""
+    first = next(iter(results.values()))
+    lines = []
+    for name in first.values:
+        cells = []
+        for one in results.values():
+            value = one.values.get(name)
+            perplexity = name.startswith("perplexity")
+            if value is None:
+                cells.append("–")
+            else:
+                cells.append(f"{value:.2f}" if perplexity else format_proportion((int(value), one.questions)))
+        goal = f"{GOALS[name]:.2f}".removeprefix("0") if name in GOALS else ""
+        lines.append([name.replace("made_up", "made-up"), *cells, goal])
+    titles = [f"seed {name}" if name in SEEDS else name for name in results]
+    return grid(["", *titles, "goal"], lines)
