@@ -10,7 +10,7 @@ from experiments.tiny.wilson import format_proportion
 
 FIGURES = "figures.json"
 RESULTS = Path(__file__).parent / "results"
-CARD = Path(__file__).parents[2] / "icl" / "models" / "small" / "MODEL_CARD.md"
+CARD = Path(__file__).parents[2] / "icl" / "models" / "small" / "card.md"
 BEGIN, END = "<!-- python -m experiments.small card -->\n", "<!-- end of the table -->\n"
 SEEDS = ("0", "1", "2")
 FROZEN = "frozen"
