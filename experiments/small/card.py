@@ -42,10 +42,9 @@ class StoredFigures:
     @classmethod
     def open(cls, file: Path, questions: int) -> "StoredFigures":
         """Reads a file, or starts one. Figures of another number of questions are computed again."""
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"questions": questions}
-        if stored["questions"] != questions:
-            stored = {}
-        return cls(file, questions, stored.get("values", {}))
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        values = stored["values"] if stored.get("questions") == questions else {}
+        return cls(file, questions, values)
 
     def add(self, name: str, count: Callable[[], float]) -> None:
         """Computes a figure that is not stored yet."""
