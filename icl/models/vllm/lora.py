@@ -23,8 +23,13 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def arguments(adapter: LoraAdapter) -> dict[str, Any]:
-    """Engine arguments for an adapter. Raises ModelError if its rank is too large."""
+    """Engine arguments for an adapter. Raises ModelError if its rank is too large, or it has more than LoRA."""
     config = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
+    if names := config.get("modules_to_save"):
+        raise ModelError(
+            f"{adapter.key}: {adapter.folder} has whole modules ({', '.join(names)}), which vLLM does not exchange by "
+            "request. Use `merge: true`."
+        )
     rank = max([int(config.get("r", 0)), *map(int, (config.get("rank_pattern") or {}).values())])
     max_rank = next((size for size in RANKS if size >= rank), None)
     if max_rank is None:

@@ -16,7 +16,9 @@ from experiments.tuning.train import train
 from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
 from experiments.tuning.tune import training_cell
 from icl.errors import ModelError
+from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.model import HF
+from icl.models.vllm import lora
 
 pytest.importorskip("peft")
 
@@ -61,6 +63,8 @@ def test_the_projector_alone_trains_and_a_run_loads_it_merged_or_not(tmp_path: P
     stored = load_file(tmp_path / "adapter_model.safetensors")
     names = {name for name, _ in HF(path="tiny").engine.runner.model.get_submodule(CONNECTOR).named_parameters()}
     assert set(stored) == {f"base_model.model.{CONNECTOR}.{name}" for name in names}
+    with pytest.raises(ModelError, match=r"has whole modules \(model\.connector\), which vLLM .*Use `merge: true`"):
+        lora.arguments(LoraAdapter(str(tmp_path)))
     trained, base = logits_of(model), logits_of(HF(path="tiny"))
     assert (trained - base).abs().max() > 0.01
     for merge in (False, True):
