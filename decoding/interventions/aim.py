@@ -73,7 +73,7 @@ class AIM(FittedMethod):
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         if self.text_only:
-            return [prompt.without_images("demos") for prompt in prompts]
+            return [texts_only(prompt) for prompt in prompts]
         self.check(model)
         return self.bank.virtual(prompts, model, self.vectors, (self.file.digest, self.control, self.draw))
 
@@ -104,7 +104,7 @@ class AIM(FittedMethod):
         virtual = DemonstrationBank().virtual(prompts, data.model, affine, ())
         report = {
             **data.reference_accuracies(),
-            "text_only": data.accuracies([()], [prompt.without_images("demos") for prompt in prompts])[0],
+            "text_only": data.accuracies([()], [texts_only(prompt) for prompt in prompts])[0],
             "aim": data.accuracies([()], virtual)[0],
             "tokens": len(states),
             "explained": explained_share(apply_map(affine, states), embeddings),
@@ -146,7 +146,7 @@ class DemonstrationBank:
                 continue
             values = apply_map(affine, torch.cat([states[one.digest] for one in alone]))
             digest = canonical_digest(["aim", model.digest, *name, self.strength, [one.digest for one in alone]])
-            made.append(steer(prompt.without_images("demos"), EmbeddingEdit(values, digest, self.strength)))
+            made.append(steer(texts_only(prompt), EmbeddingEdit(values, digest, self.strength)))
         return made
 
     def read(self, alone: Mapping[str, Prompt], model: "HF") -> "dict[str, Tensor]":
@@ -182,18 +182,41 @@ class EmbeddingEdit:
     def neutral(self) -> bool:
         return self.strength == 0
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in each row."""
+        return len(self.values)
+
     @cached_property
     def _copies(self) -> Copies:
         return Copies({"values": self.values})
 
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
         count = len(set(rows))
-        if len(x) != count * len(self.values):
+        if len(x) != count * self.tokens:
             raise ModelError(
-                f"aim: the demonstrations have {len(x) // count} text tokens in the prompt, and {len(self.values)} if "
+                f"aim: the demonstrations have {len(x) // count} text tokens in the prompt, and {self.tokens} if "
                 "each is read alone. Use a composer or template that separates them, such as composer: chat."
             )
         return replaced(x, self._copies.on(x.device, "values").repeat(count, 1), self.strength)
+
+
+def texts_only(prompt: Prompt) -> Prompt:
+    """The prompt without the images of its demonstrations. A line break stands between texts that would join."""
+    turns = []
+    for turn in prompt.turns:
+        parts: list[Part] = []
+        is_open = False  # whether an image stood after the last part
+        for part in turn.parts:
+            if part.image is not None and part.demo is not None:
+                is_open = bool(parts)
+                continue
+            if is_open and part.text and parts[-1].text:
+                parts.append(Part("\n"))
+            parts.append(part)
+            is_open = False
+        turns.append(Turn(turn.role, tuple(parts)))
+    return replace(prompt, turns=tuple(turn for turn in turns if turn.parts))
 
 
 def read_alone(prompt: Prompt, place: int) -> Prompt:
@@ -206,7 +229,7 @@ def read_alone(prompt: Prompt, place: int) -> Prompt:
         parts: list[Part] = []
         for part in turn.parts:
             if part.within("query"):
-                parts.append(Part(".", spans.QUESTION))
+                parts.append(Part("\n.", spans.QUESTION))
                 return replace(prompt, turns=(*turns, Turn(turn.role, tuple(parts))), interventions=())
             own = part.name.replace(spans.demo(place), spans.demo(0), 1)
             parts.append(replace(part, name=own))

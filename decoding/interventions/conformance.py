@@ -149,22 +149,28 @@ def _check_ready(name: str, method: SteeringMethod, model: "HF") -> Intervention
 
 
 def _check_purity(name: str, edits: list[Intervention], model: "HF") -> None:
-    """Edits keep the shape, and leave the tensor that they get unchanged."""
+    """Edits keep the shape, and leave the tensor that they get unchanged.
+
+    An edit may have an attribute `tokens`: the number of tokens that it addresses in each row.
+    """
     import torch
 
     for edit in edits:
+        tokens = getattr(edit, "tokens", None)
+        rows = [0, 0, 1] if tokens is None else [0] * tokens + [1] * tokens
+        count = len(rows)
         for site in edit.sites:
             resolved = model.sites.resolve(site)
-            shape = (3, model.sites.width)
+            shape = (count, model.sites.width)
             if resolved.kind == "heads":
                 projection = model.sites.projection(resolved.layer)
                 heads = model.sites.num_heads(resolved.layer)
-                shape = (3, heads, projection.in_features // heads)  # type: ignore[union-attr, operator, assignment]
+                shape = (count, heads, projection.in_features // heads)  # type: ignore[union-attr, operator, assignment]
             elif resolved.kind == "scores":
-                shape = (3, model.sites.num_heads(resolved.layer), 5)  # type: ignore[assignment]
+                shape = (count, model.sites.num_heads(resolved.layer), 5)  # type: ignore[assignment]
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             before = x.clone()
-            after = edit.edit(site, x, [0, 0, 1])
+            after = edit.edit(site, x, rows)
             assert torch.equal(x, before), f"{name}: the edit of {site} changes its input in place."
             assert after.shape == x.shape, f"{name}: the edit of {site} returns {tuple(after.shape)} for {shape}."
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from decoding.arms.inspection import probe_prompt
 from decoding.interventions.aim import (
     AIM,
     EMBEDDING,
@@ -17,6 +18,7 @@ from decoding.interventions.aim import (
     explained_share,
     read_alone,
     ridge_map,
+    texts_only,
 )  # fmt: skip
 from decoding.interventions.fit_data import FitData
 from decoding.prompt_edits import remove_demonstrations
@@ -91,6 +93,15 @@ def test_the_states_are_those_of_the_demonstration_with_its_image() -> None:
     assert values.shape == own[last].shape
     torch.testing.assert_close(values[:size], own[last][:size], atol=1e-4, rtol=0)  # nothing stands before the first
     assert not torch.allclose(values[size:], own[last][size:], atol=1e-2)
+
+
+def test_texts_do_not_join_where_an_image_stood_between_them() -> None:
+    joined = texts_only(probe_prompt(2))
+    assert "".join(part.text or "<image>" for part in joined.parts()) == (
+        "Which color?red\nWhich color?blue<image>Which color?"
+    )
+    chat = dev(2, 3)[0].prompt
+    assert texts_only(chat) == chat.without_images("demos")
 
 
 def test_the_site_of_embeddings_conforms() -> None:
