@@ -85,8 +85,8 @@ def run_prompts(
             model = prompts[0].cell.model
             if ability not in model.abilities:
                 raise PlanError(
-                    f"{view.path}: this analysis reads {ability.replace('_', ' ')}, which '{prompts[0].cell.labels['model']}' does not "
-                    "give. Use a run of the model 'hf'."
+                    f"{view.path}: this analysis reads {ability.replace('_', ' ')}, which "
+                    f"'{prompts[0].cell.labels['model']}' does not give. Use a run of the model 'hf'."
                 )
             model.load()
             yield setting, prompts
