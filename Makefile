@@ -10,7 +10,7 @@ SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tin
 	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
 	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py \
-	tests/test_docs.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
+	tests/test_docs.py tests/test_docs_versions.py tests/test_docs_print.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
 	tests/decoding/export tests/experiments/stopping tests/experiments/simulation tests/experiments/doctor \
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
