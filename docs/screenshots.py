@@ -25,7 +25,7 @@ SHOTS = {
     },
     "drawings-quickstart": {
         "drawings": (1280, 1400, "light", ""),
-        "drawings_samples": (1280, 1000, "light", "#samples"),
+        "drawings_samples": (1280, 630, "light", "#samples"),
     },
 }
 """Name of the run -> name of the image -> (width, height, color scheme, section)."""
