@@ -77,6 +77,8 @@ class LanguageModel:
         # The processor's own token types are then passed to a prefill, as those of PaliGemma.
         self.own_token_types = {"token_type_ids"} & set(names) if self.token_types_name is None else set()
         self.has_logits_to_keep = "logits_to_keep" in names
+        if (head := model.get_output_embeddings()) is not None:
+            head.register_forward_pre_hook(contiguous_input)
 
     @property
     def device(self) -> torch.device:
@@ -247,6 +249,17 @@ class LanguageModel:
         self.counters.prefills += 1
         self.counters.prefill_tokens += tokens
         self.counters.padded_tokens += padded
+
+
+def contiguous_input(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A hook that copies 16-bit states which are a slice, as the last columns of a prefill are.
+
+    For a slice [R, 1, d], torch multiplies row by row on a CPU and copies the head's weight for each: for 16 rows and a
+    vocabulary of 49,152, 1.4 s instead of 5 ms. The products are equal to the bit.
+    """
+    if inputs and inputs[0].itemsize == 2:
+        return (inputs[0].contiguous(), *inputs[1:])
+    return None
 
 
 def needs_token_types(model: Any) -> bool:
