@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+FEW_MEASURES = 3
+"""With more measures, rows are higher and the legend stands beside the panels."""
+
+
 def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
     """Draws the table of an analysis.
 
@@ -62,13 +66,15 @@ def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
     panels = list(iter_arms(frame, settings))
     longest = max(len(rows) for _, rows in panels)
     with mpl.rc_context(STYLE), report_write_errors(path):
-        size = (PANEL_WIDTH * len(panels), 0.9 + POINT_HEIGHT * max(longest, 3))
+        many = max(1.0, len(spec["y"]) / FEW_MEASURES)
+        size = (PANEL_WIDTH * len(panels), 0.9 + POINT_HEIGHT * max(longest, 3) * many)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True).ravel()
         for panel, (setting, rows) in zip(axes, panels, strict=True):
             panel.set_title(", ".join(f"{value} shots" if a == "shots" else str(value) for a, value in setting.items()))
             _draw_rows(panel, rows, spec)
-        axes[0].legend(fontsize=7, frameon=False)
+        legend = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many > 1 else {}
+        axes[-1 if legend else 0].legend(fontsize=7, frameon=False, **legend)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
 
@@ -90,7 +96,7 @@ def _draw_rows(panel: "Axes", rows: "DataFrame", spec: Mapping[str, Any]) -> Non
     """One point per row and measure, with its interval."""
     measures = list(spec["y"])
     for number, measure in enumerate(measures):
-        shift = (number - (len(measures) - 1) / 2) * 0.2
+        shift = (number - (len(measures) - 1) / 2) * min(0.2, 0.8 / len(measures))
         low, high = _bounds(rows, measure, is_first=number == 0)
         means = rows[measure].to_numpy(float)
         panel.errorbar(
