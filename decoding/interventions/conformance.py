@@ -27,7 +27,7 @@ CLOSE = 1e-3
 """Largest difference of a logit between a prompt in a batch and alone."""
 
 SOURCES, CHOICE, SHOTS, STEPS = 3, 2, 2, 2
-"""Prompts, demonstrations and steps of a fit that is only a check."""
+"""Prompts, demonstrations, and steps or passes of a fit that is only a check."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def fitted_for_check(method: FittedMethod, model: "HF", path: Path) -> FittedMet
         AssertionError: The fit gives numbers that are not finite, or no tensor of the name in `tensor`.
     """
     name = type(method).__name__
-    few: dict[str, Any] = {"steps": STEPS} if "steps" in {one.name for one in fields(method)} else {}
+    few: dict[str, Any] = {one.name: STEPS for one in fields(method) if one.name in ("steps", "passes")}
     fitted = replace(method, **few).fit(FitData(model, *_dev_split(), max_new_tokens=2))
     bad = [key for key, tensor in fitted.tensors.items() if not tensor.isfinite().all()]
     assert not bad, f"{name}.fit returns numbers that are not finite ({', '.join(bad)})."
