@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not training.resume():
         raise SystemExit(f"{options.out} has no training yet. Run the command train first.")
+    if options.lora:
+        model.language_model.merge_adapter()  # as the assembled checkpoint has it
     figures = Evaluation(model.eval(), data, options.questions).figures()
     stored = StoredFigures.open(options.out / FIGURES, options.questions)
     for name, count in figures.items():
