@@ -16,8 +16,9 @@ from icl.types import Example
 NounSet = Literal["all", "seen", "held_out"]
 SplitBy = Literal["drawing", "author"]
 
-HELD_OUT_ONE_IN, QUERIES_ONE_IN = 5, 3
-"""One noun in five is held out from training; one drawing or author in three is on the side of the queries."""
+HELD_OUT_BITS, QUERY_BITS = 4, 2
+"""Random bits that must be zero: one noun in 16 is held out from training, and one drawing or author in four is on the
+side of the queries. The shipped weights depend on the first number."""
 
 
 def with_noun(drawings: Iterable[DrawingRecord], nouns: NounSet) -> list[DrawingRecord]:
@@ -27,13 +28,13 @@ def with_noun(drawings: Iterable[DrawingRecord], nouns: NounSet) -> list[Drawing
 
 def is_held_out(noun: str) -> bool:
     """Whether no drawing of this noun is for training. The choice depends on the noun alone."""
-    return StreamKey(0, noun).number("drawings/held out", HELD_OUT_ONE_IN - 1) == 0
+    return StreamKey(0, noun).number("drawings/held out", HELD_OUT_BITS) == 0
 
 
 def is_for_queries(drawing: DrawingRecord, by: SplitBy, seed: int) -> bool:
     """The side of a drawing: its own, or that of its author."""
     name = drawing.source if by == "author" else drawing.id
-    return StreamKey(seed, name).number(f"drawings/split by {by}", QUERIES_ONE_IN - 1) == 0
+    return StreamKey(seed, name).number(f"drawings/split by {by}", QUERY_BITS) == 0
 
 
 def of_styles(drawings: Sequence[DrawingRecord], styles: Sequence[str] | None, parameter: str) -> list[DrawingRecord]:

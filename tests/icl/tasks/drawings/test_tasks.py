@@ -5,6 +5,8 @@ import pytest
 from experiments.analyses import leakage
 from icl.errors import ConfigError, DataError
 from icl.registry import build
+from icl.tasks.drawings.splits import is_for_queries, is_held_out
+from icl.tasks.drawings.table import DrawingRecord
 from icl.testing import check_task
 
 pytest.importorskip("resvg_py", reason="renders the SVGs of the test")
@@ -101,3 +103,12 @@ def test_the_leakage_audit_counts_demonstrations_by_the_querys_author() -> None:
     assert leakage._leak_flags({**demo, "meta": by})["source"]
     assert not leakage._leak_flags({**demo, "meta": {**by, "source": "Cleo"}})["source"]
     assert not leakage._leak_flags({**demo, "meta": {}})["source"]
+
+
+def test_one_noun_in_sixteen_is_held_out_and_one_drawing_in_four_is_a_query() -> None:
+    names = [f"name {number}" for number in range(8000)]
+    held_out = sum(map(is_held_out, names)) / len(names)
+    assert held_out == pytest.approx(1 / 16, abs=0.01)
+    drawings = [DrawingRecord(name, "", "noto", "", (), "", "", "", "") for name in names]
+    queries = sum(is_for_queries(one, "drawing", 0) for one in drawings) / len(drawings)
+    assert queries == pytest.approx(1 / 4, abs=0.02)
