@@ -25,7 +25,7 @@ from experiments.analyses.shared import interval_columns, make_table, prefixed_i
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.streams import StreamKey
-from icl.types import Demo, Prompt
+from icl.types import Demo, Example, Prompt
 from retrievers.base import EXCLUDE_LEAKS
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def influences(one: RunPrompt) -> list[Influence]:
     own = {normalize_text(answer) for answer in example.answers}
     same = normalize_text(one.output) in own
     without = [_composed(one, demos[:place] + demos[place + 1 :]) for place in range(len(demos))]
-    others = [_replaced(one, place) for place in range(len(demos))]
+    candidates = _candidates(one)
+    others = [_replaced(one, place, candidates) for place in range(len(demos))]
     random_prompts = [prompt for prompt in others if prompt is not None]
     whole, *rest = _log_likelihoods(one, [one.prompt, *without, *random_prompts], gold)
     by_random = iter(rest[len(demos) :])
@@ -117,18 +118,23 @@ def _composed(one: RunPrompt, demos: Sequence[Demo]) -> Prompt:
     return one.cell.composer.compose(replace(one.item.context, demos=tuple(demos)))
 
 
-def _replaced(one: RunPrompt, place: int) -> Prompt | None:
-    """The prompt with a random example of the pool in one place. None without one, or if transforms would change it."""
+def _candidates(one: RunPrompt) -> list[Example]:
+    """The other examples of the pool that may be demonstrations. Empty if transforms would change them."""
     if one.cell.transforms:
-        return None
+        return []
     context, pool = one.item.context, one.cell.task.pool(one.item.example.id)
     used = {demo.example.id for demo in context.demos}
     allowed = EXCLUDE_LEAKS.allowed_for(context.query)
-    members = [member for member in pool.examples if member.id not in used and allowed(member)]
-    if not members:
+    return [member for member in pool.examples if member.id not in used and allowed(member)]
+
+
+def _replaced(one: RunPrompt, place: int, candidates: Sequence[Example]) -> Prompt | None:
+    """The prompt with a random candidate in one place. None without one."""
+    if not candidates:
         return None
+    context = one.item.context
     key = StreamKey(one.cell.seed, context.query.id)
-    other = members[int(key.numpy(f"influence/{place}").integers(len(members)))]
+    other = candidates[int(key.numpy(f"influence/{place}").integers(len(candidates)))]
     demos = list(context.demos)
     demos[place] = replace(demos[place], example=other)
     return _composed(one, demos)

@@ -14,11 +14,12 @@ Label words are anchors (Wang et al., EMNLP 2023, arXiv 2305.14160), with the pa
 `collect` in early layers and `read` in later ones is the paper's picture. Saliency is a first-order estimate, so the
 causal test is `effect`. Accuracies are strict, of greedy answers.
 
-The first 50 queries of each cell (`--queries`) are read: one forward and backward pass of a prompt, with about four
-tensors of layers x heads x tokens x tokens x 4 bytes, and 1 + 2 x layers answers.
+The first 50 queries of each cell (`--queries`) are read: one forward and backward pass of a prompt, with layers x heads
+x tokens x tokens x 4 bytes and a little more, and 1 + 2 x layers answers. A prompt that does not fit is an error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -79,8 +80,6 @@ def gold_loss(model: "HF", prompt: "Prompt", example: "Example", logits: "Tensor
 
 def saliency_flows(model: "HF", prompts: Sequence[RunPrompt]) -> dict[int, Any]:
     """Layer -> [prompts, 3], the means of `flow_means` of each prompt."""
-    from functools import partial
-
     from icl.models.hf.attention_saliency import attention_saliency
 
     flows: dict[int, list[tuple[float, float, float]]] = {}

@@ -17,6 +17,7 @@ from icl.types import Part, Prompt, Turn
 
 if TYPE_CHECKING:
     from experiments.results.run_view import RunView
+    from icl.models.base import Model
 
 QUERIES = 50
 """The number of queries that analyses of the model read in each cell, unless `--queries` sets another."""
@@ -54,7 +55,7 @@ class RunPrompt:
 def run_prompts(
     view: "RunView", ability: str, queries: int, with_demos: bool = True
 ) -> Iterator[tuple[dict[str, Any], list[RunPrompt]]]:
-    """(setting, prompts) of each setting, with the model loaded.
+    """(setting, prompts) of each setting, with its model loaded, and no other.
 
     Args:
         view: The run.
@@ -78,6 +79,7 @@ def run_prompts(
             f"{view.path}: none of its cells can be composed again: a component or the checkpoint has changed since. "
             "Use the version and the checkpoint of the run, or run it again."
         )
+    loaded: Model | None = None
     for values, cells in settings.items():
         setting = dict(zip(axes, values, strict=True))
         prompts = [one for cell in cells.values() for one in _prompts(cell, rows[rows["cell"] == cell.digest], queries)]
@@ -88,6 +90,9 @@ def run_prompts(
                     f"{view.path}: this analysis reads {ability.replace('_', ' ')}, which "
                     f"'{prompts[0].cell.labels['model']}' does not give. Use a run of the model 'hf'."
                 )
+            if loaded is not None and loaded is not model:
+                loaded.unload()
+            loaded = model
             model.load()
             yield setting, prompts
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 BATCH = 32
-"""Prompts that are scored in one call."""
+"""Answers that are scored in one call, each after three prompts."""
 
 
 def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":

@@ -65,7 +65,7 @@ class SmallModel(nn.Module):
     def batch(
         self, sequences: Sequence[Sequence[TrainingTurn]], features: Tensor, channels: Tensor | None = None
     ) -> TrainingBatch:
-        """The sequences in the form of the chat template (`experiments.small.assemble.TEMPLATE`).
+        """The sequences in the form of the chat template (`icl.models.small.assemble.TEMPLATE`).
 
         Args:
             sequences: Turns of each sequence.

@@ -1,23 +1,33 @@
 """Saliency of attention: |sum over heads of A * dL/dA| in each layer.
 
 One forward and one backward pass for each prompt. Attention is computed from its scores (`attention_calls`), so any
-class with the site `scores` works, under any attention implementation. The graph has about four tensors of
-heads x tokens x tokens x 4 bytes in each layer. Gradients of weights are reduced over heads as they arrive.
+class with the site `scores` works, under any attention implementation. The graph has one tensor of heads x tokens x
+tokens x 4 bytes for each layer, and some more of one layer at a time. Gradients of weights are reduced over heads as
+they arrive.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from icl.errors import ModelError
+from icl.memory.batch_limit import BatchLimit
 from icl.models.hf.answer_loss import frozen
 from icl.models.hf.attention_calls import AttentionCall, Route
+from icl.models.hf.batch_halving import free, run_within_limit
+from icl.models.hf.device_memory import model_memories
+from icl.models.hf.language_model import EncodedPrompt
+from icl.models.hf.memory_needs import gib
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
+
+ONE_LAYER = 5
+"""Tensors of heads x tokens x tokens that the layer in work needs beside the one that stays."""
 
 
 def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
@@ -32,8 +42,34 @@ def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Ten
         Layer -> [T, T] float32 on the host. Entry (i, j) is that of token i attending to token j, and 0 for i = j.
 
     Raises:
-        ModelError: The prompt cannot be read.
+        ModelError: The prompt cannot be read, or memory is too small for it.
     """
+    reads = model.engine.prompt_encoder.read([prompt])
+    check_memory(model, len(reads[0]))
+    (saliency,) = run_within_limit(lambda one: [_saliency(model, one, loss)], reads, BatchLimit(1), "prompts")
+    return saliency
+
+
+def check_memory(model: "HF", tokens: int) -> None:
+    """Raises ModelError if the tensors of heads x tokens x tokens do not fit into free memory."""
+    heads = [model.sites.num_heads(site.layer) for site in model.sites.all("scores")]
+    needed = 4.0 * tokens**2 * (sum(heads) + ONE_LAYER * max(heads, default=0))
+
+    def lacking() -> list[float]:
+        memories = model_memories(model.engine.runner.model)
+        return [one.free for one in memories if one.layer_fraction * needed > one.free]
+
+    if lacking():
+        free()  # of the prompt before
+        if lacks := lacking():
+            raise ModelError(
+                f"the saliency of a prompt of {tokens:,} tokens needs {gib(needed)}, for {len(heads)} layers x heads x "
+                f"tokens x tokens, and {gib(lacks[0])} are free. Use a run with fewer shots or smaller images, or a "
+                "larger device. `icl analyze RUN attention` needs no gradients."
+            )
+
+
+def _saliency(model: "HF", reads: Sequence[EncodedPrompt], loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
     runner, saliency = model.engine.runner, dict[int, Tensor]()
 
     def attend(layer: int, call: AttentionCall, output: Tensor) -> Tensor:
@@ -50,7 +86,7 @@ def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Ten
         weights.register_hook(reduce)  # type: ignore[no-untyped-call]
         return call.mixed(weights, rows).to(output.dtype)
 
-    arguments = runner.padded(model.engine.prompt_encoder.read([prompt]))
+    arguments = runner.padded(reads)
     routes: list[Route] = []
     with torch.enable_grad(), frozen(runner.model):
         try:

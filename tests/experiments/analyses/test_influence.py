@@ -45,7 +45,7 @@ def _gains(view: Any) -> list[float]:
     for _, prompts in run_prompts(view, "text_logprobs", 50):
         for one in prompts:
             for place in range(3):
-                prompt = influence._replaced(one, place)
+                prompt = influence._replaced(one, place, influence._candidates(one))
                 assert prompt is not None
                 answers = [part.text for part in prompt.parts() if part.name == f"demo[{place}].answer"]
                 gains.append(float(answers == [one.item.example.answer]))

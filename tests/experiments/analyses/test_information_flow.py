@@ -9,8 +9,10 @@ import torch
 
 from experiments.analyses.information_flow import analyze, flow_means, gold_loss
 from experiments.results.run_view import RunView
-from icl.errors import PlanError
+from icl.errors import ModelError, PlanError
+from icl.models.hf import attention_saliency as saliency_module
 from icl.models.hf.attention_saliency import attention_saliency
+from icl.models.hf.device_memory import DeviceMemory
 from icl.models.hf.image_features import vision_arguments
 from icl.types import Example
 from tests.decoding.interventions.dev_split import dev, tiny
@@ -56,6 +58,14 @@ def test_the_saliency_is_that_of_the_attention_that_transformers_returns() -> No
         expected = (weight * weight.grad)[0].sum(0).abs().detach().fill_diagonal_(0)
         assert torch.allclose(own[layer], expected, atol=1e-5 * float(expected.max()))
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_prompt_whose_saliency_does_not_fit_into_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = dev(20, 3)[0].prompt
+    memory = DeviceMemory("cuda", 1000.0, 1e9)
+    monkeypatch.setattr(saliency_module, "model_memories", lambda model: [memory])
+    with pytest.raises(ModelError, match=r"the saliency of a prompt of \d+ tokens needs .* are free. Use a run with"):
+        attention_saliency(tiny(), prompt, lambda logits: logits[0])
 
 
 def test_the_loss_is_over_the_options_if_their_first_tokens_differ() -> None:

@@ -9,6 +9,7 @@ from experiments.analyses import visual_correlation
 from experiments.analyses.run_prompts import run_prompts, with_answer
 from experiments.cli.main import main
 from icl.errors import ConfigError, PlanError
+from icl.models.fake import FakeModel
 
 READER = {"name": f"{Path(__file__).parent / 'parts.py'}:Reader"}
 
@@ -28,6 +29,15 @@ def test_settings_and_seeds_have_prompts_of_their_own_and_queries_limit_them(ran
     assert list(zip(table["shots"], table["answer"], table["n"], strict=True)) == [
         (0, "query", 4), (2, "demonstration 1", 4), (2, "demonstration 2", 4), (2, "query", 4)
     ]  # fmt: skip
+
+
+def test_a_grid_of_models_has_one_loaded_at_a_time(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = ran(grid={"model": ["fake-copy", "fake-vote"]}, shots=1, seeds=[0])
+    events: list[str] = []
+    monkeypatch.setattr(FakeModel, "unload", lambda model: events.append("unload"))
+    for setting, _ in run_prompts(view, "generate", 1):
+        events.append(str(setting["model"]))
+    assert events == ["fake-copy", "unload", "fake-vote"]
 
 
 def test_a_model_that_scores_no_texts_is_refused(ran: Any) -> None:
