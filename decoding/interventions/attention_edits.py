@@ -1,18 +1,20 @@
-"""Edits of attention logits as pure tensor functions, and the interventions that apply them at sites.
+"""Edits of attention logits as pure tensor functions, the interventions that apply them, and the base of methods.
 
 raised   s + alpha |s| + log f
 cut      the lowest number, so that no weight remains
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from decoding.interventions.base import SteeringMethod
 from decoding.interventions.edits import Copies, tensor_digest
 from icl import spans
 from icl.errors import ConfigError, did_you_mean
 from icl.models.interventions import END, Keys, Site, Where
+from icl.registry import describe
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from icl.models.base import Model
     from icl.models.hf.model import HF
+
+RandomTokens = Literal["none", "random_tokens"]
+"""Controls of methods that edit scores."""
 
 IMPLEMENTATIONS = ("auto", "sdpa", "eager")
 """Values of `attn_implementation` with scores that can be edited."""
@@ -99,6 +104,41 @@ class CutScores:
 
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
         return cut(x)
+
+
+class ScoreMethod(SteeringMethod):
+    """Base of methods that edit the scores of some keys, with random other tokens in place of the keys as control.
+
+    Attributes:
+        keys: Groups or names of parts.
+        control: `random_tokens`: as many random other tokens.
+        draw: Number of the random draw of the control.
+    """
+
+    keys: tuple[str, ...]
+    control: RandomTokens
+    draw: int
+
+    def edited_keys(self, own: bool = True) -> Keys:
+        """The keys, or the control's. own: whether a token's own key is among them."""
+        return Keys(self.keys, own, self.draw if self.control == "random_tokens" else None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Only the control names its draw."""
+        node: dict[str, Any] = describe(self)
+        if self.control == "none":
+            node.pop("draw")
+        return node
+
+    def controls(self) -> tuple[SteeringMethod, ...]:
+        if self.control != "none":
+            return ()
+        control: Any = self
+        return (replace(control, control="random_tokens"),)
+
+    def model_problem(self, model: "Model") -> str | None:
+        return attention_problem(model)
 
 
 def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:

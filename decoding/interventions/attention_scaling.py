@@ -15,24 +15,28 @@ fixed positions); `keys: [query_images]` has the query's alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from decoding.interventions.attention_edits import RaisedScores, attention_problem, check_span_names, score_sites
-from decoding.interventions.base import SteeringMethod
+from decoding.interventions.attention_edits import (
+    RaisedScores,
+    RandomTokens,
+    ScoreMethod,
+    check_span_names,
+    score_sites,
+)  # fmt: skip
 from icl.constraints import Count, NonNegative, Positive
-from icl.models.interventions import Keys, Where, steer
-from icl.registry import component, describe
+from icl.models.interventions import Where, steer
+from icl.registry import component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from icl.models.base import Model
     from icl.models.hf.model import HF
 
 
 @component("intervention", "attention_scaling")
 @dataclass(frozen=True)
-class AttentionScaling(SteeringMethod):
+class AttentionScaling(ScoreMethod):
     """Attention logits of images, raised at the end of the prompt and at each generated token.
 
     Control: the logits of as many random other tokens. Preset. readme: the release's commands.
@@ -43,7 +47,7 @@ class AttentionScaling(SteeringMethod):
     keys: tuple[str, ...] = ("images",)  # groups or names of parts whose logits are raised
     first_layer: int = 0  # the lowest layer; negative: from the top
     last_layer: int = -1  # the highest layer
-    control: Literal["none", "random_tokens"] = "none"  # as many random other tokens in place of the keys
+    control: RandomTokens = "none"  # as many random other tokens in place of the keys
     draw: Count = 0  # number of the random draw of the control
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"readme": {"alpha": 0.2, "first_layer": 2}}
@@ -54,20 +58,6 @@ class AttentionScaling(SteeringMethod):
     @property
     def neutral(self) -> bool:
         return (self.alpha == 0 and self.factor == 1) or not self.keys
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Only the control names its draw."""
-        node: dict[str, Any] = describe(self)
-        if self.control == "none":
-            node.pop("draw")
-        return node
-
-    def controls(self) -> tuple[SteeringMethod, ...]:
-        return (replace(self, control="random_tokens"),) if self.control == "none" else ()
-
-    def model_problem(self, model: "Model") -> str | None:
-        return attention_problem(model)
 
     def check(self, model: "HF") -> None:
         score_sites(model, self.first_layer, self.last_layer)
@@ -80,7 +70,7 @@ class AttentionScaling(SteeringMethod):
         edit = RaisedScores(
             {site: log.expand(model.sites.num_heads(site.layer)) for site in sites},
             self.alpha,
-            Keys(self.keys, draw=self.draw if self.control == "random_tokens" else None),
+            self.edited_keys(),
             Where(part="both"),
         )
         return [steer(prompt, edit) for prompt in prompts]

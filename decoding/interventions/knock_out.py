@@ -12,24 +12,22 @@ Differs from the released code in the spans: parts of prompts by their names ins
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from decoding.interventions.attention_edits import CutScores, attention_problem, check_span_names, score_sites
-from decoding.interventions.base import SteeringMethod
+from decoding.interventions.attention_edits import CutScores, RandomTokens, ScoreMethod, check_span_names, score_sites
 from icl.constraints import Count
-from icl.models.interventions import Keys, Site, Where, steer
-from icl.registry import component, describe
+from icl.models.interventions import Site, Where, steer
+from icl.registry import component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from icl.models.base import Model
     from icl.models.hf.model import HF
 
 
 @component("intervention", "knock_out")
 @dataclass(frozen=True)
-class KnockOut(SteeringMethod):
+class KnockOut(ScoreMethod):
     """A cut of attention from some tokens of a prompt to others, in some layers.
 
     Control: as many random other tokens are cut.
@@ -38,7 +36,7 @@ class KnockOut(SteeringMethod):
     tokens: str = "end"  # tokens that no longer attend: end (the last one), all, a group or a name of a part
     keys: tuple[str, ...] = ("demo_answers",)  # groups or names of parts that they no longer attend to
     layers: tuple[int, ...] | None = None  # layers of the cut; negative: from the top; null: all; []: off
-    control: Literal["none", "random_tokens"] = "none"  # as many random other tokens in place of the keys
+    control: RandomTokens = "none"  # as many random other tokens in place of the keys
     draw: Count = 0  # number of the random draw of the control
 
     def __post_init__(self) -> None:
@@ -53,27 +51,12 @@ class KnockOut(SteeringMethod):
     def min_shots(self) -> int:
         return int(all(key.startswith("demo") for key in self.keys))
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Only the control names its draw."""
-        node: dict[str, Any] = describe(self)
-        if self.control == "none":
-            node.pop("draw")
-        return node
-
-    def controls(self) -> tuple[SteeringMethod, ...]:
-        return (replace(self, control="random_tokens"),) if self.control == "none" else ()
-
-    def model_problem(self, model: "Model") -> str | None:
-        return attention_problem(model)
-
     def check(self, model: "HF") -> None:
         self._sites(model)
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
-        keys = Keys(self.keys, own=False, draw=self.draw if self.control == "random_tokens" else None)
         where = Where(self.tokens, "both" if self.tokens in ("end", "all") else "prompt")
-        edit = CutScores(self._sites(model), keys, where)
+        edit = CutScores(self._sites(model), self.edited_keys(own=False), where)
         return [steer(prompt, edit) for prompt in prompts]
 
     def _sites(self, model: "HF") -> tuple[Site, ...]:

@@ -37,7 +37,7 @@ def command(
     from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses, with_queries
     from experiments.analyses.terminal_table import print_analysis
     from experiments.cli.component_page import hanging_lines
-    from experiments.report.analysis_figure import draw_analysis
+    from experiments.report.analysis_figure import check_figure_file, draw_analysis
     from experiments.report.sample_detail import parse_settings
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
@@ -52,15 +52,17 @@ def command(
                 print(line)
         return
     analyze = find_analysis(name) if queries is None else with_queries(find_analysis(name), name, queries)
+    if figure is not None:
+        check_figure_file(figure)  # before an analysis that may take hours
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
         view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
         table = analyze_by(analyze, view, by) if by else analyze(view)
     print_analysis(table, Console())
-    if figure is not None:
-        draw_analysis(table, name, figure)
-        print(f"wrote {figure}")
     if csv is not None:
         write_text(csv, table.to_csv(index=False))
         print(f"wrote {csv}")
+    if figure is not None:
+        draw_analysis(table, name, figure)
+        print(f"wrote {figure}")

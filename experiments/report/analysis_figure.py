@@ -18,6 +18,7 @@ from experiments.report.figure_files import (
     PANEL_WIDTH,
     POINT_HEIGHT,
     STYLE,
+    import_matplotlib,
 )
 from experiments.report.figures import COLORS, PALETTE
 from experiments.stats.arms import iter_arms
@@ -33,6 +34,13 @@ FEW_MEASURES = 3
 """With more measures, rows are higher and the legend stands beside the panels."""
 
 
+def check_figure_file(path: Path) -> None:
+    """Raises ConfigError if the suffix of a figure is no format, or matplotlib is not installed."""
+    if path.suffix.removeprefix(".") not in FORMATS:
+        raise ConfigError(f"--figure: {path} must end in {', '.join(f'.{one}' for one in FORMATS)}.")
+    import_matplotlib()
+
+
 def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
     """Draws the table of an analysis.
 
@@ -42,21 +50,15 @@ def draw_analysis(frame: "DataFrame", name: str, path: Path) -> None:
         path: The file; its suffix is the format.
 
     Raises:
-        ConfigError: The analysis has no figure, the suffix is no format, or matplotlib is not installed.
+        ConfigError: The analysis has no figure, or as `check_figure_file`.
         StoreError: The file cannot be written.
     """
+    check_figure_file(path)
     spec: Mapping[str, Any] | None = frame.attrs.get("figure")
     kind = path.suffix.removeprefix(".")
     if spec is None:
         raise ConfigError(f"--figure: '{name}' has a table and no figure. Use --csv for its numbers.")
-    if kind not in FORMATS:
-        raise ConfigError(f"--figure: {path} must end in {', '.join(f'.{one}' for one in FORMATS)}.")
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ConfigError(
-            "--figure draws with matplotlib, which is not installed: pip install 'mm-icl[figures]'"
-        ) from error
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     if "by" in spec:

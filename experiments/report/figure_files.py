@@ -65,12 +65,7 @@ def write_figures(
         ConfigError: matplotlib is not installed.
         StoreError: A file cannot be written.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ConfigError(
-            "icl figures draws with matplotlib, which is not installed: pip install 'mm-icl[figures]'"
-        ) from error
+    mpl = import_matplotlib()
     written = []
     with mpl.rc_context(STYLE), report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +76,17 @@ def write_figures(
                 figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
                 written.append(path)
     return written
+
+
+def import_matplotlib() -> Any:
+    """The module. Raises ConfigError if it is not installed."""
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ConfigError(
+            "figures are drawn with matplotlib, which is not installed: pip install 'mm-icl[figures]'"
+        ) from error
+    return mpl
 
 
 def draw_task(table: TaskTable, looks: LineStyles, measure: str) -> "Figure":

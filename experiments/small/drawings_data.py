@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.tiny.state import load, save
+from icl.models.small.assemble import SIDE
 from icl.models.small.efficientnet import load_network, pixels_of
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import SOURCES, DrawingRecord, drawings_folder, read_drawings
 
-SIDE, PLACES, WIDTH = 128, 16, 1280
-"""An image of 128 x 128 pixels has 4 x 4 feature vectors of 1,280 numbers."""
 TRAINING_STYLES = ("openclipart", "noto", "twemoji", "fluent")
 BATCH = 32
 NEIGHBORS = 8

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.small.drawings_data import PLACES, WIDTH
 from experiments.small.episodes import TrainingTurn
+from icl.models.small.assemble import PLACES, WIDTH
 
 RANK, ALPHA = 16, 32
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")

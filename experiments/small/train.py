@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.small.drawings_data import WIDTH, DrawingSet
+from experiments.small.drawings_data import DrawingSet
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.model import SmallModel
 from experiments.tiny.state import load, moments_of, restore_moments, save
+from icl.models.small.assemble import WIDTH
 
 EVERY_TEXT, TEXT_WEIGHT, TEXT_TOKENS, TEXT_ROWS = 6, 1.0, 48, 4
 SAVE_SECONDS = 60.0

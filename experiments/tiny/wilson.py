@@ -1,14 +1,6 @@
 """The format of a proportion with its interval (Wilson, 1927) in the card and its goals."""
 
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of right / n. Raises ValueError if n is 0."""
-    from scipy.stats import binomtest
-
-    if n <= 0:
-        raise ValueError("an interval needs at least one trial")
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+from experiments.stats.intervals import wilson
 
 
 def format_proportion(counts: tuple[int, int]) -> str:

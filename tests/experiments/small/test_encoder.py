@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional
 
 from experiments.small import encoder
-from experiments.small.drawings_data import PLACES, WIDTH, DrawingSet, split
+from experiments.small.drawings_data import DrawingSet, split
 from experiments.small.encoder import CARD_TEXT, EncoderData, contrastive_loss, recall, train_maps, without_part
+from icl.models.small.assemble import PLACES, WIDTH
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from retrievers.embedders.efficientnet_minilm import MAPS

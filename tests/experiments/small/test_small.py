@@ -9,14 +9,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.small.card import StoredFigures, table
-from experiments.small.drawings_data import PLACES, SIDE, WIDTH, DrawingSet, for_training, most_similar, split
+from experiments.small.drawings_data import DrawingSet, for_training, most_similar, split
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.evaluate import Evaluation, made_up, option_scores, swapped
 from experiments.small.learned import learned_weights
 from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
 from icl.models.small import assemble
-from icl.models.small.assemble import TEMPLATE, merged_state
+from icl.models.small.assemble import PLACES, SIDE, TEMPLATE, WIDTH, merged_state
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from icl.tasks.generated.wording import NONCE
