@@ -31,9 +31,9 @@ IMPLEMENTATIONS = ("auto", "sdpa", "eager")
 
 
 def raised(scores: "Tensor", alpha: float, log_factors: "Tensor | None" = None) -> "Tensor":
-    """Scores [n, H, keys] plus a share of their size, and the logarithm of a factor of each head [H]."""
+    """Scores [n, H, keys] plus a share of their size, and the logarithm of a factor of each head [H or more]."""
     new = scores + alpha * scores.abs() if alpha else scores
-    return new if log_factors is None else new + log_factors[:, None]
+    return new if log_factors is None else new + log_factors[: scores.shape[1], None]
 
 
 def cut(scores: "Tensor") -> "Tensor":

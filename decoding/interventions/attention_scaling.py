@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 class AttentionScaling(ScoreMethod):
     """Attention logits of images, raised at the end of the prompt and at each generated token.
 
-    Control: the logits of as many random other tokens. Preset. readme: the release's commands.
+    Control: the logits of as many random other tokens, of all others if they are fewer. Preset. readme: the release's
+    commands.
     """
 
     alpha: NonNegative = 0.2  # share of a logit's size that is added; 0 is off

@@ -87,6 +87,6 @@ class DARA(FittedMethod):
 
 
 def scaled(layers: list[int], log_factors: "Tensor", keys: tuple[str, ...], tokens: str) -> RaisedScores:
-    """The edit of logarithms [L, H] of factors."""
+    """The edit of logarithms [L, H] of factors, H: of the layer with the largest number of heads."""
     sites = {Site("scores", int(layer)): own for layer, own in zip(layers, log_factors, strict=True)}
     return RaisedScores(sites, 0.0, Keys(keys), Where(tokens, "both"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class KnockOut(ScoreMethod):
     """A cut of attention from some tokens of a prompt to others, in some layers.
 
-    Control: as many random other tokens are cut.
+    Control: as many random other tokens are cut, all others if they are fewer.
     """
 
     tokens: str = "end"  # tokens that no longer attend: end (the last one), all, a group or a name of a part

@@ -74,8 +74,10 @@ def layer_masses(model: "HF", prompts: "Sequence[Prompt]") -> "Iterator[tuple[di
         batch = prompts[start : start + BATCH]
         ranges = model.span_tokens(batch, SPANS)
         for own, states in zip(ranges, model.observe(batch, sites), strict=True):
-            weights = {site.layer: states[site][-1].softmax(-1).double().numpy() for site in sites}
-            owners = token_owners(own, next(iter(weights.values())).shape[1])
+            scores = {site.layer: states[site][-1] for site in sites}  # [H, tokens of the longest prompt of the batch]
+            length = max(int(one[0].isfinite().nonzero()[-1]) + 1 for one in scores.values())
+            weights = {layer: one[:, :length].softmax(-1).double().numpy() for layer, one in scores.items()}
+            owners = token_owners(own, length)
             shares = np.bincount(owners, minlength=len(SPANS) + 1) / len(owners)
             yield {layer: attention_mass(one, owners) for layer, one in weights.items()}, shares
 

@@ -83,7 +83,7 @@ class Keys:
         spans: Names of parts of the prompt, or of groups of them (`icl.spans.GROUPS`). Empty: all keys.
         own: Whether a token's own key is among them.
         draw: None: the keys of the spans. A number: as many random tokens of the prompt outside of the spans, without
-            the last one. Each number is another draw.
+            the last one, or all of these if they are fewer. Each number is another draw.
     """
 
     spans: tuple[str, ...] = ()

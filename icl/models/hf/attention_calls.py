@@ -5,7 +5,8 @@ config, which names `icl_scores`. That function calls the module's own implement
 model stays, so masks are made as before, and all other modules run as before.
 
     out    [R, W, H, v]     what the module's own implementation returns
-    scores [n, m, H, S]     q k / sqrt(e) of some tokens, -inf where the mask hides a key, float32
+    scores [n, m, H, S]     q k / sqrt(e) of some tokens, capped if the class caps it, -inf where the mask hides a key,
+                            float32
 
 Memory: the scores of the tokens that a handler asks for, four bytes each, whatever the length of the prompt.
 """
@@ -37,6 +38,7 @@ class AttentionCall:
         mask: [R or 1, H or 1, W or 1, S or more], bool (True: not hidden) or added to the scores. None: causal.
         scaling: Factor of the products.
         is_causal: Whether no token reads later ones, where there is no mask.
+        softcap: c if the products s are capped as c tanh(s / c), as in Gemma 2. None: they are not.
     """
 
     query: Tensor
@@ -45,12 +47,15 @@ class AttentionCall:
     mask: Tensor | None
     scaling: float
     is_causal: bool
+    softcap: float | None = None
 
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Scores of the tokens in columns [n, m] of rows [n]: [n, m, H, S] float32, -inf for hidden keys."""
         query = self.query[rows[:, None], :, columns].float()
         grouped = query.reshape(*columns.shape, self.key.shape[1], -1, query.shape[-1])
         scores = torch.einsum("nmghe,ngse->nmghs", grouped, self._rows(self.key, rows)).flatten(2, 3) * self.scaling
+        if self.softcap is not None:
+            scores = self.softcap * (scores / self.softcap).tanh()
         slots = self.key.shape[2]
         if self.mask is not None:
             whole = self.mask[..., :slots].expand(len(self.query), -1, self.query.shape[2], -1)
@@ -136,6 +141,7 @@ def routed_attention(
         attention_mask,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
         getattr(module, "is_causal", True) if is_causal is None else is_causal,
+        arguments.get("softcap"),
     )
     return route.handler(call, output), None
 

@@ -46,6 +46,7 @@ def test_the_formulas_by_hand() -> None:
     weights = raised(scores, 0.0, factors.log()).exp()
     assert torch.allclose(weights, scores.exp() * factors[:, None])
     assert torch.equal(raised(scores, 0.0, torch.zeros(2)), scores)
+    assert torch.equal(raised(scores, 0.0, torch.tensor([1.0, 2.0, 9.0])), raised(scores, 0.0, torch.tensor([1.0, 2.0])))
     assert cut(scores).softmax(-1).isfinite().all()
 
 

@@ -68,6 +68,14 @@ def test_equal_scores_give_each_span_its_share_of_the_tokens(zeroed_queries: Non
         assert shares[SPANS.index("demo_images")] > 0.05
 
 
+def test_a_prompt_has_its_own_shares_beside_a_longer_one() -> None:
+    longer = prompts(1)[0]
+    shorter = replace(longer, turns=longer.turns[4:])
+    for (own, shares), alone in zip(masses(longer, shorter), (masses(longer)[0], masses(shorter)[0]), strict=True):
+        assert np.array_equal(shares, alone[1])
+        assert all(np.allclose(own[layer], alone[0][layer], atol=1e-5) for layer in own)
+
+
 def test_the_spans_of_a_layer_sum_to_one_and_follow_an_intervention() -> None:
     prompt = prompts(1)[0]
     (own, _), (raised, _) = masses(prompt, AttentionScaling(alpha=0, factor=4.0).steered([prompt], tiny())[0])
