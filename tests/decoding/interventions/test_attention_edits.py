@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def test_the_formulas_by_hand() -> None:
     weights = raised(scores, 0.0, factors.log()).exp()
     assert torch.allclose(weights, scores.exp() * factors[:, None])
     assert torch.equal(raised(scores, 0.0, torch.zeros(2)), scores)
-    assert torch.equal(raised(scores, 0.0, torch.tensor([1.0, 2.0, 9.0])), raised(scores, 0.0, torch.tensor([1.0, 2.0])))
+    more_heads = torch.tensor([1.0, 2.0, 9.0])
+    assert torch.equal(raised(scores, 0.0, more_heads), raised(scores, 0.0, more_heads[:2]))
     assert cut(scores).softmax(-1).isfinite().all()
 
 
@@ -75,12 +77,39 @@ def test_a_cut_of_all_tokens_in_all_layers_is_a_mask_of_the_forward_pass() -> No
     steered = KnockOut(tokens="all", keys=("demo_images",)).steered([prompt], tiny())[0]
     runner = tiny().engine.runner
     arguments = runner.padded(tiny().engine.prompt_encoder.read([prompt]))
+    arguments["tokens"] = torch.cat([arguments["tokens"], torch.tensor([[5]])], 1)  # a generated token
+    arguments["positions"] = torch.cat([arguments["positions"], arguments["positions"][..., -1:] + 1], -1)
     length = arguments["tokens"].shape[1]
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     mask[:, tokens_of(prompt, "demo_images")] = False
     arguments["mask"] = (mask | torch.eye(length, dtype=torch.bool))[None, None]
-    assert torch.allclose(tiny().open([steered]).logits, runner.forward(**arguments)[:, -1], atol=1e-3)
-    assert float((tiny().open([steered]).logits - tiny().open([prompt]).logits).abs().max()) > 1e-2
+    expected = runner.forward(**arguments, keep=2)
+    rows = tiny().open([steered, prompt])
+    for number in range(2):
+        assert torch.allclose(rows.logits[:1], expected[:, number], atol=1e-3)
+        assert float((rows.logits[0] - rows.logits[1]).abs().max()) > 1e-2
+        rows.advance(torch.tensor([5, 5]))
+
+
+def test_a_token_keeps_its_own_key() -> None:
+    prompt, site = prompts(1)[0], Site("scores", 1)
+    steered = KnockOut(tokens="all", keys=("demo_answers",), layers=(1,)).steered([prompt], tiny())[0]
+    before, after = (tiny().observe([one], [site], Where("demo_answers"))[0][site] for one in (prompt, steered))
+    answers = tokens_of(prompt, "demo_answers")
+    for number, token in enumerate(answers):
+        assert torch.equal(after[number, :, token], before[number, :, token])
+        assert all(bool((after[number, :, one] < -1e30).all()) for one in answers if one < token)
+
+
+@pytest.mark.parametrize("method", [AttentionScaling(alpha=1.0), KnockOut()])
+def test_generated_tokens_are_edited_too(method: AttentionScaling | KnockOut) -> None:
+    prompt = prompts(1)[0]
+    steered = method.steered([prompt], tiny())[0]
+    edit: Any = steered.interventions[0]
+    rows = tiny().open([steered, steer(prompt, replace(edit, where=Where()))])
+    assert torch.allclose(rows.logits[0], rows.logits[1], atol=1e-4)
+    rows.advance(torch.tensor([5, 5]))
+    assert float((rows.logits[0] - rows.logits[1]).abs().max()) > 2e-3
 
 
 def test_a_cut_leaves_no_attention_in_its_layers_alone() -> None:
