@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from decoding.interventions.fit_data import FitData
 from icl.errors import DataError
+from icl.memory.out_of_memory import report_out_of_memory
 from icl.models.interventions import Intervention, Keys, Site, Where
 from icl.types import Prompt
 
@@ -73,6 +74,7 @@ def minimize(
 
     Raises:
         DataError: The loss is not a number. The tensors are those of the last step before.
+        ModelError: A step does not fit into memory.
     """
     import torch
 
@@ -84,10 +86,14 @@ def minimize(
     losses: list[float] = []
     for step in range(steps):
         chosen = torch.randperm(len(encoded), generator=generator)[:batch].tolist()
-        loss = answer_loss(data.model, [encoded[i] for i in chosen], [unnamed(one) for one in interventions()])
-        if not torch.isfinite(loss):
-            raise DataError(f"{what}: the loss of step {step + 1} is not a number. Use a lower learning rate.")
-        for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors), strict=True):
+        with report_out_of_memory(
+            f"{what}: a step with {len(chosen)} prompts", "a smaller batch, fewer shots or a larger device"
+        ):
+            loss = answer_loss(data.model, [encoded[i] for i in chosen], [unnamed(one) for one in interventions()])
+            if not torch.isfinite(loss):
+                raise DataError(f"{what}: the loss of step {step + 1} is not a number. Use a lower learning rate.")
+            gradients = torch.autograd.grad(loss, tensors)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient
         optimizer.step()
         losses.append(float(loss.detach()))

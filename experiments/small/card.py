@@ -58,6 +58,7 @@ def write_card(runs: Path) -> None:
     """Copies the figures of the trainings in `runs` to the repository, and writes the table of the card."""
     for name in (*SEEDS, FROZEN):
         if (file := runs / name / FIGURES).exists():
+            RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{name}.json").write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
     text = CARD.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)

@@ -23,6 +23,7 @@ from experiments.tuning.projector import TrainedProjector
 from experiments.tuning.trained_adapter import TrainedAdapter
 from experiments.tuning.training_forward import encode_images_alone
 from icl.errors import ModelError
+from icl.memory.out_of_memory import report_out_of_memory
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -135,12 +136,15 @@ def _backward(
     encoded = encode_step(model, episodes)
     total = torch.zeros((), device=model.engine.runner.device)
     for start in range(0, len(episodes), spec.rows):
-        with torch.random.fork_rng(enabled=spec.dropout > 0):
-            if spec.dropout > 0:
-                torch.manual_seed(StreamKey(spec.seed, f"tune/{step}/{start}").number("tune/dropout", 32))
-            loss = chunk_loss(model.engine.runner, adapter, spec, encoded, start)
-        if torch.is_grad_enabled():
-            loss.backward()  # type: ignore[no-untyped-call]
+        with report_out_of_memory(
+            f"icl tune: a forward pass with tune.rows: {spec.rows}", "fewer rows, fewer shots or a larger device"
+        ):
+            with torch.random.fork_rng(enabled=spec.dropout > 0):
+                if spec.dropout > 0:
+                    torch.manual_seed(StreamKey(spec.seed, f"tune/{step}/{start}").number("tune/dropout", 32))
+                loss = chunk_loss(model.engine.runner, adapter, spec, encoded, start)
+            if torch.is_grad_enabled():
+                loss.backward()  # type: ignore[no-untyped-call]
         total = total + loss.detach()
     return total, encoded.tokens
 

@@ -4,6 +4,9 @@ Types are compared by name, so that nothing here imports torch.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+from icl.errors import ICLError, ModelError
 
 TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
 """Names of an error's class or of one of its bases: torch's own errors, and those of Python and numpy."""
@@ -36,6 +39,24 @@ def is_out_of_memory(error: BaseException) -> bool:
         if any(text.lower() in message.lower() for text in TEXTS):
             return True
     return False
+
+
+@contextmanager
+def report_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into a ModelError.
+
+    Args:
+        what: What does not fit, the beginning of the sentence.
+        remedy: What to use instead.
+    """
+    try:
+        yield
+    except ICLError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(f"{what} does not fit into memory: {first_line(error)} Use {remedy}.") from error
 
 
 def first_line(error: BaseException) -> str:

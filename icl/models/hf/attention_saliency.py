@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.memory.batch_limit import BatchLimit
+from icl.memory.out_of_memory import report_out_of_memory
 from icl.models.hf.answer_loss import frozen
 from icl.models.hf.attention_calls import AttentionCall, Route
-from icl.models.hf.batch_halving import free, run_within_limit
+from icl.models.hf.batch_halving import free
 from icl.models.hf.device_memory import model_memories
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.memory_needs import gib
@@ -26,6 +26,7 @@ from icl.types import Prompt
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
+REMEDY = "fewer shots, smaller images, a larger device, or `icl analyze RUN attention`, which needs no gradients"
 ONE_LAYER = 5
 """Tensors of heads x tokens x tokens that the layer in work needs beside the one that stays."""
 
@@ -46,8 +47,8 @@ def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Ten
     """
     reads = model.engine.prompt_encoder.read([prompt])
     check_memory(model, len(reads[0]))
-    (saliency,) = run_within_limit(lambda one: [_saliency(model, one, loss)], reads, BatchLimit(1), "prompts")
-    return saliency
+    with report_out_of_memory(f"the saliency of a prompt of {len(reads[0]):,} tokens", REMEDY):
+        return _saliency(model, reads, loss)
 
 
 def check_memory(model: "HF", tokens: int) -> None:
@@ -64,8 +65,7 @@ def check_memory(model: "HF", tokens: int) -> None:
         if lacks := lacking():
             raise ModelError(
                 f"the saliency of a prompt of {tokens:,} tokens needs {gib(needed)}, for {len(heads)} layers x heads x "
-                f"tokens x tokens, and {gib(lacks[0])} are free. Use a run with fewer shots or smaller images, or a "
-                "larger device. `icl analyze RUN attention` needs no gradients."
+                f"tokens x tokens, and {gib(lacks[0])} are free. Use {REMEDY}."
             )
 
 

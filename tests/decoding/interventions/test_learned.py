@@ -11,7 +11,7 @@ from decoding.interventions.fit_data import FitData
 from decoding.interventions.gradient_fit import Unnamed, minimize
 from decoding.interventions.i2cl import I2CL, MixEdit
 from decoding.interventions.ltv import LTV, sliced, weighted
-from icl.errors import ConfigError, DataError
+from icl.errors import ConfigError, DataError, ModelError
 from icl.models.hf.answer_loss import answer_loss, encode_answers
 from icl.models.interventions import Site, Where, steer
 from tests.decoding.interventions.dev_split import dev, tiny, write
@@ -83,6 +83,17 @@ def test_a_mix_of_weights_zero_and_one_changes_nothing(data: FitData, tmp_path: 
     assert len(edit.sites) == 8
     half = replace(method, strength=0.5).intervention().mixes[site]  # type: ignore[attr-defined]
     assert torch.allclose(half[:2], (edit.mixes[site][:2] + torch.tensor([0.0, 1.0])) / 2)
+
+
+def test_a_step_that_does_not_fit_into_memory_is_a_sentence(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("icl.models.hf.answer_loss.answer_loss", fail)
+    with pytest.raises(
+        ModelError, match=r"a step with \d+ prompts does not fit into memory: CUDA out of memory. Use a"
+    ):
+        LTV(steps=1).fit(data)
 
 
 def test_a_loss_that_is_no_number_stops_the_fit(data: FitData) -> None:

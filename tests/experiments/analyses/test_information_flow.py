@@ -64,7 +64,7 @@ def test_a_prompt_whose_saliency_does_not_fit_into_memory_is_a_sentence(monkeypa
     prompt = dev(20, 3)[0].prompt
     memory = DeviceMemory("cuda", 1000.0, 1e9)
     monkeypatch.setattr(saliency_module, "model_memories", lambda model: [memory])
-    with pytest.raises(ModelError, match=r"the saliency of a prompt of \d+ tokens needs .* are free. Use a run with"):
+    with pytest.raises(ModelError, match=r"the saliency of a prompt of \d+ tokens needs .* are free. Use fewer shots"):
         attention_saliency(tiny(), prompt, lambda logits: logits[0])
 
 

@@ -213,6 +213,17 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_adapter(tmp_path: Pat
     assert not any(one.any() for name, one in adapter.items() if "lora_B" in name)
 
 
+def test_a_pass_that_does_not_fit_into_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("experiments.tuning.train.chunk_loss", fail)
+    with pytest.raises(
+        ModelError, match=r"tune.rows: \d+ does not fit into memory: CUDA out of memory. Use fewer rows"
+    ):
+        train_once(study(), tmp_path)
+
+
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the key tune is missing"):
         tune(load_config({key: value for key, value in STUDY.items() if key != "tune"}), tmp_path)
