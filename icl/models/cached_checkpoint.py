@@ -53,6 +53,9 @@ def _build(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(work)
         (work / MANIFEST).write_text(json.dumps(_checksums(work)), encoding="utf-8")
+        for file in work.iterdir():  # users may share a cache, but mkdtemp and safetensors let only one read
+            shutil.copymode(work / MANIFEST, file)
+        work.chmod(folder.parent.stat().st_mode & 0o777)
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)

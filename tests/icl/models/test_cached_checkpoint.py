@@ -88,3 +88,17 @@ def test_a_damaged_folder_is_written_again_with_a_warning(name: str, tmp_path: P
     with pytest.warns(ICLWarning, match=r"the small model .* is damaged \(first.*\)\. It is written again"):
         cached_checkpoint(folder, "small model", write)
     assert (folder / "first").read_text() == "1"
+
+
+def test_other_users_may_read_what_the_cache_lets_them_read(tmp_path: Path) -> None:
+    def write_private(folder: Path) -> None:
+        write(folder)
+        (folder / "first").chmod(0o600)
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o755)
+    folder = cached_checkpoint(cache / "small", "model", write_private)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
+    assert modes["small"] == 0o755
+    assert modes["first"] == modes["second"]
