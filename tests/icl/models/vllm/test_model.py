@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.errors import ModelError
 from icl.models.base import Request
+from icl.models.small import packages
+from icl.models.small.folder import checkpoint_folder
 from icl.models.vllm.model import VLLM
 
 ARCHITECTURES = ("llava", "qwen2_5_vl")
+MISSING = [module for module in packages.MODULES if find_spec(module) is None]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -49,10 +53,30 @@ def greedy(folder: Path, prompts: list[Any], length: int) -> list[tuple[list[int
     return answers
 
 
+PROMPTS = groups.prompts(12, seed=21)
+
+
 def test_prompts_and_greedy_answers_are_those_of_generate(folder: Path, model: VLLM) -> None:
-    prompts = groups.prompts(12, seed=21)
+    check_greedy(model, PROMPTS, greedy(folder, PROMPTS, 8))
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} are not installed: {packages.INSTALL}")
+def test_greedy_answers_of_the_small_model_are_those_of_generate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM has no class for it and runs that of transformers, whose operations it replaces in this process."""
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path))
+    expected = greedy(checkpoint_folder(), PROMPTS[:6], 8)
+    model = groups.tiny_engine(checkpoint_folder())
+    try:
+        check_greedy(model, PROMPTS[:6], expected)
+    finally:
+        model.unload()
+
+
+def check_greedy(model: VLLM, prompts: list[Any], expected: list[tuple[list[int], list[int]]]) -> None:
     answers = model.generate([Request(prompt, max_new_tokens=8) for prompt in prompts])
-    for prompt, answer, (read, tokens) in zip(prompts, answers, greedy(folder, prompts, 8), strict=True):
+    for prompt, answer, (read, tokens) in zip(prompts, answers, expected, strict=True):
         assert model.engine.inputs.of(prompt)["prompt_token_ids"] == read
         stopped = tokens[-1] in model.stop_tokens
         assert list(answer.tokens) == (tokens[:-1] if stopped else tokens)
