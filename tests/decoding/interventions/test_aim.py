@@ -116,6 +116,9 @@ def test_a_ridge_regression_finds_an_affine_map() -> None:
     states, true = torch.randn(200, 6, generator=generator), torch.randn(7, 6, generator=generator)
     targets = apply_map(true, states)
     torch.testing.assert_close(ridge_map(states, targets, 1e-9), true, atol=1e-4, rtol=0)
+    one = torch.tensor([[-1.0], [1.0]])  # the slope w minimizes 2 (w - 1)^2 + ridge 2 w^2, also if a column is doubled
+    torch.testing.assert_close(ridge_map(one, one, 0.25), torch.tensor([[0.0], [0.8]]))
+    torch.testing.assert_close(ridge_map(one.expand(2, 2), one, 0.25)[1:].sum(), torch.tensor(8 / 9))
     assert explained_share(apply_map(ridge_map(states, targets, 1e9), states), targets) == pytest.approx(0, abs=1e-3)
 
 

@@ -27,6 +27,7 @@ def test_only_demonstrations_with_the_answer_have_influence(ran: Any) -> None:
     assert table.loc["any", "gold"] == pytest.approx(1 / 3)
     assert [table.loc[f"place {place}", "answer"] for place in (1, 2, 3)] == [0.0, 0.0, 1.0]
     assert (table.loc["nearer half", "answer"], table.loc["farther half", "answer"]) == (1.0, 0.0)
+    assert (table.loc["nearer half", "n"], table.loc["farther half", "n"]) == (6, 6)  # the one in the middle is in none
 
 
 def test_a_demonstration_gives_nothing_beyond_one_with_the_same_answer(ran: Any) -> None:

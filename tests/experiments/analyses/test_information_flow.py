@@ -78,6 +78,8 @@ def test_the_loss_is_over_the_options_if_their_first_tokens_differ() -> None:
     assert float(gold_loss(tiny(), prompt, open_ended, logits)) == pytest.approx(
         -float(logits.log_softmax(-1)[first[1]])
     )
+    repeated = Example("q", (), "?", answers=("7",), options=("7", "7", "3"))
+    assert torch.equal(gold_loss(tiny(), prompt, repeated, logits), gold_loss(tiny(), prompt, open_ended, logits))
 
 
 def test_new_names_are_read_from_the_answers_in_one_layer(ran: Callable[..., RunView]) -> None:
