@@ -71,10 +71,10 @@ def _is_complete(folder: Path) -> bool:
 
 def _manifest(folder: Path) -> dict[str, str]:
     try:
-        checksums: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        checksums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return checksums
+    return checksums if isinstance(checksums, dict) else {}
 
 
 def _warn(folder: Path, name: str) -> None:
@@ -95,5 +95,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _checksum(path: Path) -> str:
+    if path.is_dir():  # nothing here writes one
+        return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

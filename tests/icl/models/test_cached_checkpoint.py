@@ -102,3 +102,14 @@ def test_other_users_may_read_what_the_cache_lets_them_read(tmp_path: Path) -> N
     modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
     assert modes["small"] == 0o755
     assert modes["first"] == modes["second"]
+
+
+def test_a_list_of_files_that_is_no_mapping_and_a_folder_inside_count_as_damage(tmp_path: Path) -> None:
+    folder = cached_checkpoint(tmp_path / "small", "model", write)
+    (folder / "files.json").write_text("[1]")
+    with pytest.warns(ICLWarning, match="is damaged"):
+        cached_checkpoint(folder, "model", write)
+    (folder / "sub").mkdir()
+    with pytest.warns(ICLWarning, match=r"is damaged \(sub\)"):
+        cached_checkpoint(folder, "model", write)
+    assert sorted(path.name for path in folder.iterdir()) == ["files.json", "first", "second"]
