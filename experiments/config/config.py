@@ -134,6 +134,8 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
 
     try:
         return _adapter(hint).validate_python(tuple(node) if isinstance(node, list) else node, strict=True)
+    except ConfigError as error:  # of a component inside
+        raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] == "less_than_equal":

@@ -341,3 +341,9 @@ def test_finished_training_is_not_repeated_and_other_settings_are_refused(done: 
     examples = [one for query in task.queries for one in (query, *task.pool(query.id).examples)]
     images = {image.digest for example in examples for image in example.images}
     assert (record["control"], record["steps"], record["images"]) == ("zero_shot", 4, len(images))
+
+
+@pytest.mark.parametrize(("key", "node"), [("task", 4), ("dev", 4), ("nearest", "kn"), ("relations", [7])])
+def test_a_wrong_component_is_named_with_its_key(key: str, node: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"tune\.{key}: "):
+        study(**{key: node})
