@@ -131,6 +131,7 @@ def test_a_fit_is_read_by_the_method_and_has_controls(tmp_path: Path) -> None:
     text_only, random = method.controls()
     assert method.steered(prompts, tiny())[0].interventions
     assert text_only.steered(prompts, tiny()) == [prompt.without_images("demos") for prompt in prompts]
+    assert not replace(method, strength=0.0).steered(prompts, tiny())[0].interventions
     digests = {one.steered(prompts, tiny())[0].digest for one in (method, text_only, random)}
     assert len(digests) == 3
     wrong = EmbeddingEdit(torch.zeros(3, WIDTH), "x")

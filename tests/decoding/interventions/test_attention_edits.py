@@ -207,4 +207,6 @@ def test_learned_factors_start_at_off_and_lower_the_loss(tmp_path: Path) -> None
     before, after = (mass(one, "images") for one in (prompt.prompt, steer(prompt.prompt, edit)))
     factors = edit.log_factors[FIRST].exp()
     assert torch.allclose(after, factors * before / (1 + (factors - 1) * before), atol=1e-4)
+    half: Any = replace(method, strength=0.5).intervention()
+    assert torch.equal(half.log_factors[FIRST], edit.log_factors[FIRST] / 2)
     assert [one.control for one in method.controls()] == ["random"]  # type: ignore[attr-defined]

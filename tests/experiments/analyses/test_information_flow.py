@@ -88,6 +88,7 @@ def test_new_names_are_read_from_the_answers_in_one_layer(ran: Callable[..., Run
     table = analyze(view)
     assert list(table["layer"]) == [0, 1, 2, 3]
     assert table["cut"][1] < table["others"][1] == table["uncut"][1]
+    assert table["collect"][3] == 0 < table["collect"][1] < table["read"][1]  # nothing is read after the last layer
     assert min(table["read"][1], table["read"][2]) > 1000 > table["read"][0]
     assert table["effect"][1] == pytest.approx(table["cut"][1] - table["others"][1])
 
