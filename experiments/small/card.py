@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.tiny.card import grid
 from experiments.tiny.wilson import format_proportion
+from icl.errors import ModelError
 
 FIGURES = "figures.json"
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +74,13 @@ def stored_results() -> dict[str, StoredFigures]:
 
 
 def table(results: Mapping[str, StoredFigures]) -> str:
-    """A row for each figure, a column for each training: proportion with its Wilson 95 % interval."""
+    """A row for each figure, a column for each training: proportion with its Wilson 95 % interval.
+
+    Raises:
+        ModelError: If there are no figures.
+    """
+    if not results:
+        raise ModelError(f"{RESULTS} has no figures. Write them with: python -m experiments.small figures")
     first = next(iter(results.values()))
     lines = []
     for name in first.values:
@@ -87,5 +94,5 @@ def table(results: Mapping[str, StoredFigures]) -> str:
                 cells.append(f"{value:.2f}" if perplexity else format_proportion((int(value), one.questions)))
         goal = f"{GOALS[name]:.2f}".removeprefix("0") if name in GOALS else ""
         lines.append([name.replace("made_up", "made-up"), *cells, goal])
-    titles = [f"seed {name}" if name in SEEDS else name for name in results]
+    titles = [f"{f'seed {name}' if name in SEEDS else name}, n {one.questions}" for name, one in results.items()]
     return grid(["", *titles, "goal"], lines)

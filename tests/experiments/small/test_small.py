@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from experiments.small.card import StoredFigures, table
+from experiments.small.card import CARD, StoredFigures, stored_results, table
 from experiments.small.drawings_data import DrawingSet, for_training, most_similar, split
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.evaluate import Evaluation, made_up, option_scores, swapped
@@ -17,6 +17,7 @@ from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
 from icl.models.small import assemble
 from icl.models.small.assemble import PLACES, SIDE, TEMPLATE, WIDTH, merged_state
+from icl.errors import ModelError
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from icl.tasks.generated.wording import NONCE
@@ -264,5 +265,12 @@ def test_figures_that_are_stored_are_not_computed_again(tmp_path) -> None:
     again = StoredFigures.open(tmp_path / "figures.json", 40)
     again.add("naming", lambda: pytest.fail("it is stored"))
     again.add("perplexity", lambda: 9.5)
+    assert table({"0": again}).startswith("|  | seed 0, n 40 | goal |")
     assert table({"0": again}).splitlines()[2:] == ["| naming | .750 (.598-.858) |  |", "| perplexity | 9.50 |  |"]
     assert StoredFigures.open(tmp_path / "figures.json", 41).values == {}
+    with pytest.raises(ModelError, match="has no figures"):
+        table({})
+
+
+def test_the_card_has_the_table_of_the_stored_figures() -> None:
+    assert table(stored_results()) in CARD.read_text(encoding="utf-8")
