@@ -55,6 +55,10 @@ def tune(
     """
     spec = _spec(config)
     cells = {name: training_cell(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
+    if spec.relations and not cells[TUNED].shots:
+        raise ConfigError(
+            f"{config.where('tune', 'relations')}: the episodes have no demonstrations to retrieve. Set tune.shots."
+        )
     model = _trainable(config, cells[TUNED])
     tests = [("task", task) for task in expand(_plain(config)).tasks]
     dev_cell = None

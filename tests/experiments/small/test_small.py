@@ -15,9 +15,9 @@ from experiments.small.evaluate import Evaluation, made_up, option_scores, swapp
 from experiments.small.learned import learned_weights
 from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
+from icl.errors import ModelError
 from icl.models.small import assemble
 from icl.models.small.assemble import PLACES, SIDE, TEMPLATE, WIDTH, merged_state
-from icl.errors import ModelError
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from icl.tasks.generated.wording import NONCE

@@ -347,3 +347,8 @@ def test_finished_training_is_not_repeated_and_other_settings_are_refused(done: 
 def test_a_wrong_component_is_named_with_its_key(key: str, node: Any) -> None:
     with pytest.raises(ConfigError, match=rf"tune\.{key}: "):
         study(**{key: node})
+
+
+def test_relations_need_demonstrations(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="relations: the episodes have no demonstrations"):
+        tune(study(shots=0, relations=["random"]), tmp_path)
