@@ -104,4 +104,16 @@ def tiny_engine(
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 
-__all__ = ["ARMS", "Watched", "decoding_requests", "prompts", "run_requests", "tiny_engine"]
+def greedy_tokens(folder: Path, count: int, seed: int) -> list[tuple[int, list[int]]]:
+    """(tokens of the prompt, tokens of the answer) of an engine, for the first prompts of `prompts(12, seed)`."""
+    from icl.models.base import Request
+
+    model = tiny_engine(folder)
+    try:
+        answers = model.generate([Request(prompt, max_new_tokens=8) for prompt in prompts(12, seed=seed)[:count]])
+        return [(answer.usage.prompt_tokens, list(answer.tokens)) for answer in answers]
+    finally:
+        model.unload()
+
+
+__all__ = ["ARMS", "Watched", "decoding_requests", "greedy_tokens", "prompts", "run_requests", "tiny_engine"]
