@@ -210,7 +210,8 @@ def test_every_type_of_transformers_has_a_row_or_a_reason() -> None:
     reasons = uncovered_types()
     assert covered_types().isdisjoint(reasons)
     assert {"gemma3n", "git", "udop"} <= set(reasons)
-    listed = re.findall(r"^- \*\*([\w.-]+)\*\*: (.+)$", PAGE.read_text("utf-8"), re.M)
+    section = PAGE.read_text("utf-8").partition("## Types without a row")[2]
+    listed = re.findall(r"^- \*\*([\w.-]+)\*\*: (.+)$", section, re.M)
     assert dict(listed) == reasons
 
 
