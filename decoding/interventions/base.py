@@ -78,7 +78,7 @@ class SteeringMethod:
 
     @property
     def labelled_items(self) -> int:
-        """Number of labelled queries that its file was made of. 0: it has no file."""
+        """Number of labeled queries that its fit used. 0: it has no file."""
         return 0
 
     @property

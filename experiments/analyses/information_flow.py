@@ -11,7 +11,7 @@ Label words are anchors (Wang et al., EMNLP 2023, arXiv 2305.14160), with the pa
     effect    cut - others, in pairs
     n         prompts
 
-`collect` in early layers and `read` in later ones is the paper's picture. Saliency is a first-order estimate, so the
+`collect` in early layers and `read` in later ones is what the paper reports. Saliency is a first-order estimate, so the
 causal test is `effect`. Accuracies are strict, of greedy answers.
 
 The first 50 queries of each cell (`--queries`) are read: one forward and backward pass of a prompt, with layers x heads

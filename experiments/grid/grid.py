@@ -254,7 +254,7 @@ class _CellFactory:
         return (own, *(control for control in controls if control.min_shots <= point["shots"][0]))
 
     def label_controls(self, point: Mapping[str, PlacedNode]) -> list[Mapping[str, PlacedNode]]:
-        """The points that use the labelled items of a fitted intervention in another way, without intervention.
+        """The control arms that use the labeled items of a fitted intervention without the intervention.
 
         They are as many demonstrations as items, or as the pool and the context have, and with option scoring the
         constant bias that was fitted on the same items.

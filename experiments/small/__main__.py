@@ -23,6 +23,7 @@ from experiments.small.model import SmallModel
 from experiments.small.plain_text import definitions, token_rows
 from experiments.small.train import TEXT_TOKENS, Recipe, Training
 from icl.errors import ICLError
+from icl.models.cached_checkpoint import checksum
 from icl.models.small.assemble import assemble
 from icl.models.small.language_model import load_language_model
 
@@ -73,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_file(learned_weights(model), options.out / LEARNED)
         print(f"learned weights in {options.out / LEARNED}")
         return
-    if not training.resume():
-        raise SystemExit(f"{options.out} has no training yet. Run the command train first.")
+    if not (options.out / LEARNED).exists() or not training.resume():
+        raise SystemExit(f"{options.out} has no training that is finished. Run the command train first.")
     if options.lora:
         model.language_model.merge_adapter()  # as the assembled checkpoint has it
     figures = Evaluation(model.eval(), data, options.questions).figures()
-    stored = StoredFigures.open(options.out / FIGURES, options.questions)
+    stored = StoredFigures.open(options.out / FIGURES, options.questions, checksum(options.out / LEARNED))
     for name, count in figures.items():
         stored.add(name, count)
     stored.add("perplexity", lambda: perplexity(model.language_model, test_text[:200]))

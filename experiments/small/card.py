@@ -33,25 +33,33 @@ class StoredFigures:
 
     Attributes:
         questions: Questions of each figure.
+        weights: sha256 of the learned weights.
         values: Right answers by the figure's name, and perplexities.
     """
 
     file: Path
     questions: int
+    weights: str
     values: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, file: Path, questions: int) -> "StoredFigures":
-        """Reads a file, or starts one. Figures of another number of questions are computed again."""
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        values = stored["values"] if stored.get("questions") == questions else {}
-        return cls(file, questions, values)
+    def open(cls, file: Path, questions: int, weights: str) -> "StoredFigures":
+        """Reads a file, or starts one. Figures of other weights or another number of questions are computed again."""
+        own = cls(file, questions, weights)
+        stored = cls.read(file) if file.exists() else own
+        return stored if (stored.questions, stored.weights) == (questions, weights) else own
+
+    @classmethod
+    def read(cls, file: Path) -> "StoredFigures":
+        """The figures of a file."""
+        return cls(file, **json.loads(file.read_text(encoding="utf-8")))
 
     def add(self, name: str, count: Callable[[], float]) -> None:
         """Computes a figure that is not stored yet."""
         if name not in self.values:
             self.values[name] = count()
-            text = json.dumps({"questions": self.questions, "values": self.values}, indent=1)
+            fields = {"questions": self.questions, "weights": self.weights, "values": self.values}
+            text = json.dumps(fields, indent=1)
             self.file.write_text(text + "\n", encoding="utf-8")
 
 
@@ -69,8 +77,7 @@ def write_card(runs: Path) -> None:
 def stored_results() -> dict[str, StoredFigures]:
     """The stored figures by the training's name."""
     files = {name: RESULTS / f"{name}.json" for name in (*SEEDS, FROZEN)}
-    numbers = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
-    return {name: StoredFigures(files[name], one["questions"], one["values"]) for name, one in numbers.items()}
+    return {name: StoredFigures.read(file) for name, file in files.items() if file.exists()}
 
 
 def table(results: Mapping[str, StoredFigures]) -> str:

@@ -8,7 +8,7 @@ Controls are trained on the same queries in the same order:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -89,11 +89,17 @@ def tune(
 
 def episode_stream(config: Config, spec: TuneSpec, cell: Cell) -> EpisodeStream:
     """The episodes of a training cell, with what their answers are preferred to. Raises ConfigError."""
-    alternatives: MakeAlternatives = wrong_answer if spec.objective == "dpo" else no_alternatives
-    if spec.objective == "realign":
-        alternatives = NearestImage(cell, _retriever(config, spec, spec.nearest))
+    alternatives = ALTERNATIVES[spec.objective](config, spec, cell)
     relations = [_retriever(config, spec, node) for node in spec.relations]
     return EpisodeStream(cell, spec.batch, alternatives, relations)
+
+
+ALTERNATIVES: Mapping[str, Callable[[Config, TuneSpec, Cell], MakeAlternatives]] = {
+    "sft": lambda config, spec, cell: no_alternatives,
+    "dpo": lambda config, spec, cell: wrong_answer,
+    "realign": lambda config, spec, cell: NearestImage(cell, _retriever(config, spec, spec.nearest)),
+}
+"""Value of `tune.objective` -> what the answer of an episode is preferred to."""
 
 
 def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:

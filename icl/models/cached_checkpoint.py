@@ -2,7 +2,7 @@
 
 Of several processes one writes and the others wait. A folder is complete or missing: files of a process that was killed
 are removed by the next. Each start compares the checksum of every file; a damaged folder is written again, with a
-warning. Nothing deletes a folder.
+warning. Nothing deletes other folders.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def cached_checkpoint(folder: Path, name: str, write: Callable[[Path], None]) ->
 
 def _build(folder: Path, write: Callable[[Path], None]) -> None:
     """Writes the folder. The caller holds the lock, so no other process writes the incomplete folders that exist."""
-    for incomplete in (folder, *folder.parent.glob(f"{folder.name}-*")):
+    for incomplete in folder.parent.glob(f"{folder.name}-*"):
         shutil.rmtree(incomplete, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
@@ -56,6 +56,7 @@ def _build(folder: Path, write: Callable[[Path], None]) -> None:
         for file in work.iterdir():  # users may share a cache, but mkdtemp and safetensors let only one read
             shutil.copymode(work / MANIFEST, file)
         work.chmod(folder.parent.stat().st_mode & 0o777)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one stays until it can be replaced
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -91,11 +92,12 @@ def _checksums(folder: Path) -> dict[str, str]:
     """The sha256 of each file, computed in threads: about a second for every two gigabytes and core."""
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return dict(zip([file.name for file in files], threads.map(_checksum, files), strict=True))
+        return dict(zip([file.name for file in files], threads.map(checksum, files), strict=True))
 
 
-def _checksum(path: Path) -> str:
-    if path.is_dir():  # nothing here writes one
+def checksum(path: Path) -> str:
+    """The sha256 of a file. '' for anything else, which nothing here writes."""
+    if not path.is_file():
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -73,7 +73,7 @@ def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path:
     frame = load_run(tmp_path / "t").samples()
     assert not frame["failed"].notna().any()
     many = frame["decoding"].str.startswith("more_demonstrations")
-    assert set(frame[many]["demos"].map(len)) == {24}  # as many demonstrations as labelled items
+    assert set(frame[many]["demos"].map(len)) == {24}  # as many demonstrations as labeled items
     accuracy = frame[~many].groupby(["intervene", "shots"])["strict"].mean().to_dict()
     names = {f"task_vector(control={one})" for one in ("none", "random", "shuffled", "zero_shot")}
     assert set(frame["intervene"]) == {"none", *names}

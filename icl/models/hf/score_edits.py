@@ -103,14 +103,19 @@ class ScorePlaces:
             return output
         change = (scores.softmax(-1) - before.softmax(-1)).view(*columns.shape, -1, keys)
         added = call.mixed(shifted(change, [-offset for offset in offsets], slots, 0.0), rows).flatten(0, 1)
-        valid = torch.tensor(list(self.place.values()), device=rows.device)
-        row, column = torch.tensor(list(self.place), device=rows.device).unbind(1)
+        valid, row, column = (one.to(rows.device) for one in self._written)
         return output.index_put((row, column), (output[row, column].float() + added[valid]).to(output.dtype))
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
         """Rows [n] and columns [n, m]."""
         return torch.tensor(self.rows), torch.tensor(self.columns)
+
+    @cached_property
+    def _written(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(index among the n * m, row, column) of each addressed token."""
+        row, column = torch.tensor(list(self.place)).unbind(1)
+        return torch.tensor(list(self.place.values())), row, column
 
     def _index(self, placed: "Placed", device: torch.device) -> Tensor | None:
         """Indices of the tokens of an intervention. None: all in order."""

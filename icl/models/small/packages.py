@@ -1,6 +1,5 @@
 """The packages that the small model is assembled from, and the checksums of their weights."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from icl.errors import ModelError
+from icl.models.cached_checkpoint import checksum
 from icl.models.optional_packages import import_optional, package_folder
 from icl.models.small import efficientnet
 
@@ -40,9 +40,9 @@ class PackagedWeights:
     def checked_file(self) -> Path:
         """The installed file. Raises ModelError if it is not that of `version`."""
         file = self.locate()
-        checksum = _checksum(file) if file.is_file() else ""
-        if checksum != self.sha256:
-            problem = f"has sha256 {checksum[:12]}… instead of {self.sha256[:12]}…" if checksum else "is not there"
+        own = checksum(file)
+        if own != self.sha256:
+            problem = f"has sha256 {own[:12]}… instead of {self.sha256[:12]}…" if own else "is not there"
             raise ModelError(
                 f"model.path: 'small' was trained behind the weights of {self.package} {self.version}. {file} of "
                 f"{_installed(self.package)} {problem}. Run: "
@@ -81,11 +81,6 @@ def check_packages() -> None:
 def check_timm() -> None:
     """Raises ModelError if timm is absent, which has the class of the vision tower."""
     import_optional("timm", "model.path: 'small'", "timm")
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _installed(package: str) -> str:

@@ -16,8 +16,10 @@ from experiments.small.learned import learned_weights
 from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
 from icl.errors import ModelError
+from icl.models.cached_checkpoint import checksum
 from icl.models.small import assemble
 from icl.models.small.assemble import PLACES, SIDE, TEMPLATE, WIDTH, merged_state
+from icl.models.small.folder import LEARNED
 from icl.tasks.drawings.splits import is_held_out
 from icl.tasks.drawings.table import DrawingRecord
 from icl.tasks.generated.wording import NONCE
@@ -260,17 +262,22 @@ def test_the_nearest_neighbor_answers_the_episodes_of_the_model() -> None:
 
 
 def test_figures_that_are_stored_are_not_computed_again(tmp_path) -> None:
-    first = StoredFigures.open(tmp_path / "figures.json", 40)
+    first = StoredFigures.open(tmp_path / "figures.json", 40, "a")
     first.add("naming", lambda: 30)
-    again = StoredFigures.open(tmp_path / "figures.json", 40)
+    again = StoredFigures.open(tmp_path / "figures.json", 40, "a")
     again.add("naming", lambda: pytest.fail("it is stored"))
     again.add("perplexity", lambda: 9.5)
     assert table({"0": again}).startswith("|  | seed 0, n 40 | goal |")
     assert table({"0": again}).splitlines()[2:] == ["| naming | .750 (.598-.858) |  |", "| perplexity | 9.50 |  |"]
-    assert StoredFigures.open(tmp_path / "figures.json", 41).values == {}
+    for questions, weights in ((41, "a"), (40, "b")):
+        assert StoredFigures.open(tmp_path / "figures.json", questions, weights).values == {}
     with pytest.raises(ModelError, match="has no figures"):
         table({})
 
 
 def test_the_card_has_the_table_of_the_stored_figures() -> None:
     assert table(stored_results()) in CARD.read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_first_seed_are_those_of_the_shipped_weights() -> None:
+    assert stored_results()["0"].weights == checksum(LEARNED)

@@ -113,3 +113,15 @@ def test_a_list_of_files_that_is_no_mapping_and_a_folder_inside_count_as_damage(
     with pytest.warns(ICLWarning, match=r"is damaged \(sub\)"):
         cached_checkpoint(folder, "model", write)
     assert sorted(path.name for path in folder.iterdir()) == ["files.json", "first", "second"]
+
+
+def test_a_damaged_folder_stays_if_it_cannot_be_written_again(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        raise ValueError("a package is missing")
+
+    folder = cached_checkpoint(tmp_path / "small", "model", write)
+    (folder / "stray").write_text("")
+    with pytest.warns(ICLWarning, match="is damaged"), pytest.raises(ValueError, match="a package is missing"):
+        cached_checkpoint(folder, "model", fails)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["small"]
+    assert (folder / "first").read_text() == "1"
