@@ -23,6 +23,7 @@ EMOJI_LICENSES: Mapping[str, str] = {
     "emojibase-data": "MIT",
 }
 NODE_MODULES = "node_modules"
+_NPM_PREFIX = re.compile(r"^npm (?:error|ERR!) ?")
 _NO_THING = re.compile(r"^(?:wo)?m[ae]n\b|facing|button|clock face|o’clock|thirty|sign$")
 
 
@@ -67,12 +68,18 @@ def _modules(downloads: Path, source: Path | None, report_progress: Callable[[st
     modules.parent.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PACKAGES / name, modules.parent / name)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     ended = subprocess.run(command, cwd=modules.parent, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
-        reason = next(iter(ended.stderr.strip().splitlines()), f"it ended with status {ended.returncode}")
         raise DataError(
-            f"npm could not install the emoji packages: {reason.rstrip('.')}. Check the connection, then repeat: "
-            "icl data drawings"
+            f"npm could not install the emoji packages: {_npm_reason(ended.stderr, ended.returncode)}. Check the "
+            "connection, then repeat: icl data drawings"
         )
     return modules
+
+
+def _npm_reason(errors: str, status: int) -> str:
+    """The first line of npm's errors that says more than a code, such as "FetchError: request to ... failed"."""
+    lines = [_NPM_PREFIX.sub("", line).strip().rstrip(".") for line in errors.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("at ")]
+    return next(iter([line for line in lines if ": " in line] or lines), f"it ended with status {status}")

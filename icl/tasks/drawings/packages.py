@@ -17,6 +17,9 @@ from pathlib import Path
 from icl.errors import DataError
 
 COMMAND = "icl data drawings"
+PARTIAL = "partial"
+"""Folder among the downloads whose files may be incomplete."""
+
 MAX_FILE = 64 * 2**20
 """Bytes of a file in a package. The largest drawing has 9 MB."""
 
@@ -66,7 +69,8 @@ def fetch(package: DebianPackage, folder: Path, source: Path | None = None) -> P
 
     Args:
         package: The package.
-        folder: Where a downloaded file goes.
+        folder: Where a downloaded file goes. It is complete or absent: apt-get writes to `folder/PARTIAL`, where it
+            continues a file whose download was interrupted.
         source: A folder of `.deb` files that the user has. Nothing is downloaded then.
 
     Raises:
@@ -84,10 +88,12 @@ def fetch(package: DebianPackage, folder: Path, source: Path | None = None) -> P
             f"this system has no apt-get, so the Debian package {package.name} cannot be downloaded. Download its "
             f".deb file elsewhere (`apt-get download {package.name}`), then: {COMMAND} --from FOLDER"
         )
+    partial = folder / PARTIAL
+    partial.mkdir(exist_ok=True)
     ended = subprocess.run(
-        ["apt-get", "download", package.name], cwd=folder, capture_output=True, text=True, check=False
+        ["apt-get", "download", package.name], cwd=partial, capture_output=True, text=True, check=False
     )
-    file = _newest(package, folder)
+    file = _newest(package, partial)
     if ended.returncode != 0 or file is None:
         lines = [line.removeprefix("E: ") for line in ended.stderr.splitlines() if line.startswith("E:")]
         reason = (lines[-1] if lines else f"it ended with status {ended.returncode}").rstrip(".")
@@ -95,7 +101,7 @@ def fetch(package: DebianPackage, folder: Path, source: Path | None = None) -> P
             f"apt-get could not download {package.name}: {reason}. Check the connection, run `apt-get update` as root, "
             f"then repeat: {COMMAND}. Files that are already here are not downloaded again."
         )
-    return file
+    return file.rename(folder / file.name)
 
 
 def _newest(package: DebianPackage, folder: Path) -> Path | None:

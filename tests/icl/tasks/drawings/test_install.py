@@ -8,6 +8,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import DataError
+from icl.tasks.drawings import emoji
 from icl.tasks.drawings.install import install_drawings
 from icl.tasks.drawings.nouns import Nouns
 from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, read_drawings
@@ -116,6 +117,52 @@ def test_a_failed_download_gives_the_reason_of_apt_get(monkeypatch, tmp_path) ->
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(DataError, match=r"could not download wordnet-base: Failed to fetch something.*apt-get update"):
         install_drawings(("openclipart",), folder=tmp_path / "drawings")
+
+
+def test_a_download_that_was_cut_is_continued_and_not_read(packages, monkeypatch, tmp_path) -> None:
+    """apt-get leaves the bytes that arrived under the file's own name, and continues them when it runs again."""
+    fake, attempts = tmp_path / "apt-get", tmp_path / "attempts"
+    fake.write_text(
+        f"""#!/bin/sh
+file=$(ls {packages}/$2_*.deb)
+echo $2 $(ls | wc -l) >> {attempts}
+if [ $2 = openclipart-svg ] && [ ! -e $(basename $file) ]; then
+    head -c 2000 $file > $(basename $file)
+    echo "E: Failed to fetch $2: connection closed" >&2
+    exit 100
+fi
+cp $file .
+"""
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(
+        DataError, match=r"could not download openclipart-svg: .* connection closed\. .*icl data drawings"
+    ):
+        install_drawings(("openclipart",), folder=tmp_path / "drawings")
+    assert not (tmp_path / "drawings").exists()
+    assert read_drawings(install_drawings(("openclipart",), folder=tmp_path / "drawings"))
+    assert attempts.read_text().split() == ["wordnet-base", "0", "openclipart-svg", "0", "openclipart-svg", "1"]
+
+
+def test_a_failure_of_npm_gives_its_reason(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(emoji, "PACKAGES", tmp_path / "npm")
+    (tmp_path / "npm").mkdir()
+    for name in ("package.json", "package-lock.json"):
+        (tmp_path / "npm" / name).write_text("{}")
+    fake = tmp_path / "npm" / "npm"
+    fake.write_text(
+        """#!/bin/sh
+case "$*" in *--silent*) exit 1; esac
+echo "npm error code ECONNREFUSED" >&2
+echo "npm error FetchError: request to openmoji failed, reason: connect ECONNREFUSED" >&2
+exit 1
+"""
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+    with pytest.raises(DataError, match=r"emoji packages: FetchError: request to openmoji failed, .*icl data drawings"):
+        next(emoji.emoji(tmp_path, None, lambda what, done, total: None))
 
 
 @pytest.mark.parametrize(
