@@ -147,7 +147,10 @@ class FittedMethod(SteeringMethod):
         file = read_vector_file(vars(self)["_path"])
         name = type(self).component[1]  # type: ignore[attr-defined]
         if file.method != name:
-            raise ConfigError(f"{file.path} has vectors of '{file.method}', not of '{name}'.")
+            raise ConfigError(
+                f"fitted: {file.path} has vectors of '{file.method}', not of '{name}'. Use intervene: {file.method}, "
+                f"or fit again: icl fit FILE intervene={name} --out {file.path.name}"
+            )
         return file
 
     @property

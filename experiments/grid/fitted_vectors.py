@@ -36,9 +36,9 @@ def vector_problem(cell: Cell) -> str | None:
     record, path = method.source.record, method.source.path.name
     if record.get("model_digest") != cell.model.digest:
         return (
-            f"the vectors in {path} are of another model ({_name(record.get('model'))}, digest "
-            f"{str(record.get('model_digest'))[:8]}; this one is {cell.model.digest[:8]}). Fit them on this model, or "
-            "set transfer: true if what carries over is the question."
+            f"the vectors in {path} are of another model (digest {str(record.get('model_digest'))[:8]}; this one is "
+            f"{cell.model.digest[:8]}): {_model_difference(record.get('model'), cell.config['model'])}. Fit them on "
+            "this model, or set transfer: true if what carries over is the question."
         )
     if record.get("template_digest") != template_digest(cell):
         return (
@@ -61,6 +61,15 @@ def vector_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
         if source is not None:
             at = f"{where.get(id(cell.intervene), grid.config.where('intervene'))}: the vectors in {source.path.name}"
             yield from (f"{at} {problem}" for problem in origin_problems(source.record, cell))
+
+
+def _model_difference(fitted_on: Any, used_on: Mapping[str, Any]) -> str:
+    """The keys of `model` that differ, with both values."""
+    if not isinstance(fitted_on, Mapping):
+        return "the file does not name its model"
+    keys = [key for key in {**fitted_on, **used_on} if fitted_on.get(key) != used_on.get(key)]
+    differences = [f"{key} was {fitted_on.get(key)} and is {used_on.get(key)}" for key in keys]
+    return ", ".join(differences) or "its keys are the same, and its weights differ"
 
 
 def _name(node: Any) -> str:

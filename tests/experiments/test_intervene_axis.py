@@ -174,7 +174,10 @@ def test_a_method_that_reads_demonstrations_is_refused_at_zero_shots() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"model": {**TINY, "dtype": "float16"}}, "are of another model .*transfer: true"),
+        (
+            {"model": {**TINY, "dtype": "float16"}},
+            "of another model .*: dtype was auto and is float16. .*transfer: true",
+        ),
         ({"composer": "interleaved"}, "were fitted with the composer chat, and this cell has interleaved"),
     ],
 )
@@ -183,6 +186,16 @@ def test_vectors_of_another_model_or_template_are_refused(vectors: Path, more: A
     with pytest.raises(PlanError, match=message):
         check_requirements(expand(load_config(keys(shots=0, intervene=method, **more))))
     check_requirements(expand(load_config(keys(shots=0, intervene={**method, "transfer": True}, **more))))
+
+
+def test_vectors_of_the_base_model_are_refused_with_an_adapter_by_its_name(vectors: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    method = {"name": "task_vector", "fitted": str(vectors)}
+    grid = expand(load_config(keys(shots=0, intervene=method, model={**TINY, "adapter": str(tmp_path)})))
+    with pytest.raises(PlanError, match=rf"of another model .*adapter was None and is {tmp_path}"):
+        check_requirements(grid)
 
 
 def test_dev_queries_reported_as_test_are_warned_of(vectors: Path) -> None:
