@@ -62,6 +62,8 @@ def command(
     origin = next((key for key in (IMPORTED, MERGED) if key in loaded.info), "")
     if origin and samples:
         print(f"no samples  were computed again: the run was {origin}, so no config computes them")
+    elif not samples:
+        print("no samples  were computed again, and no stored answer was scored again (--samples 0)")
     if origin or not samples:
         _print_unchecked(content.get("failed", 0))
     agree = origin or not samples or _compute_again(content, loaded, samples, seed, allow=allow, quiet=quiet)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -37,6 +36,7 @@ from experiments.config.shipped import find_config
 from experiments.config.statements import BASELINE_KEY, ClaimSpec, PublishedSpec
 from experiments.config.tuning_keys import TuneSpec
 from experiments.config.yaml_document import Document, read_document
+from icl.constraints import FLOAT32_MAX
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.baselines import BASELINES
 from icl.renamed_names import suggest
@@ -133,7 +133,7 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return _adapter(hint).validate_python(tuple(node) if isinstance(node, list) else node, strict=True)
+        value = _adapter(hint).validate_python(tuple(node) if isinstance(node, list) else node, strict=True)
     except ConfigError as error:  # of a component inside
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
@@ -149,6 +149,9 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
         raise ConfigError(
             f"{where}: {key} must be {expected}, not {node!r}.{did_you_mean(str(node), choices)}"
         ) from error
+    if isinstance(value, float) and not abs(value) <= FLOAT32_MAX:
+        raise ConfigError(f"{where}: {key} must be a finite number, not {value}.")
+    return value
 
 
 def _describe_type(hint: Any) -> str:
@@ -334,12 +337,10 @@ def _parse_statements(document: Document, key: str, node: Any) -> tuple[Any, ...
 
 def _check_statement(document: Document, place: tuple[str | int, ...], one: Mapping[str, Any]) -> None:
     """Raises ConfigError for a baseline, an axis or a number that no run can have."""
-    against, value, best = one.get("against"), one.get("value"), one.get("best_of")
+    against, best = one.get("against"), one.get("best_of")
     if isinstance(against, Mapping) and BASELINE_KEY in against and (name := against[BASELINE_KEY]) not in [*BASELINES]:
         where, names = document.where(*place, "against", BASELINE_KEY), ", ".join(BASELINES)
         raise ConfigError(f"{where}: no baseline {name!r}.{did_you_mean(str(name), BASELINES)} Baselines: {names}.")
-    if isinstance(value, float) and not isfinite(value):
-        raise ConfigError(f"{document.where(*place, 'value')}: value must be a finite number, not {value}.")
     if best is None:
         return
     where = document.where(*place, "best_of")

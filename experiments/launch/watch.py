@@ -190,9 +190,11 @@ def _job_states(launch: Launch) -> Mapping[str, str]:
         launcher = build("launcher", launch.launcher)
         launcher.check()
         group = launcher.reattach(launch)
-        return {} if group is None else {worker: status.state for worker, status in group.poll().items()}
+        if group is not None:
+            return {worker: status.state for worker, status in group.poll().items()}
     except ICLError:  # another machine, or a launcher of the user's that is not here
         return {}
+    return {} if _is_locked(launch.folder) else dict.fromkeys(launch.workers, "ended")  # they end with their starter
 
 
 def _is_locked(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.errors import ModelError
+from icl.errors import ModelError, did_you_mean
 from icl.models.hf import conventions
 from icl.parameter_files import expand_user
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
@@ -56,7 +56,10 @@ class Checkpoint:
         if not folder.is_dir():
             expected = "a folder with a checkpoint, a hub id (owner/name)"
             missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
-            raise ModelError(f"model.path: '{self.path}' is not {expected} or one of {', '.join(SHIPPED)}: {missing}.")
+            raise ModelError(
+                f"model.path: '{self.path}' is not {expected} or one of {', '.join(SHIPPED)}: {missing}."
+                f"{did_you_mean(self.path, SHIPPED)}"
+            )
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
         if not any((folder / name).is_file() for name in PROCESSORS):

@@ -27,6 +27,9 @@ SIDE, PLACES, WIDTH = 128, 16, 1280
 LORA_SCALE = 2.0
 TOWER = "model.vision_tower."
 OTHER_CLASSES = "model.path: 'small' cannot be assembled with the installed versions of transformers and timm."
+OTHER_WEIGHTS = (
+    "model.path: small.safetensors is not what `python -m experiments.small train` writes. Install the toolkit again."
+)
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ '\nAnswer: ' }}{% endif %}"
@@ -103,14 +106,20 @@ def merged_state(language_model: Mapping[str, Tensor], weights: Mapping[str, Ten
     """The language model's weights with LoRA merged, by their names in the checkpoint, in bfloat16.
 
     The sums are in float64, so that their order, which differs between machines, does not change a rounded weight.
+
+    Raises:
+        ModelError: A matrix has no partner, no module or another shape.
     """
     merged = {name: value for name, value in language_model.items() if name != "lm_head.weight"}
-    for name, down in weights.items():
-        if name.startswith("lora.") and name.endswith("lora_A"):
-            target = name.removeprefix("lora.").removesuffix(".lora_A")
-            up = weights[f"lora.{target}.lora_B"]
-            key = f"{target}.weight"
-            merged[key] = merged[key].double() + LORA_SCALE * up.double() @ down.double()
+    pairs = dict.fromkeys(name[: -len("_A")] for name in weights if name.startswith("lora."))
+    for pair in pairs:
+        key = f"{pair.removeprefix('lora.').removesuffix('.lora')}.weight"
+        down, up = weights.get(f"{pair}_A"), weights.get(f"{pair}_B")
+        if down is None or up is None:
+            raise ModelError(f"{OTHER_WEIGHTS} It has no tensor {pair}_{'A' if down is None else 'B'}.")
+        if key not in merged or merged[key].shape != (len(up), down.shape[-1]) or up.shape[-1] != len(down):
+            raise ModelError(f"{OTHER_WEIGHTS} The product of {pair}_B and {pair}_A is not a change of {key}.")
+        merged[key] = merged[key].double() + LORA_SCALE * up.double() @ down.double()
     return {name.replace("model.", "model.language_model.", 1): value.bfloat16() for name, value in merged.items()}
 
 

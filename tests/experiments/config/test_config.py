@@ -67,6 +67,12 @@ def error_message(path: Path, *overrides: str) -> str:
             "grid.yaml:4: stop_strings: stop_strings must be a list of strings that end an answer, such as",
         ),
         ("tune: {task: binding, lr: 0}", "grid.yaml:4: tune.lr: lr must be above 0, not 0."),
+        ("tune: {task: binding, lr: .inf}", "grid.yaml:4: tune.lr: lr must be a finite number, not inf."),
+        ("tune: {task: binding, lr: .nan}", "grid.yaml:4: tune.lr: lr must be above 0, not nan."),
+        (
+            "tune: {task: binding, sft_weight: 1e39}",
+            "grid.yaml:4: tune.sft_weight: sft_weight must be a finite number, not 1e+39.",
+        ),
         ("tune: {task: binding, steps: -1}", "grid.yaml:4: tune.steps: steps must be at least 0, not -1."),
         ("tune: {task: binding, warmup: 1}", "grid.yaml:4: tune.warmup: warmup must be below 1, not 1."),
         ("tune: {task: binding, alpha: yes}", "grid.yaml:4: tune.alpha: alpha must be a number, not 'yes'."),

@@ -127,6 +127,18 @@ def test_workers_that_have_not_started_wait_while_slurm_does_not_answer(
     assert RunWatcher(done.folder).poll().workers.describe() == "0 of 1 workers, 1 waiting"
 
 
+def test_watching_ends_if_a_local_launch_died_before_its_workers_started(go: Go, tmp_path: Path) -> None:
+    done, _ = go("run", "grid.shots=[2]")
+    go("other", "grid.shots=[0, 2]")
+    (tmp_path / "other" / "t" / "run.json").replace(done.folder / "run.json")  # of a run with more samples
+    Launch.new(done.folder, {"name": "local", "workers": 2}, 2, []).write()
+    watcher = RunWatcher(done.folder)
+    with write_lock(done.folder):
+        assert watcher.poll().workers.describe() == "0 of 2 workers, 2 waiting"
+        watcher.cluster.launch = ""  # so that the next poll does not wait
+    assert watcher.follow(SilentProgress()).is_abandoned
+
+
 def test_watching_ends_with_a_message_if_no_worker_is_left(go: Go, tmp_path: Path, icl_process: Go) -> None:
     running = icl_process("run", "grid.yaml", "--runs", "dead", slow=0.02)
     folder = tmp_path / "dead" / "t"

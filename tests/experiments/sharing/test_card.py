@@ -98,6 +98,7 @@ def test_an_edited_card_is_found_whether_or_not_its_digest_was_made_again(
     change_card(copy, better, new_digest=True)
     status, text = verify(copy, "--samples", 0)
     assert (status, "the card was edited" in text) == (1, False)
+    assert "no samples  were computed again, and no stored answer was scored again (--samples 0)" in text
     assert "a score of the card is not that of the samples: scores[1] (" in text
     assert ".mean is 0.99 in the card" in text
 

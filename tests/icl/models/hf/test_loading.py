@@ -69,6 +69,8 @@ def test_an_unknown_dtype_is_an_error_in_python_too() -> None:
 def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"there is no folder .*nowhere"):
         HF(path=str(tmp_path / "nowhere")).load()
+    with pytest.raises(ModelError, match=r"or one of tiny, small: there is no folder .*smal\. Did you mean 'small'\?$"):
+        HF(path="smal").load()
 
 
 def test_an_unavailable_hub_id() -> None:

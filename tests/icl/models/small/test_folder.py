@@ -16,6 +16,7 @@ from icl.models import optional_packages
 from icl.models.hf.checkpoint import SHIPPED, TINY, Checkpoint
 from icl.models.small import folder as small
 from icl.models.small import packages
+from icl.models.small.assemble import LORA_SCALE, merged_state
 from icl.models.small.folder import checkpoint_folder
 
 
@@ -149,3 +150,22 @@ def test_once_assembled_it_needs_timm_alone(cache: Path, monkeypatch: pytest.Mon
 def test_an_unknown_word_names_the_shipped_checkpoints() -> None:
     with pytest.raises(ModelError, match="or one of tiny, small"):
         _ = Checkpoint("smal").folder
+
+
+def test_matrices_that_do_not_belong_together_are_sentences() -> None:
+    base, down, up = {"model.q.weight": torch.zeros(3, 2)}, torch.ones(1, 2), torch.ones(3, 1)
+    whole = {"lora.model.q.lora_A": down, "lora.model.q.lora_B": up, "projector.linear_1.bias": up}
+    assert torch.equal(
+        merged_state(base, whole)["model.language_model.q.weight"].float(), torch.full((3, 2), LORA_SCALE)
+    )
+    for name in ("lora_A", "lora_B"):
+        alone = {key: value for key, value in whole.items() if not key.endswith(name)}
+        with pytest.raises(
+            ModelError, match=rf"small\.safetensors is not what .* It has no tensor lora\.model\.q\.{name}\.$"
+        ):
+            merged_state(base, alone)
+    for change in ({"lora.model.q.lora_B": down}, {"lora.model.q.lora_A": torch.ones(2, 2)}):
+        with pytest.raises(ModelError, match=r"lora_B and lora\.model\.q\.lora_A is not a change of model\.q\.weight"):
+            merged_state(base, whole | change)
+    with pytest.raises(ModelError, match=r"is not a change of model\.q\.weight"):
+        merged_state({}, whole)
