@@ -71,7 +71,7 @@ class ProjectedImage(EncodedImage):
             call, rows = next(sources)
             output = first_tensor(call.module(*call.args, **call.kwargs))
             assert output is not None
-            renewed = output.flatten(0, -2)[rows.clamp(min=0)].view(value.shape)
+            renewed = output.flatten(0, -2)[rows].view(value.shape)
             return torch.where((rows == CONSTANT).view(*value.shape[:-1], 1), value, renewed)
 
         return replace(self, features={name: renew(value) for name, value in self.features.items()})

@@ -11,7 +11,14 @@ from experiments.config.config import Config, load_config
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import EpisodeStream
-from experiments.tuning.projector import CONSTANT, TrainedProjector, output_rows, projector_modules
+from experiments.tuning.projector import (
+    CONSTANT,
+    Call,
+    ProjectedImage,
+    TrainedProjector,
+    output_rows,
+    projector_modules,
+)
 from experiments.tuning.train import train
 from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
 from experiments.tuning.tune import training_cell
@@ -119,6 +126,19 @@ def test_rows_of_features_are_traced_to_the_output_that_gives_them() -> None:
     assert output_rows(features + 0.5, output) is None
     assert output_rows(line_end, output) is None
     assert output_rows(torch.cat([features, line_end + 1]), output) is None
+
+
+def test_rows_that_no_output_gives_stay_when_an_image_is_projected_anew() -> None:
+    double = torch.nn.Linear(2, 2, bias=False)
+    double.weight.data = 2 * torch.eye(2)
+    inputs, features = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[5.0, 5.0], [6.0, 8.0], [2.0, 4.0]])
+    call, rows = Call(double, (inputs,), {}, None), torch.tensor([CONSTANT, 1, 0])
+    image = ProjectedImage("key", "", dict, {"plain": features, "layers": [features]}, {}, [call] * 2, [rows] * 2)
+    assert torch.equal(image.project().features["plain"], features)
+    double.weight.data *= 2
+    renewed = image.project().features
+    assert renewed["plain"].tolist() == [[5.0, 5.0], [12.0, 16.0], [4.0, 8.0]]
+    assert torch.equal(renewed["layers"][0], renewed["plain"])
 
 
 def test_a_model_without_a_projector_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
