@@ -1,7 +1,7 @@
 """How much does each demonstration change the answer's probability? Leave one out, and replace one by a random one
 
     gold      log p(gold answer | all demonstrations) - log p(gold answer | without this one): positive if it helps
-    answer    the same for the model's own answer in the run
+    answer    the same for the model's own answer in the run, if that is not under an intervention
     replaced  log p(gold answer | all) - log p(gold answer | a random example of the pool in its place): what this
               demonstration gives beyond any other. Not for arms with transforms, and not if the pool has no other one
     n         demonstrations
@@ -88,7 +88,8 @@ def influences(one: RunPrompt) -> list[Influence]:
     context, example = one.item.context, one.item.example
     demos, gold = context.demos, example.answer
     own = {normalize_text(answer) for answer in example.answers}
-    same = normalize_text(one.output) in own
+    output = one.output.strip() if one.cell.steering is None else ""
+    same = normalize_text(output) in own
     without = [_composed(one, demos[:place] + demos[place + 1 :]) for place in range(len(demos))]
     candidates = _candidates(one)
     others = [_replaced(one, place, candidates) for place in range(len(demos))]
@@ -98,7 +99,6 @@ def influences(one: RunPrompt) -> list[Influence]:
     replaced = [np.nan if prompt is None else whole - next(by_random) for prompt in others]
     answered = [whole, *rest[: len(demos)]]
     if not same:
-        output = one.output.strip()
         answered = _log_likelihoods(one, [one.prompt, *without], output) if output else [np.nan] * (1 + len(demos))
     return [
         Influence(

@@ -1,6 +1,7 @@
 """The prompts of a run, composed again for analyses that read the model.
 
 Decoding and controls do not change a prompt, so each setting of the other axes has one prompt for each query and seed.
+The answer beside it is that of the setting's first cell without an intervention, or of its first cell.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +56,7 @@ class RunPrompt:
 def run_prompts(
     view: "RunView", ability: str, queries: int, with_demos: bool = True
 ) -> Iterator[tuple[dict[str, Any], list[RunPrompt]]]:
-    """(setting, prompts) of each setting, with its model loaded, and no other.
+    """(setting, prompts) of each setting, with its model loaded, and no other. Settings of a model follow each other.
 
     Args:
         view: The run.
@@ -73,14 +74,19 @@ def run_prompts(
     stored = set(rows["cell"])
     for cell in expand(load_run(view.path, view.trust).load_config()).cells:
         if cell.digest in stored and not cell.decoding.strategy.traits.demonstration_factor > 1:
-            settings.setdefault(tuple(cell.labels[axis] for axis in axes), {}).setdefault(cell.seed, cell)
+            own = settings.setdefault(tuple(cell.labels[axis] for axis in axes), {})
+            if cell.seed not in own or (own[cell.seed].steering is not None and cell.steering is None):
+                own[cell.seed] = cell
     if not settings:
         raise StoreError(
             f"{view.path}: none of its cells can be composed again: a component or the checkpoint has changed since. "
             "Use the version and the checkpoint of the run, or run it again."
         )
     loaded: Model | None = None
-    for values, cells in settings.items():
+    models = list(dict.fromkeys(id(cell.model) for cells in settings.values() for cell in cells.values()))
+    for values, cells in sorted(
+        settings.items(), key=lambda item: models.index(id(next(iter(item[1].values())).model))
+    ):
         setting = dict(zip(axes, values, strict=True))
         prompts = [one for cell in cells.values() for one in _prompts(cell, rows[rows["cell"] == cell.digest], queries)]
         if prompts:

@@ -7,8 +7,9 @@
     logprob      log p(y_t | image), a token
 
 In nats, as means over tokens: of the answers of demonstrations by their place in the prompt, and of the query's gold
-answer after the prompt. A token of a demonstration is scored given everything before it. The model reads each prompt
-three times for each answer, on the first 50 queries of each cell (`--queries`).
+answer after the prompt. A token of a demonstration is scored given everything before it. An answer is left out if it
+has another number of tokens without its images. The model reads each prompt three times for each answer, on the first
+50 queries of each cell (`--queries`).
 
 Differs from the released code in the scores: log-probabilities in place of raw logits, which a constant moves, and
 images that are left out in place of masked attention.
@@ -22,6 +23,7 @@ import numpy as np
 
 from experiments.analyses.run_prompts import QUERIES, QUERY_ANSWER, RunPrompt, run_prompts, with_answer
 from experiments.analyses.shared import interval_columns, make_table, prefixed_interval
+from experiments.stats.formatting import format_count
 from icl import spans
 from icl.errors import ConfigError
 from icl.images import Image
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
     from experiments.results.run_view import RunView
 
+Scores = Mapping[str, Mapping[int, tuple[list[float], ...]]]
+"""Owner -> number of the prompt -> log-probabilities of the answer with, without and with other images."""
+
 BATCH = 32
 """Answers that are scored in one call, each after three prompts."""
 
@@ -41,23 +46,36 @@ BATCH = 32
 def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
     """One row per answer of a prompt and setting. Raises PlanError if the model scores no texts."""
     table_rows: list[dict[str, Any]] = []
+    left_out = 0
     for setting, prompts in run_prompts(view, "text_logprobs", queries, with_demos=False):
-        table_rows += [{**setting, **row} for row in _rows(prompts)]
+        scores, uneven = _scores(prompts)
+        table_rows += [{**setting, **row} for row in _rows(prompts, scores)]
+        left_out += uneven
+    dropped = f"{format_count(left_out, 'answer')} left out: other tokens without the images" if left_out else ""
     if not table_rows:
-        raise ConfigError(f"{view.path}: no answer in a prompt has an image whose effect could be measured.")
+        why = f" ({dropped})" if dropped else ""
+        raise ConfigError(f"{view.path}: no answer in a prompt has an image whose effect could be measured{why}.")
     note = "in nats a token; weight: of CAL's loss, 1 as in an ordinary one; n: tokens"
+    note += f"; {dropped}" if dropped else ""
     signed = ("no_image", "low", "high", "other_image", "other_image_low", "other_image_high", "logprob")
     table = make_table(table_rows, "Visual correlation of answer tokens", note=note, signed=signed)
     table.attrs["figure"] = {"x": "answer", "y": ("no_image", "other_image"), "measure": "nats a token"}
     return table
 
 
-def _rows(prompts: Sequence[RunPrompt]) -> Iterator[dict[str, Any]]:
-    """The rows of one setting."""
-    scores: dict[str, dict[int, tuple[list[float], ...]]] = {}
+def _scores(prompts: Sequence[RunPrompt]) -> tuple[Scores, int]:
+    """The scores of one setting, and the number of answers that are left out."""
     places = range(max(len(one.item.context.demos) for one in prompts))
-    for owner in [*map(spans.demo, places), spans.QUERY]:
-        scores[owner] = dict(_of_answer(prompts, owner))
+    all_scores = {owner: dict(_of_answer(prompts, owner)) for owner in [*map(spans.demo, places), spans.QUERY]}
+    scores = {
+        owner: {number: each for number, each in of_owner.items() if len(set(map(len, each))) == 1}
+        for owner, of_owner in all_scores.items()
+    }
+    return scores, sum(map(len, all_scores.values())) - sum(map(len, scores.values()))
+
+
+def _rows(prompts: Sequence[RunPrompt], scores: Scores) -> Iterator[dict[str, Any]]:
+    """The rows of one setting."""
     weights = _weights(scores)
     for owner, of_owner in scores.items():
         tokens = [(number, *token) for number, each in of_owner.items() for token in zip(*each, strict=True)]
@@ -85,9 +103,7 @@ def _of_answer(prompts: Sequence[RunPrompt], owner: str) -> Iterator[tuple[int, 
         model: Any = prompts[batch[0][0]].cell.model
         rows = iter(model.text_logprobs([prompt for _, own in batch for prompt in own], name))
         for number, _ in batch:
-            each = tuple(next(rows) for _ in range(3))
-            if len(set(map(len, each))) == 1:
-                yield number, each
+            yield number, tuple(next(rows) for _ in range(3))
 
 
 def _variants(one: RunPrompt, owner: str) -> tuple[Prompt, ...]:
@@ -121,7 +137,7 @@ def _other_images(one: RunPrompt, own: set[str], answer: str) -> list[Image]:
     return [image for member in others for image in member.images[:1] if image.digest not in own]
 
 
-def _weights(scores: Mapping[str, Mapping[int, tuple[list[float], ...]]]) -> dict[tuple[str, int], list[float]]:
+def _weights(scores: Scores) -> dict[tuple[str, int], list[float]]:
     """(owner, prompt) -> weights of the tokens of its answer, times the number of answer tokens of the prompt."""
     import torch
 

@@ -206,6 +206,22 @@ class Reader(FakeModel):
         return [[_log_probability(prompt, name)] for prompt in prompts]
 
 
+@component("model", "test-uneven")
+@dataclass(frozen=True, kw_only=True)
+class Uneven(Reader):
+    """A reader whose answers in `longer` have one more token without their image."""
+
+    longer: tuple[str, ...] = ("red",)
+
+    def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
+        rows = super().text_logprobs(prompts, name)
+        parts = [{part.name: part.text for part in prompt.parts()} for prompt in prompts]
+        image = spans.image(spans.owner_of(name))
+        return [
+            row + [0.0] * (own[name] in self.longer and image not in own) for row, own in zip(rows, parts, strict=True)
+        ]
+
+
 RGB = {(220, 30, 30): "red", (30, 170, 60): "green", (40, 60, 210): "blue"}
 
 

@@ -1,6 +1,7 @@
 """The influence of single demonstrations, on a model that adds 1 for each demonstration with the same answer."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from experiments.analyses import influence
 from experiments.analyses.run_prompts import run_prompts, with_answer
+from icl.registry import build
+from icl.types import Context, Demo
 
 PARTS = Path(__file__).parent / "parts.py"
 READER = {"name": f"{PARTS}:Reader"}
@@ -51,6 +54,34 @@ def _gains(view: Any) -> list[float]:
                 answers = [part.text for part in prompt.parts() if part.name == f"demo[{place}].answer"]
                 gains.append(float(answers == [one.item.example.answer]))
     return gains
+
+
+def test_a_replacement_changes_one_demonstration_to_an_unused_one(ran: Any) -> None:
+    view = ran(model=READER, shots=2, seeds=[0], retriever=_careless("p-0000", "p-0001"))
+    one = next(one for _, prompts in run_prompts(view, "text_logprobs", 1) for one in prompts)
+    candidates = influence._candidates(one)
+    used = [demo.example.id for demo in one.item.context.demos]
+    members = one.cell.task.pool(one.item.example.id).examples
+    assert [member.id for member in candidates] == [member.id for member in members if member.id not in used]
+    plain = {part.name: part.content for part in one.prompt.parts()}
+    for place in range(2):
+        prompt = influence._replaced(one, place, candidates)
+        assert prompt is not None
+        changed = {part.name for part in prompt.parts() if part.content != plain[part.name]}
+        assert f"demo[{place}].image[0]" in changed <= {f"demo[{place}].{end}" for end in ("image[0]", "answer")}
+        assert prompt.images[place].digest in {member.images[0].digest for member in candidates}
+    assert influence._replaced(one, 0, []) is None
+
+
+def test_replacements_never_leak_the_query() -> None:
+    """The pool of this task is the queries, and a twin with the last query's image."""
+    task = build("task", f"{PARTS}:Leaking")
+    first, *_, last = task.queries
+    context = Context(last.query, (Demo(first),))
+    one: Any = SimpleNamespace(
+        cell=SimpleNamespace(transforms=(), task=task), item=SimpleNamespace(example=last, context=context)
+    )
+    assert [member.id for member in influence._candidates(one)] == ["q1", "q2"]
 
 
 def test_transforms_leave_out_the_random_control(ran: Any) -> None:

@@ -1,17 +1,27 @@
 """How much answer tokens depend on images, on a model whose likelihoods are known and on the shipped one."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as PILImage
 
-from experiments.analyses import visual_correlation
+from experiments.analyses import influence, visual_correlation
 from experiments.analyses.run_prompts import run_prompts, with_answer
 from experiments.cli.main import main
+from experiments.grid.grid import Cell
 from icl.errors import ConfigError, PlanError
+from icl.images import Image
 from icl.models.fake import FakeModel
+from icl.registry import build
+from icl.tasks.base import Pool
+from icl.types import Example
 
-READER = {"name": f"{Path(__file__).parent / 'parts.py'}:Reader"}
+PARTS = Path(__file__).parent / "parts.py"
+READER = {"name": f"{PARTS}:Reader"}
 
 
 def test_an_answer_loses_what_its_image_gives(ran: Any) -> None:
@@ -32,12 +42,57 @@ def test_settings_and_seeds_have_prompts_of_their_own_and_queries_limit_them(ran
 
 
 def test_a_grid_of_models_has_one_loaded_at_a_time(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = ran(grid={"model": ["fake-copy", "fake-vote"]}, shots=1, seeds=[0])
+    view = ran(grid={"shots": [1, 2], "model": ["fake-copy", "fake-vote"]}, seeds=[0])
     events: list[str] = []
     monkeypatch.setattr(FakeModel, "unload", lambda model: events.append("unload"))
     for setting, _ in run_prompts(view, "generate", 1):
-        events.append(str(setting["model"]))
-    assert events == ["fake-copy", "unload", "fake-vote"]
+        events.append(f"{setting['model']} {setting['shots']}")
+    assert events == ["fake-copy 1", "fake-copy 2", "unload", "fake-vote 1", "fake-vote 2"]
+
+
+def test_the_answer_beside_a_prompt_is_that_without_an_intervention(ran: Any) -> None:
+    cut = {"name": "knock_out", "layers": [0]}
+    axes = {"intervene": [cut, "none"]}
+    task = {"name": "operators", "queries": 1}
+    view = ran(model={"name": "hf", "path": "tiny"}, task=task, shots=1, seeds=[0], max_new_tokens=1, grid=axes)
+    [(setting, [one])] = run_prompts(view, "text_logprobs", 1)
+    assert (one.cell.steering, "intervene" in setting) == (None, False)
+    answers = view.frame.set_index("cell")["output"]
+    assert one.output == answers[one.cell.digest]
+    under = replace(one, item=replace(one.item, spec=replace(one.item.spec, cells=(steered_cell(one.cell, cut),))))
+    assert all(np.isnan(each.answer) and not np.isnan(each.gold) for each in influence.influences(under))
+
+
+def steered_cell(cell: Cell, node: dict[str, Any]) -> Cell:
+    return replace(cell, intervene=build("intervention", node))
+
+
+def test_answers_with_other_tokens_without_their_image_are_counted_and_left_out(ran: Any) -> None:
+    uneven = {"name": f"{PARTS}:Uneven"}
+    table = visual_correlation.analyze(ran(model=uneven, shots=0, seeds=[0]))
+    assert list(table["n"]) == [4], "two of six answers are red"
+    assert table.attrs["note"].endswith("; 2 answers left out: other tokens without the images")
+    view = ran(name="longer", model={**uneven, "longer": ["red", "green", "blue"]}, shots=0, seeds=[0])
+    with pytest.raises(ConfigError, match=r"effect could be measured \(6 answers left out: other tokens without"):
+        visual_correlation.analyze(view)
+
+
+def test_other_images_have_other_answers_if_there_are_any() -> None:
+    def example(name: str, shade: int, answer: str) -> Example:
+        return Example(name, (Image.from_pil(PILImage.new("RGB", (4, 4), (shade, 0, 0)), name),), "?", (answer,))
+
+    own, same, other = example("own", 1, "Red"), example("same", 2, "red."), example("other", 3, "blue")
+
+    def others(*members: Example) -> list[Image]:
+        one: Any = SimpleNamespace(
+            cell=SimpleNamespace(task=SimpleNamespace(pool=lambda _: Pool(members))),
+            item=SimpleNamespace(example=SimpleNamespace(id="q")),
+        )
+        return visual_correlation._other_images(one, {own.images[0].digest}, "red")
+
+    assert others(own, same, other) == list(other.images)
+    assert others(own, same) == list(same.images)
+    assert others(own) == []
 
 
 def test_a_model_that_scores_no_texts_is_refused(ran: Any) -> None:
