@@ -42,7 +42,7 @@ def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
     note = "attention: mean over heads and prompts, sums to 1 in a layer; tokens: share of the prompt; n: prompts"
     table = make_table(rows, "Attention of the last token of the prompt", note=note)
-    table.attrs["figure"] = {"x": "layer", "y": ("attention",), "by": "span", "measure": "attention"}
+    table.attrs["figure"] = {"x": "layer", "y": ("attention",), "by": "span", "measure": "attention", "n": "prompts"}
     return table
 
 

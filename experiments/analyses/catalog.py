@@ -1,15 +1,23 @@
-"""The catalog of analyses: every module of this folder with a function `analyze`, under its own name."""
+"""The catalog of analyses: every module of this folder with a function `analyze`, under its own name.
+
+Installed packages add names through entry points `analysis.NAME` in the group `icl.components`. An analysis of your own
+needs no name: `studies/mine.py` stands for `studies/mine.py:analyze`.
+"""
 
 import ast
 import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from icl.errors import ConfigError
+from icl.loading import import_path, load_function
+from icl.registry import ENTRY_POINT_GROUP
 from icl.renamed_names import suggest
+from icl.user_errors import convert_user_errors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,25 +29,60 @@ Analysis = Callable[..., "DataFrame"]
 
 
 def list_analyses() -> dict[str, str]:
-    """The name and the summary of every analysis, read without importing it."""
+    """The name and the summary of every analysis that has a name, read without importing it."""
     summaries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_text(encoding="utf-8")
         if "\ndef analyze(" in text:
             summaries[path.stem] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    return summaries
+    return summaries | {name: f"from {target}" for name, target in _entry_points().items() if name not in summaries}
 
 
 def find_analysis(name: str) -> Analysis:
-    """The function of an analysis. Raises ConfigError with the nearest name."""
+    """The function of an analysis.
+
+    Args:
+        name: A name, or the path of a function: `studies/mine.py:analyze`, or `studies/mine.py` for short.
+
+    Raises:
+        ConfigError: There is no such analysis. The message has the nearest name.
+    """
+    if ":" in name or name.endswith(".py"):
+        return _users_own(name if ":" in name else f"{name}:analyze")
     summaries = list_analyses()
     plain = name.replace("-", "_")
     if plain not in summaries:
         raise ConfigError(
-            f"no analysis named '{name}'{suggest('analysis', plain, summaries)} There are {', '.join(summaries)}."
+            f"no analysis named '{name}'{suggest('analysis', plain, summaries)} There are {', '.join(summaries)}, and "
+            "the path of your own, such as studies/mine.py."
         )
-    analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
-    return analysis
+    if (Path(__file__).parent / f"{plain}.py").is_file():
+        analysis: Analysis = importlib.import_module(f"experiments.analyses.{plain}").analyze
+        return analysis
+    return _users_own(_entry_points()[plain])
+
+
+def _entry_points() -> dict[str, str]:
+    """The path of each analysis that an installed package adds, by its name."""
+    points = ((point.name.partition("."), point.value) for point in entry_points(group=ENTRY_POINT_GROUP))
+    return {name: value for (kind, _, name), value in points if kind == "analysis"}
+
+
+def _users_own(target: str) -> Analysis:
+    """The function at a path. It raises ConfigError if it returns no table, and ComponentError if it fails."""
+    import pandas as pd
+
+    function = load_function(target)
+
+    @functools.wraps(function)
+    def analyze(view: "RunView", **options: Any) -> "DataFrame":
+        with convert_user_errors():
+            table = function(view, **options)
+        if not isinstance(table, pd.DataFrame):
+            raise ConfigError(f"{import_path(function)} returned {type(table).__name__}. Return a pandas DataFrame.")
+        return table
+
+    return analyze
 
 
 def with_queries(analysis: Analysis, name: str, queries: int) -> Analysis:
@@ -82,5 +125,6 @@ def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> "
         f"within each value of {' and '.join(columns)}, with p corrected there",
     ]
     notes += [f"no table for {name}: {str(error).partition(': ')[2] or error}" for name, error in refusals.items()]
-    joined.attrs = {**tables[0].attrs, "note": "; ".join(note.rstrip(".") for note in notes if note)}
+    note = "; ".join(note.rstrip(".") for note in notes if note)
+    joined.attrs = {**tables[0].attrs, "note": note, "by": list(columns)}
     return joined

@@ -6,6 +6,7 @@
                the mean, and each of the three
     precision  share of demonstrations with the query's gold answer, in the arms of the run that use the encoder
     images     of the pool of the first query, at most 500, the first 50 for correspondence
+    n          samples of the precision, which alone has an interval
 
 An example's text is its question and its answer. All encoders are compared with the same texts, those of the first
 encoder of the run that reads texts. Encoders without vectors of patches have no correspondence. The note has the rank
@@ -80,11 +81,14 @@ def analyze(view: "RunView") -> "DataFrame":
                     **_correspondence(one, examples[:WARPED]),
                     **interval_columns(each, unit_labels(samples), "precision"),
                     "images": len(examples),
+                    "n": len(samples),
                 }
             )
     without = sorted({str(row["encoder"]) for row in table_rows if np.isnan(row["pck"])})
     notes = [correlations(table_rows), *([f"without vectors of patches: {', '.join(without)}"] if without else [])]
-    return make_table(table_rows, "Scores of encoders, and their retrieval", note="; ".join(notes))
+    table = make_table(table_rows, "Scores of encoders, and their retrieval", note="; ".join(notes))
+    table.attrs["figure"] = {"x": "encoder", "y": ("precision", *SCORES), "measure": "share", "n": "samples"}
+    return table
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -79,7 +79,12 @@ def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
     note = "in nats: positive if the demonstration makes the answer more probable"
     signed = tuple(f"{name}{end}" for name in ("gold", "answer", "replaced") for end in ("", "_low", "_high"))
     table = make_table(table_rows, "Influence of single demonstrations", note=note, signed=(*signed, "low", "high"))
-    table.attrs["figure"] = {"x": "demonstrations", "y": ("gold", "replaced"), "measure": "change of log p, nats"}
+    table.attrs["figure"] = {
+        "x": "demonstrations",
+        "y": ("gold", "replaced"),
+        "measure": "change of log p, nats",
+        "n": "demonstrations",
+    }
     return table
 
 

@@ -48,7 +48,12 @@ def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
     note = "collect, read: saliency over that of other pairs; effect: answers cut less other tokens cut, in pairs"
     table = make_table(rows, "Information flow through the answers", note=note, signed=("effect", "low", "high"))
-    table.attrs["figure"] = {"x": "layer", "y": ("effect",), "measure": "accuracy, answers cut less others cut"}
+    table.attrs["figure"] = {
+        "x": "layer",
+        "y": ("effect",),
+        "measure": "accuracy, answers cut less others cut",
+        "n": "prompts",
+    }
     return table
 
 

@@ -17,7 +17,15 @@ GAP = 2
 
 
 @dataclass(frozen=True)
-class _Column:
+class TableColumn:
+    """One column of a table as text.
+
+    Attributes:
+        name: The heading.
+        cells: A text per row.
+        label: Whether it has labels and no numbers.
+    """
+
     name: str
     cells: list[str]
     label: bool
@@ -27,17 +35,11 @@ class _Column:
         return max(map(len, (self.name, *self.cells)))
 
 
-def print_analysis(frame: "DataFrame", console: "Console") -> None:
-    """Prints the title with the constant settings, one row per setting, and the note.
-
-    In a narrow terminal, settings are printed in lines above their rows.
-    """
-    from rich.console import Console
-    from rich.text import Text
-
-    same = [axis for axis in frame if axis in AXES and frame[axis].nunique() == 1]
+def table_columns(frame: "DataFrame") -> dict[str, TableColumn]:
+    """The columns of an analysis as text, without constant settings. An interval is one column."""
+    same = _constant_axes(frame)
     differences = frame.attrs.get("signed", ())
-    columns: dict[str, _Column] = {}
+    columns: dict[str, TableColumn] = {}
     for column in (str(column) for column in frame if column not in same and not _ends(column, HIGH)):
         values = frame[column].tolist()
         label = all(isinstance(value, str) for value in values)
@@ -49,7 +51,24 @@ def print_analysis(frame: "DataFrame", console: "Console") -> None:
             texts = [_between(a, b, column in differences) for a, b in zip(values, highs, strict=True)]
         else:
             texts = [_cell_text(column, value, column in differences) for value in values]
-        columns[column] = _Column(name, texts, label)
+        columns[column] = TableColumn(name, texts, label)
+    return columns
+
+
+def constant_settings(frame: "DataFrame") -> str:
+    """The axes that are the same in all rows, such as 'binding, 4 shots'; '' without any."""
+    return ", ".join(_heading(axis, str(frame[axis].iloc[0])) for axis in _constant_axes(frame))
+
+
+def print_analysis(frame: "DataFrame", console: "Console") -> None:
+    """Prints the title with the constant settings, one row per setting, and the note.
+
+    In a narrow terminal, settings are printed in lines above their rows.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    columns = table_columns(frame)
     headed: list[str] = []
     if sum(column.width + GAP for column in columns.values()) - GAP > console.width:
         headed = [column for column in columns if column in AXES]  # printed in a line above the row
@@ -57,7 +76,8 @@ def print_analysis(frame: "DataFrame", console: "Console") -> None:
     needed = sum(column.width + GAP for column in visible_columns) - GAP
     if needed > console.width:  # the terminal wraps lines that are still too long
         console = Console(width=needed, file=console.file)
-    console.print(Text(str(frame.attrs.get("title", "")), "bold").append(_same(frame, same), "dim"))
+    same = constant_settings(frame)
+    console.print(Text(str(frame.attrs.get("title", "")), "bold").append(f"  {same}" if same else "", "dim"))
     console.print(Text(_line([(column, column.name) for column in visible_columns]), "dim"))
     above = None
     for i in range(len(frame)):
@@ -70,7 +90,7 @@ def print_analysis(frame: "DataFrame", console: "Console") -> None:
         console.print(str(note), style="dim", highlight=False)
 
 
-def _line(cells: Sequence[tuple[_Column, str]]) -> str:
+def _line(cells: Sequence[tuple[TableColumn, str]]) -> str:
     """Aligns labels left and numbers right."""
     texts = (text.ljust(column.width) if column.label else text.rjust(column.width) for column, text in cells)
     return (" " * GAP).join(texts).rstrip()
@@ -85,9 +105,8 @@ def _ends(column: Any, bound: str) -> bool:
     return str(column) == bound or str(column).endswith(f"_{bound}")
 
 
-def _same(frame: "DataFrame", axes: list[Any]) -> str:
-    texts = [f"{frame[axis].iloc[0]} shots" if axis == "shots" else str(frame[axis].iloc[0]) for axis in axes]
-    return f"  {', '.join(texts)}" if texts else ""
+def _constant_axes(frame: "DataFrame") -> list[Any]:
+    return [axis for axis in frame if axis in AXES and frame[axis].nunique() == 1]
 
 
 def _between(low: float, high: float, difference: bool) -> str:

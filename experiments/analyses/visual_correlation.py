@@ -59,7 +59,12 @@ def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
     note += f"; {dropped}" if dropped else ""
     signed = ("no_image", "low", "high", "other_image", "other_image_low", "other_image_high", "logprob")
     table = make_table(table_rows, "Visual correlation of answer tokens", note=note, signed=signed)
-    table.attrs["figure"] = {"x": "answer", "y": ("no_image", "other_image"), "measure": "nats a token"}
+    table.attrs["figure"] = {
+        "x": "answer",
+        "y": ("no_image", "other_image"),
+        "measure": "change of log p, nats a token",
+        "n": "tokens",
+    }
     return table
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report import contrast_costs, controls, figures, sample_browser, statistical_tests, tables
+from experiments.report.analyses_section import analyses_section
 from experiments.report.answer_section import answer_section
 from experiments.report.by_section import by_sections
 from experiments.report.claims_section import claims_section
@@ -151,6 +152,7 @@ def render_page(
         effects_notes=controls.column_notes(view, whole=True),
         effects_family=controls.family_note(view),
         fewer_bits=quantization_section(view),
+        analyses=analyses_section(view.path),
         votes=any(row.baseline for t in task_tables for row in t.rows),
         refused=refused,
         **_difference_rows(view, differences),

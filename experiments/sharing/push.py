@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SAMPLES = "samples.parquet"
 COLUMNS = ("seed", "query", "group", "question", "options", "gold", "output", "failed")
 """The columns of the table of samples, between the axes and the metrics."""
-OWN = ["cells/*", "tables/*", "figures/*", "images/*", "looks/*"]
+OWN = ["cells/*", "tables/*", "figures/*", "images/*", "looks/*", "analyses/*"]
 """Patterns of files that an earlier push may have written, and that are removed if this one has them no more."""
 
 

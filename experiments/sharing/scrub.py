@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from experiments.analyses.stored_results import copy_results
 from experiments.results.loaded_run import Run
 from experiments.sharing.card import PRIVATE_KEYS
 from experiments.store.invocations import invocations_file, read_invocations
@@ -117,6 +118,7 @@ def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
         target.replace_samples(digest, [scrubber.sample(sample) for sample in source.samples(digest)])
     for path in sorted(run.path.glob("looks/*/*.json")):
         write_json(folder / path.relative_to(run.path), scrubber.metadata(read_mapping(path) or {}))
+    copy_results(run.path, folder, scrubber.metadata)
     if images and (run.path / "images").is_dir():
         shutil.copytree(run.path / "images", folder / "images", ignore=shutil.ignore_patterns(".*"))
     return Run(folder, run.trust)

@@ -5,6 +5,7 @@
     cells/<digest>/cell.json        one resolved cell, and digests of its queries and demonstrations
     cells/<digest>/<worker>.jsonl   one line per sample, appended and flushed when the sample is finished
     images/<digest>.png             images for the report
+    analyses/<name>-<digest>.json   results of `icl analyze` for the report
 
 A line counts if it is complete and belongs to its cell. If a process was killed, its last partial line is cut off
 before the next line is written. Other damaged lines are skipped and reported, and their samples are computed again.
