@@ -89,7 +89,7 @@ def figure_spec(frame: "DataFrame", name: str) -> FigureSpec | None:
 def analysis_panels(frame: "DataFrame", spec: FigureSpec) -> list[AnalysisPanel]:
     """The panels of a table, one per combination of its axes and of the columns of `--by`."""
     used = {spec.x, spec.by, *spec.y}
-    settings = [name for name in frame if name in {*AXES, *frame.attrs.get("by", ())} and name not in used]
+    settings = [name for name in map(str, frame) if name in {*AXES, *frame.attrs.get("by", ())} and name not in used]
     return [
         AnalysisPanel(
             ", ".join(f"{value} shots" if axis == "shots" else str(value) for axis, value in setting.items()),
