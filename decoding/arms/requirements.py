@@ -40,6 +40,7 @@ NEED_NAMES = {
     "beams": "rows that beams can take over from one another",
     "hidden_states": "hidden states",
     "attention": "attention maps",
+    "interventions": "edits of attention or hidden states",
 }
 
 

@@ -1,28 +1,39 @@
-"""CRoPS (2601.00659) without attention: two negatives, one for the language prior and one for image statistics.
+"""CRoPS (2601.00659): two negatives, one for the language prior and one for image statistics.
 
     l = log p(y | prompt)      l_lang = log p(y | no image)      l_stat = log p(y | edited image)
     g = exp(-rate t), t from 1,        f = l + (1 - g) / g (l - l_lang)
     scores = 2 f - l_stat,             if p(y) >= beta max p
     scores = l                         where max p > confident
 
-The language prior grows in long answers, so its weight grows with the step t.
+The language prior grows in long answers, so its weight grows with the step t. The negatives:
 
-Differs from the released code in both negatives, which need masks of attention there: the first one also sees only its
-least attended text tokens from layer 2 on, and the second one is the image without its 25 % most attended tokens. Here
-the first is the prompt without the query's image, and the second an edit of it. The released code has no batches.
+    negatives          l_lang                                            l_stat
+    inputs             the prompt without the query's image              `edit` of the image
+    attention          the same, and of all tokens only the `text_kept`  of the image only the share `image_kept`
+                       least attended, from `layer` on                   of least attended tokens, from `layer` on
+    random_attention   as many random tokens, the control                as many random tokens
+
+The masks act on the last token and on generated ones, and need a model of `hf` with attention scores (sdpa or eager).
+
+Differs from the released code in `inputs`, and in `attention`: there the tokens are chosen once, by one layer, and the
+number of text tokens grows from 10 to 40 in long answers. Here each layer and step chooses by its own attention, and
+the number is fixed. The released code has no batches.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.masks import plausibility_mask
 from decoding.formulas.row_steps import weight_per_row
+from decoding.interventions.least_attended import LeastAttended
 from decoding.prompt_edits import remove_query_image
-from icl.constraints import Fraction, Positive
+from decoding.traits import Traits
+from icl.constraints import Count, Fraction, Positive, PositiveInt
 from icl.edits import Edit, ShuffledPatches
-from icl.registry import NestedComponent, component
+from icl.models.interventions import Keys, steer
+from icl.registry import NestedComponent, component, later_parameter
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -38,6 +49,14 @@ class CRoPS(Strategy):
     beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
     confident: Fraction = 0.95  # probability of the best token above which the reference is used
     edit: Annotated[Edit, NestedComponent("edit")] = field(default_factory=ShuffledPatches)  # of the second negative
+    negatives: Literal["inputs", "attention", "random_attention"] = later_parameter("inputs")  # how they are made
+    text_kept: PositiveInt = later_parameter(10)  # tokens that the first negative attends to, of masks
+    image_kept: Fraction = later_parameter(0.25)  # share of image tokens that the second negative attends to, of masks
+    layer: Count = later_parameter(2)  # first layer of masks
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs=frozenset({"logits"} if self.negatives == "inputs" else {"logits", "interventions"}))
 
     @property
     def weights(self) -> None:
@@ -47,7 +66,14 @@ class CRoPS(Strategy):
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt, Prompt]:
-        return prompt, remove_query_image(prompt), prompt.edit(self.edit, "query")
+        text = remove_query_image(prompt)
+        if self.negatives == "inputs":
+            return prompt, text, prompt.edit(self.edit, "query")
+        choice = "least" if self.negatives == "attention" else "random"
+        language = LeastAttended(Keys(own=False), count=self.text_kept, layer=self.layer, choice=choice)
+        images = Keys(("query_images",), own=False)
+        statistics = LeastAttended(images, share=self.image_kept, layer=self.layer, choice=choice)
+        return prompt, steer(text, language), steer(prompt, statistics)
 
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausibility_mask(reference, self.beta)

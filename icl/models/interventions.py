@@ -38,13 +38,15 @@ class Site:
     Attributes:
         kind: What of the layer.
         layer: Number of the layer, from 0. Negative: from the top, -1 is the last one.
+        onward: Whether an intervention there also acts at all later sites of the kind, however many the model has.
     """
 
     kind: SiteKind
     layer: int
+    onward: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind} of layer {self.layer}"
+        return f"{self.kind} of layer {self.layer}{' and later' if self.onward else ''}"
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,21 @@ class ScoreIntervention(Intervention, Protocol):
 
     @property
     def keys(self) -> Keys: ...
+
+
+@runtime_checkable
+class KeyedIntervention(ScoreIntervention, Protocol):
+    """An intervention at sites `scores` that needs to know which keys it acts on, such as to rank them."""
+
+    def edit_keys(self, site: Site, x: "Tensor", keys: "Tensor") -> "Tensor":
+        """The new scores, in place of `edit`.
+
+        Args:
+            site: One of `sites`, as it stands there.
+            x: Scores at addressed tokens [n, H, keys], float32. Must not be changed in place.
+            keys: Whether a key is among `keys` and not hidden, for each head [n, H, keys].
+        """
+        ...
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from icl.models.hf.attention_calls import AttentionCall
-from icl.models.interventions import Intervention, Site
+from icl.models.interventions import Intervention, KeyedIntervention, Site
 
 if TYPE_CHECKING:
     from icl.models.hf.row_edits import Placed
@@ -95,9 +95,13 @@ class ScorePlaces:
                 if not isinstance(placed.acts, Intervention):
                     placed.acts.see(at, x, placed.prompts)
                     continue
-                value = placed.acts.edit(at, x, placed.prompts)
+                edited = self._mask(placed, keys, x.device) & (x > -torch.inf)
+                if isinstance(placed.acts, KeyedIntervention):
+                    value = placed.acts.edit_keys(at, x, edited)
+                else:
+                    value = placed.acts.edit(at, x, placed.prompts)
                 if value is not x:
-                    new = torch.where(self._mask(placed, keys, x.device) & (x > -torch.inf), value, x)
+                    new = torch.where(edited, value, x)
                     scores = new if index is None else scores.index_copy(0, index, new)
         if scores is before:
             return output

@@ -115,6 +115,17 @@ class DecoderSites:
             )
         return site
 
+    def resolve_all(self, site: Site) -> tuple[Site, ...]:
+        """The resolved site, and all later ones of its kind if it is `onward`. Raises ModelError as `resolve`.
+
+        The first layer of an `onward` site may lack it.
+        """
+        if not site.onward:
+            return (self.resolve(site),)
+        layer = site.layer + len(self.layers) if site.layer < 0 else site.layer
+        later = tuple(one for one in self.all(site.kind) if one.layer >= layer)
+        return later or (self.resolve(Site(site.kind, site.layer)),)
+
     def hookable(self, site: Site) -> Hookable:
         """The module of a resolved site."""
         module = self._hookable(site)

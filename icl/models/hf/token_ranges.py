@@ -159,7 +159,7 @@ def with_edits(
 
 def _resolved(sites: "DecoderSites", acts: Intervention | StateObserver) -> tuple[tuple[Site, Site], ...]:
     """Each site with a layer number from 0, and as it stands. Edits at one place at once would replace each other."""
-    pairs = tuple((sites.resolve(site), site) for site in acts.sites)
+    pairs = tuple((resolved, site) for site in acts.sites for resolved in sites.resolve_all(site))
     first: dict[Site, Site] = {}
     for resolved, site in pairs if isinstance(acts, Intervention) else ():
         if resolved in first:
