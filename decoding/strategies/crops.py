@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.masks import plausibility_mask
 from decoding.formulas.row_steps import weight_per_row
-from decoding.interventions.least_attended import LeastAttended
+from decoding.interventions.least_attended import Choice, LeastAttended
 from decoding.prompt_edits import remove_query_image
 from decoding.traits import Traits
 from icl.constraints import Count, Fraction, Positive, PositiveInt
@@ -69,7 +69,7 @@ class CRoPS(Strategy):
         text = remove_query_image(prompt)
         if self.negatives == "inputs":
             return prompt, text, prompt.edit(self.edit, "query")
-        choice = "least" if self.negatives == "attention" else "random"
+        choice: Choice = "least" if self.negatives == "attention" else "random"
         language = LeastAttended(Keys(own=False), count=self.text_kept, layer=self.layer, choice=choice)
         images = Keys(("query_images",), own=False)
         statistics = LeastAttended(images, share=self.image_kept, layer=self.layer, choice=choice)
