@@ -138,7 +138,7 @@ class ScoreMethod(SteeringMethod):
         return (replace(control, control="random_tokens"),)
 
     def model_problem(self, model: "Model") -> str | None:
-        return attention_problem(model)
+        return attention_problem(model) or super().model_problem(model)
 
 
 def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:

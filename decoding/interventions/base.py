@@ -40,6 +40,11 @@ Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
 """What replaces the fitted vectors: nothing, random ones of equal norm, as many random heads among those not chosen,
 those of sources with shuffled answers, or those of sources without demonstrations."""
 
+LAYER_KEYS = ("layer", "layers", "first_layer", "last_layer")
+"""Names of parameters that are numbers of layers of the model, in every method."""
+ALL_LAYERS = {"first_layer": 0, "last_layer": -1}
+"""Values of these parameters that every model has."""
+
 RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
 """Controls that need no tensor of the file."""
 
@@ -92,7 +97,7 @@ class SteeringMethod:
 
     def model_problem(self, model: "Model") -> str | None:
         """Why the method cannot run on a model, before it is loaded. None if nothing speaks against it."""
-        return None
+        return layer_problem(self, model)
 
     def check(self, model: "HF") -> None:
         """Raises ModelError if the loaded model lacks a site, or has another width."""
@@ -254,6 +259,23 @@ class FittedMethod(SteeringMethod):
         if self.control != "none" or not self.fitted:
             return ()
         return tuple(replace(self, control=one) for one in self.available_controls if self.offers(one))
+
+
+def layer_problem(method: SteeringMethod, model: "Model") -> str | None:
+    """The sentence about the first of `LAYER_KEYS` that is none of the model's layers. None if all are."""
+    named = {key: value for key in LAYER_KEYS if (value := getattr(method, key, None)) is not None}
+    if not named or named == ALL_LAYERS or (count := model.num_layers) is None:
+        return None
+    for key, value in named.items():
+        for number in [value] if isinstance(value, int) else value:
+            if not -count <= number < count:
+                return (
+                    f"{key}: the model has no layer {number}. Its {count} layers are 0 to {count - 1}; -1 is the last."
+                )
+    first, last = (named.get(key, default) for key, default in ALL_LAYERS.items())
+    if first % count > last % count:
+        return f"first_layer {first} is above last_layer {last}, so no layer is left."
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,7 @@ class DARA(FittedMethod):
         check_span_names("keys", self.keys)
 
     def model_problem(self, model: "Model") -> str | None:
-        return attention_problem(model)
+        return attention_problem(model) or super().model_problem(model)
 
     def intervention(self) -> RaisedScores:
         chosen = self.file.parameters

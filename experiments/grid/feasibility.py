@@ -127,6 +127,7 @@ def check_data(grid: Grid) -> None:
         )
     for cell in grid.cells:
         _check_candidates(grid, cell)
+        _check_spare_examples(grid, cell)
     for task in {id(cell.task): cell.task for cell in grid.cells if cell.answer_mode == "options"}.values():
         without_options = next((query.id for query in task.queries if len(query.options) < 2), None)
         if without_options is not None:
@@ -207,6 +208,19 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
         raise ConfigError(
             f"{where}: {cell.rerank_candidates} candidates from a pool of {size} (task '{cell.task.title}'). "
             f"Use at most {size}, or remove rerank_candidates: the default is 50, or the whole pool if it is smaller."
+        )
+
+
+def _check_spare_examples(grid: Grid, cell: Cell) -> None:
+    """Raises ConfigError if a transform draws examples from the pool, and demonstrations use all that have images."""
+    spare = max((getattr(transform, "spare_examples", 0) for transform in cell.transforms), default=0)
+    if not spare or not cell.shots or cell.shots + spare <= cell.task.pool_size:
+        return
+    if any(example.images for example in cell.task.pool(cell.task.queries[0].id).examples):
+        raise ConfigError(
+            f"{locate(grid, 'transforms', cell)}: {cell.labels['transforms']} puts other images of the pool in place "
+            f"of those of the demonstrations, and {cell.shots} shots use the whole pool of {cell.task.pool_size} (task "
+            f"'{cell.task.title}'). Use fewer shots, a larger pool, or how: permuted."
         )
 
 

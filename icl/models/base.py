@@ -113,6 +113,11 @@ class Model(ABC):
         return None
 
     @property
+    def num_layers(self) -> int | None:
+        """Number of the decoder's layers, before the model is loaded. None if it is unknown."""
+        return None
+
+    @property
     def max_images(self) -> int | None:
         """Number of images that the user allows in a prompt. None if there is no limit."""
         return None

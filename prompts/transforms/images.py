@@ -44,6 +44,11 @@ class Images:
     def needs(self) -> frozenset[str]:
         return frozenset({"pool"} if self.how == "swapped" else ())
 
+    @property
+    def spare_examples(self) -> int:
+        """Examples of the pool beside the demonstrations."""
+        return int(self.how == "swapped")
+
     def fitted(self, pool: Pool, model: object) -> "Swapped":
         """The transform with the pool that images are drawn from."""
         return Swapped(pool)

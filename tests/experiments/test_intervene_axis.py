@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
+from decoding.interventions.base import LAYER_KEYS
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.feasibility import check_requirements
@@ -19,6 +20,7 @@ from experiments.running.fit_vectors import check_no_shared_image, fit_vectors, 
 from experiments.running.run import run
 from icl.errors import ConfigError, DataError, PlanError
 from icl.images import Image
+from icl.registry import build, entries
 from icl.tasks.generated.binding import BindingTask
 from icl.tasks.generated.operators import OperatorsTask
 from icl.types import Example
@@ -43,6 +45,39 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digests(config: dict[str, Any]) -> list[str]:
     return [cell.digest for cell in expand(load_config(config)).cells]
+
+
+@pytest.mark.parametrize(
+    ("method", "problem"),
+    [
+        ({"name": "knock_out", "layers": [0, 99]}, "layers: the model has no layer 99. Its 4 layers are 0 to 3; -1 is"),
+        ({"name": "batch_icl", "layer": -5}, "layer: the model has no layer -5"),
+        ({"name": "attention_scaling", "last_layer": 4}, "last_layer: the model has no layer 4"),
+        ({"name": "attention_scaling", "first_layer": 2, "last_layer": 1}, "first_layer 2 is above last_layer 1"),
+        ({"name": "attention_scaling", "first_layer": -1, "last_layer": 0}, "first_layer -1 is above last_layer 0"),
+    ],
+)
+def test_a_layer_that_the_model_lacks_is_refused_before_it_is_loaded(method: dict[str, Any], problem: str) -> None:
+    grid = expand(load_config(keys(intervene=method)))
+    with pytest.raises(PlanError, match=rf"intervene: model 'tiny', intervene '.*': {problem}"):
+        check_requirements(grid)
+    assert "engine" not in vars(grid.cells[0].model)
+
+
+def test_every_method_with_numbers_of_layers_has_them_checked() -> None:
+    model, checked = build("model", TINY), 0
+    for name in entries("intervention"):
+        plain = build("intervention", name)
+        for key in LAYER_KEYS:
+            if hasattr(plain, key):
+                value = [4] if key == "layers" else 4
+                assert str(build("intervention", {"name": name, key: value}).model_problem(model)).startswith(
+                    f"{key}: "
+                )
+                fine = [3, -4] if key == "layers" else 3
+                assert build("intervention", {"name": name, key: fine}).model_problem(model) is None
+                checked += 1
+    assert checked >= 8
 
 
 def test_cells_without_an_intervention_have_the_digests_that_they_had_before(mapping: Mapping) -> None:

@@ -180,6 +180,12 @@ class HF(LogitModel):
 
         return max_tokens(self.checkpoint.config)
 
+    @property
+    def num_layers(self) -> int:
+        from icl.models.hf.checkpoint import text_config
+
+        return int(text_config(self.checkpoint.config).num_hidden_layers)
+
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
         from icl.models.hf.checkpoint import stop_tokens

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from decoding.interventions.attention_edits import RaisedScores, cut, raised
+from decoding.interventions.attention_edits import CutScores, RaisedScores, cut, raised
 from decoding.interventions.attention_scaling import AttentionScaling
+from decoding.interventions.base import FittedTensors
 from decoding.interventions.dara import DARA, scaled
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.gradient_fit import unnamed
@@ -16,7 +18,8 @@ from decoding.interventions.knock_out import KnockOut
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.answer_loss import answer_loss, encode_answers
-from icl.models.hf.token_ranges import key_ranges, span_tokens
+from icl.models.hf.score_edits import KeyRanges
+from icl.models.hf.token_ranges import EDIT_BITS, key_ranges, span_tokens
 from icl.models.interventions import Keys, Site, Where, steer
 from icl.types import Prompt
 from tests.decoding.interventions.dev_split import dev, tiny, write
@@ -120,6 +123,75 @@ def test_a_cut_leaves_no_attention_in_its_layers_alone() -> None:
     assert float(mass(prompt, "demo_answers", Site("scores", 1)).max()) > 1e-2
 
 
+def test_the_digest_of_an_edit_names_all_that_decides_it() -> None:
+    zeros = torch.zeros(5)
+    raises = RaisedScores({FIRST: zeros}, 0.5, Keys(("images",)))
+    others = (
+        replace(raises, log_factors={FIRST: zeros + 1}),
+        replace(raises, log_factors={Site("scores", 1): zeros}),
+        replace(raises, alpha=0.25),
+        replace(raises, keys=Keys(("demo_images",))),
+        replace(raises, keys=Keys(("images",), draw=0)),
+        replace(raises, where=Where("all")),
+    )
+    assert len({one.digest for one in (raises, *others)}) == 1 + len(others)
+    cuts = CutScores((FIRST,), Keys(("images",)))
+    changed = [
+        replace(cuts, sites=(Site("scores", 1),)),
+        replace(cuts, keys=Keys(("images",), own=False)),
+        replace(cuts, where=Where("all")),
+    ]
+    assert len({one.digest for one in (cuts, *changed)}) == 1 + len(changed)
+
+
+def test_methods_edit_their_own_layers_keys_and_tokens() -> None:
+    prompt = prompts(1)[0]
+
+    def edit(method: AttentionScaling | KnockOut) -> Any:
+        return method.steered([prompt], tiny())[0].interventions[0]
+
+    middle = AttentionScaling(first_layer=1, last_layer=-2, control="random_tokens", draw=3)
+    assert edit(middle).sites == (Site("scores", 1), Site("scores", 2))
+    assert edit(middle).keys == Keys(("images",), own=True, draw=3)
+    assert edit(KnockOut(control="random_tokens", draw=2)).keys == Keys(("demo_answers",), own=False, draw=2)
+    assert [edit(KnockOut(tokens=name)).where for name in ("end", "all", "query_question")] == [
+        Where("end", "both"), Where("all", "both"), Where("query_question", "prompt")
+    ]  # fmt: skip
+    assert (KnockOut().min_shots, KnockOut(keys=("demo_images", "query_images")).min_shots) == (1, 0)
+    assert AttentionScaling(keys=()).neutral
+    assert KnockOut(keys=()).neutral
+
+
+def test_random_tokens_are_any_but_the_keys_and_the_last_one() -> None:
+    prompt = prompts(1)[0]
+    encoder = tiny().engine.prompt_encoder
+    read = encoder.read([prompt])[0]
+
+    def chosen(keys: Keys) -> list[tuple[int, int]]:
+        return list(key_ranges(encoder, prompt, read, keys).ranges or ())
+
+    spans = ("images", "demo_texts", "query_question")
+    named = {token for span in spans for token in tokens_of(prompt, span)}
+    others = [token for token in range(len(read) - 1) if token not in named]
+    assert 0 < len(others) < len(named), "so all others are taken"
+    assert chosen(Keys(spans, draw=0)) == [(token, token + 1) for token in others]
+    first, second = (chosen(Keys((f"demo[{i}].answer",), draw=0)) for i in range(2))
+    assert len(first) == len(second)
+    assert first != second, "other keys, another draw"
+    assert key_ranges(encoder, prompt, read, Keys((), own=False)) == KeyRanges(None, own=False)
+
+
+def test_equal_tokens_with_other_keys_share_no_cache() -> None:
+    """The parts of two prompts have other names, so the same cut has other keys."""
+    prompt = prompts(1)[0]
+    steered = KnockOut().steered([prompt], tiny())[0]
+    renamed = steered.map(lambda p: replace(p, name="demo[0].question") if p.name == "demo[0].answer" else p)
+    one, other = (tiny().engine.prompt_encoder.read([each])[0] for each in (steered, renamed))
+    assert one.key[-1] != other.key[-1]
+    mask = (1 << EDIT_BITS) - 1
+    assert [entry & mask for entry in one.key] == [entry & mask for entry in other.key]
+
+
 def test_random_tokens_are_as_many_others_and_the_same_for_equal_prompts() -> None:
     prompt = prompts(1)[0]
     encoder = tiny().engine.prompt_encoder
@@ -138,6 +210,30 @@ def test_random_tokens_are_as_many_others_and_the_same_for_equal_prompts() -> No
     assert float(mass(steered, "demo_answers", Site("scores", 1)).max()) > 1e-2
     assert "draw" in (control.config or {})
     assert "draw" not in KnockOut().config
+
+
+def test_a_fit_of_factors_uses_its_tokens_and_records_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    edited: list[RaisedScores] = []
+
+    def minimize(data: Any, edits: Any, *args: Any, **options: Any) -> list[float]:
+        edited.extend(edits())
+        return [1.0]
+
+    monkeypatch.setattr("decoding.interventions.dara.minimize", minimize)
+    data: Any = SimpleNamespace(
+        model=tiny(), sources=(), choice=(), reference_accuracies=dict, accuracies=lambda edits, prompts: [0.5]
+    )
+    result = DARA(tokens="end", first_layer=1, keys=("query_images",)).fit(data)
+    assert result.parameters == {"layers": [1, 2, 3], "keys": ["query_images"], "tokens": "end"}
+    assert [one.where for one in edited] == [Where("end", "both")]
+    assert edited[0].sites == tuple(Site("scores", layer) for layer in (1, 2, 3))
+
+
+def test_fitted_factors_act_on_the_tokens_of_their_fit(tmp_path: Path) -> None:
+    tensors = {"log_factors": torch.zeros(4, 5)}
+    parameters = {"layers": [0, 1, 2, 3], "keys": ["images"], "tokens": "end"}
+    edit: Any = write(tmp_path / "x.safetensors", DARA(), FittedTensors(tensors, parameters, {})).intervention()
+    assert edit.where == Where("end", "both")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +282,8 @@ def test_unknown_spans_and_layers_are_sentences() -> None:
         KnockOut(tokens="start")
     with pytest.raises(ModelError, match="has no scores of layer 9: its 4 layers are 0 to 3"):
         KnockOut(layers=(9,)).check(tiny())
+    with pytest.raises(ModelError, match="has no scores of layer 9"):
+        AttentionScaling(first_layer=9).check(tiny())
     flash = replace(tiny(), attn_implementation="flash_attention_2")
     assert "flash_attention_2 computes no scores" in str(AttentionScaling().model_problem(flash))
     assert KnockOut().model_problem(tiny()) is None

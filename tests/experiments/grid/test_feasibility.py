@@ -24,6 +24,21 @@ def test_more_shots_than_the_pool_has_are_refused_with_the_line(yaml_file: Write
     )
 
 
+def test_swapped_images_need_images_that_no_demonstration_has(yaml_file: Write) -> None:
+    text = (
+        "task: {name: SHAPES, pool_count: 3}\nmodel: fake-copy\nshots: SHOTS\ntransforms: [{name: images, how: HOW}]\n"
+    )
+    for shots, how in ((2, "swapped"), (0, "swapped"), (3, "permuted")):
+        check_data(expand(load_config(yaml_file(text.replace("SHOTS", str(shots)).replace("HOW", how)))))
+    path = yaml_file(text.replace("SHOTS", "3").replace("HOW", "swapped"))
+    with pytest.raises(ConfigError) as error:
+        check_data(expand(load_config(path)))
+    assert str(error.value) == (
+        f"{path}:4: transforms: images puts other images of the pool in place of those of the demonstrations, and 3 "
+        "shots use the whole pool of 3 (task 'shapes'). Use fewer shots, a larger pool, or how: permuted."
+    )
+
+
 def test_option_scoring_needs_options(yaml_file: Write) -> None:
     path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nanswer_mode: options\n")
     with pytest.raises(PlanError) as error:
