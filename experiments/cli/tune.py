@@ -1,4 +1,4 @@
-"""Train an adapter on episodes with demonstrations, and compare the model before and after."""
+"""Train an adapter or vectors on episodes with demonstrations, and compare the model before and after."""
 
 import sys
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ def command(
 
     `icl tune tune_binding --control zero_shot --control shuffled` trains three adapters in adapters/tune_binding, and
     runs the study with the base model and each adapter. The same command again continues what was interrupted.
-    `model: {name: hf, adapter: adapters/tune_binding/tuned}` loads the adapter.
+    `model: {name: hf, adapter: adapters/tune_binding/tuned}` loads the adapter. With `tune.parameters: vectors`, the
+    tensors of an intervention train, as in `icl tune tune_m2iv`.
     """
     from experiments.cli.run import run_config
     from experiments.config.config import load_config

@@ -11,8 +11,8 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from icl.registry import NestedComponent
 
-Objective = Literal["sft", "dpo", "realign"]
-Parameters = Literal["lora", "projector"]
+Objective = Literal["sft", "dpo", "realign", "distill"]
+Parameters = Literal["lora", "projector", "vectors"]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 Steps = Annotated[int, Ge(0), Le(10_000_000)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -35,13 +35,12 @@ class TuneSpec:
 
     task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
     dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
-    objective: Objective = (
-        "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft; realign: Re-Align
-    )
+    objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft; realign: Re-Align;
+    # distill: without demonstrations, towards the base model with them, and sft
     nearest: Annotated[Any, NestedComponent("retriever")] = "knn"  # realign: ranks the other images of the query's pool
-    parameters: Parameters = (
-        "lora"  # lora: matrices in the decoder; projector: all weights of the model's own projector
-    )
+    parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own projector;
+    # vectors: the tensors of tune.intervene
+    intervene: Annotated[Any, NestedComponent("intervention")] = "m2iv"  # vectors: the intervention that trains
     shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # shots of an episode; null: the largest number of the file
     relations: Relations = ()  # retrievers of which each episode draws one; empty: the retriever of the file
     steps: Steps = 200  # optimizer steps
@@ -54,7 +53,7 @@ class TuneSpec:
     dropout: Fraction = 0.0  # lora: share of a layer's inputs that are set to 0
     modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # lora: names of the decoder's linear modules
     beta: Positive = 0.1  # dpo, realign: weight of the distance from the base model
-    sft_weight: Annotated[float, Ge(0)] = 1.0  # dpo, realign: weight of the cross-entropy that is added
+    sft_weight: Annotated[float, Ge(0)] = 1.0  # all but sft: weight of the cross-entropy that is added
     clip: Positive = 1.0  # largest norm of the gradient
     save_every: Count = 50  # steps between two checkpoints
     seed: Annotated[int, Ge(0)] = 0  # seed of the first weights, of the order of queries and of demonstrations

@@ -60,6 +60,19 @@ def preference_loss(tuned: Tensor, base: Tensor, beta: float) -> Tensor:
     return torch.stack([dpo_loss(tuned[0], other, base[0], base_other, beta) for other, base_other in pairs]).sum()
 
 
+def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+    """Sum over the answers' tokens of KL(teacher || student), in nats.
+
+    Args:
+        student: [R, W, V], logits of the model that trains.
+        teacher: [R, W, V], logits of the model that it shall follow.
+        targets: [R, W]. Positions outside an answer have `IGNORED`.
+    """
+    own, other = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
+    each = F.kl_div(own, other, log_target=True, reduction="none").sum(-1)
+    return (each * (targets != IGNORED)).sum()
+
+
 def learning_rate(step: int, steps: int, top: float, warmup: float) -> float:
     """The rate of a step: it rises linearly over the warm-up and then falls linearly to 0 after the last step.
 

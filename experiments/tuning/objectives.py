@@ -1,8 +1,10 @@
-"""The losses of a batch of episodes: `sft`, and the preferences of `dpo` and `realign`.
+"""The losses of a batch of episodes: `sft`, the preferences of `dpo` and `realign`, and `distill`.
 
     sft             cross-entropy of the answers, a mean over the step's answer tokens
     dpo, realign    preference of the answer over its alternatives (`experiments.tuning.alternatives`), a mean over the
                     step's episodes, + sft_weight x sft
+    distill         KL(base model with demonstrations || trained model without them), a mean over the step's answer
+                    tokens, + sft_weight x sft. Vectors that are made of demonstrations read them on both sides
 
 `dpo` is as SymDPO trains (Jia et al., CVPR 2025). SymDPO's pairs are episodes of the transform `symbols`: both answers
 are symbols, and only the demonstrations tell which is right. The base model is the model with the adapter off.
@@ -18,14 +20,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from decoding.prompt_edits import remove_demonstrations
 from experiments.config.tuning_keys import TuneSpec
-from experiments.tuning.losses import answer_loss, preference_loss, sequence_logprobs
+from experiments.tuning.losses import answer_loss, distillation_loss, preference_loss, sequence_logprobs
 from experiments.tuning.training_forward import AnsweredPrompt, answer_logits, encode_answered
+from icl.errors import ModelError
 from icl.models.hf.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from experiments.tuning.episodes import Episode
-    from experiments.tuning.trained_adapter import TrainedAdapter
+    from experiments.tuning.trained_part import TrainedPart
     from icl.models.hf.model import HF
 
 
@@ -35,7 +39,7 @@ class EncodedStep:
 
     Attributes:
         chosen: Each prompt with its answer.
-        alternatives: For each number of an alternative, those of all episodes.
+        alternatives: For each number of an alternative, those of all episodes. Of `distill`: what the base model reads.
     """
 
     chosen: Sequence[AnsweredPrompt]
@@ -51,26 +55,52 @@ class EncodedStep:
         return sum(len(read) for read, _ in chain(self.chosen, *self.alternatives))
 
 
-def encode_step(model: "HF", episodes: "Sequence[Episode]") -> EncodedStep:
+def encode_step(model: "HF", part: "TrainedPart", spec: TuneSpec, episodes: "Sequence[Episode]") -> EncodedStep:
     """The episodes, which have equally many alternatives, as model inputs. Raises ModelError."""
-    chosen = [(one.prompt, one.answer) for one in episodes]
+    prompts, answers = [one.prompt for one in episodes], [one.answer for one in episodes]
+    if spec.objective == "distill":
+        students = prompts if part.reads_demonstrations else [remove_demonstrations(one) for one in prompts]
+        return EncodedStep(
+            encode_answered(model, part.prompts(students), answers), [encode_answered(model, prompts, answers)]
+        )
     alternatives = zip(*(one.alternatives for one in episodes), strict=True)
-    columns = [encode_answered(model, *map(list, zip(*pairs, strict=True))) for pairs in (chosen, *alternatives)]
-    return EncodedStep(columns[0], columns[1:])
+    columns = [encode_answered(model, *map(list, zip(*pairs, strict=True))) for pairs in alternatives]
+    return EncodedStep(encode_answered(model, part.prompts(prompts), answers), columns)
 
 
 def chunk_loss(
-    runner: LanguageModel, adapter: "TrainedAdapter", spec: TuneSpec, step: EncodedStep, start: int
+    runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, start: int
 ) -> Tensor:
     """The share of the step's loss that the `spec.rows` episodes from `start` on have, a scalar with gradients."""
     stop = start + spec.rows
     chosen = step.chosen[start:stop]
     if not step.alternatives:
-        return answer_loss(*answer_logits(runner, chosen, adapter.image_features))[0] / step.answer_tokens
+        return answer_loss(*answer_logits(runner, chosen, part.image_features))[0] / step.answer_tokens
+    if spec.objective == "distill":
+        return _distilled(runner, part, spec, chosen, step.alternatives[0][start:stop]) / step.answer_tokens
     rows = [*chosen, *chain.from_iterable(each[start:stop] for each in step.alternatives)]
-    with torch.no_grad(), adapter.disabled():
-        base = sequence_logprobs(*answer_logits(runner, rows, adapter.image_features))
-    logits, targets = answer_logits(runner, rows, adapter.image_features)
+    with torch.no_grad(), part.disabled():
+        base = sequence_logprobs(*answer_logits(runner, rows, part.image_features))
+    logits, targets = answer_logits(runner, rows, part.image_features)
     tuned, count = sequence_logprobs(logits, targets), len(chosen)
     preference = preference_loss(tuned.view(-1, count), base.view(-1, count), spec.beta) / len(step.chosen)
     return preference + spec.sft_weight * answer_loss(logits[:count], targets[:count])[0] / step.answer_tokens
+
+
+def _distilled(
+    runner: LanguageModel,
+    part: "TrainedPart",
+    spec: TuneSpec,
+    students: Sequence[AnsweredPrompt],
+    teachers: Sequence[AnsweredPrompt],
+) -> Tensor:
+    """The sum of `distill` over some episodes' answer tokens, a scalar with gradients."""
+    with torch.no_grad(), part.disabled():
+        teacher, expected = answer_logits(runner, teachers, part.image_features)
+    logits, targets = answer_logits(runner, students, part.image_features)
+    if not torch.equal(targets, expected):
+        raise ModelError(
+            "tune.objective: an answer has other tokens after demonstrations than without them, so `distill` cannot "
+            "compare them. Use a composer or template that ends prompts alike, such as composer: chat, or objective: sft."
+        )
+    return distillation_loss(logits, teacher, targets) + spec.sft_weight * answer_loss(logits, targets)[0]

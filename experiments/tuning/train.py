@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ from experiments.tuning.lora import TrainedLora
 from experiments.tuning.losses import is_finite, learning_rate
 from experiments.tuning.objectives import chunk_loss, encode_step
 from experiments.tuning.projector import TrainedProjector
-from experiments.tuning.trained_adapter import TrainedAdapter
+from experiments.tuning.trained_part import TrainedPart
 from experiments.tuning.training_forward import encode_images_alone
+from experiments.tuning.vectors import TrainedVectors
 from icl.errors import ModelError
 from icl.memory.out_of_memory import report_out_of_memory
 from icl.streams import StreamKey
@@ -29,7 +31,15 @@ from icl.streams import StreamKey
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
-ADAPTERS: Mapping[str, type[TrainedAdapter]] = {"lora": TrainedLora, "projector": TrainedProjector}
+Record = Mapping[str, Any]
+"""What a file of vectors says about its training."""
+PARTS: Mapping[str, Callable[["HF", TuneSpec, EpisodeStream, Record], TrainedPart]] = {
+    "lora": lambda model, spec, stream, record: TrainedLora(model, spec),
+    "projector": lambda model, spec, stream, record: TrainedProjector(model, spec),
+    "vectors": lambda model, spec, stream, record: TrainedVectors(
+        model, spec, [one.prompt for one in stream.episodes(0)], record
+    ),
+}
 """Value of `tune.parameters` -> what trains."""
 ReportProgress = Callable[[str, int, int], None]
 DEV_STEPS = 4
@@ -66,6 +76,7 @@ def train(
     folder: TrainingFolder,
     *,
     dev: EpisodeStream | None = None,
+    record: Record = MappingProxyType({}),
     report_progress: ReportProgress = lambda what, done, of: None,
     stop_after: int | None = None,
 ) -> TrainingOutcome:
@@ -77,6 +88,7 @@ def train(
         stream: The training episodes.
         folder: Where state, curve and adapter are written.
         dev: Episodes whose loss is measured at each checkpoint.
+        record: What a file of vectors says about its training.
         report_progress: Called with a text and the number of steps done and planned.
         stop_after: Ends before this step, as a kill would.
 
@@ -87,12 +99,12 @@ def train(
     with report_write_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     encode_images_alone(model)
-    adapter = ADAPTERS[spec.parameters](model, spec)
-    parameters = list(adapter.parameters.values())
+    part = PARTS[spec.parameters](model, spec, stream, record)
+    parameters = list(part.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=0.0)
     first, weights = folder.load(optimizer)
     if weights:
-        adapter.load(weights)
+        part.load(weights)
     curve = Curve(folder.path / CURVE, first)
     saved: int | None = first if weights else None
     losses: list[float] = []
@@ -104,13 +116,13 @@ def train(
         _set_rate(optimizer, learning_rate(step, spec.steps, spec.lr, spec.warmup))
         optimizer.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(not is_last):
-            loss, count = _backward(model, adapter, spec, stream.episodes(step), step)
+            loss, count = _backward(model, part, spec, stream.episodes(step), step)
         _check(loss, "loss", step, saved, folder.path)
         losses.append(float(loss))
         if step % spec.save_every == 0 or is_last:
-            more = {} if dev is None else {"dev_loss": _dev_loss(model, adapter, spec, dev)}
-            folder.save(adapter.parameters, optimizer, step)
-            adapter.save(folder.path)
+            more = {} if dev is None else {"dev_loss": _dev_loss(model, part, spec, dev)}
+            folder.save(part.parameters, optimizer, step)
+            part.save(folder.path)
             saved = step
         else:
             more = {}
@@ -123,17 +135,17 @@ def train(
         optimizer.step()
         tokens += count
         report_progress(f"loss {losses[-1]:.3f}", step + 1, spec.steps)
-    adapter.close()
+    part.close()
     seconds = time.monotonic() - start
     done = first + max(0, len(losses) - 1)
     return TrainingOutcome(folder.path, done, done - first, losses[0], losses[-1], tokens, seconds)
 
 
 def _backward(
-    model: "HF", adapter: TrainedAdapter, spec: TuneSpec, episodes: Sequence[Episode], step: int
+    model: "HF", part: TrainedPart, spec: TuneSpec, episodes: Sequence[Episode], step: int
 ) -> tuple[Tensor, int]:
     """Loss of a step's episodes, whose gradient is added up if gradients are on; and their tokens."""
-    encoded = encode_step(model, episodes)
+    encoded = encode_step(model, part, spec, episodes)
     total = torch.zeros((), device=model.engine.runner.device)
     for start in range(0, len(episodes), spec.rows):
         with report_out_of_memory(
@@ -142,19 +154,19 @@ def _backward(
             with torch.random.fork_rng(enabled=spec.dropout > 0):
                 if spec.dropout > 0:
                     torch.manual_seed(StreamKey(spec.seed, f"tune/{step}/{start}").number("tune/dropout", 32))
-                loss = chunk_loss(model.engine.runner, adapter, spec, encoded, start)
+                loss = chunk_loss(model.engine.runner, part, spec, encoded, start)
             if torch.is_grad_enabled():
                 loss.backward()  # type: ignore[no-untyped-call]
         total = total + loss.detach()
     return total, encoded.tokens
 
 
-def _dev_loss(model: "HF", adapter: TrainedAdapter, spec: TuneSpec, dev: EpisodeStream) -> float:
+def _dev_loss(model: "HF", part: TrainedPart, spec: TuneSpec, dev: EpisodeStream) -> float:
     """Mean loss of the first dev batches, without dropout."""
     spec = replace(spec, dropout=0.0)
     batches = range(min(DEV_STEPS, -(-len(dev.queries) // dev.batch)))
-    with torch.no_grad(), adapter.without_dropout():
-        losses = [_backward(model, adapter, spec, dev.episodes(step), step)[0] for step in batches]
+    with torch.no_grad(), part.without_dropout():
+        losses = [_backward(model, part, spec, dev.episodes(step), step)[0] for step in batches]
     return float(torch.stack(losses).mean())
 
 

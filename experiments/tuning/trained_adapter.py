@@ -7,32 +7,28 @@ peft puts them into the model and writes them. What trains is a subclass: LoRA m
 import logging
 import os
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import replacement, report_write_errors
+from experiments.tuning.trained_part import TrainedPart
 from icl.errors import ModelError
 from icl.models.hf.adapter import CONFIG, WEIGHTS
-from icl.models.hf.image_features import EncodedImage
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 
-class TrainedAdapter(ABC):
-    """Parameters that train inside the model of an engine. At first they change no output bit.
-
-    Attributes:
-        parameters: Name -> trainable parameter.
-    """
+class TrainedAdapter(TrainedPart):
+    """Parameters that train inside the model of an engine. At first they change no output bit."""
 
     def __init__(self, model: "HF", spec: TuneSpec) -> None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
@@ -59,21 +55,14 @@ class TrainedAdapter(ABC):
     def _settings(self, model: "HF", spec: TuneSpec) -> dict[str, Any]:
         """The arguments of peft's config that say what trains. Raises ConfigError, ModelError."""
 
-    def image_features(self, images: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
-        """The images of a batch with the features that the model reads now."""
-        return images
-
     def close(self) -> None:
-        """Ends the training inside the model, which stays loaded with the trained parameters."""
         self.peft.requires_grad_(False)
 
     def disabled(self) -> AbstractContextManager[None]:
-        """A block in which the model is the base model."""
         return cast("AbstractContextManager[None]", self.peft.disable_adapter())
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
-        """A block without dropout."""
         self._set_dropout(False)
         try:
             yield
@@ -84,14 +73,7 @@ class TrainedAdapter(ABC):
         for module in self.dropouts:
             module.train(on)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copies weights into the parameters, by name."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[name])
-
     def save(self, folder: Path) -> None:
-        """Writes the adapter folder. Each file is replaced in one step. Raises StoreError if that fails."""
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 

@@ -5,6 +5,7 @@ positions and image features that a session prefills, and the answer's tokens fo
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from icl.errors import ModelError
 from icl.memory.batch_limit import BatchLimit
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel, keep_columns
+from icl.models.hf.token_ranges import row_edit
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -47,15 +49,18 @@ def encode_images_alone(model: "HF") -> None:
 def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[str]) -> list[AnsweredPrompt]:
     """Each prompt with its answer and the end token, as model inputs; and the number of tokens of the two.
 
+    Interventions of the prompts act in `answer_logits`.
+
     Raises:
-        ModelError: An answer has no tokens of its own.
+        ModelError: An answer has no tokens of its own, or the model lacks a site of an intervention.
     """
-    encoded = model.engine.prompt_encoder.read(prompts)
-    end = end_token(model)
+    encoder, end = model.engine.prompt_encoder, end_token(model)
+    bare = [replace(prompt, interventions=()) for prompt in prompts]
     rows = []
-    for prompt, answer, read in zip(prompts, answers, encoded, strict=True):
-        tokens = [*model.option_ids(prompt, [answer])[0], end]
-        rows.append((_with_tokens(read, tokens), len(tokens)))
+    for row, (prompt, answer, read) in enumerate(zip(prompts, answers, encoder.read(bare), strict=True)):
+        tokens = [*model.option_ids(bare[row], [answer])[0], end]
+        edits = tuple(row_edit(encoder, acts, bare[row], read, row) for acts in prompt.interventions)
+        rows.append((replace(_with_tokens(read, tokens), edits=edits), len(tokens)))
     return rows
 
 
@@ -77,14 +82,16 @@ def answer_logits(
     more = vision_arguments(image_features(arguments["images"]))
     if arguments["token_types"] is not None and runner.token_types_name is not None:
         more[runner.token_types_name] = arguments["token_types"]
-    output = runner.model(
-        input_ids=arguments["tokens"],
-        attention_mask=arguments["mask"],
-        position_ids=arguments["positions"],
-        use_cache=False,
-        logits_to_keep=width + 1,
-        **more,
-    )
+    edits = arguments["edits"]
+    with nullcontext() if edits is None else edits.attached(runner.sites):
+        output = runner.model(
+            input_ids=arguments["tokens"],
+            attention_mask=arguments["mask"],
+            position_ids=arguments["positions"],
+            use_cache=False,
+            logits_to_keep=width + 1,
+            **more,
+        )
     logits = output.logits if runner.has_logits_to_keep else keep_columns(output.logits, width + 1)
     targets = arguments["tokens"][:, -width:].clone()
     for row, (_, count) in enumerate(rows):

@@ -14,18 +14,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decoding.interventions.trainable import Trainable
 from experiments.config.config import Config, parse_config
 from experiments.config.keys import NO_INTERVENTION
 from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Cell, expand
+from experiments.grid.fitted_parameters import fitting_origin
+from experiments.grid.fitted_vectors import vector_record
 from experiments.store.lock import write_lock
 from experiments.tuning.alternatives import MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.checkpoint import TrainingFolder, replacement
 from experiments.tuning.disjoint import check_disjoint
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
+from experiments.tuning.vectors import VECTOR_FILE
 from icl.errors import ConfigError, PlanError
+from icl.registry import build, class_name, entries, resolve
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
@@ -36,6 +41,8 @@ TUNED = "tuned"
 PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
 """Axes of the file that decide a training prompt, besides the task and the number of shots."""
 RECORD = "tune.json"
+VECTORS = "vectors"
+"""The value of `tune.parameters` whose result is a value of `intervene`, not an adapter."""
 
 
 def tune(
@@ -55,6 +62,12 @@ def tune(
     """
     spec = _spec(config)
     cells = {name: training_cell(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
+    trained = _intervention(config, spec, cells) if spec.parameters == VECTORS else None
+    if spec.objective == "distill" and not cells[TUNED].shots:
+        raise ConfigError(
+            f"{config.where('tune', 'objective')}: the base model reads no demonstrations that distill could teach. "
+            "Set tune.shots."
+        )
     if spec.relations and not cells[TUNED].shots:
         raise ConfigError(
             f"{config.where('tune', 'relations')}: the episodes have no demonstrations to retrieve. Set tune.shots."
@@ -72,13 +85,22 @@ def tune(
         for name in cells:  # before the model loads
             locks.enter_context(write_lock(out / name))
         for name, cell in cells.items():
-            tuned = asdict(replace(spec, save_every=1, dev=None))
+            tuned = asdict(replace(spec, save_every=1, dev=None, intervene=None))
+            tuned["intervene"] = trained.config if trained is not None else tuned.pop("intervene")
             settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
             folder = TrainingFolder(out / name, canonical_digest(settings))
             own = replace(model)  # its weights change
             stream = episode_stream(config, spec, cell)
             dev = None if dev_cell is None else episode_stream(config, spec, dev_cell)
-            outcome = train(own, spec, stream, folder, dev=dev, report_progress=_named(name, report_progress))
+            outcome = train(
+                own,
+                spec,
+                stream,
+                folder,
+                dev=dev,
+                record=_vector_record(cells[TUNED], spec, name),
+                report_progress=_named(name, report_progress),
+            )
             own.unload()
             record = {**settings, "control": None if name == TUNED else name, "images": images, "steps": outcome.steps}
             with replacement(out / name / RECORD) as part:
@@ -97,6 +119,7 @@ def episode_stream(config: Config, spec: TuneSpec, cell: Cell) -> EpisodeStream:
 ALTERNATIVES: Mapping[str, Callable[[Config, TuneSpec, Cell], MakeAlternatives]] = {
     "sft": lambda config, spec, cell: no_alternatives,
     "dpo": lambda config, spec, cell: wrong_answer,
+    "distill": lambda config, spec, cell: no_alternatives,
     "realign": lambda config, spec, cell: NearestImage(cell, _retriever(config, spec, spec.nearest)),
 }
 """Value of `tune.objective` -> what the answer of an episode is preferred to."""
@@ -142,7 +165,13 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
 
 
 def evaluation_config(config: Config, outcomes: Sequence[TrainingOutcome]) -> Config:
-    """The study of the file with the base model and each adapter as arms, compared with the base model."""
+    """The study of the file with the base model and each adapter as arms, compared with the base model.
+
+    Trained vectors are values of the axis `intervene`, after those of the file.
+    """
+    spec = _spec(config)
+    if spec.parameters == VECTORS:
+        return _vector_study(config, spec, outcomes)
     data = {key: value for key, value in config.document.data.items() if key not in ("tune", "model")}
     grid = {axis: value for axis, value in (data.get("grid") or {}).items() if axis != "model"}
     node = config.model if config.model is not None else config.grid["model"][0]
@@ -151,6 +180,57 @@ def evaluation_config(config: Config, outcomes: Sequence[TrainingOutcome]) -> Co
     data.setdefault("name", config.name)
     data.setdefault("compare", {"to": {"model": {**base, "adapter": None}}})
     return parse_config(Document(config.document.name, config.document.folder, data))
+
+
+def _vector_study(config: Config, spec: TuneSpec, outcomes: Sequence[TrainingOutcome]) -> Config:
+    """The study of the file with the vectors of each outcome as values of `intervene`."""
+    data = {key: value for key, value in config.document.data.items() if key not in ("tune", "intervene")}
+    grid = dict(data.get("grid") or {})
+    node = config.document.data["tune"].get("intervene", spec.intervene)
+    node = dict(node) if isinstance(node, Mapping) else {"name": node}
+    own = grid.pop("intervene", [config.intervene])
+    data["grid"] = {"intervene": [*own, *({**node, "fitted": str(one.folder / VECTOR_FILE)} for one in outcomes)], **grid}
+    data.setdefault("name", config.name)
+    data.setdefault("compare", {"to": {"intervene": own[0]}})
+    return parse_config(Document(config.document.name, config.document.folder, data))
+
+
+def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> Any:
+    """The intervention whose tensors train. Raises ConfigError if they cannot."""
+    where = config.where("tune", "intervene")
+    method = build("intervention", spec.intervene, where)
+    name = class_name(type(method))
+    if not isinstance(method, Trainable):
+        names = [one for one in entries("intervention") if issubclass(resolve("intervention", one), Trainable)]
+        raise ConfigError(f"{where}: '{name}' has no tensors that train. Use {', '.join(names)}.")
+    if method.control != "none" or method.neutral:
+        raise ConfigError(f"{where}: `control` and `strength: 0` leave nothing that trains. Leave them out.")
+    if spec.objective not in ("sft", "distill"):
+        raise ConfigError(f"{config.where('tune', 'objective')}: vectors train with sft or distill.")
+    if "intervene" in config.zip:
+        raise ConfigError(
+            f"{config.where('zip', 'intervene')}: trained vectors are further values of intervene, so it cannot be "
+            "zipped. Use grid.intervene."
+        )
+    for folder, cell in cells.items():
+        if cell.shots < method.min_shots:
+            problem = "Set tune.shots." if folder == TUNED else f"Leave out --control {folder}."
+            raise ConfigError(
+                f"{where}: '{name}' is made of demonstrations, so nothing trains without them. {problem}"
+            )
+    return method
+
+
+def _vector_record(cell: Cell, spec: TuneSpec, name: str) -> dict[str, Any]:
+    """What a file of vectors says about its training. cell: that of the adapter, also for its controls."""
+    return {
+        **fitting_origin(cell.model.digest, cell.config["task"]),
+        **vector_record(cell, cell.model),
+        "seeds": [cell.seed],
+        "sources": [query.id for query in cell.task.queries],
+        "objective": spec.objective,
+        "control": None if name == TUNED else name,
+    }
 
 
 def _spec(config: Config) -> TuneSpec:

@@ -1,0 +1,61 @@
+"""Multimodal in-context vectors: free vectors on what attention and MLP of every layer add, distilled from shots.
+
+Li et al., M2IV: Towards Efficient and Fine-grained Multimodal In-Context Learning via Representation Engineering, COLM
+2025 (arXiv 2504.04633).
+
+    every token, without demonstrations:   attention_l += v_l      MLP_l += u_l
+    loss over the answer's tokens:         KL(p(. | demonstrations, query) || p_v(. | query)) + w CE of the answer
+
+The first distribution is that of the model without vectors. `icl tune` trains the 2 L vectors, which begin at 0 (off):
+
+    tune: {parameters: vectors, intervene: m2iv, objective: distill, sft_weight: 1.0, shots: 8, lr: 0.01, ...}
+
+`sft_weight` is w. **Labels alone can explain the gain**: `icl tune --control zero_shot` trains the same vectors on the
+same queries with a teacher that has no demonstrations, and `--control shuffled` with a teacher whose demonstrations
+exchange their answers. With `sft_weight: 0`, only demonstrations can teach. The control `random` has random vectors of
+equal norm.
+
+A reconstruction from the paper's abstract: where the vectors act, their start, the two losses and their weights are
+parameters here. The paper's repository VLibrary is a folder of such files, as values of the axis `intervene`. No
+released code was compared.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from decoding.interventions.base import FittedTensors
+from decoding.interventions.edits import VectorEdit
+from decoding.interventions.trainable import TrainedMethod
+from icl.models.interventions import Site, Where
+from icl.registry import component
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl.models.hf.model import HF
+
+
+@component("intervention", "m2iv")
+@dataclass(frozen=True)
+class M2IV(TrainedMethod):
+    """Vectors that are added to what attention and MLP of every layer add, trained by `icl tune`.
+
+    Control: random vectors of equal norm.
+    """
+
+    kinds: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")  # training: blocks that get vectors
+    tokens: Literal["all", "end"] = "all"  # training: tokens that get them; end: the last one and generated ones
+
+    def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> VectorEdit:
+        sites = [Site(kind, int(layer)) for kind, layer in parameters["sites"]]
+        where = Where(str(parameters["tokens"]), "both")
+        return VectorEdit(dict(zip(sites, tensor, strict=True)), "add", self.strength, where)
+
+    def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
+        import torch
+
+        sites = [site for kind in self.kinds for site in model.sites.all(kind)]
+        parameters = {"sites": [[site.kind, site.layer] for site in sites], "tokens": self.tokens}
+        return FittedTensors({self.tensor: torch.zeros(len(sites), model.sites.width)}, parameters, {})

@@ -1,0 +1,82 @@
+"""Base classes of methods whose tensors `icl tune` trains (`tune.parameters: vectors`).
+
+    tune: {task: ..., parameters: vectors, intervene: m2iv, objective: distill}
+
+The training loop computes the loss under the interventions of `steered_by`, whose gradients reach the tensors. The
+weights of the model stay fixed. The file is that of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from decoding.interventions.base import Control, FittedMethod, FittedTensors
+from decoding.interventions.gradient_fit import unnamed
+from icl.errors import ConfigError
+from icl.models.interventions import Intervention, steer
+from icl.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.interventions.fit_data import FitData
+    from icl.models.hf.model import HF
+
+
+class Trainable(ABC):
+    """A method with tensors that can be trained by the loss of answers."""
+
+    @abstractmethod
+    def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
+        """What training begins with. All of its tensors are trained.
+
+        Args:
+            model: The loaded model.
+            prompts: Prompts of the first training step.
+            seed: Seed of random numbers.
+        """
+
+    @abstractmethod
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        """The prompts as they are read under tensors that are in training.
+
+        Their interventions keep the graph of the tensors, and their digests do not name the values.
+
+        Args:
+            trained: The tensors as they are now, with the other values of `start`.
+            prompts: Prompts of a training step.
+            model: The loaded model, whose states may be observed.
+        """
+
+
+@dataclass(frozen=True)
+class TrainedMethod(FittedMethod, Trainable):
+    """Base of methods with one edit for all prompts, which `icl tune` trains and `icl fit` does not fit."""
+
+    available_controls: ClassVar[tuple[Control, ...]] = ("random",)
+
+    def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> Intervention:
+        """The edit that the tensor named by `tensor` makes, with the parameters of its file."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `edit`")
+
+    def intervention(self) -> Intervention:
+        return self.edit(self.vectors, self.file.parameters)
+
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        edit = unnamed(self.edit(trained.tensors[self.tensor], trained.parameters))
+        return [steer(prompt, edit) for prompt in prompts]
+
+    def problem(self) -> str | None:
+        return super().problem() if self.fitted else self._how
+
+    def fit(self, data: "FitData") -> FittedTensors:
+        raise ConfigError(self._how)
+
+    @property
+    def _how(self) -> str:
+        name = type(self).component[1]  # type: ignore[attr-defined]
+        return (
+            f"'{name}' is trained by `icl tune`, with `tune: {{parameters: vectors, intervene: {name}, …}}`. Then name "
+            f"its file: {{name: {name}, fitted: adapters/NAME/tuned/vectors.safetensors}}."
+        )
