@@ -35,11 +35,11 @@ class TuneSpec:
 
     task: Annotated[Any, NestedComponent("task")]  # task with the training queries and their pools
     dev: Annotated[Any, NestedComponent("task")] = None  # task whose loss is measured at every checkpoint
-    objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft; realign: Re-Align;
-    # distill: without demonstrations, towards the base model with them, and sft
+    objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft;
+    # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft
     nearest: Annotated[Any, NestedComponent("retriever")] = "knn"  # realign: ranks the other images of the query's pool
-    parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own projector;
-    # vectors: the tensors of tune.intervene
+    parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
+    # projector; vectors: the tensors of tune.intervene
     intervene: Annotated[Any, NestedComponent("intervention")] = "m2iv"  # vectors: the intervention that trains
     shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # shots of an episode; null: the largest number of the file
     relations: Relations = ()  # retrievers of which each episode draws one; empty: the retriever of the file

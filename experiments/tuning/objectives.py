@@ -68,9 +68,7 @@ def encode_step(model: "HF", part: "TrainedPart", spec: TuneSpec, episodes: "Seq
     return EncodedStep(encode_answered(model, part.prompts(prompts), answers), columns)
 
 
-def chunk_loss(
-    runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, start: int
-) -> Tensor:
+def chunk_loss(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, start: int) -> Tensor:
     """The share of the step's loss that the `spec.rows` episodes from `start` on have, a scalar with gradients."""
     stop = start + spec.rows
     chosen = step.chosen[start:stop]
@@ -101,6 +99,7 @@ def _distilled(
     if not torch.equal(targets, expected):
         raise ModelError(
             "tune.objective: an answer has other tokens after demonstrations than without them, so `distill` cannot "
-            "compare them. Use a composer or template that ends prompts alike, such as composer: chat, or objective: sft."
+            "compare them. Use a composer or template that ends prompts alike, such as composer: chat, or objective: "
+            "sft."
         )
     return distillation_loss(logits, teacher, targets) + spec.sft_weight * answer_loss(logits, targets)[0]

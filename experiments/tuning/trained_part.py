@@ -52,5 +52,5 @@ class TrainedPart(ABC):
     def save(self, folder: Path) -> None:
         """Writes the result into its folder. Each file is replaced in one step. Raises StoreError if that fails."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 most parts have nothing to end
         """Ends the training. A model stays loaded with the trained parameters."""

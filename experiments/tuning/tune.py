@@ -19,9 +19,9 @@ from experiments.config.config import Config, parse_config
 from experiments.config.keys import NO_INTERVENTION
 from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.config.yaml_document import Document
-from experiments.grid.grid import Cell, expand
 from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.fitted_vectors import vector_record
+from experiments.grid.grid import Cell, expand
 from experiments.store.lock import write_lock
 from experiments.tuning.alternatives import MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.checkpoint import TrainingFolder, replacement
@@ -189,7 +189,10 @@ def _vector_study(config: Config, spec: TuneSpec, outcomes: Sequence[TrainingOut
     node = config.document.data["tune"].get("intervene", spec.intervene)
     node = dict(node) if isinstance(node, Mapping) else {"name": node}
     own = grid.pop("intervene", [config.intervene])
-    data["grid"] = {"intervene": [*own, *({**node, "fitted": str(one.folder / VECTOR_FILE)} for one in outcomes)], **grid}
+    data["grid"] = {
+        "intervene": [*own, *({**node, "fitted": str(one.folder / VECTOR_FILE)} for one in outcomes)],
+        **grid,
+    }
     data.setdefault("name", config.name)
     data.setdefault("compare", {"to": {"intervene": own[0]}})
     return parse_config(Document(config.document.name, config.document.folder, data))
@@ -215,9 +218,7 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
     for folder, cell in cells.items():
         if cell.shots < method.min_shots:
             problem = "Set tune.shots." if folder == TUNED else f"Leave out --control {folder}."
-            raise ConfigError(
-                f"{where}: '{name}' is made of demonstrations, so nothing trains without them. {problem}"
-            )
+            raise ConfigError(f"{where}: '{name}' is made of demonstrations, so nothing trains without them. {problem}")
     return method
 
 
