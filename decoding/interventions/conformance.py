@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from decoding.arms.inspection import probe_prompt
 from decoding.interventions.base import FittedMethod, FittedTensors, SteeringMethod
 from decoding.interventions.fit_data import DevPrompt, FitData
-from decoding.interventions.trainable import TrainedMethod
+from decoding.interventions.trainable import TrainableMethod
 from decoding.interventions.vector_file import write_vector_file
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.interventions import Intervention
@@ -98,7 +98,8 @@ def fitted_for_check(method: FittedMethod, model: "HF", path: Path) -> FittedMet
     name = type(method).__name__
     few: dict[str, Any] = {one.name: STEPS for one in fields(method) if one.name in ("steps", "passes")}
     data = FitData(model, *_dev_split(), max_new_tokens=2)
-    fitted = _untrained(method, data) if isinstance(method, TrainedMethod) else replace(method, **few).fit(data)
+    has_fit = type(method).fit is not TrainableMethod.fit
+    fitted = replace(method, **few).fit(data) if has_fit else _untrained(method, data)
     bad = [key for key, tensor in fitted.tensors.items() if not tensor.isfinite().all()]
     assert not bad, f"{name}.fit returns numbers that are not finite ({', '.join(bad)})."
     component: Any = type(method)
@@ -113,11 +114,11 @@ def fitted_for_check(method: FittedMethod, model: "HF", path: Path) -> FittedMet
     return replace(method, fitted=str(path))
 
 
-def _untrained(method: TrainedMethod, data: FitData) -> FittedTensors:
+def _untrained(method: Any, data: FitData) -> FittedTensors:
     """What the training of a method starts with, with noise in place of its steps."""
     import torch
 
-    start = method.start(data.model, [one.prompt for one in data.sources], data.seed)
+    start: FittedTensors = method.start(data.model, [one.prompt for one in data.sources], data.seed)
     generator = torch.Generator().manual_seed(data.seed)
     noisy = {name: one + 0.1 * torch.randn(one.shape, generator=generator) for name, one in start.tensors.items()}
     return replace(start, tensors=noisy)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from decoding.interventions.base import FittedTensors
 from decoding.interventions.edits import VectorEdit
-from decoding.interventions.trainable import TrainedMethod
+from decoding.interventions.trainable import TrainableMethod
 from icl.models.interventions import Site, Where
 from icl.registry import component
 from icl.types import Prompt
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @component("intervention", "m2iv")
 @dataclass(frozen=True)
-class M2IV(TrainedMethod):
+class M2IV(TrainableMethod):
     """Vectors that are added to what attention and MLP of every layer add, trained by `icl tune`.
 
     Control: random vectors of equal norm.

@@ -1,4 +1,4 @@
-"""Base classes of methods whose tensors `icl tune` trains (`tune.parameters: vectors`).
+"""Base class of methods whose tensors `icl tune` trains (`tune.parameters: vectors`).
 
     tune: {task: ..., parameters: vectors, intervene: m2iv, objective: distill}
 
@@ -6,7 +6,6 @@ The training loop computes the loss under the interventions of `steered_by`, who
 weights of the model stay fixed. The file is that of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads it.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,10 +23,15 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 
-class Trainable(ABC):
-    """A method with tensors that can be trained by the loss of answers."""
+@dataclass(frozen=True)
+class TrainableMethod(FittedMethod):
+    """Base of methods whose tensors can be trained by the loss of answers.
 
-    @abstractmethod
+    A subclass defines `start`, and either `edit`, which is one for all prompts, or `steered` and `steered_by`.
+    """
+
+    available_controls: ClassVar[tuple[Control, ...]] = ("random",)
+
     def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
         """What training begins with. All of its tensors are trained.
 
@@ -36,8 +40,15 @@ class Trainable(ABC):
             prompts: Prompts of the first training step.
             seed: Seed of random numbers.
         """
+        raise NotImplementedError(f"{type(self).__name__} does not define `start`")
 
-    @abstractmethod
+    def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> Intervention:
+        """The edit that the tensor named by `tensor` makes, with the parameters of its file."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `edit`")
+
+    def intervention(self) -> Intervention:
+        return self.edit(self.vectors, self.file.parameters)
+
     def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         """The prompts as they are read under tensors that are in training.
 
@@ -48,22 +59,6 @@ class Trainable(ABC):
             prompts: Prompts of a training step.
             model: The loaded model, whose states may be observed.
         """
-
-
-@dataclass(frozen=True)
-class TrainedMethod(FittedMethod, Trainable):
-    """Base of methods with one edit for all prompts, which `icl tune` trains and `icl fit` does not fit."""
-
-    available_controls: ClassVar[tuple[Control, ...]] = ("random",)
-
-    def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> Intervention:
-        """The edit that the tensor named by `tensor` makes, with the parameters of its file."""
-        raise NotImplementedError(f"{type(self).__name__} does not define `edit`")
-
-    def intervention(self) -> Intervention:
-        return self.edit(self.vectors, self.file.parameters)
-
-    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         edit = unnamed(self.edit(trained.tensors[self.tensor], trained.parameters))
         return [steer(prompt, edit) for prompt in prompts]
 

@@ -45,7 +45,8 @@ def rows() -> Iterator[Row]:
         ours = partial(_tuned, spec, lambda: episode_stream(config, spec, cell), Path(folder), count())
         model = HF(path="tiny", device="cpu")
         model.load()
-        encoded = [encode_step(model, one) for one in steps]
+        part = TrainedLora(model, spec)
+        encoded = [encode_step(model, part, spec, one) for one in steps]
         batches = [_batch(model, one) for one in steps]
         runs = (ours, partial(_passes, spec, encoded), partial(_plain, spec, batches))
         spent = cpu_rounds([partial(run, length) for run in runs for length in (LONG, SHORT)], ROUNDS)

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoding.interventions.trainable import Trainable
+from decoding.interventions.trainable import TrainableMethod
 from experiments.config.config import Config, parse_config
 from experiments.config.keys import NO_INTERVENTION
 from experiments.config.tuning_keys import TuneSpec, TuningControl
@@ -203,8 +203,8 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
     where = config.where("tune", "intervene")
     method = build("intervention", spec.intervene, where)
     name = class_name(type(method))
-    if not isinstance(method, Trainable):
-        names = [one for one in entries("intervention") if issubclass(resolve("intervention", one), Trainable)]
+    if not isinstance(method, TrainableMethod):
+        names = [one for one in entries("intervention") if issubclass(resolve("intervention", one), TrainableMethod)]
         raise ConfigError(f"{where}: '{name}' has no tensors that train. Use {', '.join(names)}.")
     if method.control != "none" or method.neutral:
         raise ConfigError(f"{where}: `control` and `strength: 0` leave nothing that trains. Leave them out.")
